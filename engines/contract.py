@@ -1,0 +1,145 @@
+"""What every backend offers: the same verbs, whatever the runtime below. The contract tests hold each one to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.generic]
+Precision = Literal["fp32", "fp16", "int8"]
+Placement = Literal["tensorrt", "onnxruntime", "none"]
+"""Where a backend wants its Q/DQ nodes; ``none`` for a backend that takes no INT8 model."""
+
+DYNAMIC = -1
+"""Stands for a dimension that is only known when the model runs."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of an engine: its name, numpy dtype name, and shape (``DYNAMIC`` where it may vary)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """The shapes that one input may take: ``min`` <= ``opt`` <= ``max``, dimension by dimension."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the builder is told. A backend that cannot obey a field raises; it never ignores it in silence."""
+
+    precision: Precision = "fp32"
+    """What the ONNX file was written for; TensorRT 8 and 10 need builder flags that follow from it."""
+    shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+    """One optimization profile: a shape range for each input with a dynamic dimension."""
+    workspace_mib: int = 1024
+    """Upper bound for TensorRT's scratch memory, MiB."""
+    optimization_level: int = 3
+    """TensorRT's builder optimization level, 0 to 5."""
+    compute_capabilities: tuple[str, ...] = ()
+    """Targets of an ahead-of-time build, such as ``8.6``. Empty: what the builder takes by itself."""
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """What a build says about the engine it made. Goes into the store beside the engine."""
+
+    backend: str
+    precision: Precision
+    size_bytes: int
+    build_seconds: float
+    versions: Mapping[str, str]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    num_quantizable: int
+    """Convolutions and matrix products in the model."""
+    num_int8: int
+    """Those of them that really run in integer arithmetic, as far as the backend can tell; -1 if it cannot."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the report."""
+
+
+class Runner(Protocol):
+    """A loaded engine: a context manager that holds the device's memory between ``__enter__`` and ``__exit__``."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def __enter__(self) -> Runner:
+        """Load the engine and take what it needs from the device."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give everything back."""
+        ...
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once. Arrays by input name in, by output name out, in the specs' dtypes and shapes.
+
+        Raises:
+            EngineError: an input is missing, unknown, of another dtype or of a shape that the engine does not take.
+        """
+        ...
+
+    def device_ms(self) -> float | None:
+        """Device time of the last ``infer``, milliseconds; None where the backend cannot tell."""
+        ...
+
+
+class Backend(Protocol):
+    """A module of this package. Every name below is a module-level name of it."""
+
+    NAME: str
+    PLACEMENT: Placement
+    SUFFIX: str
+    """File name ending of its engines, with the dot."""
+    INSTALL: str
+    """The line that installs the runtime."""
+
+    def why_not_build(self) -> str:
+        """Empty if this machine can build engines; else one sentence."""
+        ...
+
+    def why_not_run(self) -> str:
+        """Empty if this machine can run engines; else one sentence."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Versions of everything below that a built engine or a measured number depends on.
+
+        Raises:
+            Unavailable: the runtime is not installed.
+        """
+        ...
+
+    def build(self, model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
+        """Build ``engine`` from the ONNX file ``model``.
+
+        Raises:
+            Unavailable: the runtime is not installed, or cannot do what the options ask on this machine.
+            EngineError: the runtime refused the model.
+        """
+        ...
+
+    def load(self, engine: Path, *, num_threads: int) -> Runner:
+        """A runner for an engine that ``build`` made; nothing is loaded before ``__enter__``.
+
+        ``num_threads`` is for runtimes on the CPU; 0 leaves it to the runtime.
+        """
+        ...

@@ -1,0 +1,9 @@
+"""What can go wrong in an engine, by who has to act."""
+
+
+class Unavailable(RuntimeError):
+    """This machine cannot do it. Whoever set up the machine acts; the message has the install line."""
+
+
+class EngineError(RuntimeError):
+    """The runtime failed on this model or this engine; its own error is ``__cause__`` or in the message."""

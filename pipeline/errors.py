@@ -1,0 +1,52 @@
+"""One table: error type -> exit status -> who must act.
+
+Form of every message: *where: what is, against what was expected; what to do*.
+"""
+
+from calibration.errors import DataError, ModelError
+from engines.errors import EngineError, Unavailable
+
+
+class ConfigError(Exception):
+    """The plan or the command is wrong. Whoever wrote it acts."""
+
+
+class StageError(Exception):
+    """The tool below a stage failed on this model; its own error is ``__cause__``, or the message quotes it."""
+
+
+class CheckFailed(Exception):
+    """It ran, and accuracy, agreement or latency is out of bound. Nobody has to mend the tool."""
+
+
+EXIT_STATUS: dict[type[Exception], int] = {
+    ConfigError: 2,
+    DataError: 2,
+    Unavailable: 3,
+    StageError: 4,
+    ModelError: 4,
+    EngineError: 4,
+    CheckFailed: 5,
+}
+"""Anything that is not listed is a bug of ours and keeps its traceback (status 1)."""
+
+
+def exit_status(error: BaseException) -> int:
+    """The exit status for an error: the table's, or 1 for a bug of ours."""
+    for kind, status in EXIT_STATUS.items():
+        if isinstance(error, kind):
+            return status
+    return 1
+
+
+__all__ = [
+    "EXIT_STATUS",
+    "CheckFailed",
+    "ConfigError",
+    "DataError",
+    "EngineError",
+    "ModelError",
+    "StageError",
+    "Unavailable",
+    "exit_status",
+]
