@@ -1,0 +1,193 @@
+"""What an ONNX file says of itself, and whether the build options fit it. The same words for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import external_data_helper, helper, shape_inference
+
+from engines.contract import DYNAMIC, BuildOptions, ShapeRange, TensorSpec
+from engines.errors import EngineError, Unavailable
+
+PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+"""Convolutions and matrix products: the operators that INT8 is about."""
+
+
+@dataclass(frozen=True)
+class OnnxModelFacts:
+    """Inputs and outputs, and what a record says of the model's arithmetic."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    num_quantizable: int
+    """Convolutions and matrix products."""
+    num_quantized: int
+    """Those of them whose first two inputs both come out of a DequantizeLinear."""
+    depthwise_quantized: tuple[str, ...]
+    """Names of the quantized convolutions with one group for each input channel."""
+    has_quantize: bool
+    has_float16: bool
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The ONNX model in ``path``.
+
+    Raises:
+        EngineError: there is no such file, it is not ONNX, it has no outputs, or its weights lie in other files.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise EngineError(f"{path}: cannot be read as an ONNX model ({_one_line(error)}); export it again") from error
+    if not model.graph.output:
+        raise EngineError(f"{path}: is not an ONNX model with outputs, or is cut short; export it again")
+    for tensor in model.graph.initializer:
+        if external_data_helper.uses_external_data(tensor):
+            raise EngineError(
+                f"{path}: the weight '{tensor.name}' lies in another file, an engine needs everything in one file; "
+                "save the model with its weights inside"
+            )
+    return model
+
+
+def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
+    """What a record needs to know of ``model``; ``path`` is for the error messages.
+
+    Raises:
+        EngineError: an input or output has no type or no shape, not even after shape inference.
+    """
+    if not all(value.type.tensor_type.HasField("shape") for value in (*model.graph.input, *model.graph.output)):
+        model = shape_inference.infer_shapes(model)
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    producers = {name: node for node in _nodes(graph) for name in node.output}
+    products = [node for node in _nodes(graph) if node.op_type in PRODUCTS]
+    quantized = [node for node in products if all(_is_dequantized(name, producers) for name in node.input[:2])]
+    return OnnxModelFacts(
+        inputs=tuple(_spec(value, path) for value in graph.input if value.name not in weights),
+        outputs=tuple(_spec(value, path) for value in graph.output),
+        num_quantizable=len(products),
+        num_quantized=len(quantized),
+        depthwise_quantized=tuple(node.name or node.output[0] for node in quantized if _num_groups(node) > 1),
+        has_quantize=any(node.op_type == "QuantizeLinear" for node in _nodes(graph)),
+        has_float16=_has_float16(graph),
+    )
+
+
+def facts(path: Path) -> OnnxModelFacts:
+    """``facts_from_model`` of the ONNX file in ``path``."""
+    return facts_from_model(read_model(path), path)
+
+
+def check_options(found: OnnxModelFacts, options: BuildOptions, path: Path) -> None:
+    """That the file was written for the precision that is asked for, and that the shape ranges fit its inputs.
+
+    Raises:
+        EngineError: they do not; an engine of another precision than asked would be the result.
+    """
+    if options.precision == "int8" and not found.has_quantize:
+        raise EngineError(f"{path}: precision int8 is asked for, the model has no QuantizeLinear; quantize it first")
+    if options.precision != "int8" and found.has_quantize:
+        raise EngineError(
+            f"{path}: precision {options.precision} is asked for, the model has QuantizeLinear nodes; ask for int8, "
+            "or give the model from before quantization"
+        )
+    if options.precision == "fp16" and not found.has_float16:
+        raise EngineError(f"{path}: precision fp16 is asked for, the model has no FP16 tensor; cast it first")
+    if options.precision == "fp32" and found.has_float16:
+        raise EngineError(
+            f"{path}: precision fp32 is asked for, the model has FP16 tensors; ask for fp16, "
+            "or give the model from before the cast"
+        )
+    _check_ranges(found.inputs, options.shapes, path)
+
+
+def refuse_targets(options: BuildOptions, backend: str) -> None:
+    """For backends that build for the machine they run on.
+
+    Raises:
+        Unavailable: ``options.compute_capabilities`` is not empty.
+    """
+    if options.compute_capabilities:
+        raise Unavailable(
+            f"{backend}: compute capabilities {', '.join(options.compute_capabilities)} are asked for, this backend "
+            "builds for the machine it runs on; leave them out, or take tensorrt_rtx"
+        )
+
+
+def _check_ranges(inputs: tuple[TensorSpec, ...], ranges: Mapping[str, ShapeRange], path: Path) -> None:
+    specs = {spec.name: spec for spec in inputs}
+    for name, given in ranges.items():
+        if name not in specs:
+            raise EngineError(
+                f"{path}: a shape range is given for '{name}', the model's inputs are {', '.join(map(repr, specs))}; "
+                "name one of them"
+            )
+        shape = specs[name].shape
+        for word, size in (("min", given.min), ("opt", given.opt), ("max", given.max)):
+            if len(size) != len(shape) or any(d not in (n, DYNAMIC) or n < 1 for n, d in zip(size, shape)):
+                raise EngineError(
+                    f"{path}: input '{name}' is {shape_text(shape)}, its {word} shape {shape_text(size)} does not fit; "
+                    "give as many dimensions, the fixed ones unchanged and the dynamic ones at least 1"
+                )
+        if any(not low <= mid <= high for low, mid, high in zip(given.min, given.opt, given.max)):
+            raise EngineError(
+                f"{path}: the shape range of input '{name}' is min {shape_text(given.min)}, opt "
+                f"{shape_text(given.opt)}, max {shape_text(given.max)}, it must be min <= opt <= max in every "
+                "dimension; put them in order"
+            )
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """A shape for a sentence: ``(N, 3, 8, 8)``, with a question mark for a dynamic dimension."""
+    return "(" + ", ".join("?" if n == DYNAMIC else str(n) for n in shape) + ")"
+
+
+def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
+    tensor = value.type.tensor_type
+    if not tensor.elem_type or not tensor.HasField("shape"):
+        raise EngineError(f"{path}: '{value.name}' has no type or no shape; run onnx shape inference on the model")
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    shape = (d.dim_value if d.HasField("dim_value") else DYNAMIC for d in tensor.shape.dim)
+    return TensorSpec(value.name, dtype, tuple(shape))
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _is_dequantized(name: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Through the layout and cast nodes that may stand between DequantizeLinear and its consumer."""
+    node = producers.get(name)
+    while node is not None and node.op_type in ("Cast", "Transpose", "Reshape", "Identity"):
+        node = producers.get(node.input[0])
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def _num_groups(node: onnx.NodeProto) -> int:
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
+
+
+def _has_float16(graph: onnx.GraphProto) -> bool:
+    half = onnx.TensorProto.FLOAT16
+    if any(tensor.data_type == half for tensor in graph.initializer):
+        return True
+    if any(value.type.tensor_type.elem_type == half for value in (*graph.input, *graph.output)):
+        return True
+    return any(
+        (attribute.name == "to" and attribute.i == half) or attribute.t.data_type == half
+        for node in _nodes(graph)
+        for attribute in node.attribute
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,211 @@
+"""ONNX Runtime on the CPU: the embedded default, runs on any machine. An engine is the ONNX file, once accepted."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnx
+
+from engines import cpu
+from engines.contract import DYNAMIC, Array, BuildOptions, EngineRecord, Placement, Runner, TensorSpec
+from engines.errors import EngineError, Unavailable
+from engines.feed import FeedCheck
+from engines.onnx_model import check_options, facts, refuse_targets
+
+NAME = "onnxruntime"
+PLACEMENT: Placement = "onnxruntime"
+SUFFIX = ".onnx"
+INSTALL = "pip install 'trtforge[onnxruntime]'"
+
+INTEGER_PRODUCTS = frozenset(
+    {
+        "ConvInteger",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QGemm",
+        "QLinearConv",
+        "QLinearConvTranspose",
+        "QLinearMatMul",
+    }
+)
+"""Operators of ONNX Runtime's optimized graph that multiply 8-bit integers."""
+
+_DTYPES = {
+    "tensor(bool)": "bool",
+    "tensor(double)": "float64",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(int8)": "int8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(uint8)": "uint8",
+}
+
+
+def why_not_build() -> str:
+    """Empty if onnxruntime is installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return f"onnxruntime: is not installed; {INSTALL}"
+    return ""
+
+
+def why_not_run() -> str:
+    """Empty if onnxruntime is installed."""
+    return why_not_build()
+
+
+def versions() -> dict[str, str]:
+    """Versions of ONNX Runtime and its providers, and the CPU with the instructions that its kernels choose by."""
+    ort = _import()
+    return {"onnxruntime": ort.__version__, "providers": " ".join(ort.get_available_providers()), **cpu.versions()}
+
+
+def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
+    """Check that ONNX Runtime takes the model, count its integer kernels, keep the file as the engine.
+
+    Raises:
+        Unavailable: onnxruntime is not installed, or compute capabilities are asked for.
+        EngineError: ONNX Runtime refused the model.
+    """
+    ort = _import()
+    refuse_targets(options, NAME)
+    start = time.perf_counter()
+    found = facts(model)
+    check_options(found, options, model)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = _settings(ort, num_threads=1)
+        settings.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        _session(ort, model, settings)
+        operators = Counter(n.op_type for n in onnx.load(settings.optimized_model_filepath).graph.node)
+    shutil.copyfile(model, engine)
+    num_int8 = sum(number for name, number in operators.items() if name in INTEGER_PRODUCTS)
+    notes: tuple[str, ...] = ()
+    if num_int8 < found.num_quantized:
+        notes = (
+            f"{num_int8} of {found.num_quantized} quantized convolutions and matrix products run in integer "
+            "arithmetic, the others in FP32 between quantize and dequantize.",
+        )
+    return EngineRecord(
+        backend=NAME,
+        precision=options.precision,
+        size_bytes=engine.stat().st_size,
+        build_seconds=time.perf_counter() - start,
+        versions=versions(),
+        inputs=found.inputs,
+        outputs=found.outputs,
+        num_quantizable=found.num_quantizable,
+        num_int8=num_int8,
+        notes=notes,
+    )
+
+
+def load(engine: Path, *, num_threads: int) -> Runner:
+    """ONNX Runtime as a user would run it: all graph optimizations, the CPU's own kernels."""
+    return _OrtRunner(engine, num_threads, simulate=False)
+
+
+def load_simulation(engine: Path, *, num_threads: int) -> Runner:
+    """Graph optimizations off: Q/DQ nodes are computed as written, every product in floating point.
+
+    This is the judge of a model whose Q/DQ nodes stand where TensorRT wants them: the CPU's integer kernels would fuse
+    them otherwise than TensorRT does, and may saturate.
+    """
+    return _OrtRunner(engine, num_threads, simulate=True)
+
+
+class _OrtRunner:
+    """One session on the CPU provider."""
+
+    def __init__(self, engine: Path, num_threads: int, *, simulate: bool) -> None:
+        self._engine, self._num_threads, self._simulate = engine, num_threads, simulate
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+
+    def __enter__(self) -> Runner:
+        ort = _import()
+        settings = _settings(ort, self._num_threads)
+        if self._simulate:
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = _session(ort, self._engine, settings)
+        self.inputs = tuple(_spec(value, self._engine) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value, self._engine) for value in self._session.get_outputs())
+        self._check = FeedCheck(self._engine, self.inputs)
+        self._names = [spec.name for spec in self.outputs]
+        self._errors = _errors()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._session
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        self._check(feed)
+        try:
+            values = self._session.run(self._names, feed)
+        except self._errors as error:
+            raise EngineError(f"{self._engine}: ONNX Runtime failed ({_words(error)})") from error
+        return dict(zip(self._names, values))
+
+    def device_ms(self) -> float | None:
+        return None
+
+
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise Unavailable(f"onnxruntime: cannot be imported ({_words(error)}); {INSTALL}") from error
+    return onnxruntime
+
+
+def _settings(ort: Any, num_threads: int) -> Any:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3  # errors only; they come back as exceptions anyway
+    settings.intra_op_num_threads = num_threads
+    settings.inter_op_num_threads = 1
+    settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # Threads that still spin after a run would steal the CPU from whatever runs next, such as the other variants of an
+    # interleaved benchmark. Costs up to 5 % of the latency of a 0.1 ms model on two threads, nothing on one.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    return settings
+
+
+def _session(ort: Any, path: Path, settings: Any) -> Any:
+    try:
+        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    except _errors() as error:
+        raise EngineError(f"{path}: ONNX Runtime refuses the model ({_words(error)}); export it again") from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's exceptions have no common base below Exception; plain ones come from its Python layer."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*own, RuntimeError, ValueError, TypeError)
+
+
+def _spec(value: Any, path: Path) -> TensorSpec:
+    if value.type not in _DTYPES:
+        raise EngineError(f"{path}: '{value.name}' is {value.type}, numpy has no such type; give it a numeric type")
+    shape = tuple(n if isinstance(n, int) else DYNAMIC for n in value.shape)
+    return TensorSpec(value.name, np.dtype(_DTYPES[value.type]).name, shape)
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,120 @@
+"""onnx's own evaluator, in numpy: slow, on every machine, the definition of right."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from engines.contract import Array, BuildOptions, EngineRecord, Placement, Runner, TensorSpec
+from engines.errors import EngineError
+from engines.feed import FeedCheck
+from engines.onnx_model import check_options, facts_from_model, read_model, refuse_targets
+
+if TYPE_CHECKING:
+    from onnx.reference import ReferenceEvaluator
+
+NAME = "reference"
+PLACEMENT: Placement = "tensorrt"
+SUFFIX = ".onnx"
+INSTALL = "pip install onnx"
+
+
+def why_not_build() -> str:
+    """Empty: it comes with onnx."""
+    return ""
+
+
+def why_not_run() -> str:
+    """Empty: it comes with onnx."""
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """Versions of onnx and numpy."""
+    return {"onnx": onnx.__version__, "numpy": np.__version__}
+
+
+def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
+    """The engine is the ONNX file itself, once the evaluator has accepted it.
+
+    Raises:
+        Unavailable: compute capabilities are asked for.
+        EngineError: the model is no valid ONNX, or has an operator that the evaluator does not know.
+    """
+    refuse_targets(options, NAME)
+    start = time.perf_counter()
+    proto = read_model(model)
+    found = facts_from_model(proto, model)
+    check_options(found, options, model)
+    _evaluator(proto, model)
+    shutil.copyfile(model, engine)
+    return EngineRecord(
+        backend=NAME,
+        precision=options.precision,
+        size_bytes=engine.stat().st_size,
+        build_seconds=time.perf_counter() - start,
+        versions=versions(),
+        inputs=found.inputs,
+        outputs=found.outputs,
+        num_quantizable=found.num_quantizable,
+        num_int8=0,
+        notes=("Q/DQ nodes are computed in floating point, as the ONNX standard writes them.",)
+        if found.has_quantize
+        else (),
+    )
+
+
+def load(engine: Path, *, num_threads: int) -> Runner:
+    """A runner for the ONNX file ``engine``; ``num_threads`` is numpy's affair."""
+    return _ReferenceRunner(engine)
+
+
+class _ReferenceRunner:
+    """Runs node after node in numpy."""
+
+    def __init__(self, engine: Path) -> None:
+        self._engine = engine
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+
+    def __enter__(self) -> Runner:
+        proto = read_model(self._engine)
+        found = facts_from_model(proto, self._engine)
+        self.inputs, self.outputs = found.inputs, found.outputs
+        self._check = FeedCheck(self._engine, found.inputs)
+        self._evaluator = _evaluator(proto, self._engine)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._evaluator
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        self._check(feed)
+        try:
+            values = self._evaluator.run(None, dict(feed))
+        except Exception as error:  # numpy code of two hundred operators: anything may come
+            raise EngineError(f"{self._engine}: onnx's evaluator failed ({type(error).__name__}: {error})") from error
+        return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values, strict=True)}
+
+    def device_ms(self) -> float | None:
+        return None
+
+
+def _evaluator(proto: onnx.ModelProto, path: Path) -> ReferenceEvaluator:
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        onnx.checker.check_model(proto)
+        return ReferenceEvaluator(proto)
+    except (onnx.checker.ValidationError, NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        words = " ".join(str(error).split())
+        raise EngineError(f"{path}: onnx's evaluator refuses the model ({words}); export it again") from error

@@ -1,0 +1,318 @@
+"""TensorFlow: where models come from. Runs SavedModels, reads their signatures, turns Keras files into SavedModels.
+
+It builds no engine: its "engine" is a SavedModel folder. TensorFlow runs on the CPU here, also where there is a GPU, so
+that it does not take the memory that TensorRT needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from engines import cpu
+from engines.contract import DYNAMIC, Array, BuildOptions, EngineRecord, Placement, Runner, TensorSpec
+from engines.errors import EngineError, Unavailable
+from engines.feed import FeedCheck
+
+NAME = "tensorflow"
+PLACEMENT: Placement = "none"
+SUFFIX = ""
+INSTALL = "pip install 'trtforge[tensorflow]'"
+
+DEFAULT_SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs of one signature of a SavedModel, by the names that the signature gives them."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def why_not_build() -> str:
+    """Never empty: TensorFlow is where models come from."""
+    return "tensorflow: is where models come from, it builds no engines; choose another backend to build"
+
+
+def why_not_run() -> str:
+    """Empty if tensorflow is installed."""
+    if importlib.util.find_spec("tensorflow") is None:
+        return f"tensorflow: is not installed; {INSTALL}"
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """Versions of TensorFlow and Keras, and the CPU."""
+    tf = _import()
+    return {"tensorflow": tf.__version__, "keras": tf.keras.__version__, **cpu.versions()}
+
+
+def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
+    """Builds nothing.
+
+    Raises:
+        Unavailable: always.
+    """
+    raise Unavailable(why_not_build())
+
+
+def load(engine: Path, *, num_threads: int) -> Runner:
+    """A runner for the SavedModel folder ``engine``: its only signature, or of several ``serving_default``."""
+    return _SavedModelRunner(engine, "", num_threads)
+
+
+def load_signature(engine: Path, signature: str, *, num_threads: int) -> Runner:
+    """A runner for one signature of the SavedModel folder ``engine``."""
+    return _SavedModelRunner(engine, signature, num_threads)
+
+
+def signatures(path: Path) -> dict[str, Signature]:
+    """What the SavedModel folder ``path`` can be called with. Reads the protocol buffer, loads no graph.
+
+    Raises:
+        Unavailable: tensorflow is not installed.
+        EngineError: it is not a SavedModel folder, or a signature has an input of unknown rank.
+    """
+    _import()
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    file = path / "saved_model.pb"
+    if not file.is_file():
+        raise EngineError(
+            f"{path}: is not a SavedModel, there is no saved_model.pb in it; give the folder that has one"
+        )
+    try:
+        proto.ParseFromString(file.read_bytes())
+    except DecodeError as error:
+        raise EngineError(f"{file}: cannot be read ({error}); save the model again") from error
+    graphs = [graph for graph in proto.meta_graphs if "serve" in graph.meta_info_def.tags]
+    if not graphs:
+        raise EngineError(f"{path}: no graph is tagged 'serve'; save the model for serving")
+    return {
+        name: Signature(_specs(found.inputs, path), _specs(found.outputs, path))
+        for name, found in sorted(graphs[0].signature_def.items())
+        if not name.startswith("__")
+    }
+
+
+def savedmodel_from_keras(source: Path, folder: Path) -> None:
+    """Write the Keras model file ``source`` (``.keras`` or ``.h5``) as SavedModel into ``folder``.
+
+    The SavedModel has the one signature ``serving_default`` with the model's own input and output names, and each
+    weight once. (``model.export`` of Keras 3 writes two signatures and each weight twice.)
+
+    Raises:
+        Unavailable: tensorflow is not installed, or the file is of Keras 2 and tf_keras is not installed.
+        EngineError: the file cannot be read.
+    """
+    tf = _import()
+    model = _keras_model(tf, source)
+    takes = [tf.TensorSpec(value.shape, value.dtype, name=value.name.partition(":")[0]) for value in model.inputs]
+    gives = list(model.output_names)
+    for word, names in (("inputs", [spec.name for spec in takes]), ("outputs", gives)):
+        if len(set(names)) != len(names):
+            raise EngineError(f"{source}: two {word} of the model have one name ({', '.join(names)}); rename one")
+    module = tf.Module()
+    module.model = model
+
+    @tf.function(input_signature=takes)  # type: ignore[untyped-decorator]
+    def serve(*values: Any) -> dict[str, Any]:
+        result = model(_arranged(model, values), training=False)
+        return dict(result) if isinstance(result, dict) else dict(zip(gives, tf.nest.flatten(result), strict=True))
+
+    with _quiet():
+        tf.saved_model.save(module, str(folder), signatures={DEFAULT_SIGNATURE: serve})
+
+
+class _SavedModelRunner:
+    """Calls one signature."""
+
+    def __init__(self, engine: Path, signature: str, num_threads: int) -> None:
+        self._engine, self._signature, self._num_threads = engine, signature, num_threads
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+
+    def __enter__(self) -> Runner:
+        tf = _import()
+        _set_threads(tf, self._num_threads)
+        found = signatures(self._engine)
+        name = self._signature or _only(found)
+        if name not in found:
+            raise EngineError(
+                f"{self._engine}: has no signature '{name}', it has {', '.join(map(repr, found)) or 'none'}; "
+                "name one of them, or save the model with signatures"
+            )
+        self._loaded = _load(tf, self._engine)  # kept: a signature does not keep its variables alive
+        self._call = self._loaded.signatures[name]
+        self._constant = tf.constant
+        self.inputs, self.outputs = found[name].inputs, found[name].outputs
+        self._check = FeedCheck(self._engine, self.inputs)
+        self._error = tf.errors.OpError
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._call, self._loaded
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        self._check(feed)
+        try:
+            values = self._call(**{name: self._constant(array) for name, array in feed.items()})
+        except self._error as error:
+            raise EngineError(f"{self._engine}: TensorFlow failed ({_words(error)})") from error
+        return {spec.name: values[spec.name].numpy() for spec in self.outputs}
+
+    def device_ms(self) -> float | None:
+        return None
+
+
+def _import() -> Any:
+    """TensorFlow, quiet and on the CPU."""
+    if "tensorflow" in sys.modules:
+        return sys.modules["tensorflow"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    try:
+        with _quiet():
+            import tensorflow as tf
+
+            tf.config.set_visible_devices([], "GPU")
+    except ImportError as error:
+        raise Unavailable(f"tensorflow: cannot be imported ({_words(error)}); {INSTALL}") from error
+    tf.get_logger().setLevel("ERROR")
+    return tf
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TensorFlow's C++ part writes to file descriptor 2 before it can be told not to. Shown only if something fails."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept:
+        screen = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(screen, kept.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+def _load(tf: Any, path: Path) -> Any:
+    try:
+        with _quiet():
+            return tf.saved_model.load(str(path))
+    except AttributeError as error:
+        if "add_slot" not in str(error):
+            raise
+        minor = ".".join(tf.__version__.split(".")[:2])
+        raise Unavailable(
+            f"{path}: was saved by TensorFlow 2 together with its optimizer, reading it takes tf_keras; "
+            f"pip install 'tf_keras=={minor}.*'"
+        ) from error
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise EngineError(f"{path}: TensorFlow cannot load it ({_words(error)}); save the model again") from error
+
+
+def _keras_model(tf: Any, source: Path) -> Any:
+    """The Keras model, read by the Keras that wrote it."""
+    if not source.is_file():
+        raise EngineError(f"{source}: there is no such file; give a .keras or .h5 file")
+    keras = _keras_2(tf, source) if source.suffix == ".h5" and _is_keras_2(source) else tf.keras
+    try:
+        with _quiet():
+            model = keras.models.load_model(str(source), compile=False)
+    except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise EngineError(
+            f"{source}: Keras {keras.__version__} cannot read it ({_words(error)}); save it again, or give a SavedModel"
+        ) from error
+    if not getattr(model, "inputs", None):
+        raise EngineError(f"{source}: the model has no input shape; call it once on data before you save it")
+    return model
+
+
+def _arranged(model: Any, values: tuple[Any, ...]) -> Any:
+    """The values of ``model.inputs`` in the form in which the model was written: one tensor, a list or a dictionary."""
+    if isinstance(model.input, dict):
+        by_name = {tensor.name: value for tensor, value in zip(model.inputs, values, strict=True)}
+        return {key: by_name[tensor.name] for key, tensor in model.input.items()}
+    return list(values) if isinstance(model.input, (list, tuple)) else values[0]
+
+
+def _is_keras_2(source: Path) -> bool:
+    import h5py
+
+    try:
+        with h5py.File(source) as file:
+            version = file.attrs.get("keras_version", "2")
+    except OSError as error:
+        raise EngineError(f"{source}: cannot be read as HDF5 ({_words(error)}); save the model again") from error
+    text = version.decode() if isinstance(version, bytes) else str(version)
+    return not text.startswith("3")
+
+
+def _keras_2(tf: Any, source: Path) -> Any:
+    try:
+        with _quiet():
+            import tf_keras
+    except ImportError as error:
+        minor = ".".join(tf.__version__.split(".")[:2])
+        raise Unavailable(
+            f"{source}: was written by Keras 2, reading it takes tf_keras; pip install 'tf_keras=={minor}.*'"
+        ) from error
+    return tf_keras
+
+
+def _set_threads(tf: Any, num_threads: int) -> None:
+    """TensorFlow's threads are set once for the whole process."""
+    threading = tf.config.threading
+    if threading.get_intra_op_parallelism_threads() == num_threads:
+        return
+    try:
+        threading.set_intra_op_parallelism_threads(num_threads)
+        threading.set_inter_op_parallelism_threads(1 if num_threads else 0)
+    except RuntimeError as error:
+        raise EngineError(
+            f"tensorflow: {num_threads} threads are asked for, this process already runs it with "
+            f"{threading.get_intra_op_parallelism_threads() or 'as many as it likes'}; use one number in one process"
+        ) from error
+
+
+def _only(found: Mapping[str, Signature]) -> str:
+    return next(iter(found)) if len(found) == 1 else DEFAULT_SIGNATURE
+
+
+def _specs(tensors: Mapping[str, Any], path: Path) -> tuple[TensorSpec, ...]:
+    """Sorted by name: the protocol buffer's map has no order of its own."""
+    import tensorflow as tf
+
+    specs = []
+    for name in sorted(tensors):
+        info = tensors[name]
+        if info.tensor_shape.unknown_rank:
+            raise EngineError(f"{path}: '{name}' has no known number of dimensions; save it with a fixed rank")
+        shape = tuple(DYNAMIC if dim.size < 0 else int(dim.size) for dim in info.tensor_shape.dim)
+        specs.append(TensorSpec(name, np.dtype(tf.dtypes.as_dtype(info.dtype).as_numpy_dtype).name, shape))
+    return tuple(specs)
+
+
+def _words(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else text[:400] + " …"

@@ -1,0 +1,84 @@
+"""TensorRT 8.5 to 11, on the GPU it builds for: Jetson modules, and any GPU with the full library."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from engines import cuda, nvinfer
+from engines.contract import BuildOptions, EngineRecord, Placement, Runner
+from engines.errors import Unavailable
+from engines.nvinfer_runner import NvinferRunner
+from engines.onnx_model import OnnxModelFacts, refuse_targets
+
+NAME = "tensorrt"
+PLACEMENT: Placement = "tensorrt"
+SUFFIX = ".plan"
+INSTALL = (
+    "on a Jetson: apt install python3-libnvinfer, and a venv made with --system-site-packages by the system's Python; "
+    "elsewhere: pip install tensorrt 'trtforge[gpu]'"
+)
+
+_FIRST_NAMES = ("ICudaEngine", "num_io_tensors")  # what the name-based API of 8.5 brought
+
+
+def why_not_build() -> str:
+    """Empty if there are tensorrt and a driver with a GPU: kernels are chosen by timing them."""
+    if importlib.util.find_spec("tensorrt") is None:
+        return f"tensorrt: is not installed; {INSTALL}"
+    reason = cuda.why_no_gpu()
+    return f"tensorrt: {reason}" if reason else ""
+
+
+def why_not_run() -> str:
+    """Empty if there are tensorrt, a driver with a GPU, and pycuda."""
+    if reason := why_not_build():
+        return reason
+    reason = cuda.why_no_pycuda()
+    return f"tensorrt: {reason}" if reason else ""
+
+
+def versions() -> dict[str, str]:
+    """Version of TensorRT; driver, GPU and compute capability where there is one."""
+    return {"tensorrt": _import().__version__, **cuda.versions()}
+
+
+def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
+    """Build for the GPU of this machine.
+
+    Raises:
+        Unavailable: no tensorrt, no GPU, too old a version, or an option that this version does not have.
+        EngineError: it refused the model, or an option does not fit the model.
+    """
+    refuse_targets(options, NAME)
+    if reason := why_not_build():  # before anything of the library: without a driver some generations crash
+        raise Unavailable(reason)
+    family = nvinfer.Family(NAME, _import(), versions(), _no_more, _inspect)
+    return nvinfer.build(family, model, engine, options)
+
+
+def load(engine: Path, *, num_threads: int) -> Runner:
+    """A runner on GPU 0. ``num_threads`` is for runtimes on the CPU."""
+    return NvinferRunner(engine, _import, cuda.Device)
+
+
+def _import() -> Any:
+    try:
+        import tensorrt as trt
+    except ImportError as error:
+        raise Unavailable(f"tensorrt: cannot be imported ({error}); {INSTALL}") from error
+    kind, name = _FIRST_NAMES
+    if not hasattr(getattr(trt, kind), name):
+        raise Unavailable(f"tensorrt: version {trt.__version__} is installed, 8.5 is the oldest that works; update it")
+    return trt
+
+
+def _no_more(config: Any, options: BuildOptions) -> None:
+    """Nothing is TensorRT's alone yet: DLA and native calibration come with their own issue."""
+
+
+def _inspect(plan: bytes, found: OnnxModelFacts) -> tuple[int, tuple[str, ...]]:
+    if not found.has_quantize:
+        return 0, ()
+    return -1, ("Which layers run in INT8 is not read from TensorRT's engine yet.",)

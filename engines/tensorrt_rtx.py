@@ -1,0 +1,113 @@
+"""TensorRT for RTX: real ahead-of-time engines with no GPU, for GeForce and RTX GPUs from Turing on.
+
+Networks are strongly typed. Not for Jetson, nor for data-centre GPUs of compute capability 9.0 and 10.0.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from engines import cuda, nvinfer
+from engines.contract import BuildOptions, EngineRecord, Placement, Runner
+from engines.errors import EngineError, Unavailable
+from engines.nvinfer_runner import NvinferRunner
+from engines.onnx_model import OnnxModelFacts
+from engines.plan_text import plan_products
+
+NAME = "tensorrt_rtx"
+PLACEMENT: Placement = "tensorrt"
+SUFFIX = ".rtx.plan"
+INSTALL = "pip install 'trtforge[rtx]'"
+
+
+def why_not_build() -> str:
+    """Empty if tensorrt_rtx is installed: it builds without a GPU."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        return f"tensorrt_rtx: is not installed; {INSTALL}"
+    return ""
+
+
+def why_not_run() -> str:
+    """Empty if there are tensorrt_rtx, a driver with a GPU, and pycuda."""
+    reason = why_not_build() or cuda.why_no_gpu() or cuda.why_no_pycuda()
+    return f"tensorrt_rtx: {reason}" if reason and not reason.startswith(NAME) else reason
+
+
+def versions() -> dict[str, str]:
+    """Version of TensorRT-RTX; driver, GPU and compute capability where there is one."""
+    return {"tensorrt_rtx": _import().__version__, **cuda.versions()}
+
+
+def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
+    """Build ahead of time for ``options.compute_capabilities``; none: for all from 8.0 on.
+
+    Raises:
+        Unavailable: tensorrt_rtx is not installed, or does not know a compute capability.
+        EngineError: it refused the model, or an option does not fit the model.
+    """
+    trt = _import()
+    targets = [_target(trt, text) for text in options.compute_capabilities]
+    if len(set(options.compute_capabilities)) != len(targets):
+        raise EngineError(
+            f"tensorrt_rtx: compute capabilities {', '.join(options.compute_capabilities)} name one twice; name it once"
+        )
+
+    def configure(config: Any, _: BuildOptions) -> None:
+        if not targets:
+            return
+        config.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            if not config.set_compute_capability(target, index):
+                raise Unavailable(f"tensorrt_rtx: refuses {target.name} ({nvinfer.logger(trt)[1].text()})")
+
+    family = nvinfer.Family(NAME, trt, versions(), configure, _inspect)
+    return nvinfer.build(family, model, engine, options)
+
+
+def load(engine: Path, *, num_threads: int) -> Runner:
+    """A runner on GPU 0; kernels are compiled for it when it is entered. ``num_threads`` is for runtimes on the CPU."""
+    return NvinferRunner(engine, _import, cuda.Device)
+
+
+def _import() -> Any:
+    try:
+        import tensorrt_rtx
+    except ImportError as error:
+        raise Unavailable(f"tensorrt_rtx: cannot be imported ({error}); {INSTALL}") from error
+    return tensorrt_rtx
+
+
+def _target(trt: Any, text: str) -> Any:
+    """``8.6`` to ``trt.ComputeCapability.SM86``."""
+    known = trt.ComputeCapability
+    digits = text.replace(".", "", 1)
+    if not (digits.isdigit() and hasattr(known, f"SM{digits}") and "." in text):
+        numbers = [name[2:] for name in dir(known) if name.startswith("SM")]
+        supported = ", ".join(f"{n[:-1]}.{n[-1]}" for n in sorted(numbers, key=int))
+        raise Unavailable(
+            f"tensorrt_rtx: compute capability '{text}' is asked for, version {trt.__version__} builds for "
+            f"{supported}; choose one of these, or the tensorrt backend on the device itself"
+        )
+    return getattr(known, f"SM{digits}")
+
+
+def _inspect(plan: bytes, found: OnnxModelFacts) -> tuple[int, tuple[str, ...]]:
+    """Counted in the plan's own text; cannot tell if that has none of the expected lines."""
+    seen = plan_products(plan)
+    notes = []
+    if found.depthwise_quantized:
+        notes.append(
+            f"{len(found.depthwise_quantized)} quantized depthwise or grouped convolutions, such as "
+            f"'{found.depthwise_quantized[0]}': TensorRT-RTX repeats their channels to use its INT8 kernels, which "
+            "costs size and time; consider leaving them in floating point."
+        )
+    if found.num_quantized and not seen.products:
+        return -1, (*notes, "The plan's text does not tell which operations run in INT8.")
+    if len(seen.integer) < found.num_quantized:
+        notes.append(
+            f"{len(seen.integer)} of {found.num_quantized} quantized convolutions and matrix products multiply "
+            "integers, going by the plan's text."
+        )
+    return len(seen.integer), tuple(notes)

@@ -1,0 +1,253 @@
+"""What every backend promises, held to each of them. One that is unavailable here skips, and says why."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from engines import BACKENDS, backend
+from engines.contract import DYNAMIC, Array, Backend, BuildOptions, Placement, Precision, Runner, ShapeRange, TensorSpec
+from engines.errors import EngineError, Unavailable
+
+SaveModel = Callable[[str], Path]
+
+
+def assert_close(found: Array, wanted: list[list[float]]) -> None:
+    np.testing.assert_allclose(found.astype(np.float64), np.array(wanted), rtol=1e-6)
+
+
+OPTIONS = BuildOptions(shapes={"x": ShapeRange(min=(1, 3), opt=(2, 3), max=(8, 3))})
+
+
+@pytest.fixture(params=BACKENDS)
+def any_backend(request: pytest.FixtureRequest) -> Backend:
+    return backend(request.param)
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name != "tensorflow"])
+def builder(request: pytest.FixtureRequest) -> Backend:
+    """A backend that can build here. TensorFlow builds nowhere: it is where models come from."""
+    module = backend(request.param)
+    if reason := module.why_not_build():
+        pytest.skip(reason)
+    return module
+
+
+@pytest.fixture
+def runner(any_backend: Backend, linear: Path, tmp_path: Path) -> Iterator[Runner]:
+    """y = x w + b, loaded by a backend that can run here."""
+    if reason := any_backend.why_not_run():
+        pytest.skip(reason)
+    engine = tmp_path / f"engine{any_backend.SUFFIX}"
+    if any_backend.NAME == "tensorflow":
+        _save_linear_with_tensorflow(engine)
+    else:
+        any_backend.build(linear, engine, OPTIONS)
+    with any_backend.load(engine, num_threads=0) as loaded:
+        yield loaded
+
+
+def _save_linear_with_tensorflow(folder: Path) -> None:
+    backend("tensorflow").versions()  # imports it quietly
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.w = tf.Variable([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    serve = tf.function(
+        lambda x: {"y": x @ module.w + tf.constant([0.5, -0.5])},
+        input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")],
+    )
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
+
+
+def test_names(any_backend: Backend) -> None:
+    assert any_backend.NAME in BACKENDS
+    assert any_backend.PLACEMENT in get_args(Placement)
+    assert any_backend.SUFFIX == "" or any_backend.SUFFIX.startswith(".")
+    assert "install" in any_backend.INSTALL
+    assert "\n" not in any_backend.INSTALL
+
+
+def test_unknown_backend_offers_the_known_ones() -> None:
+    with pytest.raises(Unavailable, match=r"backend 'tensort': no such backend; choose one of onnxruntime, "):
+        backend("tensort")
+
+
+def test_importing_loads_no_giant() -> None:
+    program = (
+        "import sys, engines.survey; from engines import BACKENDS, backend\n"
+        "for name in BACKENDS: backend(name).why_not_build(), backend(name).why_not_run()\n"
+        "print(sorted({'tensorflow', 'keras', 'tensorrt', 'tensorrt_rtx', 'pycuda', 'onnxruntime', 'tf2onnx'}"
+        " & {name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_reasons_are_one_sentence_that_names_the_backend(any_backend: Backend) -> None:
+    for reason in (any_backend.why_not_build(), any_backend.why_not_run()):
+        assert reason == "" or (reason.startswith(f"{any_backend.NAME}: ") and "\n" not in reason and "; " in reason)
+
+
+def test_versions(any_backend: Backend) -> None:
+    try:
+        versions = any_backend.versions()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    assert all(isinstance(value, str) and value for value in versions.values())
+    assert any(value[0].isdigit() for value in versions.values())
+
+
+# Building
+
+
+def test_record(builder: Backend, linear: Path, tmp_path: Path) -> None:
+    engine = tmp_path / f"engine{builder.SUFFIX}"
+    record = builder.build(linear, engine, OPTIONS)
+    assert (record.backend, record.precision) == (builder.NAME, "fp32")
+    assert record.size_bytes == engine.stat().st_size > 0
+    assert record.build_seconds > 0
+    assert record.versions == builder.versions()
+    assert record.inputs == (TensorSpec("x", "float32", (DYNAMIC, 3)),)
+    assert record.outputs == (TensorSpec("y", "float32", (DYNAMIC, 2)),)
+    assert (record.num_quantizable, record.num_int8) == (1, 0)
+
+
+def test_building_without_the_runtime_is_unavailable(any_backend: Backend, linear: Path, tmp_path: Path) -> None:
+    reason = any_backend.why_not_build()
+    if not reason:
+        pytest.skip(f"{any_backend.NAME} can build here")
+    with pytest.raises(Unavailable, match=any_backend.NAME):
+        any_backend.build(linear, tmp_path / "engine", OPTIONS)
+    assert not (tmp_path / "engine").exists()
+
+
+def test_truncated_model(builder: Backend, linear: Path, tmp_path: Path) -> None:
+    linear.write_bytes(linear.read_bytes()[:40])
+    with pytest.raises(EngineError, match=r"model\.onnx: .*; export it again"):
+        builder.build(linear, tmp_path / "engine", OPTIONS)
+    assert not (tmp_path / "engine").exists()
+
+
+def test_empty_and_missing_model(builder: Backend, tmp_path: Path) -> None:
+    (tmp_path / "empty.onnx").touch()
+    with pytest.raises(EngineError, match=r"empty\.onnx: is not an ONNX model with outputs"):
+        builder.build(tmp_path / "empty.onnx", tmp_path / "engine", OPTIONS)
+    with pytest.raises(EngineError, match=r"nowhere\.onnx: cannot be read as an ONNX model \(.*No such file"):
+        builder.build(tmp_path / "nowhere.onnx", tmp_path / "engine", OPTIONS)
+
+
+def test_operator_that_no_runtime_knows(builder: Backend, save_model: SaveModel, tmp_path: Path) -> None:
+    model = save_model(
+        '<ir_version: 8, opset_import: ["" : 17, "their.own" : 1]> '
+        "g (float[N, 3] x) => (float[N, 3] y) { [odd] y = their.own.Frobnicate(x) }"
+    )
+    with pytest.raises(EngineError, match="Frobnicate"):
+        builder.build(model, tmp_path / "engine", OPTIONS)
+    assert not (tmp_path / "engine").exists()
+
+
+def test_weights_in_another_file(builder: Backend, linear: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.onnx"
+    model = onnx.load(linear)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((3, 2), np.float32), "w"))
+    onnx.save_model(model, outside, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with pytest.raises(EngineError, match=r"the weight 'w' lies in another file, .* save the model with its weights"):
+        builder.build(outside, tmp_path / "engine", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [("int8", "the model has no QuantizeLinear; quantize it"), ("fp16", "the model has no FP16 tensor; cast it first")],
+)
+def test_another_precision_than_the_file_was_written_for(
+    builder: Backend, linear: Path, tmp_path: Path, precision: Precision, words: str
+) -> None:
+    with pytest.raises(EngineError, match=f"precision {precision} is asked for, {words}"):
+        builder.build(linear, tmp_path / "engine", BuildOptions(precision, OPTIONS.shapes))
+
+
+def test_unknown_compute_capability_is_refused(builder: Backend, linear: Path, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"8\.7"):
+        builder.build(linear, tmp_path / "engine", BuildOptions(shapes=OPTIONS.shapes, compute_capabilities=("8.7",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("z", ShapeRange((1, 3), (2, 3), (8, 3)), "a shape range is given for 'z', the model's inputs are 'x'"),
+        ("x", ShapeRange((4, 3), (2, 3), (8, 3)), "it must be min <= opt <= max in every dimension"),
+        ("x", ShapeRange((1, 4), (2, 4), (8, 4)), r"input 'x' is \(\?, 3\), its min shape \(1, 4\) does not fit"),
+        ("x", ShapeRange((1, 3), (2, 3), (8,)), r"its max shape \(8\) does not fit"),
+        ("x", ShapeRange((0, 3), (2, 3), (8, 3)), r"its min shape \(0, 3\) does not fit"),
+    ],
+)
+def test_shape_ranges_that_do_not_fit(
+    builder: Backend, linear: Path, tmp_path: Path, name: str, shape: ShapeRange, words: str
+) -> None:
+    with pytest.raises(EngineError, match=words):
+        builder.build(linear, tmp_path / "engine", BuildOptions(shapes={name: shape}))
+
+
+# Running
+
+
+def test_specs_of_a_loaded_engine(runner: Runner) -> None:
+    assert runner.inputs == (TensorSpec("x", "float32", (DYNAMIC, 3)),)
+    assert runner.outputs == (TensorSpec("y", "float32", (DYNAMIC, 2)),)
+
+
+def test_infer(runner: Runner) -> None:
+    one = np.array([[1, 2, 3]], np.float32)
+    three = np.array([[1, 0, 0], [0, 1, 0], [0, 0, -1]], np.float32)
+    first = runner.infer({"x": one})
+    second = runner.infer({"x": three})
+    assert set(first) == {"y"}
+    assert first["y"].dtype == np.float32
+    # Compared after the second run, so that an output which shares memory with the next one is found out.
+    assert_close(first["y"], [[22.5, 27.5]])
+    assert_close(second["y"], [[1.5, 1.5], [3.5, 3.5], [-4.5, -6.5]])
+
+
+def test_infer_takes_a_view_that_is_not_contiguous(runner: Runner) -> None:
+    wide = np.arange(12, dtype=np.float32).reshape(2, 6)
+    assert_close(runner.infer({"x": wide[:, ::2]})["y"], [[26.5, 31.5], [80.5, 103.5]])
+
+
+def test_device_time(runner: Runner) -> None:
+    runner.infer({"x": np.zeros((1, 3), np.float32)})
+    device_ms = runner.device_ms()
+    assert device_ms is None or 0 < device_ms < 1000
+
+
+@pytest.mark.parametrize(
+    ("feed", "words"),
+    [
+        ({}, r"the feed does not name the inputs \(missing 'x'\), the engine takes 'x'"),
+        ({"x": np.zeros((1, 3), np.float32), "k": np.zeros(1)}, r"\(unknown 'k'\), the engine takes 'x'"),
+        ({"x": np.zeros((1, 3))}, r"input 'x' is float64 \(1, 3\), the engine takes float32; convert it"),
+        ({"x": np.zeros((1, 3), ">f4")}, r"input 'x' is >f4 \(1, 3\), the engine takes float32"),
+        ({"x": np.zeros((1, 4), np.float32)}, r"input 'x' has shape \(1, 4\), the engine takes \(\?, 3\)"),
+        ({"x": np.zeros(3, np.float32)}, r"input 'x' has shape \(3\), the engine takes \(\?, 3\)"),
+        ({"x": np.zeros((0, 3), np.float32)}, r"input 'x' has shape \(0, 3\), the engine takes \(\?, 3\)"),
+        ({"x": [[1.0, 2.0, 3.0]]}, "input 'x' is a list, the engine takes a numpy array"),
+    ],
+)
+def test_feeds_that_do_not_fit(runner: Runner, feed: dict[str, np.ndarray], words: str) -> None:
+    with pytest.raises(EngineError, match=words):
+        runner.infer(feed)
+    assert_close(runner.infer({"x": np.zeros((1, 3), np.float32)})["y"], [[0.5, -0.5]])
+
+
+def test_nothing_is_loaded_before_enter(any_backend: Backend, tmp_path: Path) -> None:
+    runner = any_backend.load(tmp_path / "nowhere", num_threads=1)
+    with pytest.raises((EngineError, Unavailable), match=rf"nowhere|{any_backend.NAME}|GPU"), runner:
+        pytest.fail("there is no engine to load")
