@@ -1,0 +1,139 @@
+"""What every rewriting pass does first and last: name the nodes, open the graph for editing, check the result."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from calibration.errors import ModelError
+
+
+def named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a unique name on each node, also in subgraphs; names that are unique already stay.
+
+    A nameless node is called after its operator and first output, ``Conv_y``, so that the name does not change when
+    other nodes come or go; a number is appended where that is taken.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    nodes = list(nodes_of(result.graph))
+    taken = {node.name for node in nodes if node.name}
+    seen: set[str] = set()
+    for node in nodes:
+        if node.name and node.name not in seen:
+            seen.add(node.name)
+            continue
+        first = next((name for name in node.output if name), "")
+        node.name = unique(node.name or f"{node.op_type}_{first}".replace(":", "_"), taken)
+        taken.add(node.name)
+        seen.add(node.name)
+    return result
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of a graph and, each right after the node that holds it, of its subgraphs."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for subgraph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from nodes_of(subgraph)
+
+
+def unique(name: str, taken: Collection[str]) -> str:
+    """``name``, or the first of ``name_1``, ``name_2``, … that is not taken."""
+    candidate, number = name, 0
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    return candidate
+
+
+def opened(model: onnx.ModelProto) -> ir.Model:
+    """The model as an editable graph: functions inlined, nodes named, constants lifted, types and shapes inferred."""
+    inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
+    graph = ir.from_proto(onnx.shape_inference.infer_shapes(named(inlined), data_prop=True))
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+    return graph
+
+
+def closed(model: ir.Model) -> onnx.ModelProto:
+    """The edited graph as ONNX: topologically sorted, without unused nodes and initializers, checked in full.
+
+    Raises:
+        ModelError: onnx's checker refuses it.
+    """
+    passes.RemoveUnusedNodesPass()(model)
+    passes.TopologicalSortPass()(model)
+    proto = ir.to_proto(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(
+            f"{proto.graph.name}: onnx's checker refuses the rewritten model ({error}); report it"
+        ) from error
+    return proto
+
+
+def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
+    """The array of an initializer that the caller of the model cannot override, else None."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def dimensions(value: ir.Value | None) -> tuple[int | None, ...] | None:
+    """The shape with None for what is not known; None if not even the rank is."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(d if isinstance(d, int) else None for d in value.shape)
+
+
+def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    """A new initializer, under ``name`` or the next free name after it."""
+    name = unique(name, value_names(graph))
+    value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
+    value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+    value.shape = ir.Shape(array.shape)
+    graph.register_initializer(value)
+    return value
+
+
+def value_names(graph: ir.Graph) -> set[str]:
+    """Names of all values of the graph and its subgraphs."""
+    names = {value.name for value in (*graph.inputs, *graph.initializers.values()) if value.name}
+    for node in graph.all_nodes():
+        names.update(value.name for value in node.outputs if value.name)
+    return names
+
+
+def attribute_int(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute, or ONNX's default for it."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
+
+
+def attribute_float(node: ir.Node, name: str, default: float) -> float:
+    """A float attribute, or ONNX's default for it."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_float()
+
+
+def check_known(names: Collection[str], known: Collection[str], what: str) -> None:
+    """That each name is known.
+
+    Raises:
+        ModelError: one is not; the message offers the nearest.
+    """
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
+            hint = f"the nearest is '{near[0]}'" if near else "the model has none"
+            raise ModelError(f"{what}: '{name}' is in the list, but the model has no such node or operator; {hint}")

@@ -1,0 +1,80 @@
+"""Every node gets a name, and the same one each time; a wrong name is answered with the nearest right one."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from calibration.errors import ModelError
+from calibration.graph import check_known, closed, named, opened, unique
+
+
+def _model(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(text)
+
+
+TWO_RELUS = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[2] x) => (float[2] y) { a = Relu (x)  y = Relu (a) }
+"""
+
+
+def test_named_gives_each_node_a_name_and_changes_no_argument() -> None:
+    model = _model(TWO_RELUS)
+    result = named(model)
+    assert [node.name for node in result.graph.node] == ["Relu_a", "Relu_y"]
+    assert [node.name for node in model.graph.node] == ["", ""]
+    assert named(result) == result
+
+
+def test_named_parts_what_shares_a_name() -> None:
+    model = _model(TWO_RELUS)
+    model.graph.node[0].name = model.graph.node[1].name = "relu"
+    assert [node.name for node in named(model).graph.node] == ["relu", "relu_1"]
+
+
+def test_named_does_not_take_a_name_that_comes_later() -> None:
+    model = _model(TWO_RELUS)
+    model.graph.node[1].name = "Relu_a"
+    assert [node.name for node in named(model).graph.node] == ["Relu_a_1", "Relu_a"]
+
+
+def test_named_reaches_into_subgraphs() -> None:
+    model = _model("""
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[2] x, bool p) => (float[2] y)
+    {
+      y = If (p) <then_branch = a () => (float[2] u) { u = Neg (x) },
+                  else_branch = b () => (float[2] v) { v = Abs (x) }>
+    }
+    """)
+    branches = [attribute.g for attribute in named(model).graph.node[0].attribute]
+    assert [branch.node[0].name for branch in branches] == ["Neg_u", "Abs_v"]
+
+
+def test_closed_sorts_and_drops_what_nothing_reads() -> None:
+    model = _model(TWO_RELUS.replace("{ a", "<float[2] unused = {1, 2}> { d = Neg (x) a"))
+    unsorted = onnx.ModelProto()
+    unsorted.CopyFrom(model)
+    unsorted.graph.node.reverse()
+    result = closed(opened(unsorted))
+    assert [node.output[0] for node in result.graph.node] == ["a", "y"]
+    assert not result.graph.initializer
+
+
+def test_closed_refuses_what_the_checker_refuses() -> None:
+    graph = opened(_model(TWO_RELUS))
+    next(iter(graph.graph)).op_type = "Reluu"
+    with pytest.raises(ModelError, match=r"net: onnx's checker refuses .*Reluu"):
+        closed(graph)
+
+
+def test_unique_counts_up() -> None:
+    assert unique("a", {"b"}) == "a"
+    assert unique("a", {"a", "a_1"}) == "a_2"
+
+
+def test_check_known_offers_the_nearest() -> None:
+    check_known(["conv_1"], {"conv_1"}, "exclude")
+    with pytest.raises(ModelError, match=r"exclude: 'conv1' .* the nearest is 'conv_1'"):
+        check_known(["conv1"], {"conv_1", "relu"}, "exclude")
