@@ -1,0 +1,122 @@
+"""The types that pass between stages: frozen dataclasses that hold a path, and know the digest of what lies there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+CHUNK_BYTES = 1 << 20
+
+
+def digest_of_path(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes, or of a folder's relative names and bytes in sorted order."""
+    sha = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        name = "" if file == path else file.relative_to(path).as_posix()
+        sha.update(f"{name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                sha.update(chunk)
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Something that a stage made or a user brought: a file or a folder."""
+
+    path: Path
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the content and of every other field; the path itself does not count."""
+        others = {f.name: str(getattr(self, f.name)) for f in fields(self) if f.name != "path"}
+        named = f"{type(self).__name__}\0{json.dumps(others, sort_keys=True)}\0{digest_of_path(self.path)}"
+        return hashlib.sha256(named.encode()).hexdigest()
+
+    def beside(self, name: str) -> Path:
+        """A file in the same folder, such as a stage's record about this artifact."""
+        return self.path.parent / name
+
+    def notes(self) -> list[str]:
+        """The sentences that the stage left for the report."""
+        file = self.beside("notes.json")
+        return list(json.loads(file.read_text())) if file.is_file() else []
+
+
+@dataclass(frozen=True)
+class SavedModel(Artifact):
+    """A TensorFlow SavedModel folder and one of its signatures."""
+
+    signature: str = "serving_default"
+
+
+@dataclass(frozen=True)
+class KerasFile(Artifact):
+    """A ``.keras`` file, or a Keras ``.h5`` file."""
+
+
+@dataclass(frozen=True)
+class OnnxModel(Artifact):
+    """An ONNX file; the precision is written in it."""
+
+
+@dataclass(frozen=True)
+class Ranges(Artifact):
+    """A folder with ``ranges.json`` and ``histograms.npz``; see ``calibration.ranges``."""
+
+
+@dataclass(frozen=True)
+class Engine(Artifact):
+    """What a backend built. ``simulated``: to be run as a float simulation of its Q/DQ nodes (accuracy only)."""
+
+    backend: str = "onnxruntime"
+    simulated: bool = False
+    signature: str = ""
+    """For the backend ``tensorflow``: the SavedModel's signature."""
+    min_batch: int = 0
+    max_batch: int = 0
+    """The batches that its optimization profile takes; 0: no bound."""
+
+
+@dataclass(frozen=True)
+class Outputs(Artifact):
+    """What an engine answered on all samples, in Polygraphy's RunResults format."""
+
+
+@dataclass(frozen=True)
+class Verdict(Artifact):
+    """The comparison of one engine's outputs with the FP32 model's, and the task metric of both (JSON)."""
+
+    def read(self) -> dict[str, Any]:
+        """The record; see ``pipeline.stages.validate``."""
+        return dict(json.loads(self.path.read_text()))
+
+
+@dataclass(frozen=True)
+class Timings(Artifact):
+    """The raw latency samples of one benchmark run, and the machine they come from (JSON)."""
+
+    def read(self) -> dict[str, Any]:
+        """The record; see ``pipeline.stages.benchmark``."""
+        return dict(json.loads(self.path.read_text()))
+
+
+Source: TypeAlias = SavedModel | KerasFile | OnnxModel
+
+TYPES: dict[str, type[Artifact]] = {
+    kind.__name__: kind for kind in (SavedModel, KerasFile, OnnxModel, Ranges, Engine, Outputs, Verdict, Timings)
+}
+
+
+def record_from_artifact(artifact: Artifact, folder: Path) -> dict[str, Any]:
+    """Plain data that names the artifact relative to ``folder``, which must hold it."""
+    others = {f.name: getattr(artifact, f.name) for f in fields(artifact) if f.name != "path"}
+    return {"type": type(artifact).__name__, "path": artifact.path.relative_to(folder).as_posix(), **others}
+
+
+def artifact_from_record(record: dict[str, Any], folder: Path) -> Artifact:
+    """The inverse of ``record_from_artifact``."""
+    others = {key: value for key, value in record.items() if key not in ("type", "path")}
+    return TYPES[record["type"]](path=folder / record["path"], **others)

@@ -1,0 +1,95 @@
+"""Run one function in a process of its own, so that a crash in native code is one clear error.
+
+The process is started fresh (spawn, not fork): it inherits no runtime's state. What it prints goes to a log file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+from pipeline.errors import EXIT_STATUS, StageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NUM_LAST_LINES = 8
+
+
+def call(log: Path, what: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """``function(*args, **kwargs)`` in a process of its own; its output goes to the file ``log``.
+
+    Arguments, result and errors are pickled. One of our own errors is raised again as it was.
+
+    Raises:
+        StageError: the process died, or an error that is not ours was raised there; the message says ``what`` was
+            done and quotes the last lines of the output.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(sender, log, function, args, kwargs), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        result, error, trace = receiver.recv()
+    except EOFError:
+        process.join()
+        raise StageError(f"{what}: {_death(process.exitcode)}{_quoted(log)}") from None
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        receiver.close()
+        process.join()
+    if error is None:
+        return cast(R, result)
+    if isinstance(error, tuple(EXIT_STATUS)):
+        raise cast(Exception, error)
+    raise StageError(f"{what}: {trace.strip().splitlines()[-1]}{_quoted(log)}") from error
+
+
+def _child(sender: Connection, log: Path, function: Callable[..., object], args: Any, kwargs: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _die_with_parent()
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    try:
+        answer: tuple[object, BaseException | None, str] = (function(*args, **kwargs), None, "")
+    except BaseException as error:  # noqa: BLE001  # All of it is handed to the parent, which raises it.
+        trace = traceback.format_exc()
+        print(trace, file=sys.stderr, flush=True)  # noqa: T201  # Into the log.
+        answer = (None, error, trace)
+    try:
+        sender.send(answer)
+    except Exception as error:  # noqa: BLE001  # What cannot be pickled is told in words.
+        sender.send((None, RuntimeError(f"{type(error).__name__}: {error}"), answer[2] or str(error)))
+    sender.close()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent is killed, so that nothing works on for nobody."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
+
+
+def _death(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        hint = "; the system kills a process like this when memory runs out" if name == "SIGKILL" else ""
+        return f"the process was ended by {name}{hint}"
+    return f"the process ended with status {exitcode} and said nothing"
+
+
+def _quoted(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-NUM_LAST_LINES:]
+    return "\nIts last words:\n  " + "\n  ".join(lines) if lines else ""

@@ -1,0 +1,297 @@
+"""Recipe -> digest -> folder: each result is made once, and published whole or not at all.
+
+Layout of a store (``.trtforge/`` by default)::
+
+    <stage>/<digest>/recipe.json    what it was made from (canonical JSON; its SHA-256 is <digest>)
+    <stage>/<digest>/result.json    which artifact it is, and the content digest it had when it was published
+    <stage>/<digest>/...            the artifact and what the stage left beside it
+    tmp/<random>/                   a stage at work; its lock says that somebody still works there
+
+Looked up by recipe, passed on by content. A stage works in ``tmp/`` and the folder is renamed when all is on disk,
+so that a crash, a kill or a full disk leaves nothing that could be taken for a result. Two processes may make the
+same result at once: the first rename wins, the other throws its own away, and both are right.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from pipeline.artifact import Artifact, artifact_from_record, record_from_artifact
+from pipeline.errors import ConfigError, Unavailable
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("pipeline", "calibration", "engines")
+
+P = ParamSpec("P")
+R = TypeVar("R", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the account of a run: which result, and whether the store served it."""
+
+    stage: str
+    digest: str
+    served: bool
+    seconds: float
+
+
+def canonical(data: Any) -> str:
+    """JSON with sorted keys and no spaces: equal data, equal bytes."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sources_of(module: str) -> list[Path]:
+    """The project's source files that a module runs: itself and all it imports, in functions too.
+
+    A name taken from a package that is no module of it, such as ``engines.backend``, brings all of the package's files,
+    since that name may load any of them.
+    """
+    found: set[Path] = set()
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        base = ROOT.joinpath(*name.split("."))
+        file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+        if name.split(".")[0] not in PACKAGES or not file.is_file() or file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                queue += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = {alias.name for alias in node.names}
+                modules = {path.stem for path in ROOT.joinpath(*node.module.split(".")).glob("*.py")}
+                taken = names if names <= modules else names | modules
+                queue += [node.module, *(f"{node.module}.{name}" for name in taken)]
+    return sorted(found)
+
+
+def source_digest(module: str) -> str:
+    """SHA-256 (hex) of the source that a module runs."""
+    sha = hashlib.sha256()
+    for file in sources_of(module):
+        sha.update(f"{file.relative_to(ROOT).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    return sha.hexdigest()
+
+
+def distribution_versions(*names: str) -> dict[str, str]:
+    """Versions of installed distributions; ``absent`` for one that is not installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def plain(value: Any) -> Any:
+    """What stands for a value in a recipe: an input's content digest, an option's plain data."""
+    if hasattr(value, "digest"):
+        return {"digest": value.digest()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise TypeError(f"{type(value).__name__} cannot stand in a recipe")
+
+
+def stage_name(stage: object) -> str:
+    """The stage's word: the name of its module."""
+    return type(stage).__module__.rpartition(".")[2]
+
+
+class Store:
+    """A folder of results. Safe for several processes at once."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the store; leavings of processes that died are removed.
+
+        Raises:
+            ConfigError: the folder cannot be made or written.
+        """
+        self.folder = folder
+        self.account: list[Entry] = []
+        try:
+            (folder / "tmp").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{folder}: cannot be used as a store ({error.strerror}); name another with --store"
+            ) from error
+        if not os.access(folder / "tmp", os.W_OK):
+            raise ConfigError(f"{folder}: the store cannot be written; name another with --store")
+        self._remove_leavings()
+
+    def run(self, stage: Callable[Concatenate[Path, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """The stage's result: from the store if its recipe is there, else made now and kept.
+
+        A result whose bytes are no longer those that were published is thrown away, said aloud, and made again.
+        """
+        begin = time.perf_counter()
+        name = stage_name(stage)
+        recipe = self.recipe(stage, *args, **kwargs)
+        digest = hashlib.sha256(canonical(recipe).encode()).hexdigest()
+        final = self.folder / name / digest
+        served = self._read(final)
+        if served is None:
+            with self._work_folder() as work:
+                artifact = stage(work, *args, **kwargs)
+                self._seal(work, recipe, artifact)
+                self._publish(work, final)
+        self.account.append(Entry(name, digest, served is not None, time.perf_counter() - begin))
+        if served is None:
+            served = self._read(final)
+        if served is None:
+            raise ConfigError(f"{final}: vanished while it was published; does something clean this store?")
+        return served  # type: ignore[return-value]  # the type that was sealed is the type that comes back
+
+    def recipe(self, stage: object, *args: object, **kwargs: object) -> dict[str, Any]:
+        """All that the result depends on, as plain data."""
+        versions: Callable[..., dict[str, str]] = getattr(stage, "versions", lambda *_inputs: {})
+        return {
+            "stage": stage_name(stage),
+            "options": plain(stage),
+            "inputs": [plain(arg) for arg in args],
+            "named_inputs": {key: plain(arg) for key, arg in kwargs.items()},
+            "source": source_digest(type(stage).__module__),
+            "versions": versions(*args),
+        }
+
+    def measure(self, stage: Callable[Concatenate[Path, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a stage that measures: never served, always added, in a folder named by the time and a random part."""
+        begin = time.perf_counter()
+        name = stage_name(stage)
+        recipe = self.recipe(stage, *args, **kwargs)
+        with self._work_folder() as work:
+            artifact = stage(work, *args, **kwargs)
+            self._seal(work, recipe, artifact)
+            final = self.folder / name / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{work.name[-6:]}"
+            self._publish(work, final)
+        self.account.append(Entry(name, final.name, False, time.perf_counter() - begin))
+        return artifact_from_record(self._sealed(final)["artifact"], final)  # type: ignore[return-value]
+
+    def find(self, prefix: str) -> Path:
+        """The folder of the one result whose digest, of recipe or of content, begins with ``prefix``.
+
+        Raises:
+            ConfigError: none, or several.
+        """
+        found = sorted({
+            entry for entry in self._entries()
+            if entry.name.startswith(prefix) or self._sealed(entry)["content"].startswith(prefix)
+        })  # fmt: skip
+        if len(found) == 1:
+            return found[0]
+        what = "no result" if not found else f"{len(found)} results"
+        raise ConfigError(f"digest '{prefix}': {what} in {self.folder}; give one that `trtforge run` printed")
+
+    def makers(self) -> dict[str, Path]:
+        """Content digest -> the folder of the result that has it."""
+        return {self._sealed(entry)["content"]: entry for entry in self._entries()}
+
+    def _entries(self) -> Iterator[Path]:
+        for file in sorted(self.folder.glob("*/*/result.json")):
+            if file.parent.parent.name != "tmp":
+                yield file.parent
+
+    def _sealed(self, entry: Path) -> dict[str, Any]:
+        return dict(json.loads((entry / "result.json").read_text(encoding="utf-8")))
+
+    def _read(self, final: Path) -> Artifact | None:
+        if not (final / "result.json").is_file():
+            return None
+        try:
+            sealed = self._sealed(final)
+            artifact = artifact_from_record(sealed["artifact"], final)
+            if artifact.digest() == sealed["content"]:
+                return artifact
+            found = "its bytes are not those that were published"
+        except (ValueError, KeyError, OSError) as error:
+            found = f"it cannot be read ({error})"
+        log.warning("%s: damaged, %s; making it again", final, found)
+        with self._work_folder() as work:
+            final.rename(work / "damaged")
+        return None
+
+    def _seal(self, work: Path, recipe: dict[str, Any], artifact: Artifact) -> None:
+        (work / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True), encoding="utf-8")
+        result = {"artifact": record_from_artifact(artifact, work), "content": artifact.digest()}
+        (work / "result.json").write_text(json.dumps(result, indent=2, sort_keys=True), encoding="utf-8")
+
+    def _publish(self, work: Path, final: Path) -> None:
+        (work / "lock").unlink()
+        for path in [*work.rglob("*"), work]:
+            _sync(path)
+        final.parent.mkdir(exist_ok=True)
+        try:
+            work.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            log.info("%s: another process made the same result first; its own is used", final)
+        _sync(final.parent)
+
+    @contextmanager
+    def _work_folder(self) -> Iterator[Path]:
+        """A folder of one's own under ``tmp/``, locked while this process lives, removed at the end."""
+        work = Path(tempfile.mkdtemp(dir=self.folder / "tmp"))
+        try:
+            with (work / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield work
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Unavailable(
+                    f"{self.folder}: the disk is full ({shutil.disk_usage(self.folder).free >> 20} MiB free); "
+                    "free some room and run again: what was finished is kept"
+                ) from error
+            raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _remove_leavings(self) -> None:
+        for work in (self.folder / "tmp").iterdir():
+            try:
+                with (work / "lock").open("r+") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    log.info("%s: left by a process that died; removed", work)
+                    shutil.rmtree(work, ignore_errors=True)
+            except BlockingIOError:
+                continue  # Somebody works there.
+            except FileNotFoundError:
+                # Between mkdtemp and its lock, or between the lock's end and the rename: a moment; else left behind.
+                if work.exists() and time.time() - work.stat().st_mtime > 60:
+                    shutil.rmtree(work, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

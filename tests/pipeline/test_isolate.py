@@ -1,0 +1,98 @@
+"""A function in a process of its own: its result, its errors, and its death in one sentence."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import isolate
+from pipeline.errors import ConfigError, StageError
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def double(value: int) -> int:
+    print("working")
+    return 2 * value
+
+
+def refuse() -> None:
+    raise ConfigError("plan.toml: wrong; mend it")
+
+
+def bug() -> None:
+    raise ZeroDivisionError("by nought")
+
+
+def crash() -> None:
+    print("about to crash", flush=True)
+    ctypes.string_at(0)
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def unpicklable() -> object:
+    return lambda: None
+
+
+def leave() -> None:
+    os._exit(7)
+
+
+def test_the_result_comes_back_and_the_output_goes_to_the_log(log: Path) -> None:
+    assert isolate.call(log, "double", double, 21) == 42
+    assert log.read_text() == "working\n"
+
+
+def test_one_of_our_errors_is_raised_as_it_was(log: Path) -> None:
+    with pytest.raises(ConfigError, match="plan.toml: wrong; mend it"):
+        isolate.call(log, "refuse", refuse)
+
+
+def test_another_error_is_a_stage_error_with_its_cause(log: Path) -> None:
+    with pytest.raises(StageError, match="bug: ZeroDivisionError: by nought") as caught:
+        isolate.call(log, "bug", bug)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert "Traceback" in log.read_text()
+
+
+def test_a_crash_in_native_code_is_one_sentence_with_the_last_words(log: Path) -> None:
+    with pytest.raises(StageError, match=r"crash: the process was ended by SIGSEGV\nIts last words:\n  about to crash"):
+        isolate.call(log, "crash", crash)
+
+
+def test_a_kill_hints_at_memory(log: Path) -> None:
+    with pytest.raises(StageError, match="ended by SIGKILL; the system kills a process like this when memory runs out"):
+        isolate.call(log, "killed", killed)
+
+
+def test_a_silent_end_is_said(log: Path) -> None:
+    with pytest.raises(StageError, match="ended with status 7 and said nothing"):
+        isolate.call(log, "leave", leave)
+
+
+def test_a_result_that_cannot_travel_is_said(log: Path) -> None:
+    with pytest.raises(StageError, match="unpicklable: "):
+        isolate.call(log, "unpicklable", unpicklable)
+
+
+def knows_parent() -> bool:
+    return "only_in_parent" in sys.modules
+
+
+def test_the_child_loads_none_of_the_parents_state(log: Path) -> None:
+    sys.modules["only_in_parent"] = sys
+    try:
+        assert isolate.call(log, "look", knows_parent) is False
+    finally:
+        del sys.modules["only_in_parent"]
