@@ -1,0 +1,139 @@
+"""report.html: one self-contained page from the record of a run, its pictures and ``report.html.j2``."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline import quantities
+from pipeline.errors import Unavailable
+from pipeline.machine import Machine
+from pipeline.pictures import Picture, pictures
+from pipeline.record import Recommendation, Record, Variant
+from pipeline.timing import Floats, queries_from_npz
+
+NEEDED = ("jinja2", "matplotlib")
+
+_HEADLINES = {"ship": "Ship", "stay": "Stay with"}
+
+
+def html_from_record(record: Record, folder: Path) -> str:
+    """The whole page.
+
+    Args:
+        record: the run.
+        folder: where report.json lies; the record's ``queries_file`` are relative to it.
+
+    Raises:
+        Unavailable: jinja2 or matplotlib is not installed.
+        ConfigError: a file of raw latencies is missing.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise Unavailable(f"report.html: needs {' and '.join(missing)}; pip install 'trtforge[report]'")
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "ms": quantities.three_digits,
+        "size": quantities.size_text,
+        "times": quantities.times_text,
+        "rate": quantities.rate_text,
+        "share": quantities.share_text,
+        "trusted": Markup,  # For the pictures alone: matplotlib has escaped the texts in them.
+    }
+    template = environment.from_string((files("pipeline") / "report.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        record=record,
+        headline=headline(record.recommendation),
+        chosen=next((v for v in record.variants if v.name == record.recommendation.variant), None),
+        figures=_key_figures(record),
+        pictures=_pictures(record, folder),
+        metric_text=lambda value: _metric(record, value),
+        drop_text=lambda value: _drop(record, value),
+        machine_rows=_machine_rows(record.machine),
+        dash=quantities.NONE,
+        reasons=_reasons(record),
+    )
+
+
+def headline(recommendation: Recommendation) -> str:
+    """The decision in a few words."""
+    start = _HEADLINES.get(recommendation.outcome)
+    return "Not decided yet" if start is None else f"{start} {recommendation.variant}"
+
+
+def _metric(record: Record, value: float | None) -> str:
+    return quantities.NONE if record.metric is None else quantities.metric_text(record.metric, value)
+
+
+def _drop(record: Record, value: float | None) -> str:
+    return quantities.NONE if record.metric is None else quantities.drop_text(record.metric, value)
+
+
+def _pictures(record: Record, folder: Path) -> list[Picture]:
+    latencies: dict[str, Floats] = {
+        variant.name: queries_from_npz(folder / variant.by_batch[0].queries_file).latency_ms
+        for variant in record.variants
+        if variant.by_batch
+    }
+    return pictures(record, latencies)
+
+
+def _key_figures(record: Record) -> list[tuple[str, str, str]]:
+    """Value, what it is, and what to compare it with: of the recommended variant; none if undecided."""
+    chosen = next((v for v in record.variants if v.name == record.recommendation.variant), None)
+    if chosen is None or record.metric is None:
+        return []
+    first = chosen.by_batch[0]
+    figures = [
+        (
+            quantities.ms_text(first.latency_ms.p50),
+            f"p50 latency, batch {first.batch_size}",
+            f"p99 {quantities.ms_text(first.latency_ms.p99)}",
+        ),
+        (
+            quantities.metric_text(record.metric, chosen.metric),
+            record.metric.name,
+            quantities.change_text(record.metric, chosen.metric_drop or 0.0),
+        ),
+        (quantities.size_text(chosen.size_bytes), "engine size", _smaller(chosen, record)),
+    ]
+    if first.speedup is not None and first.speedup_interval is not None:
+        low, high = first.speedup_interval
+        against = f"over FP32 on {chosen.backend}, p50; 95 % interval {low:.2f} to {high:.2f}"
+        figures.insert(1, (quantities.times_text(first.speedup), "speed-up", against))
+    return figures
+
+
+def _smaller(chosen: Variant, record: Record) -> str:
+    full = next((v for v in record.variants if v.precision == "fp32" and v.backend == chosen.backend), None)
+    if full is None or full is chosen:
+        return "as built"
+    return f"FP32: {quantities.size_text(full.size_bytes)}"
+
+
+def _reasons(record: Record) -> list[str]:
+    """Why variants were not timed, one sentence per reason."""
+    reasons = dict.fromkeys(v.latency_missing for v in record.variants if v.latency_missing)
+    names = {why: ", ".join(v.name for v in record.variants if v.latency_missing == why) for why in reasons}
+    return [f"Not timed: {names[why]}: {why.rstrip('.')}." for why in reasons]
+
+
+def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
+    """What the machine tells of itself, without what it does not tell."""
+    rows = [
+        ("Board", machine.board),
+        ("CPU", f"{machine.cpu}; cores usable: {machine.num_cores}"),
+        ("CPU quota", f"{machine.cpu_quota_cores:g} cores" if machine.cpu_quota_cores else ""),
+        ("Instruction sets", " ".join(machine.isa)),
+        ("Memory", f"{machine.memory_mib:,} MiB" if machine.memory_mib else ""),
+        ("Frequency governor", machine.governor),
+        *(("GPU", f"{gpu.name}, driver {gpu.driver}, {gpu.memory_mib:,} MiB") for gpu in machine.gpus),
+        ("Jetson release", machine.jetson_release),
+        ("Power mode", machine.power_mode),
+        ("System", f"{machine.system} {machine.kernel}, {machine.architecture}"),
+    ]
+    return [(name, value) for name, value in rows if value]

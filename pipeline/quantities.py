@@ -1,0 +1,80 @@
+"""Numbers as people read them: each with its unit, to the digits that mean something."""
+
+from __future__ import annotations
+
+from pipeline.record import MetricInfo
+
+NONE = "–"
+"""Stands where there is no number."""
+
+MIB = 1 << 20
+
+
+def ms_text(value: float) -> str:
+    """Milliseconds, three digits: ``0.412 ms``, ``12.3 ms``, ``1,234 ms``."""
+    return f"{three_digits(value)} ms"
+
+
+def three_digits(value: float) -> str:
+    """At least three digits, no exponent: ``0.00412``, ``1.23``, ``12.3``, ``1,234``."""
+    if value == 0:
+        return "0"
+    decimals = 2
+    while abs(value) < 10 ** (2 - decimals) and decimals < 6:
+        decimals += 1
+    while decimals > 0 and round(abs(value), decimals) >= 10 ** (3 - decimals):
+        decimals -= 1
+    return f"{value:,.{decimals}f}"
+
+
+def size_text(size_bytes: int) -> str:
+    """KiB below one MiB, else MiB, three digits: ``88.4 KiB``, ``13.2 MiB``."""
+    unit = "KiB" if size_bytes < MIB else "MiB"
+    return f"{three_digits(size_bytes / (1024 if unit == 'KiB' else MIB))} {unit}"
+
+
+def times_text(ratio: float) -> str:
+    """A ratio: ``1.82×``."""
+    return f"{ratio:.2f}×"
+
+
+def rate_text(per_second: float) -> str:
+    """Samples per second: ``1,234/s``."""
+    return f"{three_digits(per_second)}/s"
+
+
+def metric_text(metric: MetricInfo, value: float | None) -> str:
+    """A metric's value: ``91.25 %`` for a fraction, else four digits and the unit."""
+    if value is None:
+        return NONE
+    if metric.unit == "fraction":
+        return f"{value:.2%}".replace("%", " %")
+    return f"{value:.4g} {metric.unit}".rstrip()
+
+
+def drop_text(metric: MetricInfo, drop: float | None) -> str:
+    """A difference of the metric, positive for worse: ``0.12 points`` for a fraction, else four digits and the unit."""
+    if drop is None:
+        return NONE
+    if metric.unit == "fraction":
+        return f"{signed(100 * drop, 2)} points"
+    return f"{drop:.4g} {metric.unit}".replace("-", "−").rstrip()
+
+
+def signed(value: float, decimals: int) -> str:
+    """A number with a true minus sign, and no sign on zero."""
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def change_text(metric: MetricInfo, drop: float) -> str:
+    """The same in words: ``0.12 points below FP32``; above or below follows from which way is better."""
+    if drop_text(metric, abs(drop)) == drop_text(metric, 0.0):
+        return "equal to FP32"
+    above = (drop < 0) == metric.higher_is_better
+    return f"{drop_text(metric, abs(drop))} {'above' if above else 'below'} FP32"
+
+
+def share_text(share: float | None) -> str:
+    """A share of samples: ``99.1 %``."""
+    return NONE if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,238 @@
+"""The record of one run: everything that report.json, the terminal table and report.html say.
+
+Documented key by key in ``docs/report-schema.md``. ``None`` (null in JSON) means that there is no such number; the
+docstring of the field says why that can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from engines.contract import Placement, Precision, TensorSpec
+from pipeline.machine import Machine
+from pipeline.timing import Latency, Protocol
+
+SCHEMA_VERSION = 1
+
+MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, graph optimizations off)"]
+ENGINE: MeasuredOn = "engine"
+SIMULATION: MeasuredOn = "float simulation (ONNX Runtime, graph optimizations off)"
+
+Outcome = Literal["ship", "stay", "undecided"]
+"""``ship`` a reduced precision, ``stay`` with FP32, or ``undecided`` for want of numbers."""
+
+
+@dataclass(frozen=True)
+class PlanInfo:
+    """The plan that the run obeyed, and the SHA-256 of its file."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The trained network."""
+
+    source: str
+    signature: str
+    """Empty where the source has none (an ONNX file)."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """One set of samples."""
+
+    path: str
+    num_samples: int
+    preprocess: str
+    """The sentence of ``Preprocess.describe()``."""
+    digest: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """The samples that ranges were found on, and those that judged."""
+
+    calibration: DataInfo | None
+    """None where no variant needs calibration."""
+    evaluation: DataInfo
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What right answers are counted with."""
+
+    name: str
+    unit: str
+    """``fraction`` (0 to 1, printed in percent, differences in points); else as the metric says, or empty."""
+    higher_is_better: bool
+    source_value: float | None
+    """The original model's own metric, in the framework it was trained with; None where that was not run."""
+
+    def drop(self, reference: float, value: float) -> float:
+        """How much worse ``value`` is than ``reference``, in the metric's unit; negative where it is better."""
+        return reference - value if self.higher_is_better else value - reference
+
+
+@dataclass(frozen=True)
+class ProtocolInfo:
+    """What the latencies mean."""
+
+    description: str
+    """The sentence of ``Protocol.describe()``."""
+    num_threads: int
+    """Threads of a runtime on the CPU; 0: its own choice."""
+    options: Protocol
+
+
+@dataclass(frozen=True)
+class ComparedOutput:
+    """One output of an engine against the FP32 model's, over all evaluation samples."""
+
+    output: str
+    max_abs: float
+    mean_abs: float
+    cosine_min: float
+    cosine_mean: float
+    psnr_db: float | None
+    """None where the outputs are equal (infinite)."""
+
+
+@dataclass(frozen=True)
+class BatchTiming:
+    """One variant at one batch size."""
+
+    batch_size: int
+    latency_ms: Latency
+    throughput_per_s: float
+    """Samples per second of one stream: batch size / mean latency."""
+    speedup: float | None
+    """p50 of FP32 on the same backend / p50 of this; None where that FP32 was not timed."""
+    speedup_interval: tuple[float, float] | None
+    """95 % bootstrap interval of ``speedup``; None with it, and for FP32 itself."""
+    device_ms: Latency | None
+    """None where the backend does not tell."""
+    num_queries: int
+    stable: bool
+    note: str
+    queries_file: str
+    """Every recorded query (``.npz``, see ``pipeline.timing.Queries``), relative to report.json."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One precision on one backend."""
+
+    name: str
+    """``<precision>@<backend>``."""
+    precision: Precision
+    backend: str
+    placement: Placement
+    size_bytes: int
+    metric: float | None
+    """None where the plan names no metric."""
+    metric_drop: float | None
+    """Positive: worse than the FP32 ONNX model."""
+    metric_measured_on: MeasuredOn
+    agreement: float | None
+    """Share of evaluation samples whose arg max is that of FP32; None where the model's output is not class scores."""
+    comparison: tuple[ComparedOutput, ...]
+    failures: tuple[str, ...]
+    """What validation found out of tolerance; empty if all passed."""
+    latency_ms: Latency | None
+    """This and the next two repeat the first batch size of ``by_batch``; None where nothing was timed."""
+    throughput_per_s: float | None
+    speedup: float | None
+    by_batch: tuple[BatchTiming, ...]
+    latency_missing: str
+    """Why there is no latency; empty if there is one."""
+    artifact: str
+    """The engine's path."""
+    num_int8: int
+    """Convolutions and matrix products that run in integer arithmetic; -1 where the backend cannot tell."""
+    num_quantizable: int
+    build_seconds: float
+    notes: tuple[str, ...]
+
+    def timed(self, by_batch: tuple[BatchTiming, ...]) -> Variant:
+        """The same with these timings (at least one); the fields that repeat the first are filled in."""
+        first = by_batch[0]
+        return replace(
+            self,
+            latency_ms=first.latency_ms,
+            throughput_per_s=first.throughput_per_s,
+            speedup=first.speedup,
+            by_batch=by_batch,
+            latency_missing="",
+        )
+
+    def is_simulated(self) -> bool:
+        """Whether the accuracy is not the engine's own."""
+        return self.metric_measured_on != ENGINE
+
+
+@dataclass(frozen=True)
+class TensorQuality:
+    """How well eight bits hold one tensor, read from its histogram on the calibration data."""
+
+    name: str
+    amax: float
+    """The chosen range is -amax to amax."""
+    min: float
+    max: float
+    sqnr_db: float | None
+    """Signal to quantization noise ratio, dB; None where there is no noise (infinite) or no signal (all zero)."""
+    clipped_share: float
+    """Share of values beyond ``amax``."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One stage of the run, and whether the store had its result already."""
+
+    stage: str
+    digest: str
+    from_store: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to do, in one sentence with the numbers."""
+
+    outcome: Outcome
+    variant: str
+    """The variant to deploy; empty if undecided."""
+    sentence: str
+    max_metric_drop: float
+    """The bound that it was judged by, in the metric's unit."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run."""
+
+    schema_version: int
+    created: str
+    """ISO 8601, with the offset from UTC."""
+    plan: PlanInfo
+    model: ModelInfo
+    data: Data
+    metric: MetricInfo | None
+    """None where the plan names no metric: then only agreement with FP32 was judged."""
+    protocol: ProtocolInfo | None
+    """None where nothing was timed."""
+    machine: Machine
+    versions: Mapping[str, str]
+    variants: tuple[Variant, ...]
+    tensors: tuple[TensorQuality, ...]
+    """Empty where nothing was calibrated."""
+    served: tuple[StageRun, ...]
+    notes: tuple[str, ...]
+    recommendation: Recommendation
