@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import platform
 from pathlib import Path
 
@@ -17,13 +16,14 @@ DOT_PRODUCT = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm
 """With one of these, 8-bit products are summed in 32 bits; without, x86 kernels may saturate at 16 bits."""
 
 
-@functools.cache
+CPUINFO = Path("/proc/cpuinfo")
+
+
 def _cpuinfo() -> dict[str, str]:
-    """The first value of each key in /proc/cpuinfo; empty where there is none (no Linux)."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
+    """The first value of each key in ``CPUINFO``; empty where there is none (no Linux)."""
+    if not CPUINFO.is_file():
         return {}
-    pairs = (line.partition(":") for line in path.read_text(errors="replace").splitlines() if ":" in line)
+    pairs = (line.partition(":") for line in CPUINFO.read_text(errors="replace").splitlines() if ":" in line)
     found: dict[str, str] = {}
     for key, _, value in pairs:
         found.setdefault(key.strip(), value.strip())

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from engines.onnx_model import check_options, facts_from_model, read_model, refu
 
 if TYPE_CHECKING:
     from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
 
 NAME = "reference"
 PLACEMENT: Placement = "tensorrt"
@@ -112,9 +113,26 @@ class _ReferenceRunner:
 def _evaluator(proto: onnx.ModelProto, path: Path) -> ReferenceEvaluator:
     from onnx.reference import ReferenceEvaluator
 
+    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     try:
         onnx.checker.check_model(proto)
-        return ReferenceEvaluator(proto)
+        return ReferenceEvaluator(proto, new_ops=[_dequantize_linear()] if opset < 19 else [])
     except (onnx.checker.ValidationError, NotImplementedError, TypeError, ValueError, RuntimeError) as error:
         words = " ".join(str(error).split())
         raise EngineError(f"{path}: onnx's evaluator refuses the model ({words}); export it again") from error
+
+
+def _dequantize_linear() -> type[OpRun]:
+    """onnx's evaluator has DequantizeLinear from opset 19 on; those of 10 and 13 compute the same on int8 and uint8."""
+    from onnx.reference.ops.op_dequantize_linear import DequantizeLinear_19
+
+    class DequantizeLinear(DequantizeLinear_19):
+        """Takes, and needs not, the attributes that later opsets added."""
+
+        op_domain = ""
+
+        def _run(self, *inputs: Any, axis: int = 1, **_later: object) -> Any:
+            x, scale, zero_point = (*inputs, None)[:3]
+            return super()._run(x, scale, zero_point, axis)
+
+    return DequantizeLinear

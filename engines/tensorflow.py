@@ -121,14 +121,14 @@ def savedmodel_from_keras(source: Path, folder: Path) -> None:
     tf = _import()
     model = _keras_model(tf, source)
     takes = [tf.TensorSpec(value.shape, value.dtype, name=value.name.partition(":")[0]) for value in model.inputs]
-    gives = list(model.output_names)
+    gives = list(getattr(model, "output_names", ())) or [model.layers[-1].name]  # a Sequential of Keras 3 has none
     for word, names in (("inputs", [spec.name for spec in takes]), ("outputs", gives)):
         if len(set(names)) != len(names):
             raise EngineError(f"{source}: two {word} of the model have one name ({', '.join(names)}); rename one")
     module = tf.Module()
     module.model = model
 
-    @tf.function(input_signature=takes)  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=takes, autograph=False)  # type: ignore[untyped-decorator]
     def serve(*values: Any) -> dict[str, Any]:
         result = model(_arranged(model, values), training=False)
         return dict(result) if isinstance(result, dict) else dict(zip(gives, tf.nest.flatten(result), strict=True))
@@ -250,10 +250,11 @@ def _keras_model(tf: Any, source: Path) -> Any:
 
 def _arranged(model: Any, values: tuple[Any, ...]) -> Any:
     """The values of ``model.inputs`` in the form in which the model was written: one tensor, a list or a dictionary."""
-    if isinstance(model.input, dict):
+    form = getattr(model, "input", None)  # a Sequential has none
+    if isinstance(form, dict):
         by_name = {tensor.name: value for tensor, value in zip(model.inputs, values, strict=True)}
-        return {key: by_name[tensor.name] for key, tensor in model.input.items()}
-    return list(values) if isinstance(model.input, (list, tuple)) else values[0]
+        return {key: by_name[tensor.name] for key, tensor in form.items()}
+    return list(values) if isinstance(form, (list, tuple)) else values[0]
 
 
 def _is_keras_2(source: Path) -> bool:

@@ -1,0 +1,97 @@
+"""Every name of TensorRT's Python API that the code touches exists in each generation that it is used on.
+
+``tensorrt_api.json`` holds what the real bindings wheels 8.5.3 to 11.4 and TensorRT-RTX 1.4 to 1.7 export, for the
+names used here. A name that is not in it fails the test: look it up in the wheels, and add it.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import engines
+
+API = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text())
+SHARED = ("nvinfer.py", "nvinfer_runner.py")
+FILES = {"tensorrt": (*SHARED, "tensorrt.py"), "tensorrt_rtx": (*SHARED, "tensorrt_rtx.py")}
+
+CLASS_OF = {
+    "builder": "Builder",
+    "config": "IBuilderConfig",
+    "context": "IExecutionContext",
+    "_context": "IExecutionContext",
+    "engine": "ICudaEngine",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "profile": "IOptimizationProfile",
+    "runtime": "Runtime",
+    "_runtime": "Runtime",
+}
+"""The code calls a variable by what it holds, so that this test can tell."""
+
+STRONGLY_TYPED = "NetworkDefinitionCreationFlag.STRONGLY_TYPED"
+ONLY_WITHOUT_STRONG_TYPING = {"BuilderFlag.FP16", "BuilderFlag.INT8"}
+ASKED_FOR_WITH_HASATTR = {"IBuilderConfig.builder_optimization_level"}
+
+
+def names_used(source: str) -> set[str]:
+    """``trt.A.B`` as ``A.B``, and ``builder.x`` as ``Builder.x``; nothing for private names."""
+    return {name for node in ast.walk(ast.parse(source)) for name in _names_of(node) if "__" not in name}
+
+
+def _names_of(node: ast.AST) -> Iterator[str]:
+    if not isinstance(node, ast.Attribute):
+        return
+    chain = ast.unparse(node).removeprefix("family.")
+    if chain.startswith("trt.") and all(part.isidentifier() for part in chain.split(".")):
+        yield chain.removeprefix("trt.")
+    owner = node.value
+    holder = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+    if holder in CLASS_OF:
+        yield f"{CLASS_OF[holder]}.{node.attr}"
+
+
+def has(version: str, name: str) -> bool:
+    return version in API["names"][name]
+
+
+def _uses() -> list[tuple[str, str]]:
+    folder = Path(engines.__file__).parent
+    skip = {"ICudaEngine.write_bytes"}  # in ``build``, ``engine`` is the path of the file
+    return [
+        (family, name)
+        for family, files in FILES.items()
+        for name in sorted(set().union(*(names_used((folder / file).read_text()) for file in files)) - skip)
+    ]
+
+
+@pytest.mark.parametrize(("family", "name"), _uses())
+def test_name_exists_wherever_it_is_used(family: str, name: str) -> None:
+    assert name in API["names"], f"look {name} up in the bindings wheels, and add it to tensorrt_api.json"
+    for version in API["versions"][family]:
+        if name in ASKED_FOR_WITH_HASATTR or (name in ONLY_WITHOUT_STRONG_TYPING and has(version, STRONGLY_TYPED)):
+            continue
+        assert has(version, name), f"{name} is missing in {family} {version}"
+
+
+def test_the_names_are_found() -> None:
+    source = (
+        "builder = trt.Builder(log)\nbuilder.create_network(0)\nself._context.set_input_shape(n, s)\ntrt.__version__"
+    )
+    assert names_used(source) == {"Builder", "Builder.create_network", "IExecutionContext.set_input_shape"}
+
+
+def test_a_name_of_one_generation_only_would_be_found_out() -> None:
+    # What the first pipelines for TensorRT 7 and 8 were written with.
+    assert not has("10.3", "ICudaEngine.num_bindings")
+    assert has("8.5.3", "ICudaEngine.num_bindings")
+
+
+def test_python_reads_the_json_that_was_cut_from_the_wheels() -> None:
+    assert set(API["versions"]) == set(FILES)
+    assert API["versions"]["tensorrt"][0] == "8.5.3"
+    assert API["versions"]["tensorrt_rtx"][-1] == "1.7"

@@ -1,0 +1,105 @@
+"""What an ONNX file says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from engines.contract import DYNAMIC, BuildOptions, TensorSpec
+from engines.errors import EngineError
+from engines.onnx_model import check_options, facts, shape_text
+
+SaveModel = Callable[[str], Path]
+
+HALF = """<ir_version: 8, opset_import: ["" : 17]>
+half (float[N, 3] x) => (float[N, 3] y)
+{
+    h = Cast<to = 10>(x)
+    s = Add(h, h)
+    y = Cast<to = 1>(s)
+}"""
+
+
+def test_facts_of_a_float_model(linear: Path) -> None:
+    found = facts(linear)
+    assert found.inputs == (TensorSpec("x", "float32", (DYNAMIC, 3)),)
+    assert found.outputs == (TensorSpec("y", "float32", (DYNAMIC, 2)),)
+    assert (found.num_quantizable, found.num_quantized, found.depthwise_quantized) == (1, 0, ())
+    assert not found.has_quantize
+    assert not found.has_float16
+
+
+def test_facts_of_a_quantized_model(save_quantized_conv: Callable[[int], Path]) -> None:
+    found = facts(save_quantized_conv(1))
+    assert (found.num_quantizable, found.num_quantized, found.depthwise_quantized) == (1, 1, ())
+    assert found.has_quantize
+    assert facts(save_quantized_conv(16)).depthwise_quantized == ("conv",)
+
+
+def test_a_product_is_quantized_only_with_both_operands(save_model: SaveModel) -> None:
+    found = facts(
+        save_model(
+            """<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N, 2] x) => (float[N, 2] y) <float[2, 2] w = {1, 2, 3, 4}, float s = {0.5}, int8 z = {0}>
+            { q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  y = MatMul(d, w) }"""
+        )
+    )
+    assert (found.num_quantizable, found.num_quantized) == (1, 0)
+
+
+def test_products_in_subgraphs_count(save_model: SaveModel) -> None:
+    found = facts(
+        save_model(
+            """<ir_version: 8, opset_import: ["" : 17]>
+            g (float[2, 2] x, bool c) => (float[2, 2] y)
+            { y = If (c) <
+                then_branch = a () => (float[2, 2] p) { p = MatMul(x, x) },
+                else_branch = b () => (float[2, 2] q) { q = Identity(x) }
+              > }"""
+        )
+    )
+    assert found.num_quantizable == 1
+
+
+def test_weights_that_are_listed_as_inputs_are_no_inputs(save_model: SaveModel) -> None:
+    path = save_model(
+        """<ir_version: 3, opset_import: ["" : 7]>
+        g (float[N, 2] x, float[2] b) => (float[N, 2] y) <float[2] b = {1, 2}> { y = Add(x, b) }"""
+    )
+    assert [spec.name for spec in facts(path).inputs] == ["x"]
+
+
+def test_a_missing_output_shape_is_inferred(save_model: SaveModel) -> None:
+    path = save_model('<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3] x) => (float[N, 3] y) { y = Relu(x) }')
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    assert facts(path).outputs == (TensorSpec("y", "float32", (DYNAMIC, 3)),)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    with pytest.raises(EngineError, match=r"model\.onnx: 'x' has no type or no shape; run onnx shape inference"):
+        facts(path)
+
+
+def test_fp16_is_seen_in_casts(save_model: SaveModel) -> None:
+    path = save_model(HALF)
+    assert facts(path).has_float16
+    check_options(facts(path), BuildOptions("fp16"), path)
+    with pytest.raises(EngineError, match="precision fp32 is asked for, the model has FP16 tensors; ask for fp16"):
+        check_options(facts(path), BuildOptions("fp32"), path)
+
+
+def test_a_quantized_model_is_int8_and_nothing_else(save_quantized_conv: Callable[[int], Path]) -> None:
+    path = save_quantized_conv(1)
+    check_options(facts(path), BuildOptions("int8"), path)
+    for precision in ("fp32", "fp16"):
+        with pytest.raises(EngineError, match=f"precision {precision} is asked for, the model has QuantizeLinear"):
+            check_options(facts(path), BuildOptions(precision), path)
+
+
+def test_shape_text() -> None:
+    assert shape_text((DYNAMIC, 3, 8)) == "(?, 3, 8)"
+    assert shape_text(()) == "()"
