@@ -175,7 +175,7 @@ def _import() -> Any:
 
 def _settings(ort: Any, num_threads: int) -> Any:
     settings = ort.SessionOptions()
-    settings.log_severity_level = 3  # errors only; they come back as exceptions anyway
+    settings.log_severity_level = 4  # fatal ones only: errors come back as exceptions
     settings.intra_op_num_threads = num_threads
     settings.inter_op_num_threads = 1
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from engines import cpu
 from engines.contract import DYNAMIC, Array, BuildOptions, EngineRecord, Placement, Runner, TensorSpec
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
+
+_LOG = logging.getLogger(__name__)
 
 NAME = "tensorflow"
 PLACEMENT: Placement = "none"
@@ -199,20 +202,19 @@ def _import() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TensorFlow's C++ part writes to file descriptor 2 before it can be told not to. Shown only if something fails."""
+    """TensorFlow's C++ part writes to file descriptor 2 before it can be told not to; that goes to the debug log."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
         screen = os.dup(2)
         os.dup2(kept.fileno(), 2)
         try:
             yield
-        except BaseException:
-            kept.seek(0)
-            os.write(screen, kept.read())
-            raise
         finally:
             os.dup2(screen, 2)
             os.close(screen)
+            kept.seek(0)
+            for line in kept.read().decode(errors="replace").splitlines():
+                _LOG.debug("%s", line)
 
 
 def _load(tf: Any, path: Path) -> Any:

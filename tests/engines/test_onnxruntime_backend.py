@@ -85,7 +85,9 @@ def test_fp16_models_run_on_the_cpu(save_model: SaveModel) -> None:
     assert found.tolist() == [[np.float16(0.1) + np.float16(1), 2050]]
 
 
-def test_a_failure_while_running_is_an_engine_error(save_model: SaveModel) -> None:
+def test_a_failure_while_running_is_an_engine_error_and_nothing_else(
+    save_model: SaveModel, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = save_model(
         '<ir_version: 8, opset_import: ["" : 17]> g (float[N, M] x) => (float[2, 3] y) <int64[2] s = {2, 3}> '
         "{ y = Reshape(x, s) }"
@@ -95,6 +97,7 @@ def test_a_failure_while_running_is_an_engine_error(save_model: SaveModel) -> No
         pytest.raises(EngineError, match=r"model\.onnx: ONNX Runtime failed \(.*[Rr]eshape"),
     ):
         runner.infer({"x": np.zeros((1, 5), np.float32)})
+    assert capfd.readouterr().err == ""
 
 
 def test_warnings_stay_off_the_screen(save_model: SaveModel, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -177,12 +178,22 @@ def test_it_is_quiet(saved: Path) -> None:
     assert (done.stdout, done.stderr) == ("2\n", "")
 
 
-def test_what_was_kept_off_the_screen_is_shown_when_it_fails(capfd: pytest.CaptureFixture[str]) -> None:
-    import os
-
-    with backend._quiet():
-        os.write(2, b"noise\n")
+def test_what_is_kept_off_the_screen_is_in_the_debug_log(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG"), pytest.raises(KeyError), backend._quiet():
+        os.environ[str(os.write(2, b"from C++\n"))]
     assert capfd.readouterr().err == ""
-    with pytest.raises(KeyError), backend._quiet():
-        os.environ[str(os.write(2, b"reason\n"))]
-    assert capfd.readouterr().err == "reason\n"
+    assert caplog.messages == ["from C++"]
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "afterwards\n"
+
+
+def test_a_savedmodel_with_its_optimizer_needs_tf_keras(tf: Any, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(path: str) -> None:
+        raise AttributeError("'_UserObject' object has no attribute 'add_slot'")  # TensorFlow's words without tf_keras
+
+    monkeypatch.setattr(tf.saved_model, "load", load)
+    runner = backend.load(saved, num_threads=0)
+    with pytest.raises(Unavailable, match=r"together with its optimizer, .*pip install 'tf_keras==2\.\d+\.\*'"), runner:
+        pytest.fail("it cannot be loaded")
