@@ -42,6 +42,7 @@ def html_from_record(record: Record, folder: Path) -> str:
         "times": quantities.times_text,
         "rate": quantities.rate_text,
         "share": quantities.share_text,
+        "finite": lambda value, form: "not finite" if value is None else form % value,
         "trusted": Markup,  # For the pictures alone: matplotlib has escaped the texts in them.
     }
     template = environment.from_string((files("pipeline") / "report.html.j2").read_text(encoding="utf-8"))
@@ -51,6 +52,7 @@ def html_from_record(record: Record, folder: Path) -> str:
         chosen=next((v for v in record.variants if v.name == record.recommendation.variant), None),
         figures=_key_figures(record),
         pictures=_pictures(record, folder),
+        metric_title="metric" if record.metric is None else quantities.metric_title(record.metric),
         metric_text=lambda value: _metric(record, value),
         drop_text=lambda value: _drop(record, value),
         machine_rows=_machine_rows(record.machine),
@@ -96,7 +98,7 @@ def _key_figures(record: Record) -> list[tuple[str, str, str]]:
         ),
         (
             quantities.metric_text(record.metric, chosen.metric),
-            record.metric.name,
+            quantities.metric_title(record.metric),
             quantities.change_text(record.metric, chosen.metric_drop or 0.0),
         ),
         (quantities.size_text(chosen.size_bytes), "engine size", _smaller(chosen, record)),

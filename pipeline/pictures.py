@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.quantities import drop_text, metric_text, ms_text, size_text, three_digits
+from pipeline.quantities import drop_text, metric_text, metric_title, ms_text, size_text, three_digits
 from pipeline.record import MetricInfo, Record, TensorQuality, Variant
 from pipeline.timing import Floats
 
@@ -140,7 +140,7 @@ def _accuracy(record: Record, metric: MetricInfo) -> Picture:
     _label_points(figure, points)
     simulated = " A hollow ring is a simulated accuracy, not the engine's own." if any_simulated(shown) else ""
     alt = "; ".join(f"{v.name} {metric_text(metric, v.metric)} at {_p50_text(v)}" for v in shown)
-    title = f"{metric.name} against latency"
+    title = f"{metric_title(metric)} against latency"
     better = "Up" if metric.higher_is_better else "Down"
     caption = f"{better} and to the left is better.{simulated}"
     return Picture("accuracy", title, caption, alt, _svg(figure, "accuracy"))
@@ -292,7 +292,10 @@ def _bare_rows(ax: Axes, count: int, largest: float) -> None:
 
 
 def _label_points(figure: Figure, points: Sequence[tuple[Axes, float, Variant]]) -> None:
-    """Write each variant's name beside its point, in its colour, at the first place where it hides nothing: in its own axes if it can."""
+    """Write each variant's name in its colour at the first place beside its point where it hides nothing.
+
+    Places inside the point's own axes come first.
+    """
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()  # Fixes the layout, so that places are known.

@@ -43,22 +43,23 @@ def rate_text(per_second: float) -> str:
     return f"{three_digits(per_second)}/s"
 
 
+def metric_title(metric: MetricInfo) -> str:
+    """The name for the head of a column, with the unit unless each number carries its own: ``mae, metres``."""
+    return metric.name if metric.is_fraction() or not metric.unit else f"{metric.name}, {metric.unit}"
+
+
 def metric_text(metric: MetricInfo, value: float | None) -> str:
-    """A metric's value: ``91.25 %`` for a fraction, else four digits and the unit."""
+    """A metric's value: ``91.25 %`` for a fraction, else four digits, whose unit ``metric_title`` gives."""
     if value is None:
         return NONE
-    if metric.unit == "fraction":
-        return f"{value:.2%}".replace("%", " %")
-    return f"{value:.4g} {metric.unit}".rstrip()
+    return f"{100 * value:.2f} %" if metric.is_fraction() else f"{value:.4g}".replace("-", "−")
 
 
 def drop_text(metric: MetricInfo, drop: float | None) -> str:
-    """A difference of the metric, positive for worse: ``0.12 points`` for a fraction, else four digits and the unit."""
+    """A difference of the metric, positive for worse: ``0.12 points`` for a fraction, else four digits."""
     if drop is None:
         return NONE
-    if metric.unit == "fraction":
-        return f"{signed(100 * drop, 2)} points"
-    return f"{drop:.4g} {metric.unit}".replace("-", "−").rstrip()
+    return f"{signed(100 * drop, 2)} points" if metric.is_fraction() else f"{drop:.4g}".replace("-", "−")
 
 
 def signed(value: float, decimals: int) -> str:

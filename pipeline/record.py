@@ -6,6 +6,7 @@ docstring of the field says why that can be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -69,14 +70,14 @@ class MetricInfo:
 
     name: str
     unit: str
-    """``fraction`` (0 to 1, printed in percent, differences in points); else as the metric says, or empty."""
+    """As the metric says. One that starts with ``fraction`` is printed in percent, and differences in points."""
     higher_is_better: bool
     source_value: float | None
     """The original model's own metric, in the framework it was trained with; None where that was not run."""
 
-    def drop(self, reference: float, value: float) -> float:
-        """How much worse ``value`` is than ``reference``, in the metric's unit; negative where it is better."""
-        return reference - value if self.higher_is_better else value - reference
+    def is_fraction(self) -> bool:
+        """Whether the value is a share, from 0 to 1."""
+        return self.unit.startswith("fraction")
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,17 @@ class ProtocolInfo:
 
 @dataclass(frozen=True)
 class ComparedOutput:
-    """One output of an engine against the FP32 model's, over all evaluation samples."""
+    """One output of an engine against the FP32 model's, over all evaluation samples.
+
+    None stands for a number that is not finite: the PSNR of equal outputs, or anything about an output with NaN in it.
+    """
 
     output: str
-    max_abs: float
-    mean_abs: float
-    cosine_min: float
-    cosine_mean: float
+    max_abs: float | None
+    mean_abs: float | None
+    cosine_min: float | None
+    cosine_mean: float | None
     psnr_db: float | None
-    """None where the outputs are equal (infinite)."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Variant:
     placement: Placement
     size_bytes: int
     metric: float | None
-    """None where the plan names no metric."""
+    """None where the plan names no metric, or where it came out as NaN."""
     metric_drop: float | None
     """Positive: worse than the FP32 ONNX model."""
     metric_measured_on: MeasuredOn
@@ -236,3 +239,8 @@ class Record:
     served: tuple[StageRun, ...]
     notes: tuple[str, ...]
     recommendation: Recommendation
+
+
+def finite(value: float | None) -> float | None:
+    """The number if it is finite, else None: JSON has neither NaN nor infinity."""
+    return None if value is None or not math.isfinite(value) else value

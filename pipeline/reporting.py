@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import ConfigError
-from pipeline.quantities import MIB, NONE, drop_text, metric_text, rate_text, share_text, three_digits, times_text
+from pipeline.quantities import (
+    MIB,
+    NONE,
+    drop_text,
+    metric_text,
+    metric_title,
+    rate_text,
+    share_text,
+    three_digits,
+    times_text,
+)
 from pipeline.record import SCHEMA_VERSION, SIMULATION, BatchTiming, MetricInfo, Record, Variant
 
 if TYPE_CHECKING:
@@ -92,14 +102,14 @@ def print_table(record: Record, console: Console) -> None:
 def _variant_table(record: Record) -> Table:
     sizes = {v.by_batch[0].batch_size for v in record.variants if v.by_batch}
     batch = f"batch {', '.join(map(str, sorted(sizes)))}" if sizes else "not timed"
-    name, unit = ("metric", "") if record.metric is None else (record.metric.name, record.metric.unit)
-    percent = unit == "fraction"
+    percent = record.metric is not None and record.metric.is_fraction()
+    name = "metric" if record.metric is None else metric_title(record.metric)
     in_mib = max(variant.size_bytes for variant in record.variants) >= 10 * MIB
     table = _table(f"{record.model.source} ({batch})")
     table.add_column("variant", no_wrap=True)
     table.add_column("size\nMiB" if in_mib else "size\nKiB", justify="right")
-    table.add_column(f"{name}\n{'%' if percent else unit}".rstrip(), justify="right", overflow="fold")
-    table.add_column(f"drop\n{'points' if percent else unit}".rstrip(), justify="right", overflow="fold")
+    table.add_column(f"{name}\n%" if percent else name, justify="right", overflow="fold")
+    table.add_column("drop\npoints" if percent else "drop", justify="right", overflow="fold")
     for head in ("p50\nms", "p99\nms", "speed-\nup", "agrees\n%"):
         table.add_column(head, justify="right", overflow="fold")
     for variant in record.variants:
@@ -114,12 +124,11 @@ def _cells(variant: Variant, metric: MetricInfo | None) -> list[str]:
     """Metric, drop, p50, p99, speed-up and agreement, their units left to the heads of the columns."""
     latency = variant.latency_ms
     mark = MARK if variant.is_simulated() and variant.metric is not None else ""
-    unit = "" if metric is None else metric.unit
     value = NONE if metric is None else metric_text(metric, variant.metric)
     drop = NONE if metric is None else drop_text(metric, variant.metric_drop)
     return [
-        value.removesuffix("%").removesuffix(unit).rstrip() + mark,
-        drop.removesuffix("points").removesuffix(unit).rstrip(),
+        value.removesuffix(" %") + mark,
+        drop.removesuffix(" points"),
         NONE if latency is None else three_digits(latency.p50),
         NONE if latency is None else three_digits(latency.p99),
         NONE if variant.speedup is None else times_text(variant.speedup),

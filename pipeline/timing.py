@@ -233,7 +233,7 @@ def queries_from_npz(path: Path) -> Queries:
         ConfigError: the file is missing, or is not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return Queries(**{name: arrays[name] for name in ("latency_ms", "block", "started_ms", "device_ms")})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path}: holds no raw latencies ({error}); keep the report's folder whole") from error

@@ -1,0 +1,181 @@
+"""A made-up run with every case that a report must show: nothing in it was measured."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.contract import Precision, TensorSpec
+from pipeline.machine import Gpu, Machine
+from pipeline.recommendation import recommend
+from pipeline.record import (
+    ENGINE,
+    SIMULATION,
+    BatchTiming,
+    ComparedOutput,
+    Data,
+    DataInfo,
+    MetricInfo,
+    ModelInfo,
+    PlanInfo,
+    ProtocolInfo,
+    Record,
+    StageRun,
+    TensorQuality,
+    Variant,
+)
+from pipeline.timing import Floats, Protocol, Queries, latency_from_ms
+
+TOP1 = MetricInfo(name="top1", unit="fraction of samples", higher_is_better=True, source_value=0.9137)
+
+MACHINE = Machine(
+    system="Linux",
+    kernel="6.1.0",
+    architecture="x86_64",
+    board="",
+    cpu="Example CPU 4000",
+    num_cores=2,
+    cpu_quota_cores=1.5,
+    isa=("avx2", "avx512_vnni"),
+    memory_mib=16000,
+    governor="performance",
+    gpus=(Gpu("Example GPU", "999.1", 8192, 75.0),),
+    jetson_release="",
+    power_mode="",
+)
+
+
+def variant_named(name: str, drop: float | None, size_bytes: int) -> Variant:
+    """An untimed variant whose accuracy was measured on the engine; ``name`` is ``precision@backend``."""
+    precision: Precision = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}[name.split("@")[0]]  # type: ignore[assignment]
+    backend = name.split("@")[1]
+    return Variant(
+        name=name,
+        precision=precision,
+        backend=backend,
+        placement="onnxruntime" if backend == "onnxruntime" else "tensorrt",
+        size_bytes=size_bytes,
+        metric=None if drop is None else 0.9137 - drop,
+        metric_drop=drop,
+        metric_measured_on=ENGINE,
+        agreement=1.0 if drop == 0 else 0.991,
+        comparison=(ComparedOutput("probabilities", 0.0123, 0.0004, 0.9987, 0.9999, 41.5),),
+        failures=(),
+        latency_ms=None,
+        throughput_per_s=None,
+        speedup=None,
+        by_batch=(),
+        latency_missing="no NVIDIA driver on this machine (libcuda.so.1 is missing)",
+        artifact=f"/store/build/{name}/engine",
+        num_int8=27 if precision == "int8" else 0,
+        num_quantizable=29,
+        build_seconds=1.25,
+        notes=(),
+    )
+
+
+def made_up_ms(p50_ms: float) -> Floats:
+    """4000 made-up latencies, skewed to the right."""
+    noise = np.random.default_rng(7).lognormal(0.0, 0.5, 4000)
+    return p50_ms * (0.93 + 0.07 * noise)
+
+
+def timing_of(batch_size: int, p50_ms: float, speedup: float | None, file: str) -> BatchTiming:
+    """A timing whose other numbers follow from its p50."""
+    latency = latency_from_ms(made_up_ms(p50_ms))
+    return BatchTiming(
+        batch_size=batch_size,
+        latency_ms=latency,
+        throughput_per_s=batch_size / latency.mean * 1000,
+        speedup=speedup,
+        speedup_interval=None if speedup in (None, 1.0) else (speedup * 0.97, speedup * 1.03),
+        device_ms=None,
+        num_queries=4000,
+        stable=True,
+        note="",
+        queries_file=file,
+    )
+
+
+def timed(variant: Variant, p50_ms: float, speedup: float | None) -> Variant:
+    """The variant with timings at batch 1 and 32."""
+    files = [f"samples/{variant.name}-batch{size}.npz" for size in (1, 32)]
+    return variant.timed((timing_of(1, p50_ms, speedup, files[0]), timing_of(32, p50_ms * 21, speedup, files[1])))
+
+
+def sample_record() -> Record:
+    """Three variants timed on one backend, two simulated on another, one of them out of tolerance."""
+    int8 = timed(variant_named("int8@onnxruntime", 0.0012, 512_340), 0.228, 1.81)
+    simulated = replace(variant_named("int8@tensorrt_rtx", 0.0021, 731_900), metric_measured_on=SIMULATION)
+    variants = (
+        timed(variant_named("fp32@onnxruntime", 0.0, 1_893_504), 0.412, 1.0),
+        timed(variant_named("fp16@onnxruntime", 0.0001, 951_120), 0.447, 0.92),
+        replace(int8, notes=("weights in 7 bits (u8s7): this CPU has no VNNI",)),
+        replace(
+            variant_named("fp16@tensorrt_rtx", 0.0, 1_034_000),
+            metric_measured_on=SIMULATION,
+            failures=("output 'probabilities' has cosine 0.998700, below min_cosine 0.999",),
+        ),
+        simulated,
+    )
+    names = [f"model/block_{index}/depthwise_conv2d/BiasAdd" for index in range(15)]
+    tensors = [TensorQuality(name, 6.0, 0.0, 6.2, 24.0 + 1.3 * i, 1e-4, ()) for i, name in enumerate(names)]
+    tensors.append(TensorQuality("model/<dropped> & zero", 0.0, 0.0, 0.0, None, 0.0, ("all zero",)))
+    return Record(
+        schema_version=1,
+        created="2026-01-02T03:04:05+00:00",
+        plan=PlanInfo("plan.toml", "0123456789abcdef" * 4),
+        model=ModelInfo(
+            "models/<kws> & co",
+            "serving_default",
+            (TensorSpec("input_1", "float32", (-1, 49, 10, 1)),),
+            (TensorSpec("probabilities", "float32", (-1, 12)),),
+        ),
+        data=Data(
+            DataInfo("data/calib.npz", 200, "as it is", "aa" * 32),
+            DataInfo("data/eval.npz", 4890, "as it is", "bb" * 32),
+        ),
+        metric=TOP1,
+        protocol=ProtocolInfo(Protocol().describe(), 1, Protocol()),
+        machine=MACHINE,
+        versions={"python": "3.11.7", "onnxruntime": "1.32.0"},
+        variants=variants,
+        tensors=tuple(tensors),
+        served=(StageRun("export", "cc" * 32, True, 0.01), StageRun("build", "dd" * 32, False, 2.5)),
+        notes=("12 of 200 calibration samples are evaluation samples too",),
+        recommendation=recommend(variants, TOP1, 0.005),
+    )
+
+
+def write_queries(record: Record, folder: Path) -> None:
+    """Write made-up raw latencies where the record says they are."""
+    for variant in record.variants:
+        for timing in variant.by_batch:
+            latency = made_up_ms(timing.latency_ms.p50)
+            block = np.repeat(np.arange(10), 400)
+            queries = Queries(latency, block, np.cumsum(latency), np.full(4000, np.nan))
+            queries.write(folder / timing.queries_file)
+
+
+@pytest.fixture
+def record() -> Record:
+    return sample_record()
+
+
+@pytest.fixture
+def make_variant() -> Callable[[str, float | None, int], Variant]:
+    return variant_named
+
+
+@pytest.fixture
+def make_timed() -> Callable[[Variant, float, float | None], Variant]:
+    return timed
+
+
+@pytest.fixture
+def folder(record: Record, tmp_path: Path) -> Path:
+    """A report's folder with the raw latencies in place."""
+    write_queries(record, tmp_path)
+    return tmp_path
