@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,8 +64,8 @@ class ArrayFiles:
     limit: int
 
     @cached_property
-    def _chosen(self) -> Array:
-        return np.asarray(spread(sum(self.counts), self.limit), np.int64)
+    def _chosen(self) -> Sequence[int]:
+        return spread(sum(self.counts), self.limit)
 
     @property
     def num_samples(self) -> int:
@@ -76,14 +77,16 @@ class ArrayFiles:
         """How ``limit`` chose."""
         return selection_words(sum(self.counts), self.limit)
 
-    def _rows(self) -> Iterator[tuple[int, Array]]:
+    def _rows(self) -> Iterator[tuple[int, Sequence[int]]]:
         """Each file's number with the selected rows in it; files without a selected row are left out."""
-        ends = np.cumsum(self.counts)
-        for number, (end, count) in enumerate(zip(ends, self.counts)):
-            low, high = np.searchsorted(self._chosen, (end - count, end))
+        start = 0
+        for number, count in enumerate(self.counts):
+            low, high = bisect_left(self._chosen, start), bisect_left(self._chosen, start + count)
             if high > low:
-                rows: Array = np.subtract(self._chosen[low:high], end - count)
-                yield number, rows
+                part = self._chosen[low:high]
+                is_range = isinstance(part, range)
+                yield number, range(part[0] - start, part[-1] - start + 1) if is_range else [i - start for i in part]
+            start += count
 
     def blocks(self, num_max: int) -> Iterator[Block]:
         """All selected samples in order; a block never spans two files."""
@@ -92,7 +95,7 @@ class ArrayFiles:
             arrays = {name: read_array(path, key, where) for name, key in self.keys.items()}
             for start in range(0, len(rows), num_max):
                 part = rows[start : start + num_max]
-                yield Block({name: _take(array, part) for name, array in arrays.items()}, where, part.tolist())
+                yield Block({name: _take(array, part) for name, array in arrays.items()}, where, part)
 
     def labels(self) -> Array | None:
         """(num_samples, ...) as stored, or None."""
@@ -271,7 +274,6 @@ def _check_labels(path: Path, num: int, source: DataSource) -> None:
         raise DataError(f"{path}: has {num_labels} labels, {source.path} has {num} samples; make the lengths equal")
 
 
-def _take(array: Array, rows: Array) -> Array:
+def _take(array: Array, rows: Sequence[int]) -> Array:
     """Rows of an array; a slice where they are neighbours, so that a mapped file is read in one piece."""
-    low, high = int(rows[0]), int(rows[-1]) + 1
-    return array[low:high] if high - low == len(rows) else array[rows]
+    return array[rows[0] : rows[-1] + 1] if isinstance(rows, range) else array[list(rows)]

@@ -32,7 +32,7 @@ def load_function(spec: str, folder: Path) -> Callable[..., Any]:
     if function is None:
         near = difflib.get_close_matches(attribute, vars(module), n=1)
         hint = f"did you mean '{near[0]}'?" if near else "correct the name"
-        raise DataError(f"{spec}: the module {module.__file__} has no '{attribute}'; {hint}")
+        raise DataError(f"{spec}: the module {_place(module)} has no '{attribute}'; {hint}")
     if not callable(function):
         raise DataError(f"{spec}: is a {type(function).__name__}, a function is expected; correct the name")
     return function  # type: ignore[no-any-return]
@@ -45,7 +45,7 @@ def module_file(spec: str, folder: Path) -> Path:
         DataError: as ``load_function``, or the module has no file.
     """
     load_function(spec, folder)
-    file = sys.modules[spec.split(":")[0]].__file__
+    file: str | None = getattr(sys.modules[spec.split(":")[0]], "__file__", None)
     if file is None:
         raise DataError(f"{spec}: the module has no source file; put the function into a .py file")
     return Path(file)
@@ -69,9 +69,14 @@ def _imported(name: str, folder: Path, spec: str) -> ModuleType:
         ) from error
     finally:
         sys.path.remove(str(folder))
-    if candidates and Path(module.__file__ or "").resolve() not in candidates:
+    if candidates and Path(_place(module)).resolve() not in candidates:
         raise DataError(
-            f"{spec}: '{name}' is already the name of the module {module.__file__ or 'built into Python'}, not of "
+            f"{spec}: '{name}' is already the name of the module {_place(module)}, not of "
             f"{candidates[0]}; rename that file"
         )
     return module
+
+
+def _place(module: ModuleType) -> str:
+    """Where a module lies, for a message."""
+    return getattr(module, "__file__", None) or "built into Python"
