@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,6 +79,27 @@ def portable_names(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, s
     _rename(result.graph, new_names)
     onnx.checker.check_model(result, full_check=True)
     return result, {new: old for old, new in new_names.items()}
+
+
+def join_bias(graph: ir.Graph, keep: Collection[str]) -> None:
+    """Turn each MatMul of two dimensions, and the Add of its bias, into one Gemm with the name of the MatMul.
+
+    Nodes whose name or operator type is in ``keep`` stay as they are.
+    """
+    for node in list(graph):
+        product = _product(node) if node.op_type == "MatMul" and node.domain in ("", "ai.onnx") else None
+        if product is None or product.bias_add is None or product.rank != 2 or product.weight.ndim != 2:
+            continue
+        if not {node.name, node.op_type, product.bias_add.name, product.bias_add.op_type}.isdisjoint(keep):
+            continue
+        bias = _bias(product)
+        assert bias is not None
+        value = add_initializer(graph, f"{product.end.name}_bias", bias.astype(product.weight.dtype))
+        gemm = ir.Node("", "Gemm", [node.inputs[0], node.inputs[1], value], name=node.name)
+        graph.insert_after(product.bias_add, gemm)
+        gemm.outputs[0].name = f"{product.end.name}_gemm"
+        _drop(graph, product.bias_add, gemm.outputs[0])
+        graph.remove(node, safe=True)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,21 @@ def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
     return value.const_value.numpy()
 
 
+def from_constants(graph: ir.Graph) -> frozenset[str]:
+    """Names of the values that do not depend on the model's inputs: constants, and what is computed from them alone."""
+    names = {value.name or "" for value in graph.initializers.values() if not value.is_graph_input()}
+    for node in graph:
+        random = node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
+        if not random and not holds_graph(node) and all(v is None or (v.name or "") in names for v in node.inputs):
+            names.update(value.name or "" for value in node.outputs)
+    return frozenset(names)
+
+
+def holds_graph(node: ir.Node) -> bool:
+    """Whether a node such as If or Loop has graphs of its own."""
+    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+
+
 def dimensions(value: ir.Value | None) -> tuple[int | None, ...] | None:
     """The shape with None for what is not known; None if not even the rank is."""
     if value is None or value.shape is None:
@@ -99,7 +114,7 @@ def dimensions(value: ir.Value | None) -> tuple[int | None, ...] | None:
 def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
     """A new initializer, under ``name`` or the next free name after it."""
     name = unique(name, value_names(graph))
-    value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
+    value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array, order="C"), name=name))
     value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
     value.shape = ir.Shape(array.shape)
     graph.register_initializer(value)
@@ -124,6 +139,11 @@ def attribute_float(node: ir.Node, name: str, default: float) -> float:
     """A float attribute, or ONNX's default for it."""
     found = node.attributes.get(name)
     return default if found is None else found.as_float()
+
+
+def known_names(graph: ir.Graph) -> frozenset[str]:
+    """What a user may call nodes by: their names and their operator types."""
+    return frozenset(name for node in graph for name in (node.name, node.op_type) if name)
 
 
 def check_known(names: Collection[str], known: Collection[str], what: str) -> None:
