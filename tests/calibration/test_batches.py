@@ -324,9 +324,9 @@ def test_samples_of_different_length_fill_batches_of_one_only(tmp_path: Path) ->
 
 def test_the_other_byte_order_is_the_same_numbers(tmp_path: Path) -> None:
     np.save(tmp_path / "d.npy", vectors(3).astype(">f4"))
-    values = together(opened(tmp_path / "d.npy"), "x")
-    assert values.dtype.isnative
-    np.testing.assert_array_equal(values, vectors(3))
+    (batch,) = opened(tmp_path / "d.npy").batches(3)
+    assert batch["x"].dtype.isnative
+    np.testing.assert_array_equal(batch["x"], vectors(3))
 
 
 # Labels.
