@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import TypeVar, cast
+from typing import TypeVar
 
 T = TypeVar("T")
 
 
 def option(default: T, help: str) -> T:
     """A dataclass field with a default and a help sentence."""
-    return cast(T, field(default=default, metadata={"help": help}))
+    return field(default=default, metadata={"help": help})

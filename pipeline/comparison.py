@@ -1,0 +1,173 @@
+"""Outputs saved in Polygraphy's format, and compared by Polygraphy; the only file that names it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.contract import Array
+from pipeline.errors import ConfigError
+from pipeline.option import option
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an engine's outputs and metric may be from the FP32 model's.
+
+    An output passes Polygraphy's elementwise check where ``|a - b| <= atol + rtol * |b|`` holds everywhere.
+    """
+
+    atol: float = option(math.inf, "largest absolute difference of an output's element")
+    rtol: float = option(0.0, "largest difference relative to the FP32 element, added to atol")
+    min_cosine: float = option(-1.0, "smallest cosine similarity of a batch of outputs")
+    min_psnr_db: float = option(-math.inf, "smallest peak signal-to-noise ratio of a batch of outputs, dB")
+    max_metric_drop: float = option(math.inf, "largest drop of the task metric against FP32, in the metric's unit")
+
+
+@dataclass(frozen=True)
+class OutputComparison:
+    """One output of a candidate against the reference, over all samples."""
+
+    max_abs: float
+    """Largest absolute difference."""
+    mean_abs: float
+    """Mean absolute difference."""
+    cosine_min: float
+    cosine_mean: float
+    """Cosine similarity of a batch's outputs: the smallest of all batches, and the mean."""
+    psnr_db: float
+    """Smallest peak signal-to-noise ratio of all batches, dB; inf where the outputs are equal."""
+    passed: bool
+    failures: tuple[str, ...]
+    """One sentence for each check that failed."""
+
+
+def write_outputs(path: Path, runner: str, batches: Sequence[Mapping[str, Array]]) -> None:
+    """Save what a runner answered, batch by batch, as Polygraphy's RunResults (JSON)."""
+    with _quiet():
+        from polygraphy.comparator import IterationResult, RunResults
+
+        results = RunResults()
+        results.append((runner, [IterationResult(dict(batch), runner_name=runner) for batch in batches]))
+        results.save(str(path))
+
+
+def read_outputs(path: Path) -> dict[str, Array]:
+    """All outputs by name, batches joined along the first dimension.
+
+    Raises:
+        ConfigError: the file is missing or is not Polygraphy's RunResults.
+    """
+    iterations = _iterations(path)
+    return {name: np.concatenate([batch[name] for batch in iterations]) for name in iterations[0]}
+
+
+def compare(reference: Path, candidate: Path, tolerance: Tolerance) -> dict[str, OutputComparison]:
+    """Each output of the candidate against the reference's of the same name, by Polygraphy's comparators.
+
+    Outputs are matched by name, never by order. Both must have been run on the same samples.
+
+    Raises:
+        ConfigError: a file cannot be read, the outputs' names differ, or the numbers of samples do.
+    """
+    names, first, second = _aligned(reference, candidate)
+    with _quiet():
+        from polygraphy.comparator import compare as polygraphy
+
+        results = {
+            "elementwise": polygraphy.SimpleCompareFunc(
+                check_error_stat="elemwise", atol=tolerance.atol, rtol=tolerance.rtol
+            ),
+            "cosine": polygraphy.CosineSimilarityCompareFunc(cosine_similarity_threshold=tolerance.min_cosine),
+            "psnr": polygraphy.PsnrCompareFunc(psnr_threshold=tolerance.min_psnr_db),
+        }
+        found = {
+            check: [function(ours, theirs) for theirs, ours in zip(first, second, strict=True)]
+            for check, function in results.items()
+        }
+    return {name: _summary(name, found, tolerance) for name in names}
+
+
+def _summary(name: str, found: Mapping[str, Sequence[Mapping[str, Any]]], tolerance: Tolerance) -> OutputComparison:
+    """One output's comparison out of Polygraphy's results, batch by batch."""
+    elementwise = [batch[name] for batch in found["elementwise"]]
+    cosine = [float(batch[name].cosine_similarity) for batch in found["cosine"]]
+    psnr = [float(batch[name].psnr) for batch in found["psnr"]]
+    max_abs = max(result.max_absdiff for result in elementwise)
+    failures = []
+    if not all(elementwise):
+        failures.append(
+            f"output '{name}' differs by up to {max_abs:.4g}, but atol {tolerance.atol:g} and rtol {tolerance.rtol:g} "
+            "are allowed"
+        )
+    if min(cosine) < tolerance.min_cosine:
+        failures.append(f"output '{name}' has cosine {min(cosine):.6f}, below min_cosine {tolerance.min_cosine:g}")
+    if min(psnr) < tolerance.min_psnr_db:
+        failures.append(f"output '{name}' has PSNR {min(psnr):.1f} dB, below min_psnr_db {tolerance.min_psnr_db:g}")
+    return OutputComparison(
+        max_abs=max_abs,
+        mean_abs=float(np.mean([result.mean_absdiff for result in elementwise])),
+        cosine_min=min(cosine),
+        cosine_mean=float(np.mean(cosine)),
+        psnr_db=min(psnr),
+        passed=not failures,
+        failures=tuple(failures),
+    )
+
+
+def _iterations(path: Path) -> list[dict[str, Array]]:
+    with _quiet():
+        from polygraphy.comparator import RunResults
+
+        try:
+            results = RunResults.load(str(path))
+            _, iterations = results[0]
+            batches = [dict(iteration.items()) for iteration in iterations]
+        except Exception as error:
+            raise ConfigError(
+                f"{path}: cannot be read as Polygraphy's RunResults ({type(error).__name__}); "
+                "make it with `trtforge infer` or `polygraphy run --save-outputs`"
+            ) from error
+    if not batches:
+        raise ConfigError(f"{path}: holds no outputs; run `trtforge infer` again")
+    return batches
+
+
+def _aligned(reference: Path, candidate: Path) -> tuple[list[str], list[Any], list[Any]]:
+    """Output names, and both sides as Polygraphy's iterations cut into the reference's batches."""
+    theirs, ours = _iterations(reference), read_outputs(candidate)
+    if set(theirs[0]) != set(ours):
+        raise ConfigError(
+            f"{candidate}: has the outputs {', '.join(sorted(ours))}, but {reference} has "
+            f"{', '.join(sorted(theirs[0]))}; compare engines of one model"
+        )
+    num_theirs, num_ours = (len(next(iter(o.values()))) for o in (read_outputs(reference), ours))
+    if num_theirs != num_ours:
+        raise ConfigError(
+            f"{candidate}: holds {num_ours} samples, but {reference} {num_theirs}; run both on the same data"
+        )
+    with _quiet():
+        from polygraphy.comparator import IterationResult
+
+        first, second, begin = [], [], 0
+        for batch in theirs:
+            end = begin + len(next(iter(batch.values())))
+            first.append(IterationResult(batch, runner_name="reference"))
+            second.append(IterationResult({n: a[begin:end] for n, a in ours.items()}, runner_name="candidate"))
+            begin = end
+    return list(theirs[0]), first, second
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Polygraphy's own log kept off the terminal; its errors still raise."""
+    from polygraphy.logger import G_LOGGER
+
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        yield

@@ -1,0 +1,135 @@
+"""Run one stage on files, without a plan and without a store; the result appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import click
+
+from pipeline.artifact import Artifact
+from pipeline.errors import ConfigError, Unavailable
+
+S = TypeVar("S")
+R = TypeVar("R", bound=Artifact)
+F = TypeVar("F", bound=Callable[..., Any])
+
+CLICK_TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING}
+
+
+@contextmanager
+def work_folder(target: Path) -> Iterator[Path]:
+    """A folder to work in beside the target, on the same disk, removed at the end."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written ({error.strerror}); give another path with -o") from error
+    try:
+        yield work
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unavailable(f"{target}: the disk is full; free some room and run again") from error
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def make(target: Path, stage: Callable[[Path], R]) -> R:
+    """Run a stage and put its artifact, by one rename, where the user wants it.
+
+    The stage's record, if it left one, goes to ``<target>.json``; its notes are printed on stderr.
+    """
+    with work_folder(target) as work:
+        artifact = stage(work)
+        for note in artifact.notes():
+            click.echo(f"trtforge: {target.name}: {note}", err=True)
+        record = artifact.beside("record.json")
+        if record.is_file():
+            record.replace(target.with_name(f"{target.name}.json"))
+        _replace(artifact.path, target, work)
+    return replace(artifact, path=target)
+
+
+def _replace(made: Path, target: Path, work: Path) -> None:
+    if made.is_dir() and target.is_dir():
+        if any(target.iterdir()) and not (target / "ranges.json").is_file():
+            raise ConfigError(f"{target}: is a folder with other files in it; give a new path with -o")
+        target.rename(work / "replaced")
+    elif made.is_file() and target.is_dir():
+        raise ConfigError(f"{target}: is a folder; give the path of a file with -o")
+    os.replace(made, target)
+
+
+def record_of(engine: Path) -> dict[str, Any]:
+    """What `make` wrote beside an engine: empty if there is nothing."""
+    file = engine.with_name(f"{engine.name}.json")
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def stage_options(kind: type[Any], *leave_out: str) -> Callable[[F], F]:
+    """A click option for every field of a stage, with its default and its help sentence; nested records too."""
+
+    def decorate(function: F) -> F:
+        for name, hint, default, text in reversed(list(_options(kind))):
+            if name not in leave_out:
+                click.option(*_flag(name, hint), **_settings(hint, default), help=text)(function)
+        return function
+
+    return decorate
+
+
+def stage_from_options(stage: S, given: dict[str, Any]) -> S:
+    """The stage with the options that were given; takes them out of ``given``."""
+    changes: dict[str, Any] = {}
+    for one in fields(stage):  # type: ignore[arg-type]
+        value = getattr(stage, one.name)
+        if is_dataclass(value):
+            changes[one.name] = stage_from_options(value, given)
+        elif one.name in given:
+            taken = given.pop(one.name)
+            changes[one.name] = _split(taken, value) if isinstance(value, tuple) else taken
+    return replace(stage, **changes)  # type: ignore[type-var]
+
+
+def _split(text: str, example: tuple[Any, ...]) -> tuple[Any, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if example and isinstance(example[0], int):
+        try:
+            return tuple(int(part) for part in parts)
+        except ValueError as error:
+            raise ConfigError(f"'{text}': is not a list of whole numbers; write 1,8,32") from error
+    return tuple(parts)
+
+
+def _options(kind: type[Any]) -> Iterator[tuple[str, Any, Any, str]]:
+    hints = get_type_hints(kind)
+    for one in fields(kind):
+        if is_dataclass(one.default):
+            yield from _options(type(one.default))
+        else:
+            yield one.name, hints[one.name], one.default, one.metadata.get("help", "")
+
+
+def _flag(name: str, hint: object) -> list[str]:
+    flag = name.replace("_", "-")
+    return [f"--{flag}/--no-{flag}"] if hint is bool else [f"--{flag}", name]
+
+
+def _settings(hint: Any, default: Any) -> dict[str, Any]:
+    if get_origin(hint) is Literal:
+        return {"type": click.Choice(get_args(hint)), "default": default, "show_default": True}
+    if isinstance(default, tuple):
+        shown = ",".join(str(part) for part in default)
+        return {"default": shown, "show_default": bool(shown), "metavar": "A,B,…"}
+    if hint is bool:
+        return {"default": default, "show_default": True}
+    return {"type": CLICK_TYPES[hint], "default": default, "show_default": default != ""}

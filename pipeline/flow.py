@@ -1,0 +1,194 @@
+"""The whole pipeline in one function: what is made from what.
+
+The store does the remembering: each line either makes its result or is served it, and the lines after it never know.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from calibration.batches import Samples, input_specs_from_onnx, open_samples, overlap
+from calibration.source import FUNCTION, DataSource
+from engines import backend
+from engines.contract import Precision
+from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, SavedModel, Source, Timings, Verdict
+from pipeline.errors import CheckFailed, ConfigError
+from pipeline.plan import Plan
+from pipeline.stages.build import Target
+from pipeline.stages.export import source_from_path
+from pipeline.stages.validate import Judge
+from pipeline.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One precision for one backend."""
+
+    precision: Precision
+    backend: str
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables and reports: ``int8@onnxruntime``."""
+        return f"{self.precision}@{self.backend}"
+
+
+@dataclass
+class Results:
+    """What a run has made so far, by variant where there are several."""
+
+    source: Source
+    fp32: OnnxModel
+    calibration: Samples
+    evaluation: Samples
+    source_verdict: Verdict | None = None
+    """The exported FP32 model against the trained network itself; None for an ONNX source."""
+    reference: Outputs | None = None
+    ranges: Ranges | None = None
+    models: dict[Variant, OnnxModel] = field(default_factory=dict)
+    engines: dict[Variant, Engine] = field(default_factory=dict)
+    outputs: dict[Variant, Outputs] = field(default_factory=dict)
+    verdicts: dict[Variant, Verdict] = field(default_factory=dict)
+    timings: Timings | None = None
+    not_timed: dict[Variant, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def run(plan: Plan, store: Store, until: str) -> Results:
+    """Run the plan's stages, in order, up to and with the stage ``until``; only what changed is made.
+
+    Raises:
+        CheckFailed: the exported model does not answer as the trained network does. Nothing is built on it.
+        ConfigError, DataError, Unavailable, StageError, ModelError, EngineError: see the stages.
+    """
+    source = source_from_path(plan.resolved(plan.model.source), plan.model.signature)
+    fp32 = store.run(plan.export, source)
+    calibration, evaluation = _samples(plan, fp32)
+    made = Results(source, fp32, calibration, evaluation)
+    made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)
+    check_export(plan, store, made)
+    if until == "export":
+        return made
+
+    check_overlap(made)
+    made.ranges = store.run(plan.calibrate, fp32, made.calibration)
+    if until == "calibrate":
+        return made
+
+    for variant in variants(plan, until):
+        made.models[variant] = written_model(plan, store, made, variant)
+    if until in ("cast", "quantize"):
+        return made
+
+    for variant, model in made.models.items():
+        target = Target(variant.backend, variant.precision, plan.model.inputs)
+        made.engines[variant] = store.run(plan.build, model, target)
+    if until == "build":
+        return made
+
+    for variant, engine in made.engines.items():
+        made.outputs[variant] = store.run(plan.infer, judged_engine(made, variant, engine), made.evaluation)
+    if until == "infer":
+        return made
+
+    judge = judge_of(plan)
+    for variant, outputs in made.outputs.items():
+        judged = (judge, variant.precision)
+        made.verdicts[variant] = store.run(plan.validate, made.reference, outputs, made.evaluation, judged)
+    if until == "validate":
+        return made
+
+    timed = {}
+    for variant, engine in made.engines.items():
+        if reason := backend(variant.backend).why_not_run():
+            made.not_timed[variant] = reason
+        else:
+            timed[variant.name] = engine
+    if timed:
+        made.timings = store.measure(plan.benchmark, timed, made.evaluation)
+    return made
+
+
+def variants(plan: Plan, until: str) -> Iterator[Variant]:
+    """Every precision for every backend; for a single verb only the precisions that it writes."""
+    wanted = {"cast": ("fp16",), "quantize": ("int8",)}.get(until, plan.variants.precisions)
+    for name in plan.variants.backends:
+        for precision in plan.variants.precisions:
+            if precision in wanted:
+                yield Variant(precision, name)
+
+
+def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> OnnxModel:
+    """The ONNX model with the variant's precision written in it, placed as its backend wants it."""
+    if variant.precision == "fp32":
+        return made.fp32
+    if made.ranges is None:
+        raise ConfigError(f"{variant.name}: needs ranges; run `calibrate` first")
+    if variant.precision == "fp16":
+        return store.run(plan.cast, made.fp32, made.ranges)
+    placement = backend(variant.backend).PLACEMENT
+    if placement == "none":
+        raise ConfigError(f"{variant.name}: the backend takes no INT8 model; take int8 out of [variants] precisions")
+    return store.run(replace(plan.quantize, target=placement), made.fp32, made.ranges)
+
+
+def judged_engine(made: Results, variant: Variant, engine: Engine) -> Engine:
+    """What answers for the engine's accuracy: itself, or where it cannot run, the simulation of its model."""
+    if not backend(variant.backend).why_not_run():
+        return engine
+    return Engine(made.models[variant].path, "onnxruntime", simulated=True)
+
+
+def check_export(plan: Plan, store: Store, made: Results) -> None:
+    """Compare the ONNX model's answers with the trained network's, on all evaluation samples.
+
+    Raises:
+        CheckFailed: they differ by more than the tolerances for FP32.
+    """
+    if isinstance(made.source, OnnxModel) or made.reference is None:
+        return
+    network = Engine(made.fp32.beside("savedmodel"), "tensorflow", signature="serving_default")
+    if isinstance(made.source, SavedModel):
+        network = Engine(made.source.path, "tensorflow", signature=made.source.signature)
+    answers = store.run(plan.infer, network, made.evaluation)
+    judged: tuple[Judge, Precision] = (judge_of(plan), "fp32")
+    made.source_verdict = store.run(plan.validate, answers, made.reference, made.evaluation, judged)
+    verdict = made.source_verdict.read()
+    if not verdict["passed"]:
+        raise CheckFailed(
+            f"{made.source.path}: the exported ONNX model does not answer as the network does: "
+            f"{'; '.join(verdict['failures'])}; nothing was built on it; loosen [validate.fp32] only if you know why"
+        )
+
+
+def judge_of(plan: Plan) -> Judge:
+    """The plan's task metric."""
+    return Judge(plan.data.metric, plan.data.output, plan.folder)
+
+
+def _samples(plan: Plan, fp32: OnnxModel) -> tuple[Samples, Samples]:
+    """Calibration and evaluation samples, opened and checked against the model's inputs."""
+    specs = input_specs_from_onnx(fp32.path)
+    sources = (plan.data.calibration, plan.data.evaluation)
+    calibration, evaluation = (
+        open_samples(_resolved(plan, source), specs, plan.data.preprocess, plan.folder) for source in sources
+    )
+    return calibration, evaluation
+
+
+def check_overlap(made: Results) -> None:
+    """Note it if samples serve for calibration and for evaluation: that flatters the accuracy."""
+    if num_shared := overlap(made.calibration, made.evaluation):
+        note = f"{num_shared} of {made.calibration.num_samples} calibration samples are evaluation samples too"
+        log.warning("%s: the accuracy of INT8 flatters", note)
+        made.notes.append(f"{note}: the accuracy of INT8 flatters")
+
+
+def _resolved(plan: Plan, source: DataSource) -> DataSource:
+    if FUNCTION.fullmatch(source.path):
+        return source
+    return replace(source, path=str(plan.resolved(source.path)))

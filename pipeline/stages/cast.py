@@ -1,0 +1,47 @@
+"""Write FP16 into the ONNX model, except where the calibration data leaves FP16's range."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from calibration.fp16 import fp16_from_onnx, named, nodes_beyond_fp16
+from calibration.ranges import ranges_from_folder
+from pipeline.artifact import OnnxModel, Ranges
+from pipeline.option import option
+from pipeline.stages.quantize import spans_from_ranges
+from pipeline.store import distribution_versions
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Write FP16 types into the ONNX model; inputs and outputs stay FP32.
+
+    Nodes whose values leave FP16's range on the calibration data stay FP32, and the report names them.
+    """
+
+    keep_fp32: tuple[str, ...] = option((), "names of further nodes that stay FP32")
+
+    def versions(self, *_inputs: object) -> dict[str, str]:
+        """Versions of the tools that the result depends on."""
+        return distribution_versions("onnx", "onnx-ir", "numpy")
+
+    def __call__(self, out: Path, model: OnnxModel, ranges: Ranges) -> OnnxModel:
+        """Write ``out/model.onnx`` and ``out/notes.json``.
+
+        Raises:
+            DataError: the ranges are of another model.
+            ModelError: the model cannot be rewritten, or `keep_fp32` names no node of it.
+        """
+        proto = named(onnx.load(model.path))
+        found = ranges_from_folder(ranges.path)
+        found.check_model(model.digest(), [])
+        beyond = nodes_beyond_fp16(proto, spans_from_ranges(found))
+        typed = fp16_from_onnx(proto, keep_fp32={*beyond, *self.keep_fp32})
+        onnx.save(typed, out / "model.onnx")
+        notes = [f"node '{name}' stays FP32: {reason}" for name, reason in beyond.items()]
+        (out / "notes.json").write_text(json.dumps(notes))
+        return OnnxModel(out / "model.onnx")

@@ -1,0 +1,95 @@
+"""Run an engine on all samples and keep what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from calibration.batches import Samples
+from engines import backend, onnxruntime, tensorflow
+from engines.contract import DYNAMIC, Array, Runner
+from pipeline import isolate
+from pipeline.artifact import Engine, Outputs
+from pipeline.comparison import write_outputs
+from pipeline.errors import EngineError, Unavailable
+from pipeline.option import option
+from pipeline.progress import waiting
+from pipeline.store import distribution_versions
+
+SIMULATION = "float simulation (ONNX Runtime, graph optimizations off)"
+
+
+@dataclass(frozen=True)
+class Infer:
+    """Run an engine on all samples, in a process of its own, and keep what it answers.
+
+    The outputs are saved as Polygraphy's RunResults, so that `validate` and `polygraphy` can read them again.
+    """
+
+    batch_size: int = option(32, "samples per run; fewer where the engine takes fewer")
+    num_threads: int = option(0, "threads of a runtime on the CPU; 0: its own choice")
+
+    def versions(self, engine: Engine, _samples: object) -> dict[str, str]:
+        """Everything below that the answers depend on."""
+        return backend(engine.backend).versions() | distribution_versions("polygraphy", "numpy")
+
+    def __call__(self, out: Path, engine: Engine, samples: Samples) -> Outputs:
+        """Write ``out/outputs.json``.
+
+        Raises:
+            Unavailable: the engine cannot run on this machine.
+            EngineError: it refused a batch.
+            StageError: it crashed.
+        """
+        if reason := backend(engine.backend).why_not_run():
+            raise Unavailable(reason)
+        what = f"infer {engine.path.name} with {SIMULATION if engine.simulated else engine.backend}"
+        with waiting(what):
+            isolate.call(out / "infer.log", what, _infer, self, engine, samples, out / "outputs.json")
+        return Outputs(out / "outputs.json")
+
+
+def runner_of(engine: Engine, num_threads: int) -> Runner:
+    """The runner that an engine asks for."""
+    if engine.simulated:
+        return onnxruntime.load_simulation(engine.path, num_threads=num_threads)
+    if engine.backend == "tensorflow":
+        return tensorflow.load_signature(engine.path, engine.signature, num_threads=num_threads)
+    return backend(engine.backend).load(engine.path, num_threads=num_threads)
+
+
+def batch_bounds(engine: Engine, runner: Runner) -> tuple[int, int]:
+    """The smallest and largest batch that the engine takes; 0 for no upper bound."""
+    fixed = [spec.shape[0] for spec in runner.inputs if spec.shape and spec.shape[0] != DYNAMIC]
+    return (max(fixed), min(fixed)) if fixed else (max(engine.min_batch, 1), engine.max_batch)
+
+
+def padded(feed: Mapping[str, Array], num_samples: int) -> dict[str, Array]:
+    """The batch, filled up to ``num_samples`` by repeating its last sample."""
+    return {
+        name: np.concatenate([array, np.repeat(array[-1:], num_samples - len(array), axis=0)])
+        if len(array) < num_samples
+        else array
+        for name, array in feed.items()
+    }
+
+
+def _infer(stage: Infer, engine: Engine, samples: Samples, path: Path) -> None:
+    batches: list[dict[str, Array]] = []
+    with runner_of(engine, stage.num_threads) as runner:
+        smallest, largest = batch_bounds(engine, runner)
+        batch_size = max(min(stage.batch_size, largest or stage.batch_size), smallest)
+        for feed in samples.batches(batch_size):
+            num_samples = len(next(iter(feed.values())))
+            answer = runner.infer(padded(feed, smallest))
+            for name, array in answer.items():
+                if array.ndim == 0 or len(array) != max(num_samples, smallest):
+                    raise EngineError(
+                        f"{engine.path.name}: output '{name}' is {array.shape} for a batch of {num_samples}; "
+                        "its first dimension must be the batch"
+                    )
+            batches.append({name: np.array(array[:num_samples]) for name, array in answer.items()})
+    write_outputs(path, SIMULATION if engine.simulated else engine.backend, batches)

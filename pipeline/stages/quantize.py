@@ -1,0 +1,71 @@
+"""Write INT8 into the ONNX model as Q/DQ nodes, placed as the target wants them."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from calibration.placement import PlacementOptions
+from calibration.qdq import qdq_from_onnx
+from calibration.ranges import Ranges as RangesRecord
+from calibration.ranges import ranges_from_folder
+from calibration.scale import Arithmetic, Span, arithmetic_for
+from engines.cpu import cpu_flags
+from pipeline.artifact import OnnxModel, Ranges
+from pipeline.option import option
+from pipeline.store import distribution_versions
+
+
+def spans_from_ranges(ranges: RangesRecord) -> dict[str, Span]:
+    """Tensor name -> the chosen amax and the observed minimum and maximum."""
+    return {name: Span(amax=t.amax, min=t.min, max=t.max) for name, t in ranges.tensors.items()}
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Write INT8 into the ONNX model as Q/DQ nodes, placed as the target wants them.
+
+    For ``tensorrt``: symmetric int8, weights per channel, activations per tensor, on the inputs and weights of
+    convolutions and matrix products. For ``onnxruntime``: so that the CPU's integer kernels run, in the arithmetic
+    that this CPU does without saturating.
+    """
+
+    target: Literal["tensorrt", "onnxruntime"] = option("tensorrt", "whose kernels the nodes are placed for")
+    exclude: tuple[str, ...] = option((), "names or operator types of nodes that stay FP32")
+    arithmetic: Literal["cpu", "u8s8", "u8s7", "u8u8", "s8s8"] = option(
+        "cpu", "for onnxruntime, activations and weights: what this CPU does best, or one of the others"
+    )
+
+    def chosen_arithmetic(self) -> tuple[Arithmetic, str]:
+        """The arithmetic, and a sentence that says why."""
+        if self.arithmetic == "cpu":
+            return arithmetic_for(cpu_flags(), platform.machine())
+        return self.arithmetic, f"arithmetic {self.arithmetic}, as asked for"
+
+    def versions(self, *_inputs: object) -> dict[str, str]:
+        """Versions of the tools that the result depends on, and for ONNX Runtime what this CPU was found to do."""
+        found = distribution_versions("onnx", "onnx-ir", "numpy")
+        return found | ({"arithmetic": self.chosen_arithmetic()[0]} if self.target == "onnxruntime" else {})
+
+    def __call__(self, out: Path, model: OnnxModel, ranges: Ranges) -> OnnxModel:
+        """Write ``out/model.onnx`` and ``out/notes.json``.
+
+        Raises:
+            DataError: the ranges are of another model, or lack a tensor.
+            ModelError: the model cannot be quantized, or `exclude` names no node of it.
+        """
+        proto = onnx.load(model.path)
+        found = ranges_from_folder(ranges.path)
+        found.check_model(model.digest(), [value.name for value in proto.graph.input])
+        arithmetic, why = self.chosen_arithmetic()
+        options = PlacementOptions(target=self.target, exclude=self.exclude, arithmetic=arithmetic)
+        quantized = qdq_from_onnx(proto, spans_from_ranges(found), options)
+        onnx.save(quantized.model, out / "model.onnx")
+        notes = [*quantized.placement.notes, *([why] if self.target == "onnxruntime" else [])]
+        (out / "notes.json").write_text(json.dumps(notes))
+        return OnnxModel(out / "model.onnx")

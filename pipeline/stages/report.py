@@ -1,0 +1,207 @@
+"""Write what a run found as a table, `report.json` and one self-contained `report.html`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calibration.batches import Samples
+from calibration.ranges import ranges_from_folder
+from engines import backend
+from engines.contract import TensorSpec
+from pipeline.direct import work_folder
+from pipeline.machine import installed_versions, this_machine
+from pipeline.option import option
+from pipeline.recommendation import recommend
+from pipeline.record import (
+    ENGINE,
+    SCHEMA_VERSION,
+    SIMULATION,
+    BatchTiming,
+    ComparedOutput,
+    Data,
+    DataInfo,
+    MetricInfo,
+    ModelInfo,
+    PlanInfo,
+    ProtocolInfo,
+    Record,
+    StageRun,
+    TensorQuality,
+    Variant,
+)
+from pipeline.reporting import write_html, write_json
+from pipeline.stages.benchmark import timings_from
+from pipeline.store import Entry
+from pipeline.timing import Speedup, Timing, speedup
+
+if TYPE_CHECKING:
+    from pipeline.flow import Results
+    from pipeline.flow import Variant as BuiltVariant
+    from pipeline.plan import Plan
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write what a run found as a table, `report.json` and one self-contained `report.html`."""
+
+    folder: str = option("trtforge-report", "where the report goes; relative to the plan's folder")
+    html: bool = option(True, "draw report.html (needs the extra `report`)")
+    max_metric_drop: float = option(0.01, "the largest drop of the metric that the recommendation accepts")
+
+    def __call__(self, plan: Plan, made: Results, account: Sequence[Entry]) -> Record:
+        """Write the report's folder, whole or not at all, and return the record in it.
+
+        The folder holds ``report.json``, ``report.html`` and the raw latency samples, ``samples/*.npz``.
+
+        Raises:
+            Unavailable: ``html`` is asked for and the extra `report` is not installed.
+        """
+        timings = [] if made.timings is None else timings_from(made.timings)
+        variants = tuple(variant_record(made, built, timings) for built in made.engines)
+        metric = _metric_info(plan, made)
+        record = Record(
+            schema_version=SCHEMA_VERSION,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            plan=PlanInfo(str(plan.path), plan.digest()),
+            model=_model_info(plan, made),
+            data=Data(_data_info(made.calibration), _data_info(made.evaluation)),
+            metric=metric,
+            protocol=_protocol_info(plan) if timings else None,
+            machine=this_machine(),
+            versions=installed_versions(),
+            variants=variants,
+            tensors=_tensors(made),
+            served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
+            notes=tuple(made.notes),
+            recommendation=recommend(variants, metric, self.max_metric_drop),
+        )
+        self._publish(plan.resolved(self.folder), record, made)
+        return record
+
+    def _publish(self, folder: Path, record: Record, made: Results) -> None:
+        with work_folder(folder) as work:
+            new = work / "new"
+            (new / "samples").mkdir(parents=True)
+            if made.timings is not None:
+                for file in made.timings.path.parent.glob("*.npz"):
+                    shutil.copy(file, new / "samples" / file.name)
+            write_json(record, new / "report.json")
+            if self.html:
+                write_html(record, new / "report.html")
+            if folder.exists():
+                folder.rename(work / "old")
+            os.replace(new, folder)
+
+
+def variant_record(made: Results, built: BuiltVariant, timings: Sequence[Timing]) -> Variant:
+    """All that the run found out about one variant."""
+    engine = made.engines[built]
+    verdict = made.verdicts[built].read()
+    built_as = json.loads(engine.beside("record.json").read_text())
+    variant = Variant(
+        name=built.name,
+        precision=built.precision,
+        backend=built.backend,
+        placement=backend(built.backend).PLACEMENT,
+        size_bytes=built_as["size_bytes"],
+        metric=verdict["metric"],
+        metric_drop=verdict["metric_drop"],
+        metric_measured_on=SIMULATION if built in made.not_timed else ENGINE,
+        agreement=verdict["agreement"],
+        comparison=tuple(_compared(name, row) for name, row in verdict["comparison"].items()),
+        failures=tuple(verdict["failures"]),
+        latency_ms=None,
+        throughput_per_s=None,
+        speedup=None,
+        by_batch=(),
+        latency_missing=made.not_timed.get(built, "it was not timed"),
+        artifact=str(engine.path),
+        num_int8=built_as["num_int8"],
+        num_quantizable=built_as["num_quantizable"],
+        build_seconds=built_as["build_seconds"],
+        notes=tuple(engine.notes()),
+    )
+    own = [timing for timing in timings if timing.name == built.name]
+    full = {timing.batch_size: timing for timing in timings if timing.name == f"fp32@{built.backend}"}
+    return variant.timed(tuple(_batch_timing(t, full.get(t.batch_size)) for t in own)) if own else variant
+
+
+def _batch_timing(timing: Timing, full: Timing | None) -> BatchTiming:
+    ratio: Speedup | None = None
+    if full is not None:
+        ratio = speedup(full, timing, seed=0) if full is not timing else Speedup(1.0, 1.0, 1.0)
+    return BatchTiming(
+        batch_size=timing.batch_size,
+        latency_ms=timing.latency_ms,
+        throughput_per_s=timing.throughput_per_s,
+        speedup=None if ratio is None else ratio.ratio,
+        speedup_interval=None if ratio is None or full is timing else (ratio.low, ratio.high),
+        device_ms=timing.device_ms,
+        num_queries=timing.num_queries,
+        stable=timing.stable,
+        note=timing.note,
+        queries_file=f"samples/{timing.name}-batch{timing.batch_size}.npz",
+    )
+
+
+def _compared(name: str, row: dict[str, Any]) -> ComparedOutput:
+    finite = row["psnr_db"] != float("inf")
+    numbers = {key: row[key] for key in ("max_abs", "mean_abs", "cosine_min", "cosine_mean")}
+    return ComparedOutput(output=name, psnr_db=row["psnr_db"] if finite else None, **numbers)
+
+
+def _model_info(plan: Plan, made: Results) -> ModelInfo:
+    engine = next(iter(made.engines.values()))
+    record = json.loads(engine.beside("record.json").read_text())
+    inputs, outputs = (
+        tuple(TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in record[side])
+        for side in ("inputs", "outputs")
+    )
+    return ModelInfo(plan.model.source, getattr(made.source, "signature", ""), inputs, outputs)
+
+
+def _data_info(samples: Samples) -> DataInfo:
+    return DataInfo(samples.source.path, samples.num_samples, samples.preprocess.describe(), samples.digest())
+
+
+def _metric_info(plan: Plan, made: Results) -> MetricInfo | None:
+    from pipeline.stages.validate import Judge
+
+    judge = Judge(plan.data.metric, plan.data.output, plan.folder)
+    if not judge.name:
+        return None
+    metric = judge.metric()
+    value = None if made.source_verdict is None else made.source_verdict.read()["reference_metric"]
+    return MetricInfo(metric.name, metric.unit, metric.higher_is_better, value)
+
+
+def _protocol_info(plan: Plan) -> ProtocolInfo:
+    stage = plan.benchmark
+    return ProtocolInfo(stage.protocol.describe(), stage.num_threads, stage.protocol)
+
+
+def _tensors(made: Results) -> tuple[TensorQuality, ...]:
+    """The quality of every tensor's range, worst first."""
+    if made.ranges is None:
+        return ()
+    ranges = ranges_from_folder(made.ranges.path)
+    found = [
+        TensorQuality(
+            name=name,
+            amax=tensor.amax,
+            min=tensor.min,
+            max=tensor.max,
+            sqnr_db=tensor.sqnr_db[ranges.method],
+            clipped_share=tensor.clipped_share[ranges.method],
+            notes=tuple(tensor.notes),
+        )
+        for name, tensor in ranges.tensors.items()
+    ]
+    return tuple(sorted(found, key=lambda tensor: (tensor.sqnr_db is None, tensor.sqnr_db or 0.0)))

@@ -1,0 +1,166 @@
+"""Judge an engine's outputs against the FP32 model's, without running either again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from calibration.userfunction import load_function
+from engines.contract import Array, Precision
+from pipeline.artifact import Outputs, Verdict
+from pipeline.comparison import Tolerance, compare, read_outputs
+from pipeline.errors import ConfigError
+from pipeline.metrics import Metric, metric
+from pipeline.option import option
+from pipeline.store import distribution_versions
+
+
+class Labelled(Protocol):
+    """What has labels: ``Samples``, or ``LabelFile``."""
+
+    def labels(self) -> Array:
+        """(N, ...), in the order of the outputs."""
+        ...
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of all that the labels depend on."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """The labels alone: an ``.npy`` file, or a key of an ``.npz`` file."""
+
+    path: Path
+    key: str
+
+    def labels(self) -> Array:
+        """The labels.
+
+        Raises:
+            ConfigError: no such file or key.
+        """
+        try:
+            found = np.load(self.path, allow_pickle=False)
+            return np.asarray(found[self.key] if self.path.suffix == ".npz" else found)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ConfigError(
+                f"{self.path}: has no labels '{self.key}' ({error}); name an .npy file, or an .npz file and --labels KEY"
+            ) from error
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the file and the key."""
+        return hashlib.sha256(self.path.read_bytes() + self.key.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The task metric of a plan: its name, the output that it reads, and where a user's own function lies."""
+
+    name: str
+    output: str
+    folder: Path
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the metric's name and output, and of the file of a user's own function."""
+        own = b""
+        if ":" in self.name:
+            own = Path(load_function(self.name, self.folder).__code__.co_filename).read_bytes()
+        return hashlib.sha256(f"{self.name}\0{self.output}\0".encode() + own).hexdigest()
+
+    def metric(self) -> Metric:
+        """The metric, ready to be called."""
+        return metric(self.name, self.output, self.folder)
+
+    def __call__(self, outputs: Mapping[str, Array], labelled: Labelled | None) -> float:
+        """The metric's value on outputs of these samples, in the metric's own unit."""
+        found = self.metric()
+        return found(outputs, labelled.labels() if labelled is not None and found.needs_labels else None)
+
+
+@dataclass(frozen=True)
+class Validate:
+    """Judge an engine's outputs against the FP32 model's, with Polygraphy's comparators and the task metric.
+
+    One table of tolerances per precision. Saved outputs can be judged again with other tolerances.
+    """
+
+    reference: Literal["onnxruntime", "reference"] = option("onnxruntime", "what runs the FP32 model to compare with")
+    fp32: Tolerance = field(default=Tolerance(min_cosine=0.9999, max_metric_drop=0.001))
+    fp16: Tolerance = field(default=Tolerance(min_cosine=0.999, max_metric_drop=0.005))
+    int8: Tolerance = field(default=Tolerance(min_cosine=0.9, max_metric_drop=0.01))
+
+    def versions(self, *_inputs: object) -> dict[str, str]:
+        """Versions of the tools that the verdict depends on."""
+        return distribution_versions("polygraphy", "numpy")
+
+    def tolerance(self, precision: Precision) -> Tolerance:
+        """The tolerances for engines of that precision."""
+        return {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8}[precision]
+
+    def with_tolerance(self, precision: Precision, tolerance: Tolerance) -> Validate:
+        """The same stage with other tolerances for one precision."""
+        return Validate(
+            self.reference,
+            fp32=tolerance if precision == "fp32" else self.fp32,
+            fp16=tolerance if precision == "fp16" else self.fp16,
+            int8=tolerance if precision == "int8" else self.int8,
+        )
+
+    def __call__(
+        self,
+        out: Path,
+        reference: Outputs,
+        candidate: Outputs,
+        labelled: Labelled | None,
+        judged: tuple[Judge, Precision],
+    ) -> Verdict:
+        """Write ``out/verdict.json``: ``passed``, ``failures`` (sentences), ``metric``, ``reference_metric``,
+        ``metric_drop`` (positive: worse than FP32), ``agreement`` (share of samples with the same arg max, or null)
+        and, by output, Polygraphy's numbers.
+
+        Raises:
+            ConfigError: the outputs do not belong together, or the metric cannot be read from them.
+            DataError: the metric needs labels and there are none.
+        """  # fmt: skip
+        judge, precision = judged
+        tolerance = self.tolerance(precision)
+        compared = compare(reference.path, candidate.path, tolerance)
+        failures = [failure for output in compared.values() for failure in output.failures]
+        ours, theirs = read_outputs(candidate.path), read_outputs(reference.path)
+        value = expected = drop = None
+        if judge.name:
+            value, expected = judge(ours, labelled), judge(theirs, labelled)
+            drop = expected - value if judge.metric().higher_is_better else value - expected
+            if not drop <= tolerance.max_metric_drop:
+                failures.append(
+                    f"{judge.name} is {value:.4f} against {expected:.4f} of FP32, a drop of {drop:.4f}, "
+                    f"above max_metric_drop {tolerance.max_metric_drop:g}"
+                )
+        verdict = {
+            "precision": precision,
+            "passed": not failures,
+            "failures": failures,
+            "metric": value,
+            "reference_metric": expected,
+            "metric_drop": drop,
+            "agreement": agreement(ours, theirs, judge.output),
+            "comparison": {name: asdict(output) for name, output in compared.items()},
+            "tolerance": asdict(tolerance),
+        }
+        (out / "verdict.json").write_text(json.dumps(verdict, indent=1))
+        return Verdict(out / "verdict.json")
+
+
+def agreement(ours: Mapping[str, Array], theirs: Mapping[str, Array], output: str) -> float | None:
+    """Share of samples whose arg max is that of FP32; None where no output is a (N, classes) array of scores."""
+    name = output or (next(iter(ours)) if len(ours) == 1 else "")
+    if name not in ours or ours[name].ndim != 2 or ours[name].shape[1] < 2:
+        return None
+    return float(np.mean(np.argmax(ours[name], axis=1) == np.argmax(theirs[name], axis=1)))

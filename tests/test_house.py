@@ -1,0 +1,172 @@
+"""The house rules that a machine can check: arrows, giants, budgets, names."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("pipeline", "calibration", "engines")
+PRODUCT = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+MAY_IMPORT = {
+    "calibration": {"calibration"},
+    "engines": {"engines"},
+    "pipeline": {"pipeline", "calibration", "engines"},
+    "scripts": {"pipeline"},
+}
+"""Who may import whom."""
+
+GIANTS = {
+    "tensorflow": "engines/tensorflow.py",
+    "keras": "engines/tensorflow.py",
+    "tf_keras": "engines/tensorflow.py",
+    "tf2onnx": "",  # Run as a command, `python -m tf2onnx.convert`; imported nowhere.
+    "tensorrt": "engines/tensorrt.py",
+    "tensorrt_rtx": "engines/tensorrt_rtx.py",
+    "pycuda": "engines/cuda.py",
+    "onnxruntime": "engines/onnxruntime.py",
+    "polygraphy": "pipeline/comparison.py",
+}
+"""The one source file that imports each giant."""
+
+MOST_FILE_LINES = 400
+MOST_FUNCTION_LINES = 50
+MOST_PARAMETERS = 5
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every imported module, and the line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "absolute imports only"
+            yield node.module or "", node.lineno
+
+
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def functions(file: Path) -> Iterator[ast.FunctionDef]:
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+
+
+def short(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def test_the_arrows_between_packages() -> None:
+    wrong = [
+        f"{short(file)}:{line} imports {name}"
+        for file in [*PRODUCT, *sorted((ROOT / "scripts").glob("*.py"))]
+        for name, line in imports(parsed(file))
+        if name.split(".")[0] in PACKAGES and name.split(".")[0] not in MAY_IMPORT[short(file).split("/")[0]]
+    ]
+    assert wrong == []
+
+
+def test_each_giant_is_imported_in_one_file() -> None:
+    found = {
+        (name.split(".")[0], short(file))
+        for file in PRODUCT
+        for name, _ in imports(parsed(file))
+        if name.split(".")[0] in GIANTS
+    }
+    assert found <= set(GIANTS.items())
+
+
+def test_importing_the_project_loads_no_giant() -> None:
+    modules = [short(file)[:-3].replace("/", ".").removesuffix(".__init__") for file in PRODUCT]
+    modules.remove("pipeline.__main__")
+    code = f"""
+import importlib, json, sys
+for name in {modules!r}:
+    importlib.import_module(name)
+print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}} & set({sorted(GIANTS)!r}))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = """
+import sys
+from pipeline.cli import trtforge
+try:
+    trtforge.main(["--help"])
+except SystemExit:
+    pass
+print(sorted(set(sys.modules) & {"numpy", "onnx", "rich", "cattrs", "PIL"}), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "doctor" in done.stdout
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_generic_names_mean_this_project(package: str) -> None:
+    file = importlib.import_module(package).__file__
+    assert file is not None
+    assert Path(file).resolve().is_relative_to(ROOT)
+
+
+def test_every_file_says_what_it_does() -> None:
+    silent = [short(file) for file in [*PRODUCT, *TESTS] if not ast.get_docstring(parsed(file))]
+    assert silent == []
+
+
+def test_files_are_short() -> None:
+    long = {short(file): n for file in PRODUCT if (n := len(file.read_text().splitlines())) > MOST_FILE_LINES}
+    assert long == {}
+
+
+def test_functions_are_short() -> None:
+    lengths = [(f.end_lineno or 0) - f.lineno + 1 for file in PRODUCT for f in functions(file)]
+    assert np.percentile(lengths, 95) <= MOST_FUNCTION_LINES
+
+
+def test_parameters_are_few_and_typed() -> None:
+    wrong = []
+    for file in PRODUCT:
+        for function in functions(file):
+            arguments = function.args
+            named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            own = [a for a in named if a.arg not in ("self", "cls")]
+            untyped = [a.arg for a in own if a.annotation is None]
+            if untyped:
+                wrong.append(f"{short(file)}:{function.lineno} {function.name}: untyped {untyped}")
+            if (
+                len([a for a in [*arguments.posonlyargs, *arguments.args] if a.arg not in ("self", "cls")])
+                > MOST_PARAMETERS
+            ):
+                wrong.append(f"{short(file)}:{function.lineno} {function.name}: too many parameters")
+    assert wrong == []
+
+
+def test_no_forbidden_names() -> None:
+    names = {part for file in PRODUCT for part in Path(short(file)).with_suffix("").parts}
+    assert not names & {"utils", "common", "helpers", "manager", "misc"}
+
+
+def test_there_is_as_much_test_as_product() -> None:
+    def num_lines(files: list[Path]) -> int:
+        return sum(1 for file in files for line in file.read_text().splitlines() if line.strip())
+
+    assert num_lines(TESTS) >= num_lines(PRODUCT)
+
+
+def test_tests_are_no_package() -> None:
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
