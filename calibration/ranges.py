@@ -95,7 +95,7 @@ class Ranges:
         listed = ", ".join(f"'{name}'" for name in missing[:NUM_NAMED])
         which = f"; they lack {len(missing)} of its tensors, such as {listed}" if missing else ""
         raise DataError(
-            f"ranges: were found on model {self.origin.model_digest[:12]}, not on this one ({model_digest[:12]}){which}; "
+            f"ranges: were found on model {self.origin.model_digest[:12]}, not on {model_digest[:12]}{which}; "
             "calibrate this model"
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -66,7 +65,7 @@ def _replace(made: Path, target: Path, work: Path) -> None:
         target.rename(work / "replaced")
     elif made.is_file() and target.is_dir():
         raise ConfigError(f"{target}: is a folder; give the path of a file with -o")
-    os.replace(made, target)
+    made.replace(target)
 
 
 def record_of(engine: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.errors import CheckFailed, ConfigError
 from pipeline.plan import Plan
 from pipeline.stages.build import Target
 from pipeline.stages.export import source_from_path
-from pipeline.stages.validate import Judge
+from pipeline.stages.validate import Judge, Judged
 from pipeline.store import Store
 
 log = logging.getLogger(__name__)
@@ -99,9 +99,13 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     for variant, outputs in made.outputs.items():
         judged = (judge, variant.precision)
         made.verdicts[variant] = store.run(plan.validate, made.reference, outputs, made.evaluation, judged)
-    if until == "validate":
-        return made
+    if until != "validate":
+        time_engines(plan, store, made)
+    return made
 
+
+def time_engines(plan: Plan, store: Store, made: Results) -> None:
+    """Time the engines that run on this machine, all in one measurement; say of the others why not."""
     timed = {}
     for variant, engine in made.engines.items():
         if reason := backend(variant.backend).why_not_run():
@@ -110,7 +114,6 @@ def run(plan: Plan, store: Store, until: str) -> Results:
             timed[variant.name] = engine
     if timed:
         made.timings = store.measure(plan.benchmark, timed, made.evaluation)
-    return made
 
 
 def variants(plan: Plan, until: str) -> Iterator[Variant]:
@@ -155,7 +158,7 @@ def check_export(plan: Plan, store: Store, made: Results) -> None:
     if isinstance(made.source, SavedModel):
         network = Engine(made.source.path, "tensorflow", signature=made.source.signature)
     answers = store.run(plan.infer, network, made.evaluation)
-    judged: tuple[Judge, Precision] = (judge_of(plan), "fp32")
+    judged: Judged = (judge_of(plan), "fp32")
     made.source_verdict = store.run(plan.validate, answers, made.reference, made.evaluation, judged)
     verdict = made.source_verdict.read()
     if not verdict["passed"]:

@@ -210,21 +210,16 @@ def _literal(value: object, kind: object) -> object:
 
 
 def _strict(value: Any, kind: Any) -> Any:
-    if kind is float and type(value) is int:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if type(value) is not kind:
+    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise ValueError(f"is {value!r} ({type(value).__name__}), but takes {_words(kind)}")
     return value
 
 
 def _words(kind: Any) -> str:
-    words: dict[object, str] = {
-        int: "a whole number",
-        float: "a number",
-        str: "a text in quotes",
-        bool: "true or false",
-    }
-    return words[kind]
+    words: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+    return words.get(kind, "a text in quotes")
 
 
 _CONVERTER = _converter()

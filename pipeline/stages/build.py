@@ -82,9 +82,7 @@ def check_shape_range(name: str, shape: ShapeRange) -> None:
     """Raise ConfigError unless min <= opt <= max, dimension by dimension, all positive and of one rank."""
     ranks = {len(shape.min), len(shape.opt), len(shape.max)}
     if len(ranks) != 1:
-        raise ConfigError(
-            f"shapes of '{name}': min, opt and max have {sorted(ranks)} dimensions; give them equally many"
-        )
+        raise ConfigError(f"shapes of '{name}': min, opt and max have {sorted(ranks)} dimensions; give equally many")
     for low, usual, high in zip(shape.min, shape.opt, shape.max):
         if not 0 < low <= usual <= high:
             raise ConfigError(

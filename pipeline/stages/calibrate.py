@@ -11,6 +11,7 @@ import onnx
 
 from calibration.batches import Samples
 from calibration.collect import collect, watch_tensors, watchable
+from calibration.observers import Method
 from calibration.ranges import Origin, ranges_from_histograms, write_ranges
 from engines import backend
 from engines.contract import Array
@@ -18,8 +19,6 @@ from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import option
 from pipeline.progress import Bar
 from pipeline.store import distribution_versions
-
-Method = Literal["entropy", "minmax", "percentile", "mse"]
 
 
 @dataclass(frozen=True)

@@ -56,10 +56,7 @@ class Export:
             raise ConfigError(
                 f"[export] opset is {self.opset}, but tf2onnx and Q/DQ take {SMALLEST_OPSET} to {LARGEST_OPSET}"
             )
-        if isinstance(source, OnnxModel):
-            model = _read_onnx(source.path, self.opset)
-        else:
-            model = self._converted(out, source)
+        model = _read_onnx(source.path, self.opset) if isinstance(source, OnnxModel) else self._converted(out, source)
         notes = []
         if self.fold:
             model, num_folded = fold_batch_norm(model)

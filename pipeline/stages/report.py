@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,7 +96,7 @@ class Report:
                 write_html(record, new / "report.html")
             if folder.exists():
                 folder.rename(work / "old")
-            os.replace(new, folder)
+            new.replace(folder)
 
 
 def variant_record(made: Results, built: BuiltVariant, timings: Sequence[Timing]) -> Variant:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class LabelFile:
             return np.asarray(found[self.key] if self.path.suffix == ".npz" else found)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise ConfigError(
-                f"{self.path}: has no labels '{self.key}' ({error}); name an .npy file, or an .npz file and --labels KEY"
+                f"{self.path}: has no labels '{self.key}' ({error}); name an .npy file, or an .npz and --labels KEY"
             ) from error
 
     def digest(self) -> str:
@@ -82,6 +82,10 @@ class Judge:
         """The metric's value on outputs of these samples, in the metric's own unit."""
         found = self.metric()
         return found(outputs, labelled.labels() if labelled is not None and found.needs_labels else None)
+
+
+Judged: TypeAlias = tuple[Judge, Precision]
+"""By what metric, and as what precision, outputs are judged."""
 
 
 @dataclass(frozen=True)

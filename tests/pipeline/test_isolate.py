@@ -55,7 +55,7 @@ def test_the_result_comes_back_and_the_output_goes_to_the_log(log: Path) -> None
 
 
 def test_one_of_our_errors_is_raised_as_it_was(log: Path) -> None:
-    with pytest.raises(ConfigError, match="plan.toml: wrong; mend it"):
+    with pytest.raises(ConfigError, match=r"plan\.toml: wrong; mend it"):
         isolate.call(log, "refuse", refuse)
 
 
