@@ -90,7 +90,7 @@ def test_numbers_stand_beside_their_protocol_and_machine(record: Record, folder:
     _, text = read(html_from_record(record, folder))
     assert record.protocol is not None
     assert record.protocol.description in text
-    assert "on Example CPU 4000, 2 cores, 16 GiB, Example GPU (driver 999.1), Linux x86_64 , threads: 1." in text
+    assert "on Example CPU 4000, 2 cores, 16 GiB, Example GPU (driver 999.1), Linux x86_64, threads: 1." in text
     assert "Not timed: fp16@tensorrt_rtx, int8@tensorrt_rtx: no NVIDIA driver" in text
     assert "the original model in its own framework reaches 91.37 %" in text
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def drawn(record: Record, latencies: dict[str, Floats]) -> dict[str, Picture]:
 
 def texts(picture: Picture) -> list[str]:
     """All texts of an SVG, as a reader sees them."""
-    elements = ElementTree.fromstring(picture.svg).iter("{http://www.w3.org/2000/svg}text")
+    elements = ET.fromstring(picture.svg).iter("{http://www.w3.org/2000/svg}text")
     return ["".join(element.itertext()).strip() for element in elements]
 
 
@@ -135,7 +135,7 @@ def test_many_variants_with_nearly_equal_numbers_are_all_labelled_apart(
     crowd = tuple(replace(record.variants[0], name=f"fp32@crowd{index}") for index in range(8))
     many = {variant.name: latencies["fp32@onnxruntime"] for variant in crowd}
     picture = drawn(replace(record, variants=crowd), many)["accuracy"]
-    root = ElementTree.fromstring(picture.svg)
+    root = ET.fromstring(picture.svg)
     svg = "{http://www.w3.org/2000/svg}text"
     places = [
         (element.get("x"), element.get("y"), element.get("transform"))
