@@ -10,7 +10,7 @@ from pipeline import quantities
 from pipeline.errors import Unavailable
 from pipeline.machine import Machine
 from pipeline.pictures import Picture, pictures
-from pipeline.record import Recommendation, Record, Variant
+from pipeline.record import MetricInfo, Recommendation, Record, Variant
 from pipeline.timing import Floats, queries_from_npz
 
 NEEDED = ("jinja2", "matplotlib")
@@ -99,7 +99,7 @@ def _key_figures(record: Record) -> list[tuple[str, str, str]]:
         (
             quantities.metric_text(record.metric, chosen.metric),
             quantities.metric_title(record.metric),
-            quantities.change_text(record.metric, chosen.metric_drop or 0.0),
+            _against_fp32(chosen, record.metric),
         ),
         (quantities.size_text(chosen.size_bytes), "engine size", _smaller(chosen, record)),
     ]
@@ -108,6 +108,12 @@ def _key_figures(record: Record) -> list[tuple[str, str, str]]:
         against = f"over FP32 on {chosen.backend}, p50; 95 % interval {low:.2f} to {high:.2f}"
         figures.insert(1, (quantities.times_text(first.speedup), "speed-up", against))
     return figures
+
+
+def _against_fp32(chosen: Variant, metric: MetricInfo) -> str:
+    if chosen.precision == "fp32" or chosen.metric_drop is None:
+        return f"drop {quantities.drop_text(metric, chosen.metric_drop)}"
+    return quantities.change_text(metric, chosen.metric_drop)
 
 
 def _smaller(chosen: Variant, record: Record) -> str:

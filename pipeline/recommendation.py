@@ -39,7 +39,7 @@ def recommend(variants: Sequence[Variant], metric: MetricInfo | None, max_metric
     stay = chosen.precision == "fp32"
     parts = [_praise(chosen, best_full, metric), *_why_not_int8(chosen, others, best_full, (metric, max_metric_drop))]
     if not chosen.by_batch[0].stable:
-        parts.append("Its timing was unstable: measure again on a quiet machine.")
+        parts.append(f"The timing of {chosen.name} was unstable: measure again on a quiet machine.")
     return Recommendation("stay" if stay else "ship", chosen.name, " ".join(parts), max_metric_drop)
 
 

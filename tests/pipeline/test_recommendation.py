@@ -142,7 +142,7 @@ def test_where_lower_is_better_a_drop_is_above(fp32: Variant, int8: Variant) -> 
 
 def test_an_unstable_timing_is_said(fp32: Variant, int8: Variant) -> None:
     shaky = int8.timed((replace(int8.by_batch[0], stable=False),))
-    assert "Its timing was unstable" in recommend([fp32, shaky], TOP1, 0.005).sentence
+    assert "The timing of int8@onnxruntime was unstable" in recommend([fp32, shaky], TOP1, 0.005).sentence
     assert "unstable" not in recommend([fp32, int8], TOP1, 0.005).sentence
 
 
