@@ -8,6 +8,8 @@ TensorRT; a Relu or Clip before that Q vanishes in it. Chains of such operators 
   in int32 with scale(data) * scale(weight).
 - Add, Mul, Concat, pools, Sigmoid, LeakyRelu, and operators that only move data, are quantized where integers come in
   and an integer operator reads the result, so that nothing is rounded for nothing.
+- Weights in -64 … 64 (``u8s7``) are for what ONNX Runtime computes as a matrix product; depthwise convolutions have
+  kernels of their own, which do not add in 16 bits, and keep full int8.
 - A MatMul or Gemm whose result nobody reads in integers gives float, which the last layer of a classifier does.
 """
 
@@ -155,10 +157,17 @@ def _place_constants(sight: Sight, node: ir.Node, weights: list[QuantizedWeight]
     arithmetic = sight.options.arithmetic
     dtype: DataType = "uint8" if arithmetic == "u8u8" else "int8"
     name = node.name or ""
-    weights.append(QuantizedWeight(weight.name or "", Reader(name, 1), weight_axis(node), dtype, LIMITS[arithmetic]))
+    limit = LIMITS["u8s8" if _is_depthwise(node) else arithmetic]
+    weights.append(QuantizedWeight(weight.name or "", Reader(name, 1), weight_axis(node), dtype, limit))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
         biases.append(QuantizedBias(bias.name or "", Reader(name, 2), data.name or ""))
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    """One channel in and one out for each group: such kernels multiply in 16 and add in 32 bits on any CPU."""
+    weight = constant(node.inputs[1])
+    return node.op_type == "Conv" and weight is not None and weight.shape[:2] == (attribute_int(node, "group", 1), 1)
 
 
 def _tensor(sight: Sight, value: ir.Value, integer: dict[str, ir.Node]) -> QuantizedTensor:
