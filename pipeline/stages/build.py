@@ -73,7 +73,7 @@ class Build:
         with waiting(what):
             record = isolate.call(out / "build.log", what, _build, model.path, engine, target.backend, options)
         (out / "record.json").write_text(json.dumps(asdict(record), indent=1, sort_keys=True))
-        (out / "notes.json").write_text(json.dumps([*model.notes(), *record.notes]))
+        (out / "notes.json").write_text(json.dumps(list(record.notes)))
         smallest, largest = target.batch_bounds()
         return Engine(engine, backend=target.backend, min_batch=smallest, max_batch=largest)
 

@@ -18,6 +18,7 @@ from engines.contract import Array
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import option
 from pipeline.progress import Bar
+from pipeline.stages.infer import fixed_batch, padded
 from pipeline.store import distribution_versions
 
 
@@ -52,11 +53,15 @@ class Calibrate:
         bar = Bar("calibrate", samples.num_samples)
         try:
             with backend(self.runner).load(watched, num_threads=self.num_threads) as runner:
+                fixed = fixed_batch(runner)
 
                 def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
-                    return runner.infer(feed)
+                    num_samples = len(next(iter(feed.values())))
+                    found = runner.infer(padded(feed, fixed))
+                    padding = fixed > num_samples
+                    return {n: a[:num_samples] if padding and len(a) == fixed else a for n, a in found.items()}
 
-                histograms = collect(run, samples.batches(self.batch_size), on_batch=bar.to)
+                histograms = collect(run, samples.batches(fixed or self.batch_size), on_batch=bar.to)
         finally:
             bar.close()
             watched.unlink()

@@ -57,16 +57,16 @@ class Export:
                 f"[export] opset is {self.opset}, but tf2onnx and Q/DQ take {SMALLEST_OPSET} to {LARGEST_OPSET}"
             )
         model = _read_onnx(source.path, self.opset) if isinstance(source, OnnxModel) else self._converted(out, source)
-        notes = []
+        num_folded = 0
         if self.fold:
             model, num_folded = fold_batch_norm(model)
-            notes.append(f"{num_folded} batch-norm operations folded into weights")
         model, names = portable_names(model)
         _name_batch_dimension(model)
         path = out / "model.onnx"
         _write_checked(model, path)
         (out / "names.json").write_text(json.dumps(names, indent=1))
-        (out / "notes.json").write_text(json.dumps(notes))
+        notes = [f"export: {num_folded} multiplications and additions of batch norms folded into weights"]
+        (out / "notes.json").write_text(json.dumps(notes if num_folded else []))
         return OnnxModel(path)
 
     def _converted(self, out: Path, source: SavedModel | KerasFile) -> onnx.ModelProto:

@@ -63,8 +63,13 @@ def runner_of(engine: Engine, num_threads: int) -> Runner:
 
 def batch_bounds(engine: Engine, runner: Runner) -> tuple[int, int]:
     """The smallest and largest batch that the engine takes; 0 for no upper bound."""
-    fixed = [spec.shape[0] for spec in runner.inputs if spec.shape and spec.shape[0] != DYNAMIC]
-    return (max(fixed), min(fixed)) if fixed else (max(engine.min_batch, 1), engine.max_batch)
+    fixed = fixed_batch(runner)
+    return (fixed, fixed) if fixed else (max(engine.min_batch, 1), engine.max_batch)
+
+
+def fixed_batch(runner: Runner) -> int:
+    """The batch that the model was exported for; 0 if it takes any."""
+    return max((spec.shape[0] for spec in runner.inputs if spec.shape and spec.shape[0] != DYNAMIC), default=0)
 
 
 def padded(feed: Mapping[str, Array], num_samples: int) -> dict[str, Array]:

@@ -34,6 +34,7 @@ from pipeline.record import (
     StageRun,
     TensorQuality,
     Variant,
+    finite,
 )
 from pipeline.reporting import write_html, write_json
 from pipeline.stages.benchmark import timings_from
@@ -78,7 +79,7 @@ class Report:
             variants=variants,
             tensors=_tensors(made),
             served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
-            notes=tuple(made.notes),
+            notes=(*made.fp32.notes(), *made.notes),
             recommendation=recommend(variants, metric, self.max_metric_drop),
         )
         self._publish(plan.resolved(self.folder), record, made)
@@ -104,14 +105,15 @@ def variant_record(made: Results, built: BuiltVariant, timings: Sequence[Timing]
     engine = made.engines[built]
     verdict = made.verdicts[built].read()
     built_as = json.loads(engine.beside("record.json").read_text())
+    written = made.models[built].notes() if built.precision != "fp32" else []
     variant = Variant(
         name=built.name,
         precision=built.precision,
         backend=built.backend,
         placement=backend(built.backend).PLACEMENT,
         size_bytes=built_as["size_bytes"],
-        metric=verdict["metric"],
-        metric_drop=verdict["metric_drop"],
+        metric=finite(verdict["metric"]),
+        metric_drop=finite(verdict["metric_drop"]),
         metric_measured_on=SIMULATION if built in made.not_timed else ENGINE,
         agreement=verdict["agreement"],
         comparison=tuple(_compared(name, row) for name, row in verdict["comparison"].items()),
@@ -125,7 +127,7 @@ def variant_record(made: Results, built: BuiltVariant, timings: Sequence[Timing]
         num_int8=built_as["num_int8"],
         num_quantizable=built_as["num_quantizable"],
         build_seconds=built_as["build_seconds"],
-        notes=tuple(engine.notes()),
+        notes=(*written, *engine.notes()),
     )
     own = [timing for timing in timings if timing.name == built.name]
     full = {timing.batch_size: timing for timing in timings if timing.name == f"fp32@{built.backend}"}
@@ -151,9 +153,8 @@ def _batch_timing(timing: Timing, full: Timing | None) -> BatchTiming:
 
 
 def _compared(name: str, row: dict[str, Any]) -> ComparedOutput:
-    finite = row["psnr_db"] != float("inf")
-    numbers = {key: row[key] for key in ("max_abs", "mean_abs", "cosine_min", "cosine_mean")}
-    return ComparedOutput(output=name, psnr_db=row["psnr_db"] if finite else None, **numbers)
+    keys = ("max_abs", "mean_abs", "cosine_min", "cosine_mean", "psnr_db")
+    return ComparedOutput(output=name, **{key: finite(row[key]) for key in keys})
 
 
 def _model_info(plan: Plan, made: Results) -> ModelInfo:
@@ -177,7 +178,7 @@ def _metric_info(plan: Plan, made: Results) -> MetricInfo | None:
     if not judge.name:
         return None
     metric = judge.metric()
-    value = None if made.source_verdict is None else made.source_verdict.read()["reference_metric"]
+    value = None if made.source_verdict is None else finite(made.source_verdict.read()["reference_metric"])
     return MetricInfo(metric.name, metric.unit, metric.higher_is_better, value)
 
 

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from calibration.userfunction import load_function
+from calibration.userfunction import module_file
 from engines.contract import Array, Precision
 from pipeline.artifact import Outputs, Verdict
 from pipeline.comparison import Tolerance, compare, read_outputs
@@ -71,7 +71,7 @@ class Judge:
         """SHA-256 (hex) of the metric's name and output, and of the file of a user's own function."""
         own = b""
         if ":" in self.name:
-            own = Path(load_function(self.name, self.folder).__code__.co_filename).read_bytes()
+            own = module_file(self.name, self.folder).read_bytes()
         return hashlib.sha256(f"{self.name}\0{self.output}\0".encode() + own).hexdigest()
 
     def metric(self) -> Metric:
