@@ -16,6 +16,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,7 @@ def plan_of(network: Network, folder: Path, method: str, seconds: float) -> str:
     )
 
 
-def run_plan(text: str, work: Path, store: Path) -> dict[str, object]:
+def run_plan(text: str, work: Path, store: Path) -> dict[str, Any]:
     """Run a plan by the command, and read its report."""
     plan = work / "plan.toml"
     plan.write_text(text)
@@ -128,7 +129,7 @@ def run_plan(text: str, work: Path, store: Path) -> dict[str, object]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 5):
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
-    found: dict[str, object] = json.loads((work / "trtforge-report" / "report.json").read_text())
+    found: dict[str, Any] = json.loads((work / "trtforge-report" / "report.json").read_text())
     return found
 
 
@@ -154,7 +155,7 @@ def tflite_top1(network: Network, folder: Path) -> float | None:
     return hits / len(labels)
 
 
-def table(name: str, report: dict, reference: float | None) -> str:  # type: ignore[type-arg]
+def table(name: str, report: dict[str, Any], reference: float | None) -> str:
     """One network as Markdown."""
     lines = [f"## {name}", "", "| variant | size, KiB | top-1 | drop, points | batch 1 p50, ms | speed-up |"]
     lines += ["|---|---:|---:|---:|---:|---:|"]
@@ -199,10 +200,11 @@ def main() -> None:
     head = [
         "# Trained networks through the pipeline",
         "",
-        f"Made by `{command}` on {report['created'][:10]}: {machine['cpu_model']}, {machine['num_cores']} cores,",  # type: ignore[index]
-        f"{', '.join(f'{k} {v}' for k, v in report['versions'].items())}.",  # type: ignore[attr-defined]
+        f"Made by `{command}` on {report['created'][:10]}:",
+        f"{machine['cpu']} ({' '.join(machine['isa'])}), {machine['num_cores']} cores;",
+        f"{', '.join(f'{k} {v}' for k, v in report['versions'].items())}.",
         "",
-        f"{protocol['description']} {protocol['num_threads']} thread.",  # type: ignore[index]
+        f"{protocol['description']} {protocol['num_threads']} thread.",
         "*(simulated)*: the accuracy of the model in float simulation, since no TensorRT can run on this machine.",
         "",
         "",
