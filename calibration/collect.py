@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
@@ -10,82 +12,134 @@ import numpy.typing as npt
 import onnx
 
 from calibration.errors import DataError, ModelError
+from calibration.graph import nodes_of, unique
 from calibration.observers import Histogram, histogram_from_values
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Run: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """From a batch, input name -> (N, ...), to the values of the watched tensors."""
 
+logger = logging.getLogger(__name__)
+
 
 def collect(
     run: Run, batches: Iterable[Mapping[str, Array]], *, on_batch: Callable[[int], object] = lambda _num: None
 ) -> dict[str, Histogram]:
-    """Run all batches and return the histogram of every floating-point input and watched tensor.
+    """Run all batches and return the histogram of every floating-point input and watched tensor, inputs first.
 
+    The result does not depend on the batch size or on the order of the samples, as far as the runner's values do not.
+    A tensor that is empty on a batch adds nothing; one that is empty on all has a histogram of nothing.
     ``on_batch`` is told the number of samples done.
 
     Raises:
-        DataError: there are no batches, or a tensor has a NaN or infinite value.
+        DataError: there are no samples, or a tensor has a NaN or infinite value.
     """
     found: dict[str, Histogram] = {}
     num_samples = 0
     for batch in batches:
+        num_batch = len(next(iter(batch.values()), ()))
         for name, values in {**batch, **run(batch)}.items():
             if values.dtype.kind == "f":
-                seen = histogram_from_values(values, name)
-                found[name] = seen.merged(found[name]) if name in found else seen
-        num_samples += len(next(iter(batch.values())))
+                where = f"tensor '{name}' on samples {num_samples} to {num_samples + num_batch - 1}"
+                seen = histogram_from_values(values, where)
+                found[name] = found[name].merged(seen) if name in found else seen
+        num_samples += num_batch
         on_batch(num_samples)
     if not num_samples:
-        raise DataError("calibration: there are no samples, and ranges are never made up; give representative data")
+        raise DataError(
+            "calibration: there are no calibration samples, at least one is expected, as ranges are never made up; "
+            "give representative data"
+        )
+    for name, histogram in found.items():
+        if not histogram.num_values:
+            logger.warning("tensor '%s' is empty on every sample, so it has no range", name)
     return found
 
 
 def watchable(model: onnx.ModelProto) -> list[str]:
-    """The FP32 tensors of the main graph that depend on an input, in topological order, inputs first."""
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
-    graph = inferred.graph
-    floats = {
-        value.name
-        for value in [*graph.input, *graph.value_info, *graph.output]
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    }
-    constants = {tensor.name for tensor in graph.initializer}
-    moving = [value.name for value in graph.input if value.name not in constants]
+    """The FP32 tensors of the main graph that depend on an input, in topological order, inputs first.
+
+    Constants, initializers, and what is computed from them alone are left out; random numbers are not.
+    """
+    floats = {name for name, value in _typed_values(model).items() if _is_float(value)}
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    moving = [value.name for value in model.graph.input if value.name not in constants]
     depends = set(moving)
-    for node in graph.node:
-        if any(name in depends for name in node.input) or _captures(node, depends):
-            moving += [name for name in node.output if name]
-            depends.update(node.output)
+    for node in model.graph.node:
+        if _is_random(node) or not depends.isdisjoint(_read_by(node)):
+            names = [name for name in node.output if name]
+            moving += names
+            depends.update(names)
     return [name for name in moving if name in floats]
 
 
 def watch_tensors(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """The model with these tensors as further outputs; inputs and present outputs stay as they are.
+    """A copy of the model with these tensors as further outputs; inputs and present outputs stay as they are.
+
+    A tensor whose rank onnx cannot infer comes out flat, as an output without a rank is not valid.
 
     Raises:
-        ModelError: a name is no tensor of the graph, or its type cannot be inferred.
+        ModelError: a name is no tensor of the main graph, or its type cannot be inferred.
     """
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
+    known = _typed_values(model)
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    known = {value.name: value for value in inferred.graph.value_info}
     have = {value.name for value in [*model.graph.input, *model.graph.output]}
     for name in names:
         if name in have:
             continue
         if name not in known:
-            raise ModelError(f"tensor '{name}': is not in the model, or its type is unknown; name another")
+            raise _unknown(model, name)
         watched.graph.output.append(known[name])
         have.add(name)
+        if not known[name].type.tensor_type.HasField("shape"):
+            _flatten(watched.graph, name)
     return watched
 
 
-def _captures(node: onnx.NodeProto, depends: set[str]) -> bool:
-    """Whether a subgraph of the node (If, Loop, Scan) reads one of these tensors."""
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            for inner in graph.node:
-                if any(name in depends for name in inner.input) or _captures(inner, depends):
-                    return True
-    return False
+def _typed_values(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """Inputs, node outputs and outputs of the main graph whose type is given or can be inferred."""
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    made = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}
+    values = [*graph.input, *graph.value_info, *graph.output]
+    return {value.name: value for value in values if value.name in made and value.type.HasField("tensor_type")}
+
+
+def _flatten(graph: onnx.GraphProto, name: str) -> None:
+    """Make the last output, ``name``, the flat values of what was called so before."""
+    nodes = list(nodes_of(graph))
+    taken = {each for node in nodes for each in (*node.input, *node.output)}
+    taken |= {tensor.name for tensor in graph.initializer}
+    inner, shape = unique(f"{name}_in_shape", taken), unique(f"{name}_flat", taken)
+    for node in nodes:
+        for names in (node.input, node.output):
+            names[:] = [inner if each == name else each for each in names]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), shape))
+    graph.node.append(onnx.helper.make_node("Reshape", [inner, shape], [name]))
+    graph.output[-1].type.tensor_type.shape.dim.add()
+
+
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    return value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def _is_random(node: onnx.NodeProto) -> bool:
+    return node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
+
+
+def _read_by(node: onnx.NodeProto) -> set[str]:
+    """Names that the node, or a node of a graph inside it (If, Loop, Scan), reads."""
+    inner = onnx.GraphProto(node=[node])
+    return {name for each in nodes_of(inner) for name in each.input if name}
+
+
+def _unknown(model: onnx.ModelProto, name: str) -> ModelError:
+    made = sorted({output for node in model.graph.node for output in node.output if output})
+    if name in made:
+        return ModelError(
+            f"tensor '{name}': its type is not known and onnx cannot infer it; add it to the graph's value_info"
+        )
+    near = difflib.get_close_matches(name, made, n=1, cutoff=0.0)
+    hint = f"; the nearest is '{near[0]}'" if near else ""
+    return ModelError(f"tensor '{name}': is computed by no node of the model's main graph, so cannot be watched{hint}")

@@ -3,21 +3,26 @@
 A folder with two files:
 
 ``ranges.json``
-    ``format_version`` (1), ``method``, ``percentile``, ``num_samples``, ``model_digest``, ``data_digest``, and
-    ``tensors``: by name ``amax`` (the chosen one), ``amax_by_method``, ``sqnr_db`` and ``clipped_share`` by method,
-    ``min``, ``max``, ``num_values``, ``num_zeros``, ``exponent`` and ``notes``. Numbers are written so that reading
-    them gives the same bits; an SQNR that does not exist is null.
+    UTF-8, keys sorted. ``format_version`` (1), ``method``, ``percentile``, ``num_samples``, ``model_digest``,
+    ``data_digest``, and ``tensors``: by name ``amax`` (the chosen one), ``amax_by_method``, ``sqnr_db`` and
+    ``clipped_share`` by method, ``min``, ``max``, ``num_values``, ``num_zeros``, ``exponent`` and ``notes``. Numbers
+    are written so that reading them gives the same bits; an SQNR that does not exist is null.
 ``histograms.npz``
     ``counts``: (num_tensors, 16384) int64, a row per tensor in the order of ``ranges.json``; see
     ``calibration.observers``.
 
-Equal content gives equal bytes.
+Equal content gives equal bytes: neither the order of the tensors nor the time of writing shows.
+
+``amax`` is 127 times a float32, the scale, wherever that is a normal number. So scale = float32(amax / 127) is exact,
+and amax survives TensorRT's calibration cache, which keeps the scale.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,7 +32,10 @@ import numpy as np
 
 from calibration.errors import DataError
 from calibration.observers import (
+    LARGEST_CODE,
+    NUM_BINS,
     READINGS,
+    Counts,
     Histogram,
     Method,
     amax_percentile,
@@ -35,12 +43,16 @@ from calibration.observers import (
     sqnr_db,
 )
 
+RANGES_FILE = "ranges.json"
+HISTOGRAMS_FILE = "histograms.npz"
 FORMAT_VERSION = 1
+BY_METHOD = ("amax_by_method", "sqnr_db", "clipped_share")
 METHODS: tuple[Method, ...] = ("entropy", "minmax", "percentile", "mse")
 
-LARGEST_CODE = 127
 SMALLEST_FP16_NORMAL = 2.0**-14
 """6.1e-5: a scale below it loses bits when TensorRT keeps it as FP16."""
+NOTABLE_LOSS_DB = 6.0
+"""A chosen range that is so much worse than another method's is noted: 6 dB is one of the eight bits."""
 NUM_NAMED = 5
 
 
@@ -71,12 +83,12 @@ class TensorRange:
     exponent: int
     """The histogram spans |x| in [0, 2^exponent)."""
     notes: tuple[str, ...]
-    """What a reader should know: ``all zero``, ``constant``, ``one-sided``, ``tiny scale …``."""
+    """What a reader should know: no values, all zero, constant, one-sided, tiny scale, or that a method loses."""
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """The ranges of a model's tensors, in the order in which the model computes them."""
+    """The ranges of a model's tensors, sorted by name."""
 
     method: Method
     percentile: float
@@ -87,16 +99,16 @@ class Ranges:
         """Refuse to be used with another model than the one that was calibrated.
 
         Raises:
-            DataError: names up to five tensors that the ranges lack.
+            DataError: the digests differ; names up to five of the model's tensors that the ranges lack.
         """
         if model_digest == self.origin.model_digest:
             return
         missing = [name for name in tensor_names if name not in self.tensors]
         listed = ", ".join(f"'{name}'" for name in missing[:NUM_NAMED])
-        which = f"; they lack {len(missing)} of its tensors, such as {listed}" if missing else ""
+        which = f", and lack {len(missing)} of its tensors ({listed}{', …' * (len(missing) > NUM_NAMED)})"
         raise DataError(
-            f"ranges: were found on model {self.origin.model_digest[:12]}, not on {model_digest[:12]}{which}; "
-            "calibrate this model"
+            f"ranges: were found on model {self.origin.model_digest[:12]}, not on this one, {model_digest[:12]}"
+            f"{which if missing else ''}; calibrate this model"
         )
 
 
@@ -110,7 +122,7 @@ def ranges_from_histograms(
     """
     if method not in METHODS:
         raise DataError(f"calibration method '{method}': is unknown; choose one of {', '.join(METHODS)}")
-    tensors = {name: _tensor_range(histogram, method, percentile) for name, histogram in histograms.items()}
+    tensors = {name: _tensor_range(histograms[name], method, percentile) for name in sorted(histograms)}
     return Ranges(method, percentile, origin, tensors)
 
 
@@ -119,32 +131,32 @@ def write_ranges(ranges: Ranges, histograms: Mapping[str, Histogram], folder: Pa
     record = {"format_version": FORMAT_VERSION, "method": ranges.method, "percentile": ranges.percentile}
     tensors = {name: asdict(tensor) for name, tensor in ranges.tensors.items()}
     record |= asdict(ranges.origin) | {"tensors": tensors}
-    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
-    (folder / "ranges.json").write_text(text + "\n", encoding="utf-8")
-    counts = np.stack([histograms[name].counts for name in ranges.tensors])
-    with (folder / "histograms.npz").open("wb") as stream:
-        np.savez_compressed(stream, counts=counts)
+    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False, sort_keys=True)
+    (folder / RANGES_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
+    counts = np.zeros((len(ranges.tensors), NUM_BINS), np.int64)
+    for row, name in enumerate(sorted(ranges.tensors)):
+        counts[row] = histograms[name].counts
+    with (folder / HISTOGRAMS_FILE).open("wb") as stream:
+        np.savez_compressed(stream, counts=counts)  # Its entries bear no time of writing: always 1980.
 
 
 def ranges_from_folder(folder: Path) -> Ranges:
     """Read ``ranges.json`` strictly.
 
     Raises:
-        DataError: the file is missing, is cut off, is of another format version, or lacks or has too many keys.
+        DataError: the file is missing or cut off, is of another format version, lacks a key or has an unknown one, or
+            a value is not what it must be, such as an amax that is NaN.
     """
-    record = _read_json(folder / "ranges.json")
-    where = folder / "ranges.json"
+    where = folder / RANGES_FILE
+    record = _read_json(where)
+    version = record.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        is_what = "has no format version" if version is None else f"is format version {version}"
+        raise DataError(f"{where}: {is_what}, this program reads {FORMAT_VERSION}; calibrate again")
     try:
-        if record["format_version"] != FORMAT_VERSION:
-            raise DataError(
-                f"{where}: is format version {record['format_version']}, this program reads {FORMAT_VERSION}; "
-                "calibrate again"
-            )
-        origin = Origin(record["model_digest"], record["data_digest"], record["num_samples"])
-        tensors = {name: _tensor_from_record(item) for name, item in record["tensors"].items()}
-        return Ranges(record["method"], record["percentile"], origin, tensors)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{where}: is not a ranges file (at {error}); calibrate again") from error
+        return _ranges_from_record(record)
+    except _Malformed as error:
+        raise DataError(f"{where}: {error}; restore the file, or calibrate again") from error
 
 
 def histograms_from_folder(folder: Path) -> dict[str, Histogram]:
@@ -154,38 +166,53 @@ def histograms_from_folder(folder: Path) -> dict[str, Histogram]:
         DataError: a file is missing, damaged, or does not belong to the other.
     """
     ranges = ranges_from_folder(folder)
-    where = folder / "histograms.npz"
+    where = folder / HISTOGRAMS_FILE
     try:
         with np.load(where, allow_pickle=False) as stored:
-            counts = stored["counts"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            counts: Counts = stored["counts"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{where}: cannot be read ({error}); calibrate again") from error
-    if len(counts) != len(ranges.tensors):
-        raise DataError(f"{where}: has {len(counts)} histograms for {len(ranges.tensors)} ranges; calibrate again")
-    return {
-        name: Histogram(row, tensor.exponent, tensor.min, tensor.max, tensor.num_zeros)
-        for (name, tensor), row in zip(ranges.tensors.items(), counts)
-    }
+    expected = (len(ranges.tensors), NUM_BINS)
+    if counts.dtype != np.int64 or counts.shape != expected:
+        raise DataError(f"{where}: is {counts.dtype} {counts.shape}, int64 {expected} is expected; calibrate again")
+    found = {}
+    for (name, tensor), row in zip(ranges.tensors.items(), counts):
+        if row.min() < 0 or row.sum() != tensor.num_values:
+            raise DataError(
+                f"{where}: has {row.sum()} values of tensor '{name}', {RANGES_FILE} has {tensor.num_values}; "
+                "the two are not of one calibration: calibrate again"
+            )
+        found[name] = Histogram(row, tensor.exponent, tensor.min, tensor.max, tensor.num_zeros)
+    return found
 
 
 def _tensor_range(histogram: Histogram, method: Method, percentile: float) -> TensorRange:
     amax: dict[str, float] = {name: read(histogram) for name, read in READINGS.items()}
     amax["percentile"] = amax_percentile(histogram, percentile)
+    sqnr: dict[str, float | None] = {name: sqnr_db(histogram, amax[name]) for name in METHODS}
     return TensorRange(
-        amax=amax[method],
-        amax_by_method={name: amax[name] for name in METHODS},
-        sqnr_db={name: sqnr_db(histogram, amax[name]) for name in METHODS},
+        amax=_of_float32_scale(amax[method]),
+        amax_by_method={name: _of_float32_scale(amax[name]) for name in METHODS},
+        sqnr_db=sqnr,
         clipped_share={name: clipped_share(histogram, amax[name]) for name in METHODS},
         min=histogram.min,
         max=histogram.max,
         num_values=histogram.num_values,
         num_zeros=histogram.num_zeros,
         exponent=histogram.exponent,
-        notes=_notes(histogram, amax[method]),
+        notes=_notes(histogram, method, amax[method], sqnr),
     )
 
 
-def _notes(histogram: Histogram, amax: float) -> tuple[str, ...]:
+def _of_float32_scale(amax: float) -> float:
+    """127 times the float32 that is nearest to amax / 127; amax itself where that would not be a normal number."""
+    scale = np.float32(amax / LARGEST_CODE)
+    return LARGEST_CODE * float(scale) if scale >= np.finfo(np.float32).tiny else amax
+
+
+def _notes(histogram: Histogram, method: Method, amax: float, sqnr: Mapping[str, float | None]) -> tuple[str, ...]:
+    if not histogram.num_values:
+        return ("no values on the calibration data",)
     if not histogram.amax:
         return ("all zero on the calibration data",)
     notes = []
@@ -195,7 +222,15 @@ def _notes(histogram: Histogram, amax: float) -> tuple[str, ...]:
         notes.append("one-sided: half of symmetric int8's codes are unused")
     if amax / LARGEST_CODE < SMALLEST_FP16_NORMAL:
         notes.append(f"tiny scale {amax / LARGEST_CODE:.3g}: below FP16's smallest normal, 6.1e-5")
+    ratios = {name: ratio for name, ratio in sqnr.items() if ratio is not None}
+    best = max(ratios, key=lambda name: ratios[name])
+    if ratios[best] - ratios[method] > NOTABLE_LOSS_DB:
+        notes.append(f"{method} gives {ratios[method]:.1f} dB, {best} would give {ratios[best]:.1f} dB")
     return tuple(notes)
+
+
+class _Malformed(Exception):
+    """What is wrong in a record; the caller knows in which file."""
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -205,18 +240,68 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); give the folder of `trtforge calibrate`"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is cut off or no JSON ({error}); calibrate again") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: is not a ranges file; calibrate again")
     return found
 
 
-def _tensor_from_record(item: Mapping[str, Any]) -> TensorRange:
-    unknown = set(item) - {f.name for f in fields(TensorRange)}
-    if unknown:
-        raise KeyError(sorted(unknown)[0])
-    numbers = (item["amax"], item["min"], item["max"])
-    if not all(isinstance(number, (int, float)) and np.isfinite(number) for number in numbers):
-        raise TypeError(f"range {numbers}")
-    return TensorRange(**{**item, "notes": tuple(item["notes"])})
+def _ranges_from_record(record: dict[str, Any]) -> Ranges:
+    _check_keys(record, {"method", "percentile", "tensors"} | {field.name for field in fields(Origin)}, "the file")
+    if record["method"] not in METHODS:
+        raise _Malformed(f"method is {record['method']!r}, one of {', '.join(METHODS)} is expected")
+    if not 0 < _number(record, "percentile", "the file") <= 100:
+        raise _Malformed(f"percentile is {record['percentile']}, a number above 0 and up to 100 is expected")
+    for key in ("model_digest", "data_digest"):
+        if not isinstance(record[key], str):
+            raise _Malformed(f"{key} is {record[key]!r}, text is expected")
+    if not isinstance(record["tensors"], dict):
+        raise _Malformed("tensors is no table of tensors by name")
+    num_samples = _count(record, "num_samples", "the file")
+    origin = Origin(record["model_digest"], record["data_digest"], num_samples)
+    tensors = {name: _tensor_from_record(record["tensors"][name], f"tensor '{name}'") for name in record["tensors"]}
+    return Ranges(record["method"], float(record["percentile"]), origin, tensors)
+
+
+def _tensor_from_record(item: object, where: str) -> TensorRange:
+    record = _check_keys(item, {field.name for field in fields(TensorRange)}, where)
+    by_method = {key: _check_keys(record[key], set(METHODS), f"{where}, {key}") for key in BY_METHOD}
+    for key, values in by_method.items():
+        for name in METHODS:
+            if not (key == "sqnr_db" and values[name] is None):
+                _number(values, name, f"{where}, {key}")
+    if not isinstance(record["notes"], list) or not all(isinstance(note, str) for note in record["notes"]):
+        raise _Malformed(f"{where}: notes are {record['notes']!r}, a list of texts is expected")
+    if not isinstance(record["exponent"], int):
+        raise _Malformed(f"{where}: exponent is {record['exponent']!r}, a whole number is expected")
+    for key in ("amax", "min", "max"):
+        _number(record, key, where)
+    if record["amax"] < 0:
+        raise _Malformed(f"{where}: amax is {record['amax']}, a number not below 0 is expected")
+    for key in ("num_values", "num_zeros"):
+        _count(record, key, where)
+    return TensorRange(**{**record, "notes": tuple(record["notes"])})
+
+
+def _check_keys(item: object, keys: set[str], where: str) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise _Malformed(f"{where}: is no table of {', '.join(sorted(keys))}")
+    for problem, names in (("lacks", keys - set(item)), ("has the unknown", set(item) - keys)):
+        if names:
+            raise _Malformed(f"{where}: {problem} key '{min(names)}'")
+    return item
+
+
+def _number(record: Mapping[str, Any], key: str, where: str) -> float:
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise _Malformed(f"{where}: {key} is {value!r}, a finite number is expected")
+    return float(value)
+
+
+def _count(record: Mapping[str, Any], key: str, where: str) -> int:
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _Malformed(f"{where}: {key} is {value!r}, a count is expected")
+    return value
