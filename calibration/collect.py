@@ -38,11 +38,9 @@ def collect(
     num_samples = 0
     for batch in batches:
         num_batch = len(next(iter(batch.values()), ()))
-        for name, values in {**batch, **run(batch)}.items():
-            if values.dtype.kind == "f":
-                where = f"tensor '{name}' on samples {num_samples} to {num_samples + num_batch - 1}"
-                seen = histogram_from_values(values, where)
-                found[name] = found[name].merged(seen) if name in found else seen
+        which = f"samples {num_samples} to {num_samples + num_batch - 1}"
+        _add({**batch, **run(batch)}, found, which)
+        del batch  # Before the next one is made, so that never two are in memory.
         num_samples += num_batch
         on_batch(num_samples)
     if not num_samples:
@@ -54,6 +52,14 @@ def collect(
         if not histogram.num_values:
             logger.warning("tensor '%s' is empty on every sample, so it has no range", name)
     return found
+
+
+def _add(tensors: Mapping[str, Array], found: dict[str, Histogram], which: str) -> None:
+    """Add the values of a batch's floating-point tensors to the histograms found so far."""
+    for name, values in tensors.items():
+        if values.dtype.kind == "f":
+            seen = histogram_from_values(values, f"tensor '{name}' on {which}")
+            found[name] = found[name].merged(seen) if name in found else seen
 
 
 def watchable(model: onnx.ModelProto) -> list[str]:

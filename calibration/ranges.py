@@ -20,7 +20,7 @@ and amax survives TensorRT's calibration cache, which keeps the scale.
 from __future__ import annotations
 
 import json
-import math
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -53,7 +53,10 @@ SMALLEST_FP16_NORMAL = 2.0**-14
 """6.1e-5: a scale below it loses bits when TensorRT keeps it as FP16."""
 NOTABLE_LOSS_DB = 6.0
 """A chosen range that is so much worse than another method's is noted: 6 dB is one of the eight bits."""
+LARGEST_FLOAT = sys.float_info.max
 NUM_NAMED = 5
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises on a damaged archive, or on an array in an archive's place."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +171,10 @@ def histograms_from_folder(folder: Path) -> dict[str, Histogram]:
     ranges = ranges_from_folder(folder)
     where = folder / HISTOGRAMS_FILE
     try:
-        with np.load(where, allow_pickle=False) as stored:
+        # Opened here, as numpy leaves a broken archive open.
+        with where.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             counts: Counts = stored["counts"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise DataError(f"{where}: cannot be read ({error}); calibrate again") from error
     expected = (len(ranges.tensors), NUM_BINS)
     if counts.dtype != np.int64 or counts.shape != expected:
@@ -260,7 +264,9 @@ def _ranges_from_record(record: dict[str, Any]) -> Ranges:
         raise _Malformed("tensors is no table of tensors by name")
     num_samples = _count(record, "num_samples", "the file")
     origin = Origin(record["model_digest"], record["data_digest"], num_samples)
-    tensors = {name: _tensor_from_record(record["tensors"][name], f"tensor '{name}'") for name in record["tensors"]}
+    tensors = {
+        name: _tensor_from_record(record["tensors"][name], f"tensor '{name}'") for name in sorted(record["tensors"])
+    }
     return Ranges(record["method"], float(record["percentile"]), origin, tensors)
 
 
@@ -295,7 +301,7 @@ def _check_keys(item: object, keys: set[str], where: str) -> dict[str, Any]:
 
 def _number(record: Mapping[str, Any], key: str, where: str) -> float:
     value = record[key]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST_FLOAT:
         raise _Malformed(f"{where}: {key} is {value!r}, a finite number is expected")
     return float(value)
 
