@@ -6,7 +6,7 @@ import importlib
 import logging
 import signal
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -15,20 +15,20 @@ import click
 from pipeline import __version__
 
 VERBS = {
-    "run": "Run a whole plan: every variant built, validated, timed, and a report.",
-    "export": "",
-    "calibrate": "",
-    "cast": "",
-    "quantize": "",
-    "build": "",
-    "infer": "",
-    "validate": "",
-    "benchmark": "",
-    "report": "",
-    "show": "Walk a result's recipes back to the trained network.",
-    "doctor": "Which backends work here, with versions; why the others do not, and what installs them.",
+    "run": "A whole plan: build, validate and time every variant; a report",
+    "export": "SavedModel, Keras file or ONNX -> checked FP32 ONNX",
+    "calibrate": "FP32 ONNX and samples -> each tensor's range",
+    "cast": "FP32 ONNX and ranges -> FP16 ONNX",
+    "quantize": "FP32 ONNX and ranges -> INT8 ONNX (Q/DQ nodes)",
+    "build": "ONNX -> engine",
+    "infer": "Engine and samples -> its answers",
+    "validate": "Judge an engine's answers against the FP32 model's",
+    "benchmark": "Time engines against each other",
+    "report": "Print and draw a run's report again",
+    "show": "What a result was made from, back to the trained network",
+    "doctor": "Which backends work here; what installs the others",
 }
-"""Verb -> its line in `--help`; empty for a stage, whose line is the first of its own file."""
+"""Verb -> its line in `--help`."""
 
 WHOLE_RUNS = ("run", "report", "show", "doctor")
 """The verbs that `pipeline.runs` holds."""
@@ -65,23 +65,23 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The verbs and their lines, read from the sources without running them."""
+        """The verbs and their lines, without loading any of them."""
         with formatter.section("Verbs"):
-            formatter.write_dl([(name, line or _first_line(name)) for name, line in VERBS.items()])
+            formatter.write_dl(list(VERBS.items()))
 
 
-def _first_line(stage: str) -> str:
-    with (Path(__file__).parent / "stages" / f"{stage}.py").open(encoding="utf-8") as source:
-        return source.readline().strip().strip('"')
-
-
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Verbs,
+    subcommand_metavar="VERB [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="trtforge")
 @click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is done.")
 def trtforge(verbose: bool) -> None:
     """From a trained network to a validated, timed inference engine.
 
-    Each verb takes a plan (PLAN.toml), or works directly on files. Results go to stdout, everything else to stderr.
+    Each verb takes a plan (PLAN.toml), or works directly on files; `trtforge VERB --help` tells how. Results go to
+    stdout, everything else to stderr.
 
     Exit status: 0 done; 2 the plan, the command or the data is wrong; 3 this machine lacks something; 4 a tool
     below failed on this model; 5 it ran, and accuracy or latency is out of bound; 130 interrupted.
@@ -95,16 +95,17 @@ def trtforge(verbose: bool) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command; turn errors into one sentence and an exit status."""
+    """Run the command, and end the process with its exit status."""
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(_status())
+    sys.exit(status_of(sys.argv[1:]))
 
 
-def _status() -> int:
+def status_of(arguments: Sequence[str]) -> int:
+    """Run the command with these arguments; errors become one sentence on stderr and an exit status."""
     from pipeline.errors import EXIT_STATUS, exit_status
 
     try:
-        trtforge.main(standalone_mode=False)
+        trtforge.main(list(arguments), prog_name="trtforge", standalone_mode=False)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
@@ -113,9 +114,6 @@ def _status() -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("trtforge: interrupted; what was finished is kept, the same command goes on from there", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
     except tuple(EXIT_STATUS) as error:
         click.echo(f"trtforge: {error}", err=True)
         return exit_status(error)

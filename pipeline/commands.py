@@ -2,69 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from calibration.batches import Samples, input_specs_from_onnx, open_samples
-from calibration.preprocess import Preprocess
-from calibration.source import DataSource, InputSpec
-from engines import BACKENDS
-from engines.contract import Precision, ShapeRange
-from pipeline.artifact import Engine, OnnxModel, Ranges
-from pipeline.direct import make, record_of, stage_from_options, stage_options, work_folder
+from calibration.batches import input_specs_from_onnx
+from engines.contract import Precision
+from pipeline.arguments import (
+    BACKEND,
+    METHOD,
+    OUTPUT,
+    PRECISION,
+    RANGES,
+    SIMULATE,
+    STORE,
+    data_options,
+    engine_from,
+    given_options,
+    is_plan,
+    model_from,
+    needed,
+    profile_options,
+    samples_from,
+    shape_ranges,
+    specs_of,
+)
+from pipeline.artifact import OnnxModel, Ranges
+from pipeline.direct import check_file_target, check_folder_target, make, stage_from_options, stage_options, work_folder
 from pipeline.errors import CheckFailed, ConfigError
 from pipeline.flow import Results
-from pipeline.plan import PRECISIONS, Plan, read_plan, record_from_table, tomllib
+from pipeline.plan import Plan, read_plan
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.build import Build, Target
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
 from pipeline.stages.export import Export, source_from_path
-from pipeline.stages.infer import Infer, runner_of
+from pipeline.stages.infer import Infer
 from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-STORE = click.option(
-    "--store", type=Path, default=Path(".trtforge"), show_default=True, help="plan: where results are kept"
-)
-OUTPUT = click.option("-o", "--output", type=Path, help="the file to write")
-BACKEND = click.option(
-    "--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True, help="the runtime"
-)
-PRECISION = click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="fp32",
-    show_default=True,
-    help="what the model was written for",
-)
-"""Options that several verbs share."""
-
-
-def data_options(function: F) -> F:
-    """The options that name samples."""
-    for option in (
-        click.option("--preprocess", default="", metavar="TOML", help="e.g. 'scale = 0.0039, layout = \"nchw\"'"),
-        click.option("--limit", default=0, help="use so many samples, evenly spread; 0: all"),
-        click.option("--labels", default="", help="key of the labels in an .npz, a CSV file, or 'folders'"),
-        click.option(
-            "--input", "inputs", multiple=True, metavar="NAME=KEY", help="model input and its key in the data"
-        ),
-        click.option("--data", metavar="PATH", help=".npz, .npy, folder of images, or module:function"),
-    ):
-        function = option(function)
-    return function
-
-
-def is_plan(path: Path) -> bool:
-    """Whether a verb was given a plan rather than a file to work on."""
-    return path.suffix == ".toml"
 
 
 def run_plan(path: Path, store: Path, until: str) -> tuple[Plan, Store, Results]:
@@ -77,12 +55,19 @@ def run_plan(path: Path, store: Path, until: str) -> tuple[Plan, Store, Results]
     finally:
         for entry in opened.account:
             how = "served" if entry.served else f"made in {entry.seconds:.1f} s"
-            click.echo(f"trtforge: {entry.stage:<9} {entry.digest[:12]}  {how}", err=True)
+            name = entry.digest if entry.stage == "benchmark" else entry.digest[:12]
+            click.echo(f"trtforge: {entry.stage:<9} {name}  {how}", err=True)
     return plan, opened, made
 
 
 def by_plan(path: Path, store: Path, until: str) -> None:
-    """A single verb on a plan: print what it made."""
+    """A single verb on a plan: print what it made.
+
+    Raises:
+        ConfigError: an option stands beside the plan, which would have no effect.
+    """
+    if beside := [flag for flag in given_options() if flag != "--store"]:
+        raise ConfigError(f"{beside[0]}: has no effect beside a plan; write it into {path}, or give files")
     _, _, made = run_plan(path, store, until)
     if until == "export":
         click.echo(made.fp32.path)
@@ -106,32 +91,7 @@ def raise_failures(verdicts: Mapping[str, Mapping[str, Any]]) -> None:
         raise CheckFailed("out of bound: " + "; ".join(said))
 
 
-def needed(value: Any, flag: str, why: str) -> Any:
-    """The value of an option that working on files needs."""
-    if not value:
-        raise ConfigError(f"{flag} is missing: {why}")
-    return value
-
-
-def samples_from(given: dict[str, Any], specs: tuple[InputSpec, ...]) -> Samples:
-    """The samples that the data options name; takes the options out of ``given``."""
-    pairs = {}
-    for pair in given.pop("inputs"):
-        name, _, key = pair.rpartition("=")
-        if not name:
-            raise ConfigError(f"--input '{pair}': is not NAME=KEY; write --input image=x_test")
-        pairs[name] = key
-    path = needed(given.pop("data"), "--data", "name samples; this tool never makes up data")
-    source = DataSource(path=path, inputs=pairs, labels=given.pop("labels"), limit=given.pop("limit"))
-    text = given.pop("preprocess")
-    try:
-        table = tomllib.loads(f"x = {{ {text} }}")["x"]
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"--preprocess '{text}': {error}; write it as in a plan, with commas between") from error
-    return open_samples(source, specs, record_from_table(table, Preprocess, "--preprocess"), Path())
-
-
-@click.command(short_help="Convert a trained network to FP32 ONNX.")
+@click.command()
 @click.argument("source", type=Path)
 @click.option("--signature", default="serving_default", show_default=True, help="of a SavedModel")
 @stage_options(Export)
@@ -147,11 +107,12 @@ def export(source: Path, **given: Any) -> None:
     stage = stage_from_options(Export(), given)
     network = source_from_path(source, given["signature"])
     output = needed(given["output"], "-o", "name the ONNX file to write")
+    check_file_target(output)
     click.echo(make(output, partial(stage, source=network)).path)
     return None
 
 
-@click.command(short_help="Find each tensor's range on representative samples.")
+@click.command()
 @click.argument("model", type=Path)
 @data_options
 @stage_options(Calibrate)
@@ -161,26 +122,31 @@ def calibrate(model: Path, **given: Any) -> None:
     """Run representative samples through MODEL (FP32 ONNX), or PLAN.toml's, and write each tensor's range."""
     if is_plan(model):
         return by_plan(model, given["store"], "calibrate")
+    opened = model_from(model)
+    output = needed(given["output"], "-o", "name the folder to write the ranges to")
+    check_folder_target(output)
     samples = samples_from(given, input_specs_from_onnx(model))
     stage = stage_from_options(Calibrate(), given)
-    output = needed(given["output"], "-o", "name the folder to write the ranges to")
-    click.echo(make(output, partial(stage, model=OnnxModel(model), samples=samples)).path)
+    click.echo(make(output, partial(stage, model=opened, samples=samples)).path)
     return None
 
 
+DATA_FLAGS = ("--data", "--input", "--labels", "--limit", "--preprocess", "--method")
+"""What asks for ranges to be found anew."""
+
+
 def ranges_for(model: OnnxModel, given: dict[str, Any], work: Path) -> Ranges:
-    """The ranges that were given, or found now from the data that was given."""
+    """The ranges that were given, or found now from the data that was given.
+
+    Raises:
+        ConfigError: both were given; one would have no effect.
+    """
     if given["ranges"]:
+        if beside := [flag for flag in given_options() if flag in DATA_FLAGS]:
+            raise ConfigError(f"{beside[0]}: has no effect beside --ranges; drop one of the two")
         return Ranges(given["ranges"])
     samples = samples_from(given, input_specs_from_onnx(model.path))
     return Calibrate(method=given["method"])(work, model, samples)
-
-
-RANGES = click.option("--ranges", type=Path, help="folder that `trtforge calibrate` wrote; instead of --data")
-METHOD = click.option(
-    "--method", type=click.Choice(["entropy", "minmax", "percentile", "mse"]), default="entropy", show_default=True,
-    help="with --data: how ranges are read",
-)  # fmt: skip
 
 
 def rewrite(verb: str, stage: Cast | Quantize, model: Path, given: dict[str, Any]) -> None:
@@ -188,15 +154,16 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, given: dict[str, Any
     if is_plan(model):
         by_plan(model, given["store"], verb)
         return
+    opened = model_from(model)
     stage = stage_from_options(stage, given)
     output = needed(given["output"], "-o", "name the ONNX file to write")
-    input_specs_from_onnx(model)  # Says what is wrong with a model that cannot be read.
+    check_file_target(output)
     with work_folder(output) as work:
-        ranges = ranges_for(OnnxModel(model), given, work)
-        click.echo(make(output, partial(stage, model=OnnxModel(model), ranges=ranges)).path)
+        ranges = ranges_for(opened, given, work)
+        click.echo(make(output, partial(stage, model=opened, ranges=ranges)).path)
 
 
-@click.command(short_help="Write FP16 into the ONNX model.")
+@click.command()
 @click.argument("model", type=Path)
 @data_options
 @RANGES
@@ -209,7 +176,7 @@ def cast(model: Path, **given: Any) -> None:
     rewrite("cast", Cast(), model, given)
 
 
-@click.command(short_help="Write INT8 into the ONNX model as Q/DQ nodes.")
+@click.command()
 @click.argument("model", type=Path)
 @data_options
 @RANGES
@@ -222,31 +189,7 @@ def quantize(model: Path, **given: Any) -> None:
     rewrite("quantize", Quantize(), model, given)
 
 
-def shape_ranges(given: dict[str, Any]) -> dict[str, ShapeRange]:
-    """The optimization profile out of trtexec-like ``--min-shapes input:1x32x32x3``."""
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
-    for which in ("min", "opt", "max"):
-        for text in given.pop(f"{which}_shapes"):
-            name, _, shape = text.rpartition(":")
-            try:
-                found.setdefault(name, {})[which] = tuple(int(part) for part in shape.split("x"))
-            except ValueError as error:
-                raise ConfigError(f"--{which}-shapes '{text}': is not NAME:1x32x32x3") from error
-    for name, shapes in found.items():
-        if len(shapes) < 3:
-            raise ConfigError(f"shapes of '{name}': only {', '.join(shapes)} given; give min, opt and max")
-    return {name: ShapeRange(**shapes) for name, shapes in found.items()}
-
-
-def profile_options(function: F) -> F:
-    """--min-shapes, --opt-shapes, --max-shapes, once per dynamic input."""
-    for which in ("max", "opt", "min"):
-        text = f"{which} shape of a dynamic input; repeatable"
-        function = click.option(f"--{which}-shapes", multiple=True, metavar="NAME:1x32x32x3", help=text)(function)
-    return function
-
-
-@click.command(short_help="Build an engine from an ONNX model.")
+@click.command()
 @click.argument("model", type=Path)
 @BACKEND
 @PRECISION
@@ -258,42 +201,16 @@ def build(model: Path, backend: str, precision: Precision, **given: Any) -> None
     """Build an engine from MODEL (ONNX, its precision written in it), or PLAN.toml's engines."""
     if is_plan(model):
         return by_plan(model, given["store"], "build")
+    opened = model_from(model)
     target = Target(backend, precision, shape_ranges(given))
     stage = stage_from_options(Build(), given)
-    input_specs_from_onnx(model)
     output = needed(given["output"], "-o", "name the engine to write; its record goes beside it")
-    click.echo(make(output, partial(stage, model=OnnxModel(model), target=target)).path)
+    check_file_target(output)
+    click.echo(make(output, partial(stage, model=opened, target=target)).path)
     return None
 
 
-def engine_from(path: Path, backend: str, simulate: bool) -> Engine:
-    """A user's engine file.
-
-    Raises:
-        ConfigError: it does not exist, or its record says that it is another backend's.
-    """
-    if not path.exists():
-        raise ConfigError(f"{path}: does not exist; give an engine that `trtforge build` wrote")
-    made_by = record_of(path).get("backend", backend)
-    if made_by != backend:
-        raise ConfigError(f"{path}: was built by {made_by}, not {backend}; give --backend {made_by}")
-    return Engine(path, backend, simulated=simulate)
-
-
-def specs_of(engine: Engine) -> tuple[InputSpec, ...]:
-    """The inputs of an engine, from the engine itself."""
-    if engine.path.suffix == ".onnx":
-        return input_specs_from_onnx(engine.path)
-    with runner_of(engine, 0) as runner:
-        return tuple(InputSpec(spec.name, spec.dtype, spec.shape) for spec in runner.inputs)
-
-
-SIMULATE = click.option(
-    "--simulate", is_flag=True, help="run Q/DQ nodes as a float simulation (accuracy of a TensorRT placement)"
-)
-
-
-@click.command(short_help="Run an engine on samples and keep its answers.")
+@click.command()
 @click.argument("engine", type=Path)
 @data_options
 @BACKEND
@@ -306,14 +223,15 @@ def infer(engine: Path, backend: str, simulate: bool, **given: Any) -> None:
     if is_plan(engine):
         return by_plan(engine, given["store"], "infer")
     opened = engine_from(engine, backend, simulate)
+    output = needed(given["output"], "-o", "name the file for the outputs, such as outputs.json")
+    check_file_target(output)
     samples = samples_from(given, specs_of(opened))
     stage = stage_from_options(Infer(), given)
-    output = needed(given["output"], "-o", "name the file for the outputs, such as outputs.json")
     click.echo(make(output, partial(stage, engine=opened, samples=samples)).path)
     return None
 
 
-@click.command(short_help="Judge an engine's answers against the FP32 model's.")
+@click.command()
 @click.argument("reference", type=Path)
 @click.argument("candidate", type=Path, required=False)
 @data_options
@@ -344,7 +262,7 @@ def validate(reference: Path, candidate: Path | None, **given: Any) -> None:
     return None
 
 
-@click.command(short_help="Time engines against each other.")
+@click.command()
 @click.argument("engines", type=Path, nargs=-1, required=True)
 @data_options
 @BACKEND
@@ -356,6 +274,8 @@ def benchmark(engines: tuple[Path, ...], backend: str, **given: Any) -> None:
     from pipeline.judging import time_files
 
     if is_plan(engines[0]):
+        if len(engines) > 1:
+            raise ConfigError(f"{engines[1]}: has no effect beside a plan; give a plan, or engines")
         return by_plan(engines[0], given["store"], "benchmark")
     time_files([engine_from(path, backend, False) for path in engines], given)
     return None

@@ -65,7 +65,10 @@ def read_outputs(path: Path) -> dict[str, Array]:
         ConfigError: the file is missing or is not Polygraphy's RunResults.
     """
     iterations = _iterations(path)
-    return {name: np.concatenate([batch[name] for batch in iterations]) for name in iterations[0]}
+    try:
+        return {name: np.concatenate([batch[name] for batch in iterations]) for name in iterations[0]}
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: its batches do not fit each other ({error}); run `trtforge infer` again") from error
 
 
 def compare(reference: Path, candidate: Path, tolerance: Tolerance) -> dict[str, OutputComparison]:
@@ -91,37 +94,47 @@ def compare(reference: Path, candidate: Path, tolerance: Tolerance) -> dict[str,
             check: [function(ours, theirs) for theirs, ours in zip(first, second, strict=True)]
             for check, function in results.items()
         }
-    return {name: _summary(name, found, tolerance) for name in names}
+    sizes = [len(batch[names[0]]) for batch in first]
+    return {name: _summary(name, found, sizes, tolerance) for name in names}
 
 
-def _summary(name: str, found: Mapping[str, Sequence[Mapping[str, Any]]], tolerance: Tolerance) -> OutputComparison:
-    """One output's comparison out of Polygraphy's results, batch by batch."""
+def _summary(
+    name: str, found: Mapping[str, Sequence[Mapping[str, Any]]], sizes: Sequence[int], tolerance: Tolerance
+) -> OutputComparison:
+    """One output's comparison out of Polygraphy's results, batch by batch; ``sizes``: samples of each batch."""
     elementwise = [batch[name] for batch in found["elementwise"]]
     cosine = [float(batch[name].cosine_similarity) for batch in found["cosine"]]
     psnr = [float(batch[name].psnr) for batch in found["psnr"]]
-    max_abs = max(result.max_absdiff for result in elementwise)
+    max_abs = float(np.max([result.max_absdiff for result in elementwise]))
+    cosine_min, psnr_min = float(np.min(cosine)), float(np.min(psnr))
     failures = []
-    if not all(elementwise):
-        failures.append(
-            f"output '{name}' differs by up to {max_abs:.4g}, but atol {tolerance.atol:g} and rtol {tolerance.rtol:g} "
-            "are allowed"
-        )
-    if min(cosine) < tolerance.min_cosine:
-        failures.append(f"output '{name}' has cosine {min(cosine):.6f}, below min_cosine {tolerance.min_cosine:g}")
-    if min(psnr) < tolerance.min_psnr_db:
-        failures.append(f"output '{name}' has PSNR {min(psnr):.1f} dB, below min_psnr_db {tolerance.min_psnr_db:g}")
+    if not math.isfinite(max_abs):
+        failures.append(f"output '{name}' has NaN or infinity")
+    else:
+        if not all(elementwise):
+            failures.append(
+                f"output '{name}' differs by up to {max_abs:.4g}, but atol {tolerance.atol:g} and rtol "
+                f"{tolerance.rtol:g} are allowed"
+            )
+        if cosine_min < tolerance.min_cosine:
+            failures.append(f"output '{name}' has cosine {cosine_min:.6f}, below min_cosine {tolerance.min_cosine:g}")
+        if psnr_min < tolerance.min_psnr_db:
+            failures.append(f"output '{name}' has PSNR {psnr_min:.1f} dB, below min_psnr_db {tolerance.min_psnr_db:g}")
     return OutputComparison(
         max_abs=max_abs,
-        mean_abs=float(np.mean([result.mean_absdiff for result in elementwise])),
-        cosine_min=min(cosine),
+        mean_abs=float(np.average([result.mean_absdiff for result in elementwise], weights=sizes)),
+        cosine_min=cosine_min,
         cosine_mean=float(np.mean(cosine)),
-        psnr_db=min(psnr),
+        psnr_db=psnr_min,
         passed=not failures,
         failures=tuple(failures),
     )
 
 
 def _iterations(path: Path) -> list[dict[str, Array]]:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(f"{path}: {what}; give a file that `trtforge infer` or `polygraphy run --save-outputs` wrote")
     with _quiet():
         from polygraphy.comparator import RunResults
 
@@ -147,27 +160,39 @@ def _aligned(reference: Path, candidate: Path) -> tuple[list[str], list[Any], li
             f"{candidate}: has the outputs {', '.join(sorted(ours))}, but {reference} has "
             f"{', '.join(sorted(theirs[0]))}; compare engines of one model"
         )
-    num_theirs, num_ours = (len(next(iter(o.values()))) for o in (read_outputs(reference), ours))
+    num_theirs, num_ours = sum(len(next(iter(batch.values()))) for batch in theirs), len(next(iter(ours.values())))
     if num_theirs != num_ours:
         raise ConfigError(
             f"{candidate}: holds {num_ours} samples, but {reference} {num_theirs}; run both on the same data"
         )
+    for name, array in ours.items():
+        if array.shape[1:] != theirs[0][name].shape[1:]:
+            raise ConfigError(
+                f"{candidate}: output '{name}' is {array.shape[1:]} a sample, but {theirs[0][name].shape[1:]} in "
+                f"{reference}; compare engines of one model"
+            )
     with _quiet():
         from polygraphy.comparator import IterationResult
 
         first, second, begin = [], [], 0
         for batch in theirs:
             end = begin + len(next(iter(batch.values())))
-            first.append(IterationResult(batch, runner_name="reference"))
-            second.append(IterationResult({n: a[begin:end] for n, a in ours.items()}, runner_name="candidate"))
+            first.append(IterationResult(_numbers(batch), runner_name="reference"))
+            cut = {name: array[begin:end] for name, array in ours.items()}
+            second.append(IterationResult(_numbers(cut), runner_name="candidate"))
             begin = end
     return list(theirs[0]), first, second
 
 
+def _numbers(batch: Mapping[str, Array]) -> dict[str, Array]:
+    """Truth values as 0 and 1, which can be subtracted."""
+    return {name: array.astype(np.uint8) if array.dtype == np.bool_ else array for name, array in batch.items()}
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Polygraphy's own log kept off the terminal; its errors still raise."""
+    """Polygraphy's log and numpy's warnings of NaN kept off the terminal; errors still raise, and NaN still fails."""
     from polygraphy.logger import G_LOGGER
 
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+    with np.errstate(all="ignore"), G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         yield

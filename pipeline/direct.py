@@ -42,36 +42,72 @@ def work_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+@contextmanager
+def passing_folder(output: Path | None) -> Iterator[Path]:
+    """A folder to work in for a result that the user may want kept: beside ``output``, or if None, the system's."""
+    if output is None:
+        with tempfile.TemporaryDirectory(prefix="trtforge-") as work:
+            yield Path(work)
+    else:
+        check_file_target(output)
+        with work_folder(output) as beside:
+            yield beside
+
+
+def check_file_target(target: Path) -> None:
+    """Refuse a folder where a file is to be written, before any work is done.
+
+    Raises:
+        ConfigError: the path is a folder.
+    """
+    if target.is_dir():
+        raise ConfigError(f"{target}: is a folder; give the path of a file with -o")
+
+
+def check_folder_target(target: Path) -> None:
+    """Refuse a file, or a folder that holds other things than ranges, where ranges are to be written.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if target.is_file():
+        raise ConfigError(f"{target}: is a file; give the path of a folder with -o")
+    if target.is_dir() and any(target.iterdir()) and not (target / "ranges.json").is_file():
+        raise ConfigError(f"{target}: is a folder with other files in it; give a new path with -o")
+
+
 def make(target: Path, stage: Callable[[Path], R]) -> R:
     """Run a stage and put its artifact, by one rename, where the user wants it.
 
-    The stage's record, if it left one, goes to ``<target>.json``; its notes are printed on stderr.
+    The stage's record, if it left one, goes to ``<target>.json``, with the artifact's own fields; its notes are
+    printed on stderr.
     """
     with work_folder(target) as work:
         artifact = stage(work)
+        record = artifact.beside("record.json")
+        beside = target.with_name(f"{target.name}.json")
+        if record.is_file():
+            own = {one.name: getattr(artifact, one.name) for one in fields(artifact) if one.name != "path"}
+            record.write_text(json.dumps(json.loads(record.read_text()) | own, indent=1, sort_keys=True))
+        elif "backend" in record_of(target):
+            beside.unlink()  # Of an engine that is now replaced by something else.
+        if target.is_dir():
+            target.rename(work / "replaced")
+        artifact.path.replace(target)
+        if record.is_file():
+            record.replace(beside)
         for note in artifact.notes():
             click.echo(f"trtforge: {target.name}: {note}", err=True)
-        record = artifact.beside("record.json")
-        if record.is_file():
-            record.replace(target.with_name(f"{target.name}.json"))
-        _replace(artifact.path, target, work)
     return replace(artifact, path=target)
 
 
-def _replace(made: Path, target: Path, work: Path) -> None:
-    if made.is_dir() and target.is_dir():
-        if any(target.iterdir()) and not (target / "ranges.json").is_file():
-            raise ConfigError(f"{target}: is a folder with other files in it; give a new path with -o")
-        target.rename(work / "replaced")
-    elif made.is_file() and target.is_dir():
-        raise ConfigError(f"{target}: is a folder; give the path of a file with -o")
-    made.replace(target)
-
-
 def record_of(engine: Path) -> dict[str, Any]:
-    """What `make` wrote beside an engine: empty if there is nothing."""
-    file = engine.with_name(f"{engine.name}.json")
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+    """What `make` wrote beside an engine: empty if there is nothing of ours."""
+    try:
+        found = json.loads(engine.with_name(f"{engine.name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def stage_options(kind: type[Any], *leave_out: str) -> Callable[[F], F]:

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from calibration.batches import Samples
 from engines.contract import Precision
+from pipeline.arguments import engine_from, needed, samples_from, specs_of
 from pipeline.artifact import Engine, Outputs, Timings
-from pipeline.commands import engine_from, needed, raise_failures, samples_from, specs_of
+from pipeline.commands import raise_failures
 from pipeline.comparison import Tolerance
-from pipeline.direct import stage_from_options, work_folder
+from pipeline.direct import passing_folder, stage_from_options
 from pipeline.errors import ConfigError
+from pipeline.quantities import three_digits
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.infer import Infer
 from pipeline.stages.validate import Judge, LabelFile, Labelled, Validate
@@ -44,35 +48,41 @@ def judge_files(reference: Path, candidate: Path, given: dict[str, Any]) -> None
         )
     ]
     to_run = [engine for engine in engines if engine is not None]
-    samples = samples_from(given, specs_of(to_run[0])) if to_run else None
-    labelled: Labelled | None = samples
-    if samples is None and judge.name:
-        labelled = LabelFile(Path(needed(given["data"], "--data", "the metric needs labels")), given["labels"])
-    output = given["output"] or Path("verdict.json")
-    with work_folder(output) as work:
+    with passing_folder(given["output"]) as work:
+        samples = samples_from(given, specs_of(to_run[0])) if to_run else None
+        labelled: Labelled | None = samples
+        if samples is None and judge.name:
+            labelled = _label_file(given)
         outputs = []
         for index, (path, engine) in enumerate(zip((reference, candidate), engines)):
             folder = work / str(index)
             folder.mkdir()
             outputs.append(Outputs(path) if engine is None or samples is None else Infer()(folder, engine, samples))
-        folder = work / "verdict"
-        folder.mkdir()
-        verdict = stage(folder, outputs[0], outputs[1], labelled, (judge, precision))
+        verdict = stage(work, outputs[0], outputs[1], labelled, (judge, precision))
         found = verdict.read()
         if given["output"]:
-            verdict.path.replace(output)
+            verdict.path.replace(given["output"])
     print_verdict(found)
     raise_failures({candidate.name: found})
 
 
+def _label_file(given: dict[str, Any]) -> LabelFile:
+    """Where labels lie for outputs that were saved."""
+    path = Path(needed(given["data"], "--data", "the metric compares with labels; name the .npz or .npy that has them"))
+    if path.suffix == ".npz":
+        needed(given["labels"], "--labels", f"name the key of the labels in {path}")
+    return LabelFile(path, given["labels"])
+
+
 def print_verdict(found: dict[str, Any]) -> None:
     """The numbers of a verdict as a table on stdout."""
-    table = Table(title="passed" if found["passed"] else "out of bound")
-    for column in ("output", "max |Δ|", "mean |Δ|", "cosine min", "PSNR min, dB", "passed"):
-        table.add_column(column)
+    table = _table("passed" if found["passed"] else "out of bound")
+    table.add_column("output", overflow="fold")
+    for column in ("max\n|Δ|", "mean\n|Δ|", "cosine\nmin", "PSNR min\ndB", "passed"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, row in found["comparison"].items():
         table.add_row(
-            name,
+            Text(name),
             f"{row['max_abs']:.3g}",
             f"{row['mean_abs']:.3g}",
             f"{row['cosine_min']:.6f}",
@@ -92,31 +102,37 @@ def time_files(engines: list[Engine], given: dict[str, Any]) -> None:
     names = {engine.path.name: engine for engine in engines}
     if len(names) < len(engines):
         raise ConfigError("benchmark: two engines have the same file name; rename one")
-    samples: Samples = samples_from(given, specs_of(engines[0]))
     stage = stage_from_options(Benchmark(), given)
-    output = given["output"] or Path("timings.json")
-    with work_folder(output) as work:
+    if not stage.batch_sizes:
+        raise ConfigError("--batch-sizes is empty: write, for example, 1,8")
+    output: Path | None = given["output"]
+    with passing_folder(output) as work:
+        samples: Samples = samples_from(given, specs_of(engines[0]))
         timings = stage(work, names, samples)
-        print_timings(timings)
-        if given["output"]:
-            timings.path.replace(output)
-            for row in Timings(output).read()["timings"]:
+        if output:
+            for row in timings.read()["timings"]:
                 (work / row["samples"]).replace(output.with_name(row["samples"]))
+            timings.path.replace(output)
+            timings = Timings(output)
+        print_timings(timings)
 
 
 def print_timings(timings: Timings) -> None:
     """A table of latencies on stdout, with the protocol under it."""
     found = timings.read()
-    table = Table()
-    for column in ("engine", "batch", "p50 ms", "p90 ms", "p99 ms", "mean ms", "samples/s", "device p50 ms", "stable"):
-        table.add_column(column, justify="left" if column == "engine" else "right")
+    table = _table("")
+    table.add_column("engine", overflow="fold")
+    for column in ("batch", "p50\nms", "p90\nms", "p99\nms", "mean\nms", "samples\nper s", "device\np50 ms", "stable"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in found["timings"]:
         latency, device = row["latency_ms"], row["device_ms"]
-        numbers = [f"{latency[key]:.3f}" for key in ("p50", "p90", "p99", "mean")]
-        on_device = "–" if device is None else f"{device['p50']:.3f}"
-        stable = "yes" if row["stable"] else "no"
         table.add_row(
-            row["name"], str(row["batch_size"]), *numbers, f"{row['throughput_per_s']:.0f}", on_device, stable
+            Text(row["name"]),
+            str(row["batch_size"]),
+            *(three_digits(latency[key]) for key in ("p50", "p90", "p99", "mean")),
+            f"{row['throughput_per_s']:,.0f}",
+            "–" if device is None else three_digits(device["p50"]),
+            "yes" if row["stable"] else "no",
         )
     console = Console()
     console.print(table)
@@ -124,3 +140,8 @@ def print_timings(timings: Timings) -> None:
     for row in found["timings"]:
         if row["note"]:
             click.echo(f"trtforge: {row['name']} at batch {row['batch_size']}: {row['note']}", err=True)
+
+
+def _table(title: str) -> Table:
+    """A table that fits 80 columns."""
+    return Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))

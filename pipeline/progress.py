@@ -26,6 +26,7 @@ class Bar:
         self._timer = threading.Timer(PATIENCE_SECONDS, self._show)
         self._timer.daemon = True
         self._lock = threading.Lock()
+        self._closed = False
         self._stop: Callable[[], None] = _nothing
         self._update: Callable[[int], None] = _nothing
         if sys.stderr.isatty():
@@ -41,6 +42,7 @@ class Bar:
         """Take the line away."""
         self._timer.cancel()
         with self._lock:
+            self._closed = True
             self._stop()
             self._stop = _nothing
 
@@ -59,8 +61,10 @@ class Bar:
         if self._total:
             columns[1:] = [BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn()]
         bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        task = bar.add_task(self._what, total=self._total or None, completed=self._done)
         with self._lock:
+            if self._closed:  # While this thread was on its way here.
+                return
+            task = bar.add_task(self._what, total=self._total or None, completed=self._done)
             bar.start()
             self._stop = bar.stop
             self._update = lambda done: bar.update(task, completed=done)

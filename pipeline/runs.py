@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands import STORE, raise_failures, run_plan
+from pipeline.arguments import STORE, given_options, is_plan
+from pipeline.commands import raise_failures, run_plan
+from pipeline.direct import check_file_target, work_folder
 from pipeline.errors import ConfigError
 from pipeline.store import Store
 
+LENGTH_OF_DIGEST = 64
+"""Hexadecimal digits of SHA-256; the names of measurements are shorter, and shown whole."""
 
-@click.command(short_help="Run a whole plan.")
+
+@click.command()
 @click.argument("plan", type=Path)
 @STORE
 def run(plan: Path, store: Path) -> None:
@@ -34,25 +40,32 @@ def run(plan: Path, store: Path) -> None:
     raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
 
 
-@click.command(short_help="Print and draw a run's report again.")
+@click.command()
 @click.argument("source", type=Path)
 @click.option("-o", "--output", type=Path, help="the HTML file to write; none: only the table")
 @STORE
 def report(source: Path, output: Path | None, store: Path) -> None:
     """Print the table of SOURCE (a report.json), and draw its page; with PLAN.toml, run the plan."""
-    from pipeline.reporting import print_table, report_from_json, write_html
+    from pipeline.page import html_from_record
+    from pipeline.reporting import print_table, report_from_json
 
-    if source.suffix == ".toml":
+    if is_plan(source):
+        if "-o" in given_options():
+            raise ConfigError(f"-o: has no effect beside a plan; write [report] folder into {source}")
         click.get_current_context().invoke(run, plan=source, store=store)
         return
     record = report_from_json(source)
     print_table(record, Console())
     if output is not None:
-        write_html(record, output)
+        check_file_target(output)
+        with work_folder(output) as work:
+            page = work / "report.html"
+            page.write_text(html_from_record(record, source.parent), encoding="utf-8")
+            page.replace(output)
         click.echo(output)
 
 
-@click.command(short_help="Walk a result's recipes back to the trained network.")
+@click.command()
 @click.argument("digest")
 @STORE
 def show(digest: str, store: Path) -> None:
@@ -60,26 +73,43 @@ def show(digest: str, store: Path) -> None:
     if not store.is_dir():
         raise ConfigError(f"{store}: there is no store; run a plan first, or name its store with --store")
     opened = Store(store)
-    makers = opened.makers()
-    todo: list[tuple[Path, int]] = [(opened.find(digest), 0)]
-    while todo:
-        entry, depth = todo.pop()
-        recipe = json.loads((entry / "recipe.json").read_text())
-        indent = "    " * depth
-        click.echo(f"{indent}{recipe['stage']} {entry.name[:12]}  {entry}")
-        for what in ("options", "versions"):
-            words = ", ".join(f"{key} {json.dumps(value)}" for key, value in recipe[what].items())
-            if words:
-                click.echo(f"{indent}  {what}: {words}")
-        for given in recipe["inputs"]:
-            content = given.get("digest") if isinstance(given, dict) else None
-            if content in makers:
-                todo.append((makers[content], depth + 1))
-            else:
-                click.echo(f"{indent}  from outside: {json.dumps(given)}")
+    _show(opened.find(digest), opened.makers(), 0, set())
 
 
-@click.command(short_help="Which backends work here, and why the others do not.")
+def _show(entry: Path, makers: Mapping[str, Path], depth: int, shown: set[Path]) -> None:
+    """One result, and below it, indented, what it was made from."""
+    recipe = json.loads((entry / "recipe.json").read_text(encoding="utf-8"))
+    indent = "  " * depth
+    name = entry.name[:12] if len(entry.name) == LENGTH_OF_DIGEST else entry.name
+    click.echo(f"{indent}{recipe['stage']} {name}" + (" (as above)" if entry in shown else f"  {entry}"))
+    if entry in shown:
+        return
+    shown.add(entry)
+    for what in ("options", "versions"):
+        words = ", ".join(f"{key} {json.dumps(value)}" for key, value in recipe[what].items())
+        if words:
+            click.echo(f"{indent}  {what}: {words}")
+    given = [*recipe["inputs"], *recipe["named_inputs"].values()]
+    made, outside = _origins(given, makers)
+    for value in outside:
+        click.echo(f"{indent}  from outside: {json.dumps(value)}")
+    for other in made:
+        _show(other, makers, depth + 1, shown)
+
+
+def _origins(given: object, makers: Mapping[str, Path]) -> tuple[list[Path], list[object]]:
+    """The results that stand anywhere in a recipe's inputs, and all else."""
+    if isinstance(given, dict) and given.get("digest") in makers:
+        return [makers[given["digest"]]], []
+    if isinstance(given, (list, dict)) and "digest" not in given:
+        parts = list(given.values()) if isinstance(given, dict) else given
+        found = [_origins(part, makers) for part in parts]
+        if any(made for made, _ in found) or isinstance(given, list):
+            return [path for made, _ in found for path in made], [value for _, rest in found for value in rest]
+    return [], [given]
+
+
+@click.command()
 def doctor() -> None:
     """Say which backends can build and run here, with versions; why the others cannot, and what installs them."""
     from engines.survey import survey
@@ -91,7 +121,7 @@ def doctor() -> None:
         versions = ", ".join(f"{name} {version}" for name, version in state.versions.items())
         table.add_row(state.name, _yes(state.can_build), _yes(state.can_run), versions or "–")
         reasons = dict.fromkeys(reason for reason in (state.why_not_build, state.why_not_run) if reason)
-        missing += [f"{state.name}: {reason}" for reason in reasons]
+        missing += [f"{state.name}: {reason.removeprefix(f'{state.name}: ')}" for reason in reasons]
     console.print(table)
     for line in missing:
         click.echo(line)

@@ -1,0 +1,172 @@
+"""What the verbs' options are, and what they mean: samples, shapes, engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from calibration.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.preprocess import Preprocess
+from calibration.source import DataSource, InputSpec
+from engines import BACKENDS
+from engines.contract import ShapeRange
+from pipeline.artifact import Engine, OnnxModel
+from pipeline.direct import record_of
+from pipeline.errors import ConfigError
+from pipeline.plan import PRECISIONS, record_from_table, tomllib
+from pipeline.stages.infer import runner_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STORE = click.option(
+    "--store", type=Path, default=Path(".trtforge"), show_default=True, help="with PLAN.toml: the folder of results"
+)
+OUTPUT = click.option("-o", "--output", type=Path, help="the file to write; calibrate: the folder")
+BACKEND = click.option(
+    "--backend",
+    type=click.Choice([name for name in BACKENDS if name != "tensorflow"]),
+    default="onnxruntime",
+    show_default=True,
+    help="the runtime",
+)
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="what the model was written for",
+)
+SIMULATE = click.option(
+    "--simulate", is_flag=True, help="run Q/DQ nodes as a float simulation (accuracy of a TensorRT placement)"
+)
+RANGES = click.option("--ranges", type=Path, help="folder that `trtforge calibrate` wrote; instead of --data")
+METHOD = click.option(
+    "--method", type=click.Choice(["entropy", "minmax", "percentile", "mse"]), default="entropy", show_default=True,
+    help="with --data: how ranges are read",
+)  # fmt: skip
+"""Options that several verbs share."""
+
+
+def data_options(function: F) -> F:
+    """The options that name samples."""
+    for option in (
+        click.option("--preprocess", default="", metavar="TOML", help="e.g. 'scale = 0.0039, layout = \"nchw\"'"),
+        click.option("--limit", default=0, help="use so many samples, evenly spread; 0: all"),
+        click.option("--labels", default="", help="key of the labels in an .npz, a CSV file, or 'folders'"),
+        click.option(
+            "--input", "inputs", multiple=True, metavar="NAME=KEY", help="model input and its key in the data"
+        ),
+        click.option("--data", metavar="PATH", help=".npz, .npy, folder of images, or module:function"),
+    ):
+        function = option(function)
+    return function
+
+
+def is_plan(path: Path) -> bool:
+    """Whether a verb was given a plan rather than a file to work on."""
+    return path.suffix == ".toml"
+
+
+def given_options() -> list[str]:
+    """The flags that stand on the command line of the verb that is running, and arguments beyond the first."""
+    context = click.get_current_context()
+    arguments, *_ = (p.name for p in context.command.params if isinstance(p, click.Argument))
+    return [
+        parameter.opts[0] if isinstance(parameter, click.Option) else parameter.make_metavar(context)
+        for parameter in context.command.params
+        if parameter.name != arguments
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+
+
+def model_from(path: Path) -> OnnxModel:
+    """A user's ONNX file, of which at least the inputs can be read.
+
+    Raises:
+        ConfigError: there is no such file.
+        ModelError: it is not a whole ONNX file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: {'is a folder' if path.is_dir() else 'does not exist'}; give an ONNX file")
+    input_specs_from_onnx(path)
+    return OnnxModel(path)
+
+
+def needed(value: Any, flag: str, why: str) -> Any:
+    """The value of an option that working on files needs."""
+    if not value:
+        raise ConfigError(f"{flag} is missing: {why}")
+    return value
+
+
+def samples_from(given: dict[str, Any], specs: tuple[InputSpec, ...]) -> Samples:
+    """The samples that the data options name; takes the options out of ``given``."""
+    pairs = {}
+    for pair in given.pop("inputs"):
+        name, _, key = pair.rpartition("=")
+        if not name:
+            raise ConfigError(f"--input '{pair}': is not NAME=KEY; write --input image=x_test")
+        pairs[name] = key
+    path = needed(given.pop("data"), "--data", "name samples; this tool never makes up data")
+    source = DataSource(path=path, inputs=pairs, labels=given.pop("labels"), limit=given.pop("limit"))
+    text = given.pop("preprocess")
+    try:
+        table = tomllib.loads(f"x = {{ {text} }}")
+        if len(table) > 1:
+            raise ConfigError(f"--preprocess '{text}': is more than one table; write it in one line")
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--preprocess '{text}': {error}; write it as in a plan, with commas between") from error
+    return open_samples(source, specs, record_from_table(table["x"], Preprocess, "--preprocess"), Path())
+
+
+def shape_ranges(given: dict[str, Any]) -> dict[str, ShapeRange]:
+    """The optimization profile out of trtexec-like ``--min-shapes input:1x32x32x3``."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for which in ("min", "opt", "max"):
+        for text in given.pop(f"{which}_shapes"):
+            name, _, shape = text.rpartition(":")
+            try:
+                found.setdefault(name, {})[which] = tuple(int(part) for part in shape.split("x"))
+            except ValueError as error:
+                raise ConfigError(f"--{which}-shapes '{text}': is not NAME:1x32x32x3") from error
+    for name, shapes in found.items():
+        if len(shapes) < 3:
+            raise ConfigError(f"shapes of '{name}': only {', '.join(shapes)} given; give min, opt and max")
+    return {name: ShapeRange(**shapes) for name, shapes in found.items()}
+
+
+def profile_options(function: F) -> F:
+    """--min-shapes, --opt-shapes, --max-shapes, once per dynamic input."""
+    for which in ("max", "opt", "min"):
+        text = f"{which} shape of a dynamic input; repeatable"
+        function = click.option(f"--{which}-shapes", multiple=True, metavar="NAME:1x32x32x3", help=text)(function)
+    return function
+
+
+def engine_from(path: Path, backend: str, simulate: bool) -> Engine:
+    """A user's engine file.
+
+    Raises:
+        ConfigError: it does not exist, or its record says that it is another backend's.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(f"{path}: {what}; give an engine that `trtforge build` wrote, or an ONNX file")
+    record = record_of(path)
+    made_by = record.get("backend", backend)
+    if made_by != backend:
+        raise ConfigError(f"{path}: was built by {made_by}, not {backend}; give --backend {made_by}")
+    smallest, largest = (int(record.get(name, 0)) for name in ("min_batch", "max_batch"))
+    return Engine(path, backend, simulated=simulate, min_batch=smallest, max_batch=largest)
+
+
+def specs_of(engine: Engine) -> tuple[InputSpec, ...]:
+    """The inputs of an engine, from the engine itself."""
+    if engine.path.suffix == ".onnx":
+        return input_specs_from_onnx(engine.path)
+    with runner_of(engine, 0) as runner:
+        return tuple(InputSpec(spec.name, spec.dtype, spec.shape) for spec in runner.inputs)
