@@ -94,6 +94,20 @@ class TestCollect:
         collect(run, batches_of(np.ones((20, 1), np.float32), 1))
         assert len(alive) == 20
 
+    def test_a_batch_is_gone_before_the_next_is_made(self) -> None:
+        alive: list[weakref.ref[Array]] = []
+
+        def batches() -> Iterator[dict[str, Array]]:
+            for _ in range(20):
+                assert not any(ref() is not None for ref in alive)
+                values = np.ones((1, 3), np.float32)
+                alive.append(weakref.ref(values))
+                handed: list[dict[str, Array]] = [{"x": values}]
+                del values
+                yield handed.pop()  # Keeps no reference of its own.
+
+        assert collect(relu, batches())["x"].num_values == 60
+
     @pytest.mark.parametrize("batches", [[], [{"x": np.zeros((0, 3), np.float32)}]], ids=["no batch", "empty batch"])
     def test_without_samples_there_are_no_ranges(self, batches: list[dict[str, Array]]) -> None:
         with pytest.raises(DataError, match=r"no calibration samples, .*never made up; give representative data"):
