@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
+import runpy
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
 
 from calibration.fold import fold_batch_norm, portable_names
+from calibration.graph import nodes_of
 from engines import backend
 from pipeline import isolate
 from pipeline.artifact import KerasFile, OnnxModel, SavedModel, Source
@@ -26,6 +27,9 @@ SMALLEST_OPSET = 13
 """The first with per-channel QuantizeLinear."""
 LARGEST_BYTES = 2**31 - 1
 """Protobuf's limit for one message, and so for an ONNX file without external data."""
+OWN_DOMAINS = ("", "ai.onnx")
+"""Domains of ONNX's own operators: those that every runtime below knows."""
+INSTALL = "pip install 'trtforge[tensorflow]'"
 
 
 @dataclass(frozen=True)
@@ -56,39 +60,34 @@ class Export:
             raise ConfigError(
                 f"[export] opset is {self.opset}, but tf2onnx and Q/DQ take {SMALLEST_OPSET} to {LARGEST_OPSET}"
             )
-        model = _read_onnx(source.path, self.opset) if isinstance(source, OnnxModel) else self._converted(out, source)
-        num_folded = 0
+        notes: list[str] = []
+        if isinstance(source, OnnxModel):
+            model = _read_onnx(source.path, self.opset, notes)
+        else:
+            model = self._converted(out, source)
+        _check_size(model, source.path)
         if self.fold:
             model, num_folded = fold_batch_norm(model)
+            if num_folded:
+                notes.append(f"export: {num_folded} multiplications and additions of batch norms folded into weights")
         model, names = portable_names(model)
         _name_batch_dimension(model)
         path = out / "model.onnx"
         _write_checked(model, path)
         (out / "names.json").write_text(json.dumps(names, indent=1))
-        notes = [f"export: {num_folded} multiplications and additions of batch norms folded into weights"]
-        (out / "notes.json").write_text(json.dumps(notes if num_folded else []))
+        (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(path)
 
     def _converted(self, out: Path, source: SavedModel | KerasFile) -> onnx.ModelProto:
-        tensorflow = backend("tensorflow")
-        if reason := tensorflow.why_not_run():
+        if reason := backend("tensorflow").why_not_run():
             raise Unavailable(reason)
-        log = out / "convert.log"
-        if isinstance(source, KerasFile):
-            isolate.call(log, f"{source.path}", _savedmodel_from_keras, source.path, out / "savedmodel")
-            source = SavedModel(out / "savedmodel")
-        found = isolate.call(log, f"{source.path}", _signatures, source.path)
-        if source.signature not in found:
-            listed = "; ".join(f"'{name}' ({', '.join(inputs)})" for name, (inputs, _) in sorted(found.items()))
-            raise ConfigError(
-                f"{source.path}: has no signature '{source.signature}'; it has {listed or 'none at all'}; "
-                "set [model] signature, or --signature"
-            )
+        if find_spec("tf2onnx") is None:
+            raise Unavailable(f"tf2onnx: is not installed; {INSTALL}")
+        isolate.call(out / "convert.log", f"{source.path}", _convert, source, out, self.opset)
         made = out / "converted.onnx"
-        _tf2onnx(source, made, self.opset, log)
         model = onnx.load(made)
         made.unlink()
-        return _with_signature_names(model, *found[source.signature], str(source.path))
+        return model
 
 
 def source_from_path(path: Path, signature: str) -> Source:
@@ -110,103 +109,155 @@ def source_from_path(path: Path, signature: str) -> Source:
     raise ConfigError(f"{path}: is none of SavedModel folder, .keras, .h5, .onnx; convert it to one of these first")
 
 
-def _signatures(path: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+def _convert(source: SavedModel | KerasFile, out: Path, opset: int) -> None:
+    """Write ``out/converted.onnx``. For a process of its own, whose output goes to ``out/convert.log``."""
     from engines import tensorflow
 
-    return {
-        name: (tuple(t.name for t in found.inputs), tuple(t.name for t in found.outputs))
-        for name, found in tensorflow.signatures(path).items()
-    }
+    where = source.path
+    if isinstance(source, KerasFile):
+        tensorflow.savedmodel_from_keras(source.path, out / "savedmodel")
+        source = SavedModel(out / "savedmodel")
+    found = tensorflow.signatures(source.path)
+    if source.signature not in found:
+        listed = "; ".join(f"'{n}' ({', '.join(t.name for t in s.inputs)})" for n, s in sorted(found.items()))
+        raise ConfigError(
+            f"{where}: has no signature '{source.signature}'; it has {listed or 'none at all'}; "
+            "set [model] signature, or --signature"
+        )
+    signature = found[source.signature]
+    inputs, outputs = ([tensor.name for tensor in side] for side in (signature.inputs, signature.outputs))
+    if odd := [name for name in (*inputs, *outputs) if ":" in name]:
+        raise ConfigError(
+            f"{where}: signature '{source.signature}' calls a tensor '{odd[0]}', a name without ':' is expected; "
+            "save the model with a signature of other names"
+        )
+    made = out / "converted.onnx"
+    trouble = _run_tf2onnx(source, made, opset)
+    said = (out / "convert.log").read_text(encoding="utf-8", errors="replace")
+    if refused := _refused_by_tf2onnx(str(where), said, trouble):
+        raise refused
+    _check_signature_names(onnx.load(made), inputs, outputs, str(where))
 
 
-def _savedmodel_from_keras(source: Path, folder: Path) -> None:
-    from engines import tensorflow
-
-    tensorflow.savedmodel_from_keras(source, folder)
-
-
-def _tf2onnx(source: SavedModel, made: Path, opset: int, log: Path) -> None:
-    command = [sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(source.path), "--output", str(made)]
-    command += ["--signature_def", source.signature, "--tag", "serve", "--opset", str(opset)]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
-    said = done.stdout + done.stderr
-    with log.open("a", encoding="utf-8") as stream:
-        stream.write(said)
-    if done.returncode or not made.is_file():
-        raise StageError(f"{source.path}: {_why_tf2onnx_failed(said)}")
+def _run_tf2onnx(source: SavedModel, made: Path, opset: int) -> str:
+    """The command ``python -m tf2onnx.convert`` in this process; empty, or with what error it ended."""
+    arguments = ["--saved-model", str(source.path), "--output", str(made), "--signature_def", source.signature]
+    sys.argv = ["tf2onnx", *arguments, "--tag", "serve", "--opset", str(opset)]
+    try:
+        runpy.run_module("tf2onnx.convert", run_name="__main__", alter_sys=True)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # Whatever it is, it becomes one sentence.
+        return f"{type(error).__name__}: {error}"
+    return "" if made.is_file() else "it wrote no file"
 
 
-def _why_tf2onnx_failed(said: str) -> str:
-    """One sentence out of tf2onnx's log."""
-    if "No module named" in said and "tf2onnx" in said:
-        return "tf2onnx is not installed; pip install 'trtforge[tensorflow]'"
-    if "add_slot" in said:
-        return "was saved with its optimizer by Keras 2, which needs tf_keras to load; pip install tf_keras"
-    unsupported = sorted(set(re.findall(r"Tensorflow op \[(\S+): (\w+)\] is not supported", said)))
+def _refused_by_tf2onnx(where: str, said: str, trouble: str) -> Exception | None:
+    """One sentence out of tf2onnx's log; it writes a file of unknown operators, and ends well, if it does not know one.
+
+    Args:
+        where: the model, for the sentence.
+        said: all that it wrote on the terminal.
+        trouble: with what error it ended; empty if it ended well.
+    """
+    unsupported = [(kind, name) for name, kind in re.findall(r"Tensorflow op \[(\S+): (\w+)\] is not supported", said)]
+    unsupported += [(op, name) for name, op in re.findall(r"Failed to convert node '(.+?)' .*\n'?OP=(\w+)", said)]
     if unsupported:
-        listed = ", ".join(f"{kind} (node '{name}')" for name, kind in unsupported[:5])
+        unsupported = list(dict.fromkeys(unsupported))
+        listed = ", ".join(f"{kind} (node '{name}')" for kind, name in unsupported[:5])
         more = f" and {len(unsupported) - 5} more" if len(unsupported) > 5 else ""
         hint = ""
-        if any(kind.startswith("FakeQuant") for _, kind in unsupported):
-            hint = "; export the model without its quantization-aware wrappers and let `quantize` place Q/DQ"
-        return f"tf2onnx cannot convert {listed}{more}; replace these operations in the model{hint}"
-    lines = [line for line in said.strip().splitlines() if line.strip()]
-    return f"tf2onnx failed: {lines[-1].strip() if lines else 'it said nothing'}"
+        if any(kind.startswith("FakeQuant") for kind, _ in unsupported):
+            hint = "; save the model without its quantization-aware wrappers and let `quantize` place Q/DQ"
+        why = f" ({trouble})" if trouble else ""
+        return StageError(f"{where}: tf2onnx cannot convert {listed}{more}{why}; replace them in the model{hint}")
+    if not trouble:
+        return None
+    if "add_slot" in trouble:
+        return Unavailable(
+            f"{where}: was saved by Keras 2 together with its optimizer, reading it takes tf_keras of TensorFlow's "
+            f"minor version; {INSTALL}"
+        )
+    if "maximum protobuf size" in trouble or "exceeds 2GB" in trouble or "larger than 2GB" in trouble:
+        return StageError(_too_large(where))
+    return StageError(f"{where}: tf2onnx failed ({' '.join(trouble.split())[:400]}); mend the model, and save it again")
 
 
-def _with_signature_names(
-    model: onnx.ModelProto, inputs: tuple[str, ...], outputs: tuple[str, ...], where: str
-) -> onnx.ModelProto:
-    """The model, after a check that its inputs and outputs are those of the signature, by name."""
+def _check_signature_names(model: onnx.ModelProto, inputs: list[str], outputs: list[str], where: str) -> None:
+    """That the model's inputs and outputs are those of the signature, by name; their order is the converter's."""
     for what, wanted, values in (("input", inputs, model.graph.input), ("output", outputs, model.graph.output)):
-        found = {value.name.removesuffix(":0") for value in values}
+        found = {value.name for value in values}
         if missing := sorted(set(wanted) - found):
             raise StageError(
                 f"{where}: tf2onnx lost the signature's {what} '{missing[0]}' (it kept {', '.join(sorted(found))}); "
                 f"an unused {what} cannot be converted: remove it from the signature"
             )
-    return model
 
 
-def _read_onnx(path: Path, opset: int) -> onnx.ModelProto:
+def _read_onnx(path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:
+    """A user's ONNX model, weights included, of ``opset`` at least; ``notes`` are added to."""
     try:
         model = onnx.load(path)
+    except Exception as error:
+        raise StageError(f"{path}: is not a whole ONNX model ({_first_line(error)}); export it again") from error
+    _check_size(model, path)
+    try:
         onnx.checker.check_model(model)
     except Exception as error:
-        raise StageError(
-            f"{path}: is not a whole, valid ONNX model ({str(error).strip().splitlines()[0]}); export it again"
-        ) from error
-    found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+        raise StageError(f"{path}: is not a valid ONNX model ({_first_line(error)}); export it again") from error
+    local = {(function.domain, function.name) for function in model.functions}
+    for node in nodes_of(model.graph):
+        if node.domain not in OWN_DOMAINS and (node.domain, node.op_type) not in local:
+            raise StageError(
+                f"{path}: node '{node.name or node.output[0]}' is {node.op_type} of the domain '{node.domain}', "
+                "operators of ONNX itself are expected; export the model without it"
+            )
+    found = next((entry.version for entry in model.opset_import if entry.domain in OWN_DOMAINS), 0)
     if found < opset:
         try:
             model = onnx.version_converter.convert_version(model, opset)
         except Exception as error:
             raise StageError(
-                f"{path}: is opset {found}, and onnx cannot convert it to {opset}: {error}; export it with {opset}"
+                f"{path}: is opset {found}, and onnx cannot convert it to {opset} ({_first_line(error)}); "
+                f"export it with {opset}"
             ) from error
+        notes.append(f"export: converted from opset {found} to {opset}")
+    elif found > opset:
+        notes.append(f"export: opset {found} is kept, as nothing converts it back to {opset}")
     return model
 
 
 def _name_batch_dimension(model: onnx.ModelProto) -> None:
     """tf2onnx calls a dynamic first dimension `unk__149`; it is the batch, and gets that name wherever it stands."""
-    unknown = {
-        value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input if value.type.tensor_type.shape.dim
-    }
+    first = [value.type.tensor_type.shape.dim[:1] for value in (*model.graph.input, *model.graph.output)]
+    is_dynamic = any(dims and not dims[0].HasField("dim_value") for dims in first[: len(model.graph.input)])
+    unknown = {dims[0].dim_param for dims in first if dims and is_dynamic and dims[0].dim_param.startswith("unk__")}
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param and dimension.dim_param in unknown and dimension.dim_param.startswith("unk__"):
+            if dimension.dim_param in unknown:
                 dimension.dim_param = "batch"
 
 
-def _write_checked(model: onnx.ModelProto, path: Path) -> None:
+def _check_size(model: onnx.ModelProto, path: Path) -> None:
     if model.ByteSize() > LARGEST_BYTES:
-        raise StageError(
-            f"{path.name}: the model has {model.ByteSize() >> 20} MiB, more than the 2 GiB of one ONNX file; "
-            "external data is not supported yet"
-        )
+        raise StageError(_too_large(f"{path}", model.ByteSize()))
+
+
+def _too_large(where: str, num_bytes: int = 0) -> str:
+    size = f"has {num_bytes >> 20} MiB" if num_bytes else "is too large"
+    return (
+        f"{where}: the model {size}, at most {LARGEST_BYTES >> 20} MiB fit one ONNX file, and weights in files of "
+        "their own are not supported; take a smaller model"
+    )
+
+
+def _write_checked(model: onnx.ModelProto, path: Path) -> None:
     onnx.save(model, path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
-        raise StageError(f"{path.name}: onnx's checker refuses the converted model: {error}") from error
+        raise StageError(
+            f"{path.name}: onnx's checker refuses the converted model ({_first_line(error)}); report it"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
