@@ -23,6 +23,20 @@ def digest_of_path(path: Path) -> str:
     return sha.hexdigest()
 
 
+def external_files(path: Path) -> list[Path]:
+    """The files beside an ONNX file that hold weights of it; none for what is no ONNX file."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from onnx import external_data_helper
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        return []  # To say what is wrong with it is up to the stage that reads it.
+    tensors = (t for t in model.graph.initializer if external_data_helper.uses_external_data(t))
+    return sorted({path.parent / external_data_helper.ExternalDataInfo(tensor).location for tensor in tensors})
+
+
 @dataclass(frozen=True)
 class Artifact:
     """Something that a stage made or a user brought: a file or a folder."""
@@ -59,7 +73,15 @@ class KerasFile(Artifact):
 
 @dataclass(frozen=True)
 class OnnxModel(Artifact):
-    """An ONNX file; the precision is written in it."""
+    """An ONNX file; the precision is written in it. A user's may keep its weights in further files beside it."""
+
+    def digest(self) -> str:
+        """As of every artifact; files of weights beside the ONNX file count as well."""
+        own = super().digest()
+        weights = [file for file in external_files(self.path) if file.is_file()]
+        if not weights:
+            return own
+        return hashlib.sha256("\0".join([own, *map(digest_of_path, weights)]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from calibration.source import FUNCTION, DataSource
 from engines import backend
 from engines.contract import Precision
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, SavedModel, Source, Timings, Verdict
-from pipeline.errors import CheckFailed, ConfigError
+from pipeline.errors import CheckFailed, ConfigError, Unavailable
 from pipeline.plan import Plan
 from pipeline.stages.build import Target
 from pipeline.stages.export import source_from_path
@@ -46,7 +46,7 @@ class Results:
     calibration: Samples
     evaluation: Samples
     source_verdict: Verdict | None = None
-    """The exported FP32 model against the trained network itself; None for an ONNX source."""
+    """The exported FP32 model against the trained network itself."""
     reference: Outputs | None = None
     ranges: Ranges | None = None
     models: dict[Variant, OnnxModel] = field(default_factory=dict)
@@ -65,9 +65,12 @@ def run(plan: Plan, store: Store, until: str) -> Results:
         CheckFailed: the exported model does not answer as the trained network does. Nothing is built on it.
         ConfigError, DataError, Unavailable, StageError, ModelError, EngineError: see the stages.
     """
+    check_plan(plan, until)
     source = source_from_path(plan.resolved(plan.model.source), plan.model.signature)
     fp32 = store.run(plan.export, source)
     calibration, evaluation = _samples(plan, fp32)
+    if until == "benchmark":
+        plan.benchmark.check_samples(evaluation)
     made = Results(source, fp32, calibration, evaluation)
     made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)
     check_export(plan, store, made)
@@ -104,6 +107,28 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     return made
 
 
+def check_plan(plan: Plan, until: str) -> None:
+    """What is bound to fail fails now, not after an hour of work.
+
+    Raises:
+        Unavailable: a backend cannot build on this machine.
+        ConfigError: there is no such metric, or INT8 is asked of a backend that takes none, or the report's folder
+            holds something else.
+    """
+    if plan.data.metric:
+        judge_of(plan).metric()
+    for variant in variants(plan, until):
+        if variant.precision == "int8" and backend(variant.backend).PLACEMENT == "none":
+            raise ConfigError(
+                f"{variant.name}: the backend takes no INT8 model; take int8 out of [variants] precisions"
+            )
+        needs_backend = until not in ("export", "calibrate", "cast", "quantize")
+        if needs_backend and (reason := backend(variant.backend).why_not_build()):
+            raise Unavailable(reason)
+    if until == "benchmark":
+        plan.report.check_folder(plan.resolved(plan.report.folder))
+
+
 def time_engines(plan: Plan, store: Store, made: Results) -> None:
     """Time the engines that run on this machine, all in one measurement; say of the others why not."""
     timed = {}
@@ -134,8 +159,7 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     if variant.precision == "fp16":
         return store.run(plan.cast, made.fp32, made.ranges)
     placement = backend(variant.backend).PLACEMENT
-    if placement == "none":
-        raise ConfigError(f"{variant.name}: the backend takes no INT8 model; take int8 out of [variants] precisions")
+    assert placement != "none", "check_plan refuses it"
     return store.run(replace(plan.quantize, target=placement), made.fp32, made.ranges)
 
 
@@ -146,18 +170,24 @@ def judged_engine(made: Results, variant: Variant, engine: Engine) -> Engine:
     return Engine(made.models[variant].path, "onnxruntime", simulated=True)
 
 
+def trained_network(plan: Plan, made: Results) -> Engine:
+    """What the user brought, ready to be run: by TensorFlow, or an ONNX source by what runs the FP32 model."""
+    if isinstance(made.source, SavedModel):
+        return Engine(made.source.path, "tensorflow", signature=made.source.signature)
+    if isinstance(made.source, OnnxModel):
+        renamed = made.fp32.beside("source.onnx")
+        return Engine(renamed if renamed.is_file() else made.source.path, plan.validate.reference)
+    return Engine(made.fp32.beside("savedmodel"), "tensorflow", signature="serving_default")
+
+
 def check_export(plan: Plan, store: Store, made: Results) -> None:
     """Compare the ONNX model's answers with the trained network's, on all evaluation samples.
 
     Raises:
         CheckFailed: they differ by more than the tolerances for FP32.
     """
-    if isinstance(made.source, OnnxModel) or made.reference is None:
-        return
-    network = Engine(made.fp32.beside("savedmodel"), "tensorflow", signature="serving_default")
-    if isinstance(made.source, SavedModel):
-        network = Engine(made.source.path, "tensorflow", signature=made.source.signature)
-    answers = store.run(plan.infer, network, made.evaluation)
+    assert made.reference is not None
+    answers = store.run(plan.infer, trained_network(plan, made), made.evaluation)
     judged: Judged = (judge_of(plan), "fp32")
     made.source_verdict = store.run(plan.validate, answers, made.reference, made.evaluation, judged)
     verdict = made.source_verdict.read()

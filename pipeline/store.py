@@ -15,6 +15,7 @@ same result at once: the first rename wins, the other throws its own away, and b
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -234,7 +235,7 @@ class Store:
         except (ValueError, KeyError, OSError) as error:
             found = f"it cannot be read ({error})"
         log.warning("%s: damaged, %s; making it again", final, found)
-        with self._work_folder() as work:
+        with self._work_folder() as work, contextlib.suppress(FileNotFoundError):  # Another process was faster.
             final.rename(work / "damaged")
         return None
 

@@ -47,12 +47,7 @@ class Benchmark:
         for engine in engines.values():
             if reason := backend(engine.backend).why_not_run():
                 raise Unavailable(reason)
-        for size in self.batch_sizes:
-            if not 0 < size <= samples.num_samples:
-                raise ConfigError(
-                    f"[benchmark] batch_sizes has {size}, but there are {samples.num_samples} samples to time with; "
-                    f"give sizes from 1 to {samples.num_samples}"
-                )
+        self.check_samples(samples)
         what = f"benchmark {', '.join(engines)}"
         with waiting(what):
             timings = isolate.call(out / "benchmark.log", what, _measure, self, dict(engines), samples)
@@ -65,6 +60,21 @@ class Benchmark:
         }
         (out / "timings.json").write_text(json.dumps(record, indent=1))
         return Timings(out / "timings.json")
+
+    def check_samples(self, samples: Samples) -> None:
+        """That there are enough samples for the largest batch.
+
+        Raises:
+            ConfigError: there are not, or no batch size is given.
+        """
+        if not self.batch_sizes:
+            raise ConfigError("[benchmark] batch_sizes is empty; name at least one batch size")
+        for size in self.batch_sizes:
+            if not 0 < size <= samples.num_samples:
+                raise ConfigError(
+                    f"[benchmark] batch_sizes has {size}, but there are {samples.num_samples} samples to time with; "
+                    f"give sizes from 1 to {samples.num_samples}"
+                )
 
 
 def timings_from(timings: Timings) -> list[Timing]:

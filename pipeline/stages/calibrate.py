@@ -18,7 +18,7 @@ from engines.contract import Array
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import option
 from pipeline.progress import Bar
-from pipeline.stages.infer import fixed_batch, padded
+from pipeline.stages.infer import fixed_batch, padded, unpadded
 from pipeline.store import distribution_versions
 
 
@@ -58,8 +58,7 @@ class Calibrate:
                 def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
                     num_samples = len(next(iter(feed.values())))
                     found = runner.infer(padded(feed, fixed))
-                    padding = fixed > num_samples
-                    return {n: a[:num_samples] if padding and len(a) == fixed else a for n, a in found.items()}
+                    return {name: unpadded(array, num_samples, fixed) for name, array in found.items()}
 
                 histograms = collect(run, samples.batches(fixed or self.batch_size), on_batch=bar.to)
         finally:

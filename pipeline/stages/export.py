@@ -51,6 +51,9 @@ class Export:
     def __call__(self, out: Path, source: Source) -> OnnxModel:
         """Write ``out/model.onnx`` and, beside it, ``notes.json`` and ``names.json`` (new name -> old name).
 
+        Beside it, too, lies what it can be compared with: ``savedmodel``, made of a Keras file, or ``source.onnx``,
+        an ONNX source whose tensors had to be renamed.
+
         Raises:
             ConfigError: no such file or signature, or an opset that cannot be had.
             Unavailable: TensorFlow or tf2onnx is not installed.
@@ -62,9 +65,10 @@ class Export:
             )
         notes: list[str] = []
         if isinstance(source, OnnxModel):
-            model = _read_onnx(source.path, self.opset, notes)
+            original = _read_onnx(source.path)
+            model = _upgraded(original, source.path, self.opset, notes)
         else:
-            model = self._converted(out, source)
+            original = model = self._converted(out, source)
         _check_size(model, source.path)
         if self.fold:
             model, num_folded = fold_batch_norm(model)
@@ -74,6 +78,8 @@ class Export:
         _name_batch_dimension(model)
         path = out / "model.onnx"
         _write_checked(model, path)
+        if names and isinstance(source, OnnxModel):
+            onnx.save(portable_names(original)[0], out / "source.onnx")
         (out / "names.json").write_text(json.dumps(names, indent=1))
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(path)
@@ -192,8 +198,8 @@ def _check_signature_names(model: onnx.ModelProto, inputs: list[str], outputs: l
             )
 
 
-def _read_onnx(path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:
-    """A user's ONNX model, weights included, of ``opset`` at least; ``notes`` are added to."""
+def _read_onnx(path: Path) -> onnx.ModelProto:
+    """A user's ONNX model, weights included, of operators that every runtime knows."""
     try:
         model = onnx.load(path)
     except Exception as error:
@@ -210,6 +216,11 @@ def _read_onnx(path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:
                 f"{path}: node '{node.name or node.output[0]}' is {node.op_type} of the domain '{node.domain}', "
                 "operators of ONNX itself are expected; export the model without it"
             )
+    return model
+
+
+def _upgraded(model: onnx.ModelProto, path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:
+    """The model in ``opset`` at least; ``notes`` are added to."""
     found = next((entry.version for entry in model.opset_import if entry.domain in OWN_DOMAINS), 0)
     if found < opset:
         try:

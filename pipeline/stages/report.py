@@ -15,6 +15,7 @@ from calibration.ranges import ranges_from_folder
 from engines import backend
 from engines.contract import TensorSpec
 from pipeline.direct import work_folder
+from pipeline.errors import ConfigError
 from pipeline.machine import installed_versions, this_machine
 from pipeline.option import option
 from pipeline.recommendation import recommend
@@ -41,6 +42,9 @@ from pipeline.stages.benchmark import timings_from
 from pipeline.store import Entry
 from pipeline.timing import Speedup, Timing, speedup
 
+OWN_FILES = ("report.json", "report.html", "samples")
+"""All that a report's folder may hold."""
+
 if TYPE_CHECKING:
     from pipeline.flow import Results
     from pipeline.flow import Variant as BuiltVariant
@@ -62,6 +66,7 @@ class Report:
 
         Raises:
             Unavailable: ``html`` is asked for and the extra `report` is not installed.
+            ConfigError: the folder holds something else.
         """
         timings = [] if made.timings is None else timings_from(made.timings)
         variants = tuple(variant_record(made, built, timings) for built in made.engines)
@@ -85,7 +90,23 @@ class Report:
         self._publish(plan.resolved(self.folder), record, made)
         return record
 
+    def check_folder(self, folder: Path) -> None:
+        """That the report's folder is new, empty, or an older report: it is going to be replaced as a whole.
+
+        Raises:
+            ConfigError: it is a file, or holds anything else.
+        """
+        if not folder.exists():
+            return
+        foreign = [folder] if not folder.is_dir() else [p for p in sorted(folder.iterdir()) if p.name not in OWN_FILES]
+        if foreign:
+            raise ConfigError(
+                f"[report] folder: {foreign[0]} is there, but a report replaces its folder as a whole; "
+                "name a folder of its own"
+            )
+
     def _publish(self, folder: Path, record: Record, made: Results) -> None:
+        self.check_folder(folder)
         with work_folder(folder) as work:
             new = work / "new"
             (new / "samples").mkdir(parents=True)

@@ -163,8 +163,13 @@ class Validate:
 
 
 def agreement(ours: Mapping[str, Array], theirs: Mapping[str, Array], output: str) -> float | None:
-    """Share of samples whose arg max is that of FP32; None where no output is a (N, classes) array of scores."""
+    """Share of samples whose arg max is that of FP32; None where no output is a (N, classes) array of scores.
+
+    A sample with NaN among its scores agrees with nothing.
+    """
     name = output or (next(iter(ours)) if len(ours) == 1 else "")
     if name not in ours or ours[name].ndim != 2 or ours[name].shape[1] < 2:
         return None
-    return float(np.mean(np.argmax(ours[name], axis=1) == np.argmax(theirs[name], axis=1)))
+    same = np.argmax(ours[name], axis=1) == np.argmax(theirs[name], axis=1)
+    numbers = [~np.isnan(scores[name].astype(np.float64)).any(axis=1) for scores in (ours, theirs)]
+    return float(np.mean(same & numbers[0] & numbers[1]))
