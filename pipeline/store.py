@@ -130,14 +130,15 @@ def stage_name(stage: object) -> str:
 class Store:
     """A folder of results. Safe for several processes at once."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the store; leavings of processes that died are removed.
+    def __init__(self, folder: Path, on_entry: Callable[[Entry], object] = lambda _entry: None) -> None:
+        """Open the store; leavings of processes that died are removed. ``on_entry`` is told each result as it comes.
 
         Raises:
             ConfigError: the folder cannot be made or written.
         """
         self.folder = folder
         self.account: list[Entry] = []
+        self._on_entry = on_entry
         try:
             (folder / "tmp").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -164,7 +165,7 @@ class Store:
                 artifact = stage(work, *args, **kwargs)
                 self._seal(work, recipe, artifact)
                 self._publish(work, final)
-        self.account.append(Entry(name, digest, served is not None, time.perf_counter() - begin))
+        self._note(Entry(name, digest, served is not None, time.perf_counter() - begin))
         if served is None:
             served = self._read(final)
         if served is None:
@@ -193,7 +194,7 @@ class Store:
             self._seal(work, recipe, artifact)
             final = self.folder / name / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{work.name[-6:]}"
             self._publish(work, final)
-        self.account.append(Entry(name, final.name, False, time.perf_counter() - begin))
+        self._note(Entry(name, final.name, False, time.perf_counter() - begin))
         return artifact_from_record(self._sealed(final)["artifact"], final)  # type: ignore[return-value]
 
     def find(self, prefix: str) -> Path:
@@ -214,6 +215,10 @@ class Store:
     def makers(self) -> dict[str, Path]:
         """Content digest -> the folder of the result that has it."""
         return {self._sealed(entry)["content"]: entry for entry in self._entries()}
+
+    def _note(self, entry: Entry) -> None:
+        self.account.append(entry)
+        self._on_entry(entry)
 
     def _entries(self) -> Iterator[Path]:
         for file in sorted(self.folder.glob("*/*/result.json")):

@@ -94,6 +94,15 @@ def test_a_result_is_made_once_and_then_served(tmp_path: Path, model: OnnxModel)
     assert len(results(store)) == 1
 
 
+def test_each_result_is_told_as_it_comes(tmp_path: Path, model: OnnxModel) -> None:
+    told: list[tuple[str, bool]] = []
+    store = Store(tmp_path / "s", lambda entry: told.append((entry.stage, entry.served)))
+    store.run(Upper(), model)
+    assert told == [("upper", False)]
+    store.run(Upper(), model)
+    assert told == [("upper", False), ("upper", True)]
+
+
 def test_every_input_changes_the_recipe(tmp_path: Path, model: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "s")
     store.run(Upper(), model)
