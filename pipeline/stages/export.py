@@ -27,8 +27,8 @@ SMALLEST_OPSET = 13
 """The first with per-channel QuantizeLinear."""
 LARGEST_BYTES = 2**31 - 1
 """Protobuf's limit for one message, and so for an ONNX file without external data."""
-OWN_DOMAINS = ("", "ai.onnx")
-"""Domains of ONNX's own operators: those that every runtime below knows."""
+OWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+"""Domains of ONNX's own operators."""
 INSTALL = "pip install 'trtforge[tensorflow]'"
 
 
@@ -170,11 +170,11 @@ def _refused_by_tf2onnx(where: str, said: str, trouble: str) -> Exception | None
         unsupported = list(dict.fromkeys(unsupported))
         listed = ", ".join(f"{kind} (node '{name}')" for kind, name in unsupported[:5])
         more = f" and {len(unsupported) - 5} more" if len(unsupported) > 5 else ""
-        hint = ""
+        hint = "replace these operations in the model"
         if any(kind.startswith("FakeQuant") for kind, _ in unsupported):
-            hint = "; save the model without its quantization-aware wrappers and let `quantize` place Q/DQ"
+            hint = "save the model without its quantization-aware wrappers and let `quantize` place Q/DQ"
         why = f" ({trouble})" if trouble else ""
-        return StageError(f"{where}: tf2onnx cannot convert {listed}{more}{why}; replace them in the model{hint}")
+        return StageError(f"{where}: tf2onnx cannot convert {listed}{more}{why}; {hint}")
     if not trouble:
         return None
     if "add_slot" in trouble:
@@ -221,7 +221,7 @@ def _read_onnx(path: Path) -> onnx.ModelProto:
 
 def _upgraded(model: onnx.ModelProto, path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:
     """The model in ``opset`` at least; ``notes`` are added to."""
-    found = next((entry.version for entry in model.opset_import if entry.domain in OWN_DOMAINS), 0)
+    found = next((entry.version for entry in model.opset_import if entry.domain in OWN_DOMAINS[:2]), 0)
     if found < opset:
         try:
             model = onnx.version_converter.convert_version(model, opset)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.batches import Samples
-from engines import backend, cpu, onnxruntime, tensorflow
+from engines import backend, onnxruntime, tensorflow
 from engines.contract import DYNAMIC, Array, Runner
 from pipeline import isolate
 from pipeline.artifact import Engine, Outputs
@@ -34,11 +34,7 @@ class Infer:
 
     def versions(self, engine: Engine, _samples: object) -> dict[str, str]:
         """Everything below that the answers depend on."""
-        below = distribution_versions("polygraphy", "numpy")
-        if engine.backend != "tensorflow":
-            return backend(engine.backend).versions() | below
-        # To ask TensorFlow itself would be to load it: seconds, in every run that is served.
-        return cpu.versions() | distribution_versions("tensorflow", "tensorflow_cpu", "keras", "tf_keras") | below
+        return backend(engine.backend).versions() | distribution_versions("polygraphy", "numpy")
 
     def __call__(self, out: Path, engine: Engine, samples: Samples) -> Outputs:
         """Write ``out/outputs.json``.

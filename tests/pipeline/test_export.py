@@ -1,0 +1,654 @@
+"""Export: every conversion trap is handled, or is a sentence that says what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from engines import onnxruntime, tensorflow
+from pipeline import isolate
+from pipeline.artifact import KerasFile, OnnxModel, SavedModel, Source
+from pipeline.errors import ConfigError, EngineError, StageError, Unavailable, exit_status
+from pipeline.stages import export
+from pipeline.stages.export import Export, source_from_path
+
+Array = npt.NDArray[Any]
+Arrays: TypeAlias = Mapping[str, Array]
+
+needs_tensorflow = pytest.mark.skipif(
+    bool(tensorflow.why_not_run()) or importlib.util.find_spec("tf2onnx") is None, reason="needs TensorFlow and tf2onnx"
+)
+
+NUM_SAMPLES = 3
+
+
+# Models of TensorFlow: one process makes them all, exports them all and asks TensorFlow for the right answers.
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What became of one source: a model with a feed and TensorFlow's answers, or an error."""
+
+    model: OnnxModel | None
+    error: Exception | None
+    feed: Arrays
+    answers: Arrays
+    """By name, as the signature calls them."""
+
+    def made(self) -> onnx.ModelProto:
+        assert self.model is not None, self.error
+        return onnx.load(self.model.path)
+
+
+JOBS: dict[str, tuple[str, str, int]] = {
+    # name: (path below the folder, signature, opset)
+    "two ports": ("saved", "serving_default", 17),
+    "opset 18": ("saved", "serving_default", 18),
+    "fixed batch": ("saved", "fixed", 17),
+    "python function": ("saved", "python", 17),
+    "unknown operators": ("saved", "bessel", 17),
+    "narrow range": ("saved", "narrow", 17),
+    "unused input": ("saved", "unused", 17),
+    "no signature": ("saved", "predict", 17),
+    "colon": ("colon", "serving_default", 17),
+    "keras": ("model.keras", "", 17),
+    "h5": ("model.h5", "", 17),
+    "keras export": ("exported", "serving_default", 17),
+    "keras 2 with optimizer": ("keras2", "serving_default", 17),
+    "keras 2 h5": ("keras2.h5", "", 17),
+    "truncated keras": ("cut.keras", "", 17),
+    "truncated h5": ("cut.h5", "", 17),
+    "truncated savedmodel": ("cut", "serving_default", 17),
+}
+
+
+def signatures(tf: Any) -> tuple[Any, dict[str, Any]]:
+    """A module and its signatures: a depthwise convolution with what is left of a batch norm, and some traps."""
+    module = tf.Module()
+    random = np.random.default_rng(0)
+    module.kernel = tf.Variable(random.normal(size=(3, 3, 2, 1)), dtype=tf.float32)
+    module.weight = tf.Variable(random.normal(size=(2, 3)), dtype=tf.float32)
+
+    def two_ports(zoom: Any, image: Any) -> dict[str, Any]:
+        features = tf.nn.depthwise_conv2d(image, module.kernel, [1, 1, 1, 1], "SAME")
+        pooled = tf.reduce_mean(tf.nn.relu(features * [1.5, 0.5] + [0.25, -0.25]), [1, 2])
+        return {"zeta": pooled @ module.weight, "alpha": tf.nn.softmax(pooled @ module.weight + zoom)}
+
+    def python(x: Any) -> dict[str, Any]:
+        doubled = tf.numpy_function(lambda value: 2 * value, [x], tf.float32)
+        return {"y": tf.ensure_shape(doubled, (None, 2))}
+
+    def narrow(x: Any) -> dict[str, Any]:
+        return {"y": tf.quantization.fake_quant_with_min_max_args(x, -6, 6, 8, narrow_range=True) @ module.weight}
+
+    image, pair = tf.TensorSpec((None, 8, 8, 2), tf.float32), tf.TensorSpec((None, 2), tf.float32)
+    fixed = tf.TensorSpec((4, 8, 8, 2), tf.float32, name="image")
+
+    def named(spec: Any, name: str) -> Any:
+        return tf.TensorSpec(spec.shape, spec.dtype, name=name)
+
+    row = tf.TensorSpec((None, 3), tf.float32, name="zoom")
+    takes: dict[str, tuple[Callable[..., Any], list[Any]]] = {
+        "serving_default": (two_ports, [row, named(image, "image")]),
+        "fixed": (lambda image: {"mean": tf.reduce_mean(image, [1, 2]) @ module.weight}, [fixed]),
+        "python": (python, [named(pair, "x")]),
+        "bessel": (lambda x: {"y": tf.math.bessel_i0(x) + tf.math.lgamma(x)}, [named(pair, "x")]),
+        "narrow": (narrow, [named(pair, "x")]),
+        "unused": (lambda x, spare: {"y": x @ module.weight}, [named(pair, "x"), named(pair, "spare")]),
+    }
+    return module, {name: tf.function(f, input_signature=specs) for name, (f, specs) in takes.items()}
+
+
+def keras_model(keras: Any) -> Any:
+    """A depthwise and a plain convolution, each with its batch norm, as in a MobileNet."""
+    layers = keras.layers
+    image = keras.Input((8, 8, 2), name="picture")
+    x = layers.DepthwiseConv2D(3, use_bias=True)(image)
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(layers.Conv2D(4, 1, use_bias=True)(x)))
+    scores = layers.Dense(3, activation="softmax", name="scores")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(image, scores)
+    random = np.random.default_rng(1)
+    model.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in model.get_weights()])
+    return model
+
+
+def save_all(folder: Path) -> None:
+    """Everything that ``JOBS`` names."""
+    tf = tensorflow._import()
+    import tf_keras
+
+    module, functions = signatures(tf)
+    tf.saved_model.save(module, str(folder / "saved"), signatures=functions)
+    save_with_colon(tf.compat.v1, folder / "colon")
+
+    model = keras_model(tf.keras)
+    model.save(folder / "model.keras")
+    model.save(folder / "model.h5")
+    model.export(str(folder / "exported"))
+
+    old = keras_model(tf_keras)
+    old.compile(optimizer="adam", loss="mse")
+    old.fit(np.zeros((2, 8, 8, 2)), np.zeros((2, 3)), verbose=0)
+    old.save(folder / "keras2", save_format="tf")
+    old.save(folder / "keras2.h5")
+
+    for whole, cut in (("model.keras", "cut.keras"), ("model.h5", "cut.h5")):
+        (folder / cut).write_bytes((folder / whole).read_bytes()[:3000])
+    (folder / "cut").mkdir()
+    (folder / "cut" / "saved_model.pb").write_bytes((folder / "saved" / "saved_model.pb").read_bytes()[:1501])
+
+
+def save_with_colon(v1: Any, folder: Path) -> None:
+    """A SavedModel of TensorFlow 1 whose signature has tensor names for keys."""
+    with v1.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder("float32", (None, 3), name="x")
+        v1.saved_model.simple_save(session, str(folder), inputs={"x:0": x}, outputs={"y:0": x + 1.0})
+
+
+def in_this_process(log: Path, _what: str, function: Callable[..., Any], *args: Any) -> Any:
+    """``isolate.call`` without a further process: the one that exports everything is isolated already."""
+    screen = os.dup(2)
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 2)
+    try:
+        return function(*args)
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+
+
+def export_all(folder: Path) -> dict[str, Exported]:
+    """Make, export and run every model of ``JOBS``."""
+    save_all(folder)
+    export.isolate.call = in_this_process  # type: ignore[attr-defined]
+    found = {}
+    for index, (job, (path, signature, opset)) in enumerate(JOBS.items()):
+        out = folder / f"out{index}"
+        out.mkdir()
+        source = source_from_path(folder / path, signature)
+        try:
+            model = Export(opset=opset)(out, source)
+        except Exception as error:  # noqa: BLE001  # The tests look at it.
+            found[job] = Exported(None, error, {}, {})
+        else:
+            found[job] = Exported(model, None, *asked(source, out))
+    return found
+
+
+def asked(source: Source, out: Path) -> tuple[Arrays, Arrays]:
+    """A feed, and what TensorFlow says to it."""
+    folder, signature = (out / "savedmodel", "serving_default") if isinstance(source, KerasFile) else (source.path, "")
+    signature = source.signature if isinstance(source, SavedModel) else signature
+    random = np.random.default_rng(2)
+    with tensorflow.load_signature(folder, signature, num_threads=0) as runner:
+        shapes = {spec.name: [NUM_SAMPLES if size < 0 else size for size in spec.shape] for spec in runner.inputs}
+        feed = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        return feed, runner.infer(feed)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    folder = tmp_path_factory.mktemp("exported")
+    return isolate.call(folder / "log", "export everything", export_all, folder)
+
+
+def error_of(exported: Mapping[str, Exported], job: str) -> Exception:
+    error = exported[job].error
+    assert error is not None, f"{job} was exported"
+    return error
+
+
+def dimensions(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+@needs_tensorflow
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "job",
+    [
+        "two ports",
+        "opset 18",
+        "fixed batch",
+        "unused input",
+        "keras",
+        "h5",
+        "keras export",
+        "keras 2 with optimizer",
+        "keras 2 h5",
+    ],
+)
+def test_the_onnx_model_answers_as_tensorflow_does(exported: dict[str, Exported], job: str) -> None:
+    found = exported[job]
+    assert found.model is not None, found.error
+    with onnxruntime.load(found.model.path, num_threads=1) as runner:
+        answers: Arrays = runner.infer(found.feed)
+    assert set(answers) == set(found.answers), "matched by name: converters order outputs each in its own way"
+    for name, expected in found.answers.items():
+        np.testing.assert_allclose(answers[name], expected, rtol=1e-4, atol=1e-5)
+        assert np.ptp(expected) > 1e-3, "an answer that is the same for all samples would prove nothing"
+
+
+@needs_tensorflow
+@pytest.mark.slow
+class TestTensorFlow:
+    """Details of what was exported, and each refusal."""
+
+    def test_every_name_of_the_signature_is_kept(self, exported: dict[str, Exported]) -> None:
+        graph = exported["two ports"].made().graph
+        assert {value.name for value in graph.input} == {"image", "zoom"}
+        assert {value.name for value in graph.output} == {"alpha", "zeta"}
+
+    def test_no_tensor_name_has_a_colon(self, exported: dict[str, Exported]) -> None:
+        for job in ("two ports", "keras", "keras 2 h5"):
+            model = exported[job].made()
+            names = [name for node in model.graph.node for name in (*node.input, *node.output)]
+            assert [name for name in names if ":" in name] == []
+
+    def test_the_renamed_tensors_are_kept_on_record(self, exported: dict[str, Exported]) -> None:
+        made = exported["two ports"].model
+        assert made is not None
+        names = json.loads(made.beside("names.json").read_text())
+        assert names
+        assert all(":" in old and ":" not in new for new, old in names.items())
+
+    def test_the_dynamic_batch_is_called_batch(self, exported: dict[str, Exported]) -> None:
+        graph = exported["two ports"].made().graph
+        assert {value.name: dimensions(value) for value in (*graph.input, *graph.output)} == {
+            "image": ["batch", 8, 8, 2],
+            "zoom": ["batch", 3],
+            "alpha": ["batch", 3],
+            "zeta": ["batch", 3],
+        }
+
+    def test_a_static_batch_stays(self, exported: dict[str, Exported]) -> None:
+        graph = exported["fixed batch"].made().graph
+        assert [dimensions(value) for value in (*graph.input, *graph.output)] == [[4, 8, 8, 2], [4, 3]]
+
+    @pytest.mark.parametrize("job", ["two ports", "keras", "h5", "keras 2 with optimizer", "keras 2 h5"])
+    def test_batch_norms_behind_depthwise_convolutions_are_folded(
+        self, exported: dict[str, Exported], job: str
+    ) -> None:
+        found = operators(exported[job].made())
+        assert "Conv" in found
+        assert not {"Mul", "Sub", "Div", "BatchNormalization"} & set(found)
+        if job != "two ports":  # That one adds its second input.
+            assert found.count("Add") <= 1, "the bias of the dense layer alone"
+
+    def test_folding_is_noted(self, exported: dict[str, Exported]) -> None:
+        made = exported["two ports"].model
+        assert made is not None
+        assert made.notes() == ["export: 2 multiplications and additions of batch norms folded into weights"]
+
+    @pytest.mark.parametrize(("job", "opset"), [("two ports", 17), ("opset 18", 18)])
+    def test_the_opset_is_the_one_asked_for(self, exported: dict[str, Exported], job: str, opset: int) -> None:
+        assert {entry.domain: entry.version for entry in exported[job].made().opset_import}[""] == opset
+
+    def test_keras_exports_two_signatures_and_the_one_asked_for_is_taken_once(
+        self, exported: dict[str, Exported]
+    ) -> None:
+        model = exported["keras export"].made()
+        floats = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+        num_weights = sum(array.size for array in floats if array.ndim)  # The bounds of ReLU6 have no dimension.
+        assert num_weights == 9 * 2 + 2 + 2 * 4 + 4 + 4 * 3 + 3, "every weight once"
+
+    def test_a_missing_signature_lists_those_that_there_are(self, exported: dict[str, Exported]) -> None:
+        error = error_of(exported, "no signature")
+        assert isinstance(error, ConfigError)
+        assert "has no signature 'predict'; it has 'bessel' (x); 'fixed' (image); 'narrow' (x)" in str(error)
+        assert "'serving_default' (image, zoom)" in str(error)
+
+    def test_a_python_function_is_named_with_its_node(self, exported: dict[str, Exported]) -> None:
+        error = error_of(exported, "python function")
+        assert isinstance(error, StageError)
+        assert exit_status(error) == 4
+        assert "tf2onnx cannot convert PyFunc (node 'StatefulPartitionedCall/PyFunc')" in str(error)
+
+    def test_all_unknown_operators_are_listed(self, exported: dict[str, Exported]) -> None:
+        said = str(error_of(exported, "unknown operators"))
+        assert "BesselI0 (node 'PartitionedCall/bessel_i0/BesselI0')" in said
+        assert "Lgamma (node 'PartitionedCall/Lgamma')" in said
+        assert said.endswith("replace these operations in the model")
+
+    def test_symmetric_fake_quantization_is_refused_with_advice(self, exported: dict[str, Exported]) -> None:
+        error = error_of(exported, "narrow range")
+        assert isinstance(error, StageError)
+        assert "FakeQuantWithMinMaxArgs (node 'StatefulPartitionedCall/FakeQuantWithMinMaxArgs')" in str(error)
+        assert "narrow_range=1" in str(error)
+        assert "without its quantization-aware wrappers" in str(error)
+
+    def test_a_colon_in_a_signature_is_refused(self, exported: dict[str, Exported]) -> None:
+        error = error_of(exported, "colon")
+        assert isinstance(error, ConfigError)
+        assert "calls a tensor 'x:0', a name without ':' is expected" in str(error)
+
+    @pytest.mark.parametrize(
+        ("job", "words"),
+        [
+            ("truncated keras", "cut.keras: Keras 3.* cannot read it .*save it again"),
+            ("truncated h5", "cut.h5: cannot be read as HDF5 .*save the model again"),
+            ("truncated savedmodel", r"saved_model\.pb: cannot be read .*save the model again"),
+        ],
+    )
+    def test_a_truncated_file_is_one_sentence(self, exported: dict[str, Exported], job: str, words: str) -> None:
+        error = error_of(exported, job)
+        assert isinstance(error, EngineError)
+        with pytest.raises(EngineError, match=words):
+            raise error
+
+
+# What the converter says, in words: text that was captured from it.
+
+
+ADD_SLOT = "AttributeError: '_UserObject' object has no attribute 'add_slot'"
+NOT_CONVERTED = """
+ERROR - Failed to convert node 'net/FakeQuant' (fct=<bound method X.version_10 of <class 'X'>>)
+'OP=FakeQuantWithMinMaxVars\\nName=net/FakeQuant\\nInputs:\\n\\tx=Placeholder, [-1, 2], 1'
+Traceback (most recent call last):
+ValueError: make_sure failure: Unable to convert node FakeQuantWithMinMaxVars with narrow_range=1
+"""
+
+
+def test_an_optimizer_in_the_savedmodel_asks_for_tf_keras() -> None:
+    error = export._refused_by_tf2onnx("net", f"Traceback\n{ADD_SLOT}\n", ADD_SLOT)
+    assert isinstance(error, Unavailable)
+    assert str(error).startswith("net: was saved by Keras 2 together with its optimizer, reading it takes tf_keras")
+    assert "pip install 'trtforge[tensorflow]'" in str(error)
+
+
+def test_a_node_that_could_not_be_converted_is_named_once() -> None:
+    error = export._refused_by_tf2onnx("net", NOT_CONVERTED * 2, "ValueError: make_sure failure")
+    assert str(error).count("FakeQuantWithMinMaxVars (node 'net/FakeQuant')") == 1
+
+
+def test_many_unknown_operators_are_cut_short() -> None:
+    said = "".join(f"Tensorflow op [node{i}: Op{i}] is not supported\n" for i in range(7))
+    error = export._refused_by_tf2onnx("net", said, "")
+    assert "Op4 (node 'node4') and 2 more" in str(error)
+    assert "Op5" not in str(error)
+
+
+def test_a_model_beyond_two_gib_is_said() -> None:
+    trouble = "ValueError: Message onnx.ModelProto exceeds maximum protobuf size of 2GB: 2400000000"
+    assert "is too large, at most 2047 MiB fit one ONNX file" in str(export._refused_by_tf2onnx("net", "", trouble))
+
+
+def test_any_other_failure_quotes_the_error() -> None:
+    error = export._refused_by_tf2onnx("net", "", "KeyError: 'x'")
+    assert isinstance(error, StageError)
+    assert "net: tf2onnx failed (KeyError: 'x')" in str(error)
+
+
+def test_a_well_ended_conversion_is_not_refused() -> None:
+    assert export._refused_by_tf2onnx("net", "Successfully converted TensorFlow model", "") is None
+
+
+# What a path is.
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing", "does not exist; give a SavedModel folder, a .keras, .h5 or .onnx file"),
+        ("folder", "is a folder without saved_model.pb"),
+        ("model.pt", "is none of SavedModel folder, .keras, .h5, .onnx; convert it"),
+    ],
+)
+def test_what_is_no_source_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(ConfigError, match=words):
+        source_from_path(tmp_path / name, "serving_default")
+
+
+def test_a_source_is_told_by_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "saved_model.pb").touch()
+    for name in ("a.keras", "b.h5", "c.onnx"):
+        (tmp_path / name).touch()
+    assert source_from_path(tmp_path / "net", "two") == SavedModel(tmp_path / "net", "two")
+    assert source_from_path(tmp_path / "a.keras", "") == KerasFile(tmp_path / "a.keras")
+    assert source_from_path(tmp_path / "b.h5", "") == KerasFile(tmp_path / "b.h5")
+    assert source_from_path(tmp_path / "c.onnx", "") == OnnxModel(tmp_path / "c.onnx")
+
+
+# ONNX sources: no TensorFlow needed.
+
+
+CONV = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+net (float[N, 2, 4, 4] image) => (float[N, 4, 4, 4] y)
+<float[4, 2, 3, 3] w, float[4] gamma, float[4] beta, float[4] mean, float[4] variance>
+{
+    features = Conv <pads = [1, 1, 1, 1]> (image, w)
+    y = BatchNormalization (features, gamma, beta, mean, variance)
+}
+"""
+
+
+EXPORT = Export()
+
+
+def conv_model(opset: int) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(CONV.replace("OPSET", str(opset)))
+    random = np.random.default_rng(3)
+    for name, shape in {"w": (4, 2, 3, 3), **dict.fromkeys(("gamma", "beta", "mean", "variance"), (4,))}.items():
+        values = random.uniform(0.5, 1.5, shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return model
+
+
+def export_onnx(model: onnx.ModelProto, folder: Path, stage: Export = EXPORT) -> OnnxModel:
+    onnx.save(model, folder / "source.onnx")
+    out = folder / "out"
+    out.mkdir()
+    return stage(out, OnnxModel(folder / "source.onnx"))
+
+
+def answer(path: Path, feed: Arrays) -> Arrays:
+    with onnxruntime.load(path, num_threads=1) as runner:
+        return runner.infer(feed)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+def test_an_onnx_source_is_upgraded_and_its_batch_norm_folded(tmp_path: Path, opset: int) -> None:
+    made = export_onnx(conv_model(opset), tmp_path)
+    model = onnx.load(made.path)
+    assert operators(model) == ["Conv"]
+    assert model.opset_import[0].version == 17
+    feed = {"image": np.random.default_rng(4).normal(size=(5, 2, 4, 4)).astype(np.float32)}
+    expected = answer(tmp_path / "source.onnx", feed)
+    np.testing.assert_allclose(answer(made.path, feed)["y"], expected["y"], rtol=1e-4, atol=1e-5)
+    upgraded = ["export: converted from opset 11 to 17"] if opset == 11 else []
+    assert made.notes()[: len(upgraded)] == upgraded
+    assert any("folded into weights" in note for note in made.notes())
+
+
+def test_folding_can_be_left_out(tmp_path: Path) -> None:
+    made = export_onnx(conv_model(17), tmp_path, Export(fold=False))
+    assert operators(onnx.load(made.path)) == ["Conv", "BatchNormalization"]
+    assert made.notes() == []
+
+
+def test_a_later_opset_is_kept_and_noted(tmp_path: Path) -> None:
+    made = export_onnx(conv_model(19), tmp_path, Export(fold=False))
+    assert onnx.load(made.path).opset_import[0].version == 19
+    assert made.notes() == ["export: opset 19 is kept, as nothing converts it back to 17"]
+
+
+@pytest.mark.parametrize("opset", [12, 19])
+def test_an_opset_that_cannot_be_had_is_refused(tmp_path: Path, opset: int) -> None:
+    with pytest.raises(ConfigError, match=rf"opset is {opset}, but tf2onnx and Q/DQ take 13 to 18"):
+        export_onnx(conv_model(17), tmp_path, Export(opset=opset))
+
+
+def test_opset_18_works(tmp_path: Path) -> None:
+    made = export_onnx(conv_model(13), tmp_path, Export(opset=18))
+    assert onnx.load(made.path).opset_import[0].version == 18
+
+
+COLON = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 2] x) => (float[N, 2] y) { hidden = Relu (x) y = Neg (hidden) }
+"""
+
+
+def test_colons_in_an_onnx_source_go_and_the_old_names_are_kept(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(COLON)
+    model.graph.input[0].name = model.graph.node[0].input[0] = "x:0"
+    model.graph.node[0].output[0] = model.graph.node[1].input[0] = "scope/hidden:1"
+    model.graph.output[0].name = model.graph.node[1].output[0] = "y:0"
+    made = export_onnx(model, tmp_path)
+    graph = onnx.load(made.path).graph
+    assert [node.output[0] for node in graph.node] == ["scope/hidden_1", "y"]
+    names = json.loads(made.beside("names.json").read_text())
+    assert names == {"x": "x:0", "y": "y:0", "scope/hidden_1": "scope/hidden:1"}
+
+    feed = {"x": np.array([[1, -2]], np.float32)}
+    np.testing.assert_array_equal(answer(made.beside("source.onnx"), feed)["y"], answer(made.path, feed)["y"])
+
+
+def test_an_onnx_source_with_good_names_is_not_copied(tmp_path: Path) -> None:
+    assert not export_onnx(conv_model(17), tmp_path).beside("source.onnx").exists()
+
+
+def test_weights_beside_the_onnx_file_come_into_it(tmp_path: Path) -> None:
+    model = conv_model(17)
+    onnx.save(model, tmp_path / "big.onnx", save_as_external_data=True, location="big.data", size_threshold=0)
+    (tmp_path / "out").mkdir()
+    made = Export()(tmp_path / "out", OnnxModel(tmp_path / "big.onnx"))
+    feed = {"image": np.ones((1, 2, 4, 4), np.float32)}
+    expected = answer(tmp_path / "big.onnx", feed)["y"]
+    (tmp_path / "big.data").unlink()
+    np.testing.assert_allclose(answer(made.path, feed)["y"], expected, rtol=1e-4)
+
+
+def test_other_weights_beside_the_same_onnx_file_are_another_model(tmp_path: Path) -> None:
+    path = tmp_path / "big.onnx"
+    onnx.save(conv_model(17), path, save_as_external_data=True, location="big.data", size_threshold=0)
+    before, bytes_before = OnnxModel(path).digest(), path.read_bytes()
+    weights = bytearray((tmp_path / "big.data").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "big.data").write_bytes(weights)
+    assert path.read_bytes() == bytes_before
+    assert OnnxModel(path).digest() != before
+
+
+CUSTOM = """
+<ir_version: 8, opset_import: ["" : 17, "com.example" : 1]>
+net (float[N, 2] x) => (float[N, 2] y) { y = com.example.Sharpen (x) }
+"""
+LOCAL_FUNCTION = """
+<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+net (float[N, 2] x) => (float[N, 2] y) { y = local.twice (x) }
+<domain: "local", opset_import: ["" : 17]>
+twice (a) => (b) { b = Add (a, a) }
+"""
+
+
+def test_an_operator_of_another_domain_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"node 'y' is Sharpen of the domain 'com\.example', operators of ONNX itself"):
+        export_onnx(onnx.parser.parse_model(CUSTOM), tmp_path)
+
+
+def test_a_function_inside_the_file_is_no_foreign_operator(tmp_path: Path) -> None:
+    made = export_onnx(onnx.parser.parse_model(LOCAL_FUNCTION), tmp_path)
+    assert operators(onnx.load(made.path)) == ["Add"]
+
+
+def test_a_truncated_onnx_file_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(conv_model(17).SerializeToString()[:300])
+    with pytest.raises(StageError, match=r"cut\.onnx: is not a whole ONNX model .*; export it again") as caught:
+        Export()(tmp_path, OnnxModel(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_invalid_onnx_file_is_one_sentence(tmp_path: Path) -> None:
+    model = conv_model(17)
+    model.graph.node[0].input[0] = "nowhere"
+    with pytest.raises(StageError, match=r"source\.onnx: is not a valid ONNX model .*nowhere"):
+        export_onnx(model, tmp_path)
+
+
+def test_an_empty_onnx_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty.onnx").touch()
+    with pytest.raises(StageError, match=r"empty\.onnx: is not a valid ONNX model"):
+        Export()(tmp_path, OnnxModel(tmp_path / "empty.onnx"))
+
+
+def test_a_model_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "LARGEST_BYTES", 300)
+    with pytest.raises(StageError, match="the model has 0 MiB, at most 0 MiB fit one ONNX file"):
+        export_onnx(conv_model(17), tmp_path)
+
+
+# Machines without the converter.
+
+
+def without(*packages: str) -> Callable[[str], object]:
+    real = importlib.util.find_spec
+    return lambda name, *args: None if name in packages else real(name, *args)
+
+
+def test_without_tensorflow_the_install_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", without("tensorflow"))
+    with pytest.raises(Unavailable, match=r"tensorflow: is not installed; pip install 'trtforge\[tensorflow\]'"):
+        Export()(tmp_path, SavedModel(tmp_path))
+
+
+@needs_tensorflow
+def test_without_tf2onnx_the_install_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "find_spec", without("tf2onnx"))
+    with pytest.raises(Unavailable, match=r"tf2onnx: is not installed; pip install 'trtforge\[tensorflow\]'") as caught:
+        Export()(tmp_path, SavedModel(tmp_path))
+    assert exit_status(caught.value) == 3
+
+
+def test_an_onnx_source_needs_no_tensorflow(tmp_path: Path) -> None:
+    onnx.save(conv_model(11), tmp_path / "source.onnx")
+    code = """
+import sys
+from pathlib import Path
+sys.modules["tensorflow"] = sys.modules["tf2onnx"] = None  # As if they were not installed.
+from pipeline.artifact import OnnxModel
+from pipeline.stages.export import Export
+print(Export()(Path(sys.argv[1]), OnnxModel(Path(sys.argv[1], "source.onnx"))).path.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "model.onnx\n"
+
+
+@needs_tensorflow
+@pytest.mark.slow
+def test_a_conversion_runs_in_a_process_of_its_own(
+    exported: dict[str, Exported], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a user has it; everything above shared one process."""
+    found = exported["two ports"].model
+    assert found is not None
+    capfd.readouterr()
+    made = Export()(tmp_path, SavedModel(found.path.parent.parent / "saved"))
+    assert operators(onnx.load(made.path)) == operators(onnx.load(found.path))
+    assert capfd.readouterr() == ("", ""), "the converter's chatter goes to convert.log"
+    assert "Successfully converted" in (tmp_path / "convert.log").read_text()
+    assert not (tmp_path / "converted.onnx").exists()
