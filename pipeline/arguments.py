@@ -23,9 +23,12 @@ from pipeline.stages.infer import runner_of
 F = TypeVar("F", bound=Callable[..., Any])
 
 STORE = click.option(
-    "--store", type=Path, default=Path(".trtforge"), show_default=True, help="with PLAN.toml: the folder of results"
+    "--store",
+    type=Path,
+    default=Path(".trtforge"),
+    show_default=True,
+    help="the folder where results of plans are kept",
 )
-OUTPUT = click.option("-o", "--output", type=Path, help="the file to write; calibrate: the folder")
 BACKEND = click.option(
     "--backend",
     type=click.Choice([name for name in BACKENDS if name != "tensorflow"]),
@@ -49,6 +52,11 @@ METHOD = click.option(
     help="with --data: how ranges are read",
 )  # fmt: skip
 """Options that several verbs share."""
+
+
+def output_option(text: str) -> Callable[[F], F]:
+    """-o, with what it names for this verb."""
+    return click.option("-o", "--output", type=Path, help=text)
 
 
 def data_options(function: F) -> F:

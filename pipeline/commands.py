@@ -14,7 +14,6 @@ from engines.contract import Precision
 from pipeline.arguments import (
     BACKEND,
     METHOD,
-    OUTPUT,
     PRECISION,
     RANGES,
     SIMULATE,
@@ -25,6 +24,7 @@ from pipeline.arguments import (
     is_plan,
     model_from,
     needed,
+    output_option,
     profile_options,
     samples_from,
     shape_ranges,
@@ -42,22 +42,21 @@ from pipeline.stages.cast import Cast
 from pipeline.stages.export import Export, source_from_path
 from pipeline.stages.infer import Infer
 from pipeline.stages.quantize import Quantize
-from pipeline.store import Store
+from pipeline.store import Entry, Store
 
 
 def run_plan(path: Path, store: Path, until: str) -> tuple[Plan, Store, Results]:
     """Run a plan up to a verb, and say on stderr what was made and what was served."""
     from pipeline.flow import run
 
-    plan, opened = read_plan(path), Store(store)
-    try:
-        made = run(plan, opened, until)
-    finally:
-        for entry in opened.account:
-            how = "served" if entry.served else f"made in {entry.seconds:.1f} s"
-            name = entry.digest if entry.stage == "benchmark" else entry.digest[:12]
-            click.echo(f"trtforge: {entry.stage:<9} {name}  {how}", err=True)
-    return plan, opened, made
+    plan, opened = read_plan(path), Store(store, _say)
+    return plan, opened, run(plan, opened, until)
+
+
+def _say(entry: Entry) -> None:
+    how = "served" if entry.served else f"made in {entry.seconds:.1f} s"
+    name = entry.digest if entry.stage == "benchmark" else entry.digest[:12]
+    click.echo(f"trtforge: {entry.stage:<9} {name}  {how}", err=True)
 
 
 def by_plan(path: Path, store: Path, until: str) -> None:
@@ -95,7 +94,7 @@ def raise_failures(verdicts: Mapping[str, Mapping[str, Any]]) -> None:
 @click.argument("source", type=Path)
 @click.option("--signature", default="serving_default", show_default=True, help="of a SavedModel")
 @stage_options(Export)
-@OUTPUT
+@output_option("the ONNX file to write")
 @STORE
 def export(source: Path, **given: Any) -> None:
     """Convert SOURCE (SavedModel folder, .keras, .h5, .onnx), or PLAN.toml's, to an FP32 ONNX model.
@@ -116,7 +115,7 @@ def export(source: Path, **given: Any) -> None:
 @click.argument("model", type=Path)
 @data_options
 @stage_options(Calibrate)
-@OUTPUT
+@output_option("the folder to write the ranges to")
 @STORE
 def calibrate(model: Path, **given: Any) -> None:
     """Run representative samples through MODEL (FP32 ONNX), or PLAN.toml's, and write each tensor's range."""
@@ -169,7 +168,7 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, given: dict[str, Any
 @RANGES
 @METHOD
 @stage_options(Cast)
-@OUTPUT
+@output_option("the ONNX file to write")
 @STORE
 def cast(model: Path, **given: Any) -> None:
     """Write FP16 into MODEL (FP32 ONNX), or PLAN.toml's; what leaves FP16's range on the data stays FP32."""
@@ -182,7 +181,7 @@ def cast(model: Path, **given: Any) -> None:
 @RANGES
 @METHOD
 @stage_options(Quantize)
-@OUTPUT
+@output_option("the ONNX file to write")
 @STORE
 def quantize(model: Path, **given: Any) -> None:
     """Write INT8 into MODEL (FP32 ONNX), or PLAN.toml's, as Q/DQ nodes placed for a target."""
@@ -195,7 +194,7 @@ def quantize(model: Path, **given: Any) -> None:
 @PRECISION
 @profile_options
 @stage_options(Build)
-@OUTPUT
+@output_option("the engine to write; its record goes beside it")
 @STORE
 def build(model: Path, backend: str, precision: Precision, **given: Any) -> None:
     """Build an engine from MODEL (ONNX, its precision written in it), or PLAN.toml's engines."""
@@ -216,7 +215,7 @@ def build(model: Path, backend: str, precision: Precision, **given: Any) -> None
 @BACKEND
 @SIMULATE
 @stage_options(Infer)
-@OUTPUT
+@output_option("the file for the outputs, such as outputs.json")
 @STORE
 def infer(engine: Path, backend: str, simulate: bool, **given: Any) -> None:
     """Run ENGINE, or PLAN.toml's engines, on all samples; the outputs are saved in Polygraphy's format."""
@@ -245,7 +244,7 @@ def infer(engine: Path, backend: str, simulate: bool, **given: Any) -> None:
 @BACKEND
 @SIMULATE
 @PRECISION
-@OUTPUT
+@output_option("write the verdict here too (JSON)")
 @STORE
 def validate(reference: Path, candidate: Path | None, **given: Any) -> None:
     """Compare CANDIDATE with REFERENCE, or all engines of PLAN.toml with its FP32 model.
@@ -267,7 +266,7 @@ def validate(reference: Path, candidate: Path | None, **given: Any) -> None:
 @data_options
 @BACKEND
 @stage_options(Benchmark)
-@OUTPUT
+@output_option("write the numbers here too (JSON), the raw latencies beside it")
 @STORE
 def benchmark(engines: tuple[Path, ...], backend: str, **given: Any) -> None:
     """Time ENGINES of one backend against each other, or PLAN.toml's, on samples of --data."""

@@ -55,13 +55,14 @@ def passing_folder(output: Path | None) -> Iterator[Path]:
 
 
 def check_file_target(target: Path) -> None:
-    """Refuse a folder where a file is to be written, before any work is done.
+    """Refuse a folder or a device where a file is to be written, before any work is done.
 
     Raises:
-        ConfigError: the path is a folder.
+        ConfigError: as said.
     """
-    if target.is_dir():
-        raise ConfigError(f"{target}: is a folder; give the path of a file with -o")
+    if target.exists() and not target.is_file():
+        what = "a folder" if target.is_dir() else "not a plain file, and would be replaced by one"
+        raise ConfigError(f"{target}: is {what}; give the path of a file with -o")
 
 
 def check_folder_target(target: Path) -> None:
@@ -70,7 +71,7 @@ def check_folder_target(target: Path) -> None:
     Raises:
         ConfigError: as said.
     """
-    if target.is_file():
+    if target.exists() and not target.is_dir():
         raise ConfigError(f"{target}: is a file; give the path of a folder with -o")
     if target.is_dir() and any(target.iterdir()) and not (target / "ranges.json").is_file():
         raise ConfigError(f"{target}: is a folder with other files in it; give a new path with -o")

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError
+from pipeline.option import option
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -50,22 +51,15 @@ class Protocol:
         ConfigError: a field is out of bounds.
     """
 
-    warmup_queries: int = 10
-    """At least so many unrecorded queries per candidate before the first round ..."""
-    warmup_seconds: float = 0.2
-    """... and at least for so long."""
-    min_queries: int = 200
-    """Recorded queries per candidate, at least."""
-    min_seconds: float = 3.0
-    """Time spent in recorded queries per candidate, at least."""
-    num_blocks: int = 10
-    settle_queries: int = 2
-    """Unrecorded queries at the start of a block: the candidate before it has emptied the caches."""
-    max_spread: float = 0.10
-    """Stable only if the standard deviation of the block medians is at most this share of their mean ..."""
-    max_drift: float = 0.05
-    """... and the later half of the blocks is at most this share slower or faster than the earlier half."""
-    seed: int = 0
+    warmup_queries: int = option(10, "at least so many unrecorded queries per engine before the first round")
+    warmup_seconds: float = option(0.2, "... and at least for so long")
+    min_queries: int = option(200, "recorded queries per engine, at least")
+    min_seconds: float = option(3.0, "time spent in recorded queries per engine, at least")
+    num_blocks: int = option(10, "rounds, in each of which every engine runs one block")
+    settle_queries: int = option(2, "unrecorded queries at a block's start: the engine before it emptied the caches")
+    max_spread: float = option(0.10, "stable: block medians' standard deviation is at most this share of their mean")
+    max_drift: float = option(0.05, "stable: the later half is at most this share slower or faster than the earlier")
+    seed: int = option(0, "of the order in which the engines take turns")
 
     def __post_init__(self) -> None:
         """Check the bounds."""

@@ -1,0 +1,115 @@
+"""What the tests of the command line share: a tiny network with data, and the command called in this process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+TINY = """
+<ir_version: 8, opset_import: ["" : 17]>
+tiny (float[N,4,8,8] image) => (float[N,3] scores) {
+  convolved = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (image, kernel, bias)
+  active = Relu (convolved)
+  pooled = GlobalAveragePool (active)
+  flat = Flatten <axis = 1> (pooled)
+  scores = Gemm (flat, weight, offset)
+}
+"""
+"""A convolution and a matrix product, with the batch open."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one call of the command came to."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+def tiny_model() -> onnx.ModelProto:
+    """The network above with weights drawn once and for all."""
+    random = np.random.default_rng(7)
+    model = onnx.parser.parse_model(TINY)
+    for name, shape in {"kernel": (8, 4, 3, 3), "bias": (8,), "weight": (8, 3), "offset": (3,)}.items():
+        values = random.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, made the current one, with `tiny.onnx`, and `data.npz`: 24 images and labels `y`."""
+    random = np.random.default_rng(8)
+    onnx.save(tiny_model(), tmp_path / "tiny.onnx")
+    images = random.normal(size=(24, 4, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", image=images, y=np.arange(24) % 3)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def plan(tiny: Path) -> Path:
+    """A plan beside the tiny network: FP32 and INT8 on ONNX Runtime, timed in a moment."""
+    path = tiny / "plan.toml"
+    path.write_text(
+        """
+[model]
+source = "tiny.onnx"
+
+[data]
+calibration = { path = "data.npz", limit = 12 }
+evaluation = { path = "data.npz", labels = "y" }
+metric = "top1"
+
+[variants]
+precisions = ["fp32", "int8"]
+
+[calibrate]
+method = "minmax"  # Two dozen samples are too few for a histogram to be read otherwise.
+
+[benchmark]
+num_threads = 1
+
+[benchmark.protocol]
+warmup_queries = 1
+warmup_seconds = 0.0
+min_queries = 8
+min_seconds = 0.0
+num_blocks = 4
+
+[report]
+html = false
+"""
+    )
+    return path
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """`trtforge ...` in this process, with the same errors and exit statuses as the command has."""
+    from pipeline.cli import status_of
+
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def call(*arguments: object) -> Said:
+        capsys.readouterr()
+        status = status_of([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Said(status, said.out, said.err)
+
+    yield call
+    root.handlers[:] = handlers
+    root.setLevel(level)
