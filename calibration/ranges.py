@@ -3,13 +3,16 @@
 A folder with two files:
 
 ``ranges.json``
-    UTF-8, keys sorted. ``format_version`` (1), ``method``, ``percentile``, ``num_samples``, ``model_digest``,
-    ``data_digest``, and ``tensors``: by name ``amax`` (the chosen one), ``amax_by_method``, ``sqnr_db`` and
+    UTF-8, keys sorted. ``format_version`` (2), ``method``, ``percentile``, what the ranges were found on (the fields
+    of ``Origin``), and ``tensors``: by name ``amax`` (the chosen one), ``amax_by_method``, ``sqnr_db`` and
     ``clipped_share`` by method, ``min``, ``max``, ``num_values``, ``num_zeros``, ``exponent`` and ``notes``. Numbers
     are written so that reading them gives the same bits; an SQNR that does not exist is null.
 ``histograms.npz``
     ``counts``: (num_tensors, 16384) int64, a row per tensor in the order of ``ranges.json``; see
     ``calibration.observers``.
+
+Ranges from another tool's table, which keeps scales alone, have the method ``imported``: there are no histograms,
+the tables by method are empty, ``num_values`` is 0, and ``min`` and ``max`` are -amax and amax.
 
 Equal content gives equal bytes: neither the order of the tensors nor the time of writing shows.
 
@@ -23,14 +26,15 @@ import json
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from calibration.errors import DataError
+from calibration.identity import differing
 from calibration.observers import (
     LARGEST_CODE,
     NUM_BINS,
@@ -45,9 +49,10 @@ from calibration.observers import (
 
 RANGES_FILE = "ranges.json"
 HISTOGRAMS_FILE = "histograms.npz"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BY_METHOD = ("amax_by_method", "sqnr_db", "clipped_share")
 METHODS: tuple[Method, ...] = ("entropy", "minmax", "percentile", "mse")
+IMPORTED: Literal["imported"] = "imported"
 
 SMALLEST_FP16_NORMAL = 2.0**-14
 """6.1e-5: a scale below it loses bits when TensorRT keeps it as FP16."""
@@ -65,7 +70,16 @@ class Origin:
 
     model_digest: str
     data_digest: str
+    """Of the samples and their preprocessing; of several runs, see ``calibration.merging``; "" if imported."""
     num_samples: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the tools that computed the values."""
+    tensor_digests: Mapping[str, str] = field(default_factory=dict)
+    """Of each tensor of the model, see ``calibration.identity``: tells which tensors of another model differ."""
+    parts: tuple[str, ...] = ()
+    """Of merged ranges, the data digests of the runs, sorted."""
+    source: str = ""
+    """Of imported ranges, what they were read from, such as ``TRT-8502-EntropyCalibration2``."""
 
 
 @dataclass(frozen=True)
@@ -93,26 +107,44 @@ class TensorRange:
 class Ranges:
     """The ranges of a model's tensors, sorted by name."""
 
-    method: Method
+    method: Method | Literal["imported"]
     percentile: float
     origin: Origin
     tensors: Mapping[str, TensorRange]
 
-    def check_model(self, model_digest: str, tensor_names: Iterable[str]) -> None:
+    def check_model(self, model_digest: str, tensor_digests: Callable[[], Mapping[str, str]]) -> None:
         """Refuse to be used with another model than the one that was calibrated.
 
+        ``tensor_digests`` gives the model's (see ``calibration.identity``); it is called if the models differ.
+
         Raises:
-            DataError: the digests differ; names up to five of the model's tensors that the ranges lack.
+            DataError: the digests differ; names up to five tensors that the calibrated model lacks, and up to five
+                that it computes otherwise.
         """
         if model_digest == self.origin.model_digest:
             return
-        missing = [name for name in tensor_names if name not in self.tensors]
-        listed = ", ".join(f"'{name}'" for name in missing[:NUM_NAMED])
-        which = f", and lack {len(missing)} of its tensors ({listed}{', …' * (len(missing) > NUM_NAMED)})"
+        ours, others = self.origin.tensor_digests, tensor_digests()
+        missing = [name for name in others if name not in ours and name not in self.tensors]
+        changed = differing(ours, others)
+        which = f", which lacks {_listed(missing)} of this one's tensors" if missing else ""
+        if changed:
+            which += f"; by weights or operators, {_listed(changed)} differ, the first of them in order of computation"
         raise DataError(
             f"ranges: were found on model {self.origin.model_digest[:12]}, not on this one, {model_digest[:12]}"
-            f"{which if missing else ''}; calibrate this model"
+            f"{which}; calibrate this model"
         )
+
+    def check_measured(self, what_for: str) -> None:
+        """Refuse imported ranges where more than scales is needed.
+
+        Raises:
+            DataError: they were imported.
+        """
+        if self.method == IMPORTED:
+            raise DataError(
+                f"ranges: were imported from {self.origin.source}, which has scales alone, but {what_for} needs what "
+                "`trtforge calibrate` sees of the values; calibrate the model"
+            )
 
 
 def ranges_from_histograms(
@@ -130,12 +162,14 @@ def ranges_from_histograms(
 
 
 def write_ranges(ranges: Ranges, histograms: Mapping[str, Histogram], folder: Path) -> None:
-    """Write ``ranges.json`` and ``histograms.npz`` into the folder."""
+    """Write ``ranges.json`` and, unless they were imported, ``histograms.npz`` into the folder."""
     record = {"format_version": FORMAT_VERSION, "method": ranges.method, "percentile": ranges.percentile}
     tensors = {name: asdict(tensor) for name, tensor in ranges.tensors.items()}
     record |= asdict(ranges.origin) | {"tensors": tensors}
     text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False, sort_keys=True)
     (folder / RANGES_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
+    if ranges.method == IMPORTED:
+        return
     counts = np.zeros((len(ranges.tensors), NUM_BINS), np.int64)
     for row, name in enumerate(sorted(ranges.tensors)):
         counts[row] = histograms[name].counts
@@ -166,9 +200,10 @@ def histograms_from_folder(folder: Path) -> dict[str, Histogram]:
     """Read ``histograms.npz`` beside its ranges.
 
     Raises:
-        DataError: a file is missing, damaged, or does not belong to the other.
+        DataError: a file is missing, damaged, or does not belong to the other; or the ranges were imported.
     """
     ranges = ranges_from_folder(folder)
+    ranges.check_measured("reading histograms")
     where = folder / HISTOGRAMS_FILE
     try:
         # Opened here, as numpy leaves a broken archive open.
@@ -233,6 +268,12 @@ def _notes(histogram: Histogram, method: Method, amax: float, sqnr: Mapping[str,
     return tuple(notes)
 
 
+def _listed(names: list[str]) -> str:
+    """Their number, and the first of them."""
+    shown = ", ".join(f"'{name}'" for name in names[:NUM_NAMED])
+    return f"{len(names)} ({shown}{', …' * (len(names) > NUM_NAMED)})"
+
+
 class _Malformed(Exception):
     """What is wrong in a record; the caller knows in which file."""
 
@@ -252,29 +293,41 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _ranges_from_record(record: dict[str, Any]) -> Ranges:
-    _check_keys(record, {"method", "percentile", "tensors"} | {field.name for field in fields(Origin)}, "the file")
-    if record["method"] not in METHODS:
-        raise _Malformed(f"method is {record['method']!r}, one of {', '.join(METHODS)} is expected")
+    _check_keys(record, {"method", "percentile", "tensors"} | {one.name for one in fields(Origin)}, "the file")
+    methods = (*METHODS, IMPORTED)
+    if record["method"] not in methods:
+        raise _Malformed(f"method is {record['method']!r}, one of {', '.join(methods)} is expected")
     if not 0 < _number(record, "percentile", "the file") <= 100:
         raise _Malformed(f"percentile is {record['percentile']}, a number above 0 and up to 100 is expected")
-    for key in ("model_digest", "data_digest"):
-        if not isinstance(record[key], str):
-            raise _Malformed(f"{key} is {record[key]!r}, text is expected")
     if not isinstance(record["tensors"], dict):
         raise _Malformed("tensors is no table of tensors by name")
-    num_samples = _count(record, "num_samples", "the file")
-    origin = Origin(record["model_digest"], record["data_digest"], num_samples)
+    methods = () if record["method"] == IMPORTED else METHODS
     tensors = {
-        name: _tensor_from_record(record["tensors"][name], f"tensor '{name}'") for name in sorted(record["tensors"])
+        name: _tensor_from_record(record["tensors"][name], methods, f"tensor '{name}'")
+        for name in sorted(record["tensors"])
     }
-    return Ranges(record["method"], float(record["percentile"]), origin, tensors)
+    return Ranges(record["method"], float(record["percentile"]), _origin_from_record(record), tensors)
 
 
-def _tensor_from_record(item: object, where: str) -> TensorRange:
-    record = _check_keys(item, {field.name for field in fields(TensorRange)}, where)
-    by_method = {key: _check_keys(record[key], set(METHODS), f"{where}, {key}") for key in BY_METHOD}
+def _origin_from_record(record: dict[str, Any]) -> Origin:
+    for key in ("model_digest", "data_digest", "source"):
+        if not isinstance(record[key], str):
+            raise _Malformed(f"{key} is {record[key]!r}, text is expected")
+    for key in ("versions", "tensor_digests"):
+        if not isinstance(record[key], dict) or not all(isinstance(text, str) for text in record[key].values()):
+            raise _Malformed(f"{key} is {record[key]!r:.60}, a table of texts is expected")
+    if not isinstance(record["parts"], list) or not all(isinstance(text, str) for text in record["parts"]):
+        raise _Malformed(f"parts is {record['parts']!r:.60}, a list of texts is expected")
+    _count(record, "num_samples", "the file")
+    known = {one.name: record[one.name] for one in fields(Origin)}
+    return Origin(**{**known, "parts": tuple(record["parts"])})
+
+
+def _tensor_from_record(item: object, methods: tuple[Method, ...], where: str) -> TensorRange:
+    record = _check_keys(item, {one.name for one in fields(TensorRange)}, where)
+    by_method = {key: _check_keys(record[key], set(methods), f"{where}, {key}") for key in BY_METHOD}
     for key, values in by_method.items():
-        for name in METHODS:
+        for name in methods:
             if not (key == "sqnr_db" and values[name] is None):
                 _number(values, name, f"{where}, {key}")
     if not isinstance(record["notes"], list) or not all(isinstance(note, str) for note in record["notes"]):

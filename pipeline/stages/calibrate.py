@@ -11,6 +11,7 @@ import onnx
 
 from calibration.batches import Samples
 from calibration.collect import collect, watch_tensors, watchable
+from calibration.identity import tensor_digests
 from calibration.observers import Method
 from calibration.ranges import Origin, ranges_from_histograms, write_ranges
 from engines import backend
@@ -64,7 +65,7 @@ class Calibrate:
         finally:
             bar.close()
             watched.unlink()
-        origin = Origin(model.digest(), samples.digest(), samples.num_samples)
+        origin = Origin(model.digest(), samples.digest(), samples.num_samples, self.versions(), tensor_digests(proto))
         ranges = ranges_from_histograms(histograms, self.method, self.percentile, origin)
         folder = out / "ranges"
         folder.mkdir()

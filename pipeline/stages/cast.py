@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from calibration.fp16 import fp16_from_onnx, named, nodes_beyond_fp16
+from calibration.identity import tensor_digests
 from calibration.ranges import ranges_from_folder
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import option
@@ -38,7 +39,8 @@ class Cast:
         """
         proto = named(onnx.load(model.path))
         found = ranges_from_folder(ranges.path)
-        found.check_model(model.digest(), [])
+        found.check_model(model.digest(), lambda: tensor_digests(proto))
+        found.check_measured("FP16")
         beyond = nodes_beyond_fp16(proto, spans_from_ranges(found))
         typed = fp16_from_onnx(proto, keep_fp32={*beyond, *self.keep_fp32})
         onnx.save(typed, out / "model.onnx")

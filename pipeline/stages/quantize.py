@@ -10,6 +10,7 @@ from typing import Literal
 
 import onnx
 
+from calibration.identity import tensor_digests
 from calibration.placement import PlacementOptions
 from calibration.qdq import qdq_from_onnx
 from calibration.ranges import Ranges as RangesRecord
@@ -61,7 +62,9 @@ class Quantize:
         """
         proto = onnx.load(model.path)
         found = ranges_from_folder(ranges.path)
-        found.check_model(model.digest(), [value.name for value in proto.graph.input])
+        found.check_model(model.digest(), lambda: tensor_digests(proto))
+        if self.target == "onnxruntime":
+            found.check_measured("asymmetric quantization for ONNX Runtime")
         arithmetic, why = self.chosen_arithmetic()
         options = PlacementOptions(target=self.target, exclude=self.exclude, arithmetic=arithmetic)
         quantized = qdq_from_onnx(proto, spans_from_ranges(found), options)

@@ -8,7 +8,7 @@ import math
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from calibration.ranges import (
     METHODS,
     Origin,
     Ranges,
+    TensorRange,
     histograms_from_folder,
     ranges_from_folder,
     ranges_from_histograms,
@@ -210,7 +211,7 @@ def test_the_file_is_documented_json(folder: Path) -> None:
     text = (folder / "ranges.json").read_text(encoding="utf-8")
     record = json.loads(text)
     assert list(record) == sorted(record)
-    assert record["format_version"] == 1
+    assert record["format_version"] == 2
     assert (record["method"], record["percentile"], record["num_samples"]) == ("entropy", 99.9, 10)
     assert record["tensors"]["dead"]["sqnr_db"] == {"entropy": None, "minmax": None, "mse": None, "percentile": None}
     assert '"conv/输出"' in text
@@ -268,10 +269,19 @@ def test_another_json_file_is_refused(folder: Path) -> None:
 
 TENSOR = "tensors", "x"
 DAMAGE: dict[str, tuple[tuple[str, ...], object, str]] = {
-    "unknown method": (("method",), "max", "method is 'max', one of entropy, minmax, percentile, mse is expected"),
+    "unknown method": (("method",), "max", "method is 'max', one of entropy, minmax, percentile, mse, imported "),
     "percentile of 0": (("percentile",), 0, "percentile is 0, a number above 0 and up to 100 is expected"),
     "percentile as text": (("percentile",), "99", "the file: percentile is '99', a finite number is expected"),
     "digest as number": (("model_digest",), 3, "model_digest is 3, text is expected"),
+    "source null": (("source",), None, "source is None, text is expected"),
+    "version as number": (("versions",), {"onnx": 1.0}, "versions is {'onnx': 1.0}, a table of texts is expected"),
+    "digests as list": (("tensor_digests",), ["x"], "tensor_digests is ['x'], a table of texts is expected"),
+    "parts as text": (("parts",), "ab", "parts is 'ab', a list of texts is expected"),
+    "measured as imported": (
+        ("method",),
+        "imported",
+        "tensor 'conv/输出', amax_by_method: has the unknown key 'entropy'",
+    ),
     "half a sample": (("num_samples",), 1.5, "the file: num_samples is 1.5, a count is expected"),
     "tensors as list": (("tensors",), [], "tensors is no table of tensors by name"),
     "tensor as number": (TENSOR, 1.0, "tensor 'x': is no table of amax, amax_by_method"),
@@ -309,7 +319,7 @@ def test_a_wrong_value_is_refused_with_its_place(folder: Path, damage: str) -> N
     assert str(caught.value).endswith("; restore the file, or calibrate again")
 
 
-@pytest.mark.parametrize("key", ["method", "percentile", "num_samples", "model_digest", "data_digest", "tensors"])
+@pytest.mark.parametrize("key", ["method", "percentile", "tensors", *(one.name for one in fields(Origin))])
 def test_a_missing_key_is_named(folder: Path, key: str) -> None:
     change(folder, lambda record: record.pop(key))
     with pytest.raises(DataError, match=rf"ranges\.json: the file: lacks key '{key}'; restore the file"):
@@ -323,10 +333,10 @@ def test_a_tensors_missing_key_is_named(folder: Path, key: str) -> None:
         ranges_from_folder(folder)
 
 
-@pytest.mark.parametrize(("version", "is_what"), [(2, "is format version 2"), (None, "has no format version")])
+@pytest.mark.parametrize(("version", "is_what"), [(1, "is format version 1"), (None, "has no format version")])
 def test_another_format_version_is_refused(folder: Path, version: int | None, is_what: str) -> None:
     change(folder, lambda record: record.update(format_version=version))
-    with pytest.raises(DataError, match=rf"ranges\.json: {is_what}, this program reads 1; calibrate again"):
+    with pytest.raises(DataError, match=rf"ranges\.json: {is_what}, this program reads 2; calibrate again"):
         ranges_from_folder(folder)
 
 
@@ -387,19 +397,55 @@ def test_pickled_counts_are_not_loaded(folder: Path) -> None:
 # Whose ranges they are.
 
 
-def test_the_calibrated_model_is_accepted_whatever_tensors_are_asked_for() -> None:
-    made().check_model("a" * 64, ["x", "never seen"])
+def test_the_calibrated_model_is_accepted_and_its_tensors_are_not_hashed() -> None:
+    made().check_model("a" * 64, lambda: pytest.fail("the digests were asked for"))
+
+
+def other_model(ours: dict[str, str], others: dict[str, str]) -> str:
+    """What is said of a model with other tensors."""
+    ranges = replace(made(), origin=replace(ORIGIN, tensor_digests=ours))
+    with pytest.raises(DataError) as caught:
+        ranges.check_model("c" * 64, lambda: others)
+    said = str(caught.value)
+    assert said.startswith("ranges: were found on model aaaaaaaaaaaa, not on this one, cccccccccccc")
+    assert said.endswith("; calibrate this model")
+    return said
 
 
 def test_another_model_is_refused_and_five_of_its_tensors_named() -> None:
-    with pytest.raises(DataError) as caught:
-        made().check_model("c" * 64, ["x", *(f"conv_{i}" for i in range(7))])
-    assert str(caught.value) == (
-        "ranges: were found on model aaaaaaaaaaaa, not on this one, cccccccccccc, and lack 7 of its tensors "
-        "('conv_0', 'conv_1', 'conv_2', 'conv_3', 'conv_4', …); calibrate this model"
-    )
+    said = other_model({"x": "1"}, {"x": "1", **{f"conv_{i}": "2" for i in range(7)}})
+    expected = "which lacks 7 ('conv_0', 'conv_1', 'conv_2', 'conv_3', 'conv_4', …) of this one's tensors"
+    assert expected in said
+    assert "weights" not in said
 
 
-def test_another_model_with_the_same_tensors_is_refused_too() -> None:
-    with pytest.raises(DataError, match="not on this one, cccccccccccc; calibrate this model"):
-        made().check_model("c" * 64, ["x", "dead"])
+def test_a_model_with_other_weights_is_refused_and_its_tensors_named_in_order_of_computation() -> None:
+    said = other_model({"a": "3", "x": "1", "y": "2"}, {"x": "1", "y": "other", "a": "other"})
+    assert "; by weights or operators, 2 ('y', 'a') differ, the first of them in order of computation" in said
+    assert "lacks" not in said
+
+
+def test_another_model_with_equal_tensors_is_refused_too() -> None:
+    assert "cccccccccccc; calibrate this model" in other_model({"x": "1"}, {"x": "1"})
+
+
+# Imported ones.
+
+
+def imported() -> Ranges:
+    tensor = TensorRange(2.54, {}, {}, {}, -2.54, 2.54, 0, 0, 2, ("from a cache",))
+    return Ranges("imported", 100.0, replace(ORIGIN, source="TRT-8502-EntropyCalibration2"), {"x": tensor})
+
+
+def test_imported_ranges_come_back_without_histograms(tmp_path: Path) -> None:
+    write_ranges(imported(), {}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["ranges.json"]
+    assert ranges_from_folder(tmp_path) == imported()
+    with pytest.raises(DataError, match="imported from TRT-8502-EntropyCalibration2, which has scales alone, but read"):
+        histograms_from_folder(tmp_path)
+
+
+def test_what_needs_the_values_refuses_imported_ranges() -> None:
+    made().check_measured("FP16")
+    with pytest.raises(DataError, match="but FP16 needs what `trtforge calibrate` sees of the values; calibrate the"):
+        imported().check_measured("FP16")
