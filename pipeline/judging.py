@@ -20,7 +20,7 @@ from pipeline.commands import raise_failures
 from pipeline.comparison import Tolerance
 from pipeline.direct import passing_folder, stage_from_options
 from pipeline.errors import ConfigError
-from pipeline.quantities import three_digits
+from pipeline.quantities import NONE, three_digits
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.infer import Infer
 from pipeline.stages.validate import Judge, LabelFile, Labelled, Validate
@@ -120,23 +120,22 @@ def time_files(engines: list[Engine], given: dict[str, Any]) -> None:
 def print_timings(timings: Timings) -> None:
     """A table of latencies on stdout, with the protocol under it."""
     found = timings.read()
+    rows = found["timings"]
+    with_device = any(row["device_ms"] is not None for row in rows)
     table = _table("")
     table.add_column("engine", overflow="fold")
-    for column in ("batch", "p50\nms", "p90\nms", "p99\nms", "mean\nms", "samples\nper s", "device\np50 ms", "stable"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in found["timings"]:
+    heads = ["batch", "p50\nms", "p90\nms", "p99\nms", "mean\nms", "samples\nper s", "stable"]
+    for head in heads + ["device\np50 ms"] * with_device:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
         latency, device = row["latency_ms"], row["device_ms"]
-        table.add_row(
-            Text(row["name"]),
-            str(row["batch_size"]),
-            *(three_digits(latency[key]) for key in ("p50", "p90", "p99", "mean")),
-            f"{row['throughput_per_s']:,.0f}",
-            "–" if device is None else three_digits(device["p50"]),
-            "yes" if row["stable"] else "no",
-        )
+        cells = [str(row["batch_size"]), *(three_digits(latency[key]) for key in ("p50", "p90", "p99", "mean"))]
+        cells += [f"{row['throughput_per_s']:,.0f}", "yes" if row["stable"] else "no"]
+        cells += [NONE if device is None else three_digits(device["p50"])] * with_device
+        table.add_row(Text(row["name"]), *cells)
     console = Console()
     console.print(table)
-    console.print(found["protocol"], style="dim", highlight=False)
+    console.print(Text(found["protocol"], style="dim"))
     for row in found["timings"]:
         if row["note"]:
             click.echo(f"trtforge: {row['name']} at batch {row['batch_size']}: {row['note']}", err=True)
@@ -144,4 +143,11 @@ def print_timings(timings: Timings) -> None:
 
 def _table(title: str) -> Table:
     """A table that fits 80 columns."""
-    return Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    return Table(
+        title=title or None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+    )

@@ -1,0 +1,231 @@
+"""One stage on files: options out of its fields, and a result that appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from pipeline.artifact import Engine, OnnxModel, Ranges
+from pipeline.direct import (
+    check_file_target,
+    check_folder_target,
+    make,
+    passing_folder,
+    record_of,
+    stage_from_options,
+    stage_options,
+    work_folder,
+)
+from pipeline.errors import ConfigError, Unavailable
+from pipeline.option import option
+
+
+@dataclass(frozen=True)
+class Oven:
+    """A record inside a stage."""
+
+    heat_c: float = option(180.0, "how hot")
+
+
+@dataclass(frozen=True)
+class Bake:
+    """A stage with a field of every kind."""
+
+    num_loaves: int = option(2, "how many")
+    flour: str = option("rye", "of what")
+    salted: bool = option(True, "with salt")
+    form: Literal["round", "long"] = option("round", "which form")
+    minutes: tuple[int, ...] = option((10, 40), "for how long")
+    seeds: tuple[str, ...] = option((), "what goes on top")
+    oven: Oven = Oven()
+
+
+@pytest.fixture
+def baked() -> Callable[..., tuple[Any, str]]:
+    """Calls a command that has the stage's options; gives the stage and what was printed."""
+
+    def call(*arguments: str) -> tuple[Any, str]:
+        found: list[Bake | BaseException | None] = []
+
+        @click.command()
+        @stage_options(Bake)
+        def bake(**given: Any) -> None:
+            found.append(stage_from_options(Bake(), given))
+            assert given == {}, "options that nobody took"
+
+        result = CliRunner().invoke(bake, list(arguments))
+        return (found or [result.exception])[0], result.output
+
+    return call
+
+
+def test_no_option_is_the_default(baked: Callable[..., tuple[Any, str]]) -> None:
+    assert baked()[0] == Bake()
+
+
+def test_every_kind_of_field(baked: Callable[..., tuple[Any, str]]) -> None:
+    stage, _ = baked(
+        "--num-loaves", "3", "--flour", "wheat", "--no-salted", "--form", "long", "--minutes", "5, 6",
+        "--seeds", "poppy,sesame", "--heat-c", "220",
+    )  # fmt: skip
+    assert stage == Bake(3, "wheat", False, "long", (5, 6), ("poppy", "sesame"), Oven(220.0))
+
+
+def test_help_shows_defaults_and_sentences(baked: Callable[..., tuple[Any, str]]) -> None:
+    _, text = baked("--help")
+    for words in (
+        "how many  [default: 2]",
+        "with salt  [default: salted]",
+        "[round|long]",
+        "[default: 10,40]",
+        "180.0",
+    ):
+        assert words in text
+    assert "what goes on top\n" in text
+
+
+def test_a_list_of_numbers_that_is_none(baked: Callable[..., tuple[Any, str]]) -> None:
+    error, _ = baked("--minutes", "5,x")
+    assert isinstance(error, ConfigError)
+    assert str(error) == "'5,x': is not a list of whole numbers; write 1,8,32"
+
+
+def test_options_can_be_left_out() -> None:
+    @click.command()
+    @stage_options(Bake, "flour")
+    def bake(**given: Any) -> None:
+        assert "flour" not in given
+
+    assert CliRunner().invoke(bake, ["--flour", "x"]).exit_code == 2
+    assert CliRunner().invoke(bake, []).exit_code == 0
+
+
+def text_to(folder: Path, text: str) -> OnnxModel:
+    (folder / "model.onnx").write_text(text)
+    return OnnxModel(folder / "model.onnx")
+
+
+def test_make_puts_the_artifact_and_nothing_else(tmp_path: Path) -> None:
+    made = make(tmp_path / "new" / "x.onnx", lambda out: text_to(out, "one"))
+    assert made == OnnxModel(tmp_path / "new" / "x.onnx")
+    assert made.path.read_text() == "one"
+    make(made.path, lambda out: text_to(out, "two"))
+    assert made.path.read_text() == "two"
+    assert [path.name for path in made.path.parent.iterdir()] == ["x.onnx"]
+
+
+def test_make_keeps_the_old_file_when_the_stage_fails(tmp_path: Path) -> None:
+    target = tmp_path / "x.onnx"
+    target.write_text("old")
+
+    def failing(out: Path) -> OnnxModel:
+        text_to(out, "half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        make(target, failing)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.onnx", "old")]
+
+
+def test_make_writes_the_record_with_the_artifacts_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def build(out: Path) -> Engine:
+        (out / "model.plan").write_text("engine")
+        (out / "record.json").write_text(json.dumps({"backend": "tensorrt", "size_bytes": 6}))
+        (out / "notes.json").write_text(json.dumps(["TF32 is on"]))
+        return Engine(out / "model.plan", "tensorrt", min_batch=2, max_batch=8)
+
+    make(tmp_path / "e.plan", build)
+    found = record_of(tmp_path / "e.plan")
+    assert (found["backend"], found["size_bytes"], found["min_batch"], found["max_batch"]) == ("tensorrt", 6, 2, 8)
+    assert capsys.readouterr() == ("", "trtforge: e.plan: TF32 is on\n")
+    make(tmp_path / "e.plan", lambda out: text_to(out, "no engine"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e.plan"]
+
+
+def test_make_leaves_a_users_own_json_alone(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx.json").write_text('{"mine": 1}')
+    make(tmp_path / "x.onnx", lambda out: text_to(out, "one"))
+    assert (tmp_path / "x.onnx.json").read_text() == '{"mine": 1}'
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff"])
+def test_a_record_that_is_none_of_ours(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.onnx.json").write_text(text, encoding="latin-1")
+    assert record_of(tmp_path / "x.onnx") == {}
+
+
+def test_make_replaces_a_folder_of_ranges(tmp_path: Path) -> None:
+    def ranges(out: Path) -> Ranges:
+        (out / "ranges").mkdir()
+        (out / "ranges" / "ranges.json").write_text("new")
+        return Ranges(out / "ranges")
+
+    target = tmp_path / "r"
+    for _ in range(2):
+        check_folder_target(target)
+        make(target, ranges)
+    (target / "ranges.json").write_text("old")
+    (target / "stale.txt").write_text("old")
+    make(target, ranges)
+    assert [(path.name, path.read_text()) for path in target.iterdir()] == [("ranges.json", "new")]
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_targets_that_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").write_text("")
+    check_file_target(tmp_path / "file")
+    check_file_target(tmp_path / "new")
+    check_folder_target(tmp_path / "empty")
+    check_folder_target(tmp_path / "new")
+    with pytest.raises(ConfigError, match="empty: is a folder; give the path of a file with -o"):
+        check_file_target(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="null: is not a plain file, and would be replaced by one; give"):
+        check_file_target(Path("/dev/null"))
+    with pytest.raises(ConfigError, match="file: is a file; give the path of a folder with -o"):
+        check_folder_target(tmp_path / "file")
+    with pytest.raises(ConfigError, match="taken: is a folder with other files in it; give a new path with -o"):
+        check_folder_target(tmp_path / "taken")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_sentence(tmp_path: Path, number: int) -> None:
+    with (
+        pytest.raises(Unavailable, match="x: the disk is full; free some room and run again"),
+        work_folder(tmp_path / "x"),
+    ):
+        raise OSError(number, "full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_trouble_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="broken"), work_folder(tmp_path / "x"):
+        raise OSError(errno.EIO, "broken")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_real_thing_of_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="the disk is full"), work_folder(tmp_path / "x"):
+        Path("/dev/full").write_text("x")
+
+
+def test_work_is_done_on_the_same_disk(tmp_path: Path) -> None:
+    with work_folder(tmp_path / "deep" / "x") as work:
+        assert work.parent == tmp_path / "deep"
+        assert work.name.startswith(".x.")
+    with passing_folder(tmp_path / "y") as work:
+        assert work.parent == tmp_path
+    with passing_folder(None) as work:
+        assert tmp_path not in work.parents
+        assert work.is_dir()
+    assert not work.exists()
