@@ -5,7 +5,9 @@ The process is started fresh (spawn, not fork): it inherits no runtime's state. 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import multiprocessing
 import os
 import signal
@@ -22,6 +24,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NUM_LAST_LINES = 8
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+"""An error with one of these is raised again as it was, for whoever owns the folder to say so."""
 
 
 def call(log: Path, what: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -36,7 +40,12 @@ def call(log: Path, what: str, function: Callable[P, R], *args: P.args, **kwargs
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, log, function, args, kwargs), daemon=True)
-    process.start()
+    # Ctrl-C reaches all processes of a terminal: the child never sees it, this one ends the child.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     sender.close()
     try:
         result, error, trace = receiver.recv()
@@ -51,7 +60,7 @@ def call(log: Path, what: str, function: Callable[P, R], *args: P.args, **kwargs
         process.join()
     if error is None:
         return cast(R, result)
-    if isinstance(error, tuple(EXIT_STATUS)):
+    if isinstance(error, tuple(EXIT_STATUS)) or (isinstance(error, OSError) and error.errno in FULL_DISK):
         raise cast(Exception, error)
     raise StageError(f"{what}: {trace.strip().splitlines()[-1]}{_quoted(log)}") from error
 
@@ -59,14 +68,15 @@ def call(log: Path, what: str, function: Callable[P, R], *args: P.args, **kwargs
 def _child(sender: Connection, log: Path, function: Callable[..., object], args: Any, kwargs: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent()
-    with log.open("ab") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
     try:
+        with log.open("ab") as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
         answer: tuple[object, BaseException | None, str] = (function(*args, **kwargs), None, "")
     except BaseException as error:  # noqa: BLE001  # All of it is handed to the parent, which raises it.
         trace = traceback.format_exc()
-        print(trace, file=sys.stderr, flush=True)  # noqa: T201  # Into the log.
+        with contextlib.suppress(OSError):  # The disk may be full.
+            print(trace, file=sys.stderr, flush=True)  # noqa: T201  # Into the log.
         answer = (None, error, trace)
     try:
         sender.send(answer)
@@ -91,5 +101,7 @@ def _death(exitcode: int | None) -> str:
 
 
 def _quoted(log: Path) -> str:
+    if not log.is_file():
+        return ""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-NUM_LAST_LINES:]
     return "\nIts last words:\n  " + "\n  ".join(lines) if lines else ""
