@@ -93,7 +93,7 @@ class Export:
         made = out / "converted.onnx"
         model = onnx.load(made)
         made.unlink()
-        model.graph.doc_string = ""  # Says where the model lay: equal models, equal bytes.
+        _make_reproducible(model.graph)
         return model
 
 
@@ -235,6 +235,21 @@ def _upgraded(model: onnx.ModelProto, path: Path, opset: int, notes: list[str]) 
     elif found > opset:
         notes.append(f"export: opset {found} is kept, as nothing converts it back to {opset}")
     return model
+
+
+def _make_reproducible(graph: onnx.GraphProto) -> None:
+    """Equal models, equal bytes: tf2onnx notes where the model lay, and numbers constants in an order that changes."""
+    graph.doc_string = ""
+    constants = {tensor.name for tensor in graph.initializer}
+    read = dict.fromkeys(name for node in nodes_of(graph) for name in node.input if name in constants)
+    numbered = [name for name in read if re.search(r"__\d+$", name)]
+    new_names = {name: f"{re.sub(r'__[0-9]+$', '', name)}__c{index}" for index, name in enumerate(numbered)}
+    for node in nodes_of(graph):
+        node.input[:] = [new_names.get(name, name) for name in node.input]
+    for value in (*graph.initializer, *graph.value_info):
+        value.name = new_names.get(value.name, value.name)
+    graph.initializer.sort(key=lambda tensor: tensor.name)
+    graph.value_info.sort(key=lambda value: value.name)
 
 
 def _name_batch_dimension(model: onnx.ModelProto) -> None:
