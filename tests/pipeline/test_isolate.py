@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -96,3 +97,22 @@ def test_the_child_loads_none_of_the_parents_state(log: Path) -> None:
         assert isolate.call(log, "look", knows_parent) is False
     finally:
         del sys.modules["only_in_parent"]
+
+
+def fill_the_disk() -> None:
+    Path("/dev/full").write_text("x")
+
+
+def blocked_signals() -> list[int]:
+    return [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
+
+
+def test_a_full_disk_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        isolate.call(tmp_path / "log", "fill", fill_the_disk)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_ctrl_c_is_for_the_parent_alone(tmp_path: Path) -> None:
+    assert signal.SIGINT in isolate.call(tmp_path / "log", "ask", blocked_signals)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
