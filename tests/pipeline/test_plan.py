@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from calibration.preprocess import Preprocess
@@ -431,6 +431,7 @@ JUNK = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(["model", "data", *STAGES], JUNK)))
 def test_any_table_is_a_plan_or_a_sentence(table: dict[str, Any]) -> None:
     whole = {"folder": ".", "path": ".", "model": {"source": "m"}, "data": {"calibration": "c", "evaluation": "e"}}
