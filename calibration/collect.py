@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from calibration.accumulate import Accumulator, accumulator
 from calibration.errors import DataError, ModelError
 from calibration.graph import nodes_of, unique
-from calibration.observers import Histogram, histogram_from_values
+from calibration.observers import Histogram
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Run: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -34,12 +35,12 @@ def collect(
     Raises:
         DataError: there are no samples, or a tensor has a NaN or infinite value.
     """
-    found: dict[str, Histogram] = {}
+    adding: dict[str, Accumulator] = {}
     num_samples = 0
     for batch in batches:
         num_batch = len(next(iter(batch.values()), ()))
         which = f"samples {num_samples} to {num_samples + num_batch - 1}"
-        _add({**batch, **run(batch)}, found, which)
+        _add({**batch, **run(batch)}, adding, which)
         del batch  # Before the next one is made, so that never two are in memory.
         num_samples += num_batch
         on_batch(num_samples)
@@ -48,18 +49,20 @@ def collect(
             "calibration: there are no calibration samples, at least one is expected, as ranges are never made up; "
             "give representative data"
         )
+    found = {name: each.histogram() for name, each in adding.items()}
     for name, histogram in found.items():
         if not histogram.num_values:
             logger.warning("tensor '%s' is empty on every sample, so it has no range", name)
     return found
 
 
-def _add(tensors: Mapping[str, Array], found: dict[str, Histogram], which: str) -> None:
+def _add(tensors: Mapping[str, Array], adding: dict[str, Accumulator], which: str) -> None:
     """Add the values of a batch's floating-point tensors to the histograms found so far."""
     for name, values in tensors.items():
         if values.dtype.kind == "f":
-            seen = histogram_from_values(values, f"tensor '{name}' on {which}")
-            found[name] = found[name].merged(seen) if name in found else seen
+            if name not in adding:
+                adding[name] = accumulator()
+            adding[name].add(values, f"tensor '{name}' on {which}")
 
 
 def watchable(model: onnx.ModelProto) -> list[str]:

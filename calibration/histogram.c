@@ -1,0 +1,218 @@
+/* The compiled counting of calibration.accumulate: |x| into 16,384 bins over [0, 2^exponent), in one pass.
+
+Counts are exact integers, the product with a power of two is exact, so the result is that of numpy to the byte.
+The values are taken in blocks that stay in the first-level cache: a block's extremes first, which tell whether the
+range must double, then its bins. Values of bin 0, among them all that Relu cut, are counted by what is left over.
+*/
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define X86 1
+#include <immintrin.h>
+#endif
+#if defined(__GNUC__) || defined(__clang__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+
+#define NUM_BINS 16384
+#define LOG2_NUM_BINS 14
+#define LEAST_EXPONENT (-110)
+#define BLOCK 2048
+#define COPIES 2 /* Two counters for each bin, side by side: equal neighbours do not wait for each other. */
+
+#define INFINITE 0x7f800000
+
+typedef struct {
+    int32_t low, high; /* Keys of the extremes, see key(). */
+    int64_t num_zeros;
+} Seen;
+
+typedef Seen (*Extremes)(const uint32_t *bits, int num);
+typedef int (*Bins)(const float *values, int num, float factor, int32_t *bins);
+
+/* A float's bits as an integer of the same order; its own inverse. NaN and infinity lie at both ends. */
+INLINE int32_t key(uint32_t bits) {
+    return (int32_t)(bits ^ ((uint32_t)((int32_t)bits >> 31) & 0x7fffffffu));
+}
+
+INLINE Seen extremes(const uint32_t *bits, int num) {
+    int32_t low = INT32_MAX, high = INT32_MIN, num_zeros = 0;
+    for (int i = 0; i < num; i++) {
+        int32_t k = key(bits[i]);
+        low = k < low ? k : low;
+        high = k > high ? k : high;
+        num_zeros += (bits[i] << 1) == 0;
+    }
+    Seen seen = {low, high, num_zeros};
+    return seen;
+}
+
+/* The bins that are not 0, one after the other; returns how many. */
+INLINE int bins_of(const float *values, int num, float factor, int32_t *bins) {
+    int32_t all[BLOCK];
+    for (int i = 0; i < num; i++) all[i] = (int32_t)(fabsf(values[i]) * factor);
+    int found = 0;
+    for (int i = 0; i < num; i++) {
+        bins[found] = all[i];
+        found += all[i] != 0;
+    }
+    return found;
+}
+
+static Seen extremes_plain(const uint32_t *bits, int num) { return extremes(bits, num); }
+static int bins_plain(const float *v, int num, float factor, int32_t *bins) { return bins_of(v, num, factor, bins); }
+
+#ifdef X86
+__attribute__((target("avx2"))) static Seen extremes_avx2(const uint32_t *bits, int num) { return extremes(bits, num); }
+__attribute__((target("avx2"))) static int bins_avx2(const float *v, int num, float factor, int32_t *bins) {
+    return bins_of(v, num, factor, bins);
+}
+
+__attribute__((target("avx512f,prefer-vector-width=512"))) static Seen extremes_avx512(const uint32_t *bits, int num) {
+    return extremes(bits, num);
+}
+__attribute__((target("avx512f"))) static int bins_avx512(const float *v, int num, float factor, int32_t *bins) {
+    const __m512 by = _mm512_set1_ps(factor);
+    int found = 0;
+    for (int i = 0; i < num; i += 16) {
+        __mmask16 inside = num - i >= 16 ? 0xffff : (__mmask16)((1u << (num - i)) - 1);
+        __m512 x = _mm512_abs_ps(_mm512_maskz_loadu_ps(inside, v + i));
+        __m512i bin = _mm512_cvttps_epi32(_mm512_mul_ps(x, by));
+        __mmask16 kept = _mm512_test_epi32_mask(bin, bin);
+        _mm512_storeu_si512(bins + found, _mm512_maskz_compress_epi32(kept, bin)); /* 16 more than num fit. */
+        found += __builtin_popcount(kept);
+    }
+    return found;
+}
+#endif
+
+static Extremes extremes_best = extremes_plain;
+static Bins bins_best = bins_plain;
+static const char *instructions = "plain";
+
+static void choose(const char *wanted) {
+    extremes_best = extremes_plain, bins_best = bins_plain, instructions = "plain";
+#ifdef X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && strcmp(wanted, "plain")) {
+        extremes_best = extremes_avx2, bins_best = bins_avx2, instructions = "avx2";
+        if (__builtin_cpu_supports("avx512f") && strcmp(wanted, "avx2")) {
+            extremes_best = extremes_avx512, bins_best = bins_avx512, instructions = "avx512";
+        }
+    }
+#else
+    (void)wanted;
+#endif
+}
+
+static float float_of(int32_t k) {
+    uint32_t bits = (uint32_t)key((uint32_t)k);
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* The least e >= LEAST_EXPONENT with both extremes in (-2^e, 2^e). */
+static int exponent_of(float low, float high) {
+    float amax = fmaxf(fabsf(low), fabsf(high));
+    int exponent = LEAST_EXPONENT;
+    if (amax > 0) frexpf(amax, &exponent);
+    return exponent < LEAST_EXPONENT ? LEAST_EXPONENT : exponent;
+}
+
+static void widen(uint32_t *table, int steps) {
+    const int shift = steps < LOG2_NUM_BINS ? steps : LOG2_NUM_BINS;
+    for (int bin = 1; bin < NUM_BINS; bin++) {
+        for (int copy = 0; copy < COPIES; copy++) {
+            uint32_t count = table[bin * COPIES + copy];
+            table[bin * COPIES + copy] = 0;
+            table[(bin >> shift) * COPIES + copy] += count;
+        }
+    }
+}
+
+/* Adds to the table; 0, or -1 at a value that is not finite: the table is then of no use any more. */
+static int count(const float *values, Py_ssize_t size, uint32_t *table, int *exponent, Seen *seen) {
+    int32_t bins[BLOCK + 16];
+    for (Py_ssize_t begin = 0; begin < size; begin += BLOCK) {
+        const int num = size - begin < BLOCK ? (int)(size - begin) : BLOCK;
+        const float *block = values + begin;
+        Seen here = extremes_best((const uint32_t *)block, num);
+        if (here.high >= INFINITE || here.low <= key(0xff800000u)) return -1;
+        if (here.low < seen->low) seen->low = here.low;
+        if (here.high > seen->high) seen->high = here.high;
+        seen->num_zeros += here.num_zeros;
+        const int needed = exponent_of(float_of(here.low), float_of(here.high));
+        if (needed > *exponent) {
+            widen(table, needed - *exponent);
+            *exponent = needed;
+        }
+        const int found = bins_best(block, num, ldexpf(1.0f, LOG2_NUM_BINS - *exponent), bins);
+        table[0] += (uint32_t)(num - found);
+        int i = 0;
+        for (; i + 4 <= found; i += 4) {
+            table[bins[i] * COPIES]++;
+            table[bins[i + 1] * COPIES + 1]++;
+            table[bins[i + 2] * COPIES]++;
+            table[bins[i + 3] * COPIES + 1]++;
+        }
+        for (; i < found; i++) table[bins[i] * COPIES]++;
+    }
+    return 0;
+}
+
+static PyObject *add(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer values, table;
+    int exponent;
+    if (!PyArg_ParseTuple(args, "y*w*i", &values, &table, &exponent)) return NULL;
+    PyObject *result = NULL;
+    if (table.len != NUM_BINS * COPIES * (Py_ssize_t)sizeof(uint32_t) || values.len % (Py_ssize_t)sizeof(float)) {
+        PyErr_SetString(PyExc_ValueError, "add: takes float32 values and a table of (16384, 2) uint32");
+    } else {
+        Seen seen = {INT32_MAX, INT32_MIN, 0};
+        int failed;
+        Py_BEGIN_ALLOW_THREADS
+        failed = count(values.buf, values.len / (Py_ssize_t)sizeof(float), table.buf, &exponent, &seen);
+        Py_END_ALLOW_THREADS
+        if (failed) {
+            PyErr_SetString(PyExc_ArithmeticError, "add: a value is NaN or infinite");
+        } else {
+            result = Py_BuildValue("iddL", exponent, (double)float_of(seen.low), (double)float_of(seen.high),
+                                   (long long)seen.num_zeros);
+        }
+    }
+    PyBuffer_Release(&values);
+    PyBuffer_Release(&table);
+    return result;
+}
+
+static PyObject *use(PyObject *self, PyObject *args) {
+    (void)self;
+    const char *wanted;
+    if (!PyArg_ParseTuple(args, "s", &wanted)) return NULL;
+    choose(wanted);
+    return PyUnicode_FromString(instructions);
+}
+
+static PyMethodDef methods[] = {
+    {"add", add, METH_VARARGS, "add(values, table, exponent) -> (exponent, min, max, num_zeros)"},
+    {"use", use, METH_VARARGS, "use('plain' | 'avx2' | 'avx512') -> the best of these up to it that this CPU has"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "calibration._histogram", "Counts |x| into bins; see histogram.c.", -1, methods,
+    NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__histogram(void) {
+    choose("avx512");
+    return PyModule_Create(&module);
+}
