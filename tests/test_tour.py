@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.parser
 import pytest
@@ -73,11 +75,12 @@ def plan_file(tmp_path: Path) -> Path:
     return tmp_path / "plan.toml"
 
 
-def answers(network: Path, images: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def answers(network: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """What onnx's own evaluator answers: the definition of right."""
     from onnx.reference import ReferenceEvaluator
 
-    return np.asarray(ReferenceEvaluator(str(network)).run(None, {"image": images})[0])
+    found: Any = ReferenceEvaluator(str(network)).run(None, {"image": images})
+    return np.asarray(found[0], dtype=np.float32)
 
 
 def test_from_a_network_to_a_decision(plan_file: Path) -> None:

@@ -173,7 +173,7 @@ def test_a_truncated_result_record_is_made_again(tmp_path: Path, model: OnnxMode
 
 
 def _run_slow(folder: str, path: str, seconds: float) -> None:
-    store_module.source_digest = lambda _module: "source"
+    store_module.source_digest = lambda module: "source"
     store_module.stage_name = lambda stage: type(stage).__name__.lower()
     Store(Path(folder)).run(Slow(seconds), OnnxModel(Path(path)))
 
