@@ -162,10 +162,17 @@ def amax_entropy(histogram: Histogram) -> float:
     2048 the reference P is the first m bins with the tail added to the last of them, the candidate Q the first m bins
     without the tail, merged into 128 levels and spread evenly over each level's non-empty bins; the last of the best
     m wins; the threshold is ``(m + 0.5) / 2048 * max |x|``.
+
+    One rule is added. As many levels as non-empty bins hold Q equal to P whatever the tail is: with all kept values in
+    one bin the divergence is 0 though nearly everything is clipped, as for a tensor that stays away from zero. So a
+    candidate must keep at least 128 non-empty bins, or all of them where there are fewer.
     """
     if not histogram.amax:
         return 0.0
-    divergence = divergences(entropy_bins(histogram))
+    bins = entropy_bins(histogram)
+    filled = np.cumsum(bins > 0)
+    too_few = filled[NUM_LEVELS - 1 :] < min(NUM_LEVELS, int(filled[-1]))
+    divergence = np.where(too_few, np.inf, divergences(bins))
     last_best = int(np.flatnonzero(divergence <= divergence.min() + TIE)[-1])
     return (NUM_LEVELS + last_best + 0.5) / NUM_ENTROPY_BINS * histogram.amax
 

@@ -285,6 +285,17 @@ class TestEntropy:
         # Not always the same candidate, as the minimum is flat, but one as good.
         assert divergence[round(ours)] <= divergence.min() * 1.1 + 1e-4
 
+    def test_a_tensor_that_stays_away_from_zero_is_not_clipped_to_nothing(self) -> None:
+        """All kept values in one bin have a divergence of 0, whatever is clipped."""
+        found = histogram(np.random.default_rng(0).uniform(0.697, 3.876, 5000))
+        assert amax_entropy(found) > 0.9 * found.amax
+        assert clipped_share(found, amax_entropy(found)) < 0.05
+
+    @pytest.mark.parametrize("num_values", [1, 2, 16])
+    def test_few_distinct_values_are_all_kept(self, num_values: int) -> None:
+        found = histogram(np.linspace(1.0, 2.0, num_values))
+        assert clipped_share(found, amax_entropy(found)) == 0.0
+
     @pytest.mark.parametrize(
         ("m", "amax", "scale"),
         [(2040, 1.0, "3c008912"), (2048, 1.0, "3c010a14"), (2048, 255.0, "4000890a")],
@@ -294,7 +305,7 @@ class TestEntropy:
         self, m: int, amax: float, scale: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(observers, "divergences", lambda _bins: np.where(np.arange(128, 2049) == m, 0.0, 1.0))
-        threshold = amax_entropy(histogram([amax]))
+        threshold = amax_entropy(histogram(np.linspace(0, amax, 8192)))
         assert struct.pack(">f", threshold / 127).hex() == scale
 
     def test_pixels_give_tensorrts_published_scale(self) -> None:
