@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import field
 from typing import TypeVar
 
+from pipeline.errors import ConfigError
+
 T = TypeVar("T")
+
+
+def check_bounds(record: object, **bounds: tuple[float, float]) -> None:
+    """Raise ConfigError if a field, or an item of a field that is a tuple, is not within its (low, high)."""
+    for name, (low, high) in bounds.items():
+        value = getattr(record, name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if not low <= item <= high:
+                upper = "" if high == math.inf else f" and at most {high:g}"
+                raise ConfigError(f"{name} is {item:g}, but must be at least {low:g}{upper}; correct it")
 
 
 def option(default: T, help: str) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from pipeline import isolate
 from pipeline.artifact import Engine, Timings
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.machine import this_machine
-from pipeline.option import option
+from pipeline.option import check_bounds, option
 from pipeline.progress import waiting
 from pipeline.stages.infer import batch_bounds, runner_of
 from pipeline.timing import Candidate, Latency, Protocol, Timing, measure, queries_from_npz
@@ -33,6 +34,12 @@ class Benchmark:
     batch_sizes: tuple[int, ...] = option((1,), "batch sizes to time")
     num_threads: int = option(0, "threads of a runtime on the CPU; 0: its own choice")
     protocol: Protocol = Protocol()
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        check_bounds(self, batch_sizes=(1, math.inf), num_threads=(0, math.inf))
+        if not self.batch_sizes:
+            raise ConfigError("batch_sizes is empty; name at least one, such as 1")
 
     def __call__(self, out: Path, engines: Mapping[str, Engine], samples: Samples) -> Timings:
         """Write ``out/timings.json`` and, for each engine and batch size, the raw samples as ``.npz``.

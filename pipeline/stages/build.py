@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from engines.contract import BuildOptions, EngineRecord, Precision, ShapeRange
 from pipeline import isolate
 from pipeline.artifact import Engine, OnnxModel
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.option import option
+from pipeline.option import check_bounds, option
 from pipeline.progress import waiting
 
 
@@ -42,6 +43,10 @@ class Build:
     workspace_mib: int = option(1024, "upper bound for the builder's scratch memory, MiB")
     optimization_level: int = option(3, "TensorRT's builder optimization level, 0 to 5")
     compute_capabilities: tuple[str, ...] = option((), "targets of an ahead-of-time build, such as 8.6")
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        check_bounds(self, workspace_mib=(1, math.inf), optimization_level=(0, 5))
 
     def versions(self, _model: object, target: Target) -> dict[str, str]:
         """Everything below that the engine depends on: runtime, and device where the backend builds for one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from calibration.ranges import Origin, ranges_from_histograms, write_ranges
 from engines import backend
 from engines.contract import Array
 from pipeline.artifact import OnnxModel, Ranges
-from pipeline.option import option
+from pipeline.option import check_bounds, option
 from pipeline.progress import Bar
 from pipeline.stages.infer import fixed_batch, padded, unpadded
 from pipeline.store import distribution_versions
@@ -36,6 +37,10 @@ class Calibrate:
     batch_size: int = option(8, "samples per run of the model; the result does not depend on it")
     runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "what runs the FP32 model")
     num_threads: int = option(0, "threads of the runner; 0: its own choice")
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        check_bounds(self, percentile=(1e-9, 100), batch_size=(1, math.inf), num_threads=(0, math.inf))
 
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline import isolate
 from pipeline.artifact import Engine, Outputs
 from pipeline.comparison import write_outputs
 from pipeline.errors import EngineError, Unavailable
-from pipeline.option import option
+from pipeline.option import check_bounds, option
 from pipeline.progress import waiting
 from pipeline.store import distribution_versions
 
@@ -31,6 +32,10 @@ class Infer:
 
     batch_size: int = option(32, "samples per run; fewer where the engine takes fewer")
     num_threads: int = option(0, "threads of a runtime on the CPU; 0: its own choice")
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        check_bounds(self, batch_size=(1, math.inf), num_threads=(0, math.inf))
 
     def versions(self, engine: Engine, _samples: object) -> dict[str, str]:
         """Everything below that the answers depend on."""
