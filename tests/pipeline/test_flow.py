@@ -1,0 +1,459 @@
+"""The flow: what each verb makes, what stops a run before it costs anything, and runs that are killed or race."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from engines import backend, reference
+from pipeline.errors import CheckFailed, ConfigError, DataError, Unavailable
+from pipeline.flow import Results, run, variants
+from pipeline.plan import read_plan
+from pipeline.stages import infer
+from pipeline.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+NET = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 4, 8, 8] image) => (float[N, 3] scores)
+<float[16, 4, 3, 3] kernel, float[16] gamma, float[16] beta, float[16] mean, float[16] variance, float[16, 3] dense>
+{
+    convolved = Conv <pads = [1, 1, 1, 1]> (image, kernel)
+    features = BatchNormalization (convolved, gamma, beta, mean, variance)
+    active = Relu (features)
+    pooled = GlobalAveragePool (active)
+    flat = Flatten (pooled)
+    scores = MatMul (flat, dense)
+}
+"""
+
+PLAN = """
+[model]
+source = "net.onnx"
+
+[data]
+metric = "top1"
+calibration = { path = "data.npz", inputs = { image = "x_calibration" } }
+evaluation = { path = "data.npz", inputs = { image = "x_evaluation" }, labels = "y_evaluation" }
+
+[variants]
+precisions = ["fp32", "fp16", "int8"]
+backends = ["onnxruntime"]
+
+[calibrate]
+method = "minmax"
+
+[validate.int8]
+max_metric_drop = 0.3
+
+[benchmark.protocol]
+warmup_queries = 1
+warmup_seconds = 0.0
+min_queries = 8
+min_seconds = 0.0
+num_blocks = 4
+
+[report]
+html = false
+"""
+
+
+def network() -> onnx.ModelProto:
+    model = onnx.parser.parse_model(NET)
+    random = np.random.default_rng(11)
+    for name, shape in {"kernel": (16, 4, 3, 3), "dense": (16, 3)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name))
+    for name in ("gamma", "beta", "mean", "variance"):
+        model.graph.initializer.append(numpy_helper.from_array(random.uniform(0.5, 2, 16).astype(np.float32), name))
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A user's folder: `net.onnx`, `data.npz` and `plan.toml`."""
+    onnx.save(network(), tmp_path / "net.onnx")
+    images = np.random.default_rng(12).normal(size=(36, 4, 8, 8)).astype(np.float32)
+    with backend("reference").load(tmp_path / "net.onnx", num_threads=1) as runner:
+        labels = runner.infer({"image": images[12:]})["scores"].argmax(axis=1)
+    np.savez(tmp_path / "data.npz", x_calibration=images[:12], x_evaluation=images[12:], y_evaluation=labels)
+    (tmp_path / "plan.toml").write_text(PLAN)
+    return tmp_path
+
+
+def made_by(folder: Path, until: str, store: Store | None = None) -> Results:
+    return run(read_plan(folder / "plan.toml"), store or Store(folder / "store"), until)
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    text = (folder / "plan.toml").read_text()
+    assert old in text
+    (folder / "plan.toml").write_text(text.replace(old, new))
+
+
+def stages_of(store: Store) -> list[str]:
+    return [entry.stage for entry in store.account]
+
+
+# Each verb.
+
+CHECKED = ["export", "infer", "infer", "validate"]
+"""Export, the FP32 model's answers, the network's own answers, and the comparison of the two."""
+
+
+def test_each_verb_stops_where_it_says(folder: Path) -> None:
+    made: dict[str, list[str]] = {}
+    for verb in ("export", "calibrate", "cast", "quantize", "build", "infer", "validate", "benchmark"):
+        store = Store(folder / "store")
+        found = made_by(folder, verb, store)
+        made[verb] = stages_of(store)
+        assert found.source_verdict is not None
+        assert found.source_verdict.read()["metric"] == 1.0, "the labels are the network's own answers"
+        assert [v.name for v in found.models] == {
+            "export": [],
+            "calibrate": [],
+            "cast": ["fp16@onnxruntime"],
+            "quantize": ["int8@onnxruntime"],
+        }.get(verb, ["fp32@onnxruntime", "fp16@onnxruntime", "int8@onnxruntime"])
+        assert (found.timings is not None) is (verb == "benchmark")
+    assert made["export"] == CHECKED
+    assert made["calibrate"] == [*CHECKED, "calibrate"]
+    assert made["cast"] == [*CHECKED, "calibrate", "cast"]
+    assert made["quantize"] == [*CHECKED, "calibrate", "quantize"]
+    assert made["build"] == [*CHECKED, "calibrate", "cast", "quantize", "build", "build", "build"]
+    assert made["infer"] == [*made["build"], "infer", "infer", "infer"]
+    assert made["validate"] == [*made["infer"], "validate", "validate", "validate"]
+    assert made["benchmark"] == [*made["validate"], "benchmark"]
+
+
+def test_the_store_may_serve_all_but_the_benchmark(folder: Path) -> None:
+    made_by(folder, "benchmark")
+    again = Store(folder / "store")
+    made_by(folder, "benchmark", again)
+    assert {entry.stage for entry in again.account if not entry.served} == {"benchmark"}
+
+
+def test_variants_come_backend_by_backend_in_the_plans_order(folder: Path) -> None:
+    change(folder, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["int8", "fp32"]')
+    change(folder, 'backends = ["onnxruntime"]', 'backends = ["reference", "onnxruntime"]')
+    plan = read_plan(folder / "plan.toml")
+    names = ["int8@reference", "fp32@reference", "int8@onnxruntime", "fp32@onnxruntime"]
+    assert [variant.name for variant in variants(plan, "benchmark")] == names
+    assert [variant.name for variant in variants(plan, "quantize")] == ["int8@reference", "int8@onnxruntime"]
+    assert list(variants(plan, "cast")) == []
+
+
+# What stops a run, and when.
+
+
+def test_an_export_that_answers_otherwise_stops_everything(folder: Path) -> None:
+    """Folding changes the last bits: with no tolerance at all that is a failure."""
+    (folder / "plan.toml").write_text(PLAN + "\n[validate.fp32]\natol = 0.0\n")
+    store = Store(folder / "store")
+    with pytest.raises(CheckFailed, match=r"net\.onnx: the exported ONNX model does not answer as the network does: "):
+        made_by(folder, "benchmark", store)
+    assert stages_of(store) == CHECKED, "nothing was built on it"
+
+
+def test_an_onnx_source_with_colons_is_compared_under_its_new_names(folder: Path) -> None:
+    model = onnx.load(folder / "net.onnx")
+    model.graph.input[0].name = model.graph.node[0].input[0] = "image:0"
+    onnx.save(model, folder / "net.onnx")
+    found = made_by(folder, "export")
+    assert found.source_verdict is not None
+    assert found.source_verdict.read()["passed"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "words"),
+    [
+        ('metric = "top1"', 'metric = "top2"', ConfigError, "metric 'top2': is not one of top1, top5"),
+        ('backends = ["onnxruntime"]', 'backends = ["reference"]', Unavailable, "reference: is away; call it back"),
+        ("[report]\n", '[report]\nfolder = "."\n', ConfigError, "a report replaces its folder as a whole"),
+        ("[report]\n", '[report]\nfolder = ""\n', ConfigError, "a report replaces its folder as a whole"),
+        ("[report]\n", '[report]\nfolder = "net.onnx"\n', ConfigError, r"net\.onnx is there"),
+    ],
+)
+def test_what_is_bound_to_fail_fails_before_any_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, error: type[Exception], words: str
+) -> None:
+    monkeypatch.setattr(reference, "why_not_build", lambda: "reference: is away; call it back")
+    change(folder, old, new)
+    store = Store(folder / "store")
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(error, match=words):
+        made_by(folder, "benchmark", store)
+    assert store.account == []
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_batch_that_is_larger_than_the_data_is_refused_before_calibration(folder: Path) -> None:
+    change(folder, "[benchmark.protocol]", "[benchmark]\nbatch_sizes = [1, 25]\n[benchmark.protocol]")
+    store = Store(folder / "store")
+    with pytest.raises(ConfigError, match="batch_sizes has 25, but there are 24 samples to time with"):
+        made_by(folder, "benchmark", store)
+    assert stages_of(store) == ["export"]
+
+
+def test_int8_for_a_backend_that_takes_none_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "PLACEMENT", "none")
+    change(folder, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
+    with pytest.raises(ConfigError, match=r"int8@reference: the backend takes no INT8 model; take int8 out of"):
+        made_by(folder, "quantize")
+    assert [v.name for v in made_by(folder, "cast").models] == ["fp16@onnxruntime", "fp16@reference"]
+
+
+def test_samples_that_serve_twice_are_noted(folder: Path) -> None:
+    with np.load(folder / "data.npz") as stored:
+        arrays = dict(stored)
+    arrays["x_evaluation"][:3] = arrays["x_calibration"][:3]
+    np.savez(folder / "data.npz", **arrays)
+    change(folder, "max_metric_drop = 0.3", "max_metric_drop = 1.0")
+    found = made_by(folder, "calibrate")
+    assert found.notes == ["3 of 12 calibration samples are evaluation samples too: the accuracy of INT8 flatters"]
+
+
+def test_nan_in_a_sample_is_named_with_file_and_index(folder: Path) -> None:
+    with np.load(folder / "data.npz") as stored:
+        arrays = dict(stored)
+    arrays["x_calibration"][7, 1, 2, 3] = np.nan
+    np.savez(folder / "data.npz", **arrays)
+    store = Store(folder / "store")
+    with pytest.raises(DataError, match=r"data\.npz: input 'image' has NaN in sample 7, finite numbers are expected"):
+        made_by(folder, "calibrate", store)
+    assert "calibrate" not in stages_of(store)
+
+
+# Backends that build here and run elsewhere.
+
+
+def test_what_cannot_run_here_is_simulated_and_not_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "why_not_run", lambda: "reference: no such device here")
+    change(folder, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
+    change(folder, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["fp32", "int8"]')
+    found = made_by(folder, "benchmark")
+    away = {variant.name for variant in found.not_timed}
+    assert away == {"fp32@reference", "int8@reference"}
+    assert set(found.not_timed.values()) == {"reference: no such device here"}
+    assert found.timings is not None
+    timed = {row["name"] for row in found.timings.read()["timings"]}
+    assert timed == {"fp32@onnxruntime", "int8@onnxruntime"}
+    for variant, outputs in found.outputs.items():
+        assert (infer.SIMULATION in outputs.path.read_text()) is (variant.backend == "reference")
+        assert found.verdicts[variant].read()["passed"]
+
+
+@pytest.mark.skipif(
+    bool(backend("tensorrt_rtx").why_not_build()), reason=backend("tensorrt_rtx").why_not_build() or "it is there"
+)
+def test_tensorrt_rtx_builds_for_gpus_that_are_elsewhere(folder: Path) -> None:
+    reason = backend("tensorrt_rtx").why_not_run()
+    if not reason:
+        pytest.skip("this machine runs what it builds")
+    change(folder, 'backends = ["onnxruntime"]', 'backends = ["tensorrt_rtx"]')
+    change(
+        folder, "[data]", "[model.inputs.image]\nmin = [1, 4, 8, 8]\nopt = [4, 4, 8, 8]\nmax = [8, 4, 8, 8]\n\n[data]"
+    )
+    change(folder, "[calibrate]", '[build]\ncompute_capabilities = ["8.6"]\n\n[calibrate]')
+    found = made_by(folder, "benchmark")
+    assert found.timings is None
+    assert set(found.not_timed.values()) == {reason}
+    assert all(engine.path.name == "model.rtx.plan" for engine in found.engines.values())
+    assert all(verdict.read()["passed"] for verdict in found.verdicts.values())
+
+
+# Data of every kind, through the processes of their own that stages start.
+
+OWN = '''
+import numpy as np
+
+def batches():
+    """Not to be found from anywhere but the plan's folder."""
+    random = np.random.default_rng(3)
+    for _ in range(3):
+        yield {"image": random.normal(size=(4, 4, 8, 8)).astype(np.float32)}, np.zeros(4, np.int64)
+
+def share_of_class_0(outputs, labels):
+    return float(np.mean(outputs["scores"].argmax(axis=1) == labels))
+'''
+
+
+def test_data_and_metric_may_be_functions_beside_the_plan(folder: Path) -> None:
+    (folder / "own_data_of_test_flow.py").write_text(OWN)
+    change(folder, '{ path = "data.npz", inputs = { image = "x_calibration" } }', '"own_data_of_test_flow:batches"')
+    change(folder, '{ path = "data.npz", inputs = { image = "x_evaluation" }, labels = "y_evaluation" }',
+           '{ path = "own_data_of_test_flow:batches", limit = 10 }')  # fmt: skip
+    change(folder, 'metric = "top1"', 'metric = "own_data_of_test_flow:share_of_class_0"')
+    change(folder, "max_metric_drop = 0.3", "max_metric_drop = 1.0")
+    found = made_by(folder, "validate")
+    assert found.evaluation.num_samples == 10
+    verdict = next(iter(found.verdicts.values())).read()
+    assert 0 <= verdict["metric"] == verdict["reference_metric"] <= 1
+    assert found.notes == ["10 of 12 calibration samples are evaluation samples too: the accuracy of INT8 flatters"]
+
+
+GRAY = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 1, 8, 8] image) => (float[N, 2] scores) <float[1, 2] dense = {-1.0, 1.0}, float[2] bias = {0.5, -0.5}>
+{ pooled = GlobalAveragePool (image) flat = Flatten (pooled) scores = Gemm (flat, dense, bias) }
+"""
+"""Whether a picture is bright."""
+
+
+def test_folders_of_images_are_classes(folder: Path) -> None:
+    onnx.save(onnx.parser.parse_model(GRAY), folder / "net.onnx")
+    for name, low, high in (("dark", 0, 100), ("light", 156, 256)):
+        for split in ("calibration", "evaluation"):
+            (folder / split / name).mkdir(parents=True)
+        for index in range(6):
+            pixels = np.random.default_rng(index).integers(low, high, (10, 12), dtype=np.uint8)
+            split = "calibration" if index < 3 else "evaluation"
+            Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
+    change(folder, '{ path = "data.npz", inputs = { image = "x_calibration" } }', '"calibration"')
+    change(folder, '{ path = "data.npz", inputs = { image = "x_evaluation" }, labels = "y_evaluation" }',
+           '{ path = "evaluation", labels = "folders" }')  # fmt: skip
+    change(
+        folder,
+        "[variants]",
+        """[data.preprocess]
+resize = [8, 8]
+channels = "gray"
+scale = 0.00392156862745098
+layout = "nchw"
+dtype = "float32"
+
+[variants]""",
+    )
+    found = made_by(folder, "validate")
+    assert found.evaluation.num_samples == 6
+    for verdict in found.verdicts.values():
+        assert verdict.read()["metric"] == 1.0, "sub-folders in sorted order: dark is 0, light is 1"
+    record = found.evaluation.preprocess.describe()
+    assert "resize to 8×8" in record
+
+
+# Several processes.
+
+
+def command(folder: Path, **environment: str) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-m", "pipeline", "validate", str(folder / "plan.toml")]
+    return subprocess.Popen(
+        [*arguments, "--store", str(folder / "store")],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def whole(store: Path) -> bool:
+    """Nobody's leavings, and every result complete."""
+    entries = [path for path in store.glob("*/*") if path.parent.name != "tmp"]
+    return not list((store / "tmp").iterdir()) and all((entry / "result.json").is_file() for entry in entries)
+
+
+@pytest.mark.slow
+def test_two_runs_of_one_plan_at_once_are_both_right(folder: Path) -> None:
+    both = [command(folder) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert len(said[0][0].splitlines()) == 3
+    assert said[0][0] == said[1][0], "the same results, by path"
+    assert whole(folder / "store")
+
+
+STUCK = '''
+import multiprocessing, os, pathlib, time
+import numpy as np
+
+HERE = pathlib.Path(__file__).parent
+
+def batches():
+    """Hangs in the process that a stage starts, and tells its number."""
+    if multiprocessing.parent_process() is not None and not (HERE / "go").exists():
+        (HERE / "number.tmp").write_text(str(os.getpid()))
+        (HERE / "number.tmp").rename(HERE / "number")
+        time.sleep(100)
+    yield np.random.default_rng(3).normal(size=(12, 4, 8, 8)).astype(np.float32), np.arange(12) % 3
+'''
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60.0) -> bool:
+    end = time.monotonic() + seconds
+    while not what() and time.monotonic() < end:
+        time.sleep(0.02)
+    return what()
+
+
+def is_alive(number: int) -> bool:
+    """Whether the process is there and not a zombie that nobody has collected yet."""
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.fixture
+def stuck(folder: Path) -> Path:
+    """A plan whose first `infer` hangs as long as there is no file `go`."""
+    (folder / "stuck_data_of_test_flow.py").write_text(STUCK)
+    change(folder, '{ path = "data.npz", inputs = { image = "x_evaluation" }, labels = "y_evaluation" }',
+           '"stuck_data_of_test_flow:batches"')  # fmt: skip
+    change(folder, 'metric = "top1"', 'metric = ""')
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a child that dies with its parent is Linux's")
+def test_a_killed_run_takes_its_processes_with_it_and_the_next_one_goes_on(stuck: Path) -> None:
+    process = command(stuck)
+    assert wait_for((stuck / "number").exists), process.communicate(timeout=10)
+    child = int((stuck / "number").read_text())
+    assert is_alive(child)
+
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=20)
+
+    assert wait_for(lambda: not is_alive(child), 10), "it works on for nobody"
+    assert list((stuck / "store" / "tmp").iterdir()), "a killed run cannot clean up"
+    (stuck / "go").touch()
+    again = command(stuck)
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert "export" in said
+    assert next(line for line in said.splitlines() if " export " in line).endswith("served"), "it goes on from there"
+    assert whole(stuck / "store")
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_its_process_and_cleans_up(stuck: Path) -> None:
+    process = command(stuck)
+    assert wait_for((stuck / "number").exists), process.communicate(timeout=10)
+    child = int((stuck / "number").read_text())
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert wait_for(lambda: not is_alive(child), 10)
+    assert whole(stuck / "store")
+
+
+def test_results_are_plain_files_that_others_can_read(folder: Path) -> None:
+    found = made_by(folder, "build")
+    for engine in found.engines.values():
+        assert json.loads(engine.beside("recipe.json").read_text())["stage"] == "build"
