@@ -98,7 +98,9 @@ class Report:
         """
         if not folder.exists():
             return
-        foreign = [folder] if not folder.is_dir() else [p for p in sorted(folder.iterdir()) if p.name not in OWN_FILES]
+        found = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+        is_report = (folder / "report.json").is_file()
+        foreign = [path for path in found if path.name not in OWN_FILES or not is_report]
         if foreign:
             raise ConfigError(
                 f"[report] folder: {foreign[0]} is there, but a report replaces its folder as a whole; "
