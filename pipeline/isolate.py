@@ -10,6 +10,7 @@ import ctypes
 import errno
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import traceback
@@ -79,6 +80,7 @@ def _child(sender: Connection, log: Path, function: Callable[..., object], args:
             print(trace, file=sys.stderr, flush=True)  # noqa: T201  # Into the log.
         answer = (None, error, trace)
     try:
+        pickle.loads(pickle.dumps(answer[1]))  # Some errors can be pickled, but not read again.
         sender.send(answer)
     except Exception as error:  # noqa: BLE001  # What cannot be pickled is told in words.
         sender.send((None, RuntimeError(f"{type(error).__name__}: {error}"), answer[2] or str(error)))
@@ -90,6 +92,9 @@ def _die_with_parent() -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)  # It was killed before the line above.
 
 
 def _death(exitcode: int | None) -> str:

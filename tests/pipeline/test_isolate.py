@@ -91,6 +91,22 @@ def knows_parent() -> bool:
     return "only_in_parent" in sys.modules
 
 
+class TwoArgumentsError(Exception):
+    """Can be pickled, but not read again: pickle calls it with the message alone."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}, as {why}")
+
+
+def refuse_twice() -> None:
+    raise TwoArgumentsError("no", "it is late")
+
+
+def test_an_error_that_cannot_be_read_again_is_told_in_words(log: Path) -> None:
+    with pytest.raises(StageError, match=r"refuse: .*TwoArgumentsError: no, as it is late"):
+        isolate.call(log, "refuse", refuse_twice)
+
+
 def test_the_child_loads_none_of_the_parents_state(log: Path) -> None:
     sys.modules["only_in_parent"] = sys
     try:
