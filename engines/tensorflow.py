@@ -241,7 +241,7 @@ def _keras_model(tf: Any, source: Path) -> Any:
     """The Keras model, read by the Keras that wrote it."""
     if not source.is_file():
         raise EngineError(f"{source}: there is no such file; give a .keras or .h5 file")
-    keras = _keras_2(tf, source) if source.suffix == ".h5" and _is_keras_2(source) else tf.keras
+    keras = _keras_2(tf, source) if source.suffix in (".h5", ".hdf5") and _is_keras_2(source) else tf.keras
     try:
         with _quiet():
             model = keras.models.load_model(str(source), compile=False)

@@ -70,6 +70,7 @@ JOBS: dict[str, tuple[str, str, int]] = {
     "keras export": ("exported", "serving_default", 17),
     "keras 2 with optimizer": ("keras2", "serving_default", 17),
     "keras 2 h5": ("keras2.h5", "", 17),
+    "keras 2 hdf5": ("keras2.hdf5", "", 17),
     "truncated keras": ("cut.keras", "", 17),
     "truncated h5": ("cut.h5", "", 17),
     "truncated savedmodel": ("cut", "serving_default", 17),
@@ -146,6 +147,7 @@ def save_all(folder: Path) -> None:
     old.fit(np.zeros((2, 8, 8, 2)), np.zeros((2, 3)), verbose=0)
     old.save(folder / "keras2", save_format="tf")
     old.save(folder / "keras2.h5")
+    (folder / "keras2.hdf5").write_bytes((folder / "keras2.h5").read_bytes())
 
     for whole, cut in (("model.keras", "cut.keras"), ("model.h5", "cut.h5")):
         (folder / cut).write_bytes((folder / whole).read_bytes()[:3000])
@@ -235,6 +237,7 @@ def operators(model: onnx.ModelProto) -> list[str]:
         "keras export",
         "keras 2 with optimizer",
         "keras 2 h5",
+        "keras 2 hdf5",
     ],
 )
 def test_the_onnx_model_answers_as_tensorflow_does(exported: dict[str, Exported], job: str) -> None:
