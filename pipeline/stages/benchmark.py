@@ -72,16 +72,13 @@ class Benchmark:
         """That there are enough samples for the largest batch.
 
         Raises:
-            ConfigError: there are not, or no batch size is given.
+            ConfigError: there are not.
         """
-        if not self.batch_sizes:
-            raise ConfigError("[benchmark] batch_sizes is empty; name at least one batch size")
-        for size in self.batch_sizes:
-            if not 0 < size <= samples.num_samples:
-                raise ConfigError(
-                    f"[benchmark] batch_sizes has {size}, but there are {samples.num_samples} samples to time with; "
-                    f"give sizes from 1 to {samples.num_samples}"
-                )
+        if (largest := max(self.batch_sizes)) > samples.num_samples:
+            raise ConfigError(
+                f"[benchmark] batch_sizes has {largest}, but there are {samples.num_samples} samples to time with; "
+                f"give sizes from 1 to {samples.num_samples}"
+            )
 
 
 def timings_from(timings: Timings) -> list[Timing]:
