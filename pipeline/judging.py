@@ -103,8 +103,6 @@ def time_files(engines: list[Engine], given: dict[str, Any]) -> None:
     if len(names) < len(engines):
         raise ConfigError("benchmark: two engines have the same file name; rename one")
     stage = stage_from_options(Benchmark(), given)
-    if not stage.batch_sizes:
-        raise ConfigError("--batch-sizes is empty: write, for example, 1,8")
     output: Path | None = given["output"]
     with passing_folder(output) as work:
         samples: Samples = samples_from(given, specs_of(engines[0]))

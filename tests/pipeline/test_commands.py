@@ -432,7 +432,7 @@ def test_what_is_missing(command: Command, tiny: Path, arguments: tuple[str, ...
         (("--data", "data.npz", "--input", "imag=y"), "data.npz: inputs names 'imag', the model's inputs are 'image'"),
         (("--data", "data.npz", "--input", "image=z"), "data.npz: "),
         (("--data", "data.npz", "--limit", -1), "data.npz: limit is -1, 0 (all) or more is expected; correct it"),
-        (("--data", "data.npz", "--batch-size", 0), "data.npz: batches of 0 were asked for; at least 1 is expected"),
+        (("--data", "data.npz", "--batch-size", 0), "batch_size is 0, but must be at least 1; correct it"),
         (("--data", "data.npz", "--preprocess", "scale = "), "--preprocess 'scale = ': Invalid value "),
         (("--data", "data.npz", "--preprocess", "scale=1}\ny={"), "--preprocess 'scale=1}\\ny={': "),
         (("--data", "data.npz", "--preprocess", "scal = 2"), "--preprocess: unknown key 'scal'; did you mean 'scale'?"),
@@ -509,9 +509,9 @@ def test_bad_shapes(command: Command, tiny: Path, options: tuple[str, ...], stat
     ("options", "said"),
     [
         (("--batch-sizes", "1,x"), "'1,x': is not a list of whole numbers; write 1,8,32"),
-        (("--batch-sizes", ""), "--batch-sizes is empty: write, for example, 1,8"),
+        (("--batch-sizes", ""), "batch_sizes is empty; name at least one, such as 1"),
         (("--batch-sizes", "64"), "[benchmark] batch_sizes has 64, but there are 24 samples to time with; give sizes"),
-        (("--batch-sizes", "0"), "[benchmark] batch_sizes has 0, but there are 24 samples to time with; give sizes"),
+        (("--batch-sizes", "0"), "batch_sizes is 0, but must be at least 1; correct it"),
         (("--num-blocks", 1), "benchmark: num_blocks is 1, must be at least 4; raise it"),
     ],
 )
