@@ -106,7 +106,7 @@ def scales_of_every_tensor(
     if lacking := [name for name in known if name not in found and name not in zero]:
         raise DataError(
             f"ranges: {_listed(lacking)} of the model's tensors have no range, a cache for DLA needs each of them; "
-            "calibrate all tensors, or leave out --model for a cache of those that are there"
+            "calibrate with --watch all, or leave out --model for a cache of those that are there"
         )
     return {name: found[name] for name in sorted(found) if name in set(known)}
 
@@ -141,7 +141,7 @@ def _renamed(table: ScaleTable, known: Collection[str], names: Mapping[str, str]
 
 def _imported(scale: float, source: str) -> TensorRange:
     amax = LARGEST_CODE * scale
-    notes = (f"from {source}: the values are not known",) if scale else (f"all zero, says {source}",)
+    notes = () if scale else (f"all zero, says {source}",)
     exponent = exponent_of(amax) if amax else LEAST_EXPONENT
     return TensorRange(amax, {}, {}, {}, -amax, amax, 0, 0, exponent, notes)
 

@@ -24,6 +24,7 @@ VERBS = {
     "infer": "Engine and samples -> its answers",
     "validate": "Judge an engine's answers against the FP32 model's",
     "benchmark": "Time engines against each other",
+    "ranges": "Show and merge ranges; to and from TensorRT's calibration cache",
     "report": "Print and draw a run's report again",
     "show": "What a result was made from, back to the trained network",
     "doctor": "Which backends work here; what installs the others",
@@ -49,6 +50,7 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module = "pipeline.runs" if cmd_name in WHOLE_RUNS else "pipeline.commands"
+        module = "pipeline.ranges" if cmd_name == "ranges" else module
         command = getattr(importlib.import_module(module), cmd_name)
         return command if isinstance(command, click.Command) else None
 

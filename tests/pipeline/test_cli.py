@@ -62,8 +62,11 @@ def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 def every_help() -> str:
     """`--help` of the command and of each verb, as it stands in 80 columns, without the lines of prose."""
     said = []
-    for name in ["", *VERBS]:
-        command = trtforge.get_command(click.Context(trtforge), name) if name else trtforge
+    commands = {name: trtforge.get_command(click.Context(trtforge), name) for name in VERBS}
+    group = commands["ranges"]
+    assert isinstance(group, click.Group)
+    commands |= {f"ranges {name}": command for name, command in group.commands.items()}
+    for name, command in {"": trtforge, **commands}.items():
         assert command is not None
         context = click.Context(
             command, info_name=f"trtforge {name}".strip(), terminal_width=110, help_option_names=["-h", "--help"]
