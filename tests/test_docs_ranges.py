@@ -1,0 +1,54 @@
+"""The page on ranges is held to the code: its commands run, and its tables have every key."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from calibration.ranges import FORMAT_VERSION, METHODS, Origin, TensorRange
+from pipeline.ranges import KINDS
+
+if TYPE_CHECKING:
+    from tests.conftest import Command
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "ranges.md").read_text(encoding="utf-8")
+
+
+def keys(head: str) -> list[str]:
+    """The first column of the table with this head."""
+    table = PAGE[PAGE.index(f"| {head} |") :].split("\n\n")[0]
+    return re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
+
+
+def test_the_page_has_every_key_of_the_file() -> None:
+    own = ("format_version", "method", "percentile", *(one.name for one in fields(Origin)), "tensors")
+    assert sorted(keys("key")) == sorted(own)
+    assert keys("key of a tensor") == [one.name for one in fields(TensorRange)]
+    assert f"Format version {FORMAT_VERSION}." in PAGE
+    assert all(f"`{method}`" in PAGE for method in METHODS)
+
+
+def test_the_page_has_every_kind_of_table() -> None:
+    assert keys("to") == list(KINDS)
+
+
+def test_the_pages_commands_run(command: Command, tiny: Path) -> None:
+    images = np.load("data.npz")["image"]
+    np.savez("day1.npz", image=images[:12])
+    np.savez("day2.npz", image=images[12:])
+    (tiny / "tiny.onnx").rename("model.onnx")
+    lines = [
+        line[2:] for block in re.findall(r"```console\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()
+    ]
+    assert len(lines) == 9
+    for line in lines:
+        said = command(*shlex.split(line)[1:])
+        assert said.status == 0, f"{line}\n{said.err}"
+    assert json.loads((tiny / "ranges" / "ranges.json").read_text())["num_samples"] == 24
+    assert (tiny / "int8.onnx").read_bytes() == (tiny / "int8_of_cache.onnx").read_bytes()
