@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import difflib
 import logging
+import shutil
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -13,8 +17,9 @@ import onnx
 
 from calibration.accumulate import Accumulator, accumulator
 from calibration.errors import DataError, ModelError
-from calibration.graph import nodes_of, unique
+from calibration.graph import nodes_of, shapes_inferred, unique, without_weights
 from calibration.observers import Histogram
+from calibration.skeleton import skeleton_from_file
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Run: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -24,36 +29,96 @@ logger = logging.getLogger(__name__)
 
 
 def collect(
-    run: Run, batches: Iterable[Mapping[str, Array]], *, on_batch: Callable[[int], object] = lambda _num: None
+    run: Run,
+    batches: Iterable[Mapping[str, Array]],
+    *,
+    on_batch: Callable[[int], object] = lambda _num: None,
+    num_workers: int = 1,
 ) -> dict[str, Histogram]:
     """Run all batches and return the histogram of every floating-point input and watched tensor, inputs first.
 
-    The result does not depend on the batch size or on the order of the samples, as far as the runner's values do not.
-    A tensor that is empty on a batch adds nothing; one that is empty on all has a histogram of nothing.
-    ``on_batch`` is told the number of samples done.
+    The result does not depend on the batch size, on the order of the samples, or on the number of workers, as far as
+    the runner's values do not. A tensor that is empty on a batch adds nothing; one that is empty on all has a
+    histogram of nothing. ``on_batch`` is told the number of samples done.
+
+    Each worker is a thread with histograms of its own, which are merged in the end; so ``run`` is called by several
+    threads at once. Memory is that of one batch and its tensors for each worker.
 
     Raises:
         DataError: there are no samples, or a tensor has a NaN or infinite value.
     """
-    adding: dict[str, Accumulator] = {}
-    num_samples = 0
-    for batch in batches:
-        num_batch = len(next(iter(batch.values()), ()))
-        which = f"samples {num_samples} to {num_samples + num_batch - 1}"
-        _add({**batch, **run(batch)}, adding, which)
-        del batch  # Before the next one is made, so that never two are in memory.
-        num_samples += num_batch
-        on_batch(num_samples)
-    if not num_samples:
+    queue = _Queue(batches, on_batch)
+    if num_workers == 1:
+        parts = [_work(run, queue)]
+    else:
+        with ThreadPoolExecutor(num_workers) as pool:
+            parts = list(pool.map(_work, [run] * num_workers, [queue] * num_workers))
+    if queue.failures:
+        raise queue.failures[min(queue.failures)]
+    if not queue.num_samples:
         raise DataError(
             "calibration: there are no calibration samples, at least one is expected, as ranges are never made up; "
             "give representative data"
         )
-    found = {name: each.histogram() for name, each in adding.items()}
+    found: dict[str, Histogram] = {}
+    for name, each in (item for part in parts for item in part.items()):
+        found[name] = found[name].merged(each.histogram()) if name in found else each.histogram()
     for name, histogram in found.items():
         if not histogram.num_values:
             logger.warning("tensor '%s' is empty on every sample, so it has no range", name)
     return found
+
+
+class _Queue:
+    """Hands out the batches, one at a time, to whoever asks; after a failure none."""
+
+    def __init__(self, batches: Iterable[Mapping[str, Array]], on_batch: Callable[[int], object]) -> None:
+        self._batches = iter(batches)
+        self._on_batch = on_batch
+        self._lock = threading.Lock()
+        self.num_samples = self._num_done = 0
+        self.failures: dict[int, BaseException] = {}
+        """The number of the sample at which a worker failed -> why; the first counts, whichever thread was quicker."""
+
+    def next(self) -> tuple[Mapping[str, Array], int] | None:
+        """The next batch, and the number of its first sample."""
+        with self._lock:
+            try:
+                batch = None if self.failures else next(self._batches, None)
+            except BaseException as error:  # noqa: BLE001  # Raised again by ``collect``.
+                self.failures[self.num_samples] = error
+                return None
+            if batch is None:
+                return None
+            begin = self.num_samples
+            self.num_samples += num_in(batch)
+            return batch, begin
+
+    def done(self, num_samples: int) -> None:
+        """Note that so many samples more are counted."""
+        with self._lock:
+            self._num_done += num_samples
+            self._on_batch(self._num_done)
+
+
+def num_in(batch: Mapping[str, Array]) -> int:
+    """The number of samples in a batch."""
+    return len(next(iter(batch.values()), ()))
+
+
+def _work(run: Run, queue: _Queue) -> dict[str, Accumulator]:
+    """Run batches until there are no more."""
+    adding: dict[str, Accumulator] = {}
+    while (taken := queue.next()) is not None:
+        batch, begin = taken
+        num_samples = num_in(batch)
+        try:
+            _add({**batch, **run(batch)}, adding, f"samples {begin} to {begin + num_samples - 1}")
+            queue.done(num_samples)
+        except BaseException as error:  # noqa: BLE001  # Raised again by ``collect``.
+            queue.failures[begin] = error
+        del batch, taken  # Before the next one is made, so that a worker never has two in memory.
+    return adding
 
 
 def _add(tensors: Mapping[str, Array], adding: dict[str, Accumulator], which: str) -> None:
@@ -107,9 +172,36 @@ def watch_tensors(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelPro
     return watched
 
 
+def write_watched(source: Path, model: onnx.ModelProto, names: Iterable[str], target: Path) -> None:
+    """Write the model of the file ``source`` with these tensors as further outputs, see ``watch_tensors``.
+
+    Where that takes nothing but outputs they are appended to the file: fields of a message that come later join those
+    that came before (Protocol Buffers, "Encoding", last field wins and merging), so no weight is touched.
+
+    Args:
+        source: the binary ONNX file that ``model`` was read from.
+        model: the same, with the weights of external files loaded.
+        names: tensors to watch.
+        target: the file to write.
+
+    Raises:
+        ModelError: as ``watch_tensors``.
+    """
+    light = skeleton_from_file(source)
+    watched = watch_tensors(without_weights(model), names)
+    has_external = any(tensor.external_data for tensor in light.graph.initializer)
+    if has_external or len(watched.graph.node) != len(light.graph.node):
+        onnx.save(watch_tensors(model, names), target)
+        return
+    shutil.copyfile(source, target)
+    outputs = watched.graph.output[len(light.graph.output) :]
+    with target.open("ab") as stream:
+        stream.write(onnx.ModelProto(graph=onnx.GraphProto(output=outputs)).SerializeToString())
+
+
 def _typed_values(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     """Inputs, node outputs and outputs of the main graph whose type is given or can be inferred."""
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    graph = shapes_inferred(without_weights(model)).graph
     made = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}
     values = [*graph.input, *graph.value_info, *graph.output]
     return {value.name: value for value in values if value.name in made and value.type.HasField("tensor_type")}

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from calibration.bounds import implied_spans
 from calibration.errors import DataError
 from calibration.graph import (
     add_initializer,
@@ -102,7 +103,8 @@ def nodes_beyond_fp16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict
 
     Args:
         model: FP32; names are those that ``named`` gives.
-        spans: the values seen, of every float32 activation of this very model.
+        spans: the values seen, of every float32 activation of this very model but those of which
+            ``undecided_for_fp16`` finds that FP16 holds them.
 
     Raises:
         DataError: an activation has no range.
@@ -110,6 +112,7 @@ def nodes_beyond_fp16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict
     graph = opened(model).graph
     fixed = from_constants(graph) | _shape_born_values(graph)
     found = _weights_beyond(graph)
+    spans = {**_implied(graph, spans), **spans}
     for node in graph:
         reasons = [found[node.name]] if node.name in found else []
         for value in (*node.inputs, *node.outputs):
@@ -121,6 +124,29 @@ def nodes_beyond_fp16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict
         if reasons:
             found[node.name or ""] = reasons[0]
     return found
+
+
+def undecided_for_fp16(graph: ir.Graph, spans: Mapping[str, Span]) -> list[str]:
+    """The activations of which ``spans`` does not say, neither by itself nor by what follows, that FP16 holds them.
+
+    In topological order. All that goes in or comes out of operators that sum or square inside counts, if not seen.
+    """
+    fixed = from_constants(graph) | _shape_born_values(graph)
+    decided = {*spans, *_implied(graph, spans)}
+    found: dict[str, None] = {}
+    for node in graph:
+        inside = node.op_type in (*_AVERAGES, *_SQUARES)
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and value.dtype == _FLOAT and value.name not in fixed and _is_read(value):
+                name = value.name or ""
+                if name not in decided or (inside and name not in spans):
+                    found[name] = None
+    return list(found)
+
+
+def _implied(graph: ir.Graph, spans: Mapping[str, Span]) -> dict[str, Span]:
+    """Spans of the activations that were not watched, but follow to be well within FP16."""
+    return implied_spans(graph, spans, FP16_MAX / MARGIN, FP16_TINY)
 
 
 def _span(spans: Mapping[str, Span], value: ir.Value, node: ir.Node) -> Span:

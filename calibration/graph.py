@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from calibration.errors import ModelError
+from calibration.skeleton import HEAVY_BYTES
 
 
 def named(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -59,9 +60,46 @@ def unique(name: str, taken: Collection[str]) -> str:
 def opened(model: onnx.ModelProto) -> ir.Model:
     """The model as an editable graph: functions inlined, nodes named, constants lifted, types and shapes inferred."""
     inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
-    graph = ir.from_proto(onnx.shape_inference.infer_shapes(named(inlined), data_prop=True))
+    light = shapes_inferred(named(without_weights(inlined)))
+    graph = ir.from_proto(light)
+    for tensor in inlined.graph.initializer:
+        if _is_heavy(tensor):
+            graph.graph.initializers[tensor.name].const_value = ir.from_proto(tensor)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     return graph
+
+
+def shapes_inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with what onnx can infer of types and shapes, from small constants too."""
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large initializers have type and shape but no values: quick to copy, enough to infer shapes from."""
+    light = onnx.ModelProto()
+    _copy_fields(model, light, "graph")
+    _copy_fields(model.graph, light.graph, "initializer")
+    for tensor in model.graph.initializer:
+        if _is_heavy(tensor):
+            light.graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        else:
+            light.graph.initializer.add().CopyFrom(tensor)
+    return light
+
+
+def _is_heavy(tensor: onnx.TensorProto) -> bool:
+    return len(tensor.raw_data) > HEAVY_BYTES
+
+
+def _copy_fields(source: Any, target: Any, leave_out: str) -> None:
+    """Copy all fields of a protobuf message that are set, but one."""
+    for field, value in source.ListFields():
+        if field.name == leave_out:
+            continue
+        if isinstance(value, (str, bytes, int, float)):
+            setattr(target, field.name, value)
+        else:
+            getattr(target, field.name).MergeFrom(value)
 
 
 def closed(model: ir.Model) -> onnx.ModelProto:
@@ -139,6 +177,12 @@ def attribute_float(node: ir.Node, name: str, default: float) -> float:
     """A float attribute, or ONNX's default for it."""
     found = node.attributes.get(name)
     return default if found is None else found.as_float()
+
+
+def attribute_string(node: ir.Node, name: str, default: str) -> str:
+    """A text attribute, or ONNX's default for it."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_string()
 
 
 def known_names(graph: ir.Graph) -> frozenset[str]:

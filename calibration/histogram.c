@@ -16,14 +16,17 @@ range must double, then its bins. Values of bin 0, among them all that Relu cut,
 #endif
 #if defined(__GNUC__) || defined(__clang__)
 #define INLINE static inline __attribute__((always_inline))
+#define PREFETCH(address) __builtin_prefetch(address) /* Of the next block; harmless beyond the end. */
 #else
 #define INLINE static inline
+#define PREFETCH(address)
 #endif
 
 #define NUM_BINS 16384
 #define LOG2_NUM_BINS 14
 #define LEAST_EXPONENT (-110)
 #define BLOCK 2048
+#define LINE 16 /* Values in a line of the cache. */
 #define COPIES 2 /* Two counters for each bin, side by side: equal neighbours do not wait for each other. */
 
 #define INFINITE 0x7f800000
@@ -58,6 +61,7 @@ INLINE int bins_of(const float *values, int num, float factor, int32_t *bins) {
     int32_t all[BLOCK];
     for (int i = 0; i < num; i++) all[i] = (int32_t)(fabsf(values[i]) * factor);
     int found = 0;
+    for (int i = 0; i < num; i += LINE) PREFETCH(values + i + BLOCK);
     for (int i = 0; i < num; i++) {
         bins[found] = all[i];
         found += all[i] != 0;
@@ -81,6 +85,7 @@ __attribute__((target("avx512f"))) static int bins_avx512(const float *v, int nu
     const __m512 by = _mm512_set1_ps(factor);
     int found = 0;
     for (int i = 0; i < num; i += 16) {
+        PREFETCH(v + i + BLOCK);
         __mmask16 inside = num - i >= 16 ? 0xffff : (__mmask16)((1u << (num - i)) - 1);
         __m512 x = _mm512_abs_ps(_mm512_maskz_loadu_ps(inside, v + i));
         __m512i bin = _mm512_cvttps_epi32(_mm512_mul_ps(x, by));

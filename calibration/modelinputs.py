@@ -18,11 +18,10 @@ def input_specs_from_onnx(path: Path) -> tuple[InputSpec, ...]:
     Raises:
         ModelError: not a whole ONNX file, no inputs, or an input that is not an array of numbers of known rank.
     """
-    import onnx
+    from calibration.skeleton import skeleton_from_file
 
     try:
-        with path.open("rb") as stream:
-            model = onnx.load(stream, format="protobuf", load_external_data=False)
+        model = skeleton_from_file(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); correct the path") from error
     except Exception as error:  # protobuf's DecodeError, which its versions keep in different places

@@ -173,8 +173,12 @@ def write_ranges(ranges: Ranges, histograms: Mapping[str, Histogram], folder: Pa
     counts = np.zeros((len(ranges.tensors), NUM_BINS), np.int64)
     for row, name in enumerate(sorted(ranges.tensors)):
         counts[row] = histograms[name].counts
-    with (folder / HISTOGRAMS_FILE).open("wb") as stream:
-        np.savez_compressed(stream, counts=counts)  # Its entries bear no time of writing: always 1980.
+    # As numpy.savez_compressed, but at zlib's quickest level, three times as fast. No time of writing: always 1980.
+    with (
+        zipfile.ZipFile(folder / HISTOGRAMS_FILE, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("counts.npy", "w", force_zip64=True) as stream,
+    ):
+        np.lib.format.write_array(stream, counts, allow_pickle=False)
 
 
 def ranges_from_folder(folder: Path) -> Ranges:

@@ -25,12 +25,13 @@ def digest_of_path(path: Path) -> str:
 
 def external_files(path: Path) -> list[Path]:
     """The files beside an ONNX file that hold weights of it; none for what is no ONNX file."""
-    import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from onnx import external_data_helper
 
+    from calibration.skeleton import skeleton_from_file
+
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = skeleton_from_file(path)
     except DecodeError:
         return []  # To say what is wrong with it is up to the stage that reads it.
     tensors = (t for t in model.graph.initializer if external_data_helper.uses_external_data(t))

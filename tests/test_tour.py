@@ -100,7 +100,7 @@ def test_from_a_network_to_a_decision(plan_file: Path) -> None:
     ranges = ranges_from_folder(made.ranges.path)
     assert ranges.method == "entropy"
     assert ranges.origin.num_samples == 32
-    assert {"image", "features", "active", "flat"} <= set(ranges.tensors)
+    assert {"image", "active", "flat"} <= set(ranges.tensors)
 
     # Every engine was run on the evaluation samples and judged against FP32.
     verdicts = {variant.name: verdict.read() for variant, verdict in made.verdicts.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,10 +12,11 @@ from typing import Literal
 import onnx
 
 from calibration.batches import Samples
-from calibration.collect import collect, watch_tensors, watchable
+from calibration.collect import collect, watchable, write_watched
 from calibration.identity import tensor_digests
-from calibration.observers import Method
+from calibration.observers import Histogram, Method
 from calibration.ranges import Origin, ranges_from_histograms, write_ranges
+from calibration.watch import Watch, unclear_tensors, watched_tensors
 from engines import backend
 from engines.contract import Array
 from pipeline.artifact import OnnxModel, Ranges
@@ -22,6 +24,8 @@ from pipeline.option import check_bounds, option
 from pipeline.progress import Bar
 from pipeline.stages.infer import fixed_batch, padded, unpadded
 from pipeline.store import distribution_versions
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,19 @@ class Calibrate:
 
     method: Method = option("entropy", "how the range is read from the histogram: entropy, minmax, percentile, mse")
     percentile: float = option(99.99, "share of |x| that `percentile` keeps, in percent")
-    batch_size: int = option(8, "samples per run of the model; the result does not depend on it")
+    watch: Watch = option(
+        "placements", "tensors for INT8 with both placements, for tensorrt or onnxruntime alone, or all tensors"
+    )
+    batch_size: int = option(8, "samples read at a time; each runs by itself, so the result does not depend on it")
     runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "what runs the FP32 model")
-    num_threads: int = option(0, "threads of the runner; 0: its own choice")
+    num_threads: int = option(0, "threads of the runner for one sample; 0: its own choice")
+    num_workers: int = option(1, "samples that run at a time; more than 1 goes well with --num-threads 1")
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
-        check_bounds(self, percentile=(1e-9, 100), batch_size=(1, math.inf), num_threads=(0, math.inf))
+        check_bounds(
+            self, percentile=(1e-9, 100), batch_size=(1, math.inf), num_threads=(0, math.inf), num_workers=(1, math.inf)
+        )
 
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""
@@ -54,11 +64,29 @@ class Calibrate:
             Unavailable: the runner is not installed.
         """
         proto = onnx.load(model.path)
-        watched = out / "watched.onnx"
-        onnx.save(watch_tensors(proto, watchable(proto)), watched)
+        possible = watchable(proto)
+        watched = watched_tensors(proto, self.watch, possible)
+        watched_model = out / "watched.onnx"
+        write_watched(model.path, proto, watched.names, watched_model)
+        histograms = watched.completed(self._pass(watched_model, samples))
+        unclear = [name for name in unclear_tensors(proto, histograms) if name in possible]
+        if unclear:
+            log.info("second pass, for %d tensors of which the others do not tell if FP16 holds them", len(unclear))
+            write_watched(model.path, proto, unclear, watched_model)
+            histograms |= self._pass(watched_model, samples)
+        watched_model.unlink()
+        origin = Origin(model.digest(), samples.digest(), samples.num_samples, self.versions(), tensor_digests(proto))
+        ranges = ranges_from_histograms(histograms, self.method, self.percentile, origin)
+        folder = out / "ranges"
+        folder.mkdir()
+        write_ranges(ranges, histograms, folder)
+        return Ranges(folder)
+
+    def _pass(self, watched_model: Path, samples: Samples) -> dict[str, Histogram]:
+        """Run all samples, each by itself: the last bits of what a runner computes may depend on the batch."""
         bar = Bar("calibrate", samples.num_samples)
         try:
-            with backend(self.runner).load(watched, num_threads=self.num_threads) as runner:
+            with backend(self.runner).load(watched_model, num_threads=self.num_threads) as runner:
                 fixed = fixed_batch(runner)
 
                 def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -66,13 +94,15 @@ class Calibrate:
                     found = runner.infer(padded(feed, fixed))
                     return {name: unpadded(array, num_samples, fixed) for name, array in found.items()}
 
-                histograms = collect(run, samples.batches(fixed or self.batch_size), on_batch=bar.to)
+                batches = samples.batches(fixed or self.batch_size)
+                ready = batches if fixed else singles(batches)
+                return collect(run, ready, on_batch=bar.to, num_workers=self.num_workers)
         finally:
             bar.close()
-            watched.unlink()
-        origin = Origin(model.digest(), samples.digest(), samples.num_samples, self.versions(), tensor_digests(proto))
-        ranges = ranges_from_histograms(histograms, self.method, self.percentile, origin)
-        folder = out / "ranges"
-        folder.mkdir()
-        write_ranges(ranges, histograms, folder)
-        return Ranges(folder)
+
+
+def singles(batches: Iterable[Mapping[str, Array]]) -> Iterator[dict[str, Array]]:
+    """Each sample of each batch as a batch of one."""
+    for batch in batches:
+        for row in range(len(next(iter(batch.values())))):
+            yield {name: array[row : row + 1] for name, array in batch.items()}

@@ -76,6 +76,8 @@ percentile = 99
 batch_size = 3
 runner = "reference"
 num_threads = 2
+num_workers = 4
+watch = "all"
 
 [cast]
 keep_fp32 = ["head"]
