@@ -51,6 +51,8 @@ class Watched:
     names: tuple[str, ...]
     following: Mapping[str, Following]
     """In topological order: the source of one may itself follow."""
+    graph: ir.Graph
+    """The model's, for what is looked up later."""
 
     def completed(self, histograms: Mapping[str, Histogram]) -> dict[str, Histogram]:
         """The histograms, and those that follow from them."""
@@ -59,6 +61,11 @@ class Watched:
             if name not in found and how.source in found:
                 found[name] = _with_zeros(found[how.source], how.num_per_value)
         return found
+
+    def unclear(self, histograms: Mapping[str, Histogram]) -> list[str]:
+        """Tensors of which these leave open whether FP16 holds them; with sensible values there are none."""
+        spans = {name: Span(h.amax, h.min, h.max) for name, h in histograms.items() if h.num_values}
+        return [name for name in undecided_for_fp16(self.graph, spans) if name not in histograms]
 
 
 def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[str]) -> Watched:
@@ -73,21 +80,15 @@ def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[st
     graph = opened(model).graph
     following = {} if watch == "all" else dict(_following(graph, set(names)))
     if watch == "all":
-        return Watched(tuple(names), following)
+        return Watched(tuple(names), following, graph)
     needed = {value.name or "" for value in (*graph.inputs, *graph.outputs)}
     for target in TARGETS[watch]:
-        needed |= _placed(opened(model).graph, target)
+        needed |= _placed(opened(model).graph if target == "onnxruntime" else graph, target)
     needed = _sources(needed, following)
     known = needed | {name for name in following if _sources([name], following) <= needed}
     undecided = undecided_for_fp16(graph, distinct_spans(name for name in names if name in known))
     needed = _sources({*needed, *undecided}, following)
-    return Watched(tuple(name for name in names if name in needed), following)
-
-
-def unclear_tensors(model: onnx.ModelProto, histograms: Mapping[str, Histogram]) -> list[str]:
-    """Tensors of which these histograms leave open whether FP16 holds them; with sensible values there are none."""
-    spans = {name: Span(h.amax, h.min, h.max) for name, h in histograms.items() if h.num_values}
-    return [name for name in undecided_for_fp16(opened(model).graph, spans) if name not in histograms]
+    return Watched(tuple(name for name in names if name in needed), following, graph)
 
 
 def _placed(graph: ir.Graph, target: Target) -> set[str]:

@@ -16,7 +16,7 @@ from calibration.collect import collect, watchable, write_watched
 from calibration.identity import tensor_digests
 from calibration.observers import Histogram, Method
 from calibration.ranges import Origin, ranges_from_histograms, write_ranges
-from calibration.watch import Watch, unclear_tensors, watched_tensors
+from calibration.watch import Watch, watched_tensors
 from engines import backend
 from engines.contract import Array
 from pipeline.artifact import OnnxModel, Ranges
@@ -69,7 +69,7 @@ class Calibrate:
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
         histograms = watched.completed(self._pass(watched_model, samples))
-        unclear = [name for name in unclear_tensors(proto, histograms) if name in possible]
+        unclear = [name for name in watched.unclear(histograms) if name in possible]
         if unclear:
             log.info("second pass, for %d tensors of which the others do not tell if FP16 holds them", len(unclear))
             write_watched(model.path, proto, unclear, watched_model)

@@ -20,7 +20,7 @@ from calibration.observers import Histogram
 from calibration.placement import PlacementOptions
 from calibration.qdq import qdq_from_onnx
 from calibration.scale import Span
-from calibration.watch import TARGETS, Watch, unclear_tensors, watched_tensors
+from calibration.watch import TARGETS, Watch, watched_tensors
 
 NETWORK = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[N,6,6,16] x) => (float[N,4] y) <int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}, float six = {6}, float zero = {0}> {
@@ -126,7 +126,7 @@ def test_fp16_is_judged_as_if_everything_had_been_watched(
     everything = found_on(model, tuple(watchable(model)), x)
     watched = watched_tensors(model, watch, watchable(model))
     ours = watched.completed(found_on(model, watched.names, x))
-    ours |= {name: everything[name] for name in unclear_tensors(model, ours)}  # The second pass.
+    ours |= {name: everything[name] for name in watched.unclear(ours)}  # The second pass.
     assert nodes_beyond_fp16(model, spans_of(ours)) == nodes_beyond_fp16(model, spans_of(everything))
 
 
@@ -134,13 +134,13 @@ def test_usual_values_need_no_second_pass() -> None:
     model = network()
     for watch in TARGETS:
         watched = watched_tensors(model, watch, watchable(model))
-        assert unclear_tensors(model, watched.completed(found_on(model, watched.names, samples(2)))) == []
+        assert watched.unclear(watched.completed(found_on(model, watched.names, samples(2)))) == []
 
 
 def test_values_near_the_end_of_fp16_need_one() -> None:
     model = network(scale=3.0)
     watched = watched_tensors(model, "tensorrt", watchable(model))
-    unclear = unclear_tensors(model, watched.completed(found_on(model, watched.names, samples(3, scale=200.0))))
+    unclear = watched.unclear(watched.completed(found_on(model, watched.names, samples(3, scale=200.0))))
     assert "c1" in unclear
 
 
