@@ -1,0 +1,285 @@
+"""Time and memory of calibration: ours, ONNX Runtime's Entropy and ModelOpt's entropy, beside one plain inference pass.
+
+Each candidate is a whole process, so imports, start-up and writing the result count; CPU time (user and system, of all
+threads) and peak memory are the kernel's account of it (wait4). In each repetition every candidate runs once, one
+after the other; the least CPU time of each counts. All run on one thread but ``ours, 2 workers``.
+
+Models: keras.applications with random weights, batch norms settled on the images, 224x224, opset 17, batch norms folded
+by `trtforge export`'s own pass. Images: smooth noise, fixed seed, as each model's preprocessing gives them.
+
+    python benchmarks/calibration.py FOLDER --num 64 128 512 --output benchmarks/results/calibration.md
+
+FOLDER keeps the models, the images and ModelOpt's environment (made by pip, about 2 GB; ModelOpt 0.47 pins other
+versions of onnx and onnxruntime than ours).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = {"ResNet50": "tf", "MobileNetV2": "tf", "EfficientNetB0": "torch"}
+"""Model -> range of its inputs: ``tf`` is -1 to 1, ``torch`` stands for 0 to 255, which EfficientNet scales itself."""
+TARGETS = {"ort": (6.5, 15.0, 16.0), "modelopt": (6.5, 12.0, 27.0), "plain": (1.15, 1.9, 1.8)}
+"""At N = 64: how many times faster than the two others, at least; how many plain passes, at most."""
+MODELOPT = ("nvidia-modelopt[onnx]==0.47.0", "onnx~=1.21.0", "onnxruntime~=1.24.2", "setuptools>=80")
+OURS = "ours"
+
+EXPORT = """
+import sys, numpy as np, keras
+name, images, out = sys.argv[1:]
+keras.utils.set_random_seed(1)
+model = getattr(keras.applications, name)(weights=None, input_shape=(224, 224, 3))
+for layer in model.layers:
+    if isinstance(layer, keras.layers.BatchNormalization):
+        layer.momentum = 0.0
+model(np.load(images)[:16], training=True)
+model.export(out)
+"""
+PLAIN = """
+import sys, numpy as np, onnxruntime as ort
+settings = ort.SessionOptions()
+settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+session = ort.InferenceSession(sys.argv[1], settings, providers=["CPUExecutionProvider"])
+name = session.get_inputs()[0].name
+images = np.load(sys.argv[2], mmap_mode="r")
+for row in range(len(images)):
+    session.run(None, {name: np.array(images[row : row + 1])})
+"""
+READER = """
+import sys, numpy as np, onnx
+model, data, out = sys.argv[1:]
+name = onnx.load(model, load_external_data=False).graph.input[0].name
+class Reader:
+    def __init__(self): self.images, self.row = np.load(data, mmap_mode="r"), 0
+    def get_next(self):
+        self.row += 1
+        if self.row > len(self.images): return None
+        return {name: np.array(self.images[self.row - 1 : self.row])}
+    def rewind(self): self.row = 0
+    def get_first(self): return {name: np.array(self.images[:1])}
+"""
+ORT = """
+import onnxruntime as ort
+plain = ort.SessionOptions
+def single():
+    settings = plain()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    return settings
+ort.SessionOptions = single
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, quantize_static
+from onnxruntime.quantization.calibrate import CalibrationDataReader
+class Both(Reader, CalibrationDataReader): pass
+quantize_static(model, out, Both(), quant_format=QuantFormat.QDQ, calibrate_method=CalibrationMethod.Entropy)
+"""
+MODELOPT_CODE = """
+import onnxruntime as ort
+plain = ort.SessionOptions
+def single():
+    settings = plain()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    return settings
+ort.SessionOptions = single
+from onnxruntime.quantization.calibrate import CalibrationDataReader
+class Both(Reader, CalibrationDataReader): pass
+from modelopt.onnx.quantization import quantize
+quantize(model, quantize_mode="int8", calibration_data_reader=Both(), calibration_method="entropy",
+         calibration_eps=["cpu"], high_precision_dtype="fp32", output_path=out, log_level="ERROR")
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one process took."""
+
+    cpu_s: float
+    wall_s: float
+    peak_mib: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--num", type=int, nargs="+", default=[64], help="numbers of images")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--without", nargs="+", default=[], help="candidates to leave out: ort, modelopt, …")
+    parser.add_argument("--torch", default="torch>=2.8", help="the requirement that brings torch, which ModelOpt needs")
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    folder = given.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if "modelopt" not in given.without:
+        make_environment(folder / "modelopt", given.torch)
+    for name in given.models:
+        make_model(folder, name, max(given.num))
+    costs = {
+        (name, num): measure(folder, name, num, given) for name in given.models for num in given.num
+    }  # fmt: skip
+    text = page(costs, folder)
+    print(text)
+    if given.output:
+        given.output.write_text(text + "\n", encoding="utf-8")
+
+
+def make_environment(folder: Path, torch: str) -> None:
+    """ModelOpt in a virtual environment of its own. Not its CUDA parts: it calibrates on the CPU here, as we do."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    done = subprocess.run([python, "-c", "import modelopt.onnx.quantization"], capture_output=True, check=False)
+    if done.returncode:
+        pip = [str(python), "-m", "pip", "install", "--quiet"]
+        parts = "numpy packaging tqdm PyYAML omegaconf pulp<4 pydantic regex rich safetensors scipy nvidia-ml-py"
+        parts += " ml_dtypes onnxconverter-common~=1.16.0 onnxslim onnx-graphsurgeon onnxscript polygraphy lief ninja"
+        subprocess.run([*pip, "--no-deps", MODELOPT[0].replace("[onnx]", "")], check=True)
+        subprocess.run([*pip, *MODELOPT[1:], *parts.split(), "cppimport", torch], check=True)
+
+
+def make_model(folder: Path, name: str, num: int) -> None:
+    """``<name>.onnx`` and ``<name>_images.npy``, unless they are there."""
+    images = folder / f"{name}_images_{num}.npy"
+    if not images.exists():
+        np.save(images, smooth_images(num) * (255.0 if MODELS[name] == "torch" else 2.0) - (MODELS[name] == "tf"))
+    target = folder / f"{name}.onnx"
+    if target.exists():
+        return
+    quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    with tempfile.TemporaryDirectory() as work:
+        saved, raw = f"{work}/saved", f"{work}/raw.onnx"
+        python = [sys.executable, "-c", EXPORT, name, str(images), saved]
+        subprocess.run(python, check=True, env=quiet, capture_output=True)
+        convert = ["-m", "tf2onnx.convert", "--saved-model", saved, "--opset", "17", "--output", raw]
+        subprocess.run([sys.executable, *convert], check=True, env=quiet, capture_output=True)
+        fold = (
+            "import sys, onnx; from calibration.fold import fold_batch_norm; "
+            "onnx.save(fold_batch_norm(onnx.load(sys.argv[1]))[0], sys.argv[2])"
+        )
+        subprocess.run([sys.executable, "-c", fold, raw, str(target)], check=True, cwd=ROOT)
+
+
+def smooth_images(num: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """(num, 224, 224, 3) float32 in 0 to 1: noise of 8x8 pixels, enlarged linearly, with the levels of 8 bits."""
+    random = np.random.default_rng(0)
+    at = np.linspace(0, 7, 224)
+    low = np.minimum(at.astype(int), 6)
+    weights = np.zeros((224, 8))
+    weights[np.arange(224), low] = 1 - (at - low)
+    weights[np.arange(224), low + 1] = at - low
+    images = np.empty((num, 224, 224, 3), np.float32)
+    for row in range(num):
+        smooth = np.einsum("ia,abc,jb->ijc", weights, random.random((8, 8, 3)), weights)
+        images[row] = np.rint(smooth * 255) / 255
+    return images
+
+
+def measure(folder: Path, name: str, num: int, given: argparse.Namespace) -> dict[str, list[Cost]]:
+    """Costs of every candidate, one for each repetition."""
+    model = folder / f"{name}.onnx"
+    found: dict[str, list[Cost]] = {}
+    with tempfile.TemporaryDirectory() as text:
+        work = Path(text)
+        data = work / "images.npy"
+        np.save(data, np.load(folder / f"{name}_images_{max(given.num)}.npy", mmap_mode="r")[:num])
+        for repetition in range(given.repetitions):
+            for candidate, command in commands(folder, model, data, work).items():
+                if candidate.split(",")[0] in given.without or candidate in given.without:
+                    continue
+                cost = run(command, work)
+                shutil.rmtree(work / "out", ignore_errors=True)
+                print(f"{name} N={num} #{repetition} {candidate}: {cost}", file=sys.stderr, flush=True)
+                if cost is not None:
+                    found.setdefault(candidate, []).append(cost)
+    return found
+
+
+def commands(folder: Path, model: Path, data: Path, work: Path) -> dict[str, list[str]]:
+    """Candidate -> command line."""
+    python, out = sys.executable, str(work / "out")
+    ours = [python, "-m", "pipeline", "calibrate", str(model), "--data", str(data), "-o", out, "--num-threads", "1"]
+    files = [str(model), str(data), str(work / "quantized.onnx")]
+    return {
+        "plain": [python, "-c", PLAIN, str(model), str(data)],
+        OURS: [*ours, "--watch", "tensorrt"],
+        "ours, 2 workers": [*ours, "--watch", "tensorrt", "--num-workers", "2"],
+        "ours, both placements": ours,
+        "ours, all tensors": [*ours, "--watch", "all"],
+        "ort": [python, "-c", READER + ORT, *files],
+        "modelopt": [str(folder / "modelopt" / "bin" / "python"), "-c", READER + MODELOPT_CODE, *files],
+    }
+
+
+def run(command: list[str], work: Path) -> Cost | None:
+    """Run a process and account for it; None if it was killed or failed."""
+    begin = time.perf_counter()
+    with (work / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        print((work / "log").read_text()[-500:], f"\nexit status {process.returncode}", file=sys.stderr)
+        return None
+    return Cost(usage.ru_utime + usage.ru_stime, time.perf_counter() - begin, usage.ru_maxrss / 1024)
+
+
+def page(costs: dict[tuple[str, int], dict[str, list[Cost]]], folder: Path) -> str:
+    """The results as Markdown: one table for each model and number of images, then ours against the targets."""
+    command = " ".join(["python", "benchmarks/calibration.py", *sys.argv[1:]]).replace(str(folder), "FOLDER")
+    lines = [
+        "# What calibration costs",
+        "",
+        f"`{command}`",
+        "",
+        f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}. Least CPU time of "
+        f"{max(len(each) for found in costs.values() for each in found.values())} interleaved runs, whole processes; "
+        "the column *times ours* is the ratio of CPU time to that of `ours` (for TensorRT and FP16).",
+    ]
+    for (name, num), found in costs.items():
+        best = {candidate: min(each, key=lambda cost: cost.cpu_s) for candidate, each in found.items()}
+        lines += [
+            "",
+            f"## {name}, {num} images",
+            "",
+            "| | CPU s | wall s | peak MiB | times ours |",
+            "|---|---|---|---|---|",
+        ]
+        for candidate, cost in best.items():
+            times = f"{cost.cpu_s / best[OURS].cpu_s:.2f}" if OURS in best else ""
+            lines.append(f"| {candidate} | {cost.cpu_s:.2f} | {cost.wall_s:.2f} | {cost.peak_mib:.0f} | {times} |")
+    small = {name: found for (name, num), found in costs.items() if num == min(n for _, n in costs)}
+    lines += ["", "## Against the targets", "", "| | " + " | ".join(small) + " |", "|---" * (len(small) + 1) + "|"]
+    for other, goals in TARGETS.items():
+        cells = []
+        for name, found in small.items():
+            goal = goals[list(MODELS).index(name)]
+            if other not in found or OURS not in found:
+                cells.append("not measured")
+                continue
+            theirs, ours = (min(cost.cpu_s for cost in found[which]) for which in (other, OURS))
+            cells.append(f"{(ours / theirs if other == 'plain' else theirs / ours):.2f} ({goal})")
+        what = {"plain": "plain passes that ours costs, at most", "ort": "times faster than ONNX Runtime, at least"}
+        lines.append(f"| {what.get(other, 'times faster than ModelOpt, at least')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cpu_name() -> str:
+    """The processor, and the vector instructions that matter."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    named = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), "?")
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    return named + "".join(f", {flag}" for flag in ("avx2", "avx512f", "avx512_vnni") if flag in flags)
+
+
+if __name__ == "__main__":
+    main()
