@@ -157,7 +157,10 @@ def ranges_from_histograms(
     """
     if method not in METHODS:
         raise DataError(f"calibration method '{method}': is unknown; choose one of {', '.join(METHODS)}")
-    tensors = {name: _tensor_range(histograms[name], method, percentile) for name in sorted(histograms)}
+    # Tensors that have their values from another, in another shape, share its histogram: it is read once.
+    distinct = {id(histogram): histogram for histogram in histograms.values()}
+    read = {key: _tensor_range(histogram, method, percentile) for key, histogram in distinct.items()}
+    tensors = {name: read[id(histograms[name])] for name in sorted(histograms)}
     return Ranges(method, percentile, origin, tensors)
 
 
