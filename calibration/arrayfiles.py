@@ -93,8 +93,11 @@ class ArrayFiles:
         for number, rows in self._rows():
             path, where = self.files[number], self.names[number]
             arrays = {name: read_array(path, key, where) for name, key in self.keys.items()}
+            is_mapped = NPY_KEY in self.keys.values()
             for start in range(0, len(rows), num_max):
                 part = rows[start : start + num_max]
+                if is_mapped and start:  # Mapped anew: pages that were read count as memory in use.
+                    arrays = {name: read_array(path, key, where) for name, key in self.keys.items()}
                 yield Block({name: _take(array, part) for name, array in arrays.items()}, where, part)
 
     def labels(self) -> Array | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -197,3 +199,21 @@ def test_an_empty_file_among_full_ones_adds_nothing(tmp_path: Path) -> None:
     blocks = list(opened(tmp_path).blocks(3))
     assert [list(block.indices) for block in blocks] == [[0, 1, 2], [3], [0, 1, 2], [3]]
     assert [block.where[-5:] for block in blocks] == ["0.npz", "0.npz", "2.npz", "2.npz"]
+
+
+def test_memory_does_not_grow_with_an_npy_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((256, 1 << 18), np.float32))  # 256 MiB.
+    code = f"""
+import resource
+from pathlib import Path
+from calibration.arrayfiles import open_array_files
+from calibration.source import DataSource, InputSpec
+path = Path({str(path)!r})
+reader = open_array_files([path], DataSource(path=str(path)), (InputSpec("x", "float32", (-1, 1 << 18)),), path.parent)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert sum(float(block.arrays["x"].max()) + len(block.arrays["x"]) for block in reader.blocks(4)) == 256
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 40 << 10  # KiB.
