@@ -14,7 +14,7 @@ import onnx.inliner
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from calibration.errors import ModelError
+from calibration.errors import DataError, ModelError
 from calibration.skeleton import HEAVY_BYTES
 
 
@@ -196,10 +196,10 @@ def check_known(names: Collection[str], known: Collection[str], what: str) -> No
     """That each name is known.
 
     Raises:
-        ModelError: one is not; the message offers the nearest.
+        DataError: one is not; the message offers the nearest.
     """
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
             hint = f"the nearest is '{near[0]}'" if near else "the model has none"
-            raise ModelError(f"{what}: '{name}' is in the list, but the model has no such node or operator; {hint}")
+            raise DataError(f"{what}: '{name}' is in the list, but the model has no such node or operator; {hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import sys
@@ -17,8 +18,8 @@ from calibration.source import FUNCTION
 def load_function(spec: str, folder: Path) -> Callable[..., Any]:
     """The callable that ``module:function`` names. The module may lie in ``folder`` or be installed.
 
-    ``folder`` stands first on ``sys.path`` during the import only: what the module imports later, inside a function,
-    is not looked for there.
+    ``folder`` stands first on ``sys.path`` during the import, and last from then on, for what the module imports
+    later, inside a function.
 
     Raises:
         DataError: no such module or function, or the module fails while it is imported (``__cause__`` has the
@@ -51,6 +52,39 @@ def module_file(spec: str, folder: Path) -> Path:
     return Path(file)
 
 
+def module_sources(spec: str, folder: Path) -> list[Path]:
+    """The module's file and all files in ``folder`` that it imports, in functions too: what a digest must see.
+
+    Raises:
+        DataError: as ``module_file``.
+    """
+    root = folder.resolve()
+    found: set[Path] = set()
+    queue = [module_file(spec, folder).resolve()]
+    while queue:
+        file = queue.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for name in _imported_names(file):
+            base = root.joinpath(*name.split("."))
+            queue += [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
+    return sorted(found)
+
+
+def _imported_names(file: Path) -> list[str]:
+    """Every module that a file may import, as dotted names from the folder."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inside = f"{file.parent.name}." if node.level else ""
+            base = f"{inside}{node.module or ''}".strip(".")
+            names += [base, *(f"{base}.{alias.name}".strip(".") for alias in node.names)]
+    return names
+
+
 def _imported(name: str, folder: Path, spec: str) -> ModuleType:
     """The module; one that lies in ``folder`` is never mistaken for another of the same name."""
     local = folder.joinpath(*name.split("."))
@@ -69,6 +103,8 @@ def _imported(name: str, folder: Path, spec: str) -> ModuleType:
         ) from error
     finally:
         sys.path.remove(str(folder))
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
     if candidates and Path(_place(module)).resolve() not in candidates:
         raise DataError(
             f"{spec}: '{name}' is already the name of the module {_place(module)}, not of "

@@ -104,7 +104,7 @@ def main() -> NoReturn:
 
 def status_of(arguments: Sequence[str]) -> int:
     """Run the command with these arguments; errors become one sentence on stderr and an exit status."""
-    from pipeline.errors import EXIT_STATUS, exit_status
+    from pipeline.errors import EXIT_STATUS, FULL_DISK, Unavailable, exit_status
 
     try:
         trtforge.main(list(arguments), prog_name="trtforge", standalone_mode=False)
@@ -119,6 +119,11 @@ def status_of(arguments: Sequence[str]) -> int:
     except tuple(EXIT_STATUS) as error:
         click.echo(f"trtforge: {error}", err=True)
         return exit_status(error)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        click.echo(f"trtforge: nothing more can be written ({error.strerror}); free some room and run again", err=True)
+        return exit_status(Unavailable())
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import click
 
 from pipeline.artifact import Artifact
-from pipeline.errors import ConfigError, Unavailable
+from pipeline.errors import FULL_DISK, ConfigError, Unavailable
 
 S = TypeVar("S")
 R = TypeVar("R", bound=Artifact)
@@ -35,7 +34,7 @@ def work_folder(target: Path) -> Iterator[Path]:
     try:
         yield work
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL_DISK:
             raise Unavailable(f"{target}: the disk is full; free some room and run again") from error
         raise
     finally:

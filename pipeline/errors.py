@@ -3,6 +3,8 @@
 Form of every message: *where: what is, against what was expected; what to do*.
 """
 
+import errno
+
 from calibration.errors import DataError, ModelError
 from engines.errors import EngineError, Unavailable
 
@@ -18,6 +20,9 @@ class StageError(Exception):
 class CheckFailed(Exception):
     """It ran, and accuracy, agreement or latency is out of bound. Nobody has to mend the tool."""
 
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when a file cannot grow: disk, quota, or the largest file that a process may write."""
 
 EXIT_STATUS: dict[type[Exception], int] = {
     ConfigError: 2,
@@ -41,6 +46,7 @@ def exit_status(error: BaseException) -> int:
 
 __all__ = [
     "EXIT_STATUS",
+    "FULL_DISK",
     "CheckFailed",
     "ConfigError",
     "DataError",

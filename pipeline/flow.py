@@ -15,7 +15,7 @@ from engines import backend
 from engines.contract import Precision
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, SavedModel, Source, Timings, Verdict
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
-from pipeline.plan import Plan
+from pipeline.plan import Plan, nearest
 from pipeline.stages.build import Target
 from pipeline.stages.export import source_from_path
 from pipeline.stages.validate import Judge, Judged
@@ -69,6 +69,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     source = source_from_path(plan.resolved(plan.model.source), plan.model.signature)
     fp32 = store.run(plan.export, source)
     calibration, evaluation = _samples(plan, fp32)
+    check_shapes(plan, evaluation)
     if until == "benchmark":
         plan.benchmark.check_samples(evaluation)
     made = Results(source, fp32, calibration, evaluation)
@@ -127,6 +128,14 @@ def check_plan(plan: Plan, until: str) -> None:
             raise Unavailable(reason)
     if until == "benchmark":
         plan.report.check_folder(plan.resolved(plan.report.folder))
+
+
+def check_shapes(plan: Plan, samples: Samples) -> None:
+    """Raise ConfigError if [model.inputs] names an input that the model does not have."""
+    known = [spec.name for spec in samples.specs]
+    for name in plan.model.inputs:
+        if name not in known:
+            raise ConfigError(f"{plan.path}: [model.inputs] the model has no input '{name}'{nearest(name, known)}")
 
 
 def time_engines(plan: Plan, store: Store, made: Results) -> None:

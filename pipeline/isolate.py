@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import multiprocessing
 import os
 import pickle
@@ -19,13 +18,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-from pipeline.errors import EXIT_STATUS, StageError
+from pipeline.errors import EXIT_STATUS, FULL_DISK, StageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 NUM_LAST_LINES = 8
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 """An error with one of these is raised again as it was, for whoever owns the folder to say so."""
 
 

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pipeline.artifact import Artifact, artifact_from_record, record_from_artifact
-from pipeline.errors import ConfigError, Unavailable
+from pipeline.errors import FULL_DISK, ConfigError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class Store:
         """
         found = sorted({
             entry for entry in self._entries()
-            if entry.name.startswith(prefix) or self._sealed(entry)["content"].startswith(prefix)
+            if entry.name.startswith(prefix) or self._content(entry).startswith(prefix)
         })  # fmt: skip
         if len(found) == 1:
             return found[0]
@@ -214,7 +214,7 @@ class Store:
 
     def makers(self) -> dict[str, Path]:
         """Content digest -> the folder of the result that has it."""
-        return {self._sealed(entry)["content"]: entry for entry in self._entries()}
+        return {content: entry for entry in self._entries() if (content := self._content(entry))}
 
     def _note(self, entry: Entry) -> None:
         self.account.append(entry)
@@ -224,6 +224,14 @@ class Store:
         for file in sorted(self.folder.glob("*/*/result.json")):
             if file.parent.parent.name != "tmp":
                 yield file.parent
+
+    def _content(self, entry: Path) -> str:
+        """The content digest of a result; empty if its record is damaged, which `run` mends."""
+        try:
+            return str(self._sealed(entry)["content"])
+        except (ValueError, KeyError, OSError) as error:
+            log.warning("%s: damaged, it cannot be read (%s); it is passed over", entry, error)
+            return ""
 
     def _sealed(self, entry: Path) -> dict[str, Any]:
         return dict(json.loads((entry / "result.json").read_text(encoding="utf-8")))
@@ -271,7 +279,7 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield work
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL_DISK:
                 raise Unavailable(
                     f"{self.folder}: the disk is full ({shutil.disk_usage(self.folder).free >> 20} MiB free); "
                     "free some room and run again: what was finished is kept"

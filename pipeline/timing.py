@@ -17,6 +17,7 @@ and in queries, a minimum duration), pyperf (call a measurement unstable and say
 from __future__ import annotations
 
 import gc
+import math
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -69,6 +70,8 @@ class Protocol:
             value = getattr(self, name)
             if not value >= bound:
                 raise ConfigError(f"benchmark: {name} is {value}, must be at least {bound}; raise it")
+            if value == math.inf:
+                raise ConfigError(f"benchmark: {name} is {value}, so the measurement would never end; lower it")
 
     def describe(self) -> str:
         """The sentence that stands next to every number measured with this protocol."""

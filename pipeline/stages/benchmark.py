@@ -12,7 +12,7 @@ from pathlib import Path
 
 from calibration.batches import Samples
 from engines import backend
-from engines.contract import Array, Runner
+from engines.contract import DYNAMIC, Array, Runner
 from pipeline import isolate
 from pipeline.artifact import Engine, Timings
 from pipeline.errors import ConfigError, Unavailable
@@ -40,6 +40,8 @@ class Benchmark:
         check_bounds(self, batch_sizes=(1, math.inf), num_threads=(0, math.inf))
         if not self.batch_sizes:
             raise ConfigError("batch_sizes is empty; name at least one, such as 1")
+        if len(set(self.batch_sizes)) < len(self.batch_sizes):
+            raise ConfigError(f"batch_sizes names a size twice: {', '.join(map(str, self.batch_sizes))}; leave one out")
 
     def __call__(self, out: Path, engines: Mapping[str, Engine], samples: Samples) -> Timings:
         """Write ``out/timings.json`` and, for each engine and batch size, the raw samples as ``.npz``.
@@ -69,16 +71,23 @@ class Benchmark:
         return Timings(out / "timings.json")
 
     def check_samples(self, samples: Samples) -> None:
-        """That there are enough samples for the largest batch.
+        """That the samples and the model take these batches.
 
         Raises:
-            ConfigError: there are not.
+            ConfigError: there are too few samples, or the model's batch is fixed at another size.
         """
         if (largest := max(self.batch_sizes)) > samples.num_samples:
             raise ConfigError(
                 f"[benchmark] batch_sizes has {largest}, but there are {samples.num_samples} samples to time with; "
                 f"give sizes from 1 to {samples.num_samples}"
             )
+        fixed = {spec.shape[0] for spec in samples.specs} - {DYNAMIC}
+        for size in self.batch_sizes:
+            if fixed and fixed != {size}:
+                raise ConfigError(
+                    f"[benchmark] batch_sizes has {size}, but the model's batch is fixed at {max(fixed)}; "
+                    f"write batch_sizes = [{max(fixed)}], or export the model with a dynamic batch"
+                )
 
 
 def timings_from(timings: Timings) -> list[Timing]:

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from calibration.userfunction import module_file
+from calibration.userfunction import module_sources
 from engines.contract import Array, Precision
 from pipeline.artifact import Outputs, Verdict
 from pipeline.comparison import Tolerance, compare, read_outputs
@@ -68,10 +68,10 @@ class Judge:
     folder: Path
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the metric's name and output, and of the file of a user's own function."""
+        """SHA-256 (hex) of the metric's name and output, and of the source of a user's own function."""
         own = b""
         if ":" in self.name:
-            own = module_file(self.name, self.folder).read_bytes()
+            own = b"\0".join(file.read_bytes() for file in module_sources(self.name, self.folder))
         return hashlib.sha256(f"{self.name}\0{self.output}\0".encode() + own).hexdigest()
 
     def metric(self) -> Metric:

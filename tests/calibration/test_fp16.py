@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto
 from onnx.numpy_helper import to_array
 
-from calibration.errors import DataError, ModelError
+from calibration.errors import DataError
 from calibration.fp16 import FP16_MAX, FP16_TINY, fp16_from_onnx, named, nodes_beyond_fp16, weights_beyond_fp16
 from calibration.scale import Span
 
@@ -280,5 +280,5 @@ def test_what_is_named_can_be_kept() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ModelError, match=r"keep_fp32: 'Add_q' .* nearest is 'Add_[ay]'"):
+    with pytest.raises(DataError, match=r"keep_fp32: 'Add_q' .* nearest is 'Add_[ay]'"):
         fp16_from_onnx(_model(NET), ("Add_q",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from calibration.errors import ModelError
+from calibration.errors import DataError, ModelError
 from calibration.graph import check_known, closed, named, opened, unique
 
 
@@ -76,5 +76,5 @@ def test_unique_counts_up() -> None:
 
 def test_check_known_offers_the_nearest() -> None:
     check_known(["conv_1"], {"conv_1"}, "exclude")
-    with pytest.raises(ModelError, match=r"exclude: 'conv1' .* the nearest is 'conv_1'"):
+    with pytest.raises(DataError, match=r"exclude: 'conv1' .* the nearest is 'conv_1'"):
         check_known(["conv1"], {"conv_1", "relu"}, "exclude")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.errors import DataError, ModelError
+from calibration.errors import DataError
 from calibration.graph import named, opened
 from calibration.placement import Placement, PlacementOptions, Reader, Target
 from calibration.qdq import Span, qdq_from_onnx
@@ -224,7 +224,7 @@ def test_excluded_nodes_and_operators_stay_out(target: Target, name: str, left: 
 
 
 def test_an_excluded_name_that_does_not_exist_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ModelError, match=r"exclude: 'Conv_q' .* nearest is 'Conv_[cd]'"):
+    with pytest.raises(DataError, match=r"exclude: 'Conv_q' .* nearest is 'Conv_[cd]'"):
         _place(CHAIN, "tensorrt", exclude=("Conv_q",))
 
 

@@ -9,16 +9,34 @@ from pathlib import Path
 import pytest
 
 from calibration.errors import DataError
-from calibration.userfunction import load_function, module_file
+from calibration.userfunction import load_function, module_file, module_sources
 
 
 def test_a_function_of_the_plans_folder_with_a_sibling_it_imports(tmp_path: Path) -> None:
     (tmp_path / "sibling_a.py").write_text("VALUE = 41\n")
     (tmp_path / "mine_a.py").write_text("from sibling_a import VALUE\ndef answer():\n    return VALUE + 1\n")
-    before = list(sys.path)
     assert load_function("mine_a:answer", tmp_path)() == 42
-    assert sys.path == before
+    assert sys.path[0] != str(tmp_path)
     assert module_file("mine_a:answer", tmp_path) == tmp_path / "mine_a.py"
+
+
+def test_what_a_function_imports_later_is_found_too(tmp_path: Path) -> None:
+    (tmp_path / "later_src.py").write_text("VALUE = 7\n")
+    (tmp_path / "lazy_src.py").write_text("def answer():\n    import later_src\n    return later_src.VALUE\n")
+    assert load_function("lazy_src:answer", tmp_path)() == 7
+
+
+def test_the_sources_are_the_module_and_what_it_imports_from_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "pack_src").mkdir()
+    (tmp_path / "pack_src" / "__init__.py").touch()
+    (tmp_path / "pack_src" / "inner.py").write_text("from . import other\n")
+    (tmp_path / "pack_src" / "other.py").touch()
+    (tmp_path / "helper_src.py").write_text("import numpy\n")
+    (tmp_path / "unused_src.py").touch()
+    lines = "import helper_src\ndef answer():\n    from pack_src import inner\n    return 1\n"
+    (tmp_path / "mine_src.py").write_text(lines)
+    found = {file.relative_to(tmp_path).as_posix() for file in module_sources("mine_src:answer", tmp_path)}
+    assert found == {"mine_src.py", "helper_src.py", "pack_src/__init__.py", "pack_src/inner.py", "pack_src/other.py"}
 
 
 def test_a_module_in_a_package(tmp_path: Path) -> None:

@@ -200,6 +200,25 @@ def test_what_is_bound_to_fail_fails_before_any_work(
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
+def test_shapes_of_an_input_that_is_not_there_are_the_plans_fault(folder: Path) -> None:
+    change(folder, "[report]\n", "[model.inputs.imag]\nmin = [1]\nopt = [1]\nmax = [1]\n[report]\n")
+    with pytest.raises(ConfigError, match=r"\[model\.inputs\] the model has no input 'imag'; did you mean 'image'\?"):
+        made_by(folder, "build")
+
+
+def test_a_metric_is_judged_anew_when_what_it_imports_changes(folder: Path) -> None:
+    (folder / "own_metric_of_test_flow.py").write_text(
+        "import own_factor_of_test_flow\ndef share(outputs, labels):\n    return own_factor_of_test_flow.FACTOR\n"
+    )
+    (folder / "own_factor_of_test_flow.py").write_text("FACTOR = 1.0\n")
+    change(folder, 'metric = "top1"', 'metric = "own_metric_of_test_flow:share"')
+    made_by(folder, "validate")
+    (folder / "own_factor_of_test_flow.py").write_text("FACTOR = 0.5\n")
+    again = Store(folder / "store")
+    made_by(folder, "validate", again)
+    assert {entry.stage for entry in again.account if not entry.served} == {"validate"}
+
+
 def test_a_batch_that_is_larger_than_the_data_is_refused_before_calibration(folder: Path) -> None:
     change(folder, "[benchmark.protocol]", "[benchmark]\nbatch_sizes = [1, 25]\n[benchmark.protocol]")
     store = Store(folder / "store")

@@ -26,7 +26,7 @@ from engines import backend, reference
 from engines.contract import ShapeRange
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Timings
 from pipeline.comparison import Tolerance, read_outputs, write_outputs
-from pipeline.errors import ConfigError, DataError, EngineError, ModelError, StageError, Unavailable
+from pipeline.errors import ConfigError, DataError, EngineError, StageError, Unavailable
 from pipeline.stages import build as build_stage
 from pipeline.stages import quantize as quantize_stage
 from pipeline.stages.benchmark import Benchmark, timings_from
@@ -226,7 +226,7 @@ def test_a_user_keeps_a_node_in_fp32(tmp_path: Path, out: Out) -> None:
     ranges = Calibrate()(out(), model, samples_for(model))
     made = Cast(keep_fp32=("grow",))(out(), model, ranges)
     assert types(onnx.load(made.path))["large"] == onnx.TensorProto.FLOAT
-    with pytest.raises(ModelError, match=r"'grew' is in the list, but the model has no such node .*'grow'"):
+    with pytest.raises(DataError, match=r"'grew' is in the list, but the model has no such node .*'grow'"):
         Cast(keep_fp32=("grew",))(out(), model, ranges)
 
 
@@ -305,7 +305,7 @@ def test_what_is_excluded_by_name_or_type_stays_float(
 
 
 def test_an_unknown_exclude_offers_the_nearest(net: OnnxModel, ranges: Ranges, out: Out) -> None:
-    with pytest.raises(ModelError, match=r"exclude: 'convv' .*the nearest is 'conv'"):
+    with pytest.raises(DataError, match=r"exclude: 'convv' .*the nearest is 'conv'"):
         Quantize(exclude=("convv",))(out(), net, ranges)
 
 
@@ -663,7 +663,7 @@ def test_batch_sizes_beyond_an_engines_bounds_are_refused(net: OnnxModel, out: O
 
 def test_a_fixed_batch_takes_that_batch_alone(tmp_path: Path, out: Out) -> None:
     model = save(ELEMENTWISE.replace("BATCH", "4"), tmp_path / "net.onnx")
-    with pytest.raises(ConfigError, match=r"a: takes batches from 4 to 4, but \[benchmark\] batch_sizes has 1"):
+    with pytest.raises(ConfigError, match=r"batch_sizes has 1, but the model's batch is fixed at 4; write"):
         Benchmark(protocol=QUICK)(out(), {"a": Engine(model.path)}, samples_for(model))
 
 

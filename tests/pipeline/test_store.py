@@ -225,6 +225,14 @@ def test_find_takes_the_beginning_of_a_digest(tmp_path: Path, model: OnnxModel) 
         store.find("zz")
 
 
+def test_a_damaged_record_hides_no_other_result(tmp_path: Path, model: OnnxModel) -> None:
+    store = Store(tmp_path / "s")
+    kept, damaged = store.run(Upper(), model), store.run(Upper(suffix="!"), model)
+    (damaged.path.parent / "result.json").write_text("{")
+    assert store.makers() == {kept.digest(): kept.path.parent}
+    assert store.find(kept.digest()[:12]) == kept.path.parent
+
+
 def test_a_folder_that_cannot_be_a_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be used as a store .*; name another with --store"):
