@@ -64,7 +64,7 @@ def sources_of(module: str) -> list[Path]:
     """The project's source files that a module runs: itself and all it imports, in functions too.
 
     A name taken from a package that is no module of it, such as ``engines.backend``, brings all of the package's files,
-    since that name may load any of them.
+    since that name may load any of them. A package's C files count with each of its modules.
     """
     found: set[Path] = set()
     queue = [module]
@@ -83,6 +83,7 @@ def sources_of(module: str) -> list[Path]:
                 modules = {path.stem for path in ROOT.joinpath(*node.module.split(".")).glob("*.py")}
                 taken = names if names <= modules else names | modules
                 queue += [node.module, *(f"{node.module}.{name}" for name in taken)]
+    found.update(file for folder in {file.parent for file in found} for file in folder.glob("*.c"))
     return sorted(found)
 
 

@@ -15,7 +15,7 @@ import pytest
 from pipeline import store as store_module
 from pipeline.artifact import OnnxModel, Ranges, artifact_from_record, digest_of_path, record_from_artifact
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.store import Store, canonical, plain, source_digest, sources_of
+from pipeline.store import ROOT, Store, canonical, plain, source_digest, sources_of
 
 
 @dataclass(frozen=True)
@@ -243,6 +243,7 @@ def test_the_source_digest_follows_imports(tmp_path: Path) -> None:
     names = {p.as_posix().split("/")[-2] + "/" + p.name for p in sources_of("pipeline.stages.build")}
     assert {"stages/build.py", "engines/contract.py", "engines/onnxruntime.py", "engines/tensorrt.py"} <= names
     assert not {"pipeline/cli.py", "stages/export.py"} & names
+    assert ROOT / "calibration" / "histogram.c" in sources_of("pipeline.stages.calibrate")
     assert source_digest("pipeline.stages.build") != source_digest("pipeline.stages.export")
 
 
