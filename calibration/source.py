@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.errors import DataError
+from calibration.filedigest import file_digest
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
@@ -122,12 +123,9 @@ def selection_words(num: int, limit: int) -> str:
 
 
 def hash_file(path: Path, digest: hashlib._Hash) -> None:
-    """Feed a file's content into a hash, a mebibyte at a time, with its length before it."""
+    """Feed the digest of a file's content into a hash."""
     try:
-        digest.update(f"{path.stat().st_size}:".encode())
-        with path.open("rb") as stream:
-            while piece := stream.read(1 << 20):
-                digest.update(piece)
+        digest.update(file_digest(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
 

@@ -8,18 +8,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-CHUNK_BYTES = 1 << 20
+from calibration.filedigest import file_digest
 
 
 def digest_of_path(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, or of a folder's relative names and bytes in sorted order."""
+    """SHA-256 (hex) over a file's digest, or over a folder's relative names and digests in sorted order."""
     sha = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         name = "" if file == path else file.relative_to(path).as_posix()
-        sha.update(f"{name}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                sha.update(chunk)
+        sha.update(f"{name}\0".encode() + file_digest(file))
     return sha.hexdigest()
 
 
