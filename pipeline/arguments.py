@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from calibration.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.preprocess import Preprocess
+from calibration.ranges import METHODS
 from calibration.source import DataSource, InputSpec
 from engines import BACKENDS
 from engines.contract import ShapeRange
@@ -48,7 +49,7 @@ SIMULATE = click.option(
 )
 RANGES = click.option("--ranges", type=Path, help="folder that `trtforge calibrate` wrote; instead of --data")
 METHOD = click.option(
-    "--method", type=click.Choice(["entropy", "minmax", "percentile", "mse"]), default="entropy", show_default=True,
+    "--method", type=click.Choice(METHODS), default="entropy", show_default=True,
     help="with --data: how ranges are read",
 )  # fmt: skip
 """Options that several verbs share."""

@@ -12,10 +12,10 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from engines.cpu import RELEVANT
+from pipeline.versions import ABSENT, distribution_versions
 
 _LOG = logging.getLogger(__name__)
 
@@ -146,13 +146,8 @@ def gpus_from_nvidia_smi() -> tuple[Gpu, ...]:
 
 def installed_versions() -> dict[str, str]:
     """Python's version and those of the installed distributions that a result may depend on, by name."""
-    found = {"python": platform.python_version()}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    installed = {name: found for name, found in distribution_versions(*DISTRIBUTIONS).items() if found != ABSENT}
+    return {"python": platform.python_version(), **installed}
 
 
 def _gpu_from_line(line: str) -> Gpu:

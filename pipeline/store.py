@@ -29,7 +29,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -93,17 +92,6 @@ def source_digest(module: str) -> str:
     for file in sources_of(module):
         sha.update(f"{file.relative_to(ROOT).as_posix()}\0".encode() + file.read_bytes() + b"\0")
     return sha.hexdigest()
-
-
-def distribution_versions(*names: str) -> dict[str, str]:
-    """Versions of installed distributions; ``absent`` for one that is not installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def plain(value: Any) -> Any:

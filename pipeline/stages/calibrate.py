@@ -23,7 +23,7 @@ from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import check_bounds, option
 from pipeline.progress import Bar
 from pipeline.stages.infer import fixed_batch, padded, unpadded
-from pipeline.store import distribution_versions
+from pipeline.versions import distribution_versions
 
 log = logging.getLogger(__name__)
 

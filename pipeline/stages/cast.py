@@ -14,7 +14,7 @@ from calibration.ranges import ranges_from_folder
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import option
 from pipeline.stages.quantize import spans_from_ranges
-from pipeline.store import distribution_versions
+from pipeline.versions import distribution_versions
 
 
 @dataclass(frozen=True)

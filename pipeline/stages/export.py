@@ -19,7 +19,7 @@ from pipeline import isolate
 from pipeline.artifact import KerasFile, OnnxModel, SavedModel, Source
 from pipeline.errors import ConfigError, StageError, Unavailable
 from pipeline.option import option
-from pipeline.store import distribution_versions
+from pipeline.versions import distribution_versions
 
 LARGEST_OPSET = 18
 """tf2onnx 1.17 says of 19: `Opset 19 is not supported yet`."""

@@ -18,7 +18,7 @@ from pipeline.comparison import write_outputs
 from pipeline.errors import EngineError, Unavailable
 from pipeline.option import check_bounds, option
 from pipeline.progress import waiting
-from pipeline.store import distribution_versions
+from pipeline.versions import distribution_versions
 
 SIMULATION = "float simulation (ONNX Runtime, graph optimizations off)"
 

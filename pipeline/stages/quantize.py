@@ -19,7 +19,7 @@ from calibration.scale import Arithmetic, Span, arithmetic_for
 from engines.cpu import cpu_flags
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import option
-from pipeline.store import distribution_versions
+from pipeline.versions import distribution_versions
 
 
 def spans_from_ranges(ranges: RangesRecord) -> dict[str, Span]:

@@ -18,7 +18,7 @@ from pipeline.comparison import Tolerance, compare, read_outputs
 from pipeline.errors import ConfigError
 from pipeline.metrics import Metric, metric
 from pipeline.option import option
-from pipeline.store import distribution_versions
+from pipeline.versions import distribution_versions
 
 
 class Labelled(Protocol):

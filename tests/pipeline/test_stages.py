@@ -24,6 +24,7 @@ from calibration.ranges import ranges_from_folder
 from calibration.source import DataSource
 from engines import backend, reference
 from engines.contract import ShapeRange
+from pipeline import record
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Timings
 from pipeline.comparison import Tolerance, read_outputs, write_outputs
 from pipeline.errors import ConfigError, DataError, EngineError, StageError, Unavailable
@@ -465,6 +466,7 @@ def test_a_simulated_engine_is_said_to_be_one(net: OnnxModel, ranges: Ranges, ou
     engine = Engine(quantized.path, simulated=True)
     outputs = Infer()(out(), engine, samples_for(net))
     assert SIMULATION in outputs.path.read_text()
+    assert record.SIMULATION == SIMULATION, "the report says it in the same words"
     assert engine.digest() != Engine(quantized.path).digest(), "never mistaken for the engine itself"
     with runner_of(engine, 1) as simulation, backend("reference").load(quantized.path, num_threads=1) as right:
         feed = fed(samples_for(net))

@@ -1,0 +1,19 @@
+"""Versions of the installed distributions that a result depends on."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+ABSENT = "absent"
+
+
+def distribution_versions(*names: str) -> dict[str, str]:
+    """Versions of installed distributions by name; ``absent`` for one that is not installed."""
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ABSENT
