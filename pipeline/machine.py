@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from engines.cpu import RELEVANT
+from pipeline.jetson import power_mode
+from pipeline.systemfile import text_of
 from pipeline.versions import ABSENT, distribution_versions
 
 _LOG = logging.getLogger(__name__)
@@ -110,16 +112,16 @@ def this_machine(root: Path = Path("/")) -> Machine:
         system=platform.system(),
         kernel=platform.release(),
         architecture=platform.machine(),
-        board=_text(root / "proc/device-tree/model"),
+        board=text_of(root / "proc/device-tree/model"),
         cpu=_cpu_name(info),
         num_cores=_num_cores(),
         cpu_quota_cores=_cpu_quota_cores(root),
         isa=tuple(flag for flag in RELEVANT if flag in flags),
         memory_mib=_memory_mib(root),
-        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        governor=text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         gpus=gpus_from_nvidia_smi(),
-        jetson_release=_text(root / "etc/nv_tegra_release").partition("\n")[0],
-        power_mode=_power_mode(root),
+        jetson_release=text_of(root / "etc/nv_tegra_release").partition("\n")[0],
+        power_mode=power_mode(root),
     )
 
 
@@ -160,18 +162,10 @@ def _number(text: str) -> float:
     return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
 
 
-def _text(path: Path) -> str:
-    """A small system file's text; empty where there is none, or none that this user may read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
-
-
 def _cpuinfo(root: Path) -> Mapping[str, str]:
     """The first value of each key in ``/proc/cpuinfo``."""
     found: dict[str, str] = {}
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text_of(root / "proc/cpuinfo").splitlines():
         key, colon, value = line.partition(":")
         if colon:
             found.setdefault(key.strip(), value.strip())
@@ -194,20 +188,10 @@ def _num_cores() -> int:
 
 def _cpu_quota_cores(root: Path) -> float:
     """``cpu.max`` of control groups version 2 holds microseconds of CPU time, or ``max``, and the period."""
-    match = re.fullmatch(r"(\d+) (\d+)", _text(root / "sys/fs/cgroup/cpu.max"))
+    match = re.fullmatch(r"(\d+) (\d+)", text_of(root / "sys/fs/cgroup/cpu.max"))
     return int(match[1]) / int(match[2]) if match else 0.0
 
 
 def _memory_mib(root: Path) -> int:
-    match = re.search(r"^MemTotal:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    match = re.search(r"^MemTotal:\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
     return int(match[1]) // 1024 if match else 0
-
-
-def _power_mode(root: Path) -> str:
-    """The mode's name; its number where the table of names is missing."""
-    match = re.search(r"pmode:(\d+)", _text(root / "var/lib/nvpmodel/status"))
-    if match is None:
-        return ""
-    number = int(match[1])
-    named = re.search(rf"POWER_MODEL\s+ID={number}\s+NAME=(\S+)", _text(root / "etc/nvpmodel.conf"))
-    return named[1] if named else str(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -14,8 +14,14 @@ from rich.table import Table
 from pipeline.arguments import STORE, given_options, is_plan
 from pipeline.commands import raise_failures, run_plan
 from pipeline.direct import check_file_target, work_folder
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Unavailable
 from pipeline.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.diagnosis import Diagnosis
+
+ROOT = Path("/")
+"""Where `doctor` looks for /etc, /proc and /sys; a test points it at a made-up tree."""
 
 LENGTH_OF_DIGEST = 64
 """Hexadecimal digits of SHA-256; the names of measurements are shorter, and shown whole."""
@@ -110,20 +116,39 @@ def _origins(given: object, makers: Mapping[str, Path]) -> tuple[list[Path], lis
 
 
 @click.command()
-def doctor() -> None:
-    """Say which backends can build and run here, with versions; why the others cannot, and what installs them."""
-    from engines.survey import survey
+@click.argument("plan", type=Path, required=False)
+@click.option("--json", "as_json", is_flag=True, help="print all that was found as JSON, for other programs")
+@STORE
+def doctor(plan: Path | None, as_json: bool, store: Path) -> None:
+    """Say which backends can build and run here, with versions; why the others cannot, and what installs them.
 
+    On a Jetson also: L4T and JetPack, CUDA, TensorRT, power mode, clocks and memory, and what is known to go wrong.
+    Exit status 3 if PLAN.toml's backends (on a Jetson without a plan: tensorrt) cannot work here.
+    """
+    from pipeline.diagnosis import diagnose
+    from pipeline.plan import read_plan
+
+    found = diagnose(ROOT, read_plan(plan) if plan is not None else None, store)
+    if as_json:
+        click.echo(found.json())
+    else:
+        _print_diagnosis(found)
+    if reasons := found.why_not():
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        raise Unavailable(f"{', '.join(found.needed)}: cannot work here: {reasons[0]}{more}")
+
+
+def _print_diagnosis(found: Diagnosis) -> None:
     console = Console()
     table = Table("backend", "builds", "runs", "versions")
     missing: list[str] = []
-    for state in survey():
+    for state in found.backends:
         versions = ", ".join(f"{name} {version}" for name, version in state.versions.items())
         table.add_row(state.name, _yes(state.can_build), _yes(state.can_run), versions or "–")
         reasons = dict.fromkeys(reason for reason in (state.why_not_build, state.why_not_run) if reason)
         missing += [f"{state.name}: {reason.removeprefix(f'{state.name}: ')}" for reason in reasons]
     console.print(table)
-    for line in missing:
+    for line in [*missing, *found.facts(), *(finding.line() for finding in found.findings)]:
         click.echo(line)
 
 

@@ -236,7 +236,7 @@ def test_5_accuracy_out_of_bound_and_still_a_report(command: Command, plan: Path
 def test_a_bug_of_ours_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import pipeline.runs
 
-    def broken() -> None:
+    def broken(**_given: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(pipeline.runs.doctor, "callback", broken)

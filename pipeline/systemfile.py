@@ -1,0 +1,30 @@
+"""The small files that a system tells its state in, below /proc, /sys and /etc: read without ever failing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+
+def text_of(path: Path) -> str:
+    """A small system file's text; empty where there is none, or none that this user may read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
+
+
+def number_of(path: Path) -> float:
+    """The number that begins the file; NaN where there is no file, or no number in it."""
+    try:
+        return float(text_of(path).split()[0])
+    except (ValueError, IndexError):
+        return math.nan
+
+
+def folders(root: Path, pattern: str) -> list[Path]:
+    """What matches the pattern below the root, in order; empty where a folder may not be read."""
+    try:
+        return sorted(root.glob(pattern))
+    except OSError:
+        return []
