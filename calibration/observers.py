@@ -16,11 +16,11 @@ Readings (all give ``amax``; the range is -amax to amax):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
-from typing import Literal, TypeAlias
+from functools import cache, lru_cache
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,10 @@ LEAST_EXPONENT = -110
 NUM_ENTROPY_BINS = 2048
 NUM_LEVELS = 128
 """Migacz's histogram, and the non-negative codes of int8."""
+CANDIDATES = np.arange(NUM_LEVELS, NUM_ENTROPY_BINS + 1)
+"""m of Migacz's method: bins that are kept."""
+BOUND_MARGIN = 1e-9
+"""A candidate whose bound is by so much above a divergence cannot be the best: far more than rounding."""
 TIE = 1e-11
 """Divergences as near as this to the least are equal to it: above the rounding of their sums, below all that counts."""
 
@@ -171,10 +175,13 @@ def amax_entropy(histogram: Histogram) -> float:
         return 0.0
     bins = entropy_bins(histogram)
     filled = np.cumsum(bins > 0)
-    too_few = filled[NUM_LEVELS - 1 :] < min(NUM_LEVELS, int(filled[-1]))
-    divergence = np.where(too_few, np.inf, divergences(bins))
-    last_best = int(np.flatnonzero(divergence <= divergence.min() + TIE)[-1])
-    return (NUM_LEVELS + last_best + 0.5) / NUM_ENTROPY_BINS * histogram.amax
+    enough = CANDIDATES[filled[NUM_LEVELS - 1 :] >= min(NUM_LEVELS, int(filled[-1]))]
+    bound = divergence_bounds(bins)[enough - NUM_LEVELS]
+    first = divergences(bins, enough[[int(np.argmin(bound)), -1]])
+    left = enough[bound <= float(first.min()) + BOUND_MARGIN]
+    divergence = divergences(bins, left)
+    last_best = int(left[np.flatnonzero(divergence <= divergence.min() + TIE)[-1]])
+    return (last_best + 0.5) / NUM_ENTROPY_BINS * histogram.amax
 
 
 def entropy_bins(histogram: Histogram) -> Counts:
@@ -202,8 +209,31 @@ def entropy_bins(histogram: Histogram) -> Counts:
     return bins
 
 
-def divergences(bins: Counts) -> Floats:
-    """KL(P || Q) for m = 128, 129, ..., 2048, all at once: (2048,) in, (1921,) out.
+def divergence_bounds(bins: Counts) -> Floats:
+    """A lower bound of KL(P || Q) for m = 128, 129, ..., 2048: (2048,) in, (1921,) out.
+
+    By the log-sum inequality, merging bins of both makes no divergence larger (Cover and Thomas, "Elements of
+    Information Theory", 2006, theorem 2.7.1). Here all are merged but the last, where P has the tail.
+    """
+    bins = bins.copy()
+    bins[0] = bins[1]
+    sums = np.concatenate([[0], np.cumsum(bins)])
+    filled = np.concatenate([[0], np.cumsum(bins > 0)])
+    total, kept, last = int(sums[-1]), sums[CANDIDATES], bins[CANDIDATES - 1]
+    if not total:
+        return np.zeros(len(CANDIDATES))
+    begin = _level_edges()[:, NUM_LEVELS - 1]
+    in_level = filled[CANDIDATES] - filled[begin]
+    p, p_others = (last + (total - kept)) / total, (kept - last) / total
+    q = np.where(last > 0, (kept - sums[begin]) / (np.maximum(in_level, 1) * np.maximum(kept, 1)), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = np.where(p > 0, p * np.log(p / q), 0.0)
+        others = np.where(p_others > 0, p_others * np.log(p_others / (1 - q)), 0.0)
+    return np.asarray(np.where((last == 0) & (p > 0), np.inf, own + others), dtype=np.float64)
+
+
+def divergences(bins: Counts, candidates: npt.NDArray[np.intp] = CANDIDATES) -> Floats:
+    """KL(P || Q) for each candidate m of 128, 129, ..., 2048, all at once: (2048,) and (c,) in, (c,) out.
 
     With c_L the sum and n_L the number of non-empty bins of level L, S the sum without and T with the tail, P's mass
     on a level is c_L / T (the last level's has the tail as well), and Q's density there c_L / (n_L S). So both sums
@@ -211,16 +241,16 @@ def divergences(bins: Counts) -> Floats:
     """
     bins = bins.copy()
     bins[0] = bins[1]
-    num = np.arange(NUM_LEVELS, NUM_ENTROPY_BINS + 1)
     sums = np.concatenate([[0], np.cumsum(bins)])
     total = int(sums[-1])
     if not total:
-        return np.zeros(len(num))
+        return np.zeros(len(candidates))
     filled = np.concatenate([[0], np.cumsum(bins > 0)])
-    kept, last = sums[num], bins[num - 1]
+    kept, last = sums[candidates], bins[candidates - 1]
     tail = total - kept
-    cross = _cross_sums(sums, filled, tail) / total - np.log(np.maximum(kept, 1))
-    own = np.concatenate([[0.0], np.cumsum(_x_log_x(bins / total))])[num - 1] + _x_log_x((last + tail) / total)
+    cross = _cross_sums(sums, filled, candidates, tail) / total - np.log(np.maximum(kept, 1))
+    own = np.concatenate([[0.0], np.cumsum(_x_log_x(bins / total))])[candidates - 1]
+    own += _x_log_x((last + tail) / total)
     return np.asarray(np.where((last == 0) & (tail > 0), np.inf, own - cross), dtype=np.float64)
 
 
@@ -230,10 +260,25 @@ def amax_mse(histogram: Histogram) -> float:
         return 0.0
     octaves = np.arange(NUM_OCTAVES * CANDIDATES_PER_OCTAVE, -1, -1) / CANDIDATES_PER_OCTAVE
     candidates = histogram.amax * 2.0**-octaves
-    best = int(np.argmin(squared_errors(histogram, candidates)))
+    whole = float(squared_errors(histogram, candidates[-1:])[0])
+    first = int(np.argmax(clipping_errors(histogram, candidates) <= whole))
+    best = first + int(np.argmin(squared_errors(histogram, candidates[first:])))
     low, high = candidates[max(best - 1, 0)], candidates[min(best + 1, len(candidates) - 1)]
     candidates = np.linspace(low, high, 65)
     return float(candidates[np.argmin(squared_errors(histogram, candidates))])
+
+
+def clipping_errors(histogram: Histogram, candidates: Floats) -> Floats:
+    """At most the sum of (|x| - amax)^2 over what each candidate clips: (c,) -> (c,), not rising with the candidate.
+
+    Counts whole bins beyond the candidate, at their lower edges. No squared error of int8 at a candidate is less.
+    """
+    sums = _signal_sums(histogram)
+    amax = candidates / histogram.bin_width
+    above = np.minimum(np.ceil(amax), NUM_BINS).astype(np.intp)
+    first, second = (_sums_beyond(sums.counts * sums.index**power) for power in (1, 2))
+    errors = second[above] - 2 * amax * first[above] + amax**2 * sums.beyond[above]
+    return np.asarray(errors * histogram.bin_width**2, dtype=np.float64)
 
 
 def squared_errors(histogram: Histogram, candidates: Floats) -> Floats:
@@ -243,15 +288,13 @@ def squared_errors(histogram: Histogram, candidates: Floats) -> Floats:
     for k = 1 ... 127, so (x - q(x))^2 = x^2 - 2 s sum_k max(x - b_k, 0), exact also beyond amax; and the sum of
     max(x - b, 0) over all values is a parabola within each bin, known from the counts' sums. All in bin widths.
     """
-    counts = np.append(_signal(histogram), 0)
-    beyond = np.cumsum(counts[::-1])[::-1]
-    excess = np.cumsum((2 * beyond - counts)[::-1])[::-1] / 2
+    sums = _signal_sums(histogram)
     step = candidates / histogram.bin_width / LARGEST_CODE
     threshold = np.minimum(step[:, None] * (np.arange(LARGEST_CODE) + 0.5), NUM_BINS)
     index = threshold.astype(np.intp)
     part = threshold - index
-    over = excess[index] - part * (beyond[index] - 0.5 * part * counts[index])
-    errors = _sum_of_squares(counts) - 2 * step * over.sum(axis=1)
+    over = sums.excess[index] - part * (sums.beyond[index] - 0.5 * part * sums.counts[index])
+    errors = sums.squares - 2 * step * over.sum(axis=1)
     return np.asarray(errors * histogram.bin_width**2, dtype=np.float64)
 
 
@@ -261,18 +304,24 @@ def sqnr_db(histogram: Histogram, amax: float) -> float | None:
     None where there is no signal (all zero) or no range. Noise below that of the bins is not seen, so no ratio is
     beyond 95 dB.
     """
-    if not histogram.amax or not amax:
-        return None
-    width = histogram.bin_width
-    noise = float(squared_errors(histogram, np.array([amax]))[0]) / width**2
-    return 10 * math.log10(_sum_of_squares(_signal(histogram)) / noise)
+    return sqnrs_db(histogram, [amax])[0]
+
+
+def sqnrs_db(histogram: Histogram, amaxes: Sequence[float]) -> list[float | None]:
+    """``sqnr_db`` at several amax."""
+    given = [amax for amax in amaxes if amax]
+    if not histogram.amax or not given:
+        return [None] * len(amaxes)
+    signal = _signal_sums(histogram).squares * histogram.bin_width**2
+    noise = dict(zip(given, squared_errors(histogram, np.array(given))))
+    return [10 * math.log10(signal / noise[amax]) if amax else None for amax in amaxes]
 
 
 def clipped_share(histogram: Histogram, amax: float) -> float:
     """Share of all values with |x| > amax >= 0; the values of a bin that amax cuts are taken to lie evenly in it."""
     if amax >= histogram.amax:
         return 0.0
-    counts = _signal(histogram)
+    counts = _signal_sums(histogram).counts
     position = amax / histogram.bin_width
     cut = int(position)
     beyond = int(counts[cut + 1 :].sum()) + (cut + 1 - position) * int(counts[cut])
@@ -290,16 +339,15 @@ READINGS: dict[Method, Callable[[Histogram], float]] = {
 @cache
 def _level_edges() -> npt.NDArray[np.intp]:
     """(1921, 129): the first bin of each level, for every m; bin j belongs to level floor(j * 128 / m)."""
-    num = np.arange(NUM_LEVELS, NUM_ENTROPY_BINS + 1)
-    return np.asarray(-(-np.arange(NUM_LEVELS + 1) * num[:, None] // NUM_LEVELS), dtype=np.intp)
+    return np.asarray(-(-np.arange(NUM_LEVELS + 1) * CANDIDATES[:, None] // NUM_LEVELS), dtype=np.intp)
 
 
-def _cross_sums(sums: Counts, filled: Counts, tail: Counts) -> Floats:
-    """(1921,): for every m, the sum over the levels of the values in P times log(c_L / n_L)."""
+def _cross_sums(sums: Counts, filled: Counts, candidates: npt.NDArray[np.intp], tail: Counts) -> Floats:
+    """(c,): for every candidate, the sum over the levels of the values in P times log(c_L / n_L)."""
     found = np.empty(len(tail))
     for begin in range(0, len(tail), CANDIDATES_AT_A_TIME):
         part = slice(begin, begin + CANDIDATES_AT_A_TIME)
-        edges = _level_edges()[part]
+        edges = _level_edges()[candidates[part] - NUM_LEVELS]
         mass = np.diff(sums[edges], axis=1).astype(np.float64)
         mean = mass / np.maximum(np.diff(filled[edges], axis=1), 1)
         mass[:, -1] += tail[part]
@@ -311,17 +359,34 @@ def _x_log_x(x: Floats) -> Floats:
     return np.asarray(x * np.log(np.where(x > 0, x, 1.0)), dtype=np.float64)
 
 
-def _signal(histogram: Histogram) -> Counts:
-    """The counts without the zeros, which have no error."""
-    counts = histogram.counts.copy()
+@dataclass(frozen=True)
+class _SignalSums:
+    """Sums over the values that are not 0, which have no error; (16385,) each, in bin widths."""
+
+    index: Floats
+    counts: Counts
+    beyond: Counts
+    """Values in this bin and above."""
+    excess: Floats
+    """Sum of x - b over the values above the lower edge b."""
+    squares: float
+    """Sum of x^2, of values that lie evenly within their bins."""
+
+
+@lru_cache(maxsize=1)
+def _signal_sums(histogram: Histogram) -> _SignalSums:
+    """Kept for the last histogram: its readings follow one another."""
+    counts = np.append(histogram.counts, 0)
     counts[0] -= histogram.num_zeros
-    return counts
-
-
-def _sum_of_squares(counts: Counts) -> float:
-    """Sum of x^2, in bin widths, of values that lie evenly within their bins."""
     index = np.arange(len(counts), dtype=np.float64)
-    return float((counts * (index * (index + 1) + 1 / 3)).sum())
+    beyond = _sums_beyond(counts)
+    squares = float((counts * (index * (index + 1) + 1 / 3)).sum())
+    return _SignalSums(index, counts, beyond, _sums_beyond(2 * beyond - counts) / 2, squares)
+
+
+def _sums_beyond(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """At each index the sum from there to the end."""
+    return np.asarray(np.cumsum(values[::-1])[::-1])
 
 
 def _widened(histogram: Histogram, exponent: int) -> Counts:

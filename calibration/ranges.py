@@ -44,7 +44,7 @@ from calibration.observers import (
     Method,
     amax_percentile,
     clipped_share,
-    sqnr_db,
+    sqnrs_db,
 )
 
 RANGES_FILE = "ranges.json"
@@ -235,7 +235,7 @@ def histograms_from_folder(folder: Path) -> dict[str, Histogram]:
 def _tensor_range(histogram: Histogram, method: Method, percentile: float) -> TensorRange:
     amax: dict[str, float] = {name: read(histogram) for name, read in READINGS.items()}
     amax["percentile"] = amax_percentile(histogram, percentile)
-    sqnr: dict[str, float | None] = {name: sqnr_db(histogram, amax[name]) for name in METHODS}
+    sqnr: dict[str, float | None] = dict(zip(METHODS, sqnrs_db(histogram, [amax[name] for name in METHODS])))
     return TensorRange(
         amax=_of_float32_scale(amax[method]),
         amax_by_method={name: _of_float32_scale(amax[name]) for name in METHODS},

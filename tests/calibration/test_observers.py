@@ -23,6 +23,8 @@ from calibration.observers import (
     amax_mse,
     amax_percentile,
     clipped_share,
+    clipping_errors,
+    divergence_bounds,
     divergences,
     entropy_bins,
     exponent_of,
@@ -248,6 +250,26 @@ class TestEntropy:
         some = [128, 200, 777, 2048]
         assert divergences(bins)[[m - 128 for m in some]] == pytest.approx(slow_divergences(bins, some), abs=1e-10)
 
+    @given(st.integers(0, 2**32), st.floats(0.0, 1.0), st.sampled_from([1, 10, 10_000]), st.floats(0.0, 12.0))
+    @settings(deadline=None, max_examples=40)
+    def test_no_divergence_is_below_its_bound(self, seed: int, share_empty: float, largest: int, decay: float) -> None:
+        rng = np.random.default_rng(seed)
+        counts = np.rint(rng.integers(1, largest + 1, 2048) * np.exp(-decay * np.arange(2048) / 2048))
+        bins = np.where(rng.random(2048) < share_empty, 0, counts).astype(np.int64)
+        full, bound = divergences(bins), divergence_bounds(bins)
+        assert (np.isinf(full) == np.isinf(bound)).all()
+        finite = np.isfinite(full)
+        assert (bound[finite] <= full[finite] + observers.BOUND_MARGIN / 10).all()
+
+    @pytest.mark.parametrize("name", SHAPES)
+    def test_leaving_out_what_the_bounds_exclude_changes_nothing(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = histogram(SHAPES[name])
+        quick = amax_entropy(found)
+        monkeypatch.setattr(observers, "divergence_bounds", lambda _bins: np.zeros(1921))
+        assert quick == amax_entropy(found)
+
     @pytest.mark.parametrize("name", SHAPES)
     def test_coarse_bins_are_wrong_by_no_more_than_the_fine_bin_an_edge_cuts(self, name: str) -> None:
         found, magnitude = histogram(SHAPES[name]), np.abs(SHAPES[name].astype(np.float64))
@@ -304,7 +326,8 @@ class TestEntropy:
     def test_scales_as_in_published_calibration_caches(
         self, m: int, amax: float, scale: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(observers, "divergences", lambda _bins: np.where(np.arange(128, 2049) == m, 0.0, 1.0))
+        monkeypatch.setattr(observers, "divergence_bounds", lambda _bins: np.zeros(1921))
+        monkeypatch.setattr(observers, "divergences", lambda _bins, of: np.where(of == m, 0.0, 1.0))
         threshold = amax_entropy(histogram(np.linspace(0, amax, 8192)))
         assert struct.pack(">f", threshold / 127).hex() == scale
 
@@ -336,6 +359,16 @@ def quantization_errors(values: npt.NDArray[np.floating], amax: float) -> npt.ND
 
 
 class TestSquaredError:
+    @pytest.mark.parametrize(
+        "name", ["normal", "relu", "laplace", "outliers", "image", "normalised image", "mostly zero"]
+    )
+    def test_clipping_alone_is_no_more_than_the_whole_error(self, name: str) -> None:
+        found = histogram(SHAPES[name])
+        candidates = found.amax * 2.0 ** -np.linspace(12, 0, 200)
+        clipping, whole = clipping_errors(found, candidates), squared_errors(found, candidates)
+        assert (clipping <= whole + 1e-9 * whole.max()).all()
+        assert (np.diff(clipping) <= 1e-9 * clipping.max()).all()
+
     @pytest.mark.parametrize(
         "name", ["normal", "relu", "laplace", "outliers", "image", "normalised image", "mostly zero"]
     )
