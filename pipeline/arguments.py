@@ -14,12 +14,10 @@ from calibration.preprocess import Preprocess
 from calibration.ranges import METHODS
 from calibration.source import DataSource, InputSpec
 from engines import BACKENDS
-from engines.contract import ShapeRange
+from engines.contract import PRECISIONS, ShapeRange
 from pipeline.artifact import Engine, OnnxModel
 from pipeline.direct import record_of
 from pipeline.errors import ConfigError
-from pipeline.plan import PRECISIONS, record_from_table, tomllib
-from pipeline.stages.infer import runner_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -122,14 +120,23 @@ def samples_from(given: dict[str, Any], specs: tuple[InputSpec, ...]) -> Samples
         pairs[name] = key
     path = needed(given.pop("data"), "--data", "name samples; this tool never makes up data")
     source = DataSource(path=path, inputs=pairs, labels=given.pop("labels"), limit=given.pop("limit"))
-    text = given.pop("preprocess")
+    preprocess = preprocess_from(given.pop("preprocess"))
+    return open_samples(source, specs, preprocess, Path())
+
+
+def preprocess_from(text: str) -> Preprocess:
+    """The preprocessing that ``--preprocess`` gives; none if it is empty."""
+    if not text:
+        return Preprocess()
+    from pipeline.plan import record_from_table, tomllib
+
     try:
         table = tomllib.loads(f"x = {{ {text} }}")
         if len(table) > 1:
             raise ConfigError(f"--preprocess '{text}': is more than one table; write it in one line")
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"--preprocess '{text}': {error}; write it as in a plan, with commas between") from error
-    return open_samples(source, specs, record_from_table(table["x"], Preprocess, "--preprocess"), Path())
+    return record_from_table(table["x"], Preprocess, "--preprocess")
 
 
 def shape_ranges(given: dict[str, Any]) -> dict[str, ShapeRange]:
@@ -177,5 +184,7 @@ def specs_of(engine: Engine) -> tuple[InputSpec, ...]:
     """The inputs of an engine, from the engine itself."""
     if engine.path.suffix == ".onnx":
         return input_specs_from_onnx(engine.path)
+    from pipeline.stages.infer import runner_of
+
     with runner_of(engine, 0) as runner:
         return tuple(InputSpec(spec.name, spec.dtype, spec.shape) for spec in runner.inputs)

@@ -31,8 +31,12 @@ VERBS = {
 }
 """Verb -> its line in `--help`."""
 
-WHOLE_RUNS = ("run", "report", "show", "doctor")
-"""The verbs that `pipeline.runs` holds."""
+MODULES = {
+    **dict.fromkeys(("run", "report", "show", "doctor"), "pipeline.runs"),
+    **dict.fromkeys(("calibrate", "cast", "quantize"), "pipeline.precision"),
+    "ranges": "pipeline.ranges",
+}
+"""Verb -> the module that holds it; the others are in `pipeline.commands`."""
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
@@ -49,9 +53,8 @@ class Verbs(click.Group):
         """The verb's command."""
         if cmd_name not in VERBS:
             return None
-        module = "pipeline.runs" if cmd_name in WHOLE_RUNS else "pipeline.commands"
-        module = "pipeline.ranges" if cmd_name == "ranges" else module
-        command = getattr(importlib.import_module(module), cmd_name)
+        module = importlib.import_module(MODULES.get(cmd_name, "pipeline.commands"))
+        command = getattr(module, cmd_name)
         return command if isinstance(command, click.Command) else None
 
     def resolve_command(

@@ -1,26 +1,21 @@
-"""The verbs: each takes a plan (`PLAN.toml`), or works directly on files."""
+"""The verbs on engines and sources: each takes a plan (`PLAN.toml`), or works directly on files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from calibration.batches import input_specs_from_onnx
 from engines.contract import Precision
 from pipeline.arguments import (
     BACKEND,
-    METHOD,
     PRECISION,
-    RANGES,
     SIMULATE,
     STORE,
     data_options,
     engine_from,
-    given_options,
     is_plan,
     model_from,
     needed,
@@ -30,64 +25,13 @@ from pipeline.arguments import (
     shape_ranges,
     specs_of,
 )
-from pipeline.artifact import OnnxModel, Ranges
-from pipeline.direct import check_file_target, check_folder_target, make, stage_from_options, stage_options, work_folder
-from pipeline.errors import CheckFailed, ConfigError
-from pipeline.flow import Results
-from pipeline.plan import Plan, read_plan
+from pipeline.direct import check_file_target, make, stage_from_options, stage_options
+from pipeline.errors import ConfigError
+from pipeline.planned import by_plan
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.build import Build, Target
-from pipeline.stages.calibrate import Calibrate
-from pipeline.stages.cast import Cast
 from pipeline.stages.export import Export, source_from_path
 from pipeline.stages.infer import Infer
-from pipeline.stages.quantize import Quantize
-from pipeline.store import Entry, Store
-
-
-def run_plan(path: Path, store: Path, until: str) -> tuple[Plan, Store, Results]:
-    """Run a plan up to a verb, and say on stderr what was made and what was served."""
-    from pipeline.flow import run
-
-    plan, opened = read_plan(path), Store(store, _say)
-    return plan, opened, run(plan, opened, until)
-
-
-def _say(entry: Entry) -> None:
-    how = "served" if entry.served else f"made in {entry.seconds:.1f} s"
-    name = entry.digest if entry.stage == "benchmark" else entry.digest[:12]
-    click.echo(f"trtforge: {entry.stage:<9} {name}  {how}", err=True)
-
-
-def by_plan(path: Path, store: Path, until: str) -> None:
-    """A single verb on a plan: print what it made.
-
-    Raises:
-        ConfigError: an option stands beside the plan, which would have no effect.
-    """
-    if beside := [flag for flag in given_options() if flag != "--store"]:
-        raise ConfigError(f"{beside[0]}: has no effect beside a plan; write it into {path}, or give files")
-    _, _, made = run_plan(path, store, until)
-    if until == "export":
-        click.echo(made.fp32.path)
-    elif until == "calibrate" and made.ranges:
-        click.echo(made.ranges.path)
-    else:
-        kept: dict[str, Mapping[Any, Any]] = {"cast": made.models, "quantize": made.models, "build": made.engines}
-        kept |= {"infer": made.outputs, "validate": made.verdicts}
-        for variant, artifact in kept.get(until, {}).items():
-            click.echo(f"{variant.name}\t{artifact.path}")
-        if until == "benchmark" and made.timings:
-            click.echo(made.timings.path)
-    if until == "validate":
-        raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
-
-
-def raise_failures(verdicts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise CheckFailed if any verdict did not pass, with every failure."""
-    said = [f"{name}: {failure}" for name, verdict in verdicts.items() for failure in verdict["failures"]]
-    if said:
-        raise CheckFailed("out of bound: " + "; ".join(said))
 
 
 @click.command()
@@ -109,83 +53,6 @@ def export(source: Path, **given: Any) -> None:
     check_file_target(output)
     click.echo(make(output, partial(stage, source=network)).path)
     return None
-
-
-@click.command()
-@click.argument("model", type=Path)
-@data_options
-@stage_options(Calibrate)
-@output_option("the folder to write the ranges to")
-@STORE
-def calibrate(model: Path, **given: Any) -> None:
-    """Run representative samples through MODEL (FP32 ONNX), or PLAN.toml's, and write each tensor's range."""
-    if is_plan(model):
-        return by_plan(model, given["store"], "calibrate")
-    opened = model_from(model)
-    output = needed(given["output"], "-o", "name the folder to write the ranges to")
-    check_folder_target(output)
-    samples = samples_from(given, input_specs_from_onnx(model))
-    stage = stage_from_options(Calibrate(), given)
-    click.echo(make(output, partial(stage, model=opened, samples=samples)).path)
-    return None
-
-
-DATA_FLAGS = ("--data", "--input", "--labels", "--limit", "--preprocess", "--method")
-"""What asks for ranges to be found anew."""
-
-
-def ranges_for(model: OnnxModel, given: dict[str, Any], work: Path) -> Ranges:
-    """The ranges that were given, or found now from the data that was given.
-
-    Raises:
-        ConfigError: both were given; one would have no effect.
-    """
-    if given["ranges"]:
-        if beside := [flag for flag in given_options() if flag in DATA_FLAGS]:
-            raise ConfigError(f"{beside[0]}: has no effect beside --ranges; drop one of the two")
-        return Ranges(given["ranges"])
-    samples = samples_from(given, input_specs_from_onnx(model.path))
-    return Calibrate(method=given["method"])(work, model, samples)
-
-
-def rewrite(verb: str, stage: Cast | Quantize, model: Path, given: dict[str, Any]) -> None:
-    """What `cast` and `quantize` have in common: a model and ranges in, a model out."""
-    if is_plan(model):
-        by_plan(model, given["store"], verb)
-        return
-    opened = model_from(model)
-    stage = stage_from_options(stage, given)
-    output = needed(given["output"], "-o", "name the ONNX file to write")
-    check_file_target(output)
-    with work_folder(output) as work:
-        ranges = ranges_for(opened, given, work)
-        click.echo(make(output, partial(stage, model=opened, ranges=ranges)).path)
-
-
-@click.command()
-@click.argument("model", type=Path)
-@data_options
-@RANGES
-@METHOD
-@stage_options(Cast)
-@output_option("the ONNX file to write")
-@STORE
-def cast(model: Path, **given: Any) -> None:
-    """Write FP16 into MODEL (FP32 ONNX), or PLAN.toml's; what leaves FP16's range on the data stays FP32."""
-    rewrite("cast", Cast(), model, given)
-
-
-@click.command()
-@click.argument("model", type=Path)
-@data_options
-@RANGES
-@METHOD
-@stage_options(Quantize)
-@output_option("the ONNX file to write")
-@STORE
-def quantize(model: Path, **given: Any) -> None:
-    """Write INT8 into MODEL (FP32 ONNX), or PLAN.toml's, as Q/DQ nodes placed for a target."""
-    rewrite("quantize", Quantize(), model, given)
 
 
 @click.command()

@@ -16,10 +16,10 @@ from calibration.batches import Samples
 from engines.contract import Precision
 from pipeline.arguments import engine_from, needed, samples_from, specs_of
 from pipeline.artifact import Engine, Outputs, Timings
-from pipeline.commands import raise_failures
 from pipeline.comparison import Tolerance
 from pipeline.direct import passing_folder, stage_from_options
 from pipeline.errors import ConfigError
+from pipeline.planned import raise_failures
 from pipeline.quantities import NONE, three_digits
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.infer import Infer

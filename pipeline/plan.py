@@ -22,7 +22,7 @@ from cattrs.gen import make_dict_structure_fn
 from calibration.preprocess import Preprocess
 from calibration.source import DataSource
 from engines import BACKENDS
-from engines.contract import Precision, ShapeRange
+from engines.contract import PRECISIONS, Precision, ShapeRange
 from pipeline.errors import EXIT_STATUS, ConfigError
 from pipeline.option import option
 from pipeline.stages.benchmark import Benchmark
@@ -42,8 +42,6 @@ else:
 
 
 T = TypeVar("T")
-
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.arguments import STORE, given_options, is_plan
-from pipeline.commands import raise_failures, run_plan
 from pipeline.direct import check_file_target, work_folder
 from pipeline.errors import ConfigError, Unavailable
+from pipeline.planned import raise_failures, run_plan
 from pipeline.store import Store
 
 if TYPE_CHECKING:
