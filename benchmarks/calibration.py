@@ -2,7 +2,9 @@
 
 Each candidate is a whole process, so imports, start-up and writing the result count; CPU time (user and system, of all
 threads) and peak memory are the kernel's account of it (wait4). In each repetition every candidate runs once, one
-after the other; the least CPU time of each counts. All run on one thread but ``ours, 2 workers``.
+after the other; a ratio is the median of the repetitions' own ratios. All run on one thread but ``ours, 2 workers`` and
+``… as it comes``, which is the other tool with its own choice of threads. The largest numbers of images run once, and
+without the variants. A process that takes more than ``--most-gib`` is ended, and said to have been.
 
 Models: keras.applications with random weights, batch norms settled on the images, 224x224, opset 17, batch norms folded
 by `trtforge export`'s own pass. Images: smooth noise, fixed seed, as each model's preprocessing gives them.
@@ -19,9 +21,11 @@ import argparse
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +74,7 @@ class Reader:
     def rewind(self): self.row = 0
     def get_first(self): return {name: np.array(self.images[:1])}
 """
-ORT = """
+SINGLE = """
 import onnxruntime as ort
 plain = ort.SessionOptions
 def single():
@@ -78,19 +82,14 @@ def single():
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     return settings
 ort.SessionOptions = single
+"""
+ORT = """
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, quantize_static
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 class Both(Reader, CalibrationDataReader): pass
 quantize_static(model, out, Both(), quant_format=QuantFormat.QDQ, calibrate_method=CalibrationMethod.Entropy)
 """
 MODELOPT_CODE = """
-import onnxruntime as ort
-plain = ort.SessionOptions
-def single():
-    settings = plain()
-    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    return settings
-ort.SessionOptions = single
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 class Both(Reader, CalibrationDataReader): pass
 from modelopt.onnx.quantization import quantize
@@ -113,7 +112,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--num", type=int, nargs="+", default=[64], help="numbers of images")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=3, help="of the smallest number of images")
+    parser.add_argument("--most-gib", type=float, default=16.0, help="memory that a process may take")
     parser.add_argument("--without", nargs="+", default=[], help="candidates to leave out: ort, modelopt, …")
     parser.add_argument("--torch", default="torch>=2.8", help="the requirement that brings torch, which ModelOpt needs")
     parser.add_argument("--output", type=Path)
@@ -192,15 +192,20 @@ def measure(folder: Path, name: str, num: int, given: argparse.Namespace) -> dic
         work = Path(text)
         data = work / "images.npy"
         np.save(data, np.load(folder / f"{name}_images_{max(given.num)}.npy", mmap_mode="r")[:num])
-        for repetition in range(given.repetitions):
+        few = num == min(given.num)
+        for repetition in range(given.repetitions if few else 1):
             for candidate, command in commands(folder, model, data, work).items():
+                variant = candidate not in ("plain", OURS, "ort", "modelopt")
                 if candidate.split(",")[0] in given.without or candidate in given.without:
                     continue
-                cost = run(command, work)
+                if variant and (not few or (candidate.endswith("as it comes") and repetition)):
+                    continue
+                cost = run(command, work, given.most_gib)
                 shutil.rmtree(work / "out", ignore_errors=True)
                 print(f"{name} N={num} #{repetition} {candidate}: {cost}", file=sys.stderr, flush=True)
+                found.setdefault(candidate, [])
                 if cost is not None:
-                    found.setdefault(candidate, []).append(cost)
+                    found[candidate].append(cost)
     return found
 
 
@@ -209,23 +214,29 @@ def commands(folder: Path, model: Path, data: Path, work: Path) -> dict[str, lis
     python, out = sys.executable, str(work / "out")
     ours = [python, "-m", "pipeline", "calibrate", str(model), "--data", str(data), "-o", out, "--num-threads", "1"]
     files = [str(model), str(data), str(work / "quantized.onnx")]
+    modelopt = str(folder / "modelopt" / "bin" / "python")
     return {
         "plain": [python, "-c", PLAIN, str(model), str(data)],
         OURS: [*ours, "--watch", "tensorrt"],
         "ours, 2 workers": [*ours, "--watch", "tensorrt", "--num-workers", "2"],
         "ours, both placements": ours,
         "ours, all tensors": [*ours, "--watch", "all"],
-        "ort": [python, "-c", READER + ORT, *files],
-        "modelopt": [str(folder / "modelopt" / "bin" / "python"), "-c", READER + MODELOPT_CODE, *files],
+        "ort": [python, "-c", READER + SINGLE + ORT, *files],
+        "ort, as it comes": [python, "-c", READER + ORT, *files],
+        "modelopt": [modelopt, "-c", READER + SINGLE + MODELOPT_CODE, *files],
+        "modelopt, as it comes": [modelopt, "-c", READER + MODELOPT_CODE, *files],
     }
 
 
-def run(command: list[str], work: Path) -> Cost | None:
-    """Run a process and account for it; None if it was killed or failed."""
+def run(command: list[str], work: Path, most_gib: float) -> Cost | None:
+    """Run a process and account for it; None if it was killed, failed, or took too much memory."""
     begin = time.perf_counter()
+    ended = threading.Event()
     with (work / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+        threading.Thread(target=bound_memory, args=(process, most_gib, ended)).start()
         _, status, usage = os.wait4(process.pid, 0)
+        ended.set()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         print((work / "log").read_text()[-500:], f"\nexit status {process.returncode}", file=sys.stderr)
@@ -233,44 +244,88 @@ def run(command: list[str], work: Path) -> Cost | None:
     return Cost(usage.ru_utime + usage.ru_stime, time.perf_counter() - begin, usage.ru_maxrss / 1024)
 
 
+def bound_memory(process: subprocess.Popen[bytes], most_gib: float, ended: threading.Event) -> None:
+    """End the process once it holds more than so much memory."""
+    while not ended.wait(0.2):
+        try:
+            resident = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
+        except OSError:  # It has just ended.
+            return
+        if int(resident) * os.sysconf("SC_PAGESIZE") > most_gib * 2**30:
+            process.kill()
+            print(f"more than {most_gib:g} GiB", file=sys.stderr)
+            return
+
+
+def ratio(of: list[Cost], to: list[Cost]) -> float:
+    """Median ratio of CPU time, repetition by repetition."""
+    return statistics.median(a.cpu_s / b.cpu_s for a, b in zip(of, to))
+
+
 def page(costs: dict[tuple[str, int], dict[str, list[Cost]]], folder: Path) -> str:
     """The results as Markdown: one table for each model and number of images, then ours against the targets."""
     command = " ".join(["python", "benchmarks/calibration.py", *sys.argv[1:]]).replace(str(folder), "FOLDER")
+    num_repetitions = max(len(each) for found in costs.values() for each in found.values())
     lines = [
         "# What calibration costs",
         "",
         f"`{command}`",
         "",
-        f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}. Least CPU time of "
-        f"{max(len(each) for found in costs.values() for each in found.values())} interleaved runs, whole processes; "
-        "the column *times ours* is the ratio of CPU time to that of `ours` (for TensorRT and FP16).",
+        f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}. Whole processes, interleaved; "
+        f"medians of {num_repetitions} runs at the smallest number of images, one run at the others. *Times ours* is "
+        "the ratio of CPU time to that of `ours` (watching for TensorRT and FP16, one thread).",
     ]
     for (name, num), found in costs.items():
-        best = {candidate: min(each, key=lambda cost: cost.cpu_s) for candidate, each in found.items()}
-        lines += [
-            "",
-            f"## {name}, {num} images",
-            "",
-            "| | CPU s | wall s | peak MiB | times ours |",
-            "|---|---|---|---|---|",
-        ]
-        for candidate, cost in best.items():
-            times = f"{cost.cpu_s / best[OURS].cpu_s:.2f}" if OURS in best else ""
-            lines.append(f"| {candidate} | {cost.cpu_s:.2f} | {cost.wall_s:.2f} | {cost.peak_mib:.0f} | {times} |")
+        lines += ["", f"## {name}, {num} images", "", "| | CPU s | wall s | peak MiB | times ours |", "|---" * 5 + "|"]
+        for candidate, each in found.items():
+            if not each:
+                lines.append(f"| {candidate} | ended: more memory than was allowed, or an error | – | – | – |")
+                continue
+            cpu_s, wall_s, peak_mib = (
+                statistics.median(getattr(cost, key) for cost in each) for key in ("cpu_s", "wall_s", "peak_mib")
+            )
+            times = f"{ratio(each, found[OURS]):.2f}"
+            lines.append(f"| {candidate} | {cpu_s:.2f} | {wall_s:.2f} | {peak_mib:.0f} | {times} |")
+    return "\n".join([*lines, *against_targets(costs), *memory(costs)])
+
+
+def against_targets(costs: dict[tuple[str, int], dict[str, list[Cost]]]) -> list[str]:
+    """Ours beside the targets, at the smallest number of images."""
     small = {name: found for (name, num), found in costs.items() if num == min(n for _, n in costs)}
-    lines += ["", "## Against the targets", "", "| | " + " | ".join(small) + " |", "|---" * (len(small) + 1) + "|"]
-    for other, goals in TARGETS.items():
+    lines = ["", "## Against the targets", "", "| | " + " | ".join(small) + " |", "|---" * (len(small) + 1) + "|"]
+    for other, what in (
+        ("ort", "times faster than ONNX Runtime"),
+        ("ort, as it comes", "the same, with its own threads"),
+        ("modelopt", "times faster than ModelOpt"),
+        ("modelopt, as it comes", "the same, with its own threads"),
+        ("plain", "plain passes that ours costs"),
+    ):
+        goals = TARGETS[other.split(",")[0]]
         cells = []
         for name, found in small.items():
             goal = goals[list(MODELS).index(name)]
-            if other not in found or OURS not in found:
+            if not found.get(other) or not found.get(OURS):
                 cells.append("not measured")
-                continue
-            theirs, ours = (min(cost.cpu_s for cost in found[which]) for which in (other, OURS))
-            cells.append(f"{(ours / theirs if other == 'plain' else theirs / ours):.2f} ({goal})")
-        what = {"plain": "plain passes that ours costs, at most", "ort": "times faster than ONNX Runtime, at least"}
-        lines.append(f"| {what.get(other, 'times faster than ModelOpt, at least')} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            elif other == "plain":
+                cells.append(f"{ratio(found[OURS], found[other]):.2f} (at most {goal})")
+            else:
+                cells.append(f"{ratio(found[other], found[OURS]):.2f} (at least {goal})")
+        lines.append(f"| {what} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def memory(costs: dict[tuple[str, int], dict[str, list[Cost]]]) -> list[str]:
+    """Peak memory of ours against plain inference, by number of images."""
+    lines = ["", "## Peak memory of ours above a plain pass", "", "| | images | MiB above | of the fewest images' |"]
+    lines.append("|---" * 4 + "|")
+    first: dict[str, float] = {}
+    for (name, num), found in costs.items():
+        if not found.get(OURS) or not found.get("plain"):
+            continue
+        peak, plain = (statistics.median(cost.peak_mib for cost in found[which]) for which in (OURS, "plain"))
+        first.setdefault(name, peak)
+        lines.append(f"| {name} | {num} | {peak - plain:.0f} | {peak / first[name]:.3f} |")
+    return lines
 
 
 def cpu_name() -> str:
