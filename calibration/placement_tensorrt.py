@@ -30,8 +30,9 @@ from calibration.placement import (
 )
 from calibration.scale import NUM_LEVELS, Quantization, Span, symmetric
 
-SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Pad", "Slice", "MaxPool")
-"""Operators through which Q/DQ commute: their first input and their output have one scale."""
+SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth")
+PART = ("Pad", "Slice", "Split", "MaxPool")
+"""With those above, the operators through which Q/DQ commute: their first input and their outputs have one scale."""
 POOLS = ("AveragePool", "GlobalAveragePool")
 BRANCH = ("BatchNormalization", "Relu", "Clip", "LeakyRelu")
 """What may lie between a convolution and the Add it is fused with, besides Add and Mul with a constant."""
@@ -194,9 +195,9 @@ def _shared(sight: Sight, edges: Iterable[str]) -> dict[str, Quantization]:
         joined: list[ir.Value | None] = []
         if node.op_type == "Concat":
             joined = [*node.inputs, node.outputs[0]]
-        elif node.op_type in SHAPE_ONLY:
-            joined = [node.inputs[0], node.outputs[0]]
-        names = [value.name or "" for value in joined if value is not None and constant(value) is None]
+        elif node.op_type in (*SHAPE_ONLY, *PART):
+            joined = [node.inputs[0], *node.outputs]
+        names = [value.name for value in joined if value is not None and value.name and constant(value) is None]
         for name in names[1:]:
             group[root(name)] = root(names[0])
     amax: dict[str, float] = {}

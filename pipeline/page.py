@@ -8,8 +8,10 @@ from pathlib import Path
 
 from pipeline import quantities
 from pipeline.errors import Unavailable
+from pipeline.histogram_pictures import histogram_pictures
 from pipeline.machine import Machine
 from pipeline.pictures import Picture, pictures
+from pipeline.quality import best_where
 from pipeline.record import MetricInfo, Recommendation, Record, Variant
 from pipeline.timing import Floats, queries_from_npz
 
@@ -42,6 +44,7 @@ def html_from_record(record: Record, folder: Path) -> str:
         "times": quantities.times_text,
         "rate": quantities.rate_text,
         "share": quantities.share_text,
+        "db": quantities.db_text,
         "finite": lambda value, form: "not finite" if value is None else form % value,
         "trusted": Markup,  # For the pictures alone: matplotlib has escaped the texts in them.
     }
@@ -52,6 +55,8 @@ def html_from_record(record: Record, folder: Path) -> str:
         chosen=next((v for v in record.variants if v.name == record.recommendation.variant), None),
         figures=_key_figures(record),
         pictures=_pictures(record, folder),
+        histograms=histogram_pictures(record),
+        best_where=best_where(record.methods),
         metric_title="metric" if record.metric is None else quantities.metric_title(record.metric),
         metric_text=lambda value: _metric(record, value),
         drop_text=lambda value: _drop(record, value),

@@ -49,7 +49,7 @@ _VARIABLES = {
 _SIDES = ((0, "center"), (9, "left"), (-9, "right"))
 """Where a label may stand above or below its point: offset in points, and its alignment."""
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",  # Comes with matplotlib, so that widths are the same everywhere.
     "font.size": FONT_SIZE,
     "text.color": INK,
@@ -92,7 +92,7 @@ def pictures(record: Record, latencies: Mapping[str, Floats]) -> list[Picture]:
     """
     from matplotlib import rc_context
 
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         return _pictures(record, latencies)
 
 
@@ -116,7 +116,7 @@ def _accuracy(record: Record, metric: MetricInfo) -> Picture:
     shown = [variant for variant in record.variants if variant.metric is not None]
     timed = [variant for variant in shown if variant.latency_ms is not None]
     untimed = [variant for variant in shown if variant.latency_ms is None]
-    figure = _figure(280)
+    figure = empty_figure(280)
     ratios = [1, 0.85] if untimed else [1]
     axes = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
     main = axes[0]
@@ -143,7 +143,7 @@ def _accuracy(record: Record, metric: MetricInfo) -> Picture:
     title = f"{metric_title(metric)} against latency"
     better = "Up" if metric.higher_is_better else "Down"
     caption = f"{better} and to the left is better.{simulated}"
-    return Picture("accuracy", title, caption, alt, _svg(figure, "accuracy"))
+    return Picture("accuracy", title, caption, alt, svg_from_figure(figure, "accuracy"))
 
 
 def any_simulated(variants: Sequence[Variant]) -> bool:
@@ -176,7 +176,7 @@ def _bound_line(record: Record, metric: MetricInfo, axes: Sequence[Axes]) -> Non
 
 def _latency(timed: Sequence[Variant], latencies: Mapping[str, Floats]) -> Picture:
     """One row per variant: the distribution of all its queries, with p50 and p99 marked."""
-    figure = _figure(44 + 50 * len(timed))
+    figure = empty_figure(44 + 50 * len(timed))
     ax = figure.subplots()
     ends = [float(np.percentile(latencies[v.name], TAIL_PERCENT)) for v in timed]
     starts = [float(latencies[v.name].min()) for v in timed]
@@ -204,26 +204,26 @@ def _latency(timed: Sequence[Variant], latencies: Mapping[str, Floats]) -> Pictu
         f"Every recorded query at batch {batch}, up to percentile {TAIL_PERCENT:g}; height is the square root of the "
         "count, so that the tail can be seen. Tall mark: p50, short mark: p99."
     )
-    return Picture("latency", "Latency distributions", caption, alt, _svg(figure, "latency"))
+    return Picture("latency", "Latency distributions", caption, alt, svg_from_figure(figure, "latency"))
 
 
 def _sizes(variants: Sequence[Variant]) -> Picture:
     """One bar per variant."""
-    figure = _figure(20 + 34 * len(variants))
+    figure = empty_figure(20 + 34 * len(variants))
     ax = figure.subplots()
     for row, variant in enumerate(variants):
         ax.barh(-row, variant.size_bytes, height=0.28, color=COLOURS[variant.precision])
         _row_text(ax, -row + 0.36, variant.name, size_text(variant.size_bytes))
     _bare_rows(ax, len(variants), max(variant.size_bytes for variant in variants))
     alt = "; ".join(f"{variant.name} {size_text(variant.size_bytes)}" for variant in variants)
-    return Picture("sizes", "Engine size", "Size of the file that is deployed.", alt, _svg(figure, "sizes"))
+    return Picture("sizes", "Engine size", "Size of the file that is deployed.", alt, svg_from_figure(figure, "sizes"))
 
 
 def _sqnr(tensors: Sequence[TensorQuality]) -> Picture:
     """The worst tensors first; a tensor without noise or without signal has no bar."""
     rated = sorted((t.sqnr_db, t.name) for t in tensors if t.sqnr_db is not None)
     worst = rated[:MAX_TENSORS]
-    figure = _figure(20 + 34 * max(1, len(worst)))
+    figure = empty_figure(20 + 34 * max(1, len(worst)))
     ax = figure.subplots()
     for row, (sqnr_db, name) in enumerate(worst):
         ax.barh(-row, max(sqnr_db, 0.0), height=0.28, color=COLOURS["int8"])
@@ -234,7 +234,7 @@ def _sqnr(tensors: Sequence[TensorQuality]) -> Picture:
         f"The {len(worst)} worst of {len(rated)} tensors" if len(worst) < len(rated) else f"All {len(rated)} tensors"
     )
     caption = f"{count}, worst first: signal to quantization noise ratio on the calibration data; 6 dB are one bit."
-    return Picture("sqnr", "INT8 quantization error per tensor", caption, alt, _svg(figure, "sqnr"))
+    return Picture("sqnr", "INT8 quantization error per tensor", caption, alt, svg_from_figure(figure, "sqnr"))
 
 
 def shortened(name: str) -> str:
@@ -254,7 +254,7 @@ def _p50_text(variant: Variant) -> str:
     return "no latency" if variant.latency_ms is None else ms_text(variant.latency_ms.p50)
 
 
-def _figure(height: float) -> Figure:
+def empty_figure(height: float) -> Figure:
     """An empty figure, ``WIDTH`` by ``height`` points, that fits its contents by itself."""
     from matplotlib.figure import Figure
 
@@ -315,7 +315,7 @@ def _label_points(figure: Figure, points: Sequence[tuple[Axes, float, Variant]])
         taken.append(text.get_window_extent())
 
 
-def _svg(figure: Figure, key: str) -> str:
+def svg_from_figure(figure: Figure, key: str) -> str:
     """The figure as an ``<svg>`` element: no fixed colours or fonts, no date, no name that another picture has."""
     from matplotlib import rc_context
 

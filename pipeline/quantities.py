@@ -79,3 +79,8 @@ def change_text(metric: MetricInfo, drop: float) -> str:
 def share_text(share: float | None) -> str:
     """A share of samples: ``99.1 %``."""
     return NONE if share is None else f"{100 * share:.1f} %"
+
+
+def db_text(value: float | None) -> str:
+    """A ratio in decibel: ``24.0 dB``."""
+    return NONE if value is None else f"{signed(value, 1)} dB"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import onnx
@@ -24,14 +24,16 @@ from calibration.imported import (
     table_from_file,
 )
 from calibration.merging import merged_ranges
-from calibration.observers import Method
 from calibration.orttable import flatbuffers_from_scales, json_from_scales
-from calibration.ranges import IMPORTED, TensorRange, ranges_from_folder, write_ranges
+from calibration.ranges import IMPORTED, METHODS, ranges_from_folder, write_ranges
 from calibration.ranges import Ranges as RangesRecord
 from pipeline.arguments import given_options, model_from, needed
 from pipeline.artifact import Artifact, OnnxModel, Ranges
 from pipeline.direct import check_file_target, check_folder_target, make
 from pipeline.errors import ConfigError
+from pipeline.quality import NEAR_DB, best_where, methods_from_ranges, tensors_from_ranges
+from pipeline.quantities import db_text
+from pipeline.record import MethodSummary
 from pipeline.stages.quantize import Quantize
 
 KINDS = ("ranges", "cache", "ort", "qdq")
@@ -51,7 +53,11 @@ def show(folder: Path) -> None:
     """Print each tensor's range in FOLDER, what each method makes of it, and which is best; the worst first."""
     found = ranges_from_folder(folder)
     console = Console()
-    console.print(_imported_table(found) if found.method == IMPORTED else _table(found))
+    if found.method == IMPORTED:
+        console.print(_imported_table(found))
+    else:
+        console.print(_table(found))
+        console.print(_methods_table(methods_from_ranges(found)))
     for name, tensor in found.tensors.items():
         for note in tensor.notes:
             console.print(Text(f"{name}: {note}", style="dim"))
@@ -215,30 +221,26 @@ def _imported_table(found: RangesRecord) -> Table:
 
 
 def _table(found: RangesRecord) -> Table:
-    methods: tuple[Method, ...] = get_args(Method)
-    table = Table(title=f"ranges by {found.method}; SQNR of symmetric int8 by method, dB")
-    table.add_column("tensor", overflow="fold")
-    table.add_column("amax", justify="right", no_wrap=True)
-    for method in methods:
-        table.add_column(Text(method, style="bold" if method == found.method else ""), justify="right")
-    table.add_column("best", no_wrap=True)
-    table.add_column("clipped\n%", justify="right", no_wrap=True)
-    for name, tensor in sorted(found.tensors.items(), key=lambda pair: _loudness(pair[1], found.method)):
-        ratios = {method: tensor.sqnr_db.get(method) for method in methods}
-        known: dict[str, float] = {method: ratio for method, ratio in ratios.items() if ratio is not None}
-        best = max(known, key=known.__getitem__) if known else "–"
-        clipped = tensor.clipped_share.get(found.method)
-        table.add_row(
-            name,
-            f"{tensor.amax:.4g}",
-            *("–" if ratio is None else f"{ratio:.1f}" for ratio in ratios.values()),
-            best,
-            "–" if clipped is None else f"{100 * clipped:.3g}",
-        )
+    table = Table(title=f"ranges by {found.method}; by each method: SQNR of symmetric int8, amax, share clipped")
+    table.show_lines = True
+    table.add_column("tensor, min to max", overflow="fold")
+    for method in METHODS:
+        table.add_column(Text(method, style="bold" if method == found.method else ""), justify="right", no_wrap=True)
+    for tensor in tensors_from_ranges(found):
+        best = f"best: {tensor.best_method}" if tensor.best_method else "no SQNR"
+        cells = [
+            "\n".join((db_text(one.sqnr_db), f"{one.amax:.4g}", f"{100 * one.clipped_share:.3g} %"))
+            for one in tensor.by_method.values()
+        ]
+        table.add_row(f"{tensor.name}\n{tensor.min:.4g} to {tensor.max:.4g}\n{best}", *cells)
     return table
 
 
-def _loudness(tensor: TensorRange, method: str) -> float:
-    """SQNR of the chosen method; what has none comes last."""
-    ratio = tensor.sqnr_db.get(method)
-    return float("inf") if ratio is None else ratio
+def _methods_table(methods: Sequence[MethodSummary]) -> Table:
+    table = Table("method", title=best_where(methods), title_justify="left")
+    for head in ("best on", f"within {NEAR_DB:g} dB\nof the best on", "mean SQNR"):
+        table.add_column(head, justify="right")
+    for one in methods:
+        name = f"{one.method} (chosen)" if one.is_chosen else one.method
+        table.add_row(name, str(one.num_best), str(one.num_near_best), db_text(one.mean_sqnr_db))
+    return table

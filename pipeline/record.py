@@ -15,7 +15,7 @@ from engines.contract import Placement, Precision, TensorSpec
 from pipeline.machine import Machine
 from pipeline.timing import Latency, Protocol
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, graph optimizations off)"]
 ENGINE: MeasuredOn = "engine"
@@ -180,6 +180,15 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class MethodQuality:
+    """What one calibration method makes of one tensor; the fields are those of ``TensorQuality``."""
+
+    amax: float
+    sqnr_db: float | None
+    clipped_share: float
+
+
+@dataclass(frozen=True)
 class TensorQuality:
     """How well eight bits hold one tensor, read from its histogram on the calibration data."""
 
@@ -192,7 +201,36 @@ class TensorQuality:
     """Signal to quantization noise ratio, dB; None where there is no noise (infinite) or no signal (all zero)."""
     clipped_share: float
     """Share of values beyond ``amax``."""
+    by_method: Mapping[str, MethodQuality]
+    best_method: str
+    """Of the highest SQNR in tenths of dB; among equals the chosen one, else the first; empty where none has any."""
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One calibration method over all tensors."""
+
+    method: str
+    is_chosen: bool
+    num_best: int
+    """Tensors whose ``best_method`` it is."""
+    num_near_best: int
+    """Tensors where it is at most 0.5 dB below the best; those where it is the best are among them."""
+    mean_sqnr_db: float | None
+    """Over the tensors that have an SQNR; None if there are none."""
+
+
+@dataclass(frozen=True)
+class TensorHistogram:
+    """The histogram of |x| of a tensor, coarse enough to be drawn, without the zeros."""
+
+    tensors: tuple[str, ...]
+    """All that have this very histogram, such as both ends of a Reshape."""
+    bin_width: float
+    counts: tuple[int, ...]
+    """From 0 on, up to the last bin that holds a value."""
+    num_zeros: int
 
 
 @dataclass(frozen=True)
@@ -235,7 +273,10 @@ class Record:
     versions: Mapping[str, str]
     variants: tuple[Variant, ...]
     tensors: tuple[TensorQuality, ...]
-    """Empty where nothing was calibrated."""
+    """Empty where nothing was calibrated; so are the next two."""
+    methods: tuple[MethodSummary, ...]
+    histograms: tuple[TensorHistogram, ...]
+    """Of the tensors of the lowest SQNR, worst first."""
     served: tuple[StageRun, ...]
     notes: tuple[str, ...]
     recommendation: Recommendation

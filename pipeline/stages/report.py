@@ -18,6 +18,7 @@ from pipeline.direct import work_folder
 from pipeline.errors import ConfigError
 from pipeline.machine import installed_versions, this_machine
 from pipeline.option import option
+from pipeline.quality import methods_from_ranges, tensors_from_ranges, worst_histograms
 from pipeline.recommendation import recommend
 from pipeline.record import (
     ENGINE,
@@ -33,7 +34,6 @@ from pipeline.record import (
     ProtocolInfo,
     Record,
     StageRun,
-    TensorQuality,
     Variant,
     finite,
 )
@@ -71,6 +71,7 @@ class Report:
         timings = [] if made.timings is None else timings_from(made.timings)
         variants = tuple(variant_record(made, built, timings) for built in made.engines)
         metric = _metric_info(plan, made)
+        ranges = ranges_from_folder(made.ranges.path) if made.ranges else None
         record = Record(
             schema_version=SCHEMA_VERSION,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -82,7 +83,9 @@ class Report:
             machine=this_machine(),
             versions=installed_versions(),
             variants=variants,
-            tensors=_tensors(made),
+            tensors=tensors_from_ranges(ranges) if ranges else (),
+            methods=methods_from_ranges(ranges) if ranges else (),
+            histograms=worst_histograms(made.ranges.path) if made.ranges else (),
             served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
             notes=(*made.fp32.notes(), *made.notes),
             recommendation=recommend(variants, metric, self.max_metric_drop),
@@ -208,23 +211,3 @@ def _metric_info(plan: Plan, made: Results) -> MetricInfo | None:
 def _protocol_info(plan: Plan) -> ProtocolInfo:
     stage = plan.benchmark
     return ProtocolInfo(stage.protocol.describe(), stage.num_threads, stage.protocol)
-
-
-def _tensors(made: Results) -> tuple[TensorQuality, ...]:
-    """The quality of every tensor's range, worst first."""
-    if made.ranges is None:
-        return ()
-    ranges = ranges_from_folder(made.ranges.path)
-    found = [
-        TensorQuality(
-            name=name,
-            amax=tensor.amax,
-            min=tensor.min,
-            max=tensor.max,
-            sqnr_db=tensor.sqnr_db[ranges.method],
-            clipped_share=tensor.clipped_share[ranges.method],
-            notes=tuple(tensor.notes),
-        )
-        for name, tensor in ranges.tensors.items()
-    ]
-    return tuple(sorted(found, key=lambda tensor: (tensor.sqnr_db is None, tensor.sqnr_db or 0.0)))

@@ -118,11 +118,22 @@ def test_tensorrt_gives_the_inputs_of_a_concat_one_scale() -> None:
     assert scales["x"] == scales["a"] == scales["c"] == float(np.float32(4.0 / 127))
 
 
-@pytest.mark.parametrize("mover", ["MaxPool <kernel_shape = [1,1]>", "Transpose <perm = [0,1,3,2]>"])
+@pytest.mark.parametrize(
+    "mover",
+    [
+        "m = MaxPool <kernel_shape = [1,1]> (x)",
+        "m = Transpose <perm = [0,1,3,2]> (x)",
+        "m = Reshape (x, same)",
+        "t = Transpose <perm = [0,1,3,2]> (x) u = MaxPool <kernel_shape = [1,1]> (t) m = Reshape (u, same)",
+        "s = SpaceToDepth <blocksize = 2> (x) m = DepthToSpace <blocksize = 2> (s)",
+        "h, k = Split <axis = 1> (x) m = Concat <axis = 1> (k, h)",
+        "m = Identity (x)",
+    ],
+)
 def test_tensorrt_gives_tensors_of_the_same_values_one_scale(mover: str) -> None:
     model = _model(
-        "(float[N,16,8,8] x) => (float[N,16,8,8] y)",
-        f"m = {mover} (x)  d = Conv (x, w)  e = Conv (m, w)  y = Add (d, e)",
+        "(float[N,16,8,8] x) => (float[N,16,8,8] y) <int64[4] same = {-1, 16, 8, 8}>",
+        f"{mover}  d = Conv (x, w)  e = Conv (m, w)  y = Add (d, e)",
         {"w": (16, 16, 1, 1)},
     )
     ranges = _Ranges(x=Span(4.0, -4.0, 4.0), m=Span(3.0, -3.0, 3.0))

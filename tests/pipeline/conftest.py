@@ -17,12 +17,15 @@ from pipeline.record import (
     ComparedOutput,
     Data,
     DataInfo,
+    MethodQuality,
+    MethodSummary,
     MetricInfo,
     ModelInfo,
     PlanInfo,
     ProtocolInfo,
     Record,
     StageRun,
+    TensorHistogram,
     TensorQuality,
     Variant,
 )
@@ -105,6 +108,20 @@ def timed(variant: Variant, p50_ms: float, speedup: float | None) -> Variant:
     return variant.timed((timing_of(1, p50_ms, speedup, files[0]), timing_of(32, p50_ms * 21, speedup, files[1])))
 
 
+def tensor_quality(name: str, sqnr_db: float | None, *notes: str) -> TensorQuality:
+    """A tensor by entropy; the other methods are 1 dB worse or better. Without an SQNR, it is all zero."""
+    if sqnr_db is None:
+        by_method = dict.fromkeys(("entropy", "minmax", "percentile", "mse"), MethodQuality(0.0, None, 0.0))
+        return TensorQuality(name, 0.0, 0.0, 0.0, None, 0.0, by_method, "", notes)
+    by_method = {
+        "entropy": MethodQuality(4.0, sqnr_db, 1e-4),
+        "minmax": MethodQuality(6.2, sqnr_db - 1, 0.0),
+        "percentile": MethodQuality(4.2, sqnr_db - 0.5, 9e-5),
+        "mse": MethodQuality(5.5, sqnr_db + 1, 2e-5),
+    }
+    return TensorQuality(name, 4.0, 0.0, 6.2, sqnr_db, 1e-4, by_method, "mse", notes)
+
+
 def sample_record() -> Record:
     """Three variants timed on one backend, two simulated on another, one of them out of tolerance."""
     int8 = timed(variant_named("int8@onnxruntime", 0.0012, 512_340), 0.228, 1.81)
@@ -121,10 +138,12 @@ def sample_record() -> Record:
         simulated,
     )
     names = [f"model/block_{index}/depthwise_conv2d/BiasAdd" for index in range(15)]
-    tensors = [TensorQuality(name, 6.0, 0.0, 6.2, 24.0 + 1.3 * i, 1e-4, ()) for i, name in enumerate(names)]
-    tensors.append(TensorQuality("model/<dropped> & zero", 0.0, 0.0, 0.0, None, 0.0, ("all zero",)))
+    tensors = [tensor_quality(name, 24.0 + 1.3 * i) for i, name in enumerate(names)]
+    tensors.append(tensor_quality("model/<dropped> & zero", None, "all zero"))
+    counts = tuple(int(9000 * 0.93**i) for i in range(120))
+    shared = TensorHistogram((names[0], "model/flatten/Reshape"), 6.2 / 120, counts, 77)
     return Record(
-        schema_version=1,
+        schema_version=2,
         created="2026-01-02T03:04:05+00:00",
         plan=PlanInfo("plan.toml", "0123456789abcdef" * 4),
         model=ModelInfo(
@@ -143,6 +162,13 @@ def sample_record() -> Record:
         versions={"python": "3.11.7", "onnxruntime": "1.32.0"},
         variants=variants,
         tensors=tuple(tensors),
+        methods=(
+            MethodSummary("entropy", True, 0, 4, 32.1),
+            MethodSummary("minmax", False, 0, 2, 31.1),
+            MethodSummary("percentile", False, 0, 3, 31.6),
+            MethodSummary("mse", False, 15, 15, 33.1),
+        ),
+        histograms=(shared, TensorHistogram((names[1],), 6.2 / 120, counts[:-1], 0)),
         served=(StageRun("export", "cc" * 32, True, 0.01), StageRun("build", "dd" * 32, False, 2.5)),
         notes=("12 of 200 calibration samples are evaluation samples too",),
         recommendation=recommend(variants, TOP1, 0.005),
@@ -167,6 +193,11 @@ def record() -> Record:
 @pytest.fixture
 def make_variant() -> Callable[[str, float | None, int], Variant]:
     return variant_named
+
+
+@pytest.fixture
+def make_tensor() -> Callable[..., TensorQuality]:
+    return tensor_quality
 
 
 @pytest.fixture

@@ -119,26 +119,27 @@ def test_texts_from_outside_are_escaped_everywhere(record: Record, folder: Path)
         notes=(evil,),
         variants=(variant, *record.variants[1:]),
         tensors=(replace(record.tensors[0], name=evil, notes=(evil,)),),
+        histograms=(replace(record.histograms[0], tensors=(evil, evil)),),
         recommendation=replace(record.recommendation, sentence=evil),
         versions={evil: evil},
     )
     html = html_from_record(poisoned, folder)
     assert "<img" not in html
-    assert read(html)[1].count("<img src=x onerror=alert(1)>") >= 9
+    assert read(html)[1].count("<img src=x onerror=alert(1)>") >= 12
 
 
 def test_ids_are_unique_and_the_page_is_the_same_every_time(record: Record, folder: Path) -> None:
     html = html_from_record(record, folder)
     ids = read(html)[0].ids
     assert len(ids) == len(set(ids))
-    assert {"picture-accuracy", "picture-latency", "picture-sizes", "picture-sqnr"} <= set(ids)
+    assert {"picture-accuracy", "picture-latency", "picture-sizes", "picture-sqnr", "picture-histogram-1"} <= set(ids)
     assert html == html_from_record(record, folder)
 
 
 def test_pictures_have_a_description_for_those_who_cannot_see_them(record: Record, folder: Path) -> None:
     html = html_from_record(record, folder)
     labels = re.findall(r'<div role="img" aria-label="([^"]+)">', html)
-    assert len(labels) == html.count("<svg ") == html.count('<svg aria-hidden="true"') == 4
+    assert len(labels) == html.count("<svg ") == html.count('<svg aria-hidden="true"') == 6
     assert "int8@tensorrt_rtx 91.16 % at no latency" in labels[0]
 
 
@@ -188,6 +189,8 @@ def test_a_run_without_metric_timings_or_ranges_has_a_page(record: Record, folde
         data=replace(record.data, calibration=None),
         variants=tuple(replace(variant, metric=None, metric_drop=None) for variant in record.variants[3:]),
         tensors=(),
+        methods=(),
+        histograms=(),
         served=(),
         notes=(),
         recommendation=Recommendation("undecided", "", "Nothing to go by.", 0.01),
@@ -196,6 +199,33 @@ def test_a_run_without_metric_timings_or_ranges_has_a_page(record: Record, folde
     assert "Not decided yet" in text
     assert "None" not in text
     assert "Calibration data" not in text
+
+
+def test_every_tensor_has_every_method_and_the_best_of_them(record: Record, folder: Path) -> None:
+    html = html_from_record(record, folder)
+    table = html[html.index("calibrated ranges</summary>") :].split("</details>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", table.split("<tbody>")[1], re.DOTALL)
+    assert len(rows) == len(record.tensors) == 16
+    cells = [re.sub(r"<[^>]+>", " ", cell).split() for cell in re.findall(r"<td[^>]*>(.*?)</td>", rows[0], re.DOTALL)]
+    assert cells[1:3] == [["0"], ["6.2"]]
+    assert cells[3] == ["24.0", "dB", "±4", "0.01", "%"]
+    assert cells[6] == ["25.0", "dB", "±5.5", "0.002", "%"]
+    assert cells[7] == ["mse"]
+    assert read(html)[1].count("all zero") == 1
+
+
+def test_which_method_was_best_where_is_said(record: Record, folder: Path) -> None:
+    _, text = read(html_from_record(record, folder))
+    assert "Highest SQNR of 15 tensors: mse on 15." in text
+    assert "entropy (chosen) 0 4 32.1 dB" in text
+
+
+def test_a_shared_histogram_is_shown_once_and_names_all_who_have_it(record: Record, folder: Path) -> None:
+    _, text = read(html_from_record(record, folder))
+    assert "0 to 6.2; the same values as model/flatten/Reshape" in text
+    many = replace(record.histograms[0], tensors=("model/block_0/depthwise_conv2d/BiasAdd", *"abcde"))
+    _, text = read(html_from_record(replace(record, histograms=(many,)), folder))
+    assert "the same values as a, b, c and 2 more" in " ".join(text.split()).replace(" ,", ",")
 
 
 def test_an_output_that_is_not_finite_is_said(record: Record, folder: Path) -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.quantities import (
     change_text,
+    db_text,
     drop_text,
     metric_text,
     metric_title,
@@ -96,3 +97,9 @@ def test_a_change_in_words(metric: MetricInfo, drop: float, text: str) -> None:
 def test_zero_has_no_sign() -> None:
     assert signed(-0.001, 2) == "0.00"
     assert signed(-0.01, 2) == "−0.01"
+
+
+def test_decibels_have_one_decimal() -> None:
+    assert db_text(24.04) == "24.0 dB"
+    assert db_text(-3.0) == "−3.0 dB"
+    assert db_text(None) == "–"

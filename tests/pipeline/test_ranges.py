@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -270,17 +271,28 @@ def test_two_runs_merged_are_one_run_over_all(command: Command, tiny: Path) -> N
 def test_show_has_the_worst_first_and_each_method(command: Command, found: Path) -> None:
     said = command("ranges", "show", "found")
     assert said.status == 0
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines() if line.startswith("│")]
     ranges = ranges_from_folder(found)
-    assert {row[0] for row in rows} == set(ranges.tensors)
-    ratios = [float(row[2]) for row in rows]
+    table, summary = said.out.split("Highest SQNR of ")
+    blocks = re.split(r"├─.*┤\n", table[table.index("╇") :])
+    assert len(blocks) == len(ranges.tensors)
+    names = []
+    for block in blocks:
+        lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in block.splitlines() if line[0] == "│"]
+        names.append(lines[0][0])
+        tensor = ranges.tensors[names[-1]]
+        methods = ("entropy", "minmax", "percentile", "mse")
+        assert lines[0][1:] == [f"{tensor.sqnr_db[method] or 0:.1f} dB" for method in methods]
+        assert lines[1] == [
+            f"{tensor.min:.4g} to {tensor.max:.4g}",
+            *(f"{tensor.amax_by_method[m]:.4g}" for m in methods),
+        ]
+        assert lines[2][1:] == [f"{100 * tensor.clipped_share[method]:.3g} %" for method in methods]
+        best = lines[2][0].removeprefix("best: ")
+        assert lines[0][1 + methods.index(best)] == max(lines[0][1:], key=lambda text: float(text.split()[0]))
+    ratios = [ranges.tensors[name].sqnr_db["entropy"] or 0 for name in names]
     assert ratios == sorted(ratios)
-    for row in rows:
-        tensor = ranges.tensors[row[0]]
-        assert row[1] == f"{tensor.amax:.4g}"
-        assert row[2:6] == [f"{tensor.sqnr_db[m] or 0:.1f}" for m in ("entropy", "minmax", "percentile", "mse")]
-        assert row[6] == max(tensor.sqnr_db, key=lambda method: tensor.sqnr_db[method] or 0)
-        assert row[7] == f"{100 * tensor.clipped_share['entropy']:.3g}"
+    assert summary.startswith(f"{len(names)} tensors: ")
+    assert re.search(r"│ entropy \(chosen\) +│ +\d+ │ +\d+ │ +\d+\.\d dB │", summary)
     assert "active: one-sided: half of symmetric int8's codes are unused" in said.out
     assert f"24 samples; model {ranges.origin.model_digest[:12]}, numpy " in said.out
 

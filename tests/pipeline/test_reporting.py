@@ -93,8 +93,8 @@ def broken(data: Any, path: str, change: Any) -> Any:
         ("recommendation.outcome", "maybe", r"recommendation\.outcome: "),
         ("machine.colour", "red", "machine: .*colour"),
         ("served.0.from_store", 1, r"served\[0\]\.from_store: "),
-        ("schema_version", 2, "schema_version is 2, this program reads 1"),
-        ("schema_version", ..., "schema_version is None, this program reads 1"),
+        ("schema_version", 1, "schema_version is 1, this program reads 2"),
+        ("schema_version", ..., "schema_version is None, this program reads 2"),
     ],
 )
 def test_a_report_that_does_not_fit_names_the_key(
@@ -110,7 +110,7 @@ def test_a_report_that_does_not_fit_names_the_key(
 def test_a_report_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"report\.json: cannot be read \(No such file or directory\)"):
         report_from_json(tmp_path / "report.json")
-    (tmp_path / "report.json").write_text('{"schema_version": 1, "crea')
+    (tmp_path / "report.json").write_text('{"schema_version": 2, "crea')
     with pytest.raises(ConfigError, match=r"report\.json: is not JSON"):
         report_from_json(tmp_path / "report.json")
     (tmp_path / "report.json").write_text("[]")

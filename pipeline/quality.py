@@ -1,0 +1,100 @@
+"""How well each calibration method holds each tensor, and the histograms of those that are held worst."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from calibration.observers import NUM_BINS, Histogram
+from calibration.ranges import METHODS, Ranges, TensorRange, histograms_from_folder, ranges_from_folder
+from pipeline.record import MethodQuality, MethodSummary, TensorHistogram, TensorQuality
+
+MAX_HISTOGRAMS = 6
+NUM_DRAWN_BINS = 256
+"""Of a histogram's 16,384 bins so many sums are kept; the largest |x| lies in the upper half of them."""
+NEAR_DB = 0.5
+"""SQNRs that are no further apart differ by less than a tenth of a bit."""
+
+
+def tensors_from_ranges(ranges: Ranges) -> tuple[TensorQuality, ...]:
+    """The quality of every tensor's range, worst first, then those without an SQNR; of measured ranges."""
+    found = [_quality(name, tensor, ranges.method) for name, tensor in ranges.tensors.items()]
+    return tuple(sorted(found, key=lambda tensor: (tensor.sqnr_db is None, tensor.sqnr_db or 0.0)))
+
+
+def methods_from_ranges(ranges: Ranges) -> tuple[MethodSummary, ...]:
+    """Which method was best where, over all tensors that have an SQNR; of measured ranges."""
+    tensors = [tensor.sqnr_db for tensor in ranges.tensors.values()]
+    rated = [known for ratios in tensors if (known := _known(ratios))]
+    best = [_best(ratios, ranges.method) for ratios in rated]
+    found = []
+    for method in METHODS:
+        own = [ratios[method] for ratios in rated if method in ratios]
+        num_near = sum(ratios.get(method, -math.inf) >= max(ratios.values()) - NEAR_DB for ratios in rated)
+        mean = sum(own) / len(own) if own else None
+        found.append(MethodSummary(method, method == ranges.method, best.count(method), num_near, mean))
+    return tuple(found)
+
+
+def best_where(methods: Sequence[MethodSummary]) -> str:
+    """How many tensors each method holds best, in a sentence; the methods that hold none are left out."""
+    num_rated = sum(method.num_best for method in methods)
+    ranked = sorted(methods, key=lambda method: -method.num_best)
+    counts = [f"{one.method} on {one.num_best}" for one in ranked if one.num_best]
+    return f"Highest SQNR of {num_rated} tensors: {', '.join(counts)}." if counts else "No tensor has an SQNR."
+
+
+def worst_histograms(folder: Path) -> tuple[TensorHistogram, ...]:
+    """The histograms of the tensors of the lowest SQNR in a folder of ranges, each once however many tensors have it.
+
+    Raises:
+        DataError: the ranges or their histograms are missing or damaged, or were imported.
+    """
+    histograms = histograms_from_folder(folder)
+    shared: dict[object, list[str]] = {}
+    for tensor in tensors_from_ranges(ranges_from_folder(folder)):
+        if tensor.sqnr_db is None:
+            break
+        histogram = histograms[tensor.name]
+        key = (histogram.exponent, histogram.min, histogram.max, histogram.num_zeros, histogram.counts.tobytes())
+        if key in shared or len(shared) < MAX_HISTOGRAMS:
+            shared.setdefault(key, []).append(tensor.name)
+    return tuple(_drawable(histograms[names[0]], tuple(names)) for names in shared.values())
+
+
+def _quality(name: str, tensor: TensorRange, chosen: str) -> TensorQuality:
+    return TensorQuality(
+        name=name,
+        amax=tensor.amax,
+        min=tensor.min,
+        max=tensor.max,
+        sqnr_db=tensor.sqnr_db[chosen],
+        clipped_share=tensor.clipped_share[chosen],
+        by_method={
+            method: MethodQuality(tensor.amax_by_method[method], tensor.sqnr_db[method], tensor.clipped_share[method])
+            for method in METHODS
+        },
+        best_method=_best(_known(tensor.sqnr_db), chosen),
+        notes=tuple(tensor.notes),
+    )
+
+
+def _known(ratios: Mapping[str, float | None]) -> dict[str, float]:
+    return {method: ratio for method, ratio in ratios.items() if ratio is not None}
+
+
+def _best(ratios: Mapping[str, float], chosen: str) -> str:
+    """The method of the highest ratio in tenths; of equals the chosen one, else the first; empty if there is none."""
+    tenths = {method: round(ratio, 1) for method, ratio in ratios.items()}
+    equals = [method for method in METHODS if method in tenths and tenths[method] == max(tenths.values())]
+    return chosen if chosen in equals else next(iter(equals), "")
+
+
+def _drawable(histogram: Histogram, names: tuple[str, ...]) -> TensorHistogram:
+    counts = histogram.counts.copy()
+    counts[0] -= histogram.num_zeros
+    group = NUM_BINS // NUM_DRAWN_BINS
+    sums = counts.reshape(-1, group).sum(axis=1)
+    last = int(sums.nonzero()[0][-1])
+    return TensorHistogram(names, group * histogram.bin_width, tuple(sums[: last + 1].tolist()), histogram.num_zeros)
