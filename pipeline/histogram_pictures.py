@@ -120,7 +120,7 @@ def _histogram_picture(key: str, histogram: TensorHistogram, tensor: TensorQuali
     ax.set_xlim(0, max(float(edges[-1]), *thresholds.values()))
     ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel("|x|")
-    _draw_columns(ax, edges, counts, tensor.amax)
+    _draw_columns(ax, edges, counts, tensor.amax if tensor.clipped_share else math.inf)
     _draw_count_axis(ax, float(counts.max()))
     _mark_thresholds(figure, ax, thresholds, chosen)
     marks = "; ".join(f"{method} clips beyond {amax:.4g}" for method, amax in thresholds.items())
@@ -144,7 +144,7 @@ def _draw_count_axis(ax: Axes, largest: float) -> None:
     num_decades = int(math.log10(largest)) + 1
     ticks = [10**power for power in range(0, num_decades, -(-num_decades // MOST_TICKS))]
     ax.set_yticks(ticks, [_short(tick) for tick in ticks])
-    ax.tick_params(axis="y", which="minor", left=False)
+    ax.minorticks_off()
     ax.spines["left"].set_bounds(BASE, largest)
     ax.set_ylim(BASE, largest)
 

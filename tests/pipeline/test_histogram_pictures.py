@@ -80,6 +80,19 @@ def test_where_nothing_is_clipped_nothing_has_that_colour(
     record: Record, make_tensor: Callable[..., TensorQuality]
 ) -> None:
     assert area_heights(drawn(record, make_tensor("x", 20.0), (5, 4, 3), 0.5), "int8") == []
+    # The largest value is the threshold, and the column it stands in goes beyond.
+    whole = replace(make_tensor("x", 20.0), clipped_share=0.0)
+    assert area_heights(drawn(record, whole, (5, 4, 3), 1.5), "int8") == []
+
+
+@pytest.mark.parametrize("largest", [1, 3, 9, 10, 99_999, 10**7])
+def test_counts_stand_at_powers_of_ten_alone(
+    record: Record, make_tensor: Callable[..., TensorQuality], largest: int
+) -> None:
+    said = texts(drawn(record, make_tensor("x", 20.0), (largest, 1, 1), 2.5))
+    counts = [text for text in said if re.fullmatch(r"10*k?|1M|10M", text)]
+    assert 1 <= len(counts) <= 5
+    assert set(said) - set(counts) - {"entropy", "minmax", "percentile", "mse", "|x|"} <= {"0", "2", "4", "6"}
 
 
 @pytest.mark.parametrize("amax", [1e-38, 6e-5, 1.0, 3e38])
