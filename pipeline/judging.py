@@ -123,13 +123,17 @@ def print_timings(timings: Timings) -> None:
     table = _table("")
     table.add_column("engine", overflow="fold")
     heads = ["batch", "p50\nms", "p90\nms", "p99\nms", "mean\nms", "samples\nper s", "stable"]
-    for head in heads + ["device\np50 ms"] * with_device:
+    energies = {(row["name"], row["batch_size"]): row["energy_mj"] for row in found["energies"]}
+    with_energy = any(energy is not None for energy in energies.values())
+    for head in heads + ["device\np50 ms"] * with_device + ["energy\nmJ"] * with_energy:
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         latency, device = row["latency_ms"], row["device_ms"]
         cells = [str(row["batch_size"]), *(three_digits(latency[key]) for key in ("p50", "p90", "p99", "mean"))]
         cells += [f"{row['throughput_per_s']:,.0f}", "yes" if row["stable"] else "no"]
         cells += [NONE if device is None else three_digits(device["p50"])] * with_device
+        energy = energies[row["name"], row["batch_size"]]
+        cells += [NONE if energy is None else three_digits(energy)] * with_energy
         table.add_row(Text(row["name"]), *cells)
     console = Console()
     console.print(table)
@@ -137,6 +141,8 @@ def print_timings(timings: Timings) -> None:
     for row in found["timings"]:
         if row["note"]:
             click.echo(f"trtforge: {row['name']} at batch {row['batch_size']}: {row['note']}", err=True)
+    for note in (found["monitor"] or {"notes": ()})["notes"]:
+        click.echo(f"trtforge: {note}", err=True)
 
 
 def _table(title: str) -> Table:

@@ -13,9 +13,10 @@ from typing import Literal
 
 from engines.contract import Placement, Precision, TensorSpec
 from pipeline.machine import Machine
+from pipeline.monitor import Watched
 from pipeline.timing import Latency, Protocol
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, graph optimizations off)"]
 ENGINE: MeasuredOn = "engine"
@@ -123,6 +124,12 @@ class BatchTiming:
     num_queries: int
     stable: bool
     note: str
+    power_mw: float | None
+    """Mean power of the whole module (or package) during its blocks; None where it was not measured."""
+    energy_mj: float | None
+    """Energy of one inference (one sample); None with ``power_mw``."""
+    energy_missing: str
+    """Why there is no energy; empty if there is."""
     queries_file: str
     """Every recorded query (``.npz``, see ``pipeline.timing.Queries``), relative to report.json."""
 
@@ -152,6 +159,9 @@ class Variant:
     throughput_per_s: float | None
     speedup: float | None
     by_batch: tuple[BatchTiming, ...]
+    ram_change_mib: float | None
+    """By how much the machine's available memory fell when the engine was loaded and ran once; negative if other
+    programs gave some back. On a Jetson the GPU's memory is in it. None where nothing was timed."""
     latency_missing: str
     """Why there is no latency; empty if there is one."""
     artifact: str
@@ -270,6 +280,8 @@ class Record:
     protocol: ProtocolInfo | None
     """None where nothing was timed."""
     machine: Machine
+    monitor: Watched | None
+    """None where nothing was timed, or the machine was not watched."""
     versions: Mapping[str, str]
     variants: tuple[Variant, ...]
     tensors: tuple[TensorQuality, ...]

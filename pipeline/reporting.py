@@ -177,6 +177,9 @@ def _footnotes(record: Record) -> list[str]:
         if timing.note
     ]
     lines += [f"{v.name}: {note}" for v in record.variants for note in v.notes]
+    if energies := [(v.name, t) for v in record.variants for t in v.by_batch if t.energy_mj is not None]:
+        said = [f"{name} {three_digits(t.energy_mj or 0)} (batch {t.batch_size})" for name, t in energies]
+        lines.append(f"Energy per inference, mJ: {', '.join(said)}.")
     lines += record.notes
     if record.protocol is not None:
         lines.append(f"Latency on {record.machine.describe()}. {record.protocol.description}")

@@ -165,6 +165,7 @@ def measure(
     candidates: Sequence[Candidate],
     protocol: Protocol,
     *,
+    on_begin: Callable[[int], object] = lambda _began_ns: None,
     on_block: Callable[[int, int], object] = lambda _done, _total: None,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> list[Timing]:
@@ -173,6 +174,7 @@ def measure(
     Args:
         candidates: differ in name or batch size.
         protocol: how to measure.
+        on_begin: told the clock's reading when the first block begins, which every ``started_ms`` counts from.
         on_block: told the number of blocks done and of all blocks, after each block.
         clock: nanoseconds; a test brings its own.
 
@@ -188,6 +190,7 @@ def measure(
     blocks: list[list[Queries]] = [[] for _ in candidates]
     total = protocol.num_blocks * len(candidates)
     began_ns = clock()
+    on_begin(began_ns)
     for round_ in range(protocol.num_blocks):
         for index in order.permutation(len(candidates)):
             raw = _block(candidates[index], protocol, clock)

@@ -10,17 +10,26 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import cattrs
+
 from calibration.batches import Samples
 from engines import backend
 from engines.contract import DYNAMIC, Array, Runner
 from pipeline import isolate
 from pipeline.artifact import Engine, Timings
 from pipeline.errors import ConfigError, Unavailable
+from pipeline.gauges import available_mib
 from pipeline.machine import this_machine
+from pipeline.monitor import Energy, Monitor, Watched
 from pipeline.option import check_bounds, option
 from pipeline.progress import waiting
 from pipeline.stages.infer import batch_bounds, runner_of
 from pipeline.timing import Candidate, Latency, Protocol, Timing, measure, queries_from_npz
+
+ROOT = Path("/")
+"""Where the monitor looks for /sys and /proc; a test points it at a made-up tree."""
+MONITOR = "monitor.npz"
+"""Every reading of the monitor."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +42,12 @@ class Benchmark:
 
     batch_sizes: tuple[int, ...] = option((1,), "batch sizes to time")
     num_threads: int = option(0, "threads of a runtime on the CPU; 0: its own choice")
+    monitor_ms: int = option(100, "power, clocks and temperatures are read every so many milliseconds; 0: never")
     protocol: Protocol = Protocol()
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
-        check_bounds(self, batch_sizes=(1, math.inf), num_threads=(0, math.inf))
+        check_bounds(self, batch_sizes=(1, math.inf), num_threads=(0, math.inf), monitor_ms=(0, math.inf))
         if not self.batch_sizes:
             raise ConfigError("batch_sizes is empty; name at least one, such as 1")
         if len(set(self.batch_sizes)) < len(self.batch_sizes):
@@ -58,14 +68,19 @@ class Benchmark:
                 raise Unavailable(reason)
         self.check_samples(samples)
         what = f"benchmark {', '.join(engines)}"
-        with waiting(what):
-            timings = isolate.call(out / "benchmark.log", what, _measure, self, dict(engines), samples)
-        rows = [_row(timing, engines[timing.name], out) for timing in timings]
+        with waiting(what), Monitor(ROOT, self.monitor_ms) as monitor:
+            measured = isolate.call(out / "benchmark.log", what, _measure, self, dict(engines), samples)
+        rows = [_row(timing, engines[timing.name], out) for timing in measured.timings]
+        if self.monitor_ms:
+            monitor.readings().write(out / MONITOR, measured.began_ns)
         record = {
             "protocol": self.protocol.describe(),
             "num_threads": self.num_threads,
             "machine": asdict(this_machine()),
             "timings": rows,
+            "monitor": asdict(monitor.watched()) if self.monitor_ms else None,
+            "energies": [asdict(energy) for energy in monitor.energies(measured.timings, measured.began_ns)],
+            "ram_change_mib": measured.ram_change_mib,
         }
         (out / "timings.json").write_text(json.dumps(record, indent=1))
         return Timings(out / "timings.json")
@@ -105,6 +120,17 @@ def timings_from(timings: Timings) -> list[Timing]:
     return found
 
 
+def watched_from(timings: Timings) -> Watched | None:
+    """What was seen of the machine; None if it was not watched."""
+    found = timings.read()["monitor"]
+    return None if found is None else cattrs.structure(found, Watched)
+
+
+def energies_from(timings: Timings) -> dict[tuple[str, int], Energy]:
+    """The energy of each engine at each batch size."""
+    return {(row["name"], row["batch_size"]): Energy(**row) for row in timings.read()["energies"]}
+
+
 def _row(timing: Timing, engine: Engine, out: Path) -> dict[str, object]:
     file = out / f"{timing.name}-batch{timing.batch_size}.npz"
     timing.queries.write(file)
@@ -118,21 +144,43 @@ def _row(timing: Timing, engine: Engine, out: Path) -> dict[str, object]:
     }
 
 
-def _measure(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> list[Timing]:
+@dataclass(frozen=True)
+class Measured:
+    """What the process that measures hands back."""
+
+    timings: list[Timing]
+    began_ns: int
+    """When the first block began, on the monotonic clock, which all processes share."""
+    ram_change_mib: dict[str, float | None]
+    """By how much the available memory fell while an engine was loaded and ran once; None where it is not told."""
+
+
+def _measure(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> Measured:
+    began_ns: list[int] = []
+    changes: dict[str, float | None] = {}
     with ExitStack() as loaded:
-        candidates = []
+        candidates: list[Candidate] = []
         for name, engine in engines.items():
+            before_mib = available_mib(Path("/"))
             runner = loaded.enter_context(runner_of(engine, stage.num_threads))
-            for size in stage.batch_sizes:
-                smallest, largest = batch_bounds(engine, runner)
-                if not smallest <= size <= (largest or size):
-                    raise ConfigError(
-                        f"{name}: takes batches from {smallest} to {largest}, but [benchmark] batch_sizes has {size}; "
-                        "change it, or the input's shapes in [model.inputs]"
-                    )
-                feed = next(iter(samples.batches(size)))
-                candidates.append(Candidate(name, size, _query(runner, feed), runner.device_ms))
-        return measure(candidates, stage.protocol)
+            own = [_candidate(engine, runner, name, samples, size) for size in stage.batch_sizes]
+            for candidate in own:
+                candidate.call()  # Some runtimes take their memory at the first query.
+            change_mib = before_mib - available_mib(Path("/"))
+            changes[name] = None if math.isnan(change_mib) else change_mib
+            candidates += own
+        timings = measure(candidates, stage.protocol, on_begin=began_ns.append)
+    return Measured(timings, began_ns[0], changes)
+
+
+def _candidate(engine: Engine, runner: Runner, name: str, samples: Samples, size: int) -> Candidate:
+    smallest, largest = batch_bounds(engine, runner)
+    if not smallest <= size <= (largest or size):
+        raise ConfigError(
+            f"{name}: takes batches from {smallest} to {largest}, but [benchmark] batch_sizes has {size}; "
+            "change it, or the input's shapes in [model.inputs]"
+        )
+    return Candidate(name, size, _query(runner, next(iter(samples.batches(size)))), runner.device_ms)
 
 
 def _query(runner: Runner, feed: Mapping[str, Array]) -> Callable[[], object]:

@@ -17,6 +17,7 @@ from engines.contract import TensorSpec
 from pipeline.direct import work_folder
 from pipeline.errors import ConfigError
 from pipeline.machine import installed_versions, this_machine
+from pipeline.monitor import Energy
 from pipeline.option import option
 from pipeline.quality import methods_from_ranges, tensors_from_ranges, worst_histograms
 from pipeline.recommendation import recommend
@@ -38,7 +39,7 @@ from pipeline.record import (
     finite,
 )
 from pipeline.reporting import write_html, write_json
-from pipeline.stages.benchmark import timings_from
+from pipeline.stages.benchmark import energies_from, timings_from, watched_from
 from pipeline.store import Entry
 from pipeline.timing import Speedup, Timing, speedup
 
@@ -69,6 +70,7 @@ class Report:
             ConfigError: the folder holds something else.
         """
         timings = [] if made.timings is None else timings_from(made.timings)
+        watched = None if made.timings is None else watched_from(made.timings)
         variants = tuple(variant_record(made, built, timings) for built in made.engines)
         metric = _metric_info(plan, made)
         ranges = ranges_from_folder(made.ranges.path) if made.ranges else None
@@ -81,13 +83,14 @@ class Report:
             metric=metric,
             protocol=_protocol_info(plan) if timings else None,
             machine=this_machine(),
+            monitor=watched,
             versions=installed_versions(),
             variants=variants,
             tensors=tensors_from_ranges(ranges) if ranges else (),
             methods=methods_from_ranges(ranges) if ranges else (),
             histograms=worst_histograms(made.ranges.path) if made.ranges else (),
             served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
-            notes=(*made.fp32.notes(), *made.notes),
+            notes=(*made.fp32.notes(), *made.notes, *(() if watched is None else watched.notes)),
             recommendation=recommend(variants, metric, self.max_metric_drop),
         )
         self._publish(plan.resolved(self.folder), record, made)
@@ -148,6 +151,7 @@ def variant_record(made: Results, built: BuiltVariant, timings: Sequence[Timing]
         throughput_per_s=None,
         speedup=None,
         by_batch=(),
+        ram_change_mib=None if made.timings is None else made.timings.read()["ram_change_mib"].get(built.name),
         latency_missing=made.not_timed.get(built, "it was not timed"),
         artifact=str(engine.path),
         num_int8=built_as["num_int8"],
@@ -157,10 +161,14 @@ def variant_record(made: Results, built: BuiltVariant, timings: Sequence[Timing]
     )
     own = [timing for timing in timings if timing.name == built.name]
     full = {timing.batch_size: timing for timing in timings if timing.name == f"fp32@{built.backend}"}
-    return variant.timed(tuple(_batch_timing(t, full.get(t.batch_size)) for t in own)) if own else variant
+    if made.timings is None or not own:
+        return variant
+    energies = energies_from(made.timings)
+    by_batch = ((t, full.get(t.batch_size), energies[t.name, t.batch_size]) for t in own)
+    return variant.timed(tuple(_batch_timing(*measured) for measured in by_batch))
 
 
-def _batch_timing(timing: Timing, full: Timing | None) -> BatchTiming:
+def _batch_timing(timing: Timing, full: Timing | None, energy: Energy) -> BatchTiming:
     ratio: Speedup | None = None
     if full is not None:
         ratio = speedup(full, timing, seed=0) if full is not timing else Speedup(1.0, 1.0, 1.0)
@@ -174,6 +182,9 @@ def _batch_timing(timing: Timing, full: Timing | None) -> BatchTiming:
         num_queries=timing.num_queries,
         stable=timing.stable,
         note=timing.note,
+        power_mw=energy.power_mw,
+        energy_mj=energy.energy_mj,
+        energy_missing=energy.missing,
         queries_file=f"samples/{timing.name}-batch{timing.batch_size}.npz",
     )
 

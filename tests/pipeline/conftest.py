@@ -9,9 +9,11 @@ import pytest
 
 from engines.contract import Precision, TensorSpec
 from pipeline.machine import Gpu, Machine
+from pipeline.monitor import Span, Watched
 from pipeline.recommendation import recommend
 from pipeline.record import (
     ENGINE,
+    SCHEMA_VERSION,
     SIMULATION,
     BatchTiming,
     ComparedOutput,
@@ -49,6 +51,18 @@ MACHINE = Machine(
     power_mode="",
 )
 
+WATCHED = Watched(
+    period_ms=100,
+    num_readings=60,
+    power_mode="MAXN",
+    clocks_mhz=(Span("gpu 17000000.gpu", 306.0, 612.5, 624.75),),
+    temperatures_c=(Span("gpu-thermal", 51.0, 52.5, 54.0),),
+    rails_mw=(Span("VDD_IN", 4900.0, 5200.0, 5900.0), Span("VDD_SOC", 1400.0, 1450.0, 1500.0)),
+    total_rails=("VDD_IN",),
+    num_throttles=0,
+    notes=(),
+)
+
 
 def variant_named(name: str, drop: float | None, size_bytes: int) -> Variant:
     """An untimed variant whose accuracy was measured on the engine; ``name`` is ``precision@backend``."""
@@ -70,6 +84,7 @@ def variant_named(name: str, drop: float | None, size_bytes: int) -> Variant:
         throughput_per_s=None,
         speedup=None,
         by_batch=(),
+        ram_change_mib=None if drop is None else 12.5,
         latency_missing="no NVIDIA driver on this machine (libcuda.so.1 is missing)",
         artifact=f"/store/build/{name}/engine",
         num_int8=27 if precision == "int8" else 0,
@@ -98,6 +113,9 @@ def timing_of(batch_size: int, p50_ms: float, speedup: float | None, file: str) 
         num_queries=4000,
         stable=True,
         note="",
+        power_mw=5200.0 if batch_size == 1 else None,
+        energy_mj=5200.0 * latency.mean / 1000 if batch_size == 1 else None,
+        energy_missing="" if batch_size == 1 else "only 2 readings of the power fell into its blocks",
         queries_file=file,
     )
 
@@ -143,7 +161,7 @@ def sample_record() -> Record:
     counts = tuple(int(9000 * 0.93**i) for i in range(120))
     shared = TensorHistogram((names[0], "model/flatten/Reshape"), 6.2 / 120, counts, 77)
     return Record(
-        schema_version=2,
+        schema_version=SCHEMA_VERSION,
         created="2026-01-02T03:04:05+00:00",
         plan=PlanInfo("plan.toml", "0123456789abcdef" * 4),
         model=ModelInfo(
@@ -159,6 +177,7 @@ def sample_record() -> Record:
         metric=TOP1,
         protocol=ProtocolInfo(Protocol().describe(), 1, Protocol()),
         machine=MACHINE,
+        monitor=WATCHED,
         versions={"python": "3.11.7", "onnxruntime": "1.32.0"},
         variants=variants,
         tensors=tuple(tensors),

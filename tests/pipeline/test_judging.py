@@ -62,7 +62,7 @@ def test_a_verdict_without_metric_or_classes(capsys: pytest.CaptureFixture[str])
     assert "arg max" not in out
 
 
-def timings(folder: Path, device: dict[str, float] | None) -> Timings:
+def timings(folder: Path, device: dict[str, float] | None, energy_mj: float | None = None) -> Timings:
     latency = {"mean": 0.012345, "p50": 0.01, "p90": 1.5, "p95": 2.0, "p99": 1234.5}
     row = {"batch_size": 1, "latency_ms": latency, "device_ms": device, "throughput_per_s": 81004.5}
     rows = [
@@ -70,7 +70,9 @@ def timings(folder: Path, device: dict[str, float] | None) -> Timings:
         row
         | {"name": "a_rather_long_name_of_an_engine[1].plan", "stable": False, "note": "too few", "device_ms": None},
     ]
-    (folder / "timings.json").write_text(json.dumps({"protocol": "one [query] at a time", "timings": rows}))
+    energies = [{"name": r["name"], "batch_size": 1, "energy_mj": energy_mj if r["stable"] else None} for r in rows]
+    record = {"protocol": "one [query] at a time", "timings": rows, "monitor": None, "energies": energies}
+    (folder / "timings.json").write_text(json.dumps(record))
     return Timings(folder / "timings.json")
 
 
@@ -93,3 +95,10 @@ def test_timings_with_device_time(tmp_path: Path, capsys: pytest.CaptureFixture[
     lines = capsys.readouterr().out.splitlines()
     assert any("device" in line for line in lines)
     assert [line.split()[-2:] for line in lines if " yes " in line or " no " in line] == [["yes", "0.500"], ["no", "–"]]
+
+
+def test_timings_with_energy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_timings(timings(tmp_path, None, energy_mj=12.345))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("energy" in line for line in lines)
+    assert [line.split()[-2:] for line in lines if " yes " in line or " no " in line] == [["yes", "12.3"], ["no", "–"]]
