@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,10 @@ Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Placement = Literal["tensorrt", "onnxruntime", "none"]
 """Where a backend wants its Q/DQ nodes; ``none`` for a backend that takes no INT8 model."""
+Hardware = Literal["exact", "same_compute_capability", "ampere_plus"]
+"""The GPUs that an engine is to run on: the kind that it was built on, that compute capability, or 8.0 and later."""
+Weights = Literal["fixed", "refittable", "stripped"]
+"""Whether an engine's weights can be replaced later, and whether it has any."""
 
 DYNAMIC = -1
 """Stands for a dimension that is only known when the model runs."""
@@ -40,19 +44,59 @@ class ShapeRange:
 
 
 @dataclass(frozen=True)
+class GivenScales:
+    """A whole calibration cache for the TensorRT at hand, such as ``trtforge ranges convert`` writes."""
+
+    cache: bytes
+
+
+@dataclass(frozen=True)
+class GivenBatches:
+    """Samples for TensorRT's own calibrator to find scales on."""
+
+    batches: Callable[[], Iterable[Mapping[str, Array]]]
+    """Input name -> (batch_size, ...) array of the type and shape that the network takes; all of one size."""
+    batch_size: int
+    cache: Path
+    """Where TensorRT's cache is kept; read if it is there."""
+
+
+def _silent(_phase: str, _done: int, _total: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True)
 class BuildOptions:
     """What the builder is told. A backend that cannot obey a field raises; it never ignores it in silence."""
 
     precision: Precision = "fp32"
     """What the ONNX file was written for; TensorRT 8 and 10 need builder flags that follow from it."""
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
-    """One optimization profile: a shape range for each input with a dynamic dimension."""
+    """The first optimization profile: a shape range for each input with a dynamic dimension."""
+    more_shapes: tuple[Mapping[str, ShapeRange], ...] = ()
+    """Further optimization profiles."""
     workspace_mib: int = 1024
     """Upper bound for TensorRT's scratch memory, MiB."""
     optimization_level: int = 3
     """TensorRT's builder optimization level, 0 to 5."""
     compute_capabilities: tuple[str, ...] = ()
     """Targets of an ahead-of-time build, such as ``8.6``. Empty: what the builder takes by itself."""
+    native: GivenScales | GivenBatches | None = None
+    """INT8 by TensorRT's own calibrator instead of Q/DQ nodes: the model is FP32. None: as the model says."""
+    hardware: Hardware = "exact"
+    version_compatible: bool = False
+    """Whether later versions of TensorRT are to run the engine too."""
+    weights: Weights = "fixed"
+    dla_core: int = -1
+    """The core of a Jetson's deep learning accelerator; what it cannot do runs on the GPU. -1: the GPU alone."""
+    timing_cache: Path | None = None
+    """A file of kernel timings to begin with and to add to. None: every kernel is timed."""
+    progress: Callable[[str, int, int], None] = _silent
+    """Told the phase, and how many of its steps are done, of how many."""
+
+    def profiles(self) -> tuple[Mapping[str, ShapeRange], ...]:
+        """All optimization profiles, the first first; empty if no input is dynamic."""
+        return (self.shapes, *self.more_shapes) if self.shapes or self.more_shapes else ()
 
 
 @dataclass(frozen=True)

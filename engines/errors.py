@@ -7,3 +7,7 @@ class Unavailable(RuntimeError):
 
 class EngineError(RuntimeError):
     """The runtime failed on this model or this engine; its own error is ``__cause__`` or in the message."""
+
+
+class OutOfMemory(EngineError):
+    """Memory ran out while the runtime worked on this model: with less to work with it may go through."""

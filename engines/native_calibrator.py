@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from engines.contract import Array
+from engines.contract import Array, BuildOptions, GivenBatches, GivenScales
 from engines.errors import EngineError, Unavailable
 
 R = TypeVar("R")
@@ -70,13 +71,6 @@ class Feed:
     batch_size: int
     device: Buffers
     """Its context is current on the thread that builds."""
-
-
-@dataclass(frozen=True)
-class GivenScales:
-    """A whole calibration cache, such as ``trtforge ranges convert`` writes: no batch is read."""
-
-    cache: bytes
 
 
 def native_calibrator(trt: Any, algorithm: Algorithm, source: Feed | GivenScales, cache: Path | None) -> Any:
@@ -134,6 +128,33 @@ def native_calibrator(trt: Any, algorithm: Algorithm, source: Feed | GivenScales
             state.close()
 
     return Calibrator()
+
+
+@contextmanager
+def calibrator_for(trt: Any, options: BuildOptions, open_device: Callable[[], Any]) -> Iterator[Any]:
+    """The calibrator that the options ask for, None if they ask for none; its buffers are freed at the end.
+
+    Batches go through the device that ``open_device`` gives; it is entered for the time of the build.
+
+    Raises:
+        Unavailable: this TensorRT has no calibrators, or there is no device.
+    """
+    if options.native is None:
+        yield None
+    elif isinstance(options.native, GivenScales):
+        yield native_calibrator(trt, "EntropyCalibration2", options.native, None)
+    else:
+        yield from _fed(trt, options.native, open_device)
+
+
+def _fed(trt: Any, given: GivenBatches, open_device: Callable[[], Any]) -> Iterator[Any]:
+    with open_device() as device:
+        feed = Feed(given.batches(), given.batch_size, device)
+        calibrator = native_calibrator(trt, "EntropyCalibration2", feed, given.cache)
+        try:
+            yield calibrator
+        finally:
+            calibrator.close()
 
 
 class _State:

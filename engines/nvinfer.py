@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.contract import DYNAMIC, BuildOptions, EngineRecord
-from engines.errors import EngineError, Unavailable
-from engines.onnx_model import OnnxModelFacts, check_options, facts, shape_text
+from engines import cuda, timing_cache
+from engines.builder_config import configure, layers_off_dla, network_flags, set_precision
+from engines.capability import capability_of, platform_of, refuse, refuse_platform, typing_for
+from engines.contract import BuildOptions, EngineRecord
+from engines.errors import EngineError, OutOfMemory, Unavailable
+from engines.explained import is_out_of_memory, told
+from engines.native_calibrator import calibrator_for
+from engines.onnx_model import OnnxModelFacts, check_options, facts
+from engines.profiles import add_profiles, calibration_profile, located
 
 _LOG = logging.getLogger(__name__)
-
-DEFAULT_OPTIMIZATION_LEVEL = BuildOptions.optimization_level
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,16 @@ class Family:
     """Sets on an ``IBuilderConfig`` what only this member of the family has."""
     inspect: Callable[[bytes, OnnxModelFacts], tuple[int, tuple[str, ...]]]
     """From the plan and the model: number of products in integer arithmetic (-1: cannot tell), and notes."""
+    open_device: Callable[[], Any] = cuda.Device
+    """The GPU, for TensorRT's own calibrator."""
 
 
 class ErrorTail:
-    """The last error messages of the library: at most twelve."""
+    """The last error messages of the library, at most twelve, and its last warnings."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=12)
+        self.warnings: deque[str] = deque(maxlen=12)
 
     def add(self, line: str) -> None:
         """Keep one message."""
@@ -76,6 +83,8 @@ def logger(trt: Any) -> tuple[Any, ErrorTail]:
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 tail.add(message)
+            elif severity == trt.ILogger.WARNING:
+                tail.warnings.append(message)
             _LOG.log(levels.get(severity.name, logging.INFO), "%s: %s", trt.__name__, message)
 
     return Log(), tail
@@ -89,27 +98,11 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
         EngineError: the parser or the builder refused the model, or an option does not fit it.
     """
     start = time.perf_counter()
+    refuse(capability_of(family.trt), options)
     found = facts(model)
     check_options(found, options, model)
-    trt = family.trt
-    log, tail = logger(trt)
-    tail.clear()
-    try:
-        builder = trt.Builder(log)
-    except TypeError as error:  # what pybind makes of a null pointer
-        raise Unavailable(f"{family.name}: the builder does not start ({tail.text()}); look at nvidia-smi") from error
-    network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(model)):
-        raise EngineError(f"{model}: {family.name} cannot take the model ({_parser_error(parser, tail)})")
-    config = builder.create_builder_config()
-    _configure(family, config, options)
-    notes = _set_precision(trt, config, options)
-    _add_profile(builder, config, network, options, (model, tail))
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise EngineError(f"{model}: {family.name} cannot build an engine ({tail.text()})")
-    data = bytes(plan)
+    with calibrator_for(family.trt, options, family.open_device) as calibrator:
+        data, notes = _serialized(family, model, options, calibrator)
     engine.write_bytes(data)
     num_int8, more = family.inspect(data, found)
     return EngineRecord(
@@ -126,63 +119,55 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
     )
 
 
-def _network_flags(trt: Any) -> int:
-    """Explicit batch where that is a choice, strong typing where it exists: the ONNX file carries the precision."""
-    known = trt.NetworkDefinitionCreationFlag
-    names = [name for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED") if hasattr(known, name)]
-    return sum(1 << int(getattr(known, name)) for name in names)
-
-
-def _configure(family: Family, config: Any, options: BuildOptions) -> None:
-    trt, level = family.trt, options.optimization_level
-    if not 0 <= level <= 5:
-        raise EngineError(f"{family.name}: optimization level {level} is asked for, it goes from 0 to 5; choose one")
-    if options.workspace_mib < 1:
-        raise EngineError(f"{family.name}: workspace is {options.workspace_mib} MiB; give at least 1")
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)
-    if hasattr(config, "builder_optimization_level"):
-        config.builder_optimization_level = level
-    elif level != DEFAULT_OPTIMIZATION_LEVEL:
-        raise Unavailable(
-            f"{family.name}: optimization level {level} is asked for, this version has none; leave it at "
-            f"{DEFAULT_OPTIMIZATION_LEVEL}, or take TensorRT 8.6 or later"
-        )
+def _serialized(family: Family, model: Path, options: BuildOptions, calibrator: Any) -> tuple[bytes, tuple[str, ...]]:
+    """The plan, and sentences for the record."""
+    trt, capability = family.trt, capability_of(family.trt)
+    log, tail = logger(trt)
+    tail.clear()
+    try:
+        builder = trt.Builder(log)
+    except TypeError as error:  # what pybind makes of a null pointer
+        raise Unavailable(f"{family.name}: the builder does not start ({tail.text()}); look at nvidia-smi") from error
+    platform = platform_of(trt, builder, _gpu_text(family.versions))
+    refuse_platform(capability, platform, options)
+    typing = typing_for(capability, options)
+    network = builder.create_network(network_flags(trt, capability, typing))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(model)):
+        raise EngineError(told(f"{model}: {family.name} cannot take the model", _parser_error(parser, tail)))
+    config = builder.create_builder_config()
+    notes = configure(trt, capability, config, options, tail.warnings)
     family.configure(config, options)
+    notes += set_precision(trt, config, options, typing, platform)
+    located(model, lambda: add_profiles(builder, config, network, options), tail.text)
+    if calibrator is not None:
+        profile = located(model, lambda: calibration_profile(builder, network, options), tail.text)
+        if profile is not None:
+            config.set_calibration_profile(profile)
+        config.int8_calibrator = calibrator
+    if options.dla_core >= 0:
+        notes += _dla_notes(layers_off_dla(config, network), network.num_layers)
+    plan = builder.build_serialized_network(network, config)
+    if calibrator is not None:
+        calibrator.check()
+    if plan is None:
+        kind = OutOfMemory if is_out_of_memory(tail.text()) else EngineError
+        raise kind(told(f"{model}: {family.name} cannot build an engine", tail.text()))
+    if capability.timing_cache and options.timing_cache is not None:
+        timing_cache.keep(config, options.timing_cache)
+    return bytes(plan), notes
 
 
-def _set_precision(trt: Any, config: Any, options: BuildOptions) -> tuple[str, ...]:
-    """Builder flags for the generations without strong typing. Returns notes for the record."""
-    notes: tuple[str, ...] = ()
-    if options.precision != "fp16" and config.get_flag(trt.BuilderFlag.TF32):
-        notes = ("TF32 is on, as is the library's default: FP32 products may round their inputs to 10 bits.",)
-    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or options.precision == "fp32":
-        return notes
-    config.set_flag(trt.BuilderFlag.FP16)
-    if options.precision == "fp16":
-        return ("Weakly typed network with the FP16 flag: the builder may leave layers in FP32.",)
-    config.set_flag(trt.BuilderFlag.INT8)
-    return (*notes, "Weakly typed network with the INT8 and FP16 flags: what is not quantized may run in FP16.")
+def _gpu_text(versions: Mapping[str, str]) -> str:
+    if "gpu" not in versions:
+        return ""
+    return f"{versions['gpu']} (compute capability {versions.get('compute_capability', 'unknown')})"
 
 
-def _add_profile(builder: Any, config: Any, network: Any, options: BuildOptions, where: tuple[Path, ErrorTail]) -> None:
-    """One optimization profile with a range for each dynamic input; none if all shapes are fixed."""
-    model, tail = where
-    values = [network.get_input(index) for index in range(network.num_inputs)]
-    dynamic = {value.name: tuple(value.shape) for value in values if DYNAMIC in tuple(value.shape)}
-    if not dynamic:
-        return
-    profile = builder.create_optimization_profile()
-    for name, shape in dynamic.items():
-        if name not in options.shapes:
-            low, mid, high = (shape_text(tuple(size if n == DYNAMIC else n for n in shape)) for size in (1, 4, 16))
-            raise EngineError(
-                f"{model}: input '{name}' is {shape_text(shape)}, and no shape range is given for it; give its min, "
-                f"opt and max shape, such as {low}, {mid} and {high}"
-            )
-        given = options.shapes[name]
-        profile.set_shape(name, given.min, given.opt, given.max)
-    if config.add_optimization_profile(profile) < 0:
-        raise EngineError(f"{model}: the shape ranges are refused ({tail.text()})")
+def _dla_notes(off: tuple[str, ...], num_layers: int) -> tuple[str, ...]:
+    if not off:
+        return (f"All {num_layers} layers can run on DLA.",)
+    return (f"{len(off)} of {num_layers} layers run on the GPU, for DLA cannot: {', '.join(off)}.",)
 
 
 def _parser_error(parser: Any, tail: ErrorTail) -> str:

@@ -89,7 +89,9 @@ def check_options(found: OnnxModelFacts, options: BuildOptions, path: Path) -> N
     Raises:
         EngineError: they do not; an engine of another precision than asked would be the result.
     """
-    if options.precision == "int8" and not found.has_quantize:
+    if options.native is not None:
+        _check_for_calibrator(found, path)
+    elif options.precision == "int8" and not found.has_quantize:
         raise EngineError(f"{path}: precision int8 is asked for, the model has no QuantizeLinear; quantize it first")
     if options.precision != "int8" and found.has_quantize:
         raise EngineError(
@@ -103,7 +105,15 @@ def check_options(found: OnnxModelFacts, options: BuildOptions, path: Path) -> N
             f"{path}: precision fp32 is asked for, the model has FP16 tensors; ask for fp16, "
             "or give the model from before the cast"
         )
-    _check_ranges(found.inputs, options.shapes, path)
+    for ranges in options.profiles():
+        _check_ranges(found.inputs, ranges, path)
+
+
+def _check_for_calibrator(found: OnnxModelFacts, path: Path) -> None:
+    """A calibrator takes the FP32 model: TensorRT ignores it where there are Q/DQ nodes."""
+    if found.has_quantize or found.has_float16:
+        what = "QuantizeLinear nodes" if found.has_quantize else "FP16 tensors"
+        raise EngineError(f"{path}: native INT8 is asked for, the model has {what}; give the FP32 model")
 
 
 def refuse_targets(options: BuildOptions, backend: str) -> None:

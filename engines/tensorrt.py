@@ -75,7 +75,7 @@ def _import() -> Any:
 
 
 def _no_more(config: Any, options: BuildOptions) -> None:
-    """Nothing is TensorRT's alone yet: DLA and native calibration come with their own issue."""
+    """All that TensorRT has alone is decided by its names."""
 
 
 def _inspect(plan: bytes, found: OnnxModelFacts) -> tuple[int, tuple[str, ...]]:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.native_calibrator import Feed, GivenScales, native_calibrator
+from engines.contract import GivenScales
+from engines.native_calibrator import Feed, native_calibrator
 
 ROOM = ctypes.sizeof(ctypes.c_void_p)
 HEADER = 2 * ROOM

@@ -16,7 +16,10 @@ import pytest
 import engines
 
 API = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text())
-SHARED = ("nvinfer.py", "nvinfer_runner.py")
+SHARED = (
+    "builder_config.py", "capability.py", "native_calibrator.py", "nvinfer.py", "nvinfer_runner.py", "profiles.py",
+    "progress_monitor.py", "timing_cache.py",
+)  # fmt: skip
 FILES = {"tensorrt": (*SHARED, "tensorrt.py"), "tensorrt_rtx": (*SHARED, "tensorrt_rtx.py")}
 
 CLASS_OF = {
@@ -33,9 +36,26 @@ CLASS_OF = {
 }
 """The code calls a variable by what it holds, so that this test can tell."""
 
-STRONGLY_TYPED = "NetworkDefinitionCreationFlag.STRONGLY_TYPED"
-ONLY_WITHOUT_STRONG_TYPING = {"BuilderFlag.FP16", "BuilderFlag.INT8"}
-ASKED_FOR_WITH_HASATTR = {"IBuilderConfig.builder_optimization_level"}
+BEHIND = {
+    "BuilderFlag.FP16": "BuilderFlag.FP16",
+    "BuilderFlag.INT8": "BuilderFlag.FP16",
+    "BuilderFlag.STRIP_PLAN": "BuilderFlag.STRIP_PLAN",
+    "BuilderFlag.VERSION_COMPATIBLE": "BuilderFlag.VERSION_COMPATIBLE",
+    "Builder.platform_has_fast_fp16": "Builder.platform_has_fast_int8",
+    "Builder.platform_has_fast_int8": "Builder.platform_has_fast_int8",
+    "HardwareCompatibilityLevel": "HardwareCompatibilityLevel",
+    "HardwareCompatibilityLevel.AMPERE_PLUS": "HardwareCompatibilityLevel",
+    "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY": "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY",
+    "IBuilderConfig.builder_optimization_level": "IBuilderConfig.builder_optimization_level",
+    "IBuilderConfig.hardware_compatibility_level": "HardwareCompatibilityLevel",
+    "IBuilderConfig.int8_calibrator": "IBuilderConfig.int8_calibrator",
+    "IBuilderConfig.progress_monitor": "IProgressMonitor",
+    "IBuilderConfig.set_calibration_profile": "IBuilderConfig.int8_calibrator",
+    "IProgressMonitor": "IProgressMonitor",
+    "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": "NetworkDefinitionCreationFlag.EXPLICIT_BATCH",
+    "NetworkDefinitionCreationFlag.STRONGLY_TYPED": "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
+}
+"""A name that some generation lacks, and the name that ``engines/capability.py`` asks for before it is used."""
 
 
 def names_used(source: str) -> set[str]:
@@ -53,6 +73,16 @@ def _names_of(node: ast.AST) -> Iterator[str]:
     holder = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
     if holder in CLASS_OF:
         yield f"{CLASS_OF[holder]}.{node.attr}"
+
+
+def names_asked_for(source: str) -> set[str]:
+    """``hasattr(trt.A, "b")`` as ``A.b``, and ``hasattr(trt, "A")`` as ``A``."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return {
+        f"{ast.unparse(call.args[0])}.{call.args[1].value!s}".removeprefix("trt.")
+        for call in calls
+        if ast.unparse(call.func) == "hasattr" and isinstance(call.args[1], ast.Constant)
+    }
 
 
 def has(version: str, name: str) -> bool:
@@ -73,9 +103,15 @@ def _uses() -> list[tuple[str, str]]:
 def test_name_exists_wherever_it_is_used(family: str, name: str) -> None:
     assert name in API["names"], f"look {name} up in the bindings wheels, and add it to tensorrt_api.json"
     for version in API["versions"][family]:
-        if name in ASKED_FOR_WITH_HASATTR or (name in ONLY_WITHOUT_STRONG_TYPING and has(version, STRONGLY_TYPED)):
-            continue
-        assert has(version, name), f"{name} is missing in {family} {version}"
+        assert has(version, BEHIND.get(name, name)) <= has(version, name), f"{name} is missing in {family} {version}"
+        if name not in BEHIND:
+            assert has(version, name), f"{name} is missing in {family} {version}"
+
+
+def test_what_some_generation_lacks_is_asked_for_first() -> None:
+    source = (Path(engines.__file__).parent / "capability.py").read_text()
+    assert set(BEHIND.values()) <= names_asked_for(source)
+    assert set(BEHIND) <= {name for _, name in _uses()}, "a name that is not used any more"
 
 
 def test_the_names_are_found() -> None:

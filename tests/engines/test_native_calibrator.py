@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from engines.contract import GivenScales
 from engines.errors import EngineError, Unavailable
-from engines.native_calibrator import Algorithm, CacheKey, Feed, GivenScales, native_calibrator
+from engines.native_calibrator import Algorithm, CacheKey, Feed, native_calibrator
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CALLS = Path(__file__).with_name("builder_calls.py")

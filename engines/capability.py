@@ -1,0 +1,190 @@
+"""What one generation of TensorRT, or of TensorRT for RTX, can do: found by its names, never by its version.
+
+What a generation or a GPU cannot do is an error that says what can be done instead, before anything is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engines.contract import BuildOptions, Precision
+from engines.errors import EngineError, Unavailable
+
+DEFAULT_OPTIMIZATION_LEVEL = BuildOptions.optimization_level
+
+Typing = Literal["strong", "weak"]
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What there is, by the module's names."""
+
+    name: str
+    """The module's."""
+    version: str
+    """For sentences alone."""
+    explicit_batch: bool
+    """Whether that is a flag; where it is not, it always is so."""
+    strong_typing: bool
+    """Whether networks can be held to the types that the ONNX file has."""
+    weak_typing: bool
+    """Whether builder flags may choose the precision."""
+    native_int8: bool
+    """Whether there are calibrators, and a config that takes one."""
+    ahead_of_time: bool
+    """Whether it builds for other GPUs than this machine's, and for none at all."""
+    optimization_level: bool
+    hardware: tuple[str, ...]
+    """Of ``BuildOptions.hardware``, besides ``exact``."""
+    version_compatible: bool
+    stripped: bool
+    """Plans without weights."""
+    progress: bool
+    timing_cache: bool
+    dla: bool
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What the builder says of the GPU. Where it has no opinion (TensorRT 11, TensorRT for RTX), all is there."""
+
+    gpu: str = ""
+    """Its name and compute capability, for sentences."""
+    has_fp16: bool = True
+    has_int8: bool = True
+    num_dla_cores: int = 0
+
+
+def capability_of(trt: Any) -> Capability:
+    """What the module ``trt`` can do."""
+    ahead_of_time = hasattr(trt, "ComputeCapability")
+    levels = (
+        ("same_compute_capability", hasattr(trt, "HardwareCompatibilityLevel")
+         and hasattr(trt.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY")),
+        ("ampere_plus", hasattr(trt, "HardwareCompatibilityLevel")),
+    )  # fmt: skip
+    return Capability(
+        name=trt.__name__.removesuffix("_bindings"),
+        version=trt.__version__,
+        explicit_batch=hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"),
+        strong_typing=hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"),
+        weak_typing=hasattr(trt.BuilderFlag, "FP16") and not ahead_of_time,  # RTX 1.4 has the flags and refuses them.
+        native_int8=hasattr(trt.IBuilderConfig, "int8_calibrator"),  # RTX 1.4 has the classes, but no place for them.
+        ahead_of_time=ahead_of_time,
+        optimization_level=hasattr(trt.IBuilderConfig, "builder_optimization_level"),
+        # TensorRT for RTX has the names of what follows; it warns, or needs a GPU or a library that it lacks.
+        hardware=() if ahead_of_time else tuple(name for name, there in levels if there),
+        version_compatible=hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE") and not ahead_of_time,
+        stripped=hasattr(trt.BuilderFlag, "STRIP_PLAN") and not ahead_of_time,
+        progress=hasattr(trt, "IProgressMonitor"),
+        timing_cache=not ahead_of_time,  # There it does nothing, but touches the GPU.
+        dla=not ahead_of_time,
+    )
+
+
+def platform_of(trt: Any, builder: Any, gpu: str) -> Platform:
+    """What ``builder`` says of the GPU; ``gpu`` is how sentences call it."""
+    can = hasattr(trt.Builder, "platform_has_fast_int8")
+    return Platform(
+        gpu=gpu,
+        has_fp16=builder.platform_has_fast_fp16 if can else True,
+        has_int8=builder.platform_has_fast_int8 if can else True,
+        num_dla_cores=builder.num_DLA_cores,
+    )
+
+
+def typing_for(found: Capability, options: BuildOptions) -> Typing:
+    """Strong typing wherever it exists, but for what only builder flags can ask for: native INT8, and DLA."""
+    wants_flags = options.native is not None or options.dla_core >= 0
+    return "weak" if found.weak_typing and (wants_flags or not found.strong_typing) else "strong"
+
+
+def refuse(found: Capability, options: BuildOptions) -> None:
+    """Compare what is asked for with what this generation has.
+
+    Raises:
+        Unavailable: it cannot do it; the sentence says what can be done.
+        EngineError: the options contradict each other, whatever the generation.
+    """
+    _check_numbers(found, options)
+    reason = next(_lacking(found, options), "")
+    if reason:
+        raise Unavailable(f"{found.name}: {reason}")
+    if options.dla_core >= 0:
+        _check_dla(found, options)
+
+
+def refuse_platform(found: Capability, platform: Platform, options: BuildOptions) -> None:
+    """Compare what is asked for with what the GPU has.
+
+    Raises:
+        Unavailable: it has no such arithmetic, or no such DLA core; the sentence says what can be done.
+    """
+    there = {"fp32": True, "fp16": platform.has_fp16, "int8": platform.has_int8}
+    if not there[options.precision]:
+        others: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+        can = " or ".join(other for other in others if there[other])
+        raise Unavailable(
+            f"{found.name}: {options.precision} is asked for, {platform.gpu or 'this GPU'} has no fast arithmetic for "
+            f"it; build {can} for it"
+        )
+    if options.dla_core >= max(platform.num_dla_cores, 0):
+        number = platform.num_dla_cores
+        cores = "no DLA, or its TensorRT does not drive it" if not number else f"{number} of them, counted from 0"
+        raise Unavailable(
+            f"{found.name}: DLA core {options.dla_core} is asked for, {platform.gpu or 'this machine'} has {cores}; "
+            f"{'choose one of these' if number else 'leave dla_core at -1, and it is built for the GPU'}"
+        )
+
+
+def _lacking(found: Capability, options: BuildOptions) -> Iterator[str]:
+    """A sentence for each thing that this generation does not have."""
+    has = f"version {found.version} has"
+    if options.native is not None and not found.native_int8:
+        yield f'native INT8 is asked for, {has} no calibrators; take int8 = "qdq", which writes INT8 into the model'
+    level = options.optimization_level
+    if level != DEFAULT_OPTIMIZATION_LEVEL and not found.optimization_level:
+        yield (
+            f"optimization level {level} is asked for, {has} none; leave it at {DEFAULT_OPTIMIZATION_LEVEL}, or take "
+            "TensorRT 8.6 or later"
+        )
+    if options.hardware != "exact" and options.hardware not in found.hardware:
+        known = ", ".join(f'"{name}"' for name in ("exact", *found.hardware))
+        targets = "; name its targets in compute_capabilities" if found.ahead_of_time else ""
+        yield f'hardware = "{options.hardware}" is asked for, {has} {known}; choose one of these{targets}'
+    if options.version_compatible and not found.version_compatible:
+        yield f"a version-compatible engine is asked for, {has} none; leave it out, and build again after an update"
+    if options.weights == "stripped" and not found.stripped:
+        yield f'weights = "stripped" is asked for, {has} no such plans; take "fixed"'
+    if options.weights == "refittable" and found.ahead_of_time:
+        yield f'weights = "refittable" is asked for, {has} none without a GPU; take "fixed"'
+    if options.dla_core >= 0 and not found.dla:
+        yield f"DLA core {options.dla_core} is asked for, {has} no DLA; leave dla_core at -1"
+
+
+def _check_numbers(found: Capability, options: BuildOptions) -> None:
+    level = options.optimization_level
+    if not 0 <= level <= 5:
+        raise EngineError(f"{found.name}: optimization level {level} is asked for, it goes from 0 to 5; choose one")
+    if options.workspace_mib < 1:
+        raise EngineError(f"{found.name}: workspace is {options.workspace_mib} MiB; give at least 1")
+    if options.native is not None and options.precision != "int8":
+        raise EngineError(f"{found.name}: native INT8 is asked for with precision {options.precision}; ask for int8")
+
+
+def _check_dla(found: Capability, options: BuildOptions) -> None:
+    """DLA runs FP16 and INT8 in shapes that do not vary; INT8 by calibration alone, where there are calibrators."""
+    where = f"{found.name}, DLA core {options.dla_core}"
+    if options.precision == "fp32":
+        raise Unavailable(f"{where}: fp32 is asked for, DLA has FP16 and INT8; build one of these, or for the GPU")
+    if options.precision == "int8" and options.native is None and found.native_int8:
+        raise Unavailable(f'{where}: INT8 by Q/DQ nodes is asked for, DLA takes none; take int8 = "native"')
+    for ranges in options.profiles():
+        for name, shape in ranges.items():
+            if not shape.min == shape.opt == shape.max:
+                raise Unavailable(
+                    f"{where}: the shapes of '{name}' go from {shape.min} to {shape.max}, DLA takes one; give min, opt "
+                    "and max alike"
+                )

@@ -1,0 +1,89 @@
+"""One generation of TensorRT, on its real bindings: what we find it can do, and our classes called as it calls them.
+
+Usage: python generation_calls.py MODULE, with the bindings on PYTHONPATH; run by test_generations.py. Prints JSON. The
+calls go through the objects' tables of virtual functions, as in builder_calls.py: a logger's is log (from TensorRT 11
+on after the four of IVersionedInterface), a progress monitor's are phaseStart, stepComplete and phaseFinish after four.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from engines.builder_config import network_flags
+from engines.capability import capability_of, typing_for
+from engines.contract import BuildOptions, GivenScales, Precision
+from engines.nvinfer import logger
+from engines.progress_monitor import progress_monitor
+
+ROOM = ctypes.sizeof(ctypes.c_void_p)
+NUM_BEFORE_LOG = {"11": 4}
+
+
+def virtual(made: Any, index: int, result: Any, *arguments: Any) -> Any:
+    """The virtual function at ``index`` of a C++ object that pybind11 keeps behind Python's header."""
+    this = ctypes.c_void_p.from_address(id(made) + 2 * ROOM).value or 0
+    table = ctypes.c_void_p.from_address(this).value or 0
+    address = ctypes.c_void_p.from_address(table + ROOM * index).value or 0
+    function = ctypes.PYFUNCTYPE(result, ctypes.c_void_p, *arguments)(address)
+    return lambda *given: function(this, *given)
+
+
+def logged(trt: Any) -> dict[str, Any]:
+    """An error, a warning and an information, as C++ logs them."""
+    made, tail = logger(trt)
+    tail.clear()
+    log = virtual(made, NUM_BEFORE_LOG.get(trt.__version__.split(".")[0], 0), None, ctypes.c_int32, ctypes.c_char_p)
+    log(int(trt.ILogger.ERROR), b"it broke")
+    log(int(trt.ILogger.WARNING), b"it may break")
+    log(int(trt.ILogger.INFO), b"it is well")
+    return {"real": isinstance(made, trt.ILogger), "error": tail.text(), "warnings": list(tail.warnings)}
+
+
+def progressed(trt: Any) -> dict[str, Any]:
+    """Two phases, one within the other, as C++ goes through them."""
+    told: list[tuple[str, int, int]] = []
+    made = progress_monitor(trt, lambda *what: told.append(what))
+    start = virtual(made, 4, None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int32)
+    step = virtual(made, 5, ctypes.c_bool, ctypes.c_char_p, ctypes.c_int32)
+    finish = virtual(made, 6, None, ctypes.c_char_p)
+    start(b"Building", None, 2)
+    start(b"Timing", b"Building", 40)
+    goes_on = [step(b"Timing", 0), step(b"Building", 0)]
+    finish(b"Timing")
+    finish(b"Building")
+    deaf = progress_monitor(trt, deaf_ear)
+    virtual(deaf, 4, None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int32)(b"Building", None, 2)
+    goes_on.append(virtual(deaf, 5, ctypes.c_bool, ctypes.c_char_p, ctypes.c_int32)(b"Building", 0))
+    return {"real": isinstance(made, trt.IProgressMonitor), "told": told, "goes_on": goes_on}
+
+
+def deaf_ear(*_what: object) -> None:
+    raise OSError("nobody listens any more")
+
+
+def flags(trt: Any, precision: Precision, *, native: bool) -> list[str]:
+    """The names of the network's flags for an ordinary build."""
+    found = capability_of(trt)
+    options = BuildOptions(precision, native=GivenScales(b"") if native else None)
+    bits = network_flags(trt, found, typing_for(found, options))
+    kind = trt.NetworkDefinitionCreationFlag
+    return sorted(name for name, value in kind.__members__.items() if bits & 1 << int(value))
+
+
+def main() -> None:
+    trt = importlib.import_module(sys.argv[1])
+    found = capability_of(trt)
+    said: dict[str, Any] = {"capability": asdict(found), "logged": logged(trt)}
+    said["flags"] = {"int8": flags(trt, "int8", native=False), "native": flags(trt, "int8", native=True)}
+    if found.progress:
+        said["progressed"] = progressed(trt)
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main()

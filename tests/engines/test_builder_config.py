@@ -1,0 +1,76 @@
+"""Configs as real builders of TensorRT for RTX take them: 1.7 with the API of TensorRT 11, 1.4 with that of 10.
+
+What an option does on a GPU is not seen here; that it is there, and set, is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.timing_cache import timing_cache_path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CALLS = Path(__file__).with_name("config_calls.py")
+OLD = ROOT / ".venv" / "bindings" / "rtx-1.4.0.76"
+
+
+@pytest.fixture(scope="module", params=["1.4", "1.7"])
+def said(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process with that version says."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx, which builds without a GPU, is not installed")
+    if request.param == "1.4" and not OLD.is_dir():
+        pytest.skip("TensorRT for RTX 1.4 is not there; scripts/bindings gets it")
+    path = f"{OLD}:{ROOT}" if request.param == "1.4" else str(ROOT)
+    command = [sys.executable, str(CALLS), str(tmp_path_factory.mktemp("calls"))]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert found["version"].startswith(request.param)
+    return found
+
+
+def test_options_reach_the_config(said: dict[str, Any]) -> None:
+    assert said["workspace_mib"] == 64
+    assert said["level"] == 2
+    assert said["verbosity"] == "DETAILED"
+    assert said["monitor"]
+    assert said["flags"] == {"refittable": ["REFIT"], "stripped": ["STRIP_PLAN"], "dla": ["GPU_FALLBACK"]}
+    assert said["device"] == "DLA"
+
+
+def test_precision_flags_for_weakly_typed_networks(said: dict[str, Any]) -> None:
+    if not said["version"].startswith("1.4"):
+        assert said["weak"] == {}, "there are no such flags any more"
+        return
+    assert said["weak"] == {
+        "fp32": [[], 1],
+        "fp16": [["FP16"], 1],
+        "int8": [["FP16", "INT8"], 2],
+        "int8 without fp16": [["INT8"], 2],
+        "int8, strong": [[], 1],
+    }
+
+
+def test_a_timing_cache_is_for_one_version_gpu_and_power_mode() -> None:
+    versions = {"tensorrt": "10.3.0", "gpu": "Orin", "compute_capability": "8.7", "power_mode": "15W", "cuda": "12.6"}
+    path = timing_cache_path(Path("a"), versions)
+    assert timing_cache_path(Path("a"), versions | {"cuda": "12.8"}) == path
+    others = [timing_cache_path(Path("a"), versions | {key: "other"}) for key in versions if key != "cuda"]
+    assert len({path, *others}) == len(versions)
+
+
+def test_a_bad_timing_cache_is_a_warning_and_a_fresh_start(said: dict[str, Any]) -> None:
+    assert said["timing cache"] == {
+        "none": "",
+        "kept": True,
+        "damaged": "timing cache damaged.timing: TensorRT does not take it: it is damaged, or of another version or "
+        "GPU; every kernel is timed anew",
+        "left": ["damaged.timing", "folder", "kept.timing"],
+    }

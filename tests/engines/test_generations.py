@@ -1,0 +1,97 @@
+"""Each generation of TensorRT as its real bindings are: what it can do, and our classes as instances of its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CALLS = Path(__file__).with_name("generation_calls.py")
+
+LIKE_8 = {
+    "name": "tensorrt",
+    "explicit_batch": True,
+    "strong_typing": False,
+    "weak_typing": True,
+    "native_int8": True,
+    "ahead_of_time": False,
+    "optimization_level": True,
+    "hardware": ["ampere_plus"],
+    "version_compatible": True,
+    "stripped": False,
+    "progress": False,
+    "timing_cache": True,
+    "dla": True,
+}
+LIKE_10 = LIKE_8 | {"strong_typing": True, "stripped": True, "progress": True}
+LATE_10 = LIKE_10 | {"hardware": ["same_compute_capability", "ampere_plus"]}
+LIKE_11 = LATE_10 | {"explicit_batch": False, "weak_typing": False, "native_int8": False}
+NOT_RTX = {"dla", "timing_cache", "stripped", "version_compatible"}
+RTX = LIKE_11 | {"name": "tensorrt_rtx", "ahead_of_time": True, "hardware": []} | dict.fromkeys(NOT_RTX, False)
+
+GENERATIONS: dict[str, dict[str, Any]] = {
+    "8.6.1": LIKE_8,
+    "10.3.0": LIKE_10,
+    "10.16.1.11": LATE_10,
+    "11.4.0.106": LIKE_11,
+    "rtx-1.4.0.76": RTX | {"explicit_batch": True},
+}
+
+
+@functools.cache
+def facts(generation: str) -> dict[str, Any]:
+    """What a process with that generation's bindings says."""
+    folder = ROOT / ".venv" / "bindings" / generation
+    if not folder.is_dir():
+        pytest.skip(f"TensorRT's bindings {generation} are not there; scripts/bindings gets them")
+    paths = {"PYTHONPATH": f"{folder}:{ROOT}", "LD_LIBRARY_PATH": str(folder / "stubs")}
+    module = "tensorrt_rtx" if "rtx" in generation else "tensorrt_bindings"
+    command = [sys.executable, "-W", "error", str(CALLS), module]
+    done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "TensorRT saw an exception"
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_what_it_can_do(generation: str) -> None:
+    found = dict(facts(generation)["capability"])
+    assert found.pop("version") == generation.removeprefix("rtx-")
+    assert found == GENERATIONS[generation]
+
+
+@pytest.mark.parametrize(
+    ("generation", "by_nodes", "native"),
+    [
+        ("8.6.1", ["EXPLICIT_BATCH"], ["EXPLICIT_BATCH"]),
+        ("10.3.0", ["EXPLICIT_BATCH", "STRONGLY_TYPED"], ["EXPLICIT_BATCH"]),
+        ("10.16.1.11", ["EXPLICIT_BATCH", "STRONGLY_TYPED"], ["EXPLICIT_BATCH"]),
+        ("11.4.0.106", ["STRONGLY_TYPED"], ["STRONGLY_TYPED"]),
+        ("rtx-1.4.0.76", ["EXPLICIT_BATCH", "STRONGLY_TYPED"], ["EXPLICIT_BATCH", "STRONGLY_TYPED"]),
+    ],
+)
+def test_networks_are_strongly_typed_unless_a_calibrator_chooses(
+    generation: str, by_nodes: list[str], native: list[str]
+) -> None:
+    assert facts(generation)["flags"] == {"int8": by_nodes, "native": native}
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_our_logger_is_one_of_its_own(generation: str) -> None:
+    assert facts(generation)["logged"] == {"real": True, "error": "it broke", "warnings": ["it may break"]}
+
+
+@pytest.mark.parametrize("generation", [name for name, found in GENERATIONS.items() if found["progress"]])
+def test_our_progress_monitor_is_one_of_its_own(generation: str) -> None:
+    found = facts(generation)["progressed"]
+    assert found["real"]
+    assert found["told"] == [["Building", 0, 2], ["Building", 1, 2], ["Building", 2, 2]]
+    assert found["goes_on"] == [True, True, True], "whoever listens cannot end a build by an error"
