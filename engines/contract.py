@@ -173,6 +173,15 @@ class Backend(Protocol):
         """
         ...
 
+    def refuse(self, options: BuildOptions) -> None:
+        """Raise what ``build`` would raise of the options alone, before there is a model.
+
+        Raises:
+            Unavailable: the runtime is not installed, or cannot do what the options ask.
+            EngineError: the options contradict each other.
+        """
+        ...
+
     def build(self, model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         """Build ``engine`` from the ONNX file ``model``.
 

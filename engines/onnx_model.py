@@ -129,6 +129,19 @@ def refuse_targets(options: BuildOptions, backend: str) -> None:
         )
 
 
+def refuse_tensorrt(options: BuildOptions, backend: str) -> None:
+    """For backends other than TensorRT's.
+
+    Raises:
+        Unavailable: something is asked for that TensorRT alone has.
+    """
+    refuse_targets(options, backend)
+    plain = BuildOptions()
+    own = ("native", "hardware", "version_compatible", "weights", "dla_core", "timing_cache")
+    if asked := [name for name in own if getattr(options, name) != getattr(plain, name)]:
+        raise Unavailable(f"{backend}: {asked[0]} is asked for, TensorRT alone has it; leave it out, or take tensorrt")
+
+
 def _check_ranges(inputs: tuple[TensorSpec, ...], ranges: Mapping[str, ShapeRange], path: Path) -> None:
     specs = {spec.name: spec for spec in inputs}
     for name, given in ranges.items():

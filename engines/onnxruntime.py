@@ -19,7 +19,7 @@ from engines import cpu
 from engines.contract import DYNAMIC, Array, BuildOptions, EngineRecord, Placement, Runner, TensorSpec
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
-from engines.onnx_model import check_options, facts, refuse_targets
+from engines.onnx_model import check_options, facts, refuse_tensorrt
 
 NAME = "onnxruntime"
 PLACEMENT: Placement = "onnxruntime"
@@ -74,6 +74,11 @@ def versions() -> dict[str, str]:
     return {"onnxruntime": ort.__version__, "providers": " ".join(ort.get_available_providers()), **cpu.versions()}
 
 
+def refuse(options: BuildOptions) -> None:
+    """Raise Unavailable if something of TensorRT's is asked for."""
+    refuse_tensorrt(options, NAME)
+
+
 def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     """Check that ONNX Runtime takes the model, count its integer kernels, keep the file as the engine.
 
@@ -82,7 +87,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         EngineError: ONNX Runtime refused the model.
     """
     ort = _import()
-    refuse_targets(options, NAME)
+    refuse(options)
     start = time.perf_counter()
     found = facts(model)
     check_options(found, options, model)

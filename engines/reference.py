@@ -15,7 +15,7 @@ import onnx
 from engines.contract import Array, BuildOptions, EngineRecord, Placement, Runner, TensorSpec
 from engines.errors import EngineError
 from engines.feed import FeedCheck
-from engines.onnx_model import check_options, facts_from_model, read_model, refuse_targets
+from engines.onnx_model import check_options, facts_from_model, read_model, refuse_tensorrt
 
 if TYPE_CHECKING:
     from onnx.reference import ReferenceEvaluator
@@ -42,6 +42,11 @@ def versions() -> dict[str, str]:
     return {"onnx": onnx.__version__, "numpy": np.__version__}
 
 
+def refuse(options: BuildOptions) -> None:
+    """Raise Unavailable if something of TensorRT's is asked for."""
+    refuse_tensorrt(options, NAME)
+
+
 def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     """The engine is the ONNX file itself, once the evaluator has accepted it.
 
@@ -49,7 +54,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         Unavailable: compute capabilities are asked for.
         EngineError: the model is no valid ONNX, or has an operator that the evaluator does not know.
     """
-    refuse_targets(options, NAME)
+    refuse(options)
     start = time.perf_counter()
     proto = read_model(model)
     found = facts_from_model(proto, model)

@@ -65,6 +65,11 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(distribution) for name, distribution in found.items()} | cpu.versions()
 
 
+def refuse(options: BuildOptions) -> None:
+    """Raise Unavailable, always: it builds nothing."""
+    raise Unavailable(why_not_build())
+
+
 def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     """Builds nothing.
 

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from engines import cuda, nvinfer
+from engines import capability, cuda, nvinfer
 from engines.contract import BuildOptions, EngineRecord, Placement, Runner
 from engines.errors import Unavailable
 from engines.nvinfer_runner import NvinferRunner
@@ -42,6 +42,12 @@ def why_not_run() -> str:
 def versions() -> dict[str, str]:
     """Version of TensorRT; driver, GPU and compute capability where there is one."""
     return {"tensorrt": _import().__version__, **cuda.versions()}
+
+
+def refuse(options: BuildOptions) -> None:
+    """Raise Unavailable or EngineError if this version cannot do what is asked for, as far as the options tell."""
+    refuse_targets(options, NAME)
+    capability.refuse(capability.capability_of(_import()), options)
 
 
 def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:

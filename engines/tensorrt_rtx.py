@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from engines import cuda, nvinfer
+from engines import capability, cuda, nvinfer
 from engines.contract import BuildOptions, EngineRecord, Placement, Runner
 from engines.errors import EngineError, Unavailable
 from engines.nvinfer_runner import NvinferRunner
@@ -40,6 +40,13 @@ def versions() -> dict[str, str]:
     return {"tensorrt_rtx": _import().__version__, **cuda.versions()}
 
 
+def refuse(options: BuildOptions) -> None:
+    """Raise Unavailable or EngineError if this version cannot do what is asked for, as far as the options tell."""
+    trt = _import()
+    _targets(trt, options)
+    capability.refuse(capability.capability_of(trt), options)
+
+
 def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     """Build ahead of time for ``options.compute_capabilities``; none: for all from 8.0 on.
 
@@ -48,11 +55,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         EngineError: it refused the model, or an option does not fit the model.
     """
     trt = _import()
-    targets = [_target(trt, text) for text in options.compute_capabilities]
-    if len(set(options.compute_capabilities)) != len(targets):
-        raise EngineError(
-            f"tensorrt_rtx: compute capabilities {', '.join(options.compute_capabilities)} name one twice; name it once"
-        )
+    targets = _targets(trt, options)
 
     def configure(config: Any, _: BuildOptions) -> None:
         if not targets:
@@ -77,6 +80,15 @@ def _import() -> Any:
     except ImportError as error:
         raise Unavailable(f"tensorrt_rtx: cannot be imported ({error}); {INSTALL}") from error
     return tensorrt_rtx
+
+
+def _targets(trt: Any, options: BuildOptions) -> list[Any]:
+    targets = [_target(trt, text) for text in options.compute_capabilities]
+    if len(set(options.compute_capabilities)) != len(targets):
+        raise EngineError(
+            f"tensorrt_rtx: compute capabilities {', '.join(options.compute_capabilities)} name one twice; name it once"
+        )
+    return targets
 
 
 def _target(trt: Any, text: str) -> Any:

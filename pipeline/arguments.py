@@ -52,6 +52,9 @@ METHOD = click.option(
 )  # fmt: skip
 """Options that several verbs share."""
 
+DATA_FLAGS = ("--data", "--input", "--labels", "--limit", "--preprocess", "--method")
+"""What asks for ranges to be found anew."""
+
 
 def output_option(text: str) -> Callable[[F], F]:
     """-o, with what it names for this verb."""

@@ -8,14 +8,18 @@ from typing import Any
 
 import click
 
+from calibration.batches import Samples, input_specs_from_onnx
 from engines.contract import Precision
 from pipeline.arguments import (
     BACKEND,
+    DATA_FLAGS,
     PRECISION,
+    RANGES,
     SIMULATE,
     STORE,
     data_options,
     engine_from,
+    given_options,
     is_plan,
     model_from,
     needed,
@@ -25,6 +29,7 @@ from pipeline.arguments import (
     shape_ranges,
     specs_of,
 )
+from pipeline.artifact import OnnxModel, Ranges
 from pipeline.direct import check_file_target, make, stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.planned import by_plan
@@ -61,6 +66,8 @@ def export(source: Path, **given: Any) -> None:
 @PRECISION
 @profile_options
 @stage_options(Build)
+@data_options
+@RANGES
 @output_option("the engine to write; its record goes beside it")
 @STORE
 def build(model: Path, backend: str, precision: Precision, **given: Any) -> None:
@@ -72,7 +79,27 @@ def build(model: Path, backend: str, precision: Precision, **given: Any) -> None
     stage = stage_from_options(Build(), given)
     output = needed(given["output"], "-o", "name the engine to write; its record goes beside it")
     check_file_target(output)
-    click.echo(make(output, partial(stage, model=opened, target=target)).path)
+    calibration = calibration_for(stage, opened, target, given)
+    click.echo(make(output, partial(stage, model=opened, target=target, calibration=calibration)).path)
+    return None
+
+
+def calibration_for(stage: Build, model: OnnxModel, target: Target, given: dict[str, Any]) -> Ranges | Samples | None:
+    """What TensorRT's calibrator reads; None for what is not native INT8.
+
+    Raises:
+        ConfigError: it is missing, or given where it has no effect.
+    """
+    wanted = stage.native_scales if stage.is_native(target.backend, target.precision) else ""
+    for flag in given_options():
+        if flag in DATA_FLAGS and wanted != "tensorrt":
+            raise ConfigError(f"{flag}: has effect with --int8 native --native-scales tensorrt alone; drop it")
+        if flag == "--ranges" and wanted != "ranges":
+            raise ConfigError(f"{flag}: has effect with --int8 native --native-scales ranges alone; drop it")
+    if wanted == "tensorrt":
+        return samples_from(given, input_specs_from_onnx(model.path))
+    if wanted == "ranges":
+        return Ranges(needed(given["ranges"], "--ranges", "name the folder that `trtforge calibrate` wrote"))
     return None
 
 

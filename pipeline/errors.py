@@ -6,7 +6,7 @@ Form of every message: *where: what is, against what was expected; what to do*.
 import errno
 
 from calibration.errors import DataError, ModelError
-from engines.errors import EngineError, Unavailable
+from engines.errors import EngineError, OutOfMemory, Unavailable
 
 
 class ConfigError(Exception):
@@ -15,6 +15,13 @@ class ConfigError(Exception):
 
 class StageError(Exception):
     """The tool below a stage failed on this model; its own error is ``__cause__``, or the message quotes it."""
+
+
+class ProcessDied(StageError):
+    """A process of its own ended without an answer."""
+
+    may_be_memory = False
+    """Whether a signal ended it: the system's kill when memory runs out, or a crash in native code."""
 
 
 class CheckFailed(Exception):
@@ -52,6 +59,8 @@ __all__ = [
     "DataError",
     "EngineError",
     "ModelError",
+    "OutOfMemory",
+    "ProcessDied",
     "StageError",
     "Unavailable",
     "exit_status",

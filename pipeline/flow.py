@@ -89,13 +89,14 @@ def run(plan: Plan, store: Store, until: str) -> Results:
         return made
 
     for variant, model in made.models.items():
-        target = Target(variant.backend, variant.precision, plan.model.inputs)
-        made.engines[variant] = store.run(plan.build, model, target)
+        target = target_of(plan, variant)
+        given = plan.build.calibration(target, made.ranges, made.calibration)
+        made.engines[variant] = store.run(plan.build, model, target, *given)
     if until == "build":
         return made
 
     for variant, engine in made.engines.items():
-        made.outputs[variant] = store.run(plan.infer, judged_engine(made, variant, engine), made.evaluation)
+        made.outputs[variant] = store.run(plan.infer, judged_engine(plan, made, variant, engine), made.evaluation)
     if until == "infer":
         return made
 
@@ -112,7 +113,7 @@ def check_plan(plan: Plan, until: str) -> None:
     """What is bound to fail fails now, not after an hour of work.
 
     Raises:
-        Unavailable: a backend cannot build on this machine.
+        Unavailable: a backend cannot build on this machine, or not what [build] asks for.
         ConfigError: there is no such metric, or INT8 is asked of a backend that takes none, or the report's folder
             holds something else.
     """
@@ -124,8 +125,10 @@ def check_plan(plan: Plan, until: str) -> None:
                 f"{variant.name}: the backend takes no INT8 model; take int8 out of [variants] precisions"
             )
         needs_backend = until not in ("export", "calibrate", "cast", "quantize")
-        if needs_backend and (reason := backend(variant.backend).why_not_build()):
-            raise Unavailable(reason)
+        if needs_backend:
+            if reason := backend(variant.backend).why_not_build():
+                raise Unavailable(reason)
+            plan.build.refuse(target_of(plan, variant))
     if until == "benchmark":
         plan.report.check_folder(plan.resolved(plan.report.folder))
 
@@ -133,9 +136,14 @@ def check_plan(plan: Plan, until: str) -> None:
 def check_shapes(plan: Plan, samples: Samples) -> None:
     """Raise ConfigError if [model.inputs] names an input that the model does not have."""
     known = [spec.name for spec in samples.specs]
-    for name in plan.model.inputs:
+    for name in dict.fromkeys(name for ranges in (plan.model.inputs, *plan.model.profiles) for name in ranges):
         if name not in known:
             raise ConfigError(f"{plan.path}: [model.inputs] the model has no input '{name}'{nearest(name, known)}")
+
+
+def target_of(plan: Plan, variant: Variant) -> Target:
+    """What a variant's engine is built for."""
+    return Target(variant.backend, variant.precision, plan.model.inputs, plan.model.profiles)
 
 
 def time_engines(plan: Plan, store: Store, made: Results) -> None:
@@ -161,7 +169,7 @@ def variants(plan: Plan, until: str) -> Iterator[Variant]:
 
 def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> OnnxModel:
     """The ONNX model with the variant's precision written in it, placed as its backend wants it."""
-    if variant.precision == "fp32":
+    if variant.precision == "fp32" or plan.build.is_native(variant.backend, variant.precision):
         return made.fp32
     if made.ranges is None:
         raise ConfigError(f"{variant.name}: needs ranges; run `calibrate` first")
@@ -172,10 +180,20 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     return store.run(replace(plan.quantize, target=placement), made.fp32, made.ranges)
 
 
-def judged_engine(made: Results, variant: Variant, engine: Engine) -> Engine:
-    """What answers for the engine's accuracy: itself, or where it cannot run, the simulation of its model."""
-    if not backend(variant.backend).why_not_run():
+def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -> Engine:
+    """What answers for the engine's accuracy: itself, or where it cannot run, the simulation of its model.
+
+    Raises:
+        Unavailable: it cannot run, and its model is no simulation of it, as with native INT8.
+    """
+    reason = backend(variant.backend).why_not_run()
+    if not reason:
         return engine
+    if plan.build.is_native(variant.backend, variant.precision):
+        raise Unavailable(
+            f"{variant.name}: native INT8 is in the engine alone, so that it must run to be judged ({reason}); judge "
+            'it on the device, or take int8 = "qdq"'
+        )
     return Engine(made.models[variant].path, "onnxruntime", simulated=True)
 
 

@@ -12,16 +12,23 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
-from pipeline.errors import EXIT_STATUS, FULL_DISK, StageError
+from pipeline.errors import EXIT_STATUS, FULL_DISK, ProcessDied, StageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Tell: TypeAlias = Callable[[Any], None]
+
+NEWS, ANSWER = "news", "answer"
+DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
+"""Signals by which a process dies that ran out of memory or crashed; others were sent by somebody."""
 
 NUM_LAST_LINES = 8
 """An error with one of these is raised again as it was, for whoever owns the folder to say so."""
@@ -33,12 +40,44 @@ def call(log: Path, what: str, function: Callable[P, R], *args: P.args, **kwargs
     Arguments, result and errors are pickled. One of our own errors is raised again as it was.
 
     Raises:
-        StageError: the process died, or an error that is not ours was raised there; the message says ``what`` was
-            done and quotes the last lines of the output.
+        ProcessDied: the process ended without an answer; the message says ``what`` was done and quotes the last lines
+            of the output.
+        StageError: an error that is not ours was raised there; likewise.
     """
+    return cast(R, _call(log, what, _ignore, partial(_without_tell, function, args, kwargs)))
+
+
+def call_and_hear(
+    log: Path,
+    what: str,
+    hear: Callable[[Any], object],
+    function: Callable[Concatenate[Tell, P], R],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
+    """As ``call``; the function's first argument is a callable: ``hear`` is called here with what it is given there.
+
+    The callable takes one argument, which is pickled, and may be called from any thread.
+    """
+    return cast(R, _call(log, what, hear, partial(_with_tell, function, args, kwargs)))
+
+
+def _ignore(_news: object) -> None:
+    """Nobody listens."""
+
+
+def _without_tell(function: Callable[..., object], args: Any, kwargs: Any, _tell: Tell) -> object:
+    return function(*args, **kwargs)
+
+
+def _with_tell(function: Callable[..., object], args: Any, kwargs: Any, tell: Tell) -> object:
+    return function(tell, *args, **kwargs)
+
+
+def _call(log: Path, what: str, hear: Callable[[Any], object], work: Callable[[Tell], object]) -> object:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, log, function, args, kwargs), daemon=True)
+    process = context.Process(target=_child, args=(sender, log, work), daemon=True)
     # Ctrl-C reaches all processes of a terminal: the child never sees it, this one ends the child.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -47,10 +86,14 @@ def call(log: Path, what: str, function: Callable[P, R], *args: P.args, **kwargs
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     sender.close()
     try:
-        result, error, trace = receiver.recv()
+        while (received := receiver.recv())[0] == NEWS:
+            hear(received[1])
+        result, error, trace = received[1]
     except EOFError:
         process.join()
-        raise StageError(f"{what}: {_death(process.exitcode)}{_quoted(log)}") from None
+        died = ProcessDied(f"{what}: {_death(process.exitcode)}{_quoted(log)}")
+        died.may_be_memory = process.exitcode is not None and -process.exitcode in DEADLY
+        raise died from None
     except BaseException:
         process.terminate()
         raise
@@ -58,20 +101,26 @@ def call(log: Path, what: str, function: Callable[P, R], *args: P.args, **kwargs
         receiver.close()
         process.join()
     if error is None:
-        return cast(R, result)
+        return result
     if isinstance(error, tuple(EXIT_STATUS)) or (isinstance(error, OSError) and error.errno in FULL_DISK):
         raise cast(Exception, error)
     raise StageError(f"{what}: {trace.strip().splitlines()[-1]}{_quoted(log)}") from error
 
 
-def _child(sender: Connection, log: Path, function: Callable[..., object], args: Any, kwargs: Any) -> None:
+def _child(sender: Connection, log: Path, work: Callable[[Tell], object]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent()
+    lock = threading.Lock()
+
+    def send(kind: str, item: object) -> None:
+        with lock:
+            sender.send((kind, item))
+
     try:
         with log.open("ab") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
-        answer: tuple[object, BaseException | None, str] = (function(*args, **kwargs), None, "")
+        answer: tuple[object, BaseException | None, str] = (work(partial(send, NEWS)), None, "")
     except BaseException as error:  # noqa: BLE001  # All of it is handed to the parent, which raises it.
         trace = traceback.format_exc()
         with contextlib.suppress(OSError):  # The disk may be full.
@@ -79,9 +128,9 @@ def _child(sender: Connection, log: Path, function: Callable[..., object], args:
         answer = (None, error, trace)
     try:
         pickle.loads(pickle.dumps(answer[1]))  # Some errors can be pickled, but not read again.
-        sender.send(answer)
+        send(ANSWER, answer)
     except Exception as error:  # noqa: BLE001  # What cannot be pickled is told in words.
-        sender.send((None, RuntimeError(f"{type(error).__name__}: {error}"), answer[2] or str(error)))
+        send(ANSWER, (None, RuntimeError(f"{type(error).__name__}: {error}"), answer[2] or str(error)))
     sender.close()
 
 

@@ -52,6 +52,8 @@ class Model:
     signature: str = option("serving_default", "the SavedModel's signature")
     inputs: Mapping[str, ShapeRange] = field(default_factory=dict)
     """For each input with a dynamic dimension: the shapes it may take, as min, opt and max."""
+    profiles: tuple[Mapping[str, ShapeRange], ...] = ()
+    """Further optimization profiles, each with a range for each of those inputs."""
 
 
 @dataclass(frozen=True)

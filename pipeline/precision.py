@@ -13,6 +13,7 @@ import click
 
 from calibration.batches import input_specs_from_onnx
 from pipeline.arguments import (
+    DATA_FLAGS,
     METHOD,
     RANGES,
     STORE,
@@ -50,10 +51,6 @@ def calibrate(model: Path, **given: Any) -> None:
     stage = stage_from_options(Calibrate(), given)
     click.echo(make(output, partial(stage, model=opened, samples=samples)).path)
     return None
-
-
-DATA_FLAGS = ("--data", "--input", "--labels", "--limit", "--preprocess", "--method")
-"""What asks for ranges to be found anew."""
 
 
 def ranges_for(model: OnnxModel, given: dict[str, Any], work: Path) -> Ranges:

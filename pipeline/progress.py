@@ -70,6 +70,32 @@ class Bar:
             self._update = lambda done: bar.update(task, completed=done)
 
 
+class Phases:
+    """A clock until the first phase is told, then a bar for each phase."""
+
+    def __init__(self, what: str, remark: str) -> None:
+        """``remark``: more for people, such as how long it will take; may be empty."""
+        self._what = what
+        self._bar = Bar(f"{what} ({remark})" if remark else what, 0)
+        self._phase = ""
+        self._done = 0
+
+    def __enter__(self) -> Phases:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._bar.close()
+
+    def news(self, told: tuple[str, int, int]) -> None:
+        """A phase, and how many of its steps are done, of how many; steps may be told out of order."""
+        phase, done, num_steps = told
+        if phase != self._phase:
+            self._bar.close()
+            self._bar, self._phase, self._done = Bar(f"{self._what}: {phase}", num_steps), phase, 0
+        self._done = max(self._done, done)
+        self._bar.to(self._done)
+
+
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """A clock while something runs that cannot say how far it is."""

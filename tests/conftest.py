@@ -37,6 +37,14 @@ class Said:
 Command = Callable[..., Said]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes what runs before left in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def tiny_model() -> onnx.ModelProto:
     """The network above with weights drawn once and for all."""
     random = np.random.default_rng(7)

@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
+from calibration.batches import Samples
 from engines import backend
-from engines.contract import BuildOptions, EngineRecord, Precision, ShapeRange
-from pipeline import isolate
-from pipeline.artifact import Engine, OnnxModel
+from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, Precision, ShapeRange, Weights
+from engines.timing_cache import timing_cache_path
+from pipeline import earlier, isolate
+from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.errors import ConfigError, Unavailable
+from pipeline.jetson import power_mode
+from pipeline.ladder import climb_down, rungs
+from pipeline.native import batches_for_calibrator, scales_for_calibrator
 from pipeline.option import check_bounds, option
-from pipeline.progress import waiting
+from pipeline.progress import PATIENCE_SECONDS, Phases
+from pipeline.usercache import user_cache
+
+NVINFER = ("tensorrt", "tensorrt_rtx")
+"""Backends that the builder's options are for."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +35,11 @@ class Target:
     backend: str
     precision: Precision
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+    more_shapes: tuple[Mapping[str, ShapeRange], ...] = ()
+    """Further optimization profiles."""
 
     def batch_bounds(self) -> tuple[int, int]:
-        """The smallest and largest batch that the shapes allow; zeros where nothing bounds it."""
+        """The smallest and largest batch that the first profile allows; zeros where nothing bounds it."""
         if not self.shapes:
             return 0, 0
         return max(s.min[0] for s in self.shapes.values()), min(s.max[0] for s in self.shapes.values())
@@ -37,50 +50,124 @@ class Build:
     """Build an engine from an ONNX model, in a process of its own.
 
     The engine's record, `record.json` beside it, says with what it was built and how many of its convolutions and
-    matrix products run in integer arithmetic.
+    matrix products run in integer arithmetic. A build that is killed or runs out of memory is tried again with less.
     """
 
     workspace_mib: int = option(1024, "upper bound for the builder's scratch memory, MiB")
     optimization_level: int = option(3, "TensorRT's builder optimization level, 0 to 5")
     compute_capabilities: tuple[str, ...] = option((), "targets of an ahead-of-time build, such as 8.6")
+    int8: Literal["qdq", "native"] = option(
+        "qdq", "for TensorRT: by the model's Q/DQ nodes, or by its own calibrator (up to 10, and for DLA)"
+    )
+    native_scales: Literal["ranges", "tensorrt"] = option(
+        "ranges", "for native INT8: our ranges, or what TensorRT finds on the calibration samples"
+    )
+    native_batch_size: int = option(8, "samples that TensorRT's calibrator takes at a time")
+    hardware: Hardware = option("exact", "for TensorRT: the GPUs that the engine is for, beside the one at hand")
+    version_compatible: bool = option(False, "for TensorRT: let later versions run the engine")
+    weights: Weights = option("fixed", "for TensorRT: whether the engine's weights can be replaced, or are left out")
+    dla_core: int = option(-1, "for TensorRT: core of the DLA, what it cannot do runs on the GPU; -1: the GPU alone")
+    timing_cache: bool = option(True, "for TensorRT: keep kernel timings for later builds on this machine")
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
-        check_bounds(self, workspace_mib=(1, math.inf), optimization_level=(0, 5))
+        check_bounds(
+            self,
+            workspace_mib=(1, math.inf),
+            optimization_level=(0, 5),
+            native_batch_size=(1, math.inf),
+            dla_core=(-1, 15),
+        )
 
-    def versions(self, _model: object, target: Target) -> dict[str, str]:
+    def is_native(self, name: str, precision: Precision) -> bool:
+        """Whether that engine's INT8 comes from TensorRT's calibrator: it is built from the FP32 model then."""
+        return self.int8 == "native" and precision == "int8" and name in NVINFER
+
+    def calibration(self, target: Target, ranges: Ranges, samples: Samples) -> tuple[Ranges | Samples, ...]:
+        """What else the build is given: what TensorRT's calibrator reads; nothing for other engines."""
+        if not self.is_native(target.backend, target.precision):
+            return ()
+        return (ranges,) if self.native_scales == "ranges" else (samples,)
+
+    def versions(self, _model: object, target: Target, *_calibration: object) -> dict[str, str]:
         """Everything below that the engine depends on: runtime, and device where the backend builds for one."""
-        return backend(target.backend).versions()
+        found = backend(target.backend).versions()
+        return found | ({"power_mode": power_mode(Path("/"))} if target.backend == "tensorrt" else {})
 
-    def __call__(self, out: Path, model: OnnxModel, target: Target) -> Engine:
-        """Write the engine and its record.
+    def refuse(self, target: Target) -> None:
+        """Raise Unavailable if the backend on this machine cannot do what the options ask."""
+        options = self.options(target)
+        if self.is_native(target.backend, target.precision):
+            options = replace(options, native=GivenScales(b""))
+        backend(target.backend).refuse(options)
+
+    def options(self, target: Target) -> BuildOptions:
+        """What the backend is told; each is told what the documents say is for it."""
+        plain = BuildOptions(
+            precision=target.precision,
+            shapes=target.shapes,
+            more_shapes=target.more_shapes,
+            workspace_mib=self.workspace_mib,
+            optimization_level=self.optimization_level,
+        )
+        if target.backend not in NVINFER:
+            return plain
+        return replace(
+            plain,
+            compute_capabilities=self.compute_capabilities if target.backend == "tensorrt_rtx" else (),
+            hardware=self.hardware,
+            version_compatible=self.version_compatible,
+            weights=self.weights,
+            dla_core=self.dla_core,
+        )
+
+    def __call__(
+        self, out: Path, model: OnnxModel, target: Target, calibration: Ranges | Samples | None = None
+    ) -> Engine:
+        """Write the engine and its record. ``calibration``: for TensorRT's own calibrator; None for all else.
 
         Raises:
-            ConfigError: a shape range is not min <= opt <= max.
+            ConfigError: a shape range is not min <= opt <= max, or native INT8 has no ranges or samples.
             Unavailable: the backend is not installed, or cannot do this here.
             EngineError: the backend refused the model.
-            StageError: the builder crashed or was killed.
+            StageError: the builder crashed or was killed, with less to work with too.
         """
-        for name, shape in target.shapes.items():
-            check_shape_range(name, shape)
+        for ranges in (target.shapes, *target.more_shapes):
+            for name, shape in ranges.items():
+                check_shape_range(name, shape)
         runtime = backend(target.backend)
         if reason := runtime.why_not_build():
             raise Unavailable(reason)
+        self.refuse(target)
+        options, notes = self._with_machine(model, target, calibration)
         engine = out / f"model{runtime.SUFFIX}"
-        options = BuildOptions(
-            precision=target.precision,
-            shapes=target.shapes,
-            workspace_mib=self.workspace_mib,
-            optimization_level=self.optimization_level,
-            compute_capabilities=self.compute_capabilities if target.backend == "tensorrt_rtx" else (),
-        )
-        what = f"build {target.precision} for {target.backend}"
-        with waiting(what):
-            record = isolate.call(out / "build.log", what, _build, model.path, engine, target.backend, options)
+        attempt = partial(_attempt, out, model, engine, target)
+        tries = rungs(options, runtime.refuse) if target.backend in NVINFER else iter((options,))
+        record = climb_down(_what(target), attempt, tries)
+        record = replace(record, notes=(*record.notes, *notes))
         (out / "record.json").write_text(json.dumps(asdict(record), indent=1, sort_keys=True))
         (out / "notes.json").write_text(json.dumps(list(record.notes)))
         smallest, largest = target.batch_bounds()
         return Engine(engine, backend=target.backend, min_batch=smallest, max_batch=largest)
+
+    def _with_machine(
+        self, model: OnnxModel, target: Target, calibration: Ranges | Samples | None
+    ) -> tuple[BuildOptions, tuple[str, ...]]:
+        """The options, with what lies on this machine; and sentences for the record."""
+        options = self.options(target)
+        versions = self.versions(model, target)
+        if self.timing_cache and target.backend == "tensorrt":
+            options = replace(options, timing_cache=timing_cache_path(user_cache() / "timing", versions))
+        if not self.is_native(target.backend, target.precision):
+            return options, ()
+        version = versions[target.backend]
+        if isinstance(calibration, Ranges):
+            given, notes = scales_for_calibrator(model, calibration, version, of_every_tensor=self.dla_core >= 0)
+            return replace(options, native=given), notes
+        if calibration is None:
+            raise ConfigError('int8 = "native": there are neither ranges nor samples; give --ranges or --data')
+        batches = batches_for_calibrator(model, calibration, version, self.native_batch_size)
+        return replace(options, native=batches), ()
 
 
 def check_shape_range(name: str, shape: ShapeRange) -> None:
@@ -96,5 +183,25 @@ def check_shape_range(name: str, shape: ShapeRange) -> None:
             )
 
 
-def _build(model: Path, engine: Path, name: str, options: BuildOptions) -> EngineRecord:
-    return backend(name).build(model, engine, options)
+def _what(target: Target) -> str:
+    return f"build {target.precision} for {target.backend}"
+
+
+def _attempt(out: Path, model: OnnxModel, engine: Path, target: Target, options: BuildOptions) -> EngineRecord:
+    """One build in its own process, with a line on how far it is."""
+    times, digest = user_cache() / "builds.jsonl", model.digest()
+    gpu = backend(target.backend).versions().get("gpu", "")
+    kind = f"{_what(target)}, level {options.optimization_level}, {gpu}"
+    model_mib = model.path.stat().st_size / 2**20
+    estimate = earlier.about(earlier.estimate_seconds(times, kind, digest, model_mib))
+    with Phases(_what(target), f"{estimate}, going by earlier builds" if estimate else "") as bar:
+        record = isolate.call_and_hear(
+            out / "build.log", _what(target), bar.news, _build, model.path, engine, target.backend, options
+        )
+    if record.build_seconds > PATIENCE_SECONDS:
+        earlier.keep(times, earlier.BuildTime(kind, digest, model_mib, record.build_seconds))
+    return record
+
+
+def _build(tell: isolate.Tell, model: Path, engine: Path, name: str, options: BuildOptions) -> EngineRecord:
+    return backend(name).build(model, engine, replace(options, progress=lambda *news: tell(news)))

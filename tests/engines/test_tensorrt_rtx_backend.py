@@ -165,14 +165,6 @@ def test_what_it_does_not_have(linear: Path, tmp_path: Path, options: BuildOptio
     assert not (tmp_path / "engine").exists()
 
 
-def test_fp32_for_turing_is_refused_in_words(linear: Path, tmp_path: Path) -> None:
-    options = BuildOptions(shapes=LINEAR, compute_capabilities=("7.5",))
-    if not tensorrt_rtx.versions()["tensorrt_rtx"].startswith("1.7"):
-        pytest.skip("version 1.7 alone lacks them")
-    with pytest.raises(EngineError, match=r"no FP32 matrix products for compute capability 7\.5; build fp16 for it"):
-        tensorrt_rtx.build(linear, tmp_path / "engine", options)
-
-
 @pytest.mark.gpu
 def test_an_engine_of_another_kind_of_gpu_is_refused(linear: Path, tmp_path: Path) -> None:
     if reason := tensorrt_rtx.why_not_run():

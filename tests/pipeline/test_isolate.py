@@ -7,12 +7,14 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipeline import isolate
-from pipeline.errors import ConfigError, StageError
+from pipeline.errors import ConfigError, ProcessDied, StageError
 
 
 @pytest.fixture
@@ -132,3 +134,35 @@ def test_a_full_disk_stays_what_it_is(tmp_path: Path) -> None:
 def test_ctrl_c_is_for_the_parent_alone(tmp_path: Path) -> None:
     assert signal.SIGINT in isolate.call(tmp_path / "log", "ask", blocked_signals)
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def count(tell: isolate.Tell, last: int) -> int:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(tell, range(last)))
+    return last
+
+
+def tell_and_die(tell: isolate.Tell) -> None:
+    tell("still well")
+    os.kill(os.getpid(), signal.SIGABRT)
+
+
+def test_news_are_heard_before_the_answer(log: Path) -> None:
+    heard: list[int] = []
+    assert isolate.call_and_hear(log, "count", heard.append, count, 50) == 50
+    assert sorted(heard) == list(range(50))
+
+
+def test_news_of_a_process_that_dies_are_heard(log: Path) -> None:
+    heard: list[str] = []
+    with pytest.raises(ProcessDied, match="ended by SIGABRT") as caught:
+        isolate.call_and_hear(log, "die", heard.append, tell_and_die)
+    assert heard == ["still well"]
+    assert caught.value.may_be_memory
+
+
+@pytest.mark.parametrize(("function", "may_be"), [(killed, True), (leave, False)])
+def test_which_deaths_may_be_for_lack_of_memory(log: Path, function: Callable[[], None], may_be: bool) -> None:
+    with pytest.raises(ProcessDied) as caught:
+        isolate.call(log, "it", function)
+    assert caught.value.may_be_memory == may_be

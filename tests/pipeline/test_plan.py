@@ -36,6 +36,8 @@ signature = "classify"
 min = [1, 3, 8, 8]
 opt = [4, 3, 8, 8]
 max = [16, 3, 8, 8]
+[[model.profiles]]
+image = { min = [32, 3, 8, 8], opt = [32, 3, 8, 8], max = [64, 3, 8, 8] }
 
 [data]
 metric = "top5"
@@ -91,6 +93,14 @@ arithmetic = "s8s8"
 workspace_mib = 64
 optimization_level = 5
 compute_capabilities = ["8.6", "8.9"]
+int8 = "native"
+native_scales = "tensorrt"
+native_batch_size = 4
+hardware = "ampere_plus"
+version_compatible = true
+weights = "refittable"
+dla_core = 0
+timing_cache = false
 
 [infer]
 batch_size = 5
@@ -182,6 +192,7 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
     found = dict(leaves(plan))
     wanted = dict(values_in(pipeline.plan.tomllib.loads(EVERYTHING)))
     wanted["model.inputs"] = {"image": ShapeRange((1, 3, 8, 8), (4, 3, 8, 8), (16, 3, 8, 8))}
+    wanted["model.profiles"] = ({"image": ShapeRange((32, 3, 8, 8), (32, 3, 8, 8), (64, 3, 8, 8))},)
     wanted |= {"folder": tmp_path, "path": tmp_path / "plan.toml"}
     assert found == wanted
 
@@ -340,7 +351,7 @@ def test_a_value_of_another_type_is_refused(tmp_path: Path, text: str, said: str
 
 def test_top_level_values_are_no_tables(tmp_path: Path) -> None:
     said = refused(tmp_path, "model = 3\ndata = 'x'")
-    assert said == "[model] is 3, a whole number, but takes a table of source, signature, inputs"
+    assert said == "[model] is 3, a whole number, but takes a table of source, signature, inputs, profiles"
     said = refused(tmp_path, "[model]\nsource = 'm'\n[data]\ncalibration = 3\nevaluation = 'e'")
     assert said == "[data.calibration] is 3, a whole number, but takes a table of path, inputs, labels, limit"
 

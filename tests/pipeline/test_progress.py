@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import progress
-from pipeline.progress import Bar, track, waiting
+from pipeline.progress import Bar, Phases, track, waiting
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -109,3 +109,25 @@ def test_a_bar_that_comes_too_late_is_not_drawn(capsys: pytest.CaptureFixture[st
     bar._show()  # The timer's thread was past `cancel` already.
     bar.to(3)
     assert capsys.readouterr() == ("", "")
+
+
+def test_phases_follow_each_other_and_never_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tuple[str, int, list[int]]] = []
+
+    class Seen(Bar):
+        def __init__(self, what: str, total: int) -> None:
+            super().__init__(what, total)
+            bars.append((what, total, []))
+
+        def to(self, done: int) -> None:
+            bars[-1][2].append(done)
+
+    monkeypatch.setattr(progress, "Bar", Seen)
+    with Phases("build", "about 3 min") as phases:
+        for told in (("Building", 0, 6), ("Building", 2, 6), ("Building", 1, 6), ("Serializing", 1, 1)):
+            phases.news(told)
+    assert bars == [
+        ("build (about 3 min)", 0, []),
+        ("build: Building", 6, [0, 2, 2]),
+        ("build: Serializing", 1, [1]),
+    ]

@@ -403,6 +403,15 @@ class TestTensorRTRTX:
         with pytest.raises(Unavailable, match=r"compute capability '9\.0' is asked for.*builds for 7\.5, 8\.0, 8\.6"):
             Build(compute_capabilities=("9.0",))(out(), net, Target("tensorrt_rtx", "fp32", PROFILE))
 
+    def test_fp32_for_turing_is_refused_in_words(self, net: OnnxModel, out: Out) -> None:
+        """In a process of its own: the next build in one that failed so comes out different."""
+        if not backend("tensorrt_rtx").versions()["tensorrt_rtx"].startswith("1.7"):
+            pytest.skip("version 1.7 alone lacks FP32 products for 7.5")
+        with pytest.raises(
+            EngineError, match=r"no FP32 matrix products for compute capability 7\.5; build fp16 for it"
+        ):
+            Build(compute_capabilities=("7.5",))(out(), net, Target("tensorrt_rtx", "fp32", PROFILE))
+
     def test_it_builds_int8_from_the_tensorrt_placement(self, net: OnnxModel, ranges: Ranges, out: Out) -> None:
         quantized = Quantize(target="tensorrt")(out(), net, ranges)
         stage = Build(compute_capabilities=("8.9",))
