@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,6 +26,7 @@ from calibration.skeleton import skeleton_from_file
 Array: TypeAlias = npt.NDArray[np.generic]
 Run: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """From a batch, input name -> (N, ...), to the values of the watched tensors."""
+OnPart: TypeAlias = Callable[[int, Mapping[str, Histogram]], object]
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +36,16 @@ def collect(
     batches: Iterable[Mapping[str, Array]],
     *,
     on_batch: Callable[[int], object] = lambda _num: None,
+    on_part: OnPart | None = None,
     num_workers: int = 1,
 ) -> dict[str, Histogram]:
     """Run all batches and return the histogram of every floating-point input and watched tensor, inputs first.
 
     The result does not depend on the batch size, on the order of the samples, or on the number of workers, as far as
     the runner's values do not. A tensor that is empty on a batch adds nothing; one that is empty on all has a
-    histogram of nothing. ``on_batch`` is told the number of samples done.
+    histogram of nothing. ``on_batch`` is told the number of samples done. ``on_part`` is called when that reaches 1, 2,
+    4, ... (or with larger batches, first passes it), with the histograms so far, which are made as they are read; the
+    workers wait for each other there, so that these are of the first samples whatever the number of workers.
 
     Each worker is a thread with histograms of its own, which are merged in the end; so ``run`` is called by several
     threads at once. Memory is that of one batch and its tensors for each worker.
@@ -47,12 +53,14 @@ def collect(
     Raises:
         DataError: there are no samples, or a tensor has a NaN or infinite value.
     """
-    queue = _Queue(batches, on_batch)
+    queue = _Queue(batches, on_batch, on_part)
+    parts: list[dict[str, Accumulator]] = [{} for _ in range(num_workers)]
+    queue.parts = parts
     if num_workers == 1:
-        parts = [_work(run, queue)]
+        _work(run, queue, parts[0])
     else:
         with ThreadPoolExecutor(num_workers) as pool:
-            parts = list(pool.map(_work, [run] * num_workers, [queue] * num_workers))
+            list(pool.map(_work, [run] * num_workers, [queue] * num_workers, parts))
     if queue.failures:
         raise queue.failures[min(queue.failures)]
     if not queue.num_samples:
@@ -60,29 +68,49 @@ def collect(
             "calibration: there are no calibration samples, at least one is expected, as ranges are never made up; "
             "give representative data"
         )
-    found: dict[str, Histogram] = {}
-    for name, each in (item for part in parts for item in part.items()):
-        found[name] = found[name].merged(each.histogram()) if name in found else each.histogram()
+    found = dict(_Merged(parts))
     for name, histogram in found.items():
         if not histogram.num_values:
             logger.warning("tensor '%s' is empty on every sample, so it has no range", name)
     return found
 
 
+class _Merged(Mapping[str, Histogram]):
+    """The workers' histograms by tensor, merged when they are asked for."""
+
+    def __init__(self, parts: Sequence[Mapping[str, Accumulator]]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> Histogram:
+        return reduce(Histogram.merged, [part[name].histogram() for part in self._parts if name in part])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name for part in self._parts for name in part))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
 class _Queue:
     """Hands out the batches, one at a time, to whoever asks; after a failure none."""
 
-    def __init__(self, batches: Iterable[Mapping[str, Array]], on_batch: Callable[[int], object]) -> None:
+    def __init__(
+        self, batches: Iterable[Mapping[str, Array]], on_batch: Callable[[int], object], on_part: OnPart | None
+    ) -> None:
         self._batches = iter(batches)
-        self._on_batch = on_batch
-        self._lock = threading.Lock()
+        self._on_batch, self._on_part = on_batch, on_part
+        self._changed = threading.Condition()
+        self._next_part: float = 1 if on_part else math.inf
+        """Beyond so many samples no batch is handed out before ``on_part`` was called."""
+        self.parts: Sequence[Mapping[str, Accumulator]] = ()
         self.num_samples = self._num_done = 0
         self.failures: dict[int, BaseException] = {}
         """The number of the sample at which a worker failed -> why; the first counts, whichever thread was quicker."""
 
     def next(self) -> tuple[Mapping[str, Array], int] | None:
         """The next batch, and the number of its first sample."""
-        with self._lock:
+        with self._changed:
+            self._changed.wait_for(lambda: self.failures or self.num_samples < self._next_part)
             try:
                 batch = None if self.failures else next(self._batches, None)
             except BaseException as error:  # noqa: BLE001  # Raised again by ``collect``.
@@ -96,9 +124,19 @@ class _Queue:
 
     def done(self, num_samples: int) -> None:
         """Note that so many samples more are counted."""
-        with self._lock:
+        with self._changed:
             self._num_done += num_samples
             self._on_batch(self._num_done)
+            if self._on_part and self._num_done == self.num_samples >= self._next_part:
+                self._on_part(self._num_done, _Merged(self.parts))
+                self._next_part = 1 << self._num_done.bit_length()
+                self._changed.notify_all()
+
+    def failed(self, begin: int, error: BaseException) -> None:
+        """Note why the batch that begins there was not counted."""
+        with self._changed:
+            self.failures[begin] = error
+            self._changed.notify_all()
 
 
 def num_in(batch: Mapping[str, Array]) -> int:
@@ -106,9 +144,8 @@ def num_in(batch: Mapping[str, Array]) -> int:
     return len(next(iter(batch.values()), ()))
 
 
-def _work(run: Run, queue: _Queue) -> dict[str, Accumulator]:
+def _work(run: Run, queue: _Queue, adding: dict[str, Accumulator]) -> None:
     """Run batches until there are no more."""
-    adding: dict[str, Accumulator] = {}
     while (taken := queue.next()) is not None:
         batch, begin = taken
         num_samples = num_in(batch)
@@ -116,9 +153,8 @@ def _work(run: Run, queue: _Queue) -> dict[str, Accumulator]:
             _add({**batch, **run(batch)}, adding, f"samples {begin} to {begin + num_samples - 1}")
             queue.done(num_samples)
         except BaseException as error:  # noqa: BLE001  # Raised again by ``collect``.
-            queue.failures[begin] = error
+            queue.failed(begin, error)
         del batch, taken  # Before the next one is made, so that a worker never has two in memory.
-    return adding
 
 
 def _add(tensors: Mapping[str, Array], adding: dict[str, Accumulator], which: str) -> None:

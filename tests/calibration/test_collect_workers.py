@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from calibration.collect import Array, collect
 from calibration.errors import DataError
+from calibration.observers import Histogram
 
 
 def square(batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -82,3 +84,60 @@ def test_progress_counts_every_sample_once(workers: int) -> None:
     assert sorted(said) == said
     assert said[-1] == 7
     assert len(said) == 4
+
+
+class TestParts:
+    """``on_part``: the histograms after 1, 2, 4, ... samples."""
+
+    @pytest.mark.parametrize("num_workers", [1, 2, 4])
+    def test_each_part_has_the_first_samples_and_no_other(self, num_workers: int) -> None:
+        parts: list[tuple[int, float, int]] = []
+
+        def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+            time.sleep(0.002 * float(np.asarray(batch["x"], np.float32)[0, 0] % 3))
+            return {"y": batch["x"]}
+
+        def on_part(num_samples: int, histograms: Mapping[str, Histogram]) -> None:
+            assert len(histograms) == len(list(histograms)) == 2
+            parts.append((num_samples, histograms["y"].max, histograms["x"].num_values))
+
+        feeds = [{"x": np.full((1, 1), index, np.float32)} for index in range(11)]
+        collect(run, feeds, on_part=on_part, num_workers=num_workers)
+        assert parts == [(1, 0, 1), (2, 1, 2), (4, 3, 4), (8, 7, 8)]
+
+    @pytest.mark.parametrize(("batch_size", "expected"), [(3, [3, 6, 9, 18]), (8, [8, 16]), (64, [20])])
+    def test_batches_that_pass_a_power_of_two(self, batch_size: int, expected: list[int]) -> None:
+        parts: list[int] = []
+        x = np.zeros((20, 1), np.float32)
+        feeds = [{"x": x[i : i + batch_size]} for i in range(0, 20, batch_size)]
+        collect(lambda _batch: {}, feeds, on_part=lambda num, _histograms: parts.append(num), num_workers=2)
+        assert parts == expected
+
+    def test_the_result_is_the_same_with_parts_and_without(self) -> None:
+        x = np.random.default_rng(0).normal(size=(13, 9)).astype(np.float32)
+        feeds = [{"x": x[i : i + 1]} for i in range(13)]
+        with_parts = collect(lambda _batch: {}, feeds, on_part=lambda _num, found: found["x"].counts.sum())["x"]
+        without = collect(lambda _batch: {}, feeds)["x"]
+        np.testing.assert_array_equal(with_parts.counts, without.counts)
+        assert (with_parts.min, with_parts.max) == (without.min, without.max)
+
+    @pytest.mark.parametrize("fails", ["run", "on_part", "batches"])
+    def test_a_failure_ends_the_waiting(self, fails: str) -> None:
+        def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+            if fails == "run" and np.asarray(batch["x"], np.float32)[0, 0] == 2:
+                raise RuntimeError("run")
+            time.sleep(0.002)
+            return {}
+
+        def on_part(num_samples: int, _histograms: Mapping[str, Histogram]) -> None:
+            if fails == "on_part" and num_samples == 4:
+                raise RuntimeError("on_part")
+
+        def feeds() -> Iterator[dict[str, Array]]:
+            for index in range(20):
+                if fails == "batches" and index == 3:
+                    raise RuntimeError("batches")
+                yield {"x": np.full((1, 1), index, np.float32)}
+
+        with pytest.raises(RuntimeError, match=fails):
+            collect(run, feeds(), on_part=on_part, num_workers=3)
