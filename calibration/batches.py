@@ -26,14 +26,10 @@ from calibration.source import (
     InputSpec,
     Reader,
     check_mapping,
-    hash_array,
     quoted,
 )
 
-__all__ = ["DataSource", "InputSpec", "Samples", "input_specs_from_onnx", "open_samples", "overlap"]
-
-NUM_HASHED_TOGETHER = 32
-"""Samples that are preprocessed at once where only their hashes matter."""
+__all__ = ["DataSource", "InputSpec", "Samples", "input_specs_from_onnx", "open_samples"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +90,15 @@ class Samples:
                     waiting, num_waiting = [], 0
         if waiting:
             yield _joined(waiting)
+
+    def pieces(self, num_max: int) -> Iterator[dict[str, Array]]:
+        """All samples in order, neighbours together as it suits the source: model input name -> (n, ...), n up to
+        ``num_max``. For whoever looks at the samples one by one: unlike ``batches`` it takes samples of any shapes.
+
+        Raises:
+            DataError: as ``batches``.
+        """
+        yield from (piece for piece, _ in self._pieces(num_max))
 
     def _pieces(self, num_max: int) -> Iterator[tuple[dict[str, Array], str]]:
         """Neighbouring samples, preprocessed and checked, with the file that they come from."""
@@ -268,22 +273,6 @@ def _open(source: DataSource, specs: tuple[InputSpec, ...], preprocess: Preproce
 def _is_visible(file: Path, root: Path) -> bool:
     """Not hidden, nor below a hidden folder: such files are the system's, not samples."""
     return not any(part.startswith(".") for part in file.relative_to(root).parts)
-
-
-def overlap(a: Samples, b: Samples) -> int:
-    """How many samples of ``a`` are, after preprocessing, byte for byte a sample of ``b`` too."""
-    theirs = set(_sample_hashes(b))
-    return sum(sample in theirs for sample in _sample_hashes(a))
-
-
-def _sample_hashes(samples: Samples) -> Iterator[bytes]:
-    """A hash of each sample: all its inputs."""
-    for piece, _ in samples._pieces(NUM_HASHED_TOGETHER):
-        for row in range(len(next(iter(piece.values())))):
-            digest = hashlib.sha256()
-            for name in sorted(piece):
-                hash_array(piece[name][row], digest)
-            yield digest.digest()
 
 
 def _joined(parts: list[dict[str, Array]]) -> dict[str, Array]:

@@ -6,15 +6,22 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from calibration.filedigest import file_digest
+from calibration.lint import Finding
+from calibration.settling import SETTLING_FILE
 
 
-def digest_of_path(path: Path) -> str:
-    """SHA-256 (hex) over a file's digest, or over a folder's relative names and digests in sorted order."""
+def digest_of_path(path: Path, leave_out: str = "") -> str:
+    """SHA-256 (hex) over a file's digest, or over a folder's relative names and digests in sorted order.
+
+    Files of the name ``leave_out`` do not count.
+    """
     sha = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        if file.name == leave_out:
+            continue
         name = "" if file == path else file.relative_to(path).as_posix()
         sha.update(f"{name}\0".encode() + file_digest(file))
     return sha.hexdigest()
@@ -40,11 +47,14 @@ class Artifact:
     """Something that a stage made or a user brought: a file or a folder."""
 
     path: Path
+    NOT_DIGESTED: ClassVar[str] = ""
+    """A file in the artifact's folder that does not count for its digest."""
 
     def digest(self) -> str:
         """SHA-256 (hex) of the content and of every other field; the path itself does not count."""
         others = {f.name: str(getattr(self, f.name)) for f in fields(self) if f.name != "path"}
-        named = f"{type(self).__name__}\0{json.dumps(others, sort_keys=True)}\0{digest_of_path(self.path)}"
+        content = digest_of_path(self.path, self.NOT_DIGESTED)
+        named = f"{type(self).__name__}\0{json.dumps(others, sort_keys=True)}\0{content}"
         return hashlib.sha256(named.encode()).hexdigest()
 
     def beside(self, name: str) -> Path:
@@ -84,7 +94,21 @@ class OnnxModel(Artifact):
 
 @dataclass(frozen=True)
 class Ranges(Artifact):
-    """A folder with ``ranges.json`` and ``histograms.npz``; see ``calibration.ranges``."""
+    """A folder with ``ranges.json`` and ``histograms.npz``; see ``calibration.ranges``.
+
+    And ``settling.json``, see ``calibration.settling``: the curve depends on the order of the samples, unlike the rest.
+    """
+
+    NOT_DIGESTED: ClassVar[str] = SETTLING_FILE
+
+
+@dataclass(frozen=True)
+class Findings(Artifact):
+    """What the lint found of the calibration data (JSON), see ``pipeline.stages.lint``."""
+
+    def read(self) -> tuple[Finding, ...]:
+        """All of them, errors first."""
+        return tuple(Finding(**item) for item in json.loads(self.path.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
@@ -126,7 +150,8 @@ class Timings(Artifact):
 Source: TypeAlias = SavedModel | KerasFile | OnnxModel
 
 TYPES: dict[str, type[Artifact]] = {
-    kind.__name__: kind for kind in (SavedModel, KerasFile, OnnxModel, Ranges, Engine, Outputs, Verdict, Timings)
+    kind.__name__: kind
+    for kind in (SavedModel, KerasFile, OnnxModel, Findings, Ranges, Engine, Outputs, Verdict, Timings)
 }
 
 

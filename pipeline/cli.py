@@ -17,6 +17,7 @@ from pipeline import __version__
 VERBS = {
     "run": "A whole plan: build, validate and time every variant; a report",
     "export": "SavedModel, Keras file or ONNX -> checked FP32 ONNX",
+    "lint": "Are calibration samples like the model's own, and representative",
     "calibrate": "FP32 ONNX and samples -> each tensor's range",
     "cast": "FP32 ONNX and ranges -> FP16 ONNX",
     "quantize": "FP32 ONNX and ranges -> INT8 ONNX (Q/DQ nodes)",
@@ -34,6 +35,7 @@ VERBS = {
 MODULES = {
     **dict.fromkeys(("run", "report", "show", "doctor"), "pipeline.runs"),
     **dict.fromkeys(("calibrate", "cast", "quantize"), "pipeline.precision"),
+    "lint": "pipeline.linting",
     "ranges": "pipeline.ranges",
 }
 """Verb -> the module that holds it; the others are in `pipeline.commands`."""

@@ -9,15 +9,17 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from calibration.batches import Samples, input_specs_from_onnx, open_samples, overlap
+from calibration.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.lint import raise_errors
 from calibration.source import FUNCTION, DataSource
 from engines import backend
 from engines.contract import Precision
-from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, SavedModel, Source, Timings, Verdict
+from pipeline.artifact import Engine, Findings, OnnxModel, Outputs, Ranges, SavedModel, Source, Timings, Verdict
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
 from pipeline.plan import Plan, nearest
 from pipeline.stages.build import Target
 from pipeline.stages.export import source_from_path
+from pipeline.stages.lint import Evaluated
 from pipeline.stages.validate import Judge, Judged
 from pipeline.store import Store
 
@@ -48,6 +50,7 @@ class Results:
     source_verdict: Verdict | None = None
     """The exported FP32 model against the trained network itself."""
     reference: Outputs | None = None
+    findings: Findings | None = None
     ranges: Ranges | None = None
     models: dict[Variant, OnnxModel] = field(default_factory=dict)
     engines: dict[Variant, Engine] = field(default_factory=dict)
@@ -78,8 +81,15 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     if until == "export":
         return made
 
-    check_overlap(made)
+    evaluated = Evaluated(made.evaluation, made.reference, plan.data.output)
+    made.findings = store.run(plan.lint, fp32, made.calibration, evaluated)
+    if until == "lint":
+        return made
+
+    check_findings(plan, made.findings)
     made.ranges = store.run(plan.calibrate, fp32, made.calibration)
+    for note in made.ranges.notes():
+        log.warning("%s", note)
     if until == "calibrate":
         return made
 
@@ -124,7 +134,7 @@ def check_plan(plan: Plan, until: str) -> None:
             raise ConfigError(
                 f"{variant.name}: the backend takes no INT8 model; take int8 out of [variants] precisions"
             )
-        needs_backend = until not in ("export", "calibrate", "cast", "quantize")
+        needs_backend = until not in ("export", "lint", "calibrate", "cast", "quantize")
         if needs_backend:
             if reason := backend(variant.backend).why_not_build():
                 raise Unavailable(reason)
@@ -240,12 +250,16 @@ def _samples(plan: Plan, fp32: OnnxModel) -> tuple[Samples, Samples]:
     return calibration, evaluation
 
 
-def check_overlap(made: Results) -> None:
-    """Note it if samples serve for calibration and for evaluation: that flatters the accuracy."""
-    if num_shared := overlap(made.calibration, made.evaluation):
-        note = f"{num_shared} of {made.calibration.num_samples} calibration samples are evaluation samples too"
-        log.warning("%s: the accuracy of INT8 flatters", note)
-        made.notes.append(f"{note}: the accuracy of INT8 flatters")
+def check_findings(plan: Plan, findings: Findings) -> None:
+    """Say on stderr what the lint found, before the samples are run for an hour.
+
+    Raises:
+        DataError: an error that [lint] allow does not name.
+    """
+    found = findings.read()
+    raise_errors(found, plan.lint.allow)
+    for finding in found:
+        log.warning("%s: %s", finding.code, finding.sentence)
 
 
 def _resolved(plan: Plan, source: DataSource) -> DataSource:

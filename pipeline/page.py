@@ -13,6 +13,7 @@ from pipeline.machine import Machine
 from pipeline.pictures import Picture, pictures
 from pipeline.quality import best_where
 from pipeline.record import MetricInfo, Recommendation, Record, Variant
+from pipeline.settling_picture import settling_pictures
 from pipeline.timing import Floats, queries_from_npz
 
 NEEDED = ("jinja2", "matplotlib")
@@ -86,7 +87,7 @@ def _pictures(record: Record, folder: Path) -> list[Picture]:
         for variant in record.variants
         if variant.by_batch
     }
-    return pictures(record, latencies)
+    return [*pictures(record, latencies), *settling_pictures(record)]
 
 
 def _key_figures(record: Record) -> list[tuple[str, str, str]]:

@@ -31,6 +31,7 @@ from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
 from pipeline.stages.export import Export
 from pipeline.stages.infer import Infer
+from pipeline.stages.lint import Lint
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.report import Report
 from pipeline.stages.validate import Validate
@@ -83,6 +84,7 @@ class Plan:
     data: Data
     variants: Variants = Variants()
     export: Export = Export()
+    lint: Lint = Lint()
     calibrate: Calibrate = Calibrate()
     cast: Cast = Cast()
     quantize: Quantize = Quantize()
@@ -105,7 +107,7 @@ class Plan:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
-STAGES = ("export", "calibrate", "cast", "quantize", "build", "infer", "validate", "benchmark", "report")
+STAGES = ("export", "lint", "calibrate", "cast", "quantize", "build", "infer", "validate", "benchmark", "report")
 """The verbs, in the order in which a run needs them."""
 
 

@@ -41,9 +41,13 @@ def by_plan(path: Path, store: Path, until: str) -> None:
     """
     if beside := [flag for flag in given_options() if flag != "--store"]:
         raise ConfigError(f"{beside[0]}: has no effect beside a plan; write it into {path}, or give files")
-    _, _, made = run_plan(path, store, until)
+    plan, _, made = run_plan(path, store, until)
     if until == "export":
         click.echo(made.fp32.path)
+    elif until == "lint" and made.findings:
+        from pipeline.linting import tell_findings
+
+        tell_findings(made.findings, plan.lint)
     elif until == "calibrate" and made.ranges:
         click.echo(made.ranges.path)
     else:

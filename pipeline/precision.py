@@ -28,6 +28,7 @@ from pipeline.arguments import (
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.direct import check_file_target, check_folder_target, make, stage_from_options, stage_options, work_folder
 from pipeline.errors import ConfigError
+from pipeline.linting import ALLOW, check_samples
 from pipeline.planned import by_plan
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
@@ -37,6 +38,7 @@ from pipeline.stages.quantize import Quantize
 @click.command()
 @click.argument("model", type=Path)
 @data_options
+@ALLOW
 @stage_options(Calibrate)
 @output_option("the folder to write the ranges to")
 @STORE
@@ -49,6 +51,7 @@ def calibrate(model: Path, **given: Any) -> None:
     check_folder_target(output)
     samples = samples_from(given, input_specs_from_onnx(model))
     stage = stage_from_options(Calibrate(), given)
+    check_samples(opened, samples, given["allow"])
     click.echo(make(output, partial(stage, model=opened, samples=samples)).path)
     return None
 
@@ -60,10 +63,11 @@ def ranges_for(model: OnnxModel, given: dict[str, Any], work: Path) -> Ranges:
         ConfigError: both were given; one would have no effect.
     """
     if given["ranges"]:
-        if beside := [flag for flag in given_options() if flag in DATA_FLAGS]:
+        if beside := [flag for flag in given_options() if flag in (*DATA_FLAGS, "--allow")]:
             raise ConfigError(f"{beside[0]}: has no effect beside --ranges; drop one of the two")
         return Ranges(given["ranges"])
     samples = samples_from(given, input_specs_from_onnx(model.path))
+    check_samples(model, samples, given["allow"])
     return Calibrate(method=given["method"])(work, model, samples)
 
 
@@ -86,6 +90,7 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, given: dict[str, Any
 @data_options
 @RANGES
 @METHOD
+@ALLOW
 @stage_options(Cast)
 @output_option("the ONNX file to write")
 @STORE
@@ -99,6 +104,7 @@ def cast(model: Path, **given: Any) -> None:
 @data_options
 @RANGES
 @METHOD
+@ALLOW
 @stage_options(Quantize)
 @output_option("the ONNX file to write")
 @STORE

@@ -27,6 +27,7 @@ from calibration.merging import merged_ranges
 from calibration.orttable import flatbuffers_from_scales, json_from_scales
 from calibration.ranges import IMPORTED, METHODS, ranges_from_folder, write_ranges
 from calibration.ranges import Ranges as RangesRecord
+from calibration.settling import Settling, settling_from_folder
 from pipeline.arguments import given_options, model_from, needed
 from pipeline.artifact import Artifact, OnnxModel, Ranges
 from pipeline.direct import check_file_target, check_folder_target, make
@@ -67,6 +68,9 @@ def show(folder: Path) -> None:
         what += f" of {len(origin.parts)} runs"
     versions = "".join(f", {tool} {version}" for tool, version in sorted(origin.versions.items()))
     console.print(Text(f"{what}; model {origin.model_digest[:12]}{versions}"))
+    if (settling := settling_from_folder(folder)) is not None:
+        console.print(_curve(settling))
+        console.print(Text(settling.sentence()))
 
 
 @ranges.command(short_help="One out of several runs on different samples.")
@@ -243,4 +247,14 @@ def _methods_table(methods: Sequence[MethodSummary]) -> Table:
     for one in methods:
         name = f"{one.method} (chosen)" if one.is_chosen else one.method
         table.add_row(name, str(one.num_best), str(one.num_near_best), db_text(one.mean_sqnr_db))
+    return table
+
+
+def _curve(settling: Settling) -> Table:
+    table = Table(title=f"change against the last range, %\n(by {settling.reading}, {len(settling.tensors)} tensors)")
+    for head in ("samples", "half of\nthe tensors", "nine of ten"):
+        table.add_column(head, justify="right")
+    for point in settling.points:
+        cells = (f"{100 * change:.3g}" for change in (point.median_change, point.most_change))
+        table.add_row(str(point.num_samples), *cells)
     return table

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from calibration.lint import Finding
+from calibration.settling import Settling
 from engines.contract import Placement, Precision, TensorSpec
 from pipeline.machine import Machine
 from pipeline.monitor import Watched
 from pipeline.timing import Latency, Protocol
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, graph optimizations off)"]
 ENGINE: MeasuredOn = "engine"
@@ -289,6 +291,10 @@ class Record:
     methods: tuple[MethodSummary, ...]
     histograms: tuple[TensorHistogram, ...]
     """Of the tensors of the lowest SQNR, worst first."""
+    lint: tuple[Finding, ...]
+    """What was found of the calibration data, errors (which the plan allows) first."""
+    settling: Settling | None
+    """None where nothing was calibrated."""
     served: tuple[StageRun, ...]
     notes: tuple[str, ...]
     recommendation: Recommendation

@@ -180,6 +180,9 @@ def _footnotes(record: Record) -> list[str]:
     if energies := [(v.name, t) for v in record.variants for t in v.by_batch if t.energy_mj is not None]:
         said = [f"{name} {three_digits(t.energy_mj or 0)} (batch {t.batch_size})" for name, t in energies]
         lines.append(f"Energy per inference, mJ: {', '.join(said)}.")
+    lines += [f"calibration data, {finding.code}: {finding.sentence}" for finding in record.lint]
+    if record.settling is not None:
+        lines.append(record.settling.sentence())
     lines += record.notes
     if record.protocol is not None:
         lines.append(f"Latency on {record.machine.describe()}. {record.protocol.description}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,10 +13,11 @@ from typing import Literal
 import onnx
 
 from calibration.batches import Samples
-from calibration.collect import collect, watchable, write_watched
+from calibration.collect import OnPart, collect, watchable, write_watched
 from calibration.identity import tensor_digests
 from calibration.observers import Histogram, Method
 from calibration.ranges import Origin, ranges_from_histograms, write_ranges
+from calibration.settling import Settler, write_settling
 from calibration.watch import Watch, watched_tensors
 from engines import backend
 from engines.contract import Array
@@ -57,7 +59,7 @@ class Calibrate:
         return distribution_versions("numpy", "onnx", "onnxruntime")
 
     def __call__(self, out: Path, model: OnnxModel, samples: Samples) -> Ranges:
-        """Write ``out/ranges.json`` and ``out/histograms.npz``.
+        """Write ``out/ranges``, see ``calibration.ranges`` and ``calibration.settling``, and ``out/notes.json``.
 
         Raises:
             DataError: no samples, or samples that do not fit the model.
@@ -68,7 +70,10 @@ class Calibrate:
         watched = watched_tensors(proto, self.watch, possible)
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
-        histograms = watched.completed(self._pass(watched_model, samples))
+        settler = Settler(self.method, self.percentile)
+        histograms = self._pass(watched_model, samples, settler.on_part)
+        settling = settler.settling(samples.num_samples, histograms)
+        histograms = watched.completed(histograms)
         unclear = [name for name in watched.unclear(histograms) if name in possible]
         if unclear:
             log.info("second pass, for %d tensors of which the others do not tell if FP16 holds them", len(unclear))
@@ -80,9 +85,12 @@ class Calibrate:
         folder = out / "ranges"
         folder.mkdir()
         write_ranges(ranges, histograms, folder)
+        write_settling(settling, folder)
+        if settling.settled_at is None:
+            (out / "notes.json").write_text(json.dumps([settling.sentence()]))
         return Ranges(folder)
 
-    def _pass(self, watched_model: Path, samples: Samples) -> dict[str, Histogram]:
+    def _pass(self, watched_model: Path, samples: Samples, on_part: OnPart | None = None) -> dict[str, Histogram]:
         """Run all samples, each by itself: the last bits of what a runner computes may depend on the batch."""
         bar = Bar("calibrate", samples.num_samples)
         try:
@@ -96,7 +104,7 @@ class Calibrate:
 
                 batches = samples.batches(fixed or self.batch_size)
                 ready = batches if fixed else singles(batches)
-                return collect(run, ready, on_batch=bar.to, num_workers=self.num_workers)
+                return collect(run, ready, on_batch=bar.to, on_part=on_part, num_workers=self.num_workers)
         finally:
             bar.close()
 

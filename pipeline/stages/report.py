@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from calibration.batches import Samples
 from calibration.ranges import ranges_from_folder
+from calibration.settling import settling_from_folder
 from engines import backend
 from engines.contract import TensorSpec
 from pipeline.direct import work_folder
@@ -89,6 +90,8 @@ class Report:
             tensors=tensors_from_ranges(ranges) if ranges else (),
             methods=methods_from_ranges(ranges) if ranges else (),
             histograms=worst_histograms(made.ranges.path) if made.ranges else (),
+            lint=made.findings.read() if made.findings else (),
+            settling=settling_from_folder(made.ranges.path) if made.ranges else None,
             served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
             notes=(*made.fp32.notes(), *made.notes, *(() if watched is None else watched.notes)),
             recommendation=recommend(variants, metric, self.max_metric_drop),

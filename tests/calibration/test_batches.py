@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from calibration.batches import DataSource, InputSpec, Samples, open_samples, overlap
+from calibration.batches import DataSource, InputSpec, Samples, open_samples
 from calibration.errors import DataError
 from calibration.preprocess import Preprocess
 from calibration.source import Array, spread
@@ -130,10 +130,6 @@ def test_the_digest_stays_and_is_a_sha256(ten: Samples) -> None:
     int(digest, 16)
 
 
-def test_overlap_with_itself_is_everything(ten: Samples) -> None:
-    assert overlap(ten, ten) == 10
-
-
 def test_no_batch_is_empty_or_negative(ten: Samples) -> None:
     with pytest.raises(DataError, match="batches of 0 were asked for"):
         ten.batches(0)
@@ -192,7 +188,6 @@ def test_one_npz_holds_calibration_and_evaluation(tmp_path: Path) -> None:
     assert together(calibration, "x")[:, 0].tolist() == [0, 1, 2]
     assert together(evaluation, "x")[:, 0].tolist() == [3, 4, 5]
     assert evaluation.labels().dtype == np.int64
-    assert overlap(calibration, evaluation) == 0
     assert calibration.digest() != evaluation.digest()
 
 
@@ -388,12 +383,6 @@ def test_the_digest_depends_on_all_that_changes_the_samples(tmp_path: Path) -> N
         "preprocess": open_samples(DataSource(path), VECTOR, Preprocess(scale=2.0)),
     }
     assert len({samples.digest() for samples in variants.values()}) == len(variants)
-
-
-def test_overlap_counts_samples_of_the_first(tmp_path: Path) -> None:
-    a = opened(npz(tmp_path / "a.npz", x=vectors(10)[[1, 1, 2, 3]]))
-    b = opened(npz(tmp_path / "b.npz", x=vectors(10)[[1, 3, 5]]))
-    assert (overlap(a, b), overlap(b, a)) == (3, 2)
 
 
 # What lies at the path.

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.lint import Finding
+from calibration.settling import Point, Settling
 from engines.contract import Precision, TensorSpec
 from pipeline.machine import Gpu, Machine
 from pipeline.monitor import Span, Watched
@@ -188,6 +190,8 @@ def sample_record() -> Record:
             MethodSummary("mse", False, 15, 15, 33.1),
         ),
         histograms=(shared, TensorHistogram((names[1],), 6.2 / 120, counts[:-1], 0)),
+        lint=(Finding("warning", "overlap", "12 of 200 calibration samples are <evaluation> samples too"),),
+        settling=Settling("minmax", ("a", "b"), (Point(1, 0.4, 0.8), Point(2, 0.1, 0.12), Point(3, 0.0, 0.0)), None),
         served=(StageRun("export", "cc" * 32, True, 0.01), StageRun("build", "dd" * 32, False, 2.5)),
         notes=("12 of 200 calibration samples are evaluation samples too",),
         recommendation=recommend(variants, TOP1, 0.005),

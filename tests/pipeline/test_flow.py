@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -116,7 +117,7 @@ CHECKED = ["export", "infer", "infer", "validate"]
 
 def test_each_verb_stops_where_it_says(folder: Path) -> None:
     made: dict[str, list[str]] = {}
-    for verb in ("export", "calibrate", "cast", "quantize", "build", "infer", "validate", "benchmark"):
+    for verb in ("export", "lint", "calibrate", "cast", "quantize", "build", "infer", "validate", "benchmark"):
         store = Store(folder / "store")
         found = made_by(folder, verb, store)
         made[verb] = stages_of(store)
@@ -124,16 +125,18 @@ def test_each_verb_stops_where_it_says(folder: Path) -> None:
         assert found.source_verdict.read()["metric"] == 1.0, "the labels are the network's own answers"
         assert [v.name for v in found.models] == {
             "export": [],
+            "lint": [],
             "calibrate": [],
             "cast": ["fp16@onnxruntime"],
             "quantize": ["int8@onnxruntime"],
         }.get(verb, ["fp32@onnxruntime", "fp16@onnxruntime", "int8@onnxruntime"])
         assert (found.timings is not None) is (verb == "benchmark")
     assert made["export"] == CHECKED
-    assert made["calibrate"] == [*CHECKED, "calibrate"]
-    assert made["cast"] == [*CHECKED, "calibrate", "cast"]
-    assert made["quantize"] == [*CHECKED, "calibrate", "quantize"]
-    assert made["build"] == [*CHECKED, "calibrate", "cast", "quantize", "build", "build", "build"]
+    assert made["lint"] == [*CHECKED, "lint"]
+    assert made["calibrate"] == [*CHECKED, "lint", "calibrate"]
+    assert made["cast"] == [*CHECKED, "lint", "calibrate", "cast"]
+    assert made["quantize"] == [*CHECKED, "lint", "calibrate", "quantize"]
+    assert made["build"] == [*CHECKED, "lint", "calibrate", "cast", "quantize", "build", "build", "build"]
     assert made["infer"] == [*made["build"], "infer", "infer", "infer"]
     assert made["validate"] == [*made["infer"], "validate", "validate", "validate"]
     assert made["benchmark"] == [*made["validate"], "benchmark"]
@@ -235,14 +238,41 @@ def test_int8_for_a_backend_that_takes_none_is_refused(folder: Path, monkeypatch
     assert [v.name for v in made_by(folder, "cast").models] == ["fp16@onnxruntime", "fp16@reference"]
 
 
-def test_samples_that_serve_twice_are_noted(folder: Path) -> None:
+def test_samples_that_serve_twice_are_noted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with np.load(folder / "data.npz") as stored:
         arrays = dict(stored)
     arrays["x_evaluation"][:3] = arrays["x_calibration"][:3]
     np.savez(folder / "data.npz", **arrays)
     change(folder, "max_metric_drop = 0.3", "max_metric_drop = 1.0")
-    found = made_by(folder, "calibrate")
-    assert found.notes == ["3 of 12 calibration samples are evaluation samples too: the accuracy of INT8 flatters"]
+    with caplog.at_level(logging.WARNING):
+        found = made_by(folder, "calibrate")
+    said = "3 of 12 calibration samples are evaluation samples too: the accuracy of INT8 flatters; keep them apart"
+    assert found.findings is not None
+    assert said in [finding.sentence for finding in found.findings.read() if finding.code == "overlap"]
+    assert caplog.text.count(said) == 1
+    assert found.notes == []
+
+
+def test_what_the_lint_proves_stops_before_calibration_unless_it_is_allowed(folder: Path) -> None:
+    """All calibration samples 1000 times as large as those that the network is judged on."""
+    with np.load(folder / "data.npz") as stored:
+        arrays = dict(stored)
+    arrays["x_calibration"] *= 1000
+    np.savez(folder / "data.npz", **arrays)
+    store = Store(folder / "store")
+    with pytest.raises(DataError, match=r'input \'image\' has values from .*; .* allow "range" in \[lint\]'):
+        made_by(folder, "benchmark", store)
+    assert stages_of(store) == [*CHECKED, "lint"]
+    with pytest.raises(DataError, match="both must be on the model's scale"):
+        made_by(folder, "calibrate")
+    (folder / "plan.toml").write_text(PLAN + '\n[lint]\nallow = ["range"]\n')
+    assert made_by(folder, "calibrate").ranges is not None
+
+
+def test_samples_too_few_to_settle_are_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        made_by(folder, "calibrate")
+    assert caplog.text.count("12 samples are too few to tell whether ranges settled; add samples") == 1
 
 
 def test_nan_in_a_sample_is_named_with_file_and_index(folder: Path) -> None:
@@ -321,7 +351,10 @@ def test_data_and_metric_may_be_functions_beside_the_plan(folder: Path) -> None:
     assert found.evaluation.num_samples == 10
     verdict = next(iter(found.verdicts.values())).read()
     assert 0 <= verdict["metric"] == verdict["reference_metric"] <= 1
-    assert found.notes == ["10 of 12 calibration samples are evaluation samples too: the accuracy of INT8 flatters"]
+    assert found.findings is not None
+    assert [finding.sentence for finding in found.findings.read() if finding.code == "overlap"] == [
+        "10 of 12 calibration samples are evaluation samples too: the accuracy of INT8 flatters; keep them apart"
+    ]
 
 
 GRAY = """

@@ -139,7 +139,7 @@ def test_ids_are_unique_and_the_page_is_the_same_every_time(record: Record, fold
 def test_pictures_have_a_description_for_those_who_cannot_see_them(record: Record, folder: Path) -> None:
     html = html_from_record(record, folder)
     labels = re.findall(r'<div role="img" aria-label="([^"]+)">', html)
-    assert len(labels) == html.count("<svg ") == html.count('<svg aria-hidden="true"') == 6
+    assert len(labels) == html.count("<svg ") == html.count('<svg aria-hidden="true"') == 7
     assert "int8@tensorrt_rtx 91.16 % at no latency" in labels[0]
 
 
@@ -191,6 +191,8 @@ def test_a_run_without_metric_timings_or_ranges_has_a_page(record: Record, folde
         tensors=(),
         methods=(),
         histograms=(),
+        lint=(),
+        settling=None,
         served=(),
         notes=(),
         recommendation=Recommendation("undecided", "", "Nothing to go by.", 0.01),
@@ -226,6 +228,13 @@ def test_a_shared_histogram_is_shown_once_and_names_all_who_have_it(record: Reco
     many = replace(record.histograms[0], tensors=("model/block_0/depthwise_conv2d/BiasAdd", *"abcde"))
     _, text = read(html_from_record(replace(record, histograms=(many,)), folder))
     assert "the same values as a, b, c and 2 more" in " ".join(text.split()).replace(" ,", ",")
+
+
+def test_what_was_found_of_the_calibration_data_is_listed(record: Record, folder: Path) -> None:
+    _, text = read(html_from_record(record, folder))
+    assert "warning, overlap: 12 of 200 calibration samples are <evaluation> samples too" in text
+    assert record.settling is not None
+    assert record.settling.sentence() in text
 
 
 def test_an_output_that_is_not_finite_is_said(record: Record, folder: Path) -> None:

@@ -72,6 +72,16 @@ backends = ["reference", "tensorrt"]
 opset = 15
 fold = false
 
+[lint]
+allow = ["range", "layout"]
+min_samples = 100
+max_scale_ratio = 50
+max_imbalance = 2
+num_labelled = 0
+significance = 1e-6
+runner = "reference"
+num_threads = 3
+
 [calibrate]
 method = "mse"
 percentile = 99
@@ -273,8 +283,11 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path, text: str, sai
         ("[model.inputs.x]\nmin=[1]\nopt=[1]\nmxa=[1]\n[data]\n", "[model.inputs.x] unknown key 'mxa'; did you mean '"),
         ("[model]\nsource='m'\n[data]\ncalibration={paht='c'}", "[data.calibration] unknown key 'paht'; did you mean "),
         ("[model]\nsource='m'\n[data]\nevaluatoin='c'", "[data] unknown key 'evaluatoin'; did you mean 'evaluation'? "),
-        ("folder = 'x'\n[model]\n[data]", "unknown key 'folder'; the tables are model, data, variants, export, calibr"),
-        ("path = 'x'\n[model]\n[data]", "unknown key 'path'; the tables are model, data, variants, export, calibrate,"),
+        ("folder = 'x'\n[model]\n[data]", "unknown key 'folder'; the tables are model, data, variants, export, lint,"),
+        (
+            "path = 'x'\n[model]\n[data]",
+            "unknown key 'path'; the tables are model, data, variants, export, lint, calib",
+        ),
     ],
 )
 def test_an_unknown_key_in_the_needed_tables(tmp_path: Path, text: str, said: str) -> None:

@@ -120,7 +120,10 @@ def test_the_record_says_what_was_run_on_what(plan: Plan, made: Results, store: 
     assert record.metric.source_value == 1.0, "the labels are the source's own answers"
     assert record.data.evaluation.num_samples == 16
     assert [entry.stage for entry in record.served][:2] == ["export", "infer"]
-    assert set(record.notes) == {"8 of 8 calibration samples are evaluation samples too: the accuracy of INT8 flatters"}
+    shared = "8 of 8 calibration samples are evaluation samples too: the accuracy of INT8 flatters; keep them apart"
+    assert shared in [finding.sentence for finding in record.lint]
+    assert record.settling is not None
+    assert record.settling.num_samples == 8
 
 
 def test_preprocessing_is_written_beside_both_data_sets(plan: Plan, made: Results, store: Store) -> None:

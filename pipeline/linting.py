@@ -1,0 +1,110 @@
+"""The verb `lint`, and the check of samples that `calibrate`, `cast` and `quantize` are given directly."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from calibration.batches import Samples, input_specs_from_onnx
+from calibration.lint import raise_errors
+from calibration.source import InputSpec
+from pipeline.arguments import STORE, data_options, is_plan, model_from, output_option, samples_from
+from pipeline.artifact import Findings, OnnxModel
+from pipeline.direct import passing_folder, stage_from_options, stage_options
+from pipeline.errors import ConfigError
+from pipeline.planned import by_plan
+from pipeline.stages.lint import Evaluated, Lint
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ALLOW = click.option(
+    "--allow", default="", metavar="A,B,…", help="codes of `trtforge lint` whose findings do not stop, such as range"
+)
+
+
+def evaluation_options(function: F) -> F:
+    """The options that name evaluation samples, to compare with."""
+    for option in (
+        click.option("--evaluation-labels", default="", help="as --labels, of the evaluation data"),
+        click.option(
+            "--evaluation-input",
+            "evaluation_inputs",
+            multiple=True,
+            metavar="NAME=KEY",
+            help="as --input, of the evaluation data",
+        ),
+        click.option("--evaluation", metavar="PATH", help="evaluation samples, preprocessed alike, to compare with"),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("model", type=Path)
+@data_options
+@evaluation_options
+@stage_options(Lint)
+@output_option("write the findings here too (JSON)")
+@STORE
+def lint(model: Path, **given: Any) -> None:
+    """Check that samples look like those that MODEL (FP32 ONNX), or PLAN.toml's, was trained on, and stand for them.
+
+    One finding a line on stdout: severity, code, sentence. Exit status 2 if one is an error that --allow does not name;
+    docs/data.md has every code, its evidence, and what cannot be seen.
+    """
+    if is_plan(model):
+        return by_plan(model, given["store"], "lint")
+    opened = model_from(model)
+    specs = input_specs_from_onnx(model)
+    other = evaluation_from(given, specs)
+    samples = samples_from(given, specs)
+    stage = stage_from_options(Lint(), given)
+    output: Path | None = given["output"]
+    with passing_folder(output) as work:
+        findings = stage(work, opened, samples, other)
+        if output is not None:
+            shutil.copyfile(findings.path, work / "copy")
+            (work / "copy").replace(output)
+        tell_findings(findings, stage)
+    return None
+
+
+def evaluation_from(given: dict[str, Any], specs: tuple[InputSpec, ...]) -> Evaluated | None:
+    """The evaluation samples, if there are any; takes their options, but not the preprocessing, out of ``given``."""
+    own = {name: given.pop(f"evaluation_{name}") for name in ("inputs", "labels")}
+    path = given.pop("evaluation")
+    if path:
+        return Evaluated(samples_from({**own, "data": path, "limit": 0, "preprocess": given["preprocess"]}, specs))
+    if any(own.values()):
+        raise ConfigError("--evaluation is missing: its input or labels are given; name the samples")
+    return None
+
+
+def tell_findings(findings: Findings, stage: Lint) -> None:
+    """Print what the lint found, a line each.
+
+    Raises:
+        DataError: an error among them that is not allowed; with the sentences.
+    """
+    found = findings.read()
+    for finding in found:
+        click.echo(f"{finding.severity}\t{finding.code}\t{finding.sentence}")
+    raise_errors(found, stage.allow)
+
+
+def check_samples(model: OnnxModel, samples: Samples, allow: str) -> None:
+    """Lint samples that are about to be calibrated on: warnings go to stderr.
+
+    Raises:
+        DataError: an error that is not allowed.
+    """
+    stage = stage_from_options(Lint(), {"allow": allow})
+    with passing_folder(None) as work:
+        found = stage(work, model, samples).read()
+    raise_errors(found, stage.allow)
+    for finding in found:
+        click.echo(f"trtforge: {finding.code}: {finding.sentence}", err=True)

@@ -1,0 +1,141 @@
+"""Check that calibration samples look like the model's own, and are representative."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from calibration.batches import Samples
+from calibration.labelled import Answer, better_change, changes_for
+from calibration.lint import CODES, Bounds, Finding, finding_from_labels, findings
+from calibration.rescaling import rescalings
+from calibration.skeleton import skeleton_from_file
+from calibration.source import Array, spread
+from calibration.survey import Survey, survey
+from engines import backend
+from pipeline.artifact import Findings, OnnxModel, Outputs
+from pipeline.comparison import read_outputs
+from pipeline.errors import ConfigError
+from pipeline.option import check_bounds, option
+from pipeline.stages.infer import fixed_batch, padded
+from pipeline.versions import distribution_versions
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Other samples, and where the FP32 model was run on them already, its outputs."""
+
+    samples: Samples
+    outputs: Outputs | None = None
+    output: str = ""
+    """The one that has class scores; empty where there is but one."""
+
+    def digest(self) -> str:
+        """SHA-256 (hex) digests of both."""
+        return f"{self.samples.digest()} {self.outputs.digest() if self.outputs else ''} {self.output}"
+
+
+@dataclass(frozen=True)
+class Lint:
+    """Check calibration samples before calibrating: scale, layout, constants, duplicates, classes, overlap.
+
+    One pass over the samples and one over the evaluation samples, in constant memory. With class labels the FP32 model
+    answers for some of them as given and changed (rescaled, channels reversed, another layout).
+    """
+
+    allow: tuple[str, ...] = option((), "codes of findings that do not stop, such as range")
+    min_samples: int = option(16, "fewer distinct samples are told")
+    max_scale_ratio: float = option(24.0, "how many times the model's own or the evaluation data's scale is told")
+    max_imbalance: float = option(4.0, "how many times a class's share in the evaluation data is told")
+    num_labelled: int = option(128, "labelled samples that the FP32 model answers for; 0: none")
+    significance: float = option(1e-4, "how likely a change of labelled samples may seem better by chance")
+    runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "what runs the FP32 model")
+    num_threads: int = option(0, "threads of the runner; 0: its own choice")
+
+    def __post_init__(self) -> None:
+        """Check the bounds and codes; ConfigError."""
+        check_bounds(
+            self,
+            min_samples=(1, math.inf),
+            max_scale_ratio=(2, math.inf),
+            max_imbalance=(1, math.inf),
+            num_labelled=(0, math.inf),
+            significance=(1e-12, 0.05),
+            num_threads=(0, math.inf),
+        )
+        for code in self.allow:
+            if code not in CODES:
+                raise ConfigError(f"allow has '{code}', which no finding has; the codes are {', '.join(CODES)}")
+
+    def versions(self, *_inputs: object) -> dict[str, str]:
+        """Versions of the tools that the result depends on."""
+        return distribution_versions("numpy", "onnx", "onnxruntime")
+
+    def __call__(self, out: Path, model: OnnxModel, data: Samples, evaluation: Evaluated | None = None) -> Findings:
+        """Write ``out/lint.json``: a list of findings, each with ``severity``, ``code`` and ``sentence``.
+
+        Raises:
+            DataError: samples that do not fit the model, NaN, infinity.
+            Unavailable: the runner is not installed.
+        """
+        own = survey(data, self.num_labelled)
+        other = survey(evaluation.samples, self.num_labelled) if evaluation else None
+        bounds = Bounds(self.min_samples, self.max_scale_ratio, self.max_imbalance)
+        found = findings(own, other, rescalings(skeleton_from_file(model.path)), bounds)
+        known = {finding.code for finding in found if finding.severity == "error"}
+        shown = [f for f in self._by_labels(model, own, other, evaluation) if f.code not in known]
+        (out / "lint.json").write_text(
+            json.dumps([asdict(f) for f in (*shown, *found)], indent=1, ensure_ascii=False), encoding="utf-8"
+        )
+        return Findings(out / "lint.json")
+
+    def _by_labels(
+        self, model: OnnxModel, own: Survey, other: Survey | None, evaluation: Evaluated | None
+    ) -> Iterator[Finding]:
+        """What labels tell of the calibration data, and of the evaluation data, preprocessed alike."""
+        given = evaluation.outputs if evaluation else None
+        outputs = read_outputs(given.path) if given and other and other.labels is not None else {}
+        name = evaluation.output if evaluation else ""
+        for data, answers in ((own, {}), (other, outputs)):
+            if data is None or data.labels is None or data.num_inputs != 1 or not data.inputs or not self.num_labelled:
+                continue
+            labels = data.labels
+            (values,) = data.inputs.values()
+            chosen = spread(len(data.probed), self.num_labelled)
+            scores = _scores(answers, name)
+            right = [] if scores is None else [
+                bool(np.argmax(scores[data.probed[i]]) == labels[data.probed[i]]) for i in chosen
+            ]  # fmt: skip
+            probe = [(values.probe[i], int(labels[data.probed[i]])) for i in chosen]
+            changes = changes_for(values.probe[0].shape, values.min, values.max)
+            with self._answer(model, name) as answer:
+                better = better_change(answer, probe, changes, self.significance, right)
+            if better:
+                yield finding_from_labels(f"{data.where} (preprocessing: {data.preprocess})", better)
+
+    @contextmanager
+    def _answer(self, model: OnnxModel, output: str) -> Iterator[Answer]:
+        """The FP32 model as a function from a sample to its class; -1 where its output is no array of class scores."""
+        with backend(self.runner).load(model.path, num_threads=self.num_threads) as runner:
+            (spec,) = runner.inputs
+            fixed = fixed_batch(runner)
+
+            def answer(sample: Array) -> int:
+                found = runner.infer(padded({spec.name: sample[None]}, fixed))
+                scores = _scores(found, output)
+                return -1 if scores is None else int(np.argmax(scores[0]))
+
+            yield answer
+
+
+def _scores(outputs: dict[str, Array], name: str) -> Array | None:
+    """The (N, classes) output of this name, or the only one."""
+    name = name or (next(iter(outputs)) if len(outputs) == 1 else "")
+    return outputs[name] if name in outputs and outputs[name].ndim == 2 and outputs[name].shape[1] > 1 else None
