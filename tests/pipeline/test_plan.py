@@ -138,6 +138,7 @@ min_psnr_db = 30
 max_metric_drop = 0.5
 
 [benchmark]
+monitor_ms = 0
 batch_sizes = [2, 4]
 num_threads = 6
 [benchmark.protocol]
