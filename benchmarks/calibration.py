@@ -18,6 +18,7 @@ versions of onnx and onnxruntime than ours).
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import platform
 import shutil
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +127,7 @@ def main() -> None:
     for name in given.models:
         make_model(folder, name, max(given.num))
     costs = {
-        (name, num): measure(folder, name, num, given) for name in given.models for num in given.num
+        (name, num): measure(folder, name, num, given) for num in given.num for name in given.models
     }  # fmt: skip
     text = page(costs, folder)
     print(text)
@@ -151,7 +153,7 @@ def make_model(folder: Path, name: str, num: int) -> None:
     """``<name>.onnx`` and ``<name>_images.npy``, unless they are there."""
     images = folder / f"{name}_images_{num}.npy"
     if not images.exists():
-        np.save(images, smooth_images(num) * (255.0 if MODELS[name] == "torch" else 2.0) - (MODELS[name] == "tf"))
+        aside(make_images, images, num, MODELS[name])
     target = folder / f"{name}.onnx"
     if target.exists():
         return
@@ -167,6 +169,25 @@ def make_model(folder: Path, name: str, num: int) -> None:
             "onnx.save(fold_batch_norm(onnx.load(sys.argv[1]))[0], sys.argv[2])"
         )
         subprocess.run([sys.executable, "-c", fold, raw, str(target)], check=True, cwd=ROOT)
+
+
+def aside(function: Callable[..., None], *arguments: object) -> None:
+    """Call it in a process of its own: a new process starts with its parent's peak memory, which must stay small."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{function.__name__}: failed with exit status {process.exitcode}")
+
+
+def make_images(target: Path, num: int, kind: str) -> None:
+    """``smooth_images`` in the range that a model takes."""
+    np.save(target, smooth_images(num) * (255.0 if kind == "torch" else 2.0) - (kind == "tf"))
+
+
+def copy_first(source: Path, target: Path, num: int) -> None:
+    """The first rows of an array file."""
+    np.save(target, np.load(source, mmap_mode="r")[:num])
 
 
 def smooth_images(num: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -191,7 +212,7 @@ def measure(folder: Path, name: str, num: int, given: argparse.Namespace) -> dic
     with tempfile.TemporaryDirectory() as text:
         work = Path(text)
         data = work / "images.npy"
-        np.save(data, np.load(folder / f"{name}_images_{max(given.num)}.npy", mmap_mode="r")[:num])
+        aside(copy_first, folder / f"{name}_images_{max(given.num)}.npy", data, num)
         few = num == min(given.num)
         for repetition in range(given.repetitions if few else 1):
             for candidate, command in commands(folder, model, data, work).items():
