@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +100,19 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
+class LayerFacts:
+    """One layer of a built engine."""
+
+    name: str
+    kind: str
+    """The library's word for it; ``reformat`` for one that changes a layout or type and computes nothing."""
+    precision: str
+    """``INT8``, ``FP16``, ``FP32``, ``BF16`` or ``FP8``: the type that goes in; empty where it is not told."""
+    nodes: tuple[str, ...]
+    """Names of the ONNX nodes that it comes from, as far as they are told."""
+
+
+@dataclass(frozen=True)
 class EngineRecord:
     """What a build says about the engine it made. Goes into the store beside the engine."""
 
@@ -116,6 +129,14 @@ class EngineRecord:
     """Those of them that really run in integer arithmetic, as far as the backend can tell; -1 if it cannot."""
     notes: tuple[str, ...] = ()
     """Sentences for the report."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the builder was told, by the names of ``BuildOptions``; what does not hold for the backend is left out."""
+    layers: tuple[LayerFacts, ...] = ()
+    """In the engine's order; those that the backend can tell of."""
+    layers_from: str = ""
+    """Who told of them."""
+    num_layers_by_precision: Mapping[str, int] = field(default_factory=dict)
+    """Layers by precision, and ``reformat`` for those that only reformat."""
 
 
 class Runner(Protocol):

@@ -12,16 +12,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from engines import cuda, timing_cache
 from engines.builder_config import configure, layers_off_dla, network_flags, set_precision
 from engines.capability import capability_of, platform_of, refuse, refuse_platform, typing_for
-from engines.contract import BuildOptions, EngineRecord
+from engines.contract import BuildOptions, EngineRecord, GivenBatches
 from engines.errors import EngineError, OutOfMemory, Unavailable
 from engines.explained import is_out_of_memory, told
+from engines.inspection import Inspection
+from engines.layers import num_layers_by_precision
 from engines.native_calibrator import calibrator_for
 from engines.onnx_model import OnnxModelFacts, check_options, facts
 from engines.profiles import add_profiles, calibration_profile, located
@@ -40,8 +42,8 @@ class Family:
     versions: Mapping[str, str]
     configure: Callable[[Any, BuildOptions], None]
     """Sets on an ``IBuilderConfig`` what only this member of the family has."""
-    inspect: Callable[[bytes, OnnxModelFacts], tuple[int, tuple[str, ...]]]
-    """From the plan and the model: number of products in integer arithmetic (-1: cannot tell), and notes."""
+    inspect: Callable[[bytes, OnnxModelFacts, BuildOptions], Inspection]
+    """From the plan, the model and the options: what its layers run in."""
     open_device: Callable[[], Any] = cuda.Device
     """The GPU, for TensorRT's own calibrator."""
 
@@ -104,7 +106,7 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
     with calibrator_for(family.trt, options, family.open_device) as calibrator:
         data, notes = _serialized(family, model, options, calibrator)
     engine.write_bytes(data)
-    num_int8, more = family.inspect(data, found)
+    seen = family.inspect(data, found, options)
     return EngineRecord(
         backend=family.name,
         precision=options.precision,
@@ -114,8 +116,12 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
         inputs=found.inputs,
         outputs=found.outputs,
         num_quantizable=found.num_quantizable,
-        num_int8=num_int8,
-        notes=(*notes, *more),
+        num_int8=seen.num_int8,
+        notes=(*notes, *seen.notes),
+        options=_told(options),
+        layers=seen.layers,
+        layers_from=seen.source,
+        num_layers_by_precision=num_layers_by_precision(seen.layers),
     )
 
 
@@ -156,6 +162,16 @@ def _serialized(family: Family, model: Path, options: BuildOptions, calibrator: 
     if capability.timing_cache and options.timing_cache is not None:
         timing_cache.keep(config, options.timing_cache)
     return bytes(plan), notes
+
+
+def _told(options: BuildOptions) -> dict[str, Any]:
+    """What a record has of the options: all but what lies on this machine or stands elsewhere in the record."""
+    names = ("workspace_mib", "optimization_level", "compute_capabilities", "hardware", "version_compatible")
+    found = {name: getattr(options, name) for name in (*names, "weights", "dla_core")}
+    source = options.native
+    native = "" if source is None else "samples" if isinstance(source, GivenBatches) else "given scales"
+    profiles = [{name: asdict(shape) for name, shape in ranges.items()} for ranges in options.profiles()]
+    return {**found, "native": native, "profiles": profiles}
 
 
 def _gpu_text(versions: Mapping[str, str]) -> str:

@@ -70,16 +70,27 @@ class _Port:
         self.view = self.host[:num_bytes].view(self.dtype).reshape(shape)
 
 
+Preflight = Callable[[Path], Mapping[str, Any]]
+"""Raises if the engine cannot run here, before anything of the library; gives the record beside the engine."""
+
+
+def _trusting(_engine: Path) -> Mapping[str, Any]:
+    """Lets the library itself say what it cannot run."""
+    return {}
+
+
 class NvinferRunner:
     """A deserialized engine with its execution context, on the GPU that ``open_gpu`` gives.
 
     Raises:
-        Unavailable: on ``__enter__``, no driver, no GPU or no pycuda.
+        Unavailable: on ``__enter__``, no driver, no GPU or no pycuda; or what ``preflight`` raises.
         EngineError: on ``__enter__``, the engine is of another version or for another GPU, or the GPU's memory is full.
     """
 
-    def __init__(self, engine: Path, import_trt: Callable[[], Any], open_gpu: Callable[[], Gpu]) -> None:
-        self._path, self._import_trt, self._open_gpu = engine, import_trt, open_gpu
+    def __init__(
+        self, engine: Path, import_trt: Callable[[], Any], open_gpu: Callable[[], Gpu], preflight: Preflight = _trusting
+    ) -> None:
+        self._path, self._import_trt, self._open_gpu, self._preflight = engine, import_trt, open_gpu, preflight
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self._device_ms: float | None = None
@@ -92,6 +103,7 @@ class NvinferRunner:
         self._end: Any = None
 
     def __enter__(self) -> Runner:
+        self._record = self._preflight(self._path)
         self._gpu = self._open_gpu()
         self._gpu.__enter__()  # before anything of TensorRT: without a driver its runtime crashes instead of raising
         try:
@@ -140,6 +152,8 @@ class NvinferRunner:
         log, self._tail = logger(trt)
         self._tail.clear()
         runtime = self._runtime = trt.Runtime(log)
+        if self._record.get("options", {}).get("version_compatible"):
+            runtime.engine_host_code_allowed = True  # The lean runtime inside; the record says that we put it there.
         try:
             data = self._path.read_bytes()
         except OSError as error:

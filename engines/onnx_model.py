@@ -31,6 +31,9 @@ class OnnxModelFacts:
     """Names of the quantized convolutions with one group for each input channel."""
     has_quantize: bool
     has_float16: bool
+    product_names: tuple[str, ...] = ()
+    """Of the convolutions and matrix products, where they have names."""
+    node_names: frozenset[str] = frozenset()
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -75,6 +78,8 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         depthwise_quantized=tuple(node.name or node.output[0] for node in quantized if _num_groups(node) > 1),
         has_quantize=any(node.op_type == "QuantizeLinear" for node in _nodes(graph)),
         has_float16=_has_float16(graph),
+        product_names=tuple(node.name for node in products if node.name),
+        node_names=frozenset(node.name for node in _nodes(graph) if node.name),
     )
 
 

@@ -7,6 +7,7 @@ documented. ``EngineInspector`` would be the documented way, but it needs a GPU 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _NAMES = rb'((?:[^"}\n]|"[^"\n]*")*)'
@@ -16,6 +17,7 @@ _PRODUCT = re.compile(
 )
 _NAME = re.compile(rb'"([^"\n]*)"')
 _EIGHT_BIT = (b"int8", b"uint8")
+_PRECISIONS = {b"int8": "INT8", b"uint8": "INT8", b"half": "FP16", b"float": "FP32", b"bf16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,19 @@ class PlanProducts:
 
     products: frozenset[str]
     integer: frozenset[str]
+    precisions: Mapping[str, str]
+    """Product -> the type of its first operand, such as ``FP16``; empty where it is not told."""
 
 
 def plan_products(plan: bytes) -> PlanProducts:
     """The products that NVIDIA's ready-made kernels compute (``corrltn`` and ``fully_connected``) in ``plan``."""
     types: dict[bytes, bytes] = dict(_TENSOR.findall(plan))
-    products, integer = set(), set()
+    precisions: dict[str, str] = {}
+    integer = set()
     for name, _, operands in _PRODUCT.findall(plan):
         text = name.decode(errors="replace")
-        products.add(text)
-        if all(types.get(operand) in _EIGHT_BIT for operand in _NAME.findall(operands)[:2]):
+        kinds = [types.get(operand, b"") for operand in _NAME.findall(operands)[:2]]
+        precisions[text] = _PRECISIONS.get(kinds[0], "") if kinds else ""
+        if kinds and all(kind in _EIGHT_BIT for kind in kinds):
             integer.add(text)
-    return PlanProducts(frozenset(products), frozenset(integer))
+    return PlanProducts(frozenset(precisions), frozenset(integer), precisions)

@@ -9,8 +9,10 @@ from typing import Any
 from engines import capability, cuda, nvinfer
 from engines.contract import BuildOptions, EngineRecord, Placement, Runner
 from engines.errors import Unavailable
+from engines.inspection import Inspection, inspected
 from engines.nvinfer_runner import NvinferRunner
 from engines.onnx_model import OnnxModelFacts, refuse_targets
+from engines.preflight import check_plan_here
 
 NAME = "tensorrt"
 PLACEMENT: Placement = "tensorrt"
@@ -66,7 +68,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
 
 def load(engine: Path, *, num_threads: int) -> Runner:
     """A runner on GPU 0. ``num_threads`` is for runtimes on the CPU."""
-    return NvinferRunner(engine, _import, cuda.Device)
+    return NvinferRunner(engine, _import, cuda.Device, lambda plan: check_plan_here(plan, NAME, versions()))
 
 
 def _import() -> Any:
@@ -84,7 +86,6 @@ def _no_more(config: Any, options: BuildOptions) -> None:
     """All that TensorRT has alone is decided by its names."""
 
 
-def _inspect(plan: bytes, found: OnnxModelFacts) -> tuple[int, tuple[str, ...]]:
-    if not found.has_quantize:
-        return 0, ()
-    return -1, ("Which layers run in INT8 is not read from TensorRT's engine yet.",)
+def _inspect(plan: bytes, found: OnnxModelFacts, options: BuildOptions) -> Inspection:
+    trt = _import()
+    return inspected(trt, nvinfer.logger(trt)[0], plan, found, options)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from engines import capability, cuda, nvinfer
-from engines.contract import BuildOptions, EngineRecord, Placement, Runner
+from engines.contract import BuildOptions, EngineRecord, LayerFacts, Placement, Runner
 from engines.errors import EngineError, Unavailable
+from engines.inspection import Inspection
 from engines.nvinfer_runner import NvinferRunner
 from engines.onnx_model import OnnxModelFacts
-from engines.plan_text import plan_products
+from engines.plan_text import PlanProducts, plan_products
+from engines.preflight import check_plan_here
 
 NAME = "tensorrt_rtx"
 PLACEMENT: Placement = "tensorrt"
@@ -71,7 +73,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
 
 def load(engine: Path, *, num_threads: int) -> Runner:
     """A runner on GPU 0; kernels are compiled for it when it is entered. ``num_threads`` is for runtimes on the CPU."""
-    return NvinferRunner(engine, _import, cuda.Device)
+    return NvinferRunner(engine, _import, cuda.Device, lambda plan: check_plan_here(plan, NAME, versions()))
 
 
 def _import() -> Any:
@@ -105,7 +107,7 @@ def _target(trt: Any, text: str) -> Any:
     return getattr(known, f"SM{digits}")
 
 
-def _inspect(plan: bytes, found: OnnxModelFacts) -> tuple[int, tuple[str, ...]]:
+def _inspect(plan: bytes, found: OnnxModelFacts, _options: BuildOptions) -> Inspection:
     """Counted in the plan's own text; cannot tell if that has none of the expected lines."""
     seen = plan_products(plan)
     notes = []
@@ -116,10 +118,18 @@ def _inspect(plan: bytes, found: OnnxModelFacts) -> tuple[int, tuple[str, ...]]:
             "costs size and time; consider leaving them in floating point."
         )
     if found.num_quantized and not seen.products:
-        return -1, (*notes, "The plan's text does not tell which operations run in INT8.")
+        return Inspection(-1, (*notes, "The plan's text does not tell which operations run in INT8."))
     if len(seen.integer) < found.num_quantized:
         notes.append(
             f"{len(seen.integer)} of {found.num_quantized} quantized convolutions and matrix products multiply "
             "integers, going by the plan's text."
         )
-    return len(seen.integer), tuple(notes)
+    source = "the plan's text, products alone" if seen.products else ""
+    return Inspection(len(seen.integer), tuple(notes), _layers(seen, found), source)
+
+
+def _layers(seen: PlanProducts, found: OnnxModelFacts) -> tuple[LayerFacts, ...]:
+    return tuple(
+        LayerFacts(name, "product", precision, (name,) if name in found.node_names else ())
+        for name, precision in sorted(seen.precisions.items())
+    )

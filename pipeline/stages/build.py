@@ -144,8 +144,10 @@ class Build:
         attempt = partial(_attempt, out, model, engine, target)
         tries = rungs(options, runtime.refuse) if target.backend in NVINFER else iter((options,))
         record = climb_down(_what(target), attempt, tries)
-        record = replace(record, notes=(*record.notes, *notes))
-        (out / "record.json").write_text(json.dumps(asdict(record), indent=1, sort_keys=True))
+        record = replace(record, notes=(*record.notes, *notes), versions=self.versions(model, target))
+        made_from = {"model": model.digest(), "calibration": calibration.digest() if calibration else ""}
+        whole = asdict(record) | {"made_from": made_from}
+        (out / "record.json").write_text(json.dumps(whole, indent=1, sort_keys=True))
         (out / "notes.json").write_text(json.dumps(list(record.notes)))
         smallest, largest = target.batch_bounds()
         return Engine(engine, backend=target.backend, min_batch=smallest, max_batch=largest)

@@ -17,8 +17,8 @@ import engines
 
 API = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text())
 SHARED = (
-    "builder_config.py", "capability.py", "native_calibrator.py", "nvinfer.py", "nvinfer_runner.py", "profiles.py",
-    "progress_monitor.py", "timing_cache.py",
+    "builder_config.py", "capability.py", "inspection.py", "native_calibrator.py", "nvinfer.py", "nvinfer_runner.py",
+    "profiles.py", "progress_monitor.py", "timing_cache.py",
 )  # fmt: skip
 FILES = {"tensorrt": (*SHARED, "tensorrt.py"), "tensorrt_rtx": (*SHARED, "tensorrt_rtx.py")}
 
@@ -28,6 +28,7 @@ CLASS_OF = {
     "context": "IExecutionContext",
     "_context": "IExecutionContext",
     "engine": "ICudaEngine",
+    "inspector": "EngineInspector",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
     "profile": "IOptimizationProfile",
@@ -43,6 +44,7 @@ BEHIND = {
     "BuilderFlag.VERSION_COMPATIBLE": "BuilderFlag.VERSION_COMPATIBLE",
     "Builder.platform_has_fast_fp16": "Builder.platform_has_fast_int8",
     "Builder.platform_has_fast_int8": "Builder.platform_has_fast_int8",
+    "Runtime.engine_host_code_allowed": "BuilderFlag.VERSION_COMPATIBLE",
     "HardwareCompatibilityLevel": "HardwareCompatibilityLevel",
     "HardwareCompatibilityLevel.AMPERE_PLUS": "HardwareCompatibilityLevel",
     "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY": "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY",

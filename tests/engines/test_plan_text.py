@@ -20,6 +20,7 @@ def test_products_are_told_apart_by_the_type_of_their_two_operands() -> None:
     found = plan_products(PLAN)
     assert found.products == {"conv1", "conv2", "fc"}
     assert found.integer == {"conv1", "fc"}
+    assert found.precisions == {"conv1": "INT8", "conv2": "INT8", "fc": "INT8"}
 
 
 def test_a_plan_without_text_has_no_products() -> None:

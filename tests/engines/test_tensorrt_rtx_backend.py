@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engines import tensorrt_rtx
-from engines.contract import BuildOptions, GivenScales, ShapeRange
+from engines.contract import BuildOptions, GivenScales, LayerFacts, ShapeRange
 from engines.errors import EngineError, Unavailable
 
 if tensorrt_rtx.why_not_build():
@@ -28,6 +28,9 @@ def test_int8_convolution(save_quantized_conv: SaveConv, tmp_path: Path) -> None
     record = tensorrt_rtx.build(save_quantized_conv(1), tmp_path / "engine", BuildOptions("int8", CONV))
     assert (record.num_quantizable, record.num_int8) == (1, 1)
     assert not any("multiply" in note for note in record.notes)
+    assert record.layers == (LayerFacts("conv", "product", "INT8", ("conv",)),)
+    assert record.layers_from == "the plan's text, products alone"
+    assert record.num_layers_by_precision == {"INT8": 1}
     assert (tmp_path / "engine").read_bytes()[:4] == b"vtrt"
 
 
@@ -163,13 +166,3 @@ def test_what_it_does_not_have(linear: Path, tmp_path: Path, options: BuildOptio
     with pytest.raises(Unavailable, match=words):
         tensorrt_rtx.build(linear, tmp_path / "engine", options)
     assert not (tmp_path / "engine").exists()
-
-
-@pytest.mark.gpu
-def test_an_engine_of_another_kind_of_gpu_is_refused(linear: Path, tmp_path: Path) -> None:
-    if reason := tensorrt_rtx.why_not_run():
-        pytest.skip(reason)
-    (tmp_path / "trash.plan").write_bytes(b"trash")
-    runner = tensorrt_rtx.load(tmp_path / "trash.plan", num_threads=0)
-    with pytest.raises(EngineError, match="the engine cannot be loaded"), runner:
-        pytest.fail("that is no engine")

@@ -326,6 +326,7 @@ def test_a_build_leaves_its_record_beside_the_engine(net: OnnxModel, out: Out) -
     assert [spec["name"] for spec in record["inputs"]] == ["image"]
     assert record["inputs"][0]["shape"] == [-1, 16, 6, 6]
     assert record["versions"]["onnxruntime"] == backend("onnxruntime").versions()["onnxruntime"]
+    assert record["made_from"] == {"model": net.digest(), "calibration": ""}
 
 
 def test_without_shapes_nothing_bounds_the_batch(net: OnnxModel, out: Out) -> None:

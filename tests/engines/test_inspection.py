@@ -1,0 +1,34 @@
+"""Asking a built engine for its layers: what cannot be asked is a note, on the real library too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engines import tensorrt_rtx
+from engines.contract import BuildOptions, ShapeRange
+from engines.cuda import why_no_gpu
+from engines.inspection import inspected
+from engines.nvinfer import logger
+from engines.onnx_model import facts
+
+SHAPES = {"x": ShapeRange((1, 3), (2, 3), (8, 3))}
+
+
+def test_an_engine_that_does_not_load_here_is_said(linear: Path, tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    if not why_no_gpu():
+        pytest.skip("there is a GPU, and it may load")
+    options = BuildOptions(shapes=SHAPES)
+    record = tensorrt_rtx.build(linear, tmp_path / "e.plan", options)
+    found = inspected(trt, logger(trt)[0], (tmp_path / "e.plan").read_bytes(), facts(linear), options)
+    assert (found.num_int8, found.layers) == (-1, ())
+    assert found.notes == ("Its layers are not known: the engine did not load after it was built.",)
+    assert record.options["profiles"] == [{"x": {"min": (1, 3), "opt": (2, 3), "max": (8, 3)}}]
+
+
+def test_an_engine_without_weights_is_not_asked(linear: Path) -> None:
+    found = inspected(None, None, b"", facts(linear), BuildOptions(weights="stripped"))
+    assert (found.num_int8, found.layers) == (-1, ())
+    assert "has no weights" in found.notes[0]

@@ -1,0 +1,140 @@
+"""Layers out of EngineInspector's JSON, in the shape of each generation.
+
+The shape of 8: tools/experimental/trt-engine-explorer/tests/inputs/mobilenet.qat.onnx.engine.graph.json in NVIDIA's
+TensorRT repository. Of 10, with ``Metadata``: docs/trt_profiling of users' repositories, as Torch-TensorRT's
+``trt_engine_info.json``. Of 11: NVIDIA's page *Migrating IEngineInspector Usage from TensorRT 10.x to 11.x*.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from engines.contract import LayerFacts
+from engines.errors import EngineError
+from engines.inspection import inspection_from
+from engines.layers import layers_from_inspector, num_layers_by_precision, num_nodes_in, summary
+from engines.onnx_model import OnnxModelFacts
+
+INT8 = "Thirty-two wide channel vectorized row major Int8 format"
+HALF = "Thirty-two wide channel vectorized row major FP16 format"
+FACTS = OnnxModelFacts((), (), 2, 2, (), True, False, ("Conv_12", "Conv_46"), frozenset({"Conv_12", "Conv_46"}))
+
+
+def tensor(name: str, kind: str) -> dict[str, Any]:
+    return {"Name": name, "Location": "Device", "Dimensions": [1, 32, 112, 112], "Format/Datatype": kind}
+
+
+OF_8: dict[str, Any] = {
+    "Layers": [
+        {
+            "Name": "QuantizeLinear_2",
+            "LayerType": "Reformat",
+            "Inputs": [tensor("input1", "Row major linear FP32")],
+            "Outputs": [tensor("317", "Four wide channel vectorized row major Int8 format")],
+            "ParameterType": "Reformat",
+            "Origin": "QDQ",
+            "TacticValue": "0x0000000000000000",
+        },
+        {
+            "Name": "features.0.0.weight + QuantizeLinear_8 + Conv_12 + PWN(Clip_16)",
+            "LayerType": "CaskConvolution",
+            "Inputs": [tensor("317", "Four wide channel vectorized row major Int8 format")],
+            "Outputs": [tensor("334", INT8)],
+            "ParameterType": "Convolution",
+            "Weights": {"Type": "Int8", "Count": 864},
+            "Bias": {"Type": "Float", "Count": 32},
+            "TacticName": "volta_int8x4_icudnn_int8x4_128x32_relu_xregs_medium_c32_nn_v1",
+        },
+        {
+            "Name": "features.2.conv.2.weight + QuantizeLinear_42 + Conv_46 + Add_48",
+            "LayerType": "CaskConvolution",
+            "Inputs": [tensor("399", HALF), tensor("410", HALF)],
+            "Outputs": [tensor("410", HALF)],
+            "Weights": {"Type": "Half", "Count": 2304},
+            "TacticName": "turing_h1688cudnn_128x128_ldg8_relu_exp_small_nhwc_tn_v1",
+        },
+    ],
+    "Bindings": ["input1", "output1"],
+}
+NODES = {"QuantizeLinear_2", "QuantizeLinear_8", "Conv_12", "Clip_16", "QuantizeLinear_42", "Conv_46", "Add_48"}
+
+
+def test_of_8() -> None:
+    assert layers_from_inspector(json.dumps(OF_8), NODES) == (
+        LayerFacts("QuantizeLinear_2", "reformat", "", ("QuantizeLinear_2",)),
+        LayerFacts(OF_8["Layers"][1]["Name"], "CaskConvolution", "INT8", ("QuantizeLinear_8", "Conv_12", "Clip_16")),
+        LayerFacts(OF_8["Layers"][2]["Name"], "CaskConvolution", "FP16", ("QuantizeLinear_42", "Conv_46", "Add_48")),
+    )
+
+
+def of_11(kind: dict[str, str]) -> str:
+    """A layer whose tensors tell their type as ``kind`` does, in an engine with ``I/O Tensors``."""
+    layer = {
+        "Name": "/stem/Conv + /stem/Relu",
+        "LayerType": "CaskGemmConvolution",
+        "Inputs": [{"Name": "x", "Dimensions": [1, 3, 8, 8], **kind}],
+        "Outputs": [{"Name": "y", "Dimensions": [1, 8, 8, 8], **kind}],
+        "TacticName": "sm80_xmma_fprop",
+        "Metadata": "[ONNX Layer: /stem/weight_QuantizeLinear]\x1e[ONNX Layer: /stem/Conv]\x1f[ONNX Layer: /stem/Relu]",
+    }
+    return json.dumps({"Layers": [layer], "I/O Tensors": [{"Name": "x", "IOMode": "Input", "DataType": "Float"}]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [
+        ({"Format/Datatype": "Int8"}, "INT8"),
+        ({"Format": "LINEAR", "DataType": "Int8"}, "INT8"),
+        ({"Format": "Row major linear FP32 format (kLINEAR)", "Datatype": "Half"}, "FP16"),
+        ({"Format": "Row major linear FP16 format (kLINEAR)"}, "FP16"),
+        ({"DataType": "Float"}, "FP32"),
+        ({"DataType": "BF16"}, "BF16"),
+        ({"DataType": "FP8"}, "FP8"),
+        ({"Format/Datatype": "N/A due to dynamic shapes"}, ""),
+    ],
+)
+def test_of_11(kind: dict[str, str], precision: str) -> None:
+    (layer,) = layers_from_inspector(of_11(kind), ())
+    assert layer.precision == precision
+    assert layer.nodes == ("/stem/weight_QuantizeLinear", "/stem/Conv", "/stem/Relu")
+
+
+def test_dynamic_shapes_leave_the_weights_and_the_kernels_name() -> None:
+    unknown = [tensor("x", "N/A due to dynamic shapes")]
+    weighted = {"Name": "a", "LayerType": "CaskConvolution", "Inputs": unknown, "Weights": {"Type": "Int8", "Count": 9}}
+    named = {"Name": "b", "LayerType": "MatMul", "Inputs": unknown, "TacticName": "sm80_xmma_gemm_i8i8_i8i32_f32_tn"}
+    copied = {"Name": "Reformatting CopyNode for Input Tensor 0 to a", "LayerType": "NoOp", "Inputs": unknown}
+    found = layers_from_inspector(json.dumps({"Layers": [weighted, named, copied]}), ())
+    assert [layer.precision for layer in found] == ["INT8", "INT8", ""]
+    assert found[2].kind == "reformat"
+
+
+def test_layers_that_are_names_alone() -> None:
+    """As an engine of other verbosity tells them."""
+    (layer,) = layers_from_inspector(json.dumps({"Layers": ["conv1 + relu1"]}), {"conv1"})
+    assert layer == LayerFacts("conv1 + relu1", "", "", ("conv1",))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"Bindings": []}', "null"])
+def test_what_is_no_inspectors_json(text: str) -> None:
+    with pytest.raises(EngineError, match=r"^EngineInspector: gave no JSON with Layers \("):
+        layers_from_inspector(text, ())
+
+
+def test_counts_and_shares() -> None:
+    layers = layers_from_inspector(json.dumps(OF_8), NODES)
+    assert num_layers_by_precision(layers) == {"FP16": 1, "INT8": 1, "reformat": 1}
+    assert num_nodes_in(layers, "INT8", FACTS.product_names) == 1
+    assert summary(layers) == "Of 2 layers that compute, 1 in FP16 (50 %), 1 in INT8 (50 %); 1 more only reformat."
+    found = inspection_from(layers, FACTS, "EngineInspector")
+    assert (found.num_int8, found.notes) == (1, (summary(layers),))
+
+
+def test_precisions_that_are_not_told_are_not_made_up() -> None:
+    names = layers_from_inspector('{"Layers": ["conv1"]}', {"conv1"})
+    assert inspection_from(names, FACTS, "EngineInspector").num_int8 == -1
+    assert inspection_from(names, replace(FACTS, has_quantize=False), "EngineInspector").num_int8 == 0
