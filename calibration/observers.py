@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.errors import DataError
+from calibration.spikes import without_spikes
 
 Counts: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -166,16 +167,15 @@ def amax_entropy(histogram: Histogram) -> float:
     2048 the reference P is the first m bins with the tail added to the last of them, the candidate Q the first m bins
     without the tail, merged into 128 levels and spread evenly over each level's non-empty bins; the last of the best
     m wins; the threshold is ``(m + 0.5) / 2048 * max |x|``.
-
-    One rule is added. As many levels as non-empty bins hold Q equal to P whatever the tail is: with all kept values in
-    one bin the divergence is 0 though nearly everything is clipped, as for a tensor that stays away from zero. So a
-    candidate must keep at least 128 non-empty bins, or all of them where there are fewer.
+    Two rules are added. As many levels as non-empty bins hold Q equal to P whatever is clipped, as of a tensor that
+    stays away from zero; so a candidate must keep at least 128 non-empty bins, or all of them where there are fewer.
+    And spikes are taken out, as the first bin is (``calibration.spikes``); in return none is clipped.
     """
     if not histogram.amax:
         return 0.0
-    bins = entropy_bins(histogram)
+    bins, last_spike = without_spikes(entropy_bins(histogram))
     filled = np.cumsum(bins > 0)
-    enough = CANDIDATES[filled[NUM_LEVELS - 1 :] >= min(NUM_LEVELS, int(filled[-1]))]
+    enough = CANDIDATES[(filled[NUM_LEVELS - 1 :] >= min(NUM_LEVELS, int(filled[-1]))) & (last_spike < CANDIDATES)]
     bound = divergence_bounds(bins)[enough - NUM_LEVELS]
     first = divergences(bins, enough[[int(np.argmin(bound)), -1]])
     left = enough[bound <= float(first.min()) + BOUND_MARGIN]

@@ -30,6 +30,7 @@ from calibration.observers import (
     histogram_of,
     sqnr_db,
 )
+from calibration.spikes import without_spikes
 
 LARGEST = float(np.finfo(np.float32).max)
 SMALLEST_SUBNORMAL = 2.0**-149
@@ -192,6 +193,60 @@ def test_entropy_equals_the_slow_loop(make: Make) -> None:
     histogram = histogram_from_values(make(), "t")
     bins = entropy_bins(histogram).tolist()
     assert amax_entropy(histogram) == slow_amax_entropy(bins, histogram.amax)
+
+
+def with_constant_background(share: float, num_spots: int) -> Floats:
+    """A ReLU behind a convolution, where so many of its outputs are those of an empty background, one per channel."""
+    random = generator()
+    spots = random.uniform(0.05, 1.5, num_spots)
+    return np.where(random.random(NUM) < share, random.choice(spots, NUM), np.maximum(random.standard_normal(NUM), 0.0))
+
+
+@pytest.mark.parametrize("num_spots", [4, 8, 16])
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+def test_a_constant_background_does_not_make_entropy_clip(share: float, num_spots: int) -> None:
+    histogram = histogram_from_values(with_constant_background(share, num_spots), "t")
+    best = sqnr_db(histogram, amax_mse(histogram))
+    found = sqnr_db(histogram, amax_entropy(histogram))
+    assert best is not None
+    assert found is not None
+    assert found > best - 6
+
+
+def test_by_migacz_alone_it_would() -> None:
+    histogram = histogram_from_values(with_constant_background(0.2, 4), "t")
+    plain = sqnr_db(histogram, slow_amax_entropy(entropy_bins(histogram).tolist(), histogram.amax))
+    found = sqnr_db(histogram, amax_entropy(histogram))
+    assert plain is not None
+    assert found is not None
+    assert plain < found - 20
+
+
+@pytest.mark.parametrize("share", [0.002, 0.3])
+def test_a_spike_is_never_clipped(share: float) -> None:
+    """Values around 0, some at 5 precisely, and a thin tail up to 8: with the spike away nothing else speaks for 5."""
+    values = np.minimum(np.abs(generator().standard_normal(NUM)), 3.0)
+    values[: int(share * NUM)] = 5.0
+    values[-20:] = np.linspace(3.0, 8.0, 20)
+    assert amax_entropy(histogram_from_values(values, "t")) >= 5.0
+
+
+def test_a_spike_becomes_what_is_usual_around_it() -> None:
+    bins = np.full(2048, 10)
+    bins[[0, 700, 2047]] = 1000
+    bins[701] = 70
+    found, last_spike = without_spikes(bins)
+    assert (found[0], found[700], found[701], found[2047], last_spike) == (1000, 10, 70, 1000, 700)
+    assert bins[700] == 1000, "the histogram itself stays"
+
+
+def test_a_repeated_value_in_a_thin_tail_is_no_spike() -> None:
+    """Nine equal values among hundred thousands may be clipped as any outlier."""
+    bins = np.zeros(2048, np.int64)
+    bins[:200] = 1000
+    bins[200:] = 1
+    bins[1900] = 9
+    assert without_spikes(bins)[1] == 0
 
 
 def random_bins() -> Counts:
