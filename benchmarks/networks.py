@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,7 +33,8 @@ class Network:
     data: str
     shape: tuple[int, ...]
     input: str
-    preprocess: str
+    scale: float = 1.0
+    """What stored samples are multiplied with, in float32."""
     tflite: str = ""
 
 
@@ -43,7 +45,7 @@ NETWORKS = (
         "kws_dscnn/kws01.npz",
         (49, 10, 1),
         "input_1",
-        "",
+        1.0,
         "kws_dscnn/reference_int8.tflite",
     ),
     Network(
@@ -52,7 +54,7 @@ NETWORKS = (
         "resnet8_cifar10/cifar10_jpeg_subset.npz",
         (32, 32, 3),
         "input_1",
-        'dtype = "float32"',
+        1.0,
         "resnet8_cifar10/reference_int8.tflite",
     ),
     Network(
@@ -61,7 +63,7 @@ NETWORKS = (
         "resnet8_cifar10/cifar10_jpeg_subset.npz",
         (32, 32, 3),
         "input_1",
-        'dtype = "float32"',
+        1.0,
         "resnet8_cifar10/reference_int8.tflite",
     ),
     Network(
@@ -70,7 +72,7 @@ NETWORKS = (
         "fashion_mnist/fashion_mnist_subset.npz",
         (28, 28, 1),
         "image",
-        'scale = 0.00392156862745098, dtype = "float32"',
+        1 / 255,
     ),
     Network(
         "MobileNetV2-like, Fashion-MNIST (.keras)",
@@ -78,7 +80,7 @@ NETWORKS = (
         "fashion_mnist/fashion_mnist_subset.npz",
         (28, 28, 1),
         "image",
-        'scale = 0.00392156862745098, dtype = "float32"',
+        1 / 255,
     ),
 )
 
@@ -93,7 +95,7 @@ max = {largest}
 metric = "top1"
 calibration = {{ path = "{data}", inputs = {{ {input} = "x_calib" }}, labels = "y_calib" }}
 evaluation = {{ path = "{data}", inputs = {{ {input} = "x_test" }}, labels = "y_test" }}
-preprocess = {{ {preprocess} }}
+preprocess = {{ scale = {scale}, dtype = "float32" }}
 [variants]
 precisions = ["fp32", "fp16", "int8"]
 backends = ["onnxruntime", "tensorrt_rtx"]
@@ -114,7 +116,7 @@ def plan_of(network: Network, folder: Path, method: str, seconds: float) -> str:
         source=folder / network.source,
         data=folder / network.data,
         input=network.input,
-        preprocess=network.preprocess,
+        scale=network.scale,
         method=method,
         seconds=seconds,
         **shapes,
@@ -145,14 +147,19 @@ def tflite_top1(network: Network, folder: Path) -> float | None:
     interpreter = tf.lite.Interpreter(str(folder / network.tflite))
     interpreter.allocate_tensors()
     given, asked = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    scale, zero_point = given["quantization"]
-    codes = np.clip(np.rint(samples / scale) + zero_point, -128, 127).astype(given["dtype"])
+    codes = codes_of(samples, given)
     hits = 0
     for code, label in zip(codes, labels):
         interpreter.set_tensor(given["index"], code[None].reshape(given["shape"]))
         interpreter.invoke()
         hits += int(interpreter.get_tensor(asked["index"]).argmax() == label)
     return hits / len(labels)
+
+
+def codes_of(samples: npt.NDArray[np.float32], given: dict[str, Any]) -> npt.NDArray[np.int8]:
+    """Samples as int8, by the scale of a TFLite model's input."""
+    scale, zero_point = given["quantization"]
+    return np.asarray(np.clip(np.rint(samples / scale) + zero_point, -128, 127), np.int8)
 
 
 def table(name: str, report: dict[str, Any], reference: float | None) -> str:

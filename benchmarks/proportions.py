@@ -1,0 +1,67 @@
+"""Intervals for a share of samples, and for the difference of two shares on the same samples (95 percent).
+
+- ``wilson``: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927) 209-212.
+- ``tango``: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
+  design", Statistics in Medicine 17 (1998) 891-908. It inverts the score test, so it leaves 0 out where McNemar's
+  asymptotic test calls the difference significant, and stays sensible with no or few disagreements.
+- ``mcnemar``: the exact test: of the samples on which one is right and the other wrong, each is right on half. McNemar,
+  "Note on the sampling error of the difference between correlated proportions or percentages", Psychometrika 12 (1947).
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+Z: float = NormalDist().inv_cdf(0.975)
+NUM_HALVINGS = 60
+
+
+def wilson(num_hits: int, num: int) -> tuple[float, float]:
+    """The interval of the share ``num_hits / num``."""
+    share, spread = num_hits / num, Z * Z / num
+    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4)
+    low, high = ((share + spread / 2 + sign * half) / (1 + spread) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)
+
+
+def tango(num_first: int, num_second: int, num: int) -> tuple[float, float]:
+    """The interval of (share of the first) - (share of the second).
+
+    Args:
+        num_first: samples on which only the first is right.
+        num_second: samples on which only the second is right.
+        num: all samples.
+    """
+    found = (num_first - num_second) / num
+
+    def bound(sign: int) -> float:
+        inside, outside = found, float(sign)
+        for _ in range(NUM_HALVINGS):
+            middle = (inside + outside) / 2
+            if abs(_score(middle, num_first, num_second, num)) <= Z:
+                inside = middle
+            else:
+                outside = middle
+        return inside
+
+    return bound(-1), bound(1)
+
+
+def mcnemar(num_first: int, num_second: int) -> float:
+    """Two-sided p of the exact test that neither is right more often; arguments as of ``tango``."""
+    num = num_first + num_second
+    tail = sum(math.comb(num, k) for k in range(min(num_first, num_second) + 1))
+    return min(1.0, 2 * tail / (1 << num))
+
+
+def _score(difference: float, num_first: int, num_second: int, num: int) -> float:
+    """Tango's statistic: the excess over ``difference``, in standard errors at the likeliest shares that have it."""
+    excess = num_first - num_second - num * difference
+    b = -num_first - num_second + (2 * num - num_first + num_second) * difference
+    c = -num_second * difference * (1 - difference)
+    share = (math.sqrt(max(b * b - 8 * num * c, 0.0)) - b) / (4 * num)
+    variance = num * (2 * share + difference * (1 - difference))
+    if variance <= 0.0:
+        return 0.0 if excess == 0.0 else math.copysign(math.inf, excess)
+    return excess / math.sqrt(variance)
