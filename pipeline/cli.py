@@ -26,6 +26,7 @@ VERBS = {
     "validate": "Judge an engine's answers against the FP32 model's",
     "benchmark": "Time engines against each other",
     "ranges": "Show and merge ranges; to and from TensorRT's calibration cache",
+    "pack": "A plan's models, samples and answers in one file, for a device",
     "report": "Print and draw a run's report again",
     "show": "What a result was made from, back to the trained network",
     "doctor": "Which backends work here; what installs the others",
@@ -33,7 +34,7 @@ VERBS = {
 """Verb -> its line in `--help`."""
 
 MODULES = {
-    **dict.fromkeys(("run", "report", "show", "doctor"), "pipeline.runs"),
+    **dict.fromkeys(("run", "pack", "report", "show", "doctor"), "pipeline.runs"),
     **dict.fromkeys(("calibrate", "cast", "quantize"), "pipeline.precision"),
     "lint": "pipeline.linting",
     "ranges": "pipeline.ranges",

@@ -15,6 +15,7 @@ from calibration.source import FUNCTION, DataSource
 from engines import backend
 from engines.contract import Precision
 from pipeline.artifact import Engine, Findings, OnnxModel, Outputs, Ranges, SavedModel, Source, Timings, Verdict
+from pipeline.bundle import Bundle, open_bundle
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
 from pipeline.plan import Plan, nearest
 from pipeline.stages.build import Target
@@ -24,6 +25,9 @@ from pipeline.stages.validate import Judge, Judged
 from pipeline.store import Store
 
 log = logging.getLogger(__name__)
+
+MODELS_ONLY = ("export", "lint", "calibrate", "cast", "quantize", "pack")
+"""Verbs for which no engine is built."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,11 @@ class Results:
 
     source: Source
     fp32: OnnxModel
-    calibration: Samples
+    calibration: Samples | None
+    """None on a device that was given a bundle: the samples stayed behind."""
     evaluation: Samples
+    packed: Bundle | None = None
+    """Where the models come from a bundle."""
     source_verdict: Verdict | None = None
     """The exported FP32 model against the trained network itself."""
     reference: Outputs | None = None
@@ -69,34 +76,10 @@ def run(plan: Plan, store: Store, until: str) -> Results:
         ConfigError, DataError, Unavailable, StageError, ModelError, EngineError: see the stages.
     """
     check_plan(plan, until)
-    source = source_from_path(plan.resolved(plan.model.source), plan.model.signature)
-    fp32 = store.run(plan.export, source)
-    calibration, evaluation = _samples(plan, fp32)
-    check_shapes(plan, evaluation)
-    if until == "benchmark":
-        plan.benchmark.check_samples(evaluation)
-    made = Results(source, fp32, calibration, evaluation)
-    made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)
-    check_export(plan, store, made)
-    if until == "export":
+    made = models_of_bundle(plan) if plan.packed.manifest else models_of(plan, store, until)
+    if until in MODELS_ONLY:
         return made
-
-    evaluated = Evaluated(made.evaluation, made.reference, plan.data.output)
-    made.findings = store.run(plan.lint, fp32, made.calibration, evaluated)
-    if until == "lint":
-        return made
-
-    check_findings(plan, made.findings)
-    made.ranges = store.run(plan.calibrate, fp32, made.calibration)
-    for note in made.ranges.notes():
-        log.warning("%s", note)
-    if until == "calibrate":
-        return made
-
-    for variant in variants(plan, until):
-        made.models[variant] = written_model(plan, store, made, variant)
-    if until in ("cast", "quantize"):
-        return made
+    assert made.reference is not None
 
     for variant, model in made.models.items():
         target = target_of(plan, variant)
@@ -119,14 +102,78 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     return made
 
 
+def models_of(plan: Plan, store: Store, until: str) -> Results:
+    """The first half of a run: from the trained network to the ONNX models, or as far as ``until``."""
+    source = source_from_path(plan.resolved(plan.model.source), plan.model.signature)
+    fp32 = store.run(plan.export, source)
+    calibration, evaluation = _samples(plan, fp32)
+    check_shapes(plan, evaluation)
+    if until == "benchmark":
+        plan.benchmark.check_samples(evaluation)
+    made = Results(source, fp32, calibration, evaluation)
+    made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)
+    check_export(plan, store, made)
+    if until == "export":
+        return made
+
+    evaluated = Evaluated(made.evaluation, made.reference, plan.data.output)
+    made.findings = store.run(plan.lint, fp32, calibration, evaluated)
+    if until == "lint":
+        return made
+
+    check_findings(plan, made.findings)
+    made.ranges = store.run(plan.calibrate, fp32, calibration)
+    for note in made.ranges.notes():
+        log.warning("%s", note)
+    if until == "calibrate":
+        return made
+
+    for variant in variants(plan, until):
+        made.models[variant] = written_model(plan, store, made, variant)
+    return made
+
+
+def models_of_bundle(plan: Plan) -> Results:
+    """The first half of a run, done by another machine and packed: checked, and used as it is.
+
+    Raises:
+        ConfigError: the bundle lacks a model that the plan asks for, or the samples that native INT8 asks for.
+        DataError: a file of it is not what was packed.
+        Unavailable: an engine could neither be run here nor simulated.
+    """
+    bundle = open_bundle(plan.resolved(plan.packed.manifest))
+    fp32 = bundle.model("fp32", "none")
+    specs = input_specs_from_onnx(fp32.path)
+    evaluation = open_samples(_resolved(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
+    check_shapes(plan, evaluation)
+    plan.benchmark.check_samples(evaluation)
+    made = Results(fp32, fp32, None, evaluation, bundle, bundle.verdict(), bundle.reference(), ranges=bundle.ranges())
+    made.findings = bundle.findings()
+    made.notes += bundle.manifest.notes
+    for variant in variants(plan, "benchmark"):
+        native = plan.build.is_native(variant.backend, variant.precision)
+        if native and plan.build.native_scales == "tensorrt":
+            raise ConfigError(
+                f"{plan.path}: [build] native_scales is tensorrt, but a bundle has no calibration samples; take ranges"
+            )
+        placement = backend(variant.backend).PLACEMENT
+        made.models[variant] = fp32 if native else bundle.model(variant.precision, placement)
+        reason = backend(variant.backend).why_not_run()
+        if reason and backend("onnxruntime").why_not_run():
+            raise Unavailable(f"{reason}; and without onnxruntime its accuracy cannot be simulated either")
+    return made
+
+
 def check_plan(plan: Plan, until: str) -> None:
     """What is bound to fail fails now, not after an hour of work.
 
     Raises:
         Unavailable: a backend cannot build on this machine, or not what [build] asks for.
-        ConfigError: there is no such metric, or INT8 is asked of a backend that takes none, or the report's folder
-            holds something else.
+        ConfigError: the models of a bundle are asked for, there is no such metric, or INT8 is asked of a backend that
+            takes none, or the report's folder holds something else.
     """
+    if plan.packed.manifest and until in MODELS_ONLY:
+        raise ConfigError(f"{plan.path}: is a bundle's plan, its models are made: nothing is left to {until}")
     if plan.data.metric:
         judge_of(plan).metric()
     for variant in variants(plan, until):
@@ -134,7 +181,7 @@ def check_plan(plan: Plan, until: str) -> None:
             raise ConfigError(
                 f"{variant.name}: the backend takes no INT8 model; take int8 out of [variants] precisions"
             )
-        needs_backend = until not in ("export", "lint", "calibrate", "cast", "quantize")
+        needs_backend = until not in MODELS_ONLY
         if needs_backend:
             if reason := backend(variant.backend).why_not_build():
                 raise Unavailable(reason)

@@ -32,6 +32,7 @@ from pipeline.stages.cast import Cast
 from pipeline.stages.export import Export
 from pipeline.stages.infer import Infer
 from pipeline.stages.lint import Lint
+from pipeline.stages.pack import Pack
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.report import Report
 from pipeline.stages.validate import Validate
@@ -43,6 +44,9 @@ else:
 
 
 T = TypeVar("T")
+
+BUILDERS = tuple(name for name in BACKENDS if name != "tensorflow")
+"""Backends that engines can be built for."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,13 @@ class Variants:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """[packed]: what another machine made of the plan; `trtforge pack` writes this table."""
+
+    manifest: str = option("", "manifest.json of an unpacked bundle: its models, samples and outputs are used")
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that `trtforge run` needs to know."""
 
@@ -93,6 +104,8 @@ class Plan:
     validate: Validate = Validate()
     benchmark: Benchmark = Benchmark()
     report: Report = Report()
+    pack: Pack = Pack()
+    packed: Packed = Packed()
     folder: Path = Path()
     """Where the plan lies; not a table."""
     path: Path = Path()
@@ -107,7 +120,9 @@ class Plan:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
-STAGES = ("export", "lint", "calibrate", "cast", "quantize", "build", "infer", "validate", "benchmark", "report")
+STAGES = (
+    "export", "lint", "calibrate", "cast", "quantize", "build", "infer", "validate", "benchmark", "report", "pack",
+)  # fmt: skip
 """The verbs, in the order in which a run needs them."""
 
 
@@ -145,7 +160,8 @@ def _check(plan: Plan, path: Path) -> None:
         raise ConfigError(f"{path}: [model] has no source; name a SavedModel folder, .keras, .h5 or .onnx file")
     for given, known, what in (
         (plan.variants.precisions, PRECISIONS, "precision"),
-        (plan.variants.backends, tuple(name for name in BACKENDS if name != "tensorflow"), "backend"),
+        (plan.variants.backends, BUILDERS, "backend"),
+        (plan.pack.backends, BUILDERS, "backend"),
     ):
         for name in given:
             if name not in known:

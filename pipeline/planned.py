@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.store import Entry, Store
 
+    Change: TypeAlias = Callable[[Plan], Plan]
 
-def run_plan(path: Path, store: Path, until: str) -> tuple[Plan, Store, Results]:
-    """Run a plan up to a verb, and say on stderr what was made and what was served."""
+
+def run_plan(path: Path, store: Path, until: str, change: Change = lambda plan: plan) -> tuple[Plan, Store, Results]:
+    """Run a plan, changed as the command line says, up to a verb; say on stderr what was made and what was served."""
     from pipeline.flow import run
     from pipeline.plan import read_plan
     from pipeline.store import Store
 
-    plan, opened = read_plan(path), Store(store, _say)
+    plan, opened = change(read_plan(path)), Store(store, _say)
     return plan, opened, run(plan, opened, until)
 
 

@@ -1,9 +1,11 @@
-"""The verbs over whole runs: `run`, `report`, `show`, `doctor`."""
+"""The verbs over whole runs: `run`, `pack`, `report`, `show`, `doctor`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +13,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.arguments import STORE, given_options, is_plan
-from pipeline.direct import check_file_target, work_folder
+from pipeline.arguments import STORE, given_options, is_plan, needed, output_option
+from pipeline.direct import check_file_target, make, work_folder
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.planned import raise_failures, run_plan
 from pipeline.store import Store
 
 if TYPE_CHECKING:
     from pipeline.diagnosis import Diagnosis
+    from pipeline.plan import Plan
 
 ROOT = Path("/")
 """Where `doctor` looks for /etc, /proc and /sys; a test points it at a made-up tree."""
@@ -29,8 +32,9 @@ LENGTH_OF_DIGEST = 64
 
 @click.command()
 @click.argument("plan", type=Path)
+@click.option("--backend", "backends", multiple=True, help="instead of the plan's backends; repeatable")
 @STORE
-def run(plan: Path, store: Path) -> None:
+def run(plan: Path, backends: tuple[str, ...], store: Path) -> None:
     """Run PLAN.toml: every variant built, validated and timed, a table on stdout, and a report.
 
     What has not changed is served from the store. Exit status 5 if a variant is out of its tolerances; the report is
@@ -38,12 +42,41 @@ def run(plan: Path, store: Path) -> None:
     """
     from pipeline.reporting import print_table
 
-    read, opened, made = run_plan(plan, store, "benchmark")
+    read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends))
     record = read.report(read, made, opened.account)
     print_table(record, Console())
     folder = read.resolved(read.report.folder)
     click.echo(folder / ("report.html" if read.report.html else "report.json"))
     raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
+
+
+def with_backends(plan: Plan, backends: tuple[str, ...]) -> Plan:
+    """The plan with the backends of the command line, where there are any.
+
+    Raises:
+        ConfigError: there is no such backend.
+    """
+    from pipeline.plan import BUILDERS, nearest
+
+    for name in backends:
+        if name not in BUILDERS:
+            raise ConfigError(f"--backend '{name}': no such backend{nearest(name, BUILDERS)}")
+    return replace(plan, variants=replace(plan.variants, backends=backends)) if backends else plan
+
+
+@click.command()
+@click.argument("plan", type=Path)
+@output_option("the bundle to write, such as bundle.tar")
+@STORE
+def pack(plan: Path, output: Path | None, store: Path) -> None:
+    """Pack PLAN.toml's models, ranges, evaluation samples and reference answers into one file, for a device.
+
+    `scripts/build_on_jetson BUNDLE` builds, judges and times the engines there. Table [pack] has the options.
+    """
+    target: Path = needed(output, "-o", "name the bundle to write, such as bundle.tar")
+    check_file_target(target)
+    read, _, made = run_plan(plan, store, "pack", lambda given: given.pack.narrowed(given))
+    click.echo(make(target, partial(read.pack, plan=read, made=made)).path)
 
 
 @click.command()
@@ -58,7 +91,7 @@ def report(source: Path, output: Path | None, store: Path) -> None:
     if is_plan(source):
         if "-o" in given_options():
             raise ConfigError(f"-o: has no effect beside a plan; write [report] folder into {source}")
-        click.get_current_context().invoke(run, plan=source, store=store)
+        click.get_current_context().invoke(run, plan=source, backends=(), store=store)
         return
     record = report_from_json(source)
     print_table(record, Console())
@@ -156,4 +189,4 @@ def _yes(can: bool) -> str:
     return "yes" if can else "no"
 
 
-__all__: list[Any] = ["doctor", "report", "run", "show"]
+__all__: list[Any] = ["doctor", "pack", "report", "run", "show"]

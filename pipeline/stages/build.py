@@ -83,11 +83,15 @@ class Build:
         """Whether that engine's INT8 comes from TensorRT's calibrator: it is built from the FP32 model then."""
         return self.int8 == "native" and precision == "int8" and name in NVINFER
 
-    def calibration(self, target: Target, ranges: Ranges, samples: Samples) -> tuple[Ranges | Samples, ...]:
+    def calibration(
+        self, target: Target, ranges: Ranges | None, samples: Samples | None
+    ) -> tuple[Ranges | Samples, ...]:
         """What else the build is given: what TensorRT's calibrator reads; nothing for other engines."""
         if not self.is_native(target.backend, target.precision):
             return ()
-        return (ranges,) if self.native_scales == "ranges" else (samples,)
+        given = ranges if self.native_scales == "ranges" else samples
+        assert given is not None, "the flow has made it before it builds"
+        return (given,)
 
     def versions(self, _model: object, target: Target, *_calibration: object) -> dict[str, str]:
         """Everything below that the engine depends on: runtime, and device where the backend builds for one."""

@@ -80,7 +80,7 @@ class Report:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             plan=PlanInfo(str(plan.path), plan.digest()),
             model=_model_info(plan, made),
-            data=Data(_data_info(made.calibration), _data_info(made.evaluation)),
+            data=_data(made),
             metric=metric,
             protocol=_protocol_info(plan) if timings else None,
             machine=this_machine(),
@@ -204,10 +204,20 @@ def _model_info(plan: Plan, made: Results) -> ModelInfo:
         tuple(TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in record[side])
         for side in ("inputs", "outputs")
     )
+    if made.packed is not None:
+        return ModelInfo(made.packed.manifest.source, made.packed.manifest.signature, inputs, outputs)
     return ModelInfo(plan.model.source, getattr(made.source, "signature", ""), inputs, outputs)
 
 
-def _data_info(samples: Samples) -> DataInfo:
+def _data(made: Results) -> Data:
+    if made.packed is not None:
+        return Data(made.packed.manifest.calibration, made.packed.manifest.evaluation)
+    assert made.calibration is not None
+    return Data(data_info(made.calibration), data_info(made.evaluation))
+
+
+def data_info(samples: Samples) -> DataInfo:
+    """What a report says of a set of samples."""
     return DataInfo(samples.source.path, samples.num_samples, samples.preprocess.describe(), samples.digest())
 
 

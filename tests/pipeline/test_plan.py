@@ -156,6 +156,14 @@ seed = 9
 folder = "out"
 html = false
 max_metric_drop = 0.125
+
+[pack]
+backends = ["reference"]
+caches = ["8.5.2"]
+limit = 7
+
+[packed]
+manifest = "manifest.json"
 """
 
 

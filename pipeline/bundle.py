@@ -1,0 +1,161 @@
+"""A bundle: what one machine made of a plan, opened on another that has neither the network nor its data.
+
+Layout::
+
+    plan.toml                 an ordinary plan; [packed] names the manifest
+    manifest.json             what is what (``Manifest``)
+    models/<which>/model.onnx one for each precision; INT8 for each placement, such as ``int8.tensorrt``
+    ranges/                   as `trtforge calibrate` wrote them
+    caches/<version>.cache    calibration caches, where asked for
+    samples.npz               the evaluation samples, preprocessed, and their labels
+    reference/outputs.json    the FP32 model's answers to them
+    reference/findings.json   what the lint found
+    reference/verdict.json    the exported model against the trained network
+    SHA256SUMS                of every file, as `sha256sum` reads it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cattrs
+
+from engines.contract import Placement, Precision
+from pipeline.artifact import Findings, OnnxModel, Outputs, Ranges, Verdict
+from pipeline.errors import ConfigError, DataError
+from pipeline.record import DataInfo
+
+FORMAT_VERSION = 1
+PLAN, MANIFEST, SUMS = "plan.toml", "manifest.json", "SHA256SUMS"
+SAMPLES, LABELS = "samples.npz", "labels"
+CALIBRATION = "packed:ranges"
+"""What a bundle's plan names as calibration data: the samples stayed behind, their ranges are in the bundle."""
+
+AGAIN = "copy the bundle again, or pack it again with `trtforge pack`"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle holds; paths are relative to its folder."""
+
+    format_version: int
+    source: str
+    """The trained network, as the plan named it where it was packed."""
+    signature: str
+    models: Mapping[str, str]
+    """``fp32``, ``fp16`` and, by placement, ``int8.tensorrt``: the ONNX file."""
+    ranges: str
+    caches: Mapping[str, str]
+    """TensorRT's version -> the calibration cache for it."""
+    reference: str
+    verdict: str
+    findings: str
+    """What the lint found about the data and the model."""
+    calibration: DataInfo
+    evaluation: DataInfo
+    notes: tuple[str, ...]
+    versions: Mapping[str, str]
+    """Of what it was made with."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An unpacked bundle that was checked."""
+
+    folder: Path
+    manifest: Manifest
+
+    def model(self, precision: Precision, placement: Placement) -> OnnxModel:
+        """The ONNX model with that precision written in it.
+
+        Raises:
+            ConfigError: the bundle was packed without it.
+        """
+        which = model_key(precision, placement)
+        if which not in self.manifest.models:
+            raise ConfigError(
+                f"{self.folder}: the bundle has no model '{which}', only {', '.join(self.manifest.models)}; pack it "
+                "again with the backends that are wanted in [pack] backends"
+            )
+        return OnnxModel(self.folder / self.manifest.models[which])
+
+    def ranges(self) -> Ranges:
+        """The ranges that INT8 was placed by."""
+        return Ranges(self.folder / self.manifest.ranges)
+
+    def reference(self) -> Outputs:
+        """The FP32 model's answers to the samples."""
+        return Outputs(self.folder / self.manifest.reference)
+
+    def verdict(self) -> Verdict:
+        """The exported model against the trained network, judged where that was."""
+        return Verdict(self.folder / self.manifest.verdict)
+
+    def findings(self) -> Findings:
+        """What the lint found."""
+        return Findings(self.folder / self.manifest.findings)
+
+
+def model_key(precision: Precision, placement: Placement) -> str:
+    """A model's name in the manifest; only INT8 depends on the placement."""
+    return f"int8.{placement}" if precision == "int8" else precision
+
+
+def open_bundle(manifest: Path) -> Bundle:
+    """Open an unpacked bundle by its manifest; all files but the plan are checked against ``SHA256SUMS``.
+
+    Raises:
+        ConfigError: there is no manifest, or it is of another version.
+        DataError: a file is missing, or is not what was packed.
+    """
+    try:
+        plain = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{manifest}: cannot be read as a bundle's manifest ({error}); {AGAIN}") from error
+    version = plain.get("format_version") if isinstance(plain, dict) else None
+    if version != FORMAT_VERSION:
+        raise ConfigError(f"{manifest}: format_version is {version!r}, this program reads {FORMAT_VERSION}; {AGAIN}")
+    check_sums(manifest.parent)
+    try:
+        return Bundle(manifest.parent, cattrs.structure(plain, Manifest))
+    except Exception as error:
+        said = cattrs.transform_error(error)[0]
+        raise ConfigError(f"{manifest}: {said}; {AGAIN}") from error
+
+
+def check_sums(folder: Path) -> None:
+    """Raise DataError unless every file that ``SHA256SUMS`` names is there and whole. The plan may be changed."""
+    sums = folder / SUMS
+    if not sums.is_file():
+        raise DataError(f"{sums}: is missing; {AGAIN}")
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        want, _, name = line.partition("  ")
+        if name == PLAN:
+            continue
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: is missing from the bundle; {AGAIN}")
+        if sha256_of(folder / name) != want:
+            raise DataError(f"{folder / name}: is not what was packed (SHA-256 differs); {AGAIN}")
+
+
+def sums_of(folder: Path) -> str:
+    """The text of ``SHA256SUMS`` for every file in the folder."""
+    return "".join(f"{sha256_of(file)}  {file.relative_to(folder).as_posix()}\n" for file in files_in(folder))
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, in the order of their names."""
+    yield from sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.as_posix())
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
