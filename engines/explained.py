@@ -27,7 +27,7 @@ MEANINGS: tuple[tuple[str, str], ...] = (
     (
         r"input and bias must be of same type",
         "its input and bias have different types: a DequantizeLinear gives the type of its scale; let scales and the "
-        "floating-point rest be of one type",
+        "floating-point rest be of one type, as `trtforge quantize --rest` writes them",
     ),
     (
         r"FP32 GEMM is not supported",

@@ -103,6 +103,11 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
     refuse(capability_of(family.trt), options)
     found = facts(model)
     check_options(found, options, model)
+    if found.has_half_scales and not capability_of(family.trt).strong_typing:
+        raise Unavailable(
+            f"{model}: has FP16 scales, {family.name} {family.trt.__version__} takes FP32 scales and puts the rest "
+            'into FP16 by itself; quantize with rest = "fp32"'
+        )
     with calibrator_for(family.trt, options, family.open_device) as calibrator:
         data, notes = _serialized(family, model, options, calibrator)
     engine.write_bytes(data)

@@ -31,6 +31,8 @@ class OnnxModelFacts:
     """Names of the quantized convolutions with one group for each input channel."""
     has_quantize: bool
     has_float16: bool
+    has_half_scales: bool = False
+    """Whether a DequantizeLinear has an FP16 scale, which strongly typed networks alone take."""
     product_names: tuple[str, ...] = ()
     """Of the convolutions and matrix products, where they have names."""
     node_names: frozenset[str] = frozenset()
@@ -78,6 +80,7 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         depthwise_quantized=tuple(node.name or node.output[0] for node in quantized if _num_groups(node) > 1),
         has_quantize=any(node.op_type == "QuantizeLinear" for node in _nodes(graph)),
         has_float16=_has_float16(graph),
+        has_half_scales=_has_half_scales(graph),
         product_names=tuple(node.name for node in products if node.name),
         node_names=frozenset(node.name for node in _nodes(graph) if node.name),
     )
@@ -215,6 +218,11 @@ def _has_float16(graph: onnx.GraphProto) -> bool:
         for node in _nodes(graph)
         for attribute in node.attribute
     )
+
+
+def _has_half_scales(graph: onnx.GraphProto) -> bool:
+    halves = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    return any(node.op_type == "DequantizeLinear" and node.input[1] in halves for node in graph.node)
 
 
 def _one_line(error: BaseException) -> str:

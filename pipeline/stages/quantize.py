@@ -10,12 +10,14 @@ from typing import Literal
 
 import onnx
 
+from calibration.fp16 import named, nodes_beyond_fp16
 from calibration.identity import tensor_digests
 from calibration.placement import PlacementOptions
 from calibration.qdq import qdq_from_onnx
 from calibration.ranges import Ranges as RangesRecord
 from calibration.ranges import ranges_from_folder
 from calibration.scale import Arithmetic, Span, arithmetic_for
+from calibration.typed_int8 import typed_int8_from_qdq
 from engines.cpu import cpu_flags
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import option
@@ -42,6 +44,10 @@ class Quantize:
         "cpu", "for onnxruntime, activations and weights: what this CPU does best, or one of the others"
     )
 
+    rest: Literal["fp32", "fp16"] = option(
+        "fp32", "for tensorrt, the type of what is not INT8; fp16 needs opset 19 and so TensorRT 10 or later"
+    )
+
     def chosen_arithmetic(self) -> tuple[Arithmetic, str]:
         """The arithmetic, and a sentence that says why."""
         if self.arithmetic == "cpu":
@@ -57,7 +63,7 @@ class Quantize:
         """Write ``out/model.onnx`` and ``out/notes.json``.
 
         Raises:
-            DataError: the ranges are of another model, or lack a tensor.
+            DataError: the ranges are of another model, or lack a tensor; or they were imported, and FP16 needs more.
             ModelError: the model cannot be quantized, or `exclude` names no node of it.
         """
         proto = onnx.load(model.path)
@@ -68,7 +74,22 @@ class Quantize:
         arithmetic, why = self.chosen_arithmetic()
         options = PlacementOptions(target=self.target, exclude=self.exclude, arithmetic=arithmetic)
         quantized = qdq_from_onnx(proto, spans_from_ranges(found), options)
-        onnx.save(quantized.model, out / "model.onnx")
         notes = [*quantized.placement.notes, *([why] if self.target == "onnxruntime" else [])]
+        made = quantized.model
+        if self.rest == "fp16" and self.target == "tensorrt":
+            made, more = _with_fp16(named(proto), made, found)
+            notes += more
+        onnx.save(made, out / "model.onnx")
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(out / "model.onnx")
+
+
+def _with_fp16(
+    model: onnx.ModelProto, quantized: onnx.ModelProto, ranges: RangesRecord
+) -> tuple[onnx.ModelProto, list[str]]:
+    """FP16 for what is not INT8, but where the values seen or the scales leave FP16's range; and sentences on those."""
+    ranges.check_measured("FP16")
+    beyond = nodes_beyond_fp16(model, spans_from_ranges(ranges))
+    there = {node.name for node in named(quantized).graph.node}
+    typed = typed_int8_from_qdq(quantized, keep_fp32=beyond.keys() & there)
+    return typed.model, [*(f"node '{name}' stays FP32: {reason}" for name, reason in beyond.items()), *typed.notes]

@@ -11,17 +11,28 @@ import ctypes
 import importlib
 import json
 import sys
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import onnx
+import onnx.parser
+
+from engines import nvinfer
 from engines.builder_config import network_flags
 from engines.capability import capability_of, typing_for
 from engines.contract import BuildOptions, GivenScales, Precision
+from engines.errors import Unavailable
+from engines.inspection import Inspection
 from engines.nvinfer import logger
 from engines.progress_monitor import progress_monitor
 
 ROOM = ctypes.sizeof(ctypes.c_void_p)
 NUM_BEFORE_LOG = {"11": 4}
+HALF = """<ir_version: 9, opset_import: ["" : 19]> half (float16[2, 3] x) => (float16[2, 3] y)
+<float16 s = {14336}, int8 z = {0}> { q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }"""
+"""The scale is 0.5, which ONNX's syntax has as its bits."""
 
 
 def virtual(made: Any, index: int, result: Any, *arguments: Any) -> Any:
@@ -75,11 +86,26 @@ def flags(trt: Any, precision: Precision, *, native: bool) -> list[str]:
     return sorted(name for name, value in kind.__members__.items() if bits & 1 << int(value))
 
 
+def half_scales(trt: Any) -> str:
+    """What a build says of a model with FP16 scales; where it takes them, of the GPU that is not there."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "half.onnx"
+        onnx.save(onnx.parser.parse_model(HALF), model)
+        family = nvinfer.Family("tensorrt", trt, {}, lambda _config, _options: None, lambda *_seen: Inspection(0))
+        try:
+            nvinfer.build(family, model, Path(folder) / "engine", BuildOptions("int8"))
+        except Unavailable as error:
+            return str(error).replace(f"{folder}/", "")
+    return ""
+
+
 def main() -> None:
     trt = importlib.import_module(sys.argv[1])
     found = capability_of(trt)
     said: dict[str, Any] = {"capability": asdict(found), "logged": logged(trt)}
     said["flags"] = {"int8": flags(trt, "int8", native=False), "native": flags(trt, "int8", native=True)}
+    if not found.ahead_of_time:
+        said["half scales"] = half_scales(trt)
     if found.progress:
         said["progressed"] = progressed(trt)
     print(json.dumps(said))

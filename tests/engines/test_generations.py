@@ -95,3 +95,18 @@ def test_our_progress_monitor_is_one_of_its_own(generation: str) -> None:
     assert found["real"]
     assert found["told"] == [["Building", 0, 2], ["Building", 1, 2], ["Building", 2, 2]]
     assert found["goes_on"] == [True, True, True], "whoever listens cannot end a build by an error"
+
+
+@pytest.mark.parametrize(
+    ("generation", "words"),
+    [
+        (
+            "8.6.1",
+            "half.onnx: has FP16 scales, tensorrt 8.6.1 takes FP32 scales and puts the rest into FP16 by itse",
+        ),
+        ("10.3.0", "tensorrt: the builder does not start"),
+        ("11.4.0.106", "tensorrt: the builder does not start"),
+    ],
+)
+def test_fp16_scales_are_for_strongly_typed_networks(generation: str, words: str) -> None:
+    assert facts(generation)["half scales"].startswith(words)

@@ -21,7 +21,7 @@ from engines.onnx_model import OnnxModelFacts
 
 INT8 = "Thirty-two wide channel vectorized row major Int8 format"
 HALF = "Thirty-two wide channel vectorized row major FP16 format"
-FACTS = OnnxModelFacts((), (), 2, 2, (), True, False, ("Conv_12", "Conv_46"), frozenset({"Conv_12", "Conv_46"}))
+FACTS = OnnxModelFacts((), (), 2, 2, (), True, False, False, ("Conv_12", "Conv_46"), frozenset({"Conv_12", "Conv_46"}))
 
 
 def tensor(name: str, kind: str) -> dict[str, Any]:

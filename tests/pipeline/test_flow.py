@@ -324,6 +324,22 @@ def test_tensorrt_rtx_builds_for_gpus_that_are_elsewhere(folder: Path) -> None:
     assert all(verdict.read()["passed"] for verdict in found.verdicts.values())
 
 
+@pytest.mark.skipif(
+    bool(backend("tensorrt_rtx").why_not_build()), reason=backend("tensorrt_rtx").why_not_build() or "it is there"
+)
+def test_int8_with_fp16_for_the_rest_is_built_and_simulated(folder: Path) -> None:
+    change(folder, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "tensorrt_rtx"]')
+    change(folder, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["int8"]')
+    change(
+        folder, "[data]", "[model.inputs.image]\nmin = [1, 4, 8, 8]\nopt = [4, 4, 8, 8]\nmax = [8, 4, 8, 8]\n\n[data]"
+    )
+    change(folder, "[calibrate]", '[quantize]\nrest = "fp16"\n\n[calibrate]')
+    found = made_by(folder, "validate")
+    opsets = {v.backend: onnx.load(model.path).opset_import[0].version for v, model in found.models.items()}
+    assert opsets == {"onnxruntime": 17, "tensorrt_rtx": 19}, "fp16 for the rest is TensorRT's alone"
+    assert all(verdict.read()["passed"] for verdict in found.verdicts.values())
+
+
 # Data of every kind, through the processes of their own that stages start.
 
 OWN = '''

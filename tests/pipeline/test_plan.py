@@ -98,6 +98,7 @@ keep_fp32 = ["head"]
 target = "onnxruntime"
 exclude = ["Gemm"]
 arithmetic = "s8s8"
+rest = "fp16"
 
 [build]
 workspace_mib = 64

@@ -404,6 +404,15 @@ class TestTensorRTRTX:
         with pytest.raises(Unavailable, match=r"compute capability '9\.0' is asked for.*builds for 7\.5, 8\.0, 8\.6"):
             Build(compute_capabilities=("9.0",))(out(), net, Target("tensorrt_rtx", "fp32", PROFILE))
 
+    def test_it_builds_int8_with_fp16_for_the_rest(self, net: OnnxModel, ranges: Ranges, out: Out) -> None:
+        quantized = Quantize(target="tensorrt", rest="fp16")(out(), net, ranges)
+        assert onnx.load(quantized.path).opset_import[0].version == 19
+        halves = {name for name, kind in types(onnx.load(quantized.path)).items() if kind == onnx.TensorProto.FLOAT16}
+        assert "active" in halves
+        engine = Build(compute_capabilities=("8.9",))(out(), quantized, Target("tensorrt_rtx", "int8", PROFILE))
+        record = json.loads(engine.beside("record.json").read_text())
+        assert record["num_int8"] == record["num_quantizable"] == 2
+
     def test_fp32_for_turing_is_refused_in_words(self, net: OnnxModel, out: Out) -> None:
         """In a process of its own: the next build in one that failed so comes out different."""
         if not backend("tensorrt_rtx").versions()["tensorrt_rtx"].startswith("1.7"):
