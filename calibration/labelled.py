@@ -4,7 +4,8 @@ The model answers for labelled samples as they are, and for the same samples cha
 another scale, channels in reverse order, pixels in another layout. A change is clearly better only if an exact sign
 test over the samples on which the two disagree (McNemar, "Note on the sampling error of the difference between
 correlated proportions or percentages", Psychometrika 1947, with the exact binomial distribution) says so at a
-significance that is divided by the number of changes tried (Bonferroni).
+significance that is divided by the number of changes tried (Bonferroni). It must also be so beside an answer that is
+always the most frequent class: samples that a change has spoilt are often all taken for one class.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Better:
     """With the change."""
     num_right_as_given: int
     p_value: float
-    """Of the sign test, one-sided; not yet times the number of changes tried."""
+    """Of the sign tests, one-sided, the larger; not yet times the number of changes tried."""
 
 
 def better_change(
@@ -90,16 +91,19 @@ def better_change(
     level = significance / len(changes)
     found = []
     for change in changes:
-        wins = _num_right(answer, change, wrong[:NUM_SCREENED])
-        if len(wrong) < _least_wins(level) or wins < LEAST_WINS:
+        mended = _right(answer, change, wrong[:NUM_SCREENED])
+        if len(wrong) < _least_wins(level) or sum(mended) < LEAST_WINS:
             continue
-        wins += _num_right(answer, change, wrong[NUM_SCREENED:])
-        if wins < _least_wins(level):
+        mended += _right(answer, change, wrong[NUM_SCREENED:])
+        if sum(mended) < _least_wins(level):
             continue
-        losses = len(kept) - _num_right(answer, change, kept)
-        p_value = sign_test(wins, losses)
+        still = _right(answer, change, kept)
+        p_value = max(
+            sign_test(sum(mended), len(still) - sum(still)),
+            _against_one_class([label for _, label in (*wrong, *kept)], [*mended, *still]),
+        )
         if p_value < level:
-            found.append(Better(change, len(probe), wins + len(kept) - losses, len(kept), p_value))
+            found.append(Better(change, len(probe), sum(mended) + sum(still), len(kept), p_value))
     return max(found, key=lambda better: better.num_right, default=None)
 
 
@@ -114,14 +118,25 @@ def _least_wins(level: float) -> int:
     return math.floor(-math.log2(level)) + 1
 
 
-def _num_right(answer: Answer, change: Change, pairs: Sequence[tuple[Array, int]]) -> int:
-    return sum(answer(change.apply(sample)) == label for sample, label in pairs)
+def _right(answer: Answer, change: Change, pairs: Sequence[tuple[Array, int]]) -> list[bool]:
+    return [answer(change.apply(sample)) == label for sample, label in pairs]
 
 
-def changes_for(shape: tuple[int, ...], low: float, high: float) -> list[Change]:
-    """The changes that make sense for samples of this shape, without the batch axis, and of values low to high."""
+def _against_one_class(labels: Sequence[int], right: Sequence[bool]) -> float:
+    """The sign test against whoever says the most frequent class of all samples, which wrong data often comes to."""
+    top = max(set(labels), key=labels.count)
+    wins = sum(is_right for label, is_right in zip(labels, right) if label != top)
+    return sign_test(wins, sum(not is_right for label, is_right in zip(labels, right) if label == top))
+
+
+def changes_for(sample: Array, low: float, high: float) -> list[Change]:
+    """The changes that make sense for samples such as this one, without the batch axis, and of values low to high.
+
+    Bytes are on the only scale that they can have.
+    """
+    shape, is_scaled = sample.shape, sample.dtype.kind == "f"
     axis = channel_axis(shape)
-    found = _scalings(low, high)
+    found = _scalings(low, high) if is_scaled else []
     if axis is not None and shape[axis] == 3:
         found.append(Change("channels", "the channels in reverse order (BGR and RGB)", lambda x: np.flip(x, axis)))
     if axis is not None and shape[axis] > 1:
@@ -129,7 +144,7 @@ def changes_for(shape: tuple[int, ...], low: float, high: float) -> list[Change]
     rows = 1 if axis == 0 else 0
     if axis is not None and shape[rows] == shape[rows + 1]:
         found.append(Change("layout", "rows and columns exchanged", lambda x: np.swapaxes(x, rows, rows + 1)))
-    if axis is not None and shape[axis] == 3:
+    if axis is not None and shape[axis] == 3 and is_scaled:
         found += _imagenet(low, high, axis)  # The simpler ones first: of two that mend as much, the first is named.
     return [Change(c.code, c.words, _contiguous(c.apply)) for c in found]
 
@@ -164,7 +179,7 @@ def _scalings(low: float, high: float) -> list[Change]:
     if low >= 0 and high <= 1:
         pairs = [("× 255", 255.0, 0.0), ("× 2 − 1", 2.0, -1.0)]
     elif -1 <= low < 0 and high <= 1:
-        pairs = [("(x + 1) ÷ 2", 0.5, 0.5), ("(x + 1) × 127.5", 127.5, 127.5)]
+        pairs = [("(x + 1) ÷ 2", 0.5, 0.5), ("(x + 1) × 127.5", 127.5, 127.5), ("× 255", 255.0, 0.0)]
     elif low >= 0 and 2 < high <= 255:
         pairs = [("÷ 255", 1 / 255, 0.0), ("÷ 127.5 − 1", 1 / 127.5, -1.0)]
     else:  # No picture: forgotten or doubled scaling is still a factor of 255 most often.

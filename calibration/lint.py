@@ -108,16 +108,25 @@ def finding_from_labels(where: str, better: Better) -> Finding:
     )
 
 
+def errors_in(found: Iterable[Finding], allow: Iterable[str]) -> list[Finding]:
+    """The findings that make ranges worthless, without those whose codes are allowed."""
+    return [f for f in found if f.severity == "error" and f.code not in allow]
+
+
 def raise_errors(found: Iterable[Finding], allow: Iterable[str]) -> None:
-    """Stop on findings that make ranges worthless.
+    """Stop on errors.
 
     Raises:
-        DataError: every error whose code is not allowed.
+        DataError: with the sentence of every error whose code is not allowed.
     """
-    errors = [f for f in found if f.severity == "error" and f.code not in allow]
-    if errors:
-        codes = ", ".join(dict.fromkeys(f'"{f.code}"' for f in errors))
-        raise DataError(f"{'; '.join(f.sentence for f in errors)}; if this is as it should be, allow {codes} in [lint]")
+    if errors := errors_in(found, allow):
+        raise DataError(f"{'; '.join(f.sentence for f in errors)}; {how_to_allow(errors)}")
+
+
+def how_to_allow(errors: Iterable[Finding]) -> str:
+    """What to do about errors that are none."""
+    codes = ", ".join(dict.fromkeys(f'"{f.code}"' for f in errors))
+    return f"if this is as it should be, allow {codes} ([lint] allow, or --allow)"
 
 
 def _ranges(data: Survey, evaluation: Survey | None, model: Mapping[str, Rescaling], most: float) -> Iterable[Finding]:

@@ -21,13 +21,15 @@ NUM_AT_A_TIME = 32
 PROBE_BYTES = 1 << 26
 LEAST_PROBE = 8
 """The samples that are kept take 64 MiB, or so many at least are kept."""
+MOST_CLASSES = 1 << 20
+"""Larger whole numbers are no class indices."""
 LARGEST_SAFE = 1e15
 """The squares of a sample's values up to here can be summed in float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class InputSurvey:
-    """The values of one floating-point input, over all samples."""
+    """The values of one input of floating-point numbers or of bytes (uint8), over all samples."""
 
     min: float
     max: float
@@ -59,9 +61,9 @@ class Survey:
     hashes: tuple[bytes, ...]
     """Of each sample, over all its inputs."""
     constant: tuple[int, ...]
-    """The samples in whose floating-point inputs no value differs from the others."""
+    """The samples in which no value of such an input differs from its others."""
     inputs: Mapping[str, InputSurvey]
-    """By name; the floating-point inputs alone."""
+    """By name; other whole numbers than bytes are left out, as they name things."""
     num_inputs: int
     """All inputs of the model."""
     probed: tuple[int, ...]
@@ -102,7 +104,7 @@ class _Tally:
             return True
         low, high = float(flat.min()), float(flat.max())
         self.min, self.max = min(self.min, low), max(self.max, high)
-        if flat.dtype == np.float16 or max(abs(low), abs(high)) > LARGEST_SAFE:
+        if flat.dtype.itemsize < 4 or max(abs(low), abs(high)) > LARGEST_SAFE:
             flat = flat.astype(np.float64)
         self.mean_squares += float(np.dot(flat, flat)) / flat.size
         self.num_negative += int(np.count_nonzero(flat < 0)) if low < 0 else 0
@@ -130,7 +132,7 @@ def survey(samples: Samples, num_labelled: int = 0) -> Survey:
     Raises:
         DataError: what ``Samples.batches`` refuses, such as NaN.
     """
-    floats = [spec.name for spec in samples.specs if spec.dtype.startswith("float")]
+    floats = [spec.name for spec in samples.specs if spec.dtype.startswith("float") or spec.dtype == "uint8"]
     tallies = {name: _Tally() for name in floats}
     labels = class_labels(samples)
     num_probed = max(NUM_AT_A_TIME, 0 if labels is None else num_labelled)
@@ -168,7 +170,10 @@ def class_labels(samples: Samples) -> Labels | None:
     if samples.reader.labels() is None:
         return None
     labels = samples.labels()
-    return labels.astype(np.int64) if labels.ndim == 1 and labels.dtype.kind == "i" and labels.min() >= 0 else None
+    if labels.ndim != 1 or labels.dtype.kind != "i":
+        return None
+    indices = labels.astype(np.int64)
+    return indices if indices.min() >= 0 and indices.max() < MOST_CLASSES else None
 
 
 def _num_kept(sample: Mapping[str, Array], num_probed: int) -> int:

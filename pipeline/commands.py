@@ -32,6 +32,7 @@ from pipeline.arguments import (
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.direct import check_file_target, make, stage_from_options, stage_options
 from pipeline.errors import ConfigError
+from pipeline.linting import ALLOW, check_samples
 from pipeline.planned import by_plan
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.build import Build, Target
@@ -67,6 +68,7 @@ def export(source: Path, **given: Any) -> None:
 @profile_options
 @stage_options(Build)
 @data_options
+@ALLOW
 @RANGES
 @output_option("the engine to write; its record goes beside it")
 @STORE
@@ -92,12 +94,14 @@ def calibration_for(stage: Build, model: OnnxModel, target: Target, given: dict[
     """
     wanted = stage.native_scales if stage.is_native(target.backend, target.precision) else ""
     for flag in given_options():
-        if flag in DATA_FLAGS and wanted != "tensorrt":
+        if flag in (*DATA_FLAGS, "--allow") and wanted != "tensorrt":
             raise ConfigError(f"{flag}: has effect with --int8 native --native-scales tensorrt alone; drop it")
         if flag == "--ranges" and wanted != "ranges":
             raise ConfigError(f"{flag}: has effect with --int8 native --native-scales ranges alone; drop it")
     if wanted == "tensorrt":
-        return samples_from(given, input_specs_from_onnx(model.path))
+        samples = samples_from(given, input_specs_from_onnx(model.path))
+        check_samples(model, samples, given["allow"])
+        return samples
     if wanted == "ranges":
         return Ranges(needed(given["ranges"], "--ranges", "name the folder that `trtforge calibrate` wrote"))
     return None

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from calibration.batches import Samples, input_specs_from_onnx
-from calibration.lint import raise_errors
+from calibration.errors import DataError
+from calibration.lint import errors_in, how_to_allow, raise_errors
 from calibration.source import InputSpec
 from pipeline.arguments import STORE, data_options, is_plan, model_from, output_option, samples_from
 from pipeline.artifact import Findings, OnnxModel
@@ -88,12 +89,13 @@ def tell_findings(findings: Findings, stage: Lint) -> None:
     """Print what the lint found, a line each.
 
     Raises:
-        DataError: an error among them that is not allowed; with the sentences.
+        DataError: an error among them that is not allowed.
     """
     found = findings.read()
     for finding in found:
         click.echo(f"{finding.severity}\t{finding.code}\t{finding.sentence}")
-    raise_errors(found, stage.allow)
+    if errors := errors_in(found, stage.allow):
+        raise DataError(f"lint: {len(errors)} of {len(found)} findings stop a calibration; {how_to_allow(errors)}")
 
 
 def check_samples(model: OnnxModel, samples: Samples, allow: str) -> None:

@@ -114,7 +114,7 @@ class Lint:
                 bool(np.argmax(scores[data.probed[i]]) == labels[data.probed[i]]) for i in chosen
             ]  # fmt: skip
             probe = [(values.probe[i], int(labels[data.probed[i]])) for i in chosen]
-            changes = changes_for(values.probe[0].shape, values.min, values.max)
+            changes = changes_for(values.probe[0], values.min, values.max)
             with self._answer(model, name) as answer:
                 better = better_change(answer, probe, changes, self.significance, right)
             if better:

@@ -41,7 +41,7 @@ def seen_as(change: Callable[[Picture], Array]) -> tuple[list[tuple[Array, int]]
     """The pictures as somebody stored them, and what would be tried."""
     data = [(np.ascontiguousarray(change(np.asarray(picture, np.float32))), label) for picture, label in pictures(128)]
     low, high = (float(f([f(picture) for picture, _ in data])) for f in (np.min, np.max))
-    return data, changes_for(data[0][0].shape, low, high)
+    return data, changes_for(data[0][0], low, high)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,15 @@ def test_labels_of_another_model_prove_nothing() -> None:
     assert better_change(network, shuffled, changes, 1e-4) is None
 
 
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.6])
+def test_a_change_that_spoils_all_samples_into_a_frequent_class_is_no_help(share: float) -> None:
+    """The network calls spoilt samples 0, and so are most labels called, by somebody who numbers classes otherwise."""
+    data, changes = seen_as(lambda x: x)
+    num = int(share * 128)
+    named_otherwise = [(sample, 0 if i < num else 1 + label % 3) for i, (sample, label) in enumerate(data)]
+    assert better_change(network, named_otherwise, changes, 1e-4) is None
+
+
 def test_no_network_of_chance_is_ever_helped() -> None:
     """A network that says anything: in 200 trials at 1 in 10,000, none may be named."""
     data, changes = seen_as(lambda x: x)
@@ -110,7 +119,7 @@ def test_the_sign_test_is_the_binomials_upper_tail() -> None:
     ("low", "high", "words"),
     [
         (0, 1, ["× 255", "× 2 − 1", "ImageNet's mean and std", CAFFE]),
-        (-1, 1, ["(x + 1) ÷ 2", "(x + 1) × 127.5"]),
+        (-1, 1, ["(x + 1) ÷ 2", "(x + 1) × 127.5", "× 255"]),
         (0, 255, ["÷ 255", "÷ 127.5 − 1", "ImageNet's mean and std", CAFFE]),
         (-2.1, 2.6, ["÷ 255", "× 255", "× ImageNet's std + mean", "(× std + mean) × 255"]),
         (-120, 30, ["÷ 255", "× 255"]),
@@ -118,22 +127,27 @@ def test_the_sign_test_is_the_binomials_upper_tail() -> None:
 )  # fmt: skip
 def test_scales_that_are_tried_follow_from_the_values(low: float, high: float, words: list[str]) -> None:
     for shape in ((8, 8, 3), (3, 8, 8)):
-        assert [c.words for c in changes_for(shape, low, high) if c.code == "range"] == words
+        sample = np.zeros(shape, np.float32)
+        assert [c.words for c in changes_for(sample, low, high) if c.code == "range"] == words
+
+
+def test_bytes_have_but_one_scale() -> None:
+    assert {c.code for c in changes_for(np.zeros((8, 8, 3), np.uint8), 0, 255)} == {"channels", "layout"}
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (3, 8, 8)])
 def test_every_change_keeps_shape_and_dtype(shape: tuple[int, ...]) -> None:
     for low, high in ((0, 1), (-1, 1), (0, 255), (-2.1, 2.6), (-120, 30)):
         sample = np.random.default_rng(0).uniform(low, high, shape).astype(np.float32)
-        for change in changes_for(shape, low, high):
+        for change in changes_for(sample, low, high):
             changed = change.apply(sample)
             assert (changed.shape, changed.dtype.name, changed.flags["C_CONTIGUOUS"]) == (shape, "float32", True)
 
 
 def test_imagenets_scales_are_each_others_inverse() -> None:
     sample = np.random.default_rng(0).uniform(0, 255, (8, 8, 3)).astype(np.float32)
-    there = next(c for c in changes_for(sample.shape, 0, 255) if c.words == "ImageNet's mean and std")
-    back = next(c for c in changes_for(sample.shape, -2.1, 2.6) if c.words == "(× std + mean) × 255")
+    there = next(c for c in changes_for(sample, 0, 255) if c.words == "ImageNet's mean and std")
+    back = next(c for c in changes_for(sample, -2.1, 2.6) if c.words == "(× std + mean) × 255")
     again = np.asarray(back.apply(there.apply(sample)), np.float32)
     np.testing.assert_allclose(again.ravel(), sample.ravel(), atol=1e-3)
 

@@ -236,7 +236,7 @@ def test_classes_are_called_by_their_names(tmp_path: Path) -> None:
     spec = InputSpec("x", "uint8", (-1, 24, 24, 3))
     data = survey(open_samples(DataSource(str(tmp_path / "photos"), labels="folders"), (spec,), Preprocess()))
     evaluation = surveyed(tmp_path / "e.npz", samples([0] * 2 + [1] * 98), [0] * 2 + [1] * 98)
-    (found,) = findings(data, evaluation, {}, Bounds())
+    (found,) = (f for f in findings(data, evaluation, {}, Bounds()) if f.code == "imbalance")
     assert "most of all 'cat' with 30 of 60 samples where 1 are its share" in found.sentence
 
 
@@ -252,7 +252,7 @@ def test_what_labels_prove_is_an_error_with_the_numbers() -> None:
 
 def test_errors_stop_unless_they_are_allowed() -> None:
     found = (Finding("error", "range", "one"), Finding("error", "layout", "two"), Finding("warning", "few", "three"))
-    with pytest.raises(DataError, match=r'^one; two; if this is as it should be, allow "range", "layout" in \[lint\]$'):
+    with pytest.raises(DataError, match=r'^one; two; if this is as it should be, allow "range", "layout" \('):
         raise_errors(found, ())
     with pytest.raises(DataError, match=r"^two; "):
         raise_errors(found, ("range",))

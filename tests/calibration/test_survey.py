@@ -37,6 +37,13 @@ def test_the_numbers_of_a_small_set(tmp_path: Path) -> None:
     assert np.array(x_found.probe).tolist() == x.tolist()
 
 
+def test_bytes_are_looked_at_as_floats_are(tmp_path: Path) -> None:
+    x = np.array([[255, 251], [9, 9]], np.uint8)
+    found = survey(opened(tmp_path, (InputSpec("x", "uint8", (-1, 2)),), x=x))
+    assert found.constant == (1,)
+    assert (found.inputs["x"].max, found.inputs["x"].rms) == (255, np.sqrt(((255**2 + 251**2) / 2 + 81) / 2))
+
+
 def test_samples_count_after_preprocessing(tmp_path: Path) -> None:
     x = np.array([[2, 4]], np.float32)
     found = survey(opened(tmp_path, PAIR, Preprocess(scale=0.5, inputs=("x",)), x=x, mask=np.ones((1, 2), np.int64)))
@@ -91,6 +98,7 @@ def test_large_samples_do_not_fill_the_memory(tmp_path: Path) -> None:
     [
         (np.array([0, 2, 1], np.uint8), [0, 2, 1]),
         (np.array([-1, 0, 1]), None),
+        (np.array([0, 1, 2**40]), None),
         (np.array([0.5, 1.5, 2]), None),
         (np.zeros((3, 2), np.int64), None),
     ],
