@@ -20,6 +20,8 @@ _LOG = logging.getLogger(__name__)
 
 NUM_HEADER_BYTES = 28
 KINDS = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
+FAMILY = b"trt"
+"""What all tags end in; one that begins otherwise may be of a version that nobody here has seen."""
 WORDS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 FIRST_OF_AMPERE = (8, 0)
 
@@ -29,7 +31,7 @@ class Header:
     """What a plan's first bytes say."""
 
     backend: str
-    """``tensorrt`` or ``tensorrt_rtx``."""
+    """``tensorrt`` or ``tensorrt_rtx``; empty for a tag that is not known."""
     version: tuple[int, ...]
     """Of the library, four numbers; empty for a format whose header is not known."""
 
@@ -45,13 +47,13 @@ def header_of(plan: Path) -> Header:
             data = stream.read(NUM_HEADER_BYTES)
     except OSError as error:
         raise EngineError(f"{plan}: cannot be read ({error}); build it again") from error
-    backend = KINDS.get(data[:4])
-    if backend is None:
+    backend = KINDS.get(data[:4], "")
+    if not backend and data[1:4] != FAMILY:
         what = "is empty" if not data else "is no engine of TensorRT's, which begin with ftrt or vtrt"
         raise EngineError(f"{plan}: {what}; give an engine that `trtforge build` or trtexec wrote")
     if len(data) < NUM_HEADER_BYTES:
         raise EngineError(f"{plan}: is cut short after {len(data)} bytes; build or copy it again")
-    return Header(backend, tuple(data[24:28]) if not any(data[4:8]) else ())
+    return Header(backend, tuple(data[24:28]) if backend and not any(data[4:8]) else ())
 
 
 def record_beside(plan: Path) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def check_plan_here(plan: Path, backend: str, here: Mapping[str, str]) -> dict[s
             f"{plan}: has {size} bytes, {record['size_bytes']} were built by its record; it is cut short or another "
             "engine: build or copy it again"
         )
-    if header.backend != backend:
+    if header.backend not in ("", backend):
         raise Unavailable(
             f"{plan}: is an engine of {WORDS[header.backend]}, {WORDS[backend]} is to run it; give --backend "
             f"{header.backend}, or build it again"

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
 def user_cache() -> Path:
-    """``$XDG_CACHE_HOME/trtforge``, or ``~/.cache/trtforge``; it need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trtforge"
+    """``$XDG_CACHE_HOME/trtforge``, or ``~/.cache/trtforge``; it need not exist.
+
+    For a user without a home, as in some containers, a folder for temporary files stands in for it.
+    """
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "trtforge"
+    try:
+        return Path.home() / ".cache" / "trtforge"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"trtforge-{os.getuid()}"

@@ -44,6 +44,14 @@ def test_the_header(tmp_path: Path) -> None:
     assert header_of(plan_file(tmp_path, form=1)) == Header("tensorrt", ()), "a format that is not known tells nothing"
 
 
+def test_a_tag_of_tensorrts_that_is_not_known_is_left_to_it(tmp_path: Path) -> None:
+    plan = plan_file(tmp_path, b"ptrt")
+    assert header_of(plan) == Header("", ())
+    assert check_plan_here(plan, "tensorrt", ORIN) == {}
+    xavier = ORIN | {"compute_capability": "7.2"}
+    assert "was built on Orin with compute capability 8.7" in refusal(with_record(plan), xavier)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
