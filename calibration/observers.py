@@ -215,10 +215,7 @@ def divergence_bounds(bins: Counts) -> Floats:
     By the log-sum inequality, merging bins of both makes no divergence larger (Cover and Thomas, "Elements of
     Information Theory", 2006, theorem 2.7.1). Here all are merged but the last, where P has the tail.
     """
-    bins = bins.copy()
-    bins[0] = bins[1]
-    sums = np.concatenate([[0], np.cumsum(bins)])
-    filled = np.concatenate([[0], np.cumsum(bins > 0)])
+    bins, sums, filled = _prefix_sums(bins)
     total, kept, last = int(sums[-1]), sums[CANDIDATES], bins[CANDIDATES - 1]
     if not total:
         return np.zeros(len(CANDIDATES))
@@ -239,13 +236,10 @@ def divergences(bins: Counts, candidates: npt.NDArray[np.intp] = CANDIDATES) -> 
     on a level is c_L / T (the last level's has the tail as well), and Q's density there c_L / (n_L S). So both sums
     of ``p log p - p log q`` come from prefix sums. Where P has the tail on an empty bin, Q is 0 there: infinite.
     """
-    bins = bins.copy()
-    bins[0] = bins[1]
-    sums = np.concatenate([[0], np.cumsum(bins)])
+    bins, sums, filled = _prefix_sums(bins)
     total = int(sums[-1])
     if not total:
         return np.zeros(len(candidates))
-    filled = np.concatenate([[0], np.cumsum(bins > 0)])
     kept, last = sums[candidates], bins[candidates - 1]
     tail = total - kept
     cross = _cross_sums(sums, filled, candidates, tail) / total - np.log(np.maximum(kept, 1))
@@ -334,6 +328,12 @@ READINGS: dict[Method, Callable[[Histogram], float]] = {
     "mse": amax_mse,
 }
 """The readings that need no option; ``percentile`` needs its own."""
+
+
+def _prefix_sums(bins: Counts) -> tuple[Counts, Counts, Counts]:
+    """A copy of the bins with the first set to the second; its (n + 1,) sums, and numbers of non-empty bins, before."""
+    bins = np.concatenate([bins[1:2], bins[1:]])
+    return bins, np.concatenate([[0], np.cumsum(bins)]), np.concatenate([[0], np.cumsum(bins > 0)])
 
 
 @cache
