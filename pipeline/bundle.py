@@ -16,7 +16,6 @@ Layout::
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import cattrs
 
+from calibration.filedigest import file_digest
 from engines.contract import Placement, Precision
 from pipeline.artifact import Findings, OnnxModel, Outputs, Ranges, Verdict
 from pipeline.errors import ConfigError, DataError
@@ -138,24 +138,15 @@ def check_sums(folder: Path) -> None:
             continue
         if not (folder / name).is_file():
             raise DataError(f"{folder / name}: is missing from the bundle; {AGAIN}")
-        if sha256_of(folder / name) != want:
+        if file_digest(folder / name).hex() != want:
             raise DataError(f"{folder / name}: is not what was packed (SHA-256 differs); {AGAIN}")
 
 
 def sums_of(folder: Path) -> str:
     """The text of ``SHA256SUMS`` for every file in the folder."""
-    return "".join(f"{sha256_of(file)}  {file.relative_to(folder).as_posix()}\n" for file in files_in(folder))
+    return "".join(f"{file_digest(file).hex()}  {file.relative_to(folder).as_posix()}\n" for file in files_in(folder))
 
 
 def files_in(folder: Path) -> Iterator[Path]:
     """Every file below a folder, in the order of their names."""
     yield from sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.as_posix())
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

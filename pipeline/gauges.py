@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.jetson import GPU_CLOCK
-from pipeline.systemfile import folders, number_of, text_of
+from pipeline.systemfile import folders, memory_kib, number_of, text_of
 
 Kind = Literal["power_mw", "energy_uj", "clock_mhz", "temperature_c", "available_mib", "num_throttles"]
 """``energy_uj`` and ``num_throttles`` count up; the others are the moment's."""
@@ -62,8 +62,7 @@ def why_no_power(root: Path) -> str:
 
 def available_mib(root: Path) -> float:
     """Memory that can be had without swapping, MiB; NaN where the system does not tell."""
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
-    return int(match[1]) / 1024 if match else math.nan
+    return memory_kib(root).get("MemAvailable", math.nan) / 1024
 
 
 def _product(paths: tuple[Path, ...], scale: float) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engines.cpu import RELEVANT
 from pipeline.jetson import power_mode
-from pipeline.systemfile import text_of
+from pipeline.systemfile import memory_kib, text_of
 from pipeline.versions import ABSENT, distribution_versions
 
 _LOG = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def this_machine(root: Path = Path("/")) -> Machine:
         num_cores=_num_cores(),
         cpu_quota_cores=_cpu_quota_cores(root),
         isa=tuple(flag for flag in RELEVANT if flag in flags),
-        memory_mib=_memory_mib(root),
+        memory_mib=memory_kib(root).get("MemTotal", 0) // 1024,
         governor=text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         gpus=gpus_from_nvidia_smi(),
         jetson_release=text_of(root / "etc/nv_tegra_release").partition("\n")[0],
@@ -190,8 +190,3 @@ def _cpu_quota_cores(root: Path) -> float:
     """``cpu.max`` of control groups version 2 holds microseconds of CPU time, or ``max``, and the period."""
     match = re.fullmatch(r"(\d+) (\d+)", text_of(root / "sys/fs/cgroup/cpu.max"))
     return int(match[1]) / int(match[2]) if match else 0.0
-
-
-def _memory_mib(root: Path) -> int:
-    match = re.search(r"^MemTotal:\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
-    return int(match[1]) // 1024 if match else 0

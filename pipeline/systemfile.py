@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 
@@ -34,3 +35,9 @@ def folders(root: Path, pattern: str) -> list[Path]:
         return sorted(root.glob(pattern))
     except OSError:
         return []
+
+
+def memory_kib(root: Path) -> dict[str, int]:
+    """``proc/meminfo`` below the root: name -> KiB, such as of ``MemTotal``; empty where the system does not tell."""
+    told = re.findall(r"^(\w+):\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
+    return {name: int(value) for name, value in told}
