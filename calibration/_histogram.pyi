@@ -2,6 +2,9 @@
 import numpy as np
 import numpy.typing as npt
 
+NUM_COUNTERS: int
+"""In a table."""
+
 def add(
     values: npt.NDArray[np.float32], table: npt.NDArray[np.uint32], exponent: int, /
 ) -> tuple[int, float, float, int]: ...

@@ -112,8 +112,8 @@ class Settler:
         changes = (
             np.abs(ranges[:, moving] - last[moving]) / last[moving] if moving.any() else np.zeros((len(ranges), 1))
         )
-        points = tuple(
-            Point(num, float(np.median(row)), float(np.quantile(row, SHARE, method="higher")))
+        points = tuple(  # np.median would import numpy.ma, for 30 ms.
+            Point(num, float(np.quantile(row, 0.5)), float(np.quantile(row, SHARE, method="higher")))
             for (num, _), row in zip(self._found, changes)
         )
         reading = "minmax" if self._percentile == 100 else f"percentile {self._percentile:g}"

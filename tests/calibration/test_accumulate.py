@@ -96,6 +96,18 @@ def test_counters_are_emptied_before_they_overflow() -> None:
 
 
 @needs_compiled
+def test_a_bin_takes_more_values_than_sixteen_bits_count(instructions: str) -> None:
+    values = np.full(200_000, 0.7, np.float32)
+    ours = CompiledAccumulator(compiled)
+    ours.add(values, "x")
+    ours.add(np.concatenate([values, np.full(70_000, 3.0, np.float32), values]), "x")  # Doubles the range, twice.
+    found = ours.histogram()
+    assert found.counts[int(0.7 * NUM_BINS / 4)] == 600_000
+    assert found.counts[int(3.0 * NUM_BINS / 4)] == 70_000
+    assert found.num_values == 670_000
+
+
+@needs_compiled
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("at", [0, 3000, 4999])
 def test_values_that_are_not_finite_are_refused_in_the_same_words(instructions: str, bad: float, at: int) -> None:
@@ -110,11 +122,24 @@ def test_values_that_are_not_finite_are_refused_in_the_same_words(instructions: 
 @needs_compiled
 @pytest.mark.parametrize(
     ("values", "table"),
-    [(np.zeros(4, np.float32), np.zeros(4, np.uint32)), (np.zeros(3, np.int8), np.zeros((NUM_BINS, 2), np.uint32))],
+    [(np.zeros(4, np.float32), np.zeros(4, np.uint32)), (np.zeros(3, np.int8), np.zeros(NUM_BINS, np.uint32))],
 )
 def test_the_compiled_module_refuses_buffers_of_other_sizes(values: npt.NDArray[Any], table: npt.NDArray[Any]) -> None:
-    with pytest.raises(ValueError, match=r"float32 values and a table of \(16384, 2\) uint32"):
+    with pytest.raises(ValueError, match=r"float32 values and a table of \(16384,\) uint32"):
         compiled.add(values, table, 0)
+
+
+@needs_compiled
+def test_a_module_compiled_from_another_version_is_said_and_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiled, "NUM_COUNTERS", 2 * NUM_BINS)
+    accumulate.compiled_module.cache_clear()
+    try:
+        assert isinstance(accumulator(), NumpyAccumulator)
+        assert "is of another version; install again" in caplog.text
+    finally:
+        accumulate.compiled_module.cache_clear()
 
 
 @pytest.mark.parametrize("make", [accumulator, NumpyAccumulator])
