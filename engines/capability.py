@@ -84,6 +84,11 @@ def capability_of(trt: Any) -> Capability:
     )
 
 
+def has_own_graphs(trt: Any) -> bool:
+    """Whether execution contexts capture CUDA graphs by themselves (TensorRT for RTX)."""
+    return hasattr(trt, "CudaGraphStrategy")
+
+
 def platform_of(trt: Any, builder: Any, gpu: str) -> Platform:
     """What ``builder`` says of the GPU; ``gpu`` is how sentences call it."""
     can = hasattr(trt.Builder, "platform_has_fast_int8")

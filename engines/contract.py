@@ -139,6 +139,63 @@ class EngineRecord:
     """Layers by precision, and ``reformat`` for those that only reformat."""
 
 
+@dataclass(frozen=True)
+class GpuUse:
+    """How a runner uses the GPU; runtimes on the CPU have no use for it."""
+
+    cuda_graph: bool = True
+    """Whether work is captured into a CUDA graph, and handed to the driver as one, where that works."""
+    num_streams: int = 1
+    """So many queries of ``infer_all`` are in flight at once, each with an execution context of its own."""
+    count_memory: bool = False
+    """Whether the library takes its device memory from an allocator that counts; for ``layer_times`` alone."""
+
+
+@dataclass(frozen=True)
+class DeviceTimes:
+    """Where the time of one ``infer`` went, milliseconds. By events on the device, but for the last."""
+
+    host_to_device_ms: float
+    compute_ms: float
+    device_to_host_ms: float
+    enqueue_ms: float
+    """Host time that handing over the computation took."""
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Device time of one layer of an engine, over several runs."""
+
+    layer: LayerFacts
+    median_ms: float
+    share: float
+    """Of the sum over all layers, by medians."""
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Where an engine's device time goes. Told in runs of their own, for telling it costs time."""
+
+    layers: tuple[LayerTime, ...] = ()
+    """In the engine's order; empty where the backend cannot tell."""
+    allocated_mib: float | None = None
+    """The most device memory that the library held at once, MiB; None where the backend cannot tell."""
+
+
+@dataclass(frozen=True)
+class RunnerFacts:
+    """What a runner has seen so far; None where the backend cannot tell."""
+
+    times: DeviceTimes | None = None
+    """Of the last query."""
+    device_memory_mib: float | None = None
+    """By how much the GPU's free memory fell from before the engine was loaded to after the first query: weights,
+    scratch, inputs and outputs, code. Where others use the GPU, or a module shares its memory with the CPU, what they
+    took meanwhile is in it."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the report: what was asked for and could not be done."""
+
+
 class Runner(Protocol):
     """A loaded engine: a context manager that holds the device's memory between ``__enter__`` and ``__exit__``."""
 
@@ -165,6 +222,10 @@ class Runner(Protocol):
 
     def device_ms(self) -> float | None:
         """Device time of the last ``infer``, milliseconds; None where the backend cannot tell."""
+        ...
+
+    def facts(self) -> RunnerFacts:
+        """Where the last query's time went, the memory taken, and what could not be done."""
         ...
 
 
@@ -215,6 +276,15 @@ class Backend(Protocol):
     def load(self, engine: Path, *, num_threads: int) -> Runner:
         """A runner for an engine that ``build`` made; nothing is loaded before ``__enter__``.
 
-        ``num_threads`` is for runtimes on the CPU; 0 leaves it to the runtime.
+        ``num_threads`` is for runtimes on the CPU, 0 leaves it to the runtime; backends on the GPU also take
+        ``use: GpuUse``.
+        """
+        ...
+
+    def layer_times(self, engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
+        """Load the engine, run it ``num_runs`` times on one feed, and tell the median time of each layer.
+
+        Raises:
+            Unavailable, EngineError: as a runner does.
         """
         ...

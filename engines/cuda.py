@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,13 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engines import cuda_graph
 from engines.contract import Array
-from engines.errors import EngineError, Unavailable
+from engines.errors import EngineError, OutOfMemory, Unavailable
 
 INSTALL = "pip install 'trtforge[gpu]' (pycuda is compiled: it needs nvcc on PATH, and a C++ compiler)"
 
 _COMPUTE_CAPABILITY_MAJOR = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, cuda.h
 _COMPUTE_CAPABILITY_MINOR = 76
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the null stream, without which nothing can be captured
 _NVIDIA_DRIVER = Path("/sys/module/nvidia/version")
 
 
@@ -92,11 +95,15 @@ class Device:
 
     def stream(self) -> Any:
         """A new stream; its ``handle`` is the ``cudaStream_t`` as an integer, ``synchronize()`` waits for it."""
-        return self._cuda.Stream()
+        return self._cuda.Stream(_NON_BLOCKING)
 
     def event(self) -> Any:
         """A new event with timing: ``record(stream)``, and ``start.time_till(end)`` in milliseconds."""
         return self._cuda.Event()
+
+    def free_mib(self) -> float:
+        """Memory of the GPU that nobody has, MiB."""
+        return float(self._cuda.mem_get_info()[0]) / 2**20
 
     def allocate(self, num_bytes: int) -> Any:
         """Device memory: ``int()`` of it is the address, ``free()`` gives it back."""
@@ -104,22 +111,48 @@ class Device:
             return self._cuda.mem_alloc(max(num_bytes, 1))
         except self._cuda.MemoryError as error:
             free, total = (amount // 2**20 for amount in self._cuda.mem_get_info())
-            raise EngineError(
+            raise OutOfMemory(
                 f"GPU: {num_bytes / 2**20:.0f} MiB are asked for, {free} of {total} MiB are free; use a smaller batch"
             ) from error
 
     def pinned(self, num_bytes: int) -> npt.NDArray[np.uint8]:
         """Page-locked host memory: what copies at full speed and without waiting."""
-        memory: npt.NDArray[np.uint8] = self._cuda.pagelocked_empty(max(num_bytes, 1), np.uint8)
+        try:
+            memory: npt.NDArray[np.uint8] = self._cuda.pagelocked_empty(max(num_bytes, 1), np.uint8)
+        except self._cuda.MemoryError as error:
+            raise OutOfMemory(
+                f"GPU: {num_bytes / 2**20:.0f} MiB of page-locked host memory cannot be had; use a smaller batch"
+            ) from error
         return memory
 
     def copy_in(self, device: Any, host: Array, stream: Any) -> None:
         """Host to device, queued on ``stream``."""
-        self._cuda.memcpy_htod_async(device, host, stream)
+        try:
+            self._cuda.memcpy_htod_async(device, host, stream)
+        except self._cuda.Error as error:
+            raise _broken(error) from error
 
     def copy_out(self, host: Array, device: Any, stream: Any) -> None:
         """Device to host, queued on ``stream``."""
-        self._cuda.memcpy_dtoh_async(host, device, stream)
+        try:
+            self._cuda.memcpy_dtoh_async(host, device, stream)
+        except self._cuda.Error as error:
+            raise _broken(error) from error
+
+    def wait(self, stream: Any) -> None:
+        """Until all that is queued on ``stream`` is done; what went wrong in it is told here."""
+        try:
+            stream.synchronize()
+        except self._cuda.Error as error:
+            raise _broken(error) from error
+
+    def capture(self, stream: Any, queue: Callable[[], bool]) -> cuda_graph.Graph:
+        """What ``queue`` puts on ``stream``, as a graph; ``NotCaptured`` says why there is none."""
+        return cuda_graph.captured(_driver(), stream.handle, queue)
+
+
+def _broken(error: Exception) -> EngineError:
+    return EngineError(f"GPU: {' '.join(str(error).split())}; nothing more runs in this process, start it again")
 
 
 @functools.cache

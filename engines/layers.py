@@ -12,9 +12,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from statistics import median
 from typing import Any
 
-from engines.contract import LayerFacts
+from engines.contract import LayerFacts, LayerTime
 from engines.errors import EngineError
 
 REFORMAT = "reformat"
@@ -52,6 +53,11 @@ def layers_from_inspector(text: str, nodes: Collection[str]) -> tuple[LayerFacts
     return tuple(_layer(one if isinstance(one, Mapping) else {"Name": str(one)}, known) for one in layers)
 
 
+def layers_from_record(record: Mapping[str, Any]) -> tuple[LayerFacts, ...]:
+    """The layers of a record as it stands in its file; none where it tells of none."""
+    return tuple(LayerFacts(**(one | {"nodes": tuple(one["nodes"])})) for one in record.get("layers", ()))
+
+
 def num_layers_by_precision(layers: Iterable[LayerFacts]) -> dict[str, int]:
     """How many layers run in each precision; layers that only reformat, and those of unknown type, by these words."""
     counted = Counter(REFORMAT if layer.kind == REFORMAT else layer.precision or "unknown" for layer in layers)
@@ -62,6 +68,22 @@ def num_nodes_in(layers: Iterable[LayerFacts], precision: str, nodes: Collection
     """How many of these ONNX nodes are in a layer of that precision."""
     inside = {node for layer in layers if layer.precision == precision for node in layer.nodes}
     return len(inside & set(nodes))
+
+
+def layer_times_from(times_ms: Mapping[str, list[float]], known: Iterable[LayerFacts]) -> tuple[LayerTime, ...]:
+    """The median of each layer, with what its engine's record knows of it, such as the ONNX nodes it comes from.
+
+    Args:
+        times_ms: of each layer's name, the milliseconds of each run.
+        known: the record's layers; one that it does not have stands with its name alone.
+    """
+    facts = {layer.name: layer for layer in known}
+    medians = {name: median(times) for name, times in times_ms.items()}
+    total = sum(medians.values())
+    return tuple(
+        LayerTime(facts.get(name, LayerFacts(name, "", "", ())), time_ms, time_ms / total if total else 0.0)
+        for name, time_ms in medians.items()
+    )
 
 
 def summary(layers: Collection[LayerFacts]) -> str:

@@ -1,77 +1,32 @@
-"""Running an engine on the GPU: everything that TensorRT and TensorRT-RTX have in common.
-
-Per run: copy into page-locked memory, copy to the device, ``execute_async_v3``, copy back, one stream, one wait at the
-end. Memory is taken once, for the largest shapes of the engine's profile.
-"""
+"""Running an engine on the GPU: everything that TensorRT and TensorRT-RTX have in common."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from engines.contract import DYNAMIC, Array, Runner, TensorSpec
-from engines.errors import EngineError
+from engines.capability import has_own_graphs
+from engines.contract import Array, GpuUse, LayerTimes, RunnerFacts, TensorSpec
+from engines.errors import EngineError, OutOfMemory, Unavailable
 from engines.feed import FeedCheck
+from engines.gpu_allocator import counting_allocator
+from engines.layers import layer_times_from, layers_from_record
 from engines.nvinfer import ErrorTail, logger
-from engines.onnx_model import shape_text
-
-_DTYPES = {
-    "BOOL": "bool",
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "INT32": "int32",
-    "INT64": "int64",
-    "INT8": "int8",
-    "UINT8": "uint8",
-}
-"""Names of ``trt.DataType`` that numpy has too."""
-
-
-class Gpu(Protocol):
-    """The part of ``engines.cuda.Device`` that a runner uses."""
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def stream(self) -> Any: ...
-
-    def event(self) -> Any: ...
-
-    def allocate(self, num_bytes: int) -> Any: ...
-
-    def pinned(self, num_bytes: int) -> npt.NDArray[np.uint8]: ...
-
-    def copy_in(self, device: Any, host: Array, stream: Any) -> None: ...
-
-    def copy_out(self, host: Array, device: Any, stream: Any) -> None: ...
-
-
-class _Port:
-    """One input or output: its spec, its memory on both sides, and how much of it the present shape uses."""
-
-    def __init__(self, gpu: Gpu, spec: TensorSpec, largest: tuple[int, ...]) -> None:
-        self.spec, self.dtype, self.largest = spec, np.dtype(spec.dtype), largest
-        self.device = gpu.allocate(math.prod(largest) * self.dtype.itemsize)
-        self.host = gpu.pinned(math.prod(largest) * self.dtype.itemsize)
-        self.view: Array = np.empty(0, self.dtype)
-
-    def set_shape(self, shape: tuple[int, ...]) -> None:
-        """Let ``view`` be the host memory in ``shape``."""
-        num_bytes = math.prod(shape) * self.dtype.itemsize
-        self.view = self.host[:num_bytes].view(self.dtype).reshape(shape)
-
+from engines.nvinfer_io import io_of
+from engines.nvinfer_lane import Gpu, Lane
+from engines.nvinfer_profiler import layer_profiler
 
 Preflight = Callable[[Path], Mapping[str, Any]]
 """Raises if the engine cannot run here, before anything of the library; gives the record beside the engine."""
+
+
+NUM_UNTOLD = 3
+"""Runs before times of layers are told."""
+AS_USUAL = GpuUse()
 
 
 def _trusting(_engine: Path) -> Mapping[str, Any]:
@@ -80,35 +35,42 @@ def _trusting(_engine: Path) -> Mapping[str, Any]:
 
 
 class NvinferRunner:
-    """A deserialized engine with its execution context, on the GPU that ``open_gpu`` gives.
+    """A deserialized engine with its execution contexts, on the GPU that ``open_gpu`` gives.
 
     Raises:
-        Unavailable: on ``__enter__``, no driver, no GPU or no pycuda; or what ``preflight`` raises.
+        Unavailable: on ``__enter__``, no driver, too old a one, no GPU or no pycuda; or what ``preflight`` raises.
         EngineError: on ``__enter__``, the engine is of another version or for another GPU, or the GPU's memory is full.
     """
 
     def __init__(
-        self, engine: Path, import_trt: Callable[[], Any], open_gpu: Callable[[], Gpu], preflight: Preflight = _trusting
+        self,
+        engine: Path,
+        import_trt: Callable[[], Any],
+        open_gpu: Callable[[], Gpu],
+        preflight: Preflight = _trusting,
+        use: GpuUse = AS_USUAL,
     ) -> None:
         self._path, self._import_trt, self._open_gpu, self._preflight = engine, import_trt, open_gpu, preflight
+        self._use = use
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
-        self._device_ms: float | None = None
-        self._ports: dict[str, _Port] = {}
+        self._lanes: list[Lane] = []
+        self._last: Lane | None = None
+        self._free_before_mib: float = 0
+        self._memory_mib: float | None = None
         self._runtime: Any = None
         self._engine: Any = None
-        self._context: Any = None
-        self._stream: Any = None
-        self._start: Any = None
-        self._end: Any = None
+        self._allocator: Any = None
 
-    def __enter__(self) -> Runner:
+    def __enter__(self) -> NvinferRunner:
         self._record = self._preflight(self._path)
         self._gpu = self._open_gpu()
         self._gpu.__enter__()  # before anything of TensorRT: without a driver its runtime crashes instead of raising
         try:
+            self._free_before_mib = self._gpu.free_mib()
             self._load(self._import_trt())
         except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # They hold objects of TensorRT, which free memory of the GPU.
             self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
@@ -116,44 +78,93 @@ class NvinferRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for port in self._ports.values():
-            port.device.free()
-        self._ports = {}
-        # In this order, and while the context is current: TensorRT's objects free memory of the GPU as they go.
-        self._context = self._engine = self._runtime = self._stream = self._start = self._end = None
+        self._last = None
+        while self._lanes:
+            self._lanes.pop().close()
+        self._engine = self._runtime = self._allocator = None
         self._gpu.__exit__(kind, error, trace)
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        self._check(feed)
-        shapes = tuple(feed[spec.name].shape for spec in self.inputs)
-        if shapes != self._shapes:
-            self._set_shapes(shapes)
-        gpu, stream, ports = self._gpu, self._stream, self._ports
-        for spec in self.inputs:
-            port = ports[spec.name]
-            np.copyto(port.view, feed[spec.name])
-            gpu.copy_in(port.device, port.view, stream)
-        self._start.record(stream)
-        if not self._context.execute_async_v3(stream.handle):
-            raise EngineError(f"{self._path}: execution failed ({self._tail.text()})")
-        self._end.record(stream)
-        for spec in self.outputs:
-            port = ports[spec.name]
-            gpu.copy_out(port.view, port.device, stream)
-        stream.synchronize()
-        self._device_ms = float(self._start.time_till(self._end))
-        return {spec.name: ports[spec.name].view.copy() for spec in self.outputs}
+        lane = self._last = self._lanes[0]
+        self._start(lane, feed)
+        outputs = lane.finish()
+        if self._memory_mib is None:
+            self._memory_mib = self._free_before_mib - self._gpu.free_mib()
+        return outputs
+
+    def infer_all(self, feeds: Iterable[Mapping[str, Array]]) -> Generator[dict[str, Array], None, None]:
+        """Run them all, ``num_streams`` in flight at once; the outputs come in the feeds' order.
+
+        Raises:
+            EngineError: as ``infer``.
+        """
+        idle, flying = deque(self._lanes), deque[Lane]()
+        try:
+            for feed in feeds:
+                if not idle:
+                    idle.append(flying.popleft())
+                    yield idle[0].finish()
+                self._last = idle[0]
+                self._start(idle[0], feed)
+                flying.append(idle.popleft())
+            while flying:
+                yield flying.popleft().finish()
+        finally:
+            for lane in flying:  # Left over where it ended early: their memory is in use until then.
+                lane.finish()
 
     def device_ms(self) -> float | None:
         """Milliseconds between the start and the end of execution on the GPU, copies not included."""
-        return self._device_ms
+        return None if self._last is None else self._last.compute_ms()
+
+    def facts(self) -> RunnerFacts:
+        """As the contract says."""
+        times = None if self._last is None else self._last.times()
+        notes = dict.fromkeys(note for lane in self._lanes for note in lane.notes)
+        return RunnerFacts(times, self._memory_mib, tuple(notes))
+
+    def layer_times(self, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
+        """The median time of each layer over ``num_runs`` runs of one feed, after ``NUM_UNTOLD`` that are not told.
+
+        From then on the runner is slower: the profiler stays.
+        """
+        for _ in range(NUM_UNTOLD):
+            self.infer(feed)
+        lane, profiler = self._lanes[0], layer_profiler(self._trt)
+        lane.profile(profiler)
+        for _ in range(num_runs):
+            self.infer(feed)
+            profiler.begin_run()
+            lane.report()
+        allocated = None if self._allocator is None else self._allocator.peak_bytes / 2**20
+        return LayerTimes(layer_times_from(profiler.times_ms, layers_from_record(self._record)), allocated)
+
+    def _start(self, lane: Lane, feed: Mapping[str, Array]) -> None:
+        """Check the feed, unless it is alike the last one, and queue it."""
+        arrays = self._check.alike(feed, lane.shapes)
+        if arrays is None:
+            self._check(feed)
+            arrays = [feed[spec.name] for spec in self.inputs]
+            shapes = tuple(array.shape for array in arrays)
+            if shapes != lane.shapes:
+                lane.set_shapes(shapes)
+        lane.start(arrays)
 
     def _load(self, trt: Any) -> None:
+        self._trt = trt
         log, self._tail = logger(trt)
         self._tail.clear()
-        runtime = self._runtime = trt.Runtime(log)
+        try:
+            runtime = self._runtime = trt.Runtime(log)
+        except TypeError as error:  # what pybind makes of a null pointer
+            raise Unavailable(
+                f"{self._path}: {trt.__name__} {trt.__version__} does not start ({self._tail.text()}); its CUDA may be "
+                "newer than the driver: look at nvidia-smi, update the driver or take an older version"
+            ) from error
         if self._record.get("options", {}).get("version_compatible"):
             runtime.engine_host_code_allowed = True  # The lean runtime inside; the record says that we put it there.
+        if self._use.count_memory:
+            self._allocator = runtime.gpu_allocator = counting_allocator(trt, self._gpu.allocate)
         try:
             data = self._path.read_bytes()
         except OSError as error:
@@ -161,60 +172,28 @@ class NvinferRunner:
         engine = self._engine = runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise EngineError(_refused(self._path, self._tail))
-        context = self._context = engine.create_execution_context()
-        if context is None:
-            raise EngineError(f"{self._path}: no execution context ({self._tail.text()}); is the GPU's memory full?")
-        self._stream, self._start, self._end = self._gpu.stream(), self._gpu.event(), self._gpu.event()
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        specs = {name: _spec(trt, engine, name, self._path) for name in names}
-        is_input = {name: engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
-        self.inputs = tuple(specs[name] for name in names if is_input[name])
-        self.outputs = tuple(specs[name] for name in names if not is_input[name])
-        self._smallest: dict[str, tuple[int, ...]] = {}
-        for spec in self.inputs:
-            low, _, high = engine.get_tensor_profile_shape(spec.name, 0)
-            self._smallest[spec.name] = tuple(low)
-            self._ports[spec.name] = _Port(self._gpu, spec, tuple(high))
-            context.set_input_shape(spec.name, tuple(high))
-        for spec in self.outputs:
-            self._ports[spec.name] = _Port(self._gpu, spec, self._output_shape(spec.name))
-        for name, port in self._ports.items():
-            context.set_tensor_address(name, int(port.device))
+        io = io_of(trt, engine, self._path)
+        self.inputs, self.outputs = io.inputs, io.outputs
         self._check = FeedCheck(self._path, self.inputs)
-        self._shapes: tuple[tuple[int, ...], ...] = ()
-
-    def _set_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        self._shapes = ()
-        for spec, shape in zip(self.inputs, shapes, strict=True):
-            low, high = self._smallest[spec.name], self._ports[spec.name].largest
-            inside = all(small <= n <= large for small, n, large in zip(low, shape, high, strict=True))
-            if not inside or not self._context.set_input_shape(spec.name, shape):
-                raise EngineError(
-                    f"{self._path}: input '{spec.name}' has shape {shape_text(shape)}, the engine's profile goes from "
-                    f"{shape_text(low)} to {shape_text(high)}; change the batch, or build with another shape range"
+        own_graphs = has_own_graphs(trt)
+        for _ in range(self._use.num_streams):
+            context = _context_of(trt, engine, with_graph=self._use.cuda_graph)
+            if context is None:
+                raise OutOfMemory(
+                    f"{self._path}: no execution context ({self._tail.text()}); is the GPU's memory full?"
                 )
-            self._ports[spec.name].set_shape(shape)
-        for spec in self.outputs:
-            self._ports[spec.name].set_shape(self._output_shape(spec.name))
-        self._shapes = shapes
-
-    def _output_shape(self, name: str) -> tuple[int, ...]:
-        shape = tuple(self._context.get_tensor_shape(name))
-        if DYNAMIC in shape:
-            raise EngineError(
-                f"{self._path}: the shape of output '{name}', {shape_text(shape)}, depends on the data; this runner "
-                "takes outputs whose shape follows from the inputs' shapes; cut the model before that node"
-            )
-        return shape
+            with_graph = self._use.cuda_graph and not own_graphs
+            self._lanes.append(Lane(self._gpu, io, context, self._tail.text, with_graph=with_graph))
 
 
-def _spec(trt: Any, engine: Any, name: str, path: Path) -> TensorSpec:
-    kind = engine.get_tensor_dtype(name).name
-    if kind not in _DTYPES:
-        raise EngineError(f"{path}: '{name}' is {kind}, numpy has no such type; cast it to FP32 inside the model")
-    if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
-        raise EngineError(f"{path}: '{name}' is a shape tensor in host memory; make it a constant of the model")
-    return TensorSpec(name, _DTYPES[kind], tuple(engine.get_tensor_shape(name)))
+def _context_of(trt: Any, engine: Any, *, with_graph: bool) -> Any:
+    """An execution context. TensorRT-RTX captures graphs by itself, for it knows when its kernels are settled."""
+    if not has_own_graphs(trt):
+        return engine.create_execution_context()
+    strategy = trt.CudaGraphStrategy
+    runtime_config = engine.create_runtime_config()
+    runtime_config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if with_graph else strategy.DISABLED
+    return engine.create_execution_context(runtime_config)
 
 
 def _refused(path: Path, tail: ErrorTail) -> str:

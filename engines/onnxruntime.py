@@ -16,16 +16,30 @@ import numpy as np
 import onnx
 
 from engines import cpu
-from engines.contract import DYNAMIC, Array, BuildOptions, EngineRecord, Placement, Runner, TensorSpec
+from engines.contract import (
+    DYNAMIC,
+    Array,
+    BuildOptions,
+    EngineRecord,
+    LayerTimes,
+    Placement,
+    Runner,
+    RunnerFacts,
+    TensorSpec,
+)
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
+from engines.layers import layer_times_from
 from engines.onnx_model import check_options, facts, refuse_tensorrt
+from engines.ort_profile import kernels_from_profile
 
 NAME = "onnxruntime"
 PLACEMENT: Placement = "onnxruntime"
 SUFFIX = ".onnx"
 INSTALL = "pip install 'trtforge[onnxruntime]'"
 
+NUM_UNTOLD = 3
+"""Runs before a profile counts."""
 INTEGER_PRODUCTS = frozenset(
     {
         "ConvInteger",
@@ -132,17 +146,29 @@ def load_simulation(engine: Path, *, num_threads: int) -> Runner:
     return _OrtRunner(engine, num_threads, simulate=True)
 
 
+def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
+    """By ONNX Runtime's own profile, kernel by kernel, after ``NUM_UNTOLD`` runs that are not told."""
+    with tempfile.TemporaryDirectory() as folder, _OrtRunner(engine, 0, simulate=False, profile=folder) as runner:
+        for _ in range(NUM_UNTOLD + num_runs):
+            runner.infer(feed)
+        trace = runner.end_profile().read_text()
+    kernels, times_ms = kernels_from_profile(trace, facts(engine).node_names, NUM_UNTOLD)
+    return LayerTimes(layer_times_from(times_ms, kernels))
+
+
 class _OrtRunner:
     """One session on the CPU provider."""
 
-    def __init__(self, engine: Path, num_threads: int, *, simulate: bool) -> None:
-        self._engine, self._num_threads, self._simulate = engine, num_threads, simulate
+    def __init__(self, engine: Path, num_threads: int, *, simulate: bool, profile: str = "") -> None:
+        self._engine, self._num_threads, self._simulate, self._profile = engine, num_threads, simulate, profile
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
 
-    def __enter__(self) -> Runner:
+    def __enter__(self) -> _OrtRunner:
         ort = _import()
         settings = _settings(ort, self._num_threads)
+        if self._profile:
+            settings.enable_profiling, settings.profile_file_prefix = True, f"{self._profile}/profile"
         if self._simulate:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = _session(ort, self._engine, settings)
@@ -166,8 +192,15 @@ class _OrtRunner:
             raise EngineError(f"{self._engine}: ONNX Runtime failed ({_words(error)})") from error
         return dict(zip(self._names, values))
 
+    def end_profile(self) -> Path:
+        """The file with the profile; it is not gone on with."""
+        return Path(self._session.end_profiling())
+
     def device_ms(self) -> float | None:
         return None
+
+    def facts(self) -> RunnerFacts:
+        return RunnerFacts()
 
 
 def _import() -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from engines.contract import Array, BuildOptions, EngineRecord, Placement, Runner, TensorSpec
+from engines.contract import Array, BuildOptions, EngineRecord, LayerTimes, Placement, Runner, RunnerFacts, TensorSpec
 from engines.errors import EngineError
 from engines.feed import FeedCheck
 from engines.onnx_model import check_options, facts_from_model, read_model, refuse_tensorrt
@@ -82,6 +82,11 @@ def load(engine: Path, *, num_threads: int) -> Runner:
     return _ReferenceRunner(engine)
 
 
+def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
+    """It does not tell."""
+    return LayerTimes()
+
+
 class _ReferenceRunner:
     """Runs node after node in numpy."""
 
@@ -113,6 +118,9 @@ class _ReferenceRunner:
 
     def device_ms(self) -> float | None:
         return None
+
+    def facts(self) -> RunnerFacts:
+        return RunnerFacts()
 
 
 def _evaluator(proto: onnx.ModelProto, path: Path) -> ReferenceEvaluator:

@@ -22,7 +22,17 @@ from typing import Any
 import numpy as np
 
 from engines import cpu
-from engines.contract import DYNAMIC, Array, BuildOptions, EngineRecord, Placement, Runner, TensorSpec
+from engines.contract import (
+    DYNAMIC,
+    Array,
+    BuildOptions,
+    EngineRecord,
+    LayerTimes,
+    Placement,
+    Runner,
+    RunnerFacts,
+    TensorSpec,
+)
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
 
@@ -149,6 +159,11 @@ def savedmodel_from_keras(source: Path, folder: Path) -> None:
         tf.saved_model.save(module, str(folder), signatures={DEFAULT_SIGNATURE: serve})
 
 
+def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
+    """It does not tell."""
+    return LayerTimes()
+
+
 class _SavedModelRunner:
     """Calls one signature."""
 
@@ -190,6 +205,9 @@ class _SavedModelRunner:
 
     def device_ms(self) -> float | None:
         return None
+
+    def facts(self) -> RunnerFacts:
+        return RunnerFacts()
 
 
 def _import() -> Any:

@@ -17,8 +17,9 @@ import engines
 
 API = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text())
 SHARED = (
-    "builder_config.py", "capability.py", "inspection.py", "native_calibrator.py", "nvinfer.py", "nvinfer_runner.py",
-    "profiles.py", "progress_monitor.py", "timing_cache.py",
+    "builder_config.py", "capability.py", "gpu_allocator.py", "inspection.py", "native_calibrator.py", "nvinfer.py",
+    "nvinfer_io.py", "nvinfer_lane.py", "nvinfer_profiler.py", "nvinfer_runner.py", "profiles.py",
+    "progress_monitor.py", "timing_cache.py",
 )  # fmt: skip
 FILES = {"tensorrt": (*SHARED, "tensorrt.py"), "tensorrt_rtx": (*SHARED, "tensorrt_rtx.py")}
 
@@ -33,6 +34,8 @@ CLASS_OF = {
     "parser": "OnnxParser",
     "profile": "IOptimizationProfile",
     "runtime": "Runtime",
+    "runtime_config": "IRuntimeConfig",
+    "strategy": "CudaGraphStrategy",
     "_runtime": "Runtime",
 }
 """The code calls a variable by what it holds, so that this test can tell."""
@@ -45,6 +48,11 @@ BEHIND = {
     "Builder.platform_has_fast_fp16": "Builder.platform_has_fast_int8",
     "Builder.platform_has_fast_int8": "Builder.platform_has_fast_int8",
     "Runtime.engine_host_code_allowed": "BuilderFlag.VERSION_COMPATIBLE",
+    "CudaGraphStrategy": "CudaGraphStrategy",
+    "CudaGraphStrategy.DISABLED": "CudaGraphStrategy",
+    "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE": "CudaGraphStrategy",
+    "ICudaEngine.create_runtime_config": "CudaGraphStrategy",
+    "IRuntimeConfig.cuda_graph_strategy": "CudaGraphStrategy",
     "HardwareCompatibilityLevel": "HardwareCompatibilityLevel",
     "HardwareCompatibilityLevel.AMPERE_PLUS": "HardwareCompatibilityLevel",
     "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY": "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY",

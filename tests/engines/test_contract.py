@@ -224,8 +224,33 @@ def test_infer_takes_a_view_that_is_not_contiguous(runner: Runner) -> None:
 
 def test_device_time(runner: Runner) -> None:
     runner.infer({"x": np.zeros((1, 3), np.float32)})
-    device_ms = runner.device_ms()
+    device_ms, times = runner.device_ms(), runner.facts().times
     assert device_ms is None or 0 < device_ms < 1000
+    assert (times is None) is (device_ms is None)
+    assert times is None or times.compute_ms == device_ms
+
+
+def test_memory_and_what_could_not_be_done(runner: Runner) -> None:
+    runner.infer({"x": np.zeros((1, 3), np.float32)})
+    facts = runner.facts()
+    assert facts.device_memory_mib is None or facts.device_memory_mib > 0
+    assert not [note for note in facts.notes if "\n" in note or not note.endswith(".")]
+
+
+def test_times_of_layers(any_backend: Backend, linear: Path, tmp_path: Path) -> None:
+    if any_backend.NAME == "tensorflow" or any_backend.why_not_run():
+        pytest.skip(any_backend.why_not_run() or "TensorFlow builds nowhere")
+    engine = tmp_path / f"engine{any_backend.SUFFIX}"
+    any_backend.build(linear, engine, OPTIONS)
+    found = any_backend.layer_times(engine, {"x": np.ones((8, 3), np.float32)}, 5)
+    assert found.allocated_mib is None or found.allocated_mib > 0
+    if any_backend.NAME == "reference":
+        assert found.layers == ()
+        return
+    assert sum(layer.share for layer in found.layers) == pytest.approx(1)
+    assert all(layer.median_ms >= 0 for layer in found.layers)
+    assert {node for layer in found.layers for node in layer.layer.nodes} <= {"fc", "bias"}
+    assert "fc" in found.layers[0].layer.nodes, "it is fused with the bias, or comes first"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.contract import DYNAMIC, TensorSpec
+from engines.contract import DYNAMIC, Array, TensorSpec
 from engines.errors import EngineError
 from engines.feed import FeedCheck
 
@@ -48,3 +48,39 @@ def test_it_is_cheap_and_does_not_depend_on_size() -> None:
     for _ in range(1000):
         check(feed)
     assert (time.perf_counter() - start) / 1000 < 100e-6  # measured: 2 microseconds
+
+
+def test_what_is_certainly_alike_comes_in_the_order_of_the_inputs() -> None:
+    check = FeedCheck(Path("engine"), (TensorSpec("a", "float32", (DYNAMIC, 2)), TensorSpec("b", "int64", (1,))))
+    feed: dict[str, Array] = {"b": np.zeros(1, np.int64), "a": np.zeros((3, 2), np.float32)}
+    found = check.alike(feed, ((3, 2), (1,)))
+    assert found is not None
+    assert [array.dtype.name for array in found] == ["float32", "int64"]
+
+
+@given(shape=shapes, other=shapes, dtype=dtypes, wanted=dtypes)
+def test_what_is_said_to_be_alike_passes_the_check(
+    shape: tuple[int, ...], other: tuple[int, ...], dtype: str, wanted: str
+) -> None:
+    check = FeedCheck(Path("engine"), (TensorSpec("x", wanted, shape),))
+    feed = {"x": np.zeros(other, dtype)}
+    if check.alike(feed, (shape,)) is not None:
+        check(feed)
+    else:
+        assert (other, dtype) != (shape, wanted)
+
+
+@pytest.mark.parametrize(
+    "feed",
+    [
+        {},
+        {"k": np.zeros(2)},
+        {"x": [0.0, 0.0]},
+        {"x": np.zeros(2, ">f4")},
+        {"x": np.zeros(2, np.float32), "k": np.zeros(2)},
+        {"x": np.ma.masked_array([1.0, 2.0], dtype=np.float32)},
+    ],
+)
+def test_what_is_not_certainly_alike(feed: dict[str, np.ndarray]) -> None:
+    assert FeedCheck(Path("engine"), (TensorSpec("x", "float32", (2,)),)).alike(feed, ((2,),)) is None
+    assert FeedCheck(Path("engine"), (TensorSpec("x", "float32", (2,)),)).alike({}, ()) is None

@@ -110,3 +110,33 @@ def test_our_progress_monitor_is_one_of_its_own(generation: str) -> None:
 )
 def test_fp16_scales_are_for_strongly_typed_networks(generation: str, words: str) -> None:
     assert facts(generation)["half scales"].startswith(words)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_our_profiler_is_one_of_its_own(generation: str) -> None:
+    assert facts(generation)["profiled"] == {"real": True, "times_ms": {"conv": [0.5, 1.0], "copy": [0.5, 0.5]}}
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_our_allocator_is_one_of_its_own(generation: str) -> None:
+    found = dict(facts(generation)["allocated"])
+    on_stream = found.pop("on a stream", None)
+    assert on_stream == (None if generation.startswith("8") else [256, True])
+    assert found == {
+        "real": True,
+        "apart": 256,
+        "in use": 900,
+        "nothing": [None, None, None],  # too much, no bytes, a size that would have to grow in place
+        "given back": [True, False, True],  # the second time it was not ours any more; no address is no mistake
+        "left": 0,
+        "peak": 900,
+        "freed": 2 if generation.startswith("8") else 3,
+    }
+
+
+@pytest.mark.parametrize("generation", [name for name in GENERATIONS if "rtx" not in name])
+def test_a_runtime_that_does_not_start_is_one_sentence(generation: str) -> None:
+    assert facts(generation)["runtime"] == (
+        f"engine.plan: tensorrt_bindings {generation} does not start (it gave no reason); its CUDA may be newer than "
+        "the driver: look at nvidia-smi, update the driver or take an older version"
+    )

@@ -8,15 +8,22 @@ TensorRT repository. Of 10, with ``Metadata``: docs/trt_profiling of users' repo
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
-from engines.contract import LayerFacts
+from engines.contract import LayerFacts, LayerTime
 from engines.errors import EngineError
 from engines.inspection import inspection_from
-from engines.layers import layers_from_inspector, num_layers_by_precision, num_nodes_in, summary
+from engines.layers import (
+    layer_times_from,
+    layers_from_inspector,
+    layers_from_record,
+    num_layers_by_precision,
+    num_nodes_in,
+    summary,
+)
 from engines.onnx_model import OnnxModelFacts
 
 INT8 = "Thirty-two wide channel vectorized row major Int8 format"
@@ -138,3 +145,19 @@ def test_precisions_that_are_not_told_are_not_made_up() -> None:
     names = layers_from_inspector('{"Layers": ["conv1"]}', {"conv1"})
     assert inspection_from(names, FACTS, "EngineInspector").num_int8 == -1
     assert inspection_from(names, replace(FACTS, has_quantize=False), "EngineInspector").num_int8 == 0
+
+
+def test_layers_come_back_from_a_record() -> None:
+    layers = layers_from_inspector(json.dumps(OF_8), NODES)
+    assert layers_from_record(json.loads(json.dumps({"layers": [asdict(layer) for layer in layers]}))) == layers
+    assert layers_from_record({}) == ()
+
+
+def test_times_of_layers_are_medians_and_shares() -> None:
+    conv = LayerFacts("conv", "product", "INT8", ("Conv_12",))
+    assert layer_times_from({"conv": [9.0, 0.5, 1.5], "copy": [0.5, 0.5]}, (conv,)) == (
+        LayerTime(conv, 1.5, 0.75),
+        LayerTime(LayerFacts("copy", "", "", ()), 0.5, 0.25),
+    )
+    assert layer_times_from({"conv": [0.0]}, ()) == (LayerTime(LayerFacts("conv", "", "", ()), 0.0, 0.0),)
+    assert layer_times_from({}, (conv,)) == ()

@@ -1,7 +1,4 @@
-"""The runner's own work, on a pretended GPU: order of the calls, memory, shapes. It says nothing about TensorRT.
-
-The pretended engine doubles its input: float32 (N, 2), N from 1 to 4.
-"""
+"""The runner's own work, on a pretended GPU: order of the calls, memory, shapes. It says nothing about TensorRT."""
 
 from __future__ import annotations
 
@@ -10,112 +7,16 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from engines.contract import DYNAMIC, Array, TensorSpec
+from engines.contract import DYNAMIC, DeviceTimes, GpuUse, LayerFacts, LayerTime, TensorSpec
 from engines.errors import EngineError, Unavailable
-from engines.nvinfer_runner import NvinferRunner
+from engines.nvinfer_runner import NUM_UNTOLD, NvinferRunner
+from tests.engines.pretended import PretendedContext, PretendedGpu, feed, pretended_trt, runner_of
 
-
-class Buffer:
-    """Device memory: bytes, at an address."""
-
-    addresses: dict[int, Buffer] = {}  # noqa: RUF012  what the pretended kernel reads and writes
-
-    def __init__(self, num_bytes: int, calls: list[str]) -> None:
-        self.data, self.calls = np.zeros(num_bytes, np.uint8), calls
-        Buffer.addresses[id(self)] = self
-
-    def __int__(self) -> int:
-        return id(self)
-
-    def free(self) -> None:
-        self.calls.append("free")
-
-
-class PretendedGpu:
-    """Host memory that writes down what is done with it."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def __enter__(self) -> PretendedGpu:
-        self.calls.append("enter")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.calls.append("exit")
-
-    def stream(self) -> Any:
-        return SimpleNamespace(handle=7, synchronize=lambda: self.calls.append("synchronize"))
-
-    def event(self) -> Any:
-        return SimpleNamespace(record=lambda stream: self.calls.append("record"), time_till=lambda end: 0.25)
-
-    def allocate(self, num_bytes: int) -> Buffer:
-        self.calls.append(f"allocate {num_bytes}")
-        return Buffer(num_bytes, self.calls)
-
-    def pinned(self, num_bytes: int) -> npt.NDArray[np.uint8]:
-        return np.zeros(num_bytes, np.uint8)
-
-    def copy_in(self, device: Buffer, host: Array, stream: Any) -> None:
-        self.calls.append(f"in {host.shape}")
-        device.data[: host.nbytes] = host.reshape(-1).view(np.uint8)
-
-    def copy_out(self, host: Array, device: Buffer, stream: Any) -> None:
-        self.calls.append(f"out {host.shape}")
-        host[...] = device.data[: host.nbytes].view(host.dtype).reshape(host.shape)
-
-
-class PretendedContext:
-    def __init__(self, gpu: PretendedGpu) -> None:
-        self.gpu, self.address, self.shape, self.works = gpu, {"x": 0, "y": 0}, (DYNAMIC, 2), True
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shape = shape  # type: ignore[assignment]
-        return True
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shape
-
-    def set_tensor_address(self, name: str, address: int) -> None:
-        self.address[name] = address
-
-    def execute_async_v3(self, handle: int) -> bool:
-        self.gpu.calls.append(f"execute on {handle}")
-        source, target = (Buffer.addresses[self.address[name]].data.view(np.float32) for name in ("x", "y"))
-        target[:] = source * 2
-        return self.works
-
-
-def pretended_trt(gpu: PretendedGpu, context: PretendedContext, **engine: Any) -> dict[str, Any]:
-    class Logger:
-        ERROR, INTERNAL_ERROR = 1, 0
-
-    parts = {
-        "num_io_tensors": 2,
-        "get_tensor_name": lambda index: "xy"[index],
-        "get_tensor_mode": lambda name: "IN" if name == "x" else "OUT",
-        "get_tensor_dtype": lambda name: SimpleNamespace(name="FLOAT"),
-        "get_tensor_location": lambda name: "DEVICE",
-        "get_tensor_shape": lambda name: (DYNAMIC, 2),
-        "get_tensor_profile_shape": lambda name, profile: ((1, 2), (2, 2), (4, 2)),
-        "create_execution_context": lambda: context,
-    } | engine
-    loaded = SimpleNamespace(**parts)
-
-    def load(data: bytes) -> Any:
-        gpu.calls.append("load")
-        return loaded if data == b"plan" else None
-
-    return {
-        "ILogger": Logger,
-        "Runtime": lambda log: SimpleNamespace(deserialize_cuda_engine=load),
-        "TensorIOMode": SimpleNamespace(INPUT="IN"),
-        "TensorLocation": SimpleNamespace(DEVICE="DEVICE"),
-    }
+PLAIN = GpuUse(cuda_graph=False)
+SPLIT = (((1, 2), (1, 2), (2, 2)), ((3, 2), (4, 2), (8, 2)))
+"""Two profiles: one or two rows, three to eight."""
 
 
 @pytest.fixture
@@ -123,42 +24,48 @@ def gpu() -> PretendedGpu:
     return PretendedGpu()
 
 
-def runner_of(
-    gpu: PretendedGpu, folder: Path, context: PretendedContext, data: bytes = b"plan", **engine: Any
-) -> NvinferRunner:
-    (folder / "engine.plan").write_bytes(data)
-    trt = ModuleType("pretended")
-    vars(trt).update(pretended_trt(gpu, context, **engine))
-    return NvinferRunner(folder / "engine.plan", lambda: trt, lambda: gpu)
+@pytest.fixture
+def trt(gpu: PretendedGpu) -> ModuleType:
+    return pretended_trt(gpu, lambda: PretendedContext(gpu))
 
 
-def feed(num_rows: int) -> dict[str, Array]:
-    return {"x": np.arange(2 * num_rows, dtype=np.float32).reshape(num_rows, 2)}
-
-
-def test_one_run(gpu: PretendedGpu, tmp_path: Path) -> None:
-    with runner_of(gpu, tmp_path, PretendedContext(gpu)) as runner:
+def test_one_run(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    with runner_of(gpu, tmp_path, trt) as runner:
         assert runner.inputs == (TensorSpec("x", "float32", (DYNAMIC, 2)),)
         assert runner.outputs == (TensorSpec("y", "float32", (DYNAMIC, 2)),)
         assert gpu.calls == ["enter", "load", "allocate 32", "allocate 32"]  # 4 x 2 float32: the largest shape
         gpu.calls.clear()
         assert runner.device_ms() is None
+        assert runner.facts().times is None
         assert runner.infer(feed(3))["y"].tolist() == [[0, 2], [4, 6], [8, 10]]
-        assert gpu.calls == ["in (3, 2)", "record", "execute on 7", "record", "out (3, 2)", "synchronize"]
-        assert runner.device_ms() == 0.25
+        assert gpu.calls == [
+            "record", "in (3, 2)", "record", "execute on 7", "record", "out (3, 2)", "record", "wait",
+        ]  # fmt: skip
+        assert runner.device_ms() == 2
         gpu.calls.clear()
-    assert gpu.calls == ["free", "free", "exit"]
+    assert gpu.calls == ["wait", "free", "free", "exit"]
 
 
-def test_results_of_two_runs_do_not_share_memory(gpu: PretendedGpu, tmp_path: Path) -> None:
-    with runner_of(gpu, tmp_path, PretendedContext(gpu)) as runner:
+def test_where_the_time_went_and_how_much_memory(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    with runner_of(gpu, tmp_path, trt) as runner:
+        runner.infer(feed(1))
+        facts = runner.facts()
+    assert isinstance(facts.times, DeviceTimes)
+    assert (facts.times.host_to_device_ms, facts.times.compute_ms, facts.times.device_to_host_ms) == (2, 2, 2)
+    assert 0 < facts.times.enqueue_ms < 1000
+    assert facts.device_memory_mib == 2, "a MiB for each of two buffers, on this GPU"
+    assert facts.notes == ()
+
+
+def test_results_of_two_runs_do_not_share_memory(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    with runner_of(gpu, tmp_path, trt) as runner:
         first, second = runner.infer(feed(2)), runner.infer({"x": np.full((2, 2), 9, np.float32)})
     assert first["y"].tolist() == [[0, 2], [4, 6]]
     assert second["y"].tolist() == [[18, 18], [18, 18]]
 
 
-def test_shapes_follow_the_feed_within_the_profile(gpu: PretendedGpu, tmp_path: Path) -> None:
-    with runner_of(gpu, tmp_path, PretendedContext(gpu)) as runner:
+def test_shapes_follow_the_feed_within_the_profile(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    with runner_of(gpu, tmp_path, trt) as runner:
         for num_rows in (4, 1, 1, 3):
             assert runner.infer(feed(num_rows))["y"].shape == (num_rows, 2)
         with pytest.raises(EngineError, match=r"shape \(5, 2\), the engine's profile goes from \(1, 2\) to \(4, 2\)"):
@@ -166,12 +73,190 @@ def test_shapes_follow_the_feed_within_the_profile(gpu: PretendedGpu, tmp_path: 
         assert runner.infer(feed(1))["y"].tolist() == [[0, 2]]
 
 
-def test_a_failed_execution_is_an_error(gpu: PretendedGpu, tmp_path: Path) -> None:
-    context = PretendedContext(gpu)
-    with runner_of(gpu, tmp_path, context) as runner:
-        context.works = False
-        with pytest.raises(EngineError, match=r"engine\.plan: execution failed \(it gave no reason\)"):
+def test_a_feed_that_is_like_the_last_one_but_for_its_type(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    with runner_of(gpu, tmp_path, trt) as runner:
+        runner.infer(feed(2))
+        with pytest.raises(EngineError, match=r"input 'x' is float64 \(2, 2\), the engine takes float32"):
+            runner.infer({"x": np.zeros((2, 2))})
+        with pytest.raises(EngineError, match=r"\(unknown 'k'\)"):
+            runner.infer(feed(2) | {"k": np.zeros(1)})
+
+
+# Profiles
+
+
+@pytest.mark.parametrize(
+    ("profiles", "rows", "profile"),
+    [
+        (SPLIT, 2, 0),
+        (SPLIT, 3, 1),
+        (SPLIT, 8, 1),
+        # Both hold it: the narrower one,
+        ((((1, 2), (2, 2), (8, 2)), ((1, 2), (2, 2), (4, 2))), 3, 1),
+        # but for the usual shape of the wider one.
+        ((((1, 2), (3, 2), (8, 2)), ((1, 2), (2, 2), (4, 2))), 3, 0),
+    ],
+)
+def test_the_profile_that_holds_the_shapes(
+    gpu: PretendedGpu, tmp_path: Path, profiles: tuple[Any, ...], rows: int, profile: int
+) -> None:
+    trt = pretended_trt(gpu, lambda: PretendedContext(gpu), profiles)
+    with runner_of(gpu, tmp_path, trt) as runner:
+        assert "allocate 64" in gpu.calls, "memory is for the largest of all profiles: 8 x 2 float32"
+        assert runner.infer(feed(rows))["y"].shape == (rows, 2)
+    chosen = [call for call in gpu.calls if call.startswith("profile")]
+    assert chosen[0] == "profile 1", "each was tried for how much memory it needs"
+    assert chosen[-1] == f"profile {profile}"
+
+
+def test_shapes_that_no_profile_holds(gpu: PretendedGpu, tmp_path: Path) -> None:
+    trt = pretended_trt(gpu, lambda: PretendedContext(gpu), SPLIT)
+    words = r"input 'x' has shape \(9, 2\), the engine's profiles go from \(1, 2\) to \(2, 2\) and from \(3, 2\) to"
+    with runner_of(gpu, tmp_path, trt) as runner, pytest.raises(EngineError, match=words):
+        runner.infer(feed(9))
+
+
+def test_a_profile_that_another_stream_has(gpu: PretendedGpu, tmp_path: Path) -> None:
+    """As on TensorRT 8.5, where a second context has no profile, and may not have the first one's."""
+
+    class Second(PretendedContext):
+        def __init__(self, gpu: PretendedGpu) -> None:
+            super().__init__(gpu)
+            self.active_optimization_profile, self.takes_profiles = -1, False
+
+    contexts = iter((PretendedContext(gpu), Second(gpu)))
+    runner = runner_of(gpu, tmp_path, pretended_trt(gpu, lambda: next(contexts)), GpuUse(num_streams=2))
+    with pytest.raises(EngineError, match=r"profile 0 cannot be used .*: take num_streams = 1"), runner:
+        pytest.fail("it cannot be entered")
+    assert gpu.calls.count("free") == sum(call.startswith("allocate") for call in gpu.calls)
+    assert gpu.calls[-1] == "exit"
+
+
+# CUDA graphs
+
+
+def test_shapes_that_come_again_are_captured_once(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    with runner_of(gpu, tmp_path, trt) as runner:
+        for _ in range(4):
+            assert runner.infer(feed(3))["y"].tolist() == [[0, 2], [4, 6], [8, 10]]
+        work = [call for call in gpu.calls if call.split()[0] in ("capture", "launch", "execute")]
+        assert work == ["execute on 7", "capture", *["launch", "execute on 7"] * 3]
+        assert runner.facts().notes == ()
+        gpu.calls.clear()
+        for _ in range(2):
             runner.infer(feed(1))
+        assert gpu.calls[0] == "free graph", "a graph keeps the shapes of its capture"
+        assert gpu.calls.count("capture") == 1
+    assert gpu.calls.count("free graph") == 2
+
+
+def test_shapes_that_change_each_time_are_never_captured(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    with runner_of(gpu, tmp_path, trt) as runner:
+        for num_rows in (1, 2, 1, 2):
+            runner.infer(feed(num_rows))
+    assert "capture" not in gpu.calls
+
+
+def test_graphs_can_be_left_out(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    with runner_of(gpu, tmp_path, trt, PLAIN) as runner:
+        for _ in range(3):
+            runner.infer(feed(1))
+    assert "capture" not in gpu.calls
+
+
+def test_what_cannot_be_captured_runs_without_and_says_so(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    gpu.cannot_capture = "cuStreamEndCapture gives CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
+    with runner_of(gpu, tmp_path, trt) as runner:
+        for _ in range(3):
+            assert runner.infer(feed(1))["y"].tolist() == [[0, 2]]
+        assert runner.facts().notes == (
+            "CUDA graph: not captured (cuStreamEndCapture gives CUDA_ERROR_STREAM_CAPTURE_INVALIDATED; it gave no "
+            "reason); queries are queued as kernels.",
+        )
+    assert gpu.calls.count("execute on 7") == 3
+
+
+def test_where_contexts_have_graphs_of_their_own_these_are_taken(gpu: PretendedGpu, tmp_path: Path) -> None:
+    given: list[Any] = []
+
+    def context(config: Any) -> PretendedContext:
+        given.append(config.cuda_graph_strategy)
+        return PretendedContext(gpu)
+
+    engine: dict[str, Any] = {"create_runtime_config": SimpleNamespace, "create_execution_context": context}
+    trt = pretended_trt(gpu, lambda: PretendedContext(gpu), **engine)
+    vars(trt)["CudaGraphStrategy"] = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole", DISABLED="none")
+    for use in (GpuUse(), PLAIN):
+        with runner_of(gpu, tmp_path, trt, use) as runner:
+            for _ in range(3):
+                runner.infer(feed(1))
+    assert given == ["whole", "none"]
+    assert "capture" not in gpu.calls
+
+
+# Several streams
+
+
+def test_several_queries_in_flight_answer_in_order(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    feeds = [{"x": np.full((1, 2), number, np.float32)} for number in range(5)]
+    with runner_of(gpu, tmp_path, trt, GpuUse(num_streams=2)) as runner:
+        gpu.calls.clear()
+        found = [outputs["y"][0, 0] for outputs in runner.infer_all(feeds)]
+        assert found == [0, 2, 4, 6, 8]
+        order = [call for call in gpu.calls if call.startswith(("execute", "wait"))]
+        assert order[:5] == ["execute on 7", "execute on 8", "wait", "execute on 7", "wait"]
+        assert order.count("wait") == 5
+        assert runner.infer(feeds[1])["y"].tolist() == [[2, 2]]
+    assert gpu.calls.count("free") == 4
+
+
+def test_a_reader_that_stops_early_leaves_nothing_under_way(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    with runner_of(gpu, tmp_path, trt, GpuUse(num_streams=3)) as runner:
+        outputs = runner.infer_all([feed(1)] * 9)
+        next(outputs)
+        gpu.calls.clear()
+        outputs.close()
+        assert gpu.calls == ["wait", "wait"]
+        with pytest.raises(EngineError, match="missing 'x'"):
+            list(runner.infer_all([feed(1), {}]))
+
+
+# Layers
+
+
+def test_times_of_layers_with_what_the_record_knows_of_them(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    known = {"name": "conv + relu", "kind": "conv", "precision": "INT8", "nodes": ["conv", "relu"]}
+    with runner_of(gpu, tmp_path, trt, PLAIN, layers=[known]) as runner:
+        found = runner.layer_times(feed(2), 5)
+    assert found.layers == (
+        LayerTime(LayerFacts("conv + relu", "conv", "INT8", ("conv", "relu")), 0.75, 0.75),
+        LayerTime(LayerFacts("copy", "", "", ()), 0.25, 0.25),
+    )
+    assert found.allocated_mib is None
+    assert gpu.calls.count("execute on 7") == NUM_UNTOLD + 5
+
+
+def test_a_library_that_does_not_tell_times_of_layers(gpu: PretendedGpu, tmp_path: Path) -> None:
+    class Silent(PretendedContext):
+        def report_to_profiler(self) -> bool:
+            return False
+
+    with (
+        runner_of(gpu, tmp_path, pretended_trt(gpu, lambda: Silent(gpu)), PLAIN) as runner,
+        pytest.raises(EngineError, match=r"engine\.plan: times of layers are not told \(it gave no reason\)"),
+    ):
+        runner.layer_times(feed(2), 5)
+
+
+# What goes wrong
+
+
+def test_a_failed_execution_is_an_error(gpu: PretendedGpu, tmp_path: Path) -> None:
+    with (
+        runner_of(gpu, tmp_path, pretended_trt(gpu, lambda: PretendedContext(gpu, works=False))) as runner,
+        pytest.raises(EngineError, match=r"engine\.plan: execution failed \(it gave no reason\)"),
+    ):
+        runner.infer(feed(1))
 
 
 @pytest.mark.parametrize(
@@ -185,26 +270,48 @@ def test_a_failed_execution_is_an_error(gpu: PretendedGpu, tmp_path: Path) -> No
 def test_engines_that_cannot_be_run_give_everything_back(
     gpu: PretendedGpu, tmp_path: Path, engine: dict[str, Any], words: str
 ) -> None:
-    runner = runner_of(gpu, tmp_path, PretendedContext(gpu), **engine)
+    runner = runner_of(gpu, tmp_path, pretended_trt(gpu, lambda: PretendedContext(gpu), **engine))
     with pytest.raises(EngineError, match=words), runner:
         pytest.fail("it cannot be entered")
     assert gpu.calls[-1] == "exit"
     assert gpu.calls.count("free") == sum(call.startswith("allocate") for call in gpu.calls)
 
 
-def test_an_output_whose_shape_depends_on_the_data(gpu: PretendedGpu, tmp_path: Path) -> None:
-    context = PretendedContext(gpu)
-    context.get_tensor_shape = lambda name: (DYNAMIC, 2)  # type: ignore[method-assign]
-    with (
-        pytest.raises(EngineError, match=r"output 'y', \(\?, 2\), depends on the data"),
-        runner_of(gpu, tmp_path, context),
-    ):
+@pytest.mark.parametrize("what", ["allocate", "pinned"])
+def test_memory_that_is_full_gives_back_what_was_taken(gpu: PretendedGpu, tmp_path: Path, what: str) -> None:
+    take, taken = getattr(gpu, what), []
+
+    def second_is_too_much(num_bytes: int) -> Any:
+        taken.append(num_bytes)
+        if len(taken) == 2:
+            raise EngineError("GPU: 9 MiB are asked for, 2 of 8 MiB are free; use a smaller batch")
+        return take(num_bytes)
+
+    setattr(gpu, what, second_is_too_much)
+    runner = runner_of(gpu, tmp_path, pretended_trt(gpu, lambda: PretendedContext(gpu)))
+    with pytest.raises(EngineError, match="2 of 8 MiB are free; use a smaller batch"), runner:
         pytest.fail("it cannot be entered")
-    assert gpu.calls[-2:] == ["free", "exit"]
+    assert gpu.calls.count("free") == sum(call.startswith("allocate") for call in gpu.calls) > 0
+    assert gpu.calls[-1] == "exit"
 
 
-def test_an_engine_that_the_library_refuses(gpu: PretendedGpu, tmp_path: Path) -> None:
-    runner = runner_of(gpu, tmp_path, PretendedContext(gpu), data=b"trash")
+def test_nothing_of_the_library_outlives_the_gpus_context(gpu: PretendedGpu, tmp_path: Path) -> None:
+    class Watched(PretendedContext):
+        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+            return (DYNAMIC, 2)
+
+        def __del__(self) -> None:
+            gpu.calls.append("context is gone")
+
+    runner = runner_of(gpu, tmp_path, pretended_trt(gpu, lambda: Watched(gpu)))
+    with pytest.raises(EngineError, match=r"output 'y', \(\?, 2\), depends on the data"), runner:
+        pytest.fail("it cannot be entered")
+    assert gpu.calls[-2:] == ["context is gone", "exit"]
+
+
+def test_an_engine_that_the_library_refuses(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "engine.plan").write_bytes(b"trash")
+    runner = runner_of(gpu, tmp_path, trt)
     with pytest.raises(EngineError, match=r"the engine cannot be loaded .* build it again here"), runner:
         pytest.fail("it cannot be entered")
     assert gpu.calls == ["enter", "load", "exit"]

@@ -1,0 +1,118 @@
+"""Inputs and outputs of a deserialized engine, and the shapes that its optimization profiles take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from engines.contract import ShapeRange, TensorSpec
+from engines.errors import EngineError
+from engines.onnx_model import shape_text
+
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+"""One of each input, in the engine's order."""
+
+_DTYPES = {
+    "BOOL": "bool",
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "INT8": "int8",
+    "UINT8": "uint8",
+}
+"""Names of ``trt.DataType`` that numpy has too."""
+
+
+@dataclass(frozen=True)
+class EngineIo:
+    """What goes in and comes out."""
+
+    path: Path
+    """The engine's file, for sentences."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profiles: tuple[tuple[ShapeRange, ...], ...]
+    """Of each optimization profile, the shapes of each input."""
+
+    def profile_for(self, shapes: Shapes) -> int:
+        """The profile to run these shapes with: one whose usual shapes they are, else the narrowest that holds them.
+
+        Raises:
+            EngineError: no profile holds them.
+        """
+        holding = [index for index, ranges in enumerate(self.profiles) if _holds(ranges, shapes)]
+        if holding:
+            return min(holding, key=lambda index: (_usual(self.profiles[index]) != shapes, self._room(index), index))
+        raise EngineError(self._outside(shapes))
+
+    def _room(self, index: int) -> int:
+        return sum(math.prod(one.max) for one in self.profiles[index])
+
+    def _outside(self, shapes: Shapes) -> str:
+        outside = [
+            index
+            for index, shape in enumerate(shapes)
+            if not any(_inside(ranges[index], shape) for ranges in self.profiles)
+        ]
+        index = outside[0] if outside else 0
+        known = dict.fromkeys(
+            f"from {shape_text(ranges[index].min)} to {shape_text(ranges[index].max)}" for ranges in self.profiles
+        )
+        words = "profile goes" if len(self.profiles) == 1 else "profiles go"
+        alone = "" if outside else " beside the other inputs' shapes, which no one profile holds together"
+        name, shape = self.inputs[index].name, shape_text(shapes[index])
+        return (
+            f"{self.path}: input '{name}' has shape {shape}{alone}, the engine's "
+            f"{words} {' and '.join(known)}; change the batch, or build with another shape range"
+        )
+
+
+def io_of(trt: Any, engine: Any, path: Path) -> EngineIo:
+    """Ask the engine.
+
+    Raises:
+        EngineError: a tensor has a type that numpy lacks, or lies in host memory.
+    """
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    is_input = {name: engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
+    specs = {name: _spec(trt, engine, name, path) for name in names}
+    inputs = tuple(specs[name] for name in names if is_input[name])
+    return EngineIo(
+        path,
+        inputs,
+        tuple(specs[name] for name in names if not is_input[name]),
+        tuple(
+            tuple(_range(engine.get_tensor_profile_shape(spec.name, index)) for spec in inputs)
+            for index in range(engine.num_optimization_profiles)
+        ),
+    )
+
+
+def _range(shapes: Sequence[Sequence[int]]) -> ShapeRange:
+    low, usual, high = (tuple(shape) for shape in shapes)
+    return ShapeRange(low, usual, high)
+
+
+def _inside(one: ShapeRange, shape: tuple[int, ...]) -> bool:
+    return all(low <= n <= high for low, n, high in zip(one.min, shape, one.max, strict=True))
+
+
+def _holds(ranges: tuple[ShapeRange, ...], shapes: Shapes) -> bool:
+    return all(_inside(one, shape) for one, shape in zip(ranges, shapes, strict=True))
+
+
+def _usual(ranges: tuple[ShapeRange, ...]) -> Shapes:
+    return tuple(one.opt for one in ranges)
+
+
+def _spec(trt: Any, engine: Any, name: str, path: Path) -> TensorSpec:
+    kind = engine.get_tensor_dtype(name).name
+    if kind not in _DTYPES:
+        raise EngineError(f"{path}: '{name}' is {kind}, numpy has no such type; cast it to FP32 inside the model")
+    if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+        raise EngineError(f"{path}: '{name}' is a shape tensor in host memory; make it a constant of the model")
+    return TensorSpec(name, _DTYPES[kind], tuple(engine.get_tensor_shape(name)))
