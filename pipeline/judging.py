@@ -19,6 +19,7 @@ from pipeline.artifact import Engine, Outputs, Timings
 from pipeline.comparison import Tolerance
 from pipeline.direct import passing_folder, stage_from_options
 from pipeline.errors import ConfigError
+from pipeline.layer_table import note_lines, print_layers, split_lines
 from pipeline.planned import raise_failures
 from pipeline.quantities import NONE, three_digits
 from pipeline.stages.benchmark import Benchmark
@@ -137,7 +138,12 @@ def print_timings(timings: Timings) -> None:
         table.add_row(Text(row["name"]), *cells)
     console = Console()
     console.print(table)
+    for line in split_lines(found):
+        console.print(Text(line))
+    print_layers(found, console)
     console.print(Text(found["protocol"], style="dim"))
+    for line in note_lines(found):
+        click.echo(f"trtforge: {line}", err=True)
     for row in found["timings"]:
         if row["note"]:
             click.echo(f"trtforge: {row['name']} at batch {row['batch_size']}: {row['note']}", err=True)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from calibration.lint import Finding
 from calibration.settling import Settling
-from engines.contract import Placement, Precision, TensorSpec
+from engines.contract import DeviceTimes, Placement, Precision, TensorSpec
 from pipeline.machine import Machine
 from pipeline.monitor import Watched
 from pipeline.timing import Latency, Protocol
@@ -123,6 +123,8 @@ class BatchTiming:
     """95 % bootstrap interval of ``speedup``; None with it, and for FP32 itself."""
     device_ms: Latency | None
     """None where the backend does not tell."""
+    split_ms: DeviceTimes | None
+    """Medians of the parts of a query on the device; None likewise."""
     num_queries: int
     stable: bool
     note: str
@@ -164,6 +166,9 @@ class Variant:
     ram_change_mib: float | None
     """By how much the machine's available memory fell when the engine was loaded and ran once; negative if other
     programs gave some back. On a Jetson the GPU's memory is in it. None where nothing was timed."""
+    device_memory_mib: float | None
+    """By how much the GPU's free memory fell when the engine was loaded and ran once; None where the backend does not
+    tell, or nothing was timed."""
     latency_missing: str
     """Why there is no latency; empty if there is one."""
     artifact: str

@@ -6,17 +6,19 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cattrs
 
 from calibration.batches import Samples
 from engines import backend
-from engines.contract import DYNAMIC, Array, Runner
+from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
 from pipeline import isolate
 from pipeline.artifact import Engine, Timings
+from pipeline.device_split import NUM_RUNS, LayersRun, Splits, facts_as_json, feed_of
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.gauges import available_mib
 from pipeline.machine import this_machine
@@ -30,6 +32,8 @@ ROOT = Path("/")
 """Where the monitor looks for /sys and /proc; a test points it at a made-up tree."""
 MONITOR = "monitor.npz"
 """Every reading of the monitor."""
+NOT_OF_TIMING = ("samples", "engine", "latency_ms", "device_ms", "split_ms")
+"""Keys of a row that are no fields of a ``Timing``, or not as they are."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Benchmark:
     batch_sizes: tuple[int, ...] = option((1,), "batch sizes to time")
     num_threads: int = option(0, "threads of a runtime on the CPU; 0: its own choice")
     monitor_ms: int = option(100, "power, clocks and temperatures are read every so many milliseconds; 0: never")
+    layers: bool = option(False, "also time each layer, at the first batch size, in runs of their own after the others")
     protocol: Protocol = Protocol()
 
     def __post_init__(self) -> None:
@@ -70,7 +75,10 @@ class Benchmark:
         what = f"benchmark {', '.join(engines)}"
         with waiting(what), Monitor(ROOT, self.monitor_ms) as monitor:
             measured = isolate.call(out / "benchmark.log", what, _measure, self, dict(engines), samples)
-        rows = [_row(timing, engines[timing.name], out) for timing in measured.timings]
+        rows = [
+            _row(timing, engines[timing.name], out) | {"split_ms": None if split is None else asdict(split)}
+            for timing, split in zip(measured.timings, measured.splits)
+        ]
         if self.monitor_ms:
             monitor.readings().write(out / MONITOR, measured.began_ns)
         record = {
@@ -81,6 +89,8 @@ class Benchmark:
             "monitor": asdict(monitor.watched()) if self.monitor_ms else None,
             "energies": [asdict(energy) for energy in monitor.energies(measured.timings, measured.began_ns)],
             "ram_change_mib": measured.ram_change_mib,
+            "runners": measured.runners,
+            "layers": {name: asdict(run) for name, run in measured.layers.items()},
         }
         (out / "timings.json").write_text(json.dumps(record, indent=1))
         return Timings(out / "timings.json")
@@ -115,7 +125,7 @@ def timings_from(timings: Timings) -> list[Timing]:
     for row in timings.read()["timings"]:
         device = None if row["device_ms"] is None else Latency(**row["device_ms"])
         queries = queries_from_npz(timings.beside(row["samples"]))
-        kept = {key: value for key, value in row.items() if key not in ("samples", "engine", "latency_ms", "device_ms")}
+        kept = {key: value for key, value in row.items() if key not in NOT_OF_TIMING}
         found.append(Timing(latency_ms=Latency(**row["latency_ms"]), device_ms=device, queries=queries, **kept))
     return found
 
@@ -153,24 +163,41 @@ class Measured:
     """When the first block began, on the monotonic clock, which all processes share."""
     ram_change_mib: dict[str, float | None]
     """By how much the available memory fell while an engine was loaded and ran once; None where it is not told."""
+    splits: list[DeviceTimes | None]
+    """Of each timing: where its queries' time went."""
+    runners: dict[str, dict[str, Any]]
+    """What each engine's runner tells."""
+    layers: dict[str, LayersRun]
 
 
 def _measure(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> Measured:
     began_ns: list[int] = []
     changes: dict[str, float | None] = {}
+    runners: dict[str, Runner] = {}
     with ExitStack() as loaded:
         candidates: list[Candidate] = []
+        splits: list[Splits] = []
         for name, engine in engines.items():
             before_mib = available_mib(Path("/"))
-            runner = loaded.enter_context(runner_of(engine, stage.num_threads))
+            runner = runners[name] = loaded.enter_context(runner_of(engine, stage.num_threads))
             own = [_candidate(engine, runner, name, samples, size) for size in stage.batch_sizes]
             for candidate in own:
                 candidate.call()  # Some runtimes take their memory at the first query.
             change_mib = before_mib - available_mib(Path("/"))
             changes[name] = None if math.isnan(change_mib) else change_mib
-            candidates += own
+            heard = [Splits(runner) for _ in own]
+            candidates += [replace(one, device_ms=split.device_ms) for one, split in zip(own, heard)]
+            splits += heard
         timings = measure(candidates, stage.protocol, on_begin=began_ns.append)
-    return Measured(timings, began_ns[0], changes)
+        facts = {name: facts_as_json(runner.facts()) for name, runner in runners.items()}
+    layers = {name: _layers(stage, engine, samples) for name, engine in engines.items()} if stage.layers else {}
+    return Measured(timings, began_ns[0], changes, [split.medians() for split in splits], facts, layers)
+
+
+def _layers(stage: Benchmark, engine: Engine, samples: Samples) -> LayersRun:
+    size = stage.batch_sizes[0]
+    feed = feed_of(next(iter(samples.batches(size))))
+    return LayersRun(size, NUM_RUNS, backend(engine.backend).layer_times(engine.path, feed, NUM_RUNS))
 
 
 def _candidate(engine: Engine, runner: Runner, name: str, samples: Samples, size: int) -> Candidate:

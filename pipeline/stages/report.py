@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from calibration.ranges import ranges_from_folder
 from calibration.settling import settling_from_folder
 from engines import backend
 from engines.contract import TensorSpec
+from pipeline.device_split import split_from_row
 from pipeline.direct import work_folder
 from pipeline.errors import ConfigError
 from pipeline.machine import installed_versions, this_machine
@@ -138,6 +139,8 @@ def variant_record(made: Results, built: BuiltVariant, timings: Sequence[Timing]
     verdict = made.verdicts[built].read()
     built_as = json.loads(engine.beside("record.json").read_text())
     written = made.models[built].notes() if built.precision != "fp32" else []
+    measured = {} if made.timings is None else made.timings.read()
+    runner = measured.get("runners", {}).get(built.name, {"device_memory_mib": None, "notes": []})
     variant = Variant(
         name=built.name,
         precision=built.precision,
@@ -154,21 +157,24 @@ def variant_record(made: Results, built: BuiltVariant, timings: Sequence[Timing]
         throughput_per_s=None,
         speedup=None,
         by_batch=(),
-        ram_change_mib=None if made.timings is None else made.timings.read()["ram_change_mib"].get(built.name),
+        ram_change_mib=measured.get("ram_change_mib", {}).get(built.name),
+        device_memory_mib=runner["device_memory_mib"],
         latency_missing=made.not_timed.get(built, "it was not timed"),
         artifact=str(engine.path),
         num_int8=built_as["num_int8"],
         num_quantizable=built_as["num_quantizable"],
         build_seconds=built_as["build_seconds"],
-        notes=(*written, *engine.notes()),
+        notes=(*written, *engine.notes(), *runner["notes"]),
     )
     own = [timing for timing in timings if timing.name == built.name]
     full = {timing.batch_size: timing for timing in timings if timing.name == f"fp32@{built.backend}"}
     if made.timings is None or not own:
         return variant
     energies = energies_from(made.timings)
+    splits = {(row["name"], row["batch_size"]): split_from_row(row) for row in measured["timings"]}
     by_batch = ((t, full.get(t.batch_size), energies[t.name, t.batch_size]) for t in own)
-    return variant.timed(tuple(_batch_timing(*measured) for measured in by_batch))
+    timed = (replace(_batch_timing(*one), split_ms=splits[one[0].name, one[0].batch_size]) for one in by_batch)
+    return variant.timed(tuple(timed))
 
 
 def _batch_timing(timing: Timing, full: Timing | None, energy: Energy) -> BatchTiming:
@@ -182,6 +188,7 @@ def _batch_timing(timing: Timing, full: Timing | None, energy: Energy) -> BatchT
         speedup=None if ratio is None else ratio.ratio,
         speedup_interval=None if ratio is None or full is timing else (ratio.low, ratio.high),
         device_ms=timing.device_ms,
+        split_ms=None,
         num_queries=timing.num_queries,
         stable=timing.stable,
         note=timing.note,

@@ -276,6 +276,23 @@ def test_benchmark(command: Command, int8: Path) -> None:
     assert files(int8.parent) == {"ranges", "int8.onnx", "t"}
 
 
+def test_benchmark_tells_the_time_of_each_layer(command: Command, tiny: Path) -> None:
+    said = command("benchmark", "tiny.onnx", "--data", "data.npz", "--layers", *QUICK, "-o", "timings.json")
+    assert said.status == 0, said.err
+    assert "tiny.onnx at batch 1: layers (median of 50 runs)" in said.out
+    found = json.loads(Path("timings.json").read_text())
+    assert found["timings"][0]["split_ms"] is None, "the CPU is no device"
+    layers = found["layers"]["tiny.onnx"]["times"]["layers"]
+    assert {"Conv", "Gemm"} & {layer["layer"]["kind"].removeprefix("Fused") for layer in layers}
+    assert sum(layer["share"] for layer in layers) == pytest.approx(1)
+
+
+def test_benchmark_says_that_a_backend_does_not_tell_layers(command: Command, tiny: Path) -> None:
+    said = command("benchmark", "tiny.onnx", "--data", "data.npz", "--backend", "reference", "--layers", *QUICK)
+    assert said.status == 0, said.err
+    assert "trtforge: tiny.onnx: its backend does not tell the times of layers" in said.err.splitlines()
+
+
 def test_benchmark_without_output_leaves_nothing(command: Command, tiny: Path) -> None:
     said = command("benchmark", "tiny.onnx", "--data", "data.npz", *QUICK)
     assert said.status == 0, said.err

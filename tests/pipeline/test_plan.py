@@ -142,6 +142,7 @@ max_metric_drop = 0.5
 monitor_ms = 0
 batch_sizes = [2, 4]
 num_threads = 6
+layers = true
 [benchmark.protocol]
 warmup_queries = 1
 warmup_seconds = 2
