@@ -124,9 +124,12 @@ def closed(model: ir.Model) -> onnx.ModelProto:
 
 def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
     """The array of an initializer that the caller of the model cannot override, else None."""
-    if value is None or value.const_value is None or value.is_graph_input():
-        return None
-    return value.const_value.numpy()
+    return None if value is None or value.const_value is None or not is_constant(value) else value.const_value.numpy()
+
+
+def is_constant(value: ir.Value) -> bool:
+    """Whether ``constant`` has an array, which this does not read."""
+    return value.const_value is not None and not value.is_graph_input()
 
 
 def from_constants(graph: ir.Graph) -> frozenset[str]:

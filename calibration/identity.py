@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import onnx
 
 from calibration.graph import nodes_of
@@ -54,11 +55,12 @@ def _read_inside(node: onnx.NodeProto) -> Iterable[str]:
 def _of_initializer(tensor: onnx.TensorProto) -> str:
     if tensor.data_type == onnx.TensorProto.STRING:
         return _of(b"texts", *tensor.string_data)
-    values = onnx.numpy_helper.to_array(tensor)
-    return _of(str(tensor.data_type).encode(), str(values.shape).encode(), values.tobytes())
+    values = np.ascontiguousarray(onnx.numpy_helper.to_array(tensor))
+    data = values.reshape(-1).view(np.uint8).data  # Not a copy of the weights.
+    return _of(str(tensor.data_type).encode(), str(tuple(tensor.dims)).encode(), data)
 
 
-def _of(*parts: bytes) -> str:
+def _of(*parts: bytes | memoryview) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big"))

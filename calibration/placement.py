@@ -9,7 +9,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from calibration.errors import DataError
-from calibration.graph import attribute_int, constant
+from calibration.graph import attribute_int, constant, is_constant
 from calibration.scale import Arithmetic, DataType, Quantization, Span
 
 Target = Literal["tensorrt", "onnxruntime"]
@@ -145,7 +145,7 @@ def weight_axis(node: ir.Node) -> int | None:
 
 def is_float_weight(value: ir.Value | None) -> bool:
     """Whether this is a constant of type float32."""
-    return constant(value) is not None and value is not None and value.dtype == ir.DataType.FLOAT
+    return value is not None and value.dtype == ir.DataType.FLOAT and is_constant(value)
 
 
 def readers_of(value: ir.Value) -> tuple[Reader, ...]:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from engines import cpu
+from engines.blocked import unordered
 from engines.contract import (
     DYNAMIC,
     Array,
@@ -40,6 +41,10 @@ INSTALL = "pip install 'trtforge[onnxruntime]'"
 
 NUM_UNTOLD = 3
 """Runs before a profile counts."""
+
+LEAST_EXTERNAL_BYTES = 1024
+"""Weights of so many bytes are written beside the optimized graph, whence they are mapped and not copied."""
+
 INTEGER_PRODUCTS = frozenset(
     {
         "ConvInteger",
@@ -156,6 +161,15 @@ def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> Layer
     return LayerTimes(layer_times_from(times_ms, kernels))
 
 
+def load_values(engine: Path, *, num_threads: int) -> Runner:
+    """As ``load``, but an output may have its values in another order, the first dimension excepted: for histograms.
+
+    Each value is that of ``load``, to the bit: the same graph runs, without the copies that bring tensors into order
+    (see ``engines.blocked``). Needs disk space for the weights, beside the engine, until it is left.
+    """
+    return _ValuesRunner(engine, num_threads, simulate=False)
+
+
 class _OrtRunner:
     """One session on the CPU provider."""
 
@@ -166,18 +180,24 @@ class _OrtRunner:
 
     def __enter__(self) -> _OrtRunner:
         ort = _import()
+        self._open(self._engine, self._settings(ort))
+        self.inputs = tuple(_spec(value, self._engine) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value, self._engine) for value in self._session.get_outputs())
+        self._check = FeedCheck(self._engine, self.inputs)
+        self._errors = _errors()
+        return self
+
+    def _settings(self, ort: Any) -> Any:
         settings = _settings(ort, self._num_threads)
         if self._profile:
             settings.enable_profiling, settings.profile_file_prefix = True, f"{self._profile}/profile"
         if self._simulate:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = _session(ort, self._engine, settings)
-        self.inputs = tuple(_spec(value, self._engine) for value in self._session.get_inputs())
-        self.outputs = tuple(_spec(value, self._engine) for value in self._session.get_outputs())
-        self._check = FeedCheck(self._engine, self.inputs)
-        self._names = [spec.name for spec in self.outputs]
-        self._errors = _errors()
-        return self
+        return settings
+
+    def _open(self, path: Path, settings: Any) -> None:
+        self._session = _session(_import(), path, settings)
+        self._names = [value.name for value in self._session.get_outputs()]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -201,6 +221,51 @@ class _OrtRunner:
 
     def facts(self) -> RunnerFacts:
         return RunnerFacts()
+
+
+class _ValuesRunner(_OrtRunner):
+    """Optimizes the model in one session, and runs the optimized graph, without the reordering, in another."""
+
+    def __enter__(self) -> _ValuesRunner:
+        self._folder = tempfile.TemporaryDirectory(dir=self._engine.parent, prefix="optimized-")
+        try:
+            super().__enter__()
+            self._leave_unordered()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def _settings(self, ort: Any) -> Any:
+        settings = super()._settings(ort)
+        settings.optimized_model_filepath = str(Path(self._folder.name) / "optimized.onnx")
+        for name, value in (("file_name", "weights"), ("min_size_in_bytes", str(LEAST_EXTERNAL_BYTES))):
+            settings.add_session_config_entry(f"session.optimized_model_external_initializers_{name}", value)
+        return settings
+
+    def _leave_unordered(self) -> None:
+        """Change to a session of the optimized graph without its reordering, where it has any."""
+        folder = Path(self._folder.name)
+        found = unordered(onnx.load(folder / "optimized.onnx", load_external_data=False))
+        self._source = {name: found.source[name] for name in self._names}
+        if not found.num_reordered:
+            return
+        onnx.save(found.model, folder / "unordered.onnx")
+        del self._session  # Before the next one is made, so that the weights are not in memory twice.
+        ort = _import()
+        settings = super()._settings(ort)
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # They are in the graph.
+        self._open(folder / "unordered.onnx", settings)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._folder.cleanup()
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        found = super().infer(feed)
+        return {name: found[source] for name, source in self._source.items()}
 
 
 def _import() -> Any:

@@ -19,7 +19,7 @@ from calibration.observers import Histogram, Method
 from calibration.ranges import Origin, ranges_from_histograms, write_ranges
 from calibration.settling import Settler, write_settling
 from calibration.watch import Watch, watched_tensors
-from engines import backend
+from engines import backend, onnxruntime
 from engines.contract import Array
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import check_bounds, option
@@ -94,7 +94,8 @@ class Calibrate:
         """Run all samples, each by itself: the last bits of what a runner computes may depend on the batch."""
         bar = Bar("calibrate", samples.num_samples)
         try:
-            with backend(self.runner).load(watched_model, num_threads=self.num_threads) as runner:
+            load = onnxruntime.load_values if self.runner == "onnxruntime" else backend(self.runner).load
+            with load(watched_model, num_threads=self.num_threads) as runner:
                 fixed = fixed_batch(runner)
 
                 def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:

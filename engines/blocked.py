@@ -1,0 +1,73 @@
+"""ONNX Runtime's optimized graph, with tensors given out in the blocked layout that its convolutions compute in.
+
+On CPUs with AVX its convolutions keep 8 or 16 channels side by side (``com.microsoft.nchwc``), and a tensor that is an
+output goes through a ReorderOutput node first. Whoever needs the values alone, in whatever order, can do without: of
+the time that 53 watched tensors cost a MobileNetV2, four fifths are that reordering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+DOMAIN = "com.microsoft.nchwc"
+LARGEST_BLOCK = 16
+"""Channels in a block, at most. Numbers of channels that it does not divide are padded, with values of no meaning."""
+
+
+@dataclass(frozen=True)
+class Unordered:
+    """A model some of whose outputs stand for others, with their values in another order."""
+
+    model: onnx.ModelProto
+    source: Mapping[str, str]
+    """Output of the ordered model -> the output that has its values now; for every output."""
+
+    @property
+    def num_reordered(self) -> int:
+        """So many outputs need no reordering any more."""
+        return sum(name != source for name, source in self.source.items())
+
+
+def unordered(model: onnx.ModelProto) -> Unordered:
+    """Take out each ReorderOutput whose result is nothing but an output, and give out what it read.
+
+    Args:
+        model: a graph that ONNX Runtime has optimized and saved; it is changed in place. Weights are not looked at.
+    """
+    graph = model.graph
+    outputs = {value.name for value in graph.output}
+    read = set(_read_by(graph))
+    source = {name: name for name in outputs}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "ReorderOutput" and node.domain == DOMAIN and _is_needless(node, outputs - read):
+            source[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    values = {value.name: value for value in graph.output}
+    given = {source[name]: value for name, value in values.items()}
+    del graph.node[:], graph.output[:]
+    graph.node.extend(kept)
+    for name, value in given.items():
+        if name == value.name:
+            graph.output.append(value)
+        else:
+            graph.output.add(name=name).type.tensor_type.elem_type = value.type.tensor_type.elem_type
+    return Unordered(model, source)
+
+
+def _is_needless(node: onnx.NodeProto, only_outputs: set[str]) -> bool:
+    channels = next((attribute.i for attribute in node.attribute if attribute.name == "channels"), 1)
+    return node.output[0] in only_outputs and channels % LARGEST_BLOCK == 0
+
+
+def _read_by(graph: onnx.GraphProto) -> Iterator[str]:
+    """Every name that a node of the graph, or of a graph inside it, reads."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from _read_by(inner)
