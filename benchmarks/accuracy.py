@@ -11,10 +11,11 @@ WORK/modelopt is ModelOpt's environment, as `benchmarks/calibration.py` makes it
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,7 @@ sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 from benchmarks import networks
 from benchmarks.calibration import MODELOPT, cpu_name, make_environment
 from benchmarks.candidates import Candidate, Given, Run, candidates, trtforge
-from benchmarks.proportions import mcnemar, tango, wilson
+from benchmarks.proportions import holm, mcnemar, tango, wilson
 from calibration.preprocess import Preprocess
 from engines import onnxruntime
 from engines.contract import BuildOptions
@@ -63,10 +64,11 @@ answered the same evaluation samples in this run.
 
 In *Ours less theirs*, each of our methods is set against each other tool, like against like: ModelOpt, which is made
 for TensorRT, against our placement for TensorRT in simulation; ONNX Runtime against our placement for it, in the same
-run; TFLite against that on ONNX Runtime's kernels. Points of top-1, Tango's interval, p of McNemar's exact test;
-**bold** where ours is below with p < 0.05, which of equals one comparison in forty is by chance.
+run; TFLite against that on ONNX Runtime's kernels. Points of top-1, Tango's interval, p of McNemar's exact test; *in
+italics* where ours is below with p < 0.05, which of equals one comparison in forty is by chance; **bold** where it is
+so with p corrected for all {num} comparisons of the page (Holm): of equals, chance makes a bold one in one page of 20.
 
-Where ours is below, the page says which of the two is nearer to FP32, and gives the difference *without the mean
+Of each in italics or bold the page says which of the two is nearer to FP32, and gives the difference *without the mean
 shift*: from each candidate's logits the mean of its difference to FP32's is taken away, over all samples, by class.
 Rounding shifts the logits by a constant as well as adding noise; where FP32 favours some classes too much, a shift the
 other way is rewarded, which is luck.
@@ -85,6 +87,16 @@ class Answers:
 
 
 @dataclass(frozen=True, eq=False)
+class Section:
+    """One network, judged."""
+
+    name: str
+    counted: str
+    fp32: npt.NDArray[np.bool_]
+    rows: list[Row]
+
+
+@dataclass(frozen=True, eq=False)
 class Row:
     """One candidate, judged."""
 
@@ -95,6 +107,29 @@ class Row:
     """Without the mean shift of the logits against FP32's."""
     agreement: float
     sqnr_db: float
+
+
+@dataclass(frozen=True, eq=False)
+class Duel:
+    """One of our methods against another tool, on the same samples."""
+
+    method: str
+    ours: Row
+    theirs: Row
+    difference: str
+    p: float
+    corrected_p: float = math.nan
+    """For the number of all comparisons of the page."""
+
+    @property
+    def is_below(self) -> bool:
+        """Whether ours is below, and by chance alone in one of forty comparisons of equals."""
+        return self.p < SIGNIFICANT and bool(self.ours.hits.sum() < self.theirs.hits.sum())
+
+    def cell(self) -> str:
+        """The difference and its p."""
+        mark = ("**" if self.corrected_p < SIGNIFICANT else "*") if self.is_below else ""
+        return f"{mark}{self.difference}, p {self.p:.2g}{mark}"
 
 
 def main() -> None:
@@ -109,20 +144,33 @@ def main() -> None:
     if given.environments is not None:
         make_environment(given.environments.resolve() / "modelopt", given.torch)
         modelopt = given.environments.resolve() / "modelopt" / "bin" / "python"
-    parts = []
+    sections = []
     with tempfile.TemporaryDirectory() as folder:
         for index, network in enumerate(networks.NETWORKS):
             if not (given.folder / network.source).is_dir():
                 continue  # A Keras file of the same weights.
             work = Path(folder) / str(index)
             work.mkdir()
-            parts.append(section(network, given.folder.resolve(), work, modelopt))
-            print(parts[-1], flush=True)
+            sections.append(section(network, given.folder.resolve(), work, modelopt))
+            print(f"{network.name}: {len(sections[-1].rows)} candidates", file=sys.stderr, flush=True)
+    text = page(sections)
+    print(text)
     if given.output is not None:
-        given.output.write_text(head() + "\n".join(parts), encoding="utf-8")
+        given.output.write_text(text, encoding="utf-8")
 
 
-def head() -> str:
+def page(sections: list[Section]) -> str:
+    """All of it as Markdown."""
+    fought = [duels(each.rows) for each in sections]
+    corrected = iter(holm([duel.p for own in fought for duel in own]))
+    parts = []
+    for each, own in zip(sections, fought):
+        parts += [f"## {each.name}", "", each.counted, "", *table(each.rows, each.fp32), ""]
+        parts += [*duel_tables([replace(duel, corrected_p=next(corrected)) for duel in own]), ""]
+    return head(sum(map(len, fought))) + "\n".join(parts)
+
+
+def head(num_duels: int) -> str:
     """What the page is, and what it was made with."""
     packages = ("numpy", "onnx", "onnxruntime", "tensorflow", "tf2onnx")
     versions = [f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
@@ -132,11 +180,12 @@ def head() -> str:
         day=f"{datetime.now(timezone.utc):%Y-%m-%d}",
         cpu=cpu_name(),
         versions=", ".join([*versions, modelopt]),
+        num=num_duels,
     )
 
 
-def section(network: networks.Network, folder: Path, work: Path, modelopt: Path | None) -> str:
-    """One network: quantized, judged, as Markdown."""
+def section(network: networks.Network, folder: Path, work: Path, modelopt: Path | None) -> Section:
+    """One network: quantized, judged."""
     fp32 = work / "fp32.onnx"
     trtforge("export", folder / network.source, "-o", fp32)
     preprocess = Preprocess(scale=network.scale, dtype="float32")
@@ -157,7 +206,7 @@ def section(network: networks.Network, folder: Path, work: Path, modelopt: Path 
         both = (found.guesses == labels, unshifted.argmax(axis=1) == labels)
         rows.append(Row(candidate, num_int8(candidate, work), *both, agreement, quality))
     counted = f"{len(labels)} evaluation samples, {num_calibration} for calibration."
-    return "\n".join([f"## {network.name}", "", counted, "", *table(rows, hits), "", *duels(rows), ""])
+    return Section(network.name, counted, hits, rows)
 
 
 def answers(candidate: Candidate, samples: Floats, work: Path) -> Answers:
@@ -250,28 +299,35 @@ def table(rows: list[Row], fp32: npt.NDArray[np.bool_]) -> list[str]:
     return lines
 
 
-def duels(rows: list[Row]) -> list[str]:
-    """Ours less theirs, by method."""
+def duels(rows: list[Row]) -> list[Duel]:
+    """Each method of ours against each other tool, tool by tool."""
     ours = {(row.candidate.method, row.candidate.target, row.candidate.run): row for row in rows}
     methods = [method for method, target, run in ours if (target, run) == ("onnxruntime", "kernels")]
-    lines = ["Ours less theirs:", "", f"| | run | {' | '.join(methods)} |", "|---|---|" + "---|" * len(methods)]
-    below = []
+    found = []
     for row in rows:
-        if row.candidate.method:
-            continue
-        cells = []
-        for method in methods:
+        for method in methods if not row.candidate.method else ():
             mine = ours[(method, *alike(row.candidate))]
-            difference, p = against(mine.hits, row.hits)
-            is_below = p < SIGNIFICANT and mine.hits.sum() < row.hits.sum()
-            cells.append(f"**{difference}, p {p:.2g}**" if is_below else f"{difference}, p {p:.2g}")
-            if is_below:
-                below.append(f"| {method} | {row.candidate.name} | {RUNS[row.candidate.run]} {nearness(mine, row)}")
-        lines.append(f"| {row.candidate.name} | {RUNS[row.candidate.run]} | {' | '.join(cells)} |")
+            found.append(Duel(method, mine, row, *against(mine.hits, row.hits)))
+    return found
+
+
+def duel_tables(found: list[Duel]) -> list[str]:
+    """Ours less theirs, by method; then what there is to say of those in which ours is below."""
+    methods = list(dict.fromkeys(duel.method for duel in found))
+    lines = ["Ours less theirs:", "", f"| | run | {' | '.join(methods)} |", "|---|---|" + "---|" * len(methods)]
+    for begin in range(0, len(found), len(methods)):
+        theirs = found[begin].theirs.candidate
+        cells = [duel.cell() for duel in found[begin : begin + len(methods)]]
+        lines.append(f"| {theirs.name} | {RUNS[theirs.run]} | {' | '.join(cells)} |")
+    below = [duel for duel in found if duel.is_below]
     if not below:
-        return [*lines, "", "Ours is below nowhere."]
-    columns = "| ours | below | run | agrees: ours, theirs | SQNR, dB: ours, theirs | without the mean shift | p |"
-    return [*lines, "", "Where ours is below:", "", columns, "|---|---|---|---|---|---|---:|", *below]
+        return [*lines, "", "Ours is below nowhere, not even before the correction."]
+    columns = "| ours | below | run | p, corrected | agrees: ours, theirs | SQNR, dB: ours, theirs "
+    lines += ["", "Of those in which ours is below:", "", f"{columns}| without the mean shift | p |", "|---" * 8 + "|"]
+    for duel in below:
+        named = f"| {duel.method} | {duel.theirs.candidate.name} | {RUNS[duel.theirs.candidate.run]} "
+        lines.append(f"{named}| {duel.corrected_p:.2g} {nearness(duel.ours, duel.theirs)}")
+    return lines
 
 
 def nearness(ours: Row, theirs: Row) -> str:

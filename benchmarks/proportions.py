@@ -1,4 +1,4 @@
-"""Intervals for a share of samples, and for the difference of two shares on the same samples (95 percent).
+"""Intervals for a share of samples, and for the difference of two shares on the same samples (95 percent); tests.
 
 - ``wilson``: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927) 209-212.
 - ``tango``: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
@@ -6,11 +6,14 @@
   asymptotic test calls the difference significant, and stays sensible with no or few disagreements.
 - ``mcnemar``: the exact test: of the samples on which one is right and the other wrong, each is right on half. McNemar,
   "Note on the sampling error of the difference between correlated proportions or percentages", Psychometrika 12 (1947).
+- ``holm``: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6 (1979)
+  65-70. However the tests depend on each other, the chance that any equal pair is called unequal stays below 5 %.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 Z: float = NormalDist().inv_cdf(0.975)
@@ -53,6 +56,16 @@ def mcnemar(num_first: int, num_second: int) -> float:
     num = num_first + num_second
     tail = sum(math.comb(num, k) for k in range(min(num_first, num_second) + 1))
     return min(1.0, 2 * tail / (1 << num))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p, corrected for the number of tests; in the same order."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
 
 
 def _score(difference: float, num_first: int, num_second: int, num: int) -> float:

@@ -233,10 +233,11 @@ def _numbers(data: Survey, min_samples: int) -> Iterable[Finding]:
             "distinct; a copy adds nothing: drop it",
         )
     if data.num_distinct < min_samples:
+        samples = "sample" if data.num_distinct == 1 else "samples"
         yield Finding(
             "warning",
             "few",
-            f"{data.where}: {data.num_distinct} distinct samples, at least {min_samples} are needed to see if ranges "
+            f"{data.where}: {data.num_distinct} distinct {samples}, at least {min_samples} are needed to see if ranges "
             "settle; add representative ones, some hundreds are usual",
         )
 

@@ -262,7 +262,8 @@ def _notes(histogram: Histogram, method: Method, amax: float, sqnr: Mapping[str,
     if not histogram.amax:
         return ("all zero on the calibration data",)
     notes = []
-    if histogram.min == histogram.max:
+    is_constant = histogram.min == histogram.max
+    if is_constant:
         notes.append("constant on the calibration data")
     elif histogram.min >= 0 or histogram.max <= 0:
         notes.append("one-sided: half of symmetric int8's codes are unused")
@@ -270,7 +271,7 @@ def _notes(histogram: Histogram, method: Method, amax: float, sqnr: Mapping[str,
         notes.append(f"tiny scale {amax / LARGEST_CODE:.3g}: below FP16's smallest normal, 6.1e-5")
     ratios = {name: ratio for name, ratio in sqnr.items() if ratio is not None}
     best = max(ratios, key=lambda name: ratios[name])
-    if ratios[best] - ratios[method] > NOTABLE_LOSS_DB:
+    if ratios[best] - ratios[method] > NOTABLE_LOSS_DB and not is_constant:
         notes.append(f"{method} gives {ratios[method]:.1f} dB, {best} would give {ratios[best]:.1f} dB")
     return tuple(notes)
 

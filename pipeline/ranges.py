@@ -40,6 +40,8 @@ from pipeline.stages.quantize import Quantize
 KINDS = ("ranges", "cache", "ort", "qdq")
 ENDINGS = {"": "ranges", ".cache": "cache", ".flatbuffers": "ort", ".json": "ort", ".onnx": "qdq"}
 OUTPUT = click.option("-o", "--output", type=Path, help="the file to write, or the folder for ranges")
+MOST_LISTED = 3
+"""A note that more tensors have is not printed for each."""
 OF_CACHES = ("--tensorrt", "--algorithm")
 
 
@@ -59,9 +61,8 @@ def show(folder: Path) -> None:
     else:
         console.print(_table(found))
         console.print(_methods_table(methods_from_ranges(found)))
-    for name, tensor in found.tensors.items():
-        for note in tensor.notes:
-            console.print(Text(f"{name}: {note}", style="dim"))
+    for line in notes_of(found):
+        console.print(Text(line, style="dim"))
     origin = found.origin
     what = f"imported from {origin.source}" if found.method == IMPORTED else f"{origin.num_samples} samples"
     if origin.parts:
@@ -71,6 +72,21 @@ def show(folder: Path) -> None:
     if (settling := settling_from_folder(folder)) is not None:
         console.print(_curve(settling))
         console.print(Text(settling.sentence()))
+
+
+def notes_of(found: RangesRecord) -> list[str]:
+    """Lines with what is noted of tensors; a note that many have stands once, with the first of them."""
+    having: dict[str, list[str]] = {}
+    for name, tensor in found.tensors.items():
+        for note in tensor.notes:
+            having.setdefault(note, []).append(name)
+    lines = []
+    for note, names in having.items():
+        if len(names) > MOST_LISTED:
+            lines.append(f"{len(names)} tensors, the first '{names[0]}': {note}")
+        else:
+            lines += [f"{name}: {note}" for name in names]
+    return lines
 
 
 @ranges.command(short_help="One out of several runs on different samples.")

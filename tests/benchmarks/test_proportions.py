@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.proportions import Z, mcnemar, tango, wilson
+from benchmarks.proportions import Z, holm, mcnemar, tango, wilson
 
 
 def test_wilson_equals_the_published_examples() -> None:
@@ -54,3 +54,17 @@ def test_mcnemar_is_the_share_of_outcomes_as_uneven(first: int, second: int) -> 
     outcomes = [bin(code).count("1") for code in range(2**num)]
     uneven = sum(abs(2 * ones - num) >= abs(first - second) for ones in outcomes)
     assert mcnemar(first, second) == pytest.approx(uneven / 2**num)
+
+
+def test_holm_equals_the_example_worked_by_hand() -> None:
+    """0.01, 0.02, 0.03, 0.04: 4 p, 3 p, 2 p, p, and none below the one before."""
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holm_calls_equals_unequal_in_one_family_of_twenty_at_most() -> None:
+    random = np.random.default_rng(0)
+    families = random.random((2000, 30))
+    wrong = np.mean([min(holm(list(p_values))) < 0.05 for p_values in families])
+    assert wrong < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)

@@ -12,10 +12,12 @@ import onnx
 import pytest
 
 from calibration.cachefile import cache_from_bytes
+from calibration.observers import histogram_from_values
 from calibration.orttable import scales_from_flatbuffers, scales_from_json
-from calibration.ranges import ranges_from_folder
+from calibration.ranges import Origin, ranges_from_folder, ranges_from_histograms
 from engines import backend
 from engines.contract import BuildOptions, ShapeRange
+from pipeline.ranges import notes_of
 
 if TYPE_CHECKING:
     from tests.conftest import Command
@@ -295,6 +297,19 @@ def test_show_has_the_worst_first_and_each_method(command: Command, found: Path)
     assert re.search(r"│ entropy \(chosen\) +│ +\d+ │ +\d+ │ +\d+\.\d dB │", summary)
     assert "active: one-sided: half of symmetric int8's codes are unused" in said.out
     assert f"24 samples; model {ranges.origin.model_digest[:12]}, numpy " in said.out
+
+
+def test_a_note_that_many_tensors_have_is_shown_once() -> None:
+    values = np.linspace(0.0, 6.0, 99, dtype=np.float32)
+    positive, constant = histogram_from_values(values, "t"), histogram_from_values(np.ones(3, np.float32), "c")
+    one_sided = "one-sided: half of symmetric int8's codes are unused"
+
+    def shown(num_positive: int) -> list[str]:
+        histograms = {f"t{number}": positive for number in range(num_positive)} | {"c": constant}
+        return notes_of(ranges_from_histograms(histograms, "minmax", 99.9, Origin("m", "d", 1)))
+
+    assert shown(2) == ["c: constant on the calibration data", f"t0: {one_sided}", f"t1: {one_sided}"]
+    assert shown(9) == ["c: constant on the calibration data", f"9 tensors, the first 't0': {one_sided}"]
 
 
 def test_show_of_imported_ranges_says_where_they_are_from(command: Command, jetson: Path) -> None:
