@@ -185,18 +185,25 @@ def measure(
     if len(set(keys)) < len(keys):
         raise ValueError(f"benchmark: two candidates have the same name and batch size: {keys}")
     for candidate in candidates:
-        _run(candidate, protocol.warmup_queries, protocol.warmup_seconds, clock)
+        run_unrecorded(candidate, protocol.warmup_queries, protocol.warmup_seconds, clock)
     order = np.random.default_rng(protocol.seed)
+    need_queries = -(-protocol.min_queries // protocol.num_blocks)
+    need_ns = protocol.min_seconds * 1e9 / protocol.num_blocks
+
+    def done(num_queries: int, spent_ns: int) -> bool:
+        return num_queries >= need_queries and spent_ns >= need_ns
+
     blocks: list[list[Queries]] = [[] for _ in candidates]
     total = protocol.num_blocks * len(candidates)
     began_ns = clock()
     on_begin(began_ns)
     for round_ in range(protocol.num_blocks):
         for index in order.permutation(len(candidates)):
-            raw = _block(candidates[index], protocol, clock)
-            blocks[index].append(_queries_from_raw(raw, round_, began_ns))
+            run_unrecorded(candidates[index], protocol.settle_queries, 0.0, clock)
+            raw = run_block(candidates[index], done, clock)
+            blocks[index].append(queries_from_raw(raw, round_, began_ns))
             on_block(sum(map(len, blocks)), total)
-    return [_timing(candidate, _joined(parts), protocol) for candidate, parts in zip(candidates, blocks)]
+    return [_timing(candidate, joined(parts), protocol) for candidate, parts in zip(candidates, blocks)]
 
 
 def latency_from_ms(values: Floats) -> Latency:
@@ -244,31 +251,32 @@ def _rank(percent: int, count: int) -> int:
     return max(1, -(-percent * count // 100))
 
 
-def _run(candidate: Candidate, num_queries: int, seconds: float, clock: Callable[[], int]) -> None:
-    """Run unrecorded queries: so many, and for so long."""
+def run_unrecorded(candidate: Candidate, num_queries: int, seconds: float, clock: Callable[[], int]) -> int:
+    """Run so many queries at least, and for so long at least; how many these were."""
     done, until_ns = 0, clock() + int(seconds * 1e9)
     while done < num_queries or clock() < until_ns:
         candidate.call()
         done += 1
+    return done
 
 
-_Raw: TypeAlias = tuple[list[int], list[int], list[float]]
+Raw: TypeAlias = tuple[list[int], list[int], list[float]]
 """Start and end of each query in nanoseconds, and its device time in milliseconds."""
 
 
-def _block(candidate: Candidate, protocol: Protocol, clock: Callable[[], int]) -> _Raw:
-    """Run one block, with garbage collection held back while the clock runs."""
-    need_queries = -(-protocol.min_queries // protocol.num_blocks)
-    need_ns = protocol.min_seconds * 1e9 / protocol.num_blocks
+def run_block(candidate: Candidate, done: Callable[[int, int], bool], clock: Callable[[], int]) -> Raw:
+    """Run one block, with garbage collection held back while the clock runs.
+
+    ``done`` is asked before each query with the number of queries so far and the nanoseconds spent in them.
+    """
     starts: list[int] = []
     ends: list[int] = []
     device: list[float] = []
     call, device_ms, spent_ns = candidate.call, candidate.device_ms, 0
-    _run(candidate, protocol.settle_queries, 0.0, clock)
     collecting = gc.isenabled()
     gc.disable()
     try:
-        while len(starts) < need_queries or spent_ns < need_ns:
+        while not done(len(starts), spent_ns):
             start = clock()
             call()
             end = clock()
@@ -283,7 +291,8 @@ def _block(candidate: Candidate, protocol: Protocol, clock: Callable[[], int]) -
     return starts, ends, device
 
 
-def _queries_from_raw(raw: _Raw, round_: int, began_ns: int) -> Queries:
+def queries_from_raw(raw: Raw, round_: int, began_ns: int) -> Queries:
+    """The queries of a block of that round, in a measurement whose first block began then."""
     starts, ends, device = raw
     start_ns, end_ns = np.asarray(starts, dtype=np.int64), np.asarray(ends, dtype=np.int64)
     return Queries(
@@ -294,7 +303,8 @@ def _queries_from_raw(raw: _Raw, round_: int, began_ns: int) -> Queries:
     )
 
 
-def _joined(parts: Sequence[Queries]) -> Queries:
+def joined(parts: Sequence[Queries]) -> Queries:
+    """The queries of several blocks, in that order."""
     return Queries(
         latency_ms=np.concatenate([part.latency_ms for part in parts]),
         block=np.concatenate([part.block for part in parts]),
