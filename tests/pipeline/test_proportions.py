@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.proportions import Z, holm, mcnemar, tango, wilson
+from pipeline.proportions import Z, holm, mcnemar, tango, wilson
 
 
 def test_wilson_equals_the_published_examples() -> None:
