@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from pathlib import Path
@@ -166,12 +166,13 @@ def _add(tensors: Mapping[str, Array], adding: dict[str, Accumulator], which: st
             adding[name].add(values, f"tensor '{name}' on {which}")
 
 
-def watchable(model: onnx.ModelProto) -> list[str]:
+def watchable(model: onnx.ModelProto, types: Collection[int] = (onnx.TensorProto.FLOAT,)) -> list[str]:
     """The FP32 tensors of the main graph that depend on an input, in topological order, inputs first.
 
-    Constants, initializers, and what is computed from them alone are left out; random numbers are not.
+    Constants, initializers, and what is computed from them alone are left out; random numbers are not. ``types`` asks
+    for tensors of other element types.
     """
-    floats = {name for name, value in _typed_values(model).items() if _is_float(value)}
+    floats = {name for name, value in _typed_values(model).items() if value.type.tensor_type.elem_type in types}
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     moving = [value.name for value in model.graph.input if value.name not in constants]
@@ -255,10 +256,6 @@ def _flatten(graph: onnx.GraphProto, name: str) -> None:
     graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), shape))
     graph.node.append(onnx.helper.make_node("Reshape", [inner, shape], [name]))
     graph.output[-1].type.tensor_type.shape.dim.add()
-
-
-def _is_float(value: onnx.ValueInfoProto) -> bool:
-    return value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
 def _is_random(node: onnx.NodeProto) -> bool:

@@ -24,6 +24,7 @@ VERBS = {
     "build": "ONNX -> engine",
     "infer": "Engine and samples -> its answers",
     "validate": "Judge an engine's answers against the FP32 model's",
+    "bisect": "The layer at which a model in reduced precision goes wrong",
     "benchmark": "Time engines against each other",
     "ranges": "Show and merge ranges; to and from TensorRT's calibration cache",
     "pack": "A plan's models, samples and answers in one file, for a device",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from pipeline.errors import ConfigError
 from pipeline.linting import ALLOW, check_samples
 from pipeline.planned import by_plan
 from pipeline.stages.benchmark import Benchmark
-from pipeline.stages.build import Build, Target, takers_of
+from pipeline.stages.build import Build, Target
 from pipeline.stages.export import Export, source_from_path
 from pipeline.stages.infer import Infer
 
@@ -79,24 +78,12 @@ def build(model: Path, backend: str, precision: Precision, **given: Any) -> None
         return by_plan(model, given["store"], "build")
     opened = model_from(model)
     target = Target(backend, precision, shape_ranges(given))
-    check_options_for(backend)
     stage = stage_from_options(Build(), given)
     output = needed(given["output"], "-o", "name the engine to write; its record goes beside it")
     check_file_target(output)
     calibration = calibration_for(stage, opened, target, given)
     click.echo(make(output, partial(stage, model=opened, target=target, calibration=calibration)).path)
     return None
-
-
-def check_options_for(backend: str) -> None:
-    """Raise ConfigError if an option of the builder is given that this backend has no use for."""
-    options = {one.name for one in fields(Build)}
-    for flag in given_options():
-        name = flag.removeprefix("--").replace("-", "_")
-        if name in options and backend not in (takers := takers_of(name)):
-            raise ConfigError(
-                f"{flag}: has no effect on an engine for {backend}, it is for {' and '.join(takers)}; drop it"
-            )
 
 
 def calibration_for(stage: Build, model: OnnxModel, target: Target, given: dict[str, Any]) -> Ranges | Samples | None:
@@ -152,6 +139,8 @@ def infer(engine: Path, backend: str, simulate: bool, **given: Any) -> None:
 @click.option("--min-cosine", type=float, help="smallest cosine similarity")
 @click.option("--min-psnr-db", type=float, help="smallest peak signal-to-noise ratio, dB")
 @click.option("--max-metric-drop", type=float, help="largest drop of the metric")
+@click.option("--model", type=Path, help="the ONNX model that CANDIDATE was built from, if it is none itself")
+@click.option("--ranges", type=Path, help="folder that `trtforge calibrate` wrote, to hold the model's scales to")
 @BACKEND
 @SIMULATE
 @PRECISION
@@ -162,7 +151,8 @@ def validate(reference: Path, candidate: Path | None, **given: Any) -> None:
 
     Each is a file of outputs (.json from `trtforge infer` or `polygraphy run --save-outputs`), or a model to be run on
     --data: REFERENCE an ONNX file on ONNX Runtime, CANDIDATE an engine of --backend. Outputs are judged again with
-    other tolerances without running anything. Exit status 5 if out of bound.
+    other tolerances without running anything. Exit status 5 if out of bound; where both models are known, with the
+    likely layer.
     """
     from pipeline.judging import judge_files
 
@@ -170,6 +160,26 @@ def validate(reference: Path, candidate: Path | None, **given: Any) -> None:
         return by_plan(reference, given["store"], "validate")
     judge_files(reference, needed(candidate, "CANDIDATE", "name outputs or an engine to judge"), given)
     return None
+
+
+@click.command()
+@click.argument("reference", type=Path)
+@click.argument("candidate", type=Path)
+@data_options
+@click.option("--ranges", type=Path, help="folder that `trtforge calibrate` wrote, to hold the model's scales to")
+@click.option("--num-bisected", default=32, show_default=True, help="samples to run both on, evenly spread; 0: all")
+@output_option("write all nodes here too (JSON)")
+def bisect(reference: Path, candidate: Path, **given: Any) -> None:
+    """Find the layer at which CANDIDATE (ONNX in FP16 or with Q/DQ nodes) loses what REFERENCE (FP32 ONNX) computes.
+
+    Each node's SQNR before and after it, and what a sound rounding at the same places leaves. `validate` does this by
+    itself where an engine fails.
+    """
+    from pipeline.judging import look_into
+
+    if is_plan(reference):
+        raise ConfigError(f"{reference}: is a plan; `trtforge validate {reference}` says the layer of what fails")
+    look_into(reference, candidate, given)
 
 
 @click.command()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from calibration.bisection import sqnr_db
 from engines.contract import Array
 from pipeline.errors import ConfigError
 from pipeline.option import option
@@ -31,6 +32,21 @@ class Tolerance:
 
 
 @dataclass(frozen=True)
+class Element:
+    """One element of an output."""
+
+    index: tuple[int, ...]
+    """Of the sample, then within it."""
+    reference: float
+    candidate: float
+
+    def words(self) -> str:
+        """Where it is, and both values."""
+        at = ", ".join(map(str, self.index))
+        return f"at [{at}] it is {self.candidate:.6g}, and {self.reference:.6g} of the reference"
+
+
+@dataclass(frozen=True)
 class OutputComparison:
     """One output of a candidate against the reference, over all samples."""
 
@@ -43,6 +59,10 @@ class OutputComparison:
     """Cosine similarity of a batch's outputs: the smallest of all batches, and the mean."""
     psnr_db: float
     """Smallest peak signal-to-noise ratio of all batches, dB; inf where the outputs are equal."""
+    sqnr_db: float
+    """Power of the reference to that of the difference, over all samples, dB; inf where the outputs are equal."""
+    worst: Element
+    """The first that differs most, or is no number."""
     passed: bool
     failures: tuple[str, ...]
     """One sentence for each check that failed."""
@@ -90,18 +110,46 @@ def compare(reference: Path, candidate: Path, tolerance: Tolerance) -> dict[str,
             "cosine": polygraphy.CosineSimilarityCompareFunc(cosine_similarity_threshold=tolerance.min_cosine),
             "psnr": polygraphy.PsnrCompareFunc(psnr_threshold=tolerance.min_psnr_db),
         }
-        found = {
-            check: [function(ours, theirs) for theirs, ours in zip(first, second, strict=True)]
-            for check, function in results.items()
-        }
-    sizes = [len(batch[names[0]]) for batch in first]
-    return {name: _summary(name, found, sizes, tolerance) for name in names}
+        pairs = list(zip(first, second, strict=True))
+        found = {check: [function(ours, theirs) for theirs, ours in pairs] for check, function in results.items()}
+        differences = {name: _difference([(theirs[name], ours[name]) for theirs, ours in pairs]) for name in names}
+    return {name: _summary(name, found, differences[name], tolerance) for name in names}
+
+
+@dataclass
+class _Difference:
+    """What Polygraphy does not tell of an output: its samples by batch, the sums of squares, the worst element."""
+
+    num_samples: list[int]
+    signal: float
+    noise: float
+    worst: Element
+
+    def sqnr_db(self) -> float:
+        return sqnr_db(self.signal, self.noise)
+
+
+def _difference(batches: Sequence[tuple[Array, Array]]) -> _Difference:
+    found, most, begin = _Difference([], 0.0, 0.0, Element((), math.nan, math.nan)), -1.0, 0
+    for expected, got in batches:
+        want, have = expected.astype(np.float64), got.astype(np.float64)
+        far = np.abs(have - want)
+        far[~np.isfinite(far)] = math.inf
+        found.num_samples.append(len(want))
+        found.signal += float(np.square(want).sum())
+        found.noise += float(np.square(far).sum())
+        if far.size and far.max() > most:
+            at = np.unravel_index(int(far.argmax()), far.shape)
+            row, *others = map(int, at)
+            found.worst, most = Element((begin + row, *others), float(want[at]), float(have[at])), float(far.max())
+        begin += len(want)
+    return found
 
 
 def _summary(
-    name: str, found: Mapping[str, Sequence[Mapping[str, Any]]], sizes: Sequence[int], tolerance: Tolerance
+    name: str, found: Mapping[str, Sequence[Mapping[str, Any]]], difference: _Difference, tolerance: Tolerance
 ) -> OutputComparison:
-    """One output's comparison out of Polygraphy's results, batch by batch; ``sizes``: samples of each batch."""
+    """One output's comparison out of Polygraphy's results, batch by batch."""
     elementwise = [batch[name] for batch in found["elementwise"]]
     cosine = [float(batch[name].cosine_similarity) for batch in found["cosine"]]
     psnr = [float(batch[name].psnr) for batch in found["psnr"]]
@@ -122,12 +170,14 @@ def _summary(
             failures.append(f"output '{name}' has PSNR {psnr_min:.1f} dB, below min_psnr_db {tolerance.min_psnr_db:g}")
     return OutputComparison(
         max_abs=max_abs,
-        mean_abs=float(np.average([result.mean_absdiff for result in elementwise], weights=sizes)),
+        mean_abs=float(np.average([result.mean_absdiff for result in elementwise], weights=difference.num_samples)),
         cosine_min=cosine_min,
         cosine_mean=float(np.mean(cosine)),
         psnr_db=psnr_min,
+        sqnr_db=difference.sqnr_db(),
+        worst=difference.worst,
         passed=not failures,
-        failures=tuple(failures),
+        failures=tuple(f"{failure}; {difference.worst.words()}" for failure in failures),
     )
 
 

@@ -15,6 +15,7 @@ from calibration.source import FUNCTION, DataSource
 from engines import backend
 from engines.contract import Precision
 from pipeline.artifact import Engine, Findings, OnnxModel, Outputs, Ranges, SavedModel, Source, Timings, Verdict
+from pipeline.bisecting import Evidence
 from pipeline.bundle import Bundle, open_bundle
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
 from pipeline.plan import Plan, nearest
@@ -95,7 +96,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
 
     judge = judge_of(plan)
     for variant, outputs in made.outputs.items():
-        judged = (judge, variant.precision)
+        judged = Judged(judge, variant.precision, evidence_of(plan, made, variant))
         made.verdicts[variant] = store.run(plan.validate, made.reference, outputs, made.evaluation, judged)
     if until != "validate":
         time_engines(plan, store, made)
@@ -170,13 +171,12 @@ def check_plan(plan: Plan, until: str) -> None:
     Raises:
         Unavailable: a backend cannot build on this machine, or not what [build] asks for.
         ConfigError: the models of a bundle are asked for, there is no such metric, or INT8 is asked of a backend that
-            takes none, [build] has what no backend takes, or the report's folder holds something else.
+            takes none, or the report's folder holds something else.
     """
     if plan.packed.manifest and until in MODELS_ONLY:
         raise ConfigError(f"{plan.path}: is a bundle's plan, its models are made: nothing is left to {until}")
     if plan.data.metric:
         judge_of(plan).metric()
-    plan.build.check_backends(plan.variants.backends)
     for variant in variants(plan, until):
         if variant.precision == "int8" and backend(variant.backend).PLACEMENT == "none":
             raise ConfigError(
@@ -255,6 +255,13 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
     return Engine(made.models[variant].path, "onnxruntime", simulated=True)
 
 
+def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
+    """The models behind a variant's engine; None where FP32 is all there is, as with native INT8."""
+    if variant.precision == "fp32" or plan.build.is_native(variant.backend, variant.precision):
+        return None
+    return Evidence(made.fp32, made.models[variant], made.evaluation, made.ranges)
+
+
 def trained_network(plan: Plan, made: Results) -> Engine:
     """What the user brought, ready to be run: by TensorFlow, or an ONNX source by what runs the FP32 model."""
     if isinstance(made.source, SavedModel):
@@ -273,7 +280,7 @@ def check_export(plan: Plan, store: Store, made: Results) -> None:
     """
     assert made.reference is not None
     answers = store.run(plan.infer, trained_network(plan, made), made.evaluation)
-    judged: Judged = (judge_of(plan), "fp32")
+    judged = Judged(judge_of(plan), "fp32")
     made.source_verdict = store.run(plan.validate, answers, made.reference, made.evaluation, judged)
     verdict = made.source_verdict.read()
     if not verdict["passed"]:

@@ -1,7 +1,9 @@
-"""`validate` and `benchmark` on files: judge outputs, run what has not been run, print the numbers."""
+"""`validate`, `bisect` and `benchmark` on files: judge outputs, run what has not been run, print the numbers."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from calibration.batches import Samples
+from calibration.batches import Samples, input_specs_from_onnx
 from engines.contract import Precision
-from pipeline.arguments import engine_from, needed, samples_from, specs_of
-from pipeline.artifact import Engine, Outputs, Timings
+from pipeline.arguments import engine_from, model_from, needed, samples_from, specs_of
+from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Timings
+from pipeline.bisecting import Evidence, bisected
 from pipeline.comparison import Tolerance
 from pipeline.direct import passing_folder, stage_from_options
 from pipeline.errors import ConfigError
@@ -24,8 +27,10 @@ from pipeline.planned import raise_failures
 from pipeline.quantities import NONE, three_digits
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.infer import Infer
-from pipeline.stages.validate import Judge, LabelFile, Labelled, Validate
+from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validate
 
+NUM_SHOWN = 12
+"""Nodes in the table of `bisect`."""
 TOLERANCES = ("atol", "rtol", "min_cosine", "min_psnr_db", "max_metric_drop")
 
 
@@ -59,12 +64,63 @@ def judge_files(reference: Path, candidate: Path, given: dict[str, Any]) -> None
             folder = work / str(index)
             folder.mkdir()
             outputs.append(Outputs(path) if engine is None or samples is None else Infer()(folder, engine, samples))
-        verdict = stage(work, outputs[0], outputs[1], labelled, (judge, precision))
+        evidence = evidence_from(engines, samples, given)
+        verdict = stage(work, outputs[0], outputs[1], labelled, Judged(judge, precision, evidence))
         found = verdict.read()
         if given["output"]:
             verdict.path.replace(given["output"])
     print_verdict(found)
     raise_failures({candidate.name: found})
+
+
+def evidence_from(engines: Sequence[Engine | None], samples: Samples | None, given: dict[str, Any]) -> Evidence | None:
+    """The models behind a candidate: its own ONNX file, or the one that was named beside it, and the reference's.
+
+    Raises:
+        ConfigError: a model or ranges are named that nothing can be done with.
+    """
+    reference, candidate = engines
+    named: Path | None = given["model"]
+    ranges: Path | None = given["ranges"]
+    own = candidate.path if candidate is not None and candidate.path.suffix == ".onnx" else None
+    model = named or own
+    if reference is None or reference.path.suffix != ".onnx" or samples is None or model is None:
+        for flag, path in (("--model", named), ("--ranges", ranges)):
+            if path is not None:
+                raise ConfigError(f"{flag}: has effect where REFERENCE is an ONNX file and --data is there; give both")
+        return None
+    if model_from(model).digest() == OnnxModel(reference.path).digest():
+        return None
+    return Evidence(OnnxModel(reference.path), OnnxModel(model), samples, None if ranges is None else Ranges(ranges))
+
+
+def look_into(reference: Path, candidate: Path, given: dict[str, Any]) -> None:
+    """Print which nodes of a candidate lose what the reference computes, the most suspect first."""
+    ranges: Path | None = given["ranges"]
+    models = OnnxModel(model_from(reference).path), OnnxModel(model_from(candidate).path)
+    samples = samples_from(given, input_specs_from_onnx(reference))
+    evidence = Evidence(*models, samples, None if ranges is None else Ranges(ranges))
+    stage = Validate(num_bisected=given["num_bisected"])
+    found = bisected(evidence, stage.num_bisected, stage.reference)
+    said = [found.suspicion({}), *evidence.misfits()]
+    if output := given["output"]:
+        record = {"num_samples": found.num_samples, "sentences": said, "suspects": found.rows(len(found.suspects))}
+        with passing_folder(output) as work:
+            (work / "suspects.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+            (work / "suspects.json").replace(output)
+    table = _table(f"{candidate.name}: SQNR, dB, on {found.num_samples} samples")
+    table.add_column("tensor of FP32", overflow="fold")
+    table.add_column("operator", overflow="fold")
+    for column in ("before", "after", "sound", "drop"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for suspect in found.suspects[:NUM_SHOWN]:
+        ratios = (suspect.sqnr_in_db, suspect.sqnr_out_db, suspect.sound_db, suspect.drop_db)
+        operator = suspect.operator.replace("QuantizeLinear and DequantizeLinear", "Q and DQ")
+        table.add_row(Text(suspect.tensor), operator, *(f"{ratio:.1f}" for ratio in ratios))
+    console = Console()
+    console.print(table)
+    for sentence in said:
+        console.print(Text(sentence))
 
 
 def _label_file(given: dict[str, Any]) -> LabelFile:

@@ -81,7 +81,7 @@ def padded(feed: Mapping[str, Array], num_samples: int) -> dict[str, Array]:
     """The batch, filled up to ``num_samples`` by repeating its last sample."""
     return {
         name: np.concatenate([array, np.repeat(array[-1:], num_samples - len(array), axis=0)])
-        if len(array) < num_samples
+        if array.ndim and len(array) < num_samples
         else array
         for name, array in feed.items()
     }

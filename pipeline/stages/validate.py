@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from calibration.userfunction import module_sources
+from engines import backend
 from engines.contract import Array, Precision
 from pipeline.artifact import Outputs, Verdict
-from pipeline.comparison import Tolerance, compare, read_outputs
+from pipeline.bisecting import Evidence, bisected
+from pipeline.comparison import OutputComparison, Tolerance, compare, read_outputs
 from pipeline.errors import ConfigError
 from pipeline.metrics import Metric, metric
-from pipeline.option import option
+from pipeline.option import check_bounds, option
 from pipeline.versions import distribution_versions
 
 
@@ -84,8 +87,18 @@ class Judge:
         return found(outputs, labelled.labels() if labelled is not None and found.needs_labels else None)
 
 
-Judged: TypeAlias = tuple[Judge, Precision]
-"""By what metric, and as what precision, outputs are judged."""
+@dataclass(frozen=True)
+class Judged:
+    """By what metric, as what precision, and with what known behind them, outputs are judged."""
+
+    judge: Judge
+    precision: Precision
+    evidence: Evidence | None = None
+    """None where nothing is known of the engine but its outputs, and for FP32, behind which there is no other model."""
+
+    def digest(self) -> str:
+        """SHA-256 (hex) digests of all of it."""
+        return f"{self.judge.digest()} {self.precision} {self.evidence.digest() if self.evidence else ''}"
 
 
 @dataclass(frozen=True)
@@ -99,10 +112,15 @@ class Validate:
     fp32: Tolerance = field(default=Tolerance(min_cosine=0.9999, max_metric_drop=0.001))
     fp16: Tolerance = field(default=Tolerance(min_cosine=0.999, max_metric_drop=0.005))
     int8: Tolerance = field(default=Tolerance(min_cosine=0.9, max_metric_drop=0.01))
+    num_bisected: int = option(32, "samples on which the model of a failed engine is searched for the layer; 0: none")
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        check_bounds(self, num_bisected=(0, math.inf))
 
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the verdict depends on."""
-        return distribution_versions("polygraphy", "numpy")
+        return distribution_versions("polygraphy", "numpy", "onnx", "onnxruntime")
 
     def tolerance(self, precision: Precision) -> Tolerance:
         """The tolerances for engines of that precision."""
@@ -110,12 +128,8 @@ class Validate:
 
     def with_tolerance(self, precision: Precision, tolerance: Tolerance) -> Validate:
         """The same stage with other tolerances for one precision."""
-        return Validate(
-            self.reference,
-            fp32=tolerance if precision == "fp32" else self.fp32,
-            fp16=tolerance if precision == "fp16" else self.fp16,
-            int8=tolerance if precision == "int8" else self.int8,
-        )
+        changed: dict[str, Any] = {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8} | {precision: tolerance}
+        return replace(self, **changed)
 
     def __call__(
         self,
@@ -123,17 +137,21 @@ class Validate:
         reference: Outputs,
         candidate: Outputs,
         labelled: Labelled | None,
-        judged: tuple[Judge, Precision],
+        judged: Judged,
     ) -> Verdict:
         """Write ``out/verdict.json``: ``passed``, ``failures`` (sentences), ``metric``, ``reference_metric``,
         ``metric_drop`` (positive: worse than FP32), ``agreement`` (share of samples with the same arg max, or null)
-        and, by output, Polygraphy's numbers.
+        and, by output, Polygraphy's numbers and the element that is worst.
+
+        Where the models behind the engine are known, the scales of a Q/DQ model are held to its ranges; and if anything
+        fails, the last of ``failures`` says where it comes from, and ``suspects`` has the likeliest nodes, see
+        ``calibration.bisection``.
 
         Raises:
             ConfigError: the outputs do not belong together, or the metric cannot be read from them.
             DataError: the metric needs labels and there are none.
         """  # fmt: skip
-        judge, precision = judged
+        judge, precision = judged.judge, judged.precision
         tolerance = self.tolerance(precision)
         compared = compare(reference.path, candidate.path, tolerance)
         failures = [failure for output in compared.values() for failure in output.failures]
@@ -147,10 +165,16 @@ class Validate:
                     f"{judge.name} is {value:.4f} against {expected:.4f} of FP32, a drop of {drop:.4f}, "
                     f"above max_metric_drop {tolerance.max_metric_drop:g}"
                 )
+        failures += judged.evidence.misfits() if judged.evidence else []
+        suspects: list[dict[str, Any]] = []
+        if failures and judged.evidence and self.num_bisected:
+            suspicion, suspects = self._suspicion(judged.evidence, compared)
+            failures.append(suspicion)
         verdict = {
             "precision": precision,
             "passed": not failures,
             "failures": failures,
+            "suspects": suspects,
             "metric": value,
             "reference_metric": expected,
             "metric_drop": drop,
@@ -160,6 +184,15 @@ class Validate:
         }
         (out / "verdict.json").write_text(json.dumps(verdict, indent=1))
         return Verdict(out / "verdict.json")
+
+    def _suspicion(
+        self, evidence: Evidence, compared: Mapping[str, OutputComparison]
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """Where failures come from: a sentence, and the likeliest nodes."""
+        if reason := backend(self.reference).why_not_run():
+            return f"the layer was not searched for: {reason}", []
+        found = bisected(evidence, self.num_bisected, self.reference)
+        return found.suspicion({name: output.sqnr_db for name, output in compared.items()}), found.rows()
 
 
 def agreement(ours: Mapping[str, Array], theirs: Mapping[str, Array], output: str) -> float | None:

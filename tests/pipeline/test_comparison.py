@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from engines.contract import Array
-from pipeline.comparison import OutputComparison, Tolerance, compare, read_outputs, write_outputs
+from pipeline.comparison import Element, OutputComparison, Tolerance, compare, read_outputs, write_outputs
 from pipeline.errors import ConfigError
 
 REFERENCE = np.array([[1, 2, 2], [2, 0, 0], [0, 3, 4]], np.float32)
@@ -53,7 +53,9 @@ def test_polygraphy_itself_reads_the_file(tmp_path: Path) -> None:
 
 
 def test_equal_outputs(tmp_path: Path) -> None:
-    assert compared(tmp_path, [REFERENCE], STRICT) == OutputComparison(0.0, 0.0, 1.0, 1.0, math.inf, True, ())
+    nowhere = Element((0, 0), 1.0, 1.0)
+    expected = OutputComparison(0.0, 0.0, 1.0, 1.0, math.inf, math.inf, nowhere, True, ())
+    assert compared(tmp_path, [REFERENCE], STRICT) == expected
 
 
 def test_the_numbers_by_hand(tmp_path: Path) -> None:
@@ -65,6 +67,8 @@ def test_the_numbers_by_hand(tmp_path: Path) -> None:
     assert found.cosine_min == pytest.approx(24 / 25)
     assert found.cosine_mean == pytest.approx((1 + 24 / 25) / 2)
     assert found.psnr_db == pytest.approx(20 * math.log10(4) - 10 * math.log10(2 / 3), abs=0.01)
+    assert found.sqnr_db == pytest.approx(10 * math.log10((9 + 4 + 25) / 2))
+    assert found.worst == Element((2, 1), 3.0, 4.0), "the first of those that differ most, by its place in all samples"
     assert found.passed
 
 
@@ -87,7 +91,7 @@ def test_each_check_fails_alone(tmp_path: Path, tolerance: Tolerance, failure: s
     candidate = REFERENCE.copy()
     candidate[2] = [0, 4, 3]
     found = compared(tmp_path, [candidate], tolerance)
-    assert found.failures == (failure,)
+    assert found.failures == (f"{failure}; at [2, 1] it is 4, and 3 of the reference",)
     assert not found.passed
 
 
@@ -105,7 +109,8 @@ def test_nan_and_infinity_never_pass(tmp_path: Path, value: float) -> None:
     candidate = REFERENCE.copy()
     candidate[1, 1] = value
     found = compared(tmp_path, [candidate], Tolerance())
-    assert found.failures == ("output 'scores' has NaN or infinity",)
+    assert found.failures == (f"output 'scores' has NaN or infinity; at [1, 1] it is {value}, and 0 of the reference",)
+    assert found.sqnr_db == -math.inf
     assert not found.passed
 
 

@@ -36,7 +36,7 @@ from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
 from pipeline.stages.infer import SIMULATION, Infer, runner_of, unpadded
 from pipeline.stages.quantize import Quantize
-from pipeline.stages.validate import Judge, LabelFile, Validate, agreement
+from pipeline.stages.validate import Judge, Judged, LabelFile, Validate, agreement
 from pipeline.store import Store
 from pipeline.timing import Protocol
 
@@ -516,8 +516,8 @@ def labelled(tmp_path: Path) -> LabelFile:
     return LabelFile(tmp_path / "labels.npy", "")
 
 
-def judged(name: str, precision: Any = "int8", folder: Path = Path()) -> Any:
-    return Judge(name, "", folder), precision
+def judged(name: str, precision: Any = "int8", folder: Path = Path()) -> Judged:
+    return Judged(Judge(name, "", folder), precision)
 
 
 def test_a_good_engine_passes(out: Out, labelled: LabelFile) -> None:
@@ -543,7 +543,10 @@ def test_other_tolerances_judge_saved_outputs_again(out: Out) -> None:
     strict = Validate().with_tolerance("fp16", Tolerance(atol=0.1))
     assert strict.int8 == Validate().int8
     failures = strict(out(), theirs, ours, None, judged("", "fp16")).read()["failures"]
-    assert failures == ["output 's' differs by up to 0.5, but atol 0.1 and rtol 0 are allowed"]
+    (failure,) = failures
+    assert failure.startswith(
+        "output 's' differs by up to 0.5, but atol 0.1 and rtol 0 are allowed; at [0, 0] it is 0.5"
+    )
 
 
 def test_a_drop_is_positive_where_more_is_better(out: Out, labelled: LabelFile) -> None:
@@ -581,7 +584,7 @@ def test_nan_in_the_outputs_fails_in_a_sentence(out: Out, labelled: LabelFile, m
         out(), outputs_of(out(), s=RIGHT), outputs_of(out(), s=broken), labelled, judged(metric)
     ).read()
     assert not verdict["passed"]
-    assert "output 's' has NaN or infinity" in verdict["failures"]
+    assert "output 's' has NaN or infinity; at [2, 1] it is nan, and 0 of the reference" in verdict["failures"]
     assert verdict["agreement"] == 0.75
 
 

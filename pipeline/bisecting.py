@@ -1,0 +1,158 @@
+"""Look for the node at which a model in reduced precision loses what FP32 computes: in `validate`, and as `bisect`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from calibration.batches import Samples
+from calibration.bisection import Bisection, Suspect
+from calibration.collect import Run, watch_tensors, write_watched
+from calibration.misfit import misfits
+from calibration.ranges import ranges_from_folder
+from calibration.scale import Span
+from calibration.source import Array, spread
+from engines import backend, onnxruntime
+from engines.contract import Runner
+from pipeline.artifact import OnnxModel, Ranges
+from pipeline.errors import ConfigError
+from pipeline.record import finite
+from pipeline.stages.infer import fixed_batch, padded, unpadded
+from pipeline.stages.quantize import spans_from_ranges
+
+NUM_KEPT = 5
+"""Suspects in a verdict."""
+APART_DB = 6.0
+"""An engine that is so much worse than its model's simulation does not compute what the model says."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What stands behind an engine that is judged: the ONNX model with its precision, FP32, and samples for both."""
+
+    fp32: OnnxModel
+    model: OnnxModel
+    samples: Samples
+    ranges: Ranges | None
+    """None where they are not known."""
+
+    def digest(self) -> str:
+        """SHA-256 (hex) digests of all of it."""
+        parts = (self.fp32, self.model, self.samples, self.ranges)
+        return " ".join("" if part is None else part.digest() for part in parts)
+
+    def spans(self) -> dict[str, Span]:
+        """The ranges by tensor; none where they are not known."""
+        return {} if self.ranges is None else spans_from_ranges(ranges_from_folder(self.ranges.path))
+
+    def misfits(self) -> list[str]:
+        """What is wrong with the model's scales, a sentence each; the last says how many more there are."""
+        found = [] if self.ranges is None else list(misfits(onnx.load(self.model.path), self.spans()))
+        said = [misfit.sentence() for misfit in found[:NUM_KEPT]]
+        return said + [f"so are {len(found) - NUM_KEPT} further tensors"] * (len(found) > NUM_KEPT)
+
+
+@dataclass(frozen=True)
+class Bisected:
+    """What was found."""
+
+    suspects: tuple[Suspect, ...]
+    """The most suspect first."""
+    sqnrs_db: dict[str, float]
+    """Output -> its SQNR in the simulation of the model."""
+    num_samples: int
+
+    def suspicion(self, engine_sqnrs_db: dict[str, float]) -> str:
+        """The likely layer in a sentence; or, where the simulated model is right and the engine is not, just that."""
+        worse = [name for name, ratio in engine_sqnrs_db.items() if ratio + APART_DB < self.sqnrs_db.get(name, ratio)]
+        on = f"on {self.num_samples} samples"
+        if worse:
+            return (
+                f"its model, simulated {on}, keeps {self.sqnrs_db[worse[0]]:.1f} dB of SQNR at output '{worse[0]}' and "
+                f"the engine {engine_sqnrs_db[worse[0]]:.1f} dB: the engine does not compute what its model says, or "
+                "was given other inputs; look at its build and at the preprocessing, not at the ranges"
+            )
+        first = next(iter(self.suspects), None)
+        if first is None or not first.is_clear():
+            return f"no single layer stands out {on}: the loss is spread over many"
+        return f"the likely layer, {on}: {first.sentence()}"
+
+    def rows(self, num: int = NUM_KEPT) -> list[dict[str, Any]]:
+        """The first suspects as plain data; what is not finite is None."""
+        return [_plain(asdict(suspect)) for suspect in self.suspects[:num]]
+
+
+def bisected(evidence: Evidence, num_samples: int, runner: Literal["onnxruntime", "reference"]) -> Bisected:
+    """Run both models on so many samples, evenly spread, one at a time; memory is that of one sample's tensors.
+
+    Raises:
+        Unavailable: the runner is not installed.
+        EngineError: it refuses one of the models.
+        ConfigError: they have no tensor in common.
+        DataError: the ranges cannot be read.
+    """
+    reference, candidate = (onnx.load(model.path) for model in (evidence.fp32, evidence.model))
+    bisection = Bisection(reference, candidate)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
+
+        def opened(model: onnx.ModelProto, names: list[str], source: Path | None) -> Run:
+            watched = folder / f"{len(list(folder.iterdir()))}.onnx"
+            if source is None:
+                onnx.save(watch_tensors(model, names), watched)
+            else:
+                write_watched(source, model, names, watched)
+            simulates = runner == "onnxruntime"
+            loaded = load_simulation(watched) if simulates else backend(runner).load(watched, num_threads=0)
+            return _run(stack.enter_context(loaded))
+
+        theirs, ours = bisection.watched()
+        if not ours:
+            raise ConfigError(
+                f"{evidence.model.path}: has no tensor of {evidence.fp32.path}, by whose names they are compared; give "
+                "two models of one export"
+            )
+        runs = opened(reference, theirs, evidence.fp32.path), opened(candidate, ours, evidence.model.path)
+        num = 0
+        for num, feed in enumerate(few(evidence.samples, num_samples), start=1):  # noqa: B007  # Counts them.
+            bisection.see(feed, runs[0])
+        rounded = bisection.rounded()
+        sound = opened(rounded.model, bisection.sound(), None)
+        random = np.random.default_rng(0)
+        for feed in few(evidence.samples, num_samples):
+            bisection.add(feed, (*runs, sound), random)
+    return Bisected(tuple(bisection.suspects(evidence.spans())), bisection.sqnrs_db(), num)
+
+
+def few(samples: Samples, num: int) -> Iterator[dict[str, Array]]:
+    """So many samples, evenly spread, each as a batch of one."""
+    chosen, at = set(spread(samples.num_samples, num)), 0
+    for piece in samples.pieces(32):
+        size = len(next(iter(piece.values())))
+        for row in range(size):
+            if at + row in chosen:
+                yield {name: array[row : row + 1] for name, array in piece.items()}
+        at += size
+
+
+def load_simulation(path: Path) -> Runner:
+    """ONNX Runtime with every node computed as it is evidence."""
+    return onnxruntime.load_simulation(path, num_threads=0)
+
+
+def _run(runner: Runner) -> Run:
+    fixed = fixed_batch(runner)
+    return lambda feed: {n: unpadded(a, 1, fixed) for n, a in runner.infer(padded(feed, fixed)).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return finite(value) if isinstance(value, float) else value
