@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import tempfile
 import time
@@ -165,7 +166,8 @@ def load_values(engine: Path, *, num_threads: int) -> Runner:
     """As ``load``, but an output may have its values in another order, the first dimension excepted: for histograms.
 
     Each value is that of ``load``, to the bit: the same graph runs, without the copies that bring tensors into order
-    (see ``engines.blocked``). Needs disk space for the weights, beside the engine, until it is left.
+    (see ``engines.blocked``). Needs disk space for the weights, beside the engine, until it is left; entering raises
+    OSError where there is none.
     """
     return _ValuesRunner(engine, num_threads, simulate=False)
 
@@ -231,8 +233,12 @@ class _ValuesRunner(_OrtRunner):
         try:
             super().__enter__()
             self._leave_unordered()
-        except BaseException:
-            self._folder.cleanup()
+        except BaseException as error:
+            try:
+                if isinstance(error, EngineError):
+                    _check_room(Path(self._folder.name), self._engine.stat().st_size)
+            finally:
+                self._folder.cleanup()
             raise
         return self
 
@@ -301,6 +307,12 @@ def _errors() -> tuple[type[Exception], ...]:
 
     own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
     return (*own, RuntimeError, ValueError, TypeError)
+
+
+def _check_room(folder: Path, num_bytes: int) -> None:
+    """Raise the OSError that writing so many bytes meets: ONNX Runtime only says that it failed to write."""
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        os.posix_fallocate(stream.fileno(), 0, max(num_bytes, 1))
 
 
 def _spec(value: Any, path: Path) -> TensorSpec:

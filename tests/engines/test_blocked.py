@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,17 @@ def test_a_refused_model_leaves_nothing_and_is_named(tmp_path: Path) -> None:
     ):
         pass
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_the_weights_find_no_room_the_system_says_so(network: Path) -> None:
+    before, (soft, hard) = sorted(network.parent.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"), ort.load_values(network, num_threads=1):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(network.parent.iterdir()) == before
 
 
 def test_a_wrong_feed_is_refused_as_ever(network: Path) -> None:
