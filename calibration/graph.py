@@ -1,10 +1,11 @@
-"""What every rewriting pass does first and last: name the nodes, open the graph for editing, check the result."""
+"""What every rewriting pass does first and last: read, name the nodes, open the graph for editing, check the result."""
 
 from __future__ import annotations
 
 import difflib
 import math
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,38 @@ from onnx_ir.passes import common as passes
 
 from calibration.errors import DataError, ModelError
 from calibration.skeleton import HEAVY_BYTES
+
+LARGEST_BYTES = 2**31 - 1
+"""Of one ONNX file, which a rewritten model is."""
+
+
+def model_from_file(path: Path) -> onnx.ModelProto:
+    """The model with all its weights, those that lie in files beside it too.
+
+    Raises:
+        ModelError: it is not a whole ONNX file, a file of weights is missing, cut off or outside the model's folder, or
+            all of it does not fit one ONNX file.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+        outside = [tensor for tensor in model.graph.initializer if tensor.external_data]
+        num_bytes = path.stat().st_size + sum(map(_num_bytes, outside))
+        if num_bytes <= LARGEST_BYTES:
+            onnx.load_external_data_for_model(model, str(path.parent))
+            return model
+    except Exception as error:  # onnx, protobuf and the system raise half a dozen kinds.
+        raise ModelError(
+            f"{path}: cannot be read with all its weights ({' '.join(str(error).split())}); copy the model and the "
+            "files of weights beside it again"
+        ) from error
+    raise ModelError(
+        f"{path}: the model has {num_bytes >> 20} MiB, at most {LARGEST_BYTES >> 20} MiB fit one ONNX file; "
+        "take a smaller model"
+    )
+
+
+def _num_bytes(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def named(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-import onnx
-
 from calibration.batches import Samples
 from calibration.cachefile import Cache, bytes_from_cache, header_for
 from calibration.collect import watchable
+from calibration.graph import model_from_file
 from calibration.identity import tensor_digests
 from calibration.imported import scales_from_ranges, scales_of_every_tensor
 from calibration.ranges import ranges_from_folder
@@ -33,7 +32,7 @@ def scales_for_calibrator(
     Raises:
         DataError: the ranges are of another model or lack a tensor, or that version has no caches.
     """
-    proto = onnx.load(model.path)
+    proto = model_from_file(model.path)
     found = ranges_from_folder(ranges.path)
     found.check_model(model.digest(), partial(tensor_digests, proto))
     scales, notes = scales_from_ranges(found)

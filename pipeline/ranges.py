@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import onnx
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from calibration.cachefile import ALGORITHMS, Cache, bytes_from_cache, header_for
+from calibration.graph import model_from_file
 from calibration.identity import tensor_digests
 from calibration.imported import (
     ScaleTable,
@@ -28,7 +28,7 @@ from calibration.orttable import flatbuffers_from_scales, json_from_scales
 from calibration.ranges import IMPORTED, METHODS, ranges_from_folder, write_ranges
 from calibration.ranges import Ranges as RangesRecord
 from calibration.settling import Settling, settling_from_folder
-from pipeline.arguments import given_options, model_from, needed
+from pipeline.arguments import given_options, model_from, needed, output_option
 from pipeline.artifact import Artifact, OnnxModel, Ranges
 from pipeline.direct import check_file_target, check_folder_target, make
 from pipeline.errors import ConfigError
@@ -39,7 +39,6 @@ from pipeline.stages.quantize import Quantize
 
 KINDS = ("ranges", "cache", "ort", "qdq")
 ENDINGS = {"": "ranges", ".cache": "cache", ".flatbuffers": "ort", ".json": "ort", ".onnx": "qdq"}
-OUTPUT = click.option("-o", "--output", type=Path, help="the file to write, or the folder for ranges")
 MOST_LISTED = 3
 """A note that more tensors have is not printed for each."""
 OF_CACHES = ("--tensorrt", "--algorithm")
@@ -47,7 +46,14 @@ OF_CACHES = ("--tensorrt", "--algorithm")
 
 @click.group(short_help="Show, merge and convert ranges.", context_settings={"help_option_names": ["-h", "--help"]})
 def ranges() -> None:
-    """Ranges that `trtforge calibrate` found, or another tool: show, merge and convert them."""
+    """Ranges that `trtforge calibrate` found, or another tool: show, merge and convert them.
+
+    \b
+    trtforge ranges show ranges
+    trtforge ranges merge monday tuesday -o ranges
+    trtforge ranges convert ranges -o calibration.cache --tensorrt 8.5.2
+    trtforge ranges convert calibration.cache --model model.onnx -o int8.onnx
+    """
 
 
 @ranges.command(short_help="Each tensor's range, and what each method makes of it.")
@@ -91,7 +97,7 @@ def notes_of(found: RangesRecord) -> list[str]:
 
 @ranges.command(short_help="One out of several runs on different samples.")
 @click.argument("folders", type=Path, nargs=-1, required=True)
-@OUTPUT
+@output_option("the folder to write the ranges to")
 def merge(folders: tuple[Path, ...], output: Path | None) -> None:
     """Merge the ranges in FOLDERS, found on different samples: equal, to the byte, to one run over all of them."""
     target: Path = needed(output, "-o", "name the folder to write the ranges to")
@@ -120,7 +126,7 @@ def merge(folders: tuple[Path, ...], output: Path | None) -> None:
     show_default=True,
     help="for a cache: the calibrator that reads it",
 )
-@OUTPUT
+@output_option("the file to write, or the folder for ranges")
 def convert(source: Path, **given: Any) -> None:
     """Convert SOURCE: ranges, a calibration cache of TensorRT, or a calibration table of ONNX Runtime.
 
@@ -179,7 +185,7 @@ def _read(
     if source.is_dir():
         found = ranges_from_folder(source)
         if model is not None:
-            digests = partial(tensor_digests, onnx.load(model.path))
+            digests = partial(tensor_digests, model_from_file(model.path))
             found.check_model(model.digest(), digests)
         return found, []
     table = table_from_file(source)
@@ -189,7 +195,7 @@ def _read(
         if must_be_ranges:
             needed(model, "--model", f"the tensors of {source} are those of a model")
         return table, []
-    return ranges_from_table(table, onnx.load(model.path), model.digest(), names)
+    return ranges_from_table(table, model_from_file(model.path), model.digest(), names)
 
 
 def _scales(
@@ -203,7 +209,7 @@ def _scales(
     scales, notes = scales_from_ranges(found)
     if model is not None:
         zero = [name for name in found.tensors if name not in scales]
-        scales = scales_of_every_tensor(scales, onnx.load(model.path), zero)
+        scales = scales_of_every_tensor(scales, model_from_file(model.path), zero)
     return {names.get(name, name): scale for name, scale in scales.items()}, found.method, notes
 
 

@@ -10,21 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import onnx
+import numpy as np
 
 from calibration.batches import Samples
-from calibration.collect import OnPart, collect, watchable, write_watched
+from calibration.collect import OnPart, collect, num_in, watchable, write_watched
+from calibration.graph import model_from_file
 from calibration.identity import tensor_digests
 from calibration.observers import Histogram, Method
 from calibration.ranges import Origin, ranges_from_histograms, write_ranges
 from calibration.settling import Settler, write_settling
 from calibration.watch import Watch, watched_tensors
 from engines import backend, onnxruntime
-from engines.contract import Array
+from engines.contract import Array, Runner
+from engines.errors import EngineError
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import check_bounds, option
 from pipeline.progress import Bar
-from pipeline.stages.infer import fixed_batch, padded, unpadded
+from pipeline.stages.infer import fixed_batch
 from pipeline.versions import distribution_versions
 
 log = logging.getLogger(__name__)
@@ -65,20 +67,20 @@ class Calibrate:
             DataError: no samples, or samples that do not fit the model.
             Unavailable: the runner is not installed.
         """
-        proto = onnx.load(model.path)
+        proto = model_from_file(model.path)
         possible = watchable(proto)
         watched = watched_tensors(proto, self.watch, possible)
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
         settler = Settler(self.method, self.percentile)
-        histograms = self._pass(watched_model, samples, settler.on_part)
+        histograms = self._pass(model, watched_model, samples, settler.on_part)
         settling = settler.settling(samples.num_samples, histograms)
         histograms = watched.completed(histograms)
         unclear = [name for name in watched.unclear(histograms) if name in possible]
         if unclear:
             log.info("second pass, for %d tensors of which the others do not tell if FP16 holds them", len(unclear))
             write_watched(model.path, proto, unclear, watched_model)
-            histograms |= self._pass(watched_model, samples)
+            histograms |= self._pass(model, watched_model, samples)
         watched_model.unlink()
         origin = Origin(model.digest(), samples.digest(), samples.num_samples, self.versions(), tensor_digests(proto))
         ranges = ranges_from_histograms(histograms, self.method, self.percentile, origin)
@@ -90,7 +92,9 @@ class Calibrate:
             (out / "notes.json").write_text(json.dumps([settling.sentence()]))
         return Ranges(folder)
 
-    def _pass(self, watched_model: Path, samples: Samples, on_part: OnPart | None = None) -> dict[str, Histogram]:
+    def _pass(
+        self, model: OnnxModel, watched_model: Path, samples: Samples, on_part: OnPart | None = None
+    ) -> dict[str, Histogram]:
         """Run all samples, each by itself: the last bits of what a runner computes may depend on the batch."""
         bar = Bar("calibrate", samples.num_samples)
         try:
@@ -99,19 +103,31 @@ class Calibrate:
                 fixed = fixed_batch(runner)
 
                 def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
-                    num_samples = len(next(iter(feed.values())))
-                    found = runner.infer(padded(feed, fixed))
-                    return {name: unpadded(array, num_samples, fixed) for name, array in found.items()}
+                    return runner.infer(feed) if num_in(feed) == (fixed or 1) else alone(runner, feed, fixed)
 
-                batches = samples.batches(fixed or self.batch_size)
-                ready = batches if fixed else singles(batches)
+                ready = runnable(samples.batches(fixed or self.batch_size), fixed or 1)
                 return collect(run, ready, on_batch=bar.to, on_part=on_part, num_workers=self.num_workers)
+        except EngineError as error:  # Names the file that ran, which is gone by the time someone looks for it.
+            raise type(error)(str(error).replace(str(watched_model), str(model.path))) from error
         finally:
             bar.close()
 
 
-def singles(batches: Iterable[Mapping[str, Array]]) -> Iterator[dict[str, Array]]:
-    """Each sample of each batch as a batch of one."""
+def runnable(batches: Iterable[Mapping[str, Array]], batch_size: int) -> Iterator[Mapping[str, Array]]:
+    """Each batch of that size as it is, and each sample of the others as a batch of one."""
     for batch in batches:
-        for row in range(len(next(iter(batch.values())))):
+        if num_in(batch) == batch_size:
+            yield batch
+            continue
+        for row in range(num_in(batch)):
             yield {name: array[row : row + 1] for name, array in batch.items()}
+
+
+def alone(runner: Runner, feed: Mapping[str, Array], batch_size: int) -> dict[str, Array]:
+    """A sample's values from a model that takes whole batches, sorted: it is run on copies.
+
+    Of values that are there once for each copy, every so many-th is taken; so none has to know which axis is the batch,
+    if any still is.
+    """
+    found = runner.infer({name: np.repeat(array, batch_size, axis=0) for name, array in feed.items()})
+    return {name: np.sort(array, axis=None)[::batch_size] for name, array in found.items()}

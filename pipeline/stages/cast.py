@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from calibration.fp16 import fp16_from_onnx, named, nodes_beyond_fp16
+from calibration.graph import model_from_file
 from calibration.identity import tensor_digests
 from calibration.ranges import ranges_from_folder
 from pipeline.artifact import OnnxModel, Ranges
@@ -37,7 +38,7 @@ class Cast:
             DataError: the ranges are of another model.
             ModelError: the model cannot be rewritten, or `keep_fp32` names no node of it.
         """
-        proto = named(onnx.load(model.path))
+        proto = named(model_from_file(model.path))
         found = ranges_from_folder(ranges.path)
         found.check_model(model.digest(), lambda: tensor_digests(proto))
         found.check_measured("FP16")

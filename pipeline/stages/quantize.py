@@ -11,6 +11,7 @@ from typing import Literal
 import onnx
 
 from calibration.fp16 import named, nodes_beyond_fp16
+from calibration.graph import model_from_file
 from calibration.identity import tensor_digests
 from calibration.placement import PlacementOptions
 from calibration.qdq import qdq_from_onnx
@@ -66,7 +67,7 @@ class Quantize:
             DataError: the ranges are of another model, or lack a tensor; or they were imported, and FP16 needs more.
             ModelError: the model cannot be quantized, or `exclude` names no node of it.
         """
-        proto = onnx.load(model.path)
+        proto = model_from_file(model.path)
         found = ranges_from_folder(ranges.path)
         found.check_model(model.digest(), lambda: tensor_digests(proto))
         if self.target == "onnxruntime":

@@ -64,6 +64,24 @@ def hex_of(path: Path) -> dict[str, str]:
     return {name: bits for name, _, bits in (line.rpartition(": ") for line in lines)}
 
 
+def test_a_model_without_its_file_of_weights_is_one_sentence(command: Command, found: Path) -> None:
+    onnx.save(onnx.load("tiny.onnx"), "out.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    Path("w.bin").unlink()
+    assert command("ranges", "convert", "found", "--tensorrt", "8.5.2", "-o", "a.cache").status == 0
+    for arguments in (
+        ("calibrate", "out.onnx", "--data", "data.npz", "-o", "x"),
+        ("quantize", "out.onnx", "--ranges", "found", "-o", "x.onnx"),
+        ("cast", "out.onnx", "--ranges", "found", "-o", "x.onnx"),
+        ("ranges", "convert", "found", "--model", "out.onnx", "-o", "x.onnx"),
+        ("ranges", "convert", "a.cache", "--model", "out.onnx", "-o", "x"),
+    ):
+        said = command(*arguments)
+        assert (said.status, said.out) == (4, "")
+        assert re.fullmatch(r"trtforge: out\.onnx: cannot be read with all its weights \(.+\); .+\n", said.err), (
+            said.err
+        )
+
+
 # To the Jetson.
 
 

@@ -6,10 +6,11 @@ import ctypes
 import dataclasses
 import json
 import platform
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,9 @@ import pytest
 from onnx import numpy_helper
 
 from calibration.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.observers import histogram_from_values
 from calibration.preprocess import Preprocess
-from calibration.ranges import ranges_from_folder
+from calibration.ranges import histograms_from_folder, ranges_from_folder
 from calibration.source import DataSource
 from engines import backend, reference
 from engines.contract import ShapeRange
@@ -34,7 +36,7 @@ from pipeline.stages.benchmark import Benchmark, timings_from
 from pipeline.stages.build import Build, Target
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
-from pipeline.stages.infer import SIMULATION, Infer, runner_of, unpadded
+from pipeline.stages.infer import SIMULATION, Infer, runner_of
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.validate import Judge, Judged, LabelFile, Validate, agreement
 from pipeline.store import Store
@@ -139,18 +141,43 @@ net (float[4, 5] x) => (float[4, 5] y) { largest = ReduceMax <keepdims = 0> (x) 
 """
 
 
-def test_a_tensor_without_dimensions_survives_a_padded_batch(tmp_path: Path, out: Out) -> None:
+def test_what_a_whole_batch_shares_is_found_of_each_sample_that_is_left_over(tmp_path: Path, out: Out) -> None:
     model = save(SCALAR, tmp_path / "net.onnx")
     found = ranges_from_folder(Calibrate()(out(), model, samples_for(model, 6)).path)
-    assert found.tensors["largest"].num_values == 2
+    assert found.tensors["largest"].num_values == 3
 
 
-def test_only_what_was_padded_is_cut() -> None:
-    four, scalar = np.arange(4.0), np.array(1.0)
-    assert unpadded(four, 3, 4).tolist() == [0, 1, 2]
-    assert unpadded(four, 4, 4) is four
-    assert unpadded(four, 3, 8) is four, "its first dimension is not the batch"
-    assert unpadded(scalar, 3, 4) is scalar
+BATCH_IN_ANOTHER_AXIS = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[4, 6, 5] x) => (float[24, 5] y, float[6, 4, 5] z, float[4, 6, 5] x)
+  <int64[2] rows = {-1, 5}> { y = Reshape (x, rows) t = Transpose <perm = [1, 0, 2]> (x) z = Exp (t) }
+"""
+
+
+@pytest.mark.parametrize("runner", ["onnxruntime", "reference"])
+@pytest.mark.parametrize("num_samples", [4, 10, 11])
+def test_a_fixed_batch_counts_every_value_once_whatever_axis_it_is_in(
+    tmp_path: Path, out: Out, num_samples: int, runner: Literal["onnxruntime", "reference"]
+) -> None:
+    model = save(BATCH_IN_ANOTHER_AXIS, tmp_path / "net.onnx")
+    samples = samples_for(model, num_samples)
+    folder = Calibrate(watch="all", runner=runner)(out(), model, samples).path
+    histograms = histograms_from_folder(folder)
+    x = np.load(samples.source.path)["x"]
+    for name, values in {"x": x, "y": x, "t": x, "z": np.exp(x)}.items():
+        expected = histogram_from_values(values, name)
+        assert histograms[name].num_values == values.size
+        assert np.abs(histograms[name].counts - expected.counts).sum() <= 2  # Exp may round otherwise.
+
+
+def test_an_error_names_the_users_model(tmp_path: Path, out: Out) -> None:
+    model = save(
+        """<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 5] x) => (float[M, 7] y) <int64[2] shape = {-1, 7}> { y = Reshape (x, shape) }""",
+        tmp_path / "net.onnx",
+    )
+    with pytest.raises(EngineError, match=re.escape(f"{model.path}: ONNX Runtime failed (")):
+        Calibrate()(out(), model, samples_for(model))
 
 
 def test_the_reference_runner_finds_the_same_ranges(net: OnnxModel, out: Out) -> None:
