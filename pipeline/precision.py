@@ -43,7 +43,13 @@ from pipeline.stages.quantize import Quantize
 @output_option("the folder to write the ranges to")
 @STORE
 def calibrate(model: Path, **given: Any) -> None:
-    """Run representative samples through MODEL (FP32 ONNX), or PLAN.toml's, and write each tensor's range."""
+    """Run representative samples through MODEL (FP32 ONNX), or PLAN.toml's, and write each tensor's range.
+
+    \b
+    trtforge calibrate model.onnx --data photos -o ranges \\
+        --preprocess 'resize = [256], crop = [224, 224], scale = 0.0039, dtype = "float32"'
+    trtforge ranges show ranges
+    """
     if is_plan(model):
         return by_plan(model, given["store"], "calibrate")
     opened = model_from(model)

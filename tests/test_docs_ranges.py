@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
+import pytest
+from PIL import Image
 
 from calibration.ranges import FORMAT_VERSION, METHODS, Origin, TensorRange
 from pipeline.ranges import KINDS
@@ -52,3 +55,41 @@ def test_the_pages_commands_run(command: Command, tiny: Path) -> None:
         assert said.status == 0, f"{line}\n{said.err}"
     assert json.loads((tiny / "ranges" / "ranges.json").read_text())["num_samples"] == 24
     assert (tiny / "int8.onnx").read_bytes() == (tiny / "int8_of_cache.onnx").read_bytes()
+
+
+PHOTOS = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 224, 224, 3] image) => (float[N, 2, 56, 56] y)
+{
+    t = Transpose <perm = [0, 3, 1, 2]> (image)
+    y = Conv <strides = [4, 4]> (t, w)
+}"""
+
+
+SHOWN = ("show", "show", "merge", "convert", "convert")
+
+
+def test_the_examples_in_the_help_run(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    model = onnx.parser.parse_model(PHOTOS)
+    kernel = random.standard_normal((2, 3, 3, 3), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(kernel, "w"))
+    onnx.save(model, "model.onnx")
+    for folder in ("photos", "monday", "tuesday"):
+        Path(folder).mkdir()
+        for number in range(2):
+            Image.fromarray(random.integers(0, 256, (260, 300, 3), np.uint8)).save(f"{folder}/{number}.png")
+    examples = [
+        shlex.split(line)[1:]
+        for verb in ("calibrate", "ranges")
+        for line in re.findall(r"^ +(trtforge .*)$", command(verb, "--help").out.replace("\\\n", ""), re.MULTILINE)
+    ]
+    assert [" ".join(each[:2]) for each in examples[1:]] == [f"ranges {verb}" for verb in SHOWN]
+    for day in ("monday", "tuesday"):
+        given = [day if part == "photos" else f"{day}.ranges" if part == "ranges" else part for part in examples[0]]
+        assert command(*given).status == 0
+        Path(day).rename(f"photos of {day}")
+        Path(f"{day}.ranges").rename(day)
+    for each in examples:
+        said = command(*each)
+        assert said.status == 0, f"{each}\n{said.err}"
