@@ -61,7 +61,7 @@ def _check_alike(first: Ranges, other: Ranges, where: str) -> None:
         raise DataError(f"{where}: are of different models{which}; merge ranges of one model")
     if first.tensors.keys() != other.tensors.keys():
         name = min(first.tensors.keys() ^ other.tensors.keys())
-        raise DataError(f"{where}: only one of them has tensor '{name}'; calibrate both alike")
+        raise DataError(f"{where}: only one of them has tensor '{name}'; calibrate both alike, with --watch all")
     for what, one, two in (
         ("method", first.method, other.method),
         ("percentile", first.percentile, other.percentile),

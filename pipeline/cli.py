@@ -121,7 +121,7 @@ def status_of(arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("trtforge: interrupted; what was finished is kept, the same command goes on from there", err=True)
+        click.echo("trtforge: interrupted; nothing half made is left, a plan goes on from what was finished", err=True)
         return INTERRUPTED
     except tuple(EXIT_STATUS) as error:
         click.echo(f"trtforge: {error}", err=True)

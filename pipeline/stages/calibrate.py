@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 
 from calibration.batches import Samples
 from calibration.collect import OnPart, collect, num_in, watchable, write_watched
+from calibration.errors import ModelError
 from calibration.graph import model_from_file
 from calibration.identity import tensor_digests
 from calibration.observers import Histogram, Method
@@ -28,6 +30,8 @@ from pipeline.option import check_bounds, option
 from pipeline.progress import Bar
 from pipeline.stages.infer import fixed_batch
 from pipeline.versions import distribution_versions
+
+HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +69,12 @@ class Calibrate:
 
         Raises:
             DataError: no samples, or samples that do not fit the model.
+            ModelError: the model cannot be read, or has no FP32 tensor that depends on its inputs.
             Unavailable: the runner is not installed.
         """
         proto = model_from_file(model.path)
         possible = watchable(proto)
+        notes = _told_of_half_precision(model, proto, possible)
         watched = watched_tensors(proto, self.watch, possible)
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
@@ -89,7 +95,8 @@ class Calibrate:
         write_ranges(ranges, histograms, folder)
         write_settling(settling, folder)
         if settling.settled_at is None:
-            (out / "notes.json").write_text(json.dumps([settling.sentence()]))
+            notes.append(settling.sentence())
+        (out / "notes.json").write_text(json.dumps(notes))
         return Ranges(folder)
 
     def _pass(
@@ -111,6 +118,16 @@ class Calibrate:
             raise type(error)(str(error).replace(str(watched_model), str(model.path))) from error
         finally:
             bar.close()
+
+
+def _told_of_half_precision(model: OnnxModel, proto: onnx.ModelProto, watchable_names: list[str]) -> list[str]:
+    """A sentence if some weights are narrower than FP32, whose products are neither watched nor quantized."""
+    if not watchable_names:
+        raise ModelError(
+            f"{model.path}: no FP32 tensor depends on its inputs, and INT8 is made of those; give the FP32 model"
+        )
+    half = [tensor.name for tensor in proto.graph.initializer if tensor.data_type in HALF]
+    return [f"{len(half)} weights, the first '{half[0]}', are FP16; give the FP32 model"] if half else []
 
 
 def runnable(batches: Iterable[Mapping[str, Array]], batch_size: int) -> Iterator[Mapping[str, Array]]:

@@ -138,7 +138,9 @@ def test_what_differs_is_named(tmp_path: Path, what: str) -> None:
 
 def test_runs_that_watched_other_tensors_are_refused(tmp_path: Path) -> None:
     one, two = part(tmp_path, 1, {"x": [1.0], "y": [2.0]}), part(tmp_path, 2, {"x": [1.0]})
-    assert refusal(one, two) == f"{two} and {one}: only one of them has tensor 'y'; calibrate both alike"
+    assert (
+        refusal(one, two) == f"{two} and {one}: only one of them has tensor 'y'; calibrate both alike, with --watch all"
+    )
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -254,7 +254,7 @@ def test_ctrl_c_in_a_stage(command: Command, slow_plan: Path) -> None:
     assert running.returncode == 130
     assert out == ""
     assert err.splitlines()[-1] == (
-        "trtforge: interrupted; what was finished is kept, the same command goes on from there"
+        "trtforge: interrupted; nothing half made is left, a plan goes on from what was finished"
     )
     assert "Traceback" not in err
     assert group_is_gone(running)

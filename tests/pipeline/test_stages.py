@@ -29,7 +29,7 @@ from engines.contract import ShapeRange
 from pipeline import record
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Timings
 from pipeline.comparison import Tolerance, read_outputs, write_outputs
-from pipeline.errors import ConfigError, DataError, EngineError, StageError, Unavailable
+from pipeline.errors import ConfigError, DataError, EngineError, ModelError, StageError, Unavailable
 from pipeline.stages import build as build_stage
 from pipeline.stages import quantize as quantize_stage
 from pipeline.stages.benchmark import Benchmark, timings_from
@@ -168,6 +168,28 @@ def test_a_fixed_batch_counts_every_value_once_whatever_axis_it_is_in(
         expected = histogram_from_values(values, name)
         assert histograms[name].num_values == values.size
         assert np.abs(histograms[name].counts - expected.counts).sum() <= 2  # Exp may round otherwise.
+
+
+HALF = """<ir_version: 8, opset_import: ["" : 17]>
+net (TYPE[N, 5] x) => (TYPE[N, 3] y) { a = Cast <to = 10> (x) b = MatMul (a, w) y = Cast <to = CODE> (b) }"""
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("float", "1"), ("float16", "10")])
+def test_a_model_in_fp16_is_told(tmp_path: Path, out: Out, dtype: str, code: str) -> None:
+    model = onnx.parser.parse_model(HALF.replace("TYPE", dtype).replace("CODE", code))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((5, 3), np.float16), "w"))
+    onnx.save(model, tmp_path / "net.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((20, 5), np.float32 if dtype == "float" else np.float16))
+    opened = OnnxModel(tmp_path / "net.onnx")
+    samples = open_samples(DataSource(str(tmp_path / "x.npz")), input_specs_from_onnx(opened.path), Preprocess())
+    if dtype == "float16":
+        with pytest.raises(
+            ModelError, match=r"net\.onnx: no FP32 tensor depends on its inputs, .*; give the FP32 model"
+        ):
+            Calibrate()(out(), opened, samples)
+    else:
+        notes = Calibrate()(out(), opened, samples).notes()
+        assert notes[0] == "1 weights, the first 'w', are FP16; give the FP32 model"
 
 
 def test_an_error_names_the_users_model(tmp_path: Path, out: Out) -> None:
