@@ -48,7 +48,7 @@ def model_from_file(path: Path) -> onnx.ModelProto:
 
 
 def _num_bytes(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return int(math.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def named(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -127,7 +127,8 @@ def _told_of_half_precision(model: OnnxModel, proto: onnx.ModelProto, watchable_
             f"{model.path}: no FP32 tensor depends on its inputs, and INT8 is made of those; give the FP32 model"
         )
     half = [tensor.name for tensor in proto.graph.initializer if tensor.data_type in HALF]
-    return [f"{len(half)} weights, the first '{half[0]}', are FP16; give the FP32 model"] if half else []
+    why = "are in half precision; INT8 is made of FP32: give the FP32 model"
+    return [f"{len(half)} weights, the first '{half[0]}', {why}"] if half else []
 
 
 def runnable(batches: Iterable[Mapping[str, Array]], batch_size: int) -> Iterator[Mapping[str, Array]]:

@@ -189,7 +189,7 @@ def test_a_model_in_fp16_is_told(tmp_path: Path, out: Out, dtype: str, code: str
             Calibrate()(out(), opened, samples)
     else:
         notes = Calibrate()(out(), opened, samples).notes()
-        assert notes[0] == "1 weights, the first 'w', are FP16; give the FP32 model"
+        assert notes[0] == "1 weights, the first 'w', are in half precision; INT8 is made of FP32: give the FP32 model"
 
 
 def test_an_error_names_the_users_model(tmp_path: Path, out: Out) -> None:
