@@ -59,7 +59,6 @@ def check_file_target(target: Path) -> None:
     Raises:
         ConfigError: as said.
     """
-    _check_name(target)
     if target.exists() and not target.is_file():
         what = "a folder" if target.is_dir() else "not a plain file, and would be replaced by one"
         raise ConfigError(f"{target}: is {what}; give the path of a file with -o")
@@ -71,16 +70,12 @@ def check_folder_target(target: Path) -> None:
     Raises:
         ConfigError: as said.
     """
-    _check_name(target)
+    if target.name in ("", ".."):
+        raise ConfigError(f"{target}: has no name of its own; give a new path with -o")
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target}: is a file; give the path of a folder with -o")
     if target.is_dir() and any(target.iterdir()) and not (target / "ranges.json").is_file():
         raise ConfigError(f"{target}: is a folder with other files in it; give a new path with -o")
-
-
-def _check_name(target: Path) -> None:
-    if target.name in ("", ".."):
-        raise ConfigError(f"{target}: has no name that could be put in its place; give a new path with -o")
 
 
 def make(target: Path, stage: Callable[[Path], R]) -> R:

@@ -579,8 +579,8 @@ def test_where_nothing_can_be_written(command: Command, tiny: Path, verb: str, t
     [
         ("data.npz", "data.npz: is a file; give the path of a folder with -o"),
         ("taken", "taken: is a folder with other files in it; give a new path with -o"),
-        (".", ".: has no name that could be put in its place; give a new path with -o"),
-        ("taken/..", "taken/..: has no name that could be put in its place; give a new path with -o"),
+        (".", ".: has no name of its own; give a new path with -o"),
+        ("taken/..", "taken/..: has no name of its own; give a new path with -o"),
         ("/dev/null", "/dev/null: is a file; give the path of a folder with -o"),
         ("data.npz/x", "data.npz/x: cannot be written (File exists); give another path with -o"),
     ],
