@@ -87,6 +87,11 @@ def padded(feed: Mapping[str, Array], num_samples: int) -> dict[str, Array]:
     }
 
 
+def unpadded(array: Array, num_samples: int, batch: int) -> Array:
+    """The samples' own part of what a model said of a batch that was ``padded`` to ``batch``."""
+    return array[:num_samples] if array.ndim and num_samples < batch == len(array) else array
+
+
 def _infer(stage: Infer, engine: Engine, samples: Samples, path: Path) -> None:
     batches: list[dict[str, Array]] = []
     with runner_of(engine, stage.num_threads) as runner:

@@ -36,7 +36,7 @@ from pipeline.stages.benchmark import Benchmark, timings_from
 from pipeline.stages.build import Build, Target
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
-from pipeline.stages.infer import SIMULATION, Infer, runner_of
+from pipeline.stages.infer import SIMULATION, Infer, runner_of, unpadded
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.validate import Judge, Judged, LabelFile, Validate, agreement
 from pipeline.store import Store
@@ -145,6 +145,14 @@ def test_what_a_whole_batch_shares_is_found_of_each_sample_that_is_left_over(tmp
     model = save(SCALAR, tmp_path / "net.onnx")
     found = ranges_from_folder(Calibrate()(out(), model, samples_for(model, 6)).path)
     assert found.tensors["largest"].num_values == 3
+
+
+def test_only_what_was_padded_is_cut() -> None:
+    four, scalar = np.arange(4.0), np.array(1.0)
+    assert unpadded(four, 3, 4).tolist() == [0, 1, 2]
+    assert unpadded(four, 4, 4) is four
+    assert unpadded(four, 3, 8) is four, "its first dimension is not the batch"
+    assert unpadded(scalar, 3, 4) is scalar
 
 
 BATCH_IN_ANOTHER_AXIS = """
