@@ -31,11 +31,11 @@ sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 from benchmarks import networks
 from benchmarks.calibration import MODELOPT, cpu_name, make_environment
 from benchmarks.candidates import Candidate, Given, Run, candidates, trtforge
-from benchmarks.proportions import holm, mcnemar, tango, wilson
 from calibration.preprocess import Preprocess
 from engines import onnxruntime
 from engines.contract import BuildOptions
 from engines.onnx_model import facts
+from pipeline.proportions import holm, mcnemar, tango, wilson
 
 Floats = npt.NDArray[np.float32]
 BATCH = 100

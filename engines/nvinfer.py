@@ -138,7 +138,10 @@ def _serialized(family: Family, model: Path, options: BuildOptions, calibrator: 
     try:
         builder = trt.Builder(log)
     except TypeError as error:  # what pybind makes of a null pointer
-        raise Unavailable(f"{family.name}: the builder does not start ({tail.text()}); look at nvidia-smi") from error
+        raise Unavailable(
+            f"{family.name}: the builder does not start ({tail.text()}); its CUDA may be newer than the driver: look "
+            "at nvidia-smi, update the driver or take an older version"
+        ) from error
     platform = platform_of(trt, builder, _gpu_text(family.versions))
     refuse_platform(capability, platform, options)
     typing = typing_for(capability, options)

@@ -12,10 +12,11 @@ from typing import Any
 from engines.capability import has_own_graphs
 from engines.contract import Array, GpuUse, LayerTimes, RunnerFacts, TensorSpec
 from engines.errors import EngineError, OutOfMemory, Unavailable
+from engines.explained import is_out_of_memory
 from engines.feed import FeedCheck
 from engines.gpu_allocator import counting_allocator
 from engines.layers import layer_times_from, layers_from_record
-from engines.nvinfer import ErrorTail, logger
+from engines.nvinfer import logger
 from engines.nvinfer_io import io_of
 from engines.nvinfer_lane import Gpu, Lane
 from engines.nvinfer_profiler import layer_profiler
@@ -171,7 +172,7 @@ class NvinferRunner:
             raise EngineError(f"{self._path}: cannot be read ({error}); build it again") from error
         engine = self._engine = runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise EngineError(_refused(self._path, self._tail))
+            raise _refused(self._path, self._tail.text())
         io = io_of(trt, engine, self._path)
         self.inputs, self.outputs = io.inputs, io.outputs
         self._check = FeedCheck(self._path, self.inputs)
@@ -196,8 +197,11 @@ def _context_of(trt: Any, engine: Any, *, with_graph: bool) -> Any:
     return engine.create_execution_context(runtime_config)
 
 
-def _refused(path: Path, tail: ErrorTail) -> str:
-    return (
-        f"{path}: the engine cannot be loaded ({tail.text()}); an engine runs on the version and the kind of GPU that "
-        "it was built for: build it again here"
+def _refused(path: Path, text: str) -> EngineError:
+    """What is to be raised of an engine that the library does not load."""
+    if is_out_of_memory(text):
+        return OutOfMemory(f"{path}: the GPU's memory does not hold the engine ({text}); end what else runs on the GPU")
+    return EngineError(
+        f"{path}: the engine cannot be loaded ({text}); an engine runs on the version and the kind of GPU that it was "
+        "built for: build it again here"
     )

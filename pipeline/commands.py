@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from pipeline.errors import ConfigError
 from pipeline.linting import ALLOW, check_samples
 from pipeline.planned import by_plan
 from pipeline.stages.benchmark import Benchmark
-from pipeline.stages.build import Build, Target
+from pipeline.stages.build import Build, Target, takers_of
 from pipeline.stages.export import Export, source_from_path
 from pipeline.stages.infer import Infer
 
@@ -78,12 +79,24 @@ def build(model: Path, backend: str, precision: Precision, **given: Any) -> None
         return by_plan(model, given["store"], "build")
     opened = model_from(model)
     target = Target(backend, precision, shape_ranges(given))
+    check_options_for(backend)
     stage = stage_from_options(Build(), given)
     output = needed(given["output"], "-o", "name the engine to write; its record goes beside it")
     check_file_target(output)
     calibration = calibration_for(stage, opened, target, given)
     click.echo(make(output, partial(stage, model=opened, target=target, calibration=calibration)).path)
     return None
+
+
+def check_options_for(backend: str) -> None:
+    """Raise ConfigError if an option of the builder is given that this backend has no use for."""
+    options = {one.name for one in fields(Build)}
+    for flag in given_options():
+        name = flag.removeprefix("--").replace("-", "_")
+        if name in options and backend not in (takers := takers_of(name)):
+            raise ConfigError(
+                f"{flag}: has no effect on an engine for {backend}, it is for {' and '.join(takers)}; drop it"
+            )
 
 
 def calibration_for(stage: Build, model: OnnxModel, target: Target, given: dict[str, Any]) -> Ranges | Samples | None:

@@ -171,12 +171,13 @@ def check_plan(plan: Plan, until: str) -> None:
     Raises:
         Unavailable: a backend cannot build on this machine, or not what [build] asks for.
         ConfigError: the models of a bundle are asked for, there is no such metric, or INT8 is asked of a backend that
-            takes none, or the report's folder holds something else.
+            takes none, [build] has what no backend takes, or the report's folder holds something else.
     """
     if plan.packed.manifest and until in MODELS_ONLY:
         raise ConfigError(f"{plan.path}: is a bundle's plan, its models are made: nothing is left to {until}")
     if plan.data.metric:
         judge_of(plan).metric()
+    plan.build.check_backends(plan.variants.backends)
     for variant in variants(plan, until):
         if variant.precision == "int8" and backend(variant.backend).PLACEMENT == "none":
             raise ConfigError(

@@ -69,6 +69,20 @@ class Metric:
             )
         return _hits(self.name, self._scores(outputs, labels), labels)
 
+    @property
+    def is_mean(self) -> bool:
+        """Whether the value is the mean of one value for each sample, which ``values`` gives."""
+        return self.name in _VALUES
+
+    def values(self, outputs: Mapping[str, Array], labels: Array) -> Floats:
+        """(num_samples,): the value of each sample alone, whose mean is the metric's value.
+
+        Raises:
+            ConfigError: as for a call.
+            KeyError: the metric is no mean.
+        """
+        return _VALUES[self.name](self._scores(outputs, labels), labels)
+
     def _chosen(self, outputs: Mapping[str, Array]) -> str:
         """The name of the output that is judged."""
         if self.output and self.output not in outputs:
@@ -149,8 +163,7 @@ def top5(scores: Array, labels: Array) -> float:
 
 def mae(scores: Array, labels: Array) -> float:
     """Mean absolute difference of output and labels, over all samples and elements, in the labels' unit."""
-    got, want = _same_shape("mae", scores, labels)
-    return float(np.mean(np.abs(got - want)))
+    return float(np.mean(_distances(scores, labels)))
 
 
 def cosine(scores: Array, labels: Array) -> float:
@@ -158,11 +171,7 @@ def cosine(scores: Array, labels: Array) -> float:
 
     A zero vector has no direction: its cosine is 1 with another zero vector, and 0 with any other.
     """
-    got, want = (array.reshape(len(array), -1) for array in _same_shape("cosine", scores, labels))
-    norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
-    both_zero = ~got.any(axis=1) & ~want.any(axis=1)
-    dots = np.sum(got * want, axis=1)
-    return float(np.mean(np.where(both_zero, 1.0, dots / np.where(norms == 0, 1.0, norms))))
+    return float(np.mean(_cosines(scores, labels)))
 
 
 def auc(scores: Array, labels: Array) -> float:
@@ -204,6 +213,21 @@ def _binary_auc(scores: Floats, positive: Bools, index: int) -> float:
     ranks = (ends - (counts - 1) / 2)[place.reshape(-1)]
     above = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
     return float(above / (num_positive * num_negative))
+
+
+def _distances(scores: Array, labels: Array) -> Floats:
+    """(N,): mean absolute difference of each sample."""
+    got, want = _same_shape("mae", scores, labels)
+    return np.asarray(np.abs(got - want).reshape(len(got), -1).mean(axis=1))
+
+
+def _cosines(scores: Array, labels: Array) -> Floats:
+    """(N,): the cosine of each sample."""
+    got, want = (array.reshape(len(array), -1) for array in _same_shape("cosine", scores, labels))
+    norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
+    both_zero = ~got.any(axis=1) & ~want.any(axis=1)
+    dots = np.sum(got * want, axis=1)
+    return np.where(both_zero, 1.0, dots / np.where(norms == 0, 1.0, norms))
 
 
 def _hits(name: str, scores: Array, labels: Array) -> Bools:
@@ -266,3 +290,10 @@ _METRICS: dict[str, tuple[Callable[[Array, Array], float], bool, str]] = {
     "cosine": (cosine, True, ""),
     "auc": (auc, True, ""),
 }
+_VALUES: dict[str, Callable[[Array, Array], Floats]] = {
+    "top1": lambda scores, labels: _hits("top1", scores, labels).astype(np.float64),
+    "top5": lambda scores, labels: _hits("top5", scores, labels).astype(np.float64),
+    "mae": _distances,
+    "cosine": _cosines,
+}
+"""Those that are means: the value of each sample, (N,)."""

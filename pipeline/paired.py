@@ -260,14 +260,15 @@ class _Bench:
             for side in loaded:
                 run_unrecorded(side, self._pairing.warmup_queries if self._pairing.reload else 0, 0.0, self._clock)
             ready_ns = self._clock()
-            self._round(loaded)
             if not self.num_loads:
                 need_ns = max(self._pairing.load_seconds * 1e9, ready_ns - start_ns)
                 need_queries = max(LEAST_QUERIES[question.statistic] for question in self._questions)
-                by_time = need_ns / max(self._clock() - ready_ns, 1)
-                self._rounds_per_load = math.ceil(max(by_time, need_queries / (2 * self._block_queries)))
-            for _ in range(self._rounds_per_load - 1):
-                self._round(loaded)
+                while self._clock() - ready_ns < need_ns or 2 * self._block_queries * self.num_rounds < need_queries:
+                    self._round(loaded)
+                self._rounds_per_load = self.num_rounds
+            else:
+                for _ in range(self._rounds_per_load):
+                    self._round(loaded)
         self.num_loads += 1
 
     def seconds_per_load(self) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,10 @@ from pipeline.usercache import user_cache
 
 NVINFER = ("tensorrt", "tensorrt_rtx")
 """Backends that the builder's options are for."""
+FOR_ONE = {"compute_capabilities": ("tensorrt_rtx",), "timing_cache": ("tensorrt",)}
+"""Options that are for some of them."""
+MAY_IDLE = ("workspace_mib", "optimization_level", "native_scales", "native_batch_size", "timing_cache")
+"""Options that a plan may keep although none of its backends takes them: they do not change what an engine is."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,16 @@ class Build:
             native_batch_size=(1, math.inf),
             dla_core=(-1, 15),
         )
+
+    def check_backends(self, names: Collection[str]) -> None:
+        """That what makes an engine another one is taken by one of these backends; ConfigError."""
+        for one in fields(self):
+            takers = takers_of(one.name)
+            if one.name not in MAY_IDLE and getattr(self, one.name) != one.default and not {*takers} & {*names}:
+                raise ConfigError(
+                    f"[build] {one.name}: has no effect on an engine for {' or '.join(sorted(names))}, it is for "
+                    f"{' and '.join(takers)}; drop it, or add such a backend"
+                )
 
     def is_native(self, name: str, precision: Precision) -> bool:
         """Whether that engine's INT8 comes from TensorRT's calibrator: it is built from the FP32 model then."""
@@ -174,6 +188,11 @@ class Build:
             raise ConfigError('int8 = "native": there are neither ranges nor samples; give --ranges or --data')
         batches = batches_for_calibrator(model, calibration, version, self.native_batch_size)
         return replace(options, native=batches), ()
+
+
+def takers_of(option: str) -> tuple[str, ...]:
+    """The backends that an option of this stage has an effect on."""
+    return FOR_ONE.get(option, NVINFER)
 
 
 def check_shape_range(name: str, shape: ShapeRange) -> None:

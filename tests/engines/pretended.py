@@ -154,7 +154,7 @@ def pretended_trt(
     """A module with as much of TensorRT as the runner touches."""
 
     class Logger:
-        ERROR, INTERNAL_ERROR = 1, 0
+        ERROR, INTERNAL_ERROR, WARNING = (SimpleNamespace(name=name) for name in ("ERROR", "INTERNAL", "WARNING"))
 
     class Profiler:
         pass

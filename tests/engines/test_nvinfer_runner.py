@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from engines.contract import DYNAMIC, DeviceTimes, GpuUse, LayerFacts, LayerTime, TensorSpec
-from engines.errors import EngineError, Unavailable
+from engines.errors import EngineError, OutOfMemory, Unavailable
+from engines.nvinfer import logger
 from engines.nvinfer_runner import NUM_UNTOLD, NvinferRunner
 from tests.engines.pretended import PretendedContext, PretendedGpu, feed, pretended_trt, runner_of
 
@@ -315,6 +316,19 @@ def test_an_engine_that_the_library_refuses(gpu: PretendedGpu, trt: ModuleType, 
     with pytest.raises(EngineError, match=r"the engine cannot be loaded .* build it again here"), runner:
         pytest.fail("it cannot be entered")
     assert gpu.calls == ["enter", "load", "exit"]
+
+
+def test_an_engine_that_the_gpus_memory_does_not_hold(gpu: PretendedGpu, tmp_path: Path) -> None:
+    trt = pretended_trt(gpu, lambda: PretendedContext(gpu))
+
+    def load(data: bytes) -> None:
+        logger(trt)[0].log(trt.ILogger.ERROR, "[defaultAllocator.cpp] Error Code 1: Cuda Runtime (out of memory)")
+
+    vars(trt)["Runtime"] = lambda log: SimpleNamespace(deserialize_cuda_engine=load)
+    words = r"the GPU's memory does not hold the engine \(.*out of memory\)\); end what else runs on the GPU"
+    with pytest.raises(OutOfMemory, match=words), runner_of(gpu, tmp_path, trt):
+        pytest.fail("it cannot be entered")
+    assert gpu.calls[-1] == "exit"
 
 
 def test_without_a_gpu_the_library_is_not_even_imported(tmp_path: Path) -> None:

@@ -555,6 +555,43 @@ def test_ranges_of_another_model(command: Command, ranges: Path, int8: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--backend", "onnxruntime", "--dla-core", 0),
+            "--dla-core: has no effect on an engine for onnxruntime, it is for tensorrt and tensorrt_rtx; drop it",
+        ),
+        (
+            ("--backend", "reference", "--no-timing-cache"),
+            "--timing-cache: has no effect on an engine for reference, it is for tensorrt; drop it",
+        ),
+        (
+            ("--backend", "tensorrt", "--compute-capabilities", "8.6"),
+            "--compute-capabilities: has no effect on an engine for tensorrt, it is for tensorrt_rtx; drop it",
+        ),
+        (
+            ("--backend", "onnxruntime", "--int8", "native", "--precision", "int8"),
+            "--int8: has no effect on an engine for onnxruntime, it is for tensorrt and tensorrt_rtx; drop it",
+        ),
+    ],
+)
+def test_options_of_the_builder_that_have_no_effect(
+    command: Command, tiny: Path, options: tuple[object, ...], said: str
+) -> None:
+    one_sentence(command("build", "tiny.onnx", *options, "-o", "engine"), 2, said)
+    assert files(tiny) == set()
+
+
+def test_a_plan_with_what_none_of_its_backends_takes(command: Command, plan: Path) -> None:
+    text = plan.read_text()
+    plan.write_text(f"{text}\n[build]\ndla_core = 0\n")
+    said = "[build] dla_core: has no effect on an engine for onnxruntime, it is for tensorrt and tensorrt_rtx; drop it"
+    one_sentence(command("run", plan), 2, said)
+    plan.write_text(f"{text}\n[build]\nworkspace_mib = 64\n")
+    assert command("build", plan).status == 0
+
+
+@pytest.mark.parametrize(
     ("target", "said"),
     [
         ("taken", "taken: is a folder; give the path of a file with -o"),

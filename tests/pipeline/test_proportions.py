@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.proportions import Z, holm, mcnemar, tango, wilson
+from pipeline.proportions import clopper_pearson, holm, mcnemar, tango, two_sided, wilson
+
+Z = two_sided(0.95)
 
 
 def test_wilson_equals_the_published_examples() -> None:
@@ -15,6 +17,30 @@ def test_wilson_equals_the_published_examples() -> None:
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+def test_clopper_pearson_equals_published_examples() -> None:
+    """81 of 263, 15 of 148, 0 of 20: the same paper, the exact method; in closed form for none and for all."""
+    assert clopper_pearson(81, 263) == pytest.approx((0.2527, 0.3676), abs=5e-5)
+    assert clopper_pearson(15, 148) == pytest.approx((0.0578, 0.1617), abs=5e-5)
+    assert clopper_pearson(0, 20) == pytest.approx((0.0, 1 - 0.025 ** (1 / 20)))
+    assert clopper_pearson(20, 20, 0.99) == pytest.approx((0.005 ** (1 / 20), 1.0))
+
+
+@pytest.mark.parametrize("num", [37, 100_000])
+def test_clopper_pearson_mirrors_and_is_wider_than_wilson(num: int) -> None:
+    hits = round(0.93 * num)
+    low, high = clopper_pearson(hits, num)
+    assert clopper_pearson(num - hits, num) == pytest.approx((1 - high, 1 - low))
+    assert high - low > wilson(hits, num)[1] - wilson(hits, num)[0]
+    assert high - low == pytest.approx(wilson(hits, num)[1] - wilson(hits, num)[0], rel=8 / math.sqrt(num))
+
+
+def test_more_confidence_is_wider() -> None:
+    for interval in (wilson(90, 100, 0.99), clopper_pearson(90, 100, 0.99), tango(8, 3, 100, 0.99)):
+        assert interval[1] - interval[0] > 0.1
+    assert wilson(90, 100, 0.99)[0] < wilson(90, 100)[0]
+    assert tango(8, 3, 100, 0.99)[0] < tango(8, 3, 100)[0]
 
 
 def test_tango_equals_another_implementation() -> None:
