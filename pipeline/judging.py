@@ -203,6 +203,8 @@ def print_timings(timings: Timings) -> None:
     for row in found["timings"]:
         if row["note"]:
             click.echo(f"trtforge: {row['name']} at batch {row['batch_size']}: {row['note']}", err=True)
+    for one in found.get("traces", ()):
+        click.echo(f"trtforge: {one['sentence']}", err=True)
     for note in (found["monitor"] or {"notes": ()})["notes"]:
         click.echo(f"trtforge: {note}", err=True)
 

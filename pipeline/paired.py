@@ -311,12 +311,15 @@ class _Bench:
             raise ValueError(f"{loaded[0].name}: engines and questions of different batch sizes: {sorted(sizes)}")
         return loaded
 
+    def _is_whole(self, num_queries: int, _spent_ns: int) -> bool:
+        return num_queries >= self._block_queries
+
     def _round(self, loaded: Sequence[Candidate]) -> None:
         first = int(self._random.integers(len(loaded)))
         order = [first, 1 - first, 1 - first, first] if len(loaded) > 1 else [0, 0]
         for index in order:
             run_unrecorded(loaded[index], self._pairing.settle_queries, 0.0, self._clock)
-            raw = run_block(loaded[index], lambda num_queries, _ns: num_queries >= self._block_queries, self._clock)
+            raw = run_block(loaded[index], self._is_whole, self._clock, self._clock)
             self._queries[index].append(queries_from_raw(raw, self.num_rounds, self.began_ns))
         self.num_rounds += 1
 

@@ -3,10 +3,12 @@
 Definitions, in force wherever this project prints a latency:
 
 - A *query* is one call of an engine on one batch, from handing over arrays in host memory to holding the outputs in
-  host memory. Queries run one at a time (MLPerf's single-stream scenario). Its *latency* is wall-clock time.
+  host memory. Queries run one at a time; when the next is issued is the scenario's choice (``pipeline/loads.py``), by
+  default when the one before is done. Its *latency* is wall-clock time.
 - *pXX* is the nearest-rank percentile: of n latencies in rising order the one at rank ``ceil(XX / 100 * n)``. Every
   percentile is thus a latency that occurred.
-- *throughput* is samples per second of this one stream: batch size divided by mean latency.
+- *throughput* is samples per second of this one stream: batch size divided by mean latency, unless the scenario says
+  otherwise.
 - *speedup* is the baseline's p50 divided by the candidate's p50, at equal batch size.
 - *device time* is what the backend says that the device took for the same query.
 
@@ -29,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError
+from pipeline.loads import Arrivals, Load, Run, Scenario
 from pipeline.option import option
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -61,9 +64,20 @@ class Protocol:
     max_spread: float = option(0.10, "stable: block medians' standard deviation is at most this share of their mean")
     max_drift: float = option(0.05, "stable: the later half is at most this share slower or faster than the earlier")
     seed: int = option(0, "of the order in which the engines take turns")
+    scenario: Scenario = option(
+        "single_stream", "the next query comes when the last is done; server: by itself; offline: throughput of batches"
+    )
+    queries_per_s: float = option(0.0, "server: so many queries arrive per second, on average")
+    arrivals: Arrivals = option("poisson", "server: at random, or fixed: evenly spaced, as from a camera")
+
+    @property
+    def load(self) -> Load:
+        """How queries come."""
+        return Load(self.scenario, self.queries_per_s, self.arrivals)
 
     def __post_init__(self) -> None:
         """Check the bounds."""
+        _ = self.load  # It checks itself.
         least = {"warmup_queries": 1, "min_queries": 1, "num_blocks": 4, "settle_queries": 0, "seed": 0}
         least |= {"warmup_seconds": 0, "min_seconds": 0, "max_spread": 0, "max_drift": 0}
         for name, bound in least.items():
@@ -76,11 +90,11 @@ class Protocol:
     def describe(self) -> str:
         """The sentence that stands next to every number measured with this protocol."""
         return (
-            "Host wall-clock time of one query at a time (single stream), from arrays in to arrays out; per variant "
-            f"at least {self.warmup_queries} queries and {self.warmup_seconds:g} s of warm-up, then at least "
-            f"{self.min_queries} queries and {self.min_seconds:g} s in {self.num_blocks} blocks, the variants taking "
+            f"{self.load.describe()}; per variant at least {self.warmup_queries} queries and "
+            f"{self.warmup_seconds:g} s of warm-up, then at least {self.min_queries} queries and "
+            f"{self.min_seconds:g} s in {self.num_blocks} blocks, the variants taking "
             f"turns in random order (seed {self.seed}), {self.settle_queries} queries of each block not counted; "
-            "percentiles are nearest-rank; throughput is batch size divided by mean latency; speedup is the ratio of "
+            f"percentiles are nearest-rank; throughput is {self.load.throughput_words()}; speedup is the ratio of "
             f"p50, its {CONFIDENCE:.0%} interval by bootstrap over blocks; called unstable if block medians spread by "
             f"more than {self.max_spread:.0%} or drift by more than {self.max_drift:.0%}."
         )
@@ -117,7 +131,7 @@ class Queries:
     block: Ints
     """The round that the query ran in, from 0."""
     started_ms: Floats
-    """When it began, since the first block of the whole measurement began."""
+    """When it was due, since the first block of the whole measurement began."""
     device_ms: Floats
     """Device time; NaN where the backend did not tell."""
 
@@ -200,7 +214,7 @@ def measure(
     for round_ in range(protocol.num_blocks):
         for index in order.permutation(len(candidates)):
             run_unrecorded(candidates[index], protocol.settle_queries, 0.0, clock)
-            raw = run_block(candidates[index], done, clock)
+            raw = run_block(candidates[index], done, clock, protocol.load.begin((protocol.seed, round_), clock))
             blocks[index].append(queries_from_raw(raw, round_, began_ns))
             on_block(sum(map(len, blocks)), total)
     return [_timing(candidate, joined(parts), protocol) for candidate, parts in zip(candidates, blocks)]
@@ -264,27 +278,36 @@ Raw: TypeAlias = tuple[list[int], list[int], list[float]]
 """Start and end of each query in nanoseconds, and its device time in milliseconds."""
 
 
-def run_block(candidate: Candidate, done: Callable[[int, int], bool], clock: Callable[[], int]) -> Raw:
+def run_block(
+    candidate: Candidate,
+    done: Callable[[int, int], bool],
+    clock: Callable[[], int],
+    begin: Callable[[], int],
+) -> Raw:
     """Run one block, with garbage collection held back while the clock runs.
 
-    ``done`` is asked before each query with the number of queries so far and the nanoseconds spent in them.
+    Args:
+        candidate: what is timed.
+        done: asked before each query with the number of queries so far and the nanoseconds since the block began.
+        clock: nanoseconds.
+        begin: waits until the next query is due, and says when it was; the clock itself for a query after the other.
     """
     starts: list[int] = []
     ends: list[int] = []
     device: list[float] = []
-    call, device_ms, spent_ns = candidate.call, candidate.device_ms, 0
+    call, device_ms = candidate.call, candidate.device_ms
     collecting = gc.isenabled()
     gc.disable()
+    began_ns = end = clock()
     try:
-        while not done(len(starts), spent_ns):
-            start = clock()
+        while not done(len(starts), end - began_ns):
+            start = begin()
             call()
             end = clock()
             told = device_ms()
             starts.append(start)
             ends.append(end)
             device.append(float("nan") if told is None else told)
-            spent_ns += end - start
     finally:
         if collecting:
             gc.enable()
@@ -318,7 +341,8 @@ def _timing(candidate: Candidate, queries: Queries, protocol: Protocol) -> Timin
     num_queries = len(queries.latency_ms)
     told = ~np.isnan(queries.device_ms)
     unstable = _why_unstable(queries, protocol)
-    notes = [unstable]
+    run, load = Run(queries.latency_ms, queries.started_ms, queries.block), protocol.load
+    notes = [unstable, load.note(run)]
     if num_queries < 100:
         notes.append(f"p99 is the slowest of only {num_queries} queries")
     if told.any() and not told.all():
@@ -327,7 +351,7 @@ def _timing(candidate: Candidate, queries: Queries, protocol: Protocol) -> Timin
         name=candidate.name,
         batch_size=candidate.batch_size,
         latency_ms=latency,
-        throughput_per_s=candidate.batch_size / latency.mean * 1000,
+        throughput_per_s=load.throughput_per_s(candidate.batch_size, run),
         device_ms=latency_from_ms(queries.device_ms) if told.all() else None,
         num_queries=num_queries,
         stable=not unstable,

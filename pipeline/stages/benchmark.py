@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ from pipeline.option import check_bounds, option
 from pipeline.progress import waiting
 from pipeline.stages.infer import batch_bounds, runner_of
 from pipeline.timing import Candidate, Latency, Protocol, Timing, measure, queries_from_npz
+from pipeline.trace import trace
 
 ROOT = Path("/")
 """Where the monitor looks for /sys and /proc; a test points it at a made-up tree."""
 MONITOR = "monitor.npz"
 """Every reading of the monitor."""
+OFFLINE_MIB = 512
+"""The offline scenario keeps so much of the samples in memory, as they are when it begins."""
 NOT_OF_TIMING = ("samples", "engine", "latency_ms", "device_ms", "split_ms")
 """Keys of a row that are no fields of a ``Timing``, or not as they are."""
 
@@ -48,11 +52,13 @@ class Benchmark:
     num_threads: int = option(0, "threads of a runtime on the CPU; 0: its own choice")
     monitor_ms: int = option(100, "power, clocks and temperatures are read every so many milliseconds; 0: never")
     layers: bool = option(False, "also time each layer, at the first batch size, in runs of their own after the others")
+    trace_seconds: float = option(0.0, "a soak: latency, temperatures and clocks every so many seconds; 0: no trace")
     protocol: Protocol = Protocol()
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
         check_bounds(self, batch_sizes=(1, math.inf), num_threads=(0, math.inf), monitor_ms=(0, math.inf))
+        check_bounds(self, trace_seconds=(0, math.inf))
         if not self.batch_sizes:
             raise ConfigError("batch_sizes is empty; name at least one, such as 1")
         if len(set(self.batch_sizes)) < len(self.batch_sizes):
@@ -91,6 +97,11 @@ class Benchmark:
             "ram_change_mib": measured.ram_change_mib,
             "runners": measured.runners,
             "layers": {name: asdict(run) for name, run in measured.layers.items()},
+            "traces": [
+                asdict(trace(timing, monitor.readings(), measured.began_ns, self.trace_seconds))
+                for timing in measured.timings
+                if self.trace_seconds
+            ],
         }
         (out / "timings.json").write_text(json.dumps(record, indent=1))
         return Timings(out / "timings.json")
@@ -181,6 +192,8 @@ def _measure(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> 
             before_mib = available_mib(Path("/"))
             runner = runners[name] = loaded.enter_context(runner_of(engine, stage.num_threads))
             own = [_candidate(engine, runner, name, samples, size) for size in stage.batch_sizes]
+            if stage.protocol.scenario == "offline":
+                own = [_offline(candidate, runner, samples) for candidate in own]
             for candidate in own:
                 candidate.call()  # Some runtimes take their memory at the first query.
             change_mib = before_mib - available_mib(Path("/"))
@@ -207,8 +220,17 @@ def _candidate(engine: Engine, runner: Runner, name: str, samples: Samples, size
             f"{name}: takes batches from {smallest} to {largest}, but [benchmark] batch_sizes has {size}; "
             "change it, or the input's shapes in [model.inputs]"
         )
-    return Candidate(name, size, _query(runner, next(iter(samples.batches(size)))), runner.device_ms)
+    return Candidate(name, size, partial(runner.infer, next(iter(samples.batches(size)))), runner.device_ms)
 
 
-def _query(runner: Runner, feed: Mapping[str, Array]) -> Callable[[], object]:
-    return partial(runner.infer, feed)
+def _offline(candidate: Candidate, runner: Runner, samples: Samples) -> Candidate:
+    """The candidate going through the samples, as many whole batches as fit ``OFFLINE_MIB``, again and again."""
+    feeds: list[Mapping[str, Array]] = []
+    room = OFFLINE_MIB * 2**20
+    for feed in samples.batches(candidate.batch_size):
+        room -= sum(array.nbytes for array in feed.values())
+        if feeds and (room < 0 or len(next(iter(feed.values()))) < candidate.batch_size):
+            break
+        feeds.append(feed)
+    following = cycle(feeds)
+    return replace(candidate, call=lambda: runner.infer(next(following)))

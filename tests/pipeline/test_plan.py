@@ -143,6 +143,7 @@ monitor_ms = 0
 batch_sizes = [2, 4]
 num_threads = 6
 layers = true
+trace_seconds = 1.5
 [benchmark.protocol]
 warmup_queries = 1
 warmup_seconds = 2
@@ -153,6 +154,9 @@ settle_queries = 6
 max_spread = 0.75
 max_drift = 0.875
 seed = 9
+scenario = "server"
+queries_per_s = 12.5
+arrivals = "fixed"
 
 [report]
 folder = "out"

@@ -767,3 +767,25 @@ def test_stages_are_records_that_cannot_change() -> None:
         name = dataclasses.fields(stage)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(stage, name, None)
+
+
+def test_a_benchmark_offline_goes_through_the_samples(net: OnnxModel, out: Out) -> None:
+    stage = Benchmark(batch_sizes=(4,), num_threads=1, protocol=replace(QUICK, scenario="offline"))
+    record = stage(out(), {"a": Engine(net.path)}, samples_for(net)).read()
+    assert "LoadGen's Offline scenario" in record["protocol"]
+    row = record["timings"][0]
+    assert 0 < row["throughput_per_s"] <= 4e3 / row["latency_ms"]["mean"]
+
+
+def test_a_benchmark_of_a_camera_leaves_a_trace(net: OnnxModel, out: Out) -> None:
+    camera = replace(QUICK, scenario="server", queries_per_s=50.0, arrivals="fixed")
+    stage = Benchmark(num_threads=1, trace_seconds=0.1, monitor_ms=20, protocol=camera)
+    timings = stage(out(), {"a": Engine(net.path)}, samples_for(net))
+    record = timings.read()
+    assert "50 queries per second arrive evenly spaced" in record["protocol"]
+    assert record["timings"][0]["throughput_per_s"] == 50.0
+    (found,) = record["traces"]
+    assert sum(window["num_queries"] for window in found["windows"]) == 8
+    assert found["sentence"].startswith("a at batch 1: p50 ")
+    started_ms = timings_from(timings)[0].queries.started_ms
+    assert np.diff(started_ms)[0] == pytest.approx(20.0, abs=1e-3)

@@ -1,0 +1,160 @@
+"""How queries come to an engine: the scenarios of MLPerf's LoadGen, as far as one engine on one device knows them.
+
+Definitions, after MLPerf Inference LoadGen (``loadgen/test_settings.h``); a query here is one batch:
+
+- *single_stream* (SingleStream): the next query is issued when the one before it is done. Latency is from issuing to
+  the answer; what happens between queries does not count.
+- *server* (Server): queries arrive by themselves, whether the one before is done or not, and wait in one line (an open
+  loop). Latency counts from when a query was due, so one slow query also delays those behind it, as it does in the
+  field; measuring from when it was at last issued would leave that out ("coordinated omission": Tene, "How not to
+  measure latency", 2013). Arrivals are *poisson*, as LoadGen's are, at ``queries_per_s`` on average; or *fixed*, evenly
+  spaced, as from a camera, with the engine idle in between. Each block begins with an empty line, and in one round all
+  candidates meet the same arrivals.
+- *offline* (Offline): as many samples per second as can be had, all of them being there from the start. LoadGen hands
+  them over in one query; here one batch follows the other, and what happens between them counts.
+
+*Throughput* is in samples per second: of single_stream, batch size / mean latency; of server, batch size times the
+queries per second that arrive, or that are served if that is less; of offline, all samples / time from the first
+batch's begin to the last one's end, block by block. *Utilization* of server is the share of the time in which a query
+is being run; where it reaches 1 the line grows for as long as it lasts, and so do the latencies.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ConfigError
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+Scenario = Literal["single_stream", "server", "offline"]
+Arrivals = Literal["poisson", "fixed"]
+
+SPIN_NS = 1_000_000
+"""A query's last so many nanoseconds are waited for without sleeping: sleep may end late."""
+BUSY = 0.9
+"""From this utilization on it is said."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How queries come.
+
+    Raises:
+        ConfigError: a rate is missing, or has no meaning for the scenario.
+    """
+
+    scenario: Scenario
+    queries_per_s: float
+    """Of server, on average; else 0."""
+    arrivals: Arrivals
+
+    def __post_init__(self) -> None:
+        """Check that the rate fits the scenario."""
+        rate = self.queries_per_s
+        if self.scenario == "server" and not 0 < rate < math.inf:
+            raise ConfigError(
+                f"scenario server: queries_per_s is {rate:g}, must be above 0; give the rate at which queries arrive, "
+                "such as 10"
+            )
+        if self.scenario != "server" and rate != 0:
+            raise ConfigError(
+                f"scenario {self.scenario}: queries_per_s is {rate:g}, but only server has a rate; leave it out, or "
+                "write scenario = server"
+            )
+
+    def describe(self) -> str:
+        """The half sentence that says what is measured."""
+        if self.scenario == "server":
+            how = "by a Poisson process" if self.arrivals == "poisson" else "evenly spaced"
+            return (
+                f"Host wall-clock time from when a query was due to arrays out, waiting in line included (LoadGen's "
+                f"Server scenario: {self.queries_per_s:g} queries per second arrive {how}, whether the one before is "
+                "done or not)"
+            )
+        if self.scenario == "offline":
+            return (
+                "Host wall-clock time of one batch after the other through the samples (LoadGen's Offline scenario: "
+                "throughput is what counts), from arrays in to arrays out"
+            )
+        return "Host wall-clock time of one query at a time (single stream), from arrays in to arrays out"
+
+    def throughput_words(self) -> str:
+        """What throughput is."""
+        return {
+            "single_stream": "batch size divided by mean latency",
+            "server": "batch size times the queries per second that arrive and are served",
+            "offline": "samples divided by the time of the blocks",
+        }[self.scenario]
+
+    def begin(
+        self, seed: tuple[int, ...], clock: Callable[[], int], sleep: Callable[[float], object] = time.sleep
+    ) -> Callable[[], int]:
+        """For one block: a function that waits until the next query is due, and says when it was, in nanoseconds."""
+        if self.scenario != "server":
+            return clock
+        random, mean_ns = np.random.default_rng(seed), 1e9 / self.queries_per_s
+        due_ns = float(clock())
+
+        def wait() -> int:
+            nonlocal due_ns
+            due_ns += random.exponential(mean_ns) if self.arrivals == "poisson" else mean_ns
+            while (left_ns := due_ns - clock()) > 0:
+                if left_ns > SPIN_NS:
+                    sleep((left_ns - SPIN_NS) / 1e9)
+            return round(due_ns)
+
+        return wait
+
+    def throughput_per_s(self, batch_size: int, run: Run) -> float:
+        """Samples per second."""
+        if self.scenario == "single_stream":
+            return batch_size / float(run.latency_ms.mean()) * 1e3
+        if self.scenario == "offline":
+            return batch_size * len(run.latency_ms) / run.block_ms() * 1e3
+        return batch_size * self.queries_per_s / max(self.utilization(run), 1.0)
+
+    def utilization(self, run: Run) -> float:
+        """The share of the time in which a query is being run; above 1 if that many cannot be served."""
+        return self.queries_per_s * float(run.service_ms().mean()) / 1e3
+
+    def note(self, run: Run) -> str:
+        """Why the latencies say more of the line than of the engine; else empty."""
+        if self.scenario != "server" or (busy := self.utilization(run)) < BUSY:
+            return ""
+        if busy < 1:
+            return f"the engine is busy for {busy:.0%} of the time, so latency is mostly waiting in line"
+        return (
+            f"overloaded: {self.queries_per_s:g} queries per second arrive, {self.queries_per_s / busy:.4g} can be "
+            "served; latencies grow for as long as it lasts"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The recorded queries of one candidate, (num_queries,) each: latency, when each was due, and its block."""
+
+    latency_ms: Floats
+    due_ms: Floats
+    block: Ints
+
+    def service_ms(self) -> Floats:
+        """(num_queries,): the time from when each was begun, which is when it was due or when the one before ended."""
+        end_ms = self.due_ms + self.latency_ms
+        free_ms = np.concatenate([[-math.inf], end_ms[:-1]])
+        free_ms[1:][np.diff(self.block) != 0] = -math.inf
+        return np.asarray(end_ms - np.maximum(self.due_ms, free_ms))
+
+    def block_ms(self) -> float:
+        """The time from the first begin to the last end of each block, all blocks together."""
+        last = np.flatnonzero(np.diff(self.block, append=self.block[-1] + 1))
+        first = np.concatenate([[0], last[:-1] + 1])
+        return float((self.due_ms[last] + self.latency_ms[last] - self.due_ms[first]).sum())
