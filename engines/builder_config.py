@@ -10,6 +10,9 @@ from engines.capability import Capability, Platform, Typing
 from engines.contract import BuildOptions
 from engines.progress_monitor import progress_monitor
 
+LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
+"""Names of ``trt.TacticSource`` whose kernels are another library's."""
+
 
 def network_flags(trt: Any, found: Capability, typing: Typing) -> int:
     """Explicit batch where that is a choice, and strong typing: the ONNX file carries the precision."""
@@ -35,6 +38,8 @@ def configure(trt: Any, found: Capability, config: Any, options: BuildOptions, w
         problem = timing_cache.begin(config, options.timing_cache, warnings)
         notes += [problem] if problem else []
     _set_portability(trt, config, options)
+    if found.external_kernels and not options.external_kernels:
+        _leave_libraries_out(trt, found, config)
     if options.dla_core >= 0:
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = options.dla_core
@@ -76,3 +81,11 @@ def _set_portability(trt: Any, config: Any, options: BuildOptions) -> None:
         config.set_flag(trt.BuilderFlag.REFIT)
     elif options.weights == "stripped":
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+
+
+def _leave_libraries_out(trt: Any, found: Capability, config: Any) -> None:
+    """Try TensorRT's own kernels alone."""
+    own = [int(kind) for name, kind in trt.TacticSource.__members__.items() if name not in LIBRARIES]
+    config.set_tactic_sources(sum(1 << kind for kind in own))
+    if found.core_without_libraries:
+        config.set_preview_feature(trt.PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805, True)

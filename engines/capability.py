@@ -44,6 +44,10 @@ class Capability:
     progress: bool
     timing_cache: bool
     dla: bool
+    external_kernels: bool
+    """Whether it knows kernels of cuBLAS and cuDNN."""
+    core_without_libraries: bool
+    """Whether it must be told that its own layers are to do without these libraries too."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ def capability_of(trt: Any) -> Capability:
         progress=hasattr(trt, "IProgressMonitor"),
         timing_cache=not ahead_of_time,  # There it does nothing, but touches the GPU.
         dla=not ahead_of_time,
+        external_kernels=hasattr(trt.TacticSource, "CUDNN") and not ahead_of_time,
+        core_without_libraries=hasattr(trt.PreviewFeature, "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"),
     )
 
 

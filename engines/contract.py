@@ -89,6 +89,9 @@ class BuildOptions:
     weights: Weights = "fixed"
     dla_core: int = -1
     """The core of a Jetson's deep learning accelerator; what it cannot do runs on the GPU. -1: the GPU alone."""
+    external_kernels: bool = True
+    """Whether kernels of cuBLAS and cuDNN are tried too, where the version knows such (up to TensorRT 10). Without them
+    these libraries are not loaded, which saves memory, and need not be there."""
     timing_cache: Path | None = None
     """A file of kernel timings to begin with and to add to. None: every kernel is timed."""
     progress: Callable[[str, int, int], None] = _silent

@@ -26,10 +26,15 @@ from pipeline.usercache import user_cache
 
 NVINFER = ("tensorrt", "tensorrt_rtx")
 """Backends that the builder's options are for."""
-FOR_ONE = {"compute_capabilities": ("tensorrt_rtx",), "timing_cache": ("tensorrt",)}
+FOR_ONE = dict.fromkeys(("timing_cache", "external_kernels"), ("tensorrt",)) | {
+    "compute_capabilities": ("tensorrt_rtx",)
+}
 """Options that are for some of them."""
-MAY_IDLE = ("workspace_mib", "optimization_level", "native_scales", "native_batch_size", "timing_cache")
-"""Options that a plan may keep although none of its backends takes them: they do not change what an engine is."""
+MAY_IDLE = (
+    "workspace_mib", "optimization_level", "int8", "native_scales", "native_batch_size", "external_kernels",
+    "timing_cache",
+)  # fmt: skip
+"""Options that a plan may keep although none of its backends takes them: how TensorRT gets at what others have too."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,9 @@ class Build:
     version_compatible: bool = option(False, "for TensorRT: let later versions run the engine")
     weights: Weights = option("fixed", "for TensorRT: whether the engine's weights can be replaced, or are left out")
     dla_core: int = option(-1, "for TensorRT: core of the DLA, what it cannot do runs on the GPU; -1: the GPU alone")
+    external_kernels: bool = option(
+        True, "for TensorRT up to 10: try kernels of cuBLAS and cuDNN too; without them less memory is taken"
+    )
     timing_cache: bool = option(True, "for TensorRT: keep kernel timings for later builds on this machine")
 
     def __post_init__(self) -> None:
@@ -137,6 +145,7 @@ class Build:
             version_compatible=self.version_compatible,
             weights=self.weights,
             dla_core=self.dla_core,
+            external_kernels=self.external_kernels,
         )
 
     def __call__(

@@ -44,6 +44,12 @@ def configured(found: Capability, options: BuildOptions) -> Any:
     return config
 
 
+def tactics(config: Any) -> list[str]:
+    """Libraries whose kernels are tried, among those that are TensorRT's own or not."""
+    bits = config.get_tactic_sources()
+    return sorted(name for name, kind in trt.TacticSource.__members__.items() if bits & 1 << int(kind))
+
+
 def weak(precision: Any, typing: Typing = "weak", *, has_fp16: bool = True) -> tuple[list[str], int]:
     """The flags that are set, and the number of sentences."""
     config = BUILDER.create_builder_config()
@@ -70,7 +76,8 @@ def main() -> None:
     warnings.simplefilter("ignore", DeprecationWarning)  # Of RTX's timing cache, which does nothing there.
     folder = Path(sys.argv[1])
     # By itself it has no DLA and no timing cache; its API has TensorRT's names for them all the same.
-    found = replace(capability_of(trt), ahead_of_time=False, timing_cache=True)
+    has_libraries = hasattr(trt.TacticSource, "CUDNN")
+    found = replace(capability_of(trt), ahead_of_time=False, timing_cache=True, external_kernels=has_libraries)
     plain = configured(found, ASKED)
     dla = configured(found, replace(ASKED, dla_core=0))
     print(
@@ -86,6 +93,7 @@ def main() -> None:
                 "dla": flags(dla),
             },
             "device": dla.default_device_type.name,
+            "kernels of": [tactics(configured(found, replace(ASKED, external_kernels=on))) for on in (True, False)],
             "weak": {
                 "fp32": weak("fp32"),
                 "fp16": weak("fp16"),

@@ -62,6 +62,9 @@ BEHIND = {
     "IBuilderConfig.progress_monitor": "IProgressMonitor",
     "IBuilderConfig.set_calibration_profile": "IBuilderConfig.int8_calibrator",
     "IProgressMonitor": "IProgressMonitor",
+    "PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805": (
+        "PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"
+    ),
     "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": "NetworkDefinitionCreationFlag.EXPLICIT_BATCH",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED": "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
 }

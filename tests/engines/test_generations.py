@@ -29,10 +29,12 @@ LIKE_8 = {
     "progress": False,
     "timing_cache": True,
     "dla": True,
+    "external_kernels": True,
+    "core_without_libraries": True,
 }
-LIKE_10 = LIKE_8 | {"strong_typing": True, "stripped": True, "progress": True}
+LIKE_10 = LIKE_8 | {"strong_typing": True, "stripped": True, "progress": True, "core_without_libraries": False}
 LATE_10 = LIKE_10 | {"hardware": ["same_compute_capability", "ampere_plus"]}
-LIKE_11 = LATE_10 | {"explicit_batch": False, "weak_typing": False, "native_int8": False}
+LIKE_11 = LATE_10 | {"explicit_batch": False, "weak_typing": False, "native_int8": False, "external_kernels": False}
 NOT_RTX = {"dla", "timing_cache", "stripped", "version_compatible"}
 RTX = LIKE_11 | {"name": "tensorrt_rtx", "ahead_of_time": True, "hardware": []} | dict.fromkeys(NOT_RTX, False)
 

@@ -111,6 +111,7 @@ hardware = "ampere_plus"
 version_compatible = true
 weights = "refittable"
 dla_core = 0
+external_kernels = false
 timing_cache = false
 
 [infer]
