@@ -120,6 +120,7 @@ num_threads = 3
 
 [validate]
 reference = "reference"
+num_bisected = 4
 [validate.fp32]
 atol = 0.25
 rtol = 0.5
