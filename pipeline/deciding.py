@@ -1,12 +1,14 @@
-"""An interval against a limit: pass, fail, or not decided."""
+"""An interval against a limit: pass, fail, or not decided; and when to look."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
 Outcome = Literal["pass", "fail", "not decided"]
+LOOK_GROWTH = 1.5
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,18 @@ def outcome(interval: Interval, limit: Limit) -> Outcome:
     if interval.low > limit.bound if limit.at_most else interval.high < limit.bound:
         return "fail"
     return "not decided"
+
+
+def planned_looks(first: int, most: int) -> list[int]:
+    """After how many observations to look: first after ``first``, then 1.5 times as many, and last when it is over.
+
+    ``most`` is how many there may be in the time that was given.
+    """
+    looks, next_look = [], float(first)
+    while next_look < most:
+        looks.append(math.floor(next_look))
+        next_look *= LOOK_GROWTH
+    return [*looks, max(most, first)]
 
 
 def student_quantile(tail: float, num_degrees: int) -> float:

@@ -9,8 +9,9 @@ Definitions, besides those of ``pipeline/timing.py``:
   is what an interval is made of. The first load is not counted.
 - A *round* is four blocks, ABBA or BAAB by the toss of a coin (one letter each for candidate and baseline), so that a
   machine which grows slower or faster in the meantime treats both alike. Without a baseline it is two blocks. All
-  blocks of a run have the same number of queries: as many as the slower side runs in ``block_ms``. All loads have the
-  same number of rounds: as many as take ``load_seconds``, or as long as loading takes.
+  blocks of a run have the same number of queries: as many as the slower side runs in ``block_ms`` (server: as arrive in
+  it, by a Poisson process at least 30, so that a line can form). All loads have the same number of rounds: as many as
+  take ``load_seconds``, or as long as loading takes.
 - The *ratio* of a statistic is the candidate's over the baseline's within a load, and of these the geometric mean over
   loads. Above 1 the candidate is slower.
 - A *look* is a decision on all loads so far: the first after 8 loads, each further one after 1.5 times as many, the
@@ -33,17 +34,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from pipeline.deciding import Interval, Limit, Outcome, outcome
+from pipeline.deciding import Interval, Limit, Outcome, outcome, planned_looks
 from pipeline.errors import ConfigError
 from pipeline.intervals import LEAST_GROUPS, SHARES, Statistic, one_sided, ratio
+from pipeline.loads import Arrivals, Load, Run
 from pipeline.option import option
 from pipeline.timing import NS_PER_MS, Candidate, Floats, Queries, joined, queries_from_raw, run_block, run_unrecorded
 
-LOOK_GROWTH = 1.5
+LEAST_POISSON = 30
 LEAST_QUERIES = {"p50": 20, "mean": 20, "p90": 50, "p99": 100}
 """A load has at least so many recorded queries of each side, where such a statistic is asked."""
 MARGIN = 1.25
@@ -75,9 +77,20 @@ class Pairing:
     min_block_queries: int = option(2, "... and at least so many")
     settle_queries: int = option(1, "unrecorded queries at a block's start: the engine before it emptied the caches")
     seed: int = option(0, "of the order in which the engines take turns")
+    scenario: Literal["single_stream", "server"] = option(
+        "single_stream", "the next query comes when the last is done; server: by itself, and waits in line"
+    )
+    queries_per_s: float = option(0.0, "server: so many queries arrive per second, on average")
+    arrivals: Arrivals = option("poisson", "server: at random, or fixed: evenly spaced, as from a camera")
+
+    @property
+    def load(self) -> Load:
+        """How queries come (``pipeline/loads.py``)."""
+        return Load(self.scenario, self.queries_per_s, self.arrivals)
 
     def __post_init__(self) -> None:
         """Check the bounds."""
+        _ = self.load  # It checks itself.
         least: dict[str, float] = {
             "warmup_queries": 1,
             "warmup_seconds": 0,
@@ -102,11 +115,13 @@ class Pairing:
             if self.reload
             else "both loaded once, so that the answer is of this load alone"
         )
+        how = "arrive" if self.scenario == "server" else "the slower one runs"
         return (
-            f"Candidate and baseline in turns, {loads}; per load at least {self.warmup_queries} queries of warm-up "
-            f"each, before the first one {self.warmup_seconds:g} s; rounds of four blocks (ABBA or BAAB, drawn with "
-            f"seed {self.seed}), at least {self.load_seconds:g} s of them per load; a block has as many queries as the "
-            f"slower one runs in {self.block_ms:g} ms, at least {self.min_block_queries}, and {self.settle_queries} "
+            f"{self.load.describe()}; candidate and baseline in turns, {loads}; per load at least "
+            f"{self.warmup_queries} queries of warm-up each, before the first one {self.warmup_seconds:g} s; rounds of "
+            "four blocks (ABBA or BAAB, drawn with "
+            f"seed {self.seed}), at least {self.load_seconds:g} s of them per load; a block has as many queries as {how} "
+            f"in {self.block_ms:g} ms, at least {self.min_block_queries}, and {self.settle_queries} "
             f"before them not counted; until all is decided or {self.max_seconds:g} s are over. Percentiles are "
             "nearest-rank; a ratio is taken within a load, and of these the geometric mean; intervals are by Student's "
             "t over loads (percentiles in milliseconds: by Woodruff's method) and each holds with "
@@ -159,6 +174,8 @@ class Asked:
     confidence: float
     tail: float
     """The probability with which one bound at one look may be passed."""
+    notes: tuple[str, ...]
+    """Why latencies say more of the line than of an engine."""
 
     def interval(self, statistic: Statistic, *, relative: bool) -> Interval:
         """The interval of any other statistic of this run, as wide as if it had been asked.
@@ -204,22 +221,13 @@ def ask(
             seconds = (clock() - start_ns) / 1e9
             room = math.floor((pairing.max_seconds - seconds) / bench.seconds_per_load())
             if bench.num_loads == 1:
-                looks = planned_looks(1 + room)
+                looks = planned_looks(LEAST_GROUPS, 1 + room)
                 tail = (1 - pairing.confidence) / 2 / len(looks)
             if bench.num_loads in looks[:-1] or room < 1:
                 answers = [_answer(answer, bench, (pairing.confidence, tail)) for answer in answers]
             if room < 1 or all(answer.outcome != "not decided" for answer in answers):
                 break
     return bench.asked(answers, seconds, tail)
-
-
-def planned_looks(most_loads: int) -> list[int]:
-    """After how many loads to look, if the time holds ``most_loads``; the last look is when it is over."""
-    looks, next_look = [], float(LEAST_GROUPS)
-    while next_look < most_loads:
-        looks.append(math.floor(next_look))
-        next_look *= LOOK_GROWTH
-    return [*looks, max(most_loads, LEAST_GROUPS)]
 
 
 class _Bench:
@@ -242,6 +250,10 @@ class _Bench:
         with ExitStack() as stack:
             loaded = self._load(stack)
             self._block_queries = max(_block_queries(side, self._pairing, self._clock) for side in loaded)
+            if (load := self._pairing.load).scenario == "server":
+                arriving = math.ceil(self._pairing.block_ms * load.queries_per_s / 1e3)
+                least = LEAST_POISSON if load.arrivals == "poisson" else self._pairing.min_block_queries
+                self._block_queries = max(arriving, least)
             if not self._pairing.reload:
                 self._loaded, self._kept = loaded, stack.pop_all()
         self.began_ns = self._clock()
@@ -284,6 +296,8 @@ class _Bench:
     def asked(self, answers: Sequence[Answer], seconds: float, tail: float) -> Asked:
         """What it came to."""
         queries = [joined(parts) for parts in self._queries]
+        runs = [Run(side.latency_ms, side.started_ms, side.block) for side in queries]
+        notes = [self._pairing.load.note(run) for run in runs]
         return Asked(
             answers=tuple(answers),
             candidate=queries[0],
@@ -294,6 +308,7 @@ class _Bench:
             began_ns=self.began_ns,
             confidence=self._pairing.confidence,
             tail=tail,
+            notes=tuple(f"{side}: {note}" for side, note in zip(("candidate", "baseline"), notes) if note),
         )
 
     def _load(self, stack: ExitStack) -> list[Candidate]:
@@ -317,9 +332,10 @@ class _Bench:
     def _round(self, loaded: Sequence[Candidate]) -> None:
         first = int(self._random.integers(len(loaded)))
         order = [first, 1 - first, 1 - first, first] if len(loaded) > 1 else [0, 0]
-        for index in order:
+        for place, index in enumerate(order):
             run_unrecorded(loaded[index], self._pairing.settle_queries, 0.0, self._clock)
-            raw = run_block(loaded[index], self._is_whole, self._clock, self._clock)
+            seed = (self._pairing.seed, self.num_rounds, order[:place].count(index))
+            raw = run_block(loaded[index], self._is_whole, self._clock, self._pairing.load.begin(seed, self._clock))
             self._queries[index].append(queries_from_raw(raw, self.num_rounds, self.began_ns))
         self.num_rounds += 1
 

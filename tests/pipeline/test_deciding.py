@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pipeline.deciding import Interval, Limit, Outcome, outcome, student_quantile
+from pipeline.deciding import Interval, Limit, Outcome, outcome, planned_looks, student_quantile
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,12 @@ def test_only_a_whole_interval_decides(low: float, high: float, at_most: bool, e
 def test_a_limit_reads_as_a_person_says_it() -> None:
     assert str(Limit(1.03, at_most=True)) == "at most 1.03"
     assert str(Limit(0.5, at_most=False)) == "at least 0.5"
+
+
+def test_looks_are_few_and_the_last_is_at_the_end() -> None:
+    assert planned_looks(8, 100) == [8, 12, 18, 27, 40, 60, 91, 100]
+    assert planned_looks(8, 9) == [8, 9]
+    assert planned_looks(8, 8) == planned_looks(8, -5) == [8]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.deciding import Limit
+from pipeline.deciding import Limit, planned_looks
 from pipeline.errors import ConfigError
 from pipeline.intervals import Statistic, ratio
-from pipeline.paired import Asked, Loading, Pairing, Question, ask, planned_looks
+from pipeline.paired import Asked, Loading, Pairing, Question, ask
 from pipeline.timing import Candidate
 
 QUICK = Pairing(
@@ -25,13 +25,16 @@ QUICK = Pairing(
 class FakeMachine:
     """A clock in nanoseconds, and engines whose queries take as long as they are told."""
 
-    def __init__(self, loading_ms: float = 1.0) -> None:
+    def __init__(self, loading_ms: float = 1.0, look_ns: int = 0) -> None:
         self.now_ns = 0
+        self.look_ns = look_ns
+        """How far a look at the clock moves it: waiting needs some."""
         self.log: list[str] = []
         """``+a`` for a loaded, ``a`` for a query of it, ``-a`` for unloaded."""
         self.loading_ms = loading_ms
 
     def clock(self) -> int:
+        self.now_ns += self.look_ns
         return self.now_ns
 
     def loading(self, name: str, ms: Callable[[], float], batch_size: int = 1) -> Loading:
@@ -78,7 +81,7 @@ def test_equal_engines_pass_and_a_slower_one_fails() -> None:
 
 
 def test_over_all_looks_the_limit_itself_is_called_broken_as_seldom_as_the_confidence_says() -> None:
-    random, looks = np.random.default_rng(0), planned_looks(100)
+    random, looks = np.random.default_rng(0), planned_looks(8, 100)
     tail = (1 - 0.9) / 2 / len(looks)
     false_alarms = wrong_passes = 0
     for _ in range(400):
@@ -89,12 +92,6 @@ def test_over_all_looks_the_limit_itself_is_called_broken_as_seldom_as_the_confi
         wrong_passes += any(high < 1.03 for _, _, high in intervals)
     assert max(false_alarms, wrong_passes) <= 20 + 3 * np.sqrt(20), "at most 5 % of 400, each"
     assert min(false_alarms, wrong_passes) >= 2, "and looking costs no more than it must"
-
-
-def test_looks_are_few_and_the_last_is_at_the_end() -> None:
-    assert planned_looks(100) == [8, 12, 18, 27, 40, 60, 91, 100]
-    assert planned_looks(9) == [8, 9]
-    assert planned_looks(8) == planned_looks(-5) == [8]
 
 
 def test_a_clear_difference_is_decided_at_the_first_look() -> None:
@@ -347,9 +344,35 @@ def test_questions_that_cannot_be_asked_are_refused() -> None:
         ask(one, one, [question(batch_size=8)], QUICK, clock=machine.clock)
 
 
+def test_at_a_rate_both_meet_the_same_arrivals_and_latency_counts_from_when_a_query_was_due() -> None:
+    machine = FakeMachine(look_ns=1000)
+    offered = replace(QUICK, scenario="server", queries_per_s=2500.0, warmup_queries=2)
+    found = ask(
+        machine.loading("c", lambda: 0.3), machine.loading("b", lambda: 0.2), [question()], offered, clock=machine.clock
+    )
+    assert found.baseline is not None
+    gaps = [np.diff(side.started_ms[side.block == 0][:30]) for side in (found.candidate, found.baseline)]
+    assert gaps[0] == pytest.approx(gaps[1], abs=1e-5)
+    assert found.candidate.latency_ms.max() > 0.6, "some wait in line"
+    assert found.answers[0].outcome == "fail"
+    assert found.notes == ()
+
+
+def test_a_camera_that_is_too_fast_for_the_candidate_is_said() -> None:
+    machine = FakeMachine(look_ns=1000)
+    offered = replace(QUICK, scenario="server", queries_per_s=2000.0, arrivals="fixed")
+    sides = machine.loading("c", lambda: 0.6), machine.loading("b", lambda: 0.2)
+    found = ask(*sides, [question()], offered, clock=machine.clock)
+    assert found.answers[0].outcome == "fail"
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("candidate: overloaded: 2000 queries per second arrive, 16")
+    assert "2000 queries per second arrive evenly spaced" in offered.describe()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"scenario": "server"}, "scenario server: queries_per_s is 0, must be above 0"),
         ({"max_seconds": 0.0}, "max_seconds is 0.0, must be above 0 and finite"),
         ({"max_seconds": math.inf}, "max_seconds is inf, must be above 0 and finite"),
         ({"confidence": 1.0}, "confidence is 1.0, must be below 1"),
