@@ -120,11 +120,11 @@ class Pairing:
             f"{self.load.describe()}; candidate and baseline in turns, {loads}; per load at least "
             f"{self.warmup_queries} queries of warm-up each, before the first one {self.warmup_seconds:g} s; rounds of "
             f"four blocks (ABBA or BAAB, drawn with seed {self.seed}), at least {self.load_seconds:g} s of them per "
-            f"load; a block has as many queries as {how} in {self.block_ms:g} ms, at least {self.min_block_queries}, and {self.settle_queries} "
-            f"before them not counted; until all is decided or {self.max_seconds:g} s are over. Percentiles are "
-            "nearest-rank; a ratio is taken within a load, and of these the geometric mean; intervals are by Student's "
-            "t over loads (percentiles in milliseconds: by Woodruff's method) and each holds with "
-            f"{self.confidence:.4g} over all looks (Bonferroni)."
+            f"load; a block has as many queries as {how} in {self.block_ms:g} ms, at least {self.min_block_queries}, "
+            f"and {self.settle_queries} before them not counted; until all is decided or {self.max_seconds:g} s are "
+            "over. Percentiles are nearest-rank; a ratio is taken within a load, and of these the geometric mean; "
+            "intervals are by Student's t over loads (percentiles in milliseconds: by Woodruff's method) and each "
+            f"holds with {self.confidence:.4g} over all looks (Bonferroni)."
         )
 
 
