@@ -26,6 +26,8 @@ VERBS = {
     "validate": "Judge an engine's answers against the FP32 model's",
     "bisect": "The layer at which a model in reduced precision goes wrong",
     "benchmark": "Time engines against each other",
+    "gate": "May this engine ship? Budgets, beside a baseline",
+    "baseline": "Keep what passed its gate, for later ones",
     "ranges": "Show and merge ranges; to and from TensorRT's calibration cache",
     "pack": "A plan's models, samples and answers in one file, for a device",
     "report": "Print and draw a run's report again",
@@ -37,6 +39,7 @@ VERBS = {
 MODULES = {
     **dict.fromkeys(("run", "pack", "report", "show", "doctor"), "pipeline.runs"),
     **dict.fromkeys(("calibrate", "cast", "quantize"), "pipeline.precision"),
+    **dict.fromkeys(("gate", "baseline"), "pipeline.gating"),
     "lint": "pipeline.linting",
     "ranges": "pipeline.ranges",
 }
@@ -93,7 +96,8 @@ def trtforge(verbose: bool) -> None:
     stdout, everything else to stderr.
 
     Exit status: 0 done; 2 the plan, the command or the data is wrong; 3 this machine lacks something; 4 a tool
-    below failed on this model; 5 it ran, and accuracy or latency is out of bound; 130 interrupted.
+    below failed on this model; 5 it ran, and accuracy or latency is out of bound; 6 it ran,
+    and cannot be decided here; 130 interrupted.
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -76,6 +76,25 @@ def check_folder_target(target: Path) -> None:
         raise ConfigError(f"{target}: is a file; give the path of a folder with -o")
     if target.is_dir() and any(target.iterdir()) and not (target / "ranges.json").is_file():
         raise ConfigError(f"{target}: is a folder with other files in it; give a new path with -o")
+
+
+def check_replaceable(folder: Path, own: Sequence[str], sentence: str) -> None:
+    """That a folder which is going to be replaced as a whole is new, empty, or an older one of its kind.
+
+    Args:
+        folder: the folder.
+        own: the files and folders that it may hold; where there is any, the first of them must be there.
+        sentence: what to say of another, with ``{}`` for it.
+
+    Raises:
+        ConfigError: it is a file, or holds anything else.
+    """
+    if not folder.exists():
+        return
+    found = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    is_own = (folder / own[0]).is_file()
+    if foreign := [path for path in found if path.name not in own or not is_own]:
+        raise ConfigError(f"{sentence.format(foreign[0])}; name a folder of its own")
 
 
 def make(target: Path, stage: Callable[[Path], R]) -> R:

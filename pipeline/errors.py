@@ -28,6 +28,10 @@ class CheckFailed(Exception):
     """It ran, and accuracy, agreement or latency is out of bound. Nobody has to mend the tool."""
 
 
+class NotDecided(Exception):
+    """It ran, and cannot be decided here: the machine is too noisy, the samples too few, or something has no gauge."""
+
+
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when a file cannot grow: disk, quota, or the largest file that a process may write."""
 
@@ -39,6 +43,7 @@ EXIT_STATUS: dict[type[Exception], int] = {
     ModelError: 4,
     EngineError: 4,
     CheckFailed: 5,
+    NotDecided: 6,
 }
 """Anything that is not listed is a bug of ours and keeps its traceback (status 1)."""
 
@@ -59,6 +64,7 @@ __all__ = [
     "DataError",
     "EngineError",
     "ModelError",
+    "NotDecided",
     "OutOfMemory",
     "ProcessDied",
     "StageError",

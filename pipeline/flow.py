@@ -98,7 +98,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     for variant, outputs in made.outputs.items():
         judged = Judged(judge, variant.precision, evidence_of(plan, made, variant))
         made.verdicts[variant] = store.run(plan.validate, made.reference, outputs, made.evaluation, judged)
-    if until != "validate":
+    if until == "benchmark" or (until == "gate" and plan.gate.pays):
         time_engines(plan, store, made)
     return made
 
@@ -109,7 +109,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     fp32 = store.run(plan.export, source)
     calibration, evaluation = _samples(plan, fp32)
     check_shapes(plan, evaluation)
-    if until == "benchmark":
+    if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)
     made = Results(source, fp32, calibration, evaluation)
     made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)

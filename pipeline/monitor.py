@@ -24,7 +24,7 @@ import numpy as np
 
 from pipeline.gauges import Gauge, Kind, gauges, total_rails, why_no_power
 from pipeline.jetson import power_mode
-from pipeline.timing import Floats, Ints, Timing
+from pipeline.timing import Floats, Ints, Queries, Timing
 
 MIN_READINGS = 5
 """Fewer readings of the power within an engine's blocks give no energy."""
@@ -217,9 +217,8 @@ def total_energy(readings: Readings) -> tuple[Ints, Floats, str]:
     return times_ns, np.concatenate([[0.0], np.cumsum(steps_mj)]), ""
 
 
-def block_windows_ns(timing: Timing, began_ns: int) -> Floats:
+def block_windows_ns(queries: Queries, began_ns: int) -> Floats:
     """Begin and end of each recorded block, (num_blocks, 2), nanoseconds on the monotonic clock."""
-    queries = timing.queries
     edges = np.flatnonzero(np.diff(queries.block)) + 1
     first, last = np.concatenate([[0], edges]), np.concatenate([edges, [len(queries.block)]]) - 1
     ends_ms = queries.started_ms[last] + queries.latency_ms[last]
@@ -227,7 +226,7 @@ def block_windows_ns(timing: Timing, began_ns: int) -> Floats:
 
 
 def _energy(timing: Timing, began_ns: int, times_ns: Ints, energy_mj: Floats) -> Energy:
-    windows = block_windows_ns(timing, began_ns)
+    windows = block_windows_ns(timing.queries, began_ns)
     within = sum(int(((times_ns >= begin) & (times_ns <= end)).sum()) for begin, end in windows)
     if within < MIN_READINGS:
         return _no_energy(timing, f"only {within} readings of the power fell into its blocks; raise min_seconds")

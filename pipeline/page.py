@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import quantities
 from pipeline.errors import Unavailable
@@ -15,6 +16,9 @@ from pipeline.quality import best_where
 from pipeline.record import MetricInfo, Recommendation, Record, Variant
 from pipeline.settling_picture import settling_pictures
 from pipeline.timing import Floats, queries_from_npz
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 NEEDED = ("jinja2", "matplotlib")
 
@@ -32,9 +36,34 @@ def html_from_record(record: Record, folder: Path) -> str:
         Unavailable: jinja2 or matplotlib is not installed.
         ConfigError: a file of raw latencies is missing.
     """
+    check_drawable("report.html")
+    return template_named("report.html.j2").render(
+        style=style(),
+        record=record,
+        headline=headline(record.recommendation),
+        chosen=next((v for v in record.variants if v.name == record.recommendation.variant), None),
+        figures=_key_figures(record),
+        pictures=_pictures(record, folder),
+        histograms=histogram_pictures(record),
+        best_where=best_where(record.methods),
+        metric_title="metric" if record.metric is None else quantities.metric_title(record.metric),
+        metric_text=lambda value: _metric(record, value),
+        drop_text=lambda value: _drop(record, value),
+        machine_rows=machine_rows(record.machine),
+        dash=quantities.NONE,
+        reasons=_reasons(record),
+    )
+
+
+def check_drawable(what: str) -> None:
+    """Raise Unavailable unless a page can be drawn here."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise Unavailable(f"report.html: needs {' and '.join(missing)}; pip install 'trtforge[report]'")
+        raise Unavailable(f"{what}: needs {' and '.join(missing)}; pip install 'trtforge[report]'")
+
+
+def template_named(file: str) -> Template:
+    """A page's template, with the filters that print numbers."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -47,24 +76,14 @@ def html_from_record(record: Record, folder: Path) -> str:
         "share": quantities.share_text,
         "db": quantities.db_text,
         "finite": lambda value, form: "not finite" if value is None else form % value,
-        "trusted": Markup,  # For the pictures alone: matplotlib has escaped the texts in them.
+        "trusted": Markup,  # For the style and the pictures alone: matplotlib has escaped the texts in them.
     }
-    template = environment.from_string((files("pipeline") / "report.html.j2").read_text(encoding="utf-8"))
-    return template.render(
-        record=record,
-        headline=headline(record.recommendation),
-        chosen=next((v for v in record.variants if v.name == record.recommendation.variant), None),
-        figures=_key_figures(record),
-        pictures=_pictures(record, folder),
-        histograms=histogram_pictures(record),
-        best_where=best_where(record.methods),
-        metric_title="metric" if record.metric is None else quantities.metric_title(record.metric),
-        metric_text=lambda value: _metric(record, value),
-        drop_text=lambda value: _drop(record, value),
-        machine_rows=_machine_rows(record.machine),
-        dash=quantities.NONE,
-        reasons=_reasons(record),
-    )
+    return environment.from_string((files("pipeline") / file).read_text(encoding="utf-8"))
+
+
+def style() -> str:
+    """The style sheet that all pages share."""
+    return (files("pipeline") / "page.css").read_text(encoding="utf-8")
 
 
 def headline(recommendation: Recommendation) -> str:
@@ -136,7 +155,7 @@ def _reasons(record: Record) -> list[str]:
     return [f"Not timed: {names[why]}: {why.rstrip('.')}." for why in reasons]
 
 
-def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
+def machine_rows(machine: Machine) -> list[tuple[str, str]]:
     """What the machine tells of itself, without what it does not tell."""
     rows = [
         ("Board", machine.board),

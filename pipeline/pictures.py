@@ -34,6 +34,7 @@ TAIL_PERCENT = 99.5
 """A latency distribution is drawn up to this percentile."""
 
 INK, QUIET, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
+GOOD, WARN, BAD = "#191a1b", "#1c1d1e", "#1f2021"
 COLOURS = {"fp32": "#101112", "fp16": "#131415", "int8": "#161718"}
 _VARIABLES = {
     INK: "--ink",
@@ -43,6 +44,9 @@ _VARIABLES = {
     COLOURS["fp32"]: "--fp32",
     COLOURS["fp16"]: "--fp16",
     COLOURS["int8"]: "--int8",
+    GOOD: "--good",
+    WARN: "--warn",
+    BAD: "--bad",
 }
 """The colour that is drawn -> the page's variable that replaces it."""
 
@@ -121,7 +125,7 @@ def _accuracy(record: Record, metric: MetricInfo) -> Picture:
     axes = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
     main = axes[0]
     points: list[tuple[Axes, float, Variant]] = [(main, _p50_ms(variant), variant) for variant in timed]
-    _latency_axis(main, [x for _, x, _ in points], "p50 latency, ms")
+    latency_axis(main, [x for _, x, _ in points], "p50 latency, ms")
     main.margins(x=0.25, y=0.3)
     main.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     main.yaxis.set_major_formatter(lambda value, _: metric_text(metric, value))
@@ -181,7 +185,7 @@ def _latency(timed: Sequence[Variant], latencies: Mapping[str, Floats]) -> Pictu
     ends = [float(np.percentile(latencies[v.name], TAIL_PERCENT)) for v in timed]
     starts = [float(latencies[v.name].min()) for v in timed]
     p99s = [v.latency_ms.p99 for v in timed if v.latency_ms is not None]
-    _latency_axis(ax, [*starts, *ends, *p99s], "latency of one query, ms")
+    latency_axis(ax, [*starts, *ends, *p99s], "latency of one query, ms")
     low, high = min(starts), max(*ends, *p99s)
     edges = np.geomspace(low, high, 121) if ax.get_xscale() == "log" else np.linspace(low, high, 121)
     for row, variant in enumerate(timed):
@@ -194,7 +198,7 @@ def _latency(timed: Sequence[Variant], latencies: Mapping[str, Floats]) -> Pictu
         ax.vlines(variant.latency_ms.p50, base, base + 0.44, color=colour, lw=2)
         ax.vlines(variant.latency_ms.p99, base, base + 0.22, color=colour, lw=1.5)
         said = f"p50 {three_digits(variant.latency_ms.p50)} · p99 {three_digits(variant.latency_ms.p99)} ms"
-        _row_text(ax, base + 0.66, variant.name, said)
+        row_text(ax, base + 0.66, variant.name, said)
     ax.set_ylim(-len(timed) + 0.8, 1.0)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
@@ -213,7 +217,7 @@ def _sizes(variants: Sequence[Variant]) -> Picture:
     ax = figure.subplots()
     for row, variant in enumerate(variants):
         ax.barh(-row, variant.size_bytes, height=0.28, color=COLOURS[variant.precision])
-        _row_text(ax, -row + 0.36, variant.name, size_text(variant.size_bytes))
+        row_text(ax, -row + 0.36, variant.name, size_text(variant.size_bytes))
     _bare_rows(ax, len(variants), max(variant.size_bytes for variant in variants))
     alt = "; ".join(f"{variant.name} {size_text(variant.size_bytes)}" for variant in variants)
     return Picture("sizes", "Engine size", "Size of the file that is deployed.", alt, svg_from_figure(figure, "sizes"))
@@ -227,7 +231,7 @@ def _sqnr(tensors: Sequence[TensorQuality]) -> Picture:
     ax = figure.subplots()
     for row, (sqnr_db, name) in enumerate(worst):
         ax.barh(-row, max(sqnr_db, 0.0), height=0.28, color=COLOURS["int8"])
-        _row_text(ax, -row + 0.36, shortened(name), f"{sqnr_db:.1f} dB")
+        row_text(ax, -row + 0.36, shortened(name), f"{sqnr_db:.1f} dB")
     _bare_rows(ax, max(1, len(worst)), max([sqnr_db for sqnr_db, _ in rated], default=1.0))
     alt = "; ".join(f"{name} {sqnr_db:.1f} dB" for sqnr_db, name in worst)
     count = (
@@ -261,7 +265,7 @@ def empty_figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained", facecolor="none")
 
 
-def _latency_axis(ax: Axes, values: Sequence[float], label: str) -> None:
+def latency_axis(ax: Axes, values: Sequence[float], label: str) -> None:
     """Logarithmic where the values ask for it; ticks are plain numbers."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
@@ -275,7 +279,7 @@ def _latency_axis(ax: Axes, values: Sequence[float], label: str) -> None:
     ax.set_xlabel(label)
 
 
-def _row_text(ax: Axes, y: float, left: str, right: str) -> None:
+def row_text(ax: Axes, y: float, left: str, right: str) -> None:
     """A row's name at the left end and its number at the right end."""
     where = ax.get_yaxis_transform()
     ax.text(0, y, left, transform=where, ha="left", va="center", color=INK)
@@ -325,7 +329,7 @@ def svg_from_figure(figure: Figure, key: str) -> str:
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r' id="[a-z0-9]+(?:\.[a-z]+)?_\d+"', "", svg)
+    svg = re.sub(r' id="[A-Za-z0-9]+(?:\.[a-z]+)?_\d+"', "", svg)
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*" ', r"\1", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?)height="[^"]*" ', r"\1", svg, count=1)
     svg = svg.replace("'DejaVu Sans'", "var(--font)")

@@ -30,6 +30,7 @@ from pipeline.stages.build import Build
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
 from pipeline.stages.export import Export
+from pipeline.stages.gate import Gate
 from pipeline.stages.infer import Infer
 from pipeline.stages.lint import Lint
 from pipeline.stages.pack import Pack
@@ -104,6 +105,7 @@ class Plan:
     validate: Validate = Validate()
     benchmark: Benchmark = Benchmark()
     report: Report = Report()
+    gate: Gate = Gate()
     pack: Pack = Pack()
     packed: Packed = Packed()
     folder: Path = Path()
@@ -121,7 +123,8 @@ class Plan:
 
 
 STAGES = (
-    "export", "lint", "calibrate", "cast", "quantize", "build", "infer", "validate", "benchmark", "report", "pack",
+    "export", "lint", "calibrate", "cast", "quantize", "build", "infer", "validate", "benchmark", "report", "gate",
+    "pack",
 )  # fmt: skip
 """The verbs, in the order in which a run needs them."""
 

@@ -32,8 +32,8 @@ MARK = "*"
 """Stands behind a simulated accuracy; the line below the table says what it means."""
 
 
-def json_from_record(record: Record) -> str:
-    """The text of report.json; ``docs/report-schema.md`` describes every key.
+def json_from_record(record: object) -> str:
+    """The text of report.json, or of another record; ``docs/report-schema.md`` describes every key.
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON cannot hold; the record wants None there.
@@ -41,30 +41,40 @@ def json_from_record(record: Record) -> str:
     return json.dumps(_converter().unstructure(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def write_json(record: Record, path: Path) -> None:
-    """Write report.json."""
+def write_json(record: object, path: Path) -> None:
+    """Write report.json, or another record."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json_from_record(record), encoding="utf-8")
 
 
 def report_from_json(path: Path) -> Record:
-    """Read report.json back, strictly: every key there, none unknown, each value of its type.
+    """Read report.json back; as ``record_from_json``."""
+    return record_from_json(path, Record, SCHEMA_VERSION, "write it again with `trtforge run`")
+
+
+def record_from_json(path: Path, kind: type[T], version: int, again: str) -> T:
+    """Read a record back, strictly: every key there, none unknown, each value of its type.
+
+    Args:
+        path: the file.
+        kind: the record's class.
+        version: the ``schema_version`` that this program reads.
+        again: what to do about a file that does not fit.
 
     Raises:
         ConfigError: the file cannot be read, is of another schema version, or does not fit; names the key.
     """
-    again = "write it again with `trtforge run`"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a report.json") from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a {path.name}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: is not JSON ({error}); {again}") from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ConfigError(f"{path}: schema_version is {version!r}, this program reads {SCHEMA_VERSION}; {again}")
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if found != version:
+        raise ConfigError(f"{path}: schema_version is {found!r}, this program reads {version}; {again}")
     try:
-        return _converter().structure(data, Record)
+        return _converter().structure(data, kind)
     except Exception as error:
         from cattrs import transform_error
 

@@ -80,7 +80,7 @@ class Benchmark:
         self.check_samples(samples)
         what = f"benchmark {', '.join(engines)}"
         with waiting(what), Monitor(ROOT, self.monitor_ms) as monitor:
-            measured = isolate.call(out / "benchmark.log", what, _measure, self, dict(engines), samples)
+            measured = isolate.call(out / "benchmark.log", what, measure_engines, self, dict(engines), samples)
         rows = [
             _row(timing, engines[timing.name], out) | {"split_ms": None if split is None else asdict(split)}
             for timing, split in zip(measured.timings, measured.splits)
@@ -181,7 +181,8 @@ class Measured:
     layers: dict[str, LayersRun]
 
 
-def _measure(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> Measured:
+def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> Measured:
+    """Load all engines in this process and time them by the stage's protocol."""
     began_ns: list[int] = []
     changes: dict[str, float | None] = {}
     runners: dict[str, Runner] = {}
@@ -191,7 +192,7 @@ def _measure(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> 
         for name, engine in engines.items():
             before_mib = available_mib(Path("/"))
             runner = runners[name] = loaded.enter_context(runner_of(engine, stage.num_threads))
-            own = [_candidate(engine, runner, name, samples, size) for size in stage.batch_sizes]
+            own = [candidate_of(engine, runner, name, next(iter(samples.batches(n)))) for n in stage.batch_sizes]
             if stage.protocol.scenario == "offline":
                 own = [_offline(candidate, runner, samples) for candidate in own]
             for candidate in own:
@@ -213,14 +214,16 @@ def _layers(stage: Benchmark, engine: Engine, samples: Samples) -> LayersRun:
     return LayersRun(size, NUM_RUNS, backend(engine.backend).layer_times(engine.path, feed, NUM_RUNS))
 
 
-def _candidate(engine: Engine, runner: Runner, name: str, samples: Samples, size: int) -> Candidate:
+def candidate_of(engine: Engine, runner: Runner, name: str, feed: Mapping[str, Array]) -> Candidate:
+    """A loaded engine bound to one batch; ConfigError if it does not take a batch of that size."""
+    size = len(next(iter(feed.values())))
     smallest, largest = batch_bounds(engine, runner)
     if not smallest <= size <= (largest or size):
         raise ConfigError(
             f"{name}: takes batches from {smallest} to {largest}, but [benchmark] batch_sizes has {size}; "
             "change it, or the input's shapes in [model.inputs]"
         )
-    return Candidate(name, size, partial(runner.infer, next(iter(samples.batches(size)))), runner.device_ms)
+    return Candidate(name, size, partial(runner.infer, feed), runner.device_ms)
 
 
 def _offline(candidate: Candidate, runner: Runner, samples: Samples) -> Candidate:

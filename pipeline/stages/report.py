@@ -16,8 +16,7 @@ from calibration.settling import settling_from_folder
 from engines import backend
 from engines.contract import TensorSpec
 from pipeline.device_split import split_from_row
-from pipeline.direct import work_folder
-from pipeline.errors import ConfigError
+from pipeline.direct import check_replaceable, work_folder
 from pipeline.machine import installed_versions, this_machine
 from pipeline.monitor import Energy
 from pipeline.option import option
@@ -106,16 +105,9 @@ class Report:
         Raises:
             ConfigError: it is a file, or holds anything else.
         """
-        if not folder.exists():
-            return
-        found = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-        is_report = (folder / "report.json").is_file()
-        foreign = [path for path in found if path.name not in OWN_FILES or not is_report]
-        if foreign:
-            raise ConfigError(
-                f"[report] folder: {foreign[0]} is there, but a report replaces its folder as a whole; "
-                "name a folder of its own"
-            )
+        check_replaceable(
+            folder, OWN_FILES, "[report] folder: {} is there, but a report replaces its folder as a whole"
+        )
 
     def _publish(self, folder: Path, record: Record, made: Results) -> None:
         self.check_folder(folder)

@@ -19,7 +19,7 @@ from pipeline.artifact import Outputs, Verdict
 from pipeline.bisecting import Evidence, bisected
 from pipeline.comparison import OutputComparison, Tolerance, compare, read_outputs
 from pipeline.errors import ConfigError
-from pipeline.metrics import Metric, metric
+from pipeline.metrics import Bools, Metric, metric
 from pipeline.option import check_bounds, option
 from pipeline.versions import distribution_versions
 
@@ -196,7 +196,13 @@ class Validate:
 
 
 def agreement(ours: Mapping[str, Array], theirs: Mapping[str, Array], output: str) -> float | None:
-    """Share of samples whose arg max is that of FP32; None where no output is a (N, classes) array of scores.
+    """Share of samples whose arg max is that of FP32; None where no output is a (N, classes) array of scores."""
+    same = same_arg_max(ours, theirs, output)
+    return None if same is None else float(np.mean(same))
+
+
+def same_arg_max(ours: Mapping[str, Array], theirs: Mapping[str, Array], output: str) -> Bools | None:
+    """(N,): whether each sample's arg max is the same; None where no output is a (N, classes) array of scores.
 
     A sample with NaN among its scores agrees with nothing.
     """
@@ -205,4 +211,5 @@ def agreement(ours: Mapping[str, Array], theirs: Mapping[str, Array], output: st
         return None
     same = np.argmax(ours[name], axis=1) == np.argmax(theirs[name], axis=1)
     numbers = [~np.isnan(scores[name].astype(np.float64)).any(axis=1) for scores in (ours, theirs)]
-    return float(np.mean(same & numbers[0] & numbers[1]))
+    agreeing: Bools = same & numbers[0] & numbers[1]
+    return agreeing

@@ -63,9 +63,8 @@ def every_help() -> str:
     """`--help` of the command and of each verb, as it stands in 80 columns, without the lines of prose."""
     said = []
     commands = {name: trtforge.get_command(click.Context(trtforge), name) for name in VERBS}
-    group = commands["ranges"]
-    assert isinstance(group, click.Group)
-    commands |= {f"ranges {name}": command for name, command in group.commands.items()}
+    groups = {name: group for name, group in commands.items() if isinstance(group, click.Group)}
+    commands |= {f"{name} {sub}": one for name, group in groups.items() for sub, one in group.commands.items()}
     for name, command in {"": trtforge, **commands}.items():
         assert command is not None
         context = click.Context(

@@ -77,7 +77,7 @@ def test_power_of_another_engines_blocks_does_not_count(tmp_path: Path) -> None:
 def test_the_clock_of_the_blocks_begins_where_they_do(tmp_path: Path) -> None:
     later = readings([5 + 0.1 * i for i in range(21)], VDD_IN=[5000.0] * 21)
     timing = timing_in([(0, 1000)])
-    assert block_windows_ns(timing, 5_000_000_000).tolist() == [[5e9, 6e9]]
+    assert block_windows_ns(timing.queries, 5_000_000_000).tolist() == [[5e9, 6e9]]
     assert energy_of(timing, later, tmp_path, began_ns=5_000_000_000).energy_mj == pytest.approx(5000)
     assert "only 0 readings" in energy_of(timing, later, tmp_path, began_ns=0).missing
 

@@ -1,0 +1,28 @@
+"""The files of a gate: gate.json, gate.xml (JUnit), gate.md, gate.html and the raw latencies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.gate_record import Gated
+from pipeline.gate_text import summary_from_gated
+from pipeline.junit import junit_from_gated
+from pipeline.reporting import write_json
+
+OWN_FILES = ("gate.json", "gate.xml", "gate.md", "gate.html", "samples")
+"""All that a gate's folder may hold."""
+
+
+def write_gate(gated: Gated, folder: Path, *, html: bool) -> None:
+    """Write all of them; the raw latencies are there already.
+
+    Raises:
+        Unavailable: ``html`` is asked for and jinja2 or matplotlib is not installed.
+    """
+    write_json(gated, folder / "gate.json")
+    (folder / "gate.xml").write_text(junit_from_gated(gated), encoding="utf-8")
+    (folder / "gate.md").write_text(summary_from_gated(gated), encoding="utf-8")
+    if html:
+        from pipeline.gate_page import html_from_gated
+
+        (folder / "gate.html").write_text(html_from_gated(gated, folder), encoding="utf-8")

@@ -1,0 +1,179 @@
+"""May this engine ship? Held to budgets beside its baseline: pass, fail, or not decided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pipeline.artifact import Engine
+from pipeline.budget import Budget, budgets_from_texts
+from pipeline.deciding import Outcome
+from pipeline.errors import EXIT_STATUS, CheckFailed, NotDecided
+from pipeline.fresh import Start, check_start, starts
+from pipeline.gate_accuracy import Judging, accuracy_of, check_answers
+from pipeline.gate_case import Case
+from pipeline.gate_checks import (
+    Asked,
+    Sides,
+    check_size,
+    check_tolerances,
+    digest_of_engine,
+    size_bytes,
+    unsettled,
+    without_baseline,
+)
+from pipeline.gate_energy import check_energy, measure_energy
+from pipeline.gate_record import SCHEMA_VERSION, Check, EngineInfo, Gated
+from pipeline.gate_timing import Fought, bouts_from, checks_from, fight, measured_from
+from pipeline.gauges import why_no_power
+from pipeline.machine import this_machine
+from pipeline.monitor import Monitor
+from pipeline.option import check_bounds, option
+from pipeline.paired import Pairing
+from pipeline.progress import waiting
+from pipeline.stages.benchmark import MONITOR
+from pipeline.stages.report import data_info
+from pipeline.steadiness import Conditions, CpuTimes, Moment, cpu_times, load_from_others, moment, objections
+
+ROOT = Path("/")
+"""Where the machine is looked at; a test points it at a made-up tree."""
+STATUS: dict[Outcome, int] = {"fail": EXIT_STATUS[CheckFailed], "not decided": EXIT_STATUS[NotDecided], "pass": 0}
+"""Outcome -> exit status; the worst first."""
+NOT_WATCHED = "the machine was not watched (monitor_ms = 0)"
+SAMPLES = "samples"
+"""The folder of the raw latencies, beside gate.json."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Hold an engine to budgets, beside a baseline: pass, fail, or say that it cannot be decided here."""
+
+    candidate: str = option("", "the variant that is to ship, such as int8@onnxruntime; empty: the only reduced one")
+    baseline: str = option("", "the name of a kept baseline, or of a variant of the plan; empty: none")
+    budgets: tuple[str, ...] = option((), "such as 'p99_ms at batch 8 <= 12' or 'p50_ms <= 1.03 x baseline'")
+    folder: str = option("trtforge-gate", "where the gate's files go; relative to the plan's folder")
+    html: bool = option(True, "draw gate.html (needs the extra `report`)")
+    pays: bool = option(True, "also say of each precision whether it pays against the next higher one")
+    cold_starts: int = option(8, "fresh processes per engine, for cold_start_ms and peak_memory_mib")
+    max_other_load: float = option(0.25, "nothing timed is decided if others took a larger share of the CPU time")
+    sampled: bool = option(True, "evaluation samples stand for others like them; no: for themselves alone")
+    pairing: Pairing = field(default=Pairing())
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        check_bounds(self, cold_starts=(1, 1000), max_other_load=(0, 1))
+
+    def read_budgets(self, where: str) -> tuple[Budget, ...]:
+        """The budgets, read strictly; ``where`` is what an error begins with."""
+        return budgets_from_texts(self.budgets, where)
+
+    def __call__(self, out: Path, case: Case, budgets: Sequence[Budget]) -> Gated:
+        """Measure and decide. The raw latencies are written to ``out/samples``.
+
+        Raises:
+            ConfigError: a budget names an engine that is not there, or asks for what has no meaning here.
+            EngineError, StageError: an engine does not run, or crashed.
+        """
+        asked = case.asked(budgets)
+        (out / SAMPLES).mkdir()
+        judging = Judging(self.pairing.confidence, self.sampled)
+        checks = {one: without_baseline(one, case.no_baseline) for one in asked if not case.comparable(one[1])}
+        left = [one for one in asked if one not in checks]
+        # Answers first: a budget without a meaning here is found before anything is timed.
+        checks |= {one: check_answers(case.answers, judging, one) for one in left if one[1].quantity.kind == "accuracy"}
+        sides = Sides(case.sides(left), case.baseline.side if case.baseline else "")
+        checks |= {one: check_size(one, sides) for one in left if one[1].quantity.kind == "size"}
+        begin, before, cpu = time.monotonic(), moment(ROOT), cpu_times(ROOT)
+        with waiting(f"gate {case.candidate}"), Monitor(ROOT, case.benchmark.monitor_ms) as monitor:
+            fought = self._fight(out, case, sides, left)
+            energy = measure_energy(out, sides, case.samples, left, case.benchmark)
+            started = self._starts(out, case, sides, left)
+        conditions = self._conditions(monitor if case.benchmark.monitor_ms else None, before, cpu)
+        for bout in fought:
+            checks |= dict(checks_from(bout))
+        for one in left:
+            if one[1].quantity.kind in ("start", "memory"):
+                checks[one] = check_start(one, started, sides.baseline, self.pairing.confidence)
+            elif energy is not None and one[1].quantity.kind == "energy":
+                why = why_no_power(ROOT) if case.benchmark.monitor_ms else NOT_WATCHED
+                watched = monitor.readings(), why
+                checks[one] = check_energy(one, energy, sides.baseline, watched, self.pairing.confidence)
+        settled = [unsettled(checks[one], one[1], conditions.objections) for one in asked]
+        tolerances = [check_tolerances(name, case.verdicts[name]) for name in sides.engines if name in case.verdicts]
+        found = self._record(case, sides, [*settled, *tolerances], conditions)
+        began_ns = fought[0].run.began_ns if fought else time.perf_counter_ns()
+        if case.benchmark.monitor_ms:
+            monitor.readings().write(out / SAMPLES / MONITOR, began_ns)
+        return replace(
+            found,
+            measured=tuple(measured_from(bout, out / SAMPLES, began_ns) for bout in fought),
+            seconds=time.monotonic() - begin,
+        )
+
+    def _fight(self, out: Path, case: Case, sides: Sides, asked: Sequence[Asked]) -> list[Fought]:
+        bouts = bouts_from(asked)
+        how = (self.pairing, case.benchmark.num_threads)
+        return fight(out / "gate.log", sides, case.samples, bouts, how) if bouts else []
+
+    def _starts(self, out: Path, case: Case, sides: Sides, asked: Sequence[Asked]) -> Mapping[str, Sequence[Start]]:
+        wanted = [one for one in asked if one[1].quantity.kind in ("start", "memory")]
+        names = {name for name, _ in wanted} | {sides.baseline for _, budget in wanted if budget.relative}
+        engines = {name: engine for name, engine in sides.engines.items() if name in names}
+        feed = next(iter(case.samples.batches(case.benchmark.batch_sizes[0])))
+        return starts(out, engines, feed, self.cold_starts, case.benchmark.num_threads)
+
+    def _conditions(self, monitor: Monitor | None, before: Moment, cpu: CpuTimes) -> Conditions:
+        after, others = moment(ROOT), load_from_others(cpu, cpu_times(ROOT))
+        watched = None if monitor is None else monitor.watched()
+        num_throttles = 0 if watched is None else watched.num_throttles or 0
+        against = objections(before, after, others, self.max_other_load, num_throttles)
+        return Conditions(before, after, others, watched, tuple(against))
+
+    def _record(self, case: Case, sides: Sides, checks: Sequence[Check], conditions: Conditions) -> Gated:
+        outcome = worst([check.outcome for check in checks])
+        known = case.baseline
+        return Gated(
+            schema_version=SCHEMA_VERSION,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            outcome=outcome,
+            exit_status=STATUS[outcome],
+            candidate=case.candidate,
+            baseline="" if known is None else known.name,
+            baseline_set="" if known is None else known.set_on,
+            plan=case.plan,
+            evaluation=data_info(case.samples),
+            metric=case.metric,
+            engines=tuple(engine_info(name, engine) for name, engine in sides.engines.items()),
+            machine=this_machine(),
+            conditions=conditions,
+            protocol=self.pairing.describe(),
+            num_threads=case.benchmark.num_threads,
+            seconds=0.0,
+            checks=tuple(checks),
+            measured=(),
+            accuracy=tuple(accuracy_of(case.answers, name) for name in case.answers.engines),
+            steps=case.steps,
+            advice=case.advice,
+            notes=(*case.notes, *case.remarks()),
+        )
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """``fail`` if there is one, else ``not decided`` if there is one, else ``pass``."""
+    return next((one for one in STATUS if one in outcomes), "pass")
+
+
+def engine_info(name: str, engine: Engine) -> EngineInfo:
+    """What the record says of an engine."""
+    return EngineInfo(
+        name=name,
+        path=str(engine.path.resolve()),
+        digest=digest_of_engine(engine.path),
+        backend=engine.backend,
+        size_bytes=size_bytes(engine.path),
+        min_batch=engine.min_batch,
+        max_batch=engine.max_batch,
+    )

@@ -1,0 +1,142 @@
+"""Whether a machine was quiet enough to decide by: its state before and after, and what others did meanwhile.
+
+Definitions:
+
+- *load from others*: CPU time that neither this process nor its children took, as a share of all cores' time; what a
+  hypervisor took away (*steal*) is in it. From ``/proc/stat`` (proc(5)) and the times of this process.
+- *turbo*: whether clocks above the nominal one are allowed, from ``intel_pstate/no_turbo`` or ``cpufreq/boost``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.gauges import Kind, gauges
+from pipeline.jetson import power_mode
+from pipeline.monitor import Watched
+from pipeline.systemfile import number_of, text_of
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+NUM_IDLE_COLUMNS = (3, 4)
+"""Idle and waiting for a disk, of the columns of ``/proc/stat``."""
+NUM_COLUMNS = 8
+"""User, nice, system, idle, iowait, irq, softirq, steal; the guests' times after them are in user and nice."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The machine at one moment; what it does not tell is empty."""
+
+    governor: str
+    turbo: str
+    """``on``, ``off``, or empty."""
+    power_mode: str
+    load_1min: float | None
+    """Mean number of runnable processes over the last minute; None where it is not told."""
+    clocks_mhz: Mapping[str, float]
+    temperatures_c: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """Seconds of CPU time, counted up, and when they were read."""
+
+    busy_s: float
+    """Of all processes on all cores, with what a hypervisor took away; NaN where it is not told."""
+    own_s: float
+    """Of this process and of its children that have ended."""
+    num_cores: int
+    at_s: float
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the machine was like while it measured."""
+
+    before: Moment
+    after: Moment
+    load_from_others: float | None
+    """A share of all cores' time, from 0 to 1; None where the system does not tell."""
+    watched: Watched | None
+    """Clocks, temperatures, power and throttling meanwhile; None where the machine was not watched."""
+    objections: tuple[str, ...]
+    """Why nothing that was timed can be decided; empty on a quiet machine."""
+
+
+def moment(root: Path) -> Moment:
+    """Read the machine's state below ``root``."""
+    read: dict[Kind, dict[str, float]] = {"clock_mhz": {}, "temperature_c": {}}
+    for gauge in gauges(root):
+        value = gauge.read()
+        if gauge.kind in read and not math.isnan(value):
+            read[gauge.kind][gauge.name] = value
+    load = number_of(root / "proc/loadavg")
+    return Moment(
+        governor=text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        turbo=_turbo(root / "sys/devices/system/cpu"),
+        power_mode=power_mode(root),
+        load_1min=None if math.isnan(load) else load,
+        clocks_mhz=read["clock_mhz"],
+        temperatures_c=read["temperature_c"],
+    )
+
+
+def cpu_times(root: Path) -> CpuTimes:
+    """Read the CPU time so far below ``root``."""
+    rows = [line.split() for line in text_of(root / "proc/stat").splitlines() if line.startswith("cpu")]
+    whole = next((row for row in rows if row[0] == "cpu" and len(row) > NUM_COLUMNS), None)
+    own = os.times()
+    busy_s = math.nan
+    if whole is not None:
+        counts = [int(count) for count in whole[1 : NUM_COLUMNS + 1]]
+        busy_s = sum(count for i, count in enumerate(counts) if i not in NUM_IDLE_COLUMNS) / TICKS_PER_S
+    own_s = own.user + own.system + own.children_user + own.children_system
+    return CpuTimes(busy_s, own_s, len(rows) - (whole is not None), time.monotonic())
+
+
+def load_from_others(before: CpuTimes, after: CpuTimes) -> float | None:
+    """The share of all cores' time that others took; None where the system does not tell."""
+    there_s = (after.at_s - before.at_s) * after.num_cores
+    others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    if not there_s > 0 or math.isnan(others_s):
+        return None
+    return min(max(others_s / there_s, 0.0), 1.0)
+
+
+def objections(before: Moment, after: Moment, others: float | None, max_load: float, num_throttles: int) -> list[str]:
+    """Why nothing that was timed can be decided, a phrase each.
+
+    Args:
+        before: the machine when the measurement began.
+        after: the machine when it ended.
+        others: the load from others; None: not told, which is no objection.
+        max_load: the largest share that is no objection.
+        num_throttles: how often the hardware throttled meanwhile.
+    """
+    said = []
+    if num_throttles:
+        said.append(f"the hardware throttled {num_throttles} times meanwhile; let it cool, or mend its power supply")
+    if others is not None and others > max_load:
+        said.append(
+            f"other programs took {others:.0%} of the machine's CPU time, above max_other_load {max_load:.0%}; "
+            "stop them"
+        )
+    for name in ("governor", "turbo", "power_mode"):
+        was, became = getattr(before, name), getattr(after, name)
+        if was != became:
+            title = name.replace("_", " ")
+            said.append(f"the {title} changed from '{was}' to '{became}' meanwhile; hold it")
+    return said
+
+
+def _turbo(cpu: Path) -> str:
+    for file, on in ((cpu / "intel_pstate/no_turbo", 0.0), (cpu / "cpufreq/boost", 1.0)):
+        value = number_of(file)
+        if not math.isnan(value):
+            return "on" if value == on else "off"
+    return ""

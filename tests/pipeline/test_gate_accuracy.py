@@ -1,0 +1,102 @@
+"""The budgets about answers: intervals that hold, and what is said where they mean nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pipeline.artifact import Outputs
+from pipeline.budget import budget_from_text
+from pipeline.comparison import write_outputs
+from pipeline.errors import ConfigError
+from pipeline.gate_accuracy import Answers, Judging, accuracy_of, check_answers, share_interval
+from pipeline.stages.validate import Judge, LabelFile
+
+
+def outputs(path: Path, classes: npt.NDArray[np.int64]) -> Outputs:
+    """Scores (N, 3) whose arg max are these classes."""
+    write_outputs(path, "made up", [{"scores": np.eye(3, dtype=np.float32)[classes]}])
+    return Outputs(path)
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Answers:
+    """300 samples: FP32 is right on all, the engine wrong on 30, the baseline on 15 of these."""
+    labels = np.arange(300) % 3
+    ours, before = labels.copy(), labels.copy()
+    ours[:30] = (labels[:30] + 1) % 3
+    before[:15] = (labels[:15] + 1) % 3
+    np.savez(tmp_path / "labels.npz", y=labels)
+    return Answers(
+        {"int8": outputs(tmp_path / "ours.json", ours)},
+        outputs(tmp_path / "fp32.json", labels),
+        outputs(tmp_path / "before.json", before),
+        Judge("top1", "", Path()),
+        LabelFile(tmp_path / "labels.npz", "y"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "estimate", "outcome"),
+    [
+        ("metric >= 0.8", 0.9, "pass"),
+        ("metric >= 0.9", 0.9, "not decided"),
+        ("metric >= 0.97", 0.9, "fail"),
+        ("metric_drop <= 0.2", 0.1, "pass"),
+        ("metric_drop <= 0.11", 0.1, "not decided"),
+        ("metric_drop <= 0.01", 0.1, "fail"),
+        ("metric_drop from baseline <= 0.1", 0.05, "pass"),
+        ("metric_drop from baseline <= 0.005", 0.05, "fail"),
+        ("agreement >= 0.8", 0.9, "pass"),
+        ("agreement >= 0.97", 0.9, "fail"),
+        ("agreement with baseline >= 0.9", 0.95, "pass"),
+    ],
+)
+def test_each_outcome(answers: Answers, text: str, estimate: float, outcome: str) -> None:
+    check = check_answers(answers, Judging(0.99, sampled=True), ("int8", budget_from_text(text, "")))
+    assert check.estimate == pytest.approx(estimate)
+    assert check.outcome == outcome
+    assert check.low is not None
+    assert check.high is not None
+    assert check.low < estimate < check.high
+    assert bool(check.advice) == (outcome == "not decided")
+
+
+def test_samples_that_stand_for_themselves_are_exact(answers: Answers) -> None:
+    for text, outcome in (("metric >= 0.9", "pass"), ("metric_drop <= 0.0999", "fail"), ("agreement >= 0.9", "pass")):
+        check = check_answers(answers, Judging(0.99, sampled=False), ("int8", budget_from_text(text, "")))
+        assert (check.outcome, check.low, check.high) == (outcome, check.estimate, check.estimate)
+
+
+def test_the_numbers_of_an_engine(answers: Answers) -> None:
+    found = accuracy_of(answers, "int8")
+    assert (found.metric, found.reference_metric, found.baseline_metric, found.agreement) == (0.9, 1.0, 0.95, 0.9)
+
+
+def test_nothing_to_compare_with(answers: Answers) -> None:
+    alone = Answers(answers.engines, None, None, answers.judge, answers.labelled)
+    with pytest.raises(ConfigError, match=r"no answers of FP32.*or write 'metric_drop from baseline <= 0\.01'"):
+        check_answers(alone, Judging(0.99, sampled=True), ("int8", budget_from_text("metric_drop <= 0.01", "")))
+    blind = Answers(answers.engines, answers.reference, None, Judge("", "", Path()), answers.labelled)
+    with pytest.raises(ConfigError, match=r"there is no metric; name one in \[data\] metric, or with --metric"):
+        check_answers(blind, Judging(0.99, sampled=True), ("int8", budget_from_text("metric >= 0.9", "")))
+    assert accuracy_of(blind, "int8").metric is None
+
+
+@pytest.mark.parametrize(
+    ("num_hits", "num", "low", "high"),
+    [
+        # Of 10 of 10, 0.025 ** (1 / 10) = 0.6915; Clopper and Pearson's chart and every table agree.
+        (10, 10, 0.6915, 1.0),
+        (0, 10, 0.0, 0.3085),
+        (5, 10, 0.1871, 0.8129),
+        (98, 100, 0.9296, 0.9976),
+    ],
+)
+def test_a_share_has_the_exact_interval(num_hits: int, num: int, low: float, high: float) -> None:
+    interval = share_interval(num_hits, num, 0.95)
+    assert interval.low == pytest.approx(low, abs=1e-4)
+    assert interval.high == pytest.approx(high, abs=1e-4)
