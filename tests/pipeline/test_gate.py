@@ -19,7 +19,7 @@ from tests.pipeline.gates import Engines, make_engines
 if TYPE_CHECKING:
     from tests.conftest import Command
 
-QUICK = ("--max-other-load", 1, "--max-seconds", 6, "--num-threads", 1, "--no-html")
+QUICK = ("--max-other-load", 1, "--max-seconds", 15, "--num-threads", 1, "--no-html")
 """Tests run beside other programs."""
 
 

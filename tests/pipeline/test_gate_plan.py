@@ -25,7 +25,7 @@ max_other_load = 1.0
 html = false
 
 [gate.pairing]
-max_seconds = 3.0
+max_seconds = 10.0
 
 [validate.int8]
 max_metric_drop = 1.0

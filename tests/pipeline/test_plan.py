@@ -165,6 +165,28 @@ folder = "out"
 html = false
 max_metric_drop = 0.125
 
+[gate]
+candidate = "int8@reference"
+baseline = "last-good"
+budgets = ["size_mib <= 40"]
+folder = "gated"
+html = false
+pays = false
+cold_starts = 5
+max_other_load = 0.5
+sampled = false
+[gate.pairing]
+max_seconds = 10
+confidence = 0.9
+reload = false
+load_seconds = 0.5
+warmup_queries = 3
+warmup_seconds = 1
+block_ms = 20
+min_block_queries = 3
+settle_queries = 2
+seed = 4
+
 [pack]
 backends = ["reference"]
 caches = ["8.5.2"]
