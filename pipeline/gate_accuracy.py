@@ -6,14 +6,11 @@ stand for themselves alone, and the number is what it is.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from engines.contract import Array
+from pipeline.accuracy import Drop, Sampling, agreement_interval, metric_drop, metric_interval
 from pipeline.artifact import Outputs
 from pipeline.budget import Budget
 from pipeline.comparison import read_outputs
@@ -24,9 +21,6 @@ from pipeline.gate_record import Accuracy, Check
 from pipeline.record import finite
 from pipeline.stages.validate import Judge, Labelled, agreement, same_arg_max
 
-Picks = npt.NDArray[np.int64]
-
-NUM_RESAMPLES = 2000
 MORE = "give more evaluation samples, or judge these alone with sampled = false"
 
 
@@ -48,7 +42,15 @@ class Judging:
 
     confidence: float
     sampled: bool
-    seed: int = 0
+
+    @property
+    def sampling(self) -> Sampling:
+        """For ``pipeline.accuracy``."""
+        return Sampling(self.confidence)
+
+    def of(self, interval: Interval) -> Interval:
+        """The interval, or where samples stand for themselves alone, what was found."""
+        return interval if self.sampled else exact(interval.estimate)
 
 
 def accuracy_of(answers: Answers, name: str) -> Accuracy:
@@ -80,7 +82,8 @@ def check_answers(answers: Answers, judging: Judging, one: Asked) -> Check:
     ours = read_outputs(answers.engines[name].path)
     if budget.quantity.name == "metric":
         _check_direction(budget, answers.judge)
-        check = decided(one, _metric_interval(answers, judging, ours, None), MORE)
+        interval = metric_interval(answers.judge.metric(), ours, _labels(answers), judging.sampling)
+        check = decided(one, judging.of(interval), MORE)
         return _blamed(check, answers, budget) if check.outcome == "fail" else check
     if other is None:
         raise ConfigError(
@@ -90,15 +93,30 @@ def check_answers(answers: Answers, judging: Judging, one: Asked) -> Check:
     theirs = read_outputs(other.path)
     if budget.quantity.name == "metric_drop":
         _check_metric(budget, answers.judge)
-        return decided(one, _metric_interval(answers, judging, ours, theirs), MORE)
+        drop = metric_drop(answers.judge.metric(), ours, theirs, _labels(answers), judging.sampling)
+        return _with_test(decided(one, judging.of(drop.interval), MORE), drop)
     same = same_arg_max(ours, theirs, answers.judge.output)
     if same is None:
         raise ConfigError(
             f"'{budget.text}': the model's output is not class scores (N, classes), so there is no arg max to agree "
             "in; leave it out, or name [data] output"
         )
-    interval = share_interval(int(same.sum()), len(same), judging.confidence)
-    return decided(one, interval if judging.sampled else exact(interval.estimate), MORE)
+    return decided(one, judging.of(agreement_interval(same, judging.sampling)), MORE)
+
+
+def _labels(answers: Answers) -> Array | None:
+    return answers.labelled.labels() if answers.judge.metric().needs_labels else None
+
+
+def _with_test(check: Check, drop: Drop) -> Check:
+    """The check of a drop, with the exact test beside it where samples are right or wrong."""
+    if drop.p_value is None:
+        return check
+    said = (
+        f"; of the samples on which one alone is right, {drop.num_only_reference} are the other's and "
+        f"{drop.num_only_candidate} its own (McNemar's exact p {drop.p_value:.2g})"
+    )
+    return replace(check, sentence=check.sentence + said)
 
 
 def _blamed(check: Check, answers: Answers, budget: Budget) -> Check:
@@ -124,54 +142,3 @@ def _check_direction(budget: Budget, judge: Judge) -> None:
     if budget.at_most == higher:
         better, relation = ("higher", ">=") if higher else ("lower", "<=")
         raise ConfigError(f"'{budget.text}': {judge.name} is the better the {better} it is; write metric {relation} …")
-
-
-def _metric_interval(
-    answers: Answers, judging: Judging, ours: Mapping[str, Array], theirs: Mapping[str, Array] | None
-) -> Interval:
-    """Of the metric, or with ``theirs`` of its drop against them; by bootstrap over samples, the same for both."""
-    found = answers.judge.metric()
-    labels = answers.labelled.labels() if found.needs_labels else None
-    sign = 1.0 if found.higher_is_better else -1.0
-
-    def value(picks: Picks) -> float:
-        picked = None if labels is None else labels[picks]
-        own = found({name: array[picks] for name, array in ours.items()}, picked)
-        if theirs is None:
-            return own
-        return sign * (found({name: array[picks] for name, array in theirs.items()}, picked) - own)
-
-    num = len(next(iter(ours.values())))
-    estimate = value(np.arange(num))
-    if not judging.sampled or math.isnan(estimate):
-        return exact(estimate)
-    random = np.random.default_rng(judging.seed)
-    drawn = [value(random.integers(num, size=num)) for _ in range(NUM_RESAMPLES)]
-    tail = (1 - judging.confidence) / 2
-    low, high = np.quantile(drawn, (tail, 1 - tail))
-    return Interval(estimate, float(low), float(high), judging.confidence)
-
-
-def share_interval(num_hits: int, num: int, confidence: float) -> Interval:
-    """A share's exact interval (Clopper and Pearson, Biometrika 26, 1934): of ``num`` samples, ``num_hits`` do."""
-    tail = (1 - confidence) / 2
-    low = 0.0 if num_hits == 0 else _root(lambda p: 1 - _cdf(num_hits - 1, num, p), tail)
-    high = 1.0 if num_hits == num else 1 - _root(lambda q: 1 - _cdf(num - num_hits - 1, num, q), tail)
-    return Interval(num_hits / num, low, high, confidence)
-
-
-def _root(rising: Callable[[float], float], value: float) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rising(middle) < value else (low, middle)
-    return (low + high) / 2
-
-
-def _cdf(most: int, num: int, p: float) -> float:
-    """P(X <= most) of a binomial distribution."""
-    if p in (0.0, 1.0):
-        return 1.0 if p == 0 or most >= num else 0.0
-    k = np.arange(most + 1)
-    logs = np.array([math.lgamma(num + 1) - math.lgamma(i + 1) - math.lgamma(num - i + 1) for i in k])
-    return float(np.exp(logs + k * math.log(p) + (num - k) * math.log1p(-p)).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pipeline.artifact import Outputs
 from pipeline.budget import budget_from_text
 from pipeline.comparison import write_outputs
 from pipeline.errors import ConfigError
-from pipeline.gate_accuracy import Answers, Judging, accuracy_of, check_answers, share_interval
+from pipeline.gate_accuracy import Answers, Judging, accuracy_of, check_answers
 from pipeline.stages.validate import Judge, LabelFile
 
 
@@ -86,17 +87,15 @@ def test_nothing_to_compare_with(answers: Answers) -> None:
     assert accuracy_of(blind, "int8").metric is None
 
 
-@pytest.mark.parametrize(
-    ("num_hits", "num", "low", "high"),
-    [
-        # Of 10 of 10, 0.025 ** (1 / 10) = 0.6915; Clopper and Pearson's chart and every table agree.
-        (10, 10, 0.6915, 1.0),
-        (0, 10, 0.0, 0.3085),
-        (5, 10, 0.1871, 0.8129),
-        (98, 100, 0.9296, 0.9976),
-    ],
-)
-def test_a_share_has_the_exact_interval(num_hits: int, num: int, low: float, high: float) -> None:
-    interval = share_interval(num_hits, num, 0.95)
-    assert interval.low == pytest.approx(low, abs=1e-4)
-    assert interval.high == pytest.approx(high, abs=1e-4)
+def test_a_drop_has_the_exact_test_beside_it(answers: Answers) -> None:
+    check = check_answers(answers, Judging(0.99, sampled=True), ("int8", budget_from_text("metric_drop <= 0.01", "")))
+    assert check.sentence.endswith(
+        "; of the samples on which one alone is right, 30 are the other's and 0 its own (McNemar's exact p 1.9e-09)"
+    )
+
+
+def test_no_difference_on_few_samples_is_no_proof(answers: Answers) -> None:
+    same = replace(answers, engines={"int8": answers.reference or Outputs(Path())})
+    check = check_answers(same, Judging(0.99, sampled=True), ("int8", budget_from_text("metric_drop <= 0.001", "")))
+    assert check.estimate == 0
+    assert check.outcome == "not decided", "300 equal samples leave room for one in a thousand"
