@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.artifact import Engine
 from pipeline.budget import Budget, budgets_from_texts
 from pipeline.deciding import Outcome
-from pipeline.errors import EXIT_STATUS, CheckFailed, NotDecided
+from pipeline.errors import EXIT_STATUS, CheckFailed, ConfigError, NotDecided
 from pipeline.fresh import Start, check_start, starts
 from pipeline.gate_accuracy import Judging, accuracy_of, check_answers
 from pipeline.gate_case import Case
@@ -64,6 +64,10 @@ class Gate:
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
+        if self.pairing.scenario == "server" and any("throughput" in text for text in self.budgets):
+            raise ConfigError(
+                "throughput_per_s of a server is what arrives; bound a latency, or take scenario single_stream"
+            )
         check_bounds(self, cold_starts=(1, 1000), max_other_load=(0, 1))
 
     def read_budgets(self, where: str) -> tuple[Budget, ...]:

@@ -186,6 +186,9 @@ block_ms = 20
 min_block_queries = 3
 settle_queries = 2
 seed = 4
+scenario = "server"
+queries_per_s = 30
+arrivals = "fixed"
 
 [pack]
 backends = ["reference"]
