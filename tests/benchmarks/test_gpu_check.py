@@ -1,0 +1,198 @@
+"""`scripts/gpu_check` as far as it goes without a GPU: plans, models, engines ahead of time, and the page's numbers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import gpu_beside, gpu_check, gpu_report
+from benchmarks.gpu_cases import BATCHES, cases_from_folder, own_case, plan_text
+from benchmarks.gpu_report import Found, Step
+from calibration.cachefile import Cache, bytes_from_cache
+from calibration.ranges import ranges_from_folder
+from engines import backend, cuda
+from engines.contract import DYNAMIC, TensorSpec
+from pipeline.plan import read_plan
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPT = ROOT / "scripts" / "gpu_check"
+
+
+def gpu_checked(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SCRIPT, *options], capture_output=True, text=True, check=False)
+
+
+def test_without_a_gpu_it_says_so_in_one_sentence() -> None:
+    if not backend("tensorrt").why_not_run():
+        pytest.skip("there is a GPU with TensorRT here")
+    done = gpu_checked()
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr.startswith("gpu_check: tensorrt: is not installed; on a Jetson: ")
+    assert done.stderr.endswith(" (scripts/gpu_check --dry-run does what needs none)\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    done = gpu_checked(str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("nowhere: is no folder; give one with trained networks")
+    done = gpu_checked(str(tmp_path), "--dry-run", "--work", str(tmp_path / "work"))
+    assert done.returncode == 3
+    assert "has none of the networks that are known" in done.stderr
+
+
+def test_a_dry_run_makes_everything_but_what_runs(tmp_path: Path) -> None:
+    done = gpu_checked("--dry-run", "--work", str(tmp_path), "--build", "external_kernels = false")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"1 steps done, 0 failed; {tmp_path}\nNo engine was run: that needs a GPU.\n")
+    plans = {path.name for path in (tmp_path / "own").glob("*.toml")}
+    assert plans == {"qdq.toml", "native-tensorrt.toml", "native-ranges.toml"}
+    for name in plans:
+        plan = read_plan(tmp_path / "own" / name)
+        assert "tensorrt" in plan.variants.backends
+        assert plan.benchmark.batch_sizes == BATCHES
+        assert not plan.build.external_kernels
+    if not backend("tensorrt_rtx").why_not_build():
+        made = list((tmp_path / "store" / "build").glob("*/model.rtx.plan"))
+        records = [json.loads(plan.with_name("record.json").read_text()) for plan in made]
+        assert sorted(record["precision"] for record in records) == ["fp16", "fp32", "int8"]
+
+
+def test_networks_of_a_folder(tmp_path: Path) -> None:
+    own_case(tmp_path)
+    (case,) = cases_from_folder(tmp_path)
+    assert case.name == "own"
+    (tmp_path / "plan.toml").write_text(plan_text(case, "report", ("int8",), ("tensorrt",), 'int8 = "native"'))
+    plan = read_plan(tmp_path / "plan.toml")
+    assert plan.model.inputs["image"].max == (32, 3, 32, 32)
+    assert plan.data.metric == "", "it has no labels"
+    assert plan.build.int8 == "native"
+    with np.load(tmp_path / "own.npz") as stored:
+        np.savez(tmp_path / "own.npz", **stored, y_test=np.zeros(len(stored["x_test"]), int))
+    (labelled,) = cases_from_folder(tmp_path)
+    (tmp_path / "plan.toml").write_text(plan_text(labelled, "report", ("int8",), ("tensorrt",), ""))
+    assert read_plan(tmp_path / "plan.toml").data.metric == "top1"
+
+
+def test_thresholds_beside_tensorrts_cache(tmp_path: Path) -> None:
+    """Our ranges beside a cache that has the same thresholds, but for one that is twice as large."""
+    own_case(tmp_path)
+    check = gpu_check.Check(tmp_path, "onnxruntime", cache=tmp_path / "cache")
+    command = ("calibrate", tmp_path / "own.onnx", "--data", tmp_path / "own.npz", "--input", "image=x_calib")
+    assert check.run("ranges", "pipeline", *command, "-o", tmp_path / "ranges"), check.steps
+    ours = ranges_from_folder(tmp_path / "ranges").tensors
+    scales = {name: one.amax / 127 for name, one in ours.items() if one.amax > 0}
+    scales["b"] *= 2
+    cache = tmp_path / "calibration.cache"
+    cache.write_bytes(bytes_from_cache(Cache("TRT-8503-EntropyCalibration2", scales | {"unknown": 1.0})))
+    ratios = gpu_report.ratios(tmp_path / "ranges", cache)
+    assert ratios.pop("b") == pytest.approx(0.5)
+    assert ratios.keys() | {"b"} == scales.keys()
+    assert list(ratios.values()) == pytest.approx([1.0] * len(ratios))
+    page = "\n".join(gpu_report._ratios(Found("own", {}, ratios | {"b": 0.5}, [], {})))
+    assert "0 %: 0.5000" in page
+    assert "- `b`: 0.5000" in page
+
+
+def test_a_command_that_fails_is_a_step_that_failed(tmp_path: Path) -> None:
+    check = gpu_check.Check(tmp_path, "tensorrt", cache=tmp_path / "cache")
+    assert check.run("nothing", "pipeline", "build", tmp_path / "nowhere.onnx") == ""
+    assert check.steps[0].problem.startswith("exit status 2: trtforge: ")
+
+
+class Scripted(gpu_check.Check):
+    """Answers instead of a machine with a GPU, for what is done with the answers."""
+
+    def run(self, title: str, *command: str | Path, may_fail_verdicts: bool = False) -> str:
+        words = [str(word) for word in command]
+        self.steps.append(Step(title, " ".join(words), 0.1, ""))
+        if words[:2] == ["pipeline", "run"]:
+            plan = read_plan(Path(words[2]))
+            (Path(words[2]).parent / plan.report.folder).mkdir()
+            report = {"variants": [variant(p, b) for b in plan.variants.backends for p in plan.variants.precisions]}
+            (Path(words[2]).parent / plan.report.folder / "report.json").write_text(json.dumps(report))
+        if words[0] == "benchmarks.gpu_beside":
+            rows = [BESIDE, BESIDE | {"way": "trtexec", "missing": "trtexec: is not on PATH"}]
+            Path(words[-1]).write_text(json.dumps(rows))
+        if words[0] == "benchmarks.runner":
+            median_us = {"by hand": 10.0, "ours": 13.0, "ours, CUDA graph": 16.0 if "fp16" in words[1] else 9.0}
+            Path(words[-1]).write_text(json.dumps({"where": "a GPU", "median_us": median_us}))
+        return "model.onnx\n" if "export" in words else "done\n"
+
+
+def variant(precision: str, name: str) -> dict[str, Any]:
+    latency = {"mean": 0.2, "p50": 0.2, "p90": 0.25, "p95": 0.25, "p99": 0.3}
+    split = {"host_to_device_ms": 0.01, "compute_ms": 0.15, "device_to_host_ms": 0.002, "enqueue_ms": 0.004}
+    row = {"batch_size": 8, "latency_ms": latency, "throughput_per_s": 40000.0, "split_ms": split}
+    found = {"name": f"{precision}@{name}", "precision": precision, "backend": name, "artifact": f"{precision}.plan"}
+    numbers = {"size_bytes": 2048, "metric": 0.9, "metric_drop": 0.001, "num_int8": 4, "num_quantizable": 5}
+    return found | numbers | {"failures": [], "by_batch": [row], "device_memory_mib": 30.0}
+
+
+BESIDE = {"engine": "fp32", "batch": 8, "way": "polygraphy", "p50_ms": 0.3, "device_p50_ms": None, "most_apart": 0.0}
+
+
+def test_what_is_made_of_the_answers(tmp_path: Path) -> None:
+    check = Scripted(tmp_path, "tensorrt")
+    gpu_check.whole(check, own_case(tmp_path), native=True)
+    (found,) = check.found
+    assert list(found.reports) == ["qdq", "native-tensorrt", "native-ranges"]
+    assert list(found.costs) == ["fp32", "fp16", "int8", "int8 native-tensorrt", "int8 native-ranges"]
+    assert [step.problem for step in check.steps if step.problem] == [
+        "it wrote none, or there are no ranges",
+        "ours, CUDA graph 6.0 µs more than by hand (10.0 µs), at most 5 µs or 2% is wanted",
+    ]
+    page = gpu_report.page(check.steps, check.found, {"gpu": "a GPU", "tensorrt": "8.5.3.1"})
+    assert (
+        "| native-tensorrt | int8@tensorrt | 2 | 4 of 5 | 0.9 | 0.001 | passed | 8 | 0.2000 | 0.3000 | 40,000 |" in page
+    )
+    assert "| qdq | fp32@tensorrt | 8 | 0.0100 | 0.1500 | 0.0020 | 0.0040 | 30 |" in page
+    assert "| fp32 | 8 | trtexec | trtexec: is not on PATH | | | | |" in page
+    assert "| fp16 | 10.00 | 13.00 | +3.00 | 16.00 | +6.00 |" in page
+    assert "$ benchmarks.runner fp16.plan --backend tensorrt --json" in page
+
+
+TRTEXEC = """#!/bin/sh
+[ "$1" = "--loadEngine=broken.plan" ] && { echo "no engine" >&2; exit 1; }
+echo "[I] Latency: min = 0.1 ms, max = 0.3 ms, mean = 0.21 ms, median = 0.2 ms, percentile(99%) = 0.29 ms"
+echo "[I] GPU Compute Time: min = 0.1 ms, max = 0.2 ms, mean = 0.15 ms, median = 0.15 ms, percentile(99%) = 0.19 ms"
+echo "$@" > "$(dirname "$0")/given"
+"""
+
+
+def test_trtexec_where_it_is_and_where_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = (TensorSpec("image", "float32", (DYNAMIC, 3, 32, 32)),)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "trtexec").write_text(TRTEXEC)
+    (tmp_path / "trtexec").chmod(0o755)
+    row = gpu_beside.trtexecs(("fp32", Path("fp32.plan")), inputs, 8, 1.0)
+    assert (row["p50_ms"], row["device_p50_ms"]) == (0.2, 0.15)
+    assert "--shapes=image:8x3x32x32" in (tmp_path / "given").read_text()
+    row = gpu_beside.trtexecs(("fp32", Path("broken.plan")), inputs, 8, 1.0)
+    assert row["missing"] == "trtexec: ended with 1 (no engine)"
+    (tmp_path / "trtexec").unlink()
+    row = gpu_beside.trtexecs(("fp32", Path("fp32.plan")), inputs, 8, 1.0)
+    assert row["missing"] == "trtexec: is not on PATH"
+
+
+def test_inputs_are_drawn_alike() -> None:
+    inputs = (TensorSpec("image", "float32", (DYNAMIC, 2)), TensorSpec("size", "int64", (3,)))
+    first, second = gpu_beside.drawn(inputs, 4), gpu_beside.drawn(inputs, 4)
+    assert first["image"].shape == (4, 2)
+    assert first["size"].dtype == np.int64
+    np.testing.assert_array_equal(first["image"], second["image"])
+
+
+def test_beside_wants_a_gpu(tmp_path: Path) -> None:
+    if not cuda.why_no_gpu():
+        pytest.skip("there is a GPU here")
+    command = [sys.executable, "-m", "benchmarks.gpu_beside", "--onnx", "a.onnx", "--engine", "a=b", "--json", "c"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
