@@ -99,11 +99,26 @@ def runner(driver: Any, *, cannot_capture: bool) -> dict[str, Any]:
     }
 
 
+def in_flight(driver: Any) -> dict[str, Any]:
+    """Nine queries, three in flight at once, each lane with a graph of its own."""
+    Copying.driver = driver
+    unused = PretendedGpu()
+    trt = pretended_trt(unused, lambda: Copying(unused))
+    feeds = [{"x": np.full((2, 2), number, np.float32)} for number in range(9)]
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "engine.plan"
+        plan.write_bytes(b"plan")
+        with NvinferRunner(plan, lambda: trt, cuda.Device, use=GpuUse(num_streams=3)) as loaded:
+            answers = [float(outputs["y"][1, 1]) for outputs in loaded.infer_all(feeds)]
+    return {"answers": answers, "left": [driver.state(index) for index in (0, 1, 2, USED, CONTEXTS)]}
+
+
 def main() -> None:
     driver = ctypes.CDLL("libcuda.so.1")
     driver.cuMemcpyHtoDAsync_v2.argtypes = COPY
     said = {"device": device(driver)}
     said["runner"] = runner(driver, cannot_capture=False)
+    said["in flight"] = in_flight(driver)
     said["cannot capture"] = runner(driver, cannot_capture=True)
     json.dump(said, sys.stdout)
 

@@ -11,8 +11,8 @@ enum { ROOM = 1 << 20, FREE = ROOM, MOST_COPIES = 16 };
 static int capturing, graphs, executables, launches, failing;
 static size_t used;
 static int contexts, ticks;
-static struct { void *to; const void *from; size_t size; } copies[MOST_COPIES];
-static int num_copies;
+struct graph { int num_copies; struct { void *to; const void *from; size_t size; } copies[MOST_COPIES]; };
+static struct graph *captured;
 
 int fail_at(int step) { failing = step; return OK; }
 int state(int which) {
@@ -62,10 +62,12 @@ static int copy(void *to, const void *from, size_t size, void *stream) {
   if (stream != (void *)7) return INVALID_VALUE;
   ticks++;
   if (!capturing) { memcpy(to, from, size); return OK; }
-  if (num_copies == MOST_COPIES) return INVALID_VALUE;
-  copies[num_copies].to = to;
-  copies[num_copies].from = from;
-  copies[num_copies++].size = size;
+  int last = captured->num_copies;
+  if (last == MOST_COPIES) return INVALID_VALUE;
+  captured->copies[last].to = to;
+  captured->copies[last].from = from;
+  captured->copies[last].size = size;
+  captured->num_copies++;
   return OK;
 }
 int cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t size, void *stream) {
@@ -85,36 +87,36 @@ int cuEventElapsedTime(float *ms, void *start, void *end) { *ms = (float)(*(int 
 int cuEventElapsedTime_v2(float *ms, void *start, void *end) { return cuEventElapsedTime(ms, start, end); }
 int cuEventDestroy_v2(void *event) { free(event); return OK; }
 
-/* Graphs */
-static int a_graph, an_executable;
+/* Graphs: an executable is a copy of its graph. */
 int cuStreamBeginCapture_v2(void *stream, int mode) {
   if (stream != (void *)7 || mode != 1 || failing == 1) return INVALID_VALUE;
   capturing = 1;
-  num_copies = 0;
+  captured = calloc(1, sizeof(struct graph));
   return OK;
 }
 int cuStreamEndCapture(void *stream, void **graph) {
   if (stream != (void *)7 || !capturing) return INVALID_VALUE;
   capturing = 0;
-  if (failing == 2) { *graph = NULL; return INVALIDATED; }
+  if (failing == 2) { free(captured); *graph = NULL; return INVALIDATED; }
   graphs++;
-  *graph = &a_graph;
+  *graph = captured;
   return OK;
 }
 int cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long flags) {
-  if (graph != &a_graph || flags || failing == 3) return INVALID_VALUE;
+  if (graph != captured || flags || failing == 3) return INVALID_VALUE;
   executables++;
-  *executable = &an_executable;
+  *executable = memcpy(malloc(sizeof(struct graph)), graph, sizeof(struct graph));
   return OK;
 }
-int cuGraphDestroy(void *graph) { graphs -= graph == &a_graph; return OK; }
+int cuGraphDestroy(void *graph) { graphs--; free(graph); return OK; }
 int cuGraphLaunch(void *executable, void *stream) {
-  if (executable != &an_executable || stream != (void *)7 || failing == 4) return INVALID_VALUE;
-  for (int i = 0; i < num_copies; i++) memcpy(copies[i].to, copies[i].from, copies[i].size);
+  if (stream != (void *)7 || failing == 4) return INVALID_VALUE;
+  struct graph *run = executable;
+  for (int i = 0; i < run->num_copies; i++) memcpy(run->copies[i].to, run->copies[i].from, run->copies[i].size);
   launches++;
   return OK;
 }
-int cuGraphExecDestroy(void *executable) { executables -= executable == &an_executable; return OK; }
+int cuGraphExecDestroy(void *executable) { executables--; free(executable); return OK; }
 
 int cuGetErrorName(int status, const char **name) {
   if (status != INVALIDATED) return INVALID_VALUE;

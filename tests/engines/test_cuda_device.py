@@ -94,3 +94,9 @@ def test_the_whole_runner_where_nothing_can_be_captured() -> None:
         "queries are queued as kernels."
     ]
     assert found["left"] == [0, 0, 0, 0, 0]
+
+
+def test_several_queries_in_flight_each_with_a_graph_of_its_own() -> None:
+    found = said()["in flight"]
+    assert found["answers"] == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert found["left"] == [0, 0, 0, 0, 0]
