@@ -160,6 +160,19 @@ def test_loads_of_the_candidate_alone_that_are_slow_do_not_vanish() -> None:
 
 
 @pytest.mark.parametrize("statistic", ["p50", "p90", "mean"])
+def test_queries_that_are_fast_or_slow_by_chance_are_no_false_alarm(statistic: Statistic) -> None:
+    """Half of the queries take 1.5 times as long, on both sides: the median of a load lies now here, now there."""
+    random = np.random.default_rng(10)
+    alarms = 0
+    for _ in range(500):
+        sides = random.normal(1, 0.01, (2, 10, 21)) * np.where(random.random((2, 10, 21)) < 0.5, 1.5, 1.0)
+        _, low, high = ratio(*sides, statistic, 0.005)
+        alarms += low > 1.0
+        alarms += high < 1.0
+    assert alarms <= 0.01 * 500 + 3 * np.sqrt(0.01 * 500)
+
+
+@pytest.mark.parametrize("statistic", ["p50", "p90", "mean"])
 def test_a_bootstrap_over_loads_gives_about_the_same_interval(statistic: Statistic) -> None:
     random = np.random.default_rng(9)
     ours, theirs = steady(random, 60, 50), steady(random, 60, 50)
