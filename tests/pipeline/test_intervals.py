@@ -165,8 +165,8 @@ def test_queries_that_are_fast_or_slow_by_chance_are_no_false_alarm(statistic: S
     random = np.random.default_rng(10)
     alarms = 0
     for _ in range(500):
-        sides = random.normal(1, 0.01, (2, 10, 21)) * np.where(random.random((2, 10, 21)) < 0.5, 1.5, 1.0)
-        _, low, high = ratio(*sides, statistic, 0.005)
+        ours, theirs = random.normal(1, 0.01, (2, 10, 21)) * np.where(random.random((2, 10, 21)) < 0.5, 1.5, 1.0)
+        _, low, high = ratio(ours, theirs, statistic, 0.005)
         alarms += low > 1.0
         alarms += high < 1.0
     assert alarms <= 0.01 * 500 + 3 * np.sqrt(0.01 * 500)
