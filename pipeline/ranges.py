@@ -242,7 +242,7 @@ def _names(path: Path | None) -> dict[str, str]:
 def _imported_table(found: RangesRecord) -> Table:
     table = Table("tensor", "amax", title="imported ranges, without histograms")
     for name, tensor in found.tensors.items():
-        table.add_row(name, f"{tensor.amax:.4g}")
+        table.add_row(Text(name), f"{tensor.amax:.4g}")
     return table
 
 
@@ -258,7 +258,7 @@ def _table(found: RangesRecord) -> Table:
             "\n".join((db_text(one.sqnr_db), f"{one.amax:.4g}", f"{100 * one.clipped_share:.3g} %"))
             for one in tensor.by_method.values()
         ]
-        table.add_row(f"{tensor.name}\n{tensor.min:.4g} to {tensor.max:.4g}\n{best}", *cells)
+        table.add_row(Text(f"{tensor.name}\n{tensor.min:.4g} to {tensor.max:.4g}\n{best}"), *cells)
     return table
 
 

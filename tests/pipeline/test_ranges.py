@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ import pytest
 from calibration.cachefile import cache_from_bytes
 from calibration.observers import histogram_from_values
 from calibration.orttable import scales_from_flatbuffers, scales_from_json
-from calibration.ranges import Origin, ranges_from_folder, ranges_from_histograms
+from calibration.ranges import Origin, ranges_from_folder, ranges_from_histograms, write_ranges
 from engines import backend
 from engines.contract import BuildOptions, ShapeRange
 from pipeline.ranges import notes_of
@@ -336,6 +337,20 @@ def test_show_of_imported_ranges_says_where_they_are_from(command: Command, jets
     assert said.status == 0
     assert "│ answer  │ 255.1 │" in said.out
     assert "imported from TRT-8502-EntropyCalibration2; model " in said.out
+
+
+@pytest.mark.parametrize("method", ["minmax", "imported"])
+def test_names_are_shown_as_they_are(command: Command, tmp_path: Path, method: Any) -> None:
+    names = ("c[/b]x[red]", "a:zap:", "[bold]y")  # Terminals' markup and emoji, for some.
+    histograms = {name: histogram_from_values(np.arange(1.0, 9.0), name) for name in names}
+    found = ranges_from_histograms(histograms, "minmax", 99.99, Origin("m" * 64, "d" * 64, 8))
+    if method == "imported":
+        none: dict[str, Any] = {"amax_by_method": {}, "sqnr_db": {}, "clipped_share": {}}
+        found = replace(found, method=method, tensors={n: replace(t, **none) for n, t in found.tensors.items()})
+    write_ranges(found, histograms, tmp_path)
+    said = command("ranges", "show", tmp_path)
+    assert said.status == 0, said.err
+    assert all(f"│ {name} " in said.out for name in names), said.out
 
 
 def test_show_of_no_ranges_is_refused(command: Command, tiny: Path) -> None:
