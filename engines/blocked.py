@@ -7,7 +7,7 @@ the time that 53 watched tensors cost a MobileNetV2, four fifths are that reorde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -34,13 +34,18 @@ class Unordered:
 def unordered(model: onnx.ModelProto) -> Unordered:
     """Take out each ReorderOutput whose result is nothing but an output, and give out what it read.
 
+    A model with graphs inside (If, Loop, Scan) stays as it is: ONNX Runtime gives the tensors that it adds to each
+    graph the same names, and refuses to read that again.
+
     Args:
         model: a graph that ONNX Runtime has optimized and saved; it is changed in place. Weights are not looked at.
     """
     graph = model.graph
     outputs = {value.name for value in graph.output}
-    read = set(_read_by(graph))
     source = {name: name for name in outputs}
+    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
+        return Unordered(model, source)
+    read = {name for node in graph.node for name in node.input}
     kept = []
     for node in graph.node:
         if node.op_type == "ReorderOutput" and node.domain == DOMAIN and _is_needless(node, outputs - read):
@@ -62,12 +67,3 @@ def unordered(model: onnx.ModelProto) -> Unordered:
 def _is_needless(node: onnx.NodeProto, only_outputs: set[str]) -> bool:
     channels = next((attribute.i for attribute in node.attribute if attribute.name == "channels"), 1)
     return node.output[0] in only_outputs and channels % LARGEST_BLOCK == 0
-
-
-def _read_by(graph: onnx.GraphProto) -> Iterator[str]:
-    """Every name that a node of the graph, or of a graph inside it, reads."""
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _read_by(inner)

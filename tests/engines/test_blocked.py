@@ -31,14 +31,18 @@ g (float[N, 3, 12, 12] x) => (float[N, 20, 12, 12] y, float[N, 32, 12, 12] a, fl
 WEIGHTS = {"v": (32, 3, 3, 3), "w": (32, 32, 3, 3), "u": (20, 32, 1, 1)}
 
 
-@pytest.fixture
-def network(tmp_path: Path) -> Path:
-    model = onnx.parser.parse_model(NETWORK)
+def save(text: str, path: Path) -> Path:
+    model = onnx.parser.parse_model(text)
     random = np.random.default_rng(0)
     for name, shape in WEIGHTS.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(random.standard_normal(shape, np.float32), name))
-    onnx.save(model, tmp_path / "network.onnx")
-    return tmp_path / "network.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    return save(NETWORK, tmp_path / "network.onnx")
 
 
 def test_the_values_are_those_of_the_ordered_run_to_the_bit(network: Path) -> None:
@@ -94,6 +98,33 @@ def test_a_wrong_feed_is_refused_as_ever(network: Path) -> None:
         runner.infer({"x": np.zeros((1, 4, 12, 12), np.float32)})
 
 
+BRANCHES = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3, 12, 12] x, bool c) => (float[N, 32, 12, 12] b, float[N, 32, 12, 12] y)
+{
+    b = Conv<pads = [1, 1, 1, 1]>(x, v)
+    a = Sigmoid(b)
+    y = If(c) <
+        then_branch = yes () => (float[N, 32, 12, 12] i) { i = Conv<pads = [1, 1, 1, 1]>(a, w) },
+        else_branch = no () => (float[N, 32, 12, 12] j) { k = Conv<pads = [1, 1, 1, 1]>(a, w) j = Relu(k) }
+    >
+}"""
+
+
+def test_convolutions_in_branches_run(tmp_path: Path) -> None:
+    path = save(BRANCHES, tmp_path / "branches.onnx")
+    model = onnx.load(path)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
+    for branch in model.graph.node[2].attribute:
+        branch.g.initializer.append(weight)  # Constant for that graph, so that it is computed in blocks too.
+    model.graph.initializer.remove(weight)
+    onnx.save(model, path)
+    x = np.random.default_rng(1).standard_normal((1, 3, 12, 12)).astype(np.float32)
+    with ort.load(path, num_threads=1) as ordered, ort.load_values(path, num_threads=1) as runner:
+        for c in (True, False):
+            wanted, found = (each.infer({"x": x, "c": np.array(c)}) for each in (ordered, runner))
+            assert all(np.array_equal(found[name], wanted[name]) for name in ("b", "y"))
+
+
 def reordered(text: str) -> onnx.ModelProto:
     """A graph as ONNX Runtime saves it; `R` stands for its operator that brings blocks into order."""
     head = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft.nchwc" : 1]>'
@@ -119,10 +150,10 @@ def test_an_output_that_is_only_reordered_is_given_out_as_it_was() -> None:
         ("it is read", "g (float[N] x) => (float[N] y, float[N] z) { t = Relu(x) y = R<channels = 32>(t) z = Abs(y) }"),
         ("it is no output", "g (float[N] x) => (float[N] z) { t = Relu(x) y = R<channels = 32>(t) z = Abs(y) }"),
         (
-            "a graph inside reads it",
+            "there are graphs inside",
             "g (float[N] x, bool c) => (float[N] y, float[N] z) { t = Relu(x) y = R<channels = 32>(t) "
-            "z = If(c) <then_branch = a () => (float[N] i) { i = Abs(y) }, "
-            "else_branch = b () => (float[N] j) { j = Abs(x) }> }",
+            "z = If(c) <then_branch = a () => (float[N] i) { i = Abs(x) }, "
+            "else_branch = b () => (float[N] j) { j = Neg(x) }> }",
         ),
     ],
 )  # fmt: skip
