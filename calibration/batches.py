@@ -246,7 +246,11 @@ def _open(source: DataSource, specs: tuple[InputSpec, ...], preprocess: Preproce
                 "function that yields batches, and give module:function"
             )
         return open_array_files([path], source, specs, folder)
-    found = sorted(file for file in path.rglob("*") if _is_visible(file, path) and file.is_file())
+    found = sorted(file for file in path.rglob("*") if _is_visible(file, path) and not file.is_dir())
+    samples = (*arrayfiles.SUFFIXES, *imagefolder.SUFFIXES)
+    if broken := [file for file in found if file.suffix.lower() in samples and not file.exists()]:
+        raise DataError(f"{broken[0]}: is a link to nothing; mount or copy what it shall show, or remove it")
+    found = [file for file in found if file.is_file()]
     arrays = [file for file in found if file.suffix.lower() in arrayfiles.SUFFIXES]
     images = [file for file in found if file.suffix.lower() in imagefolder.SUFFIXES]
     foreign = [file for file in found if file.suffix.lower() in imagefolder.FOREIGN_SUFFIXES]

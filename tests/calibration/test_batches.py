@@ -402,6 +402,18 @@ def test_missing_empty_or_foreign(tmp_path: Path, make: Any, message: str) -> No
         opened(tmp_path / "d.data")
 
 
+def test_a_link_to_nothing_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((2, 3), np.float32))
+    (tmp_path / "readme").symlink_to(tmp_path / "not there")
+    spec = InputSpec("x", "float32", (-1, 3))
+    assert open_samples(DataSource(str(tmp_path)), (spec,), Preprocess()).num_samples == 2
+    (tmp_path / "b.npy").symlink_to(tmp_path / "not there")
+    with pytest.raises(
+        DataError, match=r"b\.npy: is a link to nothing; mount or copy what it shall show, or remove it"
+    ):
+        open_samples(DataSource(str(tmp_path)), (spec,), Preprocess())
+
+
 def test_a_folder_of_hidden_files_is_empty(tmp_path: Path) -> None:
     npz(tmp_path / ".hidden.npz", x=vectors(3))
     with pytest.raises(DataError, match="holds no"):
