@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -112,14 +114,27 @@ def make(target: Path, stage: Callable[[Path], R]) -> R:
             record.write_text(json.dumps(json.loads(record.read_text()) | own, indent=1, sort_keys=True))
         elif "backend" in record_of(target):
             beside.unlink()  # Of an engine that is now replaced by something else.
-        if target.is_dir():
-            target.rename(work / "replaced")
-        artifact.path.replace(target)
+        _put(artifact.path, target, work)
         if record.is_file():
             record.replace(beside)
         for note in artifact.notes():
             click.echo(f"trtforge: {target.name}: {note}", err=True)
     return replace(artifact, path=target)
+
+
+def _put(made: Path, target: Path, aside: Path) -> None:
+    """Rename to the target; a folder there goes aside, also one that another process puts there meanwhile."""
+    for number in itertools.count():
+        if target.is_dir():
+            with suppress(FileNotFoundError):
+                target.rename(aside / f"replaced{number}")
+        try:
+            made.replace(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
 
 
 def record_of(engine: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -196,6 +197,21 @@ def test_targets_that_are_refused(tmp_path: Path) -> None:
         check_folder_target(tmp_path / "file")
     with pytest.raises(ConfigError, match="taken: is a folder with other files in it; give a new path with -o"):
         check_folder_target(tmp_path / "taken")
+
+
+def test_two_that_write_one_folder_at_once_are_both_right(tmp_path: Path) -> None:
+    target = tmp_path / "ranges"
+
+    def stage(out: Path) -> Ranges:
+        (out / "made").mkdir()
+        for name in ("ranges.json", "histograms.npz"):
+            (out / "made" / name).write_text(str(out))
+        return Ranges(out / "made")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: make(target, stage), range(400)))
+    assert len({file.read_text() for file in target.iterdir()}) == 1
+    assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
