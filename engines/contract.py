@@ -92,6 +92,8 @@ class BuildOptions:
     external_kernels: bool = True
     """Whether kernels of cuBLAS and cuDNN are tried too, where the version knows such (up to TensorRT 10). Without them
     these libraries are not loaded, which saves memory, and need not be there."""
+    cuda_graph: bool = True
+    """Whether runners may hand the engine's work over as a CUDA graph; kept in the record, for all who run it."""
     timing_cache: Path | None = None
     """A file of kernel timings to begin with and to add to. None: every kernel is timed."""
     progress: Callable[[str, int, int], None] = _silent
@@ -147,7 +149,8 @@ class GpuUse:
     """How a runner uses the GPU; runtimes on the CPU have no use for it."""
 
     cuda_graph: bool = True
-    """Whether work is captured into a CUDA graph, and handed to the driver as one, where that works."""
+    """Whether work is captured into a CUDA graph, and handed to the driver as one, where that works and the engine's
+    record does not forbid it."""
     num_streams: int = 1
     """So many queries of ``infer_all`` are in flight at once, each with an execution context of its own."""
     count_memory: bool = False

@@ -175,7 +175,7 @@ def _serialized(family: Family, model: Path, options: BuildOptions, calibrator: 
 def _told(options: BuildOptions) -> dict[str, Any]:
     """What a record has of the options: all but what lies on this machine or stands elsewhere in the record."""
     names = ("workspace_mib", "optimization_level", "compute_capabilities", "hardware", "version_compatible")
-    found = {name: getattr(options, name) for name in (*names, "weights", "dla_core", "external_kernels")}
+    found = {name: getattr(options, name) for name in (*names, "weights", "dla_core", "external_kernels", "cuda_graph")}
     source = options.native
     native = "" if source is None else "samples" if isinstance(source, GivenBatches) else "given scales"
     profiles = [{name: asdict(shape) for name, shape in ranges.items()} for ranges in options.profiles()]

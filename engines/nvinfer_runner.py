@@ -176,14 +176,14 @@ class NvinferRunner:
         io = io_of(trt, engine, self._path)
         self.inputs, self.outputs = io.inputs, io.outputs
         self._check = FeedCheck(self._path, self.inputs)
-        own_graphs = has_own_graphs(trt)
+        wants_graph = self._use.cuda_graph and self._record.get("options", {}).get("cuda_graph", True)
         for _ in range(self._use.num_streams):
-            context = _context_of(trt, engine, with_graph=self._use.cuda_graph)
+            context = _context_of(trt, engine, with_graph=wants_graph)
             if context is None:
                 raise OutOfMemory(
                     f"{self._path}: no execution context ({self._tail.text()}); is the GPU's memory full?"
                 )
-            with_graph = self._use.cuda_graph and not own_graphs
+            with_graph = wants_graph and not has_own_graphs(trt)
             self._lanes.append(Lane(self._gpu, io, context, self._tail.text, with_graph=with_graph))
 
 

@@ -32,7 +32,7 @@ FOR_ONE = dict.fromkeys(("timing_cache", "external_kernels"), ("tensorrt",)) | {
 """Options that are for some of them."""
 MAY_IDLE = (
     "workspace_mib", "optimization_level", "int8", "native_scales", "native_batch_size", "external_kernels",
-    "timing_cache",
+    "cuda_graph", "timing_cache",
 )  # fmt: skip
 """Options that a plan may keep although none of its backends takes them: how TensorRT gets at what others have too."""
 
@@ -79,6 +79,7 @@ class Build:
     external_kernels: bool = option(
         True, "for TensorRT up to 10: try kernels of cuBLAS and cuDNN too; without them less memory is taken"
     )
+    cuda_graph: bool = option(True, "for TensorRT: hand the engine's work over as a CUDA graph, where that works")
     timing_cache: bool = option(True, "for TensorRT: keep kernel timings for later builds on this machine")
 
     def __post_init__(self) -> None:
@@ -146,6 +147,7 @@ class Build:
             weights=self.weights,
             dla_core=self.dla_core,
             external_kernels=self.external_kernels,
+            cuda_graph=self.cuda_graph,
         )
 
     def __call__(

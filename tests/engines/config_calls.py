@@ -44,10 +44,14 @@ def configured(found: Capability, options: BuildOptions) -> Any:
     return config
 
 
-def tactics(config: Any) -> list[str]:
-    """Libraries whose kernels are tried, among those that are TensorRT's own or not."""
+def tactics(found: Capability, *, external_kernels: bool) -> list[str]:
+    """Kinds of kernels that are tried, by a config that had them all."""
+    config = BUILDER.create_builder_config()
+    kinds = trt.TacticSource.__members__.items()
+    config.set_tactic_sources(sum(1 << int(kind) for _, kind in kinds))
+    configure(trt, found, config, replace(ASKED, external_kernels=external_kernels), TAIL.warnings)
     bits = config.get_tactic_sources()
-    return sorted(name for name, kind in trt.TacticSource.__members__.items() if bits & 1 << int(kind))
+    return sorted(name for name, kind in kinds if bits & 1 << int(kind))
 
 
 def weak(precision: Any, typing: Typing = "weak", *, has_fp16: bool = True) -> tuple[list[str], int]:
@@ -93,7 +97,7 @@ def main() -> None:
                 "dla": flags(dla),
             },
             "device": dla.default_device_type.name,
-            "kernels of": [tactics(configured(found, replace(ASKED, external_kernels=on))) for on in (True, False)],
+            "kernels": [tactics(found, external_kernels=on) for on in (True, False)],
             "weak": {
                 "fp32": weak("fp32"),
                 "fp16": weak("fp16"),

@@ -45,6 +45,12 @@ def test_options_reach_the_config(said: dict[str, Any]) -> None:
     assert said["device"] == "DLA"
 
 
+def test_libraries_are_left_out_where_there_are_any(said: dict[str, Any]) -> None:
+    own = ["EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS"]
+    all_kinds = ["CUBLAS", "CUBLAS_LT", "CUDNN", *own] if said["version"].startswith("1.4") else own
+    assert said["kernels"] == [all_kinds, own]
+
+
 def test_precision_flags_for_weakly_typed_networks(said: dict[str, Any]) -> None:
     if not said["version"].startswith("1.4"):
         assert said["weak"] == {}, "there are no such flags any more"

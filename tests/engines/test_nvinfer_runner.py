@@ -165,6 +165,13 @@ def test_graphs_can_be_left_out(gpu: PretendedGpu, trt: ModuleType, tmp_path: Pa
     assert "capture" not in gpu.calls
 
 
+def test_an_engines_record_can_forbid_graphs(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    with runner_of(gpu, tmp_path, trt, options={"cuda_graph": False}) as runner:
+        for _ in range(3):
+            runner.infer(feed(1))
+    assert "capture" not in gpu.calls
+
+
 def test_what_cannot_be_captured_runs_without_and_says_so(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
     gpu.cannot_capture = "cuStreamEndCapture gives CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
     with runner_of(gpu, tmp_path, trt) as runner:

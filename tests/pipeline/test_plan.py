@@ -112,6 +112,7 @@ version_compatible = true
 weights = "refittable"
 dla_core = 0
 external_kernels = false
+cuda_graph = false
 timing_cache = false
 
 [infer]
