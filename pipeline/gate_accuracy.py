@@ -6,6 +6,7 @@ stand for themselves alone, and the number is what it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ from pipeline.gate_record import Accuracy, Check
 from pipeline.record import finite
 from pipeline.stages.validate import Judge, Labelled, agreement, same_arg_max
 
-MORE = "give more evaluation samples, or judge these alone with sampled = false"
+ALONE = "judge these alone with sampled = false"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def check_answers(answers: Answers, judging: Judging, one: Asked) -> Check:
     if budget.quantity.name == "metric":
         _check_direction(budget, answers.judge)
         interval = metric_interval(answers.judge.metric(), ours, _labels(answers), judging.sampling)
-        check = decided(one, judging.of(interval), MORE)
+        check = _decided(one, answers, judging.of(interval))
         return _blamed(check, answers, budget) if check.outcome == "fail" else check
     if other is None:
         raise ConfigError(
@@ -94,14 +95,28 @@ def check_answers(answers: Answers, judging: Judging, one: Asked) -> Check:
     if budget.quantity.name == "metric_drop":
         _check_metric(budget, answers.judge)
         drop = metric_drop(answers.judge.metric(), ours, theirs, _labels(answers), judging.sampling)
-        return _with_test(decided(one, judging.of(drop.interval), MORE), drop)
+        return _with_test(_decided(one, answers, judging.of(drop.interval)), drop)
     same = same_arg_max(ours, theirs, answers.judge.output)
     if same is None:
         raise ConfigError(
             f"'{budget.text}': the model's output is not class scores (N, classes), so there is no arg max to agree "
             "in; leave it out, or name [data] output"
         )
-    return decided(one, judging.of(agreement_interval(same, judging.sampling)), MORE)
+    return _decided(one, answers, judging.of(agreement_interval(same, judging.sampling)))
+
+
+def _decided(one: Asked, answers: Answers, interval: Interval) -> Check:
+    """The check; where it is not decided, with how many samples would do, as an interval narrows with their root."""
+    budget, num = one[1], len(next(iter(read_outputs(answers.engines[one[0]].path).values())))
+    end = interval.high if (interval.estimate <= budget.bound) else interval.low
+    away = abs(interval.estimate - budget.bound)
+    advice = f"it lies on the bound: no number of samples may decide; {ALONE}"
+    if away and math.isfinite(end - interval.estimate):
+        needed = num * ((end - interval.estimate) / away) ** 2
+        advice = (
+            f"about {float(f'{needed:.2g}'):,.0f} evaluation samples such as these {num:,} would decide; or {ALONE}"
+        )
+    return decided(one, interval, advice)
 
 
 def _labels(answers: Answers) -> Array | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from calibration.batches import Samples
 from pipeline.artifact import Engine
@@ -26,6 +26,8 @@ class Known:
     """When it was set (ISO 8601); empty for an engine that is no kept baseline."""
     evaluation_digest: str = ""
     """Of the samples that it was gated on; empty likewise."""
+    p50_ms: Mapping[int, float] = field(default_factory=dict)
+    """By batch size, when it was gated; empty likewise."""
 
     @property
     def side(self) -> str:

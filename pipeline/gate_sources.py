@@ -125,7 +125,9 @@ def known_from(found: Baseline | None, name: str, store: Path) -> tuple[Known | 
     if found is None:
         kept = ", ".join(one for one, _ in baselines_in(store))
         return None, f"no baseline '{name}' is kept in {store}{f', only {kept}' if kept else ' yet'}"
-    return Known(name, found.engine, found.record.set_on, found.record.evaluation_digest), ""
+    record = found.record
+    p50_ms = {one.batch_size: one.percentiles[0].candidate_ms.estimate for one in record.measured}
+    return Known(name, found.engine, record.set_on, record.evaluation_digest, p50_ms), ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from calibration.batches import Samples
 from engines.contract import Array
 from pipeline import isolate
@@ -16,15 +18,17 @@ from pipeline.artifact import Engine
 from pipeline.budget import Budget
 from pipeline.deciding import Interval, Limit
 from pipeline.errors import ConfigError
-from pipeline.gate_checks import Asked, Sides, told
+from pipeline.gate_case import Known
+from pipeline.gate_checks import Asked, Sides, told, unsettled
 from pipeline.gate_record import Bounds, Check, Measured, Percentile
 from pipeline.intervals import Statistic
 from pipeline.paired import Answer, Pairing, Question, ask
 from pipeline.paired import Asked as Run
+from pipeline.quantities import ms_text
 from pipeline.record import finite
 from pipeline.stages.benchmark import candidate_of
 from pipeline.stages.infer import runner_of
-from pipeline.timing import NS_PER_MS, Candidate, latency_from_ms
+from pipeline.timing import NS_PER_MS, Candidate, Floats, Queries, latency_from_ms
 
 STATISTICS: dict[str, Statistic] = {"p50_ms": "p50", "p90_ms": "p90", "p99_ms": "p99", "mean_ms": "mean"}
 THROUGHPUT = "throughput_per_s"
@@ -76,11 +80,45 @@ def interval_for(budget: Budget, latency: Interval) -> Interval:
     return Interval(scale / latency.estimate, low, high, latency.confidence)
 
 
-def checks_from(fought: Fought) -> Iterator[tuple[Asked, Check]]:
-    """The check of each of a bout's budgets."""
+def checks_from(fought: Fought, max_drift: float) -> Iterator[tuple[Asked, Check]]:
+    """The check of each of a bout's budgets; not decided where an engine was unsteady against itself."""
     for budget, answer in zip(fought.bout.budgets, fought.run.answers):
         one = fought.bout.variant, budget
-        yield one, told(one, (answer.outcome, interval_for(budget, answer.interval)), more_of(answer, fought.run))
+        check = told(one, (answer.outcome, interval_for(budget, answer.interval)), more_of(answer, fought.run))
+        drift = drift_of(fought.run, relative=budget.relative)
+        yield one, unsettled(check, budget, why_unsteady(fought.bout.variant, budget, drift, max_drift))
+
+
+def drift_of(run: Run, *, relative: bool) -> float:
+    """By which share the later half of the rounds was slower than the earlier, by p50; below 0: faster.
+
+    Args:
+        run: what was measured.
+        relative: of the candidate over the baseline, round by round, instead of the candidate alone; what slowed down
+            both is then no drift.
+    """
+    medians = _round_medians(run.candidate)
+    if relative and run.baseline is not None:
+        medians = medians / _round_medians(run.baseline)
+    half = len(medians) // 2
+    return float(np.median(medians[-half:]) / np.median(medians[:half]) - 1) if half else 0.0
+
+
+def why_unsteady(name: str, budget: Budget, drift: float, max_drift: float) -> list[str]:
+    """A phrase if the drift is too large."""
+    if abs(drift) <= max_drift:
+        return []
+    over = " beside the baseline" if budget.relative else ""
+    way = "slower" if drift > 0 else "faster"
+    return [
+        f"{name} against itself{over} was {abs(drift):.0%} {way} in the later half of its rounds than in the earlier, "
+        f"above max_drift {max_drift:.0%}"
+    ]
+
+
+def _round_medians(queries: Queries) -> Floats:
+    edges = np.flatnonzero(np.diff(queries.block)) + 1
+    return np.array([np.median(part) for part in np.split(queries.latency_ms, edges)])
 
 
 def more_of(answer: Answer, run: Run) -> str:
@@ -129,6 +167,23 @@ def _loaded(engine: Engine, name: str, feed: Mapping[str, Array], num_threads: i
     """The engine bound to a copy of the batch: where its arrays come to lie is a part of how fast it is."""
     with runner_of(engine, num_threads) as runner:
         yield candidate_of(engine, runner, name, {key: array.copy() for key, array in feed.items()})
+
+
+def remarks_on(known: Known | None, fought: Sequence[Fought], max_drift: float) -> tuple[str, ...]:
+    """What the measurement says of itself, and where a kept baseline is no longer as fast as when it was set."""
+    said = []
+    for one in fought:
+        size = one.bout.batch_size
+        said += [f"{one.bout.variant} at batch {size}: {note}" for note in one.run.notes]
+        if known is None or one.run.baseline is None or size not in known.p50_ms:
+            continue
+        then_ms, now_ms = known.p50_ms[size], latency_from_ms(one.run.baseline.latency_ms).p50
+        if abs(now_ms / then_ms - 1) > max_drift:
+            said.append(
+                f"Baseline '{known.name}' had a p50 of {ms_text(then_ms)} at batch {size} when it was gated, and has "
+                f"{ms_text(now_ms)} today: this machine is not as it was then."
+            )
+    return tuple(dict.fromkeys(said))
 
 
 def measured_from(fought: Fought, folder: Path, began_ns: int) -> Measured:

@@ -19,6 +19,7 @@ GATE = """
 [gate]
 budgets = ["size_mib <= 1", "p50_ms <= 100", "p50_ms <= 4 x baseline"]
 max_other_load = 1.0
+max_drift = 9.0
 html = false
 pays = false
 

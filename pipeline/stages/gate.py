@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from pipeline.gate_checks import (
 )
 from pipeline.gate_energy import check_energy, measure_energy
 from pipeline.gate_record import SCHEMA_VERSION, Check, EngineInfo, Gated
-from pipeline.gate_timing import Fought, bouts_from, checks_from, fight, measured_from
+from pipeline.gate_timing import Fought, bouts_from, checks_from, fight, measured_from, remarks_on
 from pipeline.gauges import why_no_power
 from pipeline.machine import this_machine
 from pipeline.monitor import Monitor
@@ -59,6 +60,7 @@ class Gate:
     pays: bool = option(True, "also say of each precision whether it pays against the next higher one")
     cold_starts: int = option(8, "fresh processes per engine, for cold_start_ms and peak_memory_mib")
     max_other_load: float = option(0.25, "nothing timed is decided if others took a larger share of the CPU time")
+    max_drift: float = option(0.1, "no latency is decided of an engine that drifted by more, against itself")
     sampled: bool = option(True, "evaluation samples stand for others like them; no: for themselves alone")
     pairing: Pairing = field(default=Pairing())
 
@@ -68,7 +70,7 @@ class Gate:
             raise ConfigError(
                 "throughput_per_s of a server is what arrives; bound a latency, or take scenario single_stream"
             )
-        check_bounds(self, cold_starts=(1, 1000), max_other_load=(0, 1))
+        check_bounds(self, cold_starts=(1, 1000), max_other_load=(0, 1), max_drift=(0, math.inf))
 
     def read_budgets(self, where: str) -> tuple[Budget, ...]:
         """The budgets, read strictly; ``where`` is what an error begins with."""
@@ -97,7 +99,7 @@ class Gate:
             started = self._starts(out, case, sides, left)
         conditions = self._conditions(monitor if case.benchmark.monitor_ms else None, before, cpu)
         for bout in fought:
-            checks |= dict(checks_from(bout))
+            checks |= dict(checks_from(bout, self.max_drift))
         for one in left:
             if one[1].quantity.kind in ("start", "memory"):
                 checks[one] = check_start(one, started, sides.baseline, self.pairing.confidence)
@@ -113,6 +115,7 @@ class Gate:
             monitor.readings().write(out / SAMPLES / MONITOR, began_ns)
         return replace(
             found,
+            notes=(*found.notes, *remarks_on(case.baseline, fought, self.max_drift)),
             measured=tuple(measured_from(bout, out / SAMPLES, began_ns) for bout in fought),
             seconds=time.monotonic() - begin,
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.conftest import Command, Said
 
 STORE = Path(".trtforge")
-QUICK = ("--max-other-load", 1, "--max-seconds", 15, "--num-threads", 1, "--no-html")
+QUICK = ("--max-drift", 9, "--max-other-load", 1, "--max-seconds", 15, "--num-threads", 1, "--no-html")
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,20 @@ def test_nothing_to_compare_with(answers: Answers) -> None:
     assert accuracy_of(blind, "int8").metric is None
 
 
+def test_how_many_samples_would_decide(answers: Answers) -> None:
+    judging = Judging(0.99, sampled=True)
+    check = check_answers(answers, judging, ("int8", budget_from_text("agreement >= 0.88", "")))
+    assert check.outcome == "not decided"
+    assert check.low is not None
+    needed = 300 * ((0.9 - check.low) / 0.02) ** 2
+    assert check.advice == (
+        f"about {float(f'{needed:.2g}'):,.0f} evaluation samples such as these 300 would decide; or judge these alone "
+        "with sampled = false"
+    )
+    on_it = check_answers(answers, judging, ("int8", budget_from_text("agreement >= 0.9", "")))
+    assert on_it.advice.startswith("it lies on the bound")
+
+
 def test_a_drop_has_the_exact_test_beside_it(answers: Answers) -> None:
     check = check_answers(answers, Judging(0.99, sampled=True), ("int8", budget_from_text("metric_drop <= 0.01", "")))
     assert check.sentence.endswith(

@@ -22,6 +22,7 @@ GATE = """
 baseline = "fp32@onnxruntime"
 budgets = ["p50_ms <= 100", "size_mib <= 8 x baseline", "p50_ms of fp32@onnxruntime <= 100"]
 max_other_load = 1.0
+max_drift = 9.0
 html = false
 
 [gate.pairing]
