@@ -20,10 +20,10 @@ from calibration.source import (
     DataSource,
     InputSpec,
     hash_file,
+    mapping_lines,
     quoted,
     selection_words,
     spread,
-    toml_line,
 )
 
 SUFFIXES = (".npz", ".npy")
@@ -232,10 +232,10 @@ def _keys(source: DataSource, specs: tuple[InputSpec, ...], found: Mapping[str, 
         if key not in found:
             listing = ", ".join(f"'{name}' {header}" for name, header in found.items()) or "none"
             fitting = [name for name, header in found.items() if _fits(header, spec)] or ["…"]
-            others = "".join(f', or "{name}"' for name in fitting[1:])
+            others = "".join(f"; or '{name}'" for name in fitting[1:])
             raise DataError(
                 f"{where}: has no array '{key}' for the model's input '{spec.name}', its arrays are {listing}; write "
-                f"{toml_line(spec.name, fitting[0])}{others}"
+                f"{mapping_lines(spec.name, fitting[0])}{others}"
             )
         keys[spec.name] = key
     return keys

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from calibration.errors import DataError
-from calibration.source import Array, Block, DataSource, InputSpec, hash_array, quoted, toml_line
+from calibration.source import Array, Block, DataSource, InputSpec, hash_array, mapping_lines, quoted
 from calibration.userfunction import load_function
 
 
@@ -155,7 +155,7 @@ def _batch(item: Any, keys: Mapping[str, str], where: str) -> Batch:
                 example = next(iter(map(str, item)), "…")
                 raise DataError(
                     f"{where}: has no '{key}' for the model's input '{name}', its keys are "
-                    f"{quoted(map(str, item))}; write {toml_line(name, example)}"
+                    f"{quoted(map(str, item))}; write {mapping_lines(name, example)}"
                 )
         arrays = {name: _array(item[key], f"{where}: '{key}'") for name, key in keys.items()}
     elif len(keys) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,10 +137,11 @@ def hash_array(array: Array, digest: hashlib._Hash) -> None:
     digest.update(np.ascontiguousarray(array).tobytes())
 
 
-def toml_line(name: str, key: str) -> str:
-    """The line of a plan that maps a model input to a stored array, ready to paste."""
+def mapping_lines(name: str, key: str) -> str:
+    """What maps a model input to a stored array, ready to paste: into a plan, and behind a command."""
     bare = re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None
-    return f'inputs = {{ {name if bare else chr(34) + name + chr(34)} = "{key}" }}'
+    line = f'inputs = {{ {name if bare else chr(34) + name + chr(34)} = "{key}" }}'
+    return f"{line} in a plan, {shlex.join(['--input', f'{name}={key}'])} on the command line"
 
 
 def check_mapping(source: DataSource, specs: tuple[InputSpec, ...]) -> None:

@@ -197,13 +197,14 @@ def test_no_array_of_the_inputs_name_lists_the_arrays_and_the_line_to_write(tmp_
         opened(path)
     assert str(caught.value) == (
         f"{path}: has no array 'x' for the model's input 'x', its arrays are 'y' int64 (3,), 'x_calib' float32 (3, 2), "
-        '\'x_test\' float32 (3, 2); write inputs = { x = "x_calib" }, or "x_test"'
+        "'x_test' float32 (3, 2); write inputs = { x = \"x_calib\" } in a plan, --input x=x_calib on "
+        "the command line; or 'x_test'"
     )
 
 
 def test_the_line_to_write_is_valid_toml_for_any_name(tmp_path: Path) -> None:
     specs = (InputSpec("serving_default/x:0", "float32", (-1, 2)),)
-    with pytest.raises(DataError, match=r'write inputs = \{ "serving_default/x:0" = "a" \}'):
+    with pytest.raises(DataError, match=r'write inputs = \{ "serving_default/x:0" = "a" \} in a plan'):
         opened(npz(tmp_path / "d.npz", a=vectors(3)), specs)
 
 
