@@ -273,7 +273,8 @@ class Bisection:
                 best = asymmetric(span, how.dtype) if one_sided else symmetric(span)
                 if best is not None:
                     value = values[name]
-                    tensors[name] = QuantizedTensor(name, best, readers_of(value), value.is_graph_output())
+                    is_output = value.is_graph_output() and not value.is_graph_input()
+                    tensors[name] = QuantizedTensor(name, best, readers_of(value), is_output)
             elif node.op_type in PRODUCTS and node.output[0] in self.counterparts and self._has_rounded_weight(node):
                 own = values[self.counterparts[node.output[0]]].producer()
                 if own is not None and own.op_type in PRODUCTS and is_float_weight(own.inputs[1]):

@@ -180,4 +180,5 @@ def _tensor(sight: Sight, value: ir.Value, integer: dict[str, ir.Node]) -> Quant
     dtype: DataType = "int8" if sight.options.arithmetic == "s8s8" else "uint8"
     quantization = asymmetric(sight.ranges[source.name or ""], dtype)
     assert isinstance(quantization, Quantization)
-    return QuantizedTensor(value.name or "", quantization, readers_of(value), value.is_graph_output())
+    is_output = value.is_graph_output() and not value.is_graph_input()  # An input that is given out stays as it came.
+    return QuantizedTensor(value.name or "", quantization, readers_of(value), is_output)

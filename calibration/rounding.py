@@ -175,7 +175,7 @@ class _Writer:
     def _cut_tensor(self, value: ir.Value) -> ir.Value:
         """Cut a tensor for all its readers; the model's output of this name is the cut one."""
         uses = list(value.uses())
-        is_output = value.is_graph_output()
+        is_output = value.is_graph_output() and not value.is_graph_input()
         found = self._cut(value, self._form.bits, None)
         for use in uses:
             use.node.replace_input_with(use.idx, found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -231,6 +231,23 @@ def test_a_quantized_output_keeps_its_name_and_its_other_readers() -> None:
     producers = {name: node.op_type for node in made.graph.node for name in node.output}
     assert producers["y"] == producers["z"] == "DequantizeLinear"
     assert [node.input[0] for node in made.graph.node if node.op_type == "Conv"] == ["x_dequantized", "y"]
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_an_input_that_is_given_out_keeps_its_name(target: Literal["tensorrt", "onnxruntime"]) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[N,16,8,8] x) => (float[N,16,8,8] x, float[N,16,8,8] y) { y = Conv (x, w) }
+    """
+    model = _model(text, {"w": np.ones((16, 16, 1, 1))})
+    made = qdq_from_onnx(
+        model, {"x": Span(4.0, -4.0, 4.0), "y": Span(40.0, -40.0, 40.0)}, PlacementOptions(target)
+    ).model
+    x = _images()
+    given, y = _session(made, simulation=True).run(["x", "y"], {"x": x})
+    assert np.array_equal(given, x)
+    assert np.abs(y - x.sum(axis=1, keepdims=True)).max() < 1.0
+    assert "QuantizeLinear" in [node.op_type for node in made.graph.node]
 
 
 def test_a_node_beside_integers_reads_what_was_not_rounded_for_tensorrt() -> None:

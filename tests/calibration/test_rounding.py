@@ -130,6 +130,15 @@ def test_the_models_own_names_stay() -> None:
     assert set(rounded.exact) >= {"x", "c1", "r1", "features", "scores"}
 
 
+def test_an_input_that_is_given_out_keeps_its_name() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] x, float[N, 4] y) { y = Relu (x) }'
+    )
+    rounded = rounded_from_onnx(model, FP16, None)
+    assert rounded.model.graph.input[0].name == "x"
+    assert [value.name for value in rounded.model.graph.output] == ["x", "y"]
+
+
 def test_the_formats_are_as_coarse_as_they_should_be() -> None:
     """From fine to coarse, and none by less than what one bit is."""
     int8 = rounded_from_onnx(network(), FP32, placing_for(SPANS, PlacementOptions()))
