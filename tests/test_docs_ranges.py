@@ -57,6 +57,15 @@ def test_the_pages_commands_run(command: Command, tiny: Path) -> None:
     assert (tiny / "int8.onnx").read_bytes() == (tiny / "int8_of_cache.onnx").read_bytes()
 
 
+def test_the_example_in_python_finds_what_the_command_finds(command: Command, tiny: Path) -> None:
+    (tiny / "tiny.onnx").rename("model.onnx")
+    (tiny / "data.npz").rename("day1.npz")
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    exec(example, {})
+    assert command("quantize", "model.onnx", "--data", "day1.npz", "-o", "int8.onnx").status == 0
+    assert Path("int8_by_hand.onnx").read_bytes() == Path("int8.onnx").read_bytes()
+
+
 PHOTOS = """<ir_version: 8, opset_import: ["" : 17]>
 net (float[N, 224, 224, 3] image) => (float[N, 2, 56, 56] y)
 {
