@@ -133,6 +133,13 @@ def row(asked: Asked) -> dict[str, Any]:
     }
 
 
+def add_row(path: Path, found: dict[str, Any]) -> None:
+    """On a line of its own, also after one that was cut off."""
+    text = path.read_text() if path.exists() else ""
+    with path.open("a") as stream:
+        stream.write("\n" * (text[-1:] not in ("", "\n")) + json.dumps(found) + "\n")
+
+
 def read_rows(path: Path) -> dict[tuple[int, float], dict[str, Any]]:
     """By set and delay; a line that was cut off is left out."""
     lines = path.read_text().splitlines() if path.exists() else []
@@ -207,10 +214,8 @@ def main() -> None:
     parser.add_argument("--delays", type=float, nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.set is not None:
-        with given.rows.open("a") as stream:
-            for found in run_set(given.set, given.delays):
-                stream.write(json.dumps(found) + "\n")
-                stream.flush()
+        for found in run_set(given.set, given.delays):
+            add_row(given.rows, found)
         return
     for number in range(0 if given.only_table else given.runs):
         wanted = DELAYS if number % given.sparse == 0 else [delay for delay in DELAYS if delay not in SLOW_DELAYS]
