@@ -25,7 +25,7 @@ from pathlib import Path
 from calibration.filedigest import file_digest
 from pipeline.artifact import Engine
 from pipeline.bundle import SUMS, sums_of
-from pipeline.direct import work_folder
+from pipeline.direct import put, work_folder
 from pipeline.errors import ConfigError, DataError
 from pipeline.gate_checks import digest_of_engine, files_of_engine
 from pipeline.gate_record import SCHEMA_VERSION as GATE_SCHEMA
@@ -173,9 +173,7 @@ def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool) -> B
         write_json(_kept(gated, info, own), new / RECORD)
         (new / SUMS).write_text(sums_of(new), encoding="utf-8")
         _check_copy(new, engine, info)
-        if final.exists():
-            final.rename(work / "old")
-        new.rename(final)
+        put(new, final, work)
     return read_baseline(final)
 
 

@@ -89,8 +89,10 @@ def check_replaceable(folder: Path, own: Sequence[str], sentence: str) -> None:
         sentence: what to say of another, with ``{}`` for it.
 
     Raises:
-        ConfigError: it is a file, or holds anything else.
+        ConfigError: it is a file, or holds anything else, or has no name of its own.
     """
+    if folder.name in ("", ".."):
+        raise ConfigError(f"{folder}: has no name of its own, and could not be replaced; name a folder of its own")
     if not folder.exists():
         return
     found = sorted(folder.iterdir()) if folder.is_dir() else [folder]
@@ -114,7 +116,7 @@ def make(target: Path, stage: Callable[[Path], R]) -> R:
             record.write_text(json.dumps(json.loads(record.read_text()) | own, indent=1, sort_keys=True))
         elif "backend" in record_of(target):
             beside.unlink()  # Of an engine that is now replaced by something else.
-        _put(artifact.path, target, work)
+        put(artifact.path, target, work)
         if record.is_file():
             record.replace(beside)
         for note in artifact.notes():
@@ -122,7 +124,7 @@ def make(target: Path, stage: Callable[[Path], R]) -> R:
     return replace(artifact, path=target)
 
 
-def _put(made: Path, target: Path, aside: Path) -> None:
+def put(made: Path, target: Path, aside: Path) -> None:
     """Rename to the target; a folder there goes aside, also one that another process puts there meanwhile."""
     for number in itertools.count():
         if target.is_dir():

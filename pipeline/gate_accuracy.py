@@ -17,7 +17,7 @@ from pipeline.budget import Budget
 from pipeline.comparison import read_outputs
 from pipeline.deciding import Interval
 from pipeline.errors import ConfigError
-from pipeline.gate_checks import Asked, beside, decided, exact
+from pipeline.gate_checks import Asked, beside, broken, decided, exact
 from pipeline.gate_record import Accuracy, Check
 from pipeline.record import finite
 from pipeline.stages.validate import Judge, Labelled, agreement, same_arg_max
@@ -81,19 +81,15 @@ def check_answers(answers: Answers, judging: Judging, one: Asked) -> Check:
     name, budget = one
     other = answers.baseline if budget.versus_baseline else answers.reference
     ours = read_outputs(answers.engines[name].path)
+    check_meaning(budget, answers.judge, has_reference=answers.reference is not None)
     if budget.quantity.name == "metric":
-        _check_direction(budget, answers.judge)
         interval = metric_interval(answers.judge.metric(), ours, _labels(answers), judging.sampling)
         check = _decided(one, answers, judging.of(interval))
         return _blamed(check, answers, budget) if check.outcome == "fail" else check
-    if other is None:
-        raise ConfigError(
-            f"'{budget.text}': there are no answers of FP32 to compare with; give --reference, or write "
-            f"'{budget.quantity.name} {budget.quantity.compares} baseline {budget.limit}'"
-        )
+    assert other is not None, "check_meaning refuses it"
     theirs = read_outputs(other.path)
+    _check_alike(budget, ours, theirs)
     if budget.quantity.name == "metric_drop":
-        _check_metric(budget, answers.judge)
         drop = metric_drop(answers.judge.metric(), ours, theirs, _labels(answers), judging.sampling)
         return _with_test(_decided(one, answers, judging.of(drop.interval)), drop)
     same = same_arg_max(ours, theirs, answers.judge.output)
@@ -107,6 +103,8 @@ def check_answers(answers: Answers, judging: Judging, one: Asked) -> Check:
 
 def _decided(one: Asked, answers: Answers, interval: Interval) -> Check:
     """The check; where it is not decided, with how many samples would do, as an interval narrows with their root."""
+    if math.isnan(interval.estimate):
+        return broken(one, "the answers hold NaN, for which no bound holds")
     budget, num = one[1], len(next(iter(read_outputs(answers.engines[one[0]].path).values())))
     end = interval.high if (interval.estimate <= budget.bound) else interval.low
     away = abs(interval.estimate - budget.bound)
@@ -146,14 +144,30 @@ def _blamed(check: Check, answers: Answers, budget: Budget) -> Check:
     return replace(check, advice=said)
 
 
-def _check_metric(budget: Budget, judge: Judge) -> None:
-    if not judge.name:
+def check_meaning(budget: Budget, judge: Judge, *, has_reference: bool) -> None:
+    """That a budget about answers means something, before anything is run; nothing happens for another.
+
+    Raises:
+        ConfigError: there is no metric, its direction is another, or there is nothing to compare with.
+    """
+    name = budget.quantity.name
+    if name in ("metric", "metric_drop") and not judge.name:
         raise ConfigError(f"'{budget.text}': there is no metric; name one in [data] metric, or with --metric")
-
-
-def _check_direction(budget: Budget, judge: Judge) -> None:
-    _check_metric(budget, judge)
-    higher = judge.metric().higher_is_better
-    if budget.at_most == higher:
-        better, relation = ("higher", ">=") if higher else ("lower", "<=")
+    if name == "metric" and budget.at_most == judge.metric().higher_is_better:
+        better, relation = ("higher", ">=") if judge.metric().higher_is_better else ("lower", "<=")
         raise ConfigError(f"'{budget.text}': {judge.name} is the better the {better} it is; write metric {relation} …")
+    if budget.quantity.compares and not budget.versus_baseline and not has_reference:
+        raise ConfigError(
+            f"'{budget.text}': there are no answers of FP32 to compare with; give --reference, or write "
+            f"'{name} {budget.quantity.compares} baseline {budget.limit}'"
+        )
+
+
+def _check_alike(budget: Budget, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> None:
+    shapes = [{name: array.shape for name, array in one.items()} for one in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        ends = [", ".join(f"{name} {shape}" for name, shape in one.items()) for one in shapes]
+        other = "the baseline" if budget.versus_baseline else "FP32"
+        raise ConfigError(
+            f"'{budget.text}': the engine answers {ends[0]}, {other} answers {ends[1]}; compare engines of one network"
+        )

@@ -64,20 +64,15 @@ class Case:
         Raises:
             ConfigError: it names an engine that is not there, or there is no baseline to compare with.
         """
-        from pipeline.plan import nearest  # The plan has the gate's table, so it is not loaded before this.
-
-        found = []
-        for budget in budgets:
-            name = budget.variant or self.candidate
-            if name not in self.engines:
-                raise ConfigError(f"'{budget.text}': there is no variant '{name}'{nearest(name, list(self.engines))}")
-            if budget.needs_baseline and self.baseline is None and not self.no_baseline:
-                raise ConfigError(
-                    f"'{budget.text}': there is no baseline to compare with; name one in [gate] baseline or with "
-                    "--baseline"
-                )
-            size = budget.batch_size or self.benchmark.batch_sizes[0]
-            found.append((name, replace(budget, batch_size=size) if budget.quantity.by_batch else budget))
+        check_budgets(budgets, list(self.engines), has_baseline=bool(self.baseline or self.no_baseline))
+        first = self.benchmark.batch_sizes[0]
+        found = [
+            (
+                one.variant or self.candidate,
+                replace(one, batch_size=one.batch_size or first) if one.quantity.by_batch else one,
+            )
+            for one in budgets
+        ]
         return tuple(dict.fromkeys(found))
 
     def remarks(self) -> tuple[str, ...]:
@@ -100,3 +95,22 @@ class Case:
         names = dict.fromkeys([self.candidate, *(name for name, _ in asked)])
         found = {name: self.engines[name] for name in names}
         return found | ({} if self.baseline is None else {self.baseline.side: self.baseline.engine})
+
+
+def check_budgets(budgets: Sequence[Budget], names: list[str], *, has_baseline: bool) -> None:
+    """That budgets are about engines that are there.
+
+    Raises:
+        ConfigError: one names another engine, or compares with a baseline where none was named.
+    """
+    from pipeline.plan import nearest  # The plan has the gate's table, so it is not loaded before this.
+
+    for budget in budgets:
+        if budget.variant and budget.variant not in names:
+            raise ConfigError(
+                f"'{budget.text}': there is no variant '{budget.variant}'{nearest(budget.variant, names)}"
+            )
+        if budget.needs_baseline and not has_baseline:
+            raise ConfigError(
+                f"'{budget.text}': there is no baseline to compare with; name one in [gate] baseline or with --baseline"
+            )

@@ -37,6 +37,8 @@ UNITS = {
 TIMED = ("latency", "start", "energy")
 """Kinds of quantities that a noisy machine spoils."""
 
+UNQUIET = "; but this machine was too unquiet to decide by: "
+
 LEAST_DIGITS, MOST_DIGITS = 4, 12
 
 
@@ -84,6 +86,11 @@ def undecided(one: Asked, why: str, advice: str) -> Check:
     return _check(one, ("not decided", None), f"{one[1].subject} is not known: {why}", advice)
 
 
+def broken(one: Asked, why: str) -> Check:
+    """The check of a budget that no number could keep."""
+    return _check(one, ("fail", None), f"{one[1].subject} is no number: {why}", "")
+
+
 def without_baseline(one: Asked, why: str) -> Check:
     """The check of a budget that compares with a baseline which is not there."""
     return undecided(one, why, "set one, with `trtforge baseline set`")
@@ -110,7 +117,7 @@ def unsettled(check: Check, budget: Budget, objections: Sequence[str]) -> Check:
     if not objections or budget.quantity.kind not in TIMED or check.estimate is None:
         return check
     why = "; ".join(objections)
-    said = f"{check.sentence}; but this machine was too unquiet to decide by: {why}"
+    said = f"{check.sentence}{UNQUIET}{why}"
     return replace(check, outcome="not decided", sentence=said, advice="quiet the machine and gate again")
 
 

@@ -12,8 +12,8 @@ from engines import backend
 from pipeline.artifact import Engine, Outputs
 from pipeline.baseline import Baseline, baseline_named, baselines_in, is_variant_name
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.gate_accuracy import Answers
-from pipeline.gate_case import Case, Known
+from pipeline.gate_accuracy import Answers, check_meaning
+from pipeline.gate_case import Case, Known, check_budgets
 from pipeline.gate_checks import Validated
 from pipeline.paying import steps_from
 from pipeline.plan import Plan, nearest
@@ -40,19 +40,30 @@ def check_gate(plan: Plan, store: Path) -> None:
     """
     from pipeline.flow import variants
 
-    plan.gate.read_budgets(f"{plan.path}: [gate] budgets")
+    budgets = plan.gate.read_budgets(f"{plan.path}: [gate] budgets")
     names = [variant.name for variant in variants(plan, "gate")]
-    chosen = candidate_of(plan, names)
-    if reason := backend(chosen.partition("@")[2]).why_not_run():
-        raise Unavailable(f"{chosen}: cannot be gated where it cannot run: {reason}")
+    used = {candidate_of(plan, names), *(budget.variant for budget in budgets if budget.variant)}
     if is_variant_name(plan.gate.baseline):
         if plan.gate.baseline not in names:
             raise ConfigError(
                 f"{plan.path}: [gate] baseline: there is no variant '{plan.gate.baseline}'"
                 f"{nearest(plan.gate.baseline, names)}"
             )
+        used.add(plan.gate.baseline)
     elif plan.gate.baseline:
         baseline_named(plan.gate.baseline, store)
+    check_budgets(budgets, names, has_baseline=bool(plan.gate.baseline))
+    judge = Judge(plan.data.metric, plan.data.output, plan.folder)
+    for budget in budgets:
+        check_meaning(budget, judge, has_reference=True)
+    for name in sorted(used):
+        if reason := backend(name.partition("@")[2]).why_not_run():
+            raise Unavailable(f"{name}: cannot be gated where it cannot run: {reason}")
+
+
+def can_run(name: str) -> bool:
+    """Whether engines of that backend run on this machine."""
+    return not backend(name).why_not_run()
 
 
 def candidate_of(plan: Plan, names: list[str]) -> str:
@@ -79,7 +90,7 @@ def case_from_plan(plan: Plan, store: Store, made: Results) -> Case:
     """What the gate of a plan is about, after its run."""
     names = [variant.name for variant in made.engines]
     candidate = candidate_of(plan, names)
-    engines = {variant.name: engine for variant, engine in made.engines.items() if variant not in made.not_timed}
+    engines = {variant.name: engine for variant, engine in made.engines.items() if can_run(variant.backend)}
     answers = {variant.name: outputs for variant, outputs in made.outputs.items() if variant.name in engines}
     known, why = _baseline_of(plan, store.folder, engines)
     before = None if known is None else answers.get(known.name)
@@ -148,7 +159,11 @@ def case_from_engines(out: Path, direct: Direct, gate: Gate) -> Case:
     """What a gate of engines is about; each answers the samples in a process of its own, if budgets ask for it."""
     from pipeline.stages.benchmark import Benchmark
 
-    asked = [budget for budget in gate.read_budgets("--budget") if budget.quantity.kind == "accuracy"]
+    budgets = gate.read_budgets("--budget")
+    check_budgets(budgets, [direct.candidate.path.name], has_baseline=bool(direct.baseline or direct.no_baseline))
+    for budget in budgets:
+        check_meaning(budget, direct.judge, has_reference=direct.reference is not None)
+    asked = [budget for budget in budgets if budget.quantity.kind == "accuracy"]
     infer = Infer(num_threads=direct.num_threads)
 
     def answered(which: str, engine: Engine | None) -> Outputs | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.gate_checks import UNITS, beside
+from pipeline.gate_checks import UNITS, UNQUIET, beside
 from pipeline.gate_record import Check, Gated
 from pipeline.quantities import NONE
 
@@ -40,12 +40,14 @@ def summary_from_gated(gated: Gated) -> str:
 
 
 def reasons(gated: Gated) -> list[str]:
-    """A sentence for each budget that did not pass."""
-    return [
-        check.sentence + (f"; {check.advice}" if check.advice else "")
-        for check in gated.checks
-        if check.outcome != "pass"
-    ]
+    """A sentence for each budget that did not pass; one for all that are not decided for the same want of quiet."""
+    heads: dict[str, list[str]] = {}
+    for check in gated.checks:
+        if check.outcome != "pass":
+            head, mark, why = check.sentence.partition(UNQUIET)
+            tail = f"{mark}{why}" + (f"; {check.advice}" if check.advice else "")
+            heads.setdefault(tail if mark else f"{tail}{len(heads)}", []).append(f"{head}{'' if mark else tail}")
+    return ["; ".join(of) + (tail if tail.startswith(UNQUIET) else "") for tail, of in heads.items()]
 
 
 def budget_of(check: Check, gated: Gated) -> str:

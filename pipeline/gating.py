@@ -25,7 +25,7 @@ from pipeline.arguments import (
     specs_of,
 )
 from pipeline.baseline import Baseline, baseline_named, baselines_in, read_baseline, set_baseline
-from pipeline.direct import check_replaceable, stage_from_options, stage_options, work_folder
+from pipeline.direct import check_replaceable, put, stage_from_options, stage_options, work_folder
 from pipeline.errors import CheckFailed, ConfigError, NotDecided
 from pipeline.gate_case import Case, Known
 from pipeline.gate_files import OWN_FILES, write_gate
@@ -138,9 +138,7 @@ def _decide(stage: Gate, case: Case, folder: Path, where: str) -> Gated:
         write_gate(gated, out, html=stage.html)
         for log in out.glob("*.log"):
             log.unlink()
-        if folder.exists():
-            folder.rename(work / "old")
-        out.replace(folder)
+        put(out, folder, work)
     return gated
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from pipeline.gate_record import SCHEMA_VERSION, Gated
 from pipeline.reporting import record_from_json
@@ -206,6 +209,44 @@ def test_the_metrics_direction_counts(engines: Engines, here: Path, command: Com
     said = command("gate", "--candidate", engines.fp32, *data, *budgets("metric <= 0.5"))
     assert said.status == 2
     assert "top1 is the better the higher it is; write metric >= …" in said.err
+
+
+def changed(engine: Path, to: Path, output: str, weight: float) -> Path:
+    """A copy of the network with another name of its output, and all of its last weights this number."""
+    model = onnx.load(engine)
+    model.graph.node[-1].output[0] = model.graph.output[0].name = output
+    (last,) = (tensor for tensor in model.graph.initializer if tensor.name == "weight")
+    last.CopyFrom(numpy_helper.from_array(np.full((4, 4), weight, dtype=np.float32), "weight"))
+    onnx.save(model, to)
+    return to
+
+
+def test_an_engine_that_answers_nan_must_not_ship(engines: Engines, here: Path, command: Command) -> None:
+    broken = changed(engines.fp32, here / "nan.onnx", "scores", math.nan)
+    data = ("--data", engines.data, "--labels", "y", "--reference", engines.fp32, *QUICK)
+    said = command("gate", "--candidate", broken, *data, "--metric", "auc", *budgets("metric >= 0.1", "size_mib <= 1"))
+    assert said.status == 5
+    assert "metric is no number: the answers hold NaN, for which no bound holds" in said.err
+    held = budgets("metric >= 0.1", "agreement >= 0.1", "metric_drop <= 0.5")
+    assert command("gate", "--candidate", broken, *data, "--metric", "top1", *held).status == 5
+    assert [check.outcome for check in gated_in(here / "trtforge-gate").checks] == ["fail", "fail", "fail"]
+
+
+def test_engines_of_different_networks_are_not_compared(engines: Engines, here: Path, command: Command) -> None:
+    other = changed(engines.fp32, here / "other.onnx", "logits", 1.0)
+    data = ("--data", engines.data, "--reference", other, *QUICK)
+    said = command("gate", "--candidate", engines.fp32, *data, *budgets("agreement >= 0.5"))
+    assert said.status == 2
+    assert (
+        "the engine answers scores (240, 4), FP32 answers logits (240, 4); compare engines of one network" in said.err
+    )
+
+
+def test_a_folder_without_a_name_is_not_replaced(engines: Engines, here: Path, command: Command) -> None:
+    quick = ("--data", engines.data, *QUICK, *budgets("size_mib <= 1"))
+    said = command("gate", "--candidate", engines.fp32, *quick, "-o", ".")
+    assert said.status == 2
+    assert "has no name of its own, and could not be replaced; name a folder of its own" in said.err
 
 
 def test_a_folder_of_others_is_left_alone(engines: Engines, here: Path, command: Command) -> None:

@@ -79,6 +79,12 @@ def test_what_validation_refuses_must_not_ship(plan: Path, command: Command) -> 
         ('budgets = ["size_mib <= 3"]\ncandidate = "int8@onnx"', "there is no variant 'int8@onnx'; did you mean 'int8"),
         ('budgets = ["size_mib <= 3"]\nbaseline = "fp16@onnxruntime"', "[gate] baseline: there is no variant 'fp16@"),
         ('budgets = ["size_mib <= 3"]\nbaseline = "last good"', "baseline 'last good': is no name"),
+        (
+            'budgets = ["size_mib of int8@onnx <= 3"]',
+            "'size_mib of int8@onnx <= 3': there is no variant 'int8@onnx'; did",
+        ),
+        ('budgets = ["size_mib <= 3 x baseline"]', "'size_mib <= 3 x baseline': there is no baseline to compare with"),
+        ('budgets = ["metric <= 0.5"]', "top1 is the better the higher it is; write metric >= …"),
         ('budget = ["size_mib <= 3"]', "[gate] unknown key 'budget'; did you mean 'budgets'?"),
         ('budgets = ["size_mib <= 3"]\ncold_starts = 0', "[gate] cold_starts is 0, but must be at least 1"),
     ],

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from pipeline.budget import budget_from_text
+from pipeline.gate_checks import UNQUIET, unsettled
 from pipeline.gate_text import headline, numbers_of, print_gated, reasons, summary_from_gated
 from tests.pipeline.made_gate import FAILED, OPEN, PASSED, made_gate
 
@@ -33,6 +35,16 @@ def test_headlines() -> None:
 def test_reasons_are_what_did_not_pass_with_what_to_do() -> None:
     assert reasons(made_gate(PASSED)) == []
     assert reasons(made_gate(PASSED, OPEN)) == [f"{OPEN.sentence}; {OPEN.advice}"]
+
+
+def test_a_noisy_machine_is_said_once() -> None:
+    noise = ("other programs took 76% of the CPU time",)
+    spoilt = [unsettled(check, budget_from_text(check.budget, ""), noise) for check in (PASSED, FAILED)]
+    said = reasons(made_gate(*spoilt, OPEN))
+    assert said == [
+        f"{PASSED.sentence}; {FAILED.sentence}{UNQUIET}{noise[0]}; quiet the machine and gate again",
+        f"{OPEN.sentence}; {OPEN.advice}",
+    ]
 
 
 def test_numbers_without_an_end() -> None:
