@@ -60,7 +60,11 @@ def collect(
         _work(run, queue, parts[0])
     else:
         with ThreadPoolExecutor(num_workers) as pool:
-            list(pool.map(_work, [run] * num_workers, [queue] * num_workers, parts))
+            try:
+                list(pool.map(_work, [run] * num_workers, [queue] * num_workers, parts))
+            except BaseException as error:  # Ctrl-C: without it the workers go on to the last sample.
+                queue.failed(queue.num_samples, error)
+                raise
     if queue.failures:
         raise queue.failures[min(queue.failures)]
     if not queue.num_samples:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -64,6 +66,22 @@ def test_the_first_bad_sample_is_named_and_no_further_one_is_run(workers: int) -
     samples[[5, 6, 7, 8]] = np.nan
     with pytest.raises(DataError, match="tensor 'x' on samples 5 to 5: 2 of 2 values are NaN"):
         collect(run, batches_of(samples, 1), num_workers=workers)
+    assert len(ran) < 100
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_ctrl_c_ends_it_at_once(workers: int) -> None:
+    ran = []
+
+    def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+        ran.append(1)
+        if len(ran) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        return square(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(run, batches_of(np.ones((300, 2), np.float32), 1), num_workers=workers)
     assert len(ran) < 100
 
 
