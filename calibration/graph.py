@@ -92,7 +92,15 @@ def unique(name: str, taken: Collection[str]) -> str:
 
 
 def opened(model: onnx.ModelProto) -> ir.Model:
-    """The model as an editable graph: functions inlined, nodes named, constants lifted, types and shapes inferred."""
+    """The model as an editable graph: functions inlined, nodes named, constants lifted, types and shapes inferred.
+
+    Raises:
+        ModelError: it has sparse initializers.
+    """
+    for sparse in model.graph.sparse_initializer:
+        raise ModelError(
+            f"{model.graph.name}: initializer '{sparse.values.name}' is sparse, dense ones are expected; export it so"
+        )
     inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
     light = shapes_inferred(named(without_weights(inlined)))
     graph = ir.from_proto(light)

@@ -73,6 +73,15 @@ def test_closed_refuses_what_the_checker_refuses() -> None:
         closed(graph)
 
 
+def test_sparse_initializers_are_refused() -> None:
+    model = _model('<ir_version: 8, opset_import: ["" : 17]> net (float[2] x) => (float[2] y) { y = Add (x, s) }')
+    values, indices = (onnx.numpy_helper.from_array(np.ones(1, dtype), "s") for dtype in (np.float32, np.int64))
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [2]))
+    onnx.checker.check_model(model)
+    with pytest.raises(ModelError, match="net: initializer 's' is sparse, dense ones are expected; export it so"):
+        opened(model)
+
+
 def test_unique_counts_up() -> None:
     assert unique("a", {"b"}) == "a"
     assert unique("a", {"a", "a_1"}) == "a_2"
