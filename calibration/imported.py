@@ -83,7 +83,7 @@ def scales_from_ranges(ranges: Ranges) -> tuple[dict[str, float], list[str]]:
     """Tensor name -> scale, sorted by name; and a sentence on the all-zero tensors, which have none."""
     scales = {name: float(np.float32(tensor.amax / LARGEST_CODE)) for name, tensor in sorted(ranges.tensors.items())}
     zero = [name for name, scale in scales.items() if not scale]
-    notes = [f"{_listed(zero)} tensors were 0 throughout calibration, which gives no scale"] if zero else []
+    notes = [f"{_listed(zero)} tensors had no value but 0 in calibration, which gives no scale"] if zero else []
     return {name: scale for name, scale in scales.items() if scale}, notes
 
 

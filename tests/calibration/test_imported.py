@@ -96,7 +96,7 @@ def test_an_all_zero_tensor_has_amax_0_and_no_scale_on_the_way_out() -> None:
     assert ranges.tensors["h"].amax == 0.0
     assert ranges.tensors["h"].notes == (f"all zero, says {HEADER}",)
     assert scales_from_ranges(ranges) == (
-        {"x": 0.5}, ["1 ('h') tensors were 0 throughout calibration, which gives no scale"],
+        {"x": 0.5}, ["1 ('h') tensors had no value but 0 in calibration, which gives no scale"],
     )  # fmt: skip
 
 
