@@ -104,6 +104,7 @@ class Lane:
         self.notes: list[str] = []
         self.shapes: Shapes = ()
         self._num_runs, self._enqueue_ns = 0, 0
+        self._profiler: Any = None
         self._profile = context.active_optimization_profile
         self._copies_in: tuple[Callable[[], None], ...] = ()
         self._copies_out: tuple[Callable[[], None], ...] = ()
@@ -126,6 +127,7 @@ class Lane:
         # In this order, and while the GPU's context is current: TensorRT's objects free memory of the GPU as they go.
         self._queue = _nothing
         self._context, self._events, self.stream = None, (), None
+        self._profiler = None
 
     def start(self, arrays: Sequence[Array]) -> None:
         """Queue one query: of each input an array, contiguous or not, of the present ``shapes``.
@@ -162,7 +164,7 @@ class Lane:
     def profile(self, profiler: Any) -> None:
         """Let an ``IProfiler`` hear of layers, whenever ``report`` is called after a query."""
         self._context.enqueue_emits_profile = False  # Else queueing would wait for every layer.
-        self._context.profiler = profiler
+        self._context.profiler = self._profiler = profiler  # TensorRT holds its address alone.
 
     def report(self) -> None:
         """Tell the profiler the layers' times of the last query.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -242,6 +243,24 @@ def test_times_of_layers_with_what_the_record_knows_of_them(gpu: PretendedGpu, t
     )
     assert found.allocated_mib is None
     assert gpu.calls.count("execute on 7") == NUM_UNTOLD + 5
+
+
+def test_the_profiler_lives_as_long_as_the_context_that_has_its_address(gpu: PretendedGpu, tmp_path: Path) -> None:
+    class Address(PretendedContext):
+        """Keeps no profiler alive, as C++ does not."""
+
+        seen: list[weakref.ref[Any]] = []  # noqa: RUF012  of this test
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, weakref.proxy(value) if name == "profiler" and value else value)
+            if name == "profiler" and value:
+                Address.seen.append(weakref.ref(value))
+
+    with runner_of(gpu, tmp_path, pretended_trt(gpu, lambda: Address(gpu)), PLAIN) as runner:
+        runner.layer_times(feed(2), 5)
+        assert Address.seen[0]() is not None
+        runner.infer(feed(2))
+    assert Address.seen[0]() is None
 
 
 def test_a_library_that_does_not_tell_times_of_layers(gpu: PretendedGpu, tmp_path: Path) -> None:
