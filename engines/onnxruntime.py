@@ -32,7 +32,7 @@ from engines.contract import (
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
 from engines.layers import layer_times_from
-from engines.onnx_model import check_options, facts, refuse_tensorrt
+from engines.onnx_model import check_options, facts, read_model, refuse_tensorrt
 from engines.ort_profile import kernels_from_profile
 
 NAME = "onnxruntime"
@@ -158,7 +158,8 @@ def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> Layer
         for _ in range(NUM_UNTOLD + num_runs):
             runner.infer(feed)
         trace = runner.end_profile().read_text()
-    kernels, times_ms = kernels_from_profile(trace, facts(engine).node_names, NUM_UNTOLD)
+    makers = {tensor: node.name for node in read_model(engine).graph.node for tensor in node.output if node.name}
+    kernels, times_ms = kernels_from_profile(trace, makers, NUM_UNTOLD)
     return LayerTimes(layer_times_from(times_ms, kernels))
 
 

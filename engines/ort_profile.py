@@ -4,39 +4,42 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from engines.contract import LayerFacts
 
 _TYPES = {"float": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8", "uint8": "INT8"}
 US_PER_MS = 1000
+BLOCKED = "_nchwc"
 
 
 def kernels_from_profile(
-    text: str, nodes: Collection[str], num_untold: int
+    text: str, makers: Mapping[str, str], num_untold: int
 ) -> tuple[tuple[LayerFacts, ...], dict[str, list[float]]]:
     """The kernels in the order in which they ran first; and of each one's name, the milliseconds of each run.
 
     Args:
         text: of the file that ``InferenceSession.end_profiling`` names. It counts whole microseconds.
-        nodes: names of the ONNX model's nodes.
+        makers: of each tensor of the ONNX model, the name of the node that makes it.
         num_untold: so many runs at the beginning are left out.
     """
     told: dict[str, LayerFacts] = {}
     times_ms: dict[str, list[float]] = defaultdict(list)
     for event in json.loads(text):
         if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
-            layer = _kernel(event["name"].removesuffix("_kernel_time"), event["args"], set(nodes))
+            layer = _kernel(event["name"].removesuffix("_kernel_time"), event["args"], makers)
             told.setdefault(layer.name, layer)
             times_ms[layer.name].append(event["dur"] / US_PER_MS)
     return tuple(told.values()), {name: times[num_untold:] for name, times in times_ms.items()}
 
 
-def _kernel(name: str, facts: Mapping[str, Any], nodes: set[str]) -> LayerFacts:
-    kind = str(facts["op_name"])
+def _kernel(name: str, facts: Mapping[str, Any], makers: Mapping[str, str]) -> LayerFacts:
+    kind, nodes = str(facts["op_name"]), set(makers.values())
     own = name.removeprefix("fused ")
     source = own if own in nodes else own.rpartition("/")[0]  # ``fc/MatMulAddFusion``, by the fusion that made it
+    if source not in nodes:  # In the blocked layout, kernels are called after the tensor that they make.
+        source = makers.get(own.removesuffix(BLOCKED), "")
     types = [kind for tensor in facts.get("input_type_shape", ()) for kind in tensor]
     precision = _TYPES.get(types[0], "") if types else ""
-    return LayerFacts(name or f"{kind} {facts['node_index']}", kind, precision, (source,) if source in nodes else ())
+    return LayerFacts(name or f"{kind} {facts['node_index']}", kind, precision, (source,) if source else ())

@@ -28,7 +28,7 @@ def test_kernels_of_the_runs_that_count() -> None:
         event("", "Relu", 2, FLOAT, "3"),
         RUN,
     ]
-    kernels, times_ms = kernels_from_profile(json.dumps(events), {"net/fc", "net/bias"}, 1)
+    kernels, times_ms = kernels_from_profile(json.dumps(events), {"p": "net/fc", "y": "net/bias"}, 1)
     assert kernels == (
         LayerFacts("fused net/fc/MatMulAddFusion", "FusedGemm", "FP32", ("net/fc",)),
         LayerFacts("Relu 3", "Relu", "FP32", ()),
@@ -37,8 +37,13 @@ def test_kernels_of_the_runs_that_count() -> None:
 
 
 def test_integers_and_nothing_at_all() -> None:
-    ((layer,), _) = kernels_from_profile(json.dumps([event("conv_quant", "QLinearConv", 5, BYTES)]), {"conv"}, 0)
+    ((layer,), _) = kernels_from_profile(json.dumps([event("conv_quant", "QLinearConv", 5, BYTES)]), {"c": "conv"}, 0)
     assert layer == LayerFacts("conv_quant", "QLinearConv", "INT8", ())
-    ((layer,), _) = kernels_from_profile(json.dumps([event("made", "RandomNormal", 5, [])]), {"made"}, 0)
+    ((layer,), _) = kernels_from_profile(json.dumps([event("made", "RandomNormal", 5, [])]), {"m": "made"}, 0)
     assert layer == LayerFacts("made", "RandomNormal", "", ("made",))
-    assert kernels_from_profile("[]", set(), 0) == ((), {})
+    assert kernels_from_profile("[]", {}, 0) == ((), {})
+
+
+def test_a_kernel_in_the_blocked_layout_is_called_after_its_tensor() -> None:
+    ((layer,), _) = kernels_from_profile(json.dumps([event("c_nchwc", "Conv", 5, FLOAT)]), {"c": "conv"}, 0)
+    assert layer == LayerFacts("c_nchwc", "Conv", "FP32", ("conv",))
