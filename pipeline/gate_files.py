@@ -13,6 +13,14 @@ OWN_FILES = ("gate.json", "gate.xml", "gate.md", "gate.html", "samples")
 """All that a gate's folder may hold."""
 
 
+def check_html(html: bool) -> None:
+    """Raise Unavailable if a page is asked for that cannot be drawn here, before an hour of work."""
+    if html:
+        from pipeline.page import check_drawable
+
+        check_drawable("gate.html (or write html = false)")
+
+
 def write_gate(gated: Gated, folder: Path, *, html: bool) -> None:
     """Write all of them; the raw latencies are there already.
 

@@ -28,7 +28,7 @@ from pipeline.baseline import Baseline, baseline_named, baselines_in, read_basel
 from pipeline.direct import check_replaceable, put, stage_from_options, stage_options, work_folder
 from pipeline.errors import CheckFailed, ConfigError, NotDecided
 from pipeline.gate_case import Case, Known
-from pipeline.gate_files import OWN_FILES, write_gate
+from pipeline.gate_files import OWN_FILES, check_html, write_gate
 from pipeline.gate_record import Gated
 from pipeline.gate_sources import Direct, case_from_engines, case_from_plan, check_gate, known_from
 from pipeline.gate_text import print_gated, reasons
@@ -90,6 +90,7 @@ def _gate_plan(path: Path, given: dict[str, Any]) -> tuple[Gated, Path]:
             budgets=(*own.budgets, *given["budgets"]),
         )
         found = replace(plan, gate=stage)
+        check_html(found.gate.html)
         check_gate(found, given["store"])
         check_replaceable(_folder(found, given), OWN_FILES, f"[gate] folder: {REPLACES}")
         return found
@@ -112,6 +113,7 @@ def _gate_engines(given: dict[str, Any]) -> tuple[Gated, Path]:
     budgets, named, backend = given.pop("budgets"), given.pop("baseline"), given["backend"]
     stage = replace(stage_from_options(Gate(), given), budgets=budgets, baseline=named)
     stage.read_budgets("--budget")
+    check_html(stage.html)
     candidate = engine_from(Path(wanted), backend, False)
     known: Known | None = None
     why = ""

@@ -150,12 +150,15 @@ def bundle_plan(plan: Plan, *, has_labels: bool) -> str:
     model = {key: value for key, value in table["model"].items() if key != "signature"}
     kept = {key: value for key, value in table["data"].items() if key in ("metric", "output")}
     labels = {"labels": LABELS} if has_labels else {}
-    report = {key: value for key, value in table.get("report", {}).items() if key != "folder"}
+    report, gate = (
+        {key: value for key, value in table.get(name, {}).items() if key != "folder"} for name in ("report", "gate")
+    )
     table |= {
         "model": model | {"source": "models/fp32/model.onnx"},
         "data": kept | {"calibration": {"path": CALIBRATION}, "evaluation": {"path": SAMPLES} | labels},
         "variants": table.get("variants", {}) | {"backends": list(plan.variants.backends)},
         "report": report | {"html": False},
+        "gate": gate | {"html": False},
         "packed": {"manifest": MANIFEST},
     }
     head = "# Written by `trtforge pack`. What another machine made is used as it is; building and judging are yours.\n"
