@@ -195,9 +195,9 @@ class RunnerFacts:
     times: DeviceTimes | None = None
     """Of the last query."""
     device_memory_mib: float | None = None
-    """By how much the GPU's free memory fell from before the engine was loaded to after the first query: weights,
-    scratch, inputs and outputs, code. Where others use the GPU, or a module shares its memory with the CPU, what they
-    took meanwhile is in it."""
+    """By how much the GPU's free memory fell from before the engine was loaded to after the first two queries: weights,
+    scratch, inputs and outputs, code, graph. Where others use the GPU, or a module shares its memory with the CPU, what
+    they took meanwhile is in it."""
     notes: tuple[str, ...] = ()
     """Sentences for the report: what was asked for and could not be done."""
 

@@ -103,7 +103,7 @@ class Lane:
         self._with_graph, self._graph = with_graph, None
         self.notes: list[str] = []
         self.shapes: Shapes = ()
-        self._num_runs, self._enqueue_ns = 0, 0
+        self.num_runs, self._enqueue_ns = 0, 0  # Runs of the present shapes.
         self._profiler: Any = None
         self._profile = context.active_optimization_profile
         self._copies_in: tuple[Callable[[], None], ...] = ()
@@ -135,7 +135,7 @@ class Lane:
         Raises:
             EngineError: the library or the driver refused.
         """
-        if self._num_runs == 1 and self._with_graph:
+        if self.num_runs == 1 and self._with_graph:
             self._capture()
         stream = self.stream
         begin, copied, computed, end = self._events
@@ -154,7 +154,7 @@ class Lane:
         for copy in self._copies_out:
             copy()
         end.record(stream)
-        self._num_runs += 1
+        self.num_runs += 1
 
     def finish(self) -> dict[str, Array]:
         """Wait for what was started; the outputs, in memory of their own."""
@@ -211,7 +211,7 @@ class Lane:
         self._copies_in = tuple(partial(gpu.copy_in, port.device, port.view, stream) for port in inputs)
         self._copies_out = tuple(partial(gpu.copy_out, port.view, port.device, stream) for port in outputs)
         self._queue = partial(self._context.execute_async_v3, stream.handle)
-        self._num_runs, self.shapes = 0, shapes
+        self.num_runs, self.shapes = 0, shapes
 
     def _capture(self) -> None:
         """After one run in these shapes, as TensorRT asks for: the first may still set something up."""

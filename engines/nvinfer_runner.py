@@ -25,6 +25,8 @@ Preflight = Callable[[Path], Mapping[str, Any]]
 """Raises if the engine cannot run here, before anything of the library; gives the record beside the engine."""
 
 
+NUM_SETTING_UP = 2
+"""Runs of new shapes after which nothing more is set up: the second has captured a graph."""
 NUM_UNTOLD = 3
 """Runs before times of layers are told."""
 AS_USUAL = GpuUse()
@@ -88,10 +90,7 @@ class NvinferRunner:
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         lane = self._last = self._lanes[0]
         self._start(lane, feed)
-        outputs = lane.finish()
-        if self._memory_mib is None:
-            self._memory_mib = self._free_before_mib - self._gpu.free_mib()
-        return outputs
+        return self._finished(lane)
 
     def infer_all(self, feeds: Iterable[Mapping[str, Array]]) -> Generator[dict[str, Array], None, None]:
         """Run them all, ``num_streams`` in flight at once; the outputs come in the feeds' order.
@@ -104,12 +103,12 @@ class NvinferRunner:
             for feed in feeds:
                 if not idle:
                     idle.append(flying.popleft())
-                    yield idle[0].finish()
+                    yield self._finished(idle[0])
                 self._last = idle[0]
                 self._start(idle[0], feed)
                 flying.append(idle.popleft())
             while flying:
-                yield flying.popleft().finish()
+                yield self._finished(flying.popleft())
         finally:
             for lane in flying:  # Left over where it ended early: their memory is in use until then.
                 lane.finish()
@@ -139,6 +138,12 @@ class NvinferRunner:
             lane.report()
         allocated = None if self._allocator is None else self._allocator.peak_bytes / 2**20
         return LayerTimes(layer_times_from(profiler.times_ms, layers_from_record(self._record)), allocated)
+
+    def _finished(self, lane: Lane) -> dict[str, Array]:
+        outputs = lane.finish()
+        if lane.num_runs <= NUM_SETTING_UP:
+            self._memory_mib = self._free_before_mib - self._gpu.free_mib()
+        return outputs
 
     def _start(self, lane: Lane, feed: Mapping[str, Array]) -> None:
         """Check the feed, unless it is alike the last one, and queue it."""

@@ -59,6 +59,22 @@ def test_where_the_time_went_and_how_much_memory(gpu: PretendedGpu, trt: ModuleT
     assert facts.notes == ()
 
 
+def test_memory_that_a_graph_takes_is_in_it(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    capture = gpu.capture
+
+    def taking(stream: Any, queue: Any) -> Any:
+        gpu.free_memory_mib -= 3
+        return capture(stream, queue)
+
+    gpu.capture = taking  # type: ignore[method-assign]
+    with runner_of(gpu, tmp_path, trt) as runner:
+        runner.infer(feed(1))
+        runner.infer(feed(1))
+        gpu.free_memory_mib -= 100  # what others take later
+        runner.infer(feed(1))
+        assert runner.facts().device_memory_mib == 5
+
+
 def test_results_of_two_runs_do_not_share_memory(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
     with runner_of(gpu, tmp_path, trt) as runner:
         first, second = runner.infer(feed(2)), runner.infer({"x": np.full((2, 2), 9, np.float32)})
