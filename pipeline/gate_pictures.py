@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -213,15 +214,14 @@ def _trace(traced: Traced) -> Picture:
     _legend(axes[0], traced)
     said = [f"{traced.measured.num_rounds} rounds over {traced.measured.seconds:.1f} s"]
     if traced.temperatures_c:
-        for name, (times_s, values) in traced.temperatures_c.items():
-            axes[1].plot(times_s, values, color=QUIET, lw=1.2)
+        for dashes, (name, (times_s, values)) in zip(itertools.cycle(("-", ":")), traced.temperatures_c.items()):
+            axes[1].plot(times_s, values, ls=dashes, color=QUIET, lw=1.2)
             said.append(f"{name} {float(np.nanmin(values)):.0f} to {float(np.nanmax(values)):.0f} °C")
         axes[1].set_ylabel("°C")
     axes[-1].set_xlabel("seconds since the first round")
     key = _key(traced, "trace")
-    sensors = (
-        f" Below, {', '.join(traced.temperatures_c)}." if traced.temperatures_c else " No temperature is told here."
-    )
+    named = ", and dotted ".join(traced.temperatures_c)
+    sensors = f" Below, {named}." if named else " No temperature is told here."
     return Picture(
         key, "Over time", f"Each round of the measurement.{sensors}", "; ".join(said), svg_from_figure(figure, key)
     )

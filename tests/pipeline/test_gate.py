@@ -242,6 +242,18 @@ def test_engines_of_different_networks_are_not_compared(engines: Engines, here: 
     )
 
 
+def test_a_page_that_cannot_be_drawn_is_told_first(
+    engines: Engines, here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.page.find_spec", lambda _name: None)
+    quick = ("--data", engines.data, *QUICK[:-1], *budgets("size_mib <= 1"))
+    said = command("gate", "--candidate", engines.fp32, *quick)
+    assert said.status == 3
+    assert "needs jinja2 and matplotlib; pip install 'trtforge[report]'" in said.err
+    assert command("gate", "--candidate", engines.fp32, *quick, "--no-html").status == 0
+    assert not (here / "trtforge-gate" / "gate.html").exists()
+
+
 def test_a_folder_without_a_name_is_not_replaced(engines: Engines, here: Path, command: Command) -> None:
     quick = ("--data", engines.data, *QUICK, *budgets("size_mib <= 1"))
     said = command("gate", "--candidate", engines.fp32, *quick, "-o", ".")

@@ -85,6 +85,10 @@ def test_what_validation_refuses_must_not_ship(plan: Path, command: Command) -> 
         ),
         ('budgets = ["size_mib <= 3 x baseline"]', "'size_mib <= 3 x baseline': there is no baseline to compare with"),
         ('budgets = ["metric <= 0.5"]', "top1 is the better the higher it is; write metric >= …"),
+        (
+            'budgets = ["throughput_per_s >= 3"]\n[gate.pairing]\nscenario = "server"\nqueries_per_s = 3',
+            "throughput_per_s of a server is what arrives; bound a latency",
+        ),
         ('budget = ["size_mib <= 3"]', "[gate] unknown key 'budget'; did you mean 'budgets'?"),
         ('budgets = ["size_mib <= 3"]\ncold_starts = 0', "[gate] cold_starts is 0, but must be at least 1"),
     ],
