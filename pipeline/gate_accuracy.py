@@ -91,14 +91,14 @@ def check_answers(answers: Answers, judging: Judging, one: Asked) -> Check:
     _check_alike(budget, ours, theirs)
     if budget.quantity.name == "metric_drop":
         drop = metric_drop(answers.judge.metric(), ours, theirs, _labels(answers), judging.sampling)
-        return _with_test(_decided(one, answers, judging.of(drop.interval)), drop)
+        return _searched(_with_test(_decided(one, answers, judging.of(drop.interval)), drop), budget)
     same = same_arg_max(ours, theirs, answers.judge.output)
     if same is None:
         raise ConfigError(
             f"'{budget.text}': the model's output is not class scores (N, classes), so there is no arg max to agree "
             "in; leave it out, or name [data] output"
         )
-    return _decided(one, answers, judging.of(agreement_interval(same, judging.sampling)))
+    return _searched(_decided(one, answers, judging.of(agreement_interval(same, judging.sampling))), budget)
 
 
 def _decided(one: Asked, answers: Answers, interval: Interval) -> Check:
@@ -130,6 +130,13 @@ def _with_test(check: Check, drop: Drop) -> Check:
         f"{drop.num_only_candidate} its own (McNemar's exact p {drop.p_value:.2g})"
     )
     return replace(check, sentence=check.sentence + said)
+
+
+def _searched(check: Check, budget: Budget) -> Check:
+    """The check; where answers are too far from FP32's, with what finds out where."""
+    if check.outcome != "fail" or budget.versus_baseline:
+        return check
+    return replace(check, advice="`trtforge bisect` names the layer at which its model goes wrong")
 
 
 def _blamed(check: Check, answers: Answers, budget: Budget) -> Check:

@@ -190,6 +190,9 @@ def list_(store: Path) -> None:
             table.add_row(Text(name), Text(found.record.engine.name), found.record.set_on, "yes")
         else:
             table.add_row(Text(name), "–", "–", Text(str(found)))
+    if not table.rows:
+        click.echo(f"trtforge: no baseline is kept in {store}; set one with `trtforge baseline set`", err=True)
+        return
     Console().print(table)
 
 

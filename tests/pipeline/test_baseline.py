@@ -197,6 +197,13 @@ def test_a_gate_of_another_machine_sets_nothing(engines: Engines, gate: Callable
     assert "was gated on another machine (num_cores: " in said.err
 
 
+def test_none_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = command("baseline", "list")
+    assert (said.status, said.out) == (0, "")
+    assert "no baseline is kept in .trtforge; set one with `trtforge baseline set`" in said.err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

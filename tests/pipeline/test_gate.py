@@ -125,6 +125,7 @@ def test_a_mis_calibrated_engine_is_caught(engines: Engines, here: Path, command
     assert f"metric_drop is {drop.estimate:.4f} (99 % interval " in said.err
     assert ", above 0.01" in said.err
     assert agreement.estimate == pytest.approx(1 - drop.estimate)
+    assert drop.advice == agreement.advice == "`trtforge bisect` names the layer at which its model goes wrong"
     assert metric.advice == "", "FP32 answers these samples well: the engine is to blame"
     assert gated.measured == (), "no budget asks for a latency"
 
