@@ -49,7 +49,7 @@ class Load:
     """How queries come.
 
     Raises:
-        ConfigError: a rate is missing, or has no meaning for the scenario.
+        ConfigError: a rate is missing; or it, or how queries arrive, has no meaning for the scenario.
     """
 
     scenario: Scenario
@@ -69,6 +69,11 @@ class Load:
             raise ConfigError(
                 f"scenario {self.scenario}: queries_per_s is {rate:g}, but only server has a rate; leave it out, or "
                 "write scenario = server"
+            )
+        if self.scenario != "server" and self.arrivals != "poisson":
+            raise ConfigError(
+                f"scenario {self.scenario}: arrivals is {self.arrivals}, but only to server do queries come by "
+                "themselves; leave it out, or write scenario = server"
             )
 
     def describe(self) -> str:

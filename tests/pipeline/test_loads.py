@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,12 +175,13 @@ def test_the_real_clock_waits_until_a_query_is_due() -> None:
         ({"scenario": "server", "queries_per_s": math.inf}, "queries_per_s is inf, must be above 0"),
         ({"scenario": "server", "queries_per_s": math.nan}, "queries_per_s is nan, must be above 0"),
         ({"queries_per_s": 5.0}, "scenario single_stream: queries_per_s is 5, but only server has a rate"),
+        ({"arrivals": "fixed"}, "scenario single_stream: arrivals is fixed, but only to server do queries come by"),
         ({"scenario": "offline", "queries_per_s": 5.0}, "scenario offline: queries_per_s is 5, but only server"),
     ],
 )
-def test_a_rate_that_does_not_fit_the_scenario_is_refused(options: dict[str, float], said: str) -> None:
+def test_a_rate_that_does_not_fit_the_scenario_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Protocol(**options)  # type: ignore[arg-type]
+        Protocol(**options)
 
 
 def test_the_protocol_says_which_scenario_it_is() -> None:
