@@ -58,7 +58,7 @@ class Benchmark:
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
         check_bounds(self, batch_sizes=(1, math.inf), num_threads=(0, math.inf), monitor_ms=(0, math.inf))
-        check_bounds(self, trace_seconds=(0, math.inf))
+        check_bounds(self, trace_seconds=(0, 86_400))
         if not self.batch_sizes:
             raise ConfigError("batch_sizes is empty; name at least one, such as 1")
         if len(set(self.batch_sizes)) < len(self.batch_sizes):
