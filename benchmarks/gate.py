@@ -217,15 +217,20 @@ def main() -> None:
         for found in run_set(given.set, given.delays):
             add_row(given.rows, found)
         return
-    for number in range(0 if given.only_table else given.runs):
-        wanted = DELAYS if number % given.sparse == 0 else [delay for delay in DELAYS if delay not in SLOW_DELAYS]
+    wanted = {
+        number: [delay for delay in DELAYS if delay not in SLOW_DELAYS or number % given.sparse == 0]
+        for number in range(given.runs)
+    }
+    for number, delays in wanted.items():
         done = read_rows(given.rows)
-        if missing := [str(delay) for delay in wanted if (number, delay) not in done]:
+        missing = [str(delay) for delay in delays if (number, delay) not in done]
+        if missing and not given.only_table:
             own = [sys.executable, __file__, str(given.rows), "--set", str(number), "--delays", *missing]
             subprocess.run(own, check=True)
             print(f"{number + 1} of {given.runs}", file=sys.stderr, flush=True)
     options = f"--runs {given.runs} --sparse {given.sparse} --output benchmarks/results/gate.md"
-    page = table(list(read_rows(given.rows).values()), f"python benchmarks/gate.py ROWS {options}")
+    rows = [one for (number, delay), one in read_rows(given.rows).items() if delay in wanted.get(number, ())]
+    page = table(rows, f"python benchmarks/gate.py ROWS {options}")
     if given.output:
         given.output.write_text(page)
     print(page)
