@@ -64,14 +64,15 @@ def test_a_verdict_without_metric_or_classes(capsys: pytest.CaptureFixture[str])
 
 def timings(folder: Path, device: dict[str, float] | None, energy_mj: float | None = None) -> Timings:
     latency = {"mean": 0.012345, "p50": 0.01, "p90": 1.5, "p95": 2.0, "p99": 1234.5}
-    row = {"batch_size": 1, "latency_ms": latency, "device_ms": device, "throughput_per_s": 81004.5}
+    row = {"batch_size": 1, "latency_ms": latency, "device_ms": device, "throughput_per_s": 81004.5, "split_ms": None}
     rows = [
         row | {"name": "model.onnx", "stable": True, "note": ""},
         row
         | {"name": "a_rather_long_name_of_an_engine[1].plan", "stable": False, "note": "too few", "device_ms": None},
     ]
     energies = [{"name": r["name"], "batch_size": 1, "energy_mj": energy_mj if r["stable"] else None} for r in rows]
-    record = {"protocol": "one [query] at a time", "timings": rows, "monitor": None, "energies": energies}
+    none: dict[str, Any] = {"monitor": None, "runners": {}, "layers": {}}
+    record = none | {"protocol": "one [query] at a time", "timings": rows, "energies": energies}
     (folder / "timings.json").write_text(json.dumps(record))
     return Timings(folder / "timings.json")
 
