@@ -130,6 +130,15 @@ class Outputs(Artifact):
 
 
 @dataclass(frozen=True)
+class Tolerances(Artifact):
+    """How far the outputs of a sound engine may be from FP32's, derived (JSON)."""
+
+    def read(self) -> dict[str, Any]:
+        """The record; see ``pipeline.stages.tolerate``."""
+        return dict(json.loads(self.path.read_text()))
+
+
+@dataclass(frozen=True)
 class Verdict(Artifact):
     """The comparison of one engine's outputs with the FP32 model's, and the task metric of both (JSON)."""
 
@@ -151,7 +160,7 @@ Source: TypeAlias = SavedModel | KerasFile | OnnxModel
 
 TYPES: dict[str, type[Artifact]] = {
     kind.__name__: kind
-    for kind in (SavedModel, KerasFile, OnnxModel, Findings, Ranges, Engine, Outputs, Verdict, Timings)
+    for kind in (SavedModel, KerasFile, OnnxModel, Findings, Ranges, Engine, Outputs, Tolerances, Verdict, Timings)
 }
 
 

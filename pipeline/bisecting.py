@@ -38,7 +38,8 @@ class Evidence:
     """What stands behind an engine that is judged: the ONNX model with its precision, FP32, and samples for both."""
 
     fp32: OnnxModel
-    model: OnnxModel
+    model: OnnxModel | None
+    """None with native INT8, where the precision is in the engine alone."""
     samples: Samples
     ranges: Ranges | None
     """None where they are not known."""
@@ -54,7 +55,9 @@ class Evidence:
 
     def misfits(self) -> list[str]:
         """What is wrong with the model's scales, a sentence each; the last says how many more there are."""
-        found = [] if self.ranges is None else list(misfits(onnx.load(self.model.path), self.spans()))
+        if self.model is None or self.ranges is None:
+            return []
+        found = list(misfits(onnx.load(self.model.path), self.spans()))
         said = [misfit.sentence() for misfit in found[:NUM_KEPT]]
         return said + [f"so are {len(found) - NUM_KEPT} further tensors"] * (len(found) > NUM_KEPT)
 
@@ -98,6 +101,7 @@ def bisected(evidence: Evidence, num_samples: int, runner: Literal["onnxruntime"
         ConfigError: they have no tensor in common.
         DataError: the ranges cannot be read.
     """
+    assert evidence.model is not None
     reference, candidate = (onnx.load(model.path) for model in (evidence.fp32, evidence.model))
     bisection = Bisection(reference, candidate)
     with ExitStack() as stack:

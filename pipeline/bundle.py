@@ -10,6 +10,7 @@ Layout::
     samples.npz               the evaluation samples, preprocessed, and their labels
     reference/outputs.json    the FP32 model's answers to them
     reference/findings.json   what the lint found
+    tolerances/<key>.json     derived for engines of a kind, see ``tolerance_key``
     reference/verdict.json    the exported model against the trained network
     SHA256SUMS                of every file, as `sha256sum` reads it
 """
@@ -25,11 +26,11 @@ import cattrs
 
 from calibration.filedigest import file_digest
 from engines.contract import Placement, Precision
-from pipeline.artifact import Findings, OnnxModel, Outputs, Ranges, Verdict
+from pipeline.artifact import Findings, OnnxModel, Outputs, Ranges, Tolerances, Verdict
 from pipeline.errors import ConfigError, DataError
 from pipeline.record import DataInfo
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PLAN, MANIFEST, SUMS = "plan.toml", "manifest.json", "SHA256SUMS"
 SAMPLES, LABELS = "samples.npz", "labels"
 CALIBRATION = "packed:ranges"
@@ -55,6 +56,8 @@ class Manifest:
     verdict: str
     findings: str
     """What the lint found about the data and the model."""
+    tolerances: Mapping[str, str]
+    """By ``tolerance_key``: what a sound engine may be off."""
     calibration: DataInfo
     evaluation: DataInfo
     notes: tuple[str, ...]
@@ -95,6 +98,10 @@ class Bundle:
         """The exported model against the trained network, judged where that was."""
         return Verdict(self.folder / self.manifest.verdict)
 
+    def tolerances(self, key: str) -> Tolerances | None:
+        """What a sound engine of that kind may be off; None if it was packed without."""
+        return Tolerances(self.folder / self.manifest.tolerances[key]) if key in self.manifest.tolerances else None
+
     def findings(self) -> Findings:
         """What the lint found."""
         return Findings(self.folder / self.manifest.findings)
@@ -103,6 +110,11 @@ class Bundle:
 def model_key(precision: Precision, placement: Placement) -> str:
     """A model's name in the manifest; only INT8 depends on the placement."""
     return f"int8.{placement}" if precision == "int8" else precision
+
+
+def tolerance_key(precision: Precision, placement: Placement, native: bool) -> str:
+    """The name of derived tolerances: they depend on what is rounded, by whose rules, and who says where."""
+    return f"{precision}.{'native' if native else placement}"
 
 
 def open_bundle(manifest: Path) -> Bundle:

@@ -21,6 +21,7 @@ VERBS = {
     "calibrate": "FP32 ONNX and samples -> each tensor's range",
     "cast": "FP32 ONNX and ranges -> FP16 ONNX",
     "quantize": "FP32 ONNX and ranges -> INT8 ONNX (Q/DQ nodes)",
+    "tolerate": "FP32 ONNX and samples -> how far a sound engine may be off",
     "build": "ONNX -> engine",
     "infer": "Engine and samples -> its answers",
     "validate": "Judge an engine's answers against the FP32 model's",

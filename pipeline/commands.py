@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from calibration.batches import Samples, input_specs_from_onnx
+from calibration.observers import Method
+from calibration.ranges import METHODS
+from engines import backend as backend_named
 from engines.contract import Precision
 from pipeline.arguments import (
     BACKEND,
@@ -39,6 +42,8 @@ from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.build import Build, Target, takers_of
 from pipeline.stages.export import Export, source_from_path
 from pipeline.stages.infer import Infer
+from pipeline.stages.quantize import Quantize
+from pipeline.stages.tolerate import Rounding, Tolerate
 
 
 @click.command()
@@ -60,6 +65,55 @@ def export(source: Path, **given: Any) -> None:
     check_file_target(output)
     click.echo(make(output, partial(stage, source=network)).path)
     return None
+
+
+@click.command()
+@click.argument("model", type=Path)
+@data_options
+@BACKEND
+@SIMULATE
+@PRECISION
+@click.option(
+    "--method",
+    type=click.Choice(("any", *METHODS)),
+    default="any",
+    show_default=True,
+    help="INT8: by which ranges are read",
+)
+@stage_options(Tolerate)
+@output_option("the file to write, such as tolerances.json")
+@STORE
+def tolerate(model: Path, backend: str, simulate: bool, **given: Any) -> None:
+    """Derive how far outputs of a sound engine of MODEL (FP32 ONNX), or of PLAN.toml's, may be from FP32's.
+
+    From the rounding of --precision for --backend (with --simulate: for TensorRT), on the samples that engines are
+    going to be judged on. `validate --tolerances` holds an engine to it; a plan does by itself.
+    """
+    if is_plan(model):
+        return by_plan(model, given["store"], "tolerate")
+    opened = model_from(model)
+    rounding = rounding_for(given["precision"], backend, simulate, given.pop("method"))
+    output = needed(given["output"], "-o", "name the file to write, such as tolerances.json")
+    check_file_target(output)
+    samples = samples_from(given, input_specs_from_onnx(model))
+    stage = stage_from_options(Tolerate(), given)
+    click.echo(make(output, partial(stage, model=opened, samples=samples, rounding=rounding)).path)
+    return None
+
+
+def rounding_for(precision: Precision, name: str, simulate: bool, method: Method | Literal["any"]) -> Rounding:
+    """What engines of a backend round; with ``simulate``, of TensorRT.
+
+    Raises:
+        ConfigError: the backend takes no INT8.
+    """
+    placement = "tensorrt" if simulate else backend_named(name).PLACEMENT
+    if precision != "int8":
+        return Rounding(precision, "tensorrt" if placement == "tensorrt" else "none")
+    if placement == "none":
+        raise ConfigError(f"--backend {name}: takes no INT8 model; name another")
+    arithmetic = Quantize().chosen_arithmetic()[0] if placement == "onnxruntime" else "s8s8"
+    return Rounding("int8", placement, arithmetic=arithmetic, method=method)
 
 
 @click.command()
@@ -151,7 +205,9 @@ def infer(engine: Path, backend: str, simulate: bool, **given: Any) -> None:
 @click.option("--rtol", type=float, help="largest relative difference, added to atol")
 @click.option("--min-cosine", type=float, help="smallest cosine similarity")
 @click.option("--min-psnr-db", type=float, help="smallest peak signal-to-noise ratio, dB")
+@click.option("--min-sqnr-db", type=float, help="smallest signal to quantization noise ratio, dB")
 @click.option("--max-metric-drop", type=float, help="largest drop of the metric")
+@click.option("--tolerances", type=Path, help="what `trtforge tolerate` wrote for such engines, on the same samples")
 @click.option("--model", type=Path, help="the ONNX model that CANDIDATE was built from, if it is none itself")
 @click.option("--ranges", type=Path, help="folder that `trtforge calibrate` wrote, to hold the model's scales to")
 @BACKEND

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from calibration.bisection import sqnr_db
 from engines.contract import Array
 from pipeline.errors import ConfigError
 from pipeline.option import option
+
+NO_ATOLS: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class Tolerance:
     rtol: float = option(0.0, "largest difference relative to the FP32 element, added to atol")
     min_cosine: float = option(-1.0, "smallest cosine similarity of a batch of outputs")
     min_psnr_db: float = option(-math.inf, "smallest peak signal-to-noise ratio of a batch of outputs, dB")
+    min_sqnr_db: float = option(-math.inf, "smallest signal to quantization noise ratio of an output, dB")
     max_metric_drop: float = option(math.inf, "largest drop of the task metric against FP32, in the metric's unit")
+    derived: bool = option(True, "atol and min_sqnr_db, where not given, are what the format's rounding allows")
 
 
 @dataclass(frozen=True)
@@ -91,29 +95,31 @@ def read_outputs(path: Path) -> dict[str, Array]:
         raise ConfigError(f"{path}: its batches do not fit each other ({error}); run `trtforge infer` again") from error
 
 
-def compare(reference: Path, candidate: Path, tolerance: Tolerance) -> dict[str, OutputComparison]:
+def compare(
+    reference: Path, candidate: Path, tolerance: Tolerance, atols: Mapping[str, float] = NO_ATOLS
+) -> dict[str, OutputComparison]:
     """Each output of the candidate against the reference's of the same name, by Polygraphy's comparators.
 
-    Outputs are matched by name, never by order. Both must have been run on the same samples.
+    Outputs are matched by name, never by order. Both must have been run on the same samples. ``atols``: by output,
+    instead of the tolerance's.
 
     Raises:
         ConfigError: a file cannot be read, the outputs' names differ, or the numbers of samples do.
     """
     names, first, second = _aligned(reference, candidate)
+    allowed = {name: atols.get(name, tolerance.atol) for name in names}
     with _quiet():
         from polygraphy.comparator import compare as polygraphy
 
         results = {
-            "elementwise": polygraphy.SimpleCompareFunc(
-                check_error_stat="elemwise", atol=tolerance.atol, rtol=tolerance.rtol
-            ),
+            "elementwise": polygraphy.SimpleCompareFunc(check_error_stat="elemwise", atol=allowed, rtol=tolerance.rtol),
             "cosine": polygraphy.CosineSimilarityCompareFunc(cosine_similarity_threshold=tolerance.min_cosine),
             "psnr": polygraphy.PsnrCompareFunc(psnr_threshold=tolerance.min_psnr_db),
         }
         pairs = list(zip(first, second, strict=True))
         found = {check: [function(ours, theirs) for theirs, ours in pairs] for check, function in results.items()}
         differences = {name: _difference([(theirs[name], ours[name]) for theirs, ours in pairs]) for name in names}
-    return {name: _summary(name, found, differences[name], tolerance) for name in names}
+    return {name: _summary(name, found, differences[name], replace(tolerance, atol=allowed[name])) for name in names}
 
 
 @dataclass
@@ -166,6 +172,11 @@ def _summary(
             )
         if cosine_min < tolerance.min_cosine:
             failures.append(f"output '{name}' has cosine {cosine_min:.6f}, below min_cosine {tolerance.min_cosine:g}")
+        if difference.sqnr_db() < tolerance.min_sqnr_db:
+            failures.append(
+                f"output '{name}' has an SQNR of {difference.sqnr_db():.1f} dB, below min_sqnr_db "
+                f"{tolerance.min_sqnr_db:g}"
+            )
         if psnr_min < tolerance.min_psnr_db:
             failures.append(f"output '{name}' has PSNR {psnr_min:.1f} dB, below min_psnr_db {tolerance.min_psnr_db:g}")
     return OutputComparison(

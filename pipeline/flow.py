@@ -8,27 +8,44 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from calibration.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.lint import raise_errors
+from calibration.observers import Method
+from calibration.ranges import ranges_from_folder
 from calibration.source import FUNCTION, DataSource
 from engines import backend
 from engines.contract import Precision
-from pipeline.artifact import Engine, Findings, OnnxModel, Outputs, Ranges, SavedModel, Source, Timings, Verdict
+from pipeline.artifact import (
+    Engine,
+    Findings,
+    OnnxModel,
+    Outputs,
+    Ranges,
+    SavedModel,
+    Source,
+    Timings,
+    Tolerances,
+    Verdict,
+)
 from pipeline.bisecting import Evidence
-from pipeline.bundle import Bundle, open_bundle
+from pipeline.bundle import Bundle, open_bundle, tolerance_key
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
 from pipeline.plan import Plan, nearest
 from pipeline.stages.build import Target
 from pipeline.stages.export import source_from_path
 from pipeline.stages.lint import Evaluated
+from pipeline.stages.tolerate import LEAST_SAMPLES, Rounding
 from pipeline.stages.validate import Judge, Judged
 from pipeline.store import Store
 
 log = logging.getLogger(__name__)
 
-MODELS_ONLY = ("export", "lint", "calibrate", "cast", "quantize", "pack")
+MODELS_ONLY = ("export", "lint", "calibrate", "cast", "quantize", "tolerate", "pack")
 """Verbs for which no engine is built."""
+JUDGED = ("tolerate", "pack", "validate", "benchmark", "gate")
+"""Verbs for which tolerances are derived."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,8 @@ class Results:
     findings: Findings | None = None
     ranges: Ranges | None = None
     models: dict[Variant, OnnxModel] = field(default_factory=dict)
+    tolerances: dict[Variant, Tolerances] = field(default_factory=dict)
+    """Derived, for the variants that the plan holds to them."""
     engines: dict[Variant, Engine] = field(default_factory=dict)
     outputs: dict[Variant, Outputs] = field(default_factory=dict)
     verdicts: dict[Variant, Verdict] = field(default_factory=dict)
@@ -96,7 +115,8 @@ def run(plan: Plan, store: Store, until: str) -> Results:
 
     judge = judge_of(plan)
     for variant, outputs in made.outputs.items():
-        judged = Judged(judge, variant.precision, evidence_of(plan, made, variant))
+        evidence = evidence_of(plan, made, variant)
+        judged = Judged(judge, variant.precision, evidence, made.tolerances.get(variant))
         made.verdicts[variant] = store.run(plan.validate, made.reference, outputs, made.evaluation, judged)
     if until == "benchmark" or (until == "gate" and plan.gate.pays):
         time_engines(plan, store, made)
@@ -131,6 +151,8 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
 
     for variant in variants(plan, until):
         made.models[variant] = written_model(plan, store, made, variant)
+    if until in JUDGED:
+        derive(plan, store, made)
     return made
 
 
@@ -159,6 +181,11 @@ def models_of_bundle(plan: Plan) -> Results:
             )
         placement = backend(variant.backend).PLACEMENT
         made.models[variant] = fp32 if native else bundle.model(variant.precision, placement)
+        if plan.validate.tolerance(variant.precision).derived:
+            if (tolerances := bundle.tolerances(tolerance_key(variant.precision, placement, native))) is not None:
+                made.tolerances[variant] = tolerances
+            elif bundle.manifest.tolerances:
+                made.notes.append(f"{variant.name}: is judged without derived tolerances: the bundle has none for it")
         reason = backend(variant.backend).why_not_run()
         if reason and backend("onnxruntime").why_not_run():
             raise Unavailable(f"{reason}; and without onnxruntime its accuracy cannot be simulated either")
@@ -257,10 +284,44 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
 
 
 def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
-    """The models behind a variant's engine; None where FP32 is all there is, as with native INT8."""
-    if variant.precision == "fp32" or plan.build.is_native(variant.backend, variant.precision):
+    """The models behind a variant's engine; None for FP32, which is all there is."""
+    if variant.precision == "fp32":
         return None
-    return Evidence(made.fp32, made.models[variant], made.evaluation, made.ranges)
+    model = None if plan.build.is_native(variant.backend, variant.precision) else made.models[variant]
+    return Evidence(made.fp32, model, made.evaluation, made.ranges)
+
+
+def derive(plan: Plan, store: Store, made: Results) -> None:
+    """Derive tolerances for the variants that the plan holds to them, from enough samples."""
+    wanted = [variant for variant in made.models if plan.validate.tolerance(variant.precision).derived]
+    num = made.evaluation.num_samples
+    if wanted and num < LEAST_SAMPLES:
+        made.notes.append(
+            f"Tolerances are not derived: {num} evaluation samples tell too little of the ranges, at least "
+            f"{LEAST_SAMPLES} are needed."
+        )
+        return
+    for variant in wanted:
+        rounding = rounding_of(plan, made, variant)
+        made.tolerances[variant] = store.run(plan.tolerate, made.fp32, made.evaluation, rounding)
+
+
+def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
+    """What engines of this kind round, and how their ranges are read."""
+    placement = backend(variant.backend).PLACEMENT
+    if variant.precision != "int8":
+        return Rounding(variant.precision, "tensorrt" if placement == "tensorrt" else "none")
+    assert made.ranges is not None
+    assert placement != "none"
+    ranges = ranges_from_folder(made.ranges.path)
+    method: Method | Literal["any"] = "any" if ranges.method == "imported" else ranges.method
+    rounding = Rounding("int8", placement, plan.quantize.exclude, "s8s8", method, ranges.percentile)
+    if plan.build.is_native(variant.backend, variant.precision):  # TensorRT rounds outputs too, as ONNX Runtime does.
+        own = "entropy" if plan.build.native_scales == "tensorrt" else method
+        return replace(rounding, target="onnxruntime", exclude=(), method=own)
+    if placement == "onnxruntime":
+        return replace(rounding, arithmetic=plan.quantize.chosen_arithmetic()[0])
+    return rounding
 
 
 def trained_network(plan: Plan, made: Results) -> Engine:

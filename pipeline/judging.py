@@ -17,7 +17,7 @@ from rich.text import Text
 from calibration.batches import Samples, input_specs_from_onnx
 from engines.contract import Precision
 from pipeline.arguments import engine_from, model_from, needed, samples_from, specs_of
-from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Timings
+from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Timings, Tolerances
 from pipeline.bisecting import Evidence, bisected
 from pipeline.comparison import Tolerance
 from pipeline.direct import passing_folder, stage_from_options
@@ -31,7 +31,7 @@ from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validat
 
 NUM_SHOWN = 12
 """Nodes in the table of `bisect`."""
-TOLERANCES = ("atol", "rtol", "min_cosine", "min_psnr_db", "max_metric_drop")
+TOLERANCES = ("atol", "rtol", "min_cosine", "min_psnr_db", "min_sqnr_db", "max_metric_drop")
 
 
 def tolerance_from(precision: Precision, given: dict[str, Any]) -> Tolerance:
@@ -65,7 +65,9 @@ def judge_files(reference: Path, candidate: Path, given: dict[str, Any]) -> None
             folder.mkdir()
             outputs.append(Outputs(path) if engine is None or samples is None else Infer()(folder, engine, samples))
         evidence = evidence_from(engines, samples, given)
-        verdict = stage(work, outputs[0], outputs[1], labelled, Judged(judge, precision, evidence))
+        tolerances = tolerances_from(given["tolerances"])
+        judged = Judged(judge, precision, evidence, tolerances)
+        verdict = stage(work, outputs[0], outputs[1], labelled, judged)
         found = verdict.read()
         if given["output"]:
             verdict.path.replace(given["output"])
@@ -92,6 +94,27 @@ def evidence_from(engines: Sequence[Engine | None], samples: Samples | None, giv
     if model_from(model).digest() == OnnxModel(reference.path).digest():
         return None
     return Evidence(OnnxModel(reference.path), OnnxModel(model), samples, None if ranges is None else Ranges(ranges))
+
+
+def tolerances_from(path: Path | None) -> Tolerances | None:
+    """What `trtforge tolerate` wrote, if it was named.
+
+    Raises:
+        ConfigError: it cannot be read, or is something else.
+    """
+    if path is None:
+        return None
+    try:
+        whole = {"precision", "outputs", "num_samples", "num_given", "method", "amaxes"} <= Tolerances(
+            path
+        ).read().keys()
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as tolerances ({error}); make them with `trtforge tolerate`"
+        ) from error
+    if not whole:
+        raise ConfigError(f"{path}: is not what `trtforge tolerate` writes; make it with that")
+    return Tolerances(path)
 
 
 def look_into(reference: Path, candidate: Path, given: dict[str, Any]) -> None:

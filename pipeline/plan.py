@@ -36,6 +36,7 @@ from pipeline.stages.lint import Lint
 from pipeline.stages.pack import Pack
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.report import Report
+from pipeline.stages.tolerate import Tolerate
 from pipeline.stages.validate import Validate
 
 if sys.version_info >= (3, 11):
@@ -100,6 +101,7 @@ class Plan:
     calibrate: Calibrate = Calibrate()
     cast: Cast = Cast()
     quantize: Quantize = Quantize()
+    tolerate: Tolerate = Tolerate()
     build: Build = Build()
     infer: Infer = Infer()
     validate: Validate = Validate()
@@ -123,8 +125,8 @@ class Plan:
 
 
 STAGES = (
-    "export", "lint", "calibrate", "cast", "quantize", "build", "infer", "validate", "benchmark", "report", "gate",
-    "pack",
+    "export", "lint", "calibrate", "cast", "quantize", "tolerate", "build", "infer", "validate", "benchmark", "report",
+    "gate", "pack",
 )  # fmt: skip
 """The verbs, in the order in which a run needs them."""
 

@@ -54,7 +54,7 @@ def by_plan(path: Path, store: Path, until: str) -> None:
         click.echo(made.ranges.path)
     else:
         kept: dict[str, Mapping[Any, Any]] = {"cast": made.models, "quantize": made.models, "build": made.engines}
-        kept |= {"infer": made.outputs, "validate": made.verdicts}
+        kept |= {"tolerate": made.tolerances, "infer": made.outputs, "validate": made.verdicts}
         for variant, artifact in kept.get(until, {}).items():
             click.echo(f"{variant.name}\t{artifact.path}")
         if until == "benchmark" and made.timings:

@@ -34,6 +34,7 @@ from pipeline.bundle import (
     files_in,
     model_key,
     sums_of,
+    tolerance_key,
 )
 from pipeline.errors import ConfigError
 from pipeline.machine import installed_versions
@@ -48,7 +49,7 @@ TOP = "trtforge-bundle"
 """The folder in the archive."""
 BATCH_SIZE = 32
 BESIDE_A_MODEL = ("notes.json", "names.json")
-STAYS_BEHIND = ("export", "lint", "calibrate", "cast", "quantize", "pack")
+STAYS_BEHIND = ("export", "lint", "calibrate", "cast", "quantize", "tolerate", "pack")
 """Tables of a plan whose work is done when it is packed."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time that a zip file can hold: no file of a bundle has a time of its own."""
@@ -107,6 +108,7 @@ class Pack:
         shutil.copytree(made.ranges.path, folder / "ranges")
         caches = dict(self._caches(folder, made.ranges.path))
         write_samples(folder / SAMPLES, made.evaluation)
+        tolerances = dict(_copy_tolerances(folder, plan, made))
         (folder / "reference").mkdir()
         shutil.copyfile(made.reference.path, folder / "reference/outputs.json")
         shutil.copyfile(made.source_verdict.path, folder / "reference/verdict.json")
@@ -125,6 +127,7 @@ class Pack:
             reference="reference/outputs.json",
             verdict="reference/verdict.json",
             findings="reference/findings.json",
+            tolerances=tolerances,
             calibration=replace(data_info(made.calibration), path=plan.data.calibration.path),
             evaluation=replace(data_info(made.evaluation), path=plan.data.evaluation.path),
             notes=tuple(made.notes),
@@ -258,6 +261,17 @@ def _copy_model(folder: Path, which: str, model: Path) -> str:
         if (model.parent / name).is_file():
             shutil.copyfile(model.parent / name, target / name)
     return f"models/{which}/model.onnx"
+
+
+def _copy_tolerances(folder: Path, plan: Plan, made: Results) -> Iterator[tuple[str, str]]:
+    """Derived tolerances by their key, copied."""
+    for variant, tolerances in made.tolerances.items():
+        native = plan.build.is_native(variant.backend, variant.precision)
+        key = tolerance_key(variant.precision, backend(variant.backend).PLACEMENT, native)
+        path = folder / "tolerances" / f"{key}.json"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copyfile(tolerances.path, path)
+        yield key, path.relative_to(folder).as_posix()
 
 
 def _copy_metric(folder: Path, plan: Plan) -> None:

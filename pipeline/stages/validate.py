@@ -12,15 +12,17 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from calibration.ranges import ranges_from_folder
 from calibration.userfunction import module_sources
 from engines import backend
 from engines.contract import Array, Precision
-from pipeline.artifact import Outputs, Verdict
+from pipeline.artifact import Outputs, Tolerances, Verdict
 from pipeline.bisecting import Evidence, bisected
-from pipeline.comparison import OutputComparison, Tolerance, compare, read_outputs
+from pipeline.comparison import NO_ATOLS, OutputComparison, Tolerance, compare, read_outputs
 from pipeline.errors import ConfigError
 from pipeline.metrics import Bools, Metric, metric
 from pipeline.option import check_bounds, option
+from pipeline.tolerances import derived_atols, too_noisy, unlike_ranges
 from pipeline.versions import distribution_versions
 
 
@@ -95,10 +97,29 @@ class Judged:
     precision: Precision
     evidence: Evidence | None = None
     """None where nothing is known of the engine but its outputs, and for FP32, behind which there is no other model."""
+    tolerances: Tolerances | None = None
+    """Derived for engines of this kind; None where they are not."""
 
     def digest(self) -> str:
         """SHA-256 (hex) digests of all of it."""
-        return f"{self.judge.digest()} {self.precision} {self.evidence.digest() if self.evidence else ''}"
+        known = [part.digest() for part in (self.judge, self.evidence, self.tolerances) if part is not None]
+        return " ".join([self.precision, *known])
+
+    def derived(self, tolerance: Tolerance) -> dict[str, Any] | None:
+        """The record of the derived tolerances, where they hold.
+
+        Raises:
+            ConfigError: they are for engines of another precision.
+        """
+        if self.tolerances is None or not tolerance.derived:
+            return None
+        record = self.tolerances.read()
+        if record["precision"] != self.precision:
+            raise ConfigError(
+                f"{self.tolerances.path}: is for {record['precision']} engines, {self.precision} is judged; derive "
+                "them for it"
+            )
+        return record
 
 
 @dataclass(frozen=True)
@@ -143,8 +164,9 @@ class Validate:
         ``metric_drop`` (positive: worse than FP32), ``agreement`` (share of samples with the same arg max, or null)
         and, by output, Polygraphy's numbers and the element that is worst.
 
-        Where the models behind the engine are known, the scales of a Q/DQ model are held to its ranges; and if anything
-        fails, the last of ``failures`` says where it comes from, and ``suspects`` has the likeliest nodes, see
+        ``derived`` has the derived tolerances by output, null where none hold. Where the models behind the engine are
+        known, the scales of a Q/DQ model are held to its ranges; and if anything fails, the last of ``failures`` says
+        where it comes from, and ``suspects`` has the likeliest nodes, see
         ``calibration.bisection``.
 
         Raises:
@@ -153,9 +175,12 @@ class Validate:
         """  # fmt: skip
         judge, precision = judged.judge, judged.precision
         tolerance = self.tolerance(precision)
-        compared = compare(reference.path, candidate.path, tolerance)
+        derived = judged.derived(tolerance)
+        atols = derived_atols(derived, tolerance) if derived else NO_ATOLS
+        compared = compare(reference.path, candidate.path, tolerance, atols)
         failures = [failure for output in compared.values() for failure in output.failures]
         ours, theirs = read_outputs(candidate.path), read_outputs(reference.path)
+        failures += too_noisy(derived, ours, theirs, tolerance) if derived else []
         value = expected = drop = None
         if judge.name:
             value, expected = judge(ours, labelled), judge(theirs, labelled)
@@ -165,9 +190,9 @@ class Validate:
                     f"{judge.name} is {value:.4f} against {expected:.4f} of FP32, a drop of {drop:.4f}, "
                     f"above max_metric_drop {tolerance.max_metric_drop:g}"
                 )
-        failures += judged.evidence.misfits() if judged.evidence else []
+        failures += self._of_ranges(judged, derived)
         suspects: list[dict[str, Any]] = []
-        if failures and judged.evidence and self.num_bisected:
+        if failures and judged.evidence and judged.evidence.model and self.num_bisected:
             suspicion, suspects = self._suspicion(judged.evidence, compared)
             failures.append(suspicion)
         verdict = {
@@ -181,9 +206,18 @@ class Validate:
             "agreement": agreement(ours, theirs, judge.output),
             "comparison": {name: asdict(output) for name, output in compared.items()},
             "tolerance": asdict(tolerance),
+            "derived": derived["outputs"] if derived else None,
         }
         (out / "verdict.json").write_text(json.dumps(verdict, indent=1))
         return Verdict(out / "verdict.json")
+
+    def _of_ranges(self, judged: Judged, derived: dict[str, Any] | None) -> list[str]:
+        """What is wrong with the ranges that the engine was made with, and with the scales in its model."""
+        evidence = judged.evidence
+        if evidence is None or evidence.ranges is None:
+            return []
+        unlike = unlike_ranges(derived, ranges_from_folder(evidence.ranges.path)) if derived else []
+        return [*unlike, *evidence.misfits()]
 
     def _suspicion(
         self, evidence: Evidence, compared: Mapping[str, OutputComparison]

@@ -57,6 +57,11 @@ def evidence(tiny: Path, samples: Samples) -> Evidence:
     return Evidence(fp32, model, samples, ranges)
 
 
+def model_of(evidence: Evidence) -> OnnxModel:
+    assert evidence.model is not None
+    return evidence.model
+
+
 def with_model(evidence: Evidence, model: OnnxModel) -> Evidence:
     return Evidence(evidence.fp32, model, evidence.samples, evidence.ranges)
 
@@ -71,7 +76,7 @@ def test_a_sound_model_has_nothing_to_name(evidence: Evidence) -> None:
 
 @pytest.mark.parametrize("runner", ["onnxruntime", "reference"])
 def test_a_wrong_scale_is_named(evidence: Evidence, tiny: Path, runner: Any) -> None:
-    bad = with_model(evidence, scaled(evidence.model, "active_scale", 0.25, tiny / "bad.onnx"))
+    bad = with_model(evidence, scaled(model_of(evidence), "active_scale", 0.25, tiny / "bad.onnx"))
     found = bisected(bad, 0, runner)
     assert found.num_samples == 24, "0: all"
     assert found.suspicion({}).startswith(
@@ -119,12 +124,12 @@ def judged(tiny: Path, evidence: Evidence, samples: Samples, stage: Validate) ->
     for name in ("a", "b"):
         (tiny / name).mkdir()
     theirs = Infer()(tiny / "a", Engine(evidence.fp32.path), samples)
-    ours = Infer()(tiny / "b", Engine(evidence.model.path, simulated=True), samples)
+    ours = Infer()(tiny / "b", Engine(model_of(evidence).path, simulated=True), samples)
     return stage(tiny, theirs, ours, samples, Judged(Judge("", "", tiny), "int8", evidence)).read()
 
 
 def test_a_verdict_that_fails_says_the_layer_last(evidence: Evidence, tiny: Path, samples: Samples) -> None:
-    bad = with_model(evidence, scaled(evidence.model, "active_scale", 0.25, tiny / "bad.onnx"))
+    bad = with_model(evidence, scaled(model_of(evidence), "active_scale", 0.25, tiny / "bad.onnx"))
     found = judged(tiny, bad, samples, Validate(int8=STRICT))
     first, scale, layer = found["failures"]
     assert first.startswith("output 'scores' has cosine 0.")
@@ -135,7 +140,7 @@ def test_a_verdict_that_fails_says_the_layer_last(evidence: Evidence, tiny: Path
 
 
 def test_a_wrong_scale_fails_though_the_outputs_pass(evidence: Evidence, tiny: Path, samples: Samples) -> None:
-    bad = with_model(evidence, scaled(evidence.model, "active_scale", 1.05, tiny / "bad.onnx"))
+    bad = with_model(evidence, scaled(model_of(evidence), "active_scale", 1.05, tiny / "bad.onnx"))
     found = judged(tiny, bad, samples, Validate())
     assert found["passed"] is False
     assert found["failures"][0].startswith("tensor 'active' is quantized")
@@ -145,7 +150,7 @@ def test_nothing_is_searched_where_all_passes_or_nothing_is_asked(
     evidence: Evidence, tiny: Path, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert judged(tiny, evidence, samples, Validate())["failures"] == []
-    bad = with_model(evidence, scaled(evidence.model, "active_scale", 0.25, tiny / "bad.onnx"))
+    bad = with_model(evidence, scaled(model_of(evidence), "active_scale", 0.25, tiny / "bad.onnx"))
     for name in ("a", "b"):
         (tiny / name).rename(tiny / f"old_{name}")
     assert len(judged(tiny, bad, samples, Validate(int8=STRICT, num_bisected=0))["failures"]) == 2
@@ -159,7 +164,7 @@ def test_nothing_is_searched_where_all_passes_or_nothing_is_asked(
 
 
 def test_many_wrong_scales_are_counted(evidence: Evidence, tiny: Path) -> None:
-    proto = onnx.load(evidence.model.path)
+    proto = onnx.load(model_of(evidence).path)
     for tensor in proto.graph.initializer:
         if tensor.name.endswith("_scale"):
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(2), tensor.name))
@@ -185,7 +190,7 @@ def test_the_whole_pipeline_names_the_layer(plan: Path) -> None:
 
 
 def test_the_outputs_worst_element_is_the_outputs(evidence: Evidence, tiny: Path, samples: Samples) -> None:
-    bad = with_model(evidence, scaled(evidence.model, "active_scale", 0.25, tiny / "bad.onnx"))
+    bad = with_model(evidence, scaled(model_of(evidence), "active_scale", 0.25, tiny / "bad.onnx"))
     found = judged(tiny, bad, samples, Validate(int8=STRICT))
     worst = found["comparison"]["scores"]["worst"]
     theirs, ours = (read_outputs(tiny / name / "outputs.json")["scores"] for name in ("a", "b"))
@@ -197,13 +202,16 @@ def test_the_outputs_worst_element_is_the_outputs(evidence: Evidence, tiny: Path
 def test_ranges_of_evidence_are_optional(evidence: Evidence) -> None:
     unknown = Evidence(evidence.fp32, evidence.model, evidence.samples, None)
     assert (unknown.spans(), unknown.misfits()) == ({}, [])
+    native = Evidence(evidence.fp32, None, evidence.samples, evidence.ranges)
+    assert native.misfits() == [], "the precision is in the engine alone"
+    assert native.digest() != evidence.digest()
     assert isinstance(evidence.ranges, Ranges)
     assert evidence.digest() != unknown.digest()
 
 
 def test_the_verb_prints_nodes_and_the_likely_layer(evidence: Evidence, tiny: Path, command: Command) -> None:
     assert isinstance(evidence.ranges, Ranges)
-    scaled(evidence.model, "active_scale", 0.25, tiny / "bad.onnx")
+    scaled(model_of(evidence), "active_scale", 0.25, tiny / "bad.onnx")
     options = ("--data", "data.npz", "--num-bisected", 4)
     said = command("bisect", "tiny.onnx", "bad.onnx", *options, "--ranges", evidence.ranges.path, "-o", "found.json")
     assert (said.status, said.err) == (0, "")
@@ -256,22 +264,22 @@ def test_two_networks_have_nothing_in_common(tiny: Path, command: Command) -> No
 
 def test_validate_on_files_says_the_layer(evidence: Evidence, tiny: Path, command: Command) -> None:
     assert isinstance(evidence.ranges, Ranges)
-    scaled(evidence.model, "active_scale", 0.25, tiny / "bad.onnx")
+    scaled(model_of(evidence), "active_scale", 0.25, tiny / "bad.onnx")
     options = ("--simulate", "--precision", "int8", "--data", "data.npz", "--min-cosine", 0.999999)
     said = command("validate", "tiny.onnx", "bad.onnx", *options, "--ranges", evidence.ranges.path)
     assert said.status == 5
     assert "bad.onnx: tensor 'active' is quantized (node 'active_DequantizeLinear') with scale " in said.err
     assert "bad.onnx: the likely layer, on 24 samples: node 'active_DequantizeLinear'" in said.err
-    sound = ("tiny.onnx", evidence.model.path, *options[:-1], 0.9)
-    assert command("validate", *sound, "--model", evidence.model.path).status == 0
+    sound = ("tiny.onnx", model_of(evidence).path, *options[:-1], 0.9)
+    assert command("validate", *sound, "--model", model_of(evidence).path).status == 0
     said = command("validate", *sound, "--model", "bad.onnx", "--ranges", evidence.ranges.path)
     assert said.status == 5
     assert "the engine does not compute" not in said.err
 
 
 def test_a_model_without_data_has_no_effect(evidence: Evidence, tiny: Path, command: Command) -> None:
-    for name, model in (("a", "tiny.onnx"), ("b", evidence.model.path)):
+    for name, model in (("a", "tiny.onnx"), ("b", model_of(evidence).path)):
         assert command("infer", model, "--data", "data.npz", "-o", f"{name}.json").status == 0
-    said = command("validate", "a.json", "b.json", "--precision", "int8", "--model", evidence.model.path)
+    said = command("validate", "a.json", "b.json", "--precision", "int8", "--model", model_of(evidence).path)
     assert said.status == 2
     assert said.err.startswith("trtforge: --model: has effect where REFERENCE is an ONNX file and --data is there")

@@ -117,7 +117,8 @@ CHECKED = ["export", "infer", "infer", "validate"]
 
 def test_each_verb_stops_where_it_says(folder: Path) -> None:
     made: dict[str, list[str]] = {}
-    for verb in ("export", "lint", "calibrate", "cast", "quantize", "build", "infer", "validate", "benchmark"):
+    verbs = ("export", "lint", "calibrate", "cast", "quantize", "tolerate", "build", "infer", "validate", "benchmark")
+    for verb in verbs:
         store = Store(folder / "store")
         found = made_by(folder, verb, store)
         made[verb] = stages_of(store)
@@ -138,7 +139,10 @@ def test_each_verb_stops_where_it_says(folder: Path) -> None:
     assert made["quantize"] == [*CHECKED, "lint", "calibrate", "quantize"]
     assert made["build"] == [*CHECKED, "lint", "calibrate", "cast", "quantize", "build", "build", "build"]
     assert made["infer"] == [*made["build"], "infer", "infer", "infer"]
-    assert made["validate"] == [*made["infer"], "validate", "validate", "validate"]
+    models, engines = made["calibrate"] + ["cast", "quantize"], ["build"] * 3 + ["infer"] * 3
+    assert made["tolerate"] == models, "24 evaluation samples are too few to derive from"
+    assert found.notes[0].startswith("Tolerances are not derived: 24 evaluation samples tell too little of the ranges")
+    assert made["validate"] == [*made["tolerate"], *engines, "validate", "validate", "validate"]
     assert made["benchmark"] == [*made["validate"], "benchmark"]
 
 

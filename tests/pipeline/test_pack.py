@@ -114,12 +114,28 @@ def test_a_device_builds_judges_and_times_from_the_bundle(command: Command, devi
     assert found["few"].startswith("data.npz: "), "as the plan names it"
 
 
+def test_derived_tolerances_come_along(command: Command, plan: Path) -> None:
+    images = np.random.default_rng(9).normal(size=(64, 4, 8, 8)).astype(np.float32)
+    np.savez(plan.parent / "many.npz", image=images, y=np.arange(64) % 3)
+    plan.write_text(
+        plan.read_text().replace('{ path = "data.npz", labels = "y" }', '{ path = "many.npz", labels = "y" }')
+    )
+    folder = unpacked(packed(command, plan))
+    assert set(open_bundle(folder / "manifest.json").manifest.tolerances) == {"fp32.tensorrt", "int8.tensorrt"}
+    own = folder / "plan.toml"
+    own.write_text(own.read_text().replace('["tensorrt"]', '["reference"]'))
+    said = command("validate", own)
+    paths = [Path(line.split("\t")[1]) for line in said.out.splitlines()]
+    assert all(json.loads(path.read_text())["derived"]["scores"]["min_sqnr_db"] > 0 for path in paths)
+
+
 def test_single_verbs_work_on_a_bundles_plan(command: Command, device: Path) -> None:
     plan = device / "plan.toml"
     plan.write_text(plan.read_text().replace('["tensorrt"]', '["reference"]'))
     said = command("validate", plan)
     assert said.status == 0, said.err
-    assert [line.split("\t")[0] for line in said.out.splitlines()] == ["fp32@reference", "int8@reference"]
+    lines = [line.split("\t") for line in said.out.splitlines()]
+    assert [name for name, _ in lines] == ["fp32@reference", "int8@reference"]
     refused = command("quantize", plan)
     assert refused.status == 2
     assert "is a bundle's plan, its models are made: nothing is left to quantize" in refused.err
@@ -223,8 +239,8 @@ def test_a_damaged_file_is_named(command: Command, device: Path, name: str) -> N
     ("text", "said"),
     [
         ("", "cannot be read as a bundle's manifest"),
-        ("[]", "format_version is None, this program reads 1"),
-        ('{"format_version": 7}', "format_version is 7, this program reads 1"),
+        ("[]", "format_version is None, this program reads 2"),
+        ('{"format_version": 7}', "format_version is 7, this program reads 2"),
     ],
 )
 def test_a_manifest_that_is_none(device: Path, text: str, said: str) -> None:

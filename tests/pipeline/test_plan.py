@@ -119,6 +119,14 @@ timing_cache = false
 batch_size = 5
 num_threads = 3
 
+[tolerate]
+num_samples = 64
+num_draws = 8
+num_deviations = 3
+seed = 5
+runner = "reference"
+num_threads = 2
+
 [validate]
 reference = "reference"
 num_bisected = 4
@@ -127,18 +135,24 @@ atol = 0.25
 rtol = 0.5
 min_cosine = 0.125
 min_psnr_db = 10
+min_sqnr_db = 10.5
+derived = false
 max_metric_drop = 0.0625
 [validate.fp16]
 atol = 1.25
 rtol = 1.5
 min_cosine = 0.25
 min_psnr_db = 20
+min_sqnr_db = 20.5
+derived = false
 max_metric_drop = 0.25
 [validate.int8]
 atol = 2.25
 rtol = 2.5
 min_cosine = 0.5
 min_psnr_db = 30
+min_sqnr_db = 30.5
+derived = false
 max_metric_drop = 0.5
 
 [benchmark]

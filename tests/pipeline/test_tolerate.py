@@ -1,0 +1,356 @@
+"""What is derived of a sound engine: as large as rounding is, blind to the engine, the same for the same seed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from calibration.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.placement import Target
+from calibration.preprocess import Preprocess
+from calibration.ranges import ranges_from_folder
+from calibration.rounding import FP16, FP32, TF32
+from calibration.source import DataSource
+from engines.contract import Precision
+from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
+from pipeline.comparison import Tolerance, write_outputs
+from pipeline.errors import ConfigError
+from pipeline.flow import run
+from pipeline.plan import read_plan
+from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.cast import Cast
+from pipeline.stages.infer import runner_of
+from pipeline.stages.quantize import Quantize
+from pipeline.stages.tolerate import Bound, Rounding, Sums, Tolerate
+from pipeline.stages.validate import Judge, Judged, Validate
+from pipeline.store import Store
+from pipeline.tolerances import unlike_ranges
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def samples(tiny: Path) -> Samples:
+    """192 images for the tiny network."""
+    images = np.random.default_rng(9).normal(size=(192, 4, 8, 8)).astype(np.float32)
+    np.savez(tiny / "many.npz", image=images)
+    return open_samples(DataSource("many.npz"), input_specs_from_onnx(tiny / "tiny.onnx"), Preprocess())
+
+
+@pytest.fixture
+def fp32(tiny: Path) -> OnnxModel:
+    return OnnxModel(tiny / "tiny.onnx")
+
+
+def derived(fp32: OnnxModel, samples: Samples, rounding: Rounding, **options: Any) -> Tolerances:
+    folder = fp32.path.parent / f"derived{len(list(fp32.path.parent.glob('derived*')))}"
+    folder.mkdir()
+    return Tolerate(**options)(folder, fp32, samples, rounding)
+
+
+def bound(tolerances: Tolerances) -> dict[str, float]:
+    return dict(tolerances.read()["outputs"]["scores"])
+
+
+def answers(model: OnnxModel, samples: Samples, name: str, scale: float = 1.0) -> Outputs:
+    """Of a model, simulated, on the samples times ``scale``."""
+    with runner_of(Engine(model.path, simulated=True), 1) as runner:
+        batches = [
+            runner.infer({"image": batch["image"].astype(np.float32) * np.float32(scale)})
+            for batch in samples.batches(64)
+        ]
+    write_outputs(model.path.parent / name, "runner", batches)
+    return Outputs(model.path.parent / name)
+
+
+INT8: dict[Target, Rounding] = {
+    "tensorrt": Rounding("int8", "tensorrt", arithmetic="u8s8", method="minmax"),
+    "onnxruntime": Rounding("int8", "onnxruntime", arithmetic="u8s8", method="minmax"),
+}
+
+
+def sound(fp32: OnnxModel, samples: Samples, target: Target) -> OnnxModel:
+    folder = fp32.path.parent / f"int8_{target}"
+    folder.mkdir()
+    ranges = Calibrate(method="minmax")(folder, fp32, samples)
+    return Quantize(target=target, arithmetic="u8s8")(folder, fp32, ranges)
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_a_sound_engine_is_within_and_a_shrunk_one_is_not(fp32: OnnxModel, samples: Samples, target: Target) -> None:
+    tolerances = derived(fp32, samples, INT8[target])
+    model = sound(fp32, samples, target)
+    reference = answers(fp32, samples, "reference.json")
+    judged = Judged(Judge("", "", Path()), "int8", None, tolerances)
+    stage = Validate(int8=Tolerance())
+    found = stage(fp32.path.parent, reference, answers(model, samples, "ours.json"), None, judged).read()
+    assert found["failures"] == []
+    assert found["derived"]["scores"] == bound(tolerances)
+    proto = onnx.load(model.path)
+    for tensor in proto.graph.initializer:
+        if tensor.name.endswith("_scale") and len(tensor.dims) == 0:
+            halved = onnx.numpy_helper.to_array(tensor) * np.float32(0.25)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(halved, tensor.name))
+    onnx.save(proto, fp32.path.with_name("shrunk.onnx"))
+    wrong = answers(OnnxModel(fp32.path.with_name("shrunk.onnx")), samples, "shrunk.json")
+    failures = stage(fp32.path.parent, reference, wrong, None, judged).read()["failures"]
+    assert any(
+        failure.startswith("output 'scores' has an SQNR of ") and "dB that was derived: sound int8 engines" in failure
+        for failure in failures
+    ), failures
+
+
+def test_fp16_is_within_and_other_inputs_are_not(fp32: OnnxModel, samples: Samples) -> None:
+    tolerances = derived(fp32, samples, Rounding("fp16", "none"))
+    folder = fp32.path.with_name("half")
+    folder.mkdir()
+    model = Cast()(folder, fp32, Calibrate(method="minmax", watch="all")(folder, fp32, samples))
+    reference = answers(fp32, samples, "reference.json")
+    judged = Judged(Judge("", "", Path()), "fp16", None, tolerances)
+    stage = Validate(fp16=Tolerance())
+    passed = stage(fp32.path.parent, reference, answers(model, samples, "ours.json"), None, judged).read()
+    assert passed["failures"] == []
+    wrong = answers(model, samples, "scaled.json", scale=1.02)
+    failed = stage(fp32.path.parent, reference, wrong, None, judged).read()
+    assert not failed["passed"]
+
+
+def test_formats_are_ordered_and_one_seed_gives_one_result(fp32: OnnxModel, samples: Samples) -> None:
+    kinds = [Rounding("fp32", "none"), Rounding("fp32", "tensorrt"), Rounding("fp16", "none"), INT8["tensorrt"]]
+    found = [bound(derived(fp32, samples, kind)) for kind in kinds]
+    assert [one["min_sqnr_db"] for one in found] == sorted((one["min_sqnr_db"] for one in found), reverse=True)
+    assert [one["atol"] for one in found] == sorted(one["atol"] for one in found)
+    first, again = (derived(fp32, samples, INT8["tensorrt"]).path.read_bytes() for _ in range(2))
+    assert first == again
+    assert derived(fp32, samples, INT8["tensorrt"], seed=1).path.read_bytes() != first
+
+
+def test_what_is_derived_knows_nothing_of_the_calibration(fp32: OnnxModel, samples: Samples) -> None:
+    """It is the samples' own ranges: on samples that are twice as large they are twice as wide."""
+    amaxes = derived(fp32, samples, INT8["tensorrt"]).read()["amaxes"]
+    with np.load(fp32.path.with_name("many.npz")) as stored:
+        np.savez(fp32.path.with_name("double.npz"), image=stored["image"] * np.float32(2))
+    double = open_samples(DataSource("double.npz"), samples.specs, Preprocess())
+    assert derived(fp32, double, INT8["tensorrt"]).read()["amaxes"]["image"] == pytest.approx(2 * amaxes["image"])
+
+
+def test_any_method_is_the_loosest_of_them(fp32: OnnxModel, samples: Samples) -> None:
+    one = [
+        bound(derived(fp32, samples, Rounding("int8", "tensorrt", method=method), num_draws=64))["min_sqnr_db"]
+        for method in ("entropy", "minmax", "percentile", "mse")
+    ]  # fmt: skip
+    tolerances = derived(fp32, samples, Rounding("int8", "tensorrt"), num_draws=64)
+    assert bound(tolerances)["min_sqnr_db"] == pytest.approx(min(one), abs=3)
+    assert tolerances.read()["amaxes"] == {}
+
+
+def test_samples_are_spread_and_counted(fp32: OnnxModel, samples: Samples) -> None:
+    record = derived(fp32, samples, INT8["tensorrt"], num_samples=10).read()
+    assert (record["num_samples"], record["num_given"], record["num_draws"]) == (10, 192, 16)
+    assert derived(fp32, samples, INT8["tensorrt"], num_samples=0).read()["num_samples"] == 192
+
+
+def test_a_fixed_batch(fp32: OnnxModel, samples: Samples) -> None:
+    proto = onnx.load(fp32.path)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 5
+    onnx.save(proto, fp32.path.with_name("fixed.onnx"))
+    fixed = OnnxModel(fp32.path.with_name("fixed.onnx"))
+    own = open_samples(DataSource("many.npz"), input_specs_from_onnx(fixed.path), Preprocess())
+    found = bound(derived(fixed, own, INT8["tensorrt"]))
+    assert found["mean_db"] == pytest.approx(bound(derived(fp32, samples, INT8["tensorrt"]))["mean_db"], abs=0.5)
+
+
+def test_the_formats_of_what_is_not_int8() -> None:
+    kinds = (Rounding("fp32", "none"), Rounding("fp32", "tensorrt"), Rounding("fp16", "none"))
+    assert [kind.form() for kind in kinds] == [FP32, TF32, FP16]
+    assert [INT8[target].form() for target in INT8] == [FP16, FP32]
+
+
+def sums_of(*noises: float, floor: float = 0.0) -> Sums:
+    sums = Sums(len(noises), signal=100.0, floor=floor)
+    sums.noise[:] = noises
+    sums.most[:] = 0.25
+    return sums
+
+
+def test_the_bound_by_hand() -> None:
+    found = sums_of(1.0, 0.1, 10.0).bound(2.0)
+    assert found is not None
+    assert replace(found, min_sqnr_db=round(found.min_sqnr_db, 6)) == Bound(1.0, 0.0, 20.0, 10.0, math.inf)
+    alike = sums_of(1.0, 1.0, 1.0, floor=1.0).bound(4.0)
+    assert alike is not None
+    assert (alike.deviation_db, alike.floor_db) == (0.5, 20.0), "never less than half a decibel"
+    assert alike.min_sqnr_db == pytest.approx(-10 * math.log10(10**-1.8 + 10**-2))
+
+
+@pytest.mark.parametrize("noise", [0.0, math.inf])
+def test_where_nothing_can_be_told_there_is_no_bound(noise: float) -> None:
+    assert sums_of(1.0, 2.0, noise).bound(4.0) is None
+
+
+WHOLE = '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4, 8, 8] image) => (int64[N, 1, 8, 8] best, float[N, 4, 8, 8] zero) { best = ArgMax <axis = 1> (image) zero = Sub (image, image) }'  # noqa: E501
+
+
+def test_outputs_that_are_no_numbers_or_always_zero(tiny: Path, samples: Samples) -> None:
+    onnx.save(onnx.parser.parse_model(WHOLE), tiny / "whole.onnx")
+    outputs = derived(OnnxModel(tiny / "whole.onnx"), samples, Rounding("fp16", "none")).read()["outputs"]
+    assert outputs == {"zero": None}
+
+
+def ranges_of(fp32: OnnxModel, samples: Samples, factor: float) -> Ranges:
+    """Min-max ranges, found on the samples times a factor."""
+    with np.load(fp32.path.with_name("many.npz")) as stored:
+        np.savez(fp32.path.with_name("other.npz"), image=stored["image"] * np.float32(factor))
+    other = open_samples(DataSource("other.npz"), samples.specs, Preprocess())
+    folder = fp32.path.with_name(f"ranges_of_{factor}")
+    folder.mkdir()
+    return Calibrate(method="minmax")(folder, fp32, other)
+
+
+@pytest.mark.parametrize(("factor", "is_told"), [(1.0, False), (1.2, False), (0.5, True), (2.0, True)])
+def test_ranges_of_other_data_are_told(fp32: OnnxModel, samples: Samples, factor: float, is_told: bool) -> None:
+    record = derived(fp32, samples, INT8["onnxruntime"]).read()
+    ranges = ranges_from_folder(ranges_of(fp32, samples, factor).path)
+    said = unlike_ranges(record, ranges)
+    assert bool(said) is is_told
+    if said:
+        assert float(said[0].split()[2]) == pytest.approx(factor, rel=0.3)
+        assert "calibrate again on samples like those that are judged" in said[0]
+    assert unlike_ranges(record | {"method": "entropy"}, ranges) == [], "another method's are no measure"
+
+
+# In a plan.
+
+
+@pytest.fixture
+def wide(plan: Path, samples: Samples) -> Path:
+    """The plan, judged on 192 samples and calibrated on 96 others."""
+    with np.load(plan.with_name("many.npz")) as stored:
+        images = stored["image"]
+    other = np.random.default_rng(10).normal(size=(96, 4, 8, 8)).astype(np.float32)
+    np.savez(plan.with_name("evaluation.npz"), image=images, y=np.arange(len(images)) % 3)
+    np.savez(plan.with_name("calibration.npz"), image=other, y=np.arange(96) % 3)
+    text = plan.read_text().replace('{ path = "data.npz", limit = 12 }', '"calibration.npz"')
+    plan.write_text(text.replace('"data.npz", labels', '"evaluation.npz", labels'))
+    assert samples.num_samples == len(images)
+    return plan
+
+
+def test_a_plan_derives_once_for_each_kind_and_holds_engines_to_it(wide: Path) -> None:
+    store = Store(wide.parent / "store")
+    made = run(read_plan(wide), store, "tolerate")
+    assert [variant.name for variant in made.tolerances] == ["fp32@onnxruntime", "int8@onnxruntime"]
+    assert made.engines == {}
+    again = Store(wide.parent / "store")
+    made = run(read_plan(wide), again, "validate")
+    assert [entry.served for entry in again.account if entry.stage == "tolerate"] == [True, True]
+    verdicts = {variant.name: verdict.read() for variant, verdict in made.verdicts.items()}
+    assert all(verdict["passed"] for verdict in verdicts.values()), verdicts
+    assert all(verdict["derived"]["scores"]["atol"] > 0 for verdict in verdicts.values())
+
+
+def test_explicit_numbers_replace_derived_ones(wide: Path) -> None:
+    store = Store(wide.parent / "store")
+    table = "\n[tolerate]\nnum_deviations = 1.0\n[validate.int8]\n"
+
+    def failures(text: str, deviations: float) -> list[str]:
+        wide.with_name("own.toml").write_text(wide.read_text() + table.replace("1.0", str(deviations)) + text)
+        made = run(read_plan(wide.with_name("own.toml")), store, "validate")
+        return [failure for verdict in made.verdicts.values() for failure in verdict.read()["failures"]]
+
+    assert failures("", 4.0) == []
+    (said, _) = failures("min_sqnr_db = 200.0\n", 4.0)
+    assert said.startswith("output 'scores' has an SQNR of ")
+    assert "below min_sqnr_db 200; at [" in said
+    (said, _) = failures("atol = 1e-9\n", 4.0)
+    assert "but atol 1e-09 and rtol 0 are allowed" in said
+    assert failures("derived = false\n", 4.0) == []
+
+
+def test_a_calibration_on_shrunk_data_is_caught(wide: Path) -> None:
+    with np.load(wide.with_name("calibration.npz")) as stored:
+        np.savez(wide.with_name("dark.npz"), image=stored["image"] * np.float32(0.5), y=stored["y"])
+    text = wide.read_text().replace('"calibration.npz"', '"dark.npz"')
+    wide.write_text(text + '\n[lint]\nallow = ["range", "overlap"]\n')
+    made = run(read_plan(wide), Store(wide.parent / "store"), "validate")
+    (wrong,) = (verdict.read()["failures"] for v, verdict in made.verdicts.items() if v.precision == "int8")
+    assert any(failure.startswith("ranges are 0.5") for failure in wrong), wrong
+
+
+# On files.
+
+
+def test_the_verb_and_what_validate_makes_of_it(tiny: Path, samples: Samples, command: Command) -> None:
+    model = sound(OnnxModel(tiny / "tiny.onnx"), samples, "tensorrt")
+    kind = ("--precision", "int8", "--simulate", "--data", "many.npz")
+    said = command("tolerate", "tiny.onnx", *kind, "--method", "minmax", "-o", "tolerances.json")
+    assert (said.status, said.out) == (0, "tolerances.json\n"), said.err
+    assert json.loads((tiny / "tolerances.json").read_text())["target"] == "tensorrt"
+    held = ("--tolerances", "tolerances.json")
+    said = command("validate", "tiny.onnx", model.path, *kind, *held)
+    assert said.status == 0, said.err
+    answers(model, samples, "scaled.json", scale=1.2)
+    said = command("validate", answers(OnnxModel(tiny / "tiny.onnx"), samples, "fp32.json").path,
+                   model.path.parent / "scaled.json", "--precision", "int8", *held)  # fmt: skip
+    assert said.status == 5
+    assert "below the " in said.err
+    assert "dB that was derived" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--tolerances", "none.json"), "none.json: cannot be read as tolerances ("),
+        (("--tolerances", "fp32.json"), "fp32.json: is not what `trtforge tolerate` writes; make it with that"),
+        (("--tolerances", "half.json"), "half.json: is for fp16 engines, int8 is judged; derive them for it"),
+        (
+            ("--tolerances", "few.json"),
+            "tolerances: were derived on 24 samples for output 'scores', 192 samples are ju",
+        ),
+    ],
+)
+def test_tolerances_that_do_not_belong(
+    tiny: Path, fp32: OnnxModel, samples: Samples, command: Command, arguments: tuple[str, ...], words: str
+) -> None:
+    answers(fp32, samples, "fp32.json")
+    derived(fp32, samples, Rounding("fp16", "none")).path.rename(tiny / "half.json")
+    few = open_samples(DataSource("data.npz"), samples.specs, Preprocess())
+    derived(fp32, few, INT8["tensorrt"]).path.rename(tiny / "few.json")
+    said = command("validate", "fp32.json", "fp32.json", "--precision", "int8", *arguments)
+    assert said.status == 2, said
+    assert said.err.startswith(f"trtforge: {words}"), said.err
+
+
+def test_what_the_verb_refuses(tiny: Path, command: Command) -> None:
+    for arguments, words in (
+        (("tiny.onnx", "--data", "data.npz"), "-o is missing: name the file to write, such as tolerances.json"),
+        (("tiny.onnx", "-o", "t.json"), "--data is missing: "),
+        (("none.onnx", "-o", "t.json"), "none.onnx: does not exist; give an ONNX file"),
+        (("tiny.onnx", "--data", "data.npz", "-o", "t.json", "--num-draws", 2), "num_draws is 2, but must be at least"),
+    ):
+        said = command("tolerate", *arguments)
+        assert said.status == 2, said
+        assert said.err.startswith(f"trtforge: {words}"), said.err
+    assert not (tiny / "t.json").exists()
+
+
+def test_each_option_is_bounded() -> None:
+    wrong: Any
+    for wrong in ({"num_samples": -1}, {"num_draws": 1}, {"num_deviations": 0.0}, {"seed": -1}, {"num_threads": -1}):
+        with pytest.raises(ConfigError, match="but must be at least"):
+            Tolerate(**wrong)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tolerances_hold_by_default(precision: Precision) -> None:
+    assert Validate().tolerance(precision).derived
