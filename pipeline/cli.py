@@ -40,7 +40,7 @@ VERBS = {
 MODULES = {
     **dict.fromkeys(("run", "pack", "report", "show", "doctor"), "pipeline.runs"),
     **dict.fromkeys(("calibrate", "cast", "quantize"), "pipeline.precision"),
-    **dict.fromkeys(("gate", "baseline"), "pipeline.gating"),
+    **dict.fromkeys(("gate", "baseline"), "pipeline.gate.verbs"),
     "lint": "pipeline.linting",
     "ranges": "pipeline.ranges",
 }

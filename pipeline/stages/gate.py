@@ -10,13 +10,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from pipeline.artifact import Engine
-from pipeline.budget import Budget, budgets_from_texts
 from pipeline.deciding import Outcome
 from pipeline.errors import EXIT_STATUS, CheckFailed, ConfigError, NotDecided
-from pipeline.fresh import Start, check_start, starts
-from pipeline.gate_accuracy import Judging, accuracy_of, check_answers
-from pipeline.gate_case import Case
-from pipeline.gate_checks import (
+from pipeline.gate.accuracy import Judging, accuracy_of, check_answers
+from pipeline.gate.budget import Budget, budgets_from_texts
+from pipeline.gate.case import Case
+from pipeline.gate.checks import (
     Asked,
     Sides,
     check_size,
@@ -26,9 +25,11 @@ from pipeline.gate_checks import (
     unsettled,
     without_baseline,
 )
-from pipeline.gate_energy import check_energy, measure_energy
-from pipeline.gate_record import SCHEMA_VERSION, Check, EngineInfo, Gated
-from pipeline.gate_timing import Fought, bouts_from, checks_from, fight, measured_from, remarks_on
+from pipeline.gate.energy import check_energy, measure_energy
+from pipeline.gate.fresh import Start, check_start, starts
+from pipeline.gate.record import SCHEMA_VERSION, Check, EngineInfo, Gated
+from pipeline.gate.steadiness import Conditions, CpuTimes, Moment, cpu_times, load_from_others, moment, objections
+from pipeline.gate.timing import Fought, bouts_from, checks_from, fight, measured_from, remarks_on
 from pipeline.gauges import why_no_power
 from pipeline.machine import this_machine
 from pipeline.monitor import Monitor
@@ -37,7 +38,6 @@ from pipeline.paired import Pairing
 from pipeline.progress import waiting
 from pipeline.stages.benchmark import MONITOR
 from pipeline.stages.report import data_info
-from pipeline.steadiness import Conditions, CpuTimes, Moment, cpu_times, load_from_others, moment, objections
 
 ROOT = Path("/")
 """Where the machine is looked at; a test points it at a made-up tree."""

@@ -1,0 +1,243 @@
+"""Baselines: an engine that passed its gate, kept whole with its raw latencies and the machine they come from.
+
+Layout, in the store's folder::
+
+    baselines/NAME/baseline.json   what it is, and on which machine it was measured (``Kept``)
+    baselines/NAME/engine/...      the engine itself, and the files of its weights
+    baselines/NAME/samples/*.npz   the raw latencies of the gate that it passed
+    baselines/NAME/SHA256SUMS      of every file, as `sha256sum` reads it
+
+It is published by one rename. The engine is a hard link where it lies in the store, else a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from calibration.filedigest import file_digest
+from pipeline.artifact import Engine
+from pipeline.bundle import SUMS, sums_of
+from pipeline.direct import put, work_folder
+from pipeline.errors import ConfigError, DataError
+from pipeline.gate.checks import digest_of_engine, files_of_engine
+from pipeline.gate.record import SCHEMA_VERSION as GATE_SCHEMA
+from pipeline.gate.record import Check, EngineInfo, Gated, Measured
+from pipeline.machine import Machine, this_machine
+from pipeline.reporting import record_from_json, write_json
+
+SCHEMA_VERSION = 1
+FOLDER, RECORD, GATE_RECORD = "baselines", "baseline.json", "gate.json"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+AGAIN = "set it again from a gate that passed, with `trtforge baseline set`"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """baseline.json."""
+
+    schema_version: int
+    set_on: str
+    """ISO 8601, with the offset from UTC."""
+    gated_on: str
+    engine: EngineInfo
+    """Its path is relative to the baseline's folder."""
+    machine: Machine
+    evaluation_digest: str
+    metric: str
+    checks: tuple[Check, ...]
+    """Of the gate that it passed."""
+    measured: tuple[Measured, ...]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A kept baseline that was checked."""
+
+    folder: Path
+    record: Kept
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, ready to be measured."""
+        info = self.record.engine
+        path = self.folder / info.path
+        return Engine(path, info.backend, min_batch=info.min_batch, max_batch=info.max_batch)
+
+
+def is_variant_name(name: str) -> bool:
+    """Whether ``[gate] baseline`` names a variant of the plan, ``precision@backend``, not a kept baseline."""
+    return "@" in name
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError unless the name can be that of a kept baseline."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"baseline '{name}': is no name; take letters, digits, '.', '_' and '-', such as last-good")
+
+
+def baseline_named(name: str, store: Path) -> Baseline | None:
+    """The kept baseline of that name, checked; None if there is none.
+
+    Raises:
+        ConfigError: the name cannot be one, or it was measured on another machine.
+        DataError: it is damaged.
+    """
+    check_name(name)
+    folder = store / FOLDER / name
+    if not folder.is_dir():
+        return None
+    found = read_baseline(folder)
+    here = this_machine()
+    if differences := here.differences(found.record.machine):
+        raise ConfigError(
+            f"baseline '{name}': was measured on another machine ({'; '.join(differences)}: here against there), and "
+            "runs of different machines are not compared; gate there, or set one that was measured here"
+        )
+    return found
+
+
+def read_baseline(folder: Path) -> Baseline:
+    """A baseline in its folder, every file checked against ``SHA256SUMS``.
+
+    Raises:
+        DataError: a file is missing or is not what was set.
+    """
+    name = folder.name
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"baseline '{name}': {folder / SUMS} cannot be read ({error}); {AGAIN}") from error
+    for line in lines:
+        want, _, file = line.partition("  ")
+        path = folder / file
+        if not path.is_file():
+            raise DataError(f"baseline '{name}': {path} is missing; {AGAIN}")
+        if file_digest(path).hex() != want:
+            raise DataError(f"baseline '{name}': {path} is not what was set (SHA-256 differs); {AGAIN}")
+    try:
+        return Baseline(folder, record_from_json(folder / RECORD, Kept, SCHEMA_VERSION, AGAIN))
+    except ConfigError as error:
+        raise DataError(f"baseline '{name}': {error}") from error
+
+
+def baselines_in(store: Path) -> Iterator[tuple[str, Baseline | DataError]]:
+    """Every baseline that is kept, in the order of names; a damaged one as what is wrong with it."""
+    for folder in sorted((store / FOLDER).glob("*/")):
+        if not NAME.fullmatch(folder.name):
+            continue  # One that is being set.
+        try:
+            yield folder.name, read_baseline(folder)
+        except DataError as error:
+            yield folder.name, error
+
+
+def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool) -> Baseline:
+    """Keep the candidate of a gate that passed.
+
+    Args:
+        name: of the baseline; one of that name is replaced.
+        gate_folder: what `trtforge gate` wrote.
+        store: the store's folder.
+        first: also take a gate that lacks nothing but this baseline.
+
+    Raises:
+        ConfigError: the gate did not pass, or was run on another machine.
+        DataError: the engine or the raw latencies are no longer what was gated.
+    """
+    check_name(name)
+    gated = gated_from_folder(gate_folder)
+    _check_passed(gated, gate_folder, first=first)
+    if differences := this_machine().differences(gated.machine):
+        raise ConfigError(f"{gate_folder}: was gated on another machine ({'; '.join(differences)}); gate it here")
+    info = next(engine for engine in gated.engines if engine.name == gated.candidate)
+    engine = Engine(Path(info.path), info.backend, min_batch=info.min_batch, max_batch=info.max_batch)
+    if not engine.path.is_file() or digest_of_engine(engine.path) != info.digest:
+        what = "is not what was gated" if engine.path.is_file() else "is no longer there"
+        raise DataError(f"{engine.path}: {what}; gate it again, and set the baseline from that")
+    final = store / FOLDER / name
+    with work_folder(final) as work, _alone(final.parent):
+        new = work / "new"
+        for file in files_of_engine(engine.path):
+            _take(file, new / "engine" / file.relative_to(engine.path.parent), store)
+        own = tuple(one for one in gated.measured if one.variant == gated.candidate)
+        for one in own:
+            _take(gate_folder / one.queries_file, new / one.queries_file, store)
+        write_json(_kept(gated, info, own), new / RECORD)
+        (new / SUMS).write_text(sums_of(new), encoding="utf-8")
+        _check_copy(new, engine, info)
+        put(new, final, work)
+    return read_baseline(final)
+
+
+def gated_from_folder(folder: Path) -> Gated:
+    """What `trtforge gate` wrote into a folder; ConfigError if it holds no whole gate.json."""
+    file = folder / GATE_RECORD
+    if not file.is_file():
+        raise ConfigError(f"{folder}: has no {GATE_RECORD}; give the folder that `trtforge gate` wrote")
+    return record_from_json(file, Gated, GATE_SCHEMA, "gate it again")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until nobody else sets a baseline in this folder."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _check_passed(gated: Gated, folder: Path, *, first: bool) -> None:
+    lacking = [check for check in gated.checks if check.outcome != "pass"]
+    wanting = [check for check in lacking if check.outcome == "not decided" and _lacks_baseline(check, gated)]
+    if len(lacking) > len(wanting):
+        left = next(check for check in lacking if check not in wanting)
+        raise ConfigError(
+            f"{folder}: the gate of {gated.candidate} did not pass ({left.budget}: {left.outcome}); a baseline is what "
+            "was good: set one from a gate that passed"
+        )
+    if wanting and not first:
+        raise ConfigError(
+            f"{folder}: the gate of {gated.candidate} was not decided for want of a baseline ({wanting[0].budget}); "
+            "add --first to take it as the first one"
+        )
+
+
+def _lacks_baseline(check: Check, gated: Gated) -> bool:
+    return not gated.baseline and (check.relative or check.budget.partition(" <")[0].endswith("baseline"))
+
+
+def _kept(gated: Gated, info: EngineInfo, measured: tuple[Measured, ...]) -> Kept:
+    return Kept(
+        schema_version=SCHEMA_VERSION,
+        set_on=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        gated_on=gated.created,
+        engine=EngineInfo(**{**vars(info), "path": f"engine/{Path(info.path).name}"}),
+        machine=gated.machine,
+        evaluation_digest=gated.evaluation.digest,
+        metric="" if gated.metric is None else gated.metric.name,
+        checks=gated.checks,
+        measured=measured,
+    )
+
+
+def _take(source: Path, target: Path, store: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not source.is_file():
+        raise DataError(f"{source}: is missing; gate again, and set the baseline from that")
+    if source.resolve().is_relative_to(store.resolve()):
+        with contextlib.suppress(OSError):  # Another disk, or a file system without links.
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+
+
+def _check_copy(new: Path, engine: Engine, info: EngineInfo) -> None:
+    if digest_of_engine(new / "engine" / engine.path.name) != info.digest:
+        raise DataError(f"{engine.path}: changed while it was copied; set the baseline again")

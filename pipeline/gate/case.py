@@ -1,0 +1,116 @@
+"""What a gate is about: the engines, their answers, the baseline, and which budget is about which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from calibration.batches import Samples
+from pipeline.artifact import Engine
+from pipeline.errors import ConfigError
+from pipeline.gate.accuracy import Answers
+from pipeline.gate.budget import Budget
+from pipeline.gate.checks import Asked, Validated
+from pipeline.gate.record import Step
+from pipeline.record import MetricInfo, PlanInfo
+from pipeline.stages.benchmark import Benchmark
+
+
+@dataclass(frozen=True)
+class Known:
+    """The baseline: an engine to measure beside the candidate."""
+
+    name: str
+    engine: Engine
+    set_on: str = ""
+    """When it was set (ISO 8601); empty for an engine that is no kept baseline."""
+    evaluation_digest: str = ""
+    """Of the samples that it was gated on; empty likewise."""
+    p50_ms: Mapping[int, float] = field(default_factory=dict)
+    """By batch size, when it was gated; empty likewise."""
+
+    @property
+    def side(self) -> str:
+        """Its name where it is measured, which no candidate has."""
+        return f"baseline {self.name}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a gate is about."""
+
+    candidate: str
+    """Name of the engine that is judged, where a budget names no other."""
+    engines: Mapping[str, Engine]
+    """The candidate and whatever else budgets may name; not the baseline."""
+    baseline: Known | None
+    no_baseline: str
+    """Why there is none though one was named; empty if there is one, or none was named."""
+    answers: Answers
+    samples: Samples
+    benchmark: Benchmark
+    """Threads, monitor and first batch size are its."""
+    verdicts: Mapping[str, Validated]
+    """By engine; empty where nothing was validated."""
+    metric: MetricInfo | None
+    plan: PlanInfo | None
+    steps: tuple[Step, ...] = ()
+    advice: str = ""
+    notes: tuple[str, ...] = ()
+
+    def asked(self, budgets: Sequence[Budget]) -> tuple[Asked, ...]:
+        """Each budget with the engine that it is about, each once.
+
+        Raises:
+            ConfigError: it names an engine that is not there, or there is no baseline to compare with.
+        """
+        check_budgets(budgets, list(self.engines), has_baseline=bool(self.baseline or self.no_baseline))
+        first = self.benchmark.batch_sizes[0]
+        found = [
+            (
+                one.variant or self.candidate,
+                replace(one, batch_size=one.batch_size or first) if one.quantity.by_batch else one,
+            )
+            for one in budgets
+        ]
+        return tuple(dict.fromkeys(found))
+
+    def remarks(self) -> tuple[str, ...]:
+        """What whoever reads the gate should know of its baseline."""
+        if self.no_baseline:
+            return (f"There is {self.no_baseline}.",)
+        if self.baseline and self.baseline.set_on and self.baseline.evaluation_digest != self.samples.digest():
+            return (
+                f"The evaluation samples or their labels are not those that baseline '{self.baseline.name}' was gated "
+                "on; both engines are judged by today's.",
+            )
+        return ()
+
+    def comparable(self, budget: Budget) -> bool:
+        """Whether what the budget compares with is there."""
+        return self.baseline is not None or not budget.needs_baseline
+
+    def sides(self, asked: Sequence[Asked]) -> dict[str, Engine]:
+        """The engines that budgets are about, the candidate first, and the baseline last."""
+        names = dict.fromkeys([self.candidate, *(name for name, _ in asked)])
+        found = {name: self.engines[name] for name in names}
+        return found | ({} if self.baseline is None else {self.baseline.side: self.baseline.engine})
+
+
+def check_budgets(budgets: Sequence[Budget], names: list[str], *, has_baseline: bool) -> None:
+    """That budgets are about engines that are there.
+
+    Raises:
+        ConfigError: one names another engine, or compares with a baseline where none was named.
+    """
+    from pipeline.plan import nearest  # The plan has the gate's table, so it is not loaded before this.
+
+    for budget in budgets:
+        if budget.variant and budget.variant not in names:
+            raise ConfigError(
+                f"'{budget.text}': there is no variant '{budget.variant}'{nearest(budget.variant, names)}"
+            )
+        if budget.needs_baseline and not has_baseline:
+            raise ConfigError(
+                f"'{budget.text}': there is no baseline to compare with; name one in [gate] baseline or with --baseline"
+            )

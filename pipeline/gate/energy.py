@@ -1,0 +1,82 @@
+"""The budgets of a gate about energy: millijoules per inference, the engines taking turns in blocks of some length.
+
+Not the blocks by which latency is compared: those are shorter than the time between two readings of the power.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from calibration.batches import Samples
+from pipeline import isolate
+from pipeline.deciding import Interval
+from pipeline.gate.checks import Asked, Sides, decided, undecided
+from pipeline.gate.record import Check
+from pipeline.monitor import MIN_READINGS, Readings, block_windows_ns, total_energy
+from pipeline.stages.benchmark import Benchmark, Measured, measure_engines
+from pipeline.timing import Floats, Ints, Queries
+
+NUM_RESAMPLES = 2000
+
+
+def measure_energy(
+    out: Path, sides: Sides, samples: Samples, asked: Sequence[Asked], how: Benchmark
+) -> Measured | None:
+    """Run what budgets about energy ask for, by the benchmark's protocol; None if none asks."""
+    wanted = [one for one in asked if one[1].quantity.kind == "energy"]
+    if not wanted:
+        return None
+    names = {name for name, _ in wanted} | {sides.baseline for _, budget in wanted if budget.relative}
+    engines = {name: engine for name, engine in sides.engines.items() if name in names}
+    stage = replace(how, layers=False, batch_sizes=tuple(dict.fromkeys(budget.batch_size for _, budget in wanted)))
+    stage.check_samples(samples)
+    what = f"energy of {', '.join(engines)}"
+    return isolate.call(out / "energy.log", what, measure_engines, stage, engines, samples)
+
+
+def check_energy(
+    one: Asked, measured: Measured, baseline: str, watched: tuple[Readings, str], confidence: float
+) -> Check:
+    """The check of ``energy_mj``: by bootstrap over blocks, the same blocks for both where it is relative.
+
+    Args:
+        one: the engine and the budget.
+        measured: the queries, and when they ran.
+        baseline: the baseline's name.
+        watched: what the monitor read meanwhile, and why there is no gauge of power, where there is none.
+        confidence: of the interval.
+    """
+    (variant, budget), (readings, why_none) = one, watched
+    times_ns, taken_mj, why = total_energy(readings)
+    if not len(times_ns):
+        return undecided(one, why or why_none, "leave it out, or gate where power is measured")
+    queries = {t.name: t.queries for t in measured.timings if t.batch_size == budget.batch_size}
+    parts = []
+    for name in (variant, *([baseline] if budget.relative else [])):
+        windows = block_windows_ns(queries[name], measured.began_ns)
+        within = sum(int(((times_ns >= begin) & (times_ns <= end)).sum()) for begin, end in windows)
+        if within < MIN_READINGS:
+            why = f"only {within} readings of the power fell into its blocks"
+            return undecided(one, why, "raise min_seconds in [benchmark.protocol]")
+        parts.append(_by_block(queries[name], windows, (times_ns, taken_mj), budget.batch_size))
+    num = len(parts[0][0])
+    picks = np.random.default_rng(0).integers(num, size=(NUM_RESAMPLES, num))
+    drawn = [mj[picks].sum(axis=1) / inferences[picks].sum(axis=1) for mj, inferences in parts]
+    estimates = [float(mj.sum() / inferences.sum()) for mj, inferences in parts]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn[0] / drawn[1] if budget.relative else drawn[0], (tail, 1 - tail))
+    estimate = estimates[0] / estimates[1] if budget.relative else estimates[0]
+    interval = Interval(estimate, float(low), float(high), confidence)
+    return decided(one, interval, "raise min_seconds in [benchmark.protocol]")
+
+
+def _by_block(queries: Queries, windows: Floats, taken: tuple[Ints, Floats], batch_size: int) -> tuple[Floats, Floats]:
+    """The energy of each block, millijoules, and the inferences in it; (num_blocks,) each."""
+    times_ns, taken_mj = taken
+    at = np.interp(windows, times_ns.astype(np.float64), taken_mj)
+    _, counts = np.unique(queries.block, return_counts=True)
+    return at[:, 1] - at[:, 0], (counts * batch_size).astype(np.float64)

@@ -1,0 +1,36 @@
+"""The files of a gate: gate.json, gate.xml (JUnit), gate.md, gate.html and the raw latencies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.gate.junit import junit_from_gated
+from pipeline.gate.record import Gated
+from pipeline.gate.text import summary_from_gated
+from pipeline.reporting import write_json
+
+OWN_FILES = ("gate.json", "gate.xml", "gate.md", "gate.html", "samples")
+"""All that a gate's folder may hold."""
+
+
+def check_html(html: bool) -> None:
+    """Raise Unavailable if a page is asked for that cannot be drawn here, before an hour of work."""
+    if html:
+        from pipeline.page import check_drawable
+
+        check_drawable("gate.html (or write html = false)")
+
+
+def write_gate(gated: Gated, folder: Path, *, html: bool) -> None:
+    """Write all of them; the raw latencies are there already.
+
+    Raises:
+        Unavailable: ``html`` is asked for and jinja2 or matplotlib is not installed.
+    """
+    write_json(gated, folder / "gate.json")
+    (folder / "gate.xml").write_text(junit_from_gated(gated), encoding="utf-8")
+    (folder / "gate.md").write_text(summary_from_gated(gated), encoding="utf-8")
+    if html:
+        from pipeline.gate.page import html_from_gated
+
+        (folder / "gate.html").write_text(html_from_gated(gated, folder), encoding="utf-8")

@@ -1,0 +1,209 @@
+"""The verbs `gate` and `baseline`: may this engine ship, and what was last good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.arguments import (
+    BACKEND,
+    STORE,
+    data_options,
+    engine_from,
+    given_options,
+    is_plan,
+    needed,
+    output_option,
+    samples_from,
+    specs_of,
+)
+from pipeline.direct import check_replaceable, put, stage_from_options, stage_options, work_folder
+from pipeline.errors import CheckFailed, ConfigError, NotDecided
+from pipeline.gate.baseline import Baseline, baseline_named, baselines_in, read_baseline, set_baseline
+from pipeline.gate.case import Case, Known
+from pipeline.gate.files import OWN_FILES, check_html, write_gate
+from pipeline.gate.record import Gated
+from pipeline.gate.sources import Direct, case_from_engines, case_from_plan, check_gate, known_from
+from pipeline.gate.text import print_gated, reasons
+from pipeline.plan import Plan
+from pipeline.stages.gate import Gate
+from pipeline.stages.validate import Judge
+
+BESIDE_A_PLAN = ("--candidate", "--baseline", "--budget", "-o", "--store")
+REPLACES = "{} is there, but a gate replaces its folder as a whole"
+
+
+@click.command()
+@click.argument("plan", type=Path, required=False)
+@click.option("--candidate", default="", help="a variant of the plan; without a plan, the engine that is to ship")
+@click.option("--baseline", default="", help="a kept baseline, a variant of the plan, or without a plan an engine")
+@click.option("--budget", "budgets", multiple=True, help="such as 'p50_ms <= 1.03 x baseline'; repeatable")
+@click.option("--reference", type=Path, help="the FP32 model (ONNX) that metric_drop and agreement compare with")
+@click.option("--metric", default="", help="top1, top5, mae, cosine, auc or module:function")
+@click.option("--metric-output", default="", help="the output that the metric reads, where there are several")
+@click.option("--num-threads", default=0, show_default=True, help="threads of a runtime on the CPU; 0: its own choice")
+@BACKEND
+@data_options
+@stage_options(Gate, "candidate", "baseline", "budgets", "folder", "pays")
+@output_option("the folder to write  [default: trtforge-gate]")
+@STORE
+def gate(plan: Path | None, **given: Any) -> None:
+    """Decide whether the candidate of PLAN.toml, or the engine --candidate, may ship: by budgets, with intervals.
+
+    It takes turns with its baseline in one measurement. gate.json, gate.xml (JUnit), gate.md and gate.html say why.
+    Exit status 0 if all budgets are kept, 5 if one is broken, 6 if one cannot be decided here.
+    """
+    if plan is None:
+        gated, folder = _gate_engines(given)
+    elif is_plan(plan):
+        gated, folder = _gate_plan(plan, given)
+    else:
+        raise ConfigError(f"{plan}: is no plan (.toml); to gate an engine without one, write --candidate {plan}")
+    print_gated(gated, Console())
+    click.echo(folder)
+    said = f"{gated.candidate}: {'; '.join(reasons(gated))}"
+    if gated.outcome == "fail":
+        raise CheckFailed(f"must not ship: {said}")
+    if gated.outcome == "not decided":
+        raise NotDecided(f"not decided: {said}")
+
+
+def _gate_plan(path: Path, given: dict[str, Any]) -> tuple[Gated, Path]:
+    from pipeline.planned import run_plan
+
+    if beside := [flag for flag in given_options() if flag not in BESIDE_A_PLAN]:
+        raise ConfigError(f"{beside[0]}: has no effect beside a plan; write it into {path}, or give --candidate ENGINE")
+
+    def changed(plan: Plan) -> Plan:
+        own = plan.gate
+        stage = replace(
+            own,
+            candidate=given["candidate"] or own.candidate,
+            baseline=given["baseline"] or own.baseline,
+            budgets=(*own.budgets, *given["budgets"]),
+        )
+        found = replace(plan, gate=stage)
+        check_html(found.gate.html)
+        check_gate(found, given["store"])
+        check_replaceable(_folder(found, given), OWN_FILES, f"[gate] folder: {REPLACES}")
+        return found
+
+    plan, store, made = run_plan(path, given["store"], "gate", changed)
+    folder = _folder(plan, given)
+    case = case_from_plan(plan, store, made)
+    return _decide(plan.gate, case, folder, f"{path}: [gate] budgets"), folder
+
+
+def _folder(plan: Plan, given: dict[str, Any]) -> Path:
+    chosen: Path | None = given["output"]
+    return plan.resolved(plan.gate.folder) if chosen is None else chosen
+
+
+def _gate_engines(given: dict[str, Any]) -> tuple[Gated, Path]:
+    wanted = needed(given.pop("candidate"), "--candidate", "name the engine that is to ship, or give a PLAN.toml")
+    folder: Path = given.pop("output") or Path(Gate().folder)
+    check_replaceable(folder, OWN_FILES, f"-o: {REPLACES}")
+    budgets, named, backend = given.pop("budgets"), given.pop("baseline"), given["backend"]
+    stage = replace(stage_from_options(Gate(), given), budgets=budgets, baseline=named)
+    stage.read_budgets("--budget")
+    check_html(stage.html)
+    candidate = engine_from(Path(wanted), backend, False)
+    known: Known | None = None
+    why = ""
+    if named and Path(named).is_file():
+        known = Known(Path(named).name, engine_from(Path(named), backend, False))
+    elif named:
+        known, why = known_from(baseline_named(named, given["store"]), named, given["store"])
+    reference = engine_from(given["reference"], "onnxruntime", False) if given["reference"] else None
+    judge = Judge(given["metric"], given["metric_output"], Path())
+    direct = Direct(
+        candidate, known, why, reference, samples_from(given, specs_of(candidate)), judge, given["num_threads"]
+    )
+    with work_folder(folder) as work:
+        case = case_from_engines(work, direct, stage)
+        return _decide(stage, case, folder, "--budget"), folder
+
+
+def _decide(stage: Gate, case: Case, folder: Path, where: str) -> Gated:
+    """Run the stage, and put its folder where the user wants it by one rename."""
+    with work_folder(folder) as work:
+        out = work / "out"
+        out.mkdir()
+        gated = stage(out, case, stage.read_budgets(where))
+        write_gate(gated, out, html=stage.html)
+        for log in out.glob("*.log"):
+            log.unlink()
+        put(out, folder, work)
+    return gated
+
+
+@click.group()
+def baseline() -> None:
+    """Keep the engine that passed its gate, to hold later ones against; show what is kept.
+
+    `[gate] baseline = "last-good"`, or --baseline last-good, measures it in turns with the candidate.
+    """
+
+
+@baseline.command("set")
+@click.argument("name")
+@click.argument("folder", type=Path)
+@click.option("--first", is_flag=True, help="also take a gate that lacked nothing but a baseline")
+@STORE
+def set_(name: str, folder: Path, first: bool, store: Path) -> None:
+    """Keep the candidate of the gate in FOLDER, which passed, as the baseline NAME; one of that name is replaced."""
+    click.echo(set_baseline(name, folder, store, first=first).folder)
+
+
+@baseline.command()
+@click.argument("name")
+@STORE
+def show(name: str, store: Path) -> None:
+    """Print what the baseline NAME is, where it was measured, and what it was held to."""
+    found = _kept(name, store)
+    record = found.record
+    engine = record.engine
+    for line in (
+        f"{name}: {engine.name}, {engine.backend}, SHA-256 {engine.digest}",
+        f"set {record.set_on}, gated {record.gated_on}",
+        f"on {record.machine.describe()}",
+        *(f"{check.outcome}: {check.sentence}" for check in record.checks),
+        str(found.engine.path),
+    ):
+        click.echo(line)
+
+
+@baseline.command("list")
+@STORE
+def list_(store: Path) -> None:
+    """Print the names of all baselines that are kept, what they are, and since when."""
+    table = Table("baseline", "engine", "set", "whole", box=None, pad_edge=False)
+    for name, found in baselines_in(store):
+        if isinstance(found, Baseline):
+            table.add_row(Text(name), Text(found.record.engine.name), found.record.set_on, "yes")
+        else:
+            table.add_row(Text(name), "–", "–", Text(str(found)))
+    if not table.rows:
+        click.echo(f"trtforge: no baseline is kept in {store}; set one with `trtforge baseline set`", err=True)
+        return
+    Console().print(table)
+
+
+def _kept(name: str, store: Path) -> Baseline:
+    from pipeline.plan import nearest
+
+    names: Sequence[str] = [one for one, _ in baselines_in(store)]
+    if name not in names:
+        close = nearest(name, list(names)) if names else "; set one with `trtforge baseline set`"
+        raise ConfigError(f"baseline '{name}': is not kept in {store}{close}")
+    return read_baseline(store / "baselines" / name)
+
+
+__all__: list[Any] = ["baseline", "gate"]

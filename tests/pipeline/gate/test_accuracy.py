@@ -1,0 +1,116 @@
+"""The budgets about answers: intervals that hold, and what is said where they mean nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pipeline.artifact import Outputs
+from pipeline.comparison import write_outputs
+from pipeline.errors import ConfigError
+from pipeline.gate.accuracy import Answers, Judging, accuracy_of, check_answers
+from pipeline.gate.budget import budget_from_text
+from pipeline.stages.validate import Judge, LabelFile
+
+
+def outputs(path: Path, classes: npt.NDArray[np.int64]) -> Outputs:
+    """Scores (N, 3) whose arg max are these classes."""
+    write_outputs(path, "made up", [{"scores": np.eye(3, dtype=np.float32)[classes]}])
+    return Outputs(path)
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Answers:
+    """300 samples: FP32 is right on all, the engine wrong on 30, the baseline on 15 of these."""
+    labels = np.arange(300) % 3
+    ours, before = labels.copy(), labels.copy()
+    ours[:30] = (labels[:30] + 1) % 3
+    before[:15] = (labels[:15] + 1) % 3
+    np.savez(tmp_path / "labels.npz", y=labels)
+    return Answers(
+        {"int8": outputs(tmp_path / "ours.json", ours)},
+        outputs(tmp_path / "fp32.json", labels),
+        outputs(tmp_path / "before.json", before),
+        Judge("top1", "", Path()),
+        LabelFile(tmp_path / "labels.npz", "y"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "estimate", "outcome"),
+    [
+        ("metric >= 0.8", 0.9, "pass"),
+        ("metric >= 0.9", 0.9, "not decided"),
+        ("metric >= 0.97", 0.9, "fail"),
+        ("metric_drop <= 0.2", 0.1, "pass"),
+        ("metric_drop <= 0.11", 0.1, "not decided"),
+        ("metric_drop <= 0.01", 0.1, "fail"),
+        ("metric_drop from baseline <= 0.1", 0.05, "pass"),
+        ("metric_drop from baseline <= 0.005", 0.05, "fail"),
+        ("agreement >= 0.8", 0.9, "pass"),
+        ("agreement >= 0.97", 0.9, "fail"),
+        ("agreement with baseline >= 0.9", 0.95, "pass"),
+    ],
+)
+def test_each_outcome(answers: Answers, text: str, estimate: float, outcome: str) -> None:
+    check = check_answers(answers, Judging(0.99, sampled=True), ("int8", budget_from_text(text, "")))
+    assert check.estimate == pytest.approx(estimate)
+    assert check.outcome == outcome
+    assert check.low is not None
+    assert check.high is not None
+    assert check.low < estimate < check.high
+    bisected = outcome == "fail" and text.startswith(("metric_drop <=", "agreement >="))
+    assert bool(check.advice) == (outcome == "not decided" or bisected)
+
+
+def test_samples_that_stand_for_themselves_are_exact(answers: Answers) -> None:
+    for text, outcome in (("metric >= 0.9", "pass"), ("metric_drop <= 0.0999", "fail"), ("agreement >= 0.9", "pass")):
+        check = check_answers(answers, Judging(0.99, sampled=False), ("int8", budget_from_text(text, "")))
+        assert (check.outcome, check.low, check.high) == (outcome, check.estimate, check.estimate)
+
+
+def test_the_numbers_of_an_engine(answers: Answers) -> None:
+    found = accuracy_of(answers, "int8")
+    assert (found.metric, found.reference_metric, found.baseline_metric, found.agreement) == (0.9, 1.0, 0.95, 0.9)
+
+
+def test_nothing_to_compare_with(answers: Answers) -> None:
+    alone = Answers(answers.engines, None, None, answers.judge, answers.labelled)
+    with pytest.raises(ConfigError, match=r"no answers of FP32.*or write 'metric_drop from baseline <= 0\.01'"):
+        check_answers(alone, Judging(0.99, sampled=True), ("int8", budget_from_text("metric_drop <= 0.01", "")))
+    blind = Answers(answers.engines, answers.reference, None, Judge("", "", Path()), answers.labelled)
+    with pytest.raises(ConfigError, match=r"there is no metric; name one in \[data\] metric, or with --metric"):
+        check_answers(blind, Judging(0.99, sampled=True), ("int8", budget_from_text("metric >= 0.9", "")))
+    assert accuracy_of(blind, "int8").metric is None
+
+
+def test_how_many_samples_would_decide(answers: Answers) -> None:
+    judging = Judging(0.99, sampled=True)
+    check = check_answers(answers, judging, ("int8", budget_from_text("agreement >= 0.88", "")))
+    assert check.outcome == "not decided"
+    assert check.low is not None
+    needed = 300 * ((0.9 - check.low) / 0.02) ** 2
+    assert check.advice == (
+        f"about {float(f'{needed:.2g}'):,.0f} evaluation samples such as these 300 would decide; or judge these alone "
+        "with sampled = false"
+    )
+    on_it = check_answers(answers, judging, ("int8", budget_from_text("agreement >= 0.9", "")))
+    assert on_it.advice.startswith("it lies on the bound")
+
+
+def test_a_drop_has_the_exact_test_beside_it(answers: Answers) -> None:
+    check = check_answers(answers, Judging(0.99, sampled=True), ("int8", budget_from_text("metric_drop <= 0.01", "")))
+    assert check.sentence.endswith(
+        "; of the samples on which one alone is right, 30 are the other's and 0 its own (McNemar's exact p 1.9e-09)"
+    )
+
+
+def test_no_difference_on_few_samples_is_no_proof(answers: Answers) -> None:
+    same = replace(answers, engines={"int8": answers.reference or Outputs(Path())})
+    check = check_answers(same, Judging(0.99, sampled=True), ("int8", budget_from_text("metric_drop <= 0.001", "")))
+    assert check.estimate == 0
+    assert check.outcome == "not decided", "300 equal samples leave room for one in a thousand"
