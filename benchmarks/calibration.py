@@ -332,6 +332,10 @@ def against_targets(costs: dict[tuple[str, int], dict[str, list[Cost]]]) -> list
             else:
                 cells.append(f"{ratio(found[other], found[OURS]):.2f} (at least {goal})")
         lines.append(f"| {what} | " + " | ".join(cells) + " |")
+    for other, what in (("ort", "ONNX Runtime's"), ("modelopt", "ModelOpt's")):
+        both = [(found.get(other), found.get("plain")) for found in small.values()]
+        cells = [f"{ratio(theirs, plain):.2f}" if theirs and plain else "not measured" for theirs, plain in both]
+        lines.append(f"| {what} cost in plain passes, the most that one pass can reach | {' | '.join(cells)} |")
     return lines
 
 
