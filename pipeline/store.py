@@ -18,6 +18,7 @@ import ast
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -74,16 +75,27 @@ def sources_of(module: str) -> list[Path]:
         if name.split(".")[0] not in PACKAGES or not file.is_file() or file in found:
             continue
         found.add(file)
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                queue += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names = {alias.name for alias in node.names}
-                modules = {path.stem for path in ROOT.joinpath(*node.module.split(".")).glob("*.py")}
+        for package, names in _imports_in(file.read_text(encoding="utf-8")):
+            if not package:
+                queue += names
+            elif package.split(".")[0] in PACKAGES:
+                modules = {path.stem for path in ROOT.joinpath(*package.split(".")).glob("*.py")}
                 taken = names if names <= modules else names | modules
-                queue += [node.module, *(f"{node.module}.{name}" for name in taken)]
+                queue += [package, *(f"{package}.{name}" for name in taken)]
     found.update(file for folder in {file.parent for file in found} for file in folder.glob("*.c"))
     return sorted(found)
+
+
+@functools.cache
+def _imports_in(source: str) -> tuple[tuple[str, frozenset[str]], ...]:
+    """What source text imports, anywhere in it: from which package ("" for whole modules), which names."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            package = "" if isinstance(node, ast.Import) else node.module or ""
+            if isinstance(node, ast.Import) or package:
+                found.append((package, frozenset(alias.name for alias in node.names)))
+    return tuple(found)
 
 
 def source_digest(module: str) -> str:
