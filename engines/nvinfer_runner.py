@@ -30,6 +30,8 @@ NUM_SETTING_UP = 2
 NUM_UNTOLD = 3
 """Runs before times of layers are told."""
 AS_USUAL = GpuUse()
+TO_PROFILE = GpuUse(cuda_graph=False, count_memory=True)
+"""Layers have times outside of graphs alone."""
 
 
 def _trusting(_engine: Path) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from engines import capability, cuda, nvinfer
 from engines.contract import Array, BuildOptions, EngineRecord, GpuUse, LayerTimes, Placement, Runner
 from engines.errors import Unavailable
 from engines.inspection import Inspection, inspected
-from engines.nvinfer_runner import AS_USUAL, NvinferRunner
+from engines.nvinfer_runner import AS_USUAL, TO_PROFILE, NvinferRunner
 from engines.onnx_model import OnnxModelFacts, refuse_targets
 from engines.preflight import check_plan_here
 
@@ -74,7 +74,7 @@ def load(engine: Path, *, num_threads: int, use: GpuUse = AS_USUAL) -> Runner:
 
 def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
     """By TensorRT's profiler, without CUDA graphs; memory by an allocator that counts."""
-    with _runner(engine, GpuUse(cuda_graph=False, count_memory=True)) as runner:
+    with _runner(engine, TO_PROFILE) as runner:
         return runner.layer_times(feed, num_runs)
 
 

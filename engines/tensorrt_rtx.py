@@ -14,7 +14,7 @@ from engines import capability, cuda, nvinfer
 from engines.contract import Array, BuildOptions, EngineRecord, GpuUse, LayerFacts, LayerTimes, Placement, Runner
 from engines.errors import EngineError, Unavailable
 from engines.inspection import Inspection
-from engines.nvinfer_runner import AS_USUAL, NvinferRunner
+from engines.nvinfer_runner import AS_USUAL, TO_PROFILE, NvinferRunner
 from engines.onnx_model import OnnxModelFacts
 from engines.plan_text import PlanProducts, plan_products
 from engines.preflight import check_plan_here
@@ -79,7 +79,7 @@ def load(engine: Path, *, num_threads: int, use: GpuUse = AS_USUAL) -> Runner:
 
 def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
     """By TensorRT's profiler, without CUDA graphs; memory by an allocator that counts."""
-    with _runner(engine, GpuUse(cuda_graph=False, count_memory=True)) as runner:
+    with _runner(engine, TO_PROFILE) as runner:
         return runner.layer_times(feed, num_runs)
 
 

@@ -91,10 +91,9 @@ def _imports_in(source: str) -> tuple[tuple[str, frozenset[str]], ...]:
     """What source text imports, anywhere in it: from which package ("" for whole modules), which names."""
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            package = "" if isinstance(node, ast.Import) else node.module or ""
-            if isinstance(node, ast.Import) or package:
-                found.append((package, frozenset(alias.name for alias in node.names)))
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module):
+            package = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            found.append((package, frozenset(alias.name for alias in node.names)))
     return tuple(found)
 
 
