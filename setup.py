@@ -1,6 +1,14 @@
-"""The one thing that setup.cfg cannot say: a C file, which is compiled where there is a compiler."""
+"""What setup.cfg cannot say: a C file, compiled where there is a compiler; which Python it takes, in a sentence."""
+
+import sys
 
 from setuptools import Extension, setup
+
+if sys.version_info < (3, 10):  # noqa: UP036  # Else pip lists every release of numpy that is for a newer one.
+    sys.exit(
+        f"trtforge: this is Python {sys.version_info[0]}.{sys.version_info[1]}, 3.10 is the oldest that works; on "
+        "JetPack 5 see docs/jetson.md, elsewhere take a newer one"
+    )
 
 setup(
     ext_modules=[

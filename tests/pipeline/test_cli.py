@@ -6,6 +6,7 @@ When options change on purpose, renew the frozen text with
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import pty
@@ -43,6 +44,25 @@ def batches():
         yield {"image": random.normal(size=(4, 4, 8, 8)).astype(np.float32)}
 """
 """Data that stands still in the middle of the stage that reads it, until there is a file `go`."""
+
+
+OLD_PYTHON = """
+import runpy, sys
+sys.version_info = (3, 8, 10, "final", 0)
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+"""A file, run as JetPack 5's Python would."""
+
+
+@pytest.mark.parametrize(("file", "status"), [("pipeline/__main__.py", 3), ("setup.py", 1)])
+def test_an_older_python_is_one_sentence(file: str, status: int) -> None:
+    ast.parse((ROOT / file).read_text(), feature_version=(3, 8))
+    done = subprocess.run(
+        [sys.executable, "-c", OLD_PYTHON, ROOT / file], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status
+    assert done.stderr.startswith("trtforge: this is Python 3.8, 3.10 is the oldest that works; on JetPack 5 see docs/")
+    assert done.stderr.count("\n") == 1
 
 
 def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:

@@ -347,11 +347,15 @@ def test_the_script_on_a_damaged_bundle(command: Command, plan: Path) -> None:
 def test_the_script_with_the_python_of_jetpack_5(tmp_path: Path) -> None:
     (tmp_path / "bundle.tar").write_bytes(b"")
     python = tmp_path / "python3.8"
-    python.write_text("#!/bin/sh\nexit 1\n")
+    python.write_text('#!/bin/sh\ncase "$2" in *print*) echo 3.8;; *) exit 1;; esac\n')
     python.chmod(0o755)
     done = on_jetson(tmp_path / "bundle.tar", PYTHON=str(python))
     assert done.returncode == 3
-    assert "is missing or older than Python 3.10; on JetPack 5 see docs/jetson.md" in done.stderr
+    assert "is Python 3.8, 3.10 is the oldest that works; JetPack 5 makes its TensorRT for 3.8 alone: " in done.stderr
+    assert "flash JetPack 6 (Orin), build bindings for 3.10, or build by trtexec, unchecked (docs/" in done.stderr
+    done = on_jetson(tmp_path / "bundle.tar", PYTHON=str(tmp_path / "none"))
+    assert done.returncode == 3
+    assert done.stderr.endswith("none: is no Python that runs; name one with PYTHON=\n")
 
 
 @pytest.mark.slow
