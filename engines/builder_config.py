@@ -32,6 +32,8 @@ def configure(trt: Any, found: Capability, config: Any, options: BuildOptions, w
         config.builder_optimization_level = options.optimization_level
     if not found.ahead_of_time:  # Without it the engine's inspector knows layers by name alone.
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if found.profile_sharing and not config.get_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806):
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)  # 8.6: so that streams can share one.
     if found.progress:
         config.progress_monitor = progress_monitor(trt, options.progress)
     if found.timing_cache and options.timing_cache is not None:

@@ -124,6 +124,7 @@ class Lane:
         self._copies_in = self._copies_out = ()
         while self._ports:
             self._ports.popitem()[1].device.free()
+        self._views_in, self._views_out = (), ()
         # In this order, and while the GPU's context is current: TensorRT's objects free memory of the GPU as they go.
         self._queue = _nothing
         self._context, self._events, self.stream = None, (), None
@@ -252,8 +253,7 @@ class Lane:
         if profile != self._profile:
             if not self._context.set_optimization_profile_async(profile, self.stream.handle):
                 raise EngineError(
-                    f"{self._io.path}: optimization profile {profile} cannot be used ({self._why()}); some versions "
-                    "want one for each stream: take num_streams = 1, or build with as many profiles"
+                    f"{self._io.path}: optimization profile {profile} cannot be used ({self._why()}); build it again"
                 )
             self._gpu.wait(self.stream)
             self._profile = profile

@@ -64,7 +64,7 @@ class NvinferRunner:
         self._free_before_mib: float = 0
         self._memory_mib: float | None = None
         self._runtime: Any = None
-        self._engine: Any = None
+        self._engines: list[Any] = []
         self._allocator: Any = None
 
     def __enter__(self) -> NvinferRunner:
@@ -86,7 +86,8 @@ class NvinferRunner:
         self._last = None
         while self._lanes:
             self._lanes.pop().close()
-        self._engine = self._runtime = self._allocator = None
+        self._engines.clear()
+        self._runtime = self._allocator = None
         self._gpu.__exit__(kind, error, trace)
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
@@ -123,6 +124,8 @@ class NvinferRunner:
         """As the contract says."""
         times = None if self._last is None else self._last.times()
         notes = dict.fromkeys(note for lane in self._lanes for note in lane.notes)
+        if (number := len(self._engines)) > 1:
+            notes[f"The engine is loaded {number} times, for its {number} streams cannot share a profile."] = None
         return RunnerFacts(times, self._memory_mib, tuple(notes))
 
     def layer_times(self, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
@@ -177,21 +180,31 @@ class NvinferRunner:
             data = self._path.read_bytes()
         except OSError as error:
             raise EngineError(f"{self._path}: cannot be read ({error}); build it again") from error
-        engine = self._engine = runtime.deserialize_cuda_engine(data)
-        if engine is None:
-            raise _refused(self._path, self._tail.text())
+        engine = self._deserialized(data)
         io = io_of(trt, engine, self._path)
         self.inputs, self.outputs = io.inputs, io.outputs
         self._check = FeedCheck(self._path, self.inputs)
         wants_graph = self._use.cuda_graph and self._record.get("options", {}).get("cuda_graph", True)
         for _ in range(self._use.num_streams):
-            context = _context_of(trt, engine, with_graph=wants_graph)
-            if context is None:
-                raise OutOfMemory(
-                    f"{self._path}: no execution context ({self._tail.text()}); is the GPU's memory full?"
-                )
+            context = self._context(data, with_graph=wants_graph)
             with_graph = wants_graph and not has_own_graphs(trt)
             self._lanes.append(Lane(self._gpu, io, context, self._tail.text, with_graph=with_graph))
+
+    def _deserialized(self, data: bytes) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(data)
+        if engine is None:
+            raise _refused(self._path, self._tail.text())
+        self._engines.append(engine)
+        return engine
+
+    def _context(self, data: bytes, *, with_graph: bool) -> Any:
+        """An execution context with a profile; of a further engine where the profiles of those before are taken."""
+        context = _context_of(self._trt, self._engines[-1], with_graph=with_graph)
+        if context is not None and context.active_optimization_profile < 0:  # 8.5; 8.6, unless told to share.
+            context = _context_of(self._trt, self._deserialized(data), with_graph=with_graph)
+        if context is None:
+            raise OutOfMemory(f"{self._path}: no execution context ({self._tail.text()}); is the GPU's memory full?")
+        return context
 
 
 def _context_of(trt: Any, engine: Any, *, with_graph: bool) -> Any:

@@ -31,10 +31,12 @@ LIKE_8 = {
     "dla": True,
     "external_kernels": True,
     "core_without_libraries": True,
+    "profile_sharing": True,
 }
 LIKE_10 = LIKE_8 | {"strong_typing": True, "stripped": True, "progress": True, "core_without_libraries": False}
 LATE_10 = LIKE_10 | {"hardware": ["same_compute_capability", "ampere_plus"]}
 LIKE_11 = LATE_10 | {"explicit_batch": False, "weak_typing": False, "native_int8": False, "external_kernels": False}
+LIKE_11 |= {"profile_sharing": False}
 NOT_RTX = {"dla", "timing_cache", "stripped", "version_compatible"}
 RTX = LIKE_11 | {"name": "tensorrt_rtx", "ahead_of_time": True, "hardware": []} | dict.fromkeys(NOT_RTX, False)
 
@@ -43,7 +45,7 @@ GENERATIONS: dict[str, dict[str, Any]] = {
     "10.3.0": LIKE_10,
     "10.16.1.11": LATE_10,
     "11.4.0.106": LIKE_11,
-    "rtx-1.4.0.76": RTX | {"explicit_batch": True},
+    "rtx-1.4.0.76": RTX | {"explicit_batch": True, "profile_sharing": True},
 }
 
 

@@ -14,7 +14,7 @@ from engines.contract import DYNAMIC, DeviceTimes, GpuUse, LayerFacts, LayerTime
 from engines.errors import EngineError, OutOfMemory, Unavailable
 from engines.nvinfer import logger
 from engines.nvinfer_runner import NUM_UNTOLD, NvinferRunner
-from tests.engines.pretended import PretendedContext, PretendedGpu, feed, pretended_trt, runner_of
+from tests.engines.pretended import ONE_PROFILE, PretendedContext, PretendedGpu, feed, pretended_trt, runner_of
 
 PLAIN = GpuUse(cuda_graph=False)
 SPLIT = (((1, 2), (1, 2), (2, 2)), ((3, 2), (4, 2), (8, 2)))
@@ -134,17 +134,54 @@ def test_shapes_that_no_profile_holds(gpu: PretendedGpu, tmp_path: Path) -> None
         runner.infer(feed(9))
 
 
-def test_a_profile_that_another_stream_has(gpu: PretendedGpu, tmp_path: Path) -> None:
-    """As on TensorRT 8.5, where a second context has no profile, and may not have the first one's."""
+class Unique:
+    """An engine of TensorRT 8.5: a profile is for one context alone, and a second context begins without any."""
 
-    class Second(PretendedContext):
-        def __init__(self, gpu: PretendedGpu) -> None:
-            super().__init__(gpu)
-            self.active_optimization_profile, self.takes_profiles = -1, False
+    def __init__(self, gpu: PretendedGpu, num_free: int = 1) -> None:
+        self.gpu, self.num_free = gpu, num_free
 
-    contexts = iter((PretendedContext(gpu), Second(gpu)))
-    runner = runner_of(gpu, tmp_path, pretended_trt(gpu, lambda: next(contexts)), GpuUse(num_streams=2))
-    with pytest.raises(EngineError, match=r"profile 0 cannot be used .*: take num_streams = 1"), runner:
+    def create_execution_context(self) -> PretendedContext:
+        context = PretendedContext(self.gpu)
+        if not self.num_free:
+            context.active_optimization_profile, context.takes_profiles = -1, False
+        self.num_free = max(self.num_free - 1, 0)
+        return context
+
+
+def loading(trt: ModuleType, gpu: PretendedGpu, num_free: int = 1) -> list[Unique]:
+    """Let each deserialized engine have contexts of its own; the engines, as they come."""
+    loaded: list[Unique] = []
+    parts = vars(trt.Runtime(None).deserialize_cuda_engine(b"plan"))
+    gpu.calls.clear()
+
+    def load(data: bytes) -> Any:
+        loaded.append(Unique(gpu, num_free))
+        return SimpleNamespace(**parts | {"create_execution_context": loaded[-1].create_execution_context})
+
+    vars(trt)["Runtime"] = lambda log: SimpleNamespace(deserialize_cuda_engine=load)
+    return loaded
+
+
+@pytest.mark.parametrize("profiles", [ONE_PROFILE, SPLIT])
+def test_streams_that_cannot_share_a_profile_have_an_engine_each(
+    gpu: PretendedGpu, tmp_path: Path, profiles: tuple[Any, ...]
+) -> None:
+    trt = pretended_trt(gpu, lambda: PretendedContext(gpu), profiles)
+    loaded = loading(trt, gpu)
+    feeds = [{"x": np.full((2, 2), number, np.float32)} for number in range(5)]
+    with runner_of(gpu, tmp_path, trt, GpuUse(num_streams=3)) as runner:
+        assert [outputs["y"][0, 0] for outputs in runner.infer_all(feeds)] == [0, 2, 4, 6, 8]
+        assert runner.facts().notes == ("The engine is loaded 3 times, for its 3 streams cannot share a profile.",)
+    assert len(loaded) == 3
+    assert gpu.calls.count("free") == 6
+
+
+def test_a_context_that_gets_no_profile_at_all(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    loading(trt, gpu, num_free=0)
+    with (
+        pytest.raises(EngineError, match=r"profile 0 cannot be used \(it gave no reason\); build it again"),
+        runner_of(gpu, tmp_path, trt),
+    ):
         pytest.fail("it cannot be entered")
     assert gpu.calls.count("free") == sum(call.startswith("allocate") for call in gpu.calls)
     assert gpu.calls[-1] == "exit"
