@@ -5,7 +5,8 @@ Usage: python -m benchmarks.gpu_beside --backend NAME --onnx FP32.onnx --engine 
 
 On each plan: our runner with and without CUDA graphs, and Polygraphy's TrtRunner, whose answers are held to ours; ONNX
 Runtime's CUDA provider on the FP32 model; where `trtexec` is installed, its own latency on the same plan, from a
-process of its own (no copies of arrays in Python, CUDA graphs on). What is not there is written down as missing.
+process of its own (no copies of arrays in Python, CUDA graphs on). What is not there, or fails, is written down as
+missing, and why; what is done so far stands in FILE at any moment.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import numpy as np
 
 from engines import backend, cuda
 from engines.contract import DYNAMIC, Array, GpuUse, TensorSpec
+from engines.errors import EngineError
 from engines.nvinfer_runner import NvinferRunner
 from pipeline.timing import Candidate, Protocol, measure
 
@@ -48,7 +50,7 @@ class Way:
 
 
 class Missing(Exception):
-    """What another's runner lacks to be timed here."""
+    """What a runner lacks to be timed here."""
 
 
 def drawn(inputs: tuple[TensorSpec, ...], batch: int) -> dict[str, Array]:
@@ -112,12 +114,14 @@ def beside(name: str, engine: tuple[str, Path], model: Path, batch: int, seconds
             "polygraphy": partial(polygraphys, name, plan),
             "ONNX Runtime CUDA, fp32": partial(onnx_runtimes, model),
         }
+        wanted = ways[0].infer(feed)
         for title, opened in others.items():
             try:
                 ways.append(Way(title, stack.enter_context(opened())))
-            except Missing as reason:
-                rows.append({"engine": what, "batch": batch, "way": title, "missing": str(reason)})
-        wanted = ways[0].infer(feed)
+                ways[-1].infer(feed)
+            except Exception as error:  # noqa: BLE001  # Theirs have no common base, and ours shall be timed all the same.
+                ways = [way for way in ways if way.name != title]
+                rows.append({"engine": what, "batch": batch, "way": title, "missing": _reason(error)})
         apart = {way.name: _most_apart(way.infer(feed), wanted) for way in ways}
         protocol = Protocol(min_seconds=seconds, warmup_seconds=0.5)
         timings = measure([_candidate(way, batch, feed) for way in ways], protocol)
@@ -135,14 +139,25 @@ def beside(name: str, engine: tuple[str, Path], model: Path, batch: int, seconds
 def streams(name: str, engine: tuple[str, Path], batch: int, seconds: float) -> Iterator[dict[str, Any]]:
     """Samples per second with so many queries in flight."""
     for number in STREAMS:
-        with ours(name, engine[1], GpuUse(num_streams=number)) as runner:
-            feed = drawn(runner.inputs, batch)
-            for _ in runner.infer_all([feed] * 4 * number):
-                pass  # Graphs are captured.
-            began = time.perf_counter()
-            feeds = _until(feed, began + seconds)
-            rate = sum(batch for _ in runner.infer_all(feeds)) / (time.perf_counter() - began)
-        yield {"engine": engine[0], "batch": batch, "way": f"ours, {number} in flight", "samples_per_s": rate}
+        row: dict[str, Any] = {"engine": engine[0], "batch": batch, "way": f"ours, {number} in flight"}
+        try:
+            yield row | {"samples_per_s": _rate(name, engine[1], batch, number, seconds)}
+        except EngineError as error:
+            yield row | {"missing": _reason(error)}
+
+
+def _rate(name: str, plan: Path, batch: int, num_streams: int, seconds: float) -> float:
+    with ours(name, plan, GpuUse(num_streams=num_streams)) as runner:
+        feed = drawn(runner.inputs, batch)
+        for _ in runner.infer_all([feed] * 4 * num_streams):
+            pass  # Graphs are captured.
+        began = time.perf_counter()
+        feeds = _until(feed, began + seconds)
+        return sum(batch for _ in runner.infer_all(feeds)) / (time.perf_counter() - began)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, (Missing, EngineError)) else f"{type(error).__name__}: {error}"
 
 
 def _until(feed: dict[str, Array], stop_at: float) -> Iterator[dict[str, Array]]:
@@ -192,14 +207,23 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for text in given.engine:
         name, _, plan = text.partition("=")
-        engine = name, Path(plan)
+        for batch in map(int, given.batches.split(",")):
+            for row in _all_of(given, (name, Path(plan)), batch):
+                rows.append(row)
+                given.json.write_text(json.dumps(rows, indent=1))
+
+
+def _all_of(given: argparse.Namespace, engine: tuple[str, Path], batch: int) -> Iterator[dict[str, Any]]:
+    """The rows of one engine at one batch."""
+    try:
         with ours(given.backend, engine[1], GpuUse()) as runner:
             inputs = runner.inputs
-        for batch in map(int, given.batches.split(",")):
-            rows += beside(given.backend, engine, given.onnx, batch, given.seconds)
-            rows += streams(given.backend, engine, batch, given.seconds)
-            rows.append(trtexecs(engine, inputs, batch, given.seconds))
-            given.json.write_text(json.dumps(rows, indent=1))
+        yield from beside(given.backend, engine, given.onnx, batch, given.seconds)
+    except EngineError as error:
+        yield {"engine": engine[0], "batch": batch, "way": "ours", "missing": _reason(error)}
+        return
+    yield from streams(given.backend, engine, batch, given.seconds)
+    yield trtexecs(engine, inputs, batch, given.seconds)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.gpu_steps import Step
 from calibration.cachefile import cache_from_bytes
 from calibration.ranges import ranges_from_folder
 
@@ -17,27 +18,16 @@ QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
 @dataclass(frozen=True)
-class Step:
-    """One command."""
-
-    title: str
-    command: str
-    seconds: float
-    problem: str
-    """Empty: it was done."""
-
-
-@dataclass(frozen=True)
 class Found:
-    """What was found on one network."""
+    """What was found on one network; it grows as steps are done."""
 
     name: str
-    reports: Mapping[str, Mapping[str, Any]]
+    reports: dict[str, dict[str, Any]]
     """Of each plan: its report.json."""
-    ratios: Mapping[str, float]
+    ratios: dict[str, float]
     """Of each tensor: our threshold / TensorRT's; empty where it has no calibrator."""
-    beside: Sequence[Mapping[str, Any]]
-    costs: Mapping[str, Mapping[str, Any]]
+    beside: list[dict[str, Any]]
+    costs: dict[str, dict[str, Any]]
     """Of each engine: what `benchmarks/runner.py` wrote."""
 
 
@@ -52,10 +42,11 @@ def ratios(ranges: Path, cache: Path) -> dict[str, float]:
     }
 
 
-def page(steps: Sequence[Step], found: Sequence[Found], versions: Mapping[str, str]) -> str:
-    """The whole page."""
+def page(steps: Sequence[Step], found: Sequence[Found], versions: Mapping[str, str], *, whole: bool = True) -> str:
+    """The whole page; or, for a run that may be cut off, what it has so far."""
     here = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines = ["# On a GPU", "", f"Made by `scripts/gpu_check` on {here}.", ""]
+    lines += [] if whole else ["**Not finished**: the run was cut off after what stands here.", ""]
     for one in found:
         lines += [f"## {one.name}", "", *_variants(one), *_ratios(one), *_beside(one), *_costs(one)]
     lines += ["## Steps", "", "| step | seconds | |", "|---|--:|---|"]

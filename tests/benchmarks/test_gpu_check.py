@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ import pytest
 
 from benchmarks import gpu_beside, gpu_check, gpu_report
 from benchmarks.gpu_cases import BATCHES, cases_from_folder, own_case, plan_text
-from benchmarks.gpu_report import Found, Step
+from benchmarks.gpu_report import Found
+from benchmarks.gpu_steps import Step, Steps
 from calibration.cachefile import Cache, bytes_from_cache
 from calibration.ranges import ranges_from_folder
 from engines import backend, cuda
@@ -53,7 +57,8 @@ def test_a_dry_run_makes_everything_but_what_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"1 steps done, 0 failed; {tmp_path}\nNo engine was run: that needs a GPU.\n")
     plans = {path.name for path in (tmp_path / "own").glob("*.toml")}
-    assert plans == {"qdq.toml", "native-tensorrt.toml", "native-ranges.toml"}
+    alone = {f"qdq-{precision}.toml" for precision in ("fp32", "fp16", "int8")}
+    assert plans == {"qdq.toml", "native-tensorrt.toml", "native-ranges.toml"} | alone
     for name in plans:
         plan = read_plan(tmp_path / "own" / name)
         assert "tensorrt" in plan.variants.backends
@@ -84,9 +89,9 @@ def test_networks_of_a_folder(tmp_path: Path) -> None:
 def test_thresholds_beside_tensorrts_cache(tmp_path: Path) -> None:
     """Our ranges beside a cache that has the same thresholds, but for one that is twice as large."""
     own_case(tmp_path)
-    check = gpu_check.Check(tmp_path, "onnxruntime", cache=tmp_path / "cache")
+    check = checked(tmp_path)
     command = ("calibrate", tmp_path / "own.onnx", "--data", tmp_path / "own.npz", "--input", "image=x_calib")
-    assert check.run("ranges", "pipeline", *command, "-o", tmp_path / "ranges"), check.steps
+    assert check.run("ranges", "pipeline", *command, "-o", tmp_path / "ranges"), check.steps.steps
     ours = ranges_from_folder(tmp_path / "ranges").tensors
     scales = {name: one.amax / 127 for name, one in ours.items() if one.amax > 0}
     scales["b"] *= 2
@@ -101,25 +106,81 @@ def test_thresholds_beside_tensorrts_cache(tmp_path: Path) -> None:
     assert "- `b`: 0.5000" in page
 
 
+def checked(folder: Path, **steps: Any) -> gpu_check.Check:
+    return gpu_check.Check(folder, "tensorrt", Steps(folder / "steps", **steps), "", folder / "cache")
+
+
 def test_a_command_that_fails_is_a_step_that_failed(tmp_path: Path) -> None:
-    check = gpu_check.Check(tmp_path, "tensorrt", cache=tmp_path / "cache")
-    assert check.run("nothing", "pipeline", "build", tmp_path / "nowhere.onnx") == ""
-    assert check.steps[0].problem.startswith("exit status 2: trtforge: ")
+    check = checked(tmp_path)
+    assert check.run("own: nothing", "pipeline", "build", tmp_path / "nowhere.onnx") == ""
+    assert check.steps.steps[0].problem.startswith("exit status 2: trtforge: ")
+    assert check.steps.steps[0].problem.endswith(f"({tmp_path}/steps/own-nothing.err)"), "all that it said is there"
 
 
-class Scripted(gpu_check.Check):
+HANGING = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def is_alive(process: int) -> bool:
+    """Neither gone, nor waiting for somebody to ask how it ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_command_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    steps = Steps(tmp_path / "steps", seconds=2)
+    assert steps.run("hanging", ["hanging"], os.environ | {"PYTHONPATH": str(tmp_path)}) == ""
+    assert steps.steps[0].problem == f"not done after 2 s, and ended ({tmp_path}/steps/hanging.err)"
+    child, until = int((tmp_path / "steps" / "hanging.out").read_text()), time.monotonic() + 10
+    while is_alive(child):
+        assert time.monotonic() < until, "the child lives on"
+        time.sleep(0.05)
+
+
+def test_what_was_done_is_not_done_again_where_a_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "counting.py").write_text(
+        "import sys; from pathlib import Path; file = Path(sys.argv[1]); file.open('a').write('x'); "
+        "print(file.read_text()); sys.exit(int(sys.argv[2]))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+
+    def said(title: str, status: int, *, resume: bool = True) -> str:
+        steps = Steps(tmp_path / "steps", resume=resume)
+        return steps.run(title, ["counting", str(tmp_path / title), str(status)], environment, status=5).strip()
+
+    assert [said("works", 0), said("works", 0)] == ["x", "x"]
+    assert [said("verdict", 5), said("verdict", 5)] == ["x", "x"], "it has its report"
+    assert [said("breaks", 4), said("breaks", 4)] == ["", ""]
+    assert (tmp_path / "breaks").read_text() == "xx", "what failed is tried again"
+    assert said("works", 0, resume=False) == "xx"
+
+
+class Scripted(Steps):
     """Answers instead of a machine with a GPU, for what is done with the answers."""
 
-    def run(self, title: str, *command: str | Path, may_fail_verdicts: bool = False) -> str:
-        words = [str(word) for word in command]
-        self.steps.append(Step(title, " ".join(words), 0.1, ""))
+    broken: tuple[str, ...] = ()
+
+    def run(self, title: str, words: list[str], environment: Mapping[str, str], *, status: int = 0) -> str:
+        problem = "exit status 4: no" if title in self.broken else ""
+        self.steps.append(Step(title, " ".join(words), 0.1, problem))
+        self.after_each()
+        if problem:
+            return ""
         if words[:2] == ["pipeline", "run"]:
             plan = read_plan(Path(words[2]))
             (Path(words[2]).parent / plan.report.folder).mkdir()
             report = {"variants": [variant(p, b) for b in plan.variants.backends for p in plan.variants.precisions]}
             (Path(words[2]).parent / plan.report.folder / "report.json").write_text(json.dumps(report))
         if words[0] == "benchmarks.gpu_beside":
-            rows = [BESIDE, BESIDE | {"way": "trtexec", "missing": "trtexec: is not on PATH"}]
+            row = BESIDE | {"engine": words[words.index("--engine") + 1].partition("=")[0]}
+            rows = [row, row | {"way": "trtexec", "missing": "trtexec: is not on PATH"}]
             Path(words[-1]).write_text(json.dumps(rows))
         if words[0] == "benchmarks.runner":
             median_us = {"by hand": 10.0, "ours": 13.0, "ours, CUDA graph": 16.0 if "fp16" in words[1] else 9.0}
@@ -140,16 +201,22 @@ BESIDE = {"engine": "fp32", "batch": 8, "way": "polygraphy", "p50_ms": 0.3, "dev
 
 
 def test_what_is_made_of_the_answers(tmp_path: Path) -> None:
-    check = Scripted(tmp_path, "tensorrt")
+    check = gpu_check.Check(tmp_path, "tensorrt", Scripted(tmp_path / "steps"), "", tmp_path / "cache")
+    pages: list[str] = []
+
+    def write() -> None:
+        pages.append(gpu_report.page(check.steps.steps, check.found, {"gpu": "a GPU"}, whole=False))
+
+    check.steps.after_each = write
     gpu_check.whole(check, own_case(tmp_path), native=True)
     (found,) = check.found
     assert list(found.reports) == ["qdq", "native-tensorrt", "native-ranges"]
     assert list(found.costs) == ["fp32", "fp16", "int8", "int8 native-tensorrt", "int8 native-ranges"]
-    assert [step.problem for step in check.steps if step.problem] == [
+    assert [step.problem for step in check.steps.steps if step.problem] == [
         "it wrote none, or there are no ranges",
         "ours, CUDA graph 6.0 µs more than by hand (10.0 µs), at most 5 µs or 2% is wanted",
     ]
-    page = gpu_report.page(check.steps, check.found, {"gpu": "a GPU", "tensorrt": "8.5.3.1"})
+    page = gpu_report.page(check.steps.steps, check.found, {"gpu": "a GPU", "tensorrt": "8.5.3.1"})
     assert (
         "| native-tensorrt | int8@tensorrt | 2 | 4 of 5 | 0.9 | 0.001 | passed | 8 | 0.2000 | 0.3000 | 40,000 |" in page
     )
@@ -157,6 +224,21 @@ def test_what_is_made_of_the_answers(tmp_path: Path) -> None:
     assert "| fp32 | 8 | trtexec | trtexec: is not on PATH | | | | |" in page
     assert "| fp16 | 10.00 | 13.00 | +3.00 | 16.00 | +6.00 |" in page
     assert "$ benchmarks.runner fp16.plan --backend tensorrt --json" in page
+    assert "Not finished" not in page
+    assert len(pages) > len(check.steps.steps), "after each step there is a page"
+    assert "**Not finished**" in pages[3]
+    assert "| qdq | fp32@tensorrt | 8 |" in pages[3], "what was found is in it before the network is done"
+
+
+def test_a_plan_that_ends_early_leaves_each_precision_its_turn(tmp_path: Path) -> None:
+    steps = Scripted(tmp_path / "steps")
+    steps.broken = ("own: qdq", "own: qdq-int8")
+    check = gpu_check.Check(tmp_path, "tensorrt", steps, "", tmp_path / "cache")
+    gpu_check.whole(check, own_case(tmp_path), native=False)
+    (found,) = check.found
+    assert list(found.reports) == ["qdq-fp32", "qdq-fp16"]
+    assert list(found.costs) == ["fp32", "fp16"]
+    assert [step.title for step in steps.steps if step.problem == "exit status 4: no"] == ["own: qdq", "own: qdq-int8"]
 
 
 TRTEXEC = """#!/bin/sh
