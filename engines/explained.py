@@ -7,6 +7,7 @@ by users of TensorRT 8.5 to 10.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 MEANINGS: tuple[tuple[str, str], ...] = (
     (
@@ -57,6 +58,11 @@ MEANINGS: tuple[tuple[str, str], ...] = (
         "a shape range is not min <= opt <= max; put it in order",
     ),
     (
+        r"Could not find any implementation for node",
+        "no kernel for this layer fits into the workspace and the memory that is free, or there is none for this GPU; "
+        "raise workspace_mib, free memory, or give the layer another type",
+    ),
+    (
         r"Plugin not found|No importer registered for op|is not supported in TensorRT",
         "TensorRT has no such operator; replace it in the network, or build for a backend that has it",
     ),
@@ -64,8 +70,10 @@ MEANINGS: tuple[tuple[str, str], ...] = (
 """Pattern of a message -> what it means, and what to do."""
 
 OUT_OF_MEMORY = re.compile(
-    r"out of memory|OutOfMemory|insufficient memory|Failed to allocate|could not allocate", re.IGNORECASE
+    r"out of memory|OutOfMemory|insufficient memory|Failed to allocate|could not (be allocated|allocate)", re.IGNORECASE
 )
+SKIPPED = re.compile(r"insuff?icient memory on requested size of (\d+)")
+"""In a warning, since no kernel being left is the error; 8.5 spells it with one f."""
 
 
 def meaning(text: str) -> str:
@@ -77,6 +85,12 @@ def told(where: str, text: str) -> str:
     """An error's whole message: where, what it means, and what the library said."""
     known = meaning(text)
     return f"{where}: {known} ({text})" if known else f"{where} ({text})"
+
+
+def lacks_memory(warnings: Iterable[str], workspace_mib: int) -> bool:
+    """Whether kernels were left out although they would have fitted into the workspace: there is not as much free."""
+    sizes = [int(size) for text in warnings for size in SKIPPED.findall(text)]
+    return any(size <= workspace_mib * 2**20 for size in sizes)
 
 
 def is_out_of_memory(text: str) -> bool:

@@ -45,7 +45,7 @@ def layers_from_inspector(text: str, nodes: Collection[str]) -> tuple[LayerFacts
         EngineError: it is not the JSON of an inspector.
     """
     try:
-        found = json.loads(text)
+        found = json.loads(text, strict=False)  # Metadata of fused layers has control characters between them.
         layers = found["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(f"EngineInspector: gave no JSON with Layers ({type(error).__name__}: {error})") from error

@@ -76,8 +76,8 @@ class Feed:
 def native_calibrator(trt: Any, algorithm: Algorithm, source: Feed | GivenScales, cache: Path | None) -> Any:
     """A calibrator for ``IBuilderConfig.int8_calibrator``.
 
-    Besides TensorRT's methods it has ``check()``, which raises what went wrong in them, ``num_batches`` (given to
-    TensorRT so far) and ``close()``, which frees its buffers.
+    Besides TensorRT's methods it has ``expect(shapes)`` (of each input, as TensorRT is going to read it), ``check()``,
+    which raises what went wrong, ``num_batches`` (given to TensorRT so far) and ``close()``, which frees its buffers.
 
     Args:
         trt: the module ``tensorrt``, 8.5 to 10.
@@ -120,6 +120,9 @@ def native_calibrator(trt: Any, algorithm: Algorithm, source: Feed | GivenScales
         @property
         def num_batches(self) -> int:
             return state.num_batches
+
+        def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+            state.expected = shapes
 
         def check(self) -> None:
             state.check()
@@ -169,6 +172,7 @@ class _State:
         self._given: bytes | None = None
         self._failure: Exception | None = None
         self.num_batches = 0
+        self.expected: Mapping[str, tuple[int, ...]] = {}
 
     def guarded(self, call: Callable[[], R]) -> R | None:
         """Call it; on an error keep it and return None. After one, nothing is called any more."""
@@ -214,6 +218,11 @@ class _State:
             raise EngineError(
                 f"{where}: input '{name}' has the shape {host.shape}, {self._source.batch_size} samples are expected, "
                 "as TensorRT reads whole batches alone; choose a batch size that divides the number of samples"
+            )
+        if (wanted := self.expected.get(name, host.shape)) != host.shape:  # TensorRT would read as much all the same.
+            raise EngineError(
+                f"{where}: input '{name}' has the shape {host.shape}, calibration runs in {wanted}, which has the "
+                "profile's opt shape; let opt be the shape of the samples"
             )
         device = self._source.device
         if self._stream is None:

@@ -21,12 +21,12 @@ from engines.builder_config import configure, layers_off_dla, network_flags, set
 from engines.capability import capability_of, platform_of, refuse, refuse_platform, typing_for
 from engines.contract import BuildOptions, EngineRecord, GivenBatches
 from engines.errors import EngineError, OutOfMemory, Unavailable
-from engines.explained import is_out_of_memory, told
+from engines.explained import is_out_of_memory, lacks_memory, told
 from engines.inspection import Inspection
 from engines.layers import num_layers_by_precision
 from engines.native_calibrator import calibrator_for
 from engines.onnx_model import OnnxModelFacts, check_options, facts
-from engines.profiles import add_profiles, calibration_profile, located
+from engines.profiles import add_profiles, calibration_profile, calibration_shapes, located
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class ErrorTail:
     def clear(self) -> None:
         """Forget them all; at the start of a build."""
         self._lines.clear()
+        self.warnings.clear()
 
     def text(self) -> str:
         """The last two messages that say something of their own, in one line."""
@@ -155,9 +156,11 @@ def _serialized(family: Family, model: Path, options: BuildOptions, calibrator: 
     notes += set_precision(trt, config, options, typing, platform)
     located(model, lambda: add_profiles(builder, config, network, options), tail.text)
     if calibrator is not None:
-        profile = located(model, lambda: calibration_profile(builder, network, options), tail.text)
-        if profile is not None:
-            config.set_calibration_profile(profile)
+        shapes = located(model, lambda: calibration_shapes(network, options), tail.text)
+        profile = calibration_profile(builder, network, shapes)
+        if profile is not None and not config.set_calibration_profile(profile):
+            raise EngineError(f"{model}: {family.name} refuses the profile to calibrate in ({tail.text()})")
+        calibrator.expect(shapes)
         config.int8_calibrator = calibrator
     if options.dla_core >= 0:
         notes += _dla_notes(layers_off_dla(config, network), network.num_layers)
@@ -165,7 +168,8 @@ def _serialized(family: Family, model: Path, options: BuildOptions, calibrator: 
     if calibrator is not None:
         calibrator.check()
     if plan is None:
-        kind = OutOfMemory if is_out_of_memory(tail.text()) else EngineError
+        is_full = is_out_of_memory(tail.text()) or lacks_memory(tail.warnings, options.workspace_mib)
+        kind = OutOfMemory if is_full else EngineError
         raise kind(told(f"{model}: {family.name} cannot build an engine", tail.text()))
     if capability.timing_cache and options.timing_cache is not None:
         timing_cache.keep(config, options.timing_cache)

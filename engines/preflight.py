@@ -2,7 +2,8 @@
 
 A plan of TensorRT begins with ``ftrt``, one of TensorRT for RTX with ``vtrt``; byte 4 has a version of the format, 0 in
 all that were seen, and bytes 24 to 27 the library's version (NVIDIA's trtexec reads the same bytes for
-``--getPlanVersionOnly``, samples/common/sampleEngines.cpp). GPU and compatibility stand in the record alone.
+``--getPlanVersionOnly`` from TensorRT 10 on, samples/common/sampleEngines.cpp). Plans of 8.5 have another header, which
+does not tell it: their record does. GPU and compatibility stand in the record alone.
 """
 
 from __future__ import annotations
@@ -93,20 +94,21 @@ def check_plan_here(plan: Path, backend: str, here: Mapping[str, str]) -> dict[s
             f"{header.backend}, or build it again"
         )
     options = record.get("options", {})
-    for reason in (_version(header, record, here, plan), _gpu(record, here, backend), _weights(options)):
+    built = header.version or _numbers(record.get("versions", {}).get(backend, ""))
+    version = _version(built[:3], _numbers(here.get(backend, ""))[:3], backend, record, plan)
+    for reason in (version, _gpu(record, here, backend), _weights(options)):
         if reason:
             raise Unavailable(f"{plan}: {reason}")
     return record
 
 
-def _version(header: Header, record: Mapping[str, Any], here: Mapping[str, str], plan: Path) -> str:
-    built, ours = header.version[:3], _numbers(here.get(header.backend, ""))[:3]
+def _version(built: tuple[int, ...], ours: tuple[int, ...], backend: str, record: Mapping[str, Any], plan: Path) -> str:
     if not built or not ours or built == ours:
         return ""
     words = f"was built by version {_text(built)}, {_text(ours)} is here"
     if built > ours:
         return f"{words}, which is older; build it again here, or update"
-    if header.backend == "tensorrt_rtx" or not record:  # Whether it is compatible only the library can tell.
+    if backend == "tensorrt_rtx" or not record:  # Whether it is compatible only the library can tell.
         _LOG.warning("%s: %s; it loads only if it was built to be compatible with later versions", plan, words)
         return ""
     if record.get("options", {}).get("version_compatible"):

@@ -25,28 +25,33 @@ def add_profiles(builder: Any, config: Any, network: Any, options: BuildOptions)
             raise EngineError(f"optimization profile {number} is refused")
 
 
-def calibration_profile(builder: Any, network: Any, options: BuildOptions) -> Any:
-    """The profile to calibrate in: TensorRT's calibrators take its ``opt`` shapes; None if all shapes are fixed.
+def calibration_shapes(network: Any, options: BuildOptions) -> dict[str, tuple[int, ...]]:
+    """The shape of each input that calibration runs in: where it is dynamic, ``opt`` of the first profile.
 
     With batches to calibrate on, their size stands for the first dimension wherever that is dynamic.
 
     Raises:
         EngineError: the network takes batches of one size, and the calibration batches have another.
     """
-    shapes: dict[str, ShapeRange] = {}
     size = options.native.batch_size if isinstance(options.native, GivenBatches) else 0
-    dynamic = dynamic_inputs(network)
-    for name, shape in _inputs(network).items():
+    shapes = _inputs(network)
+    for name, shape in shapes.items():
         if size and shape[:1] not in ((size,), (DYNAMIC,)):
             raise EngineError(
                 f"input '{name}' is {shape_text(shape)}, calibration batches have {size} samples; set "
                 f"native_batch_size = {shape[0] if shape else 1}"
             )
-        if name in dynamic:
-            given = options.shapes[name].opt
-            fitting = (size, *given[1:]) if size and shape[0] == DYNAMIC else given
-            shapes[name] = ShapeRange(fitting, fitting, fitting)
-    return _profile(builder, dynamic, shapes) if dynamic else None
+        if DYNAMIC in shape:
+            usual = options.shapes[name].opt
+            shapes[name] = (size, *usual[1:]) if size and shape[0] == DYNAMIC else usual
+    return shapes
+
+
+def calibration_profile(builder: Any, network: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+    """The profile to calibrate in, of which TensorRT's calibrators take ``opt``; None if all shapes are fixed."""
+    dynamic = dynamic_inputs(network)
+    ranges = {name: ShapeRange(shapes[name], shapes[name], shapes[name]) for name in dynamic}
+    return _profile(builder, dynamic, ranges) if dynamic else None
 
 
 def dynamic_inputs(network: Any) -> dict[str, tuple[int, ...]]:

@@ -90,6 +90,9 @@ def main() -> None:
             "workspace_mib": plain.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) / 2**20,
             "level": plain.builder_optimization_level,
             "verbosity": plain.profiling_verbosity.name,
+            "shares profiles": plain.get_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806)
+            if hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806")
+            else None,
             "monitor": plain.progress_monitor is not None,
             "flags": {
                 "refittable": flags(configured(found, replace(ASKED, weights="refittable"))),

@@ -9,11 +9,17 @@ import json
 import os
 import subprocess
 import sys
+from collections import deque
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from engines.builder_config import configure
+from engines.capability import Capability
+from engines.contract import BuildOptions
 from engines.timing_cache import timing_cache_path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,6 +55,31 @@ def test_libraries_are_left_out_where_there_are_any(said: dict[str, Any]) -> Non
     own = ["EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS"]
     all_kinds = ["CUBLAS", "CUBLAS_LT", "CUDNN", *own] if said["version"].startswith("1.4") else own
     assert said["kernels"] == [all_kinds, own]
+
+
+def test_streams_may_share_a_profile(said: dict[str, Any]) -> None:
+    """On by itself from TensorRT 10 on, as here, and no feature any more from 11 on; 8.6 is told."""
+    assert said["shares profiles"] in (True, None)
+    assert (said["shares profiles"] is None) == (not said["version"].startswith("1.4"))
+
+
+@pytest.mark.parametrize(("before", "told"), [(False, [("sharing", True)]), (True, [])])
+def test_what_is_on_by_itself_is_not_set_again(before: bool, told: list[tuple[str, bool]]) -> None:
+    """8.6 has no builder without a GPU: the functions of its config, in their place."""
+    calls: list[tuple[str, bool]] = []
+    config = SimpleNamespace(
+        get_preview_feature=lambda feature: before,
+        set_preview_feature=lambda feature, on: calls.append((feature, on)),
+        set_memory_pool_limit=lambda pool, size: None,
+    )
+    trt = SimpleNamespace(
+        MemoryPoolType=SimpleNamespace(WORKSPACE=0),
+        PreviewFeature=SimpleNamespace(PROFILE_SHARING_0806="sharing"),
+        ProfilingVerbosity=SimpleNamespace(DETAILED=0),
+    )
+    nothing: dict[str, Any] = {field.name: False for field in fields(Capability)}
+    configure(trt, Capability(**nothing | {"profile_sharing": True}), config, BuildOptions(), deque())
+    assert calls == told
 
 
 def test_precision_flags_for_weakly_typed_networks(said: dict[str, Any]) -> None:

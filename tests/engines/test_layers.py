@@ -70,6 +70,12 @@ OF_8: dict[str, Any] = {
 NODES = {"QuantizeLinear_2", "QuantizeLinear_8", "Conv_12", "Clip_16", "QuantizeLinear_42", "Conv_46", "Add_48"}
 
 
+def test_metadata_of_fused_layers_may_have_control_characters() -> None:
+    text = '{"Layers": [{"Name": "conv1 + relu1", "Metadata": "[ONNX Layer: conv1]\x1e[ONNX Layer: relu1]"}]}'
+    (layer,) = layers_from_inspector(text, ())
+    assert layer.nodes == ("conv1", "relu1")
+
+
 def test_of_8() -> None:
     assert layers_from_inspector(json.dumps(OF_8), NODES) == (
         LayerFacts("QuantizeLinear_2", "reformat", "", ("QuantizeLinear_2",)),

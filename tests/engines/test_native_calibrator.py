@@ -163,6 +163,19 @@ def test_batches_that_are_not_alike_are_refused() -> None:
     assert "is float32 (2, 1), it was float32 (2,) before" in refusal(batch(1, 2), {"x": np.zeros((2, 1), np.float32)})
 
 
+def test_samples_of_another_shape_than_tensorrt_reads_are_refused() -> None:
+    """It is told an address, and reads as many bytes as its own shape has."""
+    made = calibrator([{"x": np.zeros((2, 3, 8, 8), np.float32)}])
+    made.expect({"x": (2, 3, 16, 16)})
+    assert made.get_batch(["x"]) is None
+    with pytest.raises(EngineError) as caught:
+        made.check()
+    assert str(caught.value) == (
+        "native calibration, batch 0: input 'x' has the shape (2, 3, 8, 8), calibration runs in (2, 3, 16, 16), which "
+        "has the profile's opt shape; let opt be the shape of the samples"
+    )
+
+
 def test_no_batches_at_all_are_refused() -> None:
     assert refusal() == ("native calibration: there are no batches, at least one is expected; give representative data")
 

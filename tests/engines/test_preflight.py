@@ -113,6 +113,16 @@ def test_versions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     )
 
 
+def test_a_header_that_does_not_tell_the_version_leaves_it_to_the_record(tmp_path: Path) -> None:
+    """As of TensorRT 8.5, JetPack 5's."""
+    plan = plan_file(tmp_path, b"ptrt")
+    with_record(plan, versions=ORIN | {"tensorrt": "8.5.2.2"})
+    assert refusal(plan).startswith(
+        "was built by version 8.5.2, 10.3.0 is here; build it again here, or once and for al"
+    )
+    check_plan_here(plan, "tensorrt", ORIN | {"tensorrt": "8.5.2.2"})
+
+
 def test_gpus(tmp_path: Path) -> None:
     plan = plan_file(tmp_path)
     xavier = ORIN | {"gpu": "Xavier", "compute_capability": "7.2"}
