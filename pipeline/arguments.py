@@ -175,6 +175,8 @@ def engine_from(path: Path, backend: str, simulate: bool) -> Engine:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError(f"{path}: {what}; give an engine that `trtforge build` wrote, or an ONNX file")
+    if not path.stat().st_size:
+        raise ConfigError(f"{path}: is empty; copy or build it again")
     record = record_of(path)
     made_by = record.get("backend", backend)
     if made_by != backend:

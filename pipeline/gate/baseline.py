@@ -24,7 +24,7 @@ from pathlib import Path
 
 from calibration.filedigest import file_digest
 from pipeline.artifact import Engine
-from pipeline.bundle import SUMS, sums_of
+from pipeline.bundle import SUMS, files_in, sums_of
 from pipeline.direct import put, work_folder
 from pipeline.errors import ConfigError, DataError
 from pipeline.gate.checks import digest_of_engine, files_of_engine
@@ -92,7 +92,7 @@ def baseline_named(name: str, store: Path) -> Baseline | None:
     """
     check_name(name)
     folder = store / FOLDER / name
-    if not folder.is_dir():
+    if not folder.exists():
         return None
     found = read_baseline(folder)
     here = this_machine()
@@ -115,17 +115,23 @@ def read_baseline(folder: Path) -> Baseline:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise DataError(f"baseline '{name}': {folder / SUMS} cannot be read ({error}); {AGAIN}") from error
-    for line in lines:
-        want, _, file = line.partition("  ")
+    wanted = {file: digest for digest, _, file in (line.partition("  ") for line in lines)}
+    for path in files_in(folder):
+        if path != folder / SUMS and path.relative_to(folder).as_posix() not in wanted:
+            raise DataError(f"baseline '{name}': {folder / SUMS} does not list {path}, so it is not whole; {AGAIN}")
+    for file, want in wanted.items():
         path = folder / file
         if not path.is_file():
             raise DataError(f"baseline '{name}': {path} is missing; {AGAIN}")
         if file_digest(path).hex() != want:
             raise DataError(f"baseline '{name}': {path} is not what was set (SHA-256 differs); {AGAIN}")
     try:
-        return Baseline(folder, record_from_json(folder / RECORD, Kept, SCHEMA_VERSION, AGAIN))
+        found = Baseline(folder, record_from_json(folder / RECORD, Kept, SCHEMA_VERSION, AGAIN))
     except ConfigError as error:
         raise DataError(f"baseline '{name}': {error}") from error
+    if found.record.engine.path not in wanted:
+        raise DataError(f"baseline '{name}': its engine {found.engine.path} is missing; {AGAIN}")
+    return found
 
 
 def baselines_in(store: Path) -> Iterator[tuple[str, Baseline | DataError]]:

@@ -78,7 +78,7 @@ class Case:
     def remarks(self) -> tuple[str, ...]:
         """What whoever reads the gate should know of its baseline."""
         if self.no_baseline:
-            return (f"There is {self.no_baseline}.",)
+            return (f"{self.no_baseline[:1].upper()}{self.no_baseline[1:]}.",)
         if self.baseline and self.baseline.set_on and self.baseline.evaluation_digest != self.samples.digest():
             return (
                 f"The evaluation samples or their labels are not those that baseline '{self.baseline.name}' was gated "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calibration.batches import Samples
+from calibration.batches import Samples, input_specs_from_onnx
+from calibration.modelinputs import shape_words
+from calibration.source import DYNAMIC
 from engines import backend
 from pipeline.artifact import Engine, Outputs
 from pipeline.errors import ConfigError, Unavailable
@@ -93,6 +95,7 @@ def case_from_plan(plan: Plan, store: Store, made: Results) -> Case:
     engines = {variant.name: engine for variant, engine in made.engines.items() if can_run(variant.backend)}
     answers = {variant.name: outputs for variant, outputs in made.outputs.items() if variant.name in engines}
     known, why = _baseline_of(plan, store.folder, engines)
+    check_one_network(engines[candidate], known)
     before = None if known is None else answers.get(known.name)
     if known is not None and before is None:
         before = store.run(plan.infer, known.engine, made.evaluation)
@@ -141,6 +144,29 @@ def known_from(found: Baseline | None, name: str, store: Path) -> tuple[Known | 
     return Known(name, found.engine, record.set_on, record.evaluation_digest, p50_ms), ""
 
 
+def check_one_network(candidate: Engine, known: Known | None) -> None:
+    """That candidate and baseline take the same inputs, as far as their files say so without being loaded.
+
+    Raises:
+        ConfigError: they do not.
+        ModelError: a file is damaged.
+    """
+    if known is None or not candidate.path.suffix == known.engine.path.suffix == ".onnx":
+        return
+    ours, theirs = ({one.name: one for one in input_specs_from_onnx(e.path)} for e in (candidate, known.engine))
+    if set(ours) != set(theirs) or not all(_fit(ours[name].shape[1:], theirs[name].shape[1:]) for name in ours):
+        said = [", ".join(f"'{spec.name}' {shape_words(spec)}" for spec in one.values()) for one in (ours, theirs)]
+        raise ConfigError(
+            f"baseline '{known.name}': takes {said[1]}, the candidate takes {said[0]}; hold an engine to one of its "
+            "own network"
+        )
+
+
+def _fit(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether one array can have both shapes."""
+    return len(shape) == len(other) and all(a == b or DYNAMIC in (a, b) for a, b in zip(shape, other))
+
+
 @dataclass(frozen=True)
 class Direct:
     """Engines that are gated without a plan; names are those of their files."""
@@ -160,6 +186,7 @@ def case_from_engines(out: Path, direct: Direct, gate: Gate) -> Case:
     from pipeline.stages.benchmark import Benchmark
 
     budgets = gate.read_budgets("--budget")
+    check_one_network(direct.candidate, direct.baseline)
     check_budgets(budgets, [direct.candidate.path.name], has_baseline=bool(direct.baseline or direct.no_baseline))
     for budget in budgets:
         check_meaning(budget, direct.judge, has_reference=direct.reference is not None)

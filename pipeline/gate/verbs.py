@@ -24,9 +24,10 @@ from pipeline.arguments import (
     samples_from,
     specs_of,
 )
+from pipeline.artifact import Engine
 from pipeline.direct import check_replaceable, put, stage_from_options, stage_options, work_folder
 from pipeline.errors import CheckFailed, ConfigError, NotDecided
-from pipeline.gate.baseline import Baseline, baseline_named, baselines_in, read_baseline, set_baseline
+from pipeline.gate.baseline import FOLDER, Baseline, baseline_named, baselines_in, read_baseline, set_baseline
 from pipeline.gate.case import Case, Known
 from pipeline.gate.files import OWN_FILES, check_html, write_gate
 from pipeline.gate.record import Gated
@@ -115,12 +116,7 @@ def _gate_engines(given: dict[str, Any]) -> tuple[Gated, Path]:
     stage.read_budgets("--budget")
     check_html(stage.html)
     candidate = engine_from(Path(wanted), backend, False)
-    known: Known | None = None
-    why = ""
-    if named and Path(named).is_file():
-        known = Known(Path(named).name, engine_from(Path(named), backend, False))
-    elif named:
-        known, why = known_from(baseline_named(named, given["store"]), named, given["store"])
+    known, why = _known(named, candidate, given["store"])
     reference = engine_from(given["reference"], "onnxruntime", False) if given["reference"] else None
     judge = Judge(given["metric"], given["metric_output"], Path())
     direct = Direct(
@@ -129,6 +125,19 @@ def _gate_engines(given: dict[str, Any]) -> tuple[Gated, Path]:
     with work_folder(folder) as work:
         case = case_from_engines(work, direct, stage)
         return _decide(stage, case, folder, "--budget"), folder
+
+
+def _known(named: str, candidate: Engine, store: Path) -> tuple[Known | None, str]:
+    """The baseline, an engine's file or a kept one; None and why if there is none."""
+    path = Path(named)
+    if not named:
+        return None, ""
+    if path.is_file():
+        return Known(path.name, engine_from(path, candidate.backend, False)), ""
+    is_kept = len(path.parts) == 1 and (store / FOLDER / named).exists()
+    if not is_kept and (len(path.parts) > 1 or (path.suffix and path.suffix == candidate.path.suffix)):
+        raise ConfigError(f"baseline '{named}': there is no such engine; correct the path, or name a kept baseline")
+    return known_from(baseline_named(named, store), named, store)
 
 
 def _decide(stage: Gate, case: Case, folder: Path, where: str) -> Gated:

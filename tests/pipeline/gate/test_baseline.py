@@ -105,6 +105,7 @@ def test_the_first_one(engines: Engines, gate: Callable[..., Said], command: Com
     said = gate(engines.fp32, *held)
     assert said.status == 6
     assert "is not known: no baseline 'last-good' is kept in .trtforge yet; set one, with `trtforge" in said.err
+    assert "No baseline 'last-good' is kept in .trtforge yet." in said.out
     refused = command("baseline", "set", "last-good", "trtforge-gate")
     assert refused.status == 2
     assert "was not decided for want of a baseline (p50_ms at batch 1 <= 1.03 x baseline); add --first" in refused.err
@@ -165,6 +166,31 @@ def test_a_truncated_baseline_is_caught(
         assert f"{kept / damage} is not what was set (SHA-256 differs)" in said.err
     assert "last-good" in command("baseline", "list").out
     assert command("baseline", "show", "last-good").status == 2
+
+
+@pytest.mark.parametrize("num_lines", [0, 1, 2])
+def test_a_list_of_sums_that_was_cut_off_between_two_lines_is_caught(kept: Path, num_lines: int) -> None:
+    sums = kept / "SHA256SUMS"
+    lines = sums.read_text().splitlines(keepends=True)
+    assert len(lines) == 3
+    sums.write_text("".join(lines[:num_lines]))
+    with pytest.raises(DataError, match=r"SHA256SUMS does not list .*, so it is not whole; set it again from a gate"):
+        read_baseline(kept)
+
+
+def test_a_baseline_without_its_engine_is_not_whole(kept: Path) -> None:
+    sums = kept / "SHA256SUMS"
+    sums.write_text("".join(line for line in sums.read_text().splitlines(keepends=True) if "  engine/" not in line))
+    shutil.rmtree(kept / "engine")
+    with pytest.raises(DataError, match=r"its engine .*fp32\.onnx is missing; set it again"):
+        read_baseline(kept)
+
+
+def test_a_file_in_the_place_of_a_baseline_is_no_missing_one(kept: Path) -> None:
+    shutil.rmtree(kept)
+    kept.write_text("not a folder")
+    with pytest.raises(DataError, match="baseline 'last-good': "):
+        baseline_named("last-good", STORE)
 
 
 @pytest.mark.parametrize("missing", ["engine/fp32.onnx", "baseline.json", "SHA256SUMS"])

@@ -191,6 +191,14 @@ def test_energy_without_a_gauge_is_not_decided(engines: Engines, here: Path, com
             "give --reference, or write",
         ),
         (("--candidate", "fp32.onnx", "--budget", "p50_ms at batch 999 <= 1", "--data", "data.npz"), "from 1 to 240"),
+        (
+            ("--candidate", "fp32.onnx", "--budget", "size_mib <= 1", "--data", "data.npz", "--baseline", "last.onnx"),
+            "baseline 'last.onnx': there is no such engine; correct the path, or name a kept baseline",
+        ),
+        (
+            ("--candidate", "fp32.onnx", "--budget", "size_mib <= 1", "--data", "data.npz", "--baseline", "old/good"),
+            "baseline 'old/good': there is no such engine",
+        ),
         (("--candidate", "fp32.onnx", "--budget", "p50_ms of x <= 1", "--data", "data.npz"), "no variant 'x'"),
     ],
 )
@@ -241,6 +249,32 @@ def test_engines_of_different_networks_are_not_compared(engines: Engines, here: 
     assert (
         "the engine answers scores (240, 4), FP32 answers logits (240, 4); compare engines of one network" in said.err
     )
+
+
+def test_a_baseline_of_another_network_is_refused_also_where_only_sizes_are_compared(
+    engines: Engines, here: Path, command: Command
+) -> None:
+    model = onnx.load(engines.fp32)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 32
+    onnx.save(model, here / "other.onnx")
+    held = ("--candidate", engines.fp32, "--data", engines.data, *QUICK, *budgets("size_mib <= 2 x baseline"))
+    said = command("gate", *held, "--baseline", "other.onnx")
+    assert said.status == 2
+    assert (
+        "baseline 'other.onnx': takes 'image' (N, 4, 32, 16), the candidate takes 'image' (N, 4, 16, 16); hold an "
+        "engine to one of its own network" in said.err
+    )
+
+
+@pytest.mark.parametrize(("num_bytes", "status"), [(0, 2), (100, 4)])
+def test_a_truncated_engine_as_baseline_is_caught_also_where_only_sizes_are_compared(
+    engines: Engines, here: Path, command: Command, num_bytes: int, status: int
+) -> None:
+    (here / "cut.onnx").write_bytes(engines.fp32.read_bytes()[:num_bytes])
+    held = ("--candidate", engines.fp32, "--data", engines.data, *QUICK, *budgets("size_mib <= 99 x baseline"))
+    said = command("gate", *held, "--baseline", "cut.onnx")
+    assert said.status == status
+    assert f"cut.onnx: is {'empty; copy or build it again' if not num_bytes else 'not a whole ONNX file'}" in said.err
 
 
 def test_a_page_that_cannot_be_drawn_is_told_first(
