@@ -96,6 +96,6 @@ def _since(gated: Gated) -> str:
 
 def _cell(text: str) -> str:
     """Text that Markdown takes as it is, also within a table."""
-    for mark in "\\|*_`<>":
+    for mark in "\\|*_`<>[]&~$":
         text = text.replace(mark, f"\\{mark}")
     return text.replace("\n", " ")

@@ -26,6 +26,12 @@ def test_the_summary_is_a_table_with_reasons_below() -> None:
     assert "Baseline: last-good, set 2025-12-24." in lines[-1]
 
 
+def test_names_are_no_markup() -> None:
+    named = replace(made_gate(PASSED), candidate="[a](b) &lt; ~~c~~ $d$ <e> `f` *g* h_i|j")
+    title = summary_from_gated(named).splitlines()[0]
+    assert title == r"### ✅ \[a\](b) \&lt; \~\~c\~\~ \$d\$ \<e\> \`f\` \*g\* h\_i\|j may ship"
+
+
 def test_headlines() -> None:
     assert headline(made_gate(PASSED)) == "int8@onnxruntime may ship"
     assert headline(made_gate(PASSED, OPEN)) == "int8@onnxruntime is not decided"
