@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.contract import Array
-from pipeline.deciding import Interval, student_quantile
+from pipeline.deciding import Interval, Limit, outcome, student_quantile
 from pipeline.errors import ConfigError
 from pipeline.metrics import Bools, Floats, Metric
 from pipeline.proportions import clopper_pearson, mcnemar, tango
@@ -34,6 +34,9 @@ Picks = npt.NDArray[np.int64]
 FEWEST_IN_TAIL = 5
 """With fewer resamples beyond a bound, the bound is taken from their standard deviation instead."""
 LEAST_RESAMPLES = 50
+MOST_SAMPLES = 1_000_000
+CLOSE = 0.01
+"""The number of samples that would decide is told to within this share."""
 CHUNK = 1 << 22
 """So many values are drawn at a time."""
 
@@ -105,6 +108,64 @@ def metric_drop(
 
         interval, num = _resampled(value, _num_samples(candidate), sampling)
     return Drop(interval, None, 0, 0, f"paired bootstrap over samples, {num:,} resamples")
+
+
+def samples_needed(grown: Callable[[int], Interval], num: int, limit: Limit) -> float:
+    """How many samples would decide; infinity if ``MOST_SAMPLES`` would not.
+
+    Args:
+        grown: the interval from so many samples, were they answered as these were.
+        num: of these, which do not decide.
+        limit: what is to be decided.
+    """
+
+    def decides(of: int) -> bool:
+        return outcome(grown(of), limit) != "not decided"
+
+    few, enough = num, 2 * num
+    while not decides(enough):
+        few, enough = enough, 2 * enough
+        if few > MOST_SAMPLES:
+            return math.inf
+    while enough - few > few * CLOSE:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if decides(middle) else (middle, enough)
+    return enough
+
+
+def grown_metric(metric: Metric, interval: Interval, num: int) -> Callable[[int], Interval]:
+    """For ``samples_needed``: of ``metric_interval``, which was made from ``num`` samples."""
+    return grown_share(interval) if metric.per_sample else _grown(interval, num)
+
+
+def grown_drop(drop: Drop, num: int) -> Callable[[int], Interval]:
+    """For ``samples_needed``: of ``metric_drop``."""
+    if drop.p_value is None:
+        return _grown(drop.interval, num)
+    counts, confidence = (drop.num_only_reference, drop.num_only_candidate), drop.interval.confidence
+
+    def at(of: int) -> Interval:
+        first, second = (round(count * of / num) for count in counts)
+        return Interval((first - second) / of, *tango(first, second, of, confidence), confidence)
+
+    return at
+
+
+def grown_share(interval: Interval) -> Callable[[int], Interval]:
+    """For ``samples_needed``: of ``agreement_interval``."""
+    return lambda of: _share(round(interval.estimate * of), of, interval.confidence)
+
+
+def _grown(interval: Interval, num: int) -> Callable[[int], Interval]:
+    """An interval narrows with the root of the number of samples."""
+
+    def at(of: int) -> Interval:
+        low, high = (
+            interval.estimate + (end - interval.estimate) * math.sqrt(num / of) for end in (interval.low, interval.high)
+        )
+        return Interval(interval.estimate, low, high, interval.confidence)
+
+    return at
 
 
 def agreement_interval(same: Bools, sampling: Sampling) -> Interval:

@@ -7,14 +7,24 @@ stand for themselves alone, and the number is what it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from engines.contract import Array
-from pipeline.accuracy import Drop, Sampling, agreement_interval, metric_drop, metric_interval
+from pipeline.accuracy import (
+    Drop,
+    Sampling,
+    agreement_interval,
+    grown_drop,
+    grown_metric,
+    grown_share,
+    metric_drop,
+    metric_interval,
+    samples_needed,
+)
 from pipeline.artifact import Outputs
 from pipeline.comparison import read_outputs
-from pipeline.deciding import Interval
+from pipeline.deciding import Interval, Limit, outcome
 from pipeline.errors import ConfigError
 from pipeline.gate.budget import Budget
 from pipeline.gate.checks import Asked, beside, broken, decided, exact
@@ -22,6 +32,8 @@ from pipeline.gate.record import Accuracy, Check
 from pipeline.record import finite
 from pipeline.stages.validate import Judge, Labelled, agreement, same_arg_max
 
+SHARES = ("top1", "top5", "auc")
+"""Metrics that are between 0 and 1."""
 ALONE = "judge these alone with sampled = false"
 
 
@@ -81,40 +93,48 @@ def check_answers(answers: Answers, judging: Judging, one: Asked) -> Check:
     name, budget = one
     other = answers.baseline if budget.versus_baseline else answers.reference
     ours = read_outputs(answers.engines[name].path)
+    num = len(next(iter(ours.values())))
     check_meaning(budget, answers.judge, has_reference=answers.reference is not None)
     if budget.quantity.name == "metric":
         interval = metric_interval(answers.judge.metric(), ours, _labels(answers), judging.sampling)
-        check = _decided(one, answers, judging.of(interval))
+        check = _decided(one, judging.of(interval), (grown_metric(answers.judge.metric(), interval, num), num))
         return _blamed(check, answers, budget) if check.outcome == "fail" else check
     assert other is not None, "check_meaning refuses it"
     theirs = read_outputs(other.path)
     _check_alike(budget, ours, theirs)
     if budget.quantity.name == "metric_drop":
         drop = metric_drop(answers.judge.metric(), ours, theirs, _labels(answers), judging.sampling)
-        return _searched(_with_test(_decided(one, answers, judging.of(drop.interval)), drop), budget)
+        check = _decided(one, judging.of(drop.interval), (grown_drop(drop, num), num))
+        return _searched(_with_test(check, drop), budget)
     same = same_arg_max(ours, theirs, answers.judge.output)
     if same is None:
         raise ConfigError(
             f"'{budget.text}': the model's output is not class scores (N, classes), so there is no arg max to agree "
             "in; leave it out, or name [data] output"
         )
-    return _searched(_decided(one, answers, judging.of(agreement_interval(same, judging.sampling))), budget)
+    interval = agreement_interval(same, judging.sampling)
+    return _searched(_decided(one, judging.of(interval), (grown_share(interval), num)), budget)
 
 
-def _decided(one: Asked, answers: Answers, interval: Interval) -> Check:
-    """The check; where it is not decided, with how many samples would do, as an interval narrows with their root."""
+def _decided(one: Asked, interval: Interval, samples: tuple[Callable[[int], Interval], int]) -> Check:
+    """The check; where it is not decided, with how many samples would do.
+
+    Args:
+        one: the engine and the budget.
+        interval: of the quantity.
+        samples: the interval from any number of samples (``pipeline.accuracy.samples_needed``), and how many there are.
+    """
     if math.isnan(interval.estimate):
         return broken(one, "the answers hold NaN, for which no bound holds")
-    budget, num = one[1], len(next(iter(read_outputs(answers.engines[one[0]].path).values())))
-    end = interval.high if (interval.estimate <= budget.bound) else interval.low
-    away = abs(interval.estimate - budget.bound)
-    advice = f"it lies on the bound: no number of samples may decide; {ALONE}"
-    if away and math.isfinite(end - interval.estimate):
-        needed = num * ((end - interval.estimate) / away) ** 2
-        advice = (
-            f"about {float(f'{needed:.2g}'):,.0f} evaluation samples such as these {num:,} would decide; or {ALONE}"
-        )
-    return decided(one, interval, advice)
+    limit, (grown, num) = Limit(one[1].bound, one[1].at_most), samples
+    if math.isnan(interval.low) or outcome(interval, limit) != "not decided":
+        return decided(one, interval, f"give more evaluation samples; or {ALONE}")
+    needed = samples_needed(grown, num, limit)
+    if math.isinf(needed):
+        return decided(one, interval, f"it lies on the bound, or too near to be told from it; {ALONE}")
+    unit = 10 ** max(math.floor(math.log10(needed)) - 1, 0)
+    about = math.ceil(needed / unit) * unit
+    return decided(one, interval, f"about {about:,} evaluation samples such as these {num:,} would decide; or {ALONE}")
 
 
 def _labels(answers: Answers) -> Array | None:
@@ -163,11 +183,22 @@ def check_meaning(budget: Budget, judge: Judge, *, has_reference: bool) -> None:
     if name == "metric" and budget.at_most == judge.metric().higher_is_better:
         better, relation = ("higher", ">=") if judge.metric().higher_is_better else ("lower", "<=")
         raise ConfigError(f"'{budget.text}': {judge.name} is the better the {better} it is; write metric {relation} …")
+    if judge.name in SHARES and not _is_possible(budget):
+        raise ConfigError(
+            f"'{budget.text}': {judge.name} is a share, from 0 to 1, so this bounds nothing; write 0.01 for 1 %"
+        )
     if budget.quantity.compares and not budget.versus_baseline and not has_reference:
         raise ConfigError(
             f"'{budget.text}': there are no answers of FP32 to compare with; give --reference, or write "
             f"'{name} {budget.quantity.compares} baseline {budget.limit}'"
         )
+
+
+def _is_possible(budget: Budget) -> bool:
+    """Whether a share could keep the budget and another break it; percent instead of shares are found so."""
+    if budget.quantity.name == "metric":
+        return 0 < budget.bound <= 1
+    return budget.quantity.name != "metric_drop" or -1 < budget.bound < 1
 
 
 def _check_alike(budget: Budget, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> None:

@@ -193,6 +193,8 @@ def _bound(quantity: Quantity, text: str, wrong: Wrong) -> tuple[float, bool]:
         raise wrong(f"the bound is {value:g}, which bounds nothing; give a finite number")
     if value <= 0 and (relative or quantity.kind != "accuracy"):
         raise wrong(f"the bound is {value:g}, but {quantity.meaning} is above 0; give such a number")
+    if quantity.name == "agreement" and not 0 < value <= 1:
+        raise wrong(f"the bound is {value:g}, but {quantity.meaning} is from 0 to 1; write 0.98 for 98 %")
     return value, relative
 
 

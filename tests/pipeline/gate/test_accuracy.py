@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.comparison import write_outputs
 from pipeline.errors import ConfigError
 from pipeline.gate.accuracy import Answers, Judging, accuracy_of, check_answers
 from pipeline.gate.budget import budget_from_text
+from pipeline.proportions import clopper_pearson, tango
 from pipeline.stages.validate import Judge, LabelFile
 
 
@@ -88,16 +90,23 @@ def test_nothing_to_compare_with(answers: Answers) -> None:
     assert accuracy_of(blind, "int8").metric is None
 
 
+def num_advised(advice: str, num: int) -> int:
+    found = re.fullmatch(
+        rf"about ([\d,]+) evaluation samples such as these {num} would decide; or judge these alone with sampled = "
+        "false",
+        advice,
+    )
+    assert found is not None, advice
+    return int(found[1].replace(",", ""))
+
+
 def test_how_many_samples_would_decide(answers: Answers) -> None:
     judging = Judging(0.99, sampled=True)
     check = check_answers(answers, judging, ("int8", budget_from_text("agreement >= 0.88", "")))
     assert check.outcome == "not decided"
-    assert check.low is not None
-    needed = 300 * ((0.9 - check.low) / 0.02) ** 2
-    assert check.advice == (
-        f"about {float(f'{needed:.2g}'):,.0f} evaluation samples such as these 300 would decide; or judge these alone "
-        "with sampled = false"
-    )
+    advised = num_advised(check.advice, 300)
+    assert clopper_pearson(round(0.9 * advised), advised, 0.99)[0] >= 0.88
+    assert clopper_pearson(round(0.9 * 0.9 * advised), round(0.9 * advised), 0.99)[0] < 0.88, "a tenth fewer would not"
     on_it = check_answers(answers, judging, ("int8", budget_from_text("agreement >= 0.9", "")))
     assert on_it.advice.startswith("it lies on the bound")
 
@@ -114,3 +123,11 @@ def test_no_difference_on_few_samples_is_no_proof(answers: Answers) -> None:
     check = check_answers(same, Judging(0.99, sampled=True), ("int8", budget_from_text("metric_drop <= 0.001", "")))
     assert check.estimate == 0
     assert check.outcome == "not decided", "300 equal samples leave room for one in a thousand"
+    advised = num_advised(check.advice, 300)
+    assert tango(0, 0, advised, 0.99)[1] <= 0.001 < tango(0, 0, round(0.9 * advised), 0.99)[1]
+
+
+@pytest.mark.parametrize("text", ["metric >= 95", "metric >= 0", "metric_drop <= 1", "metric_drop from baseline <= 2"])
+def test_percent_where_a_share_is_meant_bounds_nothing(answers: Answers, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"top1 is a share, from 0 to 1, so this bounds nothing; write 0\.01 for 1 %"):
+        check_answers(answers, Judging(0.99, sampled=True), ("int8", budget_from_text(text, "")))

@@ -51,6 +51,8 @@ def test_a_budget_has_one_canonical_spelling(text: str, canonical: str) -> None:
             "agreement >= 0.9 x baseline",
             "is not bounded by a multiple of the baseline's; write 'agreement with baseline",
         ),
+        ("agreement >= 98", "the bound is 98, but the share of samples with the same arg max as FP32 is from 0 to 1"),
+        ("agreement >= 0", "is from 0 to 1; write 0.98 for 98 %"),
         ("metric >= 0.99 x baseline", "write 'metric_drop from baseline <= 0.01'"),
         ("p50_ms at batch 0 <= 3", "'0' is no batch size; write a whole number of at least 1"),
         ("p50_ms at batch 2 at batch 4 <= 3", "'at' stands there twice"),
