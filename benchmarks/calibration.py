@@ -18,6 +18,7 @@ versions of onnx and onnxruntime than ours).
 from __future__ import annotations
 
 import argparse
+import compileall
 import multiprocessing
 import os
 import platform
@@ -122,6 +123,8 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    for package in ("calibration", "engines", "pipeline"):
+        compileall.compile_dir(ROOT / package, quiet=1)  # As pip does with what it installs, so with the others.
     if "modelopt" not in given.without:
         make_environment(folder / "modelopt", given.torch)
     for name in given.models:

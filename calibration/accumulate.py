@@ -89,8 +89,10 @@ class CompiledAccumulator:
 
     def add(self, values: npt.NDArray[np.generic], where: str) -> None:
         """See ``Accumulator``."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+        if values.dtype != np.float32:
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = values.astype(np.float32)
+        flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         for begin in range(0, flat.size, self._capacity):
             self._add_part(flat[begin : begin + self._capacity], where, flat)
 

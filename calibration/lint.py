@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from calibration.errors import DataError
 from calibration.labelled import Better, channel_axis, layout_words, other_layout
+from calibration.quantiles import median
 from calibration.rescaling import Rescaling
 from calibration.source import Array, spread
 from calibration.survey import InputSurvey, Labels, Survey
@@ -157,15 +159,21 @@ def _misfit(own: InputSurvey, model: Rescaling, most: float) -> str:
     for sample in own.probe:
         if sample.ndim != expected.ndim or any(e not in (1, s) for e, s in zip(expected.shape, sample.shape)):
             return ""
-        values = sample.astype(np.float64) / expected
-        ratios.append(np.mean(values**2, axis=axes, keepdims=True))
-        peaks.append(np.max(np.abs(values), axis=axes, keepdims=True))
+        magnitudes: npt.NDArray[np.float64] = np.abs(sample.astype(np.float64))
+        squares = magnitudes**2
+        for axis in axes:  # One after the other: ten times as fast on (H, W, 3) as both at once.
+            squares, magnitudes = (
+                squares.mean(axis=axis, keepdims=True),
+                magnitudes.max(axis=axis, keepdims=True),
+            )
+        ratios.append(squares / expected**2)
+        peaks.append(magnitudes / expected)
     if not ratios or any(ratio.shape != ratios[0].shape for ratio in ratios):
         return ""
-    ratio = float(np.median(np.sqrt(np.mean(ratios, axis=0))))
+    ratio = median(np.sqrt(np.mean(ratios, axis=0)))
     if ratio > most:
         return "too large"
-    return "too small" if 0 < ratio < 1 / most and float(np.median(np.max(peaks, axis=0))) < LEAST_PEAK else ""
+    return "too small" if 0 < ratio < 1 / most and median(np.max(peaks, axis=0)) < LEAST_PEAK else ""
 
 
 def _unlike(own: InputSurvey, other: InputSurvey, most: float) -> bool:

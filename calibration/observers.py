@@ -9,7 +9,7 @@ Readings (all give ``amax``; the range is -amax to amax):
 
 - ``minmax``: the largest |x|.
 - ``percentile``: so many percent of all |x| lie within.
-- ``entropy``: Migacz, "8-bit Inference with TensorRT", GTC 2017, as TensorRT does it; see ``amax_entropy``.
+- ``entropy``: Migacz, "8-bit Inference with TensorRT", GTC 2017, as TensorRT does it; see ``calibration.entropy``.
 - ``mse``: least mean squared error of rounding and clipping together.
 """
 
@@ -20,32 +20,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from calibration.entropy import Counts, Floats, amax_entropy
 from calibration.errors import DataError
-from calibration.spikes import without_spikes
 
-Counts: TypeAlias = npt.NDArray[np.int64]
-Floats: TypeAlias = npt.NDArray[np.float64]
 Method = Literal["entropy", "minmax", "percentile", "mse"]
 
 NUM_BINS = 16384
 LOG2_NUM_BINS = 14
 LEAST_EXPONENT = -110
 """Below 2^-110 the factor 16384 / 2^e would leave float32; values as small share one range."""
-
-NUM_ENTROPY_BINS = 2048
-NUM_LEVELS = 128
-"""Migacz's histogram, and the non-negative codes of int8."""
-CANDIDATES = np.arange(NUM_LEVELS, NUM_ENTROPY_BINS + 1)
-"""m of Migacz's method: bins that are kept."""
-BOUND_MARGIN = 1e-9
-"""A candidate whose bound is by so much above a divergence cannot be the best: far more than rounding."""
-TIE = 1e-11
-"""Divergences as near as this to the least are equal to it: above the rounding of their sums, below all that counts."""
 
 LARGEST_CODE = 127
 NUM_OCTAVES = 12
@@ -54,8 +42,6 @@ CANDIDATES_PER_OCTAVE = 42
 
 CHUNK = 1 << 16
 """Values histogrammed at a time: their copies stay in the processor's second-level cache."""
-CANDIDATES_AT_A_TIME = 64
-"""Of entropy's, for the same reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,95 +145,6 @@ def amax_percentile(histogram: Histogram, percentile: float) -> float:
     return min((last + 1) * histogram.bin_width, histogram.amax)
 
 
-def amax_entropy(histogram: Histogram) -> float:
-    """The threshold that loses least information, Kullback and Leibler's, among 1921 candidates.
-
-    Migacz, "8-bit Inference with TensorRT", GTC 2017, with the details that TensorRT's published caches and NVIDIA's
-    pytorch-quantization show: 2048 bins over [0, max |x|]; the first bin set to the second; for every m from 128 to
-    2048 the reference P is the first m bins with the tail added to the last of them, the candidate Q the first m bins
-    without the tail, merged into 128 levels and spread evenly over each level's non-empty bins; the last of the best
-    m wins; the threshold is ``(m + 0.5) / 2048 * max |x|``.
-    Two rules are added. As many levels as non-empty bins hold Q equal to P whatever is clipped, as of a tensor that
-    stays away from zero; so a candidate must keep at least 128 non-empty bins, or all of them where there are fewer.
-    And spikes are taken out, as the first bin is (``calibration.spikes``); in return none is clipped.
-    """
-    if not histogram.amax:
-        return 0.0
-    bins, last_spike = without_spikes(entropy_bins(histogram))
-    filled = np.cumsum(bins > 0)
-    enough = CANDIDATES[(filled[NUM_LEVELS - 1 :] >= min(NUM_LEVELS, int(filled[-1]))) & (last_spike < CANDIDATES)]
-    bound = divergence_bounds(bins)[enough - NUM_LEVELS]
-    first = divergences(bins, enough[[int(np.argmin(bound)), -1]])
-    left = enough[bound <= float(first.min()) + BOUND_MARGIN]
-    divergence = divergences(bins, left)
-    last_best = int(left[np.flatnonzero(divergence <= divergence.min() + TIE)[-1]])
-    return (last_best + 0.5) / NUM_ENTROPY_BINS * histogram.amax
-
-
-def entropy_bins(histogram: Histogram) -> Counts:
-    """Migacz's (2048,) bins over [0, max |x|], from the 8,193 to 16,384 fine bins that lie there.
-
-    A fine bin goes whole to the coarse bin of its lower edge, which is right for discrete data such as images. Where
-    a coarse edge cuts it, as many of its values as both its neighbours have as well are taken for a continuous
-    distribution, and divided in proportion; so no coarse bin gets values only from a cut, and a spike stays one.
-    A value moves by less than a fine bin, at most a quarter of a coarse one: the cumulated count at a coarse edge is
-    wrong by no more than the count of the one fine bin that it cuts.
-    """
-    amax, width = histogram.amax, histogram.bin_width
-    num_used = min(int(amax / width) + 1, NUM_BINS)
-    counts = histogram.counts[:num_used]
-    edges = np.arange(num_used + 1) * width * NUM_ENTROPY_BINS / amax
-    coarse = np.minimum(edges.astype(np.intp), NUM_ENTROPY_BINS - 1)
-    above = edges[1:] - coarse[1:]
-    is_cut = (coarse[1:] > coarse[:-1]) & (above > 0)
-    neighbours = np.concatenate([[0], counts, [0]])
-    shared = np.minimum(np.minimum(neighbours[:-2], neighbours[2:]), counts)
-    moved = np.where(is_cut, np.rint(shared * (above / np.diff(edges))), 0).astype(np.int64)
-    bins = np.zeros(NUM_ENTROPY_BINS, np.int64)
-    np.add.at(bins, coarse[:-1], counts - moved)
-    np.add.at(bins, coarse[1:], moved)
-    return bins
-
-
-def divergence_bounds(bins: Counts) -> Floats:
-    """A lower bound of KL(P || Q) for m = 128, 129, ..., 2048: (2048,) in, (1921,) out.
-
-    By the log-sum inequality, merging bins of both makes no divergence larger (Cover and Thomas, "Elements of
-    Information Theory", 2006, theorem 2.7.1). Here all are merged but the last, where P has the tail.
-    """
-    bins, sums, filled = _prefix_sums(bins)
-    total, kept, last = int(sums[-1]), sums[CANDIDATES], bins[CANDIDATES - 1]
-    if not total:
-        return np.zeros(len(CANDIDATES))
-    begin = _level_edges()[:, NUM_LEVELS - 1]
-    in_level = filled[CANDIDATES] - filled[begin]
-    p, p_others = (last + (total - kept)) / total, (kept - last) / total
-    q = np.where(last > 0, (kept - sums[begin]) / (np.maximum(in_level, 1) * np.maximum(kept, 1)), 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        own = np.where(p > 0, p * np.log(p / q), 0.0)
-        others = np.where(p_others > 0, p_others * np.log(p_others / (1 - q)), 0.0)
-    return np.asarray(np.where((last == 0) & (p > 0), np.inf, own + others), dtype=np.float64)
-
-
-def divergences(bins: Counts, candidates: npt.NDArray[np.intp] = CANDIDATES) -> Floats:
-    """KL(P || Q) for each candidate m of 128, 129, ..., 2048, all at once: (2048,) and (c,) in, (c,) out.
-
-    With c_L the sum and n_L the number of non-empty bins of level L, S the sum without and T with the tail, P's mass
-    on a level is c_L / T (the last level's has the tail as well), and Q's density there c_L / (n_L S). So both sums
-    of ``p log p - p log q`` come from prefix sums. Where P has the tail on an empty bin, Q is 0 there: infinite.
-    """
-    bins, sums, filled = _prefix_sums(bins)
-    total = int(sums[-1])
-    if not total:
-        return np.zeros(len(candidates))
-    kept, last = sums[candidates], bins[candidates - 1]
-    tail = total - kept
-    cross = _cross_sums(sums, filled, candidates, tail) / total - np.log(np.maximum(kept, 1))
-    own = np.concatenate([[0.0], np.cumsum(_x_log_x(bins / total))])[candidates - 1]
-    own += _x_log_x((last + tail) / total)
-    return np.asarray(np.where((last == 0) & (tail > 0), np.inf, own - cross), dtype=np.float64)
-
-
 def amax_mse(histogram: Histogram) -> float:
     """The amax with the least expected squared error of symmetric int8, to a twentieth of a percent."""
     if not histogram.amax:
@@ -270,8 +167,11 @@ def clipping_errors(histogram: Histogram, candidates: Floats) -> Floats:
     sums = _signal_sums(histogram)
     amax = candidates / histogram.bin_width
     above = np.minimum(np.ceil(amax), NUM_BINS).astype(np.intp)
-    first, second = (_sums_beyond(sums.counts * sums.index**power) for power in (1, 2))
-    errors = second[above] - 2 * amax * first[above] + amax**2 * sums.beyond[above]
+    edges, which = np.unique(above, return_inverse=True)
+    weighted = sums.counts * _index()
+    pieces = (np.add.reduceat(each, edges) for each in (weighted, weighted * _index()))
+    first, second = (np.cumsum(each[::-1])[::-1][which] for each in pieces)
+    errors = second - 2 * amax * first + amax**2 * sums.beyond[above]
     return np.asarray(errors * histogram.bin_width**2, dtype=np.float64)
 
 
@@ -315,10 +215,10 @@ def clipped_share(histogram: Histogram, amax: float) -> float:
     """Share of all values with |x| > amax >= 0; the values of a bin that amax cuts are taken to lie evenly in it."""
     if amax >= histogram.amax:
         return 0.0
-    counts = _signal_sums(histogram).counts
+    sums = _signal_sums(histogram)
     position = amax / histogram.bin_width
     cut = int(position)
-    beyond = int(counts[cut + 1 :].sum()) + (cut + 1 - position) * int(counts[cut])
+    beyond = int(sums.beyond[cut + 1]) + (cut + 1 - position) * int(sums.counts[cut])
     return float(beyond) / histogram.num_values
 
 
@@ -330,40 +230,10 @@ READINGS: dict[Method, Callable[[Histogram], float]] = {
 """The readings that need no option; ``percentile`` needs its own."""
 
 
-def _prefix_sums(bins: Counts) -> tuple[Counts, Counts, Counts]:
-    """A copy of the bins with the first set to the second; its (n + 1,) sums, and numbers of non-empty bins, before."""
-    bins = np.concatenate([bins[1:2], bins[1:]])
-    return bins, np.concatenate([[0], np.cumsum(bins)]), np.concatenate([[0], np.cumsum(bins > 0)])
-
-
-@cache
-def _level_edges() -> npt.NDArray[np.intp]:
-    """(1921, 129): the first bin of each level, for every m; bin j belongs to level floor(j * 128 / m)."""
-    return np.asarray(-(-np.arange(NUM_LEVELS + 1) * CANDIDATES[:, None] // NUM_LEVELS), dtype=np.intp)
-
-
-def _cross_sums(sums: Counts, filled: Counts, candidates: npt.NDArray[np.intp], tail: Counts) -> Floats:
-    """(c,): for every candidate, the sum over the levels of the values in P times log(c_L / n_L)."""
-    found = np.empty(len(tail))
-    for begin in range(0, len(tail), CANDIDATES_AT_A_TIME):
-        part = slice(begin, begin + CANDIDATES_AT_A_TIME)
-        edges = _level_edges()[candidates[part] - NUM_LEVELS]
-        mass = np.diff(sums[edges], axis=1).astype(np.float64)
-        mean = mass / np.maximum(np.diff(filled[edges], axis=1), 1)
-        mass[:, -1] += tail[part]
-        found[part] = (mass * np.log(np.maximum(mean, 1))).sum(axis=1)
-    return found
-
-
-def _x_log_x(x: Floats) -> Floats:
-    return np.asarray(x * np.log(np.where(x > 0, x, 1.0)), dtype=np.float64)
-
-
 @dataclass(frozen=True)
 class _SignalSums:
     """Sums over the values that are not 0, which have no error; (16385,) each, in bin widths."""
 
-    index: Floats
     counts: Counts
     beyond: Counts
     """Values in this bin and above."""
@@ -378,15 +248,26 @@ def _signal_sums(histogram: Histogram) -> _SignalSums:
     """Kept for the last histogram: its readings follow one another."""
     counts = np.append(histogram.counts, 0)
     counts[0] -= histogram.num_zeros
-    index = np.arange(len(counts), dtype=np.float64)
     beyond = _sums_beyond(counts)
-    squares = float((counts * (index * (index + 1) + 1 / 3)).sum())
-    return _SignalSums(index, counts, beyond, _sums_beyond(2 * beyond - counts) / 2, squares)
+    return _SignalSums(counts, beyond, _sums_beyond(2 * beyond - counts) / 2, float((counts * _mean_squares()).sum()))
 
 
-def _sums_beyond(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """At each index the sum from there to the end."""
-    return np.asarray(np.cumsum(values[::-1])[::-1])
+@cache
+def _index() -> Floats:
+    """(16385,): the lower edge of each bin, in bin widths."""
+    return np.arange(NUM_BINS + 1, dtype=np.float64)
+
+
+@cache
+def _mean_squares() -> Floats:
+    """(16385,): the mean of x^2 within each bin."""
+    return np.asarray(_index() * (_index() + 1) + 1 / 3, dtype=np.float64)
+
+
+def _sums_beyond(values: Counts) -> Counts:
+    """At each index the sum from there to the end. Of whole numbers: exact, and four times as fast."""
+    sums = np.cumsum(values)
+    return np.asarray(sums[-1] - sums + values)
 
 
 def _widened(histogram: Histogram, exponent: int) -> Counts:

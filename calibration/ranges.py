@@ -27,19 +27,19 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from calibration.entropy import Counts
 from calibration.errors import DataError
 from calibration.identity import differing
 from calibration.observers import (
     LARGEST_CODE,
     NUM_BINS,
     READINGS,
-    Counts,
     Histogram,
     Method,
     amax_percentile,
@@ -166,11 +166,10 @@ def ranges_from_histograms(
 
 def write_ranges(ranges: Ranges, histograms: Mapping[str, Histogram], folder: Path) -> None:
     """Write ``ranges.json`` and, unless they were imported, ``histograms.npz`` into the folder."""
-    record = {"format_version": FORMAT_VERSION, "method": ranges.method, "percentile": ranges.percentile}
-    tensors = {name: asdict(tensor) for name, tensor in ranges.tensors.items()}
-    record |= asdict(ranges.origin) | {"tensors": tensors}
-    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False, sort_keys=True)
-    (folder / RANGES_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
+    record: dict[str, Any] = {"format_version": FORMAT_VERSION, "method": ranges.method}
+    record |= {"percentile": ranges.percentile, **vars(ranges.origin)}
+    record["tensors"] = {name: vars(tensor) for name, tensor in ranges.tensors.items()}
+    (folder / RANGES_FILE).write_text(_json_text(record), encoding="utf-8", newline="\n")
     if ranges.method == IMPORTED:
         return
     counts = np.zeros((len(ranges.tensors), NUM_BINS), np.int64)
@@ -280,6 +279,19 @@ def _listed(names: list[str]) -> str:
     """Their number, and the first of them."""
     shown = ", ".join(f"'{name}'" for name in names[:NUM_NAMED])
     return f"{len(names)} ({shown}{', …' * (len(names) > NUM_NAMED)})"
+
+
+def _json_text(record: Mapping[str, object]) -> str:
+    """Sorted, one line for each entry of each table: made by json's C encoder, which an indent rules out."""
+    encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, sort_keys=True).encode
+    lines = []
+    for key, value in sorted(record.items()):
+        if isinstance(value, Mapping):
+            entries = ",\n".join(f"  {encode(name)}: {encode(entry)}" for name, entry in sorted(value.items()))
+            lines.append(f" {encode(key)}: {{\n{entries}\n }}")
+        else:
+            lines.append(f" {encode(key)}: {encode(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 class _Malformed(Exception):

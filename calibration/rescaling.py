@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from calibration.quantiles import median
+
 Floats = npt.NDArray[np.float64]
 
 PASSING = ("Identity", "Cast", "Dropout")
@@ -42,7 +44,7 @@ class Rescaling:
 
     def describe(self) -> str:
         """Words for a message."""
-        mean, std = float(np.median(self.mean)), float(np.median(self.std))
+        mean, std = median(self.mean), median(self.std)
         about = "about " if self.mean.size > 1 or self.std.size > 1 else ""
         done = f"divides by {about}{std:.4g}" if not mean else f"computes {about}(x − {mean:.4g}) ÷ {std:.4g}"
         return f"{done} first ({', '.join(self.nodes)})"
@@ -101,7 +103,7 @@ class _Trace:
 
     def _tells(self, found: Rescaling) -> bool:
         """Whether arithmetic of this kind is there for the scale of the input."""
-        mean, std = float(np.median(np.abs(found.mean))), float(np.median(found.std))
+        mean, std = median(np.abs(found.mean)), median(found.std)
         if self.nodes == ["BatchNormalization"]:
             return bool(found.mean.any())  # A trained one has seen a mean that is not 0.
         if std == 1.0 or mean < LEAST_MEAN * std:

@@ -134,7 +134,7 @@ def hash_file(path: Path, digest: hashlib._Hash) -> None:
 def hash_array(array: Array, digest: hashlib._Hash) -> None:
     """Feed an array's dtype, shape and values into a hash."""
     digest.update(f"{array.dtype.str}{array.shape}:".encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(np.ascontiguousarray(array).data)
 
 
 def mapping_lines(name: str, key: str) -> str:

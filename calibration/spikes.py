@@ -28,12 +28,12 @@ def without_spikes(bins: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], 
     """
     index = np.flatnonzero(bins)
     counts = bins[index]
-    padded = np.pad(counts, NUM_NEIGHBOURS, mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * NUM_NEIGHBOURS + 1)
-    usual = np.partition(windows, NUM_NEIGHBOURS, axis=1)[:, NUM_NEIGHBOURS]
-    is_inside = (index > 0) & (index < len(bins) - 1)
     least = math.ceil(LEAST_SHARE * int(bins.sum()))
-    is_spike = (counts > TIMES_USUAL * usual) & (counts >= least) & is_inside
-    found = bins.copy()
-    found[index[is_spike]] = usual[is_spike]
-    return found, int(index[is_spike].max(initial=0))
+    large = np.flatnonzero((counts >= least) & (index > 0) & (index < len(bins) - 1))
+    edges = np.arange(-NUM_NEIGHBOURS, NUM_NEIGHBOURS + 1)
+    windows = counts[np.clip(large[:, None] + edges, 0, len(counts) - 1)]
+    usual = np.partition(windows, NUM_NEIGHBOURS, axis=1)[:, NUM_NEIGHBOURS]
+    is_spike = counts[large] > TIMES_USUAL * usual
+    found, spikes = bins.copy(), index[large[is_spike]]
+    found[spikes] = usual[is_spike]
+    return found, int(spikes.max(initial=0))

@@ -248,19 +248,21 @@ class _ValuesRunner(_OrtRunner):
         settings.optimized_model_filepath = str(Path(self._folder.name) / "optimized.onnx")
         for name, value in (("file_name", "weights"), ("min_size_in_bytes", str(LEAST_EXTERNAL_BYTES))):
             settings.add_session_config_entry(f"session.optimized_model_external_initializers_{name}", value)
+        settings.add_session_config_entry("session.disable_prepacking", "1")  # It only optimizes and saves.
         return settings
 
     def _leave_unordered(self) -> None:
-        """Change to a session of the optimized graph without its reordering, where it has any."""
+        """Change to a session of the optimized graph without its reordering; of the model, where it has none."""
         folder = Path(self._folder.name)
         found = unordered(onnx.load(folder / "optimized.onnx", load_external_data=False))
         self._source = {name: found.source[name] for name in self._names}
-        if not found.num_reordered:
-            return
-        onnx.save(found.model, folder / "unordered.onnx")
         del self._session  # Before the next one is made, so that the weights are not in memory twice.
         ort = _import()
         settings = super()._settings(ort)
+        if not found.num_reordered:
+            self._open(self._engine, settings)
+            return
+        onnx.save(found.model, folder / "unordered.onnx")
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # They are in the graph.
         self._open(folder / "unordered.onnx", settings)
 

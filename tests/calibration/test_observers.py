@@ -13,20 +13,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from calibration import observers
+from calibration import entropy, observers
+from calibration.entropy import amax_entropy, closer_bounds, divergence_bounds, divergences, entropy_bins, sums_of
 from calibration.errors import DataError
 from calibration.observers import (
     NUM_BINS,
     Histogram,
-    amax_entropy,
     amax_minmax,
     amax_mse,
     amax_percentile,
     clipped_share,
     clipping_errors,
-    divergence_bounds,
-    divergences,
-    entropy_bins,
     exponent_of,
     histogram_from_values,
     histogram_of,
@@ -234,12 +231,14 @@ class TestEntropy:
     def test_all_candidates_at_once_equal_the_plain_loop(self, name: str) -> None:
         bins = direct_bins(SHAPES[name])
         some = [128, 129, 130, 255, 256, 257, 500, 1000, 1023, 1024, 1025, 1500, 2046, 2047, 2048]
-        assert divergences(bins)[[m - 128 for m in some]] == pytest.approx(slow_divergences(bins, some), abs=1e-10)
+        assert divergences(sums_of(bins))[[m - 128 for m in some]] == pytest.approx(
+            slow_divergences(bins, some), abs=1e-10
+        )
 
     def test_there_are_1921_candidates_and_the_bins_stay(self) -> None:
         bins = direct_bins(normal())
         before = bins.tobytes()
-        assert divergences(bins).shape == (1921,)
+        assert divergences(sums_of(bins)).shape == (1921,)
         assert bins.tobytes() == before
 
     @given(st.integers(0, 2**32), st.floats(0.0, 1.0), st.sampled_from([1, 10, 10_000]))
@@ -249,7 +248,9 @@ class TestEntropy:
         bins = np.where(rng.random(2048) < share_empty, 0, rng.integers(1, largest + 1, 2048))
         bins[-1] = 1
         some = [128, 200, 777, 2048]
-        assert divergences(bins)[[m - 128 for m in some]] == pytest.approx(slow_divergences(bins, some), abs=1e-10)
+        assert divergences(sums_of(bins))[[m - 128 for m in some]] == pytest.approx(
+            slow_divergences(bins, some), abs=1e-10
+        )
 
     @given(st.integers(0, 2**32), st.floats(0.0, 1.0), st.sampled_from([1, 10, 10_000]), st.floats(0.0, 12.0))
     @settings(deadline=None, max_examples=40)
@@ -257,10 +258,13 @@ class TestEntropy:
         rng = np.random.default_rng(seed)
         counts = np.rint(rng.integers(1, largest + 1, 2048) * np.exp(-decay * np.arange(2048) / 2048))
         bins = np.where(rng.random(2048) < share_empty, 0, counts).astype(np.int64)
-        full, bound = divergences(bins), divergence_bounds(bins)
+        of = sums_of(bins)
+        full, bound, closer = divergences(of), divergence_bounds(of), closer_bounds(of)
         assert (np.isinf(full) == np.isinf(bound)).all()
+        assert (np.isinf(full) == np.isinf(closer)).all()
         finite = np.isfinite(full)
-        assert (bound[finite] <= full[finite] + observers.BOUND_MARGIN / 10).all()
+        for each in (bound, closer):
+            assert (each[finite] <= full[finite] + entropy.BOUND_MARGIN / 10).all()
 
     @pytest.mark.parametrize("name", SHAPES)
     def test_leaving_out_what_the_bounds_exclude_changes_nothing(
@@ -268,7 +272,8 @@ class TestEntropy:
     ) -> None:
         found = histogram(SHAPES[name])
         quick = amax_entropy(found)
-        monkeypatch.setattr(observers, "divergence_bounds", lambda _bins: np.zeros(1921))
+        for bounds in ("divergence_bounds", "closer_bounds"):
+            monkeypatch.setattr(entropy, bounds, lambda _of, candidates: np.zeros(len(candidates)))
         assert quick == amax_entropy(found)
 
     @pytest.mark.parametrize("name", SHAPES)
@@ -302,7 +307,7 @@ class TestEntropy:
     @pytest.mark.parametrize("name", SHAPES)
     def test_thresholds_are_those_of_direct_bins(self, name: str) -> None:
         values = SHAPES[name]
-        divergence = divergences(without_spikes(direct_bins(values))[0])
+        divergence = divergences(sums_of(without_spikes(direct_bins(values))[0]))
         ours = amax_entropy(histogram(values)) / float(np.abs(values).max()) * 2048 - 0.5 - 128
         assert ours == pytest.approx(round(ours), abs=1e-6)
         # Not always the same candidate, as the minimum is flat, but one as good.
@@ -339,8 +344,9 @@ class TestEntropy:
     def test_scales_as_in_published_calibration_caches(
         self, m: int, amax: float, scale: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(observers, "divergence_bounds", lambda _bins: np.zeros(1921))
-        monkeypatch.setattr(observers, "divergences", lambda _bins, of: np.where(of == m, 0.0, 1.0))
+        for bounds in ("divergence_bounds", "closer_bounds"):
+            monkeypatch.setattr(entropy, bounds, lambda _of, candidates: np.zeros(len(candidates)))
+        monkeypatch.setattr(entropy, "divergences", lambda _bins, of: np.where(of == m, 0.0, 1.0))
         threshold = amax_entropy(histogram(np.linspace(0, amax, 8192)))
         assert struct.pack(">f", threshold / 127).hex() == scale
 

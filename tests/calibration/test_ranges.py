@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration.entropy import amax_entropy
 from calibration.errors import DataError
 from calibration.observers import (
     Histogram,
     Method,
-    amax_entropy,
     amax_mse,
     amax_percentile,
     clipped_share,
