@@ -1,8 +1,8 @@
 /* The compiled counting of calibration.accumulate: |x| into 16,384 bins over [0, 2^exponent), in one pass.
 
 Counts are exact integers, the product with a power of two is exact, so the result is that of numpy to the byte.
-The values are taken in blocks that stay in the first-level cache: a block's extremes first, which tell whether the
-range must double, then its bins. Values of bin 0, among them all that Relu cut, are counted by what is left over.
+The values are taken in blocks that stay in the first-level cache: a block is scanned for its extremes and its bins, and
+once more where the extremes tell that the range must double. Values of bin 0, among them all that Relu cut, are counted by what is left over.
 */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -37,9 +37,9 @@ typedef struct {
     int64_t num_zeros;
 } Seen;
 
-typedef Seen (*Extremes)(const uint32_t *bits, int num);
 typedef void (*Emptied)(uint16_t *local, uint32_t *table);
-typedef int (*Bins)(const float *values, int num, float factor, int32_t *bins);
+/* Writes the bins that are not 0, one after the other, and room for 16 more; returns how many. */
+typedef int (*Scan)(const float *values, int num, float factor, int32_t *bins, Seen *seen);
 
 /* A float's bits as an integer of the same order; its own inverse. NaN and infinity lie at both ends. */
 INLINE int32_t key(uint32_t bits) {
@@ -58,10 +58,13 @@ INLINE Seen extremes(const uint32_t *bits, int num) {
     return seen;
 }
 
-/* The bins that are not 0, one after the other; returns how many. */
-INLINE int bins_of(const float *values, int num, float factor, int32_t *bins) {
+INLINE int scan(const float *values, int num, float factor, int32_t *bins, Seen *seen) {
     int32_t all[BLOCK];
-    for (int i = 0; i < num; i++) all[i] = (int32_t)(fabsf(values[i]) * factor);
+    *seen = extremes((const uint32_t *)values, num);
+    for (int i = 0; i < num; i++) {
+        const float bin = fabsf(values[i]) * factor;
+        all[i] = (int32_t)(bin < NUM_BINS ? bin : NUM_BINS); /* Beyond the range, or NaN: the block is scanned again. */
+    }
     int found = 0;
     for (int i = 0; i < num; i++) {
         bins[found] = all[i];
@@ -82,49 +85,58 @@ INLINE void emptied(uint16_t *local, uint32_t *table) {
     memset(local, 0, NUM_BINS * sizeof *local);
 }
 
-static Seen extremes_plain(const uint32_t *bits, int num) { return extremes(bits, num); }
-static int bins_plain(const float *v, int num, float factor, int32_t *bins) { return bins_of(v, num, factor, bins); }
+static int scan_plain(const float *v, int num, float factor, int32_t *bins, Seen *seen) {
+    return scan(v, num, factor, bins, seen);
+}
 static void emptied_plain(uint16_t *local, uint32_t *table) { emptied(local, table); }
 
 #ifdef X86
-__attribute__((target("avx2"))) static Seen extremes_avx2(const uint32_t *bits, int num) { return extremes(bits, num); }
-__attribute__((target("avx2"))) static int bins_avx2(const float *v, int num, float factor, int32_t *bins) {
-    return bins_of(v, num, factor, bins);
+__attribute__((target("avx2"))) static int scan_avx2(const float *v, int num, float factor, int32_t *bins, Seen *seen) {
+    return scan(v, num, factor, bins, seen);
 }
-
 __attribute__((target("avx2"))) static void emptied_avx2(uint16_t *local, uint32_t *table) { emptied(local, table); }
 
-__attribute__((target("avx512f,prefer-vector-width=512"))) static Seen extremes_avx512(const uint32_t *bits, int num) {
-    return extremes(bits, num);
-}
-__attribute__((target("avx512f"))) static int bins_avx512(const float *v, int num, float factor, int32_t *bins) {
+/* Both in one pass. Of the bits as unsigned numbers the largest are the most negative floats, if there are any; as
+   signed numbers, the largest positive ones. */
+__attribute__((target("avx512f"))) static int scan_avx512(const float *v, int num, float factor, int32_t *bins,
+                                                          Seen *seen) {
     const __m512 by = _mm512_set1_ps(factor);
-    int found = 0;
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_setzero_si512(), least = _mm512_set1_epi32(-1), top = _mm512_set1_epi32(INT32_MIN);
+    int found = 0, num_zeros = 0;
     for (int i = 0; i < num; i += 16) {
-        __mmask16 inside = num - i >= 16 ? 0xffff : (__mmask16)((1u << (num - i)) - 1);
-        __m512 x = _mm512_abs_ps(_mm512_maskz_loadu_ps(inside, v + i));
-        __m512i bin = _mm512_cvttps_epi32(_mm512_mul_ps(x, by));
-        __mmask16 kept = _mm512_test_epi32_mask(bin, bin);
-        _mm512_storeu_si512(bins + found, _mm512_maskz_compress_epi32(kept, bin)); /* 16 more than num fit. */
+        const __mmask16 inside = num - i >= 16 ? 0xffff : (__mmask16)((1u << (num - i)) - 1);
+        const __m512i bits = _mm512_maskz_loadu_epi32(inside, v + i), positive = _mm512_and_si512(bits, magnitude);
+        most = _mm512_mask_max_epu32(most, inside, most, bits);
+        least = _mm512_mask_min_epu32(least, inside, least, bits);
+        top = _mm512_mask_max_epi32(top, inside, top, bits);
+        num_zeros += __builtin_popcount(_mm512_mask_testn_epi32_mask(inside, positive, positive));
+        const __m512i bin = _mm512_cvttps_epi32(_mm512_mul_ps(_mm512_castsi512_ps(positive), by));
+        const __mmask16 kept = _mm512_test_epi32_mask(bin, bin);
+        _mm512_storeu_si512(bins + found, _mm512_maskz_compress_epi32(kept, bin));
         found += __builtin_popcount(kept);
     }
+    const uint32_t most_bits = _mm512_reduce_max_epu32(most), least_bits = _mm512_reduce_min_epu32(least);
+    const int32_t top_bits = _mm512_reduce_max_epi32(top);
+    seen->low = key(most_bits > (uint32_t)INT32_MAX ? most_bits : least_bits);
+    seen->high = key(top_bits >= 0 ? (uint32_t)top_bits : least_bits);
+    seen->num_zeros = num_zeros;
     return found;
 }
 #endif
 
-static Extremes extremes_best = extremes_plain;
-static Bins bins_best = bins_plain;
+static Scan scan_best = scan_plain;
 static Emptied emptied_best = emptied_plain;
 static const char *instructions = "plain";
 
 static void choose(const char *wanted) {
-    extremes_best = extremes_plain, bins_best = bins_plain, emptied_best = emptied_plain, instructions = "plain";
+    scan_best = scan_plain, emptied_best = emptied_plain, instructions = "plain";
 #ifdef X86
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && strcmp(wanted, "plain")) {
-        extremes_best = extremes_avx2, bins_best = bins_avx2, emptied_best = emptied_avx2, instructions = "avx2";
+        scan_best = scan_avx2, emptied_best = emptied_avx2, instructions = "avx2";
         if (__builtin_cpu_supports("avx512f") && strcmp(wanted, "avx2")) {
-            extremes_best = extremes_avx512, bins_best = bins_avx512, instructions = "avx512";
+            scan_best = scan_avx512, instructions = "avx512";
         }
     }
 #else
@@ -179,7 +191,8 @@ static int count(const float *values, Py_ssize_t size, uint32_t *table, int *exp
     for (Py_ssize_t begin = 0; begin < size; begin += BLOCK) {
         const int num = size - begin < BLOCK ? (int)(size - begin) : BLOCK;
         const float *block = values + begin;
-        Seen here = extremes_best((const uint32_t *)block, num);
+        Seen here;
+        int found = scan_best(block, num, ldexpf(1.0f, LOG2_NUM_BINS - *exponent), bins, &here);
         if (here.high >= INFINITE || here.low <= key(0xff800000u)) return -1;
         if (here.low < seen->low) seen->low = here.low;
         if (here.high > seen->high) seen->high = here.high;
@@ -192,8 +205,8 @@ static int count(const float *values, Py_ssize_t size, uint32_t *table, int *exp
         if (needed > *exponent) {
             widen(table, needed - *exponent);
             *exponent = needed;
+            found = scan_best(block, num, ldexpf(1.0f, LOG2_NUM_BINS - *exponent), bins, &here);
         }
-        const int found = bins_best(block, num, ldexpf(1.0f, LOG2_NUM_BINS - *exponent), bins);
         table[0] += (uint32_t)(num - found);
         if (few) {
             COUNT(table);

@@ -21,7 +21,6 @@ from calibration.source import Array, spread
 from calibration.survey import Survey, survey
 from engines import backend
 from pipeline.artifact import Findings, OnnxModel, Outputs
-from pipeline.comparison import read_outputs
 from pipeline.errors import ConfigError
 from pipeline.option import check_bounds, option
 from pipeline.stages.infer import fixed_batch, padded
@@ -100,6 +99,8 @@ class Lint:
         self, model: OnnxModel, own: Survey, other: Survey | None, evaluation: Evaluated | None
     ) -> Iterator[Finding]:
         """What labels tell of the calibration data, and of the evaluation data, preprocessed alike."""
+        from pipeline.comparison import read_outputs  # With what compares by Polygraphy, which most calls do without.
+
         given = evaluation.outputs if evaluation else None
         outputs = read_outputs(given.path) if given and other and other.labels is not None else {}
         name = evaluation.output if evaluation else ""
