@@ -7,6 +7,12 @@ benchmarking in reasonable time", ISMM 2013.
 
 - *The ratio* of a statistic: in each load the candidate's over the baseline's; the geometric mean over loads, and
   Student's t of the logarithms. What slows a whole load slows both sides, and cancels.
+- *The ratio of p90 and p99*: the same, but a load counts for no more than ``reach_of`` beyond the middle one (what is
+  further out is moved to there: Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics
+  35 (1964) 73-101, with a reach that follows from the limit instead of the noise). What else the machine does for an
+  instant comes to lie in the tail of one side and not of the other, and the ratio of that load is anything from 1/6
+  to 6: of a mean of such numbers Student's t says too much from few loads and next to nothing from many
+  (``benchmarks/gate_tails.py``). A candidate that is far too slow in more than one load of ``WEIGHT`` still fails.
 - *One mean*: Student's t over the means of the loads.
 - *One percentile*: of all queries together. The ranks between which it lies are ``p ± t s``, s the standard error, from
   load to load, of the share of queries at or below it; the bounds are the values at these ranks. Woodruff, "Confidence
@@ -24,21 +30,85 @@ at several looks ask for tails of some 1e-4, of which a bootstrap over 10 loads 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 
-from pipeline.deciding import student_quantile
+from pipeline.deciding import Interval, Limit, outcome, student_quantile
 from pipeline.timing import Floats
 
 Statistic = Literal["p50", "p90", "p99", "mean"]
 SHARES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 """The share of queries at or below each percentile."""
+BOUNDED = ("p90", "p99")
+"""Statistics of whose ratio no single load counts for more than its reach."""
+WEIGHT = 8
+"""A load counts for no more than so many times what the limit allows ..."""
+LEAST_REACH = math.log(1.25)
+"""... or for this, as a logarithm, where that is more."""
 LEAST_GROUPS = 8
 """Student's t from fewer is too wide to be of use, and leans the more on the logarithms being normal."""
 
+MARGIN = 1.25
+"""An interval must shrink to 1 / 1.25 of the way to the limit to be decided four times in five."""
+LEAST_SPREAD = 3
+"""From fewer loads nothing is said of how they spread."""
+
 Bounds: TypeAlias = tuple[float, float, float]
 """Estimate, lower and upper bound."""
+Chance: TypeAlias = tuple[float, float]
+"""The confidence over all looks, and the probability with which one bound at one look may be passed."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an interval is of."""
+
+    statistic: Statistic
+    relative: bool
+    """Its ratio, candidate / baseline; else the candidate's milliseconds."""
+    limit: Limit = Limit(1.0, at_most=True)
+    """What it is held to; as it stands here, nothing in particular."""
+
+
+def interval_of(tables_ms: Sequence[Floats], wanted: Wanted, chance: Chance) -> Interval:
+    """The interval of a statistic, from the latencies of the candidate, and of the baseline if there is one.
+
+    Raises:
+        ValueError: a ratio, and there is no baseline.
+    """
+    confidence, tail = chance
+    if not wanted.relative:
+        return Interval(*one_sided(tables_ms[0], wanted.statistic, tail), confidence)
+    if len(tables_ms) < 2:
+        raise ValueError("a ratio needs a baseline")
+    return Interval(*ratio(tables_ms[0], tables_ms[1], wanted.statistic, tail, wanted.limit.bound), confidence)
+
+
+def loads_needed(tables_ms: Sequence[Floats], wanted: Wanted, chance: Chance) -> float:
+    """How many loads in all would decide four times in five, as an interval narrows with the root of their number.
+
+    Arguments as of ``interval_of``. Infinite where the estimate lies on the limit, or there is none.
+    """
+    num_loads, num_queries = len(tables_ms[0]), int(tables_ms[0].shape[1])
+    if num_loads < LEAST_SPREAD:
+        return LEAST_GROUPS
+    if num_loads < LEAST_GROUPS:  # As if the loads that are known had come again.
+        again = -(-LEAST_GROUPS // num_loads)
+        return max(loads_needed([np.tile(one, (again, 1)) for one in tables_ms], wanted, chance), LEAST_GROUPS)
+    interval, statistic, limit = interval_of(tables_ms, wanted, chance), wanted.statistic, wanted.limit
+    if outcome(interval, limit) != "not decided":
+        return num_loads
+    if math.isnan(interval.estimate):
+        return math.inf
+    half = interval.high - interval.estimate if interval.estimate <= limit.bound else interval.estimate - interval.low
+    if math.isinf(half) and statistic in SHARES:  # Its rank lies beyond the sample: so many queries bring it in.
+        share = SHARES[statistic]
+        return max(2.0 * num_loads, math.ceil(20 * share / (1 - share) / num_queries))
+    away = abs(interval.estimate - limit.bound)
+    return math.ceil(num_loads * (MARGIN * half / away) ** 2) if away else math.inf
 
 
 def one_sided(latency_ms: Floats, statistic: Statistic, tail: float) -> Bounds:
@@ -58,17 +128,31 @@ def one_sided(latency_ms: Floats, statistic: Statistic, tail: float) -> Bounds:
     return center, float(ordered[low - 1]) if low >= 1 else 0.0, float(ordered[high - 1]) if high <= num else math.inf
 
 
-def ratio(candidate_ms: Floats, baseline_ms: Floats, statistic: Statistic, tail: float) -> Bounds:
-    """The candidate's statistic over the baseline's, both (num_loads, num_queries)."""
-    ours, theirs = _by_load(candidate_ms, statistic), _by_load(baseline_ms, statistic)
+def ratio(candidate_ms: Floats, baseline_ms: Floats, statistic: Statistic, tail: float, held_to: float = 1.0) -> Bounds:
+    """The candidate's statistic over the baseline's, both (num_loads, num_queries); the limit that it is held to."""
+    ours, theirs = load_statistics(candidate_ms, statistic), load_statistics(baseline_ms, statistic)
     if min(ours.min(), theirs.min()) <= 0:  # Below what the clock can tell.
         return math.nan, 0.0, math.inf
-    logs = np.log(ours / theirs)
-    center, half = float(logs.mean()), _half_width(logs, tail)
+    center, half = bounded_mean(np.log(ours / theirs), reach_of(statistic, held_to), tail)
     return math.exp(center), math.exp(center - half), math.exp(center + half)
 
 
-def _by_load(latency_ms: Floats, statistic: Statistic) -> Floats:
+def reach_of(statistic: Statistic, held_to: float) -> float:
+    """How far beyond the middle one the logarithm of a load's ratio counts, if the ratio is held to that limit."""
+    return max(LEAST_REACH, WEIGHT * abs(math.log(held_to))) if statistic in BOUNDED else math.inf
+
+
+def bounded_mean(values: Floats, reach: float, tail: float) -> tuple[float, float]:
+    """The mean of one value for each load, (num_loads,), none further than ``reach`` from their median.
+
+    Also the half of its interval's width, either end of which is passed with probability ``tail``.
+    """
+    middle = float(np.median(values))
+    kept = np.clip(values, middle - reach, middle + reach)
+    return float(kept.mean()), _half_width(kept, tail)
+
+
+def load_statistics(latency_ms: Floats, statistic: Statistic) -> Floats:
     """The statistic of each load, (num_loads,); percentiles are nearest-rank."""
     if statistic == "mean":
         return np.asarray(latency_ms.mean(axis=1))

@@ -13,7 +13,8 @@ Definitions, besides those of ``pipeline/timing.py``:
   it, by a Poisson process at least 30, so that a line can form). All loads have the same number of rounds: as many as
   take ``load_seconds``, or as long as loading takes.
 - The *ratio* of a statistic is the candidate's over the baseline's within a load, and of these the geometric mean over
-  loads. Above 1 the candidate is slower.
+  loads; of p90 and p99 no load counts for more than its reach (``pipeline/intervals.py``). Above 1 the candidate is
+  slower.
 - A *look* is a decision on all loads so far: the first after 8 loads, each further one after 1.5 times as many, the
   last when the time is over. How many looks the time will hold is planned after the first load. Who looks often errs
   often; so the error that ``confidence`` leaves is shared out equally among the planned looks (Bonferroni), which holds
@@ -40,16 +41,18 @@ import numpy as np
 
 from pipeline.deciding import Interval, Limit, Outcome, outcome, planned_looks
 from pipeline.errors import ConfigError
-from pipeline.intervals import LEAST_GROUPS, SHARES, Statistic, one_sided, ratio
+from pipeline.intervals import LEAST_GROUPS, Chance, Statistic, Wanted, interval_of, loads_needed
 from pipeline.loads import Arrivals, Load, Run
 from pipeline.option import option
 from pipeline.timing import NS_PER_MS, Candidate, Floats, Queries, joined, queries_from_raw, run_block, run_unrecorded
 
 LEAST_POISSON = 30
 LEAST_QUERIES = {"p50": 20, "mean": 20, "p90": 50, "p99": 100}
-"""A load has at least so many recorded queries of each side, where such a statistic is asked."""
-MARGIN = 1.25
-"""An interval must shrink to 1 / 1.25 of the way to the limit to be decided four times in five."""
+"""A load has at least so many recorded queries of each side, where such a statistic is asked and the time allows it."""
+FEWEST_QUERIES = {"p50": 10, "mean": 10, "p90": 25, "p99": 100}
+"""... and so many for a ratio, whatever the time: of fewer, p99 is the slowest."""
+WANTED_LOADS = 12
+"""Where the time is short, a load takes such a part of it."""
 PADDING = (16, 1 << 20)
 """So many pieces of memory, of up to so many bytes each, are taken before a load, and every other one given back."""
 
@@ -122,8 +125,9 @@ class Pairing:
             f"four blocks (ABBA or BAAB, drawn with seed {self.seed}), at least {self.load_seconds:g} s of them per "
             f"load; a block has as many queries as {how} in {self.block_ms:g} ms, at least {self.min_block_queries}, "
             f"and {self.settle_queries} before them not counted; until all is decided or {self.max_seconds:g} s are "
-            "over. Percentiles are nearest-rank; a ratio is taken within a load, and of these the geometric mean; "
-            "intervals are by Student's t over loads (percentiles in milliseconds: by Woodruff's method) and each "
+            "over. Percentiles are nearest-rank; a ratio is taken within a load, and of these the geometric mean (of "
+            "p90 and p99 a load counts only so far); intervals are by Student's t over loads (percentiles in "
+            "milliseconds: by Woodruff's method) and each "
             f"holds with {self.confidence:.4g} over all looks (Bonferroni)."
         )
 
@@ -183,7 +187,7 @@ class Asked:
             ValueError: a ratio, and there was no baseline.
         """
         tables = [side.latency_ms.reshape(self.num_loads, -1) for side in (self.candidate, self.baseline) if side]
-        return _interval(tables, statistic, relative, (self.confidence, self.tail))
+        return interval_of(tables, Wanted(statistic, relative), (self.confidence, self.tail))
 
 
 def ask(
@@ -273,14 +277,23 @@ class _Bench:
             ready_ns = self._clock()
             if not self.num_loads:
                 need_ns = max(self._pairing.load_seconds * 1e9, ready_ns - start_ns)
-                need_queries = max(LEAST_QUERIES[question.statistic] for question in self._questions)
-                while self._clock() - ready_ns < need_ns or 2 * self._block_queries * self.num_rounds < need_queries:
+                while self._clock() - ready_ns < need_ns or self._lacks_queries(self._clock() - start_ns):
                     self._round(loaded)
                 self._rounds_per_load = self.num_rounds
             else:
                 for _ in range(self._rounds_per_load):
                     self._round(loaded)
         self.num_loads += 1
+
+    def _lacks_queries(self, spent_ns: int) -> bool:
+        """Whether the first load needs more queries.
+
+        Rather than fewer than ``WANTED_LOADS``, each has fewer queries; milliseconds are judged by all loads together.
+        """
+        least = [FEWEST_QUERIES[one.statistic] for one in self._questions if one.relative]
+        if spent_ns < self._pairing.max_seconds * 1e9 / WANTED_LOADS:
+            least += [LEAST_QUERIES[one.statistic] for one in self._questions]
+        return 2 * self._block_queries * self.num_rounds < max(least, default=0)
 
     def seconds_per_load(self) -> float:
         """Loading included."""
@@ -353,44 +366,16 @@ def _unanswered(question: Question, pairing: Pairing) -> Answer:
     return Answer(question, "not decided", nothing, math.inf, math.inf)
 
 
-_Chance: TypeAlias = tuple[float, float]
-"""Confidence, and the probability with which one bound at one look may be passed."""
-
-
-def _interval(latencies_ms: Sequence[Floats], statistic: Statistic, relative: bool, chance: _Chance) -> Interval:
-    confidence, tail = chance
-    if relative and len(latencies_ms) < 2:
-        raise ValueError("a ratio needs a baseline")
-    if relative:
-        return Interval(*ratio(latencies_ms[0], latencies_ms[1], statistic, tail), confidence)
-    return Interval(*one_sided(latencies_ms[0], statistic, tail), confidence)
-
-
-def _answer(before: Answer, bench: _Bench, chance: _Chance) -> Answer:
+def _answer(before: Answer, bench: _Bench, chance: Chance) -> Answer:
     """The answer at this look; what was decided before stands."""
     question, latencies_ms = before.question, bench.latencies_ms()
     rounds_per_load = bench.num_rounds / bench.num_loads
-    interval = _interval(latencies_ms, question.statistic, question.relative, chance)
+    wanted = Wanted(question.statistic, question.relative, question.limit)
+    interval = interval_of(latencies_ms, wanted, chance)
     found = outcome(interval, question.limit)
     if found != "not decided" and before.outcome in ("not decided", found):
         return Answer(question, found, interval, 0.0, 0.0)
     if before.outcome != "not decided":
         return before
-    more = max(_loads_needed(interval, question, latencies_ms[0].shape) - bench.num_loads, 1.0)
+    more = max(loads_needed(latencies_ms, wanted, chance) - bench.num_loads, 1.0)
     return Answer(question, "not decided", interval, more * rounds_per_load, more * bench.seconds_per_load())
-
-
-def _loads_needed(interval: Interval, question: Question, shape: tuple[int, ...]) -> float:
-    """How many loads in all would decide, as an interval narrows with the root of their number."""
-    num_loads, num_queries = shape
-    if num_loads < LEAST_GROUPS:
-        return LEAST_GROUPS
-    bound, estimate = question.limit.bound, interval.estimate
-    half = interval.high - estimate if estimate <= bound else estimate - interval.low
-    if (
-        math.isinf(half) and question.statistic in SHARES
-    ):  # Its rank lies beyond the sample: at least so many queries bring it in.
-        share = SHARES[question.statistic]
-        return max(2.0 * num_loads, math.ceil(20 * share / (1 - share) / num_queries))
-    away = abs(estimate - bound)
-    return math.ceil(num_loads * (MARGIN * half / away) ** 2) if away else math.inf

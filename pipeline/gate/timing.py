@@ -21,7 +21,7 @@ from pipeline.gate.budget import Budget
 from pipeline.gate.case import Known
 from pipeline.gate.checks import Asked, Sides, told, unsettled
 from pipeline.gate.record import Bounds, Check, Measured, Percentile
-from pipeline.intervals import Statistic
+from pipeline.intervals import LEAST_GROUPS, Statistic
 from pipeline.paired import Answer, Pairing, Question, ask
 from pipeline.paired import Asked as Run
 from pipeline.quantities import ms_text
@@ -126,9 +126,15 @@ def more_of(answer: Answer, run: Run) -> str:
     if not answer.more_seconds:
         return ""
     if math.isinf(answer.more_seconds):
-        return "it lies on the bound, or there were too few rounds: more time may not decide; raise max_seconds"
+        return "it lies on the bound, or too near to be told from it: more time may not decide"
     rounds = math.ceil(answer.more_rounds)
     whole = math.ceil(run.seconds + answer.more_seconds)
+    if run.num_loads < LEAST_GROUPS:
+        each_s = answer.more_seconds / answer.more_rounds * run.num_rounds / run.num_loads
+        return (
+            f"it takes {LEAST_GROUPS} loads at least, of which {run.num_loads} fitted into the time, as each took "
+            f"{each_s:.1f} s; give max_seconds = {whole} or more"
+        )
     return f"about {rounds:,} more rounds would decide; give max_seconds = {whole}"
 
 

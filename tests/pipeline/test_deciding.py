@@ -41,8 +41,20 @@ def test_looks_are_few_and_the_last_is_at_the_end() -> None:
 
 @pytest.mark.parametrize(
     ("tail", "num_degrees", "published"),
-    [(0.025, 7, 2.365), (0.005, 7, 3.499), (0.0005, 7, 5.408), (0.0005, 10, 4.587), (0.0005, 30, 3.646)],
-)
+    [
+        (0.025, 7, 2.365),
+        (0.005, 7, 3.499),
+        (0.0005, 7, 5.408),
+        (0.0005, 10, 4.587),
+        (0.0005, 30, 3.646),
+        (0.025, 1, 12.706),
+        (0.005, 2, 9.925),
+        (0.0005, 3, 12.924),
+        (0.005, 4, 4.604),
+        (0.0005, 5, 6.869),
+        (0.0005, 6, 5.959),
+    ],
+)  # fmt: skip
 def test_students_quantiles_are_those_of_the_printed_tables(tail: float, num_degrees: int, published: float) -> None:
     assert student_quantile(tail, num_degrees) == pytest.approx(published, rel=2e-3)
 

@@ -57,6 +57,49 @@ def test_a_ratio_is_the_geometric_mean_over_loads() -> None:
     assert low * high == pytest.approx(center**2)
 
 
+@pytest.mark.parametrize("statistic", ["p90", "p99"])
+@pytest.mark.parametrize(("held_to", "reach"), [(1.0, np.log(1.25)), (1.1, 8 * np.log(1.1)), (0.9, -8 * np.log(0.9))])
+def test_in_a_ratio_of_tails_a_load_counts_for_no_more_than_its_reach(
+    statistic: Statistic, held_to: float, reach: float
+) -> None:
+    logs = np.array([-5.0, -0.01, 0.0, 0.0, 0.0, 0.0, 0.02, 0.03, 7.0, 9.0])
+    ours, theirs = np.repeat(np.exp(logs)[:, None], 5, axis=1), np.ones((10, 5))
+    center, low, high = ratio(ours, theirs, statistic, 0.025, held_to)
+    counted = np.array([-reach, -0.01, 0.0, 0.0, 0.0, 0.0, 0.02, 0.03, reach, reach])
+    assert np.log(center) == pytest.approx(counted.mean())
+    assert np.log(high / center) == pytest.approx(2.262 * counted.std(ddof=1) / np.sqrt(10), rel=1e-3), "t, 9 degrees"
+    assert low * high == pytest.approx(center**2)
+    assert np.log(ratio(ours, theirs, "p50", 0.025, held_to)[0]) == pytest.approx(logs.mean()), "in full"
+    moved = ratio(3 * ours, theirs, statistic, 0.025, held_to)
+    assert moved == pytest.approx((3 * center, 3 * low, 3 * high)), "reach is from the middle load, not from 1"
+
+
+def hiccups(random: Random, num_loads: int, share: float) -> Floats:
+    """Queries that spread by 2 % around 1 ms; in a share of the loads another program took 8 ms of six of the 100."""
+    values = random.normal(1.0, 0.02, (num_loads, 100))
+    values[:, :6] += 8.0 * (random.random((num_loads, 1)) < share)
+    return np.asarray(values)
+
+
+def test_what_other_programs_do_now_and_then_leaves_a_ratio_of_p99_decidable() -> None:
+    """One load of twelve has a p99 of 9 ms, on one side or the other."""
+    random = np.random.default_rng(11)
+    decided = 0
+    for _ in range(100):
+        _, low, high = ratio(hiccups(random, 250, 1 / 24), hiccups(random, 250, 1 / 24), "p99", 0.001, 1.1)
+        decided += low <= 1.0 <= high <= 1.1
+    assert decided >= 90
+
+
+def test_an_engine_that_is_far_too_slow_in_more_than_one_load_of_eight_does_not_pass() -> None:
+    random = np.random.default_rng(13)
+    for held_to in (1.03, 1.1, 1.25):
+        ours, theirs = hiccups(random, 2000, 0.2), hiccups(random, 2000, 0.0)
+        assert ratio(ours, theirs, "p99", 0.005, held_to)[1] > held_to
+        rare = hiccups(random, 2000, 0.05)
+        assert ratio(rare, theirs, "p99", 0.005, held_to)[2] < held_to, "one of twenty does"
+
+
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_fewer_than_eight_loads_say_nothing(statistic: Statistic) -> None:
     values = steady(np.random.default_rng(0), 7, 500)

@@ -192,6 +192,37 @@ def test_a_load_has_enough_queries_for_the_percentile_that_is_asked() -> None:
     assert len(found.candidate.latency_ms) / found.num_loads >= 100
 
 
+@pytest.mark.parametrize(
+    ("asked", "num_loads", "num_queries"),
+    [
+        (question("p99", 100.0, relative=False), 12, 68),
+        (question("p90", 1.0), 11, 28),
+        (question("p99", 1.0), 4, 100),
+    ],
+)
+def test_slow_queries_have_as_many_loads_as_the_time_allows(asked: Question, num_loads: int, num_queries: int) -> None:
+    """40 ms each, 60 s: but for a ratio of p99 a load has 100 of each side, as of fewer it would be the slowest."""
+    machine = FakeMachine(loading_ms=300)
+    candidate, baseline = machine.loading("c", noisy(0, 40.0)), machine.loading("b", noisy(1, 40.0))
+    found = ask(candidate, baseline if asked.relative else None, [asked], Pairing(), clock=machine.clock)
+    assert found.answers[0].outcome == "not decided"
+    assert found.num_loads == num_loads
+    assert len(found.candidate.latency_ms) / found.num_loads == num_queries
+
+
+def test_how_much_longer_slow_queries_take_is_told_by_the_loads_that_there_are() -> None:
+    def gated(seconds: float) -> Asked:
+        machine = FakeMachine(loading_ms=300)
+        sides = (machine.loading("c", noisy(0, 40.0, 0.1)), machine.loading("b", noisy(1, 40.0, 0.1)))
+        return ask(*sides, [question("p99", 1.5)], replace(Pairing(), max_seconds=seconds), clock=machine.clock)
+
+    short = gated(60.0)
+    (answer,) = short.answers
+    assert (answer.outcome, short.num_loads) == ("not decided", 4)
+    assert answer.more_seconds > 3 * 60, "eight loads would take two minutes, and would not decide"
+    assert gated(short.seconds + answer.more_seconds).answers[0].outcome == "pass"
+
+
 def test_without_reloading_the_engines_are_loaded_once_and_it_is_said() -> None:
     machine = FakeMachine()
     once = replace(QUICK, reload=False)

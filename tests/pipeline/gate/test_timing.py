@@ -88,7 +88,11 @@ def test_what_would_decide_is_said() -> None:
     assert more_of(answer, run(STEADY, None)) == "about 42 more rounds would decide; give max_seconds = 15"
     assert more_of(replace(answer, more_rounds=0.0, more_seconds=0.0), run(STEADY, None)) == ""
     endless = replace(answer, more_rounds=math.inf, more_seconds=math.inf)
-    assert "raise max_seconds" in more_of(endless, run(STEADY, None))
+    assert "more time may not decide" in more_of(endless, run(STEADY, None))
+    few = replace(run(STEADY, None), num_loads=5, num_rounds=100, seconds=60.0)
+    assert more_of(replace(answer, more_rounds=60.0, more_seconds=36.0), few) == (
+        "it takes 8 loads at least, of which 5 fitted into the time, as each took 12.0 s; give max_seconds = 96 or more"
+    )
 
 
 def test_drift_is_of_an_engine_against_itself() -> None:
