@@ -65,7 +65,8 @@ class Conditions:
     watched: Watched | None
     """Clocks, temperatures, power and throttling meanwhile; None where the machine was not watched."""
     objections: tuple[str, ...]
-    """Why nothing that was timed can be decided; empty on a quiet machine."""
+    """Why nothing that was timed can be decided, but for what busy others leave (``[gate] max_other_load_relative``);
+    empty on a quiet machine."""
 
 
 def moment(root: Path) -> Moment:
@@ -108,24 +109,24 @@ def load_from_others(before: CpuTimes, after: CpuTimes) -> float | None:
     return min(max(others_s / there_s, 0.0), 1.0)
 
 
-def objections(before: Moment, after: Moment, others: float | None, max_load: float, num_throttles: int) -> list[str]:
-    """Why nothing that was timed can be decided, a phrase each.
+def busy_with_others(others: float | None, max_load: float, name: str) -> list[str]:
+    """A phrase if others took a larger share than ``max_load``, which is the option ``name``; None: not told."""
+    if others is None or others <= max_load:
+        return []
+    return [f"other programs took {others:.0%} of the machine's CPU time, above {name} {max_load:.0%}; stop them"]
+
+
+def objections(before: Moment, after: Moment, num_throttles: int) -> list[str]:
+    """Why nothing that was timed can be decided, whatever others did: a phrase each.
 
     Args:
         before: the machine when the measurement began.
         after: the machine when it ended.
-        others: the load from others; None: not told, which is no objection.
-        max_load: the largest share that is no objection.
         num_throttles: how often the hardware throttled meanwhile.
     """
     said = []
     if num_throttles:
         said.append(f"the hardware throttled {num_throttles} times meanwhile; let it cool, or mend its power supply")
-    if others is not None and others > max_load:
-        said.append(
-            f"other programs took {others:.0%} of the machine's CPU time, above max_other_load {max_load:.0%}; "
-            "stop them"
-        )
     for name in ("governor", "turbo", "power_mode"):
         was, became = getattr(before, name), getattr(after, name)
         if was != became:

@@ -28,7 +28,16 @@ from pipeline.gate.checks import (
 from pipeline.gate.energy import check_energy, measure_energy
 from pipeline.gate.fresh import Start, check_start, starts
 from pipeline.gate.record import SCHEMA_VERSION, Check, EngineInfo, Gated
-from pipeline.gate.steadiness import Conditions, CpuTimes, Moment, cpu_times, load_from_others, moment, objections
+from pipeline.gate.steadiness import (
+    Conditions,
+    CpuTimes,
+    Moment,
+    busy_with_others,
+    cpu_times,
+    load_from_others,
+    moment,
+    objections,
+)
 from pipeline.gate.timing import Fought, bouts_from, checks_from, fight, measured_from, remarks_on
 from pipeline.gauges import why_no_power
 from pipeline.machine import this_machine
@@ -43,6 +52,8 @@ ROOT = Path("/")
 """Where the machine is looked at; a test points it at a made-up tree."""
 STATUS: dict[Outcome, int] = {"fail": EXIT_STATUS[CheckFailed], "not decided": EXIT_STATUS[NotDecided], "pass": 0}
 """Outcome -> exit status; the worst first."""
+UNMOVED = "p50_ms"
+"""The quantity whose ratio to the baseline other programs leave as it is, as both sides meet them; tails are theirs."""
 NOT_WATCHED = "the machine was not watched (monitor_ms = 0)"
 SAMPLES = "samples"
 """The folder of the raw latencies, beside gate.json."""
@@ -60,6 +71,7 @@ class Gate:
     pays: bool = option(True, "also say of each precision whether it pays against the next higher one")
     cold_starts: int = option(8, "fresh processes per engine, for cold_start_ms and peak_memory_mib")
     max_other_load: float = option(0.25, "nothing timed is decided if others took a larger share of the CPU time")
+    max_other_load_relative: float = option(0.9, "... but a p50 beside the baseline, up to this share: both met it")
     max_drift: float = option(0.1, "no latency is decided of an engine that drifted by more, against itself")
     sampled: bool = option(True, "evaluation samples stand for others like them; no: for themselves alone")
     pairing: Pairing = field(default=Pairing())
@@ -70,7 +82,9 @@ class Gate:
             raise ConfigError(
                 "throughput_per_s of a server is what arrives; bound a latency, or take scenario single_stream"
             )
-        check_bounds(self, cold_starts=(1, 1000), max_other_load=(0, 1), max_drift=(0, math.inf))
+        check_bounds(
+            self, cold_starts=(1, 1000), max_other_load=(0, 1), max_other_load_relative=(0, 1), max_drift=(0, math.inf)
+        )
 
     def read_budgets(self, where: str) -> tuple[Budget, ...]:
         """The budgets, read strictly; ``where`` is what an error begins with."""
@@ -107,7 +121,7 @@ class Gate:
                 why = why_no_power(ROOT) if case.benchmark.monitor_ms else NOT_WATCHED
                 watched = monitor.readings(), why
                 checks[one] = check_energy(one, energy, sides.baseline, watched, self.pairing.confidence)
-        settled = [unsettled(checks[one], one[1], conditions.objections) for one in asked]
+        settled = [unsettled(checks[one], one[1], self._against(conditions, one[1])) for one in asked]
         tolerances = [check_tolerances(name, case.verdicts[name]) for name in sides.engines if name in case.verdicts]
         found = self._record(case, sides, [*settled, *tolerances], conditions)
         began_ns = fought[0].run.began_ns if fought else time.perf_counter_ns()
@@ -115,7 +129,7 @@ class Gate:
             monitor.readings().write(out / SAMPLES / MONITOR, began_ns)
         return replace(
             found,
-            notes=(*found.notes, *remarks_on(case.baseline, fought, self.max_drift)),
+            notes=(*found.notes, *remarks_on(case.baseline, fought, self.max_drift), *self._busy(conditions, asked)),
             measured=tuple(measured_from(bout, out / SAMPLES, began_ns) for bout in fought),
             seconds=time.monotonic() - begin,
         )
@@ -136,8 +150,29 @@ class Gate:
         after, others = moment(ROOT), load_from_others(cpu, cpu_times(ROOT))
         watched = None if monitor is None else monitor.watched()
         num_throttles = 0 if watched is None else watched.num_throttles or 0
-        against = objections(before, after, others, self.max_other_load, num_throttles)
-        return Conditions(before, after, others, watched, tuple(against))
+        against = objections(before, after, num_throttles)
+        busy = busy_with_others(others, self.max_other_load, "max_other_load")
+        return Conditions(before, after, others, watched, (*against, *busy))
+
+    def _against(self, conditions: Conditions, budget: Budget) -> list[str]:
+        """What speaks against deciding this budget by what was timed."""
+        busy = busy_with_others(conditions.load_from_others, self.max_other_load, "max_other_load")
+        is_line = self.pairing.scenario == "server"  # It grows the more, the slower the engine is.
+        if is_line or not (budget.relative and budget.quantity.name == UNMOVED):
+            return list(conditions.objections)
+        limit = self.max_other_load_relative
+        rest = [said for said in conditions.objections if said not in busy]
+        return rest + busy_with_others(conditions.load_from_others, limit, "max_other_load_relative")
+
+    def _busy(self, conditions: Conditions, asked: Sequence[Asked]) -> tuple[str, ...]:
+        """What a busy machine means for what is decided all the same."""
+        decided = any(len(self._against(conditions, one[1])) < len(conditions.objections) for one in asked)
+        if not decided or conditions.load_from_others is None:
+            return ()
+        return (
+            f"Other programs took {conditions.load_from_others:.0%} of the CPU time: the p50 beside the baseline holds "
+            "for a machine that is as busy.",
+        )
 
     def _record(self, case: Case, sides: Sides, checks: Sequence[Check], conditions: Conditions) -> Gated:
         outcome = worst([check.outcome for check in checks])

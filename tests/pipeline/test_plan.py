@@ -189,6 +189,7 @@ html = false
 pays = false
 cold_starts = 5
 max_other_load = 0.5
+max_other_load_relative = 0.6
 max_drift = 0.3
 sampled = false
 [gate.pairing]

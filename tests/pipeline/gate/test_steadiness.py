@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.gate.steadiness import TICKS_PER_S, CpuTimes, Moment, cpu_times, load_from_others, moment, objections
+from pipeline.gate.steadiness import (
+    TICKS_PER_S,
+    CpuTimes,
+    Moment,
+    busy_with_others,
+    cpu_times,
+    load_from_others,
+    moment,
+    objections,
+)
 
 QUIET = Moment("performance", "off", "MAXN", 0.1, {"cpu policy0": 2400.0}, {"cpu": 51.0})
 
@@ -77,15 +86,17 @@ def test_this_process_is_not_among_the_others() -> None:
 
 
 def test_a_quiet_machine_has_no_objections() -> None:
-    assert objections(QUIET, replace(QUIET, load_1min=1.0), 0.1, 0.25, 0) == []
-    assert objections(QUIET, QUIET, None, 0.25, 0) == []
+    assert objections(QUIET, replace(QUIET, load_1min=1.0), 0) == []
+    assert busy_with_others(0.1, 0.25, "max_other_load") == busy_with_others(None, 0.25, "max_other_load") == []
 
 
 def test_each_objection_says_what_to_do() -> None:
     after = replace(QUIET, governor="powersave", power_mode="15W")
-    assert objections(QUIET, after, 0.4, 0.25, 3) == [
+    assert busy_with_others(0.4, 0.25, "max_other_load") == [
+        "other programs took 40% of the machine's CPU time, above max_other_load 25%; stop them"
+    ]
+    assert objections(QUIET, after, 3) == [
         "the hardware throttled 3 times meanwhile; let it cool, or mend its power supply",
-        "other programs took 40% of the machine's CPU time, above max_other_load 25%; stop them",
         "the governor changed from 'performance' to 'powersave' meanwhile; hold it",
         "the power mode changed from 'MAXN' to '15W' meanwhile; hold it",
     ]
