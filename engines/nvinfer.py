@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from engines.onnx_model import OnnxModelFacts, check_options, facts
 from engines.profiles import add_profiles, calibration_profile, calibration_shapes, located
 
 _LOG = logging.getLogger(__name__)
+
+_OPERATOR = re.compile(r"While parsing node number \d+ \[(\w+)")
+_NODE_NAME = re.compile(r'\bname: "([^"]*)" op_type: ')
+"""In the parser's log, which has the node itself between two lines."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ class ErrorTail:
         """Forget them all; at the start of a build."""
         self._lines.clear()
         self.warnings.clear()
+
+    def lines(self) -> tuple[str, ...]:
+        """All of the errors that are kept."""
+        return tuple(self._lines)
 
     def text(self) -> str:
         """The last two messages that say something of their own, in one line."""
@@ -199,11 +208,22 @@ def _dla_notes(off: tuple[str, ...], num_layers: int) -> tuple[str, ...]:
 
 
 def _parser_error(parser: Any, tail: ErrorTail) -> str:
-    """The first error of the parser, with the ONNX node that it is about."""
+    """The first error of the parser, with the ONNX node that it is about: up to 8.6 the log alone has its words."""
     if not parser.num_errors:
         return tail.text()
     error = parser.get_error(0)
     words = " ".join(error.desc().split())
-    if hasattr(error, "node_operator") and error.node_operator():
-        return f"node '{error.node_name()}', {error.node_operator()}: {words}"
+    if hasattr(error, "node_operator"):
+        name, operator = error.node_name(), error.node_operator()
+    else:
+        name, operator = (_last(pattern, tail.lines()) for pattern in (_NODE_NAME, _OPERATOR))
+    if words == "false" and error.code().name == "UNSUPPORTED_NODE":  # Of an operator that it knows, and never takes.
+        words = f"{operator} is not supported in TensorRT"
+    if operator:
+        return f"node '{name}', {operator}: {words}"
     return f"node {error.node()}: {words}" if error.node() >= 0 else words
+
+
+def _last(pattern: re.Pattern[str], lines: Iterable[str]) -> str:
+    found = [match[1] for line in lines if (match := pattern.search(line))]
+    return found[-1] if found else ""

@@ -50,6 +50,20 @@ def test_fp16(save_model: SaveModel, tmp_path: Path) -> None:
     assert (record.precision, record.num_quantizable, record.num_int8, record.notes) == ("fp16", 1, 0, ())
 
 
+@pytest.mark.parametrize("operator", ["Det", "Wobble"])
+def test_an_operator_that_tensorrt_lacks_is_named_with_its_node(
+    save_model: SaveModel, tmp_path: Path, operator: str
+) -> None:
+    domain = "" if operator == "Det" else "my."
+    model = save_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "my" : 1]> g (float[3, 3] x) => (float[N] y)
+        {{ [first] h = Relu(x)  [odd] y = {domain}{operator}(h) }}"""
+    )
+    words = rf"TensorRT has no such operator; replace it in the network, .* \(node 'odd', {operator}: "
+    with pytest.raises(EngineError, match=words):
+        tensorrt_rtx.build(model, tmp_path / "engine", BuildOptions())
+
+
 def test_compute_capabilities_are_written_into_the_engine(linear: Path, tmp_path: Path) -> None:
     # Found by reading plans: a bit mask of targets at byte 0x20; 8.6 is bit 2, 8.9 is bit 3.
     options = BuildOptions(shapes=LINEAR, compute_capabilities=("8.6", "8.9"))
