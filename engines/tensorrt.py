@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from engines import capability, cuda, nvinfer
-from engines.contract import Array, BuildOptions, EngineRecord, GpuUse, LayerTimes, Placement, Runner
+from engines.contract import BuildOptions, EngineRecord, Placement
 from engines.errors import Unavailable
 from engines.inspection import Inspection, inspected
-from engines.nvinfer_runner import AS_USUAL, TO_PROFILE, NvinferRunner
+from engines.nvinfer_loading import Loading
 from engines.onnx_model import OnnxModelFacts, refuse_targets
-from engines.preflight import check_plan_here
 
 NAME = "tensorrt"
 PLACEMENT: Placement = "tensorrt"
@@ -67,21 +65,6 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     return nvinfer.build(family, model, engine, options)
 
 
-def load(engine: Path, *, num_threads: int, use: GpuUse = AS_USUAL) -> Runner:
-    """A runner on GPU 0. ``num_threads`` is for runtimes on the CPU."""
-    return _runner(engine, use)
-
-
-def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
-    """By TensorRT's profiler, without CUDA graphs; memory by an allocator that counts."""
-    with _runner(engine, TO_PROFILE) as runner:
-        return runner.layer_times(feed, num_runs)
-
-
-def _runner(engine: Path, use: GpuUse) -> NvinferRunner:
-    return NvinferRunner(engine, _import, cuda.Device, lambda plan: check_plan_here(plan, NAME, versions()), use)
-
-
 def _import() -> Any:
     try:
         import tensorrt as trt
@@ -100,3 +83,7 @@ def _no_more(config: Any, options: BuildOptions) -> None:
 def _inspect(plan: bytes, found: OnnxModelFacts, options: BuildOptions) -> Inspection:
     trt = _import()
     return inspected(trt, nvinfer.logger(trt)[0], plan, found, options)
+
+
+_LOADING = Loading(NAME, _import, lambda: versions())
+load, layer_times = _LOADING.load, _LOADING.layer_times

@@ -6,18 +6,16 @@ Networks are strongly typed. Not for Jetson, nor for data-centre GPUs of compute
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from engines import capability, cuda, nvinfer
-from engines.contract import Array, BuildOptions, EngineRecord, GpuUse, LayerFacts, LayerTimes, Placement, Runner
+from engines.contract import BuildOptions, EngineRecord, LayerFacts, Placement
 from engines.errors import EngineError, Unavailable
 from engines.inspection import Inspection
-from engines.nvinfer_runner import AS_USUAL, TO_PROFILE, NvinferRunner
+from engines.nvinfer_loading import Loading
 from engines.onnx_model import OnnxModelFacts
 from engines.plan_text import PlanProducts, plan_products
-from engines.preflight import check_plan_here
 
 NAME = "tensorrt_rtx"
 PLACEMENT: Placement = "tensorrt"
@@ -70,21 +68,6 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
 
     family = nvinfer.Family(NAME, trt, versions(), configure, _inspect)
     return nvinfer.build(family, model, engine, options)
-
-
-def load(engine: Path, *, num_threads: int, use: GpuUse = AS_USUAL) -> Runner:
-    """A runner on GPU 0; kernels are compiled for it when it is entered. ``num_threads`` is for runtimes on the CPU."""
-    return _runner(engine, use)
-
-
-def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
-    """By TensorRT's profiler, without CUDA graphs; memory by an allocator that counts."""
-    with _runner(engine, TO_PROFILE) as runner:
-        return runner.layer_times(feed, num_runs)
-
-
-def _runner(engine: Path, use: GpuUse) -> NvinferRunner:
-    return NvinferRunner(engine, _import, cuda.Device, lambda plan: check_plan_here(plan, NAME, versions()), use)
 
 
 def _import() -> Any:
@@ -144,3 +127,7 @@ def _layers(seen: PlanProducts, found: OnnxModelFacts) -> tuple[LayerFacts, ...]
         LayerFacts(name, "product", precision, (name,) if name in found.node_names else ())
         for name, precision in sorted(seen.precisions.items())
     )
+
+
+_LOADING = Loading(NAME, _import, lambda: versions())
+load, layer_times = _LOADING.load, _LOADING.layer_times
