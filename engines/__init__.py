@@ -6,10 +6,12 @@ A leaf: it knows arrays, ONNX files and engine files, and nothing of calibration
 import importlib
 from typing import cast
 
-from engines.contract import Backend
+from engines.contract import Backend, StreamingBackend
 from engines.errors import Unavailable
 
 BACKENDS = ("onnxruntime", "reference", "tensorflow", "tensorrt", "tensorrt_rtx")
+STREAMING = ("tensorrt", "tensorrt_rtx")
+"""Those that are ``StreamingBackend``."""
 
 
 def backend(name: str) -> Backend:
@@ -21,3 +23,8 @@ def backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise Unavailable(f"backend '{name}': no such backend; choose one of {', '.join(BACKENDS)}")
     return cast(Backend, importlib.import_module(f"engines.{name}"))
+
+
+def streaming_backend(name: str) -> StreamingBackend | None:
+    """That backend, if its runners can have several queries in flight; else None."""
+    return cast(StreamingBackend, backend(name)) if name in STREAMING else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -235,6 +235,21 @@ class Runner(Protocol):
         ...
 
 
+class StreamingRunner(Runner, Protocol):
+    """A runner that can have several queries in flight."""
+
+    def infer_all(self, feeds: Iterable[Mapping[str, Array]]) -> Generator[dict[str, Array], None, None]:
+        """Run them all, ``GpuUse.num_streams`` in flight at once; the outputs come in the feeds' order.
+
+        Closing it waits for what is in flight. Until then nothing else may be run; ``facts()`` are of the query whose
+        outputs came last.
+
+        Raises:
+            EngineError: as ``infer``.
+        """
+        ...
+
+
 class Backend(Protocol):
     """A module of this package. Every name below is a module-level name of it."""
 
@@ -282,8 +297,7 @@ class Backend(Protocol):
     def load(self, engine: Path, *, num_threads: int) -> Runner:
         """A runner for an engine that ``build`` made; nothing is loaded before ``__enter__``.
 
-        ``num_threads`` is for runtimes on the CPU, 0 leaves it to the runtime; backends on the GPU also take
-        ``use: GpuUse``.
+        ``num_threads`` is for runtimes on the CPU, 0 leaves it to the runtime.
         """
         ...
 
@@ -293,4 +307,12 @@ class Backend(Protocol):
         Raises:
             Unavailable, EngineError: as a runner does.
         """
+        ...
+
+
+class StreamingBackend(Backend, Protocol):
+    """One whose runners can have several queries in flight: those on the GPU."""
+
+    def load(self, engine: Path, *, num_threads: int, use: GpuUse = ...) -> StreamingRunner:
+        """As a backend does, for that use of the GPU."""
         ...

@@ -91,23 +91,18 @@ class NvinferRunner:
         self._gpu.__exit__(kind, error, trace)
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        lane = self._last = self._lanes[0]
+        lane = self._lanes[0]
         self._start(lane, feed)
         return self._finished(lane)
 
     def infer_all(self, feeds: Iterable[Mapping[str, Array]]) -> Generator[dict[str, Array], None, None]:
-        """Run them all, ``num_streams`` in flight at once; the outputs come in the feeds' order.
-
-        Raises:
-            EngineError: as ``infer``.
-        """
+        """As the contract says."""
         idle, flying = deque(self._lanes), deque[Lane]()
         try:
             for feed in feeds:
                 if not idle:
                     idle.append(flying.popleft())
                     yield self._finished(idle[0])
-                self._last = idle[0]
                 self._start(idle[0], feed)
                 flying.append(idle.popleft())
             while flying:
@@ -146,6 +141,7 @@ class NvinferRunner:
 
     def _finished(self, lane: Lane) -> dict[str, Array]:
         outputs = lane.finish()
+        self._last = lane
         if lane.num_runs <= NUM_SETTING_UP:
             self._memory_mib = self._free_before_mib - self._gpu.free_mib()
         return outputs

@@ -40,6 +40,8 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 NS_PER_MS = 1e6
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
+NUM_STREAMS = 2
+"""So many hide the copies of one batch behind the computation of another."""
 NUM_QUANTILES = 101
 """So many evenly spaced quantiles stand for a block in the bootstrap, whatever its number of queries."""
 
@@ -69,6 +71,7 @@ class Protocol:
     )
     queries_per_s: float = option(0.0, "server: so many queries arrive per second, on average")
     arrivals: Arrivals = option("poisson", "server: at random, or fixed: evenly spaced, as from a camera")
+    num_streams: int = option(NUM_STREAMS, "offline: batches in flight at once, where a backend on the GPU has streams")
 
     @property
     def load(self) -> Load:
@@ -78,7 +81,14 @@ class Protocol:
     def __post_init__(self) -> None:
         """Check the bounds."""
         _ = self.load  # It checks itself.
-        least = {"warmup_queries": 1, "min_queries": 1, "num_blocks": 4, "settle_queries": 0, "seed": 0}
+        least = {
+            "warmup_queries": 1,
+            "min_queries": 1,
+            "num_blocks": 4,
+            "settle_queries": 0,
+            "seed": 0,
+            "num_streams": 1,
+        }
         least |= {"warmup_seconds": 0, "min_seconds": 0, "max_spread": 0, "max_drift": 0}
         for name, bound in least.items():
             value = getattr(self, name)
@@ -86,11 +96,19 @@ class Protocol:
                 raise ConfigError(f"benchmark: {name} is {value}, must be at least {bound}; raise it")
             if value == math.inf:
                 raise ConfigError(f"benchmark: {name} is {value}, so the measurement would never end; lower it")
+        if self.scenario != "offline" and self.num_streams != NUM_STREAMS:
+            raise ConfigError(
+                f"scenario {self.scenario}: num_streams is {self.num_streams}, but only offline has several batches in "
+                "flight; leave it out, or write scenario = offline"
+            )
 
     def describe(self) -> str:
         """The sentence that stands next to every number measured with this protocol."""
+        streams = (
+            f", {self.num_streams} in flight at once on backends with streams" if self.scenario == "offline" else ""
+        )
         return (
-            f"{self.load.describe()}; per variant at least {self.warmup_queries} queries and "
+            f"{self.load.describe()}{streams}; per variant at least {self.warmup_queries} queries and "
             f"{self.warmup_seconds:g} s of warm-up, then at least {self.min_queries} queries and "
             f"{self.min_seconds:g} s in {self.num_blocks} blocks, the variants taking "
             f"turns in random order (seed {self.seed}), {self.settle_queries} queries of each block not counted; "
@@ -110,6 +128,8 @@ class Candidate:
     """One query."""
     device_ms: Callable[[], float | None]
     """Device time of the last query, milliseconds; None where the backend cannot tell."""
+    rest: Callable[[], object] = lambda: None
+    """Told that others have their turn: it waits for what it still has under way."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +220,7 @@ def measure(
         raise ValueError(f"benchmark: two candidates have the same name and batch size: {keys}")
     for candidate in candidates:
         run_unrecorded(candidate, protocol.warmup_queries, protocol.warmup_seconds, clock)
+        candidate.rest()
     order = np.random.default_rng(protocol.seed)
     need_queries = -(-protocol.min_queries // protocol.num_blocks)
     need_ns = protocol.min_seconds * 1e9 / protocol.num_blocks
@@ -215,6 +236,7 @@ def measure(
         for index in order.permutation(len(candidates)):
             run_unrecorded(candidates[index], protocol.settle_queries, 0.0, clock)
             raw = run_block(candidates[index], done, clock, protocol.load.begin((protocol.seed, round_), clock))
+            candidates[index].rest()
             blocks[index].append(queries_from_raw(raw, round_, began_ns))
             on_block(sum(map(len, blocks)), total)
     return [_timing(candidate, joined(parts), protocol) for candidate, parts in zip(candidates, blocks)]

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from pipeline.errors import ConfigError, Unavailable
 from pipeline.gauges import available_mib
 from pipeline.machine import this_machine
 from pipeline.monitor import Energy, Monitor, Watched
+from pipeline.offline import offline, streaming_runner
 from pipeline.option import check_bounds, option
 from pipeline.progress import waiting
 from pipeline.stages.infer import batch_bounds, runner_of
@@ -34,8 +34,6 @@ ROOT = Path("/")
 """Where the monitor looks for /sys and /proc; a test points it at a made-up tree."""
 MONITOR = "monitor.npz"
 """Every reading of the monitor."""
-OFFLINE_MIB = 512
-"""The offline scenario keeps so much of the samples in memory, as they are when it begins."""
 NOT_OF_TIMING = ("samples", "engine", "latency_ms", "device_ms", "split_ms")
 """Keys of a row that are no fields of a ``Timing``, or not as they are."""
 
@@ -191,12 +189,15 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
         splits: list[Splits] = []
         for name, engine in engines.items():
             before_mib = available_mib(Path("/"))
-            runner = runners[name] = loaded.enter_context(runner_of(engine, stage.num_threads))
+            streaming = streaming_runner(engine, stage.protocol, stage.num_threads)
+            runner = runners[name] = loaded.enter_context(streaming or runner_of(engine, stage.num_threads))
             own = [candidate_of(engine, runner, name, next(iter(samples.batches(n)))) for n in stage.batch_sizes]
             if stage.protocol.scenario == "offline":
-                own = [_offline(candidate, runner, samples) for candidate in own]
+                own = [offline(candidate, runner, streaming, samples) for candidate in own]
             for candidate in own:
+                loaded.callback(candidate.rest)  # Before its runner goes.
                 candidate.call()  # Some runtimes take their memory at the first query.
+                candidate.rest()
             change_mib = before_mib - available_mib(Path("/"))
             changes[name] = None if math.isnan(change_mib) else change_mib
             heard = [Splits(runner) for _ in own]
@@ -224,16 +225,3 @@ def candidate_of(engine: Engine, runner: Runner, name: str, feed: Mapping[str, A
             "change it, or the input's shapes in [model.inputs]"
         )
     return Candidate(name, size, partial(runner.infer, feed), runner.device_ms)
-
-
-def _offline(candidate: Candidate, runner: Runner, samples: Samples) -> Candidate:
-    """The candidate going through the samples, as many whole batches as fit ``OFFLINE_MIB``, again and again."""
-    feeds: list[Mapping[str, Array]] = []
-    room = OFFLINE_MIB * 2**20
-    for feed in samples.batches(candidate.batch_size):
-        room -= sum(array.nbytes for array in feed.values())
-        if feeds and (room < 0 or len(next(iter(feed.values()))) < candidate.batch_size):
-            break
-        feeds.append(feed)
-    following = cycle(feeds)
-    return replace(candidate, call=lambda: runner.infer(next(following)))

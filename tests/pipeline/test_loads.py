@@ -177,6 +177,11 @@ def test_the_real_clock_waits_until_a_query_is_due() -> None:
         ({"queries_per_s": 5.0}, "scenario single_stream: queries_per_s is 5, but only server has a rate"),
         ({"arrivals": "fixed"}, "scenario single_stream: arrivals is fixed, but only to server do queries come by"),
         ({"scenario": "offline", "queries_per_s": 5.0}, "scenario offline: queries_per_s is 5, but only server"),
+        (
+            {"num_streams": 4},
+            "scenario single_stream: num_streams is 4, but only offline has several batches",
+        ),
+        ({"scenario": "offline", "num_streams": 0}, "num_streams is 0, must be at least 1"),
     ],
 )
 def test_a_rate_that_does_not_fit_the_scenario_is_refused(options: dict[str, Any], said: str) -> None:
@@ -192,4 +197,6 @@ def test_the_protocol_says_which_scenario_it_is() -> None:
     assert "evenly spaced" in replace(poisson, arrivals="fixed").describe()
     offline = replace(QUICK, scenario="offline").describe()
     assert "LoadGen's Offline scenario" in offline
+    assert "from arrays in to arrays out, 2 in flight at once on backends with streams; per" in offline
+    assert "in flight" not in QUICK.describe()
     assert "throughput is samples divided by the time of the blocks" in offline
