@@ -13,6 +13,8 @@ from engines.contract import Array, DeviceTimes, LayerTimes, Runner, RunnerFacts
 
 NUM_RUNS = 50
 """Runs in which the times of layers are told."""
+MOST_LAYERS = 20
+"""So many are shown, the slowest; `timings.json` and `report.json` have all."""
 
 
 @dataclass
@@ -56,6 +58,13 @@ def split_from_row(row: Mapping[str, Any]) -> DeviceTimes | None:
     """Read back what a row of ``timings.json`` has as ``split_ms``."""
     found = row["split_ms"]
     return None if found is None else DeviceTimes(**found)
+
+
+def layers_from_json(found: Mapping[str, Any] | None) -> LayersRun | None:
+    """Read back what ``timings.json`` has of an engine's layers; None where it has nothing."""
+    from cattrs import structure
+
+    return None if found is None else structure(found, LayersRun)
 
 
 def feed_of(batch: Mapping[str, Array]) -> dict[str, Array]:

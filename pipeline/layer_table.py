@@ -10,10 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.device_split import MOST_LAYERS
 from pipeline.quantities import three_digits
-
-MOST_LAYERS = 20
-"""Rows of the table; `timings.json` has all layers."""
 
 
 def split_lines(found: Mapping[str, Any]) -> Iterator[str]:

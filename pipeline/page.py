@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import quantities
+from pipeline.device_split import MOST_LAYERS
 from pipeline.errors import Unavailable
 from pipeline.histogram_pictures import histogram_pictures
 from pipeline.machine import Machine
@@ -52,6 +53,7 @@ def html_from_record(record: Record, folder: Path) -> str:
         machine_rows=machine_rows(record.machine),
         dash=quantities.NONE,
         reasons=_reasons(record),
+        most_layers=MOST_LAYERS,
     )
 
 

@@ -14,11 +14,12 @@ from typing import Literal
 from calibration.lint import Finding
 from calibration.settling import Settling
 from engines.contract import DeviceTimes, Placement, Precision, TensorSpec
+from pipeline.device_split import LayersRun
 from pipeline.machine import Machine
 from pipeline.monitor import Watched
 from pipeline.timing import Latency, Protocol
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, graph optimizations off)"]
 ENGINE: MeasuredOn = "engine"
@@ -169,6 +170,8 @@ class Variant:
     device_memory_mib: float | None
     """By how much the GPU's free memory fell when the engine was loaded and ran once; None where the backend does not
     tell, or nothing was timed."""
+    layers: LayersRun | None
+    """The times of its layers; None where they were not asked for."""
     latency_missing: str
     """Why there is no latency; empty if there is one."""
     artifact: str

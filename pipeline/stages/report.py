@@ -15,7 +15,7 @@ from calibration.ranges import ranges_from_folder
 from calibration.settling import settling_from_folder
 from engines import backend
 from engines.contract import TensorSpec
-from pipeline.device_split import split_from_row
+from pipeline.device_split import layers_from_json, split_from_row
 from pipeline.direct import check_replaceable, work_folder
 from pipeline.machine import installed_versions, this_machine
 from pipeline.monitor import Energy
@@ -151,6 +151,7 @@ def variant_record(made: Results, built: BuiltVariant, timings: Sequence[Timing]
         by_batch=(),
         ram_change_mib=measured.get("ram_change_mib", {}).get(built.name),
         device_memory_mib=runner["device_memory_mib"],
+        layers=layers_from_json(measured.get("layers", {}).get(built.name)),
         latency_missing=made.not_timed.get(built, "it was not timed"),
         artifact=str(engine.path),
         num_int8=built_as["num_int8"],

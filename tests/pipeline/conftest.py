@@ -9,7 +9,8 @@ import pytest
 
 from calibration.lint import Finding
 from calibration.settling import Point, Settling
-from engines.contract import Precision, TensorSpec
+from engines.contract import LayerFacts, LayerTime, LayerTimes, Precision, TensorSpec
+from pipeline.device_split import LayersRun
 from pipeline.machine import Gpu, Machine
 from pipeline.monitor import Span, Watched
 from pipeline.recommendation import recommend
@@ -88,6 +89,7 @@ def variant_named(name: str, drop: float | None, size_bytes: int) -> Variant:
         by_batch=(),
         ram_change_mib=None if drop is None else 12.5,
         device_memory_mib=None,
+        layers=None,
         latency_missing="no NVIDIA driver on this machine (libcuda.so.1 is missing)",
         artifact=f"/store/build/{name}/engine",
         num_int8=27 if precision == "int8" else 0,
@@ -95,6 +97,16 @@ def variant_named(name: str, drop: float | None, size_bytes: int) -> Variant:
         build_seconds=1.25,
         notes=(),
     )
+
+
+def layers_run(num_layers: int) -> LayersRun:
+    """So many layers; the later one is, the longer it takes."""
+    total = num_layers * (num_layers + 1) / 2
+    layers = tuple(
+        LayerTime(LayerFacts(f"conv_{n} + <relu>", "conv", "INT8", (f"Conv_{n}",)), n / 100, n / total)
+        for n in range(1, num_layers + 1)
+    )
+    return LayersRun(1, 50, LayerTimes(layers, 17.6))
 
 
 def made_up_ms(p50_ms: float) -> Floats:
@@ -151,7 +163,7 @@ def sample_record() -> Record:
     variants = (
         timed(variant_named("fp32@onnxruntime", 0.0, 1_893_504), 0.412, 1.0),
         timed(variant_named("fp16@onnxruntime", 0.0001, 951_120), 0.447, 0.92),
-        replace(int8, notes=("weights in 7 bits (u8s7): this CPU has no VNNI",)),
+        replace(int8, notes=("weights in 7 bits (u8s7): this CPU has no VNNI",), layers=layers_run(23)),
         replace(
             variant_named("fp16@tensorrt_rtx", 0.0, 1_034_000),
             metric_measured_on=SIMULATION,

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from engines.contract import LayerTimes
 from pipeline import page
+from pipeline.device_split import LayersRun
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.page import headline, html_from_record
 from pipeline.record import Recommendation, Record
@@ -55,6 +57,22 @@ def read(html: str) -> tuple[Reader, str]:
     reader.feed(html)
     assert reader.open == []
     return reader, " ".join(" ".join(reader.text).split())
+
+
+def test_the_slowest_layers_are_on_it(record: Record, folder: Path) -> None:
+    _, text = read(html_from_record(record, folder))
+    assert "Layers: where the time goes" in text
+    assert (
+        "int8@onnxruntime, batch 1, median of 50 runs; the 20 slowest of 23 layers; the library held at most 18 MiB of "
+        "device memory. Layer Type ms Share, % ONNX nodes conv_23 + <relu> INT8 0.230 8.3 Conv_23 conv_22 + <relu>"
+    ) in text
+    assert "Conv_4 " in text
+    assert "Conv_3 " not in text
+    silent = replace(record.variants[0], layers=LayersRun(1, 50, LayerTimes()))
+    _, text = read(html_from_record(replace(record, variants=(silent, *record.variants[1:])), folder))
+    assert "fp32@onnxruntime: its backend does not tell the times of layers." in text
+    none = tuple(replace(variant, layers=None) for variant in record.variants)
+    assert "Layers:" not in html_from_record(replace(record, variants=none), folder)
 
 
 def test_the_decision_comes_first(record: Record, folder: Path) -> None:

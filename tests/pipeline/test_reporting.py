@@ -93,8 +93,8 @@ def broken(data: Any, path: str, change: Any) -> Any:
         ("recommendation.outcome", "maybe", r"recommendation\.outcome: "),
         ("machine.colour", "red", "machine: .*colour"),
         ("served.0.from_store", 1, r"served\[0\]\.from_store: "),
-        ("schema_version", 3, "schema_version is 3, this program reads 4"),
-        ("schema_version", ..., "schema_version is None, this program reads 4"),
+        ("schema_version", 4, "schema_version is 4, this program reads 5"),
+        ("schema_version", ..., "schema_version is None, this program reads 5"),
     ],
 )
 def test_a_report_that_does_not_fit_names_the_key(
