@@ -11,7 +11,8 @@ Definitions, after MLPerf Inference LoadGen (``loadgen/test_settings.h``); a que
   spaced, as from a camera, with the engine idle in between. Each block begins with an empty line, and in one round all
   candidates meet the same arrivals.
 - *offline* (Offline): as many samples per second as can be had, all of them being there from the start. LoadGen hands
-  them over in one query; here one batch follows the other, and what happens between them counts.
+  them over in one query; here one batch follows the other, and what happens between them counts. Where the backend has
+  streams several are in flight at once, and a batch's time is from the end of the one before it to its own.
 
 *Throughput* is in samples per second: of single_stream, batch size / mean latency; of server, batch size times the
 queries per second that arrive, or that are served if that is less; of offline, all samples / time from the first
@@ -40,6 +41,8 @@ Arrivals = Literal["poisson", "fixed"]
 
 SPIN_NS = 1_000_000
 """A query's last so many nanoseconds are waited for without sleeping: sleep may end late."""
+NUM_STREAMS = 2
+"""So many hide the copies of one batch behind the computation of another."""
 BUSY = 0.9
 """From this utilization on it is said."""
 
@@ -56,6 +59,8 @@ class Load:
     queries_per_s: float
     """Of server, on average; else 0."""
     arrivals: Arrivals
+    num_streams: int = NUM_STREAMS
+    """Of offline: batches in flight at once, where the backend has streams."""
 
     def __post_init__(self) -> None:
         """Check that the rate fits the scenario."""
@@ -69,6 +74,15 @@ class Load:
             raise ConfigError(
                 f"scenario {self.scenario}: queries_per_s is {rate:g}, but only server has a rate; leave it out, or "
                 "write scenario = server"
+            )
+        if self.num_streams < 1:
+            raise ConfigError(
+                f"scenario {self.scenario}: num_streams is {self.num_streams}, must be at least 1; raise it"
+            )
+        if self.scenario != "offline" and self.num_streams != NUM_STREAMS:
+            raise ConfigError(
+                f"scenario {self.scenario}: num_streams is {self.num_streams}, but only offline has several batches in "
+                "flight; leave it out, or write scenario = offline"
             )
         if self.scenario != "server" and self.arrivals != "poisson":
             raise ConfigError(
@@ -88,7 +102,8 @@ class Load:
         if self.scenario == "offline":
             return (
                 "Host wall-clock time of one batch after the other through the samples (LoadGen's Offline scenario: "
-                "throughput is what counts), from arrays in to arrays out"
+                f"throughput is what counts), from arrays in to arrays out, {self.num_streams} in flight at once on "
+                "backends with streams"
             )
         return "Host wall-clock time of one query at a time (single stream), from arrays in to arrays out"
 

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError
-from pipeline.loads import Arrivals, Load, Run, Scenario
+from pipeline.loads import NUM_STREAMS, Arrivals, Load, Run, Scenario
 from pipeline.option import option
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -40,8 +40,6 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 NS_PER_MS = 1e6
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
-NUM_STREAMS = 2
-"""So many hide the copies of one batch behind the computation of another."""
 NUM_QUANTILES = 101
 """So many evenly spaced quantiles stand for a block in the bootstrap, whatever its number of queries."""
 
@@ -76,19 +74,12 @@ class Protocol:
     @property
     def load(self) -> Load:
         """How queries come."""
-        return Load(self.scenario, self.queries_per_s, self.arrivals)
+        return Load(self.scenario, self.queries_per_s, self.arrivals, self.num_streams)
 
     def __post_init__(self) -> None:
         """Check the bounds."""
         _ = self.load  # It checks itself.
-        least = {
-            "warmup_queries": 1,
-            "min_queries": 1,
-            "num_blocks": 4,
-            "settle_queries": 0,
-            "seed": 0,
-            "num_streams": 1,
-        }
+        least = {"warmup_queries": 1, "min_queries": 1, "num_blocks": 4, "settle_queries": 0, "seed": 0}
         least |= {"warmup_seconds": 0, "min_seconds": 0, "max_spread": 0, "max_drift": 0}
         for name, bound in least.items():
             value = getattr(self, name)
@@ -96,19 +87,11 @@ class Protocol:
                 raise ConfigError(f"benchmark: {name} is {value}, must be at least {bound}; raise it")
             if value == math.inf:
                 raise ConfigError(f"benchmark: {name} is {value}, so the measurement would never end; lower it")
-        if self.scenario != "offline" and self.num_streams != NUM_STREAMS:
-            raise ConfigError(
-                f"scenario {self.scenario}: num_streams is {self.num_streams}, but only offline has several batches in "
-                "flight; leave it out, or write scenario = offline"
-            )
 
     def describe(self) -> str:
         """The sentence that stands next to every number measured with this protocol."""
-        streams = (
-            f", {self.num_streams} in flight at once on backends with streams" if self.scenario == "offline" else ""
-        )
         return (
-            f"{self.load.describe()}{streams}; per variant at least {self.warmup_queries} queries and "
+            f"{self.load.describe()}; per variant at least {self.warmup_queries} queries and "
             f"{self.warmup_seconds:g} s of warm-up, then at least {self.min_queries} queries and "
             f"{self.min_seconds:g} s in {self.num_blocks} blocks, the variants taking "
             f"turns in random order (seed {self.seed}), {self.settle_queries} queries of each block not counted; "
