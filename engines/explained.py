@@ -72,6 +72,7 @@ MEANINGS: tuple[tuple[str, str], ...] = (
 OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemory|insufficient memory|Failed to allocate|could not (be allocated|allocate)", re.IGNORECASE
 )
+OLD_DRIVER = re.compile(r"driver version is insufficient|cudaError 35\b|initialization failure with error: 35\b")
 SKIPPED = re.compile(r"insuff?icient memory on requested size of (\d+)")
 """In a warning, since no kernel being left is the error; 8.5 spells it with one f."""
 
@@ -91,6 +92,11 @@ def lacks_memory(warnings: Iterable[str], workspace_mib: int) -> bool:
     """Whether kernels were left out although they would have fitted into the workspace: there is not as much free."""
     sizes = [int(size) for text in warnings for size in SKIPPED.findall(text)]
     return any(size <= workspace_mib * 2**20 for size in sizes)
+
+
+def is_old_driver(text: str) -> bool:
+    """Whether the library said that its CUDA is newer than the driver, or that there is none."""
+    return OLD_DRIVER.search(text) is not None
 
 
 def is_out_of_memory(text: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from engines.capability import has_own_graphs
 from engines.contract import Array, GpuUse, LayerTimes, RunnerFacts, TensorSpec
 from engines.errors import EngineError, OutOfMemory, Unavailable
-from engines.explained import is_out_of_memory
+from engines.explained import is_old_driver, is_out_of_memory
 from engines.feed import FeedCheck
 from engines.gpu_allocator import counting_allocator
 from engines.layers import layer_times_from, layers_from_record
@@ -213,8 +213,10 @@ def _context_of(trt: Any, engine: Any, *, with_graph: bool) -> Any:
     return engine.create_execution_context(runtime_config)
 
 
-def _refused(path: Path, text: str) -> EngineError:
+def _refused(path: Path, text: str) -> EngineError | Unavailable:
     """What is to be raised of an engine that the library does not load."""
+    if is_old_driver(text):
+        return Unavailable(f"{path}: the driver is older than the library's CUDA ({text}); update the driver")
     if is_out_of_memory(text):
         return OutOfMemory(f"{path}: the GPU's memory does not hold the engine ({text}); end what else runs on the GPU")
     return EngineError(

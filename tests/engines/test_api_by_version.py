@@ -128,6 +128,17 @@ def test_what_some_generation_lacks_is_asked_for_first() -> None:
     assert set(BEHIND) <= {name for _, name in _uses()}, "a name that is not used any more"
 
 
+def test_no_file_uses_the_module_unseen() -> None:
+    """Whatever is handed a module ``trt``, or imports it so, is among the files above."""
+    using = set()
+    for file in Path(engines.__file__).parent.glob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        if any(isinstance(node, ast.Attribute) and ast.unparse(node.value) == "trt" for node in nodes):
+            using.add(file.name)
+    assert using <= {*SHARED, "tensorrt.py", "tensorrt_rtx.py"}
+    assert "nvinfer.py" in using
+
+
 def test_the_names_are_found() -> None:
     source = (
         "builder = trt.Builder(log)\nbuilder.create_network(0)\nself._context.set_input_shape(n, s)\ntrt.__version__"

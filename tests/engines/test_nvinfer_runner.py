@@ -410,6 +410,24 @@ def test_an_engine_that_the_gpus_memory_does_not_hold(gpu: PretendedGpu, tmp_pat
     assert gpu.calls[-1] == "exit"
 
 
+def test_a_driver_that_is_too_old(gpu: PretendedGpu, tmp_path: Path) -> None:
+    """In the words of TensorRT for RTX 1.7 on such a driver."""
+    trt = pretended_trt(gpu, lambda: PretendedContext(gpu))
+
+    def load(data: bytes) -> None:
+        logger(trt)[0].log(
+            trt.ILogger.ERROR,
+            "IRuntime::deserializeCudaEngine: Error Code 1: Cuda Runtime (In ScopedCudaStream at cudaResources.cpp:25 "
+            "(cudaError 35: CUDA driver version is insufficient for CUDA runtime version))",
+        )
+
+    vars(trt)["Runtime"] = lambda log: SimpleNamespace(deserialize_cuda_engine=load)
+    words = r"engine\.plan: the driver is older than the library's CUDA \(.*insufficient.*\); update the driver$"
+    with pytest.raises(Unavailable, match=words), runner_of(gpu, tmp_path, trt):
+        pytest.fail("it cannot be entered")
+    assert gpu.calls[-1] == "exit"
+
+
 def test_without_a_gpu_the_library_is_not_even_imported(tmp_path: Path) -> None:
     class NoGpu(PretendedGpu):
         def __enter__(self) -> PretendedGpu:
