@@ -33,6 +33,7 @@ own (float[N, 3, 32, 32] image) => (float[N, 10] scores) {
 WEIGHTS = {"w1": (32, 3, 3, 3), "w2": (32, 32, 3, 3), "w3": (64, 32, 3, 3), "w4": (10, 64)}
 NUM_CALIBRATION, NUM_EVALUATION = 64, 128
 BATCHES = (1, 8, 32)
+MOST_NATIVE = 16
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Case:
     name: str
     head: str
     """TOML: `[model]` and `[data]`."""
+    num_calibration: int
+    """Samples to calibrate on."""
+
+    def native_batch_size(self) -> int:
+        """The largest batch, up to ``MOST_NATIVE``, of which the samples are a whole number: TensorRT reads no rest."""
+        return max(size for size in range(1, MOST_NATIVE + 1) if not self.num_calibration % size)
 
 
 def own_case(folder: Path) -> Case:
@@ -57,7 +64,7 @@ def own_case(folder: Path) -> Case:
     images = np.kron(coarse, np.ones((4, 4), np.float32)) + draw.normal(0, 0.05, (len(coarse), 3, 32, 32))
     found = images.astype(np.float32)
     np.savez(folder / "own.npz", x_calib=found[:NUM_CALIBRATION], x_test=found[NUM_CALIBRATION:])
-    return Case("own", _head(folder / "own.onnx", folder / "own.npz", "image", (3, 32, 32)))
+    return Case("own", _head(folder / "own.onnx", folder / "own.npz", "image", (3, 32, 32)), NUM_CALIBRATION)
 
 
 def cases_from_folder(folder: Path) -> list[Case]:
@@ -69,8 +76,9 @@ def cases_from_folder(folder: Path) -> list[Case]:
             (given,) = onnx.load(model, load_external_data=False).graph.input
             shape = tuple(dimension.dim_value for dimension in given.type.tensor_type.shape.dim[1:])
             with np.load(data) as arrays:
-                labelled = "y_test" in arrays.files
-            found.append(Case(model.stem, _head(model, data, given.name, shape, labelled=labelled)))
+                labelled, num_calibration = "y_test" in arrays.files, len(arrays["x_calib"])
+            head = _head(model, data, given.name, shape, labelled=labelled)
+            found.append(Case(model.stem, head, num_calibration))
     return found
 
 
@@ -86,10 +94,10 @@ def plan_text(case: Case, report: str, precisions: Sequence[str], backends: Sequ
 
 def _known(network: Network, folder: Path) -> Case:
     head = _head(folder / network.source, folder / network.data, network.input, network.shape, labelled=True)
-    name = Path(network.source).name
-    return Case(
-        name, head.replace("[data]\n", f'[data]\npreprocess = {{ scale = {network.scale}, dtype = "float32" }}\n')
-    )
+    preprocess = f'[data]\npreprocess = {{ scale = {network.scale}, dtype = "float32" }}\n'
+    with np.load(folder / network.data) as arrays:
+        num_calibration = len(arrays["x_calib"])
+    return Case(Path(network.source).name, head.replace("[data]\n", preprocess), num_calibration)
 
 
 def _head(model: Path, data: Path, name: str, shape: tuple[int, ...], *, labelled: bool = False) -> str:

@@ -36,7 +36,7 @@ from pipeline.errors import EXIT_STATUS, CheckFailed, Unavailable, exit_status
 
 PRECISIONS = ("fp32", "fp16", "int8")
 NATIVE = {
-    "tensorrt": 'int8 = "native"\nnative_scales = "tensorrt"',
+    "tensorrt": 'int8 = "native"\nnative_scales = "tensorrt"\nnative_batch_size = {batch_size}',
     "ranges": 'int8 = "native"\nnative_scales = "ranges"',
 }
 """INT8 by TensorRT's own calibrator, from the samples and from our ranges."""
@@ -61,7 +61,8 @@ class Check:
 
     def run(self, title: str, *command: str | Path, status: int = 0) -> str:
         """Run a command of this project as a step; what it printed. Empty where it failed, but for ``status``."""
-        environment = os.environ | {"XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": str(ROOT)}
+        paths = os.pathsep.join((str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])))
+        environment = os.environ | {"XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": paths}
         return self.steps.run(title, [str(word) for word in command], environment, status=status)
 
     def verb(self, title: str, verb: str, plan: Path) -> str:
@@ -93,16 +94,17 @@ def plans_of(case: Case, folder: Path, name: str, builds: Mapping[str, str]) -> 
     return paths
 
 
-def builds_of(also: str, *, native: bool) -> dict[str, str]:
+def builds_of(case: Case, also: str, *, native: bool) -> dict[str, str]:
     """Of each plan, TOML for [build]: Q/DQ beside ONNX Runtime, and native INT8 in two ways."""
-    builds = {QDQ: 'int8 = "qdq"'} | ({f"native-{scales}": text for scales, text in NATIVE.items()} if native else {})
-    return {title: f"{text}\n{also}" for title, text in builds.items()}
+    size = case.native_batch_size()
+    ways = {f"native-{scales}": text.format(batch_size=size) for scales, text in NATIVE.items()} if native else {}
+    return {title: f"{text}\n{also}" for title, text in ({QDQ: 'int8 = "qdq"'} | ways).items()}
 
 
 def whole(check: Check, case: Case, *, native: bool) -> None:
     """Everything for one network, on the GPU. What is found is there to be written from the first step on."""
     folder = check.work / case.name
-    plans = plans_of(case, folder, check.backend, builds_of(check.build, native=native))
+    plans = plans_of(case, folder, check.backend, builds_of(case, check.build, native=native))
     check.cache = folder / "cache"
     found = Found(case.name, {}, {}, [], {})
     check.found.append(found)
@@ -176,7 +178,7 @@ def contract(check: Check) -> None:
 
 def dry(check: Check, case: Case) -> None:
     """What of it needs no GPU: plans for each way, models and ranges for TensorRT, engines ahead of time."""
-    plans_of(case, check.work / case.name, "tensorrt", builds_of(check.build, native=True))
+    plans_of(case, check.work / case.name, "tensorrt", builds_of(case, check.build, native=True))
     check.cache = check.work / case.name / "cache"
     ahead = "tensorrt_rtx"
     if reason := backend(ahead).why_not_build():
@@ -184,7 +186,7 @@ def dry(check: Check, case: Case) -> None:
         plan = check.work / case.name / f"{QDQ}.toml"
         check.verb(f"{case.name}: models for TensorRT", "quantize", plan)
         return
-    plans = plans_of(case, check.work / case.name / "rtx", ahead, builds_of("", native=False))
+    plans = plans_of(case, check.work / case.name / "rtx", ahead, builds_of(case, "", native=False))
     check.verb(f"{case.name}: engines ahead of time", "build", plans[QDQ])
 
 

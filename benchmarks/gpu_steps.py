@@ -55,7 +55,7 @@ class Steps:
             print(f"gpu_check: {title}", file=sys.stderr, flush=True)
             began = time.perf_counter()
             ended = _ended([sys.executable, "-m", *words], out, environment, self.seconds)
-            problem = "" if ended == 0 else self._problem(ended, Path(f"{kept}.err"))
+            problem = "" if ended == 0 else self._problem(ended, kept)
             step = Step(title, command, time.perf_counter() - began, problem)
             if ended in (0, status):
                 record.write_text(json.dumps(asdict(step)))
@@ -79,11 +79,16 @@ class Steps:
         record.unlink(missing_ok=True)
         return None
 
-    def _problem(self, ended: int | None, log: Path) -> str:
+    def _problem(self, ended: int | None, kept: Path) -> str:
+        files = [Path(f"{kept}.{end}") for end in ("err", "out")]
         if ended is None:
-            return f"not done after {self.seconds:g} s, and ended ({log})"
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"exit status {ended}: {lines[-1] if lines else 'it said nothing'} ({log})"
+            return f"not done after {self.seconds:g} s, and ended ({files[0]})"
+        told = [
+            (line, file) for file in files for line in file.read_text(errors="replace").splitlines() if line.strip()
+        ]
+        own = [one for one in told if one[1] == files[0]] or told
+        last, file = own[-1] if own else ("it said nothing", files[0])
+        return f"exit status {ended}: {last} ({file})"
 
 
 def _ended(command: list[str], out: Path, environment: Mapping[str, str], seconds: float) -> int | None:

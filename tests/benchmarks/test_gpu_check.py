@@ -86,6 +86,16 @@ def test_networks_of_a_folder(tmp_path: Path) -> None:
     assert read_plan(tmp_path / "plan.toml").data.metric == "top1"
 
 
+def test_tensorrts_calibrator_gets_whole_batches(tmp_path: Path) -> None:
+    own_case(tmp_path)
+    with np.load(tmp_path / "own.npz") as stored:
+        np.savez(tmp_path / "own.npz", **dict(stored) | {"x_calib": np.zeros((500, 3, 32, 32), np.float32)})
+    (case,) = cases_from_folder(tmp_path)
+    builds = gpu_check.builds_of(case, "", native=True)
+    plans = gpu_check.plans_of(case, tmp_path / "plans", "tensorrt", builds)
+    assert read_plan(plans["native-tensorrt"]).build.native_batch_size == 10, "of which 50 are 500"
+
+
 def test_thresholds_beside_tensorrts_cache(tmp_path: Path) -> None:
     """Our ranges beside a cache that has the same thresholds, but for one that is twice as large."""
     own_case(tmp_path)
@@ -115,6 +125,23 @@ def test_a_command_that_fails_is_a_step_that_failed(tmp_path: Path) -> None:
     assert check.run("own: nothing", "pipeline", "build", tmp_path / "nowhere.onnx") == ""
     assert check.steps.steps[0].problem.startswith("exit status 2: trtforge: ")
     assert check.steps.steps[0].problem.endswith(f"({tmp_path}/steps/own-nothing.err)"), "all that it said is there"
+
+
+def test_what_a_step_says_at_last_may_be_printed(tmp_path: Path) -> None:
+    """As pytest does."""
+    (tmp_path / "printing.py").write_text("print('2 failed'); exit(1)")
+    steps = Steps(tmp_path / "steps")
+    steps.run("printing", ["printing"], os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert steps.steps[0].problem == f"exit status 1: 2 failed ({tmp_path}/steps/printing.out)"
+
+
+def test_steps_find_what_the_caller_put_on_pythonpath(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a TensorRT that lies in a folder of its own."""
+    (tmp_path / "elsewhere.py").write_text("import pipeline; print(pipeline.__file__)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert checked(tmp_path).run("found", "elsewhere").startswith(str(ROOT)), "this project's own comes first"
+    monkeypatch.delenv("PYTHONPATH")
+    assert checked(tmp_path).run("not found", "elsewhere") == ""
 
 
 HANGING = """
