@@ -74,12 +74,10 @@ class SavedModel(Artifact):
     signature: str = "serving_default"
 
 
-@dataclass(frozen=True)
 class KerasFile(Artifact):
     """A ``.keras`` file, or a Keras ``.h5`` file."""
 
 
-@dataclass(frozen=True)
 class OnnxModel(Artifact):
     """An ONNX file; the precision is written in it. A user's may keep its weights in further files beside it."""
 
@@ -92,7 +90,6 @@ class OnnxModel(Artifact):
         return hashlib.sha256("\0".join([own, *map(digest_of_path, weights)]).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
 class Ranges(Artifact):
     """A folder with ``ranges.json`` and ``histograms.npz``; see ``calibration.ranges``.
 
@@ -102,7 +99,6 @@ class Ranges(Artifact):
     NOT_DIGESTED: ClassVar[str] = SETTLING_FILE
 
 
-@dataclass(frozen=True)
 class Findings(Artifact):
     """What the lint found of the calibration data (JSON), see ``pipeline.stages.lint``."""
 
@@ -124,12 +120,10 @@ class Engine(Artifact):
     """The batches that its optimization profile takes; 0: no bound."""
 
 
-@dataclass(frozen=True)
 class Outputs(Artifact):
     """What an engine answered on all samples, in Polygraphy's RunResults format."""
 
 
-@dataclass(frozen=True)
 class Tolerances(Artifact):
     """How far the outputs of a sound engine may be from FP32's, derived (JSON)."""
 
@@ -138,7 +132,6 @@ class Tolerances(Artifact):
         return dict(json.loads(self.path.read_text()))
 
 
-@dataclass(frozen=True)
 class Verdict(Artifact):
     """The comparison of one engine's outputs with the FP32 model's, and the task metric of both (JSON)."""
 
@@ -147,7 +140,6 @@ class Verdict(Artifact):
         return dict(json.loads(self.path.read_text()))
 
 
-@dataclass(frozen=True)
 class Timings(Artifact):
     """The raw latency samples of one benchmark run, and the machine they come from (JSON)."""
 
