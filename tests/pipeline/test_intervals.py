@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.intervals import Statistic, one_sided, ratio
+from pipeline.deciding import Limit, outcome
+from pipeline.intervals import Statistic, Wanted, interval_of, loads_needed, one_sided, ratio
 from pipeline.timing import Floats, latency_from_ms
 
 Random = np.random.Generator
@@ -98,6 +99,28 @@ def test_an_engine_that_is_far_too_slow_in_more_than_one_load_of_eight_does_not_
         assert ratio(ours, theirs, "p99", 0.005, held_to)[1] > held_to
         rare = hiccups(random, 2000, 0.05)
         assert ratio(rare, theirs, "p99", 0.005, held_to)[2] < held_to, "one of twenty does"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "share"),
+    [
+        (Wanted("p50", True, Limit(1.002, at_most=True)), 0.0),
+        (Wanted("p99", True, Limit(1.03, at_most=True)), 0.06),
+        (Wanted("p99", False, Limit(10.0, at_most=True)), 0.1),
+    ],
+)
+def test_the_loads_that_are_said_to_decide_do_so_about_four_times_in_five(wanted: Wanted, share: float) -> None:
+    random, chance, decided = np.random.default_rng(14), (0.99, 0.001), []
+    for _ in range(150):
+        sides = [hiccups(random, 20, share) for _ in range(2)]
+        if outcome(interval_of(sides, wanted, chance), wanted.limit) != "not decided":
+            continue
+        needed = loads_needed(sides, wanted, chance)
+        if needed < 5000:  # By chance some seem to lie on the limit.
+            more = [np.concatenate([side, hiccups(random, int(needed) - 20, share)]) for side in sides]
+            decided.append(outcome(interval_of(more, wanted, chance), wanted.limit) != "not decided")
+    assert len(decided) > 40
+    assert 0.7 <= np.mean(decided) <= 0.97
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)
