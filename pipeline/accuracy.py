@@ -5,10 +5,8 @@ video are not. Both engines are judged on the same samples, so what counts is wh
 
 - *top1, top5*: Clopper and Pearson's interval; of the drop Tango's for paired samples, which has a width also where no
   sample differs, and beside it p of McNemar's exact test (``pipeline/proportions.py``).
-- *Any other metric*: bootstrap over samples, the same for both engines. The ends are the quantiles of what was drawn,
-  taken a little further out, as Student's t is wider than the normal distribution (the expanded percentile interval:
-  Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69 (2015) 371-386). A mean
-  over samples (mae, cosine) is drawn from its samples' values; anything else is computed anew on each draw.
+- *Any other metric*: bootstrap over samples, the same for both engines (``pipeline/bootstrap.py``). A mean over samples
+  (mae, cosine) is drawn from its samples' values; anything else is computed anew on each draw.
 - *Agreement*: Clopper and Pearson's interval.
 """
 
@@ -18,21 +16,19 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.contract import Array
-from pipeline.deciding import Interval, Limit, outcome, student_quantile
+from pipeline.bootstrap import expanded_percentiles
+from pipeline.deciding import Interval, Limit, outcome
 from pipeline.errors import ConfigError
 from pipeline.metrics import Bools, Floats, Metric
 from pipeline.proportions import clopper_pearson, mcnemar, tango
 
 Picks = npt.NDArray[np.int64]
 
-FEWEST_IN_TAIL = 5
-"""With fewer resamples beyond a bound, the bound is taken from their standard deviation instead."""
 LEAST_RESAMPLES = 50
 MOST_SAMPLES = 1_000_000
 CLOSE = 0.01
@@ -239,10 +235,4 @@ def _interval(estimate: float, drawn: Floats, num: int, confidence: float) -> In
     tail = (1 - confidence) / 2
     if num < 2 or math.isnan(estimate) or np.isnan(drawn).any():
         return Interval(estimate, math.nan, math.nan, confidence)
-    wider = student_quantile(tail, num - 1) * math.sqrt(num / (num - 1))
-    expanded = NormalDist().cdf(-wider)
-    if expanded * len(drawn) < FEWEST_IN_TAIL:
-        half = wider * float(drawn.std(ddof=1))
-        return Interval(estimate, estimate - half, estimate + half, confidence)
-    low, high = np.quantile(drawn, (expanded, 1 - expanded))
-    return Interval(estimate, float(low), float(high), confidence)
+    return Interval(estimate, *expanded_percentiles(drawn, estimate, num, tail), confidence)

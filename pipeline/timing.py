@@ -30,6 +30,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bootstrap import expanded_percentiles
 from pipeline.errors import ConfigError
 from pipeline.loads import NUM_STREAMS, Arrivals, Load, Run, Scenario
 from pipeline.option import option
@@ -235,9 +236,9 @@ def latency_from_ms(values: Floats) -> Latency:
 def speedup(baseline: Timing, timing: Timing, *, seed: int) -> Speedup:
     """How much faster ``timing`` is than ``baseline``: the ratio of p50, with a bootstrap interval.
 
-    The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13)
-    that draws whole rounds with replacement, the same rounds for both: queries of a block resemble each other, and
-    what disturbed a round disturbed both.
+    The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13),
+    as wide as so few rounds ask for (``pipeline/bootstrap.py``), that draws whole rounds with replacement, the same
+    rounds for both: queries of a block resemble each other, and what disturbed a round disturbed both.
 
     Raises:
         ValueError: the two were not measured together, or at different batch sizes.
@@ -247,9 +248,8 @@ def speedup(baseline: Timing, timing: Timing, *, seed: int) -> Speedup:
         raise ValueError(f"speedup: {baseline.name} and {timing.name} differ in batch size or in number of blocks")
     picks = np.random.default_rng(seed).integers(num_blocks, size=(NUM_RESAMPLES, num_blocks))
     ratios = _resampled_medians(baseline.queries, picks) / _resampled_medians(timing.queries, picks)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(ratios, (tail, 1 - tail))
-    return Speedup(baseline.latency_ms.p50 / timing.latency_ms.p50, float(low), float(high))
+    ratio = baseline.latency_ms.p50 / timing.latency_ms.p50
+    return Speedup(ratio, *expanded_percentiles(ratios, ratio, num_blocks, (1 - CONFIDENCE) / 2))
 
 
 def queries_from_npz(path: Path) -> Queries:

@@ -13,6 +13,7 @@ import numpy as np
 
 from calibration.batches import Samples
 from pipeline import isolate
+from pipeline.bootstrap import expanded_percentiles
 from pipeline.deciding import Interval
 from pipeline.gate.checks import Asked, Sides, decided, undecided
 from pipeline.gate.record import Check
@@ -67,10 +68,9 @@ def check_energy(
     picks = np.random.default_rng(0).integers(num, size=(NUM_RESAMPLES, num))
     drawn = [mj[picks].sum(axis=1) / inferences[picks].sum(axis=1) for mj, inferences in parts]
     estimates = [float(mj.sum() / inferences.sum()) for mj, inferences in parts]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn[0] / drawn[1] if budget.relative else drawn[0], (tail, 1 - tail))
+    found = drawn[0] / drawn[1] if budget.relative else drawn[0]
     estimate = estimates[0] / estimates[1] if budget.relative else estimates[0]
-    interval = Interval(estimate, float(low), float(high), confidence)
+    interval = Interval(estimate, *expanded_percentiles(found, estimate, num, (1 - confidence) / 2), confidence)
     return decided(one, interval, "raise min_seconds in [benchmark.protocol]")
 
 

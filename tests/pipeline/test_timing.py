@@ -314,6 +314,22 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 48 <= covered <= 60
 
 
+@pytest.mark.parametrize("num_blocks", [4, 10])
+def test_the_interval_misses_the_true_speedup_as_seldom_as_it_says(num_blocks: int) -> None:
+    """Blocks of one engine differ by 2 %, as by where its memory came to lie."""
+    random, missed = np.random.default_rng(6), 0
+    for _ in range(200):
+        base, fast = (
+            timing_from_blocks(
+                "x", *(level * random.normal(1, 0.02, 20) for level in random.normal(1, 0.02, num_blocks))
+            )
+            for _ in range(2)
+        )
+        found = speedup(base, fast, seed=0)
+        missed += not found.low <= 1.0 <= found.high
+    assert missed <= 0.05 * 200 + 2 * np.sqrt(0.05 * 200)
+
+
 def test_speedup_of_different_batch_sizes_is_refused() -> None:
     base = timing_from_blocks("a", *noisy_blocks(1.0, 0.01, 1))
     with pytest.raises(ValueError, match="differ in batch size or in number of blocks"):
