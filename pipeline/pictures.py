@@ -30,6 +30,8 @@ MAX_TENSORS = 10
 MAX_NAME = 44
 LOG_FROM = 20.0
 """A latency axis is logarithmic where its largest value is this many times its smallest."""
+FEW_DECADES = 200.0
+"""... and up to this many times, 2 and 5 of each decade have numbers too."""
 TAIL_PERCENT = 99.5
 """A latency distribution is drawn up to this percentile."""
 
@@ -271,7 +273,8 @@ def latency_axis(ax: Axes, values: Sequence[float], label: str) -> None:
 
     if max(values) > LOG_FROM * min(values):
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(numticks=6))
+        between = (1.0, 2.0, 5.0) if max(values) < FEW_DECADES * min(values) else (1.0,)
+        ax.xaxis.set_major_locator(LogLocator(subs=between, numticks=6))
         ax.xaxis.set_minor_formatter(NullFormatter())
     else:
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))

@@ -89,11 +89,18 @@ def share_of(check: Check, value: float | None) -> float | None:
     return value / check.bound if check.at_most else check.bound / value
 
 
+def ends_of(check: Check) -> tuple[float, float]:
+    """The interval as shares of the budget, in either order; an end that is not known may be anywhere."""
+    least, most = (0.0, MOST_SHARE) if check.at_most else (MOST_SHARE, 0.0)
+    low, high = share_of(check, check.low), share_of(check, check.high)
+    inside = (least if low is None else low), (most if high is None else high)
+    return min(max(inside[0], 0.0), MOST_SHARE), min(max(inside[1], 0.0), MOST_SHARE)
+
+
 def _budget_row(ax: Axes, y: float, check: Check) -> None:
     middle = share_of(check, check.estimate)
     assert middle is not None  # of the budgets that are shown
-    ends = [share_of(check, end) for end in (check.low, check.high)]
-    low, high = (min(max(middle if end is None else end, 0.0), MOST_SHARE) for end in ends)
+    low, high = ends_of(check)
     colour = OUTCOMES[check.outcome]
     ax.hlines(y, 0, MOST_SHARE, color=LINE, lw=0.8, zorder=1)
     ax.hlines(y, low, high, color=colour, lw=5, alpha=0.45, zorder=2)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from pipeline.pictures import MAX_NAME, MAX_TENSORS, Picture, pictures, shortened
+from pipeline.pictures import MAX_NAME, MAX_TENSORS, Picture, empty_figure, latency_axis, pictures, shortened
 from pipeline.record import Record, TensorQuality
 from pipeline.timing import Floats, queries_from_npz
 
@@ -115,6 +115,19 @@ def test_a_slow_backend_makes_the_latency_axis_logarithmic(record: Record, laten
     found = drawn(changed, {**latencies, slow.name: np.linspace(75.0, 95.0, 400)})
     ticks = {float(text) for text in texts(found["latency"]) if re.fullmatch(r"[0-9.]+", text)}
     assert {1.0, 10.0, 100.0} & ticks >= {1.0, 10.0}
+
+
+def test_a_logarithmic_axis_has_more_than_one_number() -> None:
+    from matplotlib.ticker import NullFormatter
+
+    for low, high, some in ((0.13, 4.6, {0.2, 0.5, 1.0, 2.0}), (0.01, 90.0, {0.1, 1.0, 10.0})):
+        ax = empty_figure(100).subplots()
+        latency_axis(ax, [low, high], "ms")
+        ax.set_xlim(low, high)
+        ticks = {round(float(tick), 6) for tick in ax.get_xticks() if low <= tick <= high}
+        assert some <= ticks
+        assert len(ticks) <= 7
+        assert isinstance(ax.xaxis.get_minor_formatter(), NullFormatter)
 
 
 def test_constant_latencies_can_be_drawn(record: Record) -> None:

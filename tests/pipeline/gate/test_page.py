@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.gate.page import html_from_gated
-from pipeline.gate.pictures import Traced, budget_picture, latency_pictures, share_of
+from pipeline.gate.pictures import Traced, budget_picture, ends_of, latency_pictures, share_of
 from pipeline.gate.record import Gated
 from pipeline.timing import Floats, Queries
 from tests.pipeline.gate.made_gate import FAILED, OPEN, PASSED, made_gate
@@ -132,6 +132,15 @@ def test_a_budgets_share_is_of_its_bound_either_way() -> None:
     assert share_of(replace(PASSED, bound=0.0), 1.0) is None
     assert share_of(OPEN, OPEN.estimate) is None
     assert budget_picture([OPEN]) is None
+
+
+def test_an_end_that_is_not_known_is_drawn_as_anywhere() -> None:
+    assert ends_of(replace(PASSED, low=6.0, high=18.0)) == (0.5, 1.5)
+    assert ends_of(replace(PASSED, high=None)) == (11 / 12, 2.0), "p99 of few queries has no upper bound"
+    assert ends_of(replace(PASSED, low=None, high=30.0)) == (0.0, 2.0)
+    floor = replace(PASSED, at_most=False, bound=400.0, estimate=800.0)
+    assert ends_of(replace(floor, low=500.0, high=None)) == (0.8, 0.0)
+    assert ends_of(replace(floor, low=0.0, high=1600.0)) == (2.0, 0.25)
 
 
 def drawn(ours: Floats, theirs: Floats, gated: Gated) -> list[str]:
