@@ -62,18 +62,11 @@ class Case:
         """Each budget with the engine that it is about, each once.
 
         Raises:
-            ConfigError: it names an engine that is not there, or there is no baseline to compare with.
+            ConfigError: it names an engine that is not there, there is no baseline to compare with, or two bound the
+                same thing.
         """
         check_budgets(budgets, list(self.engines), has_baseline=bool(self.baseline or self.no_baseline))
-        first = self.benchmark.batch_sizes[0]
-        found = [
-            (
-                one.variant or self.candidate,
-                replace(one, batch_size=one.batch_size or first) if one.quantity.by_batch else one,
-            )
-            for one in budgets
-        ]
-        return tuple(dict.fromkeys(found))
+        return asked_from(budgets, self.candidate, self.benchmark.batch_sizes[0])
 
     def remarks(self) -> tuple[str, ...]:
         """What whoever reads the gate should know of its baseline."""
@@ -95,6 +88,23 @@ class Case:
         names = dict.fromkeys([self.candidate, *(name for name, _ in asked)])
         found = {name: self.engines[name] for name in names}
         return found | ({} if self.baseline is None else {self.baseline.side: self.baseline.engine})
+
+
+def asked_from(budgets: Sequence[Budget], candidate: str, first_batch_size: int) -> tuple[Asked, ...]:
+    """Each budget with the engine that it is about, and its batch size, each once.
+
+    Raises:
+        ConfigError: two bound the same thing, as by naming the batch size that the other leaves out.
+    """
+    found: dict[tuple[str, str, bool], Asked] = {}
+    for one in budgets:
+        name = one.variant or candidate
+        whole = replace(one, batch_size=one.batch_size or first_batch_size) if one.quantity.by_batch else one
+        key = name, replace(whole, variant="").subject, one.relative
+        _, other = found.setdefault(key, (name, whole))
+        if other.bound != one.bound:
+            raise ConfigError(f"'{other.text}' and '{one.text}' bound the same thing of {name}; leave one out")
+    return tuple(found.values())
 
 
 def check_budgets(budgets: Sequence[Budget], names: list[str], *, has_baseline: bool) -> None:

@@ -116,5 +116,5 @@ def check_start(one: Asked, started: Mapping[str, Sequence[Start]], baseline: st
     interval = median_interval(values, confidence)
     if interval.confidence < confidence:
         why = f"{len(values)} starts are sure to {interval.confidence:.1%} at most, {confidence:.1%} is asked for"
-        return undecided(one, why, "raise cold_starts")
+        return undecided(one, why, f"raise cold_starts to {math.ceil(1 - math.log2(1 - confidence))}")
     return decided(one, interval, f"raise cold_starts: this is the median of {len(values)}")

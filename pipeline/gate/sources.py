@@ -15,7 +15,7 @@ from pipeline.artifact import Engine, Outputs
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.gate.accuracy import Answers, check_meaning
 from pipeline.gate.baseline import Baseline, baseline_named, baselines_in, is_variant_name
-from pipeline.gate.case import Case, Known, check_budgets
+from pipeline.gate.case import Case, Known, asked_from, check_budgets
 from pipeline.gate.checks import Validated
 from pipeline.gate.paying import steps_from
 from pipeline.plan import Plan, nearest
@@ -44,7 +44,9 @@ def check_gate(plan: Plan, store: Path) -> None:
 
     budgets = plan.gate.read_budgets(f"{plan.path}: [gate] budgets")
     names = [variant.name for variant in variants(plan, "gate")]
-    used = {candidate_of(plan, names), *(budget.variant for budget in budgets if budget.variant)}
+    candidate = candidate_of(plan, names)
+    asked_from(budgets, candidate, plan.benchmark.batch_sizes[0])
+    used = {candidate, *(budget.variant for budget in budgets if budget.variant)}
     if is_variant_name(plan.gate.baseline):
         if plan.gate.baseline not in names:
             raise ConfigError(

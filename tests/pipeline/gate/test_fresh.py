@@ -53,7 +53,7 @@ def test_too_few_starts_do_not_decide() -> None:
     check = check_start(one, {"new": made_up(1, 2, 3)}, "", 0.99)
     assert check.outcome == "not decided"
     assert check.sentence == "cold_start_ms is not known: 3 starts are sure to 75.0% at most, 99.0% is asked for"
-    assert check.advice == "raise cold_starts"
+    assert check.advice == "raise cold_starts to 8"
 
 
 def test_device_memory_that_is_not_told() -> None:

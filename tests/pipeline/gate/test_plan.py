@@ -84,6 +84,14 @@ def test_what_validation_refuses_must_not_ship(plan: Path, command: Command) -> 
             "'size_mib of int8@onnx <= 3': there is no variant 'int8@onnx'; did",
         ),
         ('budgets = ["size_mib <= 3 x baseline"]', "'size_mib <= 3 x baseline': there is no baseline to compare with"),
+        (
+            'budgets = ["p50_ms <= 3", "p50_ms at batch 1 <= 4"]',
+            "'p50_ms at batch 1 <= 3' and 'p50_ms at batch 1 <= 4' bound the same thing of int8@onnxruntime; leave one",
+        ),
+        (
+            'budgets = ["size_mib <= 3", "size_mib of int8@onnxruntime <= 4"]',
+            "'size_mib <= 3' and 'size_mib of int8@onnxruntime <= 4' bound the same thing of int8@onnxruntime",
+        ),
         ('budgets = ["metric <= 0.5"]', "top1 is the better the higher it is; write metric >= …"),
         (
             'budgets = ["throughput_per_s >= 3"]\n[gate.pairing]\nscenario = "server"\nqueries_per_s = 3',
