@@ -1,6 +1,6 @@
 """False alarms and misses of the gate's statistics: the same engine against itself, and with a known delay added.
 
-    python benchmarks/gate.py ROWS --runs 200 --output benchmarks/results/gate.md
+    python benchmarks/gate.py ROWS --runs 200 --same-runs 400 --output benchmarks/results/gate.md
 
 Each run asks, as `pipeline/paired.py` does with its default settings, if the candidate's p50 is at most 3 % slower than
 the baseline's. Both are one ONNX file on ONNX Runtime (one thread, about 0.7 ms a query); the candidate waits, busy,
@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--sparse", type=int, default=8)
+    parser.add_argument("--same-runs", type=int, default=0, help="of A/A, if more: below 1 %% takes 0 of 381")
     parser.add_argument("--only-table", action="store_true")
     parser.add_argument("--set", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--delays", type=float, nargs="+", help=argparse.SUPPRESS)
@@ -220,16 +221,19 @@ def main() -> None:
         number: [delay for delay in DELAYS if delay not in SLOW_DELAYS or number % given.sparse == 0]
         for number in range(given.runs)
     }
+    wanted |= {number: [0.0] for number in range(given.runs, given.same_runs)}
     for number, delays in wanted.items():
         done = read_rows(given.rows)
         missing = [str(delay) for delay in delays if (number, delay) not in done]
         if missing and not given.only_table:
             own = [sys.executable, __file__, str(given.rows), "--set", str(number), "--delays", *missing]
             subprocess.run(own, check=True)
-            print(f"{number + 1} of {given.runs}", file=sys.stderr, flush=True)
-    options = f"--runs {given.runs} --sparse {given.sparse} --output benchmarks/results/gate.md"
+            print(f"{number + 1} of {len(wanted)}", file=sys.stderr, flush=True)
+    options = (
+        f"--runs {given.runs} --sparse {given.sparse} --same-runs {given.same_runs} --output benchmarks/results/gate.md"
+    )
     rows = [one for (number, delay), one in read_rows(given.rows).items() if delay in wanted.get(number, ())]
-    page = table(rows, f"python benchmarks/gate.py ROWS {options}")
+    page = table(rows, f"python benchmarks/gate.py ROWS {options} --output benchmarks/results/gate.md")
     if given.output:
         given.output.write_text(page)
     print(page)
