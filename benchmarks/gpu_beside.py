@@ -5,8 +5,8 @@ Usage: python -m benchmarks.gpu_beside --backend NAME --onnx FP32.onnx --engine 
 
 On each plan: our runner with and without CUDA graphs, and Polygraphy's TrtRunner, whose answers are held to ours; ONNX
 Runtime's CUDA provider on the FP32 model; where `trtexec` is installed, its own latency on the same plan, from a
-process of its own (no copies of arrays in Python, CUDA graphs on). What is not there, or fails, is written down as
-missing, and why; what is done so far stands in FILE at any moment.
+process of its own (the sum of its copies and computation on the device, CUDA graphs on). What is not there, or fails,
+is written down as missing, and why; what is done so far stands in FILE at any moment.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from pipeline.timing import Candidate, Protocol, measure
 
 STREAMS = (1, 2, 4)
 Infer = Callable[[dict[str, Array]], Mapping[str, Array]]
-_TRTEXEC = re.compile(r"(Latency|GPU Compute Time): .*?median = ([0-9.]+) ms")
+_TRTEXEC = re.compile(r"^(?:\[[^\]]*\] )*(Latency|GPU Compute Time): .*?median = ([0-9.]+) ms", re.MULTILINE)
+"""At a line's start, for there are "H2D Latency" and "D2H Latency" too."""
 
 
 @dataclass(frozen=True)

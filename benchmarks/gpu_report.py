@@ -110,6 +110,9 @@ def _beside(one: Found) -> Iterator[str]:
         cells = [_number(row.get(key)) for key in ("p50_ms", "p99_ms", "samples_per_s", "device_p50_ms", "most_apart")]
         yield f"| {row['engine']} | {row['batch']} | {row['way']} | {' | '.join(cells)} |"
     yield ""
+    yield "p50 is the host's wall-clock time from arrays in to arrays out, but for trtexec, whose latency is the sum of"
+    yield "its copies and its computation on the device; its rows and ours meet in the device's p50."
+    yield ""
 
 
 def _costs(one: Found) -> Iterator[str]:

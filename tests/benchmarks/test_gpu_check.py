@@ -270,10 +270,17 @@ def test_a_plan_that_ends_early_leaves_each_precision_its_turn(tmp_path: Path) -
 
 TRTEXEC = """#!/bin/sh
 [ "$1" = "--loadEngine=broken.plan" ] && { echo "no engine" >&2; exit 1; }
-echo "[I] Latency: min = 0.1 ms, max = 0.3 ms, mean = 0.21 ms, median = 0.2 ms, percentile(99%) = 0.29 ms"
-echo "[I] GPU Compute Time: min = 0.1 ms, max = 0.2 ms, mean = 0.15 ms, median = 0.15 ms, percentile(99%) = 0.19 ms"
+rest="max = 0.9 ms, mean = 0.21 ms"
+echo "[11/25/2026-18:00:00] [I] Throughput: 5000 qps"
+echo "[11/25/2026-18:00:00] [I] Latency: min = 0.1 ms, $rest, median = 0.2 ms, percentile(99%) = 0.29 ms"
+echo "[11/25/2026-18:00:00] [I] Enqueue Time: min = 0.1 ms, $rest, median = 0.004 ms, percentile(99%) = 0.1 ms"
+echo "[11/25/2026-18:00:00] [I] H2D Latency: min = 0.01 ms, $rest, median = 0.03 ms, percentile(99%) = 0.1 ms"
+echo "[11/25/2026-18:00:00] [I] GPU Compute Time: min = 0.1 ms, $rest, median = 0.15 ms, percentile(99%) = 0.19 ms"
+echo "[11/25/2026-18:00:00] [I] D2H Latency: min = 0.01 ms, $rest, median = 0.02 ms, percentile(99%) = 0.1 ms"
+echo "[11/25/2026-18:00:00] [I] Total GPU Compute Time: 3 s"
 echo "$@" > "$(dirname "$0")/given"
 """
+"""Its lines, and their order, are those of samples/common/sampleReporting.cpp in NVIDIA's TensorRT repository."""
 
 
 def test_trtexec_where_it_is_and_where_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
