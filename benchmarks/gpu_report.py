@@ -72,6 +72,8 @@ def _variants(one: Found) -> Iterator[str]:
                     f"{head} {row['batch_size']} | {latency['p50']:.4f} | {latency['p99']:.4f} | "
                     f"{row['throughput_per_s']:,.0f} |"
                 )
+            if not variant["by_batch"]:
+                yield f"{head} {variant['latency_missing']} | | | |"
     yield ""
     yield "| plan | variant | batch | to the device ms | computing ms | back ms | enqueue ms | device memory MiB |"
     yield "|---|---|--:|--:|--:|--:|--:|--:|"
@@ -82,6 +84,13 @@ def _variants(one: Found) -> Iterator[str]:
                     parts = " | ".join(f"{split[name]:.4f}" for name in split)
                     memory = _number(variant["device_memory_mib"])
                     yield f"| {plan} | {variant['name']} | {row['batch_size']} | {parts} | {memory} |"
+    yield ""
+    yield from (
+        f"- {plan}, {variant['name']}: {note}"
+        for plan, report in one.reports.items()
+        for variant in report["variants"]
+        for note in variant["notes"]
+    )
     yield ""
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from benchmarks.gpu_steps import Step, Steps
 from calibration.cachefile import Cache, bytes_from_cache
 from calibration.ranges import ranges_from_folder
 from engines import backend, cuda
-from engines.contract import DYNAMIC, TensorSpec
+from engines.contract import DYNAMIC, GpuUse, TensorSpec
 from pipeline.plan import read_plan
+from tests.engines.pretended import PretendedContext, PretendedGpu, pretended_trt, runner_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = ROOT / "scripts" / "gpu_check"
@@ -221,7 +224,9 @@ def variant(precision: str, name: str) -> dict[str, Any]:
     row = {"batch_size": 8, "latency_ms": latency, "throughput_per_s": 40000.0, "split_ms": split}
     found = {"name": f"{precision}@{name}", "precision": precision, "backend": name, "artifact": f"{precision}.plan"}
     numbers = {"size_bytes": 2048, "metric": 0.9, "metric_drop": 0.001, "num_int8": 4, "num_quantizable": 5}
-    return found | numbers | {"failures": [], "by_batch": [row], "device_memory_mib": 30.0}
+    found |= {"notes": ["CUDA graph: not captured"] if precision == "fp16" else [], "latency_missing": "it did not run"}
+    timed = [] if name == "onnxruntime" and precision == "int8" else [row]
+    return found | numbers | {"failures": [], "by_batch": timed, "device_memory_mib": 30.0}
 
 
 BESIDE = {"engine": "fp32", "batch": 8, "way": "polygraphy", "p50_ms": 0.3, "device_p50_ms": None, "most_apart": 0.0}
@@ -248,6 +253,8 @@ def test_what_is_made_of_the_answers(tmp_path: Path) -> None:
         "| native-tensorrt | int8@tensorrt | 2 | 4 of 5 | 0.9 | 0.001 | passed | 8 | 0.2000 | 0.3000 | 40,000 |" in page
     )
     assert "| qdq | fp32@tensorrt | 8 | 0.0100 | 0.1500 | 0.0020 | 0.0040 | 30 |" in page
+    assert "| qdq | int8@onnxruntime | 2 | 4 of 5 | 0.9 | 0.001 | passed | it did not run | | | |" in page
+    assert "- qdq, fp16@tensorrt: CUDA graph: not captured" in page
     assert "| fp32 | 8 | trtexec | trtexec: is not on PATH | | | | |" in page
     assert "| fp16 | 10.00 | 13.00 | +3.00 | 16.00 | +6.00 |" in page
     assert "$ benchmarks.runner fp16.plan --backend tensorrt --json" in page
@@ -266,6 +273,64 @@ def test_a_plan_that_ends_early_leaves_each_precision_its_turn(tmp_path: Path) -
     assert list(found.reports) == ["qdq-fp32", "qdq-fp16"]
     assert list(found.costs) == ["fp32", "fp16"]
     assert [step.title for step in steps.steps if step.problem == "exit status 4: no"] == ["own: qdq", "own: qdq-int8"]
+
+
+@pytest.fixture
+def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
+    """Our runner on a pretended GPU, for what is timed beside others."""
+    gpu = PretendedGpu()
+    trt = pretended_trt(gpu, lambda: PretendedContext(gpu))
+
+    @contextmanager
+    def ours(name: str, plan: Path, use: GpuUse) -> Iterator[Any]:
+        with runner_of(gpu, tmp_path, trt, use) as runner:
+            yield runner
+
+    monkeypatch.setattr(gpu_beside, "ours", ours)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return gpu
+
+
+GIVEN = argparse.Namespace(backend="tensorrt", onnx=Path("none.onnx"), seconds=0.05)
+
+
+def test_beside_each_other_with_what_is_there(pretended: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def polygraphys(name: str, plan: Path) -> Iterator[Any]:
+        yield lambda feed: {"y": feed["x"] * 2 + 0.25}
+
+    monkeypatch.setattr(gpu_beside, "polygraphys", polygraphys)
+    rows = {row["way"]: row for row in gpu_beside._all_of(GIVEN, ("fp32", Path("a.plan")), 2)}
+    assert list(rows) == [
+        "ONNX Runtime CUDA, fp32", "ours", "ours, no CUDA graph", "polygraphy",
+        "ours, 1 in flight", "ours, 2 in flight", "ours, 4 in flight", "trtexec",
+    ]  # fmt: skip
+    assert rows["ONNX Runtime CUDA, fp32"]["missing"].startswith("onnxruntime: ")
+    assert rows["trtexec"]["missing"] == "trtexec: is not on PATH"
+    assert rows["ours"]["most_apart"] == 0
+    assert rows["polygraphy"]["most_apart"] == pytest.approx(0.25)
+    assert rows["ours"]["device_p50_ms"] > 0
+    assert rows["polygraphy"]["device_p50_ms"] is None
+    assert all(rows[f"ours, {number} in flight"]["samples_per_s"] > 0 for number in (1, 2, 4))
+
+
+def test_what_breaks_beside_ours_is_missing_and_no_more(
+    pretended: PretendedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def polygraphys(name: str, plan: Path) -> Iterator[Any]:
+        def infer(feed: object) -> None:
+            raise RuntimeError("no libcudart")
+
+        yield infer
+
+    monkeypatch.setattr(gpu_beside, "polygraphys", polygraphys)
+    rows = {row["way"]: row for row in gpu_beside._all_of(GIVEN, ("fp32", Path("a.plan")), 2)}
+    assert rows["polygraphy"]["missing"] == "RuntimeError: no libcudart"
+    assert rows["ours"]["p50_ms"] > 0
+    (row,) = gpu_beside._all_of(GIVEN, ("fp32", Path("a.plan")), 9)
+    assert row["way"] == "ours"
+    assert "the engine's profile goes from (1, 2) to (4, 2)" in row["missing"]
 
 
 TRTEXEC = """#!/bin/sh
