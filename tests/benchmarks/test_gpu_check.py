@@ -223,8 +223,17 @@ def variant(precision: str, name: str) -> dict[str, Any]:
     split = {"host_to_device_ms": 0.01, "compute_ms": 0.15, "device_to_host_ms": 0.002, "enqueue_ms": 0.004}
     row = {"batch_size": 8, "latency_ms": latency, "throughput_per_s": 40000.0, "split_ms": split}
     found = {"name": f"{precision}@{name}", "precision": precision, "backend": name, "artifact": f"{precision}.plan"}
-    numbers = {"size_bytes": 2048, "metric": 0.9, "metric_drop": 0.001, "num_int8": 4, "num_quantizable": 5}
-    found |= {"notes": ["CUDA graph: not captured"] if precision == "fp16" else [], "latency_missing": "it did not run"}
+    numbers: dict[str, Any] = {
+        "size_bytes": 2048,
+        "metric": 0.9,
+        "metric_drop": 0.001,
+        "num_int8": 4,
+        "num_quantizable": 5,
+    }
+    numbers |= {
+        "notes": ["CUDA graph: not captured"] if precision == "fp16" else [],
+        "latency_missing": "it did not run",
+    }
     timed = [] if name == "onnxruntime" and precision == "int8" else [row]
     return found | numbers | {"failures": [], "by_batch": timed, "device_memory_mib": 30.0}
 
