@@ -260,6 +260,7 @@ class _State:
         part.replace(self._path)
 
     def close(self) -> None:
-        """Free the buffers."""
+        """Free the buffers and the stream, while the device's context is current."""
         while self._buffers:
             self._buffers.popitem()[1][0].free()
+        self._stream = None

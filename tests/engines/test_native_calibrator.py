@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import types
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,28 @@ def test_the_addresses_are_in_tensorrts_order_and_memory_is_used_again() -> None
     made.check()
     made.close()
     assert [memory.is_freed for memory in device.memory] == [True, True]
+
+
+def test_its_stream_goes_with_its_buffers() -> None:
+    """PyCUDA cannot give a stream back once its context is gone, and TensorRT may hold the calibrator longer."""
+
+    class Stream:
+        def synchronize(self) -> None:
+            pass
+
+    streams: list[weakref.ref[Stream]] = []
+
+    class Streaming(Device):
+        def stream(self) -> Any:
+            made = Stream()
+            streams.append(weakref.ref(made))
+            return made
+
+    made = calibrator([batch(1, 2)], device=Streaming())
+    assert made.get_batch(["x"])
+    assert streams[0]() is not None
+    made.close()
+    assert streams[0]() is None
 
 
 def test_a_last_batch_that_is_not_whole_is_refused() -> None:
