@@ -52,8 +52,8 @@ ROOT = Path("/")
 """Where the machine is looked at; a test points it at a made-up tree."""
 STATUS: dict[Outcome, int] = {"fail": EXIT_STATUS[CheckFailed], "not decided": EXIT_STATUS[NotDecided], "pass": 0}
 """Outcome -> exit status; the worst first."""
-UNMOVED = "p50_ms"
-"""The quantity whose ratio to the baseline other programs leave as it is, as both sides meet them; tails are theirs."""
+UNMOVED = ("p50_ms", "mean_ms", "throughput_per_s")
+"""Quantities whose ratio to the baseline other programs leave as it is, as both sides meet them; tails are theirs."""
 NOT_WATCHED = "the machine was not watched (monitor_ms = 0)"
 SAMPLES = "samples"
 """The folder of the raw latencies, beside gate.json."""
@@ -71,7 +71,7 @@ class Gate:
     pays: bool = option(True, "also say of each precision whether it pays against the next higher one")
     cold_starts: int = option(8, "fresh processes per engine, for cold_start_ms and peak_memory_mib")
     max_other_load: float = option(0.25, "nothing timed is decided if others took a larger share of the CPU time")
-    max_other_load_relative: float = option(0.9, "... but a p50 beside the baseline, up to this share: both met it")
+    max_other_load_relative: float = option(0.9, "... but p50 and mean beside the baseline, up to this share")
     max_drift: float = option(0.1, "no latency is decided of an engine that drifted by more, against itself")
     sampled: bool = option(True, "evaluation samples stand for others like them; no: for themselves alone")
     pairing: Pairing = field(default=Pairing())
@@ -158,7 +158,7 @@ class Gate:
         """What speaks against deciding this budget by what was timed."""
         busy = busy_with_others(conditions.load_from_others, self.max_other_load, "max_other_load")
         is_line = self.pairing.scenario == "server"  # It grows the more, the slower the engine is.
-        if is_line or not (budget.relative and budget.quantity.name == UNMOVED):
+        if is_line or not (budget.relative and budget.quantity.name in UNMOVED):
             return list(conditions.objections)
         limit = self.max_other_load_relative
         rest = [said for said in conditions.objections if said not in busy]
@@ -170,8 +170,8 @@ class Gate:
         if not decided or conditions.load_from_others is None:
             return ()
         return (
-            f"Other programs took {conditions.load_from_others:.0%} of the CPU time: the p50 beside the baseline holds "
-            "for a machine that is as busy.",
+            f"Other programs took {conditions.load_from_others:.0%} of the CPU time: p50, mean and throughput beside "
+            "the baseline hold for a machine that is as busy.",
         )
 
     def _record(self, case: Case, sides: Sides, checks: Sequence[Check], conditions: Conditions) -> Gated:
