@@ -181,13 +181,15 @@ class Asked:
     """Why latencies say more of the line than of an engine."""
 
     def interval(self, statistic: Statistic, *, relative: bool) -> Interval:
-        """The interval of any other statistic of this run, as wide as if it had been asked.
+        """The interval of any statistic of this run, as it was asked, or as wide as if it had been.
 
         Raises:
             ValueError: a ratio, and there was no baseline.
         """
         tables = [side.latency_ms.reshape(self.num_loads, -1) for side in (self.candidate, self.baseline) if side]
-        return interval_of(tables, Wanted(statistic, relative), (self.confidence, self.tail))
+        asked = (one.question for one in self.answers)
+        limits = [one.limit for one in asked if (one.statistic, one.relative) == (statistic, relative)]
+        return interval_of(tables, Wanted(statistic, relative, *limits[:1]), (self.confidence, self.tail))
 
 
 def ask(

@@ -324,6 +324,14 @@ def test_any_other_statistic_of_the_run_has_its_interval() -> None:
     assert found.interval("p50", relative=False).estimate == pytest.approx(1.0, abs=0.02)
 
 
+def test_the_table_has_the_interval_that_was_asked_for() -> None:
+    machine = FakeMachine()
+    sides = machine.loading("c", noisy(0, 3.0)), machine.loading("b", noisy(1, 1.0))
+    found = ask(*sides, [question("p99", 9.0)], QUICK, clock=machine.clock)
+    assert found.answers[0].outcome == "pass"
+    assert found.interval("p99", relative=True) == found.answers[0].interval, "loads count as far as 9 allows"
+
+
 def test_engines_too_slow_for_eight_loads_are_not_decided() -> None:
     machine = FakeMachine(loading_ms=4000.0)
     sides = machine.loading("c", lambda: 300.0), machine.loading("b", lambda: 100.0)
