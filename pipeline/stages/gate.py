@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.artifact import Engine
 from pipeline.deciding import Outcome
-from pipeline.errors import EXIT_STATUS, CheckFailed, ConfigError, NotDecided
+from pipeline.errors import EXIT_STATUS, CheckFailed, ConfigError, DataError, NotDecided
 from pipeline.gate.accuracy import Judging, accuracy_of, check_answers
 from pipeline.gate.budget import Budget, budgets_from_texts
 from pipeline.gate.case import Case
@@ -95,6 +95,7 @@ class Gate:
 
         Raises:
             ConfigError: a budget names an engine that is not there, or asks for what has no meaning here.
+            DataError: an engine's file changed meanwhile.
             EngineError, StageError: an engine does not run, or crashed.
         """
         asked = case.asked(budgets)
@@ -102,9 +103,10 @@ class Gate:
         judging = Judging(self.pairing.confidence, self.sampled)
         checks = {one: without_baseline(one, case.no_baseline) for one in asked if not case.comparable(one[1])}
         left = [one for one in asked if one not in checks]
+        sides = Sides(case.sides(left), case.baseline.side if case.baseline else "")
+        infos = [engine_info(name, engine) for name, engine in sides.engines.items()]
         # Answers first: a budget without a meaning here is found before anything is timed.
         checks |= {one: check_answers(case.answers, judging, one) for one in left if one[1].quantity.kind == "accuracy"}
-        sides = Sides(case.sides(left), case.baseline.side if case.baseline else "")
         checks |= {one: check_size(one, sides) for one in left if one[1].quantity.kind == "size"}
         begin, before, cpu = time.monotonic(), moment(ROOT), cpu_times(ROOT)
         with waiting(f"gate {case.candidate}"), Monitor(ROOT, case.benchmark.monitor_ms) as monitor:
@@ -123,7 +125,8 @@ class Gate:
                 checks[one] = check_energy(one, energy, sides.baseline, watched, self.pairing.confidence)
         settled = [unsettled(checks[one], one[1], self._against(conditions, one[1])) for one in asked]
         tolerances = [check_tolerances(name, case.verdicts[name]) for name in sides.engines if name in case.verdicts]
-        found = self._record(case, sides, [*settled, *tolerances], conditions)
+        check_unchanged(infos)
+        found = self._record(case, infos, [*settled, *tolerances], conditions)
         began_ns = fought[0].run.began_ns if fought else time.perf_counter_ns()
         if case.benchmark.monitor_ms:
             monitor.readings().write(out / SAMPLES / MONITOR, began_ns)
@@ -174,7 +177,9 @@ class Gate:
             "the baseline hold for a machine that is as busy.",
         )
 
-    def _record(self, case: Case, sides: Sides, checks: Sequence[Check], conditions: Conditions) -> Gated:
+    def _record(
+        self, case: Case, infos: Sequence[EngineInfo], checks: Sequence[Check], conditions: Conditions
+    ) -> Gated:
         outcome = worst([check.outcome for check in checks])
         known = case.baseline
         return Gated(
@@ -188,7 +193,7 @@ class Gate:
             plan=case.plan,
             evaluation=data_info(case.samples),
             metric=case.metric,
-            engines=tuple(engine_info(name, engine) for name, engine in sides.engines.items()),
+            engines=tuple(infos),
             machine=this_machine(),
             conditions=conditions,
             protocol=self.pairing.describe(),
@@ -219,3 +224,17 @@ def engine_info(name: str, engine: Engine) -> EngineInfo:
         min_batch=engine.min_batch,
         max_batch=engine.max_batch,
     )
+
+
+def check_unchanged(infos: Sequence[EngineInfo]) -> None:
+    """That every engine is still the one that it was: it is loaded again and again while it is measured.
+
+    Raises:
+        DataError: another process replaced one, as by setting a baseline or building into the same file.
+    """
+    for info in infos:
+        path = Path(info.path)
+        if not path.is_file() or digest_of_engine(path) != info.digest:
+            raise DataError(
+                f"{path}: was replaced while {info.name} was gated; gate again, when nobody else works there"
+            )

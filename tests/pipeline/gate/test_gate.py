@@ -257,6 +257,22 @@ def test_an_engine_that_answers_nan_must_not_ship(engines: Engines, here: Path, 
     assert [check.outcome for check in gated_in(here / "trtforge-gate").checks] == ["fail", "fail", "fail"]
 
 
+def test_an_engine_that_is_replaced_meanwhile_is_caught(engines: Engines, here: Path, command: Command) -> None:
+    """As by another job that sets the baseline. Here the metric does it, which is computed before anything is timed."""
+    shutil.copy(engines.fp32, here / "mine.onnx")
+    lines = ("import shutil", "def metric(outputs, labels):", f"    shutil.copy({str(engines.slow)!r}, 'mine.onnx')")
+    (here / "replacing.py").write_text("\n".join([*lines, "    return 1.0", ""]))
+    data = ("--data", engines.data, "--labels", "y", "--metric", "replacing:metric", "--no-sampled", *QUICK)
+    for sides in (("mine.onnx", engines.fp32), (engines.fp32, "mine.onnx")):
+        held = budgets("metric >= 0.1", "p50_ms <= 99 x baseline")
+        said = command("gate", "--candidate", sides[0], "--baseline", sides[1], *data, *held)
+        assert said.status == 2
+        assert "mine.onnx: was replaced while " in said.err
+        assert "mine.onnx was gated; gate again, when nobody else works there" in said.err
+        assert not (here / "trtforge-gate").exists()
+        shutil.copy(engines.fp32, here / "mine.onnx")
+
+
 def test_engines_of_different_networks_are_not_compared(engines: Engines, here: Path, command: Command) -> None:
     other = changed(engines.fp32, here / "other.onnx", "logits", 1.0)
     data = ("--data", engines.data, "--reference", other, *QUICK)
