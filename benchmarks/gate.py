@@ -153,7 +153,7 @@ def shares(rows: list[dict[str, Any]], key: str) -> list[str]:
 
 def with_interval(num_hits: int, num: int) -> str:
     low, high = wilson(num_hits, num)
-    return f"{num_hits} of {num}, {100 * num_hits / num:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{num_hits} of {num}, {100 * num_hits / num:.1f} % ({100 * low:.1f} to {100 * high:.2f})"
 
 
 def table(rows: list[dict[str, Any]], command: str) -> str:
@@ -229,9 +229,7 @@ def main() -> None:
             own = [sys.executable, __file__, str(given.rows), "--set", str(number), "--delays", *missing]
             subprocess.run(own, check=True)
             print(f"{number + 1} of {len(wanted)}", file=sys.stderr, flush=True)
-    options = (
-        f"--runs {given.runs} --sparse {given.sparse} --same-runs {given.same_runs} --output benchmarks/results/gate.md"
-    )
+    options = f"--runs {given.runs} --sparse {given.sparse} --same-runs {given.same_runs}"
     rows = [one for (number, delay), one in read_rows(given.rows).items() if delay in wanted.get(number, ())]
     page = table(rows, f"python benchmarks/gate.py ROWS {options} --output benchmarks/results/gate.md")
     if given.output:

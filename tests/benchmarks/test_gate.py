@@ -47,8 +47,8 @@ def test_the_page_counts_false_alarms_and_misses() -> None:
     page = table(rows(), "the command")
     assert "| none (A/A) | 50 | 98.0 | 2.0 | 0.0 | 2.5 |" in page
     assert "| 5 % | 50 | 0.0 | 96.0 | 4.0 | 2.5 |" in page
-    assert "False alarms (A/A called fail): 1 of 50, 2.0 % (0.4 to 10.5)" in page
-    assert "Detection of 5 % (called fail): 48 of 50, 96.0 % (86.5 to 98.9)" in page
+    assert "False alarms (A/A called fail): 1 of 50, 2.0 % (0.4 to 10.50)" in page
+    assert "Detection of 5 % (called fail): 48 of 50, 96.0 % (86.5 to 98.90)" in page
     assert "leaves out 1: 1 of 50" in page
     assert "of 200 single loads in the A/A runs (about 40 queries of each side, in turns), 25.0 % have a p50" in page
     assert "`the command`" in page
