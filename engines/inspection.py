@@ -38,6 +38,8 @@ def inspected(trt: Any, log: Any, plan: bytes, found: OnnxModelFacts, options: B
         runtime = trt.Runtime(log)
         if options.version_compatible:
             runtime.engine_host_code_allowed = True
+        if options.dla_core >= 0:
+            runtime.DLA_core = options.dla_core
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             return Inspection(-1, ("Its layers are not known: the engine did not load after it was built.",))

@@ -168,8 +168,11 @@ class NvinferRunner:
                 f"{self._path}: {trt.__name__} {trt.__version__} does not start ({self._tail.text()}); its CUDA may be "
                 "newer than the driver: look at nvidia-smi, update the driver or take an older version"
             ) from error
-        if self._record.get("options", {}).get("version_compatible"):
+        options = self._record.get("options", {})
+        if options.get("version_compatible"):
             runtime.engine_host_code_allowed = True  # The lean runtime inside; the record says that we put it there.
+        if (core := options.get("dla_core", -1)) >= 0:
+            _take_dla_core(runtime, core, self._path)
         if self._use.count_memory:
             self._allocator = runtime.gpu_allocator = counting_allocator(trt, self._gpu.allocate)
         try:
@@ -180,7 +183,7 @@ class NvinferRunner:
         io = io_of(trt, engine, self._path)
         self.inputs, self.outputs = io.inputs, io.outputs
         self._check = FeedCheck(self._path, self.inputs)
-        wants_graph = self._use.cuda_graph and self._record.get("options", {}).get("cuda_graph", True)
+        wants_graph = self._use.cuda_graph and options.get("cuda_graph", True)
         for _ in range(self._use.num_streams):
             context = self._context(data, with_graph=wants_graph)
             with_graph = wants_graph and not has_own_graphs(trt)
@@ -201,6 +204,16 @@ class NvinferRunner:
         if context is None:
             raise OutOfMemory(f"{self._path}: no execution context ({self._tail.text()}); is the GPU's memory full?")
         return context
+
+
+def _take_dla_core(runtime: Any, core: int, path: Path) -> None:
+    """An engine does not know its core; as trtexec does, the runtime is told before it loads one."""
+    if core >= (number := runtime.num_DLA_cores):
+        raise Unavailable(
+            f"{path}: was built for DLA core {core}, this machine has {number} of them, counted from 0; build it for "
+            "one that is there, or for the GPU"
+        )
+    runtime.DLA_core = core
 
 
 def _context_of(trt: Any, engine: Any, *, with_graph: bool) -> Any:

@@ -187,6 +187,25 @@ def test_a_context_that_gets_no_profile_at_all(gpu: PretendedGpu, trt: ModuleTyp
     assert gpu.calls[-1] == "exit"
 
 
+# DLA
+
+
+def test_an_engine_for_dla_runs_on_the_core_that_it_was_built_for(
+    gpu: PretendedGpu, trt: ModuleType, tmp_path: Path
+) -> None:
+    runtime = SimpleNamespace(num_DLA_cores=2, deserialize_cuda_engine=trt.Runtime(None).deserialize_cuda_engine)
+    vars(trt)["Runtime"] = lambda log: runtime
+    with runner_of(gpu, tmp_path, trt, options={"dla_core": 1}) as runner:
+        assert runtime.DLA_core == 1
+        assert runner.infer(feed(1))["y"].tolist() == [[0, 2]]
+    del runtime.DLA_core
+    with runner_of(gpu, tmp_path, trt, options={"dla_core": -1}):
+        assert not hasattr(runtime, "DLA_core")
+    words = r"was built for DLA core 2, this machine has 2 of them, counted from 0; build it for one that is there"
+    with pytest.raises(Unavailable, match=words), runner_of(gpu, tmp_path, trt, options={"dla_core": 2}):
+        pytest.fail("it cannot be entered")
+
+
 # CUDA graphs
 
 
