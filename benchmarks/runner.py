@@ -107,6 +107,7 @@ def nothing_trt() -> ModuleType:
         Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda data: engine),
         TensorIOMode=SimpleNamespace(INPUT="x"),
         TensorLocation=SimpleNamespace(DEVICE="device"),
+        init_libnvinfer_plugins=lambda log, namespace: True,
         __version__="0",
     )
     return trt

@@ -48,6 +48,8 @@ class Capability:
     """Whether it knows kernels of cuBLAS and cuDNN."""
     core_without_libraries: bool
     """Whether it must be told that its own layers are to do without these libraries too."""
+    native_norm: bool
+    """Whether its parser can be told to do without a plugin for InstanceNormalization."""
     profile_sharing: bool
     """Whether it can be told that several execution contexts may use one profile; before, none can, and later all."""
 
@@ -89,6 +91,7 @@ def capability_of(trt: Any) -> Capability:
         dla=not ahead_of_time,
         external_kernels=hasattr(trt.TacticSource, "CUDNN") and not ahead_of_time,
         core_without_libraries=hasattr(trt.PreviewFeature, "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"),
+        native_norm=hasattr(trt, "OnnxParserFlag"),
         profile_sharing=hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"),
     )
 

@@ -102,6 +102,16 @@ def logger(trt: Any) -> tuple[Any, ErrorTail]:
     return Log(), tail
 
 
+@functools.cache
+def register_plugins(trt: Any) -> None:
+    """Let the library know NVIDIA's plugins: its parser makes some operators of them, and plans may hold them.
+
+    Up to 8.6 InstanceNormalization is one, and in every generation those that networks are exported with are, such as
+    EfficientNMS_TRT.
+    """
+    trt.init_libnvinfer_plugins(logger(trt)[0], "")
+
+
 def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     """Build ``engine`` from the ONNX file ``model``.
 
@@ -145,6 +155,7 @@ def _serialized(family: Family, model: Path, options: BuildOptions, calibrator: 
     trt, capability = family.trt, capability_of(family.trt)
     log, tail = logger(trt)
     tail.clear()
+    register_plugins(trt)
     try:
         builder = trt.Builder(log)
     except TypeError as error:  # what pybind makes of a null pointer
@@ -157,6 +168,10 @@ def _serialized(family: Family, model: Path, options: BuildOptions, calibrator: 
     typing = typing_for(capability, options)
     network = builder.create_network(network_flags(trt, capability, typing))
     parser = trt.OnnxParser(network, log)
+    if capability.native_norm and (options.version_compatible or options.hardware != "exact"):
+        parser.set_flag(
+            trt.OnnxParserFlag.NATIVE_INSTANCENORM
+        )  # Such engines take no plugins; from 10 on it is so anyway.
     if not parser.parse_from_file(str(model)):
         raise EngineError(told(f"{model}: {family.name} cannot take the model", _parser_error(parser, tail)))
     config = builder.create_builder_config()
@@ -183,6 +198,14 @@ def _serialized(family: Family, model: Path, options: BuildOptions, calibrator: 
     if capability.timing_cache and options.timing_cache is not None:
         timing_cache.keep(config, options.timing_cache)
     return bytes(plan), notes
+
+
+def parser_for(trt: Any, network: Any, options: BuildOptions) -> Any:
+    """An ``OnnxParser`` for this network. For engines that are to run elsewhere too it makes nothing of plugins."""
+    parser = trt.OnnxParser(network, logger(trt)[0])
+    if capability_of(trt).native_norm and (options.version_compatible or options.hardware != "exact"):
+        parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)  # As trtexec does for 8.6; from 10 on it is so anyway.
+    return parser
 
 
 def _told(options: BuildOptions) -> dict[str, Any]:

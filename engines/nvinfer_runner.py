@@ -16,7 +16,7 @@ from engines.explained import is_old_driver, is_out_of_memory
 from engines.feed import FeedCheck
 from engines.gpu_allocator import counting_allocator
 from engines.layers import layer_times_from, layers_from_record
-from engines.nvinfer import logger
+from engines.nvinfer import logger, register_plugins
 from engines.nvinfer_io import io_of
 from engines.nvinfer_lane import Gpu, Lane
 from engines.nvinfer_profiler import layer_profiler
@@ -161,6 +161,7 @@ class NvinferRunner:
         self._trt = trt
         log, self._tail = logger(trt)
         self._tail.clear()
+        register_plugins(trt)
         try:
             runtime = self._runtime = trt.Runtime(log)
         except TypeError as error:  # what pybind makes of a null pointer

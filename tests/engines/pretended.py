@@ -183,6 +183,7 @@ def pretended_trt(
         Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=load),
         TensorIOMode=SimpleNamespace(INPUT="IN"),
         TensorLocation=SimpleNamespace(DEVICE="DEVICE"),
+        init_libnvinfer_plugins=lambda log, namespace: True,
         __version__="0.1",
     )
     return trt

@@ -65,6 +65,9 @@ BEHIND = {
     "PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805": (
         "PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"
     ),
+    "OnnxParser.set_flag": "OnnxParserFlag",
+    "OnnxParserFlag": "OnnxParserFlag",
+    "OnnxParserFlag.NATIVE_INSTANCENORM": "OnnxParserFlag",
     "PreviewFeature.PROFILE_SHARING_0806": "PreviewFeature.PROFILE_SHARING_0806",
     "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": "NetworkDefinitionCreationFlag.EXPLICIT_BATCH",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED": "NetworkDefinitionCreationFlag.STRONGLY_TYPED",

@@ -31,6 +31,7 @@ TRT_10 = Capability(
     dla=True,
     external_kernels=True,
     core_without_libraries=False,
+    native_norm=True,
     profile_sharing=False,
 )
 TRT_8 = replace(TRT_10, version="8.5.2", strong_typing=False, optimization_level=False, hardware=(), stripped=False)

@@ -31,6 +31,7 @@ LIKE_8 = {
     "dla": True,
     "external_kernels": True,
     "core_without_libraries": True,
+    "native_norm": True,
     "profile_sharing": True,
 }
 LIKE_10 = LIKE_8 | {"strong_typing": True, "stripped": True, "progress": True, "core_without_libraries": False}

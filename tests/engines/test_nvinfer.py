@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
 
 from engines import nvinfer
+from engines.contract import BuildOptions
 
 
 def test_the_tail_of_the_log() -> None:
@@ -58,3 +62,53 @@ def test_where_the_error_does_not_have_the_node_the_log_has() -> None:
 def test_an_operator_that_is_known_and_never_taken_is_said_to_be_so() -> None:
     error = parser_error("false", 1, "UNSUPPORTED_NODE", node_name="odd", node_operator="Det")
     assert said(error) == "node 'odd', Det: Det is not supported in TensorRT"
+
+
+def test_plugins_are_registered_once_in_a_process(pretended_8_6: ModuleType) -> None:
+    for _ in range(2):
+        nvinfer.register_plugins(pretended_8_6)
+    assert pretended_8_6.registered == [""]
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        (BuildOptions(), []),
+        (BuildOptions(version_compatible=True), ["native norm"]),
+        (BuildOptions(hardware="ampere_plus"), ["native norm"]),
+    ],
+)
+def test_engines_that_run_elsewhere_too_take_no_plugin(
+    pretended_8_6: ModuleType, options: BuildOptions, flags: list[str]
+) -> None:
+    assert nvinfer.parser_for(pretended_8_6, None, options).flags == flags
+
+
+@pytest.fixture
+def pretended_8_6() -> ModuleType:
+    """The names that 8.6.1 has, as far as it is asked for them here; its parser wants a builder, and that a GPU."""
+
+    class Parser:
+        def __init__(self, network: Any, log: Any) -> None:
+            self.flags: list[str] = []
+
+        def set_flag(self, flag: str) -> None:
+            self.flags.append(flag)
+
+    trt = ModuleType("pretended")
+    registered: list[str] = []
+    flags = SimpleNamespace(FP16=0, VERSION_COMPATIBLE=1)
+    vars(trt).update(
+        ILogger=type("ILogger", (), {}),
+        init_libnvinfer_plugins=lambda log, namespace: registered.append(namespace),
+        registered=registered,
+        OnnxParser=Parser,
+        OnnxParserFlag=SimpleNamespace(NATIVE_INSTANCENORM="native norm"),
+        BuilderFlag=flags,
+        NetworkDefinitionCreationFlag=flags,
+        IBuilderConfig=flags,
+        TacticSource=flags,
+        PreviewFeature=flags,
+        __version__="8.6.1",
+    )
+    return trt

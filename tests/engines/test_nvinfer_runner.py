@@ -75,6 +75,12 @@ def test_memory_that_a_graph_takes_is_in_it(gpu: PretendedGpu, trt: ModuleType, 
         assert runner.facts().device_memory_mib == 5
 
 
+def test_plugins_are_known_before_an_engine_is_loaded(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
+    vars(trt)["init_libnvinfer_plugins"] = lambda log, namespace: gpu.calls.append("plugins")
+    with runner_of(gpu, tmp_path, trt):
+        assert gpu.calls[:3] == ["enter", "plugins", "load"]
+
+
 def test_results_of_two_runs_do_not_share_memory(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:
     with runner_of(gpu, tmp_path, trt) as runner:
         first, second = runner.infer(feed(2)), runner.infer({"x": np.full((2, 2), 9, np.float32)})
