@@ -97,6 +97,7 @@ def nothing_trt() -> ModuleType:
         get_tensor_mode=lambda name: name,
         get_tensor_dtype=lambda name: SimpleNamespace(name="FLOAT"),
         get_tensor_location=lambda name: "device",
+        get_tensor_format=lambda name: "linear",
         get_tensor_shape=lambda name: (DYNAMIC, 16),
         get_tensor_profile_shape=lambda name, profile: ((1, 16), (8, 16), (64, 16)),
         create_execution_context=lambda: context,
@@ -107,6 +108,7 @@ def nothing_trt() -> ModuleType:
         Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda data: engine),
         TensorIOMode=SimpleNamespace(INPUT="x"),
         TensorLocation=SimpleNamespace(DEVICE="device"),
+        TensorFormat=SimpleNamespace(LINEAR="linear"),
         init_libnvinfer_plugins=lambda log, namespace: True,
         __version__="0",
     )

@@ -75,7 +75,7 @@ def io_of(trt: Any, engine: Any, path: Path) -> EngineIo:
     """Ask the engine.
 
     Raises:
-        EngineError: a tensor has a type that numpy lacks, or lies in host memory.
+        EngineError: a tensor has a type or a layout that numpy lacks, or lies in host memory.
     """
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     is_input = {name: engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
@@ -115,4 +115,10 @@ def _spec(trt: Any, engine: Any, name: str, path: Path) -> TensorSpec:
         raise EngineError(f"{path}: '{name}' is {kind}, numpy has no such type; cast it to FP32 inside the model")
     if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
         raise EngineError(f"{path}: '{name}' is a shape tensor in host memory; make it a constant of the model")
+    layout = engine.get_tensor_format(name)
+    if layout != trt.TensorFormat.LINEAR:  # Of engines of others: ours have no other.
+        raise EngineError(
+            f"{path}: '{name}' is laid out as {layout.name}, arrays are LINEAR; build the engine without formats for "
+            "its inputs and outputs"
+        )
     return TensorSpec(name, _DTYPES[kind], tuple(engine.get_tensor_shape(name)))

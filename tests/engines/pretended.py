@@ -17,6 +17,7 @@ from engines.contract import DYNAMIC, Array, GpuUse
 from engines.cuda_graph import NotCaptured
 from engines.nvinfer_runner import NvinferRunner
 
+LINEAR = SimpleNamespace(name="LINEAR")
 ONE_PROFILE = (((1, 2), (2, 2), (4, 2)),)
 
 
@@ -166,6 +167,7 @@ def pretended_trt(
         "get_tensor_mode": lambda name: "IN" if name == "x" else "OUT",
         "get_tensor_dtype": lambda name: SimpleNamespace(name="FLOAT"),
         "get_tensor_location": lambda name: "DEVICE",
+        "get_tensor_format": lambda name: LINEAR,
         "get_tensor_shape": lambda name: (DYNAMIC, 2),
         "get_tensor_profile_shape": lambda name, profile: profiles[profile],
         "create_execution_context": context,
@@ -183,6 +185,7 @@ def pretended_trt(
         Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=load),
         TensorIOMode=SimpleNamespace(INPUT="IN"),
         TensorLocation=SimpleNamespace(DEVICE="DEVICE"),
+        TensorFormat=SimpleNamespace(LINEAR=LINEAR),
         init_libnvinfer_plugins=lambda log, namespace: True,
         __version__="0.1",
     )

@@ -370,6 +370,10 @@ def test_a_failed_execution_is_an_error(gpu: PretendedGpu, tmp_path: Path) -> No
         ({"create_execution_context": lambda: None}, "no execution context"),
         ({"get_tensor_dtype": lambda name: SimpleNamespace(name="FP8")}, "'x' is FP8, numpy has no such type"),
         ({"get_tensor_location": lambda name: "HOST"}, "'x' is a shape tensor in host memory"),
+        (
+            {"get_tensor_format": lambda name: SimpleNamespace(name="CHW32")},
+            "'x' is laid out as CHW32, arrays are LINEAR",
+        ),
     ],
 )
 def test_engines_that_cannot_be_run_give_everything_back(
