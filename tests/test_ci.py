@@ -81,6 +81,13 @@ def test_github_actions(runner: dict[str, str], tiny: Path) -> None:
     assert (tiny / "summary.md").read_text().startswith("### ✅ int8@onnxruntime may ship")
     assert shell(keep, environment).stdout == ".trtforge/baselines/last-good\n"
 
+    # The workspace is not cleaned between jobs: what a gate that could not run leaves is not the summary of the last.
+    (tiny / "plan.toml").write_text("[gate]\n")
+    assert shell(gate, environment).returncode == 2
+    assert shell(summary, environment).returncode == 0
+    assert (tiny / "summary.md").read_text().count("###") == 1
+    assert not (tiny / "trtforge-gate").exists()
+
 
 def test_gitlab(runner: dict[str, str], tiny: Path) -> None:
     set_the_first(runner)
