@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.gate.checks import UNITS, UNQUIET, beside
@@ -41,13 +42,23 @@ def summary_from_gated(gated: Gated) -> str:
 
 def reasons(gated: Gated) -> list[str]:
     """A sentence for each budget that did not pass; one for all that are not decided for the same want of quiet."""
-    heads: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for check in gated.checks:
         if check.outcome != "pass":
             head, mark, why = check.sentence.partition(UNQUIET)
-            tail = f"{mark}{why}" + (f"; {check.advice}" if check.advice else "")
-            heads.setdefault(tail if mark else f"{tail}{len(heads)}", []).append(f"{head}{'' if mark else tail}")
-    return ["; ".join(of) + (tail if tail.startswith(UNQUIET) else "") for tail, of in heads.items()]
+            tail = why + (f"; {check.advice}" if check.advice else "")
+            found.setdefault(tail if mark else f"{head}{tail}", []).append(head if mark else "")
+    return [_reason(tail, heads) for tail, heads in found.items()]
+
+
+def _reason(tail: str, heads: Sequence[str]) -> str:
+    """What kept one budget or several from being decided, before the numbers of several."""
+    if not any(heads):
+        return tail
+    if len(heads) == 1:
+        return f"{heads[0]}{UNQUIET}{tail}"
+    measured = "; ".join(heads)
+    return f"this machine was too unquiet to decide {len(heads)} budgets: {tail}. Measured all the same: {measured}"
 
 
 def budget_of(check: Check, gated: Gated) -> str:

@@ -43,14 +43,20 @@ def test_reasons_are_what_did_not_pass_with_what_to_do() -> None:
     assert reasons(made_gate(PASSED, OPEN)) == [f"{OPEN.sentence}; {OPEN.advice}"]
 
 
+def test_the_same_reason_twice_is_said_once() -> None:
+    assert reasons(made_gate(OPEN, OPEN)) == [f"{OPEN.sentence}; {OPEN.advice}"]
+
+
 def test_a_noisy_machine_is_said_once() -> None:
     noise = ("other programs took 76% of the CPU time",)
     spoilt = [unsettled(check, budget_from_text(check.budget, ""), noise) for check in (PASSED, FAILED)]
     said = reasons(made_gate(*spoilt, OPEN))
     assert said == [
-        f"{PASSED.sentence}; {FAILED.sentence}{UNQUIET}{noise[0]}; quiet the machine and gate again",
+        f"this machine was too unquiet to decide 2 budgets: {noise[0]}; quiet the machine and gate again. Measured all "
+        f"the same: {PASSED.sentence}; {FAILED.sentence}",
         f"{OPEN.sentence}; {OPEN.advice}",
     ]
+    assert reasons(made_gate(spoilt[0])) == [f"{PASSED.sentence}{UNQUIET}{noise[0]}; quiet the machine and gate again"]
 
 
 def test_numbers_without_an_end() -> None:
