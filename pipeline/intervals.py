@@ -17,7 +17,10 @@ benchmarking in reasonable time", ISMM 2013.
 - *One percentile*: of all queries together. The ranks between which it lies are ``p ± t s``, s the standard error, from
   load to load, of the share of queries at or below it; the bounds are the values at these ranks. Woodruff, "Confidence
   intervals for medians and other position measures", JASA 47 (1952) 635-646. No density is estimated, and where the
-  sample does not reach so far, the bound is infinite.
+  sample does not reach so far, the bound is infinite. For the lower bound s is that of the bound itself, where it is
+  larger (the test of the bound inverted: Francisco and Fuller, "Quantile estimation with a complex survey design",
+  Annals of Statistics 19 (1991) 454-469): a tail that comes in bursts, of which there were many by chance, spreads less
+  above its percentile than below it.
 
 A machine may also wander for longer than one load. So each interval is the widest of those from single loads, from the
 means of two neighbours, of four, and so on, as long as 8 groups are left (batch means: Schmeiser, "Batch size effects
@@ -124,7 +127,11 @@ def one_sided(latency_ms: Floats, statistic: Statistic, tail: float) -> Bounds:
     if len(latency_ms) < LEAST_GROUPS:
         return center, 0.0, math.inf
     half = _half_rank(latency_ms, center, share, tail)
-    low, high = math.floor((share - half) * num), math.ceil((share + half) * num) + 1
+    high = math.ceil((share + half) * num) + 1
+    while (low := math.floor((share - half) * num)) >= 1:
+        if (below := _half_rank(latency_ms, float(ordered[low - 1]), share, tail)) <= half:
+            break
+        half = below
     return center, float(ordered[low - 1]) if low >= 1 else 0.0, float(ordered[high - 1]) if high <= num else math.inf
 
 

@@ -185,6 +185,21 @@ def test_the_interval_of_one_side_misses_the_truth_as_seldom_as_it_says(statisti
     assert missed <= 0.05 * 400 + 3 * np.sqrt(0.05 * 400)
 
 
+@pytest.mark.parametrize("num_loads", [8, 12, 27])
+def test_a_tail_that_comes_in_bursts_is_no_false_alarm(num_loads: int) -> None:
+    """One load of five has six slow queries of its hundred, of any length: some more by chance are no slow engine."""
+
+    def latencies(num_loads: int) -> Floats:
+        values = random.normal(1.0, 0.02, (num_loads, 100))
+        values[:, :6] += (random.random((num_loads, 1)) < 0.2) * random.uniform(3, 13, (num_loads, 6))
+        return np.asarray(values)
+
+    random = np.random.default_rng(15)
+    truth = one_sided(latencies(20_000), "p99", 0.005)[0]
+    alarms = sum(one_sided(latencies(num_loads), "p99", 0.005)[1] > truth for _ in range(600))
+    assert alarms <= 0.005 * 600 + 3 * np.sqrt(0.005 * 600)
+
+
 def test_a_machine_that_wanders_for_longer_than_a_load_widens_the_interval_of_one_side() -> None:
     """Runs of eight loads that are 10 % slow, then fast: taken as single loads they would seem to tell much."""
     wander = np.repeat([1.0, 1.1, 1.0, 1.1, 1.1, 1.0, 1.1, 1.0], 8)
