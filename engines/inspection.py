@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.contract import BuildOptions, LayerFacts
-from engines.errors import EngineError
 from engines.layers import layers_from_inspector, num_nodes_in, summary
 from engines.onnx_model import OnnxModelFacts
 
@@ -51,5 +50,5 @@ def inspected(trt: Any, log: Any, plan: bytes, found: OnnxModelFacts, options: B
             inspector.execution_context = context
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
         return inspection_from(layers_from_inspector(text, found.node_names), found, "EngineInspector")
-    except (EngineError, RuntimeError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001  # Whatever it is, there is an engine.
         return Inspection(-1, (f"Its layers are not known ({type(error).__name__}: {error}).",))

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from engines import timing_cache
 from engines.builder_config import configure
 from engines.capability import Capability
 from engines.contract import BuildOptions
@@ -111,3 +112,11 @@ def test_a_bad_timing_cache_is_a_warning_and_a_fresh_start(said: dict[str, Any])
         "GPU; every kernel is timed anew",
         "left": ["damaged.timing", "folder", "kept.timing"],
     }
+
+
+def test_where_no_timing_cache_is_taken_at_all_there_is_an_engine_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    timing_cache.keep(SimpleNamespace(get_timing_cache=lambda: None), tmp_path / "a.timing")
+    assert list(tmp_path.iterdir()) == []
+    assert "a.timing: TensorRT keeps none; later builds time its kernels again" in caplog.text
