@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from engines import timing_cache
@@ -64,6 +65,24 @@ def set_precision(trt: Any, config: Any, options: BuildOptions, typing: Typing, 
     flags = "INT8 and FP16 flags" if platform.has_fp16 else "INT8 flag"
     rest = "may run in FP16" if platform.has_fp16 else "runs in FP32"
     return (*notes, f"Weakly typed network with the {flags}: what is not quantized {rest}.")
+
+
+def keep_full(trt: Any, config: Any, network: Any, is_full: Callable[[str], bool]) -> tuple[str, ...]:
+    """Ask for FP32 in those layers of a weakly typed network that the ONNX file has in FP32. Sentences for the record.
+
+    With the FP16 flag the builder takes FP16 wherever that is faster, whatever types the file has, and such nodes are
+    in FP32 because their values do not fit FP16.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    kept = [layer for layer in layers if is_full(layer.name)]
+    for layer in kept:
+        layer.precision = trt.DataType.FLOAT
+        for index in range(layer.num_outputs):
+            layer.set_output_type(index, trt.DataType.FLOAT)
+    if not kept:
+        return ()
+    config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
+    return (f"FP32 is asked for in {len(kept)} layers that the model has in FP32, such as '{kept[0].name}'.",)
 
 
 def layers_off_dla(config: Any, network: Any) -> tuple[str, ...]:

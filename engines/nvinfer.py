@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import cuda, timing_cache
-from engines.builder_config import configure, layers_off_dla, network_flags, set_precision
+from engines.builder_config import configure, keep_full, layers_off_dla, network_flags, set_precision
 from engines.capability import capability_of, platform_of, refuse, refuse_platform, typing_for
 from engines.contract import BuildOptions, EngineRecord, GivenBatches
 from engines.errors import EngineError, OutOfMemory, Unavailable
@@ -129,7 +129,7 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
             'into FP16 by itself; quantize with rest = "fp32"'
         )
     with calibrator_for(family.trt, options, family.open_device) as calibrator:
-        data, notes = _serialized(family, model, options, calibrator)
+        data, notes = _serialized(family, model, options, calibrator, found)
     engine.write_bytes(data)
     seen = family.inspect(data, found, options)
     return EngineRecord(
@@ -150,7 +150,9 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
     )
 
 
-def _serialized(family: Family, model: Path, options: BuildOptions, calibrator: Any) -> tuple[bytes, tuple[str, ...]]:
+def _serialized(
+    family: Family, model: Path, options: BuildOptions, calibrator: Any, found: OnnxModelFacts
+) -> tuple[bytes, tuple[str, ...]]:
     """The plan, and sentences for the record."""
     trt, capability = family.trt, capability_of(family.trt)
     log, tail = logger(trt)
@@ -178,6 +180,8 @@ def _serialized(family: Family, model: Path, options: BuildOptions, calibrator: 
     notes = configure(trt, capability, config, options, tail.warnings)
     family.configure(config, options)
     notes += set_precision(trt, config, options, typing, platform)
+    if typing == "weak" and options.precision == "fp16":
+        notes += keep_full(trt, config, network, found.is_full)
     located(model, lambda: add_profiles(builder, config, network, options), tail.text)
     if calibrator is not None:
         shapes = located(model, lambda: calibration_shapes(network, options), tail.text)

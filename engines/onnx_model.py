@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,12 @@ class OnnxModelFacts:
     product_names: tuple[str, ...] = ()
     """Of the convolutions and matrix products, where they have names."""
     node_names: frozenset[str] = frozenset()
+    full_names: frozenset[str] = frozenset()
+    """Of the nodes that a model with FP16 tensors computes in FP32; casts are none."""
+
+    def is_full(self, layer: str) -> bool:
+        """Whether a parser's layer is of such a node; of several layers of one node the later ones end in a number."""
+        return (layer if layer in self.node_names else re.sub(r"_\d+$", "", layer)) in self.full_names
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -83,6 +90,7 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         has_half_scales=_has_half_scales(graph),
         product_names=tuple(node.name for node in products if node.name),
         node_names=frozenset(node.name for node in _nodes(graph) if node.name),
+        full_names=_full_names(model) if _has_float16(graph) else frozenset(),
     )
 
 
@@ -223,6 +231,14 @@ def _has_float16(graph: onnx.GraphProto) -> bool:
 def _has_half_scales(graph: onnx.GraphProto) -> bool:
     halves = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
     return any(node.op_type == "DequantizeLinear" and node.input[1] in halves for node in graph.node)
+
+
+def _full_names(model: onnx.ModelProto) -> frozenset[str]:
+    graph = shape_inference.infer_shapes(model).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    full = onnx.TensorProto.FLOAT
+    own = [node for node in graph.node if node.name and node.op_type not in ("Cast", "Constant")]
+    return frozenset(node.name for node in own if any(kinds.get(name) == full for name in node.output))
 
 
 def _one_line(error: BaseException) -> str:

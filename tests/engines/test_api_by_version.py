@@ -30,6 +30,7 @@ CLASS_OF = {
     "_context": "IExecutionContext",
     "engine": "ICudaEngine",
     "inspector": "EngineInspector",
+    "layer": "ILayer",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
     "profile": "IOptimizationProfile",
@@ -43,6 +44,9 @@ CLASS_OF = {
 BEHIND = {
     "BuilderFlag.FP16": "BuilderFlag.FP16",
     "BuilderFlag.INT8": "BuilderFlag.FP16",
+    "BuilderFlag.PREFER_PRECISION_CONSTRAINTS": "BuilderFlag.FP16",
+    "ILayer.precision": "BuilderFlag.FP16",
+    "ILayer.set_output_type": "BuilderFlag.FP16",
     "BuilderFlag.STRIP_PLAN": "BuilderFlag.STRIP_PLAN",
     "BuilderFlag.VERSION_COMPATIBLE": "BuilderFlag.VERSION_COMPATIBLE",
     "Builder.platform_has_fast_fp16": "Builder.platform_has_fast_int8",

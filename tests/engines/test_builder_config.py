@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from engines import timing_cache
-from engines.builder_config import configure
+from engines.builder_config import configure, keep_full
 from engines.capability import Capability
 from engines.contract import BuildOptions
 from engines.timing_cache import timing_cache_path
@@ -120,3 +120,32 @@ def test_where_no_timing_cache_is_taken_at_all_there_is_an_engine_all_the_same(
     timing_cache.keep(SimpleNamespace(get_timing_cache=lambda: None), tmp_path / "a.timing")
     assert list(tmp_path.iterdir()) == []
     assert "a.timing: TensorRT keeps none; later builds time its kernels again" in caplog.text
+
+
+class Layer:
+    """What is told a layer of a weakly typed network; the builder of one wants a GPU."""
+
+    def __init__(self, name: str, num_outputs: int = 1) -> None:
+        self.name, self.num_outputs, self.precision = name, num_outputs, ""
+        self.types: dict[int, str] = {}
+
+    def set_output_type(self, index: int, kind: str) -> None:
+        self.types[index] = kind
+
+
+def test_layers_that_the_model_has_in_fp32_are_asked_for_in_fp32() -> None:
+    layers = [Layer("relu"), Layer("soft"), Layer("split", 2)]
+    network = SimpleNamespace(num_layers=3, get_layer=lambda index: layers[index])
+    flags: list[str] = []
+    trt = SimpleNamespace(
+        DataType=SimpleNamespace(FLOAT="float"), BuilderFlag=SimpleNamespace(PREFER_PRECISION_CONSTRAINTS="prefer")
+    )
+    config = SimpleNamespace(set_flag=flags.append)
+    notes = keep_full(trt, config, network, lambda name: name != "relu")
+    assert notes == ("FP32 is asked for in 2 layers that the model has in FP32, such as 'soft'.",)
+    assert [(layer.precision, layer.types) for layer in layers] == [
+        ("", {}), ("float", {0: "float"}), ("float", {0: "float", 1: "float"}),
+    ]  # fmt: skip
+    assert flags == ["prefer"]
+    assert keep_full(trt, config, network, lambda name: False) == ()
+    assert flags == ["prefer"]

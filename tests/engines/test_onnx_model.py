@@ -39,6 +39,27 @@ def test_facts_of_a_quantized_model(save_quantized_conv: Callable[[int], Path]) 
     assert facts(save_quantized_conv(16)).depthwise_quantized == ("conv",)
 
 
+ISLAND = """<ir_version: 8, opset_import: ["" : 17]> island (float[2, 3] x) => (float[2, 3] y) {
+  [in] a = Cast <to = 10> (x)
+  [relu] b = Relu (a)
+  [up] c = Cast <to = 1> (b)
+  [soft] d = Softmax (c)
+  [soft_1] e = Exp (d)
+  [down] f = Cast <to = 10> (e)
+  [relu_1] g = Relu (f)
+  [out] y = Cast <to = 1> (g)
+}"""
+"""FP16, but for a Softmax and an Exp."""
+
+
+def test_nodes_that_an_fp16_model_has_in_fp32(save_model: SaveModel, linear: Path) -> None:
+    assert facts(linear).full_names == frozenset(), "without FP16 there is nothing to keep"
+    found = facts(save_model(ISLAND))
+    assert found.full_names == {"soft", "soft_1"}
+    layers = ("in", "relu", "relu_1", "soft", "soft_1", "soft_2", "relu_2", "(Unnamed Layer* 3) [Shuffle]")
+    assert [layer for layer in layers if found.is_full(layer)] == ["soft", "soft_1", "soft_2"]
+
+
 def test_a_product_is_quantized_only_with_both_operands(save_model: SaveModel) -> None:
     found = facts(
         save_model(
