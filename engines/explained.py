@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+NO_KERNEL = "Could not find any implementation for node"
 MEANINGS: tuple[tuple[str, str], ...] = (
     (
         r"Non-zero zero point is not supported|shiftIsAllZeros",
@@ -58,7 +59,7 @@ MEANINGS: tuple[tuple[str, str], ...] = (
         "a shape range is not min <= opt <= max; put it in order",
     ),
     (
-        r"Could not find any implementation for node",
+        NO_KERNEL,
         "no kernel for this layer fits into the workspace and the memory that is free, or there is none for this GPU; "
         "raise workspace_mib, free memory, or give the layer another type",
     ),
@@ -88,10 +89,10 @@ def told(where: str, text: str) -> str:
     return f"{where}: {known} ({text})" if known else f"{where} ({text})"
 
 
-def lacks_memory(warnings: Iterable[str], workspace_mib: int) -> bool:
-    """Whether kernels were left out although they would have fitted into the workspace: there is not as much free."""
-    sizes = [int(size) for text in warnings for size in SKIPPED.findall(text)]
-    return any(size <= workspace_mib * 2**20 for size in sizes)
+def lacks_memory(text: str, warnings: Iterable[str], workspace_mib: int) -> bool:
+    """Whether no kernel is left, and some were left out that fit into the workspace: so much memory is not free."""
+    sizes = [int(size) for warning in warnings for size in SKIPPED.findall(warning)]
+    return NO_KERNEL in text and any(size <= workspace_mib * 2**20 for size in sizes)
 
 
 def is_old_driver(text: str) -> bool:

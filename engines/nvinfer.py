@@ -196,7 +196,8 @@ def _serialized(
     if calibrator is not None:
         calibrator.check()
     if plan is None:
-        is_full = is_out_of_memory(tail.text()) or lacks_memory(tail.warnings, options.workspace_mib)
+        said = " ".join(tail.lines())
+        is_full = is_out_of_memory(tail.text()) or lacks_memory(said, tail.warnings, options.workspace_mib)
         kind = OutOfMemory if is_full else EngineError
         raise kind(told(f"{model}: {family.name} cannot build an engine", tail.text()))
     if capability.timing_cache and options.timing_cache is not None:
