@@ -13,6 +13,7 @@ import onnx.parser
 from onnx import numpy_helper
 
 from benchmarks.networks import NETWORKS, Network
+from engines.contract import BuildOptions
 
 OWN = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -34,6 +35,20 @@ WEIGHTS = {"w1": (32, 3, 3, 3), "w2": (32, 32, 3, 3), "w3": (64, 32, 3, 3), "w4"
 NUM_CALIBRATION, NUM_EVALUATION = 64, 128
 BATCHES = (1, 8, 32)
 MOST_NATIVE = 16
+
+
+OPTIONS: dict[str, tuple[BuildOptions, tuple[str, ...]]] = {
+    "level 5": (BuildOptions(optimization_level=5), ("--optimization-level", "5")),
+    "version-compatible": (BuildOptions(version_compatible=True), ("--version-compatible",)),
+    "ampere_plus": (BuildOptions(hardware="ampere_plus"), ("--hardware", "ampere_plus")),
+    "same_compute_capability": (
+        BuildOptions(hardware="same_compute_capability"),
+        ("--hardware", "same_compute_capability"),
+    ),
+    "refittable": (BuildOptions(weights="refittable"), ("--weights", "refittable")),
+    "stripped": (BuildOptions(weights="stripped"), ("--weights", "stripped")),
+}
+"""Engines of the own network that the plans do not have: what is asked for, and how the command says it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,15 @@ def own_case(folder: Path) -> Case:
     found = images.astype(np.float32)
     np.savez(folder / "own.npz", x_calib=found[:NUM_CALIBRATION], x_test=found[NUM_CALIBRATION:])
     return Case("own", _head(folder / "own.onnx", folder / "own.npz", "image", (3, 32, 32)), NUM_CALIBRATION)
+
+
+def own_shapes() -> tuple[str, ...]:
+    """The own network's profile, as the command takes it."""
+    return tuple(
+        part
+        for word, batch in zip(("min", "opt", "max"), BATCHES)
+        for part in (f"--{word}-shapes", f"image:{batch}x3x32x32")
+    )
 
 
 def cases_from_folder(folder: Path) -> list[Case]:

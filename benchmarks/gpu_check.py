@@ -18,6 +18,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import gpu_report
-from benchmarks.gpu_cases import Case, cases_from_folder, own_case, plan_text
+from benchmarks.gpu_cases import OPTIONS, Case, cases_from_folder, own_case, own_shapes, plan_text
 from benchmarks.gpu_report import Found
 from benchmarks.gpu_steps import ROOT, Steps
 from benchmarks.runner import too_much
@@ -42,6 +43,8 @@ NATIVE = {
 """INT8 by TensorRT's own calibrator, from the samples and from our ranges."""
 QDQ = "qdq"
 """Title of the plan that has every precision; those that begin with it have one alone, for when that one ends early."""
+LOOSE = ("--atol", "0.05", "--rtol", "0.02", "--min-cosine", "0.999")
+"""Wide enough for TF32 on any network; what the plans have is derived."""
 NEEDED = ("ours", "polygraphy")
 """Ways that must be there beside each other."""
 
@@ -164,6 +167,35 @@ def cost_of(check: Check, case: Case, name: str, plan: str) -> dict[str, Any]:
     return cost
 
 
+def with_options(check: Check) -> None:
+    """The own network's FP32 engine in each further way that this generation has, judged; and offline, with streams."""
+    data = ("--backend", check.backend, "--data", check.work / "own.npz", "--input", "image=x_test")
+    folder, model = check.work / "own" / "options", check.work / "own.onnx"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    own_kernels = ("--no-external-kernels",) if re.search(r"external_kernels\s*=\s*false", check.build) else ()
+
+    def built(title: str, *flags: str) -> Path:
+        plan = folder / f"{title}.plan"
+        check.forget(plan)
+        asked = (*own_kernels, "--backend", check.backend, "--precision", "fp32", *own_shapes(), *flags)
+        check.run(f"own: {title}", "pipeline", "build", model, *asked, "-o", plan)
+        return plan
+
+    for title, (options, flags) in OPTIONS.items():
+        try:
+            backend(check.backend).refuse(options)
+        except Unavailable:
+            continue
+        plan = built(title, *flags)
+        if plan.exists() and title != "stripped":  # It has no weights to run with.
+            check.run(f"own: {title}, judged", "pipeline", "validate", model, plan, *data, *LOOSE)
+    plan = built("as usual")
+    if plan.exists():
+        offline = ("--scenario", "offline", "--batch-sizes", "1,8", "--min-seconds", "1")
+        check.run("own: offline", "pipeline", "benchmark", plan, *data, *offline)
+
+
 def contract(check: Check) -> None:
     """The tests that every backend passes; a skip is a failure here."""
     wanted = f"{check.backend} and not without_the_runtime and not compute_capability"
@@ -243,6 +275,8 @@ def checked(given: argparse.Namespace) -> Check:
     for case in cases:
         try:
             whole(check, case, native=native)
+            if case.name == "own":
+                with_options(check)
         except Exception as error:  # noqa: BLE001  # The other networks shall have their turn: nobody is there to see it.
             check.steps.failed(case.name, f"{type(error).__name__}: {error}")
     write(whole=True)

@@ -208,6 +208,8 @@ class Scripted(Steps):
             (Path(words[2]).parent / plan.report.folder).mkdir()
             report = {"variants": [variant(p, b) for b in plan.variants.backends for p in plan.variants.precisions]}
             (Path(words[2]).parent / plan.report.folder / "report.json").write_text(json.dumps(report))
+        if words[:2] == ["pipeline", "build"]:
+            Path(words[-1]).touch()
         if words[0] == "benchmarks.gpu_beside":
             row = BESIDE | {"engine": words[words.index("--engine") + 1].partition("=")[0]}
             rows = [row, row | {"way": "trtexec", "missing": "trtexec: is not on PATH"}]
@@ -271,6 +273,19 @@ def test_what_is_made_of_the_answers(tmp_path: Path) -> None:
     assert len(pages) > len(check.steps.steps), "after each step there is a page"
     assert "**Not finished**" in pages[3]
     assert "| qdq | fp32@tensorrt | 8 |" in pages[3], "what was found is in it before the network is done"
+
+
+def test_engines_in_each_way_that_the_generation_has(tmp_path: Path) -> None:
+    if reason := backend("tensorrt_rtx").why_not_build():
+        pytest.skip(reason)
+    steps = Scripted(tmp_path / "steps")
+    build = "external_kernels = false"
+    gpu_check.with_options(gpu_check.Check(tmp_path, "tensorrt_rtx", steps, build, tmp_path / "cache"))
+    titles = [step.title for step in steps.steps]
+    assert titles == ["own: level 5", "own: level 5, judged", "own: as usual", "own: offline"], "it has no others"
+    assert "--optimization-level 5 -o" in steps.steps[0].command
+    assert "--no-external-kernels" in steps.steps[0].command
+    assert "--max-shapes image:32x3x32x32" in steps.steps[0].command
 
 
 def test_a_plan_that_ends_early_leaves_each_precision_its_turn(tmp_path: Path) -> None:
