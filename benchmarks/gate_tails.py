@@ -1,6 +1,6 @@
 """How long budgets of p90 and p99 beside a baseline take to be decided, and what bounding single loads does for it.
 
-    python benchmarks/gate_tails.py FOLDER --output benchmarks/results/gate_tails.md
+    python benchmarks/gate_tails.py FOLDER --seconds 240 --output benchmarks/results/gate_tails.md
 
 For each delay, candidate and baseline (``benchmarks/gate.py``) are run in turns for ``--seconds``, with the default
 settings of ``pipeline/paired.py`` and as many queries per load as p99 asks for; the loads are kept in FOLDER, and what
@@ -135,7 +135,7 @@ def table(folder: Path, num_gates: int, command: str) -> str:
     """The page of results."""
     delays = sorted({delay for _, delay, _ in CASES})
     about = [json.loads((folder / f"delay_{delay:g}.json").read_text()) for delay in delays]
-    others = " , ".join(f"{one['others']:.0%}" for one in about).replace(" ,", ",")
+    others = ", ".join(f"{one['others']:.0%}" for one in about)
     with np.load(folder / "delay_0.npz") as kept:
         num_queries = kept["baseline"].shape[1]
     lines = [
@@ -145,9 +145,8 @@ def table(folder: Path, num_gates: int, command: str) -> str:
         "",
         f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}, ONNX Runtime "
         f"{onnxruntime.versions()['onnxruntime']}, one thread; one query takes {about[0]['query_ms']:.2f} ms. Other "
-        f"programs took {others} of the CPU time while the three delays were measured, so this machine's tails are "
-        "what other programs did, and not what an engine does on a quiet one. "
-        f"A load has {num_queries} queries of each side and takes "
+        f"programs took {others} of the CPU time while these delays were measured one after the other; where that is "
+        f"more than half, the tails are theirs. A load has {num_queries} queries of each side and takes "
         f"{about[0]['seconds'] / about[0]['num_loads']:.2f} s. {num_gates} gates drawn from the loads for each row; "
         "percent of them, and the median time until it is decided or the time is over.",
         "",
@@ -180,7 +179,7 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     for delay in sorted({delay for _, delay, _ in CASES}):
         record(given.folder, delay, given.seconds)
-    command = "python benchmarks/gate_tails.py FOLDER --output benchmarks/results/gate_tails.md"
+    command = f"python benchmarks/gate_tails.py FOLDER --seconds {given.seconds:g} --output {given.output}"
     page = table(given.folder, given.gates, command)
     if given.output:
         given.output.write_text(page)

@@ -34,7 +34,7 @@ def test_the_page_shows_both_ways(tmp_path: Path) -> None:
     ours, plain = (float(rows["p99", "none", "1.03", "300"][place]) for place in (0, 4))
     assert ours > max(plain, 90)
     assert "`the command`" in page
-    assert "took 50%, 50%, 50% of the CPU time" in page
+    assert "took 50%, 50%, 50% of the CPU time while these delays" in page
 
 
 def test_a_gate_that_is_drawn_is_decided_at_a_look() -> None:
