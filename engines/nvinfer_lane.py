@@ -222,6 +222,7 @@ class Lane:
         except NotCaptured as reason:
             self._with_graph = False
             self.notes.append(f"CUDA graph: not captured ({reason}; {self._why()}); queries are queued as kernels.")
+            context.execute_async_v3(handle)  # CUDA tells the error to one caller: not to the next query.
             return
         self._graph = graph
         self._queue = graph.launch

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from engines.contract import DYNAMIC, DeviceTimes, GpuUse, LayerFacts, LayerTime, TensorSpec
+from engines.cuda_graph import NotCaptured
 from engines.errors import EngineError, OutOfMemory, Unavailable
 from engines.nvinfer import logger
 from engines.nvinfer_runner import NUM_UNTOLD, NvinferRunner
@@ -260,7 +261,29 @@ def test_what_cannot_be_captured_runs_without_and_says_so(gpu: PretendedGpu, trt
             "CUDA graph: not captured (cuStreamEndCapture gives CUDA_ERROR_STREAM_CAPTURE_INVALIDATED; it gave no "
             "reason); queries are queued as kernels.",
         )
-    assert gpu.calls.count("execute on 7") == 3
+    assert gpu.calls.count("execute on 7") == 3 + 1, "once more after the capture"
+
+
+def test_an_error_that_a_failed_capture_leaves_behind_is_no_querys(gpu: PretendedGpu, tmp_path: Path) -> None:
+    """CUDA tells the last error to whoever asks first."""
+
+    class Leaving(PretendedContext):
+        left = False
+
+        def execute_async_v3(self, handle: int) -> bool:
+            is_well, self.left = not self.left, False
+            return super().execute_async_v3(handle) and is_well
+
+    context = Leaving(gpu)
+
+    def capture(stream: Any, queue: Any) -> Any:
+        context.left = True
+        raise NotCaptured("cuStreamEndCapture gives CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
+
+    gpu.capture = capture  # type: ignore[method-assign]
+    with runner_of(gpu, tmp_path, pretended_trt(gpu, lambda: context)) as runner:
+        for _ in range(3):
+            assert runner.infer(feed(1))["y"].tolist() == [[0, 2]]
 
 
 def test_where_contexts_have_graphs_of_their_own_these_are_taken(gpu: PretendedGpu, tmp_path: Path) -> None:
