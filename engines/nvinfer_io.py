@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from engines.contract import ShapeRange, TensorSpec
+from engines.contract import DYNAMIC, ShapeRange, TensorSpec
 from engines.errors import EngineError
 from engines.onnx_model import shape_text
 
@@ -86,14 +85,15 @@ def io_of(trt: Any, engine: Any, path: Path) -> EngineIo:
         inputs,
         tuple(specs[name] for name in names if not is_input[name]),
         tuple(
-            tuple(_range(engine.get_tensor_profile_shape(spec.name, index)) for spec in inputs)
-            for index in range(engine.num_optimization_profiles)
+            tuple(_range(engine, spec, index) for spec in inputs) for index in range(engine.num_optimization_profiles)
         ),
     )
 
 
-def _range(shapes: Sequence[Sequence[int]]) -> ShapeRange:
-    low, usual, high = (tuple(shape) for shape in shapes)
+def _range(engine: Any, spec: TensorSpec, profile: int) -> ShapeRange:
+    if DYNAMIC not in spec.shape:  # What a profile says of such an input is not documented.
+        return ShapeRange(spec.shape, spec.shape, spec.shape)
+    low, usual, high = (tuple(shape) for shape in engine.get_tensor_profile_shape(spec.name, profile))
     return ShapeRange(low, usual, high)
 
 

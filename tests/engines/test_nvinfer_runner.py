@@ -134,6 +134,17 @@ def test_the_profile_that_holds_the_shapes(
     assert chosen[-1] == f"profile {profile}"
 
 
+def test_an_input_of_one_shape_is_not_asked_of_the_profile(gpu: PretendedGpu, tmp_path: Path) -> None:
+    def none(name: str, profile: int) -> Any:
+        raise ValueError("Dims with -1 dimensions")
+
+    fixed: dict[str, Any] = {"get_tensor_shape": lambda name: (3, 2), "get_tensor_profile_shape": none}
+    with runner_of(gpu, tmp_path, pretended_trt(gpu, lambda: PretendedContext(gpu), **fixed)) as runner:
+        assert runner.infer(feed(3))["y"].shape == (3, 2)
+        with pytest.raises(EngineError, match=r"input 'x' has shape \(2, 2\), the engine takes \(3, 2\)"):
+            runner.infer(feed(2))
+
+
 def test_shapes_that_no_profile_holds(gpu: PretendedGpu, tmp_path: Path) -> None:
     trt = pretended_trt(gpu, lambda: PretendedContext(gpu), SPLIT)
     words = r"input 'x' has shape \(9, 2\), the engine's profiles go from \(1, 2\) to \(2, 2\) and from \(3, 2\) to"
