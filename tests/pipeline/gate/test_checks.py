@@ -82,6 +82,12 @@ def test_objections_undo_what_was_timed_and_nothing_else() -> None:
     assert unsettled(decided(P50, exact(11.0), ""), P50[1], ()).outcome == "pass"
 
 
+def test_two_objections_one_after_the_other_are_one_sentence() -> None:
+    once = unsettled(decided(P50, exact(11.0), ""), P50[1], ("the engine drifted",))
+    twice = unsettled(once, P50[1], ("others took 60%",))
+    assert twice.sentence == f"{once.sentence}; others took 60%"
+
+
 def test_what_was_not_measured_keeps_its_reason() -> None:
     check = undecided(P50, "nobody ran it", "run it")
     assert unsettled(check, P50[1], ("noise",)) == check
