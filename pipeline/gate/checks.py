@@ -117,7 +117,10 @@ def unsettled(check: Check, budget: Budget, objections: Sequence[str]) -> Check:
     if not objections or budget.quantity.kind not in TIMED or check.estimate is None:
         return check
     why = "; ".join(objections)
-    said = f"{check.sentence}{'; ' if UNQUIET in check.sentence else UNQUIET}{why}"
+    if UNQUIET in check.sentence:
+        return replace(check, sentence=f"{check.sentence}; {why}")
+    more = f"; {check.advice}" if check.advice else ""
+    said = f"{check.sentence}{more}{UNQUIET}{why}"
     return replace(check, outcome="not decided", sentence=said, advice="quiet the machine and gate again")
 
 

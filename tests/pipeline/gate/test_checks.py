@@ -82,6 +82,16 @@ def test_objections_undo_what_was_timed_and_nothing_else() -> None:
     assert unsettled(decided(P50, exact(11.0), ""), P50[1], ()).outcome == "pass"
 
 
+def test_what_would_decide_is_said_on_a_noisy_machine_too() -> None:
+    more = "about 42 more rounds would decide; give max_seconds = 99"
+    open_ = decided(P50, Interval(11.0, 10.0, 13.0, 0.99), more)
+    check = unsettled(open_, P50[1], ("others took 60%",))
+    assert check.sentence == (
+        f"{open_.sentence}; {more}; but this machine was too unquiet to decide by: others took 60%"
+    )
+    assert check.advice == "quiet the machine and gate again"
+
+
 def test_two_objections_one_after_the_other_are_one_sentence() -> None:
     once = unsettled(decided(P50, exact(11.0), ""), P50[1], ("the engine drifted",))
     twice = unsettled(once, P50[1], ("others took 60%",))
