@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import cycle
 
@@ -10,29 +10,37 @@ from calibration.batches import Samples
 from engines import streaming_backend
 from engines.contract import Array, GpuUse, Runner, StreamingRunner
 from pipeline.artifact import Engine
-from pipeline.timing import Candidate, Protocol
+from pipeline.loads import Load
+from pipeline.timing import Candidate
 
 ROOM_MIB = 512
 """So much of the samples is kept in memory, as they are when it begins."""
 
 
-def streaming_runner(engine: Engine, protocol: Protocol, num_threads: int) -> StreamingRunner | None:
+def streaming_runner(engine: Engine, load: Load, num_threads: int) -> StreamingRunner | None:
     """A runner with several batches in flight; None where that is not asked for, or the backend has no streams."""
     module = streaming_backend(engine.backend)
-    if module is None or engine.simulated or protocol.scenario != "offline":
+    if module is None or engine.simulated or load.scenario != "offline":
         return None
-    return module.load(engine.path, num_threads=num_threads, use=GpuUse(num_streams=protocol.num_streams))
+    return module.load(engine.path, num_threads=num_threads, use=GpuUse(num_streams=load.num_streams))
 
 
-def offline(candidate: Candidate, runner: Runner, streaming: StreamingRunner | None, samples: Samples) -> Candidate:
-    """The candidate going through as many whole batches as fit ``ROOM_MIB``, again and again."""
+def batches_in_memory(samples: Samples, batch_size: int) -> list[Mapping[str, Array]]:
+    """As many whole batches as fit ``ROOM_MIB``, at least one."""
     feeds: list[Mapping[str, Array]] = []
     room = ROOM_MIB * 2**20
-    for feed in samples.batches(candidate.batch_size):
+    for feed in samples.batches(batch_size):
         room -= sum(array.nbytes for array in feed.values())
-        if feeds and (room < 0 or len(next(iter(feed.values()))) < candidate.batch_size):
+        if feeds and (room < 0 or len(next(iter(feed.values()))) < batch_size):
             break
         feeds.append(feed)
+    return feeds
+
+
+def offline(
+    candidate: Candidate, runner: Runner, streaming: StreamingRunner | None, feeds: Iterable[Mapping[str, Array]]
+) -> Candidate:
+    """The candidate going through the batches, again and again."""
     following = cycle(feeds)
     if streaming is None:
         return replace(candidate, call=lambda: runner.infer(next(following)))

@@ -35,14 +35,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from pipeline.deciding import Interval, Limit, Outcome, outcome, planned_looks
 from pipeline.errors import ConfigError
 from pipeline.intervals import LEAST_GROUPS, Chance, Statistic, Wanted, interval_of, loads_needed
-from pipeline.loads import Arrivals, Load, Run
+from pipeline.loads import NUM_STREAMS, Arrivals, Load, Run, Scenario
 from pipeline.option import option
 from pipeline.timing import NS_PER_MS, Candidate, Floats, Queries, joined, queries_from_raw, run_block, run_unrecorded
 
@@ -80,16 +80,17 @@ class Pairing:
     min_block_queries: int = option(2, "... and at least so many")
     settle_queries: int = option(1, "unrecorded queries at a block's start: the engine before it emptied the caches")
     seed: int = option(0, "of the order in which the engines take turns")
-    scenario: Literal["single_stream", "server"] = option(
-        "single_stream", "the next query comes when the last is done; server: by itself, and waits in line"
+    scenario: Scenario = option(
+        "single_stream", "the next query comes when the last is done; server: by itself; offline: throughput of batches"
     )
     queries_per_s: float = option(0.0, "server: so many queries arrive per second, on average")
     arrivals: Arrivals = option("poisson", "server: at random, or fixed: evenly spaced, as from a camera")
+    num_streams: int = option(NUM_STREAMS, "offline: batches in flight at once, where a backend on the GPU has streams")
 
     @property
     def load(self) -> Load:
         """How queries come (``pipeline/loads.py``)."""
-        return Load(self.scenario, self.queries_per_s, self.arrivals)
+        return Load(self.scenario, self.queries_per_s, self.arrivals, self.num_streams)
 
     def __post_init__(self) -> None:
         """Check the bounds."""
@@ -276,6 +277,7 @@ class _Bench:
             loaded = self._loaded or self._load(stack)
             for side in loaded:
                 run_unrecorded(side, self._pairing.warmup_queries if self._pairing.reload else 0, 0.0, self._clock)
+                side.rest()
             ready_ns = self._clock()
             if not self.num_loads:
                 need_ns = max(self._pairing.load_seconds * 1e9, ready_ns - start_ns)
@@ -350,6 +352,7 @@ class _Bench:
             run_unrecorded(loaded[index], self._pairing.settle_queries, 0.0, self._clock)
             seed = (self._pairing.seed, self.num_rounds, order[:place].count(index))
             raw = run_block(loaded[index], self._is_whole, self._clock, self._pairing.load.begin(seed, self._clock))
+            loaded[index].rest()
             self._queries[index].append(queries_from_raw(raw, self.num_rounds, self.began_ns))
         self.num_rounds += 1
 
@@ -360,6 +363,7 @@ def _block_queries(side: Candidate, pairing: Pairing, clock: Callable[[], int]) 
     start_ns = clock()
     num = run_unrecorded(side, 1, pairing.warmup_seconds / 2, clock)
     each_ms = (clock() - start_ns) / NS_PER_MS / num
+    side.rest()
     return max(math.ceil(pairing.block_ms / each_ms) if each_ms > 0 else 1, pairing.min_block_queries)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from pipeline.gate.case import Known
 from pipeline.gate.checks import Asked, Sides, told, unsettled
 from pipeline.gate.record import Bounds, Check, Measured, Percentile
 from pipeline.intervals import LEAST_GROUPS, Statistic
+from pipeline.loads import Load
+from pipeline.offline import batches_in_memory, offline, streaming_runner
 from pipeline.paired import Answer, Pairing, Question, ask
 from pipeline.paired import Asked as Run
 from pipeline.quantities import ms_text
@@ -151,16 +153,17 @@ def fight(log: Path, sides: Sides, samples: Samples, bouts: Sequence[Bout], how:
                 f"[gate] budgets ask for batch {bout.batch_size}, but there are {samples.num_samples} samples to time "
                 f"with; give sizes from 1 to {samples.num_samples}"
             )
-    return isolate.call(log, f"gate {', '.join(sides.engines)}", _fight, sides, samples, tuple(bouts), how)
+    return isolate.call(log, f"gate {', '.join(sides.engines)}", fight_here, sides, samples, tuple(bouts), how)
 
 
-def _fight(sides: Sides, samples: Samples, bouts: tuple[Bout, ...], how: tuple[Pairing, int]) -> list[Fought]:
+def fight_here(sides: Sides, samples: Samples, bouts: Sequence[Bout], how: tuple[Pairing, int]) -> list[Fought]:
+    """``fight`` in this process."""
     pairing, num_threads = how
     found = []
     for bout in bouts:
-        feed = next(iter(samples.batches(bout.batch_size)))
+        with_what = Material(samples, bout.batch_size, pairing.load, num_threads)
         ours, theirs = (
-            partial(_loaded, sides.engines[name], name, feed, num_threads) if name else None
+            partial(_loaded, sides.engines[name], name, with_what) if name else None
             for name in (bout.variant, sides.baseline)
         )
         assert ours is not None
@@ -168,11 +171,35 @@ def _fight(sides: Sides, samples: Samples, bouts: tuple[Bout, ...], how: tuple[P
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What the engines of a bout are given."""
+
+    samples: Samples
+    batch_size: int
+    load: Load
+    num_threads: int
+
+    @cached_property
+    def feeds(self) -> Sequence[Mapping[str, Array]]:
+        """The first batch; offline: as many as fit into memory."""
+        if self.load.scenario == "offline":
+            return batches_in_memory(self.samples, self.batch_size)
+        return [next(iter(self.samples.batches(self.batch_size)))]
+
+
 @contextmanager
-def _loaded(engine: Engine, name: str, feed: Mapping[str, Array], num_threads: int) -> Iterator[Candidate]:
+def _loaded(engine: Engine, name: str, what: Material) -> Iterator[Candidate]:
     """The engine bound to a copy of the batch: where its arrays come to lie is a part of how fast it is."""
-    with runner_of(engine, num_threads) as runner:
-        yield candidate_of(engine, runner, name, {key: array.copy() for key, array in feed.items()})
+    streaming = streaming_runner(engine, what.load, what.num_threads)
+    with streaming or runner_of(engine, what.num_threads) as runner:
+        candidate = candidate_of(engine, runner, name, {key: array.copy() for key, array in what.feeds[0].items()})
+        if what.load.scenario == "offline":
+            candidate = offline(candidate, runner, streaming, what.feeds)
+        try:
+            yield candidate
+        finally:
+            candidate.rest()  # Before its runner goes.
 
 
 def remarks_on(known: Known | None, fought: Sequence[Fought], max_drift: float) -> tuple[str, ...]:

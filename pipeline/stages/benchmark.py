@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError, Unavailable
 from pipeline.gauges import available_mib
 from pipeline.machine import this_machine
 from pipeline.monitor import Energy, Monitor, Watched
-from pipeline.offline import offline, streaming_runner
+from pipeline.offline import batches_in_memory, offline, streaming_runner
 from pipeline.option import check_bounds, option
 from pipeline.progress import waiting
 from pipeline.stages.infer import batch_bounds, runner_of
@@ -189,11 +189,11 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
         splits: list[Splits] = []
         for name, engine in engines.items():
             before_mib = available_mib(Path("/"))
-            streaming = streaming_runner(engine, stage.protocol, stage.num_threads)
+            streaming = streaming_runner(engine, stage.protocol.load, stage.num_threads)
             runner = runners[name] = loaded.enter_context(streaming or runner_of(engine, stage.num_threads))
             own = [candidate_of(engine, runner, name, next(iter(samples.batches(n)))) for n in stage.batch_sizes]
             if stage.protocol.scenario == "offline":
-                own = [offline(candidate, runner, streaming, samples) for candidate in own]
+                own = [offline(one, runner, streaming, batches_in_memory(samples, one.batch_size)) for one in own]
             for candidate in own:
                 loaded.callback(candidate.rest)  # Before its runner goes.
                 candidate.call()  # Some runtimes take their memory at the first query.

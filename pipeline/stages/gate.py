@@ -38,7 +38,16 @@ from pipeline.gate.steadiness import (
     moment,
     objections,
 )
-from pipeline.gate.timing import Fought, bouts_from, checks_from, fight, measured_from, remarks_on
+from pipeline.gate.timing import (
+    STATISTICS,
+    THROUGHPUT,
+    Fought,
+    bouts_from,
+    checks_from,
+    fight,
+    measured_from,
+    remarks_on,
+)
 from pipeline.gauges import why_no_power
 from pipeline.machine import this_machine
 from pipeline.monitor import Monitor
@@ -78,13 +87,24 @@ class Gate:
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
-        if self.pairing.scenario == "server" and any("throughput" in text for text in self.budgets):
-            raise ConfigError(
-                "throughput_per_s of a server is what arrives; bound a latency, or take scenario single_stream"
-            )
+        self._check_scenario()
         check_bounds(
             self, cold_starts=(1, 1000), max_other_load=(0, 1), max_other_load_relative=(0, 1), max_drift=(0, math.inf)
         )
+
+    def _check_scenario(self) -> None:
+        """That each budget has a meaning in it."""
+        quantities = [text.split()[0] for text in self.budgets if text.split()]
+        if self.pairing.scenario == "server" and THROUGHPUT in quantities:
+            raise ConfigError(
+                "throughput_per_s of a server is what arrives; bound a latency, or take scenario single_stream"
+            )
+        latency = next((name for name in quantities if name in STATISTICS), "")
+        if self.pairing.scenario == "offline" and latency:
+            raise ConfigError(
+                f"{latency}: scenario offline has no latency, as several batches may be in flight; bound "
+                "throughput_per_s, or take scenario single_stream"
+            )
 
     def read_budgets(self, where: str) -> tuple[Budget, ...]:
         """The budgets, read strictly; ``where`` is what an error begins with."""

@@ -16,7 +16,12 @@ from calibration.source import DataSource, InputSpec
 from engines import tensorrt
 from engines.contract import Array, GpuUse
 from pipeline.artifact import Engine
+from pipeline.gate.budget import budget_from_text
+from pipeline.gate.checks import Sides
+from pipeline.gate.timing import Bout, fight_here
+from pipeline.loads import Load
 from pipeline.offline import Flow, streaming_runner
+from pipeline.paired import Pairing
 from pipeline.stages.benchmark import Benchmark, measure_engines
 from pipeline.timing import Candidate, Protocol, measure
 from tests.engines.pretended import PretendedContext, PretendedGpu, pretended_trt, runner_of
@@ -71,9 +76,8 @@ def rows(folder: Path, num_samples: int) -> Samples:
     return open_samples(DataSource(str(folder / "x.npz")), (InputSpec("x", "float32", (-1, 2)),), Preprocess())
 
 
-def test_a_benchmark_has_several_batches_in_flight(
-    gpu: PretendedGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def engine(gpu: PretendedGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     trt = pretended_trt(gpu, lambda: PretendedContext(gpu))
     runner_of(gpu, tmp_path, trt)  # It writes the engine.
 
@@ -81,7 +85,10 @@ def test_a_benchmark_has_several_batches_in_flight(
         return runner_of(gpu, tmp_path, trt, use)
 
     monkeypatch.setattr(tensorrt, "load", load)
-    engine = Engine(tmp_path / "engine.plan", backend="tensorrt", min_batch=1, max_batch=4)
+    return Engine(tmp_path / "engine.plan", backend="tensorrt", min_batch=1, max_batch=4)
+
+
+def test_a_benchmark_has_several_batches_in_flight(gpu: PretendedGpu, engine: Engine, tmp_path: Path) -> None:
     stage = Benchmark(batch_sizes=(1, 4), protocol=OFFLINE)
     measured = measure_engines(stage, {"a": engine}, rows(tmp_path, 8))
     assert [timing.num_queries for timing in measured.timings] == [8, 8]
@@ -92,9 +99,22 @@ def test_a_benchmark_has_several_batches_in_flight(
     assert gpu.calls[-1] == "exit"
 
 
+def test_a_gate_of_throughput_has_several_batches_in_flight(gpu: PretendedGpu, engine: Engine, tmp_path: Path) -> None:
+    quick = Pairing(max_seconds=0.5, reload=False, warmup_seconds=0, load_seconds=0)
+    pairing = replace(quick, scenario="offline", num_streams=3)
+    bout = Bout("a", 4, (budget_from_text("throughput_per_s at batch 4 >= 1", ""),))
+    (fought,) = fight_here(Sides({"a": engine}, ""), rows(tmp_path, 8), [bout], (pairing, 0))
+    assert fought.run.answers[0].outcome == "pass"
+    assert gpu.num_streams == 3
+    order = [call.split()[0] for call in gpu.calls if call.startswith(("execute", "wait", "launch"))]
+    assert order[:4] == ["execute", "execute", "execute", "wait"]
+    assert gpu.calls[-1] == "exit"
+    assert "3 in flight at once" in pairing.describe()
+
+
 def test_who_has_no_streams(tmp_path: Path) -> None:
     plan = Engine(tmp_path / "a.plan", backend="tensorrt")
-    assert streaming_runner(plan, OFFLINE, 0) is not None
-    assert streaming_runner(plan, replace(OFFLINE, scenario="single_stream", num_streams=2), 0) is None
-    assert streaming_runner(replace(plan, backend="onnxruntime"), OFFLINE, 0) is None
-    assert streaming_runner(replace(plan, simulated=True), OFFLINE, 0) is None
+    assert streaming_runner(plan, OFFLINE.load, 0) is not None
+    assert streaming_runner(plan, Load("single_stream", 0.0, "poisson"), 0) is None
+    assert streaming_runner(replace(plan, backend="onnxruntime"), OFFLINE.load, 0) is None
+    assert streaming_runner(replace(plan, simulated=True), OFFLINE.load, 0) is None

@@ -207,6 +207,7 @@ seed = 4
 scenario = "server"
 queries_per_s = 30
 arrivals = "fixed"
+num_streams = 2
 
 [pack]
 backends = ["reference"]
@@ -270,8 +271,8 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
 def test_the_test_above_changes_every_default(tmp_path: Path) -> None:
     least = dict(leaves(read_plan(written(tmp_path, LEAST))))
     most = dict(leaves(read_plan(written(tmp_path, EVERYTHING))))
-    only_offline = "benchmark.protocol.num_streams"  # A rate of arrivals is for server alone.
-    assert [place for place in least if least[place] == most[place]] == [only_offline, "folder", "path"]
+    only_offline = ["benchmark.protocol.num_streams", "gate.pairing.num_streams"]  # A rate is for server alone.
+    assert [place for place in least if least[place] == most[place]] == [*only_offline, "folder", "path"]
 
 
 def test_the_least_plan_has_the_stages_own_defaults(tmp_path: Path) -> None:

@@ -90,6 +90,20 @@ def test_raw_latencies_are_kept(engines: Engines, here: Path, command: Command) 
     assert p50.ratio is not None
 
 
+@pytest.mark.parametrize(("bound", "status"), [("0.5", 5), ("0.01", 0)])
+def test_offline_goes_through_all_samples(
+    engines: Engines, here: Path, command: Command, bound: str, status: int
+) -> None:
+    said = command(
+        "gate", "--candidate", engines.slow, "--baseline", engines.fp32, "--data", engines.data, *QUICK,
+        "--scenario", "offline", *budgets(f"throughput_per_s at batch 8 >= {bound} x baseline"),
+    )  # fmt: skip
+    assert said.status == status, said.err
+    gated = gated_in(here / "trtforge-gate")
+    assert "LoadGen's Offline scenario" in gated.protocol
+    assert [check.outcome for check in gated.checks] == ["fail" if status else "pass"]
+
+
 def test_a_slowed_down_engine_is_caught(engines: Engines, here: Path, command: Command) -> None:
     said = command(
         "gate", "--candidate", engines.slow, "--baseline", engines.fp32, "--data", engines.data, *QUICK,

@@ -97,6 +97,10 @@ def test_what_validation_refuses_must_not_ship(plan: Path, command: Command) -> 
             'budgets = ["throughput_per_s >= 3"]\n[gate.pairing]\nscenario = "server"\nqueries_per_s = 3',
             "throughput_per_s of a server is what arrives; bound a latency",
         ),
+        (
+            'budgets = ["throughput_per_s >= 3", "p50_ms <= 3"]\n[gate.pairing]\nscenario = "offline"',
+            "p50_ms: scenario offline has no latency, as several batches may be in flight; bound throughput_per_s",
+        ),
         ('budget = ["size_mib <= 3"]', "[gate] unknown key 'budget'; did you mean 'budgets'?"),
         ('budgets = ["size_mib <= 3"]\ncold_starts = 0', "[gate] cold_starts is 0, but must be at least 1"),
     ],
