@@ -69,6 +69,7 @@ class Pairing:
     """
 
     max_seconds: float = option(60.0, "what is undecided after so long is called not decided")
+    min_seconds: float = option(0.0, "a soak: nothing is decided before, and all of it stands in the trace")
     confidence: float = option(0.99, "of each interval, over all looks; a false alarm has half of the rest, or less")
     reload: bool = option(
         True, "load the engines anew again and again; false: once, and the answer is of this load alone"
@@ -102,13 +103,18 @@ class Pairing:
             "min_block_queries": 1,
             "settle_queries": 0,
         }
-        least |= {"seed": 0, "load_seconds": 0, "confidence": 0.5}
+        least |= {"seed": 0, "load_seconds": 0, "min_seconds": 0, "confidence": 0.5}
         for name, bound in least.items():
             value = getattr(self, name)
             if not bound <= value < math.inf:
                 raise ConfigError(f"{name} is {value}, must be at least {bound} and finite; correct it")
         if not 0 < self.max_seconds < math.inf:
             raise ConfigError(f"max_seconds is {self.max_seconds}, must be above 0 and finite; correct it")
+        if self.min_seconds > self.max_seconds:
+            raise ConfigError(
+                f"min_seconds is {self.min_seconds:g}, above max_seconds {self.max_seconds:g}, when it ends; raise "
+                "max_seconds"
+            )
         if not self.confidence < 1:
             raise ConfigError(f"confidence is {self.confidence}, must be below 1, such as 0.99; correct it")
 
@@ -120,14 +126,15 @@ class Pairing:
             else "both loaded once, so that the answer is of this load alone"
         )
         how = "arrive" if self.scenario == "server" else "the slower one runs"
+        soak = f", not before {self.min_seconds:g} s," if self.min_seconds else ""
         return (
             f"{self.load.describe()}; candidate and baseline in turns, {loads}; per load at least "
             f"{self.warmup_queries} queries of warm-up each, before the first one {self.warmup_seconds:g} s; rounds of "
             f"four blocks (ABBA or BAAB, drawn with seed {self.seed}), at least {self.load_seconds:g} s of them per "
             f"load; a block has as many queries as {how} in {self.block_ms:g} ms, at least {self.min_block_queries}, "
-            f"and {self.settle_queries} before them not counted; until all is decided or {self.max_seconds:g} s are "
-            "over. Percentiles are nearest-rank; a ratio is taken within a load, and of these the geometric mean (of "
-            "p90 and p99 a load counts only so far); intervals are by Student's t over loads (percentiles in "
+            f"and {self.settle_queries} before them not counted; until all is decided{soak} or {self.max_seconds:g} s "
+            "are over. Percentiles are nearest-rank; a ratio is taken within a load, and of these the geometric mean "
+            "(of p90 and p99 a load counts only so far); intervals are by Student's t over loads (percentiles in "
             "milliseconds: by Woodruff's method) and each "
             f"holds with {self.confidence:.4g} over all looks (Bonferroni)."
         )
@@ -227,7 +234,8 @@ def ask(
             seconds = (clock() - start_ns) / 1e9
             room = math.floor((pairing.max_seconds - seconds) / bench.seconds_per_load())
             if bench.num_loads == 1:
-                looks = planned_looks(LEAST_GROUPS, 1 + room)
+                soaked = 1 + math.ceil((pairing.min_seconds - seconds) / bench.seconds_per_load())
+                looks = planned_looks(max(LEAST_GROUPS, soaked), 1 + room)
                 tail = (1 - pairing.confidence) / 2 / len(looks)
             if bench.num_loads in looks[:-1] or room < 1:
                 answers = [_answer(answer, bench, (pairing.confidence, tail)) for answer in answers]

@@ -408,12 +408,24 @@ def test_a_camera_that_is_too_fast_for_the_candidate_is_said() -> None:
     assert "2000 queries per second arrive evenly spaced" in offered.describe()
 
 
+def test_a_soak_goes_on_though_all_could_be_decided() -> None:
+    machine = FakeMachine(look_ns=1000)
+    sides = machine.loading("c", lambda: 0.3), machine.loading("b", lambda: 0.2)
+    short = ask(*sides, [question()], QUICK, clock=machine.clock)
+    least = 3 * short.seconds
+    soaked = ask(*sides, [question()], replace(QUICK, min_seconds=least, max_seconds=2 * least), clock=machine.clock)
+    assert short.answers[0].outcome == soaked.answers[0].outcome == "fail"
+    assert least <= soaked.seconds < 1.5 * least
+    assert "until all is decided, not before 600 s, or 900 s are over" in Pairing(900.0, 600.0).describe()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"scenario": "server"}, "scenario server: queries_per_s is 0, must be above 0"),
         ({"max_seconds": 0.0}, "max_seconds is 0.0, must be above 0 and finite"),
         ({"max_seconds": math.inf}, "max_seconds is inf, must be above 0 and finite"),
+        ({"min_seconds": 61.0}, "min_seconds is 61, above max_seconds 60, when it ends; raise max_seconds"),
         ({"confidence": 1.0}, "confidence is 1.0, must be below 1"),
         ({"confidence": 0.3}, "confidence is 0.3, must be at least 0.5 and finite"),
         ({"block_ms": math.nan}, "block_ms is nan, must be at least 0 and finite"),

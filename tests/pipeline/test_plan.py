@@ -208,6 +208,7 @@ scenario = "server"
 queries_per_s = 30
 arrivals = "fixed"
 num_streams = 2
+min_seconds = 7
 
 [pack]
 backends = ["reference"]
