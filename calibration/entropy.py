@@ -98,27 +98,25 @@ class Sums:
 
     bins: Counts
     """(2048,) the bins themselves."""
-    counts: Counts
-    """(2049,) values."""
-    filled: Counts
+    counts: Floats
+    """(2049,) values; as floating-point numbers, exact below 2^53, which are gathered and divided quickest."""
+    filled: Floats
     """(2049,) non-empty bins."""
     x_log_x: Floats
     """(2049,) of x log x, with x the share of all values that is in a bin."""
-    counts_and_filled: Floats
-    """(2, 2049) both as floating-point numbers: exact below 2^53."""
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """All values."""
-        return int(self.counts[-1])
+        return float(self.counts[-1])
 
 
 def sums_of(bins: Counts) -> Sums:
     """(2048,) bins; the first is not looked at."""
     bins = np.concatenate([bins[1:2], bins[1:]])
-    counts, filled = (np.concatenate([[0], np.cumsum(each)]) for each in (bins, bins > 0))
-    own = _x_log_x(bins / max(int(counts[-1]), 1))
-    return Sums(bins, counts, filled, np.concatenate([[0.0], np.cumsum(own)]), np.array([counts, filled], np.float64))
+    counts, filled = (np.concatenate([[0.0], np.cumsum(each)]) for each in (bins, bins > 0))
+    own = _x_log_x(bins / max(counts[-1], 1.0))
+    return Sums(bins, counts, filled, np.concatenate([[0.0], np.cumsum(own)]))
 
 
 def divergence_bounds(of: Sums, candidates: Indices = CANDIDATES) -> Floats:
@@ -171,7 +169,7 @@ def divergences(of: Sums, candidates: Indices = CANDIDATES) -> Floats:
     return np.asarray(np.where((last == 0) & (kept < of.total), np.inf, own - cross), dtype=np.float64)
 
 
-def _own_of_last(of: Sums, kept: Counts, last: Counts) -> Floats:
+def _own_of_last(of: Sums, kept: Floats, last: Counts) -> Floats:
     """p log p of the last bin, which has the tail."""
     return _x_log_x((last + (of.total - kept)) / of.total)
 
@@ -183,7 +181,7 @@ def _cross_sums(of: Sums, candidates: Indices, levels: range) -> Floats:
     for begin in range(0, len(candidates), size):
         part = candidates[begin : begin + size]
         edges = _level_edges()[part - NUM_LEVELS, levels.start : levels.stop + 1]
-        counts, filled = (sums.take(edges) for sums in of.counts_and_filled)
+        counts, filled = (sums.take(edges) for sums in (of.counts, of.filled))
         mass = counts[:, 1:] - counts[:, :-1]
         mean = mass / np.maximum(filled[:, 1:] - filled[:, :-1], 1)
         if levels.stop == NUM_LEVELS:

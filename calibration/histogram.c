@@ -2,7 +2,8 @@
 
 Counts are exact integers, the product with a power of two is exact, so the result is that of numpy to the byte.
 The values are taken in blocks that stay in the first-level cache: a block is scanned for its extremes and its bins, and
-once more where the extremes tell that the range must double. Values of bin 0, among them all that Relu cut, are counted by what is left over.
+once more where the extremes tell that the range must double. Values of bin 0, among them all that Relu cut, are counted
+by what is left over.
 */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
