@@ -36,8 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.calibration import cpu_name
 from engines import onnxruntime
-from pipeline.deciding import Limit, outcome
-from pipeline.intervals import Statistic
+from pipeline.deciding import Limit
 from pipeline.paired import Asked, Pairing, Question, ask
 from pipeline.proportions import wilson
 from pipeline.timing import Candidate
@@ -58,8 +57,6 @@ BATCH_SIZE = 4
 DELAYS = (0.0, 0.01, 0.02, 0.05, 0.10)
 SLOW_DELAYS = (0.01, 0.02)
 LIMIT = Limit(1.03, at_most=True)
-TAILS: tuple[Statistic, ...] = ("p90", "p99")
-"""Judged by the same queries, as if they had been asked."""
 OUTCOMES = ("pass", "fail", "not decided")
 
 
@@ -124,7 +121,6 @@ def row(asked: Asked) -> dict[str, Any]:
     ]
     return {
         "p50": answer.outcome,
-        **{tail: outcome(asked.interval(tail, relative=True), LIMIT) for tail in TAILS},
         "interval": [answer.interval.estimate, answer.interval.low, answer.interval.high],
         "num_loads": asked.num_loads,
         "num_queries": len(asked.candidate.latency_ms),

@@ -19,8 +19,6 @@ def row(number: int, delay: float, p50: str, low: float) -> dict[str, Any]:
         "query_ms": 0.5,
         "load": 2.0,
         "p50": p50,
-        "p90": "not decided",
-        "p99": "not decided",
         "interval": [1 + delay, low, 1.1 + delay],
         "num_loads": 8,
         "num_queries": 320,
