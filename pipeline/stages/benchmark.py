@@ -184,6 +184,8 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
     began_ns: list[int] = []
     changes: dict[str, float | None] = {}
     runners: dict[str, Runner] = {}
+    is_offline = stage.protocol.scenario == "offline"
+    feeds = {size: batches_in_memory(samples, size) for size in stage.batch_sizes} if is_offline else {}
     with ExitStack() as loaded:
         candidates: list[Candidate] = []
         splits: list[Splits] = []
@@ -192,8 +194,8 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
             streaming = streaming_runner(engine, stage.protocol.load, stage.num_threads)
             runner = runners[name] = loaded.enter_context(streaming or runner_of(engine, stage.num_threads))
             own = [candidate_of(engine, runner, name, next(iter(samples.batches(n)))) for n in stage.batch_sizes]
-            if stage.protocol.scenario == "offline":
-                own = [offline(one, runner, streaming, batches_in_memory(samples, one.batch_size)) for one in own]
+            if is_offline:
+                own = [offline(one, runner, streaming, feeds[one.batch_size]) for one in own]
             for candidate in own:
                 loaded.callback(candidate.rest)  # Before its runner goes.
                 candidate.call()  # Some runtimes take their memory at the first query.
