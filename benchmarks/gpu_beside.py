@@ -29,10 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from engines import backend, cuda
+from engines import backend
 from engines.contract import DYNAMIC, Array, GpuUse, TensorSpec
+from engines.cuda import device as cuda
 from engines.errors import EngineError
-from engines.nvinfer_runner import NvinferRunner
+from engines.nvinfer.runner import NvinferRunner
 from pipeline.timing import Candidate, Protocol, measure
 
 STREAMS = (1, 2, 4)

@@ -31,8 +31,9 @@ from benchmarks.gpu_cases import OPTIONS, Case, cases_from_folder, own_case, own
 from benchmarks.gpu_report import Found
 from benchmarks.gpu_steps import ROOT, Steps
 from benchmarks.runner import too_much
-from engines import backend, cuda
-from engines.capability import capability_of
+from engines import backend
+from engines.cuda import device
+from engines.nvinfer.capability import capability_of
 from pipeline.errors import EXIT_STATUS, CheckFailed, Unavailable, exit_status
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -263,7 +264,7 @@ def checked(given: argparse.Namespace) -> Check:
         for case in cases:
             dry(check, case)
         return check
-    versions = cuda.versions() | backend(given.backend).versions()
+    versions = device.versions() | backend(given.backend).versions()
 
     def write(*, whole: bool = False) -> None:
         given.output.write_text(gpu_report.page(check.steps.steps, check.found, versions, whole=whole))

@@ -29,12 +29,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines import backend, cuda
+from engines import backend
 from engines.contract import DYNAMIC, Array, GpuUse, Runner
-from engines.nvinfer import logger
-from engines.nvinfer_io import io_of
-from engines.nvinfer_lane import Gpu
-from engines.nvinfer_runner import NvinferRunner
+from engines.cuda import device as cuda
+from engines.nvinfer.builder import logger
+from engines.nvinfer.execution import Gpu
+from engines.nvinfer.runner import NvinferRunner
+from engines.nvinfer.tensor_io import io_of
 
 MOST_US, MOST_SHARE = 5.0, 0.02
 NUM_WARMUP = 50

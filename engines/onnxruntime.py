@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 
 from engines import cpu
-from engines.blocked import unordered
 from engines.contract import (
     DYNAMIC,
     Array,
@@ -33,7 +32,8 @@ from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
 from engines.layers import layer_times_from
 from engines.onnx_model import check_options, facts, read_model, refuse_tensorrt
-from engines.ort_profile import kernels_from_profile
+from engines.ort.blocked_layout import unordered
+from engines.ort.profile import kernels_from_profile
 
 NAME = "onnxruntime"
 PLACEMENT: Placement = "onnxruntime"
@@ -167,8 +167,8 @@ def load_values(engine: Path, *, num_threads: int) -> Runner:
     """As ``load``, but an output may have its values in another order, the first dimension excepted: for histograms.
 
     Each value is that of ``load``, to the bit: the same graph runs, without the copies that bring tensors into order
-    (see ``engines.blocked``). Needs disk space for the weights, beside the engine, until it is left; entering raises
-    OSError where there is none.
+    (see ``engines.ort.blocked_layout``). Needs disk space for the weights, beside the engine, until it is left;
+    entering raises OSError where there is none.
     """
     return _ValuesRunner(engine, num_threads, simulate=False)
 

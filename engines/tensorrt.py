@@ -6,11 +6,13 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from engines import capability, cuda, nvinfer
 from engines.contract import BuildOptions, EngineRecord, Placement
+from engines.cuda import device
 from engines.errors import Unavailable
-from engines.inspection import Inspection, inspected
-from engines.nvinfer_loading import Loading
+from engines.nvinfer import builder as nvinfer_builder
+from engines.nvinfer import capability
+from engines.nvinfer.inspection import Inspection, inspected
+from engines.nvinfer.loading import Loading
 from engines.onnx_model import OnnxModelFacts, refuse_targets
 
 NAME = "tensorrt"
@@ -28,7 +30,7 @@ def why_not_build() -> str:
     """Empty if there are tensorrt and a driver with a GPU: kernels are chosen by timing them."""
     if importlib.util.find_spec("tensorrt") is None:
         return f"tensorrt: is not installed; {INSTALL}"
-    reason = cuda.why_no_gpu()
+    reason = device.why_no_gpu()
     return f"tensorrt: {reason}" if reason else ""
 
 
@@ -36,13 +38,13 @@ def why_not_run() -> str:
     """Empty if there are tensorrt, a driver with a GPU, and pycuda."""
     if reason := why_not_build():
         return reason
-    reason = cuda.why_no_pycuda()
+    reason = device.why_no_pycuda()
     return f"tensorrt: {reason}" if reason else ""
 
 
 def versions() -> dict[str, str]:
     """Version of TensorRT; driver, GPU and compute capability where there is one."""
-    return {"tensorrt": _import().__version__, **cuda.versions()}
+    return {"tensorrt": _import().__version__, **device.versions()}
 
 
 def refuse(options: BuildOptions) -> None:
@@ -61,8 +63,8 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     refuse_targets(options, NAME)
     if reason := why_not_build():  # before anything of the library: without a driver some generations crash
         raise Unavailable(reason)
-    family = nvinfer.Family(NAME, _import(), versions(), _no_more, _inspect)
-    return nvinfer.build(family, model, engine, options)
+    family = nvinfer_builder.Family(NAME, _import(), versions(), _no_more, _inspect)
+    return nvinfer_builder.build(family, model, engine, options)
 
 
 def _import() -> Any:
@@ -82,7 +84,7 @@ def _no_more(config: Any, options: BuildOptions) -> None:
 
 def _inspect(plan: bytes, found: OnnxModelFacts, options: BuildOptions) -> Inspection:
     trt = _import()
-    return inspected(trt, nvinfer.logger(trt)[0], plan, found, options)
+    return inspected(trt, nvinfer_builder.logger(trt)[0], plan, found, options)
 
 
 _LOADING = Loading(NAME, _import, lambda: versions())

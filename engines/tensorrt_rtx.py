@@ -9,13 +9,15 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from engines import capability, cuda, nvinfer
 from engines.contract import BuildOptions, EngineRecord, LayerFacts, Placement
+from engines.cuda import device
 from engines.errors import EngineError, Unavailable
-from engines.inspection import Inspection
-from engines.nvinfer_loading import Loading
+from engines.nvinfer import builder as nvinfer_builder
+from engines.nvinfer import capability
+from engines.nvinfer.inspection import Inspection
+from engines.nvinfer.loading import Loading
+from engines.nvinfer.rtx_plan import PlanProducts, plan_products
 from engines.onnx_model import OnnxModelFacts
-from engines.plan_text import PlanProducts, plan_products
 
 NAME = "tensorrt_rtx"
 PLACEMENT: Placement = "tensorrt"
@@ -32,13 +34,13 @@ def why_not_build() -> str:
 
 def why_not_run() -> str:
     """Empty if there are tensorrt_rtx, a driver with a GPU, and pycuda."""
-    reason = why_not_build() or cuda.why_no_gpu() or cuda.why_no_pycuda()
+    reason = why_not_build() or device.why_no_gpu() or device.why_no_pycuda()
     return f"tensorrt_rtx: {reason}" if reason and not reason.startswith(NAME) else reason
 
 
 def versions() -> dict[str, str]:
     """Version of TensorRT-RTX; driver, GPU and compute capability where there is one."""
-    return {"tensorrt_rtx": _import().__version__, **cuda.versions()}
+    return {"tensorrt_rtx": _import().__version__, **device.versions()}
 
 
 def refuse(options: BuildOptions) -> None:
@@ -64,10 +66,10 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):
             if not config.set_compute_capability(target, index):
-                raise Unavailable(f"tensorrt_rtx: refuses {target.name} ({nvinfer.logger(trt)[1].text()})")
+                raise Unavailable(f"tensorrt_rtx: refuses {target.name} ({nvinfer_builder.logger(trt)[1].text()})")
 
-    family = nvinfer.Family(NAME, trt, versions(), configure, _inspect)
-    return nvinfer.build(family, model, engine, options)
+    family = nvinfer_builder.Family(NAME, trt, versions(), configure, _inspect)
+    return nvinfer_builder.build(family, model, engine, options)
 
 
 def _import() -> Any:

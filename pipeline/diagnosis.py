@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.survey import BackendState, survey
+from engines.availability import BackendState, survey
 from pipeline.jetson import Clock, Jetson, Release, jetson_here
 from pipeline.machine import Machine, installed_versions, this_machine
 from pipeline.memory import Memory, build_need_mib, memory_here

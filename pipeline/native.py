@@ -12,7 +12,7 @@ from calibration.identity import tensor_digests
 from calibration.imported import scales_from_ranges, scales_of_every_tensor
 from calibration.ranges import ranges_from_folder
 from engines.contract import GivenBatches, GivenScales
-from engines.native_calibrator import CacheKey
+from engines.nvinfer.calibrator import CacheKey
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.errors import ConfigError
 from pipeline.usercache import user_cache

@@ -35,7 +35,7 @@ GIANTS = {
     "tf2onnx": "",  # Run as a command, `python -m tf2onnx.convert`; imported nowhere.
     "tensorrt": "engines/tensorrt.py",
     "tensorrt_rtx": "engines/tensorrt_rtx.py",
-    "pycuda": "engines/cuda.py",
+    "pycuda": "engines/cuda/device.py",
     "onnxruntime": "engines/onnxruntime.py",
     "polygraphy": "pipeline/comparison.py",
 }

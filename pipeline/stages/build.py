@@ -13,7 +13,7 @@ from typing import Literal
 from calibration.batches import Samples
 from engines import backend
 from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, Precision, ShapeRange, Weights
-from engines.timing_cache import timing_cache_path
+from engines.nvinfer.timing_cache import timing_cache_path
 from pipeline import earlier, isolate
 from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.errors import ConfigError, Unavailable

@@ -22,12 +22,13 @@ from benchmarks.gpu_report import Found
 from benchmarks.gpu_steps import Step, Steps
 from calibration.cachefile import Cache, bytes_from_cache
 from calibration.ranges import ranges_from_folder
-from engines import backend, cuda
+from engines import backend
 from engines.contract import DYNAMIC, GpuUse, TensorSpec
+from engines.cuda import device
 from pipeline.plan import read_plan
-from tests.engines.pretended import PretendedContext, PretendedGpu, pretended_trt, runner_of
+from tests.engines.nvinfer.pretended import PretendedContext, PretendedGpu, pretended_trt, runner_of
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "gpu_check"
 
 
@@ -396,7 +397,7 @@ def test_inputs_are_drawn_alike() -> None:
 
 
 def test_beside_wants_a_gpu(tmp_path: Path) -> None:
-    if not cuda.why_no_gpu():
+    if not device.why_no_gpu():
         pytest.skip("there is a GPU here")
     command = [sys.executable, "-m", "benchmarks.gpu_beside", "--onnx", "a.onnx", "--engine", "a=b", "--json", "c"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

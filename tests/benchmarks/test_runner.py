@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.runner import by_hand, compared, lines, nothing_trt, too_much, zeros
-from engines.nvinfer_runner import NvinferRunner
-from tests.engines.pretended import PretendedContext, PretendedGpu, feed, pretended_trt
+from engines.nvinfer.runner import NvinferRunner
+from tests.engines.nvinfer.pretended import PretendedContext, PretendedGpu, feed, pretended_trt
 
 
 def test_by_hand_makes_the_calls_of_our_runner_but_for_the_events(tmp_path: Path) -> None:

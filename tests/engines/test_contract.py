@@ -83,7 +83,7 @@ def test_unknown_backend_offers_the_known_ones() -> None:
 
 def test_importing_loads_no_giant() -> None:
     program = (
-        "import sys, engines.survey; from engines import BACKENDS, backend\n"
+        "import sys, engines.availability; from engines import BACKENDS, backend\n"
         "for name in BACKENDS: backend(name).why_not_build(), backend(name).why_not_run()\n"
         "print(sorted({'tensorflow', 'keras', 'tensorrt', 'tensorrt_rtx', 'pycuda', 'onnxruntime', 'tf2onnx'}"
         " & {name.partition('.')[0] for name in sys.modules}))"

@@ -15,7 +15,6 @@ import pytest
 
 from engines.contract import LayerFacts, LayerTime
 from engines.errors import EngineError
-from engines.inspection import inspection_from
 from engines.layers import (
     layer_times_from,
     layers_from_inspector,
@@ -24,6 +23,7 @@ from engines.layers import (
     num_nodes_in,
     summary,
 )
+from engines.nvinfer.inspection import inspection_from
 from engines.onnx_model import OnnxModelFacts
 
 INT8 = "Thirty-two wide channel vectorized row major Int8 format"

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from engines import BACKENDS, cpu, cuda
+from engines import BACKENDS, cpu
+from engines.availability import survey
+from engines.cuda import device as cuda
 from engines.errors import Unavailable
-from engines.survey import survey
 
 X86 = """processor : 0
 model name : AMD EPYC 7B13

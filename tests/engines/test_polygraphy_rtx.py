@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from engines import cuda, tensorrt_rtx
+from engines import tensorrt_rtx
 from engines.contract import BuildOptions, ShapeRange
-from engines.plan_text import plan_products
-from engines.preflight import header_of
+from engines.cuda import device
+from engines.nvinfer.plan_header import header_of
+from engines.nvinfer.rtx_plan import plan_products
 
 if tensorrt_rtx.why_not_build() or importlib.util.find_spec("polygraphy") is None:
     pytest.skip(tensorrt_rtx.why_not_build() or "polygraphy is not installed", allow_module_level=True)
@@ -83,7 +84,7 @@ def test_its_network_has_the_layers_and_types_that_the_file_says(save_quantized_
 
 
 def test_it_loads_our_plan_as_far_as_that_goes_without_a_driver(save_quantized_conv: SaveConv, tmp_path: Path) -> None:
-    if not cuda.why_no_gpu():
+    if not device.why_no_gpu():
         pytest.skip("there is a GPU here: scripts/gpu_check holds Polygraphy's runner to ours")
     tensorrt_rtx.build(save_quantized_conv(1), tmp_path / "engine", BuildOptions("int8", CONV))
     done = polygraphy(tmp_path, "inspect", "model", tmp_path / "engine", "--model-type", "engine")

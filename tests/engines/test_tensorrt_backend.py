@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from engines import cuda, tensorrt
+from engines import tensorrt
 from engines.contract import BuildOptions
+from engines.cuda import device
 from engines.errors import Unavailable
 
 
@@ -23,7 +24,7 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch, linear: Path, tmp_path
 
 def test_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace())
-    monkeypatch.setattr(cuda, "_driver", lambda: None)
+    monkeypatch.setattr(device, "_driver", lambda: None)
     assert tensorrt.why_not_build() == (
         "tensorrt: no GPU: libcuda.so.1 is not there; run on a machine with an NVIDIA driver"
     )

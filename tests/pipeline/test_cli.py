@@ -26,7 +26,7 @@ from pipeline.cli import VERBS, trtforge
 if TYPE_CHECKING:
     from tests.conftest import Command
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = Path(__file__).with_name("options.txt")
 
 SLOW = """

@@ -26,7 +26,7 @@ from pipeline.plan import read_plan
 from pipeline.stages import infer
 from pipeline.store import Store
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>

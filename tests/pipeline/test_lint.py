@@ -25,7 +25,7 @@ from pipeline.store import Store
 if TYPE_CHECKING:
     from tests.conftest import Command
 
-PAGE = (Path(__file__).resolve().parent.parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
 QUADRANTS = """
 <ir_version: 8, opset_import: ["" : 17]>

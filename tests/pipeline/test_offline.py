@@ -24,7 +24,7 @@ from pipeline.offline import Flow, streaming_runner
 from pipeline.paired import Pairing
 from pipeline.stages.benchmark import Benchmark, measure_engines
 from pipeline.timing import Candidate, Protocol, measure
-from tests.engines.pretended import PretendedContext, PretendedGpu, pretended_trt, runner_of
+from tests.engines.nvinfer.pretended import PretendedContext, PretendedGpu, pretended_trt, runner_of
 
 OFFLINE = Protocol(
     warmup_queries=1, warmup_seconds=0, min_queries=8, min_seconds=0, num_blocks=4, scenario="offline", num_streams=3

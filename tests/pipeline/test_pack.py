@@ -28,7 +28,7 @@ from pipeline.stages.pack import toml_of, write_samples
 if TYPE_CHECKING:
     from tests.conftest import Command
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "build_on_jetson"
 
 FILES = {

@@ -15,7 +15,7 @@ import pytest
 from pipeline import progress
 from pipeline.progress import Bar, Phases, track, waiting
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
 import sys, time

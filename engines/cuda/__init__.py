@@ -1,0 +1,1 @@
+"""The GPU below TensorRT: memory, streams, events and graphs; nothing of engines."""
