@@ -13,6 +13,11 @@ if sys.version_info < (3, 10):  # noqa: UP036  # Else pip lists every release of
 setup(
     ext_modules=[
         # Optional: without it calibration counts with numpy, to the same result.
-        Extension("calibration._histogram", ["calibration/histogram.c"], extra_compile_args=["-O3"], optional=True)
+        Extension(
+            "calibration.histogram._histogram",
+            ["calibration/histogram/histogram.c"],
+            extra_compile_args=["-O3"],
+            optional=True,
+        )
     ]
 )

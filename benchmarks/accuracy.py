@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 from benchmarks import networks
 from benchmarks.calibration import MODELOPT, cpu_name, make_environment
 from benchmarks.candidates import Candidate, Given, Run, candidates, trtforge
-from calibration.preprocess import Preprocess
+from calibration.data.preprocess import Preprocess
 from engines import onnxruntime
 from engines.contract import BuildOptions
 from engines.onnx_model import facts

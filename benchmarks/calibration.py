@@ -173,7 +173,7 @@ def make_model(folder: Path, name: str, num: int) -> None:
         convert = ["-m", "tf2onnx.convert", "--saved-model", saved, "--opset", "17", "--output", raw]
         subprocess.run([sys.executable, *convert], check=True, env=quiet, capture_output=True)
         fold = (
-            "import sys, onnx; from calibration.fold import fold_batch_norm; "
+            "import sys, onnx; from calibration.graph.fold import fold_batch_norm; "
             "onnx.save(fold_batch_norm(onnx.load(sys.argv[1]))[0], sys.argv[2])"
         )
         subprocess.run([sys.executable, "-c", fold, raw, str(target)], check=True, cwd=ROOT)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_steps import Step
-from calibration.cachefile import cache_from_bytes
-from calibration.ranges import ranges_from_folder
+from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.trt_cache import cache_from_bytes
 
 LEVELS = 127
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)

@@ -20,9 +20,9 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from calibration.batches import input_specs_from_onnx, open_samples
-from calibration.preprocess import Preprocess
-from calibration.source import DataSource
+from calibration.data.batches import input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
 from pipeline.artifact import Engine
 from pipeline.stages import benchmark
 from pipeline.stages.benchmark import Benchmark

@@ -30,11 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 
 from benchmarks.networks import NETWORKS, Network
-from calibration.batches import Samples, input_specs_from_onnx, open_samples
-from calibration.placement import Target
-from calibration.preprocess import Preprocess
-from calibration.ranges import METHODS, histograms_from_folder, ranges_from_folder, write_ranges
-from calibration.source import DataSource
+from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
+from calibration.precision.placement import Target
+from calibration.ranges.ranges import METHODS, histograms_from_folder, ranges_from_folder, write_ranges
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
 from pipeline.bisecting import Evidence, bisected
 from pipeline.comparison import Tolerance, write_outputs

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from calibration.batches import Samples, input_specs_from_onnx, open_samples
-from calibration.preprocess import Preprocess
-from calibration.ranges import METHODS
-from calibration.source import DataSource, InputSpec
+from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource, InputSpec
+from calibration.ranges.ranges import METHODS
 from engines import BACKENDS
 from engines.contract import PRECISIONS, ShapeRange
 from pipeline.artifact import Engine, OnnxModel

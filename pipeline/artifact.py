@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from calibration.filedigest import file_digest
-from calibration.lint import Finding
-from calibration.settling import SETTLING_FILE
+from calibration.file_digest import file_digest
+from calibration.lint.findings import Finding
+from calibration.ranges.convergence import SETTLING_FILE
 
 
 def digest_of_path(path: Path, leave_out: str = "") -> str:
@@ -32,7 +32,7 @@ def external_files(path: Path) -> list[Path]:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from onnx import external_data_helper
 
-    from calibration.skeleton import skeleton_from_file
+    from calibration.graph.weightless import skeleton_from_file
 
     try:
         model = skeleton_from_file(path)
@@ -91,9 +91,10 @@ class OnnxModel(Artifact):
 
 
 class Ranges(Artifact):
-    """A folder with ``ranges.json`` and ``histograms.npz``; see ``calibration.ranges``.
+    """A folder with ``ranges.json`` and ``histograms.npz``; see ``calibration.ranges.ranges``.
 
-    And ``settling.json``, see ``calibration.settling``: the curve depends on the order of the samples, unlike the rest.
+    And ``settling.json``, see ``calibration.ranges.convergence``: the curve depends on the order of the samples, unlike
+    the rest.
     """
 
     NOT_DIGESTED: ClassVar[str] = SETTLING_FILE

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from calibration.batches import Samples
-from calibration.bisection import Bisection, Suspect
-from calibration.collect import Run, watch_tensors, write_watched
-from calibration.misfit import misfits
-from calibration.ranges import ranges_from_folder
-from calibration.scale import Span
-from calibration.source import Array, spread
+from calibration.analysis.bisection import Bisection, Suspect
+from calibration.analysis.scale_check import misfits
+from calibration.data.batches import Samples
+from calibration.data.source import Array, spread
+from calibration.histogram.collect import Run, watch_tensors, write_watched
+from calibration.precision.scale import Span
+from calibration.ranges.ranges import ranges_from_folder
 from engines import backend, onnxruntime
 from engines.contract import Runner
 from pipeline.artifact import OnnxModel, Ranges

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import cattrs
 
-from calibration.filedigest import file_digest
+from calibration.file_digest import file_digest
 from engines.contract import Placement, Precision
 from pipeline.artifact import Findings, OnnxModel, Outputs, Ranges, Tolerances, Verdict
 from pipeline.errors import ConfigError, DataError

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import click
 
-from calibration.batches import Samples, input_specs_from_onnx
-from calibration.observers import Method
-from calibration.ranges import METHODS
+from calibration.data.batches import Samples, input_specs_from_onnx
+from calibration.histogram.methods import Method
+from calibration.ranges.ranges import METHODS
 from engines import backend as backend_named
 from engines.contract import Precision
 from pipeline.arguments import (

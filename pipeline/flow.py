@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from calibration.batches import Samples, input_specs_from_onnx, open_samples
-from calibration.lint import raise_errors
-from calibration.observers import Method
-from calibration.ranges import ranges_from_folder
-from calibration.source import FUNCTION, DataSource
+from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.data.source import FUNCTION, DataSource
+from calibration.histogram.methods import Method
+from calibration.lint.findings import raise_errors
+from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
 from engines.contract import Precision
 from pipeline.artifact import (

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from calibration.batches import Samples, input_specs_from_onnx
+from calibration.data.batches import Samples, input_specs_from_onnx
 from engines.contract import Precision
 from pipeline.arguments import engine_from, model_from, needed, samples_from, specs_of
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Timings, Tolerances

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
-from calibration.batches import Samples, input_specs_from_onnx
+from calibration.data.batches import Samples, input_specs_from_onnx
+from calibration.data.source import InputSpec
 from calibration.errors import DataError
-from calibration.lint import errors_in, how_to_allow, raise_errors
-from calibration.source import InputSpec
+from calibration.lint.findings import errors_in, how_to_allow, raise_errors
 from pipeline.arguments import STORE, data_options, is_plan, model_from, output_option, samples_from
 from pipeline.artifact import Findings, OnnxModel
 from pipeline.direct import passing_folder, stage_from_options, stage_options

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from calibration.userfunction import load_function
+from calibration.data.user_function import load_function
 from engines.contract import Array
 from pipeline.errors import ConfigError
 

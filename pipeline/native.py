@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from calibration.batches import Samples
-from calibration.cachefile import Cache, bytes_from_cache, header_for
-from calibration.collect import watchable
-from calibration.graph import model_from_file
-from calibration.identity import tensor_digests
-from calibration.imported import scales_from_ranges, scales_of_every_tensor
-from calibration.ranges import ranges_from_folder
+from calibration.data.batches import Samples
+from calibration.graph.editing import model_from_file
+from calibration.graph.tensor_digests import tensor_digests
+from calibration.histogram.collect import watchable
+from calibration.ranges.foreign_tables import scales_from_ranges, scales_of_every_tensor
+from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.trt_cache import Cache, bytes_from_cache, header_for
 from engines.contract import GivenBatches, GivenScales
 from engines.nvinfer.calibrator import CacheKey
 from pipeline.artifact import OnnxModel, Ranges

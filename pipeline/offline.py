@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import cycle
 
-from calibration.batches import Samples
+from calibration.data.batches import Samples
 from engines import streaming_backend
 from engines.contract import Array, GpuUse, Runner, StreamingRunner
 from pipeline.artifact import Engine

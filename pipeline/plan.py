@@ -19,8 +19,8 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn
 
-from calibration.preprocess import Preprocess
-from calibration.source import DataSource
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
 from engines import BACKENDS
 from engines.contract import PRECISIONS, Precision, ShapeRange
 from pipeline.errors import EXIT_STATUS, ConfigError

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from calibration.batches import input_specs_from_onnx
+from calibration.data.batches import input_specs_from_onnx
 from pipeline.arguments import (
     DATA_FLAGS,
     METHOD,

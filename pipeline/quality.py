@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from calibration.observers import NUM_BINS, Histogram
-from calibration.ranges import METHODS, Ranges, TensorRange, histograms_from_folder, ranges_from_folder
+from calibration.histogram.methods import NUM_BINS, Histogram
+from calibration.ranges.ranges import METHODS, Ranges, TensorRange, histograms_from_folder, ranges_from_folder
 from pipeline.record import MethodQuality, MethodSummary, TensorHistogram, TensorQuality
 
 MAX_HISTOGRAMS = 6

@@ -13,21 +13,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from calibration.cachefile import ALGORITHMS, Cache, bytes_from_cache, header_for
-from calibration.graph import model_from_file
-from calibration.identity import tensor_digests
-from calibration.imported import (
+from calibration.graph.editing import model_from_file
+from calibration.graph.tensor_digests import tensor_digests
+from calibration.ranges.convergence import Settling, settling_from_folder
+from calibration.ranges.foreign_tables import (
     ScaleTable,
     ranges_from_table,
     scales_from_ranges,
     scales_of_every_tensor,
     table_from_file,
 )
-from calibration.merging import merged_ranges
-from calibration.orttable import flatbuffers_from_scales, json_from_scales
-from calibration.ranges import IMPORTED, METHODS, ranges_from_folder, write_ranges
-from calibration.ranges import Ranges as RangesRecord
-from calibration.settling import Settling, settling_from_folder
+from calibration.ranges.merge import merged_ranges
+from calibration.ranges.ort_table import flatbuffers_from_scales, json_from_scales
+from calibration.ranges.ranges import IMPORTED, METHODS, ranges_from_folder, write_ranges
+from calibration.ranges.ranges import Ranges as RangesRecord
+from calibration.ranges.trt_cache import ALGORITHMS, Cache, bytes_from_cache, header_for
 from pipeline.arguments import given_options, model_from, needed, output_option
 from pipeline.artifact import Artifact, OnnxModel, Ranges
 from pipeline.direct import check_file_target, check_folder_target, make

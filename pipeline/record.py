@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from calibration.lint import Finding
-from calibration.settling import Settling
+from calibration.lint.findings import Finding
+from calibration.ranges.convergence import Settling
 from engines.contract import DeviceTimes, Placement, Precision, TensorSpec
 from pipeline.device_split import LayersRun
 from pipeline.machine import Machine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calibration.settling import TOLERANCE, Settling
+from calibration.ranges.convergence import TOLERANCE, Settling
 from pipeline.pictures import COLOURS, QUIET, STYLE, Picture, empty_figure, svg_from_figure
 from pipeline.record import Record
 

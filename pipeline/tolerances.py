@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from calibration.bisection import sqnr_db
-from calibration.ranges import Ranges
-from calibration.source import spread
+from calibration.analysis.bisection import sqnr_db
+from calibration.data.source import spread
+from calibration.ranges.ranges import Ranges
 from engines.contract import Array
 from pipeline.comparison import Tolerance
 from pipeline.errors import ConfigError

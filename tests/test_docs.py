@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibration.source import DataSource
+from calibration.data.source import DataSource
 from pipeline.plan import Plan, tomllib
 
 ROOT = Path(__file__).resolve().parent.parent

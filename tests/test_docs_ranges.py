@@ -14,7 +14,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from calibration.ranges import FORMAT_VERSION, METHODS, Origin, TensorRange
+from calibration.ranges.ranges import FORMAT_VERSION, METHODS, Origin, TensorRange
 from pipeline.ranges import KINDS
 
 if TYPE_CHECKING:

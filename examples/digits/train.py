@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from calibration.preprocess import Preprocess
+from calibration.data.preprocess import Preprocess
 
 FOLDER = Path(__file__).resolve().parent
 DATA = FOLDER / "data"

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from calibration.filedigest import file_digest
+from calibration.file_digest import file_digest
 from pipeline.artifact import Engine
 from pipeline.bundle import SUMS, files_in, sums_of
 from pipeline.direct import put, work_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from calibration.batches import Samples
+from calibration.data.batches import Samples
 from pipeline.artifact import Engine
 from pipeline.errors import ConfigError
 from pipeline.gate.accuracy import Answers

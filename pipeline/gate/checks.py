@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from calibration.filedigest import file_digest
+from calibration.file_digest import file_digest
 from pipeline.artifact import Engine, external_files
 from pipeline.deciding import Interval, Limit, Outcome, outcome
 from pipeline.gate.budget import Budget

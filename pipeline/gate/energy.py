@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.batches import Samples
+from calibration.data.batches import Samples
 from pipeline import isolate
 from pipeline.bootstrap import expanded_percentiles
 from pipeline.deciding import Interval

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calibration.batches import Samples, input_specs_from_onnx
-from calibration.modelinputs import shape_words
-from calibration.source import DYNAMIC
+from calibration.data.batches import Samples, input_specs_from_onnx
+from calibration.data.input_specs import shape_words
+from calibration.data.source import DYNAMIC
 from engines import backend
 from pipeline.artifact import Engine, Outputs
 from pipeline.errors import ConfigError, Unavailable

@@ -13,7 +13,7 @@ from typing import Any
 
 import cattrs
 
-from calibration.batches import Samples
+from calibration.data.batches import Samples
 from engines import backend
 from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
 from pipeline import isolate

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from calibration.batches import Samples
+from calibration.data.batches import Samples
 from engines import backend
 from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, Precision, ShapeRange, Weights
 from engines.nvinfer.timing_cache import timing_cache_path

@@ -13,15 +13,15 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from calibration.batches import Samples
-from calibration.collect import OnPart, collect, num_in, watchable, write_watched
+from calibration.data.batches import Samples
 from calibration.errors import ModelError
-from calibration.graph import model_from_file
-from calibration.identity import tensor_digests
-from calibration.observers import Histogram, Method
-from calibration.ranges import Origin, ranges_from_histograms, write_ranges
-from calibration.settling import Settler, write_settling
-from calibration.watch import Watch, watched_tensors
+from calibration.graph.editing import model_from_file
+from calibration.graph.tensor_digests import tensor_digests
+from calibration.histogram.collect import OnPart, collect, num_in, watchable, write_watched
+from calibration.histogram.methods import Histogram, Method
+from calibration.precision.watch import Watch, watched_tensors
+from calibration.ranges.convergence import Settler, write_settling
+from calibration.ranges.ranges import Origin, ranges_from_histograms, write_ranges
 from engines import backend, onnxruntime
 from engines.contract import Array, Runner
 from engines.errors import EngineError
@@ -65,7 +65,7 @@ class Calibrate:
         return distribution_versions("numpy", "onnx", "onnxruntime")
 
     def __call__(self, out: Path, model: OnnxModel, samples: Samples) -> Ranges:
-        """Write ``out/ranges``, see ``calibration.ranges`` and ``calibration.settling``, and ``out/notes.json``.
+        """Write ``out/ranges`` (``calibration.ranges``: ``ranges`` and ``convergence``) and ``out/notes.json``.
 
         Raises:
             DataError: no samples, or samples that do not fit the model.

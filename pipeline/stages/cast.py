@@ -8,10 +8,10 @@ from pathlib import Path
 
 import onnx
 
-from calibration.fp16 import fp16_from_onnx, named, nodes_beyond_fp16
-from calibration.graph import model_from_file
-from calibration.identity import tensor_digests
-from calibration.ranges import ranges_from_folder
+from calibration.graph.editing import model_from_file
+from calibration.graph.tensor_digests import tensor_digests
+from calibration.precision.fp16 import fp16_from_onnx, named, nodes_beyond_fp16
+from calibration.ranges.ranges import ranges_from_folder
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import option
 from pipeline.stages.quantize import spans_from_ranges

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import onnx
 
-from calibration.fold import fold_batch_norm, portable_names
-from calibration.graph import nodes_of
+from calibration.graph.editing import nodes_of
+from calibration.graph.fold import fold_batch_norm, portable_names
 from engines import backend
 from pipeline import isolate
 from pipeline.artifact import KerasFile, OnnxModel, SavedModel, Source

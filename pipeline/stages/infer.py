@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.batches import Samples
+from calibration.data.batches import Samples
 from engines import backend, onnxruntime, tensorflow
 from engines.contract import DYNAMIC, Array, Runner
 from pipeline import isolate

@@ -12,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from calibration.batches import Samples
-from calibration.labelled import Answer, better_change, changes_for
-from calibration.lint import CODES, Bounds, Finding, finding_from_labels, findings
-from calibration.rescaling import rescalings
-from calibration.skeleton import skeleton_from_file
-from calibration.source import Array, spread
-from calibration.survey import Survey, survey
+from calibration.data.batches import Samples
+from calibration.data.source import Array, spread
+from calibration.graph.weightless import skeleton_from_file
+from calibration.lint.findings import CODES, Bounds, Finding, finding_from_labels, findings
+from calibration.lint.input_scale import rescalings
+from calibration.lint.label_test import Answer, better_change, changes_for
+from calibration.lint.survey import Survey, survey
 from engines import backend
 from pipeline.artifact import Findings, OnnxModel, Outputs
 from pipeline.errors import ConfigError

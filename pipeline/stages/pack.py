@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calibration.batches import Samples
-from calibration.cachefile import Cache, bytes_from_cache, header_for
-from calibration.imported import scales_from_ranges
-from calibration.ranges import ranges_from_folder
-from calibration.source import DYNAMIC
-from calibration.userfunction import module_sources
+from calibration.data.batches import Samples
+from calibration.data.source import DYNAMIC
+from calibration.data.user_function import module_sources
+from calibration.ranges.foreign_tables import scales_from_ranges
+from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.trt_cache import Cache, bytes_from_cache, header_for
 from engines import backend
 from pipeline.artifact import Artifact, external_files
 from pipeline.bundle import (

@@ -10,15 +10,15 @@ from typing import Literal
 
 import onnx
 
-from calibration.fp16 import named, nodes_beyond_fp16
-from calibration.graph import model_from_file
-from calibration.identity import tensor_digests
-from calibration.placement import PlacementOptions
-from calibration.qdq import qdq_from_onnx
-from calibration.ranges import Ranges as RangesRecord
-from calibration.ranges import ranges_from_folder
-from calibration.scale import Arithmetic, Span, arithmetic_for
-from calibration.typed_int8 import typed_int8_from_qdq
+from calibration.graph.editing import model_from_file
+from calibration.graph.tensor_digests import tensor_digests
+from calibration.precision.fp16 import named, nodes_beyond_fp16
+from calibration.precision.int8_fp16 import typed_int8_from_qdq
+from calibration.precision.placement import PlacementOptions
+from calibration.precision.qdq import qdq_from_onnx
+from calibration.precision.scale import Arithmetic, Span, arithmetic_for
+from calibration.ranges.ranges import Ranges as RangesRecord
+from calibration.ranges.ranges import ranges_from_folder
 from engines.cpu import cpu_flags
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import option

@@ -10,9 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibration.batches import Samples
-from calibration.ranges import ranges_from_folder
-from calibration.settling import settling_from_folder
+from calibration.data.batches import Samples
+from calibration.ranges.convergence import settling_from_folder
+from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
 from engines.contract import TensorSpec
 from pipeline.device_split import layers_from_json, split_from_row

@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from calibration.batches import Samples
-from calibration.bisection import sqnr_db
-from calibration.collect import collect, watchable, write_watched
-from calibration.observers import Histogram, Method
-from calibration.placement import PlacementOptions, Target
-from calibration.ranges import METHODS, Origin, Ranges, ranges_from_histograms
-from calibration.rounding import FP16, FP32, TF32, Format, Placing, Rounded, placing_for, rounded_from_onnx
-from calibration.scale import Arithmetic
-from calibration.source import Array
-from calibration.watch import watched_tensors
+from calibration.analysis.bisection import sqnr_db
+from calibration.analysis.rounding import FP16, FP32, TF32, Format, Placing, Rounded, placing_for, rounded_from_onnx
+from calibration.data.batches import Samples
+from calibration.data.source import Array
+from calibration.histogram.collect import collect, watchable, write_watched
+from calibration.histogram.methods import Histogram, Method
+from calibration.precision.placement import PlacementOptions, Target
+from calibration.precision.scale import Arithmetic
+from calibration.precision.watch import watched_tensors
+from calibration.ranges.ranges import METHODS, Origin, Ranges, ranges_from_histograms
 from engines import backend, onnxruntime
 from engines.contract import Precision, Runner
 from pipeline.artifact import OnnxModel, Tolerances
@@ -122,8 +122,8 @@ class Tolerate:
 
     Nothing of the engine that is going to be judged is looked at, nor the ranges it was made with: INT8's are read from
     FP32's values on these very samples, so that a wrong calibration cannot loosen its own bound; and on one half of
-    them or the other, as an engine is calibrated on other samples than it is judged on. See ``calibration.rounding``
-    and docs/validation.md.
+    them or the other, as an engine is calibrated on other samples than it is judged on. See
+    ``calibration.analysis.rounding`` and docs/validation.md.
     """
 
     num_samples: int = option(128, "evaluation samples to derive on, evenly spread; 0: all")

@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from calibration.ranges import ranges_from_folder
-from calibration.userfunction import module_sources
+from calibration.data.user_function import module_sources
+from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
 from engines.contract import Array, Precision
 from pipeline.artifact import Outputs, Tolerances, Verdict
@@ -167,7 +167,7 @@ class Validate:
         ``derived`` has the derived tolerances by output, null where none hold. Where the models behind the engine are
         known, the scales of a Q/DQ model are held to its ranges; and if anything fails, the last of ``failures`` says
         where it comes from, and ``suspects`` has the likeliest nodes, see
-        ``calibration.bisection``.
+        ``calibration.analysis.bisection``.
 
         Raises:
             ConfigError: the outputs do not belong together, or the metric cannot be read from them.

@@ -20,8 +20,8 @@ from benchmarks import gpu_beside, gpu_check, gpu_report
 from benchmarks.gpu_cases import BATCHES, cases_from_folder, own_case, plan_text
 from benchmarks.gpu_report import Found
 from benchmarks.gpu_steps import Step, Steps
-from calibration.cachefile import Cache, bytes_from_cache
-from calibration.ranges import ranges_from_folder
+from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.trt_cache import Cache, bytes_from_cache
 from engines import backend
 from engines.contract import DYNAMIC, GpuUse, TensorSpec
 from engines.cuda import device

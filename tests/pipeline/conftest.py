@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.lint import Finding
-from calibration.settling import Point, Settling
+from calibration.lint.findings import Finding
+from calibration.ranges.convergence import Point, Settling
 from engines.contract import LayerFacts, LayerTime, LayerTimes, Precision, TensorSpec
 from pipeline.device_split import LayersRun
 from pipeline.machine import Gpu, Machine

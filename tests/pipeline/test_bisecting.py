@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from calibration.batches import Samples, input_specs_from_onnx, open_samples
-from calibration.preprocess import Preprocess
-from calibration.source import DataSource
+from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
 from engines import onnxruntime
 from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.bisecting import NUM_KEPT, Evidence, bisected, few

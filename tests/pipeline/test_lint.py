@@ -13,9 +13,9 @@ import onnx
 import onnx.parser
 import pytest
 
-from calibration.batches import DataSource, Samples, input_specs_from_onnx, open_samples
-from calibration.lint import CODES
-from calibration.preprocess import Preprocess
+from calibration.data.batches import DataSource, Samples, input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.lint.findings import CODES
 from pipeline.artifact import Engine, OnnxModel
 from pipeline.errors import ConfigError
 from pipeline.stages.infer import Infer

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from calibration.batches import Samples, input_specs_from_onnx, open_samples
-from calibration.preprocess import Preprocess
-from calibration.ranges import ranges_from_folder
-from calibration.source import DataSource
+from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
+from calibration.ranges.ranges import ranges_from_folder
 from engines import backend, tensorrt
 from engines.contract import GivenBatches, GivenScales, ShapeRange
 from pipeline.artifact import OnnxModel, Ranges

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.batches import Samples, open_samples
-from calibration.preprocess import Preprocess
-from calibration.source import DataSource, InputSpec
+from calibration.data.batches import Samples, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource, InputSpec
 from engines import tensorrt
 from engines.contract import Array, GpuUse
 from pipeline.artifact import Engine

@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.batches import InputSpec, open_samples
-from calibration.cachefile import cache_from_bytes
-from calibration.preprocess import Preprocess
-from calibration.source import DataSource
+from calibration.data.batches import InputSpec, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
+from calibration.ranges.trt_cache import cache_from_bytes
 from pipeline.bundle import open_bundle
 from pipeline.errors import ConfigError
 from pipeline.plan import read_plan, tomllib

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calibration.preprocess import Preprocess
-from calibration.source import DataSource
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
 from engines.contract import ShapeRange
 from pipeline.errors import ConfigError, exit_status
 from pipeline.plan import STAGES, Plan, nearest, read_plan, record_from_table

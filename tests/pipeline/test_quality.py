@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from calibration.errors import DataError
-from calibration.observers import Histogram, Method, histogram_from_values
-from calibration.ranges import METHODS, Origin, Ranges, ranges_from_folder, ranges_from_histograms, write_ranges
+from calibration.histogram.methods import Histogram, Method, histogram_from_values
+from calibration.ranges.ranges import METHODS, Origin, Ranges, ranges_from_folder, ranges_from_histograms, write_ranges
 from pipeline.quality import (
     MAX_HISTOGRAMS,
     NUM_DRAWN_BINS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from calibration.settling import Point, Settling
+from calibration.ranges.convergence import Point, Settling
 from pipeline.record import Record
 from pipeline.settling_picture import settling_pictures
 

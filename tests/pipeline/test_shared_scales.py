@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from calibration.ranges import ranges_from_folder
+from calibration.ranges.ranges import ranges_from_folder
 
 if TYPE_CHECKING:
     from tests.conftest import Command

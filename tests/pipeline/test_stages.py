@@ -19,11 +19,11 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from calibration.batches import Samples, input_specs_from_onnx, open_samples
-from calibration.observers import histogram_from_values
-from calibration.preprocess import Preprocess
-from calibration.ranges import histograms_from_folder, ranges_from_folder
-from calibration.source import DataSource
+from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
+from calibration.histogram.methods import histogram_from_values
+from calibration.ranges.ranges import histograms_from_folder, ranges_from_folder
 from engines import backend, reference
 from engines.contract import ShapeRange
 from pipeline import record

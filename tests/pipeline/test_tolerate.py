@@ -14,12 +14,12 @@ import onnx
 import onnx.parser
 import pytest
 
-from calibration.batches import Samples, input_specs_from_onnx, open_samples
-from calibration.placement import Target
-from calibration.preprocess import Preprocess
-from calibration.ranges import ranges_from_folder
-from calibration.rounding import FP16, FP32, TF32
-from calibration.source import DataSource
+from calibration.analysis.rounding import FP16, FP32, TF32
+from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
+from calibration.precision.placement import Target
+from calibration.ranges.ranges import ranges_from_folder
 from engines.contract import Precision
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
 from pipeline.comparison import Tolerance, write_outputs

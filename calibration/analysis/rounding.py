@@ -1,0 +1,268 @@
+"""The FP32 model with what a format does to numbers written into it as plain arithmetic: a sound engine, drawn by lot.
+
+An engine of some precision rounds tensors and weights. How far that moves its outputs is found by rounding in the FP32
+model and running it, several times: at each run every rounding has another phase, so that the runs are as far from each
+other as engines whose scales, kernels and orders of summation differ. That is Monte Carlo arithmetic (Parker, "Monte
+Carlo Arithmetic", 1997; before it Vignes's CESTAC), with the rounding itself for the noise, so that what a format
+holds exactly, such as the zeros behind a ReLU, gets none.
+
+- Floating point of p bits: x f is cut to p bits (Dekker, "A floating-point technique for extending the available
+  precision", 1971: c x - (c x - x) with c = 2^(24 - p) + 1) and divided by f, a number drawn from 1 to 2.
+- Sums of n products in p bits: the weights are cut to p - log2(n / 2) / 2 bits. The roundings of a sum of n terms are a
+  random walk of n steps (Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019), and as
+  large as if each product had that error of its own.
+- INT8: round(x / step) in the levels of the range, times step; the step is drawn up to a fourth of an octave around
+  that of the range, whose ends stay. Noise of step^2 / 12 (Widrow and Kollar, "Quantization Noise", 2008) where values
+  are spread, and what is cut off at the ends. Weights are rounded as they are going to be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from calibration.graph.editing import add_initializer, closed, constant, from_constants, opened, unique, value_names
+from calibration.graph.fold import join_bias
+from calibration.precision import placement_onnxruntime, placement_tensorrt
+from calibration.precision.placement import (
+    PRODUCTS,
+    Placement,
+    PlacementOptions,
+    Reader,
+    Sight,
+    is_float_weight,
+    weight_axis,
+)
+from calibration.precision.scale import Quantization, Span, quantized, weight_scales
+
+Feed = dict[str, npt.NDArray[np.float32]]
+
+FP32_BITS = 24
+LARGEST = 1e30
+"""Values are cut there before they are multiplied, such as the -3.4e38 of a mask."""
+OCTAVES = 0.25
+
+
+@dataclass(frozen=True)
+class Format:
+    """Bits of the significand, the leading one counted."""
+
+    bits: int
+    """Of every tensor."""
+    sum_bits: int
+    """Of the sums in convolutions and matrix products."""
+
+
+FP32, TF32, FP16 = Format(24, 24), Format(11, 24), Format(11, 11)
+"""TensorRT's FP32 is TF32 unless that is switched off; its FP16 may add in FP16."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A model that rounds, and its inputs beside those of the network."""
+
+    model: onnx.ModelProto
+    phases: tuple[str, ...]
+    steps: Mapping[str, Quantization]
+    """Prefix of three inputs, ``_step``, ``_low`` and ``_high`` -> how the tensor is quantized."""
+    exact: Mapping[str, str]
+    """Tensor of the network -> the tensor that holds it before it is rounded."""
+    cut: Mapping[str, str]
+    """The same, rounded to the format."""
+    placed: Mapping[str, str]
+    """The same, rounded to INT8, for those that are."""
+
+    def draw(self, random: np.random.Generator) -> Feed:
+        """Values of these inputs for one run, each ()."""
+        found = {name: np.float32(random.uniform(1, 2)) for name in self.phases}
+        for prefix, how in self.steps.items():
+            limits = np.iinfo(how.dtype)
+            change = 2 ** random.uniform(-OCTAVES, OCTAVES)
+            found[f"{prefix}_step"] = np.float32(how.scale * change)
+            found[f"{prefix}_low"] = np.float32(round((limits.min - how.zero_point) / change))
+            found[f"{prefix}_high"] = np.float32(round((limits.max - how.zero_point) / change))
+        return {name: np.asarray(value) for name, value in found.items()}
+
+
+Placing = Callable[[ir.Graph], Placement]
+"""From the opened FP32 model, which it may prepare, to where INT8 is placed."""
+
+
+def rounded_from_onnx(model: onnx.ModelProto, form: Format, placing: Placing | None) -> Rounded:
+    """The model with the format's rounding of every tensor and weight, and with INT8 where it is placed.
+
+    Args:
+        model: FP32; it is not changed.
+        form: the floating-point format.
+        placing: for INT8, where; None for none.
+
+    Raises:
+        DataError: a tensor that must be quantized has no range.
+        ModelError: the result is not valid ONNX.
+    """
+    opened_model = opened(model)
+    writer = _Writer(opened_model.graph, form, placing(opened_model.graph) if placing else None)
+    writer.write()
+    names = [
+        {name: value.name or "" for name, value in writer.found[kind].items()} for kind in ("exact", "cut", "placed")
+    ]
+    return Rounded(closed(opened_model), tuple(writer.phases), writer.steps, *names)
+
+
+def placing_for(ranges: Mapping[str, Span], options: PlacementOptions) -> Placing:
+    """Where a target wants INT8, with these ranges."""
+
+    def placing(graph: ir.Graph) -> Placement:
+        if options.target == "onnxruntime":
+            join_bias(graph, options.exclude)
+        place = placement_tensorrt.place if options.target == "tensorrt" else placement_onnxruntime.place
+        return place(Sight(graph, ranges, options, from_constants(graph)))
+
+    return placing
+
+
+class _Writer:
+    """Writes the arithmetic into a graph."""
+
+    def __init__(self, graph: ir.Graph, form: Format, placement: Placement | None) -> None:
+        self._graph, self._form = graph, form
+        self._placement = placement or Placement("tensorrt", (), (), (), (), ())
+        self._taken = value_names(graph) | {node.name or "" for node in graph}
+        self.phases: list[str] = []
+        self.steps: dict[str, Quantization] = {}
+        self.found: dict[str, dict[str, ir.Value]] = {"exact": {}, "cut": {}, "placed": {}}
+
+    def write(self) -> None:
+        fixed = from_constants(self._graph)
+        nodes = {node.name or "": node for node in self._graph}
+        values = [*self._graph.inputs, *(value for node in nodes.values() for value in node.outputs)]
+        moving = {value.name or "": value for value in values if value.name not in fixed and _is_float(value)}
+        self.found["exact"] |= moving
+        self._write_weights(nodes)
+        cut = self.found["cut"]
+        cut |= {name: self._cut_tensor(value) for name, value in moving.items()}
+        for tensor in self._placement.tensors:
+            outputs = self.found["placed"][tensor.tensor] = self._quantize(cut[tensor.tensor], tensor.quantization)
+            for reader in tensor.readers:
+                nodes[reader.node].replace_input_with(reader.index, outputs)
+            if tensor.is_output:
+                self._make_output(cut[tensor.tensor], outputs)
+
+    def _write_weights(self, nodes: Mapping[str, ir.Node]) -> None:
+        weights = {weight.reader: weight for weight in self._placement.weights}
+        for node in nodes.values():
+            if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx"):
+                for index in (0, 1):
+                    if Reader(node.name or "", index) not in weights and is_float_weight(node.inputs[index]):
+                        self._cut_weight(node, index)
+        for reader, weight in weights.items():
+            array = constant(nodes[reader.node].inputs[reader.index])
+            assert array is not None
+            rounded = _rounded_weight(array, weight.axis, weight.limit)
+            value = add_initializer(self._graph, self._name(f"{weight.tensor}_rounded"), rounded)
+            nodes[reader.node].replace_input_with(reader.index, value)
+
+    def _cut_weight(self, node: ir.Node, index: int) -> None:
+        value = node.inputs[index]
+        array = constant(value)
+        assert array is not None
+        assert value is not None
+        axis = weight_axis(node) if index == 1 else None
+        num_terms = array.size // (array.shape[axis] if axis is not None else array.shape[-1]) or 1
+        bits = math.floor(self._form.sum_bits - max(math.log2(num_terms / 2), 0.0) / 2)
+        ends = self._cut(value, max(min(bits, self._form.bits), 2), node)
+        node.replace_input_with(index, ends)
+
+    def _cut_tensor(self, value: ir.Value) -> ir.Value:
+        """Cut a tensor for all its readers; the model's output of this name is the cut one."""
+        uses = list(value.uses())
+        is_output = value.is_graph_output() and not value.is_graph_input()
+        found = self._cut(value, self._form.bits, None)
+        for use in uses:
+            use.node.replace_input_with(use.idx, found)
+        if is_output:
+            self._make_output(value, found)
+        return found
+
+    def _cut(self, value: ir.Value, bits: int, before: ir.Node | None) -> ir.Value:
+        """x f cut to so many bits, / f."""
+        phase = self._input(f"{value.name}_phase")
+        self.phases.append(phase.name or "")
+        nodes = [self._node("Mul", [value, phase])]
+        if bits < FP32_BITS:
+            bounds = [self._constant(-LARGEST), self._constant(LARGEST)]
+            nodes.append(self._node("Clip", [nodes[-1].outputs[0], *bounds]))
+            whole = nodes[-1].outputs[0]
+            nodes.append(self._node("Mul", [whole, self._constant(2.0 ** (FP32_BITS - bits) + 1)]))
+            large = nodes[-1].outputs[0]
+            nodes.append(self._node("Sub", [large, whole]))
+            nodes.append(self._node("Sub", [large, nodes[-1].outputs[0]]))
+        nodes.append(self._node("Div", [nodes[-1].outputs[0], phase]))
+        self._insert(value, nodes, before)
+        return nodes[-1].outputs[0]
+
+    def _quantize(self, value: ir.Value, how: Quantization) -> ir.Value:
+        """round(x / step) within the levels, times step."""
+        prefix = self._name(f"{value.name}_int8")
+        self.steps[prefix] = how
+        step, low, high = (self._input(f"{prefix}_{name}") for name in ("step", "low", "high"))
+        divide = self._node("Div", [value, step])
+        nodes = [divide, self._node("Round", [divide.outputs[0]])]
+        nodes.append(self._node("Clip", [nodes[-1].outputs[0], low, high]))
+        nodes.append(self._node("Mul", [nodes[-1].outputs[0], step]))
+        self._insert(value, nodes, None)
+        return nodes[-1].outputs[0]
+
+    def _insert(self, value: ir.Value, nodes: list[ir.Node], before: ir.Node | None) -> None:
+        producer = value.producer()
+        if producer is not None:
+            self._graph.insert_after(producer, nodes)
+        else:
+            self._graph.insert_before(before or self._graph[0], nodes)
+
+    def _make_output(self, value: ir.Value, found: ir.Value) -> None:
+        name = value.name or ""
+        value.name = self._name(f"{name}_exact")
+        found.name = name
+        index = next(i for i, output in enumerate(self._graph.outputs) if output is value)
+        self._graph.outputs[index] = found
+
+    def _node(self, operator: str, inputs: Iterable[ir.Value]) -> ir.Node:
+        given = list(inputs)
+        node = ir.Node("", operator, given, name=self._name(f"{given[0].name}_{operator}"))
+        node.outputs[0].name = self._name(f"{given[0].name}_{operator.lower()}")
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        node.outputs[0].shape = given[0].shape
+        return node
+
+    def _input(self, name: str) -> ir.Value:
+        value = ir.Value(name=self._name(name), type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
+        self._graph.inputs.append(value)
+        return value
+
+    def _constant(self, number: float) -> ir.Value:
+        return add_initializer(self._graph, self._name("number"), np.array(number, np.float32))
+
+    def _name(self, name: str) -> str:
+        found = unique(name, self._taken)
+        self._taken.add(found)
+        return found
+
+
+def _rounded_weight(array: npt.NDArray[Any], axis: int | None, limit: int) -> npt.NDArray[np.float32]:
+    scales = weight_scales(array, axis, limit)
+    shape = [1] * array.ndim
+    if axis is not None:
+        shape[axis] = -1
+    return np.asarray(quantized(array, scales, axis, limit) * scales.reshape(shape), np.float32)
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype == ir.DataType.FLOAT

@@ -1,0 +1,84 @@
+"""Are the scales in a Q/DQ model those that its ranges say?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from calibration.precision.scale import DataType, Quantization, Span, asymmetric, symmetric
+
+CLOSE, CLOSE_IN_FP16 = 1e-5, 1e-3
+"""Scales that differ by no more than this share are equal: tools round them in different orders."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A quantized tensor whose scale is not what its range says."""
+
+    node: str
+    """The DequantizeLinear."""
+    tensor: str
+    scale: float
+    expected: float
+
+    def sentence(self) -> str:
+        """Tensor, node, both scales."""
+        return (
+            f"tensor '{self.tensor}' is quantized (node '{self.node}') with scale {self.scale:.6g}, "
+            f"{self.scale / self.expected:.3g} times the {self.expected:.6g} of its calibrated range"
+        )
+
+
+def misfits(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Iterator[Misfit]:
+    """Quantized tensors of a Q/DQ model whose scale is not that of their range, in the model's order.
+
+    A larger scale is right if it is another tensor's: those that are joined, such as by Concat, share the largest.
+    Tensors without a range, and weights, are passed over.
+    """
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output if name}
+    odd: list[Misfit] = []
+    fitting: list[float] = []
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in producers:
+            continue
+        source, found = producers[node.input[0]].input[0], quantization(node, arrays)
+        tensor = source if source in spans else node.output[0]
+        if found is None or source in arrays or tensor not in spans:
+            continue
+        expected = [how.scale for how in _possible(spans[tensor], found)]
+        is_half = arrays[node.input[1]].data_type == onnx.TensorProto.FLOAT16
+        close = CLOSE_IN_FP16 if is_half else CLOSE
+        if any(math.isclose(found.scale, scale, rel_tol=close) for scale in expected):
+            fitting.append(found.scale)
+        elif expected:
+            odd.append(Misfit(node.name or f"DequantizeLinear_{node.output[0]}", tensor, found.scale, expected[0]))
+    for one in odd:
+        if one.scale < one.expected or not any(math.isclose(one.scale, scale, rel_tol=CLOSE) for scale in fitting):
+            yield one
+
+
+def quantization(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> Quantization | None:
+    """A DequantizeLinear's scale and zero point; None unless they are constants of 8 bits, one for the whole tensor."""
+    if node.input[1] not in arrays:
+        return None
+    scale = numpy_helper.to_array(arrays[node.input[1]]).astype(np.float64)
+    has_zero_point = len(node.input) > 2 and node.input[2] in arrays
+    zero_point = numpy_helper.to_array(arrays[node.input[2]]) if has_zero_point else np.zeros(1, np.uint8)
+    if scale.size != 1 or zero_point.dtype not in (np.int8, np.uint8):
+        return None
+    dtype: DataType = "int8" if zero_point.dtype == np.int8 else "uint8"
+    return Quantization(float(scale.ravel()[0]), int(zero_point.ravel()[0]), dtype)
+
+
+def _possible(span: Span, found: Quantization) -> list[Quantization]:
+    """What a range may become in the type that was found: the likelier first."""
+    both = [asymmetric(span, found.dtype), symmetric(span)]
+    if found.dtype == "int8" and found.zero_point == 0:
+        both.reverse()
+    return [how for how in both if how is not None]

@@ -1,0 +1,181 @@
+"""Read samples from a folder of JPEG and PNG files, labelled by sub-folder or by a CSV."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from calibration.data.preprocess import Channels, decode_image
+from calibration.data.source import (
+    Array,
+    Block,
+    DataSource,
+    InputSpec,
+    hash_array,
+    hash_file,
+    quoted,
+    selection_words,
+    spread,
+)
+from calibration.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+FOREIGN_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp")
+"""Pictures that are not read; left out in silence they would thin the data."""
+BY_FOLDER = "folders"
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images under a folder, in sorted order; decoded one at a time, when it is their turn."""
+
+    root: str
+    files: tuple[str, ...]
+    """The selected ones, as POSIX paths below the root."""
+    num_files: int
+    """Images before the selection."""
+    targets: Array | None
+    """(num_samples,) labels of the selected ones."""
+    class_names: tuple[str, ...]
+    input_name: str
+    channels: Channels
+
+    @property
+    def num_samples(self) -> int:
+        """Samples after the selection."""
+        return len(self.files)
+
+    @property
+    def selection(self) -> str:
+        """How ``limit`` chose."""
+        return selection_words(self.num_files, self.num_samples)
+
+    def blocks(self, num_max: int) -> Iterator[Block]:
+        """One image in a block, whatever ``num_max``: images may differ in size until they are preprocessed."""
+        for name in self.files:
+            path = Path(self.root, name)
+            where = path.as_posix()
+            yield Block({self.input_name: decode_image(path, self.channels, where)}, where, (0,))
+
+    def labels(self) -> Array | None:
+        """(num_samples,) or None."""
+        return self.targets
+
+    def classes(self) -> tuple[str, ...]:
+        """The sub-folders in sorted order, where they are the labels."""
+        return self.class_names
+
+    def update(self, digest: hashlib._Hash) -> None:
+        """Feed the selected files and their labels into a hash."""
+        for name in self.files:
+            hash_file(Path(self.root, name), digest)
+        if self.targets is not None:
+            hash_array(self.targets, digest)
+
+
+def open_image_folder(
+    files: list[Path], source: DataSource, spec: InputSpec, channels: Channels, folder: Path
+) -> ImageFolder:
+    """List the images and their labels.
+
+    Raises:
+        DataError: an image without a label, a label without an image, a label that is not a number.
+    """
+    names = sorted(path.relative_to(source.path).as_posix() for path in files)
+    if source.inputs:
+        raise DataError(f"{source.path}: inputs names arrays, but these are images, which have no names; drop inputs")
+    class_names: tuple[str, ...] = ()
+    targets: Array | None = None
+    if source.labels == BY_FOLDER:
+        class_names, targets = _labels_by_folder(names, source)
+    elif source.labels:
+        targets = _labels_from_csv(names, source, folder)
+    chosen = spread(len(names), source.limit)
+    return ImageFolder(
+        root=source.path,
+        files=tuple(names[i] for i in chosen),
+        num_files=len(names),
+        targets=None if targets is None else targets[np.asarray(chosen)],
+        class_names=class_names,
+        input_name=spec.name,
+        channels=channels,
+    )
+
+
+def _labels_by_folder(names: list[str], source: DataSource) -> tuple[tuple[str, ...], Array]:
+    """Class names and one class index for each image.
+
+    A class whose folder has no image keeps its number, so that the others keep theirs.
+    """
+    for name in names:
+        if "/" not in name:
+            raise DataError(
+                f'{source.path}/{name}: lies beside the class folders, labels = "folders" expects every image in one; '
+                "move it"
+            )
+    folders = sorted(
+        path.name for path in Path(source.path).iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+    number = {name: i for i, name in enumerate(folders)}
+    return tuple(folders), np.asarray([number[PurePosixPath(name).parts[0]] for name in names], np.int64)
+
+
+def _labels_from_csv(names: list[str], source: DataSource, folder: Path) -> Array:
+    """One label for each image from a CSV with columns ``file`` (path below the image folder) and ``label``."""
+    path = folder / source.labels
+    if path.suffix.lower() != ".csv":
+        raise DataError(
+            f"{source.path}: labels is '{source.labels}', for images \"folders\" or a .csv file is expected; correct it"
+        )
+    found: dict[str, str] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = csv.DictReader(stream, skipinitialspace=True)
+            columns = rows.fieldnames or []
+            if not {"file", "label"} <= set(columns):
+                raise DataError(
+                    f"{path}: has the columns {quoted(columns)}, 'file' and 'label' are expected; rename them"
+                )
+            for row in rows:
+                name = PurePosixPath(row["file"]).as_posix()
+                if name in found:
+                    raise DataError(f"{path}:{rows.line_num}: names '{name}' again, one label is expected; drop a line")
+                found[name] = row["label"] or ""
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a CSV of labels ({error}); correct the path or the file") from error
+    listed = set(names)
+    for problem, files in {
+        "has no label for the image": [name for name in names if name not in found],
+        f"has a label for a file that is no JPEG or PNG image in {source.path}:": [
+            name for name in found if name not in listed
+        ],
+    }.items():
+        if files:
+            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+            raise DataError(f"{path}: {problem} '{files[0]}'{more}, one line for each image is expected; correct it")
+    return _numbers([found[name] for name in names], path)
+
+
+def _numbers(texts: list[str], path: Path) -> Array:
+    """Class indices as int64 where all are whole numbers, else float64."""
+    try:
+        whole = [int(text) for text in texts]
+    except ValueError:
+        whole = []
+    if whole:
+        if not -(2**63) <= min(whole) <= max(whole) < 2**63:
+            raise DataError(f"{path}: has a label outside the 64-bit integers; correct it")
+        return np.asarray(whole, np.int64)
+    for text in texts:
+        try:
+            float(text)
+        except ValueError:
+            raise DataError(
+                f"{path}: has the label '{text}', a number is expected; write the class's index, counted from 0"
+            ) from None
+    return np.asarray([float(text) for text in texts])

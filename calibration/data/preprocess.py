@@ -1,0 +1,277 @@
+"""Preprocessing: one function for calibration and evaluation, small enough to be written into every report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.data.source import Array
+from calibration.errors import DataError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "area", "hamming", "lanczos"]
+Channels = Literal["keep", "rgb", "bgr", "gray"]
+Layout = Literal["keep", "nhwc", "nchw"]
+Dtype = Literal["keep", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What is done to a batch before the model sees it. The defaults do nothing.
+
+    The order is fixed: decode, resize, crop, channels, (to float32 where one of the next three is asked), × scale,
+    − mean, ÷ std, layout, dtype. The means are thus in the units after scaling.
+    """
+
+    resize: tuple[int, ...] = ()
+    """One number: the shorter side becomes this, the aspect stays (the longer side rounds down, as in torchvision).
+    Two: height and width, whatever the aspect."""
+    crop: tuple[int, ...] = ()
+    """Height and width cut from the centre; an odd margin leaves its extra line below and to the right."""
+    interpolation: Interpolation = "bilinear"
+    """As in Pillow, which smooths when it shrinks (cv2 and tf.image.resize by default do not). ``area`` is its BOX."""
+    channels: Channels = "keep"
+    """Stored samples are taken as gray (1 channel) or RGB (3). ``gray`` is the luma of ITU-R BT.601."""
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    """One number, or one for each channel (the last axis, before ``layout``)."""
+    std: tuple[float, ...] = ()
+    """One number, or one for each channel (the last axis, before ``layout``)."""
+    layout: Layout = "keep"
+    """Stored samples are (N, H, W, C); ``nchw`` makes them (N, C, H, W)."""
+    dtype: Dtype = "keep"
+    """Floats become integers by rounding to the nearest; values that do not fit are an error, never wrapped."""
+    inputs: tuple[str, ...] = ()
+    """The model inputs that are preprocessed; empty for all. The others pass as stored."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that no sample can satisfy.
+
+        Raises:
+            DataError: naming the option and its value.
+        """
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise DataError(f"preprocess: {name} is {value!r}, one of {', '.join(choices)} is expected; choose one")
+        _check_sizes("resize", self.resize, (1, 2))
+        _check_sizes("crop", self.crop, (2,))
+        for name, values in {"scale": (self.scale,), "mean": self.mean, "std": self.std}.items():
+            if not all(math.isfinite(value) for value in values):
+                raise DataError(f"preprocess: {name} is {_numbers(values)}, finite numbers are expected; correct it")
+        for name, values in {"scale": (self.scale,), "std": self.std}.items():
+            if 0 in values:
+                raise DataError(f"preprocess: {name} is {_numbers(values)}, a 0 in it leaves no signal; correct it")
+
+    def describe(self) -> str:
+        """One line for a person: every step that does something, in order."""
+        steps = []
+        if self.resize:
+            target = "×".join(map(str, self.resize))
+            words = f"resize the shorter side to {target}" if len(self.resize) == 1 else f"resize to {target}"
+            steps.append(f"{words} ({self.interpolation})")
+        if self.crop:
+            steps.append("crop the centre " + "×".join(map(str, self.crop)))
+        if self.channels != "keep":
+            steps.append(f"channels {self.channels}")
+        if self.scale != 1.0:
+            steps.append(f"× {self.scale:g}")
+        if self.mean:
+            steps.append(f"− {_numbers(self.mean)}")
+        if self.std:
+            steps.append(f"÷ {_numbers(self.std)}")
+        if self.layout != "keep":
+            steps.append(f"layout {self.layout}")
+        if self.dtype != "keep":
+            steps.append(f"dtype {self.dtype}")
+        if not steps:
+            return "none, samples are used as stored"
+        return ", ".join(steps) + (f" (inputs {', '.join(self.inputs)})" if self.inputs else "")
+
+    def __call__(self, array: Array, *, where: str = "array") -> Array:
+        """All steps but decoding, on (N, H, W, C) samples or, where no step needs an image, on (N, ...) of any kind.
+
+        ``where`` is the file or array that messages name.
+
+        Raises:
+            DataError: the samples and the options do not fit each other; with the numbers of both.
+        """
+        if array.dtype.kind not in "biuf" or array.ndim == 0:
+            raise DataError(
+                f"{where}: is {array.dtype} {array.shape}, numbers with a batch axis are expected; convert it"
+            )
+        if self.resize or self.crop or self.channels != "keep" or self.layout != "keep":
+            _check_image(array, where)
+        if self.resize:
+            array = _resized(array, self.resize, self.interpolation, where)
+        if self.crop:
+            array = _cropped(array, self.crop, where)
+        if self.channels != "keep":
+            array = _with_channels(array, self.channels, where)
+        array = self._normalized(array, where)
+        if self.layout == "nchw":
+            array = array.transpose(0, 3, 1, 2)
+        return array if self.dtype == "keep" else _cast(array, self.dtype, where)
+
+    def _normalized(self, array: Array, where: str) -> Array:
+        """(array × scale − mean) ÷ std in float32; untouched where none of the three is asked."""
+        if self.scale == 1.0 and not self.mean and not self.std:
+            return array
+        with np.errstate(over="ignore"):  # An overflow becomes Inf, which the check of the batches reports.
+            result: npt.NDArray[np.float32] = array.astype(np.float32) * np.float32(self.scale)
+            for name, values in {"mean": self.mean, "std": self.std}.items():
+                num_channels = array.shape[-1] if array.ndim > 1 else 1
+                if len(values) not in (0, 1, num_channels):
+                    raise DataError(
+                        f"{where}: {name} has {len(values)} numbers, the samples {array.shape} have {num_channels} "
+                        f"channel{'s' * (num_channels != 1)} on the last axis; give 1 or {num_channels}"
+                    )
+            if self.mean:
+                result -= np.asarray(self.mean, np.float32)
+            if self.std:
+                result /= np.asarray(self.std, np.float32)
+        return result
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "interpolation": get_args(Interpolation),
+    "channels": get_args(Channels),
+    "layout": get_args(Layout),
+    "dtype": get_args(Dtype),
+}
+_PILLOW_FILTER = {"area": "BOX"}
+"""Pillow's name of a filter, where it is not ours in capitals."""
+
+
+def decode_image(path: Path, channels: Channels, where: str) -> Array:
+    """A JPEG or PNG file as uint8 (1, H, W, 1) or (1, H, W, 3), turned upright as its EXIF orientation says.
+
+    With ``channels="keep"`` gray stays gray and RGB stays RGB, and anything else (palette, alpha, CMYK) is an error;
+    with any other choice such a picture is first made RGB by Pillow, which drops alpha. 16-bit pictures are an error.
+
+    Raises:
+        DataError: not a whole image, or of a mode that would have to be guessed at.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as stored:
+            mode, has_transparency = stored.mode, "transparency" in stored.info
+            upright = ImageOps.exif_transpose(stored)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{where}: is too large an image ({error}); make it smaller") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error …
+        raise DataError(f"{where}: cannot be read as an image ({error}); replace the file or drop it") from error
+    if mode in ("L", "RGB"):
+        picture = upright
+    elif mode.startswith(("I", "F")):
+        raise DataError(f"{where}: has pixels of mode '{mode}', 8 bits a channel are expected; convert the file")
+    elif channels == "keep":
+        raise DataError(f"{where}: is an image of mode '{mode}', gray or RGB is expected; set channels = \"rgb\"")
+    else:
+        picture = (upright.convert("RGBA") if has_transparency else upright).convert("RGB")
+    pixels = np.asarray(picture)
+    return pixels.reshape(1, *pixels.shape[:2], -1)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in values) + "]"
+
+
+def _check_sizes(name: str, sizes: tuple[int, ...], lengths: tuple[int, ...]) -> None:
+    """An option that gives pixels: so many numbers, each at least 1."""
+    if sizes and (len(sizes) not in lengths or min(sizes) < 1):
+        expected = " or ".join("one number" if length == 1 else "two (height, width)" for length in lengths)
+        raise DataError(f"preprocess: {name} is {_numbers(sizes)}, {expected} of at least 1 is expected; correct it")
+
+
+def _check_image(array: Array, where: str) -> None:
+    if array.ndim != 4:
+        raise DataError(
+            f"{where}: is {array.dtype} {array.shape}, resize, crop, channels and layout take images (N, H, W, C); "
+            "add the missing axis, or drop these options"
+        )
+    if array.shape[-1] > 4 and array.shape[1] in (1, 3, 4):
+        raise DataError(
+            f"{where}: is {array.dtype} {array.shape}, which looks like (N, C, H, W); resize, crop, channels and "
+            "layout take (N, H, W, C); transpose the stored samples"
+        )
+
+
+def _resized(array: Array, resize: tuple[int, ...], interpolation: str, where: str) -> Array:
+    """Every image to the asked size, channel by channel, in its own dtype."""
+    from PIL import Image
+
+    num, height, width, num_channels = array.shape
+    if height == 0 or width == 0:
+        raise DataError(f"{where}: is {array.dtype} {array.shape}, which has no pixels to resize; drop it")
+    if len(resize) == 2:
+        to_height, to_width = resize
+    else:
+        shorter = min(height, width)
+        to_height, to_width = height * resize[0] // shorter, width * resize[0] // shorter
+    if (to_height, to_width) == (height, width):
+        return array
+    if array.dtype not in (np.uint8, np.float32):
+        raise DataError(f"{where}: is {array.dtype}, resize takes uint8 or float32; convert the stored samples")
+    kind = Image.Resampling[_PILLOW_FILTER.get(interpolation, interpolation.upper())]
+    result = np.empty((num, to_height, to_width, num_channels), array.dtype)
+    for i in range(num):
+        for c in range(num_channels):
+            plane = Image.fromarray(np.ascontiguousarray(array[i, :, :, c]))
+            result[i, :, :, c] = np.asarray(plane.resize((to_width, to_height), kind))
+    return result
+
+
+def _cropped(array: Array, crop: tuple[int, ...], where: str) -> Array:
+    height, width = array.shape[1:3]
+    if crop[0] > height or crop[1] > width:
+        raise DataError(
+            f"{where}: is {height}×{width} pixels before the crop, at least {crop[0]}×{crop[1]} is expected; "
+            "make crop smaller, or resize first"
+        )
+    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+    return array[:, top : top + crop[0], left : left + crop[1], :]
+
+
+def _with_channels(array: Array, channels: str, where: str) -> Array:
+    """Gray or RGB to the asked channels."""
+    num_channels = array.shape[-1]
+    if num_channels not in (1, 3):
+        raise DataError(
+            f'{where}: has {num_channels} channels {array.shape}, channels = "{channels}" takes 1 (gray) or 3 (RGB) on '
+            "the last axis; drop the option, or store (N, H, W, C)"
+        )
+    if channels == "gray":
+        return array if num_channels == 1 else _luma(array)
+    if num_channels == 1:
+        return np.repeat(array, 3, axis=-1)
+    return array if channels == "rgb" else array[..., ::-1]
+
+
+def _luma(array: Array) -> Array:
+    """ITU-R BT.601 luma of RGB; integers are rounded to the nearest."""
+    luma: npt.NDArray[np.float64] = (array.astype(np.float64) * (0.299, 0.587, 0.114)).sum(axis=-1, keepdims=True)
+    return (luma if array.dtype.kind == "f" else np.rint(luma)).astype(array.dtype)
+
+
+def _cast(array: Array, dtype: str, where: str) -> Array:
+    """To the asked dtype, with an error where a value would not survive."""
+    target = np.dtype(dtype)
+    if target.kind == "f" or array.dtype == target:
+        with np.errstate(over="ignore"):  # An overflow becomes Inf, which the check of the batches reports.
+            return array.astype(target)
+    rounded = np.rint(array) if array.dtype.kind == "f" else array
+    bounds = np.iinfo(target)
+    low, high = (rounded.min(), rounded.max()) if array.size else (0, 0)
+    # Python's exact comparison: 2**63 as a float is above int64's largest value, though NumPy rounds them to equal.
+    if not (math.isfinite(low) and math.isfinite(high) and int(low) >= bounds.min and int(high) <= bounds.max):
+        raise DataError(
+            f"{where}: has values from {low:g} to {high:g} after preprocessing, {dtype} holds {bounds.min} to "
+            f"{bounds.max}; correct scale and mean, or choose another dtype"
+        )
+    return rounded.astype(target)

@@ -1,0 +1,163 @@
+"""What the plan says about a data set, and what every reader of one hands over: blocks of raw samples."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.errors import DataError
+from calibration.file_digest import file_digest
+
+Array: TypeAlias = npt.NDArray[np.generic]
+
+DYNAMIC = -1
+"""Stands for a dimension that is only known when the model runs."""
+
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""How ``module:function`` is told from a path."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input of a model: its name, numpy dtype name, and shape with the batch axis first (``DYNAMIC`` where open)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the samples lie. The same record serves calibration and evaluation."""
+
+    path: str
+    """An ``.npz`` or ``.npy`` file, a folder of them, a folder of JPEG or PNG images, or ``module:function``.
+
+    Every array has the batch axis first, also in a folder with one sample per file. A function takes no argument and
+    yields batches: an array (a model with one input), a dict from name to array, or ``(either, labels)``. It is called
+    anew for every pass, and must yield the same bytes each time.
+    """
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Model input name -> key in the ``.npz`` or in the yielded dict. Inputs not named here are looked up by their own
+    name."""
+    labels: str = ""
+    """The labels' key in the ``.npz``; an ``.npy`` file for ``.npy`` data; for images, a ``.csv`` with columns
+    ``file,label``, or ``folders`` (classes are the sub-folders in sorted order, counted from 0). A function yields
+    them itself. Empty: no labels."""
+    limit: int = 0
+    """At most this many samples, 0 for all. Taken at even distances, so that every class of a sorted data set has its
+    part; of a function, which has no length, the first ones."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no data set can satisfy.
+
+        Raises:
+            DataError: no path, or a negative limit.
+        """
+        if not self.path:
+            raise DataError("data: path is empty, a file, a folder or module:function is expected; write path = …")
+        if self.limit < 0:
+            raise DataError(f"{self.path}: limit is {self.limit}, 0 (all) or more is expected; correct it")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighbouring samples as stored, before preprocessing."""
+
+    arrays: dict[str, Array]
+    """Model input name -> (n, ...), the same n for all."""
+    where: str
+    """The file they come from, for messages."""
+    indices: Sequence[int]
+    """Each sample's index in that file."""
+
+
+class Reader(Protocol):
+    """One kind of data set. Made by ``open_…`` of its own file, after the selection by ``limit``."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples after the selection."""
+        ...
+
+    @property
+    def selection(self) -> str:
+        """How ``limit`` chose, as words for the report."""
+        ...
+
+    def blocks(self, num_max: int) -> Iterator[Block]:
+        """All selected samples in order, at most ``num_max`` in a block."""
+        ...
+
+    def labels(self) -> Array | None:
+        """(num_samples, ...) as stored, or None where the source has none."""
+        ...
+
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes 0, 1, … where the source knows them."""
+        ...
+
+    def update(self, digest: hashlib._Hash) -> None:
+        """Feed all content that the samples and labels depend on into a hash; where it lies does not matter."""
+        ...
+
+
+def spread(num: int, limit: int) -> Sequence[int]:
+    """``limit`` of ``num`` indices at even distances, ascending; all of them where ``limit`` is 0 or not smaller."""
+    if limit == 0 or limit >= num:
+        return range(num)
+    return [i * num // limit for i in range(limit)]
+
+
+def selection_words(num: int, limit: int) -> str:
+    """What ``spread`` did, in words."""
+    return f"all {num}" if limit == 0 or limit >= num else f"{limit} of {num}, evenly spaced"
+
+
+def hash_file(path: Path, digest: hashlib._Hash) -> None:
+    """Feed the digest of a file's content into a hash."""
+    try:
+        digest.update(file_digest(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
+
+
+def hash_array(array: Array, digest: hashlib._Hash) -> None:
+    """Feed an array's dtype, shape and values into a hash."""
+    digest.update(f"{array.dtype.str}{array.shape}:".encode())
+    digest.update(np.ascontiguousarray(array).data)
+
+
+def mapping_lines(name: str, key: str) -> str:
+    """What maps a model input to a stored array, ready to paste: into a plan, and behind a command."""
+    bare = re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None
+    line = f'inputs = {{ {name if bare else chr(34) + name + chr(34)} = "{key}" }}'
+    return f"{line} in a plan, {shlex.join(['--input', f'{name}={key}'])} on the command line"
+
+
+def check_mapping(source: DataSource, specs: tuple[InputSpec, ...]) -> None:
+    """Refuse a mapping that names an input the model does not have.
+
+    Raises:
+        DataError: with the nearest name.
+    """
+    names = [spec.name for spec in specs]
+    for name in source.inputs:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "correct the name"
+            raise DataError(f"{source.path}: inputs names '{name}', the model's inputs are {quoted(names)}; {hint}")
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names for a message: 'a', 'b'."""
+    return ", ".join(f"'{name}'" for name in names) or "none"

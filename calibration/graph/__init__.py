@@ -1,0 +1,1 @@
+"""ONNX graphs read and edited, with or without weights; nothing of quantization."""

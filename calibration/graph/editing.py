@@ -1,0 +1,249 @@
+"""What every rewriting pass does first and last: read, name the nodes, open the graph for editing, check the result."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from calibration.errors import DataError, ModelError
+from calibration.graph.weightless import HEAVY_BYTES
+
+LARGEST_BYTES = 2**31 - 1
+"""Of one ONNX file, which a rewritten model is."""
+
+
+def model_from_file(path: Path) -> onnx.ModelProto:
+    """The model with all its weights, those that lie in files beside it too.
+
+    Raises:
+        ModelError: it is not a whole ONNX file, a file of weights is missing, cut off or outside the model's folder, or
+            all of it does not fit one ONNX file.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+        outside = [tensor for tensor in model.graph.initializer if tensor.external_data]
+        num_bytes = path.stat().st_size + sum(map(_num_bytes, outside))
+        if num_bytes <= LARGEST_BYTES:
+            onnx.load_external_data_for_model(model, str(path.parent))
+            return model
+    except Exception as error:  # onnx, protobuf and the system raise half a dozen kinds.
+        raise ModelError(
+            f"{path}: cannot be read with all its weights ({' '.join(str(error).split())}); copy the model and the "
+            "files of weights beside it again"
+        ) from error
+    raise ModelError(
+        f"{path}: the model has {num_bytes >> 20} MiB, at most {LARGEST_BYTES >> 20} MiB fit one ONNX file; "
+        "take a smaller model"
+    )
+
+
+def _num_bytes(tensor: onnx.TensorProto) -> int:
+    return int(math.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a unique name on each node, also in subgraphs; names that are unique already stay.
+
+    A nameless node is called after its operator and first output, ``Conv_y``, so that the name does not change when
+    other nodes come or go; a number is appended where that is taken.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    nodes = list(nodes_of(result.graph))
+    taken = {node.name for node in nodes if node.name}
+    seen: set[str] = set()
+    for node in nodes:
+        if node.name and node.name not in seen:
+            seen.add(node.name)
+            continue
+        first = next((name for name in node.output if name), "")
+        node.name = unique(node.name or f"{node.op_type}_{first}".replace(":", "_"), taken)
+        taken.add(node.name)
+        seen.add(node.name)
+    return result
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of a graph and, each right after the node that holds it, of its subgraphs."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for subgraph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from nodes_of(subgraph)
+
+
+def unique(name: str, taken: Collection[str]) -> str:
+    """``name``, or the first of ``name_1``, ``name_2``, … that is not taken."""
+    candidate, number = name, 0
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    return candidate
+
+
+def opened(model: onnx.ModelProto) -> ir.Model:
+    """The model as an editable graph: functions inlined, nodes named, constants lifted, types and shapes inferred.
+
+    Raises:
+        ModelError: it has sparse initializers.
+    """
+    for sparse in model.graph.sparse_initializer:
+        raise ModelError(
+            f"{model.graph.name}: initializer '{sparse.values.name}' is sparse, dense ones are expected; export it so"
+        )
+    inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
+    light = shapes_inferred(named(without_weights(inlined)))
+    graph = ir.from_proto(light)
+    for tensor in inlined.graph.initializer:
+        if _is_heavy(tensor):
+            graph.graph.initializers[tensor.name].const_value = ir.from_proto(tensor)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+    return graph
+
+
+def shapes_inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with what onnx can infer of types and shapes, from small constants too."""
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large initializers have type and shape but no values: quick to copy, enough to infer shapes from."""
+    light = onnx.ModelProto()
+    _copy_fields(model, light, "graph")
+    _copy_fields(model.graph, light.graph, "initializer")
+    for tensor in model.graph.initializer:
+        if _is_heavy(tensor):
+            light.graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        else:
+            light.graph.initializer.add().CopyFrom(tensor)
+    return light
+
+
+def _is_heavy(tensor: onnx.TensorProto) -> bool:
+    """By its shape, as reading ``raw_data`` copies it; an element has at most eight bytes."""
+    return bool(tensor.HasField("raw_data")) and math.prod(tensor.dims) > HEAVY_BYTES // 8
+
+
+def _copy_fields(source: Any, target: Any, leave_out: str) -> None:
+    """Copy all fields of a protobuf message that are set, but one."""
+    for field, value in source.ListFields():
+        if field.name == leave_out:
+            continue
+        if isinstance(value, (str, bytes, int, float)):
+            setattr(target, field.name, value)
+        else:
+            getattr(target, field.name).MergeFrom(value)
+
+
+def closed(model: ir.Model) -> onnx.ModelProto:
+    """The edited graph as ONNX: topologically sorted, without unused nodes and initializers, checked in full.
+
+    Raises:
+        ModelError: onnx's checker refuses it.
+    """
+    passes.RemoveUnusedNodesPass()(model)
+    passes.TopologicalSortPass()(model)
+    proto = ir.to_proto(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(
+            f"{proto.graph.name}: onnx's checker refuses the rewritten model ({error}); report it"
+        ) from error
+    return proto
+
+
+def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
+    """The array of an initializer that the caller of the model cannot override, else None."""
+    return None if value is None or value.const_value is None or not is_constant(value) else value.const_value.numpy()
+
+
+def is_constant(value: ir.Value) -> bool:
+    """Whether ``constant`` has an array, which this does not read."""
+    return value.const_value is not None and not value.is_graph_input()
+
+
+def from_constants(graph: ir.Graph) -> frozenset[str]:
+    """Names of the values that do not depend on the model's inputs: constants, and what is computed from them alone."""
+    names = {value.name or "" for value in graph.initializers.values() if not value.is_graph_input()}
+    for node in graph:
+        random = node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
+        if not random and not holds_graph(node) and all(v is None or (v.name or "") in names for v in node.inputs):
+            names.update(value.name or "" for value in node.outputs)
+    return frozenset(names)
+
+
+def holds_graph(node: ir.Node) -> bool:
+    """Whether a node such as If or Loop has graphs of its own."""
+    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+
+
+def dimensions(value: ir.Value | None) -> tuple[int | None, ...] | None:
+    """The shape with None for what is not known; None if not even the rank is."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(d if isinstance(d, int) else None for d in value.shape)
+
+
+def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    """A new initializer, under ``name`` or the next free name after it."""
+    name = unique(name, value_names(graph))
+    value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array, order="C"), name=name))
+    value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+    value.shape = ir.Shape(array.shape)
+    graph.register_initializer(value)
+    return value
+
+
+def value_names(graph: ir.Graph) -> set[str]:
+    """Names of all values of the graph and its subgraphs."""
+    names = {value.name for value in (*graph.inputs, *graph.initializers.values()) if value.name}
+    for node in graph.all_nodes():
+        names.update(value.name for value in node.outputs if value.name)
+    return names
+
+
+def attribute_int(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute, or ONNX's default for it."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
+
+
+def attribute_float(node: ir.Node, name: str, default: float) -> float:
+    """A float attribute, or ONNX's default for it."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_float()
+
+
+def attribute_string(node: ir.Node, name: str, default: str) -> str:
+    """A text attribute, or ONNX's default for it."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_string()
+
+
+def known_names(graph: ir.Graph) -> frozenset[str]:
+    """What a user may call nodes by: their names and their operator types."""
+    return frozenset(name for node in graph for name in (node.name, node.op_type) if name)
+
+
+def check_known(names: Collection[str], known: Collection[str], what: str) -> None:
+    """That each name is known.
+
+    Raises:
+        DataError: one is not; the message offers the nearest.
+    """
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
+            hint = f"the nearest is '{near[0]}'" if near else "the model has none"
+            raise DataError(f"{what}: '{name}' is in the list, but the model has no such node or operator; {hint}")

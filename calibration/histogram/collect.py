@@ -1,0 +1,283 @@
+"""Stream batches through a runner and keep one histogram per tensor; memory does not grow with the samples."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from calibration.errors import DataError, ModelError
+from calibration.graph.editing import nodes_of, shapes_inferred, unique, without_weights
+from calibration.graph.weightless import skeleton_from_file
+from calibration.histogram.accumulate import Accumulator, accumulator
+from calibration.histogram.methods import Histogram
+
+Array: TypeAlias = npt.NDArray[np.generic]
+Run: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""From a batch, input name -> (N, ...), to the values of the watched tensors."""
+OnPart: TypeAlias = Callable[[int, Mapping[str, Histogram]], object]
+
+logger = logging.getLogger(__name__)
+
+
+def collect(
+    run: Run,
+    batches: Iterable[Mapping[str, Array]],
+    *,
+    on_batch: Callable[[int], object] = lambda _num: None,
+    on_part: OnPart | None = None,
+    num_workers: int = 1,
+) -> dict[str, Histogram]:
+    """Run all batches and return the histogram of every floating-point input and watched tensor, inputs first.
+
+    The result does not depend on the batch size, on the order of the samples, or on the number of workers, as far as
+    the runner's values do not. A tensor that is empty on a batch adds nothing; one that is empty on all has a
+    histogram of nothing. ``on_batch`` is told the number of samples done. ``on_part`` is called when that reaches 1, 2,
+    4, ... (or with larger batches, first passes it), with the histograms so far, which are made as they are read; the
+    workers wait for each other there, so that these are of the first samples whatever the number of workers.
+
+    Each worker is a thread with histograms of its own, which are merged in the end; so ``run`` is called by several
+    threads at once. Memory is that of one batch and its tensors for each worker.
+
+    Raises:
+        DataError: there are no samples, or a tensor has a NaN or infinite value.
+    """
+    queue = _Queue(batches, on_batch, on_part)
+    parts: list[dict[str, Accumulator]] = [{} for _ in range(num_workers)]
+    queue.parts = parts
+    if num_workers == 1:
+        _work(run, queue, parts[0])
+    else:
+        with ThreadPoolExecutor(num_workers) as pool:
+            try:
+                list(pool.map(_work, [run] * num_workers, [queue] * num_workers, parts))
+            except BaseException as error:  # Ctrl-C: without it the workers go on to the last sample.
+                queue.failed(queue.num_samples, error)
+                raise
+    if queue.failures:
+        raise queue.failures[min(queue.failures)]
+    if not queue.num_samples:
+        raise DataError(
+            "calibration: there are no calibration samples, at least one is expected, as ranges are never made up; "
+            "give representative data"
+        )
+    found = dict(_Merged(parts))
+    for name, histogram in found.items():
+        if not histogram.num_values:
+            logger.warning("tensor '%s' is empty on every sample, so it has no range", name)
+    return found
+
+
+class _Merged(Mapping[str, Histogram]):
+    """The workers' histograms by tensor, merged when they are asked for."""
+
+    def __init__(self, parts: Sequence[Mapping[str, Accumulator]]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> Histogram:
+        return reduce(Histogram.merged, [part[name].histogram() for part in self._parts if name in part])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name for part in self._parts for name in part))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+class _Queue:
+    """Hands out the batches, one at a time, to whoever asks; after a failure none."""
+
+    def __init__(
+        self, batches: Iterable[Mapping[str, Array]], on_batch: Callable[[int], object], on_part: OnPart | None
+    ) -> None:
+        self._batches = iter(batches)
+        self._on_batch, self._on_part = on_batch, on_part
+        self._changed = threading.Condition()
+        self._next_part: float = 1 if on_part else math.inf
+        """Beyond so many samples no batch is handed out before ``on_part`` was called."""
+        self.parts: Sequence[Mapping[str, Accumulator]] = ()
+        self.num_samples = self._num_done = 0
+        self.failures: dict[int, BaseException] = {}
+        """The number of the sample at which a worker failed -> why; the first counts, whichever thread was quicker."""
+
+    def next(self) -> tuple[Mapping[str, Array], int] | None:
+        """The next batch, and the number of its first sample."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.failures or self.num_samples < self._next_part)
+            try:
+                batch = None if self.failures else next(self._batches, None)
+            except BaseException as error:  # noqa: BLE001  # Raised again by ``collect``.
+                self.failures[self.num_samples] = error
+                return None
+            if batch is None:
+                return None
+            begin = self.num_samples
+            self.num_samples += num_in(batch)
+            return batch, begin
+
+    def done(self, num_samples: int) -> None:
+        """Note that so many samples more are counted."""
+        with self._changed:
+            self._num_done += num_samples
+            self._on_batch(self._num_done)
+            if self._on_part and self._num_done == self.num_samples >= self._next_part:
+                self._on_part(self._num_done, _Merged(self.parts))
+                self._next_part = 1 << self._num_done.bit_length()
+                self._changed.notify_all()
+
+    def failed(self, begin: int, error: BaseException) -> None:
+        """Note why the batch that begins there was not counted."""
+        with self._changed:
+            self.failures[begin] = error
+            self._changed.notify_all()
+
+
+def num_in(batch: Mapping[str, Array]) -> int:
+    """The number of samples in a batch."""
+    return len(next(iter(batch.values()), ()))
+
+
+def _work(run: Run, queue: _Queue, adding: dict[str, Accumulator]) -> None:
+    """Run batches until there are no more."""
+    while (taken := queue.next()) is not None:
+        batch, begin = taken
+        num_samples = num_in(batch)
+        try:
+            _add({**batch, **run(batch)}, adding, f"samples {begin} to {begin + num_samples - 1}")
+            queue.done(num_samples)
+        except BaseException as error:  # noqa: BLE001  # Raised again by ``collect``.
+            queue.failed(begin, error)
+        del batch, taken  # Before the next one is made, so that a worker never has two in memory.
+
+
+def _add(tensors: Mapping[str, Array], adding: dict[str, Accumulator], which: str) -> None:
+    """Add the values of a batch's floating-point tensors to the histograms found so far."""
+    for name, values in tensors.items():
+        if values.dtype.kind == "f":
+            if name not in adding:
+                adding[name] = accumulator()
+            adding[name].add(values, f"tensor '{name}' on {which}")
+
+
+def watchable(model: onnx.ModelProto, types: Collection[int] = (onnx.TensorProto.FLOAT,)) -> list[str]:
+    """The FP32 tensors of the main graph that depend on an input, in topological order, inputs first.
+
+    Constants, initializers, and what is computed from them alone are left out; random numbers are not. ``types`` asks
+    for tensors of other element types.
+    """
+    floats = {name for name, value in _typed_values(model).items() if value.type.tensor_type.elem_type in types}
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    moving = [value.name for value in model.graph.input if value.name not in constants]
+    depends = set(moving)
+    for node in model.graph.node:
+        if _is_random(node) or not depends.isdisjoint(_read_by(node)):
+            names = [name for name in node.output if name]
+            moving += names
+            depends.update(names)
+    return [name for name in moving if name in floats]
+
+
+def watch_tensors(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A copy of the model with these tensors as further outputs; inputs and present outputs stay as they are.
+
+    A tensor whose rank onnx cannot infer comes out flat, as an output without a rank is not valid.
+
+    Raises:
+        ModelError: a name is no tensor of the main graph, or its type cannot be inferred.
+    """
+    known = _typed_values(model)
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    have = {value.name for value in [*model.graph.input, *model.graph.output]}
+    for name in names:
+        if name in have:
+            continue
+        if name not in known:
+            raise _unknown(model, name)
+        watched.graph.output.append(known[name])
+        have.add(name)
+        if not known[name].type.tensor_type.HasField("shape"):
+            _flatten(watched.graph, name)
+    return watched
+
+
+def write_watched(source: Path, model: onnx.ModelProto, names: Iterable[str], target: Path) -> None:
+    """Write the model of the file ``source`` with these tensors as further outputs, see ``watch_tensors``.
+
+    Where that takes nothing but outputs they are appended to the file: fields of a message that come later join those
+    that came before (Protocol Buffers, "Encoding", last field wins and merging), so no weight is touched.
+
+    Args:
+        source: the binary ONNX file that ``model`` was read from.
+        model: the same, with the weights of external files loaded.
+        names: tensors to watch.
+        target: the file to write.
+
+    Raises:
+        ModelError: as ``watch_tensors``.
+    """
+    light = skeleton_from_file(source)
+    watched = watch_tensors(without_weights(model), names)
+    has_external = any(tensor.external_data for tensor in light.graph.initializer)
+    if has_external or len(watched.graph.node) != len(light.graph.node):
+        onnx.save(watch_tensors(model, names), target)
+        return
+    shutil.copyfile(source, target)
+    outputs = watched.graph.output[len(light.graph.output) :]
+    with target.open("ab") as stream:
+        stream.write(onnx.ModelProto(graph=onnx.GraphProto(output=outputs)).SerializeToString())
+
+
+def _typed_values(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """Inputs, node outputs and outputs of the main graph whose type is given or can be inferred."""
+    graph = shapes_inferred(without_weights(model)).graph
+    made = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}
+    values = [*graph.input, *graph.value_info, *graph.output]
+    return {value.name: value for value in values if value.name in made and value.type.HasField("tensor_type")}
+
+
+def _flatten(graph: onnx.GraphProto, name: str) -> None:
+    """Make the last output, ``name``, the flat values of what was called so before."""
+    nodes = list(nodes_of(graph))
+    taken = {each for node in nodes for each in (*node.input, *node.output)}
+    taken |= {tensor.name for tensor in graph.initializer}
+    inner, shape = unique(f"{name}_in_shape", taken), unique(f"{name}_flat", taken)
+    for node in nodes:
+        for names in (node.input, node.output):
+            names[:] = [inner if each == name else each for each in names]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), shape))
+    graph.node.append(onnx.helper.make_node("Reshape", [inner, shape], [name]))
+    graph.output[-1].type.tensor_type.shape.dim.add()
+
+
+def _is_random(node: onnx.NodeProto) -> bool:
+    return node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
+
+
+def _read_by(node: onnx.NodeProto) -> set[str]:
+    """Names that the node, or a node of a graph inside it (If, Loop, Scan), reads."""
+    inner = onnx.GraphProto(node=[node])
+    return {name for each in nodes_of(inner) for name in each.input if name}
+
+
+def _unknown(model: onnx.ModelProto, name: str) -> ModelError:
+    made = sorted({output for node in model.graph.node for output in node.output if output})
+    if name in made:
+        return ModelError(
+            f"tensor '{name}': its type is not known and onnx cannot infer it; add it to the graph's value_info"
+        )
+    near = difflib.get_close_matches(name, made, n=1, cutoff=0.0)
+    hint = f"; the nearest is '{near[0]}'" if near else ""
+    return ModelError(f"tensor '{name}': is computed by no node of the model's main graph, so cannot be watched{hint}")

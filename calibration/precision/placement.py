@@ -1,0 +1,156 @@
+"""What a placement is: which tensors, weights and biases of a graph get Q/DQ. Deciding it is up to each target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import onnx_ir as ir
+
+from calibration.errors import DataError
+from calibration.graph.editing import attribute_int, constant, is_constant
+from calibration.precision.scale import Arithmetic, DataType, Quantization, Span
+
+Target = Literal["tensorrt", "onnxruntime"]
+
+PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+"""The operators that INT8 is about: their first input is data, the second a weight (or data, in a MatMul)."""
+
+
+@dataclass(frozen=True)
+class PlacementOptions:
+    """What the user may choose."""
+
+    target: Target = "tensorrt"
+    exclude: tuple[str, ...] = ()
+    """Names or operator types of nodes that stay FP32."""
+    arithmetic: Arithmetic = "u8s7"
+    """For ``onnxruntime``: the default is right on any CPU; ``arithmetic_for`` finds the best one for a given CPU."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One input of one node."""
+
+    node: str
+    index: int
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """One Q/DQ pair behind an activation tensor."""
+
+    tensor: str
+    quantization: Quantization
+    readers: tuple[Reader, ...]
+    """Who reads the dequantized value; everybody else goes on reading the tensor itself."""
+    is_output: bool = False
+    """The model's output of this name is the dequantized value."""
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A constant with a scale of its own for each channel along ``axis``, or one for all."""
+
+    tensor: str
+    reader: Reader
+    axis: int | None
+    dtype: DataType
+    limit: int
+    """Largest magnitude of a quantized value."""
+
+
+@dataclass(frozen=True)
+class QuantizedBias:
+    """A bias in int32 whose scale is that of the data times that of the weight of the same node."""
+
+    tensor: str
+    reader: Reader
+    data: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The whole decision for one model and one target."""
+
+    target: Target
+    tensors: tuple[QuantizedTensor, ...]
+    weights: tuple[QuantizedWeight, ...]
+    biases: tuple[QuantizedBias, ...]
+    nodes: tuple[str, ...]
+    """Names of the convolutions and matrix products whose inputs are all quantized."""
+    notes: tuple[str, ...]
+    """Sentences: which convolutions and matrix products stay FP32, and why."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a placement is decided from: graph, ranges and options; and the notes that come up on the way."""
+
+    graph: ir.Graph
+    ranges: Mapping[str, Span]
+    options: PlacementOptions
+    fixed: frozenset[str]
+    """Names of the values that do not depend on the model's inputs."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Node name -> why it stays FP32."""
+
+    def nodes(self) -> Iterator[ir.Node]:
+        """Nodes of the graph that are ONNX's own and not excluded, in topological order."""
+        for node in self.graph:
+            if node.domain in ("", "ai.onnx") and not self.excluded(node):
+                yield node
+
+    def excluded(self, node: ir.Node) -> bool:
+        """Whether the user wants this node in FP32."""
+        return node.op_type in self.options.exclude or node.name in self.options.exclude
+
+    def is_activation(self, value: ir.Value | None) -> bool:
+        """Whether a value is float32 data that depends on the model's inputs."""
+        return value is not None and value.dtype in (None, ir.DataType.FLOAT) and value.name not in self.fixed
+
+    def span(self, value: ir.Value, node: ir.Node) -> Span:
+        """The range of an activation that ``node`` needs.
+
+        Raises:
+            DataError: calibration has none.
+        """
+        name = value.name or ""
+        if name not in self.ranges:
+            raise DataError(
+                f"ranges: node '{node.name}' needs the range of '{name}', calibration has none; "
+                "calibrate this very model again, or exclude the node"
+            )
+        return self.ranges[name]
+
+    def leave(self, node: ir.Node, why: str) -> None:
+        """Note that a node stays FP32; the first reason counts."""
+        self.notes.setdefault(node.name or "", f"node '{node.name}' ({node.op_type}) stays FP32: {why}")
+
+
+def weight_axis(node: ir.Node) -> int | None:
+    """The axis of a product's weight that counts output channels; None for one scale over the whole weight.
+
+    The weight of a grouped ConvTranspose is (C_in, C_out / groups, …): its scales are shared by the groups. A MatMul
+    of more than two dimensions has one weight for each batch, and one scale for all.
+    """
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return 0 if node.op_type == "Conv" else 1
+    if node.op_type == "Gemm":
+        return 0 if attribute_int(node, "transB", 0) else 1
+    weight = constant(node.inputs[1])
+    return 1 if weight is not None and weight.ndim == 2 else None
+
+
+def is_float_weight(value: ir.Value | None) -> bool:
+    """Whether this is a constant of type float32."""
+    return value is not None and value.dtype == ir.DataType.FLOAT and is_constant(value)
+
+
+def readers_of(value: ir.Value) -> tuple[Reader, ...]:
+    """All readers of a value in its own graph, in topological order."""
+    order = {id(node): index for index, node in enumerate(value.graph)} if value.graph is not None else {}
+    uses = [use for use in value.uses() if id(use.node) in order]
+    uses.sort(key=lambda use: (order[id(use.node)], use.idx))
+    return tuple(Reader(use.node.name or "", use.idx) for use in uses)

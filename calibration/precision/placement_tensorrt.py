@@ -1,0 +1,207 @@
+"""Where TensorRT wants Q/DQ: on the inputs and weights of convolutions and matrix products, never on outputs.
+
+Rules from NVIDIA's TensorFlow quantization toolkit (tools/tensorflow-quantization at release 8.6) and from ModelOpt:
+
+- int8 symmetric with zero point 0; one scale for an activation, one for each output channel of a weight.
+- On a residual Add only the branch that does not come straight from a convolution, so that Conv + Add + ReLU becomes
+  one kernel; if both do, the one on the longer path stays bare.
+- The input of AveragePool and GlobalAveragePool; both inputs of the Mul of a squeeze-and-excite block.
+- Tensors that are joined by Concat, or that differ only in shape or order, have one scale, so that TensorRT can move
+  its Q/DQ through without another rounding.
+- Convolutions and products that TensorRT's INT8 kernels do not serve well stay FP32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from calibration.graph.editing import attribute_int, constant, dimensions
+from calibration.precision.placement import (
+    PRODUCTS,
+    Placement,
+    QuantizedTensor,
+    QuantizedWeight,
+    Reader,
+    Sight,
+    is_float_weight,
+    weight_axis,
+)
+from calibration.precision.scale import NUM_LEVELS, Quantization, Span, symmetric
+
+SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth")
+PART = ("Pad", "Slice", "Split", "MaxPool")
+"""With those above, the operators through which Q/DQ commute: their first input and their outputs have one scale."""
+POOLS = ("AveragePool", "GlobalAveragePool")
+BRANCH = ("BatchNormalization", "Relu", "Clip", "LeakyRelu")
+"""What may lie between a convolution and the Add it is fused with, besides Add and Mul with a constant."""
+MIN_CHANNELS = 16
+"""Fewer channels than that leave tensor cores idle, but for the cases in ``_is_served``."""
+
+Edges = dict[str, list[Reader]]
+"""Activation tensor -> the inputs that want it quantized."""
+
+
+def place(sight: Sight) -> Placement:
+    """Decide the placement for TensorRT.
+
+    Raises:
+        DataError: a tensor that must be quantized has no range.
+    """
+    edges: Edges = {}
+    weights: list[QuantizedWeight] = []
+    nodes: list[str] = []
+    depths = _depths(sight.graph)
+    for node in sight.nodes():
+        if node.op_type in PRODUCTS:
+            if (reason := _why_not(sight, node)) is not None:
+                sight.leave(node, reason)
+                continue
+            nodes.append(node.name or "")
+            _place_product(node, edges, weights)
+        else:
+            wanted = [(index, node.inputs[index]) for index in _wanted(node, depths)]
+            if all(sight.is_activation(value) for _, value in wanted):
+                for index, value in wanted:
+                    if value is not None and sight.span(value, node).amax > 0.0:
+                        _want(edges, node, index)
+    scales = _shared(sight, edges)
+    tensors = tuple(QuantizedTensor(name, scales[name], tuple(readers)) for name, readers in edges.items())
+    return Placement("tensorrt", tensors, tuple(weights), (), tuple(nodes), tuple(sight.notes.values()))
+
+
+def _want(edges: Edges, node: ir.Node, index: int) -> None:
+    value = node.inputs[index]
+    assert value is not None
+    edges.setdefault(value.name or "", []).append(Reader(node.name or "", index))
+
+
+def _place_product(node: ir.Node, edges: Edges, weights: list[QuantizedWeight]) -> None:
+    for index in (0, 1):
+        value = node.inputs[index]
+        assert value is not None
+        if is_float_weight(value):
+            axis = weight_axis(node) if index == 1 else None
+            reader = Reader(node.name or "", index)
+            weights.append(QuantizedWeight(value.name or "", reader, axis, "int8", NUM_LEVELS))
+        else:
+            _want(edges, node, index)
+
+
+def _why_not(sight: Sight, node: ir.Node) -> str | None:
+    """Why a product stays FP32; None if it is quantized."""
+    data, weight = node.inputs[0], node.inputs[1]
+    if node.op_type in ("Conv", "ConvTranspose") and not is_float_weight(weight):
+        return "its weight is not a float32 constant"
+    for value in (data, weight):
+        if not is_float_weight(value) and not sight.is_activation(value):
+            return f"its input '{value.name if value is not None else ''}' is neither float32 data nor a constant"
+    reason = _is_served(node)
+    if reason is not None:
+        return reason
+    for value in (data, weight):
+        if value is not None and not is_float_weight(value) and sight.span(value, node).amax == 0.0:
+            return f"'{value.name}' was 0 throughout calibration, which gives no scale"
+    return None
+
+
+def _is_served(node: ir.Node) -> str | None:
+    """Why TensorRT's INT8 kernels do not serve a product well; None if they do. ModelOpt's rules."""
+    if node.op_type in ("MatMul", "Gemm"):
+        shape = dimensions(node.outputs[0])
+        if shape is not None and len(shape) >= 2 and 1 in shape[-2:]:
+            return "it multiplies a matrix with a single row or column"
+        return None
+    weight = constant(node.inputs[1])
+    if node.op_type != "Conv" or weight is None or min(weight.shape[:2]) >= MIN_CHANNELS:
+        return None
+    num_out, num_in, *kernel = weight.shape
+    if attribute_int(node, "group", 1) > 1:
+        fits = num_out % 8 == 0 and all(size >= 3 for size in kernel)
+    else:
+        first = node.inputs[0] is not None and node.inputs[0].is_graph_input()
+        enough = first or max(num_out, num_in) >= MIN_CHANNELS
+        fits = (num_out % 8 == 0 or num_in % 8 == 0) and enough and len(set(kernel)) == 1
+    shown = "x".join(str(size) for size in kernel)
+    return None if fits else f"{num_in} channels in, {num_out} out, kernel {shown}: too small for INT8 kernels"
+
+
+def _wanted(node: ir.Node, depths: dict[str, int]) -> tuple[int, ...]:
+    """Inputs that a node other than a product wants quantized."""
+    if node.op_type in POOLS:
+        return (0,)
+    if node.op_type == "Add" and not any(constant(value) is not None for value in node.inputs):
+        return _residual(node, depths)
+    if node.op_type == "Mul" and _is_squeeze_excite(node):
+        return (0, 1)
+    return ()
+
+
+def _residual(node: ir.Node, depths: dict[str, int]) -> tuple[int, ...]:
+    """The input of an Add that is the residual branch; none if no branch comes straight from a convolution."""
+    convolutions = [_straight_from_convolution(value) for value in node.inputs]
+    if len(node.inputs) != 2 or node.inputs[0] is node.inputs[1] or not any(convolutions):
+        return ()
+    first, second = convolutions
+    if first is not None and second is not None:
+        return (1,) if depths[first.name or ""] > depths[second.name or ""] else (0,)
+    return (1,) if first is not None else (0,)
+
+
+def _straight_from_convolution(value: ir.Value | None) -> ir.Node | None:
+    """The convolution behind a value, if all that lies between has one reader and can be fused."""
+    while value is not None and len(value.uses()) == 1 and not value.is_graph_output():
+        node = value.producer()
+        if node is None:
+            return None
+        if node.op_type in ("Conv", "ConvTranspose"):
+            return node
+        with_constant = node.op_type in ("Add", "Mul") and constant(node.inputs[1]) is not None
+        if node.op_type not in BRANCH and not with_constant:
+            return None
+        value = node.inputs[0]
+    return None
+
+
+def _is_squeeze_excite(node: ir.Node) -> bool:
+    """x * sigmoid(f(x)) with f other than identity, which would be a swish."""
+    for gate, data in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
+        producer = gate.producer() if gate is not None else None
+        if producer is not None and producer.op_type in ("Sigmoid", "HardSigmoid"):
+            return data is not None and producer.inputs[0] is not data and constant(data) is None
+    return False
+
+
+def _depths(graph: ir.Graph) -> dict[str, int]:
+    """Longest path from an input of the graph to each node, in nodes."""
+    depths: dict[str, int] = {}
+    for node in graph:
+        producers = [value.producer() for value in node.inputs if value is not None]
+        depths[node.name or ""] = 1 + max((depths.get(p.name or "", 0) for p in producers if p is not None), default=0)
+    return depths
+
+
+def _shared(sight: Sight, edges: Iterable[str]) -> dict[str, Quantization]:
+    """The scale of each quantized tensor: the largest amax among those that must agree."""
+    group: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while group.setdefault(name, name) != name:
+            name = group[name]
+        return name
+
+    for node in sight.graph:
+        joined: list[ir.Value | None] = []
+        if node.op_type == "Concat":
+            joined = [*node.inputs, node.outputs[0]]
+        elif node.op_type in (*SHAPE_ONLY, *PART):
+            joined = [node.inputs[0], *node.outputs]
+        names = [value.name for value in joined if value is not None and value.name and constant(value) is None]
+        for name in names[1:]:
+            group[root(name)] = root(names[0])
+    amax: dict[str, float] = {}
+    for name in edges:
+        amax[root(name)] = max(amax.get(root(name), 0.0), sight.ranges[name].amax)
+    found = {name: symmetric(Span(amax[root(name)], 0.0, 0.0)) for name in edges}
+    return {name: quantization for name, quantization in found.items() if quantization is not None}

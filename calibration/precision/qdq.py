@@ -1,0 +1,214 @@
+"""An ONNX model and the ranges of its tensors in, the same model with INT8 written into it as Q/DQ nodes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from calibration.errors import ModelError
+from calibration.graph.editing import (
+    add_initializer,
+    check_known,
+    closed,
+    constant,
+    from_constants,
+    known_names,
+    opened,
+    unique,
+    value_names,
+)
+from calibration.graph.fold import join_bias
+from calibration.precision import placement_onnxruntime, placement_tensorrt
+from calibration.precision.placement import (
+    Placement,
+    PlacementOptions,
+    QuantizedBias,
+    QuantizedTensor,
+    QuantizedWeight,
+    Sight,
+)
+from calibration.precision.scale import Arithmetic, Span, arithmetic_for, quantized, weight_scales
+
+MIN_OPSET = 13
+"""The first with one scale for each channel."""
+LARGEST_BIAS = 2**30
+"""Largest magnitude of a bias in int32: half of what fits, the other half is for the sum it is added to."""
+
+_NUMPY = {"int8": np.int8, "uint8": np.uint8}
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A model with Q/DQ nodes, and what was decided for it."""
+
+    model: onnx.ModelProto
+    placement: Placement
+
+
+def qdq_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, Span], options: PlacementOptions) -> Quantized:
+    """Place Q/DQ nodes for a target.
+
+    For ``tensorrt`` the file parses on TensorRT 8.5 to 11: weights stay FP32 in front of their Q, zero points are 0
+    and written out, scales are FP32, biases are untouched. For ``onnxruntime`` weights and biases are stored as
+    integers, so that the file is small and its session quick to start.
+
+    Args:
+        model: FP32, opset 13 or later, batch norms folded (``fold_batch_norm``); it is not changed.
+        ranges: by tensor name, of this very model.
+        options: target, and what stays FP32.
+
+    Raises:
+        DataError: a tensor that must be quantized has no range.
+        ModelError: opset below 13, Q/DQ already there, or ``exclude`` names no node.
+    """
+    _check_can_be_quantized(model)
+    opened_model = opened(model)
+    graph = opened_model.graph
+    check_known(options.exclude, known_names(graph), "exclude")
+    if options.target == "onnxruntime":
+        join_bias(graph, options.exclude)
+    sight = Sight(graph, ranges, options, from_constants(graph))
+    place = placement_tensorrt.place if options.target == "tensorrt" else placement_onnxruntime.place
+    placement = place(sight)
+    _Writer(graph).write(placement)
+    return Quantized(closed(opened_model), placement)
+
+
+def _check_can_be_quantized(model: onnx.ModelProto) -> None:
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < MIN_OPSET:
+        raise ModelError(
+            f"{model.graph.name}: is opset {opset}, Q/DQ with a scale for each channel needs {MIN_OPSET} or later; "
+            "export it again"
+        )
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
+        raise ModelError(f"{model.graph.name}: has Q/DQ nodes already; quantize the FP32 model")
+
+
+class _Writer:
+    """Writes a placement into a graph. Names are taken from the tensors they belong to."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._nodes = {node.name or "": node for node in graph}
+        self._values = {value.name or "": value for value in (*graph.inputs, *graph.initializers.values())}
+        self._values.update({value.name or "": value for node in graph for value in node.outputs})
+        self._taken = value_names(graph) | set(self._nodes)
+        self._weight_scales: dict[str, npt.NDArray[np.float32]] = {}
+        self._written: dict[tuple[object, ...], ir.Value] = {}
+
+    def write(self, placement: Placement) -> None:
+        scales = {tensor.tensor: tensor.quantization.scale for tensor in placement.tensors}
+        biases = {bias.reader.node: bias for bias in placement.biases}
+        for weight in placement.weights:
+            self._write_weight(weight, biases.get(weight.reader.node), scales, placement.target == "onnxruntime")
+        for bias in placement.biases:
+            self._write_bias(bias, scales[bias.data])
+        for tensor in placement.tensors:
+            self._write_tensor(tensor)
+
+    def _write_tensor(self, tensor: QuantizedTensor) -> None:
+        value, how = self._values[tensor.tensor], tensor.quantization
+        producer = value.producer()
+        if tensor.is_output:
+            value.name = self._name(f"{tensor.tensor}_float")
+        scale = self._constant(f"{tensor.tensor}_scale", np.array(how.scale, np.float32))
+        zero_point = self._constant(f"{tensor.tensor}_zero_point", np.array(how.zero_point, _NUMPY[how.dtype]))
+        quantize = self._node("QuantizeLinear", [value, scale, zero_point], tensor.tensor, None)
+        dequantize = self._node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], tensor.tensor, None)
+        if producer is None:
+            self._graph.insert_before(self._graph[0], [quantize, dequantize])
+        else:
+            self._graph.insert_after(producer, [quantize, dequantize])
+        for reader in tensor.readers:
+            self._nodes[reader.node].replace_input_with(reader.index, dequantize.outputs[0])
+        if tensor.is_output:
+            dequantize.outputs[0].name = tensor.tensor
+            index = next(i for i, output in enumerate(self._graph.outputs) if output is value)
+            self._graph.outputs[index] = dequantize.outputs[0]
+
+    def _write_weight(
+        self, weight: QuantizedWeight, bias: QuantizedBias | None, data_scales: Mapping[str, float], stored: bool
+    ) -> None:
+        value, node = self._values[weight.tensor], self._nodes[weight.reader.node]
+        array = constant(value)
+        assert array is not None
+        scales = weight_scales(array, weight.axis, weight.limit)
+        if bias is not None:
+            scales = self._room_for_bias(scales, bias, data_scales[bias.data])
+        self._weight_scales[weight.reader.node] = scales
+        key = (weight.tensor, weight.axis, weight.dtype, weight.limit, scales.tobytes())
+        if key not in self._written:
+            self._written[key] = self._weight_output(weight, array, scales, stored)
+        node.replace_input_with(weight.reader.index, self._written[key])
+
+    def _weight_output(
+        self, weight: QuantizedWeight, array: npt.NDArray[Any], scales: npt.NDArray[np.float32], stored: bool
+    ) -> ir.Value:
+        """Q (or stored integers) and DQ of a weight; the dequantized value."""
+        middle = 128 if weight.dtype == "uint8" else 0
+        scale = self._constant(f"{weight.tensor}_scale", scales)
+        zero_points = np.full(scales.shape, middle, _NUMPY[weight.dtype])
+        zero_point = self._constant(f"{weight.tensor}_zero_point", zero_points)
+        nodes: list[ir.Node] = []
+        if stored:
+            integers = quantized(array, scales, weight.axis, weight.limit) + middle
+            source = self._constant(f"{weight.tensor}_quantized", integers.astype(_NUMPY[weight.dtype]))
+        else:
+            inputs = [self._values[weight.tensor], scale, zero_point]
+            nodes.append(self._node("QuantizeLinear", inputs, weight.tensor, weight.axis))
+            source = nodes[0].outputs[0]
+        nodes.append(self._node("DequantizeLinear", [source, scale, zero_point], weight.tensor, weight.axis))
+        self._graph.insert_before(self._nodes[weight.reader.node], nodes)
+        return nodes[-1].outputs[0]
+
+    def _room_for_bias(
+        self, scales: npt.NDArray[np.float32], bias: QuantizedBias, data_scale: float
+    ) -> npt.NDArray[np.float32]:
+        """Scales of a weight, enlarged in channels whose bias would not fit int32 in steps of data times weight."""
+        array = constant(self._values[bias.tensor])
+        assert array is not None
+        needed = np.abs(array.astype(np.float64)) / (data_scale * LARGEST_BIAS)
+        return np.maximum(scales, needed if scales.ndim else needed.max(initial=0.0)).astype(np.float32)
+
+    def _write_bias(self, bias: QuantizedBias, data_scale: float) -> None:
+        array = constant(self._values[bias.tensor])
+        assert array is not None
+        scales = np.broadcast_to(self._weight_scales[bias.reader.node] * np.float32(data_scale), array.shape)
+        integers = np.rint(array.astype(np.float64) / scales.astype(np.float64)).astype(np.int32)
+        inputs = [
+            self._constant(f"{bias.tensor}_quantized", integers),
+            self._constant(f"{bias.tensor}_scale", scales.astype(np.float32)),
+            self._constant(f"{bias.tensor}_zero_point", np.zeros(array.shape, np.int32)),
+        ]
+        node = self._nodes[bias.reader.node]
+        dequantize = self._node("DequantizeLinear", inputs, bias.tensor, 0)
+        self._graph.insert_before(node, dequantize)
+        node.replace_input_with(bias.reader.index, dequantize.outputs[0])
+
+    def _node(self, operator: str, inputs: list[ir.Value], tensor: str, axis: int | None) -> ir.Node:
+        attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
+        node = ir.Node("", operator, inputs, attributes, name=self._name(f"{tensor}_{operator}"))
+        suffix = "quantized" if operator == "QuantizeLinear" else "dequantized"
+        node.outputs[0].name = self._name(f"{tensor}_{suffix}")
+        quantizes = operator == "QuantizeLinear"
+        node.outputs[0].type = ir.TensorType(inputs[2].dtype if quantizes and inputs[2].dtype else ir.DataType.FLOAT)
+        node.outputs[0].shape = inputs[0].shape
+        return node
+
+    def _constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        return add_initializer(self._graph, self._name(name), array)
+
+    def _name(self, name: str) -> str:
+        found = unique(name, self._taken)
+        self._taken.add(found)
+        return found
+
+
+__all__ = ["Arithmetic", "Placement", "PlacementOptions", "Quantized", "Span", "arithmetic_for", "qdq_from_onnx"]

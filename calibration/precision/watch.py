@@ -1,0 +1,179 @@
+"""Which tensors calibration has to watch, and what the histograms of watched tensors say of others.
+
+Watched are the tensors that a placement may quantize, and those whose fitness for FP16 does not follow from others
+(``calibration.precision.bounds``). Where one tensor has the values of another in another order or shape, or with zeros
+around them, one of the two is watched and the other's histogram follows, exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+
+from calibration.graph.editing import attribute_string, constant, dimensions, from_constants, opened
+from calibration.graph.fold import join_bias
+from calibration.histogram.methods import Histogram
+from calibration.precision import placement_onnxruntime, placement_tensorrt
+from calibration.precision.bounds import MOVING, distinct_spans
+from calibration.precision.fp16 import undecided_for_fp16
+from calibration.precision.placement import PlacementOptions, Sight, Target
+from calibration.precision.scale import Span
+
+Watch = Literal["placements", "tensorrt", "onnxruntime", "all"]
+"""What ranges will be used for: INT8 for both targets, or for one; or whatever, which takes every tensor."""
+
+TARGETS: dict[Watch, tuple[Target, ...]] = {
+    "placements": ("tensorrt", "onnxruntime"),
+    "tensorrt": ("tensorrt",),
+    "onnxruntime": ("onnxruntime",),
+}
+
+
+@dataclass(frozen=True)
+class Following:
+    """A tensor whose histogram follows from another's."""
+
+    source: str
+    num_per_value: Fraction = Fraction(0)
+    """Zeros that were added for each value of the source."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What to watch, in topological order, and what follows from it."""
+
+    names: tuple[str, ...]
+    following: Mapping[str, Following]
+    """In topological order: the source of one may itself follow."""
+    graph: ir.Graph
+    """The model's, for what is looked up later."""
+
+    def completed(self, histograms: Mapping[str, Histogram]) -> dict[str, Histogram]:
+        """The histograms, and those that follow from them."""
+        found = dict(histograms)
+        for name, how in self.following.items():
+            if name not in found and how.source in found:
+                found[name] = _with_zeros(found[how.source], how.num_per_value)
+        return found
+
+    def unclear(self, histograms: Mapping[str, Histogram]) -> list[str]:
+        """Tensors of which these leave open whether FP16 holds them; with sensible values there are none."""
+        spans = {name: Span(h.amax, h.min, h.max) for name, h in histograms.items() if h.num_values}
+        return [name for name in undecided_for_fp16(self.graph, spans) if name not in histograms]
+
+
+def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[str]) -> Watched:
+    """What to watch for these purposes.
+
+    Args:
+        model: FP32.
+        watch: see ``Watch``.
+        watchable: the float32 tensors that depend on an input, in topological order.
+    """
+    names = list(watchable)
+    graph = opened(model).graph
+    following = {} if watch == "all" else dict(_following(graph, set(names)))
+    if watch == "all":
+        return Watched(tuple(names), following, graph)
+    needed = {value.name or "" for value in (*graph.inputs, *graph.outputs)}
+    for target in TARGETS[watch]:
+        needed |= _placed(opened(model).graph if target == "onnxruntime" else graph, target)
+    needed = _sources(needed, following)
+    known = needed | {name for name in following if _sources([name], following) <= needed}
+    undecided = undecided_for_fp16(graph, distinct_spans(name for name in names if name in known))
+    needed = _sources({*needed, *undecided}, following)
+    return Watched(tuple(name for name in names if name in needed), following, graph)
+
+
+def _placed(graph: ir.Graph, target: Target) -> set[str]:
+    """Names of the tensors whose ranges a placement asks for."""
+    if target == "onnxruntime":
+        join_bias(graph, ())
+    asked = _Asked()
+    place = placement_tensorrt.place if target == "tensorrt" else placement_onnxruntime.place
+    place(Sight(graph, asked, PlacementOptions(target=target), from_constants(graph)))
+    return asked.names
+
+
+class _Asked(Mapping[str, Span]):
+    """Has a range for every tensor, and remembers which were asked for."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Span:
+        self.names.add(name)
+        return Span(1.0, -1.0, 1.0)
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _sources(names: Iterable[str], following: Mapping[str, Following]) -> set[str]:
+    """The tensors to watch so that all of these are known."""
+    found = set()
+    for name in names:
+        while name in following:
+            name = following[name].source
+        found.add(name)
+    return found
+
+
+def _following(graph: ir.Graph, names: set[str]) -> Iterator[tuple[str, Following]]:
+    for node in graph:
+        if node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None or len(node.outputs) != 1:
+            continue
+        source, name = node.inputs[0].name or "", node.outputs[0].name or ""
+        if source not in names or name not in names:
+            continue
+        if node.op_type in MOVING:
+            yield name, Following(source)
+        elif node.op_type == "Pad" and (zeros := _padded_zeros(node)) is not None:
+            yield name, Following(source, zeros)
+
+
+def _padded_zeros(node: ir.Node) -> Fraction | None:
+    """Zeros that a Pad adds for each value; None if that is not known, or it adds something else."""
+    before, after = dimensions(node.inputs[0]), dimensions(node.outputs[0])
+    if attribute_string(node, "mode", "constant") != "constant" or len(node.inputs) < 2 or not before or not after:
+        return None
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        value = constant(node.inputs[2])
+        if value is None or value.any():
+            return None
+    pads = constant(node.inputs[1])
+    if pads is None or (pads < 0).any() or (len(node.inputs) > 3 and node.inputs[3] is not None):
+        return None
+    fixed = [(a, b) for a, b, low, high in zip(before, after, pads, pads[len(before) :]) if low or high]
+    if any(a is None or b is None or not a for a, b in fixed):
+        return None
+    grown = math.prod(b or 0 for _, b in fixed) - math.prod(a or 0 for a, _ in fixed)
+    return Fraction(grown, math.prod(a or 0 for a, _ in fixed))
+
+
+def _with_zeros(histogram: Histogram, num_per_value: Fraction) -> Histogram:
+    """The histogram of the same values and so many zeros."""
+    num = int(num_per_value * histogram.num_values)
+    if not num:
+        return histogram
+    counts = histogram.counts.copy()
+    counts[0] += num
+    return replace(
+        histogram,
+        counts=counts,
+        min=min(histogram.min, 0.0),
+        max=max(histogram.max, 0.0),
+        num_zeros=histogram.num_zeros + num,
+    )

@@ -1,0 +1,72 @@
+"""Ranges of several runs, made on several machines, into one: equal to one run over all their samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from calibration.errors import DataError
+from calibration.graph.tensor_digests import differing
+from calibration.histogram.methods import Histogram
+from calibration.ranges.ranges import Origin, Ranges, histograms_from_folder, ranges_from_folder, ranges_from_histograms
+
+
+def merged_ranges(folders: Sequence[Path]) -> tuple[Ranges, dict[str, Histogram]]:
+    """Merge the histograms of runs over different samples, and read the ranges again.
+
+    The result has every byte of one run over all samples, but for ``data_digest`` and ``parts``: ``parts`` are the
+    data digests of the runs, sorted, and ``data_digest`` is the SHA-256 of them, a line each. So it depends neither on
+    the order of the folders nor on whether some had been merged before.
+
+    Raises:
+        DataError: fewer than two folders, a damaged one, imported ranges, the same data twice, or runs that differ in
+            model, method, percentile or tool versions; names what differs.
+    """
+    if len(folders) < 2:
+        raise DataError(f"ranges: {len(folders)} folder is given, at least two are expected to merge; give more")
+    first = ranges_from_folder(folders[0])
+    first.check_measured("merging")
+    histograms = histograms_from_folder(folders[0])
+    parts, num_samples = list(_parts(first.origin)), first.origin.num_samples
+    for folder in folders[1:]:
+        other = ranges_from_folder(folder)
+        other.check_measured("merging")
+        _check_alike(first, other, f"{folder} and {folders[0]}")
+        if twice := sorted(set(parts) & set(_parts(other.origin))):
+            raise DataError(
+                f"{folder}: was found on data {twice[0][:12]}, as were ranges before it, and samples must not count "
+                "twice; leave one of them out"
+            )
+        parts += _parts(other.origin)
+        num_samples += other.origin.num_samples
+        found = histograms_from_folder(folder)
+        histograms = {name: histogram.merged(found[name]) for name, histogram in histograms.items()}
+    parts.sort()
+    digest = hashlib.sha256("".join(f"{part}\n" for part in parts).encode()).hexdigest()
+    origin = replace(first.origin, data_digest=digest, num_samples=num_samples, parts=tuple(parts))
+    assert first.method != "imported"
+    return ranges_from_histograms(histograms, first.method, first.percentile, origin), histograms
+
+
+def _parts(origin: Origin) -> tuple[str, ...]:
+    return origin.parts or (origin.data_digest,)
+
+
+def _check_alike(first: Ranges, other: Ranges, where: str) -> None:
+    if first.origin.model_digest != other.origin.model_digest:
+        changed = differing(first.origin.tensor_digests, other.origin.tensor_digests)
+        which = f", they part at tensor '{changed[0]}'" if changed else ""
+        raise DataError(f"{where}: are of different models{which}; merge ranges of one model")
+    if first.tensors.keys() != other.tensors.keys():
+        name = min(first.tensors.keys() ^ other.tensors.keys())
+        raise DataError(f"{where}: only one of them has tensor '{name}'; calibrate both alike, with --watch all")
+    for what, one, two in (
+        ("method", first.method, other.method),
+        ("percentile", first.percentile, other.percentile),
+        *((f"version of {tool}", first.origin.versions.get(tool, "none"), other.origin.versions.get(tool, "none"))
+          for tool in sorted({*first.origin.versions, *other.origin.versions})),
+    ):  # fmt: skip
+        if one != two:
+            raise DataError(f"{where}: differ in {what}, {two} and {one}; calibrate both alike")

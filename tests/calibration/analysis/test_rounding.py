@@ -1,0 +1,175 @@
+"""What a format does to numbers, written into a model: bit for bit where that can be said, and by size elsewhere."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.parser
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from calibration.analysis.rounding import FP16, FP32, TF32, Format, Rounded, placing_for, rounded_from_onnx
+from calibration.precision.placement import PlacementOptions
+from calibration.precision.scale import Span
+
+Floats = npt.NDArray[np.float32]
+
+RELU = '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y) { y = Relu (x) }'
+
+NETWORK = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 16, 6, 6] x) => (float[N, 16, 6, 6] features, float[N, 4] scores) {
+    c1 = Conv <pads = [1, 1, 1, 1]> (x, w1)
+    r1 = Relu (c1)
+    c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2)
+    s = Add (c2, r1)
+    features = Relu (s)
+    pooled = GlobalAveragePool (features)
+    flat = Flatten (pooled)
+    product = MatMul (flat, dense)
+    scores = Add (product, bias)
+}"""
+
+
+def network() -> onnx.ModelProto:
+    """A residual block and a classifier, its weights drawn once and for all."""
+    random = np.random.default_rng(0)
+    model = onnx.parser.parse_model(NETWORK)
+    for name, shape in {"w1": (16, 16, 3, 3), "w2": (16, 16, 3, 3), "dense": (16, 4), "bias": (4,)}.items():
+        values = (random.standard_normal(shape) * 0.1).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return model
+
+
+def images(num: int = 8) -> Floats:
+    return np.random.default_rng(1).standard_normal((num, 16, 6, 6)).astype(np.float32)
+
+
+SPANS = {name: Span(4.0, -4.0, 4.0) for name in ("x", "c1", "c2", "s", "product", "scores", "product_gemm")}
+SPANS |= {name: Span(4.0, 0.0, 4.0) for name in ("r1", "features", "pooled", "flat")}
+
+
+def answers(model: onnx.ModelProto, feed: dict[str, Any]) -> dict[str, Floats]:
+    session = ReferenceEvaluator(model)
+    found: Any = session.run(None, feed)
+    return dict(zip(session.output_names, found))
+
+
+def noise(rounded: Rounded, x: Floats, name: str = "scores", seed: int = 0) -> float:
+    """Noise to signal, dB, of an output with the roundings drawn by the seed."""
+    exact = answers(network(), {"x": x})[name]
+    found = answers(rounded.model, {"x": x, **rounded.draw(np.random.default_rng(seed))})[name]
+    return float(10 * np.log10(np.square(found - exact).sum() / np.square(exact).sum()))
+
+
+def test_eleven_bits_are_those_of_fp16() -> None:
+    rounded = rounded_from_onnx(onnx.parser.parse_model(RELU), FP16, None)
+    x = (np.random.default_rng(2).standard_normal((64, 4)) * 100).astype(np.float32)
+    found = answers(rounded.model, {"x": x, **dict.fromkeys(rounded.phases, np.float32(1))})["y"]
+    assert np.array_equal(found, np.maximum(x, 0).astype(np.float16).astype(np.float32))
+
+
+def test_what_a_format_holds_exactly_gets_no_noise_whatever_the_phase() -> None:
+    rounded = rounded_from_onnx(onnx.parser.parse_model(RELU), FP16, None)
+    zeros = np.zeros((1, 4), np.float32)
+    assert not answers(rounded.model, {"x": zeros, **rounded.draw(np.random.default_rng(0))})["y"].any()
+
+
+def test_the_largest_numbers_stay_numbers() -> None:
+    rounded = rounded_from_onnx(onnx.parser.parse_model(RELU), FP16, None)
+    x = np.full((1, 4), np.finfo(np.float32).max, np.float32)
+    with np.errstate(over="ignore"):
+        found = answers(rounded.model, {"x": x, **rounded.draw(np.random.default_rng(0))})["y"]
+    assert np.isfinite(found).all()
+    assert (found > 1e29).all()
+
+
+def test_int8_is_rounded_and_clipped_in_the_steps_of_its_range() -> None:
+    options = PlacementOptions(target="tensorrt")
+    rounded = rounded_from_onnx(network(), FP32, placing_for(SPANS, options))
+    model = onnx.ModelProto()
+    model.CopyFrom(rounded.model)
+    shown = rounded.placed["x"]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(shown, onnx.TensorProto.FLOAT, None))
+    x = images()
+    x[0, 0, 0] = [-9.0, 9.0, 0.0, 4.0, -4.0, 1.0]
+    feed = {name: np.float32(1) for name in rounded.phases}
+    for prefix, how in rounded.steps.items():
+        feed |= {f"{prefix}_step": np.float32(how.scale)}
+        feed |= {f"{prefix}_low": np.float32(-128), f"{prefix}_high": np.float32(127)}
+    found = answers(model, {"x": x, **feed})[shown]
+    step = np.float32(4 / 127)
+    assert np.array_equal(found, np.clip(np.rint(x / step), -128, 127).astype(np.float32) * step)
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_each_draw_is_another_sound_engine(target: Any) -> None:
+    rounded = rounded_from_onnx(network(), FP32, placing_for(SPANS, PlacementOptions(target=target)))
+    first, again, other = (rounded.draw(np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first.keys() == {value.name for value in rounded.model.graph.input} - {"x"}
+    assert all(first[name] != other[name] for name in first if name.endswith(("_step", "_phase")))
+    for prefix, how in rounded.steps.items():
+        step, low, high = (float(other[f"{prefix}_{end}"]) for end in ("step", "low", "high"))
+        assert 2**-0.25 <= step / how.scale <= 2**0.25
+        limits = np.iinfo(how.dtype)
+        assert step * low == pytest.approx((limits.min - how.zero_point) * how.scale, abs=step)
+        assert step * high == pytest.approx((limits.max - how.zero_point) * how.scale, abs=step)
+    apart = {round(noise(rounded, images(), seed=seed), 3) for seed in range(4)}
+    assert len(apart) == 4
+    assert max(apart) - min(apart) < 6
+
+
+def test_the_models_own_names_stay() -> None:
+    rounded = rounded_from_onnx(network(), FP16, placing_for(SPANS, PlacementOptions(target="onnxruntime")))
+    assert [value.name for value in rounded.model.graph.output] == ["features", "scores"]
+    assert rounded.model.graph.input[0].name == "x"
+    assert set(rounded.exact) >= {"x", "c1", "r1", "features", "scores"}
+
+
+def test_an_input_that_is_given_out_keeps_its_name() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] x, float[N, 4] y) { y = Relu (x) }'
+    )
+    rounded = rounded_from_onnx(model, FP16, None)
+    assert rounded.model.graph.input[0].name == "x"
+    assert [value.name for value in rounded.model.graph.output] == ["x", "y"]
+
+
+def test_the_formats_are_as_coarse_as_they_should_be() -> None:
+    """From fine to coarse, and none by less than what one bit is."""
+    int8 = rounded_from_onnx(network(), FP32, placing_for(SPANS, PlacementOptions()))
+    formats = [rounded_from_onnx(network(), form, None) for form in (FP32, TF32, FP16)]
+    x = images()
+    found = [noise(rounded, x) for rounded in (*formats, int8)]
+    assert all(before + 6 < after for before, after in pairwise(found)), found
+
+
+def test_one_bit_is_six_db() -> None:
+    x = images(32)
+    found = [noise(rounded_from_onnx(network(), Format(bits, 24), None), x) for bits in (9, 12)]
+    assert found[0] - found[1] == pytest.approx(18, abs=4)
+
+
+def test_noise_of_rounding_is_a_twelfth_of_the_step_squared() -> None:
+    """Widrow and Kollár: the input alone is rounded, which the first convolution hands on."""
+    model = network()
+    del model.graph.node[1:]
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("c1", onnx.TensorProto.FLOAT, None))
+    del model.graph.output[1]
+    rounded = rounded_from_onnx(model, FP32, placing_for(SPANS, PlacementOptions()))
+    x = images(32)
+    exact = answers(model, {"x": x})["c1"]
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    errors = []
+    for seed in range(8):
+        feed = rounded.draw(np.random.default_rng(seed))
+        (step,) = (float(value) for name, value in feed.items() if name.endswith("_step"))
+        inner = (answers(rounded.model, {"x": x, **feed})["c1"] - exact)[:, :, 1:-1, 1:-1]
+        of_weight = (0.1 * 3 / 127) ** 2 / 12 * weight[0].size  # Of unit-variance input, roughly: a tenth of the rest.
+        expected = step**2 / 12 * np.square(weight).sum() / 16 + of_weight
+        errors.append(float(np.square(inner).mean() / expected))
+    assert np.mean(errors) == pytest.approx(1, abs=0.25)

@@ -1,0 +1,133 @@
+"""Every node gets a name, and the same one each time; a wrong name is answered with the nearest right one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from calibration.errors import DataError, ModelError
+from calibration.graph.editing import check_known, closed, model_from_file, named, opened, unique
+
+
+def _model(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(text)
+
+
+TWO_RELUS = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[2] x) => (float[2] y) { a = Relu (x)  y = Relu (a) }
+"""
+
+
+def test_named_gives_each_node_a_name_and_changes_no_argument() -> None:
+    model = _model(TWO_RELUS)
+    result = named(model)
+    assert [node.name for node in result.graph.node] == ["Relu_a", "Relu_y"]
+    assert [node.name for node in model.graph.node] == ["", ""]
+    assert named(result) == result
+
+
+def test_named_parts_what_shares_a_name() -> None:
+    model = _model(TWO_RELUS)
+    model.graph.node[0].name = model.graph.node[1].name = "relu"
+    assert [node.name for node in named(model).graph.node] == ["relu", "relu_1"]
+
+
+def test_named_does_not_take_a_name_that_comes_later() -> None:
+    model = _model(TWO_RELUS)
+    model.graph.node[1].name = "Relu_a"
+    assert [node.name for node in named(model).graph.node] == ["Relu_a_1", "Relu_a"]
+
+
+def test_named_reaches_into_subgraphs() -> None:
+    model = _model("""
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[2] x, bool p) => (float[2] y)
+    {
+      y = If (p) <then_branch = a () => (float[2] u) { u = Neg (x) },
+                  else_branch = b () => (float[2] v) { v = Abs (x) }>
+    }
+    """)
+    branches = [attribute.g for attribute in named(model).graph.node[0].attribute]
+    assert [branch.node[0].name for branch in branches] == ["Neg_u", "Abs_v"]
+
+
+def test_closed_sorts_and_drops_what_nothing_reads() -> None:
+    model = _model(TWO_RELUS.replace("{ a", "<float[2] unused = {1, 2}> { d = Neg (x) a"))
+    unsorted = onnx.ModelProto()
+    unsorted.CopyFrom(model)
+    unsorted.graph.node.reverse()
+    result = closed(opened(unsorted))
+    assert [node.output[0] for node in result.graph.node] == ["a", "y"]
+    assert not result.graph.initializer
+
+
+def test_closed_refuses_what_the_checker_refuses() -> None:
+    graph = opened(_model(TWO_RELUS))
+    next(iter(graph.graph)).op_type = "Reluu"
+    with pytest.raises(ModelError, match=r"net: onnx's checker refuses .*Reluu"):
+        closed(graph)
+
+
+def test_sparse_initializers_are_refused() -> None:
+    model = _model('<ir_version: 8, opset_import: ["" : 17]> net (float[2] x) => (float[2] y) { y = Add (x, s) }')
+    values, indices = (onnx.numpy_helper.from_array(np.ones(1, dtype), "s") for dtype in (np.float32, np.int64))
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [2]))
+    onnx.checker.check_model(model)
+    with pytest.raises(ModelError, match="net: initializer 's' is sparse, dense ones are expected; export it so"):
+        opened(model)
+
+
+def test_unique_counts_up() -> None:
+    assert unique("a", {"b"}) == "a"
+    assert unique("a", {"a", "a_1"}) == "a_2"
+
+
+def test_check_known_offers_the_nearest() -> None:
+    check_known(["conv_1"], {"conv_1"}, "exclude")
+    with pytest.raises(DataError, match=r"exclude: 'conv1' .* the nearest is 'conv_1'"):
+        check_known(["conv1"], {"conv_1", "relu"}, "exclude")
+
+
+# With weights in files beside it.
+
+
+def save_with_weights_outside(folder: Path, shape: tuple[int, ...] = (2000,), location: str = "w.bin") -> Path:
+    """A model whose weights lie in ``w.bin``, or say that they have another shape or place."""
+    folder.mkdir()
+    model = _model('<ir_version: 8, opset_import: ["" : 17]> net (float[N, 1] x) => (float[N, M] y) { y = Mul (x, w) }')
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2000, np.float32), "w"))
+    path = folder / "net.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    weight = onnx.load(path, load_external_data=False)
+    weight.graph.initializer[0].dims[:] = shape
+    weight.graph.initializer[0].external_data[0].value = location
+    onnx.save(weight, path)
+    return path
+
+
+def test_weights_in_files_beside_the_model_are_read(tmp_path: Path) -> None:
+    (weight,) = model_from_file(save_with_weights_outside(tmp_path / "net")).graph.initializer
+    assert np.array_equal(onnx.numpy_helper.to_array(weight), np.ones(2000, np.float32))
+    assert not weight.external_data
+
+
+def test_weights_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
+    missing, short = (save_with_weights_outside(tmp_path / name) for name in ("missing", "short"))
+    missing.with_name("w.bin").unlink()
+    short.with_name("w.bin").write_bytes(b"half")
+    shutil.copytree(tmp_path / "short", tmp_path / "else")
+    outside = save_with_weights_outside(tmp_path / "outside", location="../else/w.bin")
+    for path in (missing, short, outside, tmp_path / "nowhere.onnx"):
+        with pytest.raises(ModelError, match=rf"^{path}: cannot be read with all its weights \([^\n]+\); copy"):
+            model_from_file(path)
+
+
+def test_more_than_an_onnx_file_holds_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = save_with_weights_outside(tmp_path / "net", (1 << 16, 1 << 14))
+    with pytest.raises(ModelError, match=r"net\.onnx: the model has 4096 MiB, at most 2047 MiB fit one ONNX file"):
+        model_from_file(path)
