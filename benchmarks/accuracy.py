@@ -35,7 +35,7 @@ from calibration.data.preprocess import Preprocess
 from engines import onnxruntime
 from engines.contract import BuildOptions
 from engines.onnx_model import facts
-from pipeline.proportions import holm, mcnemar, tango, wilson
+from pipeline.stats.proportions import holm, mcnemar, tango, wilson
 
 Floats = npt.NDArray[np.float32]
 BATCH = 100

@@ -2,12 +2,12 @@
 
     python benchmarks/gate.py ROWS --runs 200 --same-runs 400 --output benchmarks/results/gate.md
 
-Each run asks, as `pipeline/paired.py` does with its default settings, if the candidate's p50 is at most 3 % slower than
-the baseline's. Both are one ONNX file on ONNX Runtime (one thread, about 0.7 ms a query); the candidate waits, busy,
-for 0 to 10 % of that after each query. A set is a run of each delay, in random order, in a process of its own. Delays
-of 1 and 2 % lie near the limit and take long, so only one set in ``--sparse`` has them; 1: all. Rows are added to the
-file ROWS (JSON lines), and a benchmark that was interrupted goes on with what is missing there. ``--only-table`` writes
-the table from what is there.
+Each run asks, as `pipeline/latency/paired.py` does with its default settings, if the candidate's p50 is at most 3 %
+slower than the baseline's. Both are one ONNX file on ONNX Runtime (one thread, about 0.7 ms a query); the candidate
+waits, busy, for 0 to 10 % of that after each query. A set is a run of each delay, in random order, in a process of its
+own. Delays of 1 and 2 % lie near the limit and take long, so only one set in ``--sparse`` has them; 1: all. Rows are
+added to the file ROWS (JSON lines), and a benchmark that was interrupted goes on with what is missing there.
+``--only-table`` writes the table from what is there.
 
 A *false alarm*: the same engine (A/A) is called a failure. A *miss*: a delay of 5 % is not.
 """
@@ -36,10 +36,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.calibration import cpu_name
 from engines import onnxruntime
-from pipeline.deciding import Limit
-from pipeline.paired import Asked, Pairing, Question, ask
-from pipeline.proportions import wilson
-from pipeline.timing import Candidate
+from pipeline.latency.benchmark import Candidate
+from pipeline.latency.paired import Asked, Pairing, Question, ask
+from pipeline.stats.intervals import Limit
+from pipeline.stats.proportions import wilson
 
 NETWORK = """
 <ir_version: 8, opset_import: ["" : 17]>

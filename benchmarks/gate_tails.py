@@ -3,11 +3,12 @@
     python benchmarks/gate_tails.py FOLDER --seconds 240 --output benchmarks/results/gate_tails.md
 
 For each delay, candidate and baseline (``benchmarks/gate.py``) are run in turns for ``--seconds``, with the default
-settings of ``pipeline/paired.py`` and as many queries per load as p99 asks for; the loads are kept in FOLDER, and what
-is there is not measured again. From these loads gates are drawn by lot, each as ``pipeline/paired.py`` would run it in
-the time that it is given: looks, confidence and intervals are its own. So hundreds of gates are shown without hours
-of measuring; it takes loads to be independent, of which the page has the correlation. Each is decided twice: as the
-gate does, no load counting for more than its reach (``pipeline/intervals.py``), and by the plain mean.
+settings of ``pipeline/latency/paired.py`` and as many queries per load as p99 asks for; the loads are kept in FOLDER,
+and what is there is not measured again. From these loads gates are drawn by lot, each as ``pipeline/latency/paired.py``
+would run it in the time that it is given: looks, confidence and intervals are its own. So hundreds of gates are shown
+without hours of measuring; it takes loads to be independent, of which the page has the correlation. Each is decided
+twice: as the gate does, no load counting for more than its reach (``pipeline/latency/intervals.py``), and by the plain
+mean.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.calibration import cpu_name
 from benchmarks.gate import BATCH_SIZE, OUTCOMES, loading, plain_ms, write_network
 from engines import onnxruntime
-from pipeline.deciding import Interval, Limit, outcome, planned_looks
 from pipeline.gate.steadiness import cpu_times, load_from_others
-from pipeline.intervals import LEAST_GROUPS, Statistic, bounded_mean, load_statistics, reach_of
-from pipeline.paired import Pairing, Question, ask
-from pipeline.timing import Floats
+from pipeline.latency.benchmark import Floats
+from pipeline.latency.intervals import LEAST_GROUPS, Statistic, bounded_mean, load_statistics, reach_of
+from pipeline.latency.paired import Pairing, Question, ask
+from pipeline.stats.intervals import Interval, Limit, outcome, planned_looks
 
 CASES: tuple[tuple[Statistic, float, float], ...] = (
     ("p50", 0.0, 1.03),

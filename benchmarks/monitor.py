@@ -24,9 +24,9 @@ from calibration.data.batches import input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from pipeline.artifact import Engine
+from pipeline.latency.benchmark import Protocol
 from pipeline.stages import benchmark
 from pipeline.stages.benchmark import Benchmark
-from pipeline.timing import Protocol
 
 NETWORK = """
 <ir_version: 8, opset_import: ["" : 17]>

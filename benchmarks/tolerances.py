@@ -35,9 +35,9 @@ from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from calibration.precision.placement import Target
 from calibration.ranges.ranges import METHODS, histograms_from_folder, ranges_from_folder, write_ranges
+from pipeline.accuracy.bisection import Evidence, bisected
+from pipeline.accuracy.comparison import Tolerance, write_outputs
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
-from pipeline.bisecting import Evidence, bisected
-from pipeline.comparison import Tolerance, write_outputs
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
 from pipeline.stages.infer import runner_of

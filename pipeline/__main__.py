@@ -9,6 +9,6 @@ if sys.version_info < (3, 10):  # noqa: UP036
     )
     sys.exit(3)
 
-from pipeline.cli import main
+from pipeline.command.cli import main
 
 main()

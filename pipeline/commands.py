@@ -14,7 +14,8 @@ from calibration.histogram.methods import Method
 from calibration.ranges.ranges import METHODS
 from engines import backend as backend_named
 from engines.contract import Precision
-from pipeline.arguments import (
+from pipeline.artifact import OnnxModel, Ranges
+from pipeline.command.options import (
     BACKEND,
     DATA_FLAGS,
     PRECISION,
@@ -33,11 +34,10 @@ from pipeline.arguments import (
     shape_ranges,
     specs_of,
 )
-from pipeline.artifact import OnnxModel, Ranges
+from pipeline.command.plan_run import by_plan
 from pipeline.direct import check_file_target, make, stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.linting import ALLOW, check_samples
-from pipeline.planned import by_plan
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.build import Build, Target, takers_of
 from pipeline.stages.export import Export, source_from_path

@@ -17,6 +17,7 @@ from calibration.lint.findings import raise_errors
 from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
 from engines.contract import Precision
+from pipeline.accuracy.bisection import Evidence
 from pipeline.artifact import (
     Engine,
     Findings,
@@ -29,7 +30,6 @@ from pipeline.artifact import (
     Tolerances,
     Verdict,
 )
-from pipeline.bisecting import Evidence
 from pipeline.bundle import Bundle, open_bundle, tolerance_key
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
 from pipeline.plan import Plan, nearest

@@ -16,15 +16,15 @@ from rich.text import Text
 
 from calibration.data.batches import Samples, input_specs_from_onnx
 from engines.contract import Precision
-from pipeline.arguments import engine_from, model_from, needed, samples_from, specs_of
+from pipeline.accuracy.bisection import Evidence, bisected
+from pipeline.accuracy.comparison import Tolerance
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Timings, Tolerances
-from pipeline.bisecting import Evidence, bisected
-from pipeline.comparison import Tolerance
+from pipeline.command.layer_table import note_lines, print_layers, split_lines
+from pipeline.command.options import engine_from, model_from, needed, samples_from, specs_of
+from pipeline.command.plan_run import raise_failures
 from pipeline.direct import passing_folder, stage_from_options
 from pipeline.errors import ConfigError
-from pipeline.layer_table import note_lines, print_layers, split_lines
-from pipeline.planned import raise_failures
-from pipeline.quantities import NONE, three_digits
+from pipeline.page.numbers import NONE, three_digits
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.infer import Infer
 from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validate

@@ -13,11 +13,11 @@ from calibration.data.batches import Samples, input_specs_from_onnx
 from calibration.data.source import InputSpec
 from calibration.errors import DataError
 from calibration.lint.findings import errors_in, how_to_allow, raise_errors
-from pipeline.arguments import STORE, data_options, is_plan, model_from, output_option, samples_from
 from pipeline.artifact import Findings, OnnxModel
+from pipeline.command.options import STORE, data_options, is_plan, model_from, output_option, samples_from
+from pipeline.command.plan_run import by_plan
 from pipeline.direct import passing_folder, stage_from_options, stage_options
 from pipeline.errors import ConfigError
-from pipeline.planned import by_plan
 from pipeline.stages.lint import Evaluated, Lint
 
 F = TypeVar("F", bound=Callable[..., Any])

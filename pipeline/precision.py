@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from calibration.data.batches import input_specs_from_onnx
-from pipeline.arguments import (
+from pipeline.artifact import OnnxModel, Ranges
+from pipeline.command.options import (
     DATA_FLAGS,
     METHOD,
     RANGES,
@@ -25,11 +26,10 @@ from pipeline.arguments import (
     output_option,
     samples_from,
 )
-from pipeline.artifact import OnnxModel, Ranges
+from pipeline.command.plan_run import by_plan
 from pipeline.direct import check_file_target, check_folder_target, make, stage_from_options, stage_options, work_folder
 from pipeline.errors import ConfigError
 from pipeline.linting import ALLOW, check_samples
-from pipeline.planned import by_plan
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
 from pipeline.stages.quantize import Quantize

@@ -14,10 +14,10 @@ from typing import Literal
 from calibration.lint.findings import Finding
 from calibration.ranges.convergence import Settling
 from engines.contract import DeviceTimes, Placement, Precision, TensorSpec
-from pipeline.device_split import LayersRun
-from pipeline.machine import Machine
-from pipeline.monitor import Watched
-from pipeline.timing import Latency, Protocol
+from pipeline.latency.benchmark import Latency, Protocol
+from pipeline.latency.device_times import LayersRun
+from pipeline.machine.identity import Machine
+from pipeline.machine.monitor import Watched
 
 SCHEMA_VERSION = 5
 
@@ -136,7 +136,7 @@ class BatchTiming:
     energy_missing: str
     """Why there is no energy; empty if there is."""
     queries_file: str
-    """Every recorded query (``.npz``, see ``pipeline.timing.Queries``), relative to report.json."""
+    """Every recorded query (``.npz``, see ``pipeline.latency.benchmark.Queries``), relative to report.json."""
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.arguments import STORE, given_options, is_plan, needed, output_option
+from pipeline.command.options import STORE, given_options, is_plan, needed, output_option
+from pipeline.command.plan_run import raise_failures, run_plan
 from pipeline.direct import check_file_target, make, work_folder
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.planned import raise_failures, run_plan
 from pipeline.store import Store
 
 if TYPE_CHECKING:
-    from pipeline.diagnosis import Diagnosis
+    from pipeline.command.diagnosis import Diagnosis
     from pipeline.plan import Plan
 
 ROOT = Path("/")
@@ -40,7 +40,7 @@ def run(plan: Path, backends: tuple[str, ...], store: Path) -> None:
     What has not changed is served from the store. Exit status 5 if a variant is out of its tolerances; the report is
     written all the same.
     """
-    from pipeline.reporting import print_table
+    from pipeline.report.table import print_table
 
     read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends))
     record = read.report(read, made, opened.account)
@@ -85,8 +85,8 @@ def pack(plan: Path, output: Path | None, store: Path) -> None:
 @STORE
 def report(source: Path, output: Path | None, store: Path) -> None:
     """Print the table of SOURCE (a report.json), and draw its page; with PLAN.toml, run the plan."""
-    from pipeline.page import html_from_record
-    from pipeline.reporting import print_table, report_from_json
+    from pipeline.report.page import html_from_record
+    from pipeline.report.table import print_table, report_from_json
 
     if is_plan(source):
         if "-o" in given_options():
@@ -158,7 +158,7 @@ def doctor(plan: Path | None, as_json: bool, store: Path) -> None:
     On a Jetson also: L4T and JetPack, CUDA, TensorRT, power mode, clocks and memory, and what is known to go wrong.
     Exit status 3 if PLAN.toml's backends (on a Jetson without a plan: tensorrt) cannot work here.
     """
-    from pipeline.diagnosis import diagnose
+    from pipeline.command.diagnosis import diagnose
     from pipeline.plan import read_plan
 
     found = diagnose(ROOT, read_plan(plan) if plan is not None else None, store)

@@ -115,7 +115,7 @@ html = false
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """`trtforge ...` in this process, with the same errors and exit statuses as the command has."""
-    from pipeline.cli import status_of
+    from pipeline.command.cli import status_of
 
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

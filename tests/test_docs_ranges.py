@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from calibration.ranges.ranges import FORMAT_VERSION, METHODS, Origin, TensorRange
-from pipeline.ranges import KINDS
+from pipeline.command.verbs.models.ranges import KINDS
 
 if TYPE_CHECKING:
     from tests.conftest import Command

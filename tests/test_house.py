@@ -37,7 +37,7 @@ GIANTS = {
     "tensorrt_rtx": "engines/tensorrt_rtx.py",
     "pycuda": "engines/cuda/device.py",
     "onnxruntime": "engines/onnxruntime.py",
-    "polygraphy": "pipeline/comparison.py",
+    "polygraphy": "pipeline/accuracy/comparison.py",
 }
 """The one source file that imports each giant."""
 
@@ -123,7 +123,7 @@ print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}} & set({so
 def test_help_loads_nothing_heavy() -> None:
     code = """
 import sys
-from pipeline.cli import trtforge
+from pipeline.command.cli import trtforge
 try:
     trtforge.main(["--help"])
 except SystemExit:

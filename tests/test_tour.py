@@ -15,7 +15,7 @@ import pytest
 from calibration.ranges.ranges import ranges_from_folder
 from pipeline.flow import run
 from pipeline.plan import read_plan
-from pipeline.reporting import report_from_json
+from pipeline.report.table import report_from_json
 from pipeline.store import Store
 
 NETWORK = """

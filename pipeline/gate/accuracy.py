@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from engines.contract import Array
-from pipeline.accuracy import (
+from pipeline.accuracy.comparison import read_outputs
+from pipeline.accuracy.metric_intervals import (
     Drop,
     Sampling,
     agreement_interval,
@@ -23,14 +24,13 @@ from pipeline.accuracy import (
     samples_needed,
 )
 from pipeline.artifact import Outputs
-from pipeline.comparison import read_outputs
-from pipeline.deciding import Interval, Limit, outcome
 from pipeline.errors import ConfigError
 from pipeline.gate.budget import Budget
 from pipeline.gate.checks import Asked, beside, broken, decided, exact
 from pipeline.gate.record import Accuracy, Check
 from pipeline.record import finite
 from pipeline.stages.validate import Judge, Labelled, agreement, same_arg_max
+from pipeline.stats.intervals import Interval, Limit, outcome
 
 SHARES = ("top1", "top5", "auc")
 """Metrics that are between 0 and 1."""
@@ -58,7 +58,7 @@ class Judging:
 
     @property
     def sampling(self) -> Sampling:
-        """For ``pipeline.accuracy``."""
+        """For ``pipeline.accuracy.metric_intervals``."""
         return Sampling(self.confidence)
 
     def of(self, interval: Interval) -> Interval:
@@ -122,7 +122,7 @@ def _decided(one: Asked, interval: Interval, samples: tuple[Callable[[int], Inte
     Args:
         one: the engine and the budget.
         interval: of the quantity.
-        samples: the interval from any number of samples (``pipeline.accuracy.samples_needed``), and how many there are.
+        samples: the interval from any number of samples (``samples_needed``), and how many there are.
     """
     if math.isnan(interval.estimate):
         return broken(one, "the answers hold NaN, for which no bound holds")

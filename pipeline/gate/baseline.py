@@ -30,8 +30,8 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.gate.checks import digest_of_engine, files_of_engine
 from pipeline.gate.record import SCHEMA_VERSION as GATE_SCHEMA
 from pipeline.gate.record import Check, EngineInfo, Gated, Measured
-from pipeline.machine import Machine, this_machine
-from pipeline.reporting import record_from_json, write_json
+from pipeline.machine.identity import Machine, this_machine
+from pipeline.report.table import record_from_json, write_json
 
 SCHEMA_VERSION = 1
 FOLDER, RECORD, GATE_RECORD = "baselines", "baseline.json", "gate.json"

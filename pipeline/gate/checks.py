@@ -11,11 +11,11 @@ from typing import TypeAlias
 
 from calibration.file_digest import file_digest
 from pipeline.artifact import Engine, external_files
-from pipeline.deciding import Interval, Limit, Outcome, outcome
 from pipeline.gate.budget import Budget
 from pipeline.gate.record import Check
-from pipeline.quantities import MIB
+from pipeline.page.numbers import MIB
 from pipeline.record import finite
+from pipeline.stats.intervals import Interval, Limit, Outcome, outcome
 
 Asked: TypeAlias = tuple[str, Budget]
 """The name of an engine, and a budget that it is held to; its batch size is filled in."""

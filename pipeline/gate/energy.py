@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from calibration.data.batches import Samples
-from pipeline import isolate
-from pipeline.bootstrap import expanded_percentiles
-from pipeline.deciding import Interval
 from pipeline.gate.checks import Asked, Sides, decided, undecided
 from pipeline.gate.record import Check
-from pipeline.monitor import MIN_READINGS, Readings, block_windows_ns, total_energy
+from pipeline.latency.benchmark import Floats, Ints, Queries
+from pipeline.machine import child_process
+from pipeline.machine.monitor import MIN_READINGS, Readings, block_windows_ns, total_energy
 from pipeline.stages.benchmark import Benchmark, Measured, measure_engines
-from pipeline.timing import Floats, Ints, Queries
+from pipeline.stats.bootstrap import expanded_percentiles
+from pipeline.stats.intervals import Interval
 
 NUM_RESAMPLES = 2000
 
@@ -36,7 +36,7 @@ def measure_energy(
     stage = replace(how, layers=False, batch_sizes=tuple(dict.fromkeys(budget.batch_size for _, budget in wanted)))
     stage.check_samples(samples)
     what = f"energy of {', '.join(engines)}"
-    return isolate.call(out / "energy.log", what, measure_engines, stage, engines, samples)
+    return child_process.call(out / "energy.log", what, measure_engines, stage, engines, samples)
 
 
 def check_energy(

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import quantities
 from pipeline.gate.checks import beside
 from pipeline.gate.pictures import Traced, budget_picture, latency_pictures
 from pipeline.gate.record import Bounds, Gated, Measured
 from pipeline.gate.steadiness import Moment
-from pipeline.gate.text import budget_of, headline, numbers_of, reasons
-from pipeline.page import check_drawable, machine_rows, style, template_named
-from pipeline.timing import queries_from_npz
+from pipeline.gate.summary import budget_of, headline, numbers_of, reasons
+from pipeline.latency.benchmark import queries_from_npz
+from pipeline.page import numbers
+from pipeline.report.page import check_drawable, machine_rows, style, template_named
 
 MOST_SENSORS = 2
 """So many temperatures are drawn: the hottest."""
@@ -44,11 +44,11 @@ def html_from_gated(gated: Gated, folder: Path) -> str:
         budgets=budget_picture(gated.checks),
         bouts=[(one, latency_pictures(_traced(one, folder))) for one in gated.measured],
         bounds_text=_bounds_text,
-        metric_title="metric" if gated.metric is None else quantities.metric_title(gated.metric),
-        metric_text=lambda v: quantities.NONE if gated.metric is None else quantities.metric_text(gated.metric, v),
+        metric_title="metric" if gated.metric is None else numbers.metric_title(gated.metric),
+        metric_text=lambda v: numbers.NONE if gated.metric is None else numbers.metric_text(gated.metric, v),
         machine_rows=machine_rows(gated.machine),
         condition_rows=_condition_rows(gated),
-        dash=quantities.NONE,
+        dash=numbers.NONE,
     )
 
 
@@ -79,8 +79,8 @@ def _temperatures(file: Path, measured: Measured) -> dict[str, tuple[np.ndarray,
 def _bounds_text(bounds: Bounds | None) -> str:
     """An estimate with its interval: ``1.120 (1.100 to 1.140)``."""
     if bounds is None:
-        return quantities.NONE
-    low, high = (quantities.NONE if end is None else beside(end, 0.0) for end in (bounds.low, bounds.high))
+        return numbers.NONE
+    low, high = (numbers.NONE if end is None else beside(end, 0.0) for end in (bounds.low, bounds.high))
     return f"{beside(bounds.estimate, 0.0)} ({low} to {high})"
 
 

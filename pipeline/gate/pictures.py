@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.gate.record import Check, Measured
-from pipeline.gate.text import numbers_of
-from pipeline.pictures import (
+from pipeline.gate.summary import numbers_of
+from pipeline.latency.benchmark import Floats, Queries
+from pipeline.report.pictures import (
     BAD,
     COLOURS,
     FONT_SIZE,
@@ -29,7 +30,6 @@ from pipeline.pictures import (
     shortened,
     svg_from_figure,
 )
-from pipeline.timing import Floats, Queries
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

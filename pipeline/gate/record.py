@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.deciding import Outcome
 from pipeline.gate.steadiness import Conditions
-from pipeline.intervals import Statistic
-from pipeline.machine import Machine
+from pipeline.latency.intervals import Statistic
+from pipeline.machine.identity import Machine
 from pipeline.record import DataInfo, MetricInfo, PlanInfo
+from pipeline.stats.intervals import Outcome
 
 SCHEMA_VERSION = 1
 
@@ -80,7 +80,7 @@ class Percentile:
     baseline_ms: float | None
     """None without a baseline; so is the next one."""
     ratio: Bounds | None
-    """The candidate's over the baseline's, see ``pipeline.paired``."""
+    """The candidate's over the baseline's, see ``pipeline.latency.paired``."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Measured:
     began_ms: float
     """When its first round began, since that of the first measurement; samples/monitor.npz counts from there too."""
     queries_file: str
-    """``.npz``, see ``pipeline.timing.Queries``; relative to gate.json."""
+    """``.npz``, see ``pipeline.latency.benchmark.Queries``; relative to gate.json."""
     baseline_file: str
     """Empty without a baseline."""
     percentiles: tuple[Percentile, ...]

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.gauges import Kind, gauges
-from pipeline.jetson import power_mode
-from pipeline.monitor import Watched
-from pipeline.systemfile import number_of, text_of
+from pipeline.machine.jetson import power_mode
+from pipeline.machine.monitor import Watched
+from pipeline.machine.sensors import Kind, gauges
+from pipeline.machine.system_files import number_of, text_of
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 NUM_IDLE_COLUMNS = (3, 4)

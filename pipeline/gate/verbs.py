@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.arguments import (
+from pipeline.artifact import Engine
+from pipeline.command.options import (
     BACKEND,
     STORE,
     data_options,
@@ -24,15 +25,14 @@ from pipeline.arguments import (
     samples_from,
     specs_of,
 )
-from pipeline.artifact import Engine
 from pipeline.direct import check_replaceable, put, stage_from_options, stage_options, work_folder
 from pipeline.errors import CheckFailed, ConfigError, NotDecided
 from pipeline.gate.baseline import FOLDER, Baseline, baseline_named, baselines_in, read_baseline, set_baseline
 from pipeline.gate.case import Case, Known
+from pipeline.gate.cases import Direct, case_from_engines, case_from_plan, check_gate, known_from
 from pipeline.gate.files import OWN_FILES, check_html, write_gate
 from pipeline.gate.record import Gated
-from pipeline.gate.sources import Direct, case_from_engines, case_from_plan, check_gate, known_from
-from pipeline.gate.text import print_gated, reasons
+from pipeline.gate.summary import print_gated, reasons
 from pipeline.plan import Plan
 from pipeline.stages.gate import Gate
 from pipeline.stages.validate import Judge
@@ -77,7 +77,7 @@ def gate(plan: Path | None, **given: Any) -> None:
 
 
 def _gate_plan(path: Path, given: dict[str, Any]) -> tuple[Gated, Path]:
-    from pipeline.planned import run_plan
+    from pipeline.command.plan_run import run_plan
 
     if beside := [flag for flag in given_options() if flag not in BESIDE_A_PLAN]:
         raise ConfigError(f"{beside[0]}: has no effect beside a plan; write it into {path}, or give --candidate ENGINE")

@@ -16,19 +16,19 @@ import cattrs
 from calibration.data.batches import Samples
 from engines import backend
 from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
-from pipeline import isolate
 from pipeline.artifact import Engine, Timings
-from pipeline.device_split import NUM_RUNS, LayersRun, Splits, facts_as_json, feed_of
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.gauges import available_mib
-from pipeline.machine import this_machine
-from pipeline.monitor import Energy, Monitor, Watched
-from pipeline.offline import batches_in_memory, offline, streaming_runner
+from pipeline.latency.benchmark import Candidate, Latency, Protocol, Timing, measure, queries_from_npz
+from pipeline.latency.device_times import NUM_RUNS, LayersRun, Splits, facts_as_json, feed_of
+from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
+from pipeline.latency.soak import trace
+from pipeline.machine import child_process
+from pipeline.machine.identity import this_machine
+from pipeline.machine.monitor import Energy, Monitor, Watched
+from pipeline.machine.progress import waiting
+from pipeline.machine.sensors import available_mib
 from pipeline.option import check_bounds, option
-from pipeline.progress import waiting
 from pipeline.stages.infer import batch_bounds, runner_of
-from pipeline.timing import Candidate, Latency, Protocol, Timing, measure, queries_from_npz
-from pipeline.trace import trace
 
 ROOT = Path("/")
 """Where the monitor looks for /sys and /proc; a test points it at a made-up tree."""
@@ -78,7 +78,7 @@ class Benchmark:
         self.check_samples(samples)
         what = f"benchmark {', '.join(engines)}"
         with waiting(what), Monitor(ROOT, self.monitor_ms) as monitor:
-            measured = isolate.call(out / "benchmark.log", what, measure_engines, self, dict(engines), samples)
+            measured = child_process.call(out / "benchmark.log", what, measure_engines, self, dict(engines), samples)
         rows = [
             _row(timing, engines[timing.name], out) | {"split_ms": None if split is None else asdict(split)}
             for timing, split in zip(measured.timings, measured.splits)

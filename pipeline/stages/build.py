@@ -14,15 +14,16 @@ from calibration.data.batches import Samples
 from engines import backend
 from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, Precision, ShapeRange, Weights
 from engines.nvinfer.timing_cache import timing_cache_path
-from pipeline import earlier, isolate
 from pipeline.artifact import Engine, OnnxModel, Ranges
+from pipeline.builder import durations
+from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_calibrator
+from pipeline.builder.retries import climb_down, rungs
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.jetson import power_mode
-from pipeline.ladder import climb_down, rungs
-from pipeline.native import batches_for_calibrator, scales_for_calibrator
+from pipeline.machine import child_process
+from pipeline.machine.jetson import power_mode
+from pipeline.machine.progress import PATIENCE_SECONDS, Phases
+from pipeline.machine.user_cache import user_cache
 from pipeline.option import check_bounds, option
-from pipeline.progress import PATIENCE_SECONDS, Phases
-from pipeline.usercache import user_cache
 
 NVINFER = ("tensorrt", "tensorrt_rtx")
 """Backends that the builder's options are for."""
@@ -229,15 +230,15 @@ def _attempt(out: Path, model: OnnxModel, engine: Path, target: Target, options:
     gpu = backend(target.backend).versions().get("gpu", "")
     kind = f"{_what(target)}, level {options.optimization_level}, {gpu}"
     model_mib = model.path.stat().st_size / 2**20
-    estimate = earlier.about(earlier.estimate_seconds(times, kind, digest, model_mib))
+    estimate = durations.about(durations.estimate_seconds(times, kind, digest, model_mib))
     with Phases(_what(target), f"{estimate}, going by earlier builds" if estimate else "") as bar:
-        record = isolate.call_and_hear(
+        record = child_process.call_and_hear(
             out / "build.log", _what(target), bar.news, _build, model.path, engine, target.backend, options
         )
     if record.build_seconds > PATIENCE_SECONDS:
-        earlier.keep(times, earlier.BuildTime(kind, digest, model_mib, record.build_seconds))
+        durations.keep(times, durations.BuildTime(kind, digest, model_mib, record.build_seconds))
     return record
 
 
-def _build(tell: isolate.Tell, model: Path, engine: Path, name: str, options: BuildOptions) -> EngineRecord:
+def _build(tell: child_process.Tell, model: Path, engine: Path, name: str, options: BuildOptions) -> EngineRecord:
     return backend(name).build(model, engine, replace(options, progress=lambda *news: tell(news)))

@@ -26,10 +26,10 @@ from engines import backend, onnxruntime
 from engines.contract import Array, Runner
 from engines.errors import EngineError
 from pipeline.artifact import OnnxModel, Ranges
+from pipeline.machine.packages import distribution_versions
+from pipeline.machine.progress import Bar
 from pipeline.option import check_bounds, option
-from pipeline.progress import Bar
 from pipeline.stages.infer import fixed_batch
-from pipeline.versions import distribution_versions
 
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 

@@ -13,9 +13,9 @@ from calibration.graph.tensor_digests import tensor_digests
 from calibration.precision.fp16 import fp16_from_onnx, named, nodes_beyond_fp16
 from calibration.ranges.ranges import ranges_from_folder
 from pipeline.artifact import OnnxModel, Ranges
+from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
 from pipeline.stages.quantize import spans_from_ranges
-from pipeline.versions import distribution_versions
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import onnx
 from calibration.graph.editing import nodes_of
 from calibration.graph.fold import fold_batch_norm, portable_names
 from engines import backend
-from pipeline import isolate
 from pipeline.artifact import KerasFile, OnnxModel, SavedModel, Source
 from pipeline.errors import ConfigError, StageError, Unavailable
+from pipeline.machine import child_process
+from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
-from pipeline.versions import distribution_versions
 
 LARGEST_OPSET = 18
 """tf2onnx 1.17 says of 19: `Opset 19 is not supported yet`."""
@@ -89,7 +89,7 @@ class Export:
             raise Unavailable(reason)
         if find_spec("tf2onnx") is None:
             raise Unavailable(f"tf2onnx: is not installed; {INSTALL}")
-        isolate.call(out / "convert.log", f"{source.path}", _convert, source, out, self.opset)
+        child_process.call(out / "convert.log", f"{source.path}", _convert, source, out, self.opset)
         made = out / "converted.onnx"
         model = onnx.load(made)
         made.unlink()

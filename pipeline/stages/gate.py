@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from pipeline.artifact import Engine
-from pipeline.deciding import Outcome
 from pipeline.errors import EXIT_STATUS, CheckFailed, ConfigError, DataError, NotDecided
 from pipeline.gate.accuracy import Judging, accuracy_of, check_answers
 from pipeline.gate.budget import Budget, budgets_from_texts
@@ -25,8 +24,18 @@ from pipeline.gate.checks import (
     unsettled,
     without_baseline,
 )
+from pipeline.gate.cold_start import Start, check_start, starts
 from pipeline.gate.energy import check_energy, measure_energy
-from pipeline.gate.fresh import Start, check_start, starts
+from pipeline.gate.latency import (
+    STATISTICS,
+    THROUGHPUT,
+    Fought,
+    bouts_from,
+    checks_from,
+    fight,
+    measured_from,
+    remarks_on,
+)
 from pipeline.gate.record import SCHEMA_VERSION, Check, EngineInfo, Gated
 from pipeline.gate.steadiness import (
     Conditions,
@@ -38,24 +47,15 @@ from pipeline.gate.steadiness import (
     moment,
     objections,
 )
-from pipeline.gate.timing import (
-    STATISTICS,
-    THROUGHPUT,
-    Fought,
-    bouts_from,
-    checks_from,
-    fight,
-    measured_from,
-    remarks_on,
-)
-from pipeline.gauges import why_no_power
-from pipeline.machine import this_machine
-from pipeline.monitor import Monitor
+from pipeline.latency.paired import Pairing
+from pipeline.machine.identity import this_machine
+from pipeline.machine.monitor import Monitor
+from pipeline.machine.progress import waiting
+from pipeline.machine.sensors import why_no_power
 from pipeline.option import check_bounds, option
-from pipeline.paired import Pairing
-from pipeline.progress import waiting
 from pipeline.stages.benchmark import MONITOR
 from pipeline.stages.report import data_info
+from pipeline.stats.intervals import Outcome
 
 ROOT = Path("/")
 """Where the machine is looked at; a test points it at a made-up tree."""

@@ -12,13 +12,13 @@ import numpy as np
 from calibration.data.batches import Samples
 from engines import backend, onnxruntime, tensorflow
 from engines.contract import DYNAMIC, Array, Runner
-from pipeline import isolate
+from pipeline.accuracy.comparison import write_outputs
 from pipeline.artifact import Engine, Outputs
-from pipeline.comparison import write_outputs
 from pipeline.errors import EngineError, Unavailable
+from pipeline.machine import child_process
+from pipeline.machine.packages import distribution_versions
+from pipeline.machine.progress import waiting
 from pipeline.option import check_bounds, option
-from pipeline.progress import waiting
-from pipeline.versions import distribution_versions
 
 SIMULATION = "float simulation (ONNX Runtime, graph optimizations off)"
 
@@ -53,7 +53,7 @@ class Infer:
             raise Unavailable(reason)
         what = f"infer {engine.path.name} with {SIMULATION if engine.simulated else engine.backend}"
         with waiting(what):
-            isolate.call(out / "infer.log", what, _infer, self, engine, samples, out / "outputs.json")
+            child_process.call(out / "infer.log", what, _infer, self, engine, samples, out / "outputs.json")
         return Outputs(out / "outputs.json")
 
 

@@ -22,9 +22,9 @@ from calibration.lint.survey import Survey, survey
 from engines import backend
 from pipeline.artifact import Findings, OnnxModel, Outputs
 from pipeline.errors import ConfigError
+from pipeline.machine.packages import distribution_versions
 from pipeline.option import check_bounds, option
 from pipeline.stages.infer import fixed_batch, padded
-from pipeline.versions import distribution_versions
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ class Lint:
         self, model: OnnxModel, own: Survey, other: Survey | None, evaluation: Evaluated | None
     ) -> Iterator[Finding]:
         """What labels tell of the calibration data, and of the evaluation data, preprocessed alike."""
-        from pipeline.comparison import read_outputs  # With what compares by Polygraphy, which most calls do without.
+        from pipeline.accuracy.comparison import (
+            read_outputs,  # With what compares by Polygraphy, which most calls do without.
+        )
 
         given = evaluation.outputs if evaluation else None
         outputs = read_outputs(given.path) if given and other and other.labels is not None else {}

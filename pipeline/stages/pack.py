@@ -37,7 +37,7 @@ from pipeline.bundle import (
     tolerance_key,
 )
 from pipeline.errors import ConfigError
-from pipeline.machine import installed_versions
+from pipeline.machine.identity import installed_versions
 from pipeline.option import check_bounds, option
 from pipeline.stages.report import data_info
 

@@ -21,8 +21,8 @@ from calibration.ranges.ranges import Ranges as RangesRecord
 from calibration.ranges.ranges import ranges_from_folder
 from engines.cpu import cpu_flags
 from pipeline.artifact import OnnxModel, Ranges
+from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
-from pipeline.versions import distribution_versions
 
 
 def spans_from_ranges(ranges: RangesRecord) -> dict[str, Span]:

@@ -15,13 +15,13 @@ from calibration.ranges.convergence import settling_from_folder
 from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
 from engines.contract import TensorSpec
-from pipeline.device_split import layers_from_json, split_from_row
+from pipeline.advice.recommendation import recommend
 from pipeline.direct import check_replaceable, work_folder
-from pipeline.machine import installed_versions, this_machine
-from pipeline.monitor import Energy
+from pipeline.latency.benchmark import Speedup, Timing, speedup
+from pipeline.latency.device_times import layers_from_json, split_from_row
+from pipeline.machine.identity import installed_versions, this_machine
+from pipeline.machine.monitor import Energy
 from pipeline.option import option
-from pipeline.quality import methods_from_ranges, tensors_from_ranges, worst_histograms
-from pipeline.recommendation import recommend
 from pipeline.record import (
     ENGINE,
     SCHEMA_VERSION,
@@ -39,10 +39,10 @@ from pipeline.record import (
     Variant,
     finite,
 )
-from pipeline.reporting import write_html, write_json
+from pipeline.report.table import write_html, write_json
+from pipeline.report.tensor_quality import methods_from_ranges, tensors_from_ranges, worst_histograms
 from pipeline.stages.benchmark import energies_from, timings_from, watched_from
 from pipeline.store import Entry
-from pipeline.timing import Speedup, Timing, speedup
 
 OWN_FILES = ("report.json", "report.html", "samples")
 """All that a report's folder may hold."""

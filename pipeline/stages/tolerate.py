@@ -28,13 +28,13 @@ from calibration.precision.watch import watched_tensors
 from calibration.ranges.ranges import METHODS, Origin, Ranges, ranges_from_histograms
 from engines import backend, onnxruntime
 from engines.contract import Precision, Runner
+from pipeline.accuracy.bisection import few
 from pipeline.artifact import OnnxModel, Tolerances
-from pipeline.bisecting import few
+from pipeline.machine.packages import distribution_versions
+from pipeline.machine.progress import Bar
 from pipeline.option import check_bounds, option
-from pipeline.progress import Bar
 from pipeline.stages.infer import fixed_batch, padded, unpadded
 from pipeline.stages.quantize import spans_from_ranges
-from pipeline.versions import distribution_versions
 
 BATCH_SIZE = 32
 LEAST_SAMPLES = 64

@@ -16,14 +16,14 @@ from calibration.data.user_function import module_sources
 from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
 from engines.contract import Array, Precision
+from pipeline.accuracy.bisection import Evidence, bisected
+from pipeline.accuracy.comparison import NO_ATOLS, OutputComparison, Tolerance, compare, read_outputs
+from pipeline.accuracy.metrics import Bools, Metric, metric
+from pipeline.accuracy.tolerances import derived_atols, too_noisy, unlike_ranges
 from pipeline.artifact import Outputs, Tolerances, Verdict
-from pipeline.bisecting import Evidence, bisected
-from pipeline.comparison import NO_ATOLS, OutputComparison, Tolerance, compare, read_outputs
 from pipeline.errors import ConfigError
-from pipeline.metrics import Bools, Metric, metric
+from pipeline.machine.packages import distribution_versions
 from pipeline.option import check_bounds, option
-from pipeline.tolerances import derived_atols, too_noisy, unlike_ranges
-from pipeline.versions import distribution_versions
 
 
 class Labelled(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.gate_tails import CASES, drawn, ratios, record, table
-from pipeline.deciding import Limit
+from pipeline.stats.intervals import Limit
 
 
 def write_loads(folder: Path, delay: float) -> None:

@@ -10,10 +10,11 @@ import pytest
 from calibration.lint.findings import Finding
 from calibration.ranges.convergence import Point, Settling
 from engines.contract import LayerFacts, LayerTime, LayerTimes, Precision, TensorSpec
-from pipeline.device_split import LayersRun
-from pipeline.machine import Gpu, Machine
-from pipeline.monitor import Span, Watched
-from pipeline.recommendation import recommend
+from pipeline.advice.recommendation import recommend
+from pipeline.latency.benchmark import Floats, Protocol, Queries, latency_from_ms
+from pipeline.latency.device_times import LayersRun
+from pipeline.machine.identity import Gpu, Machine
+from pipeline.machine.monitor import Span, Watched
 from pipeline.record import (
     ENGINE,
     SCHEMA_VERSION,
@@ -34,7 +35,6 @@ from pipeline.record import (
     TensorQuality,
     Variant,
 )
-from pipeline.timing import Floats, Protocol, Queries, latency_from_ms
 
 TOP1 = MetricInfo(name="top1", unit="fraction of samples", higher_is_better=True, source_value=0.9137)
 

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from engines import backend
-from pipeline.comparison import read_outputs, write_outputs
+from pipeline.accuracy.comparison import read_outputs, write_outputs
 
 if TYPE_CHECKING:
     from tests.conftest import Command, Said

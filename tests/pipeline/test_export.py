@@ -20,9 +20,9 @@ import pytest
 from onnx import numpy_helper
 
 from engines import onnxruntime, tensorflow
-from pipeline import isolate
 from pipeline.artifact import KerasFile, OnnxModel, SavedModel, Source
 from pipeline.errors import ConfigError, EngineError, StageError, Unavailable, exit_status
+from pipeline.machine import child_process
 from pipeline.stages import export
 from pipeline.stages.export import Export, source_from_path
 
@@ -206,7 +206,7 @@ def asked(source: Source, out: Path) -> tuple[Arrays, Arrays]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
     folder = tmp_path_factory.mktemp("exported")
-    return isolate.call(folder / "log", "export everything", export_all, folder)
+    return child_process.call(folder / "log", "export everything", export_all, folder)
 
 
 def error_of(exported: Mapping[str, Exported], job: str) -> Exception:

@@ -22,7 +22,7 @@ from calibration.ranges.trt_cache import cache_from_bytes
 from pipeline.bundle import open_bundle
 from pipeline.errors import ConfigError
 from pipeline.plan import read_plan, tomllib
-from pipeline.reporting import report_from_json
+from pipeline.report.table import report_from_json
 from pipeline.stages.pack import toml_of, write_samples
 
 if TYPE_CHECKING:

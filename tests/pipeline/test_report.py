@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError, Unavailable
 from pipeline.flow import Results, run
 from pipeline.plan import Plan, read_plan
 from pipeline.record import ENGINE, SIMULATION, Record
-from pipeline.reporting import report_from_json
+from pipeline.report.table import report_from_json
 from pipeline.stages import report as report_stage
 from pipeline.store import Store
 

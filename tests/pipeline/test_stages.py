@@ -27,9 +27,10 @@ from calibration.ranges.ranges import histograms_from_folder, ranges_from_folder
 from engines import backend, reference
 from engines.contract import ShapeRange
 from pipeline import record
+from pipeline.accuracy.comparison import Tolerance, read_outputs, write_outputs
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Timings
-from pipeline.comparison import Tolerance, read_outputs, write_outputs
 from pipeline.errors import ConfigError, DataError, EngineError, ModelError, StageError, Unavailable
+from pipeline.latency.benchmark import Protocol
 from pipeline.stages import build as build_stage
 from pipeline.stages import quantize as quantize_stage
 from pipeline.stages.benchmark import Benchmark, timings_from
@@ -40,7 +41,6 @@ from pipeline.stages.infer import SIMULATION, Infer, runner_of, unpadded
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.validate import Judge, Judged, LabelFile, Validate, agreement
 from pipeline.store import Store
-from pipeline.timing import Protocol
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -21,8 +21,9 @@ from calibration.data.source import DataSource
 from calibration.precision.placement import Target
 from calibration.ranges.ranges import ranges_from_folder
 from engines.contract import Precision
+from pipeline.accuracy.comparison import Tolerance, write_outputs
+from pipeline.accuracy.tolerances import unlike_ranges
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
-from pipeline.comparison import Tolerance, write_outputs
 from pipeline.errors import ConfigError
 from pipeline.flow import run
 from pipeline.plan import read_plan
@@ -33,7 +34,6 @@ from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Bound, Rounding, Sums, Tolerate
 from pipeline.stages.validate import Judge, Judged, Validate
 from pipeline.store import Store
-from pipeline.tolerances import unlike_ranges
 
 Command = Callable[..., Any]
 

@@ -14,8 +14,8 @@ from pipeline.gate.record import (
     Step,
 )
 from pipeline.gate.steadiness import Conditions, Moment
-from pipeline.machine import Machine
-from pipeline.monitor import Span, Watched
+from pipeline.machine.identity import Machine
+from pipeline.machine.monitor import Span, Watched
 from pipeline.record import DataInfo, MetricInfo
 
 MACHINE = Machine(

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pipeline.accuracy.comparison import write_outputs
 from pipeline.artifact import Outputs
-from pipeline.comparison import write_outputs
 from pipeline.errors import ConfigError
 from pipeline.gate.accuracy import Answers, Judging, accuracy_of, check_answers
 from pipeline.gate.budget import budget_from_text
-from pipeline.proportions import clopper_pearson, tango
 from pipeline.stages.validate import Judge, LabelFile
+from pipeline.stats.proportions import clopper_pearson, tango
 
 
 def outputs(path: Path, classes: npt.NDArray[np.int64]) -> Outputs:

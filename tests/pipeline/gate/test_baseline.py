@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.cli import status_of
+from pipeline.command.cli import status_of
 from pipeline.errors import ConfigError, DataError
 from pipeline.gate import baseline as baseline_module
 from pipeline.gate.baseline import baseline_named, read_baseline, set_baseline
 from pipeline.gate.record import SCHEMA_VERSION, Gated
-from pipeline.machine import this_machine
-from pipeline.reporting import record_from_json
+from pipeline.machine.identity import this_machine
+from pipeline.report.table import record_from_json
 from tests.pipeline.gate.gates import Engines, make_engines
 
 if TYPE_CHECKING:

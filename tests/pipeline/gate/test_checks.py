@@ -10,7 +10,6 @@ import onnx
 import pytest
 
 from pipeline.artifact import Engine
-from pipeline.deciding import Interval
 from pipeline.gate.budget import budget_from_text
 from pipeline.gate.checks import (
     Sides,
@@ -25,6 +24,7 @@ from pipeline.gate.checks import (
     undecided,
     unsettled,
 )
+from pipeline.stats.intervals import Interval
 from tests.conftest import tiny_model
 
 P50 = "int8", budget_from_text("p50_ms at batch 1 <= 12", "")

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.gate.budget import budget_from_text
 from pipeline.gate.energy import check_energy
-from pipeline.gauges import Gauge
-from pipeline.monitor import Readings
+from pipeline.latency.benchmark import Latency, Queries, Timing
+from pipeline.machine.monitor import Readings
+from pipeline.machine.sensors import Gauge
 from pipeline.stages.benchmark import Measured
-from pipeline.timing import Latency, Queries, Timing
 
 NS_PER_MS = 1_000_000
 NUM_BLOCKS = 10

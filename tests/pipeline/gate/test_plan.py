@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.gate.cases import candidate_of
 from pipeline.gate.record import SCHEMA_VERSION, Gated
-from pipeline.gate.sources import candidate_of
 from pipeline.plan import Plan, read_plan
-from pipeline.reporting import record_from_json
+from pipeline.report.table import record_from_json
 
 if TYPE_CHECKING:
     from tests.conftest import Command

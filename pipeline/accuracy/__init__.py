@@ -1,0 +1,1 @@
+"""How right an engine answers: metrics, comparison, tolerances, bisection; nothing is timed."""

@@ -1,0 +1,88 @@
+"""Outputs and ranges held to what was derived of a sound engine (``pipeline.stages.tolerate``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from calibration.analysis.bisection import sqnr_db
+from calibration.data.source import spread
+from calibration.ranges.ranges import Ranges
+from engines.contract import Array
+from pipeline.accuracy.comparison import Tolerance
+from pipeline.errors import ConfigError
+
+RATIO = math.sqrt(2)
+"""Ranges of the calibration data, by the same method, are not so many times as wide or narrow in the median."""
+LEAST_RANGES = 3
+"""Of fewer there is no median to speak of."""
+
+
+def derived_atols(record: Mapping[str, Any], tolerance: Tolerance) -> dict[str, float]:
+    """Output -> the derived atol; none if the tolerance names one of its own."""
+    if math.isfinite(tolerance.atol):
+        return {}
+    return {name: bound["atol"] for name, bound in record["outputs"].items() if bound is not None}
+
+
+def too_noisy(
+    record: Mapping[str, Any], ours: Mapping[str, Array], theirs: Mapping[str, Array], tolerance: Tolerance
+) -> list[str]:
+    """Outputs whose SQNR is below the derived one, on the samples that it was derived on, a sentence each.
+
+    Raises:
+        ConfigError: the tolerances are of another number of samples, or of a model with other outputs.
+    """
+    if math.isfinite(tolerance.min_sqnr_db):
+        return []
+    said = []
+    for name, bound in record["outputs"].items():
+        if name not in theirs or len(theirs[name]) != record["num_given"]:
+            found = f"{len(theirs[name])} samples" if name in theirs else f"no output '{name}'"
+            raise ConfigError(
+                f"tolerances: were derived on {record['num_given']} samples for output '{name}', {found} are judged; "
+                "derive them on the same samples"
+            )
+        if bound is None:
+            continue
+        at = np.asarray(spread(record["num_given"], record["num_samples"]))
+        ratio_db = _sqnr_db(theirs[name][at], ours[name][at])
+        if not ratio_db >= bound["min_sqnr_db"]:
+            said.append(
+                f"output '{name}' has an SQNR of {ratio_db:.1f} dB on {record['num_samples']} samples, below the "
+                f"{bound['min_sqnr_db']:.1f} dB that was derived: sound {record['precision']} engines have "
+                f"{bound['mean_db']:.1f} ± {bound['deviation_db']:.1f} dB"
+            )
+    return said
+
+
+def unlike_ranges(record: Mapping[str, Any], ranges: Ranges) -> list[str]:
+    """A sentence if ranges are in the median far from those that the same method reads of the evaluation samples."""
+    if ranges.method != record["method"]:
+        return []
+    ratios = {
+        name: ranges.tensors[name].amax / amax
+        for name, amax in record["amaxes"].items()
+        if amax and name in ranges.tensors and ranges.tensors[name].amax
+    }
+    if len(ratios) < LEAST_RANGES:
+        return []
+    middle = float(np.median(list(ratios.values())))
+    if 1 / RATIO <= middle <= RATIO:
+        return []
+    name = min(ratios, key=lambda one: abs(math.log(ratios[one] / middle)))
+    return [
+        f"ranges are {middle:.3g} times those of the evaluation samples by the same method, {ranges.method} (median of "
+        f"{len(ratios)} tensors; '{name}' is ±{ranges.tensors[name].amax:.4g} and was ±{record['amaxes'][name]:.4g}): "
+        "calibration saw other data, or its ranges were changed; calibrate again on samples like those that are judged"
+    ]
+
+
+def _sqnr_db(expected: Array, found: Array) -> float:
+    want, got = expected.astype(np.float64), found.astype(np.float64)
+    with np.errstate(all="ignore"):
+        noise = float(np.square(got - want).sum())
+    return sqnr_db(float(np.square(want).sum()), noise if math.isfinite(noise) else math.inf)

@@ -1,0 +1,1 @@
+"""What to do with measured variants: which to ship, which precision pays."""

@@ -1,0 +1,62 @@
+"""Does a lower precision pay? Each against the next higher one on its backend: speed with an interval, size, energy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.gate.record import Step
+from pipeline.latency.benchmark import Speedup, Timing, speedup
+from pipeline.page.numbers import times_text
+from pipeline.record import Variant
+
+HIGHEST_FIRST = ("fp32", "fp16", "int8")
+MOST_RATIO = 0.95
+"""A size or an energy that is less than 5 % smaller is no reason for another precision."""
+
+
+def steps_from(variants: Sequence[Variant], timings: Sequence[Timing]) -> tuple[Step, ...]:
+    """Every step down of every backend whose two ends were timed together, at the first batch size."""
+    found = []
+    for lower, higher in _neighbours(variants):
+        size = lower.by_batch[0].batch_size
+        ends = [next(t for t in timings if (t.name, t.batch_size) == (v.name, size)) for v in (higher, lower)]
+        found.append(_step(lower, higher, speedup(*ends, seed=0)))
+    return tuple(found)
+
+
+def _neighbours(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:
+    timed = [variant for variant in variants if variant.by_batch]
+    for backend in dict.fromkeys(variant.backend for variant in timed):
+        own = sorted((v for v in timed if v.backend == backend), key=lambda v: HIGHEST_FIRST.index(v.precision))
+        yield from zip(own[1:], own)
+
+
+def _step(lower: Variant, higher: Variant, speed: Speedup) -> Step:
+    ours, theirs = lower.by_batch[0], higher.by_batch[0]
+    size_ratio = lower.size_bytes / higher.size_bytes
+    energy_ratio = ours.energy_mj / theirs.energy_mj if ours.energy_mj and theirs.energy_mj else None
+    ways = {
+        "speed": speed.low > 1,
+        "size": size_ratio <= MOST_RATIO,
+        "energy": energy_ratio is not None and energy_ratio <= MOST_RATIO,
+    }
+    pays_in = tuple(way for way, pays in ways.items() if pays)
+    against = [way for way in ways if way not in pays_in and (way != "energy" or energy_ratio is not None)]
+    verdict = f"pays in {' and '.join(pays_in)}" if pays_in else "does not pay"
+    verdict += f", not in {' or '.join(against)}" if pays_in and against else ""
+    energy = "energy not measured" if energy_ratio is None else f"{times_text(energy_ratio)} the energy"
+    return Step(
+        lower=lower.name,
+        higher=higher.name,
+        batch_size=ours.batch_size,
+        speedup=speed.ratio,
+        low=speed.low,
+        high=speed.high,
+        size_ratio=size_ratio,
+        energy_ratio=energy_ratio,
+        pays_in=pays_in,
+        sentence=(
+            f"{lower.name} {verdict} against {higher.name}: {times_text(speed.ratio)} as fast (95 % interval "
+            f"{speed.low:.2f} to {speed.high:.2f}), {times_text(size_ratio)} the size, {energy}."
+        ),
+    )

@@ -1,0 +1,140 @@
+"""Which variant to deploy, decided by rule and said in one sentence with the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.page.numbers import change_text, drop_text, metric_text, ms_text, size_text, times_text
+from pipeline.record import MetricInfo, Recommendation, Variant
+
+_SLACK = 1e-9
+"""A drop of exactly the bound passes, whatever the subtraction rounded."""
+
+
+def recommend(variants: Sequence[Variant], metric: MetricInfo | None, max_metric_drop: float) -> Recommendation:
+    """The fastest variant whose accuracy was measured on the engine and is within the bound.
+
+    Fastest means the lowest p50 at the first batch size. A reduced precision must also be faster than FP32 beyond
+    doubt: it has a lower p50 than every FP32 variant, and the whole interval of its speedup lies above 1. A variant
+    that was not timed, or whose accuracy is simulated, or that failed validation, is never recommended; the sentence
+    says what kept INT8 out.
+    """
+    if metric is None:
+        return _undecided(
+            "No variant can be recommended: the plan names no metric, so nothing says whether the answers are still "
+            "right. Name one in [data] metric.",
+            max_metric_drop,
+        )
+    timed = [variant for variant in variants if variant.latency_ms is not None]
+    allowed = [variant for variant in timed if not _objection(variant, metric, max_metric_drop)]
+    if not timed:
+        return _undecided(_nothing_timed(variants, metric, max_metric_drop), max_metric_drop)
+    if not allowed:
+        return _undecided(_nothing_allowed(timed, metric, max_metric_drop), max_metric_drop)
+    full = [variant for variant in allowed if variant.precision == "fp32"]
+    best_full = min(full, key=_p50_ms) if full else None
+    paying = [v for v in allowed if v.precision != "fp32" and not _too_slow(v, best_full)]
+    chosen = min(paying, key=_p50_ms) if paying else (best_full or min(allowed, key=_p50_ms))
+    others = [variant for variant in variants if variant is not chosen]
+    stay = chosen.precision == "fp32"
+    parts = [_praise(chosen, best_full, metric), *_why_not_int8(chosen, others, best_full, (metric, max_metric_drop))]
+    if not chosen.by_batch[0].stable:
+        parts.append(f"The timing of {chosen.name} was unstable: measure again on a quiet machine.")
+    return Recommendation("stay" if stay else "ship", chosen.name, " ".join(parts), max_metric_drop)
+
+
+def _undecided(sentence: str, max_metric_drop: float) -> Recommendation:
+    return Recommendation("undecided", "", sentence, max_metric_drop)
+
+
+def _p50_ms(variant: Variant) -> float:
+    return variant.latency_ms.p50 if variant.latency_ms is not None else float("inf")
+
+
+def _objection(variant: Variant, metric: MetricInfo, bound: float) -> str:
+    """Why accuracy forbids this variant, as a phrase that follows its name; empty if it does not."""
+    if variant.is_simulated():
+        return "has only a simulated accuracy"
+    if variant.metric_drop is None:
+        return f"has no {metric.name}"
+    if variant.metric_drop > bound + _SLACK:
+        return f"is {change_text(metric, variant.metric_drop)} in {metric.name}, beyond the {_bound(metric, bound)}"
+    if variant.failures:
+        return "failed validation"
+    return ""
+
+
+def _bound(metric: MetricInfo, bound: float) -> str:
+    return f"{drop_text(metric, bound)} allowed"
+
+
+def _too_slow(variant: Variant, full: Variant | None) -> bool:
+    """Whether it is not faster than FP32 beyond doubt."""
+    if full is None:
+        return False
+    interval = variant.by_batch[0].speedup_interval
+    return _p50_ms(variant) >= _p50_ms(full) or (interval is not None and interval[0] <= 1)
+
+
+def _praise(chosen: Variant, full: Variant | None, metric: MetricInfo) -> str:
+    """The numbers that speak for the choice."""
+    assert chosen.metric_drop is not None  # _objection() let it through
+    first = chosen.by_batch[0]
+    said = [f"{ms_text(first.latency_ms.p50)} (p50, batch {first.batch_size})"]
+    if chosen.precision == "fp32":
+        said.append(f"{metric.name} {metric_text(metric, chosen.metric)}")
+        return f"Stay with {chosen.name}: {', '.join(said)}."
+    if full is not None and full.backend == chosen.backend and first.speedup is not None:
+        within = first.speedup_interval
+        interval = f" (95 % interval {within[0]:.2f} to {within[1]:.2f})" if within is not None else ""
+        said.append(f"{times_text(first.speedup)} as fast as FP32{interval}")
+    elif full is not None:
+        said.append(f"{times_text(_p50_ms(full) / _p50_ms(chosen))} as fast as {full.name}")
+    said.append(f"{metric.name} {metric_text(metric, chosen.metric)}, {change_text(metric, chosen.metric_drop)}")
+    if full is not None:
+        said.append(f"{size_text(chosen.size_bytes)} instead of {size_text(full.size_bytes)}")
+    return f"Ship {chosen.name}: {', '.join(said)}."
+
+
+def _why_not_int8(
+    chosen: Variant, others: Sequence[Variant], full: Variant | None, rule: tuple[MetricInfo, float]
+) -> list[str]:
+    """What kept INT8 out, if it is not the choice: the fastest timed one, or else the first."""
+    int8 = sorted((v for v in others if v.precision == "int8"), key=_p50_ms)
+    if chosen.precision == "int8" or not int8:
+        return []
+    found, (metric, bound) = int8[0], rule
+    objection = _objection(found, metric, bound)
+    if found.latency_ms is None:
+        return [f"INT8 is undecided: {found.name} was not timed here."]
+    if objection:
+        return [f"INT8 is out: {found.name} {objection}."]
+    rival = chosen if chosen.precision != "fp32" else (full or chosen)
+    ratio = _p50_ms(rival) / _p50_ms(found)
+    doubt = ", too close to call" if ratio > 1 else ""
+    return [
+        f"INT8 does not pay on this machine: {found.name} takes {ms_text(_p50_ms(found))}, {times_text(ratio)} as "
+        f"fast as {rival.name}{doubt}."
+    ]
+
+
+def _nothing_timed(variants: Sequence[Variant], metric: MetricInfo, bound: float) -> str:
+    """No latency anywhere: say why, and what accuracy alone says."""
+    reason = next((v.latency_missing for v in variants if v.latency_missing), "no variant was benchmarked")
+    head = f"No variant can be recommended yet: nothing was timed here ({reason.rstrip('.')})."
+    fitting = [v for v in variants if v.metric_drop is not None and v.metric_drop <= bound + _SLACK and not v.failures]
+    reduced = [variant for variant in fitting if variant.precision != "fp32"]
+    if not reduced:
+        return f"{head} No reduced precision keeps {metric.name} within the {_bound(metric, bound)}."
+    smallest = min(reduced, key=lambda variant: variant.size_bytes)
+    assert smallest.metric_drop is not None  # of fitting
+    simulated = " in simulation" if smallest.is_simulated() else ""
+    return (
+        f"{head} By accuracy, {smallest.name} is fit{simulated}: {metric.name} "
+        f"{metric_text(metric, smallest.metric)}, {change_text(metric, smallest.metric_drop)}; time it on the target."
+    )
+
+
+def _nothing_allowed(timed: Sequence[Variant], metric: MetricInfo, bound: float) -> str:
+    fastest = min(timed, key=_p50_ms)
+    return f"No variant can be recommended: the fastest, {fastest.name}, {_objection(fastest, metric, bound)}."

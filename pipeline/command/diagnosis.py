@@ -1,0 +1,302 @@
+"""What stands in the way of a build or of an honest number on this machine, each with the line that mends it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engines.availability import BackendState, survey
+from pipeline.machine.identity import Machine, installed_versions, this_machine
+from pipeline.machine.jetson import Clock, Jetson, Release, jetson_here
+from pipeline.machine.memory import Memory, build_need_mib, memory_here
+from pipeline.plan import Plan
+
+Level = Literal["bad", "warning", "note"]
+"""``bad``: the build or the run is going to fail; ``warning``: numbers or results may be wrong; ``note``: to know."""
+
+SCHEMA_VERSION = 1
+"""Of the JSON; rises with every change that could break a reader."""
+
+OLDEST_TENSORRT = (8, 5)
+OLDEST_PYTHON = (3, 10)
+CUDA_13_NEEDS_PYCUDA = (2025, 1, 2)
+DISK_MIB = 2048
+"""Less free than this is worth a warning: engines, logs and the store."""
+
+VENV = "/usr/bin/python3 -m venv --system-site-packages .venv"
+PYCUDA = "PATH=/usr/local/cuda/bin:$PATH .venv/bin/pip install 'pycuda>=2025.1.2'"
+BINDINGS = "sudo apt install python3-libnvinfer"
+NO_NEWER_JETPACK = ("tegra210", "tegra186")
+DLA_GAP = ((10, 8), (11, 4, 1))
+"""TensorRT without DLA: from the first version on, up to before the second."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found, and what to do about it."""
+
+    level: Level
+    subject: str
+    sentence: str
+    do: str = ""
+    """A command, or what else helps; empty for what only wants to be known."""
+
+    def line(self) -> str:
+        """As it is printed."""
+        return f"{self.level}: {self.subject}: {self.sentence}" + (f"; {self.do}" if self.do else "")
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """The Python that runs this, and what it finds."""
+
+    python: str
+    """Such as ``3.10``."""
+    executable: str
+    tensorrt: str
+    """Where ``import tensorrt`` leads; empty if nowhere."""
+    versions: dict[str, str]
+    """Installed distributions that matter."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that `trtforge doctor` knows."""
+
+    machine: Machine
+    memory: Memory
+    jetson: Jetson | None
+    """None on any other machine."""
+    interpreter: Interpreter
+    backends: tuple[BackendState, ...]
+    needed: tuple[str, ...]
+    """The backends that have to work: the plan's, or on a Jetson tensorrt; empty elsewhere."""
+    build_need_mib: int
+    """A rule of thumb for TensorRT's build of the plan's model; 0 where TensorRT is not needed."""
+    findings: tuple[Finding, ...]
+
+    def why_not(self) -> list[str]:
+        """Why what is needed cannot work here, a sentence each; empty if it can."""
+        states = {state.name: state for state in self.backends}
+        said = [_why_not(states[name], states["onnxruntime"].can_run, self.jetson) for name in self.needed]
+        found = [finding.line().removeprefix("bad: ") for finding in self.findings if finding.level == "bad"]
+        return [*found, *(reason for reason in said if reason)]
+
+    def facts(self) -> list[str]:
+        """What was found, a line each, for people."""
+        memory = self.memory
+        swap = f"{memory.swap_mib} MiB swap on disk, {memory.zram_mib} MiB in zram" if memory.total_mib else "unknown"
+        lines = [
+            f"memory: {memory.available_mib} of {memory.total_mib} MiB available, {swap}; "
+            f"disk: {memory.disk_free_mib} MiB free"
+        ]
+        if self.build_need_mib:
+            lines.append(f"build: takes about {self.build_need_mib} MiB with TensorRT (rule of thumb)")
+        if (jetson := self.jetson) is not None:
+            packages = ", ".join(f"{name} {version}" for name, version in jetson.packages.items())
+            clocks = ", ".join(f"{clock.name} {clock.current_mhz:.0f} MHz" for clock in jetson.clocks)
+            lines += [
+                f"jetson: {jetson.board} ({jetson.soc}, compute capability {jetson.compute_capability or 'unknown'})",
+                f"jetson: L4T {jetson.l4t or 'unknown'}, JetPack {jetson.jetpack or 'unknown'}; {packages}",
+                f"jetson: power mode {jetson.power_mode or 'unknown'}; {clocks or 'clocks unknown'}",
+            ]
+        return lines
+
+    def json(self) -> str:
+        """Everything, as JSON; ``docs/jetson.md`` describes the keys. A number that is not told is null."""
+        whole = asdict(self) | {"schema_version": SCHEMA_VERSION, "works": not self.why_not(), "why": self.why_not()}
+        return json.dumps(_finite(whole), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def diagnose(root: Path, plan: Plan | None, store: Path) -> Diagnosis:
+    """Look at this machine, or at what a folder holds of another one's files.
+
+    Args:
+        root: where ``etc``, ``proc``, ``sys``, ``usr`` and ``var`` lie.
+        plan: None asks about the machine alone.
+        store: where results would go; its disk is asked for room.
+    """
+    jetson, memory = jetson_here(root), memory_here(root, store)
+    needed = plan.variants.backends if plan is not None else ("tensorrt",) if jetson is not None else ()
+    spec = importlib.util.find_spec("tensorrt")
+    python = ".".join(platform.python_version_tuple()[:2])
+    interpreter = Interpreter(python, sys.executable, (spec.origin or "") if spec else "", installed_versions())
+    need_mib = 0
+    if plan is not None and "tensorrt" in needed:
+        need_mib = build_need_mib(plan.resolved(plan.model.source), plan.build.workspace_mib)
+    found = [*memory_findings(memory, need_mib, jetson is not None)]
+    if jetson is not None:
+        found = [*jetson_findings(jetson, interpreter, needed), *found]
+    states = tuple(survey())
+    return Diagnosis(this_machine(root), memory, jetson, interpreter, states, needed, need_mib, tuple(found))
+
+
+def jetson_findings(jetson: Jetson, interpreter: Interpreter, needed: Sequence[str]) -> Iterator[Finding]:
+    """Everything about a Jetson but its memory, the worst first."""
+    release = jetson.release()
+    if release is None:
+        said = f"L4T {jetson.l4t} is not in this program's table" if jetson.l4t else "the L4T version is not told"
+        yield Finding("warning", "jetpack", f"{said}, so nothing is checked against it")
+    else:
+        yield from _release(jetson, release, interpreter)
+    if "tensorrt" in needed:
+        yield from _tensorrt(jetson, release, interpreter)
+        yield from _pycuda(jetson, interpreter)
+    if "tensorrt_rtx" in needed:
+        said = f"TensorRT for RTX knows no compute capability {jetson.compute_capability or 'of a Jetson'}"
+        yield Finding("bad", "backends", said, 'write backends = ["tensorrt"] into [variants]')
+    yield from _mixed(jetson)
+    yield from _power(jetson)
+
+
+def memory_findings(memory: Memory, need_mib: int, shared: bool) -> Iterator[Finding]:
+    """Whether a build fits. ``shared``: the GPU uses the main memory, which swap cannot stand in for."""
+    if memory.available_mib and memory.available_mib < need_mib:
+        said = f"{memory.available_mib} MiB are available, a build of this model takes about {need_mib} MiB"
+        do = "close other programs (the desktop: sudo systemctl isolate multi-user.target), or lower workspace_mib"
+        swap = f" ({memory.swap_mib + memory.zram_mib} MiB of swap serve the CPU's part alone)" if shared else ""
+        yield Finding("warning", "memory", said + swap, do)
+    if shared and memory.total_mib and not memory.swap_mib:
+        said = "there is no swap on a disk: a build that takes too much is killed at once"
+        yield Finding("note", "swap", said, "8 GiB of it are enough for most models; on NVMe rather than an SD card")
+    if memory.disk_free_mib < DISK_MIB:
+        yield Finding("warning", "disk", f"{memory.disk_free_mib} MiB are free where results go", "make some room")
+
+
+def _release(jetson: Jetson, release: Release, interpreter: Interpreter) -> Iterator[Finding]:
+    tensorrt = jetson.packages.get("tensorrt", release.tensorrt)
+    if _numbers(tensorrt) < OLDEST_TENSORRT:
+        said = f"JetPack {jetson.jetpack} (L4T {jetson.l4t}) has TensorRT {tensorrt}, 8.5 is the oldest that works"
+        if jetson.soc in NO_NEWER_JETPACK:
+            yield Finding("bad", "jetpack", said, "there is no newer JetPack for this module, so it cannot be served")
+        else:
+            yield Finding("bad", "jetpack", said, "flash JetPack 5.1.6 (Xavier), 6 or 7.2 (Orin)")
+        return
+    python = jetson.packages.get("python", release.python)
+    if _numbers(python) < OLDEST_PYTHON and not interpreter.tensorrt:
+        yield Finding(
+            "bad",
+            "python",
+            f"JetPack {jetson.jetpack} makes TensorRT for its own Python {'.'.join(python.split('.')[:2])} alone, "
+            "this program needs 3.10 or newer",
+            "docs/jetson.md has the ways out: JetPack 6 (Orin), bindings built for 3.10, or trtexec on the bundle",
+        )
+
+
+def _tensorrt(jetson: Jetson, release: Release | None, interpreter: Interpreter) -> Iterator[Finding]:
+    library, bindings = jetson.packages.get("tensorrt", ""), jetson.packages.get("tensorrt_bindings", "")
+    apt = jetson.bindings[-1] if jetson.bindings else ""
+    if not library or not (apt or interpreter.tensorrt):
+        lacks = "TensorRT is not installed" if not library else f"TensorRT {library} has no bindings for Python"
+        yield Finding("bad", "tensorrt", lacks, BINDINGS)
+    if library and bindings and library != bindings:
+        said = f"libnvinfer is {library}, python3-libnvinfer is {bindings}; one cannot load the other"
+        yield Finding("bad", "tensorrt", said, "sudo apt install --only-upgrade python3-libnvinfer")
+    if release is not None and library and _numbers(library)[:2] != _numbers(release.tensorrt)[:2]:
+        said = f"TensorRT {library} where L4T {jetson.l4t} brings {release.tensorrt}: engines of one do not load in it"
+        yield Finding("warning", "tensorrt", said, "build where the engine is going to run")
+    own = _two(jetson.packages.get("python", ""))
+    if apt and not interpreter.tensorrt and _numbers(own) >= OLDEST_PYTHON:
+        said = f"{apt} is Python {own}'s; {interpreter.executable} ({interpreter.python}) does not see it"
+        yield Finding("bad", "python", said, f"{VENV} makes an environment that does")
+    if interpreter.tensorrt and "dist-packages" not in interpreter.tensorrt:
+        yield from _foreign(library, jetson, interpreter)
+    gap = _numbers(library)
+    if library and jetson.compute_capability in ("7.2", "8.7") and DLA_GAP[0] <= gap < DLA_GAP[1]:
+        yield Finding("note", "dla", f"TensorRT {library} builds nothing for DLA (10.7 did, 11.4.1 does again)")
+
+
+def _foreign(library: str, jetson: Jetson, interpreter: Interpreter) -> Iterator[Finding]:
+    """A tensorrt that pip installed stands before apt's."""
+    version = interpreter.versions.get("tensorrt", "")
+    if _numbers(version)[:3] == _numbers(library)[:3]:
+        said = f"{interpreter.tensorrt} ({version}) is not JetPack's own, but of the same version as libnvinfer"
+        yield Finding("note", "tensorrt", said)
+        return
+    said = (
+        f"{interpreter.tensorrt} ({version or 'version unknown'}) is not JetPack's: pip's wheels for aarch64 are made "
+        f"for servers (SBSA), and hide libnvinfer {library or 'of JetPack'}"
+    )
+    level: Level = "warning" if _numbers(jetson.l4t) >= (38,) else "bad"
+    yield Finding(level, "tensorrt", said, "pip uninstall tensorrt, in an environment made with --system-site-packages")
+
+
+def _pycuda(jetson: Jetson, interpreter: Interpreter) -> Iterator[Finding]:
+    version, cuda = interpreter.versions.get("pycuda", ""), jetson.packages.get("cuda", "")
+    if not version:
+        dashed = "-".join(cuda.split(".")[:2])
+        if not jetson.nvcc:
+            said = "nvcc is not at /usr/local/cuda/bin, and pycuda is compiled"
+            names = f"cuda-nvcc-{dashed} cuda-cudart-dev-{dashed} libcurand-dev-{dashed}" if cuda else "cuda-toolkit"
+            yield Finding("bad", "cuda", said, f"sudo apt install {names} python3-dev g++")
+        yield Finding("bad", "pycuda", "is not installed", PYCUDA)
+    elif _numbers(cuda) >= (13,) and _numbers(version) < CUDA_13_NEEDS_PYCUDA:
+        yield Finding("bad", "pycuda", f"{version} does not know CUDA {cuda}, 2025.1.2 is the first that does", PYCUDA)
+
+
+def _mixed(jetson: Jetson) -> Iterator[Finding]:
+    versions = sorted(set(jetson.l4t_packages.values()), key=_numbers)
+    if len(versions) > 1:
+        odd = [name for name, version in jetson.l4t_packages.items() if version != versions[-1]]
+        said = f"packages of L4T {' and '.join(versions)} are mixed ({len(odd)} older, such as {odd[0]})"
+        yield Finding("warning", "l4t", said, "sudo apt full-upgrade, and start again")
+
+
+def _power(jetson: Jetson) -> Iterator[Finding]:
+    if jetson.num_overcurrent > 0:
+        said = f"the hardware has throttled {jetson.num_overcurrent} times since the start for want of current"
+        yield Finding("warning", "power", said, "numbers come out too slow: look at the power supply, and start again")
+    modes = ", ".join(jetson.power_modes)
+    if not jetson.power_mode:
+        yield Finding("warning", "power", "the power mode is not told, so the report cannot say it", "nvpmodel -q")
+    elif not jetson.power_mode.startswith("MAXN"):
+        said = f"mode {jetson.power_mode} of {modes}: numbers hold for it alone"
+        yield Finding("note", "power", said, "sudo nvpmodel -m NUMBER changes it (some modes restart the device)")
+    free = [clock for clock in jetson.clocks if not clock.is_fixed() and not math.isnan(clock.high_mhz)]
+    if free:
+        said = f"{', '.join(map(_span, free))}: latency depends on the load before"
+        do = "sudo jetson_clocks --store, then sudo jetson_clocks; --restore after"
+        yield Finding("warning", "clocks", said, do)
+
+
+def _span(clock: Clock) -> str:
+    return f"{clock.name} moves from {clock.low_mhz:.0f} to {clock.high_mhz:.0f} MHz"
+
+
+def _why_not(state: BackendState, simulates: bool, jetson: Jetson | None) -> str:
+    """Why a plan with this backend cannot run here; an engine that only cannot run is judged by a simulation."""
+    if state.why_not_build:
+        return f"{state.name}: {state.why_not_build.removeprefix(f'{state.name}: ')}"
+    if state.why_not_run and (jetson is not None or not simulates):
+        return f"{state.name}: {state.why_not_run.removeprefix(f'{state.name}: ')}"
+    return ""
+
+
+def _finite(value: Any) -> Any:
+    """The same plain data with None for every number that is NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _two(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The version as numbers, as far as it is numbers; empty for none."""
+    found = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        found.append(int(part))
+    return tuple(found)

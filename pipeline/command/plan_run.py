@@ -1,0 +1,70 @@
+"""A verb on a plan: run the plan up to it, and print what it made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+from pipeline.command.options import given_options
+from pipeline.errors import CheckFailed, ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.flow import Results
+    from pipeline.plan import Plan
+    from pipeline.store import Entry, Store
+
+    Change: TypeAlias = Callable[[Plan], Plan]
+
+
+def run_plan(path: Path, store: Path, until: str, change: Change = lambda plan: plan) -> tuple[Plan, Store, Results]:
+    """Run a plan, changed as the command line says, up to a verb; say on stderr what was made and what was served."""
+    from pipeline.flow import run
+    from pipeline.plan import read_plan
+    from pipeline.store import Store
+
+    plan, opened = change(read_plan(path)), Store(store, _say)
+    return plan, opened, run(plan, opened, until)
+
+
+def _say(entry: Entry) -> None:
+    how = "served" if entry.served else f"made in {entry.seconds:.1f} s"
+    name = entry.digest if entry.stage == "benchmark" else entry.digest[:12]
+    click.echo(f"trtforge: {entry.stage:<9} {name}  {how}", err=True)
+
+
+def by_plan(path: Path, store: Path, until: str) -> None:
+    """A single verb on a plan: print what it made.
+
+    Raises:
+        ConfigError: an option stands beside the plan, which would have no effect.
+    """
+    if beside := [flag for flag in given_options() if flag != "--store"]:
+        raise ConfigError(f"{beside[0]}: has no effect beside a plan; write it into {path}, or give files")
+    plan, _, made = run_plan(path, store, until)
+    if until == "export":
+        click.echo(made.fp32.path)
+    elif until == "lint" and made.findings:
+        from pipeline.linting import tell_findings
+
+        tell_findings(made.findings, plan.lint)
+    elif until == "calibrate" and made.ranges:
+        click.echo(made.ranges.path)
+    else:
+        kept: dict[str, Mapping[Any, Any]] = {"cast": made.models, "quantize": made.models, "build": made.engines}
+        kept |= {"tolerate": made.tolerances, "infer": made.outputs, "validate": made.verdicts}
+        for variant, artifact in kept.get(until, {}).items():
+            click.echo(f"{variant.name}\t{artifact.path}")
+        if until == "benchmark" and made.timings:
+            click.echo(made.timings.path)
+    if until == "validate":
+        raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
+
+
+def raise_failures(verdicts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise CheckFailed if any verdict did not pass, with every failure."""
+    said = [f"{name}: {failure}" for name, verdict in verdicts.items() for failure in verdict["failures"]]
+    if said:
+        raise CheckFailed("out of bound: " + "; ".join(said))

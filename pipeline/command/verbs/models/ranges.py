@@ -1,0 +1,282 @@
+"""The verb `ranges`: show them, merge them, and convert them to and from other tools' tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from calibration.graph.editing import model_from_file
+from calibration.graph.tensor_digests import tensor_digests
+from calibration.ranges.convergence import Settling, settling_from_folder
+from calibration.ranges.foreign_tables import (
+    ScaleTable,
+    ranges_from_table,
+    scales_from_ranges,
+    scales_of_every_tensor,
+    table_from_file,
+)
+from calibration.ranges.merge import merged_ranges
+from calibration.ranges.ort_table import flatbuffers_from_scales, json_from_scales
+from calibration.ranges.ranges import IMPORTED, METHODS, ranges_from_folder, write_ranges
+from calibration.ranges.ranges import Ranges as RangesRecord
+from calibration.ranges.trt_cache import ALGORITHMS, Cache, bytes_from_cache, header_for
+from pipeline.artifact import Artifact, OnnxModel, Ranges
+from pipeline.command.options import given_options, model_from, needed, output_option
+from pipeline.direct import check_file_target, check_folder_target, make
+from pipeline.errors import ConfigError
+from pipeline.page.numbers import db_text
+from pipeline.record import MethodSummary
+from pipeline.report.tensor_quality import NEAR_DB, best_where, methods_from_ranges, tensors_from_ranges
+from pipeline.stages.quantize import Quantize
+
+KINDS = ("ranges", "cache", "ort", "qdq")
+ENDINGS = {"": "ranges", ".cache": "cache", ".flatbuffers": "ort", ".json": "ort", ".onnx": "qdq"}
+MOST_LISTED = 3
+"""A note that more tensors have is not printed for each."""
+OF_CACHES = ("--tensorrt", "--algorithm")
+
+
+@click.group(short_help="Show, merge and convert ranges.", context_settings={"help_option_names": ["-h", "--help"]})
+def ranges() -> None:
+    """Ranges that `trtforge calibrate` found, or another tool: show, merge and convert them.
+
+    \b
+    trtforge ranges show ranges
+    trtforge ranges merge monday tuesday -o ranges
+    trtforge ranges convert ranges -o calibration.cache --tensorrt 8.5.2
+    trtforge ranges convert calibration.cache --model model.onnx -o int8.onnx
+    """
+
+
+@ranges.command(short_help="Each tensor's range, and what each method makes of it.")
+@click.argument("folder", type=Path)
+def show(folder: Path) -> None:
+    """Print each tensor's range in FOLDER, what each method makes of it, and which is best; the worst first."""
+    found = ranges_from_folder(folder)
+    console = Console()
+    if found.method == IMPORTED:
+        console.print(_imported_table(found))
+    else:
+        console.print(_table(found))
+        console.print(_methods_table(methods_from_ranges(found)))
+    for line in notes_of(found):
+        console.print(Text(line, style="dim"))
+    origin = found.origin
+    what = f"imported from {origin.source}" if found.method == IMPORTED else f"{origin.num_samples} samples"
+    if origin.parts:
+        what += f" of {len(origin.parts)} runs"
+    versions = "".join(f", {tool} {version}" for tool, version in sorted(origin.versions.items()))
+    console.print(Text(f"{what}; model {origin.model_digest[:12]}{versions}"))
+    if (settling := settling_from_folder(folder)) is not None:
+        console.print(_curve(settling))
+        console.print(Text(settling.sentence()))
+
+
+def notes_of(found: RangesRecord) -> list[str]:
+    """Lines with what is noted of tensors; a note that many have stands once, with the first of them."""
+    having: dict[str, list[str]] = {}
+    for name, tensor in found.tensors.items():
+        for note in tensor.notes:
+            having.setdefault(note, []).append(name)
+    lines = []
+    for note, names in having.items():
+        if len(names) > MOST_LISTED:
+            lines.append(f"{len(names)} tensors, the first '{names[0]}': {note}")
+        else:
+            lines += [f"{name}: {note}" for name in names]
+    return lines
+
+
+@ranges.command(short_help="One out of several runs on different samples.")
+@click.argument("folders", type=Path, nargs=-1, required=True)
+@output_option("the folder to write the ranges to")
+def merge(folders: tuple[Path, ...], output: Path | None) -> None:
+    """Merge the ranges in FOLDERS, found on different samples: equal, to the byte, to one run over all of them."""
+    target: Path = needed(output, "-o", "name the folder to write the ranges to")
+    check_folder_target(target)
+
+    def merged(out: Path) -> Ranges:
+        found, histograms = merged_ranges(folders)
+        folder = out / "ranges"
+        folder.mkdir()
+        write_ranges(found, histograms, folder)
+        return Ranges(folder)
+
+    click.echo(make(target, merged).path)
+
+
+@ranges.command(short_help="To and from TensorRT's cache and ONNX Runtime's table; to Q/DQ.")
+@click.argument("source", type=Path)
+@click.option("--to", type=click.Choice(KINDS), help="what to write; by default what the ending of -o says")
+@click.option("--model", type=Path, help="the FP32 ONNX model; needed for qdq, and for ranges from a table")
+@click.option("--names", type=Path, help="names.json of `trtforge export`: the model's name -> the table's")
+@click.option("--tensorrt", metavar="VERSION", help="for a cache: the TensorRT that reads it, such as 8.5.2")
+@click.option(
+    "--algorithm",
+    type=click.Choice(ALGORITHMS),
+    default="EntropyCalibration2",
+    show_default=True,
+    help="for a cache: the calibrator that reads it",
+)
+@output_option("the file to write, or the folder for ranges")
+def convert(source: Path, **given: Any) -> None:
+    """Convert SOURCE: ranges, a calibration cache of TensorRT, or a calibration table of ONNX Runtime.
+
+    \b
+    to ranges  a folder as `trtforge calibrate` writes it; from a table without histograms
+    to cache   TensorRT's calibration cache (.cache) for one version up to 10; with --model for DLA, every
+               tensor is there or it is an error
+    to ort     ONNX Runtime's table: .flatbuffers, which its TensorRT provider reads, or .json
+    to qdq     the model in INT8 with Q/DQ nodes placed for TensorRT (.onnx)
+
+    Scales are the same to the bit on every way and back.
+    """
+    output = needed(given["output"], "-o", "name the file to write, or the folder for ranges")
+    kind = given["to"] or ENDINGS.get(output.suffix)
+    if kind is None:
+        raise ConfigError(f"{output}: its ending does not say what to write; give --to, one of {', '.join(KINDS)}")
+    if kind != "cache" and (beside := [flag for flag in given_options() if flag in OF_CACHES]):
+        raise ConfigError(f"{beside[0]}: has no effect but on a cache; drop it, or give --to cache")
+    (check_folder_target if kind == "ranges" else check_file_target)(output)
+    click.echo(make(output, partial(_converted, source=source, kind=kind, given=given)).path)
+
+
+def _converted(out: Path, source: Path, kind: str, given: Mapping[str, Any]) -> Artifact:
+    """Write what was asked for into ``out``, and beside it ``notes.json``."""
+    names = _names(given["names"])
+    model = model_from(given["model"]) if given["model"] else None
+    found, notes = _read(source, model, names, must_be_ranges=kind in ("ranges", "qdq"))
+    if names and source.is_dir() and kind == "qdq":
+        raise ConfigError("--names: has no effect on Q/DQ from ranges, which have the model's names; drop it")
+    artifact: Artifact
+    if isinstance(found, RangesRecord) and kind in ("ranges", "qdq"):
+        if source.is_dir() and kind == "ranges":
+            raise ConfigError(f"{source}: is a folder of ranges already; copy it, or give --to")
+        folder = source if source.is_dir() else out / "ranges"
+        if folder != source:
+            folder.mkdir()
+            write_ranges(found, {}, folder)
+        artifact = Ranges(folder)
+        if kind == "qdq":
+            opened: OnnxModel = needed(model, "--model", "Q/DQ nodes are written into it")
+            artifact = Quantize(target="tensorrt")(out, opened, Ranges(folder))
+            notes = [*notes, *artifact.notes()]
+    else:
+        scales, method, more = _scales(found, model if kind == "cache" else None, names if source.is_dir() else {})
+        artifact = Artifact(out / "table")
+        artifact.path.write_bytes(_writer(kind, method, given)(scales))
+        notes = [*notes, *more]
+    (out / "notes.json").write_text(json.dumps(notes))
+    return artifact
+
+
+def _read(
+    source: Path, model: OnnxModel | None, names: Mapping[str, str], *, must_be_ranges: bool
+) -> tuple[RangesRecord | ScaleTable, list[str]]:
+    """The source, as ranges of the model where there is one; and sentences on what did not fit."""
+    if source.is_dir():
+        found = ranges_from_folder(source)
+        if model is not None:
+            digests = partial(tensor_digests, model_from_file(model.path))
+            found.check_model(model.digest(), digests)
+        return found, []
+    table = table_from_file(source)
+    if model is None:
+        if names:
+            raise ConfigError("--names: has no effect without --model; give both")
+        if must_be_ranges:
+            needed(model, "--model", f"the tensors of {source} are those of a model")
+        return table, []
+    return ranges_from_table(table, model_from_file(model.path), model.digest(), names)
+
+
+def _scales(
+    found: RangesRecord | ScaleTable, model: OnnxModel | None, names: Mapping[str, str]
+) -> tuple[dict[str, float], str, list[str]]:
+    """Scales by the names that the table is to have, the method, and sentences."""
+    if isinstance(found, ScaleTable):
+        zero = [name for name, scale in found.scales.items() if not scale]
+        notes = [f"{len(zero)} tensors, the first '{zero[0]}', are all zero and have no scale"] if zero else []
+        return {name: scale for name, scale in found.scales.items() if scale}, IMPORTED, notes
+    scales, notes = scales_from_ranges(found)
+    if model is not None:
+        zero = [name for name in found.tensors if name not in scales]
+        scales = scales_of_every_tensor(scales, model_from_file(model.path), zero)
+    return {names.get(name, name): scale for name, scale in scales.items()}, found.method, notes
+
+
+def _writer(kind: str, method: str, given: Mapping[str, Any]) -> Callable[[Mapping[str, float]], bytes]:
+    if kind == "cache":
+        version = needed(given["tensorrt"], "--tensorrt", "name the version that reads the cache, such as 8.5.2")
+        header = header_for(version, given["algorithm"])
+        return lambda scales: bytes_from_cache(Cache(header, scales))
+    if given["output"].suffix == ".json":
+        return lambda scales: json_from_scales(scales, method)
+    if given["output"].suffix == ".flatbuffers":
+        return flatbuffers_from_scales
+    raise ConfigError(f"{given['output']}: ONNX Runtime's table ends in .flatbuffers or .json; give such a name")
+
+
+def _names(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error}); give names.json of `trtforge export`") from error
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise ConfigError(f"{path}: is no table of names; give names.json of `trtforge export`")
+    if len(set(found.values())) < len(found):
+        raise ConfigError(f"{path}: gives two tensors one name; correct it")
+    return found
+
+
+def _imported_table(found: RangesRecord) -> Table:
+    table = Table("tensor", "amax", title="imported ranges, without histograms")
+    for name, tensor in found.tensors.items():
+        table.add_row(Text(name), f"{tensor.amax:.4g}")
+    return table
+
+
+def _table(found: RangesRecord) -> Table:
+    table = Table(title=f"ranges by {found.method}; by each method: SQNR of symmetric int8, amax, share clipped")
+    table.show_lines = True
+    table.add_column("tensor, min to max", overflow="fold")
+    for method in METHODS:
+        table.add_column(Text(method, style="bold" if method == found.method else ""), justify="right", no_wrap=True)
+    for tensor in tensors_from_ranges(found):
+        best = f"best: {tensor.best_method}" if tensor.best_method else "no SQNR"
+        cells = [
+            "\n".join((db_text(one.sqnr_db), f"{one.amax:.4g}", f"{100 * one.clipped_share:.3g} %"))
+            for one in tensor.by_method.values()
+        ]
+        table.add_row(Text(f"{tensor.name}\n{tensor.min:.4g} to {tensor.max:.4g}\n{best}"), *cells)
+    return table
+
+
+def _methods_table(methods: Sequence[MethodSummary]) -> Table:
+    table = Table("method", title=best_where(methods), title_justify="left")
+    for head in ("best on", f"within {NEAR_DB:g} dB\nof the best on", "mean SQNR"):
+        table.add_column(head, justify="right")
+    for one in methods:
+        name = f"{one.method} (chosen)" if one.is_chosen else one.method
+        table.add_row(name, str(one.num_best), str(one.num_near_best), db_text(one.mean_sqnr_db))
+    return table
+
+
+def _curve(settling: Settling) -> Table:
+    table = Table(title=f"change against the last range, %\n(by {settling.reading}, {len(settling.tensors)} tensors)")
+    for head in ("samples", "half of\nthe tensors", "nine of ten"):
+        table.add_column(head, justify="right")
+    for point in settling.points:
+        cells = (f"{100 * change:.3g}" for change in (point.median_change, point.most_change))
+        table.add_row(str(point.num_samples), *cells)
+    return table

@@ -1,0 +1,112 @@
+"""A gate in words: the summary for a pull request (Markdown), and what the terminal shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.gate.checks import UNITS, UNQUIET, beside
+from pipeline.gate.record import Check, Gated
+from pipeline.page.numbers import NONE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HEADLINES = {"pass": "may ship", "fail": "must not ship", "not decided": "is not decided"}
+MARKS = {"pass": "✅ pass", "fail": "❌ fail", "not decided": "⚠️ not decided"}
+STYLES = {"pass": "green", "fail": "bold red", "not decided": "bold yellow"}
+
+
+def headline(gated: Gated) -> str:
+    """The decision in a few words: ``int8@onnxruntime may ship``."""
+    return f"{gated.candidate} {HEADLINES[gated.outcome]}"
+
+
+def summary_from_gated(gated: Gated) -> str:
+    """The text of gate.md."""
+    lines = [f"### {MARKS[gated.outcome].split()[0]} {_cell(headline(gated))}", ""]
+    lines += ["| budget | measured | interval | outcome |", "|---|---:|---:|---|"]
+    for check in gated.checks:
+        value, interval = numbers_of(check)
+        cells = (_cell(budget_of(check, gated)), value, interval, MARKS[check.outcome])
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    lines += [f"- {_cell(said)}" for said in reasons(gated)]
+    lines += [f"- {_cell(step.sentence)}" for step in gated.steps]
+    lines += [f"- {_cell(note)}" for note in gated.notes]
+    lines += ["", f"{_cell(gated.advice)}", ""] if gated.advice else [""]
+    against = f" Baseline: {_cell(gated.baseline)}{_since(gated)}." if gated.baseline else ""
+    lines += [f"<sub>{_cell(gated.machine.describe())}.{against} {_cell(gated.protocol)}</sub>", ""]
+    return "\n".join(lines)
+
+
+def reasons(gated: Gated) -> list[str]:
+    """A sentence for each budget that did not pass; one for all that are not decided for the same want of quiet."""
+    found: dict[str, list[str]] = {}
+    for check in gated.checks:
+        if check.outcome != "pass":
+            head, mark, why = check.sentence.partition(UNQUIET)
+            tail = why + (f"; {check.advice}" if check.advice else "")
+            found.setdefault(tail if mark else f"{head}{tail}", []).append(head if mark else "")
+    return [_reason(tail, heads) for tail, heads in found.items()]
+
+
+def _reason(tail: str, heads: Sequence[str]) -> str:
+    """What kept one budget or several from being decided, before the numbers of several."""
+    if not any(heads):
+        return tail
+    if len(heads) == 1:
+        return f"{heads[0]}{UNQUIET}{tail}"
+    measured = "; ".join(heads)
+    return f"this machine was too unquiet to decide {len(heads)} budgets: {tail}. Measured all the same: {measured}"
+
+
+def budget_of(check: Check, gated: Gated) -> str:
+    """The budget, with the engine's name where it is not the candidate's and not in it."""
+    named = check.variant in check.budget or check.variant == gated.candidate
+    return check.budget if named else f"{check.budget} ({check.variant})"
+
+
+def numbers_of(check: Check) -> tuple[str, str]:
+    """The estimate with its unit, and the interval."""
+    if check.estimate is None or check.bound is None:
+        return NONE, NONE
+    unit = " x" if check.relative else f" {UNITS[check.quantity]}" if check.quantity in UNITS else ""
+    value = f"{beside(check.estimate, check.bound)}{unit}"
+    if check.low == check.high and check.low is not None:
+        return value, "exact"
+    low, high = (NONE if end is None else beside(end, check.bound) for end in (check.low, check.high))
+    return value, f"{low} to {high}"
+
+
+def print_gated(gated: Gated, console: Console) -> None:
+    """The decision, and a row per budget, in 80 columns."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    table.add_column("budget", overflow="fold")
+    table.add_column("measured", justify="right")
+    table.add_column("interval", justify="right")
+    table.add_column("", no_wrap=True)
+    for check in gated.checks:
+        value, interval = numbers_of(check)
+        style = STYLES[check.outcome]
+        table.add_row(Text(budget_of(check, gated)), value, interval, Text(check.outcome, style=style))
+    console.print(table)
+    for line in [*(step.sentence for step in gated.steps), *gated.notes, gated.advice]:
+        if line:
+            console.print(Text(line, style="dim"))
+    console.print(Text(headline(gated), style=STYLES[gated.outcome]))
+
+
+def _since(gated: Gated) -> str:
+    return f", set {gated.baseline_set[:10]}" if gated.baseline_set else ""
+
+
+def _cell(text: str) -> str:
+    """Text that Markdown takes as it is, also within a table."""
+    for mark in "\\|*_`<>[]&~$":
+        text = text.replace(mark, f"\\{mark}")
+    return text.replace("\n", " ")

@@ -1,0 +1,397 @@
+"""Latency measured fairly: the candidates take turns, block by block, and each number is defined before it is taken.
+
+Definitions, in force wherever this project prints a latency:
+
+- A *query* is one call of an engine on one batch, from handing over arrays in host memory to holding the outputs in
+  host memory. Queries run one at a time; when the next is issued is the scenario's choice
+  (``pipeline/latency/scenarios.py``), by default when the one before is done. Its *latency* is wall-clock time.
+- *pXX* is the nearest-rank percentile: of n latencies in rising order the one at rank ``ceil(XX / 100 * n)``. Every
+  percentile is thus a latency that occurred.
+- *throughput* is samples per second of this one stream: batch size divided by mean latency, unless the scenario says
+  otherwise.
+- *speedup* is the baseline's p50 divided by the candidate's p50, at equal batch size.
+- *device time* is what the backend says that the device took for the same query.
+
+Read for this: MLPerf Inference LoadGen (say what a number means first, keep every sample), trtexec (warm-up in time
+and in queries, a minimum duration), pyperf (call a measurement unstable and say so).
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ConfigError
+from pipeline.latency.scenarios import NUM_STREAMS, Arrivals, Load, Run, Scenario
+from pipeline.option import option
+from pipeline.stats.bootstrap import expanded_percentiles
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+NS_PER_MS = 1e6
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 2000
+NUM_QUANTILES = 101
+"""So many evenly spaced quantiles stand for a block in the bootstrap, whatever its number of queries."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How latency is measured.
+
+    Each candidate is warmed up; then come ``num_blocks`` rounds. In each round every candidate runs one block, in an
+    order drawn anew with ``seed``. A block lasts until it has its share of ``min_queries`` and of ``min_seconds``.
+
+    Raises:
+        ConfigError: a field is out of bounds.
+    """
+
+    warmup_queries: int = option(10, "at least so many unrecorded queries per engine before the first round")
+    warmup_seconds: float = option(0.2, "... and at least for so long")
+    min_queries: int = option(200, "recorded queries per engine, at least")
+    min_seconds: float = option(3.0, "time spent in recorded queries per engine, at least")
+    num_blocks: int = option(10, "rounds, in each of which every engine runs one block")
+    settle_queries: int = option(2, "unrecorded queries at a block's start: the engine before it emptied the caches")
+    max_spread: float = option(0.10, "stable: block medians' standard deviation is at most this share of their mean")
+    max_drift: float = option(0.05, "stable: the later half is at most this share slower or faster than the earlier")
+    seed: int = option(0, "of the order in which the engines take turns")
+    scenario: Scenario = option(
+        "single_stream", "the next query comes when the last is done; server: by itself; offline: throughput of batches"
+    )
+    queries_per_s: float = option(0.0, "server: so many queries arrive per second, on average")
+    arrivals: Arrivals = option("poisson", "server: at random, or fixed: evenly spaced, as from a camera")
+    num_streams: int = option(NUM_STREAMS, "offline: batches in flight at once, where a backend on the GPU has streams")
+
+    @property
+    def load(self) -> Load:
+        """How queries come."""
+        return Load(self.scenario, self.queries_per_s, self.arrivals, self.num_streams)
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        _ = self.load  # It checks itself.
+        least = {"warmup_queries": 1, "min_queries": 1, "num_blocks": 4, "settle_queries": 0, "seed": 0}
+        least |= {"warmup_seconds": 0, "min_seconds": 0, "max_spread": 0, "max_drift": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not value >= bound:
+                raise ConfigError(f"benchmark: {name} is {value}, must be at least {bound}; raise it")
+            if value == math.inf:
+                raise ConfigError(f"benchmark: {name} is {value}, so the measurement would never end; lower it")
+
+    def describe(self) -> str:
+        """The sentence that stands next to every number measured with this protocol."""
+        return (
+            f"{self.load.describe()}; per variant at least {self.warmup_queries} queries and "
+            f"{self.warmup_seconds:g} s of warm-up, then at least {self.min_queries} queries and "
+            f"{self.min_seconds:g} s in {self.num_blocks} blocks, the variants taking "
+            f"turns in random order (seed {self.seed}), {self.settle_queries} queries of each block not counted; "
+            f"percentiles are nearest-rank; throughput is {self.load.throughput_words()}; speedup is the ratio of "
+            f"p50, its {CONFIDENCE:.0%} interval by bootstrap over blocks; called unstable if block medians spread by "
+            f"more than {self.max_spread:.0%} or drift by more than {self.max_drift:.0%}."
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something to time: an engine bound to one batch."""
+
+    name: str
+    batch_size: int
+    call: Callable[[], object]
+    """One query."""
+    device_ms: Callable[[], float | None]
+    """Device time of the last query, milliseconds; None where the backend cannot tell."""
+    rest: Callable[[], object] = lambda: None
+    """Told that others have their turn: it waits for what it still has under way."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A summary of latencies, milliseconds; percentiles are nearest-rank."""
+
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Every recorded query of one candidate, in the order in which they ran; four arrays of shape (num_queries,)."""
+
+    latency_ms: Floats
+    block: Ints
+    """The round that the query ran in, from 0."""
+    started_ms: Floats
+    """When it was due, since the first block of the whole measurement began."""
+    device_ms: Floats
+    """Device time; NaN where the backend did not tell."""
+
+    def write(self, path: Path) -> None:
+        """Keep them as a ``.npz`` with these four arrays."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as stream:
+            np.savez_compressed(
+                stream,
+                latency_ms=self.latency_ms,
+                block=self.block,
+                started_ms=self.started_ms,
+                device_ms=self.device_ms,
+            )
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What the protocol found for one candidate."""
+
+    name: str
+    batch_size: int
+    latency_ms: Latency
+    throughput_per_s: float
+    """Samples per second."""
+    device_ms: Latency | None
+    """None where the backend does not tell."""
+    num_queries: int
+    stable: bool
+    note: str
+    """Empty, or why the numbers deserve less trust, with the numbers that say so."""
+    queries: Queries
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Baseline's p50 / candidate's p50, and the bounds of its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    protocol: Protocol,
+    *,
+    on_begin: Callable[[int], object] = lambda _began_ns: None,
+    on_block: Callable[[int, int], object] = lambda _done, _total: None,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> list[Timing]:
+    """Time the candidates against each other; the result is in their order.
+
+    Args:
+        candidates: differ in name or batch size.
+        protocol: how to measure.
+        on_begin: told the clock's reading when the first block begins, which every ``started_ms`` counts from.
+        on_block: told the number of blocks done and of all blocks, after each block.
+        clock: nanoseconds; a test brings its own.
+
+    Raises:
+        ValueError: two candidates have the same name and batch size.
+    """
+    keys = [(candidate.name, candidate.batch_size) for candidate in candidates]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"benchmark: two candidates have the same name and batch size: {keys}")
+    for candidate in candidates:
+        run_unrecorded(candidate, protocol.warmup_queries, protocol.warmup_seconds, clock)
+        candidate.rest()
+    order = np.random.default_rng(protocol.seed)
+    need_queries = -(-protocol.min_queries // protocol.num_blocks)
+    need_ns = protocol.min_seconds * 1e9 / protocol.num_blocks
+
+    def done(num_queries: int, spent_ns: int) -> bool:
+        return num_queries >= need_queries and spent_ns >= need_ns
+
+    blocks: list[list[Queries]] = [[] for _ in candidates]
+    total = protocol.num_blocks * len(candidates)
+    began_ns = clock()
+    on_begin(began_ns)
+    for round_ in range(protocol.num_blocks):
+        for index in order.permutation(len(candidates)):
+            run_unrecorded(candidates[index], protocol.settle_queries, 0.0, clock)
+            raw = run_block(candidates[index], done, clock, protocol.load.begin((protocol.seed, round_), clock))
+            candidates[index].rest()
+            blocks[index].append(queries_from_raw(raw, round_, began_ns))
+            on_block(sum(map(len, blocks)), total)
+    return [_timing(candidate, joined(parts), protocol) for candidate, parts in zip(candidates, blocks)]
+
+
+def latency_from_ms(values: Floats) -> Latency:
+    """Summarise latencies, (n,) milliseconds with n >= 1; see the module's definitions."""
+    ordered = np.sort(values)
+    p50, p90, p95, p99 = (float(ordered[_rank(percent, len(ordered)) - 1]) for percent in (50, 90, 95, 99))
+    return Latency(mean=float(ordered.mean()), p50=p50, p90=p90, p95=p95, p99=p99)
+
+
+def speedup(baseline: Timing, timing: Timing, *, seed: int) -> Speedup:
+    """How much faster ``timing`` is than ``baseline``: the ratio of p50, with a bootstrap interval.
+
+    The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13),
+    as wide as so few rounds ask for (``pipeline/stats/bootstrap.py``), that draws whole rounds with replacement, the
+    same rounds for both: queries of a block resemble each other, and what disturbed a round disturbed both.
+
+    Raises:
+        ValueError: the two were not measured together, or at different batch sizes.
+    """
+    num_blocks = int(baseline.queries.block[-1]) + 1
+    if baseline.batch_size != timing.batch_size or num_blocks != int(timing.queries.block[-1]) + 1:
+        raise ValueError(f"speedup: {baseline.name} and {timing.name} differ in batch size or in number of blocks")
+    picks = np.random.default_rng(seed).integers(num_blocks, size=(NUM_RESAMPLES, num_blocks))
+    ratios = _resampled_medians(baseline.queries, picks) / _resampled_medians(timing.queries, picks)
+    ratio = baseline.latency_ms.p50 / timing.latency_ms.p50
+    return Speedup(ratio, *expanded_percentiles(ratios, ratio, num_blocks, (1 - CONFIDENCE) / 2))
+
+
+def queries_from_npz(path: Path) -> Queries:
+    """Read back what ``Queries.write`` wrote.
+
+    Raises:
+        ConfigError: the file is missing, or is not such a file.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return Queries(**{name: arrays[name] for name in ("latency_ms", "block", "started_ms", "device_ms")})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path}: holds no raw latencies ({error}); keep the report's folder whole") from error
+
+
+def _rank(percent: int, count: int) -> int:
+    """``ceil(percent / 100 * count)`` in whole numbers, so that no rounding can move it."""
+    return max(1, -(-percent * count // 100))
+
+
+def run_unrecorded(candidate: Candidate, num_queries: int, seconds: float, clock: Callable[[], int]) -> int:
+    """Run so many queries at least, and for so long at least; how many these were."""
+    done, until_ns = 0, clock() + int(seconds * 1e9)
+    while done < num_queries or clock() < until_ns:
+        candidate.call()
+        done += 1
+    return done
+
+
+Raw: TypeAlias = tuple[list[int], list[int], list[float]]
+"""Start and end of each query in nanoseconds, and its device time in milliseconds."""
+
+
+def run_block(
+    candidate: Candidate,
+    done: Callable[[int, int], bool],
+    clock: Callable[[], int],
+    begin: Callable[[], int],
+) -> Raw:
+    """Run one block, with garbage collection held back while the clock runs.
+
+    Args:
+        candidate: what is timed.
+        done: asked before each query with the number of queries so far and the nanoseconds since the block began.
+        clock: nanoseconds.
+        begin: waits until the next query is due, and says when it was; the clock itself for a query after the other.
+    """
+    starts: list[int] = []
+    ends: list[int] = []
+    device: list[float] = []
+    call, device_ms = candidate.call, candidate.device_ms
+    collecting = gc.isenabled()
+    gc.disable()
+    began_ns = end = clock()
+    try:
+        while not done(len(starts), end - began_ns):
+            start = begin()
+            call()
+            end = clock()
+            told = device_ms()
+            starts.append(start)
+            ends.append(end)
+            device.append(float("nan") if told is None else told)
+    finally:
+        if collecting:
+            gc.enable()
+    return starts, ends, device
+
+
+def queries_from_raw(raw: Raw, round_: int, began_ns: int) -> Queries:
+    """The queries of a block of that round, in a measurement whose first block began then."""
+    starts, ends, device = raw
+    start_ns, end_ns = np.asarray(starts, dtype=np.int64), np.asarray(ends, dtype=np.int64)
+    return Queries(
+        latency_ms=(end_ns - start_ns) / NS_PER_MS,
+        block=np.full(len(starts), round_, dtype=np.int64),
+        started_ms=(start_ns - began_ns) / NS_PER_MS,
+        device_ms=np.asarray(device, dtype=np.float64),
+    )
+
+
+def joined(parts: Sequence[Queries]) -> Queries:
+    """The queries of several blocks, in that order."""
+    return Queries(
+        latency_ms=np.concatenate([part.latency_ms for part in parts]),
+        block=np.concatenate([part.block for part in parts]),
+        started_ms=np.concatenate([part.started_ms for part in parts]),
+        device_ms=np.concatenate([part.device_ms for part in parts]),
+    )
+
+
+def _timing(candidate: Candidate, queries: Queries, protocol: Protocol) -> Timing:
+    latency = latency_from_ms(queries.latency_ms)
+    num_queries = len(queries.latency_ms)
+    told = ~np.isnan(queries.device_ms)
+    unstable = _why_unstable(queries, protocol)
+    run, load = Run(queries.latency_ms, queries.started_ms, queries.block), protocol.load
+    notes = [unstable, load.note(run)]
+    if num_queries < 100:
+        notes.append(f"p99 is the slowest of only {num_queries} queries")
+    if told.any() and not told.all():
+        notes.append(f"device time is known for {int(told.sum())} of {num_queries} queries only, so none is given")
+    return Timing(
+        name=candidate.name,
+        batch_size=candidate.batch_size,
+        latency_ms=latency,
+        throughput_per_s=load.throughput_per_s(candidate.batch_size, run),
+        device_ms=latency_from_ms(queries.device_ms) if told.all() else None,
+        num_queries=num_queries,
+        stable=not unstable,
+        note="; ".join(note for note in notes if note),
+        queries=queries,
+    )
+
+
+def _block_medians(queries: Queries) -> Floats:
+    """The median latency of each block, (num_blocks,) milliseconds."""
+    return np.array([np.median(block) for block in _blocks(queries)])
+
+
+def _blocks(queries: Queries) -> list[Floats]:
+    edges = np.flatnonzero(np.diff(queries.block)) + 1
+    return np.split(queries.latency_ms, edges)
+
+
+def _why_unstable(queries: Queries, protocol: Protocol) -> str:
+    """Empty if stable, else ``unstable: …`` with the numbers against their bounds."""
+    medians = _block_medians(queries)
+    half = len(medians) // 2
+    spread = float(medians.std(ddof=1) / medians.mean())
+    drift = float(np.median(medians[-half:]) / np.median(medians[:half]) - 1)
+    said = []
+    if spread > protocol.max_spread:
+        said.append(f"block medians spread by {spread:.1%} (bound {protocol.max_spread:.1%})")
+    if abs(drift) > protocol.max_drift:
+        way = "slower" if drift > 0 else "faster"
+        said.append(f"the later half is {abs(drift):.1%} {way} than the earlier (bound {protocol.max_drift:.1%})")
+    return f"unstable: {', '.join(said)}; quiet the machine, or raise min_seconds" if said else ""
+
+
+def _resampled_medians(queries: Queries, picks: Ints) -> Floats:
+    """The median over the picked blocks: ``picks`` (num_resamples, num_blocks) -> (num_resamples,)."""
+    grid = np.linspace(0, 1, NUM_QUANTILES)
+    quantiles = np.stack([np.quantile(block, grid) for block in _blocks(queries)])
+    return np.asarray(np.median(quantiles[picks].reshape(len(picks), -1), axis=1))

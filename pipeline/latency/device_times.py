@@ -1,0 +1,72 @@
+"""Where the time of timed queries went, and what else their runners and layers tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from engines.contract import Array, DeviceTimes, LayerTimes, Runner, RunnerFacts
+
+NUM_RUNS = 50
+"""Runs in which the times of layers are told."""
+MOST_LAYERS = 20
+"""So many are shown, the slowest; `timings.json` and `report.json` have all."""
+
+
+@dataclass
+class Splits:
+    """Hears after each recorded query where its time went; one for each candidate."""
+
+    runner: Runner
+    heard: list[DeviceTimes] = field(default_factory=list)
+
+    def device_ms(self) -> float | None:
+        """Device time of the last query, for ``pipeline.latency.benchmark.Candidate``."""
+        times = self.runner.facts().times
+        if times is None:
+            return self.runner.device_ms()
+        self.heard.append(times)
+        return times.compute_ms
+
+    def medians(self) -> DeviceTimes | None:
+        """Of each part, over all recorded queries; None where the backend does not tell."""
+        if not self.heard:
+            return None
+        parts = {name: [getattr(times, name) for times in self.heard] for name in asdict(self.heard[0])}
+        return DeviceTimes(**{name: median(values) for name, values in parts.items()})
+
+
+@dataclass(frozen=True)
+class LayersRun:
+    """What one engine's layers took, at one batch size."""
+
+    batch_size: int
+    num_runs: int
+    times: LayerTimes
+
+
+def facts_as_json(facts: RunnerFacts) -> dict[str, Any]:
+    """What ``timings.json`` has of a runner."""
+    return {"device_memory_mib": facts.device_memory_mib, "notes": list(facts.notes)}
+
+
+def split_from_row(row: Mapping[str, Any]) -> DeviceTimes | None:
+    """Read back what a row of ``timings.json`` has as ``split_ms``."""
+    found = row["split_ms"]
+    return None if found is None else DeviceTimes(**found)
+
+
+def layers_from_json(found: Mapping[str, Any] | None) -> LayersRun | None:
+    """Read back what ``timings.json`` has of an engine's layers; None where it has nothing."""
+    from cattrs import structure
+
+    return None if found is None else structure(found, LayersRun)
+
+
+def feed_of(batch: Mapping[str, Array]) -> dict[str, Array]:
+    """The batch in arrays of its own, contiguous: what a profile runs on again and again."""
+    return {name: np.ascontiguousarray(array) for name, array in batch.items()}

@@ -1,0 +1,69 @@
+"""The offline scenario: batch after batch through the samples, several in flight where the backend has streams."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import cycle
+
+from calibration.data.batches import Samples
+from engines import streaming_backend
+from engines.contract import Array, GpuUse, Runner, StreamingRunner
+from pipeline.artifact import Engine
+from pipeline.latency.benchmark import Candidate
+from pipeline.latency.scenarios import Load
+
+ROOM_MIB = 512
+"""So much of the samples is kept in memory, as they are when it begins."""
+
+
+def streaming_runner(engine: Engine, load: Load, num_threads: int) -> StreamingRunner | None:
+    """A runner with several batches in flight; None where that is not asked for, or the backend has no streams."""
+    module = streaming_backend(engine.backend)
+    if module is None or engine.simulated or load.scenario != "offline":
+        return None
+    return module.load(engine.path, num_threads=num_threads, use=GpuUse(num_streams=load.num_streams))
+
+
+def batches_in_memory(samples: Samples, batch_size: int) -> list[Mapping[str, Array]]:
+    """As many whole batches as fit ``ROOM_MIB``, at least one."""
+    feeds: list[Mapping[str, Array]] = []
+    room = ROOM_MIB * 2**20
+    for feed in samples.batches(batch_size):
+        room -= sum(array.nbytes for array in feed.values())
+        if feeds and (room < 0 or len(next(iter(feed.values()))) < batch_size):
+            break
+        feeds.append(feed)
+    return feeds
+
+
+def offline(
+    candidate: Candidate, runner: Runner, streaming: StreamingRunner | None, feeds: Iterable[Mapping[str, Array]]
+) -> Candidate:
+    """The candidate going through the batches, again and again."""
+    following = cycle(feeds)
+    if streaming is None:
+        return replace(candidate, call=lambda: runner.infer(next(following)))
+    flow = Flow(streaming, following)
+    return replace(candidate, call=flow.next, rest=flow.end)
+
+
+class Flow:
+    """Batches in flight: each call takes the answers of one and sends off another."""
+
+    def __init__(self, runner: StreamingRunner, feeds: Iterator[Mapping[str, Array]]) -> None:
+        """``feeds`` has no end."""
+        self._runner, self._feeds = runner, feeds
+        self._answers: Generator[dict[str, Array], None, None] | None = None
+
+    def next(self) -> dict[str, Array]:
+        """The answers to the batch that was sent off first."""
+        if self._answers is None:
+            self._answers = self._runner.infer_all(self._feeds)
+        return next(self._answers)
+
+    def end(self) -> None:
+        """Wait for what is in flight; its answers are not asked for."""
+        if self._answers is not None:
+            self._answers.close()
+            self._answers = None

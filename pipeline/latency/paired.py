@@ -1,0 +1,404 @@
+"""Candidate and baseline in turns until every question is decided, or the time that was given is over.
+
+Definitions, besides those of ``pipeline/latency/benchmark.py``:
+
+- A *load*: both engines are loaded anew, in random order and with the free memory shuffled, warmed up, run in turns,
+  and unloaded. Two loads of one file differ by more than chance between queries explains, by where their memory came to
+  lie (Mytkowicz et al., "Producing wrong data without doing anything obviously wrong!", ASPLOS 2009; Curtsinger and
+  Berger, "Stabilizer", ASPLOS 2013). A new engine must not be blamed for one unlucky load, so the spread between loads
+  is what an interval is made of. The first load is not counted.
+- A *round* is four blocks, ABBA or BAAB by the toss of a coin (one letter each for candidate and baseline), so that a
+  machine which grows slower or faster in the meantime treats both alike. Without a baseline it is two blocks. All
+  blocks of a run have the same number of queries: as many as the slower side runs in ``block_ms`` (server: as arrive in
+  it, by a Poisson process at least 30, so that a line can form). All loads have the same number of rounds: as many as
+  take ``load_seconds``, or as long as loading takes.
+- The *ratio* of a statistic is the candidate's over the baseline's within a load, and of these the geometric mean over
+  loads; of p90 and p99 no load counts for more than its reach (``pipeline/latency/intervals.py``). Above 1 the
+  candidate is slower.
+- A *look* is a decision on all loads so far: the first after 8 loads, each further one after 1.5 times as many, the
+  last when the time is over. How many looks the time will hold is planned after the first load. Who looks often errs
+  often; so the error that ``confidence`` leaves is shared out equally among the planned looks (Bonferroni), which holds
+  however the looks depend on each other. Jennison and Turnbull, Group Sequential Methods (1999), has narrower bounds,
+  for statistics with independent increments; those here are estimated again at each look.
+- A question is *decided* at the first look at which its whole interval lies on one side of its limit. This stands; the
+  interval that is shown is that of the last look at which it says the same.
+
+The confidence is that of each question. Who asks q questions and wants it of all of them together asks with a
+confidence of ``1 - (1 - confidence) / q``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeAlias
+
+import numpy as np
+
+from pipeline.errors import ConfigError
+from pipeline.latency.benchmark import (
+    NS_PER_MS,
+    Candidate,
+    Floats,
+    Queries,
+    joined,
+    queries_from_raw,
+    run_block,
+    run_unrecorded,
+)
+from pipeline.latency.intervals import LEAST_GROUPS, Chance, Statistic, Wanted, interval_of, loads_needed
+from pipeline.latency.scenarios import NUM_STREAMS, Arrivals, Load, Run, Scenario
+from pipeline.option import option
+from pipeline.stats.intervals import Interval, Limit, Outcome, outcome, planned_looks
+
+LEAST_POISSON = 30
+LEAST_QUERIES = {"p50": 20, "mean": 20, "p90": 50, "p99": 100}
+"""A load has at least so many recorded queries of each side, where such a statistic is asked and the time allows it."""
+FEWEST_QUERIES = {"p50": 10, "mean": 10, "p90": 25, "p99": 100}
+"""... and so many for a ratio, whatever the time: of fewer, p99 is the slowest."""
+WANTED_LOADS = 12
+"""Where the time is short, a load takes such a part of it."""
+PADDING = (16, 1 << 20)
+"""So many pieces of memory, of up to so many bytes each, are taken before a load, and every other one given back."""
+
+Loading: TypeAlias = Callable[[], AbstractContextManager[Candidate]]
+"""Loads an engine, and unloads it on leaving; the candidate's own arrays should be made anew too."""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """How candidate and baseline are compared.
+
+    Raises:
+        ConfigError: a field is out of bounds.
+    """
+
+    max_seconds: float = option(60.0, "what is undecided after so long is called not decided")
+    min_seconds: float = option(0.0, "a soak: nothing is decided before, and all of it stands in the trace")
+    confidence: float = option(0.99, "of each interval, over all looks; a false alarm has half of the rest, or less")
+    reload: bool = option(
+        True, "load the engines anew again and again; false: once, and the answer is of this load alone"
+    )
+    load_seconds: float = option(0.15, "rounds per load take at least so long, and as long as loading takes")
+    warmup_queries: int = option(10, "at least so many unrecorded queries of an engine that was just loaded")
+    warmup_seconds: float = option(0.2, "for so long each engine is run before anything is recorded")
+    block_ms: float = option(5.0, "a block has as many queries as the slower engine runs in so long")
+    min_block_queries: int = option(2, "... and at least so many")
+    settle_queries: int = option(1, "unrecorded queries at a block's start: the engine before it emptied the caches")
+    seed: int = option(0, "of the order in which the engines take turns")
+    scenario: Scenario = option(
+        "single_stream", "the next query comes when the last is done; server: by itself; offline: throughput of batches"
+    )
+    queries_per_s: float = option(0.0, "server: so many queries arrive per second, on average")
+    arrivals: Arrivals = option("poisson", "server: at random, or fixed: evenly spaced, as from a camera")
+    num_streams: int = option(NUM_STREAMS, "offline: batches in flight at once, where a backend on the GPU has streams")
+
+    @property
+    def load(self) -> Load:
+        """How queries come (``pipeline/latency/scenarios.py``)."""
+        return Load(self.scenario, self.queries_per_s, self.arrivals, self.num_streams)
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        _ = self.load  # It checks itself.
+        least: dict[str, float] = {
+            "warmup_queries": 1,
+            "warmup_seconds": 0,
+            "block_ms": 0,
+            "min_block_queries": 1,
+            "settle_queries": 0,
+        }
+        least |= {"seed": 0, "load_seconds": 0, "min_seconds": 0, "confidence": 0.5}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not bound <= value < math.inf:
+                raise ConfigError(f"{name} is {value}, must be at least {bound} and finite; correct it")
+        if not 0 < self.max_seconds < math.inf:
+            raise ConfigError(f"max_seconds is {self.max_seconds}, must be above 0 and finite; correct it")
+        if self.min_seconds > self.max_seconds:
+            raise ConfigError(
+                f"min_seconds is {self.min_seconds:g}, above max_seconds {self.max_seconds:g}, when it ends; raise "
+                "max_seconds"
+            )
+        if not self.confidence < 1:
+            raise ConfigError(f"confidence is {self.confidence}, must be below 1, such as 0.99; correct it")
+
+    def describe(self) -> str:
+        """The sentence that stands next to every answer found so."""
+        loads = (
+            "both loaded anew again and again, the spread between loads making the intervals"
+            if self.reload
+            else "both loaded once, so that the answer is of this load alone"
+        )
+        how = "arrive" if self.scenario == "server" else "the slower one runs"
+        soak = f", not before {self.min_seconds:g} s," if self.min_seconds else ""
+        return (
+            f"{self.load.describe()}; candidate and baseline in turns, {loads}; per load at least "
+            f"{self.warmup_queries} queries of warm-up each, before the first one {self.warmup_seconds:g} s; rounds of "
+            f"four blocks (ABBA or BAAB, drawn with seed {self.seed}), at least {self.load_seconds:g} s of them per "
+            f"load; a block has as many queries as {how} in {self.block_ms:g} ms, at least {self.min_block_queries}, "
+            f"and {self.settle_queries} before them not counted; until all is decided{soak} or {self.max_seconds:g} s "
+            "are over. Percentiles are nearest-rank; a ratio is taken within a load, and of these the geometric mean "
+            "(of p90 and p99 a load counts only so far); intervals are by Student's t over loads (percentiles in "
+            "milliseconds: by Woodruff's method) and each "
+            f"holds with {self.confidence:.4g} over all looks (Bonferroni)."
+        )
+
+
+@dataclass(frozen=True)
+class Question:
+    """A budget of latency: does the candidate keep this limit?"""
+
+    name: str
+    batch_size: int
+    statistic: Statistic
+    limit: Limit
+    relative: bool
+    """The limit is on the ratio candidate / baseline; else on the candidate's milliseconds."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found of one question."""
+
+    question: Question
+    outcome: Outcome
+    interval: Interval
+    """A ratio, or milliseconds."""
+    more_rounds: float
+    """About so many further rounds would decide, four times in five; 0 if it is decided, infinity if the estimate lies
+    on the limit."""
+    more_seconds: float
+    """How long these would take."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The answers, in the order of the questions, and all that was measured."""
+
+    answers: tuple[Answer, ...]
+    candidate: Queries
+    """``block`` is the number of the round."""
+    baseline: Queries | None
+    num_loads: int
+    num_rounds: int
+    """In all loads together, as many in each."""
+    seconds: float
+    """All of it, with warm-up and loading."""
+    began_ns: int
+    """When the first round began, on the clock of the run."""
+    confidence: float
+    tail: float
+    """The probability with which one bound at one look may be passed."""
+    notes: tuple[str, ...]
+    """Why latencies say more of the line than of an engine."""
+
+    def interval(self, statistic: Statistic, *, relative: bool) -> Interval:
+        """The interval of any statistic of this run, as it was asked, or as wide as if it had been.
+
+        Raises:
+            ValueError: a ratio, and there was no baseline.
+        """
+        tables = [side.latency_ms.reshape(self.num_loads, -1) for side in (self.candidate, self.baseline) if side]
+        asked = (one.question for one in self.answers)
+        limits = [one.limit for one in asked if (one.statistic, one.relative) == (statistic, relative)]
+        return interval_of(tables, Wanted(statistic, relative, *limits[:1]), (self.confidence, self.tail))
+
+
+def ask(
+    candidate: Loading,
+    baseline: Loading | None,
+    questions: Sequence[Question],
+    pairing: Pairing,
+    *,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> Asked:
+    """Run loads until every question is decided or ``max_seconds`` are over.
+
+    One load is run at least, however long it takes.
+
+    Args:
+        candidate: loads what may be deployed.
+        baseline: loads what it is held against, at the same batch size; None if no question is relative.
+        questions: at least one, of the candidate's batch size.
+        pairing: how to compare.
+        clock: nanoseconds; a test brings its own.
+
+    Raises:
+        ValueError: no question, a relative one with no baseline, or another batch size.
+    """
+    if not questions or (baseline is None and any(question.relative for question in questions)):
+        raise ValueError("at least one question, and a baseline where one is relative")
+    start_ns = clock()
+    sides = [candidate] if baseline is None else [candidate, baseline]
+    with _Bench(sides, questions, pairing, clock) as bench:
+        looks, tail = [0], math.nan
+        answers = [_unanswered(question, pairing) for question in questions]
+        while True:
+            bench.run()
+            seconds = (clock() - start_ns) / 1e9
+            room = math.floor((pairing.max_seconds - seconds) / bench.seconds_per_load())
+            if bench.num_loads == 1:
+                soaked = 1 + math.ceil((pairing.min_seconds - seconds) / bench.seconds_per_load())
+                looks = planned_looks(max(LEAST_GROUPS, soaked), 1 + room)
+                tail = (1 - pairing.confidence) / 2 / len(looks)
+            if bench.num_loads in looks[:-1] or room < 1:
+                answers = [_answer(answer, bench, (pairing.confidence, tail)) for answer in answers]
+            if room < 1 or all(answer.outcome != "not decided" for answer in answers):
+                break
+    return bench.asked(answers, seconds, tail)
+
+
+class _Bench:
+    """All loads so far: a context manager that keeps an engine loaded no longer than it must."""
+
+    def __init__(
+        self, sides: Sequence[Loading], questions: Sequence[Question], pairing: Pairing, clock: Callable[[], int]
+    ) -> None:
+        self._sides, self._questions, self._pairing, self._clock = sides, questions, pairing, clock
+        self._random = np.random.default_rng(pairing.seed)
+        self._kept = ExitStack()
+        self._loaded: list[Candidate] = []
+        self._block_queries = self.num_rounds = self.num_loads = 0
+        self._rounds_per_load = 0
+        self._queries: list[list[Queries]] = [[] for _ in sides]
+        self.began_ns = 0
+
+    def __enter__(self) -> _Bench:
+        """The load that is not counted: warm up, and find how many queries make a block."""
+        with ExitStack() as stack:
+            loaded = self._load(stack)
+            self._block_queries = max(_block_queries(side, self._pairing, self._clock) for side in loaded)
+            if (load := self._pairing.load).scenario == "server":
+                arriving = math.ceil(self._pairing.block_ms * load.queries_per_s / 1e3)
+                least = LEAST_POISSON if load.arrivals == "poisson" else self._pairing.min_block_queries
+                self._block_queries = max(arriving, least)
+            if not self._pairing.reload:
+                self._loaded, self._kept = loaded, stack.pop_all()
+        self.began_ns = self._clock()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kept.__exit__(kind, error, trace)
+
+    def run(self) -> None:
+        """One more load."""
+        start_ns = self._clock()
+        with ExitStack() as stack:
+            loaded = self._loaded or self._load(stack)
+            for side in loaded:
+                run_unrecorded(side, self._pairing.warmup_queries if self._pairing.reload else 0, 0.0, self._clock)
+                side.rest()
+            ready_ns = self._clock()
+            if not self.num_loads:
+                need_ns = max(self._pairing.load_seconds * 1e9, ready_ns - start_ns)
+                while self._clock() - ready_ns < need_ns or self._lacks_queries(self._clock() - start_ns):
+                    self._round(loaded)
+                self._rounds_per_load = self.num_rounds
+            else:
+                for _ in range(self._rounds_per_load):
+                    self._round(loaded)
+        self.num_loads += 1
+
+    def _lacks_queries(self, spent_ns: int) -> bool:
+        """Whether the first load needs more queries.
+
+        Rather than fewer than ``WANTED_LOADS``, each has fewer queries; milliseconds are judged by all loads together.
+        """
+        least = [FEWEST_QUERIES[one.statistic] for one in self._questions if one.relative]
+        if spent_ns < self._pairing.max_seconds * 1e9 / WANTED_LOADS:
+            least += [LEAST_QUERIES[one.statistic] for one in self._questions]
+        return 2 * self._block_queries * self.num_rounds < max(least, default=0)
+
+    def seconds_per_load(self) -> float:
+        """Loading included."""
+        return max(self._clock() - self.began_ns, 1) / 1e9 / self.num_loads
+
+    def latencies_ms(self) -> list[Floats]:
+        """Those of candidate and baseline, each (num_loads, num_queries)."""
+        return [
+            np.concatenate([part.latency_ms for part in parts]).reshape(self.num_loads, -1) for parts in self._queries
+        ]
+
+    def asked(self, answers: Sequence[Answer], seconds: float, tail: float) -> Asked:
+        """What it came to."""
+        queries = [joined(parts) for parts in self._queries]
+        runs = [Run(side.latency_ms, side.started_ms, side.block) for side in queries]
+        notes = [self._pairing.load.note(run) for run in runs]
+        return Asked(
+            answers=tuple(answers),
+            candidate=queries[0],
+            baseline=queries[1] if len(queries) > 1 else None,
+            num_loads=self.num_loads,
+            num_rounds=self.num_rounds,
+            seconds=seconds,
+            began_ns=self.began_ns,
+            confidence=self._pairing.confidence,
+            tail=tail,
+            notes=tuple(f"{side}: {note}" for side, note in zip(("candidate", "baseline"), notes) if note),
+        )
+
+    def _load(self, stack: ExitStack) -> list[Candidate]:
+        """Load all sides, in random order, into memory that was shuffled; the padding goes with the stack."""
+        num, most = PADDING
+        padding = [np.ones(int(size), dtype=np.uint8) for size in self._random.integers(1, most, num)]
+        stack.callback(padding[::2].clear)
+        del padding
+        found: dict[int, Candidate] = {}
+        for index in self._random.permutation(len(self._sides)):
+            found[int(index)] = stack.enter_context(self._sides[index]())
+        loaded = [found[index] for index in range(len(self._sides))]
+        sizes = {side.batch_size for side in loaded} | {question.batch_size for question in self._questions}
+        if len(sizes) > 1:
+            raise ValueError(f"{loaded[0].name}: engines and questions of different batch sizes: {sorted(sizes)}")
+        return loaded
+
+    def _is_whole(self, num_queries: int, _spent_ns: int) -> bool:
+        return num_queries >= self._block_queries
+
+    def _round(self, loaded: Sequence[Candidate]) -> None:
+        first = int(self._random.integers(len(loaded)))
+        order = [first, 1 - first, 1 - first, first] if len(loaded) > 1 else [0, 0]
+        for place, index in enumerate(order):
+            run_unrecorded(loaded[index], self._pairing.settle_queries, 0.0, self._clock)
+            seed = (self._pairing.seed, self.num_rounds, order[:place].count(index))
+            raw = run_block(loaded[index], self._is_whole, self._clock, self._pairing.load.begin(seed, self._clock))
+            loaded[index].rest()
+            self._queries[index].append(queries_from_raw(raw, self.num_rounds, self.began_ns))
+        self.num_rounds += 1
+
+
+def _block_queries(side: Candidate, pairing: Pairing, clock: Callable[[], int]) -> int:
+    """Warm up; how many queries of this side make a block."""
+    run_unrecorded(side, pairing.warmup_queries, pairing.warmup_seconds / 2, clock)
+    start_ns = clock()
+    num = run_unrecorded(side, 1, pairing.warmup_seconds / 2, clock)
+    each_ms = (clock() - start_ns) / NS_PER_MS / num
+    side.rest()
+    return max(math.ceil(pairing.block_ms / each_ms) if each_ms > 0 else 1, pairing.min_block_queries)
+
+
+def _unanswered(question: Question, pairing: Pairing) -> Answer:
+    nothing = Interval(math.nan, -math.inf, math.inf, pairing.confidence)
+    return Answer(question, "not decided", nothing, math.inf, math.inf)
+
+
+def _answer(before: Answer, bench: _Bench, chance: Chance) -> Answer:
+    """The answer at this look; what was decided before stands."""
+    question, latencies_ms = before.question, bench.latencies_ms()
+    rounds_per_load = bench.num_rounds / bench.num_loads
+    wanted = Wanted(question.statistic, question.relative, question.limit)
+    interval = interval_of(latencies_ms, wanted, chance)
+    found = outcome(interval, question.limit)
+    if found != "not decided" and before.outcome in ("not decided", found):
+        return Answer(question, found, interval, 0.0, 0.0)
+    if before.outcome != "not decided":
+        return before
+    more = max(loads_needed(latencies_ms, wanted, chance) - bench.num_loads, 1.0)
+    return Answer(question, "not decided", interval, more * rounds_per_load, more * bench.seconds_per_load())

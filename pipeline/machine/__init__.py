@@ -1,0 +1,1 @@
+"""This machine: identity, sensors, memory, packages, child processes, progress; nothing of models."""

@@ -1,0 +1,1 @@
+"""What the pages of report and gate share: numbers, pictures, template and style."""

@@ -1,0 +1,1 @@
+"""The report of a run: table, JSON and page; it measures nothing."""

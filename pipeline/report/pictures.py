@@ -1,0 +1,341 @@
+"""The pictures of report.html: SVG that takes its colours from the page, so that light and dark both work.
+
+matplotlib is loaded inside functions only. Every picture is drawn 360 points wide, which a phone shows at about its
+natural size. The same record gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.latency.benchmark import Floats
+from pipeline.page.numbers import drop_text, metric_text, metric_title, ms_text, size_text, three_digits
+from pipeline.record import MetricInfo, Record, TensorQuality, Variant
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 360.0
+FONT_SIZE = 11.0
+LABEL_SIZE = 10.0
+MAX_TENSORS = 10
+MAX_NAME = 44
+LOG_FROM = 20.0
+"""A latency axis is logarithmic where its largest value is this many times its smallest."""
+FEW_DECADES = 200.0
+"""... and up to this many times, 2 and 5 of each decade have numbers too."""
+TAIL_PERCENT = 99.5
+"""A latency distribution is drawn up to this percentile."""
+
+INK, QUIET, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
+GOOD, WARN, BAD = "#191a1b", "#1c1d1e", "#1f2021"
+COLOURS = {"fp32": "#101112", "fp16": "#131415", "int8": "#161718"}
+_VARIABLES = {
+    INK: "--ink",
+    QUIET: "--quiet",
+    LINE: "--line",
+    PAPER: "--paper",
+    COLOURS["fp32"]: "--fp32",
+    COLOURS["fp16"]: "--fp16",
+    COLOURS["int8"]: "--int8",
+    GOOD: "--good",
+    WARN: "--warn",
+    BAD: "--bad",
+}
+"""The colour that is drawn -> the page's variable that replaces it."""
+
+_SIDES = ((0, "center"), (9, "left"), (-9, "right"))
+"""Where a label may stand above or below its point: offset in points, and its alignment."""
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",  # Comes with matplotlib, so that widths are the same everywhere.
+    "font.size": FONT_SIZE,
+    "text.color": INK,
+    "text.parse_math": False,  # A tensor's name may hold dollar signs.
+    "axes.facecolor": "none",
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": QUIET,
+    "axes.labelsize": FONT_SIZE - 0.5,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": LINE,
+    "xtick.labelcolor": QUIET,
+    "ytick.color": LINE,
+    "ytick.labelcolor": QUIET,
+    "xtick.labelsize": FONT_SIZE - 1,
+    "ytick.labelsize": FONT_SIZE - 1,
+    "svg.fonttype": "none",  # Text stays text.
+    "savefig.facecolor": "none",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: its headings, what a screen reader says, and an ``<svg>`` element."""
+
+    key: str
+    title: str
+    caption: str
+    alt: str
+    svg: str
+
+
+def pictures(record: Record, latencies: Mapping[str, Floats]) -> list[Picture]:
+    """Those pictures that the record has numbers for.
+
+    Args:
+        record: the run.
+        latencies: variant name -> latency of each query at the first batch size, (num_queries,) milliseconds.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        return _pictures(record, latencies)
+
+
+def _pictures(record: Record, latencies: Mapping[str, Floats]) -> list[Picture]:
+    timed = [variant for variant in record.variants if variant.latency_ms is not None]
+    drawn = []
+    if record.metric is not None and any(variant.metric is not None for variant in timed):
+        drawn.append(_accuracy(record, record.metric))
+    if timed:
+        drawn.append(_latency(timed, latencies))
+    drawn.append(_sizes(record.variants))
+    if record.tensors:
+        drawn.append(_sqnr(record.tensors))
+    return drawn
+
+
+def _accuracy(record: Record, metric: MetricInfo) -> Picture:
+    """Metric against p50; what was not timed stands in a strip of its own."""
+    from matplotlib.ticker import MaxNLocator
+
+    shown = [variant for variant in record.variants if variant.metric is not None]
+    timed = [variant for variant in shown if variant.latency_ms is not None]
+    untimed = [variant for variant in shown if variant.latency_ms is None]
+    figure = empty_figure(280)
+    ratios = [1, 0.85] if untimed else [1]
+    axes = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
+    main = axes[0]
+    points: list[tuple[Axes, float, Variant]] = [(main, _p50_ms(variant), variant) for variant in timed]
+    latency_axis(main, [x for _, x, _ in points], "p50 latency, ms")
+    main.margins(x=0.25, y=0.3)
+    main.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    main.yaxis.set_major_formatter(lambda value, _: metric_text(metric, value))
+    if untimed:
+        strip = axes[1]
+        strip.set_xlim(0, 1)
+        strip.set_xticks([0.5], ["not timed"])
+        strip.tick_params(left=False, bottom=False)
+        strip.spines["left"].set(visible=True, linestyle=(0, (2, 2)))
+        points += [(strip, 0.5, variant) for variant in untimed]
+    _bound_line(record, metric, axes)
+    for ax, x, variant in points:
+        hollow = variant.is_simulated()
+        colour = COLOURS[variant.precision]
+        ax.plot(x, variant.metric or 0.0, "o", ms=8, mec=colour, mfc="none" if hollow else colour, mew=1.8, zorder=3)
+    _label_points(figure, points)
+    simulated = " A hollow ring is a simulated accuracy, not the engine's own." if any_simulated(shown) else ""
+    alt = "; ".join(f"{v.name} {metric_text(metric, v.metric)} at {_p50_text(v)}" for v in shown)
+    title = f"{metric_title(metric)} against latency"
+    better = "Up" if metric.higher_is_better else "Down"
+    caption = f"{better} and to the left is better.{simulated}"
+    return Picture("accuracy", title, caption, alt, svg_from_figure(figure, "accuracy"))
+
+
+def any_simulated(variants: Sequence[Variant]) -> bool:
+    """Whether one of them has a simulated accuracy."""
+    return any(variant.is_simulated() for variant in variants)
+
+
+def _bound_line(record: Record, metric: MetricInfo, axes: Sequence[Axes]) -> None:
+    """The worst metric that the recommendation accepts: FP32's less the allowed drop."""
+    found = next((v for v in record.variants if v.metric is not None and v.metric_drop is not None), None)
+    if found is None or found.metric is None or found.metric_drop is None:
+        return
+    sign = 1 if metric.higher_is_better else -1
+    bound = found.metric + sign * (found.metric_drop - record.recommendation.max_metric_drop)
+    for ax in axes:
+        ax.axhline(bound, color=QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
+    text = f"bound: {drop_text(metric, record.recommendation.max_metric_drop)} from FP32"
+    axes[0].annotate(
+        text,
+        (1, bound),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=QUIET,
+        size=FONT_SIZE - 1.5,
+    )
+
+
+def _latency(timed: Sequence[Variant], latencies: Mapping[str, Floats]) -> Picture:
+    """One row per variant: the distribution of all its queries, with p50 and p99 marked."""
+    figure = empty_figure(44 + 50 * len(timed))
+    ax = figure.subplots()
+    ends = [float(np.percentile(latencies[v.name], TAIL_PERCENT)) for v in timed]
+    starts = [float(latencies[v.name].min()) for v in timed]
+    p99s = [v.latency_ms.p99 for v in timed if v.latency_ms is not None]
+    latency_axis(ax, [*starts, *ends, *p99s], "latency of one query, ms")
+    low, high = min(starts), max(*ends, *p99s)
+    edges = np.geomspace(low, high, 121) if ax.get_xscale() == "log" else np.linspace(low, high, 121)
+    for row, variant in enumerate(timed):
+        assert variant.latency_ms is not None  # of timed
+        colour, base = COLOURS[variant.precision], -float(row)
+        counts, _ = np.histogram(latencies[variant.name], edges)
+        height = base + 0.44 * np.sqrt(counts / counts.max())
+        ax.stairs(height, edges, baseline=base, fill=True, color=colour, alpha=0.35, lw=0)
+        ax.hlines(base, low, high, color=LINE, lw=0.8)
+        ax.vlines(variant.latency_ms.p50, base, base + 0.44, color=colour, lw=2)
+        ax.vlines(variant.latency_ms.p99, base, base + 0.22, color=colour, lw=1.5)
+        said = f"p50 {three_digits(variant.latency_ms.p50)} · p99 {three_digits(variant.latency_ms.p99)} ms"
+        row_text(ax, base + 0.66, variant.name, said)
+    ax.set_ylim(-len(timed) + 0.8, 1.0)
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    alt = "; ".join(f"{v.name} p50 {ms_text(_p50_ms(v))}" for v in timed)
+    batch = timed[0].by_batch[0].batch_size
+    caption = (
+        f"Every recorded query at batch {batch}, up to percentile {TAIL_PERCENT:g}; height is the square root of the "
+        "count, so that the tail can be seen. Tall mark: p50, short mark: p99."
+    )
+    return Picture("latency", "Latency distributions", caption, alt, svg_from_figure(figure, "latency"))
+
+
+def _sizes(variants: Sequence[Variant]) -> Picture:
+    """One bar per variant."""
+    figure = empty_figure(20 + 34 * len(variants))
+    ax = figure.subplots()
+    for row, variant in enumerate(variants):
+        ax.barh(-row, variant.size_bytes, height=0.28, color=COLOURS[variant.precision])
+        row_text(ax, -row + 0.36, variant.name, size_text(variant.size_bytes))
+    _bare_rows(ax, len(variants), max(variant.size_bytes for variant in variants))
+    alt = "; ".join(f"{variant.name} {size_text(variant.size_bytes)}" for variant in variants)
+    return Picture("sizes", "Engine size", "Size of the file that is deployed.", alt, svg_from_figure(figure, "sizes"))
+
+
+def _sqnr(tensors: Sequence[TensorQuality]) -> Picture:
+    """The worst tensors first; a tensor without noise or without signal has no bar."""
+    rated = sorted((t.sqnr_db, t.name) for t in tensors if t.sqnr_db is not None)
+    worst = rated[:MAX_TENSORS]
+    figure = empty_figure(20 + 34 * max(1, len(worst)))
+    ax = figure.subplots()
+    for row, (sqnr_db, name) in enumerate(worst):
+        ax.barh(-row, max(sqnr_db, 0.0), height=0.28, color=COLOURS["int8"])
+        row_text(ax, -row + 0.36, shortened(name), f"{sqnr_db:.1f} dB")
+    _bare_rows(ax, max(1, len(worst)), max([sqnr_db for sqnr_db, _ in rated], default=1.0))
+    alt = "; ".join(f"{name} {sqnr_db:.1f} dB" for sqnr_db, name in worst)
+    count = (
+        f"The {len(worst)} worst of {len(rated)} tensors" if len(worst) < len(rated) else f"All {len(rated)} tensors"
+    )
+    caption = f"{count}, worst first: signal to quantization noise ratio on the calibration data; 6 dB are one bit."
+    return Picture("sqnr", "INT8 quantization error per tensor", caption, alt, svg_from_figure(figure, "sqnr"))
+
+
+def shortened(name: str) -> str:
+    """A long name with its middle left out; the end tells tensors apart."""
+    if len(name) <= MAX_NAME:
+        return name
+    head = MAX_NAME // 3
+    return f"{name[:head]}…{name[-(MAX_NAME - head - 1) :]}"
+
+
+def _p50_ms(variant: Variant) -> float:
+    assert variant.latency_ms is not None  # callers ask for timed variants only
+    return variant.latency_ms.p50
+
+
+def _p50_text(variant: Variant) -> str:
+    return "no latency" if variant.latency_ms is None else ms_text(variant.latency_ms.p50)
+
+
+def empty_figure(height: float) -> Figure:
+    """An empty figure, ``WIDTH`` by ``height`` points, that fits its contents by itself."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained", facecolor="none")
+
+
+def latency_axis(ax: Axes, values: Sequence[float], label: str) -> None:
+    """Logarithmic where the values ask for it; ticks are plain numbers."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    if max(values) > LOG_FROM * min(values):
+        ax.set_xscale("log")
+        between = (1.0, 2.0, 5.0) if max(values) < FEW_DECADES * min(values) else (1.0,)
+        ax.xaxis.set_major_locator(LogLocator(subs=between, numticks=6))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.set_xlabel(label)
+
+
+def row_text(ax: Axes, y: float, left: str, right: str) -> None:
+    """A row's name at the left end and its number at the right end."""
+    where = ax.get_yaxis_transform()
+    ax.text(0, y, left, transform=where, ha="left", va="center", color=INK)
+    ax.text(1, y, right, transform=where, ha="right", va="center", color=QUIET)
+
+
+def _bare_rows(ax: Axes, count: int, largest: float) -> None:
+    """Rows whose numbers stand beside them need no axis."""
+    ax.set_xlim(0, largest)
+    ax.set_ylim(-count + 0.6, 0.7)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[["left", "bottom"]].set_visible(False)
+
+
+def _label_points(figure: Figure, points: Sequence[tuple[Axes, float, Variant]]) -> None:
+    """Write each variant's name in its colour at the first place beside its point where it hides nothing.
+
+    Places inside the point's own axes come first.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # Fixes the layout, so that places are known.
+    spots = [ax.transData.transform((x, variant.metric or 0.0)) for ax, x, variant in points]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
+    places = [(dx, sign * dy, side) for dy in (0, 13, 26, 39) for sign in (1, -1) for dx, side in _SIDES[dy == 0 :]]
+    for ax, x, variant in points:
+        name = f"{variant.name} (sim.)" if variant.is_simulated() else variant.name
+        text = ax.annotate(name, (x, variant.metric or 0.0), xytext=(0, 0), textcoords="offset points", va="center")
+        text.set(size=LABEL_SIZE, color=COLOURS[variant.precision], in_layout=False)
+        for frame, (dx, dy, side) in itertools.product((ax.bbox.padded(4), figure.bbox), places):
+            text.set(position=(dx, dy), ha=side)
+            box = text.get_window_extent()
+            inside = frame.containsx(box.x0) and frame.containsx(box.x1) and frame.containsy(box.y1)
+            if inside and frame.containsy(box.y0) and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(text.get_window_extent())
+
+
+def svg_from_figure(figure: Figure, key: str) -> str:
+    """The figure as an ``<svg>`` element: no fixed colours or fonts, no date, no name that another picture has."""
+    from matplotlib import rc_context
+
+    stream = io.StringIO()
+    with rc_context({"svg.hashsalt": key}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r' id="[A-Za-z0-9]+(?:\.[a-z]+)?_\d+"', "", svg)
+    svg = re.sub(r'(<svg [^>]*?)width="[^"]*" ', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg [^>]*?)height="[^"]*" ', r"\1", svg, count=1)
+    svg = svg.replace("'DejaVu Sans'", "var(--font)")
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg.replace("<svg ", '<svg aria-hidden="true" ', 1).strip()

@@ -1,0 +1,218 @@
+"""What a run found, written three ways: report.json, a table on the terminal, and report.html."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.errors import ConfigError
+from pipeline.page.numbers import (
+    MIB,
+    NONE,
+    drop_text,
+    metric_text,
+    metric_title,
+    rate_text,
+    share_text,
+    three_digits,
+    times_text,
+)
+from pipeline.record import SCHEMA_VERSION, SIMULATION, BatchTiming, MetricInfo, Record, Variant
+
+if TYPE_CHECKING:
+    import cattrs
+    from rich.console import Console
+    from rich.table import Table
+
+T = TypeVar("T")
+
+MARK = "*"
+"""Stands behind a simulated accuracy; the line below the table says what it means."""
+
+
+def json_from_record(record: object) -> str:
+    """The text of report.json, or of another record; ``docs/report-schema.md`` describes every key.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot hold; the record wants None there.
+    """
+    return json.dumps(_converter().unstructure(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_json(record: object, path: Path) -> None:
+    """Write report.json, or another record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json_from_record(record), encoding="utf-8")
+
+
+def report_from_json(path: Path) -> Record:
+    """Read report.json back; as ``record_from_json``."""
+    return record_from_json(path, Record, SCHEMA_VERSION, "write it again with `trtforge run`")
+
+
+def record_from_json(path: Path, kind: type[T], version: int, again: str) -> T:
+    """Read a record back, strictly: every key there, none unknown, each value of its type.
+
+    Args:
+        path: the file.
+        kind: the record's class.
+        version: the ``schema_version`` that this program reads.
+        again: what to do about a file that does not fit.
+
+    Raises:
+        ConfigError: the file cannot be read, is of another schema version, or does not fit; names the key.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a {path.name}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not JSON ({error}); {again}") from error
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if found != version:
+        raise ConfigError(f"{path}: schema_version is {found!r}, this program reads {version}; {again}")
+    try:
+        return _converter().structure(data, kind)
+    except Exception as error:
+        from cattrs import transform_error
+
+        said, _, where = transform_error(error)[0].partition(" @ ")
+        raise ConfigError(f"{path}: {where.removeprefix('$.')}: {said}; {again}") from error
+
+
+def write_html(record: Record, path: Path) -> None:
+    """Write report.html; the raw latencies that it draws lie where the record says, relative to the file's folder.
+
+    Raises:
+        Unavailable: jinja2 or matplotlib is not installed.
+        ConfigError: a file of raw latencies is missing.
+    """
+    from pipeline.report.page import html_from_record
+
+    html = html_from_record(record, path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+
+
+def print_table(record: Record, console: Console) -> None:
+    """The recommendation and one row per variant, in 80 columns; a row per further batch size below."""
+    from rich.text import Text
+
+    console.print(_variant_table(record))
+    further = [(v, timing) for v in record.variants for timing in v.by_batch[1:]]
+    if further:
+        console.print(_batch_table(further))
+    for line in _footnotes(record):
+        console.print(Text(line, style="dim"))
+    console.print(Text(record.recommendation.sentence, style="bold"))
+
+
+def _variant_table(record: Record) -> Table:
+    sizes = {v.by_batch[0].batch_size for v in record.variants if v.by_batch}
+    batch = f"batch {', '.join(map(str, sorted(sizes)))}" if sizes else "not timed"
+    percent = record.metric is not None and record.metric.is_fraction()
+    name = "metric" if record.metric is None else metric_title(record.metric)
+    in_mib = max(variant.size_bytes for variant in record.variants) >= 10 * MIB
+    table = _table(f"{record.model.source} ({batch})")
+    table.add_column("variant", no_wrap=True)
+    table.add_column("size\nMiB" if in_mib else "size\nKiB", justify="right")
+    table.add_column(f"{name}\n%" if percent else name, justify="right", overflow="fold")
+    table.add_column("drop\npoints" if percent else "drop", justify="right", overflow="fold")
+    for head in ("p50\nms", "p99\nms", "speed-\nup", "agrees\n%"):
+        table.add_column(head, justify="right", overflow="fold")
+    for variant in record.variants:
+        best = variant.name == record.recommendation.variant
+        size = three_digits(variant.size_bytes / (MIB if in_mib else 1024))
+        cells = (variant.name, size, *_cells(variant, record.metric))
+        table.add_row(*cells, style="bold green" if best else "")
+    return table
+
+
+def _cells(variant: Variant, metric: MetricInfo | None) -> list[str]:
+    """Metric, drop, p50, p99, speed-up and agreement, their units left to the heads of the columns."""
+    latency = variant.latency_ms
+    mark = MARK if variant.is_simulated() and variant.metric is not None else ""
+    value = NONE if metric is None else metric_text(metric, variant.metric)
+    drop = NONE if metric is None else drop_text(metric, variant.metric_drop)
+    return [
+        value.removesuffix(" %") + mark,
+        drop.removesuffix(" points"),
+        NONE if latency is None else three_digits(latency.p50),
+        NONE if latency is None else three_digits(latency.p99),
+        NONE if variant.speedup is None else times_text(variant.speedup),
+        share_text(variant.agreement).removesuffix(" %"),
+    ]
+
+
+def _batch_table(rows: list[tuple[Variant, BatchTiming]]) -> Table:
+    table = _table("further batch sizes")
+    table.add_column("variant", no_wrap=True)
+    for head in ("batch", "p50\nms", "p99\nms", "samples\nper s", "speed-\nup"):
+        table.add_column(head, justify="right", overflow="fold")
+    for variant, timing in rows:
+        table.add_row(
+            variant.name,
+            str(timing.batch_size),
+            three_digits(timing.latency_ms.p50),
+            three_digits(timing.latency_ms.p99),
+            rate_text(timing.throughput_per_s).removesuffix("/s"),
+            NONE if timing.speedup is None else times_text(timing.speedup),
+        )
+    return table
+
+
+def _table(title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    return Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+
+
+def _footnotes(record: Record) -> list[str]:
+    """What a reader must know to read the numbers right."""
+    lines = []
+    if any(variant.is_simulated() for variant in record.variants):
+        lines.append(f"{MARK} accuracy by {SIMULATION}, not by the engine itself.")
+    for reason in dict.fromkeys(v.latency_missing for v in record.variants if v.latency_missing):
+        names = ", ".join(v.name for v in record.variants if v.latency_missing == reason)
+        lines.append(f"{names}: not timed: {reason}")
+    lines += [f"{v.name}: validation failed: {failure}" for v in record.variants for failure in v.failures]
+    lines += [
+        f"{v.name}, batch {timing.batch_size}: {timing.note}"
+        for v in record.variants
+        for timing in v.by_batch
+        if timing.note
+    ]
+    lines += [f"{v.name}: {note}" for v in record.variants for note in v.notes]
+    if energies := [(v.name, t) for v in record.variants for t in v.by_batch if t.energy_mj is not None]:
+        said = [f"{name} {three_digits(t.energy_mj or 0)} (batch {t.batch_size})" for name, t in energies]
+        lines.append(f"Energy per inference, mJ: {', '.join(said)}.")
+    lines += [f"calibration data, {finding.code}: {finding.sentence}" for finding in record.lint]
+    if record.settling is not None:
+        lines.append(record.settling.sentence())
+    lines += record.notes
+    if record.protocol is not None:
+        lines.append(f"Latency on {record.machine.describe()}. {record.protocol.description}")
+    return lines
+
+
+@functools.cache
+def _converter() -> cattrs.Converter:
+    """Plain data from the record and back, without cattrs's friendly conversions."""
+    import cattrs
+
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind in (int, float, str, bool):
+        converter.register_structure_hook(kind, _strict)
+    return converter
+
+
+def _strict(value: Any, kind: type[T]) -> T:
+    if kind is float and type(value) is int:
+        return float(value)  # type: ignore[return-value]  # A whole number is a number.
+    if type(value) is not kind:
+        raise TypeError(f"is {value!r}, expected {kind.__name__}")
+    return value

@@ -1,0 +1,1 @@
+"""Intervals, bootstrap and proportions: statistics that know nothing of engines or latencies."""
