@@ -37,7 +37,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.calibration import cpu_name
 from engines import onnxruntime
 from pipeline.latency.benchmark import Candidate
-from pipeline.latency.paired import Asked, Pairing, Question, ask
+from pipeline.latency.paired import Asked, Question, ask
+from pipeline.latency.protocol import Pairing
 from pipeline.stats.intervals import Limit
 from pipeline.stats.proportions import wilson
 

@@ -29,11 +29,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.calibration import cpu_name
 from benchmarks.gate import BATCH_SIZE, OUTCOMES, loading, plain_ms, write_network
+from calibration.arrays import Floats
 from engines import onnxruntime
 from pipeline.gate.steadiness import cpu_times, load_from_others
-from pipeline.latency.benchmark import Floats
 from pipeline.latency.intervals import LEAST_GROUPS, Statistic, bounded_mean, load_statistics, reach_of
-from pipeline.latency.paired import Pairing, Question, ask
+from pipeline.latency.paired import Question, ask
+from pipeline.latency.protocol import Pairing
 from pipeline.stats.intervals import Interval, Limit, outcome, planned_looks
 
 CASES: tuple[tuple[Statistic, float, float], ...] = (

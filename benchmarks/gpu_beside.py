@@ -34,7 +34,8 @@ from engines.contract import DYNAMIC, Array, GpuUse, TensorSpec
 from engines.cuda import device as cuda
 from engines.errors import EngineError
 from engines.nvinfer.runner import NvinferRunner
-from pipeline.latency.benchmark import Candidate, Protocol, measure
+from pipeline.latency.benchmark import Candidate, measure
+from pipeline.latency.protocol import Protocol
 
 STREAMS = (1, 2, 4)
 Infer = Callable[[dict[str, Array]], Mapping[str, Array]]

@@ -24,7 +24,7 @@ from calibration.data.batches import input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from pipeline.artifact import Engine
-from pipeline.latency.benchmark import Protocol
+from pipeline.latency.protocol import Protocol
 from pipeline.stages import benchmark
 from pipeline.stages.benchmark import Benchmark
 

@@ -38,9 +38,9 @@ from calibration.ranges.ranges import METHODS, histograms_from_folder, ranges_fr
 from pipeline.accuracy.bisection import Evidence, bisected
 from pipeline.accuracy.comparison import Tolerance, write_outputs
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
+from pipeline.engine_runner import runner_of
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
-from pipeline.stages.infer import runner_of
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding, Tolerate
 from pipeline.stages.validate import Judge, Judged, Validate

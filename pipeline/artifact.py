@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from calibration.file_digest import file_digest
-from calibration.lint.findings import Finding
-from calibration.ranges.convergence import SETTLING_FILE
+from calibration.lint.finding import Finding
+from calibration.ranges.span import SETTLING_FILE
 
 
 def digest_of_path(path: Path, leave_out: str = "") -> str:

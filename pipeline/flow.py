@@ -6,39 +6,37 @@ The store does the remembering: each line either makes its result or is served i
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.source import FUNCTION, DataSource
-from calibration.histogram.methods import Method
 from calibration.lint.findings import raise_errors
-from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
-from engines.contract import Precision
-from pipeline.accuracy.bisection import Evidence
 from pipeline.artifact import (
     Engine,
     Findings,
     OnnxModel,
-    Outputs,
-    Ranges,
-    SavedModel,
-    Source,
-    Timings,
-    Tolerances,
-    Verdict,
 )
-from pipeline.bundle import Bundle, open_bundle, tolerance_key
+from pipeline.bundle import open_bundle, tolerance_key
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
-from pipeline.plan import Plan, nearest
-from pipeline.stages.build import Target
+from pipeline.plan import Plan
+from pipeline.results import Results
+from pipeline.spelling import nearest
 from pipeline.stages.export import source_from_path
 from pipeline.stages.lint import Evaluated
-from pipeline.stages.tolerate import LEAST_SAMPLES, Rounding
-from pipeline.stages.validate import Judge, Judged
+from pipeline.stages.tolerate import LEAST_SAMPLES
+from pipeline.stages.validate import Judged
 from pipeline.store import Store
+from pipeline.variants import (
+    evidence_of,
+    judge_of,
+    judged_engine,
+    rounding_of,
+    target_of,
+    trained_network,
+    variants,
+    written_model,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,46 +44,6 @@ MODELS_ONLY = ("export", "lint", "calibrate", "cast", "quantize", "tolerate", "p
 """Verbs for which no engine is built."""
 JUDGED = ("tolerate", "pack", "validate", "benchmark", "gate")
 """Verbs for which tolerances are derived."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One precision for one backend."""
-
-    precision: Precision
-    backend: str
-
-    @property
-    def name(self) -> str:
-        """As it stands in tables and reports: ``int8@onnxruntime``."""
-        return f"{self.precision}@{self.backend}"
-
-
-@dataclass
-class Results:
-    """What a run has made so far, by variant where there are several."""
-
-    source: Source
-    fp32: OnnxModel
-    calibration: Samples | None
-    """None on a device that was given a bundle: the samples stayed behind."""
-    evaluation: Samples
-    packed: Bundle | None = None
-    """Where the models come from a bundle."""
-    source_verdict: Verdict | None = None
-    """The exported FP32 model against the trained network itself."""
-    reference: Outputs | None = None
-    findings: Findings | None = None
-    ranges: Ranges | None = None
-    models: dict[Variant, OnnxModel] = field(default_factory=dict)
-    tolerances: dict[Variant, Tolerances] = field(default_factory=dict)
-    """Derived, for the variants that the plan holds to them."""
-    engines: dict[Variant, Engine] = field(default_factory=dict)
-    outputs: dict[Variant, Outputs] = field(default_factory=dict)
-    verdicts: dict[Variant, Verdict] = field(default_factory=dict)
-    timings: Timings | None = None
-    not_timed: dict[Variant, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def run(plan: Plan, store: Store, until: str) -> Results:
@@ -227,11 +185,6 @@ def check_shapes(plan: Plan, samples: Samples) -> None:
             raise ConfigError(f"{plan.path}: [model.inputs] the model has no input '{name}'{nearest(name, known)}")
 
 
-def target_of(plan: Plan, variant: Variant) -> Target:
-    """What a variant's engine is built for."""
-    return Target(variant.backend, variant.precision, plan.model.inputs, plan.model.profiles)
-
-
 def time_engines(plan: Plan, store: Store, made: Results) -> None:
     """Time the engines that run on this machine, all in one measurement; say of the others why not."""
     timed = {}
@@ -242,53 +195,6 @@ def time_engines(plan: Plan, store: Store, made: Results) -> None:
             timed[variant.name] = engine
     if timed:
         made.timings = store.measure(plan.benchmark, timed, made.evaluation)
-
-
-def variants(plan: Plan, until: str) -> Iterator[Variant]:
-    """Every precision for every backend; for a single verb only the precisions that it writes."""
-    wanted = {"cast": ("fp16",), "quantize": ("int8",)}.get(until, plan.variants.precisions)
-    for name in plan.variants.backends:
-        for precision in plan.variants.precisions:
-            if precision in wanted:
-                yield Variant(precision, name)
-
-
-def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> OnnxModel:
-    """The ONNX model with the variant's precision written in it, placed as its backend wants it."""
-    if variant.precision == "fp32" or plan.build.is_native(variant.backend, variant.precision):
-        return made.fp32
-    if made.ranges is None:
-        raise ConfigError(f"{variant.name}: needs ranges; run `calibrate` first")
-    if variant.precision == "fp16":
-        return store.run(plan.cast, made.fp32, made.ranges)
-    placement = backend(variant.backend).PLACEMENT
-    assert placement != "none", "check_plan refuses it"
-    return store.run(replace(plan.quantize, target=placement), made.fp32, made.ranges)
-
-
-def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -> Engine:
-    """What answers for the engine's accuracy: itself, or where it cannot run, the simulation of its model.
-
-    Raises:
-        Unavailable: it cannot run, and its model is no simulation of it, as with native INT8.
-    """
-    reason = backend(variant.backend).why_not_run()
-    if not reason:
-        return engine
-    if plan.build.is_native(variant.backend, variant.precision):
-        raise Unavailable(
-            f"{variant.name}: native INT8 is in the engine alone, so that it must run to be judged ({reason}); judge "
-            'it on the device, or take int8 = "qdq"'
-        )
-    return Engine(made.models[variant].path, "onnxruntime", simulated=True)
-
-
-def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
-    """The models behind a variant's engine; None for FP32, which is all there is."""
-    if variant.precision == "fp32":
-        return None
-    model = None if plan.build.is_native(variant.backend, variant.precision) else made.models[variant]
-    return Evidence(made.fp32, model, made.evaluation, made.ranges)
 
 
 def derive(plan: Plan, store: Store, made: Results) -> None:
@@ -304,34 +210,6 @@ def derive(plan: Plan, store: Store, made: Results) -> None:
     for variant in wanted:
         rounding = rounding_of(plan, made, variant)
         made.tolerances[variant] = store.run(plan.tolerate, made.fp32, made.evaluation, rounding)
-
-
-def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
-    """What engines of this kind round, and how their ranges are read."""
-    placement = backend(variant.backend).PLACEMENT
-    if variant.precision != "int8":
-        return Rounding(variant.precision, "tensorrt" if placement == "tensorrt" else "none")
-    assert made.ranges is not None
-    assert placement != "none"
-    ranges = ranges_from_folder(made.ranges.path)
-    method: Method | Literal["any"] = "any" if ranges.method == "imported" else ranges.method
-    rounding = Rounding("int8", placement, plan.quantize.exclude, "s8s8", method, ranges.percentile)
-    if plan.build.is_native(variant.backend, variant.precision):  # TensorRT rounds outputs too, as ONNX Runtime does.
-        own = "entropy" if plan.build.native_scales == "tensorrt" else method
-        return replace(rounding, target="onnxruntime", exclude=(), method=own)
-    if placement == "onnxruntime":
-        return replace(rounding, arithmetic=plan.quantize.chosen_arithmetic()[0])
-    return rounding
-
-
-def trained_network(plan: Plan, made: Results) -> Engine:
-    """What the user brought, ready to be run: by TensorFlow, or an ONNX source by what runs the FP32 model."""
-    if isinstance(made.source, SavedModel):
-        return Engine(made.source.path, "tensorflow", signature=made.source.signature)
-    if isinstance(made.source, OnnxModel):
-        renamed = made.fp32.beside("source.onnx")
-        return Engine(renamed if renamed.is_file() else made.source.path, plan.validate.reference)
-    return Engine(made.fp32.beside("savedmodel"), "tensorflow", signature="serving_default")
 
 
 def check_export(plan: Plan, store: Store, made: Results) -> None:
@@ -350,11 +228,6 @@ def check_export(plan: Plan, store: Store, made: Results) -> None:
             f"{made.source.path}: the exported ONNX model does not answer as the network does: "
             f"{'; '.join(verdict['failures'])}; nothing was built on it; loosen [validate.fp32] only if you know why"
         )
-
-
-def judge_of(plan: Plan) -> Judge:
-    """The plan's task metric."""
-    return Judge(plan.data.metric, plan.data.output, plan.folder)
 
 
 def _samples(plan: Plan, fp32: OnnxModel) -> tuple[Samples, Samples]:

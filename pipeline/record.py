@@ -6,16 +6,17 @@ docstring of the field says why that can be.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from calibration.lint.findings import Finding
+from calibration.data.batches import Samples
+from calibration.lint.finding import Finding
 from calibration.ranges.convergence import Settling
 from engines.contract import DeviceTimes, Placement, Precision, TensorSpec
-from pipeline.latency.benchmark import Latency, Protocol
+from pipeline.latency.benchmark import Latency
 from pipeline.latency.device_times import LayersRun
+from pipeline.latency.protocol import Protocol
 from pipeline.machine.identity import Machine
 from pipeline.machine.monitor import Watched
 
@@ -308,6 +309,6 @@ class Record:
     recommendation: Recommendation
 
 
-def finite(value: float | None) -> float | None:
-    """The number if it is finite, else None: JSON has neither NaN nor infinity."""
-    return None if value is None or not math.isfinite(value) else value
+def data_info(samples: Samples) -> DataInfo:
+    """What a report says of a set of samples."""
+    return DataInfo(samples.source.path, samples.num_samples, samples.preprocess.describe(), samples.digest())

@@ -16,6 +16,7 @@ from calibration.ranges.ranges import ranges_from_folder
 from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.report.table import report_from_json
+from pipeline.report.write import write_report
 from pipeline.store import Store
 
 NETWORK = """
@@ -109,7 +110,7 @@ def test_from_a_network_to_a_decision(plan_file: Path) -> None:
     assert verdicts["int8@onnxruntime"]["agreement"] >= 0.95
 
     # The report holds all of it, and a recommendation in words.
-    record = plan.report(plan, made, store.account)
+    record = write_report(plan, made, store.account)
     kept = report_from_json(plan_file.parent / "trtforge-report" / "report.json")
     assert kept == record
     assert [variant.name for variant in kept.variants] == list(by_name)

@@ -20,7 +20,8 @@ import onnx_ir as ir
 
 from calibration.analysis.rounding import FP16, FP32, Rounded, rounded_from_onnx
 from calibration.analysis.scale_check import misfits, quantization
-from calibration.histogram.collect import Array, Run, watchable
+from calibration.graph.watched_outputs import watchable
+from calibration.histogram.collect import Array, Run
 from calibration.precision.placement import (
     PRODUCTS,
     Placement,
@@ -31,7 +32,8 @@ from calibration.precision.placement import (
     readers_of,
     weight_axis,
 )
-from calibration.precision.scale import NUM_LEVELS, Span, asymmetric, symmetric
+from calibration.precision.scale import NUM_LEVELS, asymmetric, symmetric
+from calibration.ranges.span import Span
 
 PASSING = ("QuantizeLinear", "DequantizeLinear", "Cast")
 """Their output stands for their first input."""

@@ -40,7 +40,8 @@ from calibration.precision.placement import (
     is_float_weight,
     weight_axis,
 )
-from calibration.precision.scale import Quantization, Span, quantized, weight_scales
+from calibration.precision.scale import Quantization, quantized, weight_scales
+from calibration.ranges.span import Span
 
 Feed = dict[str, npt.NDArray[np.float32]]
 

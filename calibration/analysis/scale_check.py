@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from calibration.precision.scale import DataType, Quantization, Span, asymmetric, symmetric
+from calibration.precision.scale import DataType, Quantization, asymmetric, symmetric
+from calibration.ranges.span import Span
 
 CLOSE, CLOSE_IN_FP16 = 1e-5, 1e-3
 """Scales that differ by no more than this share are equal: tools round them in different orders."""

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from calibration.histogram.methods import LEAST_EXPONENT, NUM_BINS, Histogram, histogram_from_values
+from calibration.histogram.histogram import LEAST_EXPONENT, NUM_BINS, Histogram, histogram_from_values
 
 LARGEST_COUNT = 2**32 - 1
 """What a counter in the compiled code's table holds."""

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from calibration.arrays import Floats
+from calibration.histogram.histogram import Counts
 from calibration.histogram.spikes import without_spikes
 
 if TYPE_CHECKING:
-    from calibration.histogram.methods import Histogram
+    from calibration.histogram.histogram import Histogram
 
-Counts: TypeAlias = npt.NDArray[np.int64]
-Floats: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.intp]
 
 NUM_ENTROPY_BINS = 2048

@@ -24,108 +24,17 @@ from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from calibration.arrays import Floats
 from calibration.errors import DataError
-from calibration.histogram.entropy import Counts, Floats, amax_entropy
+from calibration.histogram.entropy import amax_entropy
+from calibration.histogram.histogram import NUM_BINS, Counts, Histogram
 
 Method = Literal["entropy", "minmax", "percentile", "mse"]
-
-NUM_BINS = 16384
-LOG2_NUM_BINS = 14
-LEAST_EXPONENT = -110
-"""Below 2^-110 the factor 16384 / 2^e would leave float32; values as small share one range."""
-
 LARGEST_CODE = 127
 NUM_OCTAVES = 12
 CANDIDATES_PER_OCTAVE = 42
 """The search of ``mse``: down to max |x| / 4096, in steps of 1.7 percent; then 64 steps around the best."""
-
-CHUNK = 1 << 16
-"""Values histogrammed at a time: their copies stay in the processor's second-level cache."""
-
-
-@dataclass(frozen=True, eq=False)
-class Histogram:
-    """What is known of a tensor's values: exact counts over [0, 2^exponent), exact extremes."""
-
-    counts: Counts
-    """(16384,) values per bin of |x|."""
-    exponent: int
-    min: float
-    max: float
-    num_zeros: int
-
-    @property
-    def num_values(self) -> int:
-        """All values, zeros included."""
-        return int(self.counts.sum())
-
-    @property
-    def amax(self) -> float:
-        """The largest |x|."""
-        return max(abs(self.min), abs(self.max))
-
-    @property
-    def bin_width(self) -> float:
-        """Width of a bin, exact."""
-        return math.ldexp(1.0, self.exponent - LOG2_NUM_BINS)
-
-    def merged(self, other: Histogram) -> Histogram:
-        """The histogram of both sets of values; exact, commutative and associative."""
-        if not other.num_values or not self.num_values:
-            return self if self.num_values else other
-        exponent = max(self.exponent, other.exponent)
-        return Histogram(
-            counts=_widened(self, exponent) + _widened(other, exponent),
-            exponent=exponent,
-            min=min(self.min, other.min),
-            max=max(self.max, other.max),
-            num_zeros=self.num_zeros + other.num_zeros,
-        )
-
-
-def histogram_from_values(values: npt.NDArray[np.generic], where: str) -> Histogram:
-    """The histogram of a floating-point array of any shape, rounded to float32 if it is wider.
-
-    An empty array gives the histogram of nothing, which merging leaves out.
-
-    Raises:
-        DataError: a value is NaN or infinite; ``where`` says which tensor this is, on which samples.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        flat = np.asarray(values, dtype=np.float32).reshape(-1)
-    if not flat.size:
-        return Histogram(np.zeros(NUM_BINS, np.int64), LEAST_EXPONENT, 0.0, 0.0, 0)
-    low, high = float(flat.min()) + 0.0, float(flat.max()) + 0.0  # + 0.0: one zero, without a sign.
-    if not (math.isfinite(low) and math.isfinite(high)):
-        num_bad = flat.size - int(np.count_nonzero(np.isfinite(flat)))
-        raise DataError(
-            f"{where}: {num_bad} of {flat.size} values are NaN or infinite in float32, finite values are expected; "
-            "mend or leave out the sample that causes them, or the model"
-        )
-    exponent = exponent_of(max(abs(low), abs(high)))
-    return Histogram(histogram_of(flat, exponent), exponent, low, high, flat.size - int(np.count_nonzero(flat)))
-
-
-def exponent_of(amax: float) -> int:
-    """The least e >= -110 with amax < 2^e."""
-    return max(math.frexp(amax)[1], LEAST_EXPONENT) if amax else LEAST_EXPONENT
-
-
-def histogram_of(values: npt.NDArray[np.float32], exponent: int) -> Counts:
-    """Counts of |x| in 16,384 bins over [0, 2^exponent): (n,) finite float32 in, (16384,) out."""
-    counts = np.zeros(NUM_BINS, np.int64)
-    factor = np.float32(math.ldexp(1.0, LOG2_NUM_BINS - exponent))
-    size = min(CHUNK, values.size)
-    scaled, bins, index = np.empty(size, np.float32), np.empty(size, np.int32), np.empty(size, np.intp)
-    for begin in range(0, values.size, CHUNK):
-        chunk = values[begin : begin + CHUNK]
-        num = chunk.size
-        bins[:num] = np.multiply(chunk, factor, out=scaled[:num])  # Towards zero, so that |bin| is floor of |x|.
-        index[:num] = np.abs(bins[:num], out=bins[:num])
-        counts += np.bincount(index[:num], minlength=NUM_BINS)
-    return counts
 
 
 def amax_minmax(histogram: Histogram) -> float:
@@ -269,14 +178,3 @@ def _sums_beyond(values: Counts) -> Counts:
     """At each index the sum from there to the end. Of whole numbers: exact, and four times as fast."""
     sums = np.cumsum(values)
     return np.asarray(sums[-1] - sums + values)
-
-
-def _widened(histogram: Histogram, exponent: int) -> Counts:
-    """The counts over [0, 2^exponent), for an exponent at least the histogram's own."""
-    steps = exponent - histogram.exponent
-    if not steps:
-        return histogram.counts
-    counts = np.zeros(NUM_BINS, np.int64)
-    group = 1 << min(steps, LOG2_NUM_BINS)
-    counts[: NUM_BINS // group] = histogram.counts.reshape(-1, group).sum(axis=1)
-    return counts

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,15 +25,10 @@ import numpy.typing as npt
 from calibration.data.source import Array, spread
 from calibration.errors import DataError
 from calibration.histogram.quantiles import median
+from calibration.lint.finding import Finding
 from calibration.lint.input_scale import Rescaling
 from calibration.lint.label_test import Better, channel_axis, layout_words, other_layout
 from calibration.lint.survey import InputSurvey, Labels, Survey
-
-Severity = Literal["error", "warning"]
-Code: TypeAlias = Literal[
-    "range", "layout", "channels", "constant", "duplicates", "few", "classes", "imbalance", "overlap"
-]
-CODES: tuple[Code, ...] = get_args(Code)
 
 LEAST_PEAK = 1 / 8
 """Data is too small for a model that rescales only if even its largest value is below this share of the expected."""
@@ -49,15 +43,6 @@ ONE_CLASS = 0.9
 SURPRISE = 1e-6
 """How unlikely a class's number of samples must be, by the evaluation data's shares, before it is told."""
 NUM_NAMED = 5
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that a person should know of the calibration data, before or beside its ranges."""
-
-    severity: Severity
-    code: Code
-    sentence: str
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
+from calibration.arrays import Floats
 from calibration.histogram.quantiles import median
-
-Floats = npt.NDArray[np.float64]
 
 PASSING = ("Identity", "Cast", "Dropout")
 RESHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand")

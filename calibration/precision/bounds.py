@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.graph.editing import attribute_float, attribute_int, constant, holds_graph
-from calibration.precision.scale import Span
+from calibration.ranges.span import Span
 
 SLACK = 1.001
 

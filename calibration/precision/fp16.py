@@ -26,7 +26,7 @@ from calibration.graph.editing import (
     value_names,
 )
 from calibration.precision.bounds import implied_spans
-from calibration.precision.scale import Span
+from calibration.ranges.span import Span
 
 FP16_MAX = 65504.0
 FP16_TINY = 2.0**-14

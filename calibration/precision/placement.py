@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from calibration.errors import DataError
 from calibration.graph.editing import attribute_int, constant, is_constant
-from calibration.precision.scale import Arithmetic, DataType, Quantization, Span
+from calibration.precision.scale import Arithmetic, DataType, Quantization
+from calibration.ranges.span import Span
 
 Target = Literal["tensorrt", "onnxruntime"]
 

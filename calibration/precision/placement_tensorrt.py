@@ -28,7 +28,8 @@ from calibration.precision.placement import (
     is_float_weight,
     weight_axis,
 )
-from calibration.precision.scale import NUM_LEVELS, Quantization, Span, symmetric
+from calibration.precision.scale import NUM_LEVELS, Quantization, symmetric
+from calibration.ranges.span import Span
 
 SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth")
 PART = ("Pad", "Slice", "Split", "MaxPool")

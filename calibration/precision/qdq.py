@@ -33,7 +33,8 @@ from calibration.precision.placement import (
     QuantizedWeight,
     Sight,
 )
-from calibration.precision.scale import Arithmetic, Span, arithmetic_for, quantized, weight_scales
+from calibration.precision.scale import Arithmetic, arithmetic_for, quantized, weight_scales
+from calibration.ranges.span import Span
 
 MIN_OPSET = 13
 """The first with one scale for each channel."""

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from calibration.ranges.span import Span
+
 Arithmetic = Literal["u8s8", "u8s7", "u8u8", "s8s8"]
 """Activations, then weights: ``u8`` unsigned with a zero point, ``s8`` signed, ``s7`` signed in -64 … 64."""
 
@@ -25,18 +27,6 @@ _X86 = frozenset({"x86_64", "amd64", "i686", "i386"})
 _ARM = frozenset({"aarch64", "arm64", "armv7l", "armv8l"})
 _X86_DOT = ("avx512_vnni", "avx_vnni")
 _ARM_DOT = ("asimddp", "i8mm")
-
-
-@dataclass(frozen=True)
-class Span:
-    """What calibration found of one tensor."""
-
-    amax: float
-    """Magnitude at which values are clipped, as entropy, min-max, percentile or mse chose it."""
-    min: float
-    """Smallest value seen."""
-    max: float
-    """Largest value seen."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ import onnx_ir as ir
 
 from calibration.graph.editing import attribute_string, constant, dimensions, from_constants, opened
 from calibration.graph.fold import join_bias
-from calibration.histogram.methods import Histogram
+from calibration.histogram.histogram import Histogram
 from calibration.precision import placement_onnxruntime, placement_tensorrt
 from calibration.precision.bounds import MOVING, distinct_spans
 from calibration.precision.fp16 import undecided_for_fp16
 from calibration.precision.placement import PlacementOptions, Sight, Target
-from calibration.precision.scale import Span
+from calibration.ranges.span import Span
 
 Watch = Literal["placements", "tensorrt", "onnxruntime", "all"]
 """What ranges will be used for: INT8 for both targets, or for one; or whatever, which takes every tensor."""

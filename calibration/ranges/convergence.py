@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from calibration.errors import DataError
-from calibration.histogram.methods import Histogram, Method, amax_percentile
+from calibration.histogram.histogram import Histogram
+from calibration.histogram.methods import Method, amax_percentile
 from calibration.histogram.quantiles import median, quantile_above
+from calibration.ranges.span import SETTLING_FILE
 
-SETTLING_FILE = "settling.json"
 NUM_TENSORS = 16
 PROXY_PERCENTILE = 99.99
 TOLERANCE = 0.1

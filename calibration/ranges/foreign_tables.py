@@ -11,8 +11,9 @@ import onnx
 
 from calibration.errors import DataError
 from calibration.graph.tensor_digests import tensor_digests
-from calibration.histogram.collect import watchable
-from calibration.histogram.methods import LARGEST_CODE, LEAST_EXPONENT, exponent_of
+from calibration.graph.watched_outputs import watchable
+from calibration.histogram.histogram import LEAST_EXPONENT, exponent_of
+from calibration.histogram.methods import LARGEST_CODE
 from calibration.ranges.ort_table import scales_from_flatbuffers, scales_from_json, scales_from_text
 from calibration.ranges.ranges import IMPORTED, Origin, Ranges, TensorRange
 from calibration.ranges.trt_cache import MARK, cache_from_bytes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from calibration.errors import DataError
 from calibration.graph.tensor_digests import differing
-from calibration.histogram.methods import Histogram
+from calibration.histogram.histogram import Histogram
 from calibration.ranges.ranges import Origin, Ranges, histograms_from_folder, ranges_from_folder, ranges_from_histograms
 
 

@@ -35,17 +35,9 @@ import numpy as np
 
 from calibration.errors import DataError
 from calibration.graph.tensor_digests import differing
-from calibration.histogram.entropy import Counts
-from calibration.histogram.methods import (
-    LARGEST_CODE,
-    NUM_BINS,
-    READINGS,
-    Histogram,
-    Method,
-    amax_percentile,
-    clipped_share,
-    sqnrs_db,
-)
+from calibration.histogram.histogram import NUM_BINS, Counts, Histogram
+from calibration.histogram.methods import LARGEST_CODE, READINGS, Method, amax_percentile, clipped_share, sqnrs_db
+from calibration.ranges.span import Span
 
 RANGES_FILE = "ranges.json"
 HISTOGRAMS_FILE = "histograms.npz"
@@ -385,3 +377,8 @@ def _count(record: Mapping[str, Any], key: str, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise _Malformed(f"{where}: {key} is {value!r}, a count is expected")
     return value
+
+
+def spans_from_ranges(ranges: Ranges) -> dict[str, Span]:
+    """Tensor name -> the chosen amax and the observed minimum and maximum."""
+    return {name: Span(amax=t.amax, min=t.min, max=t.max) for name, t in ranges.tensors.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,17 +14,16 @@ import onnx
 from calibration.analysis.bisection import Bisection, Suspect
 from calibration.analysis.scale_check import misfits
 from calibration.data.batches import Samples
-from calibration.data.source import Array, spread
-from calibration.histogram.collect import Run, watch_tensors, write_watched
-from calibration.precision.scale import Span
-from calibration.ranges.ranges import ranges_from_folder
-from engines import backend, onnxruntime
+from calibration.graph.watched_outputs import watch_tensors, write_watched
+from calibration.histogram.collect import Run
+from calibration.ranges.ranges import ranges_from_folder, spans_from_ranges
+from calibration.ranges.span import Span
+from engines import backend
 from engines.contract import Runner
 from pipeline.artifact import OnnxModel, Ranges
+from pipeline.engine_runner import few, fixed_batch, load_simulation, padded, unpadded
 from pipeline.errors import ConfigError
-from pipeline.record import finite
-from pipeline.stages.infer import fixed_batch, padded, unpadded
-from pipeline.stages.quantize import spans_from_ranges
+from pipeline.json_record import finite
 
 NUM_KEPT = 5
 """Suspects in a verdict."""
@@ -133,22 +131,6 @@ def bisected(evidence: Evidence, num_samples: int, runner: Literal["onnxruntime"
         for feed in few(evidence.samples, num_samples):
             bisection.add(feed, (*runs, sound), random)
     return Bisected(tuple(bisection.suspects(evidence.spans())), bisection.sqnrs_db(), num)
-
-
-def few(samples: Samples, num: int) -> Iterator[dict[str, Array]]:
-    """So many samples, evenly spread, each as a batch of one."""
-    chosen, at = set(spread(samples.num_samples, num)), 0
-    for piece in samples.pieces(32):
-        size = len(next(iter(piece.values())))
-        for row in range(size):
-            if at + row in chosen:
-                yield {name: array[row : row + 1] for name, array in piece.items()}
-        at += size
-
-
-def load_simulation(path: Path) -> Runner:
-    """ONNX Runtime with every node computed as it is evidence."""
-    return onnxruntime.load_simulation(path, num_threads=0)
 
 
 def _run(runner: Runner) -> Run:

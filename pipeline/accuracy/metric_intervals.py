@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from calibration.arrays import Bools, Floats
 from engines.contract import Array
-from pipeline.accuracy.metrics import Bools, Floats, Metric
+from pipeline.accuracy.metrics import Metric
 from pipeline.errors import ConfigError
 from pipeline.stats.bootstrap import expanded_percentiles
 from pipeline.stats.intervals import Interval, Limit, outcome

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from calibration.arrays import Bools, Floats
 from calibration.data.user_function import load_function
 from engines.contract import Array
 from pipeline.errors import ConfigError
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

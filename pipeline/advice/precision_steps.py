@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from pipeline.gate.record import Step
 from pipeline.latency.benchmark import Speedup, Timing, speedup
 from pipeline.page.numbers import times_text
 from pipeline.record import Variant
@@ -60,3 +60,24 @@ def _step(lower: Variant, higher: Variant, speed: Speedup) -> Step:
             f"{speed.low:.2f} to {speed.high:.2f}), {times_text(size_ratio)} the size, {energy}."
         ),
     )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One precision against the next higher one on the same backend: does it pay?"""
+
+    lower: str
+    higher: str
+    batch_size: int
+    speedup: float
+    """p50 of ``higher`` / p50 of ``lower``, measured together."""
+    low: float
+    high: float
+    """Bounds of the 95 % interval of ``speedup``."""
+    size_ratio: float
+    """Bytes of ``lower`` / bytes of ``higher``."""
+    energy_ratio: float | None
+    """Millijoules of ``lower`` / of ``higher``; None where they were not measured."""
+    pays_in: tuple[str, ...]
+    """Of ``speed`` (the whole interval above 1), ``size`` and ``energy`` (a ratio of at most 0.95)."""
+    sentence: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -14,40 +16,37 @@ import click
 
 from pipeline import __version__
 
-VERBS = {
-    "run": "A whole plan: build, validate and time every variant; a report",
-    "export": "SavedModel, Keras file or ONNX -> checked FP32 ONNX",
-    "lint": "Are calibration samples like the model's own, and representative",
-    "calibrate": "FP32 ONNX and samples -> each tensor's range",
-    "cast": "FP32 ONNX and ranges -> FP16 ONNX",
-    "quantize": "FP32 ONNX and ranges -> INT8 ONNX (Q/DQ nodes)",
-    "tolerate": "FP32 ONNX and samples -> how far a sound engine may be off",
-    "build": "ONNX -> engine",
-    "infer": "Engine and samples -> its answers",
-    "validate": "Judge an engine's answers against the FP32 model's",
-    "bisect": "The layer at which a model in reduced precision goes wrong",
-    "benchmark": "Time engines against each other",
-    "gate": "May this engine ship? Budgets, beside a baseline",
-    "baseline": "Keep what passed its gate, for later ones",
-    "ranges": "Show and merge ranges; to and from TensorRT's calibration cache",
-    "pack": "A plan's models, samples and answers in one file, for a device",
-    "report": "Print and draw a run's report again",
-    "show": "What a result was made from, back to the trained network",
-    "doctor": "Which backends work here; what installs the others",
-}
-"""Verb -> its line in `--help`."""
-
-MODULES = {
-    **dict.fromkeys(("run", "pack", "report", "show", "doctor"), "pipeline.runs"),
-    **dict.fromkeys(("calibrate", "cast", "quantize"), "pipeline.precision"),
-    **dict.fromkeys(("gate", "baseline"), "pipeline.gate.verbs"),
-    "lint": "pipeline.linting",
-    "ranges": "pipeline.command.verbs.models.ranges",
-}
-"""Verb -> the module that holds it; the others are in `pipeline.commands`."""
+VERBS_FOLDER = Path(__file__).parent / "verbs"
+ROOMS = {"plans": "Whole plans", "models": "Models and samples", "engines": "Engines"}
+"""Folder of verbs -> its heading in `--help`."""
+ORDER = (
+    "run", "pack", "report", "show",
+    "export", "lint", "calibrate", "ranges", "cast", "quantize", "tolerate",
+    "build", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "doctor",
+)  # fmt: skip
+"""How `--help` lists the verbs: in the order of a run. One that is not named here comes after those of its folder."""
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
+
+
+@functools.cache
+def verb_files() -> dict[str, Path]:
+    """Verb -> its file, ``verbs/<room>/<verb>.py``, in the order of ``ORDER`` within each room."""
+    files = (file for room in ROOMS for file in (VERBS_FOLDER / room).glob("*.py") if file.stem != "__init__")
+    rooms = list(ROOMS)
+
+    def place(file: Path) -> tuple[int, int, str]:
+        order = ORDER.index(file.stem) if file.stem in ORDER else len(ORDER)
+        return rooms.index(file.parent.name), order, file.stem
+
+    return {file.stem: file for file in sorted(files, key=place)}
+
+
+def help_line(file: Path) -> str:
+    """A verb's line in `--help`: the first line of its file, which is not loaded for that."""
+    with file.open(encoding="utf-8") as lines:
+        return lines.readline().strip().strip('"').rstrip(".")
 
 
 class Verbs(click.Group):
@@ -55,13 +54,14 @@ class Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All verbs, in the order of a run."""
-        return list(VERBS)
+        return list(verb_files())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The verb's command."""
-        if cmd_name not in VERBS:
+        if cmd_name not in verb_files():
             return None
-        module = importlib.import_module(MODULES.get(cmd_name, "pipeline.commands"))
+        room = verb_files()[cmd_name].parent.name
+        module = importlib.import_module(f"pipeline.command.verbs.{room}.{cmd_name}")
         command = getattr(module, cmd_name)
         return command if isinstance(command, click.Command) else None
 
@@ -69,18 +69,21 @@ class Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, with the nearest verb for a typo."""
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
+        verbs = list(verb_files())
+        if args and args[0] not in verbs and not args[0].startswith("-"):
             from difflib import get_close_matches
 
-            close = get_close_matches(args[0], VERBS, n=1)
-            meant = f"; did you mean '{close[0]}'?" if close else f"; verbs: {', '.join(VERBS)}"
+            close = get_close_matches(args[0], verbs, n=1)
+            meant = f"; did you mean '{close[0]}'?" if close else f"; verbs: {', '.join(verbs)}"
             raise click.UsageError(f"no such verb '{args[0]}'{meant}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verbs and their lines, without loading any of them."""
-        with formatter.section("Verbs"):
-            formatter.write_dl(list(VERBS.items()))
+        for room, heading in ROOMS.items():
+            with formatter.section(heading):
+                files = (file for file in verb_files().values() if file.parent.name == room)
+                formatter.write_dl([(file.stem, help_line(file)) for file in files])
 
 
 @click.group(

@@ -16,8 +16,8 @@ from calibration.ranges.ranges import METHODS
 from engines import BACKENDS
 from engines.contract import PRECISIONS, ShapeRange
 from pipeline.artifact import Engine, OnnxModel
-from pipeline.direct import record_of
 from pipeline.errors import ConfigError
+from pipeline.output import record_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -131,7 +131,8 @@ def preprocess_from(text: str) -> Preprocess:
     """The preprocessing that ``--preprocess`` gives; none if it is empty."""
     if not text:
         return Preprocess()
-    from pipeline.plan import record_from_table, tomllib
+    from pipeline.plan import tomllib
+    from pipeline.strict import record_from_table
 
     try:
         table = tomllib.loads(f"x = {{ {text} }}")
@@ -189,7 +190,7 @@ def specs_of(engine: Engine) -> tuple[InputSpec, ...]:
     """The inputs of an engine, from the engine itself."""
     if engine.path.suffix == ".onnx":
         return input_specs_from_onnx(engine.path)
-    from pipeline.stages.infer import runner_of
+    from pipeline.engine_runner import runner_of
 
     with runner_of(engine, 0) as runner:
         return tuple(InputSpec(spec.name, spec.dtype, spec.shape) for spec in runner.inputs)

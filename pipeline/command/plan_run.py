@@ -12,8 +12,8 @@ from pipeline.command.options import given_options
 from pipeline.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.flow import Results
     from pipeline.plan import Plan
+    from pipeline.results import Results
     from pipeline.store import Entry, Store
 
     Change: TypeAlias = Callable[[Plan], Plan]
@@ -47,7 +47,7 @@ def by_plan(path: Path, store: Path, until: str) -> None:
     if until == "export":
         click.echo(made.fp32.path)
     elif until == "lint" and made.findings:
-        from pipeline.linting import tell_findings
+        from pipeline.command.sample_check import tell_findings
 
         tell_findings(made.findings, plan.lint)
     elif until == "calibrate" and made.ranges:

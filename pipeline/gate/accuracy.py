@@ -28,7 +28,7 @@ from pipeline.errors import ConfigError
 from pipeline.gate.budget import Budget
 from pipeline.gate.checks import Asked, beside, broken, decided, exact
 from pipeline.gate.record import Accuracy, Check
-from pipeline.record import finite
+from pipeline.json_record import finite
 from pipeline.stages.validate import Judge, Labelled, agreement, same_arg_max
 from pipeline.stats.intervals import Interval, Limit, outcome
 

@@ -25,13 +25,13 @@ from pathlib import Path
 from calibration.file_digest import file_digest
 from pipeline.artifact import Engine
 from pipeline.bundle import SUMS, files_in, sums_of
-from pipeline.direct import put, work_folder
 from pipeline.errors import ConfigError, DataError
 from pipeline.gate.checks import digest_of_engine, files_of_engine
 from pipeline.gate.record import SCHEMA_VERSION as GATE_SCHEMA
 from pipeline.gate.record import Check, EngineInfo, Gated, Measured
+from pipeline.json_record import record_from_json, write_json
 from pipeline.machine.identity import Machine, this_machine
-from pipeline.report.table import record_from_json, write_json
+from pipeline.output import put, work_folder
 
 SCHEMA_VERSION = 1
 FOLDER, RECORD, GATE_RECORD = "baselines", "baseline.json", "gate.json"

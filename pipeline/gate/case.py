@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from calibration.data.batches import Samples
+from pipeline.advice.precision_steps import Step
 from pipeline.artifact import Engine
 from pipeline.errors import ConfigError
 from pipeline.gate.accuracy import Answers
 from pipeline.gate.budget import Budget
 from pipeline.gate.checks import Asked, Validated
-from pipeline.gate.record import Step
 from pipeline.record import MetricInfo, PlanInfo
 from pipeline.stages.benchmark import Benchmark
 
@@ -113,7 +113,7 @@ def check_budgets(budgets: Sequence[Budget], names: list[str], *, has_baseline: 
     Raises:
         ConfigError: one names another engine, or compares with a baseline where none was named.
     """
-    from pipeline.plan import nearest  # The plan has the gate's table, so it is not loaded before this.
+    from pipeline.spelling import nearest  # The plan has the gate's table, so it is not loaded before this.
 
     for budget in budgets:
         if budget.variant and budget.variant not in names:

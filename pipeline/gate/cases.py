@@ -17,19 +17,21 @@ from pipeline.artifact import Engine, Outputs
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.gate.accuracy import Answers, check_meaning
 from pipeline.gate.baseline import Baseline, baseline_named, baselines_in, is_variant_name
+from pipeline.gate.budget import budgets_from_texts
 from pipeline.gate.case import Case, Known, asked_from, check_budgets
 from pipeline.gate.checks import Validated
-from pipeline.plan import Plan, nearest
+from pipeline.plan import Plan
 from pipeline.record import MetricInfo, PlanInfo
+from pipeline.report.write import variant_record
+from pipeline.spelling import nearest
 from pipeline.stages.benchmark import timings_from
 from pipeline.stages.gate import Gate
 from pipeline.stages.infer import Infer
-from pipeline.stages.report import variant_record
 from pipeline.stages.validate import Judge
 from pipeline.store import Store
 
 if TYPE_CHECKING:
-    from pipeline.flow import Results
+    from pipeline.results import Results
 
 
 def check_gate(plan: Plan, store: Path) -> None:
@@ -40,9 +42,9 @@ def check_gate(plan: Plan, store: Path) -> None:
         DataError: the baseline is damaged.
         Unavailable: the candidate cannot run on this machine.
     """
-    from pipeline.flow import variants
+    from pipeline.variants import variants
 
-    budgets = plan.gate.read_budgets(f"{plan.path}: [gate] budgets")
+    budgets = budgets_from_texts(plan.gate.budgets, f"{plan.path}: [gate] budgets")
     names = [variant.name for variant in variants(plan, "gate")]
     candidate = candidate_of(plan, names)
     asked_from(budgets, candidate, plan.benchmark.batch_sizes[0])
@@ -187,7 +189,7 @@ def case_from_engines(out: Path, direct: Direct, gate: Gate) -> Case:
     """What a gate of engines is about; each answers the samples in a process of its own, if budgets ask for it."""
     from pipeline.stages.benchmark import Benchmark
 
-    budgets = gate.read_budgets("--budget")
+    budgets = budgets_from_texts(gate.budgets, "--budget")
     check_one_network(direct.candidate, direct.baseline)
     check_budgets(budgets, [direct.candidate.path.name], has_baseline=bool(direct.baseline or direct.no_baseline))
     for budget in budgets:

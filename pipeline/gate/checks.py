@@ -13,8 +13,8 @@ from calibration.file_digest import file_digest
 from pipeline.artifact import Engine, external_files
 from pipeline.gate.budget import Budget
 from pipeline.gate.record import Check
+from pipeline.json_record import finite
 from pipeline.page.numbers import MIB
-from pipeline.record import finite
 from pipeline.stats.intervals import Interval, Limit, Outcome, outcome
 
 Asked: TypeAlias = tuple[str, Budget]

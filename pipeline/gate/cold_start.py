@@ -22,12 +22,12 @@ from pathlib import Path
 
 from engines.contract import Array
 from pipeline.artifact import Engine
+from pipeline.engine_runner import runner_of
 from pipeline.errors import Unavailable
 from pipeline.gate.checks import Asked, decided, undecided
 from pipeline.gate.record import Check
 from pipeline.machine import child_process
 from pipeline.machine.system_files import text_of
-from pipeline.stages.infer import runner_of
 from pipeline.stats.intervals import Interval
 
 NUM_QUERIES = 8

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.arrays import Floats, Ints
 from calibration.data.batches import Samples
 from pipeline.gate.checks import Asked, Sides, decided, undecided
 from pipeline.gate.record import Check
-from pipeline.latency.benchmark import Floats, Ints, Queries
+from pipeline.latency.benchmark import Queries
+from pipeline.latency.energy import MIN_READINGS, block_windows_ns, total_energy
 from pipeline.machine import child_process
-from pipeline.machine.monitor import MIN_READINGS, Readings, block_windows_ns, total_energy
+from pipeline.machine.monitor import Readings
 from pipeline.stages.benchmark import Benchmark, Measured, measure_engines
 from pipeline.stats.bootstrap import expanded_percentiles
 from pipeline.stats.intervals import Interval

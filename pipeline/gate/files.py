@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.gate.junit import junit_from_gated
 from pipeline.gate.record import Gated
 from pipeline.gate.summary import summary_from_gated
-from pipeline.report.table import write_json
+from pipeline.json_record import write_json
 
 OWN_FILES = ("gate.json", "gate.xml", "gate.md", "gate.html", "samples")
 """All that a gate's folder may hold."""
@@ -16,7 +16,7 @@ OWN_FILES = ("gate.json", "gate.xml", "gate.md", "gate.html", "samples")
 def check_html(html: bool) -> None:
     """Raise Unavailable if a page is asked for that cannot be drawn here, before an hour of work."""
     if html:
-        from pipeline.report.page import check_drawable
+        from pipeline.page.template import check_drawable
 
         check_drawable("gate.html (or write html = false)")
 

@@ -11,29 +11,29 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.arrays import Floats
 from calibration.data.batches import Samples
 from engines.contract import Array
 from pipeline.artifact import Engine
+from pipeline.engine_runner import runner_of
 from pipeline.errors import ConfigError
 from pipeline.gate.budget import Budget
 from pipeline.gate.case import Known
 from pipeline.gate.checks import Asked, Sides, told, unsettled
 from pipeline.gate.record import Bounds, Check, Measured, Percentile
-from pipeline.latency.benchmark import NS_PER_MS, Candidate, Floats, Queries, latency_from_ms
-from pipeline.latency.intervals import LEAST_GROUPS, Statistic
+from pipeline.json_record import finite
+from pipeline.latency.benchmark import NS_PER_MS, Candidate, Queries, latency_from_ms
+from pipeline.latency.intervals import LEAST_GROUPS, STATISTICS, THROUGHPUT, Statistic
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
-from pipeline.latency.paired import Answer, Pairing, Question, ask
+from pipeline.latency.paired import Answer, Question, ask
 from pipeline.latency.paired import Asked as Run
+from pipeline.latency.protocol import Pairing
 from pipeline.latency.scenarios import Load
 from pipeline.machine import child_process
 from pipeline.page.numbers import ms_text
-from pipeline.record import finite
 from pipeline.stages.benchmark import candidate_of
-from pipeline.stages.infer import runner_of
 from pipeline.stats.intervals import Interval, Limit
 
-STATISTICS: dict[str, Statistic] = {"p50_ms": "p50", "p90_ms": "p90", "p99_ms": "p99", "mean_ms": "mean"}
-THROUGHPUT = "throughput_per_s"
 SHOWN: tuple[Statistic, ...] = ("p50", "p90", "p99", "mean")
 
 

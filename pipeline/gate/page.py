@@ -13,7 +13,7 @@ from pipeline.gate.steadiness import Moment
 from pipeline.gate.summary import budget_of, headline, numbers_of, reasons
 from pipeline.latency.benchmark import queries_from_npz
 from pipeline.page import numbers
-from pipeline.report.page import check_drawable, machine_rows, style, template_named
+from pipeline.page.template import check_drawable, machine_rows, style, template_named
 
 MOST_SENSORS = 2
 """So many temperatures are drawn: the hottest."""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calibration.arrays import Floats
 from pipeline.gate.record import Check, Measured
 from pipeline.gate.summary import numbers_of
-from pipeline.latency.benchmark import Floats, Queries
-from pipeline.report.pictures import (
+from pipeline.latency.benchmark import Queries
+from pipeline.page.svg import (
     BAD,
     COLOURS,
     FONT_SIZE,

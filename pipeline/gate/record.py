@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.advice.precision_steps import Step
 from pipeline.gate.steadiness import Conditions
 from pipeline.latency.intervals import Statistic
 from pipeline.machine.identity import Machine
@@ -116,27 +117,6 @@ class Accuracy:
     """None without a metric or a baseline."""
     agreement: float | None
     """With FP32; None where that is not told, or no output is class scores."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One precision against the next higher one on the same backend: does it pay?"""
-
-    lower: str
-    higher: str
-    batch_size: int
-    speedup: float
-    """p50 of ``higher`` / p50 of ``lower``, measured together."""
-    low: float
-    high: float
-    """Bounds of the 95 % interval of ``speedup``."""
-    size_ratio: float
-    """Bytes of ``lower`` / bytes of ``higher``."""
-    energy_ratio: float | None
-    """Millijoules of ``lower`` / of ``higher``; None where they were not measured."""
-    pays_in: tuple[str, ...]
-    """Of ``speed`` (the whole interval above 1), ``size`` and ``energy`` (a ratio of at most 0.95)."""
-    sentence: str
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ and in queries, a minimum duration), pyperf (call a measurement unstable and say
 from __future__ import annotations
 
 import gc
-import math
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -28,78 +27,17 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from calibration.arrays import Floats, Ints
 from pipeline.errors import ConfigError
-from pipeline.latency.scenarios import NUM_STREAMS, Arrivals, Load, Run, Scenario
-from pipeline.option import option
+from pipeline.latency.protocol import CONFIDENCE, Protocol
+from pipeline.latency.scenarios import Run
 from pipeline.stats.bootstrap import expanded_percentiles
 
-Floats: TypeAlias = npt.NDArray[np.float64]
-Ints: TypeAlias = npt.NDArray[np.int64]
-
 NS_PER_MS = 1e6
-CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
 NUM_QUANTILES = 101
 """So many evenly spaced quantiles stand for a block in the bootstrap, whatever its number of queries."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How latency is measured.
-
-    Each candidate is warmed up; then come ``num_blocks`` rounds. In each round every candidate runs one block, in an
-    order drawn anew with ``seed``. A block lasts until it has its share of ``min_queries`` and of ``min_seconds``.
-
-    Raises:
-        ConfigError: a field is out of bounds.
-    """
-
-    warmup_queries: int = option(10, "at least so many unrecorded queries per engine before the first round")
-    warmup_seconds: float = option(0.2, "... and at least for so long")
-    min_queries: int = option(200, "recorded queries per engine, at least")
-    min_seconds: float = option(3.0, "time spent in recorded queries per engine, at least")
-    num_blocks: int = option(10, "rounds, in each of which every engine runs one block")
-    settle_queries: int = option(2, "unrecorded queries at a block's start: the engine before it emptied the caches")
-    max_spread: float = option(0.10, "stable: block medians' standard deviation is at most this share of their mean")
-    max_drift: float = option(0.05, "stable: the later half is at most this share slower or faster than the earlier")
-    seed: int = option(0, "of the order in which the engines take turns")
-    scenario: Scenario = option(
-        "single_stream", "the next query comes when the last is done; server: by itself; offline: throughput of batches"
-    )
-    queries_per_s: float = option(0.0, "server: so many queries arrive per second, on average")
-    arrivals: Arrivals = option("poisson", "server: at random, or fixed: evenly spaced, as from a camera")
-    num_streams: int = option(NUM_STREAMS, "offline: batches in flight at once, where a backend on the GPU has streams")
-
-    @property
-    def load(self) -> Load:
-        """How queries come."""
-        return Load(self.scenario, self.queries_per_s, self.arrivals, self.num_streams)
-
-    def __post_init__(self) -> None:
-        """Check the bounds."""
-        _ = self.load  # It checks itself.
-        least = {"warmup_queries": 1, "min_queries": 1, "num_blocks": 4, "settle_queries": 0, "seed": 0}
-        least |= {"warmup_seconds": 0, "min_seconds": 0, "max_spread": 0, "max_drift": 0}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if not value >= bound:
-                raise ConfigError(f"benchmark: {name} is {value}, must be at least {bound}; raise it")
-            if value == math.inf:
-                raise ConfigError(f"benchmark: {name} is {value}, so the measurement would never end; lower it")
-
-    def describe(self) -> str:
-        """The sentence that stands next to every number measured with this protocol."""
-        return (
-            f"{self.load.describe()}; per variant at least {self.warmup_queries} queries and "
-            f"{self.warmup_seconds:g} s of warm-up, then at least {self.min_queries} queries and "
-            f"{self.min_seconds:g} s in {self.num_blocks} blocks, the variants taking "
-            f"turns in random order (seed {self.seed}), {self.settle_queries} queries of each block not counted; "
-            f"percentiles are nearest-rank; throughput is {self.load.throughput_words()}; speedup is the ratio of "
-            f"p50, its {CONFIDENCE:.0%} interval by bootstrap over blocks; called unstable if block medians spread by "
-            f"more than {self.max_spread:.0%} or drift by more than {self.max_drift:.0%}."
-        )
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from pipeline.latency.benchmark import Floats
+from calibration.arrays import Floats
 from pipeline.stats.intervals import Interval, Limit, outcome, student_quantile
 
 Statistic = Literal["p50", "p90", "p99", "mean"]
@@ -189,3 +189,7 @@ def _half_width(values: Floats, tail: float) -> float:
         widest = max(widest, student_quantile(tail, num - 1) * float(groups.std(ddof=1)) / math.sqrt(num))
         size *= 2
     return widest
+
+
+STATISTICS: dict[str, Statistic] = {"p50_ms": "p50", "p90_ms": "p90", "p99_ms": "p99", "mean_ms": "mean"}
+THROUGHPUT = "throughput_per_s"

@@ -26,15 +26,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from calibration.arrays import Floats, Ints
 from pipeline.errors import ConfigError
-
-Floats: TypeAlias = npt.NDArray[np.float64]
-Ints: TypeAlias = npt.NDArray[np.int64]
 
 Scenario = Literal["single_stream", "server", "offline"]
 Arrivals = Literal["poisson", "fixed"]

@@ -14,8 +14,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.latency.benchmark import Floats, Timing, latency_from_ms
-from pipeline.machine.monitor import NS_PER_S, Readings
+from calibration.arrays import Floats
+from pipeline.latency.benchmark import Timing, latency_from_ms
+from pipeline.latency.energy import NS_PER_S
+from pipeline.machine.monitor import Readings
 from pipeline.machine.sensors import Kind
 
 How = Literal["highest", "mean", "rise"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from calibration.ranges.convergence import TOLERANCE, Settling
+from pipeline.page.svg import COLOURS, QUIET, STYLE, Picture, empty_figure, svg_from_figure
 from pipeline.record import Record
-from pipeline.report.pictures import COLOURS, QUIET, STYLE, Picture, empty_figure, svg_from_figure
 
 
 def settling_pictures(record: Record) -> list[Picture]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.latency.benchmark import Floats
+from calibration.arrays import Floats
+from pipeline.page.svg import COLOURS, INK, LABEL_SIZE, QUIET, STYLE, Picture, empty_figure, svg_from_figure
 from pipeline.record import Record, TensorHistogram, TensorQuality
-from pipeline.report.pictures import COLOURS, INK, LABEL_SIZE, QUIET, STYLE, Picture, empty_figure, svg_from_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

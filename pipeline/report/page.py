@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline.errors import Unavailable
-from pipeline.latency.benchmark import Floats, queries_from_npz
+from calibration.arrays import Floats
+from pipeline.latency.benchmark import queries_from_npz
 from pipeline.latency.device_times import MOST_LAYERS
-from pipeline.machine.identity import Machine
 from pipeline.page import numbers
+from pipeline.page.svg import Picture
+from pipeline.page.template import check_drawable, machine_rows, style, template_named
 from pipeline.record import MetricInfo, Recommendation, Record, Variant
 from pipeline.report.convergence_picture import settling_pictures
 from pipeline.report.histogram_pictures import histogram_pictures
-from pipeline.report.pictures import Picture, pictures
+from pipeline.report.pictures import pictures
 from pipeline.report.tensor_quality import best_where
-
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-NEEDED = ("jinja2", "matplotlib")
 
 _HEADLINES = {"ship": "Ship", "stay": "Stay with"}
 
@@ -55,37 +48,6 @@ def html_from_record(record: Record, folder: Path) -> str:
         reasons=_reasons(record),
         most_layers=MOST_LAYERS,
     )
-
-
-def check_drawable(what: str) -> None:
-    """Raise Unavailable unless a page can be drawn here."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise Unavailable(f"{what}: needs {' and '.join(missing)}; pip install 'trtforge[report]'")
-
-
-def template_named(file: str) -> Template:
-    """A page's template, with the filters that print numbers."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "ms": numbers.three_digits,
-        "size": numbers.size_text,
-        "times": numbers.times_text,
-        "rate": numbers.rate_text,
-        "share": numbers.share_text,
-        "db": numbers.db_text,
-        "finite": lambda value, form: "not finite" if value is None else form % value,
-        "trusted": Markup,  # For the style and the pictures alone: matplotlib has escaped the texts in them.
-    }
-    return environment.from_string((files("pipeline") / file).read_text(encoding="utf-8"))
-
-
-def style() -> str:
-    """The style sheet that all pages share."""
-    return (files("pipeline") / "page/page.css").read_text(encoding="utf-8")
 
 
 def headline(recommendation: Recommendation) -> str:
@@ -157,18 +119,15 @@ def _reasons(record: Record) -> list[str]:
     return [f"Not timed: {names[why]}: {why.rstrip('.')}." for why in reasons]
 
 
-def machine_rows(machine: Machine) -> list[tuple[str, str]]:
-    """What the machine tells of itself, without what it does not tell."""
-    rows = [
-        ("Board", machine.board),
-        ("CPU", f"{machine.cpu}; cores usable: {machine.num_cores}"),
-        ("CPU quota", f"{machine.cpu_quota_cores:g} cores" if machine.cpu_quota_cores else ""),
-        ("Instruction sets", " ".join(machine.isa)),
-        ("Memory", f"{machine.memory_mib:,} MiB" if machine.memory_mib else ""),
-        ("Frequency governor", machine.governor),
-        *(("GPU", f"{gpu.name}, driver {gpu.driver}, {gpu.memory_mib:,} MiB") for gpu in machine.gpus),
-        ("Jetson release", machine.jetson_release),
-        ("Power mode", machine.power_mode),
-        ("System", f"{machine.system} {machine.kernel}, {machine.architecture}"),
-    ]
-    return [(name, value) for name, value in rows if value]
+def write_html(record: Record, path: Path) -> None:
+    """Write report.html; the raw latencies that it draws lie where the record says, relative to the file's folder.
+
+    Raises:
+        Unavailable: jinja2 or matplotlib is not installed.
+        ConfigError: a file of raw latencies is missing.
+    """
+    from pipeline.report.page import html_from_record
+
+    html = html_from_record(record, path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")

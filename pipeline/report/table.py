@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError
+from pipeline.json_record import record_from_json
 from pipeline.page.numbers import (
     MIB,
     NONE,
@@ -22,78 +20,17 @@ from pipeline.page.numbers import (
 from pipeline.record import SCHEMA_VERSION, SIMULATION, BatchTiming, MetricInfo, Record, Variant
 
 if TYPE_CHECKING:
-    import cattrs
     from rich.console import Console
     from rich.table import Table
 
-T = TypeVar("T")
 
 MARK = "*"
 """Stands behind a simulated accuracy; the line below the table says what it means."""
 
 
-def json_from_record(record: object) -> str:
-    """The text of report.json, or of another record; ``docs/report-schema.md`` describes every key.
-
-    Raises:
-        ValueError: a number is NaN or infinite, which JSON cannot hold; the record wants None there.
-    """
-    return json.dumps(_converter().unstructure(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def write_json(record: object, path: Path) -> None:
-    """Write report.json, or another record."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json_from_record(record), encoding="utf-8")
-
-
 def report_from_json(path: Path) -> Record:
     """Read report.json back; as ``record_from_json``."""
     return record_from_json(path, Record, SCHEMA_VERSION, "write it again with `trtforge run`")
-
-
-def record_from_json(path: Path, kind: type[T], version: int, again: str) -> T:
-    """Read a record back, strictly: every key there, none unknown, each value of its type.
-
-    Args:
-        path: the file.
-        kind: the record's class.
-        version: the ``schema_version`` that this program reads.
-        again: what to do about a file that does not fit.
-
-    Raises:
-        ConfigError: the file cannot be read, is of another schema version, or does not fit; names the key.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a {path.name}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not JSON ({error}); {again}") from error
-    found = data.get("schema_version") if isinstance(data, dict) else None
-    if found != version:
-        raise ConfigError(f"{path}: schema_version is {found!r}, this program reads {version}; {again}")
-    try:
-        return _converter().structure(data, kind)
-    except Exception as error:
-        from cattrs import transform_error
-
-        said, _, where = transform_error(error)[0].partition(" @ ")
-        raise ConfigError(f"{path}: {where.removeprefix('$.')}: {said}; {again}") from error
-
-
-def write_html(record: Record, path: Path) -> None:
-    """Write report.html; the raw latencies that it draws lie where the record says, relative to the file's folder.
-
-    Raises:
-        Unavailable: jinja2 or matplotlib is not installed.
-        ConfigError: a file of raw latencies is missing.
-    """
-    from pipeline.report.page import html_from_record
-
-    html = html_from_record(record, path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
 
 
 def print_table(record: Record, console: Console) -> None:
@@ -197,22 +134,3 @@ def _footnotes(record: Record) -> list[str]:
     if record.protocol is not None:
         lines.append(f"Latency on {record.machine.describe()}. {record.protocol.description}")
     return lines
-
-
-@functools.cache
-def _converter() -> cattrs.Converter:
-    """Plain data from the record and back, without cattrs's friendly conversions."""
-    import cattrs
-
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    for kind in (int, float, str, bool):
-        converter.register_structure_hook(kind, _strict)
-    return converter
-
-
-def _strict(value: Any, kind: type[T]) -> T:
-    if kind is float and type(value) is int:
-        return float(value)  # type: ignore[return-value]  # A whole number is a number.
-    if type(value) is not kind:
-        raise TypeError(f"is {value!r}, expected {kind.__name__}")
-    return value

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from calibration.histogram.methods import NUM_BINS, Histogram
+from calibration.histogram.histogram import NUM_BINS, Histogram
 from calibration.ranges.ranges import METHODS, Ranges, TensorRange, histograms_from_folder, ranges_from_folder
 from pipeline.record import MethodQuality, MethodSummary, TensorHistogram, TensorQuality
 

@@ -17,18 +17,20 @@ from calibration.data.batches import Samples
 from engines import backend
 from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
 from pipeline.artifact import Engine, Timings
+from pipeline.engine_runner import batch_bounds, runner_of
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.latency.benchmark import Candidate, Latency, Protocol, Timing, measure, queries_from_npz
+from pipeline.latency.benchmark import Candidate, Latency, Timing, measure, queries_from_npz
 from pipeline.latency.device_times import NUM_RUNS, LayersRun, Splits, facts_as_json, feed_of
+from pipeline.latency.energy import Energy, energies_of
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
+from pipeline.latency.protocol import Protocol
 from pipeline.latency.soak import trace
 from pipeline.machine import child_process
 from pipeline.machine.identity import this_machine
-from pipeline.machine.monitor import Energy, Monitor, Watched
+from pipeline.machine.monitor import Monitor, Watched
 from pipeline.machine.progress import waiting
 from pipeline.machine.sensors import available_mib
 from pipeline.option import check_bounds, option
-from pipeline.stages.infer import batch_bounds, runner_of
 
 ROOT = Path("/")
 """Where the monitor looks for /sys and /proc; a test points it at a made-up tree."""
@@ -91,7 +93,7 @@ class Benchmark:
             "machine": asdict(this_machine()),
             "timings": rows,
             "monitor": asdict(monitor.watched()) if self.monitor_ms else None,
-            "energies": [asdict(energy) for energy in monitor.energies(measured.timings, measured.began_ns)],
+            "energies": [asdict(energy) for energy in energies_of(monitor, measured.timings, measured.began_ns)],
             "ram_change_mib": measured.ram_change_mib,
             "runners": measured.runners,
             "layers": {name: asdict(run) for name, run in measured.layers.items()},

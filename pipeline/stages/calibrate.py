@@ -17,8 +17,10 @@ from calibration.data.batches import Samples
 from calibration.errors import ModelError
 from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
-from calibration.histogram.collect import OnPart, collect, num_in, watchable, write_watched
-from calibration.histogram.methods import Histogram, Method
+from calibration.graph.watched_outputs import watchable, write_watched
+from calibration.histogram.collect import OnPart, collect, num_in
+from calibration.histogram.histogram import Histogram
+from calibration.histogram.methods import Method
 from calibration.precision.watch import Watch, watched_tensors
 from calibration.ranges.convergence import Settler, write_settling
 from calibration.ranges.ranges import Origin, ranges_from_histograms, write_ranges
@@ -26,10 +28,10 @@ from engines import backend, onnxruntime
 from engines.contract import Array, Runner
 from engines.errors import EngineError
 from pipeline.artifact import OnnxModel, Ranges
+from pipeline.engine_runner import fixed_batch
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import Bar
 from pipeline.option import check_bounds, option
-from pipeline.stages.infer import fixed_batch
 
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 

@@ -11,11 +11,10 @@ import onnx
 from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.precision.fp16 import fp16_from_onnx, named, nodes_beyond_fp16
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges import ranges_from_folder, spans_from_ranges
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
-from pipeline.stages.quantize import spans_from_ranges
 
 
 @dataclass(frozen=True)

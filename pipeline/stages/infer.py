@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from calibration.data.batches import Samples
-from engines import backend, onnxruntime, tensorflow
-from engines.contract import DYNAMIC, Array, Runner
+from engines import backend
+from engines.contract import Array
 from pipeline.accuracy.comparison import write_outputs
 from pipeline.artifact import Engine, Outputs
+from pipeline.engine_runner import SIMULATION, batch_bounds, padded, runner_of
 from pipeline.errors import EngineError, Unavailable
 from pipeline.machine import child_process
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import waiting
 from pipeline.option import check_bounds, option
-
-SIMULATION = "float simulation (ONNX Runtime, graph optimizations off)"
 
 
 @dataclass(frozen=True)
@@ -55,41 +53,6 @@ class Infer:
         with waiting(what):
             child_process.call(out / "infer.log", what, _infer, self, engine, samples, out / "outputs.json")
         return Outputs(out / "outputs.json")
-
-
-def runner_of(engine: Engine, num_threads: int) -> Runner:
-    """The runner that an engine asks for."""
-    if engine.simulated:
-        return onnxruntime.load_simulation(engine.path, num_threads=num_threads)
-    if engine.backend == "tensorflow":
-        return tensorflow.load_signature(engine.path, engine.signature, num_threads=num_threads)
-    return backend(engine.backend).load(engine.path, num_threads=num_threads)
-
-
-def batch_bounds(engine: Engine, runner: Runner) -> tuple[int, int]:
-    """The smallest and largest batch that the engine takes; 0 for no upper bound."""
-    fixed = fixed_batch(runner)
-    return (fixed, fixed) if fixed else (max(engine.min_batch, 1), engine.max_batch)
-
-
-def fixed_batch(runner: Runner) -> int:
-    """The batch that the model was exported for; 0 if it takes any."""
-    return max((spec.shape[0] for spec in runner.inputs if spec.shape and spec.shape[0] != DYNAMIC), default=0)
-
-
-def padded(feed: Mapping[str, Array], num_samples: int) -> dict[str, Array]:
-    """The batch, filled up to ``num_samples`` by repeating its last sample."""
-    return {
-        name: np.concatenate([array, np.repeat(array[-1:], num_samples - len(array), axis=0)])
-        if array.ndim and len(array) < num_samples
-        else array
-        for name, array in feed.items()
-    }
-
-
-def unpadded(array: Array, num_samples: int, batch: int) -> Array:
-    """The samples' own part of what a model said of a batch that was ``padded`` to ``batch``."""
-    return array[:num_samples] if array.ndim and num_samples < batch == len(array) else array
 
 
 def _infer(stage: Infer, engine: Engine, samples: Samples, path: Path) -> None:

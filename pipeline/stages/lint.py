@@ -15,16 +15,17 @@ import numpy as np
 from calibration.data.batches import Samples
 from calibration.data.source import Array, spread
 from calibration.graph.weightless import skeleton_from_file
-from calibration.lint.findings import CODES, Bounds, Finding, finding_from_labels, findings
+from calibration.lint.finding import CODES, Finding
+from calibration.lint.findings import Bounds, finding_from_labels, findings
 from calibration.lint.input_scale import rescalings
 from calibration.lint.label_test import Answer, better_change, changes_for
 from calibration.lint.survey import Survey, survey
 from engines import backend
 from pipeline.artifact import Findings, OnnxModel, Outputs
+from pipeline.engine_runner import fixed_batch, padded
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import check_bounds, option
-from pipeline.stages.infer import fixed_batch, padded
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,13 @@ from calibration.precision.fp16 import named, nodes_beyond_fp16
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
-from calibration.precision.scale import Arithmetic, Span, arithmetic_for
+from calibration.precision.scale import Arithmetic, arithmetic_for
 from calibration.ranges.ranges import Ranges as RangesRecord
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges import ranges_from_folder, spans_from_ranges
 from engines.cpu import cpu_flags
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
-
-
-def spans_from_ranges(ranges: RangesRecord) -> dict[str, Span]:
-    """Tensor name -> the chosen amax and the observed minimum and maximum."""
-    return {name: Span(amax=t.amax, min=t.min, max=t.max) for name, t in ranges.tensors.items()}
 
 
 @dataclass(frozen=True)

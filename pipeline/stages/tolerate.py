@@ -10,31 +10,31 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from calibration.analysis.bisection import sqnr_db
 from calibration.analysis.rounding import FP16, FP32, TF32, Format, Placing, Rounded, placing_for, rounded_from_onnx
+from calibration.arrays import Floats
 from calibration.data.batches import Samples
 from calibration.data.source import Array
-from calibration.histogram.collect import collect, watchable, write_watched
-from calibration.histogram.methods import Histogram, Method
+from calibration.graph.watched_outputs import watchable, write_watched
+from calibration.histogram.collect import collect
+from calibration.histogram.histogram import Histogram
+from calibration.histogram.methods import Method
 from calibration.precision.placement import PlacementOptions, Target
 from calibration.precision.scale import Arithmetic
 from calibration.precision.watch import watched_tensors
-from calibration.ranges.ranges import METHODS, Origin, Ranges, ranges_from_histograms
+from calibration.ranges.ranges import METHODS, Origin, Ranges, ranges_from_histograms, spans_from_ranges
 from engines import backend, onnxruntime
 from engines.contract import Precision, Runner
-from pipeline.accuracy.bisection import few
 from pipeline.artifact import OnnxModel, Tolerances
+from pipeline.engine_runner import few, fixed_batch, padded, unpadded
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import Bar
 from pipeline.option import check_bounds, option
-from pipeline.stages.infer import fixed_batch, padded, unpadded
-from pipeline.stages.quantize import spans_from_ranges
 
 BATCH_SIZE = 32
 LEAST_SAMPLES = 64
@@ -43,8 +43,6 @@ LEAST_DEVIATION_DB = 0.5
 """Draws that are all alike are no proof that every engine is."""
 ATOL_FACTOR = 4.0
 """The largest difference of all samples, against the largest of those that were drawn on."""
-
-Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from calibration.arrays import Bools
 from calibration.data.user_function import module_sources
 from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
 from engines.contract import Array, Precision
 from pipeline.accuracy.bisection import Evidence, bisected
 from pipeline.accuracy.comparison import NO_ATOLS, OutputComparison, Tolerance, compare, read_outputs
-from pipeline.accuracy.metrics import Bools, Metric, metric
+from pipeline.accuracy.metrics import Metric, metric
 from pipeline.accuracy.tolerances import derived_atols, too_noisy, unlike_ranges
 from pipeline.artifact import Outputs, Tolerances, Verdict
 from pipeline.errors import ConfigError

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from calibration.arrays import Floats
 from pipeline.stats.intervals import student_quantile
-
-Floats: TypeAlias = npt.NDArray[np.float64]
 
 FEWEST_IN_TAIL = 5
 """With fewer resamples beyond a bound, the bound is taken from their standard deviation instead."""

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.lint.findings import Finding
+from calibration.arrays import Floats
+from calibration.lint.finding import Finding
 from calibration.ranges.convergence import Point, Settling
 from engines.contract import LayerFacts, LayerTime, LayerTimes, Precision, TensorSpec
 from pipeline.advice.recommendation import recommend
-from pipeline.latency.benchmark import Floats, Protocol, Queries, latency_from_ms
+from pipeline.latency.benchmark import Queries, latency_from_ms
 from pipeline.latency.device_times import LayersRun
+from pipeline.latency.protocol import Protocol
 from pipeline.machine.identity import Gpu, Machine
 from pipeline.machine.monitor import Span, Watched
 from pipeline.record import (

@@ -15,18 +15,10 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.artifact import Engine, OnnxModel, Ranges
-from pipeline.direct import (
-    check_file_target,
-    check_folder_target,
-    make,
-    passing_folder,
-    record_of,
-    stage_from_options,
-    stage_options,
-    work_folder,
-)
+from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.option import option
+from pipeline.output import check_file_target, check_folder_target, make, passing_folder, record_of, work_folder
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ from onnx import numpy_helper
 from PIL import Image
 
 from engines import backend, reference
+from pipeline.engine_runner import SIMULATION
 from pipeline.errors import CheckFailed, ConfigError, DataError, Unavailable
-from pipeline.flow import Results, run, variants
+from pipeline.flow import run
 from pipeline.plan import read_plan
-from pipeline.stages import infer
+from pipeline.results import Results
 from pipeline.store import Store
+from pipeline.variants import variants
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -305,7 +307,7 @@ def test_what_cannot_run_here_is_simulated_and_not_timed(folder: Path, monkeypat
     timed = {row["name"] for row in found.timings.read()["timings"]}
     assert timed == {"fp32@onnxruntime", "int8@onnxruntime"}
     for variant, outputs in found.outputs.items():
-        assert (infer.SIMULATION in outputs.path.read_text()) is (variant.backend == "reference")
+        assert (SIMULATION in outputs.path.read_text()) is (variant.backend == "reference")
         assert found.verdicts[variant].read()["passed"]
 
 

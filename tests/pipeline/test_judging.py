@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline.artifact import Timings
-from pipeline.judging import TOLERANCES, print_timings, print_verdict, tolerance_from
+from pipeline.command.verbs.engines.benchmark import print_timings
+from pipeline.command.verbs.engines.validate import TOLERANCES, print_verdict, tolerance_from
 from pipeline.stages.validate import Validate
 
 NOT_GIVEN: dict[str, Any] = dict.fromkeys(TOLERANCES)

@@ -15,7 +15,7 @@ import pytest
 
 from calibration.data.batches import DataSource, Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
-from calibration.lint.findings import CODES
+from calibration.lint.finding import CODES
 from pipeline.artifact import Engine, OnnxModel
 from pipeline.errors import ConfigError
 from pipeline.stages.infer import Infer

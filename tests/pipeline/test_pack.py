@@ -22,8 +22,8 @@ from calibration.ranges.trt_cache import cache_from_bytes
 from pipeline.bundle import open_bundle
 from pipeline.errors import ConfigError
 from pipeline.plan import read_plan, tomllib
+from pipeline.release.bundle_writer import toml_of, write_samples
 from pipeline.report.table import report_from_json
-from pipeline.stages.pack import toml_of, write_samples
 
 if TYPE_CHECKING:
     from tests.conftest import Command

@@ -16,9 +16,11 @@ from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from engines.contract import ShapeRange
 from pipeline.errors import ConfigError, exit_status
-from pipeline.plan import STAGES, Plan, nearest, read_plan, record_from_table
+from pipeline.plan import STAGES, Plan, read_plan
+from pipeline.spelling import nearest
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.validate import Validate
+from pipeline.strict import record_from_table
 
 LEAST = """
 [model]

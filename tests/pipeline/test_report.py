@@ -14,11 +14,13 @@ import pytest
 from engines import reference
 from pipeline.artifact import Verdict
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.flow import Results, run
+from pipeline.flow import run
 from pipeline.plan import Plan, read_plan
 from pipeline.record import ENGINE, SIMULATION, Record
+from pipeline.report import write
 from pipeline.report.table import report_from_json
-from pipeline.stages import report as report_stage
+from pipeline.report.write import write_report
+from pipeline.results import Results
 from pipeline.store import Store
 
 NET = """
@@ -87,7 +89,7 @@ def store(finished: tuple[Plan, Results, Store]) -> Store:
 
 
 def report(plan: Plan, made: Results, store: Store) -> Record:
-    return plan.report(plan, made, store.account)
+    return write_report(plan, made, store.account)
 
 
 def test_what_is_written_is_what_is_returned(plan: Plan, made: Results, store: Store) -> None:
@@ -214,7 +216,7 @@ def test_a_report_that_fails_leaves_the_older_one(
 
     report(plan, made, store)
     before = (Path(plan.report.folder) / "report.json").read_bytes()
-    monkeypatch.setattr(report_stage, "write_html", fail)
+    monkeypatch.setattr(write, "write_html", fail)
     with pytest.raises(Unavailable, match="needs matplotlib"):
         report(replace(plan, report=replace(plan.report, html=True)), made, store)
     assert (Path(plan.report.folder) / "report.json").read_bytes() == before

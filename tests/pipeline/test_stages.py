@@ -22,22 +22,23 @@ from onnx import numpy_helper
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
-from calibration.histogram.methods import histogram_from_values
+from calibration.histogram.histogram import histogram_from_values
 from calibration.ranges.ranges import histograms_from_folder, ranges_from_folder
 from engines import backend, reference
 from engines.contract import ShapeRange
 from pipeline import record
 from pipeline.accuracy.comparison import Tolerance, read_outputs, write_outputs
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Timings
+from pipeline.engine_runner import SIMULATION, runner_of, unpadded
 from pipeline.errors import ConfigError, DataError, EngineError, ModelError, StageError, Unavailable
-from pipeline.latency.benchmark import Protocol
+from pipeline.latency.protocol import Protocol
 from pipeline.stages import build as build_stage
 from pipeline.stages import quantize as quantize_stage
 from pipeline.stages.benchmark import Benchmark, timings_from
 from pipeline.stages.build import Build, Target
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
-from pipeline.stages.infer import SIMULATION, Infer, runner_of, unpadded
+from pipeline.stages.infer import Infer
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.validate import Judge, Judged, LabelFile, Validate, agreement
 from pipeline.store import Store

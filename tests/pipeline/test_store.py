@@ -243,7 +243,7 @@ def test_the_source_digest_follows_imports(tmp_path: Path) -> None:
     names = {p.as_posix().split("/")[-2] + "/" + p.name for p in sources_of("pipeline.stages.build")}
     assert {"stages/build.py", "engines/contract.py", "engines/onnxruntime.py", "engines/tensorrt.py"} <= names
     assert not {"pipeline/command/cli.py", "stages/export.py"} & names
-    assert ROOT / "calibration" / "histogram.c" in sources_of("pipeline.stages.calibrate")
+    assert ROOT / "calibration" / "histogram" / "histogram.c" in sources_of("pipeline.stages.calibrate")
     assert source_digest("pipeline.stages.build") != source_digest("pipeline.stages.export")
 
 

@@ -24,12 +24,12 @@ from engines.contract import Precision
 from pipeline.accuracy.comparison import Tolerance, write_outputs
 from pipeline.accuracy.tolerances import unlike_ranges
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
+from pipeline.engine_runner import runner_of
 from pipeline.errors import ConfigError
 from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
-from pipeline.stages.infer import runner_of
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Bound, Rounding, Sums, Tolerate
 from pipeline.stages.validate import Judge, Judged, Validate

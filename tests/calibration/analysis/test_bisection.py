@@ -13,11 +13,12 @@ import pytest
 from onnx import numpy_helper
 
 from calibration.analysis.bisection import Bisection, Power, Suspect, counterparts, sqnr_db
-from calibration.histogram.collect import Array, Run, watch_tensors
+from calibration.graph.watched_outputs import watch_tensors
+from calibration.histogram.collect import Array, Run
 from calibration.precision.fp16 import fp16_from_onnx
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
-from calibration.precision.scale import Span
+from calibration.ranges.span import Span
 
 NETWORK = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 16, 6, 6] x) => (float[N, 4] y) {

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from calibration.analysis.rounding import FP16, FP32, TF32, Format, Rounded, placing_for, rounded_from_onnx
 from calibration.precision.placement import PlacementOptions
-from calibration.precision.scale import Span
+from calibration.ranges.span import Span
 
 Floats = npt.NDArray[np.float32]
 

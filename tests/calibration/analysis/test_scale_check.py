@@ -15,7 +15,8 @@ from calibration.analysis.scale_check import misfits, quantization
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
-from calibration.precision.scale import Quantization, Span
+from calibration.precision.scale import Quantization
+from calibration.ranges.span import Span
 
 NETWORK = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 16, 4, 4] x) => (float[N, 16, 4, 4] y) {

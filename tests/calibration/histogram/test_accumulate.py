@@ -23,7 +23,7 @@ from calibration.histogram.accumulate import (
     accumulator,
     compiled_module,
 )
-from calibration.histogram.methods import NUM_BINS, Histogram, histogram_from_values
+from calibration.histogram.histogram import NUM_BINS, Histogram, histogram_from_values
 
 Floats = npt.NDArray[np.float32]
 

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.errors import DataError, ModelError
-from calibration.histogram.collect import Array, collect, watch_tensors, watchable
-from calibration.histogram.methods import histogram_from_values
+from calibration.graph.watched_outputs import watch_tensors, watchable
+from calibration.histogram.collect import Array, collect
+from calibration.histogram.histogram import histogram_from_values
 
 BRANCHES = onnx.parser.parse_model(
     """<ir_version: 8, opset_import: ["" : 17]>

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from calibration.errors import DataError
 from calibration.histogram.collect import Array, collect
-from calibration.histogram.methods import Histogram
+from calibration.histogram.histogram import Histogram
 
 
 def square(batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -23,17 +23,13 @@ from calibration.histogram.entropy import (
     entropy_bins,
     sums_of,
 )
+from calibration.histogram.histogram import NUM_BINS, Histogram, exponent_of, histogram_from_values, histogram_of
 from calibration.histogram.methods import (
-    NUM_BINS,
-    Histogram,
     amax_minmax,
     amax_mse,
     amax_percentile,
     clipped_share,
     clipping_errors,
-    exponent_of,
-    histogram_from_values,
-    histogram_of,
     sqnr_db,
     squared_errors,
 )

@@ -11,20 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration.arrays import Floats
 from calibration.errors import DataError
-from calibration.histogram.entropy import TIE, Counts, Floats, amax_entropy, divergences, entropy_bins, sums_of
-from calibration.histogram.methods import (
-    CHUNK,
-    NUM_BINS,
-    READINGS,
-    Histogram,
-    amax_mse,
-    amax_percentile,
-    clipped_share,
-    histogram_from_values,
-    histogram_of,
-    sqnr_db,
-)
+from calibration.histogram.entropy import TIE, amax_entropy, divergences, entropy_bins, sums_of
+from calibration.histogram.histogram import CHUNK, NUM_BINS, Counts, Histogram, histogram_from_values, histogram_of
+from calibration.histogram.methods import READINGS, amax_mse, amax_percentile, clipped_share, sqnr_db
 from calibration.histogram.spikes import without_spikes
 
 LARGEST = float(np.finfo(np.float32).max)

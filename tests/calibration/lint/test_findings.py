@@ -13,7 +13,8 @@ from calibration.data.batches import DataSource, InputSpec, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import Array
 from calibration.errors import DataError
-from calibration.lint.findings import Bounds, Finding, finding_from_labels, findings, raise_errors
+from calibration.lint.finding import Finding
+from calibration.lint.findings import Bounds, finding_from_labels, findings, raise_errors
 from calibration.lint.input_scale import Rescaling
 from calibration.lint.label_test import Better, Change
 from calibration.lint.survey import Survey, survey

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from calibration.graph.editing import opened
-from calibration.histogram.collect import watch_tensors, watchable
+from calibration.graph.watched_outputs import watch_tensors, watchable
 from calibration.precision.bounds import implied_spans
-from calibration.precision.scale import Span
+from calibration.ranges.span import Span
 
 HUGE, TINY = 32752.0, 2.0**-14
 

@@ -22,7 +22,7 @@ from calibration.precision.fp16 import (
     nodes_beyond_fp16,
     weights_beyond_fp16,
 )
-from calibration.precision.scale import Span
+from calibration.ranges.span import Span
 
 SMALL = Span(amax=1.0, min=-1.0, max=1.0)
 

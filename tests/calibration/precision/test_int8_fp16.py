@@ -13,7 +13,7 @@ from calibration.errors import ModelError
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
-from calibration.precision.scale import Span
+from calibration.ranges.span import Span
 
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -15,13 +15,13 @@ from calibration.precision.scale import (
     Arithmetic,
     DataType,
     Quantization,
-    Span,
     arithmetic_for,
     asymmetric,
     quantized,
     symmetric,
     weight_scales,
 )
+from calibration.ranges.span import Span
 
 NO_VNNI = {"avx", "avx2", "fma"}
 

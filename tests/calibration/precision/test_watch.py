@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from calibration.graph.editing import named
-from calibration.histogram.collect import Array, collect, watch_tensors, watchable
-from calibration.histogram.methods import Histogram
+from calibration.graph.watched_outputs import watch_tensors, watchable
+from calibration.histogram.collect import Array, collect
+from calibration.histogram.histogram import Histogram
 from calibration.precision.fp16 import nodes_beyond_fp16
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
-from calibration.precision.scale import Span
 from calibration.precision.watch import TARGETS, Watch, watched_tensors
+from calibration.ranges.span import Span
 
 NETWORK = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[N,6,6,16] x) => (float[N,4] y) <int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}, float six = {6}, float zero = {0}> {

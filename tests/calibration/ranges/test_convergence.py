@@ -12,7 +12,8 @@ import pytest
 from calibration.data.source import Array
 from calibration.errors import DataError
 from calibration.histogram.collect import collect
-from calibration.histogram.methods import Histogram, Method, amax_percentile, histogram_from_values
+from calibration.histogram.histogram import Histogram, histogram_from_values
+from calibration.histogram.methods import Method, amax_percentile
 from calibration.ranges.convergence import NUM_TENSORS, Point, Settler, Settling, settling_from_folder, write_settling
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from calibration.errors import DataError
 from calibration.graph.tensor_digests import tensor_digests
-from calibration.histogram.methods import histogram_from_values
+from calibration.histogram.histogram import histogram_from_values
 from calibration.ranges.foreign_tables import (
     ScaleTable,
     ranges_from_table,

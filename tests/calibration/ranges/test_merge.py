@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.errors import DataError
-from calibration.histogram.methods import histogram_from_values
+from calibration.histogram.histogram import histogram_from_values
 from calibration.ranges.merge import merged_ranges
 from calibration.ranges.ranges import Origin, Ranges, TensorRange, ranges_from_histograms, write_ranges
 

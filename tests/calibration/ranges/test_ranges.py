@@ -19,15 +19,8 @@ from hypothesis import strategies as st
 
 from calibration.errors import DataError
 from calibration.histogram.entropy import amax_entropy
-from calibration.histogram.methods import (
-    Histogram,
-    Method,
-    amax_mse,
-    amax_percentile,
-    clipped_share,
-    histogram_from_values,
-    sqnr_db,
-)
+from calibration.histogram.histogram import Histogram, histogram_from_values
+from calibration.histogram.methods import Method, amax_mse, amax_percentile, clipped_share, sqnr_db
 from calibration.ranges.ranges import (
     METHODS,
     Origin,

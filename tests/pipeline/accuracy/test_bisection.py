@@ -16,9 +16,10 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from engines import onnxruntime
-from pipeline.accuracy.bisection import NUM_KEPT, Evidence, bisected, few
+from pipeline.accuracy.bisection import NUM_KEPT, Evidence, bisected
 from pipeline.accuracy.comparison import Tolerance, read_outputs
 from pipeline.artifact import Engine, OnnxModel, Ranges
+from pipeline.engine_runner import few
 from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.stages.calibrate import Calibrate

@@ -19,11 +19,13 @@ from engines.contract import GivenBatches, GivenScales, ShapeRange
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_calibrator
 from pipeline.errors import ConfigError, DataError, Unavailable
-from pipeline.flow import Variant, judged_engine, run
+from pipeline.flow import run
 from pipeline.plan import read_plan
+from pipeline.results import Variant
 from pipeline.stages.build import Build, Target
 from pipeline.stages.calibrate import Calibrate
 from pipeline.store import Store
+from pipeline.variants import judged_engine
 
 if TYPE_CHECKING:
     from tests.conftest import Command

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 
-from pipeline.command.cli import VERBS, trtforge
+from pipeline.command.cli import ROOMS, trtforge, verb_files
 
 if TYPE_CHECKING:
     from tests.conftest import Command
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OPTIONS = Path(__file__).with_name("options.txt")
 
 SLOW = """
@@ -82,7 +82,7 @@ def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 def every_help() -> str:
     """`--help` of the command and of each verb, as it stands in 80 columns, without the lines of prose."""
     said = []
-    commands = {name: trtforge.get_command(click.Context(trtforge), name) for name in VERBS}
+    commands = {name: trtforge.get_command(click.Context(trtforge), name) for name in verb_files()}
     groups = {name: group for name, group in commands.items() if isinstance(group, click.Group)}
     commands |= {f"{name} {sub}": one for name, group in groups.items() for sub, one in group.commands.items()}
     for name, command in {"": trtforge, **commands}.items():
@@ -139,7 +139,7 @@ def test_options_are_frozen() -> None:
     assert every_help() == OPTIONS.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", verb_files())
 def test_every_option_says_what_it_is(verb: str) -> None:
     command = trtforge.get_command(click.Context(trtforge), verb)
     assert command is not None
@@ -152,8 +152,9 @@ def test_help_in_a_narrow_terminal_has_one_line_per_verb(command: Command) -> No
     said = command("--help")
     assert said.status == 0
     assert said.err == ""
-    lines = said.out[said.out.index("Verbs:") :].splitlines()[1:]
-    assert [line.split()[0] for line in lines] == list(VERBS)
+    lines = said.out[said.out.index("Whole plans:") :].splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(verb_files())
+    assert [line for line in lines if line and not line.startswith("  ")] == [f"{name}:" for name in ROOMS.values()]
     assert max(map(len, lines)) <= 80
 
 
@@ -176,7 +177,7 @@ def test_an_unknown_verb_offers_the_nearest(command: Command, typed: str, meant:
 def test_an_unknown_verb_like_nothing_lists_all(command: Command) -> None:
     said = command("zzz")
     assert said.status == 2
-    assert f"no such verb 'zzz'; verbs: {', '.join(VERBS)}" in said.err
+    assert f"no such verb 'zzz'; verbs: {', '.join(verb_files())}" in said.err
 
 
 @pytest.mark.parametrize(
@@ -253,12 +254,12 @@ def test_5_accuracy_out_of_bound_and_still_a_report(command: Command, plan: Path
 
 
 def test_a_bug_of_ours_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pipeline.runs
+    from pipeline.command.verbs.engines import doctor
 
     def broken(**_given: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline.runs.doctor, "callback", broken)
+    monkeypatch.setattr(doctor.doctor, "callback", broken)
     with pytest.raises(ZeroDivisionError):
         command("doctor")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipeline import runs
 from pipeline.command.diagnosis import Diagnosis, Finding, Interpreter, diagnose, jetson_findings, memory_findings
+from pipeline.command.verbs.engines import doctor
 from pipeline.machine.jetson import jetson_here
 from pipeline.machine.memory import Memory, build_need_mib, memory_here
 from pipeline.plan import read_plan
@@ -226,7 +226,7 @@ def test_a_build_that_does_not_fit(tmp_path: Path) -> None:
 @pytest.fixture
 def on_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tree(tmp_path / "jetson", jetson_files("6.2"))
-    monkeypatch.setattr(runs, "ROOT", root)
+    monkeypatch.setattr(doctor, "ROOT", root)
     return root
 
 

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.gate.record import (
-    SCHEMA_VERSION,
-    Accuracy,
-    Bounds,
-    Check,
-    EngineInfo,
-    Gated,
-    Measured,
-    Percentile,
-    Step,
-)
+from pipeline.advice.precision_steps import Step
+from pipeline.gate.record import SCHEMA_VERSION, Accuracy, Bounds, Check, EngineInfo, Gated, Measured, Percentile
 from pipeline.gate.steadiness import Conditions, Moment
 from pipeline.machine.identity import Machine
 from pipeline.machine.monitor import Span, Watched

@@ -16,8 +16,8 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.gate import baseline as baseline_module
 from pipeline.gate.baseline import baseline_named, read_baseline, set_baseline
 from pipeline.gate.record import SCHEMA_VERSION, Gated
+from pipeline.json_record import record_from_json
 from pipeline.machine.identity import this_machine
-from pipeline.report.table import record_from_json
 from tests.pipeline.gate.gates import Engines, make_engines
 
 if TYPE_CHECKING:

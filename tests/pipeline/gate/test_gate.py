@@ -15,8 +15,8 @@ import pytest
 from onnx import numpy_helper
 
 from pipeline.gate.record import SCHEMA_VERSION, Gated
+from pipeline.json_record import record_from_json
 from pipeline.latency.benchmark import queries_from_npz
-from pipeline.report.table import record_from_json
 from tests.pipeline.gate.gates import Engines, make_engines
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ def test_a_truncated_engine_as_baseline_is_caught_also_where_only_sizes_are_comp
 def test_a_page_that_cannot_be_drawn_is_told_first(
     engines: Engines, here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.report.page.find_spec", lambda _name: None)
+    monkeypatch.setattr("pipeline.page.template.find_spec", lambda _name: None)
     quick = ("--data", engines.data, *QUICK[:-1], *budgets("size_mib <= 1"))
     said = command("gate", "--candidate", engines.fp32, *quick)
     assert said.status == 3

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.arrays import Floats
 from pipeline.errors import ConfigError
 from pipeline.gate.page import html_from_gated
 from pipeline.gate.pictures import Traced, budget_picture, ends_of, latency_pictures, share_of
 from pipeline.gate.record import Gated
-from pipeline.latency.benchmark import Floats, Queries
+from pipeline.latency.benchmark import Queries
 from tests.pipeline.gate.made_gate import FAILED, OPEN, PASSED, made_gate
 
 

@@ -11,8 +11,8 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.gate.cases import candidate_of
 from pipeline.gate.record import SCHEMA_VERSION, Gated
+from pipeline.json_record import record_from_json
 from pipeline.plan import Plan, read_plan
-from pipeline.report.table import record_from_json
 
 if TYPE_CHECKING:
     from tests.conftest import Command

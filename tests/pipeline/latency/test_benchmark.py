@@ -12,18 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration.arrays import Floats
 from pipeline.errors import ConfigError
-from pipeline.latency.benchmark import (
-    Candidate,
-    Floats,
-    Protocol,
-    Queries,
-    Timing,
-    latency_from_ms,
-    measure,
-    queries_from_npz,
-    speedup,
-)
+from pipeline.latency.benchmark import Candidate, Queries, Timing, latency_from_ms, measure, queries_from_npz, speedup
+from pipeline.latency.protocol import Protocol
 
 QUICK = Protocol(
     warmup_queries=2, warmup_seconds=0.0, min_queries=40, min_seconds=0.0, num_blocks=4, settle_queries=1, seed=3

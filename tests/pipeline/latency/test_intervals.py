@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.latency.benchmark import Floats, latency_from_ms
+from calibration.arrays import Floats
+from pipeline.latency.benchmark import latency_from_ms
 from pipeline.latency.intervals import Statistic, Wanted, interval_of, loads_needed, one_sided, ratio
 from pipeline.stats.intervals import Limit, outcome
 

@@ -19,9 +19,9 @@ from pipeline.artifact import Engine
 from pipeline.gate.budget import budget_from_text
 from pipeline.gate.checks import Sides
 from pipeline.gate.latency import Bout, fight_here
-from pipeline.latency.benchmark import Candidate, Protocol, measure
+from pipeline.latency.benchmark import Candidate, measure
 from pipeline.latency.offline import Flow, streaming_runner
-from pipeline.latency.paired import Pairing
+from pipeline.latency.protocol import Pairing, Protocol
 from pipeline.latency.scenarios import Load
 from pipeline.stages.benchmark import Benchmark, measure_engines
 from tests.engines.nvinfer.pretended import PretendedContext, PretendedGpu, pretended_trt, runner_of

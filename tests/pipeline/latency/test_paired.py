@@ -14,7 +14,8 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.latency.benchmark import Candidate
 from pipeline.latency.intervals import Statistic, ratio
-from pipeline.latency.paired import Asked, Loading, Pairing, Question, ask
+from pipeline.latency.paired import Asked, Loading, Question, ask
+from pipeline.latency.protocol import Pairing
 from pipeline.stats.intervals import Limit, planned_looks
 
 QUICK = Pairing(
@@ -416,7 +417,10 @@ def test_a_soak_goes_on_though_all_could_be_decided() -> None:
     soaked = ask(*sides, [question()], replace(QUICK, min_seconds=least, max_seconds=2 * least), clock=machine.clock)
     assert short.answers[0].outcome == soaked.answers[0].outcome == "fail"
     assert least <= soaked.seconds < 1.5 * least
-    assert "until all is decided, not before 600 s, or 900 s are over" in Pairing(900.0, 600.0).describe()
+    assert (
+        "until all is decided, not before 600 s, or 900 s are over"
+        in Pairing(max_seconds=900.0, min_seconds=600.0).describe()
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.latency.benchmark import Candidate, Protocol, Raw, measure, run_block
+from pipeline.latency.benchmark import Candidate, Raw, measure, run_block
+from pipeline.latency.protocol import Protocol
 from pipeline.latency.scenarios import SPIN_NS, Arrivals, Load, Run
 
 SINGLE = Load("single_stream", 0.0, "poisson")

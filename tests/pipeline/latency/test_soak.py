@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.latency.benchmark import Floats, Queries, Timing, latency_from_ms
+from calibration.arrays import Floats
+from pipeline.latency.benchmark import Queries, Timing, latency_from_ms
 from pipeline.latency.soak import trace
 from pipeline.machine.monitor import Readings
 from pipeline.machine.sensors import Gauge, Kind

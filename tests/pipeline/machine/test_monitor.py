@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from pipeline.latency.benchmark import Candidate, Protocol, Queries, Timing, latency_from_ms, measure
-from pipeline.machine.monitor import Energy, Monitor, Readings, block_windows_ns, total_energy
+from pipeline.latency.benchmark import Candidate, Queries, Timing, latency_from_ms, measure
+from pipeline.latency.energy import Energy, block_windows_ns, energies_of, total_energy
+from pipeline.latency.protocol import Protocol
+from pipeline.machine.monitor import Monitor, Readings
 from pipeline.machine.sensors import Gauge
 from pipeline.stages import benchmark
 from tests.pipeline.machine.jetsons import jetson_files, tree
@@ -55,7 +57,7 @@ def energy_of(timing: Timing, found: Readings, root: Path, began_ns: int = 0) ->
     monitor = Monitor(root, 100)
     monitor._gauges, monitor._times_ns = found.gauges, found.times_ns.tolist()
     monitor._rows = found.values.tolist()
-    (one,) = monitor.energies([timing], began_ns)
+    (one,) = energies_of(monitor, [timing], began_ns)
     return one
 
 
@@ -127,7 +129,7 @@ def measured_on(root: Path, period_ms: int, disturb: Any = None) -> tuple[Monito
         if disturb is not None:
             threading.Timer(0.15, disturb).start()
         timings = measure([sleeper], protocol, on_begin=began_ns.append)
-    (energy,) = monitor.energies(timings, began_ns[0])
+    (energy,) = energies_of(monitor, timings, began_ns[0])
     return monitor, energy
 
 

@@ -15,11 +15,11 @@ import pytest
 from pipeline.machine import progress
 from pipeline.machine.progress import Bar, Phases, track, waiting
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 SCRIPT = """
 import sys, time
-from pipeline import progress
+from pipeline.machine import progress
 progress.PATIENCE_SECONDS = {patience}
 for step in progress.track(range(4), 4, "calibrate"):
     time.sleep(0.15)

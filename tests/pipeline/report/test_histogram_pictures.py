@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.page.svg import Picture
 from pipeline.record import MethodQuality, Record, TensorHistogram, TensorQuality
 from pipeline.report.histogram_pictures import GAP, NUM_ROWS, Place, histogram_pictures, label_places
-from pipeline.report.pictures import Picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 AXES = 320.0

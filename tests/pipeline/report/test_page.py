@@ -10,10 +10,9 @@ import pytest
 from engines.contract import LayerTimes
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.device_times import LayersRun
+from pipeline.page import template
 from pipeline.record import Recommendation, Record
-from pipeline.report import page
-from pipeline.report.page import headline, html_from_record
-from pipeline.report.table import write_html
+from pipeline.report.page import headline, html_from_record, write_html
 
 VOID = {"meta", "link", "br", "img", "use", "hr", "input", "path", "rect"}
 
@@ -272,7 +271,7 @@ def test_missing_raw_latencies_are_one_sentence(record: Record, tmp_path: Path) 
 def test_without_the_extra_the_install_line_is_given(
     record: Record, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "find_spec", lambda name: None if name == "matplotlib" else object())
+    monkeypatch.setattr(template, "find_spec", lambda name: None if name == "matplotlib" else object())
     with pytest.raises(Unavailable, match=r"needs matplotlib; pip install 'trtforge\[report\]'"):
         write_html(record, folder / "report.html")
     assert not (folder / "report.html").exists()

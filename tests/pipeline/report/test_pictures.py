@@ -9,9 +9,11 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from pipeline.latency.benchmark import Floats, queries_from_npz
+from calibration.arrays import Floats
+from pipeline.latency.benchmark import queries_from_npz
+from pipeline.page.svg import MAX_NAME, Picture, empty_figure, latency_axis, shortened
 from pipeline.record import Record, TensorQuality
-from pipeline.report.pictures import MAX_NAME, MAX_TENSORS, Picture, empty_figure, latency_axis, pictures, shortened
+from pipeline.report.pictures import MAX_TENSORS, pictures
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from rich.console import Console
 
 import pipeline
 from pipeline.errors import ConfigError
-from pipeline.record import ComparedOutput, Record, Variant, finite
-from pipeline.report.table import json_from_record, print_table, report_from_json, write_json
+from pipeline.json_record import finite, json_from_record, write_json
+from pipeline.record import ComparedOutput, Record, Variant
+from pipeline.report.table import print_table, report_from_json
 
 ROOT = Path(pipeline.__file__).parent.parent
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from calibration.errors import DataError
-from calibration.histogram.methods import Histogram, Method, histogram_from_values
+from calibration.histogram.histogram import Histogram, histogram_from_values
+from calibration.histogram.methods import Method
 from calibration.ranges.ranges import METHODS, Origin, Ranges, ranges_from_folder, ranges_from_histograms, write_ranges
 from pipeline.report.tensor_quality import (
     MAX_HISTOGRAMS,

@@ -1,4 +1,4 @@
-"""The verb `ranges`: show them, merge them, and convert them to and from other tools' tables."""
+"""Show and merge ranges; to and from TensorRT's calibration cache."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from calibration.ranges.ranges import Ranges as RangesRecord
 from calibration.ranges.trt_cache import ALGORITHMS, Cache, bytes_from_cache, header_for
 from pipeline.artifact import Artifact, OnnxModel, Ranges
 from pipeline.command.options import given_options, model_from, needed, output_option
-from pipeline.direct import check_file_target, check_folder_target, make
 from pipeline.errors import ConfigError
+from pipeline.output import check_file_target, check_folder_target, make
 from pipeline.page.numbers import db_text
 from pipeline.record import MethodSummary
 from pipeline.report.tensor_quality import NEAR_DB, best_where, methods_from_ranges, tensors_from_ranges

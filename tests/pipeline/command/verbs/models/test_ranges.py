@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.histogram.methods import histogram_from_values
+from calibration.histogram.histogram import histogram_from_values
 from calibration.ranges.ort_table import scales_from_flatbuffers, scales_from_json
 from calibration.ranges.ranges import Origin, ranges_from_folder, ranges_from_histograms, write_ranges
 from calibration.ranges.trt_cache import cache_from_bytes

@@ -1,4 +1,4 @@
-"""The verb `lint`, and the check of samples that `calibrate`, `cast` and `quantize` are given directly."""
+"""Are calibration samples like the model's own, and representative."""
 
 from __future__ import annotations
 
@@ -9,22 +9,17 @@ from typing import Any, TypeVar
 
 import click
 
-from calibration.data.batches import Samples, input_specs_from_onnx
+from calibration.data.batches import input_specs_from_onnx
 from calibration.data.source import InputSpec
-from calibration.errors import DataError
-from calibration.lint.findings import errors_in, how_to_allow, raise_errors
-from pipeline.artifact import Findings, OnnxModel
 from pipeline.command.options import STORE, data_options, is_plan, model_from, output_option, samples_from
 from pipeline.command.plan_run import by_plan
-from pipeline.direct import passing_folder, stage_from_options, stage_options
+from pipeline.command.sample_check import tell_findings
+from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
+from pipeline.output import passing_folder
 from pipeline.stages.lint import Evaluated, Lint
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-ALLOW = click.option(
-    "--allow", default="", metavar="A,B,…", help="codes of `trtforge lint` whose findings do not stop, such as range"
-)
 
 
 def evaluation_options(function: F) -> F:
@@ -83,30 +78,3 @@ def evaluation_from(given: dict[str, Any], specs: tuple[InputSpec, ...]) -> Eval
     if any(own.values()):
         raise ConfigError("--evaluation is missing: its input or labels are given; name the samples")
     return None
-
-
-def tell_findings(findings: Findings, stage: Lint) -> None:
-    """Print what the lint found, a line each.
-
-    Raises:
-        DataError: an error among them that is not allowed.
-    """
-    found = findings.read()
-    for finding in found:
-        click.echo(f"{finding.severity}\t{finding.code}\t{finding.sentence}")
-    if errors := errors_in(found, stage.allow):
-        raise DataError(f"lint: {len(errors)} of {len(found)} findings stop a calibration; {how_to_allow(errors)}")
-
-
-def check_samples(model: OnnxModel, samples: Samples, allow: str) -> None:
-    """Lint samples that are about to be calibrated on: warnings go to stderr.
-
-    Raises:
-        DataError: an error that is not allowed.
-    """
-    stage = stage_from_options(Lint(), {"allow": allow})
-    with passing_folder(None) as work:
-        found = stage(work, model, samples).read()
-    raise_errors(found, stage.allow)
-    for finding in found:
-        click.echo(f"trtforge: {finding.code}: {finding.sentence}", err=True)

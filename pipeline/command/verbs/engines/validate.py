@@ -1,36 +1,78 @@
-"""`validate`, `bisect` and `benchmark` on files: judge outputs, run what has not been run, print the numbers."""
+"""Judge an engine's answers against the FP32 model's."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from calibration.data.batches import Samples, input_specs_from_onnx
+from calibration.data.batches import Samples
 from engines.contract import Precision
-from pipeline.accuracy.bisection import Evidence, bisected
+from pipeline.accuracy.bisection import Evidence
 from pipeline.accuracy.comparison import Tolerance
-from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Timings, Tolerances
-from pipeline.command.layer_table import note_lines, print_layers, split_lines
-from pipeline.command.options import engine_from, model_from, needed, samples_from, specs_of
-from pipeline.command.plan_run import raise_failures
-from pipeline.direct import passing_folder, stage_from_options
+from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
+from pipeline.command.options import (
+    BACKEND,
+    PRECISION,
+    SIMULATE,
+    STORE,
+    data_options,
+    engine_from,
+    is_plan,
+    model_from,
+    needed,
+    output_option,
+    samples_from,
+    specs_of,
+)
+from pipeline.command.plan_run import by_plan, raise_failures
+from pipeline.command.table import _table
 from pipeline.errors import ConfigError
-from pipeline.page.numbers import NONE, three_digits
-from pipeline.stages.benchmark import Benchmark
+from pipeline.output import passing_folder
 from pipeline.stages.infer import Infer
 from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validate
 
-NUM_SHOWN = 12
-"""Nodes in the table of `bisect`."""
+
+@click.command()
+@click.argument("reference", type=Path)
+@click.argument("candidate", type=Path, required=False)
+@data_options
+@click.option("--metric", default="", help="top1, top5, mae, cosine, auc or module:function")
+@click.option("--metric-output", default="", help="the output that the metric reads, where there are several")
+@click.option("--atol", type=float, help="largest absolute difference")
+@click.option("--rtol", type=float, help="largest relative difference, added to atol")
+@click.option("--min-cosine", type=float, help="smallest cosine similarity")
+@click.option("--min-psnr-db", type=float, help="smallest peak signal-to-noise ratio, dB")
+@click.option("--min-sqnr-db", type=float, help="smallest signal to quantization noise ratio, dB")
+@click.option("--max-metric-drop", type=float, help="largest drop of the metric")
+@click.option("--tolerances", type=Path, help="what `trtforge tolerate` wrote for such engines, on the same samples")
+@click.option("--model", type=Path, help="the ONNX model that CANDIDATE was built from, if it is none itself")
+@click.option("--ranges", type=Path, help="folder that `trtforge calibrate` wrote, to hold the model's scales to")
+@BACKEND
+@SIMULATE
+@PRECISION
+@output_option("write the verdict here too (JSON)")
+@STORE
+def validate(reference: Path, candidate: Path | None, **given: Any) -> None:
+    """Compare CANDIDATE with REFERENCE, or all engines of PLAN.toml with its FP32 model.
+
+    Each is a file of outputs (.json from `trtforge infer` or `polygraphy run --save-outputs`), or a model to be run on
+    --data: REFERENCE an ONNX file on ONNX Runtime, CANDIDATE an engine of --backend. Outputs are judged again with
+    other tolerances without running anything. Exit status 5 if out of bound; where both models are known, with the
+    likely layer.
+    """
+
+    if is_plan(reference):
+        return by_plan(reference, given["store"], "validate")
+    judge_files(reference, needed(candidate, "CANDIDATE", "name outputs or an engine to judge"), given)
+    return None
+
+
 TOLERANCES = ("atol", "rtol", "min_cosine", "min_psnr_db", "min_sqnr_db", "max_metric_drop")
 
 
@@ -117,35 +159,6 @@ def tolerances_from(path: Path | None) -> Tolerances | None:
     return Tolerances(path)
 
 
-def look_into(reference: Path, candidate: Path, given: dict[str, Any]) -> None:
-    """Print which nodes of a candidate lose what the reference computes, the most suspect first."""
-    ranges: Path | None = given["ranges"]
-    models = OnnxModel(model_from(reference).path), OnnxModel(model_from(candidate).path)
-    samples = samples_from(given, input_specs_from_onnx(reference))
-    evidence = Evidence(*models, samples, None if ranges is None else Ranges(ranges))
-    stage = Validate(num_bisected=given["num_bisected"])
-    found = bisected(evidence, stage.num_bisected, stage.reference)
-    said = [found.suspicion({}), *evidence.misfits()]
-    if output := given["output"]:
-        record = {"num_samples": found.num_samples, "sentences": said, "suspects": found.rows(len(found.suspects))}
-        with passing_folder(output) as work:
-            (work / "suspects.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-            (work / "suspects.json").replace(output)
-    table = _table(f"{candidate.name}: SQNR, dB, on {found.num_samples} samples")
-    table.add_column("tensor of FP32", overflow="fold")
-    table.add_column("operator", overflow="fold")
-    for column in ("before", "after", "sound", "drop"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for suspect in found.suspects[:NUM_SHOWN]:
-        ratios = (suspect.sqnr_in_db, suspect.sqnr_out_db, suspect.sound_db, suspect.drop_db)
-        operator = suspect.operator.replace("QuantizeLinear and DequantizeLinear", "Q and DQ")
-        table.add_row(Text(suspect.tensor), operator, *(f"{ratio:.1f}" for ratio in ratios))
-    console = Console()
-    console.print(table)
-    for sentence in said:
-        console.print(Text(sentence))
-
-
 def _label_file(given: dict[str, Any]) -> LabelFile:
     """Where labels lie for outputs that were saved."""
     path = Path(needed(given["data"], "--data", "the metric compares with labels; name the .npz or .npy that has them"))
@@ -175,70 +188,3 @@ def print_verdict(found: dict[str, Any]) -> None:
         console.print(f"metric {found['metric']:.4f}, reference {found['reference_metric']:.4f}", highlight=False)
     if found["agreement"] is not None:
         console.print(f"same arg max on {found['agreement']:.2%} of the samples", highlight=False)
-
-
-def time_files(engines: list[Engine], given: dict[str, Any]) -> None:
-    """Time engines against each other and print the table."""
-    names = {engine.path.name: engine for engine in engines}
-    if len(names) < len(engines):
-        raise ConfigError("benchmark: two engines have the same file name; rename one")
-    stage = stage_from_options(Benchmark(), given)
-    output: Path | None = given["output"]
-    with passing_folder(output) as work:
-        samples: Samples = samples_from(given, specs_of(engines[0]))
-        timings = stage(work, names, samples)
-        if output:
-            for row in timings.read()["timings"]:
-                (work / row["samples"]).replace(output.with_name(row["samples"]))
-            timings.path.replace(output)
-            timings = Timings(output)
-        print_timings(timings)
-
-
-def print_timings(timings: Timings) -> None:
-    """A table of latencies on stdout, with the protocol under it."""
-    found = timings.read()
-    rows = found["timings"]
-    with_device = any(row["device_ms"] is not None for row in rows)
-    table = _table("")
-    table.add_column("engine", overflow="fold")
-    heads = ["batch", "p50\nms", "p90\nms", "p99\nms", "mean\nms", "samples\nper s", "stable"]
-    energies = {(row["name"], row["batch_size"]): row["energy_mj"] for row in found["energies"]}
-    with_energy = any(energy is not None for energy in energies.values())
-    for head in heads + ["device\np50 ms"] * with_device + ["energy\nmJ"] * with_energy:
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in rows:
-        latency, device = row["latency_ms"], row["device_ms"]
-        cells = [str(row["batch_size"]), *(three_digits(latency[key]) for key in ("p50", "p90", "p99", "mean"))]
-        cells += [f"{row['throughput_per_s']:,.0f}", "yes" if row["stable"] else "no"]
-        cells += [NONE if device is None else three_digits(device["p50"])] * with_device
-        energy = energies[row["name"], row["batch_size"]]
-        cells += [NONE if energy is None else three_digits(energy)] * with_energy
-        table.add_row(Text(row["name"]), *cells)
-    console = Console()
-    console.print(table)
-    for line in split_lines(found):
-        console.print(Text(line))
-    print_layers(found, console)
-    console.print(Text(found["protocol"], style="dim"))
-    for line in note_lines(found):
-        click.echo(f"trtforge: {line}", err=True)
-    for row in found["timings"]:
-        if row["note"]:
-            click.echo(f"trtforge: {row['name']} at batch {row['batch_size']}: {row['note']}", err=True)
-    for one in found.get("traces", ()):
-        click.echo(f"trtforge: {one['sentence']}", err=True)
-    for note in (found["monitor"] or {"notes": ()})["notes"]:
-        click.echo(f"trtforge: {note}", err=True)
-
-
-def _table(title: str) -> Table:
-    """A table that fits 80 columns."""
-    return Table(
-        title=title or None,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
-        collapse_padding=True,
-    )

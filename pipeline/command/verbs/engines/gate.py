@@ -1,16 +1,13 @@
-"""The verbs `gate` and `baseline`: may this engine ship, and what was last good."""
+"""May this engine ship? Budgets, beside a baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from pipeline.artifact import Engine
 from pipeline.command.options import (
@@ -25,14 +22,17 @@ from pipeline.command.options import (
     samples_from,
     specs_of,
 )
-from pipeline.direct import check_replaceable, put, stage_from_options, stage_options, work_folder
+from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import CheckFailed, ConfigError, NotDecided
-from pipeline.gate.baseline import FOLDER, Baseline, baseline_named, baselines_in, read_baseline, set_baseline
+from pipeline.gate.baseline import FOLDER, baseline_named
+from pipeline.gate.budget import budgets_from_texts
 from pipeline.gate.case import Case, Known
 from pipeline.gate.cases import Direct, case_from_engines, case_from_plan, check_gate, known_from
+from pipeline.gate.decide import decide
 from pipeline.gate.files import OWN_FILES, check_html, write_gate
 from pipeline.gate.record import Gated
 from pipeline.gate.summary import print_gated, reasons
+from pipeline.output import check_replaceable, put, work_folder
 from pipeline.plan import Plan
 from pipeline.stages.gate import Gate
 from pipeline.stages.validate import Judge
@@ -113,7 +113,7 @@ def _gate_engines(given: dict[str, Any]) -> tuple[Gated, Path]:
     check_replaceable(folder, OWN_FILES, f"-o: {REPLACES}")
     budgets, named, backend = given.pop("budgets"), given.pop("baseline"), given["backend"]
     stage = replace(stage_from_options(Gate(), given), budgets=budgets, baseline=named)
-    stage.read_budgets("--budget")
+    budgets_from_texts(budgets, "--budget")
     check_html(stage.html)
     candidate = engine_from(Path(wanted), backend, False)
     known, why = _known(named, candidate, given["store"])
@@ -145,74 +145,9 @@ def _decide(stage: Gate, case: Case, folder: Path, where: str) -> Gated:
     with work_folder(folder) as work:
         out = work / "out"
         out.mkdir()
-        gated = stage(out, case, stage.read_budgets(where))
+        gated = decide(stage, out, case, budgets_from_texts(stage.budgets, where))
         write_gate(gated, out, html=stage.html)
         for log in out.glob("*.log"):
             log.unlink()
         put(out, folder, work)
     return gated
-
-
-@click.group()
-def baseline() -> None:
-    """Keep the engine that passed its gate, to hold later ones against; show what is kept.
-
-    `[gate] baseline = "last-good"`, or --baseline last-good, measures it in turns with the candidate.
-    """
-
-
-@baseline.command("set")
-@click.argument("name")
-@click.argument("folder", type=Path)
-@click.option("--first", is_flag=True, help="also take a gate that lacked nothing but a baseline")
-@STORE
-def set_(name: str, folder: Path, first: bool, store: Path) -> None:
-    """Keep the candidate of the gate in FOLDER, which passed, as the baseline NAME; one of that name is replaced."""
-    click.echo(set_baseline(name, folder, store, first=first).folder)
-
-
-@baseline.command()
-@click.argument("name")
-@STORE
-def show(name: str, store: Path) -> None:
-    """Print what the baseline NAME is, where it was measured, and what it was held to."""
-    found = _kept(name, store)
-    record = found.record
-    engine = record.engine
-    for line in (
-        f"{name}: {engine.name}, {engine.backend}, SHA-256 {engine.digest}",
-        f"set {record.set_on}, gated {record.gated_on}",
-        f"on {record.machine.describe()}",
-        *(f"{check.outcome}: {check.sentence}" for check in record.checks),
-        str(found.engine.path),
-    ):
-        click.echo(line)
-
-
-@baseline.command("list")
-@STORE
-def list_(store: Path) -> None:
-    """Print the names of all baselines that are kept, what they are, and since when."""
-    table = Table("baseline", "engine", "set", "whole", box=None, pad_edge=False)
-    for name, found in baselines_in(store):
-        if isinstance(found, Baseline):
-            table.add_row(Text(name), Text(found.record.engine.name), found.record.set_on, "yes")
-        else:
-            table.add_row(Text(name), "–", "–", Text(str(found)))
-    if not table.rows:
-        click.echo(f"trtforge: no baseline is kept in {store}; set one with `trtforge baseline set`", err=True)
-        return
-    Console().print(table)
-
-
-def _kept(name: str, store: Path) -> Baseline:
-    from pipeline.plan import nearest
-
-    names: Sequence[str] = [one for one, _ in baselines_in(store)]
-    if name not in names:
-        close = nearest(name, list(names)) if names else "; set one with `trtforge baseline set`"
-        raise ConfigError(f"baseline '{name}': is not kept in {store}{close}")
-    return read_baseline(store / "baselines" / name)
-
-
-__all__: list[Any] = ["baseline", "gate"]

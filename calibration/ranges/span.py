@@ -1,0 +1,19 @@
+"""The least and largest value of a tensor that a format keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SETTLING_FILE = "settling.json"
+
+
+@dataclass(frozen=True)
+class Span:
+    """What calibration found of one tensor."""
+
+    amax: float
+    """Magnitude at which values are clipped, as entropy, min-max, percentile or mse chose it."""
+    min: float
+    """Smallest value seen."""
+    max: float
+    """Largest value seen."""

@@ -1,0 +1,57 @@
+"""What `cast` and `quantize` have in common: a model and ranges in, a model out."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calibration.data.batches import input_specs_from_onnx
+from pipeline.artifact import OnnxModel, Ranges
+from pipeline.command.options import (
+    DATA_FLAGS,
+    given_options,
+    is_plan,
+    model_from,
+    needed,
+    samples_from,
+)
+from pipeline.command.plan_run import by_plan
+from pipeline.command.sample_check import check_samples
+from pipeline.command.stage_options import stage_from_options
+from pipeline.errors import ConfigError
+from pipeline.output import check_file_target, make, work_folder
+from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.cast import Cast
+from pipeline.stages.quantize import Quantize
+
+
+def ranges_for(model: OnnxModel, given: dict[str, Any], work: Path) -> Ranges:
+    """The ranges that were given, or found now from the data that was given.
+
+    Raises:
+        ConfigError: both were given; one would have no effect.
+    """
+    if given["ranges"]:
+        if beside := [flag for flag in given_options() if flag in (*DATA_FLAGS, "--allow")]:
+            raise ConfigError(f"{beside[0]}: has no effect beside --ranges; drop one of the two")
+        return Ranges(given["ranges"])
+    samples = samples_from(given, input_specs_from_onnx(model.path))
+    check_samples(model, samples, given["allow"])
+    return Calibrate(method=given["method"])(work, model, samples)
+
+
+def rewrite(verb: str, stage: Cast | Quantize, model: Path, given: dict[str, Any]) -> None:
+    """What `cast` and `quantize` have in common: a model and ranges in, a model out."""
+    if is_plan(model):
+        by_plan(model, given["store"], verb)
+        return
+    opened = model_from(model)
+    stage = stage_from_options(stage, given)
+    output = needed(given["output"], "-o", "name the ONNX file to write")
+    check_file_target(output)
+    with work_folder(output) as work:
+        ranges = ranges_for(opened, given, work)
+        click.echo(make(output, partial(stage, model=opened, ranges=ranges)).path)

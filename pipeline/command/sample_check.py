@@ -1,0 +1,44 @@
+"""The lint of samples that are about to be calibrated on, and how its findings are printed."""
+
+from __future__ import annotations
+
+import click
+
+from calibration.data.batches import Samples
+from calibration.errors import DataError
+from calibration.lint.findings import errors_in, how_to_allow, raise_errors
+from pipeline.artifact import Findings, OnnxModel
+from pipeline.command.stage_options import stage_from_options
+from pipeline.output import passing_folder
+from pipeline.stages.lint import Lint
+
+ALLOW = click.option(
+    "--allow", default="", metavar="A,B,…", help="codes of `trtforge lint` whose findings do not stop, such as range"
+)
+
+
+def tell_findings(findings: Findings, stage: Lint) -> None:
+    """Print what the lint found, a line each.
+
+    Raises:
+        DataError: an error among them that is not allowed.
+    """
+    found = findings.read()
+    for finding in found:
+        click.echo(f"{finding.severity}\t{finding.code}\t{finding.sentence}")
+    if errors := errors_in(found, stage.allow):
+        raise DataError(f"lint: {len(errors)} of {len(found)} findings stop a calibration; {how_to_allow(errors)}")
+
+
+def check_samples(model: OnnxModel, samples: Samples, allow: str) -> None:
+    """Lint samples that are about to be calibrated on: warnings go to stderr.
+
+    Raises:
+        DataError: an error that is not allowed.
+    """
+    stage = stage_from_options(Lint(), {"allow": allow})
+    with passing_folder(None) as work:
+        found = stage(work, model, samples).read()
+    raise_errors(found, stage.allow)
+    for finding in found:
+        click.echo(f"trtforge: {finding.code}: {finding.sentence}", err=True)

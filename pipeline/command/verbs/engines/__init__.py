@@ -1,0 +1,1 @@
+"""Verbs that build, run, judge or time engines, and `doctor`, which says which engines can."""

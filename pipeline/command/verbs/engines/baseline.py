@@ -1,0 +1,79 @@
+"""Keep what passed its gate, for later ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.command.options import (
+    STORE,
+)
+from pipeline.errors import ConfigError
+from pipeline.gate.baseline import Baseline, baselines_in, read_baseline, set_baseline
+
+
+@click.group()
+def baseline() -> None:
+    """Keep the engine that passed its gate, to hold later ones against; show what is kept.
+
+    `[gate] baseline = "last-good"`, or --baseline last-good, measures it in turns with the candidate.
+    """
+
+
+@baseline.command("set")
+@click.argument("name")
+@click.argument("folder", type=Path)
+@click.option("--first", is_flag=True, help="also take a gate that lacked nothing but a baseline")
+@STORE
+def set_(name: str, folder: Path, first: bool, store: Path) -> None:
+    """Keep the candidate of the gate in FOLDER, which passed, as the baseline NAME; one of that name is replaced."""
+    click.echo(set_baseline(name, folder, store, first=first).folder)
+
+
+@baseline.command()
+@click.argument("name")
+@STORE
+def show(name: str, store: Path) -> None:
+    """Print what the baseline NAME is, where it was measured, and what it was held to."""
+    found = _kept(name, store)
+    record = found.record
+    engine = record.engine
+    for line in (
+        f"{name}: {engine.name}, {engine.backend}, SHA-256 {engine.digest}",
+        f"set {record.set_on}, gated {record.gated_on}",
+        f"on {record.machine.describe()}",
+        *(f"{check.outcome}: {check.sentence}" for check in record.checks),
+        str(found.engine.path),
+    ):
+        click.echo(line)
+
+
+@baseline.command("list")
+@STORE
+def list_(store: Path) -> None:
+    """Print the names of all baselines that are kept, what they are, and since when."""
+    table = Table("baseline", "engine", "set", "whole", box=None, pad_edge=False)
+    for name, found in baselines_in(store):
+        if isinstance(found, Baseline):
+            table.add_row(Text(name), Text(found.record.engine.name), found.record.set_on, "yes")
+        else:
+            table.add_row(Text(name), "–", "–", Text(str(found)))
+    if not table.rows:
+        click.echo(f"trtforge: no baseline is kept in {store}; set one with `trtforge baseline set`", err=True)
+        return
+    Console().print(table)
+
+
+def _kept(name: str, store: Path) -> Baseline:
+    from pipeline.spelling import nearest
+
+    names: Sequence[str] = [one for one, _ in baselines_in(store)]
+    if name not in names:
+        close = nearest(name, list(names)) if names else "; set one with `trtforge baseline set`"
+        raise ConfigError(f"baseline '{name}': is not kept in {store}{close}")
+    return read_baseline(store / "baselines" / name)

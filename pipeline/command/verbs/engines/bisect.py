@@ -1,0 +1,78 @@
+"""The layer at which a model in reduced precision goes wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from calibration.data.batches import input_specs_from_onnx
+from pipeline.accuracy.bisection import Evidence, bisected
+from pipeline.artifact import OnnxModel, Ranges
+from pipeline.command.options import (
+    data_options,
+    is_plan,
+    model_from,
+    output_option,
+    samples_from,
+)
+from pipeline.command.table import _table
+from pipeline.errors import ConfigError
+from pipeline.output import passing_folder
+from pipeline.stages.validate import Validate
+
+
+@click.command()
+@click.argument("reference", type=Path)
+@click.argument("candidate", type=Path)
+@data_options
+@click.option("--ranges", type=Path, help="folder that `trtforge calibrate` wrote, to hold the model's scales to")
+@click.option("--num-bisected", default=32, show_default=True, help="samples to run both on, evenly spread; 0: all")
+@output_option("write all nodes here too (JSON)")
+def bisect(reference: Path, candidate: Path, **given: Any) -> None:
+    """Find the layer at which CANDIDATE (ONNX in FP16 or with Q/DQ nodes) loses what REFERENCE (FP32 ONNX) computes.
+
+    Each node's SQNR before and after it, and what a sound rounding at the same places leaves. `validate` does this by
+    itself where an engine fails.
+    """
+
+    if is_plan(reference):
+        raise ConfigError(f"{reference}: is a plan; `trtforge validate {reference}` says the layer of what fails")
+    look_into(reference, candidate, given)
+
+
+NUM_SHOWN = 12
+"""Nodes in the table of `bisect`."""
+
+
+def look_into(reference: Path, candidate: Path, given: dict[str, Any]) -> None:
+    """Print which nodes of a candidate lose what the reference computes, the most suspect first."""
+    ranges: Path | None = given["ranges"]
+    models = OnnxModel(model_from(reference).path), OnnxModel(model_from(candidate).path)
+    samples = samples_from(given, input_specs_from_onnx(reference))
+    evidence = Evidence(*models, samples, None if ranges is None else Ranges(ranges))
+    stage = Validate(num_bisected=given["num_bisected"])
+    found = bisected(evidence, stage.num_bisected, stage.reference)
+    said = [found.suspicion({}), *evidence.misfits()]
+    if output := given["output"]:
+        record = {"num_samples": found.num_samples, "sentences": said, "suspects": found.rows(len(found.suspects))}
+        with passing_folder(output) as work:
+            (work / "suspects.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+            (work / "suspects.json").replace(output)
+    table = _table(f"{candidate.name}: SQNR, dB, on {found.num_samples} samples")
+    table.add_column("tensor of FP32", overflow="fold")
+    table.add_column("operator", overflow="fold")
+    for column in ("before", "after", "sound", "drop"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for suspect in found.suspects[:NUM_SHOWN]:
+        ratios = (suspect.sqnr_in_db, suspect.sqnr_out_db, suspect.sound_db, suspect.drop_db)
+        operator = suspect.operator.replace("QuantizeLinear and DequantizeLinear", "Q and DQ")
+        table.add_row(Text(suspect.tensor), operator, *(f"{ratio:.1f}" for ratio in ratios))
+    console = Console()
+    console.print(table)
+    for sentence in said:
+        console.print(Text(sentence))

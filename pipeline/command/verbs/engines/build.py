@@ -1,0 +1,94 @@
+"""ONNX -> engine."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calibration.data.batches import Samples, input_specs_from_onnx
+from engines.contract import Precision
+from pipeline.artifact import OnnxModel, Ranges
+from pipeline.command.options import (
+    BACKEND,
+    DATA_FLAGS,
+    PRECISION,
+    RANGES,
+    STORE,
+    data_options,
+    given_options,
+    is_plan,
+    model_from,
+    needed,
+    output_option,
+    profile_options,
+    samples_from,
+    shape_ranges,
+)
+from pipeline.command.plan_run import by_plan
+from pipeline.command.sample_check import ALLOW, check_samples
+from pipeline.command.stage_options import stage_from_options, stage_options
+from pipeline.errors import ConfigError
+from pipeline.output import check_file_target, make
+from pipeline.stages.build import Build, Target, takers_of
+
+
+@click.command()
+@click.argument("model", type=Path)
+@BACKEND
+@PRECISION
+@profile_options
+@stage_options(Build)
+@data_options
+@ALLOW
+@RANGES
+@output_option("the engine to write; its record goes beside it")
+@STORE
+def build(model: Path, backend: str, precision: Precision, **given: Any) -> None:
+    """Build an engine from MODEL (ONNX, its precision written in it), or PLAN.toml's engines."""
+    if is_plan(model):
+        return by_plan(model, given["store"], "build")
+    opened = model_from(model)
+    target = Target(backend, precision, shape_ranges(given))
+    check_options_for(backend)
+    stage = stage_from_options(Build(), given)
+    output = needed(given["output"], "-o", "name the engine to write; its record goes beside it")
+    check_file_target(output)
+    calibration = calibration_for(stage, opened, target, given)
+    click.echo(make(output, partial(stage, model=opened, target=target, calibration=calibration)).path)
+    return None
+
+
+def check_options_for(backend: str) -> None:
+    """Raise ConfigError if an option of the builder is given that this backend has no use for."""
+    options = {one.name for one in fields(Build)}
+    for flag in given_options():
+        name = flag.removeprefix("--").replace("-", "_")
+        if name in options and backend not in (takers := takers_of(name)):
+            raise ConfigError(
+                f"{flag}: has no effect on an engine for {backend}, it is for {' and '.join(takers)}; drop it"
+            )
+
+
+def calibration_for(stage: Build, model: OnnxModel, target: Target, given: dict[str, Any]) -> Ranges | Samples | None:
+    """What TensorRT's calibrator reads; None for what is not native INT8.
+
+    Raises:
+        ConfigError: it is missing, or given where it has no effect.
+    """
+    wanted = stage.native_scales if stage.is_native(target.backend, target.precision) else ""
+    for flag in given_options():
+        if flag in (*DATA_FLAGS, "--allow") and wanted != "tensorrt":
+            raise ConfigError(f"{flag}: has effect with --int8 native --native-scales tensorrt alone; drop it")
+        if flag == "--ranges" and wanted != "ranges":
+            raise ConfigError(f"{flag}: has effect with --int8 native --native-scales ranges alone; drop it")
+    if wanted == "tensorrt":
+        samples = samples_from(given, input_specs_from_onnx(model.path))
+        check_samples(model, samples, given["allow"])
+        return samples
+    if wanted == "ranges":
+        return Ranges(needed(given["ranges"], "--ranges", "name the folder that `trtforge calibrate` wrote"))
+    return None

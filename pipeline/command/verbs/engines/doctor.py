@@ -1,0 +1,61 @@
+"""Which backends work here; what installs the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.command.options import STORE
+from pipeline.errors import Unavailable
+
+if TYPE_CHECKING:
+    from pipeline.command.diagnosis import Diagnosis
+
+
+ROOT = Path("/")
+"""Where `doctor` looks for /etc, /proc and /sys; a test points it at a made-up tree."""
+
+
+@click.command()
+@click.argument("plan", type=Path, required=False)
+@click.option("--json", "as_json", is_flag=True, help="print all that was found as JSON, for other programs")
+@STORE
+def doctor(plan: Path | None, as_json: bool, store: Path) -> None:
+    """Say which backends can build and run here, with versions; why the others cannot, and what installs them.
+
+    On a Jetson also: L4T and JetPack, CUDA, TensorRT, power mode, clocks and memory, and what is known to go wrong.
+    Exit status 3 if PLAN.toml's backends (on a Jetson without a plan: tensorrt) cannot work here.
+    """
+    from pipeline.command.diagnosis import diagnose
+    from pipeline.plan import read_plan
+
+    found = diagnose(ROOT, read_plan(plan) if plan is not None else None, store)
+    if as_json:
+        click.echo(found.json())
+    else:
+        _print_diagnosis(found)
+    if reasons := found.why_not():
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        raise Unavailable(f"{', '.join(found.needed)}: cannot work here: {reasons[0]}{more}")
+
+
+def _print_diagnosis(found: Diagnosis) -> None:
+    console = Console()
+    table = Table("backend", "builds", "runs", "versions")
+    missing: list[str] = []
+    for state in found.backends:
+        versions = ", ".join(f"{name} {version}" for name, version in state.versions.items())
+        table.add_row(state.name, _yes(state.can_build), _yes(state.can_run), versions or "–")
+        reasons = dict.fromkeys(reason for reason in (state.why_not_build, state.why_not_run) if reason)
+        missing += [f"{state.name}: {reason.removeprefix(f'{state.name}: ')}" for reason in reasons]
+    console.print(table)
+    for line in [*missing, *found.facts(), *(finding.line() for finding in found.findings)]:
+        click.echo(line)
+
+
+def _yes(can: bool) -> str:
+    return "yes" if can else "no"

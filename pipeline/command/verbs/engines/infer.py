@@ -1,0 +1,47 @@
+"""Engine and samples -> its answers."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.command.options import (
+    BACKEND,
+    SIMULATE,
+    STORE,
+    data_options,
+    engine_from,
+    is_plan,
+    needed,
+    output_option,
+    samples_from,
+    specs_of,
+)
+from pipeline.command.plan_run import by_plan
+from pipeline.command.stage_options import stage_from_options, stage_options
+from pipeline.output import check_file_target, make
+from pipeline.stages.infer import Infer
+
+
+@click.command()
+@click.argument("engine", type=Path)
+@data_options
+@BACKEND
+@SIMULATE
+@stage_options(Infer)
+@output_option("the file for the outputs, such as outputs.json")
+@STORE
+def infer(engine: Path, backend: str, simulate: bool, **given: Any) -> None:
+    """Run ENGINE, or PLAN.toml's engines, on all samples; the outputs are saved in Polygraphy's format."""
+    if is_plan(engine):
+        return by_plan(engine, given["store"], "infer")
+    opened = engine_from(engine, backend, simulate)
+    output = needed(given["output"], "-o", "name the file for the outputs, such as outputs.json")
+    check_file_target(output)
+    samples = samples_from(given, specs_of(opened))
+    stage = stage_from_options(Infer(), given)
+    click.echo(make(output, partial(stage, engine=opened, samples=samples)).path)
+    return None

@@ -1,0 +1,52 @@
+"""FP32 ONNX and samples -> each tensor's range."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calibration.data.batches import input_specs_from_onnx
+from pipeline.command.options import (
+    STORE,
+    data_options,
+    is_plan,
+    model_from,
+    needed,
+    output_option,
+    samples_from,
+)
+from pipeline.command.plan_run import by_plan
+from pipeline.command.sample_check import ALLOW, check_samples
+from pipeline.command.stage_options import stage_from_options, stage_options
+from pipeline.output import check_folder_target, make
+from pipeline.stages.calibrate import Calibrate
+
+
+@click.command()
+@click.argument("model", type=Path)
+@data_options
+@ALLOW
+@stage_options(Calibrate)
+@output_option("the folder to write the ranges to")
+@STORE
+def calibrate(model: Path, **given: Any) -> None:
+    """Run representative samples through MODEL (FP32 ONNX), or PLAN.toml's, and write each tensor's range.
+
+    \b
+    trtforge calibrate model.onnx --data photos -o ranges \\
+        --preprocess 'resize = [256], crop = [224, 224], scale = 0.0039, dtype = "float32"'
+    trtforge ranges show ranges
+    """
+    if is_plan(model):
+        return by_plan(model, given["store"], "calibrate")
+    opened = model_from(model)
+    output = needed(given["output"], "-o", "name the folder to write the ranges to")
+    check_folder_target(output)
+    samples = samples_from(given, input_specs_from_onnx(model))
+    stage = stage_from_options(Calibrate(), given)
+    check_samples(opened, samples, given["allow"])
+    click.echo(make(output, partial(stage, model=opened, samples=samples)).path)
+    return None

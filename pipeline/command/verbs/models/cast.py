@@ -1,0 +1,34 @@
+"""FP32 ONNX and ranges -> FP16 ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.command.options import (
+    METHOD,
+    RANGES,
+    STORE,
+    data_options,
+    output_option,
+)
+from pipeline.command.rewrite import rewrite
+from pipeline.command.sample_check import ALLOW
+from pipeline.command.stage_options import stage_options
+from pipeline.stages.cast import Cast
+
+
+@click.command()
+@click.argument("model", type=Path)
+@data_options
+@RANGES
+@METHOD
+@ALLOW
+@stage_options(Cast)
+@output_option("the ONNX file to write")
+@STORE
+def cast(model: Path, **given: Any) -> None:
+    """Write FP16 into MODEL (FP32 ONNX), or PLAN.toml's; what leaves FP16's range on the data stays FP32."""
+    rewrite("cast", Cast(), model, given)

@@ -1,0 +1,41 @@
+"""SavedModel, Keras file or ONNX -> checked FP32 ONNX."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.command.options import (
+    STORE,
+    is_plan,
+    needed,
+    output_option,
+)
+from pipeline.command.plan_run import by_plan
+from pipeline.command.stage_options import stage_from_options, stage_options
+from pipeline.output import check_file_target, make
+from pipeline.stages.export import Export, source_from_path
+
+
+@click.command()
+@click.argument("source", type=Path)
+@click.option("--signature", default="serving_default", show_default=True, help="of a SavedModel")
+@stage_options(Export)
+@output_option("the ONNX file to write")
+@STORE
+def export(source: Path, **given: Any) -> None:
+    """Convert SOURCE (SavedModel folder, .keras, .h5, .onnx), or PLAN.toml's, to an FP32 ONNX model.
+
+    With a plan, the ONNX model's answers are compared with the network's on the evaluation data.
+    """
+    if is_plan(source):
+        return by_plan(source, given["store"], "export")
+    stage = stage_from_options(Export(), given)
+    network = source_from_path(source, given["signature"])
+    output = needed(given["output"], "-o", "name the ONNX file to write")
+    check_file_target(output)
+    click.echo(make(output, partial(stage, source=network)).path)
+    return None

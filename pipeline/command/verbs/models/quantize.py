@@ -1,0 +1,34 @@
+"""FP32 ONNX and ranges -> INT8 ONNX (Q/DQ nodes)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.command.options import (
+    METHOD,
+    RANGES,
+    STORE,
+    data_options,
+    output_option,
+)
+from pipeline.command.rewrite import rewrite
+from pipeline.command.sample_check import ALLOW
+from pipeline.command.stage_options import stage_options
+from pipeline.stages.quantize import Quantize
+
+
+@click.command()
+@click.argument("model", type=Path)
+@data_options
+@RANGES
+@METHOD
+@ALLOW
+@stage_options(Quantize)
+@output_option("the ONNX file to write")
+@STORE
+def quantize(model: Path, **given: Any) -> None:
+    """Write INT8 into MODEL (FP32 ONNX), or PLAN.toml's, as Q/DQ nodes placed for a target."""
+    rewrite("quantize", Quantize(), model, given)

@@ -1,0 +1,82 @@
+"""FP32 ONNX and samples -> how far a sound engine may be off."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from calibration.data.batches import input_specs_from_onnx
+from calibration.histogram.methods import Method
+from calibration.ranges.ranges import METHODS
+from engines import backend as backend_named
+from engines.contract import Precision
+from pipeline.command.options import (
+    BACKEND,
+    PRECISION,
+    SIMULATE,
+    STORE,
+    data_options,
+    is_plan,
+    model_from,
+    needed,
+    output_option,
+    samples_from,
+)
+from pipeline.command.plan_run import by_plan
+from pipeline.command.stage_options import stage_from_options, stage_options
+from pipeline.errors import ConfigError
+from pipeline.output import check_file_target, make
+from pipeline.stages.quantize import Quantize
+from pipeline.stages.tolerate import Rounding, Tolerate
+
+
+@click.command()
+@click.argument("model", type=Path)
+@data_options
+@BACKEND
+@SIMULATE
+@PRECISION
+@click.option(
+    "--method",
+    type=click.Choice(("any", *METHODS)),
+    default="any",
+    show_default=True,
+    help="INT8: by which ranges are read",
+)
+@stage_options(Tolerate)
+@output_option("the file to write, such as tolerances.json")
+@STORE
+def tolerate(model: Path, backend: str, simulate: bool, **given: Any) -> None:
+    """Derive how far outputs of a sound engine of MODEL (FP32 ONNX), or of PLAN.toml's, may be from FP32's.
+
+    From the rounding of --precision for --backend (with --simulate: for TensorRT), on the samples that engines are
+    going to be judged on. `validate --tolerances` holds an engine to it; a plan does by itself.
+    """
+    if is_plan(model):
+        return by_plan(model, given["store"], "tolerate")
+    opened = model_from(model)
+    rounding = rounding_for(given["precision"], backend, simulate, given.pop("method"))
+    output = needed(given["output"], "-o", "name the file to write, such as tolerances.json")
+    check_file_target(output)
+    samples = samples_from(given, input_specs_from_onnx(model))
+    stage = stage_from_options(Tolerate(), given)
+    click.echo(make(output, partial(stage, model=opened, samples=samples, rounding=rounding)).path)
+    return None
+
+
+def rounding_for(precision: Precision, name: str, simulate: bool, method: Method | Literal["any"]) -> Rounding:
+    """What engines of a backend round; with ``simulate``, of TensorRT.
+
+    Raises:
+        ConfigError: the backend takes no INT8.
+    """
+    placement = "tensorrt" if simulate else backend_named(name).PLACEMENT
+    if precision != "int8":
+        return Rounding(precision, "tensorrt" if placement == "tensorrt" else "none")
+    if placement == "none":
+        raise ConfigError(f"--backend {name}: takes no INT8 model; name another")
+    arithmetic = Quantize().chosen_arithmetic()[0] if placement == "onnxruntime" else "s8s8"
+    return Rounding("int8", placement, arithmetic=arithmetic, method=method)

@@ -1,0 +1,1 @@
+"""Verbs over whole plans and their results."""

@@ -1,0 +1,38 @@
+"""Print and draw a run's report again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from pipeline.command.options import STORE, given_options, is_plan
+from pipeline.command.verbs.plans.run import run
+from pipeline.errors import ConfigError
+from pipeline.output import check_file_target, work_folder
+
+
+@click.command()
+@click.argument("source", type=Path)
+@click.option("-o", "--output", type=Path, help="the HTML file to write; none: only the table")
+@STORE
+def report(source: Path, output: Path | None, store: Path) -> None:
+    """Print the table of SOURCE (a report.json), and draw its page; with PLAN.toml, run the plan."""
+    from pipeline.report.page import html_from_record
+    from pipeline.report.table import print_table, report_from_json
+
+    if is_plan(source):
+        if "-o" in given_options():
+            raise ConfigError(f"-o: has no effect beside a plan; write [report] folder into {source}")
+        click.get_current_context().invoke(run, plan=source, backends=(), store=store)
+        return
+    record = report_from_json(source)
+    print_table(record, Console())
+    if output is not None:
+        check_file_target(output)
+        with work_folder(output) as work:
+            page = work / "report.html"
+            page.write_text(html_from_record(record, source.parent), encoding="utf-8")
+            page.replace(output)
+        click.echo(output)

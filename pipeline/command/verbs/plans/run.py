@@ -1,0 +1,54 @@
+"""A whole plan: build, validate and time every variant; a report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from pipeline.command.options import STORE
+from pipeline.command.plan_run import raise_failures, run_plan
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+
+
+@click.command()
+@click.argument("plan", type=Path)
+@click.option("--backend", "backends", multiple=True, help="instead of the plan's backends; repeatable")
+@STORE
+def run(plan: Path, backends: tuple[str, ...], store: Path) -> None:
+    """Run PLAN.toml: every variant built, validated and timed, a table on stdout, and a report.
+
+    What has not changed is served from the store. Exit status 5 if a variant is out of its tolerances; the report is
+    written all the same.
+    """
+    from pipeline.report.table import print_table
+    from pipeline.report.write import write_report
+
+    read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends))
+    record = write_report(read, made, opened.account)
+    print_table(record, Console())
+    folder = read.resolved(read.report.folder)
+    click.echo(folder / ("report.html" if read.report.html else "report.json"))
+    raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
+
+
+def with_backends(plan: Plan, backends: tuple[str, ...]) -> Plan:
+    """The plan with the backends of the command line, where there are any.
+
+    Raises:
+        ConfigError: there is no such backend.
+    """
+    from pipeline.plan import BUILDERS
+    from pipeline.spelling import nearest
+
+    for name in backends:
+        if name not in BUILDERS:
+            raise ConfigError(f"--backend '{name}': no such backend{nearest(name, BUILDERS)}")
+    return replace(plan, variants=replace(plan.variants, backends=backends)) if backends else plan

@@ -1,0 +1,67 @@
+"""A runner for an Engine, and how batches fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from calibration.data.batches import Samples
+from calibration.data.source import spread
+from engines import backend, onnxruntime, tensorflow
+from engines.contract import DYNAMIC, Array, Runner
+from pipeline.artifact import Engine
+
+SIMULATION = "float simulation (ONNX Runtime, graph optimizations off)"
+
+
+def runner_of(engine: Engine, num_threads: int) -> Runner:
+    """The runner that an engine asks for."""
+    if engine.simulated:
+        return onnxruntime.load_simulation(engine.path, num_threads=num_threads)
+    if engine.backend == "tensorflow":
+        return tensorflow.load_signature(engine.path, engine.signature, num_threads=num_threads)
+    return backend(engine.backend).load(engine.path, num_threads=num_threads)
+
+
+def batch_bounds(engine: Engine, runner: Runner) -> tuple[int, int]:
+    """The smallest and largest batch that the engine takes; 0 for no upper bound."""
+    fixed = fixed_batch(runner)
+    return (fixed, fixed) if fixed else (max(engine.min_batch, 1), engine.max_batch)
+
+
+def fixed_batch(runner: Runner) -> int:
+    """The batch that the model was exported for; 0 if it takes any."""
+    return max((spec.shape[0] for spec in runner.inputs if spec.shape and spec.shape[0] != DYNAMIC), default=0)
+
+
+def padded(feed: Mapping[str, Array], num_samples: int) -> dict[str, Array]:
+    """The batch, filled up to ``num_samples`` by repeating its last sample."""
+    return {
+        name: np.concatenate([array, np.repeat(array[-1:], num_samples - len(array), axis=0)])
+        if array.ndim and len(array) < num_samples
+        else array
+        for name, array in feed.items()
+    }
+
+
+def unpadded(array: Array, num_samples: int, batch: int) -> Array:
+    """The samples' own part of what a model said of a batch that was ``padded`` to ``batch``."""
+    return array[:num_samples] if array.ndim and num_samples < batch == len(array) else array
+
+
+def few(samples: Samples, num: int) -> Iterator[dict[str, Array]]:
+    """So many samples, evenly spread, each as a batch of one."""
+    chosen, at = set(spread(samples.num_samples, num)), 0
+    for piece in samples.pieces(32):
+        size = len(next(iter(piece.values())))
+        for row in range(size):
+            if at + row in chosen:
+                yield {name: array[row : row + 1] for name, array in piece.items()}
+        at += size
+
+
+def load_simulation(path: Path) -> Runner:
+    """ONNX Runtime with every node computed as it is evidence."""
+    return onnxruntime.load_simulation(path, num_threads=0)

@@ -1,0 +1,86 @@
+"""Records to JSON and back, strictly, with what is not finite as null."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    import cattrs
+
+
+def finite(value: float | None) -> float | None:
+    """The number if it is finite, else None: JSON has neither NaN nor infinity."""
+    return None if value is None or not math.isfinite(value) else value
+
+
+T = TypeVar("T")
+
+
+def json_from_record(record: object) -> str:
+    """The text of report.json, or of another record; ``docs/report-schema.md`` describes every key.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot hold; the record wants None there.
+    """
+    return json.dumps(_converter().unstructure(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_json(record: object, path: Path) -> None:
+    """Write report.json, or another record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json_from_record(record), encoding="utf-8")
+
+
+def record_from_json(path: Path, kind: type[T], version: int, again: str) -> T:
+    """Read a record back, strictly: every key there, none unknown, each value of its type.
+
+    Args:
+        path: the file.
+        kind: the record's class.
+        version: the ``schema_version`` that this program reads.
+        again: what to do about a file that does not fit.
+
+    Raises:
+        ConfigError: the file cannot be read, is of another schema version, or does not fit; names the key.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a {path.name}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not JSON ({error}); {again}") from error
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if found != version:
+        raise ConfigError(f"{path}: schema_version is {found!r}, this program reads {version}; {again}")
+    try:
+        return _converter().structure(data, kind)
+    except Exception as error:
+        from cattrs import transform_error
+
+        said, _, where = transform_error(error)[0].partition(" @ ")
+        raise ConfigError(f"{path}: {where.removeprefix('$.')}: {said}; {again}") from error
+
+
+@functools.cache
+def _converter() -> cattrs.Converter:
+    """Plain data from the record and back, without cattrs's friendly conversions."""
+    import cattrs
+
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind in (int, float, str, bool):
+        converter.register_structure_hook(kind, _strict)
+    return converter
+
+
+def _strict(value: Any, kind: type[T]) -> T:
+    if kind is float and type(value) is int:
+        return float(value)  # type: ignore[return-value]  # A whole number is a number.
+    if type(value) is not kind:
+        raise TypeError(f"is {value!r}, expected {kind.__name__}")
+    return value

@@ -1,0 +1,144 @@
+"""How latency is measured: the options of a benchmark, and of a comparison in turns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pipeline.errors import ConfigError
+from pipeline.latency.scenarios import NUM_STREAMS, Arrivals, Load, Scenario
+from pipeline.option import option
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class ScenarioOptions:
+    """How queries come to an engine; see ``pipeline/latency/scenarios.py``."""
+
+    scenario: Scenario = option(
+        "single_stream", "the next query comes when the last is done; server: by itself; offline: throughput of batches"
+    )
+    queries_per_s: float = option(0.0, "server: so many queries arrive per second, on average")
+    arrivals: Arrivals = option("poisson", "server: at random, or fixed: evenly spaced, as from a camera")
+    num_streams: int = option(NUM_STREAMS, "offline: batches in flight at once, where a backend on the GPU has streams")
+
+    @property
+    def load(self) -> Load:
+        """How queries come."""
+        return Load(self.scenario, self.queries_per_s, self.arrivals, self.num_streams)
+
+
+@dataclass(frozen=True)
+class Protocol(ScenarioOptions):
+    """How latency is measured.
+
+    Each candidate is warmed up; then come ``num_blocks`` rounds. In each round every candidate runs one block, in an
+    order drawn anew with ``seed``. A block lasts until it has its share of ``min_queries`` and of ``min_seconds``.
+
+    Raises:
+        ConfigError: a field is out of bounds.
+    """
+
+    warmup_queries: int = option(10, "at least so many unrecorded queries per engine before the first round")
+    warmup_seconds: float = option(0.2, "... and at least for so long")
+    min_queries: int = option(200, "recorded queries per engine, at least")
+    min_seconds: float = option(3.0, "time spent in recorded queries per engine, at least")
+    num_blocks: int = option(10, "rounds, in each of which every engine runs one block")
+    settle_queries: int = option(2, "unrecorded queries at a block's start: the engine before it emptied the caches")
+    max_spread: float = option(0.10, "stable: block medians' standard deviation is at most this share of their mean")
+    max_drift: float = option(0.05, "stable: the later half is at most this share slower or faster than the earlier")
+    seed: int = option(0, "of the order in which the engines take turns")
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        _ = self.load  # It checks itself.
+        least = {"warmup_queries": 1, "min_queries": 1, "num_blocks": 4, "settle_queries": 0, "seed": 0}
+        least |= {"warmup_seconds": 0, "min_seconds": 0, "max_spread": 0, "max_drift": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not value >= bound:
+                raise ConfigError(f"benchmark: {name} is {value}, must be at least {bound}; raise it")
+            if value == math.inf:
+                raise ConfigError(f"benchmark: {name} is {value}, so the measurement would never end; lower it")
+
+    def describe(self) -> str:
+        """The sentence that stands next to every number measured with this protocol."""
+        return (
+            f"{self.load.describe()}; per variant at least {self.warmup_queries} queries and "
+            f"{self.warmup_seconds:g} s of warm-up, then at least {self.min_queries} queries and "
+            f"{self.min_seconds:g} s in {self.num_blocks} blocks, the variants taking "
+            f"turns in random order (seed {self.seed}), {self.settle_queries} queries of each block not counted; "
+            f"percentiles are nearest-rank; throughput is {self.load.throughput_words()}; speedup is the ratio of "
+            f"p50, its {CONFIDENCE:.0%} interval by bootstrap over blocks; called unstable if block medians spread by "
+            f"more than {self.max_spread:.0%} or drift by more than {self.max_drift:.0%}."
+        )
+
+
+@dataclass(frozen=True)
+class Pairing(ScenarioOptions):
+    """How candidate and baseline are compared.
+
+    Raises:
+        ConfigError: a field is out of bounds.
+    """
+
+    max_seconds: float = option(60.0, "what is undecided after so long is called not decided")
+    min_seconds: float = option(0.0, "a soak: nothing is decided before, and all of it stands in the trace")
+    confidence: float = option(0.99, "of each interval, over all looks; a false alarm has half of the rest, or less")
+    reload: bool = option(
+        True, "load the engines anew again and again; false: once, and the answer is of this load alone"
+    )
+    load_seconds: float = option(0.15, "rounds per load take at least so long, and as long as loading takes")
+    warmup_queries: int = option(10, "at least so many unrecorded queries of an engine that was just loaded")
+    warmup_seconds: float = option(0.2, "for so long each engine is run before anything is recorded")
+    block_ms: float = option(5.0, "a block has as many queries as the slower engine runs in so long")
+    min_block_queries: int = option(2, "... and at least so many")
+    settle_queries: int = option(1, "unrecorded queries at a block's start: the engine before it emptied the caches")
+    seed: int = option(0, "of the order in which the engines take turns")
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        _ = self.load  # It checks itself.
+        least: dict[str, float] = {
+            "warmup_queries": 1,
+            "warmup_seconds": 0,
+            "block_ms": 0,
+            "min_block_queries": 1,
+            "settle_queries": 0,
+        }
+        least |= {"seed": 0, "load_seconds": 0, "min_seconds": 0, "confidence": 0.5}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not bound <= value < math.inf:
+                raise ConfigError(f"{name} is {value}, must be at least {bound} and finite; correct it")
+        if not 0 < self.max_seconds < math.inf:
+            raise ConfigError(f"max_seconds is {self.max_seconds}, must be above 0 and finite; correct it")
+        if self.min_seconds > self.max_seconds:
+            raise ConfigError(
+                f"min_seconds is {self.min_seconds:g}, above max_seconds {self.max_seconds:g}, when it ends; raise "
+                "max_seconds"
+            )
+        if not self.confidence < 1:
+            raise ConfigError(f"confidence is {self.confidence}, must be below 1, such as 0.99; correct it")
+
+    def describe(self) -> str:
+        """The sentence that stands next to every answer found so."""
+        loads = (
+            "both loaded anew again and again, the spread between loads making the intervals"
+            if self.reload
+            else "both loaded once, so that the answer is of this load alone"
+        )
+        how = "arrive" if self.scenario == "server" else "the slower one runs"
+        soak = f", not before {self.min_seconds:g} s," if self.min_seconds else ""
+        return (
+            f"{self.load.describe()}; candidate and baseline in turns, {loads}; per load at least "
+            f"{self.warmup_queries} queries of warm-up each, before the first one {self.warmup_seconds:g} s; rounds of "
+            f"four blocks (ABBA or BAAB, drawn with seed {self.seed}), at least {self.load_seconds:g} s of them per "
+            f"load; a block has as many queries as {how} in {self.block_ms:g} ms, at least {self.min_block_queries}, "
+            f"and {self.settle_queries} before them not counted; until all is decided{soak} or {self.max_seconds:g} s "
+            "are over. Percentiles are nearest-rank; a ratio is taken within a load, and of these the geometric mean "
+            "(of p90 and p99 a load counts only so far); intervals are by Student's t over loads (percentiles in "
+            "milliseconds: by Woodruff's method) and each "
+            f"holds with {self.confidence:.4g} over all looks (Bonferroni)."
+        )

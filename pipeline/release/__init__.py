@@ -1,0 +1,1 @@
+"""What leaves this machine: a plan's first half in one file; nothing is computed here."""
