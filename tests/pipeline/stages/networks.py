@@ -1,0 +1,57 @@
+"""Networks in ONNX text as files, and samples for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.parser
+from onnx import numpy_helper
+
+from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
+from pipeline.artifact import OnnxModel
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+def save(text: str, path: Path, **weights: tuple[int, ...]) -> OnnxModel:
+    """The ONNX text as a file, with weights drawn once and for all."""
+    model = onnx.parser.parse_model(text)
+    random = np.random.default_rng(5)
+    for name, shape in weights.items():
+        values = random.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return OnnxModel(path)
+
+
+def samples_for(model: OnnxModel, num_samples: int = 10, scale: float = 1.0) -> Samples:
+    """Normal noise for every input, in an ``.npz`` beside the model, with labels ``y``."""
+    random = np.random.default_rng(6)
+    specs = input_specs_from_onnx(model.path)
+    arrays = {s.name: scale * random.normal(size=(num_samples, *s.shape[1:])).astype(np.float32) for s in specs}
+    path = model.path.with_name(f"{model.path.stem}{num_samples}.npz")
+    np.savez(path, y=np.arange(num_samples) % 3, **arrays)  # type: ignore[arg-type]
+    return open_samples(DataSource(str(path), labels="y"), specs, Preprocess())
+
+
+Out: TypeAlias = Callable[[], Path]
+
+
+def types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every tensor that onnx can infer."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+
+
+ELEMENTWISE = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[BATCH, 5] x) => (float[BATCH, 5] y) { a = Relu (x) b = Add (a, x) y = Mul (b, b) }
+"""

@@ -1,0 +1,143 @@
+"""The stage `calibrate`: ranges of every value once, whatever the batch, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from calibration.data.batches import input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
+from calibration.histogram.histogram import histogram_from_values
+from calibration.ranges.ranges import histograms_from_folder, ranges_from_folder
+from pipeline.artifact import OnnxModel
+from pipeline.errors import DataError, EngineError, ModelError
+from pipeline.stages.calibrate import Calibrate
+from tests.pipeline.stages.networks import ELEMENTWISE, Out, samples_for, save
+
+
+def test_the_ranges_do_not_depend_on_the_batch_size(tmp_path: Path, out: Out) -> None:
+    model = save(ELEMENTWISE.replace("BATCH", "N"), tmp_path / "net.onnx")
+    samples = samples_for(model, 11)
+    files = [Calibrate(batch_size=size)(out(), model, samples).path / "ranges.json" for size in (1, 4, 11, 64)]
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_a_fixed_batch_with_a_remainder_counts_every_sample_once(tmp_path: Path, out: Out) -> None:
+    free = save(ELEMENTWISE.replace("BATCH", "N"), tmp_path / "free.onnx")
+    fixed = save(ELEMENTWISE.replace("BATCH", "4"), tmp_path / "fixed.onnx")
+    found = [ranges_from_folder(Calibrate()(out(), model, samples_for(model, 10)).path) for model in (free, fixed)]
+    assert found[0].tensors == found[1].tensors
+    assert found[1].tensors["y"].num_values == 50
+
+
+SCALAR = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[4, 5] x) => (float[4, 5] y) { largest = ReduceMax <keepdims = 0> (x) y = Div (x, largest) }
+"""
+
+
+def test_what_a_whole_batch_shares_is_found_of_each_sample_that_is_left_over(tmp_path: Path, out: Out) -> None:
+    model = save(SCALAR, tmp_path / "net.onnx")
+    found = ranges_from_folder(Calibrate()(out(), model, samples_for(model, 6)).path)
+    assert found.tensors["largest"].num_values == 3
+
+
+BATCH_IN_ANOTHER_AXIS = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[4, 6, 5] x) => (float[24, 5] y, float[6, 4, 5] z, float[4, 6, 5] x)
+  <int64[2] rows = {-1, 5}> { y = Reshape (x, rows) t = Transpose <perm = [1, 0, 2]> (x) z = Exp (t) }
+"""
+
+
+@pytest.mark.parametrize("runner", ["onnxruntime", "reference"])
+@pytest.mark.parametrize("num_samples", [4, 10, 11])
+def test_a_fixed_batch_counts_every_value_once_whatever_axis_it_is_in(
+    tmp_path: Path, out: Out, num_samples: int, runner: Literal["onnxruntime", "reference"]
+) -> None:
+    model = save(BATCH_IN_ANOTHER_AXIS, tmp_path / "net.onnx")
+    samples = samples_for(model, num_samples)
+    folder = Calibrate(watch="all", runner=runner)(out(), model, samples).path
+    histograms = histograms_from_folder(folder)
+    x = np.load(samples.source.path)["x"]
+    for name, values in {"x": x, "y": x, "t": x, "z": np.exp(x)}.items():
+        expected = histogram_from_values(values, name)
+        assert histograms[name].num_values == values.size
+        assert np.abs(histograms[name].counts - expected.counts).sum() <= 2  # Exp may round otherwise.
+
+
+HALF = """<ir_version: 8, opset_import: ["" : 17]>
+net (TYPE[N, 5] x) => (TYPE[N, 3] y) { a = Cast <to = 10> (x) b = MatMul (a, w) y = Cast <to = CODE> (b) }"""
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("float", "1"), ("float16", "10")])
+def test_a_model_in_fp16_is_told(tmp_path: Path, out: Out, dtype: str, code: str) -> None:
+    model = onnx.parser.parse_model(HALF.replace("TYPE", dtype).replace("CODE", code))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((5, 3), np.float16), "w"))
+    onnx.save(model, tmp_path / "net.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((20, 5), np.float32 if dtype == "float" else np.float16))
+    opened = OnnxModel(tmp_path / "net.onnx")
+    samples = open_samples(DataSource(str(tmp_path / "x.npz")), input_specs_from_onnx(opened.path), Preprocess())
+    if dtype == "float16":
+        with pytest.raises(
+            ModelError, match=r"net\.onnx: no FP32 tensor depends on its inputs, .*; give the FP32 model"
+        ):
+            Calibrate()(out(), opened, samples)
+    else:
+        notes = Calibrate()(out(), opened, samples).notes()
+        assert notes[0] == "1 weights, the first 'w', are in half precision; INT8 is made of FP32: give the FP32 model"
+
+
+def test_an_error_names_the_users_model(tmp_path: Path, out: Out) -> None:
+    model = save(
+        """<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 5] x) => (float[M, 7] y) <int64[2] shape = {-1, 7}> { y = Reshape (x, shape) }""",
+        tmp_path / "net.onnx",
+    )
+    with pytest.raises(EngineError, match=re.escape(f"{model.path}: ONNX Runtime failed (")):
+        Calibrate()(out(), model, samples_for(model))
+
+
+def test_the_reference_runner_finds_the_same_ranges(net: OnnxModel, out: Out) -> None:
+    samples = samples_for(net)
+    everything = Calibrate(method="minmax", watch="all")
+    runners = [everything, replace(everything, runner="reference")]
+    ours, theirs = (ranges_from_folder(stage(out(), net, samples).path).tensors for stage in runners)
+    assert set(ours) == set(theirs) >= {"image", "active", "pooled_flat"}
+    for name, tensor in ours.items():
+        assert tensor.amax == pytest.approx(theirs[name].amax, rel=1e-5)
+        assert tensor.num_values == theirs[name].num_values
+
+
+def test_the_ranges_say_what_they_were_found_on(net: OnnxModel, out: Out) -> None:
+    samples = samples_for(net)
+    found = ranges_from_folder(Calibrate(method="percentile", percentile=99.0)(out(), net, samples).path)
+    assert (found.method, found.percentile) == ("percentile", 99.0)
+    assert found.origin.model_digest == net.digest()
+    assert found.origin.data_digest == samples.digest()
+    assert found.origin.num_samples == 10
+
+
+def test_calibration_leaves_no_watched_model_behind(net: OnnxModel, out: Out) -> None:
+    folder = out()
+    Calibrate()(folder, net, samples_for(net))
+    assert {path.name for path in folder.iterdir()} == {"ranges", "notes.json"}
+
+
+def test_no_samples_are_an_error(net: OnnxModel) -> None:
+    with pytest.raises(DataError, match=r"net0\.npz"):
+        samples_for(net, 0)
+
+
+def test_an_engine_that_cannot_take_the_samples_is_said(net: OnnxModel, out: Out, tmp_path: Path) -> None:
+    other = save(ELEMENTWISE.replace("BATCH", "N"), tmp_path / "other.onnx")
+    with pytest.raises(EngineError, match="'x'"):
+        Calibrate()(out(), net, samples_for(other))

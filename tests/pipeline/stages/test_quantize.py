@@ -1,0 +1,84 @@
+"""The stage `quantize`: what each target gets, and what is left out."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from pipeline.artifact import OnnxModel, Ranges
+from pipeline.errors import DataError
+from pipeline.stages import quantize as quantize_stage
+from pipeline.stages.quantize import Quantize
+from pipeline.store import Store
+from tests.pipeline.stages.networks import Out
+
+
+def operators(model: OnnxModel) -> list[str]:
+    return [node.op_type for node in onnx.load(model.path).graph.node]
+
+
+def zero_points(model: OnnxModel) -> set[tuple[int, bool]]:
+    """Type of every zero point of an 8-bit tensor, and whether it is zero throughout."""
+    graph = onnx.load(model.path).graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    pairs = [weights[n.input[2]] for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    eight = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    return {(t.data_type, not numpy_helper.to_array(t).any()) for t in pairs if t.data_type in eight}
+
+
+def test_for_tensorrt_int8_is_symmetric_and_weights_stay_float(net: OnnxModel, ranges: Ranges, out: Out) -> None:
+    made = Quantize(target="tensorrt")(out(), net, ranges)
+    assert zero_points(made) == {(onnx.TensorProto.INT8, True)}
+    graph = onnx.load(made.path).graph
+    assert {t.data_type for t in graph.initializer if t.name in ("kernel", "dense")} == {onnx.TensorProto.FLOAT}
+    assert {value.name for value in graph.output} == {"scores", "pooled_flat"}
+
+
+def test_for_onnxruntime_weights_are_stored_as_integers(net: OnnxModel, ranges: Ranges, out: Out) -> None:
+    made = Quantize(target="onnxruntime", arithmetic="u8u8")(out(), net, ranges)
+    assert (onnx.TensorProto.UINT8, False) in zero_points(made)
+    stored = {tensor.data_type for tensor in onnx.load(made.path).graph.initializer if len(tensor.dims) == 4}
+    assert stored == {onnx.TensorProto.UINT8}
+    assert "arithmetic u8u8, as asked for" in made.notes()
+
+
+def test_what_the_cpu_does_best_is_said(net: OnnxModel, ranges: Ranges, out: Out) -> None:
+    stage = Quantize(target="onnxruntime")
+    assert stage.chosen_arithmetic()[1] in stage(out(), net, ranges).notes()
+
+
+def test_the_arithmetic_is_part_of_the_recipe(
+    net: OnnxModel, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is carried to another CPU must not serve what this one chose."""
+    store = Store(tmp_path / "store")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    chosen = {}
+    for flags in (("avx2",), ("avx2", "avx512_vnni")):
+        monkeypatch.setattr(quantize_stage, "cpu_flags", lambda flags=flags: frozenset(flags))
+        recipes = [store.recipe(Quantize(target=target), net, ranges) for target in ("onnxruntime", "tensorrt")]
+        chosen[flags] = [recipe["versions"].get("arithmetic") for recipe in recipes]
+    assert list(chosen.values()) == [["u8s7", None], ["u8s8", None]]
+
+
+@pytest.mark.parametrize("name", ["conv", "Conv"])
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_what_is_excluded_by_name_or_type_stays_float(
+    net: OnnxModel, ranges: Ranges, out: Out, name: str, target: Any
+) -> None:
+    made = Quantize(target=target, exclude=(name,))(out(), net, ranges)
+    graph = onnx.load(made.path).graph
+    conv = next(node for node in graph.node if node.op_type == "Conv")
+    assert list(conv.input[:2]) == ["image", "kernel"]
+    assert "DequantizeLinear" in operators(made), "the matrix product is quantized all the same"
+
+
+def test_an_unknown_exclude_offers_the_nearest(net: OnnxModel, ranges: Ranges, out: Out) -> None:
+    with pytest.raises(DataError, match=r"exclude: 'convv' .*the nearest is 'conv'"):
+        Quantize(exclude=("convv",))(out(), net, ranges)
