@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +18,8 @@ from calibration.data.source import DataSource
 from pipeline.artifact import OnnxModel
 
 Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = Mapping[str, Array]
+Out: TypeAlias = Callable[[], Path]
 
 
 def save(text: str, path: Path, **weights: tuple[int, ...]) -> OnnxModel:
@@ -42,7 +44,8 @@ def samples_for(model: OnnxModel, num_samples: int = 10, scale: float = 1.0) -> 
     return open_samples(DataSource(str(path), labels="y"), specs, Preprocess())
 
 
-Out: TypeAlias = Callable[[], Path]
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
 
 
 def types(model: onnx.ModelProto) -> dict[str, int]:

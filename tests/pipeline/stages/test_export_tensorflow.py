@@ -1,19 +1,16 @@
-"""Export: every conversion trap is handled, or is a sentence that says what to do."""
+"""The stage `export` on TensorFlow's networks: their answers, and what the converter says, in words."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.parser
 import pytest
@@ -25,18 +22,14 @@ from pipeline.errors import ConfigError, EngineError, StageError, Unavailable, e
 from pipeline.machine import child_process
 from pipeline.stages import export
 from pipeline.stages.export import Export, source_from_path
-
-Array = npt.NDArray[Any]
-Arrays: TypeAlias = Mapping[str, Array]
+from tests.pipeline.stages.networks import Arrays, operators
 
 needs_tensorflow = pytest.mark.skipif(
     bool(tensorflow.why_not_run()) or importlib.util.find_spec("tf2onnx") is None, reason="needs TensorFlow and tf2onnx"
 )
 
+
 NUM_SAMPLES = 3
-
-
-# Models of TensorFlow: one process makes them all, exports them all and asks TensorFlow for the right answers.
 
 
 @dataclass(frozen=True)
@@ -219,10 +212,6 @@ def dimensions(value: onnx.ValueInfoProto) -> list[str | int]:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
-def operators(model: onnx.ModelProto) -> list[str]:
-    return [node.op_type for node in model.graph.node]
-
-
 @needs_tensorflow
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -359,10 +348,9 @@ class TestTensorFlow:
             raise error
 
 
-# What the converter says, in words: text that was captured from it.
-
-
 ADD_SLOT = "AttributeError: '_UserObject' object has no attribute 'add_slot'"
+
+
 NOT_CONVERTED = """
 ERROR - Failed to convert node 'net/FakeQuant' (fct=<bound method X.version_10 of <class 'X'>>)
 'OP=FakeQuantWithMinMaxVars\\nName=net/FakeQuant\\nInputs:\\n\\tx=Placeholder, [-1, 2], 1'
@@ -428,209 +416,6 @@ def test_the_numbers_that_tf2onnx_gives_constants_do_not_matter() -> None:
     assert runs[0].node[0].output[0] == "hidden__7", "activations keep the names that users see"
 
 
-# What a path is.
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("missing", "does not exist; give a SavedModel folder, a .keras, .h5 or .onnx file"),
-        ("folder", "is a folder without saved_model.pb"),
-        ("model.pt", "is none of SavedModel folder, .keras, .h5, .onnx; convert it"),
-    ],
-)
-def test_what_is_no_source_is_refused(tmp_path: Path, name: str, words: str) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "model.pt").touch()
-    with pytest.raises(ConfigError, match=words):
-        source_from_path(tmp_path / name, "serving_default")
-
-
-def test_a_source_is_told_by_its_ending(tmp_path: Path) -> None:
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "saved_model.pb").touch()
-    for name in ("a.keras", "b.h5", "c.onnx"):
-        (tmp_path / name).touch()
-    assert source_from_path(tmp_path / "net", "two") == SavedModel(tmp_path / "net", "two")
-    assert source_from_path(tmp_path / "a.keras", "") == KerasFile(tmp_path / "a.keras")
-    assert source_from_path(tmp_path / "b.h5", "") == KerasFile(tmp_path / "b.h5")
-    assert source_from_path(tmp_path / "c.onnx", "") == OnnxModel(tmp_path / "c.onnx")
-
-
-# ONNX sources: no TensorFlow needed.
-
-
-CONV = """
-<ir_version: 8, opset_import: ["" : OPSET]>
-net (float[N, 2, 4, 4] image) => (float[N, 4, 4, 4] y)
-<float[4, 2, 3, 3] w, float[4] gamma, float[4] beta, float[4] mean, float[4] variance>
-{
-    features = Conv <pads = [1, 1, 1, 1]> (image, w)
-    y = BatchNormalization (features, gamma, beta, mean, variance)
-}
-"""
-
-
-EXPORT = Export()
-
-
-def conv_model(opset: int) -> onnx.ModelProto:
-    model = onnx.parser.parse_model(CONV.replace("OPSET", str(opset)))
-    random = np.random.default_rng(3)
-    for name, shape in {"w": (4, 2, 3, 3), **dict.fromkeys(("gamma", "beta", "mean", "variance"), (4,))}.items():
-        values = random.uniform(0.5, 1.5, shape).astype(np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(values, name))
-    return model
-
-
-def export_onnx(model: onnx.ModelProto, folder: Path, stage: Export = EXPORT) -> OnnxModel:
-    onnx.save(model, folder / "source.onnx")
-    out = folder / "out"
-    out.mkdir()
-    return stage(out, OnnxModel(folder / "source.onnx"))
-
-
-def answer(path: Path, feed: Arrays) -> Arrays:
-    with onnxruntime.load(path, num_threads=1) as runner:
-        return runner.infer(feed)
-
-
-@pytest.mark.parametrize("opset", [11, 13, 17])
-def test_an_onnx_source_is_upgraded_and_its_batch_norm_folded(tmp_path: Path, opset: int) -> None:
-    made = export_onnx(conv_model(opset), tmp_path)
-    model = onnx.load(made.path)
-    assert operators(model) == ["Conv"]
-    assert model.opset_import[0].version == 17
-    feed = {"image": np.random.default_rng(4).normal(size=(5, 2, 4, 4)).astype(np.float32)}
-    expected = answer(tmp_path / "source.onnx", feed)
-    np.testing.assert_allclose(answer(made.path, feed)["y"], expected["y"], rtol=1e-4, atol=1e-5)
-    upgraded = ["export: converted from opset 11 to 17"] if opset == 11 else []
-    assert made.notes()[: len(upgraded)] == upgraded
-    assert any("folded into weights" in note for note in made.notes())
-
-
-def test_folding_can_be_left_out(tmp_path: Path) -> None:
-    made = export_onnx(conv_model(17), tmp_path, Export(fold=False))
-    assert operators(onnx.load(made.path)) == ["Conv", "BatchNormalization"]
-    assert made.notes() == []
-
-
-def test_a_later_opset_is_kept_and_noted(tmp_path: Path) -> None:
-    made = export_onnx(conv_model(19), tmp_path, Export(fold=False))
-    assert onnx.load(made.path).opset_import[0].version == 19
-    assert made.notes() == ["export: opset 19 is kept, as nothing converts it back to 17"]
-
-
-@pytest.mark.parametrize("opset", [12, 19])
-def test_an_opset_that_cannot_be_had_is_refused(tmp_path: Path, opset: int) -> None:
-    with pytest.raises(ConfigError, match=rf"opset is {opset}, but tf2onnx and Q/DQ take 13 to 18"):
-        export_onnx(conv_model(17), tmp_path, Export(opset=opset))
-
-
-def test_opset_18_works(tmp_path: Path) -> None:
-    made = export_onnx(conv_model(13), tmp_path, Export(opset=18))
-    assert onnx.load(made.path).opset_import[0].version == 18
-
-
-COLON = """
-<ir_version: 8, opset_import: ["" : 17]>
-net (float[N, 2] x) => (float[N, 2] y) { hidden = Relu (x) y = Neg (hidden) }
-"""
-
-
-def test_colons_in_an_onnx_source_go_and_the_old_names_are_kept(tmp_path: Path) -> None:
-    model = onnx.parser.parse_model(COLON)
-    model.graph.input[0].name = model.graph.node[0].input[0] = "x:0"
-    model.graph.node[0].output[0] = model.graph.node[1].input[0] = "scope/hidden:1"
-    model.graph.output[0].name = model.graph.node[1].output[0] = "y:0"
-    made = export_onnx(model, tmp_path)
-    graph = onnx.load(made.path).graph
-    assert [node.output[0] for node in graph.node] == ["scope/hidden_1", "y"]
-    names = json.loads(made.beside("names.json").read_text())
-    assert names == {"x": "x:0", "y": "y:0", "scope/hidden_1": "scope/hidden:1"}
-
-    feed = {"x": np.array([[1, -2]], np.float32)}
-    np.testing.assert_array_equal(answer(made.beside("source.onnx"), feed)["y"], answer(made.path, feed)["y"])
-
-
-def test_an_onnx_source_with_good_names_is_not_copied(tmp_path: Path) -> None:
-    assert not export_onnx(conv_model(17), tmp_path).beside("source.onnx").exists()
-
-
-def test_weights_beside_the_onnx_file_come_into_it(tmp_path: Path) -> None:
-    model = conv_model(17)
-    onnx.save(model, tmp_path / "big.onnx", save_as_external_data=True, location="big.data", size_threshold=0)
-    (tmp_path / "out").mkdir()
-    made = Export()(tmp_path / "out", OnnxModel(tmp_path / "big.onnx"))
-    feed = {"image": np.ones((1, 2, 4, 4), np.float32)}
-    expected = answer(tmp_path / "big.onnx", feed)["y"]
-    (tmp_path / "big.data").unlink()
-    np.testing.assert_allclose(answer(made.path, feed)["y"], expected, rtol=1e-4)
-
-
-def test_other_weights_beside_the_same_onnx_file_are_another_model(tmp_path: Path) -> None:
-    path = tmp_path / "big.onnx"
-    onnx.save(conv_model(17), path, save_as_external_data=True, location="big.data", size_threshold=0)
-    before, bytes_before = OnnxModel(path).digest(), path.read_bytes()
-    weights = bytearray((tmp_path / "big.data").read_bytes())
-    weights[0] ^= 1
-    (tmp_path / "big.data").write_bytes(weights)
-    assert path.read_bytes() == bytes_before
-    assert OnnxModel(path).digest() != before
-
-
-CUSTOM = """
-<ir_version: 8, opset_import: ["" : 17, "com.example" : 1]>
-net (float[N, 2] x) => (float[N, 2] y) { y = com.example.Sharpen (x) }
-"""
-LOCAL_FUNCTION = """
-<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
-net (float[N, 2] x) => (float[N, 2] y) { y = local.twice (x) }
-<domain: "local", opset_import: ["" : 17]>
-twice (a) => (b) { b = Add (a, a) }
-"""
-
-
-def test_an_operator_of_another_domain_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"node 'y' is Sharpen of the domain 'com\.example', operators of ONNX itself"):
-        export_onnx(onnx.parser.parse_model(CUSTOM), tmp_path)
-
-
-def test_a_function_inside_the_file_is_no_foreign_operator(tmp_path: Path) -> None:
-    made = export_onnx(onnx.parser.parse_model(LOCAL_FUNCTION), tmp_path)
-    assert operators(onnx.load(made.path)) == ["Add"]
-
-
-def test_a_truncated_onnx_file_is_one_sentence(tmp_path: Path) -> None:
-    path = tmp_path / "cut.onnx"
-    path.write_bytes(conv_model(17).SerializeToString()[:300])
-    with pytest.raises(StageError, match=r"cut\.onnx: is not a whole ONNX model .*; export it again") as caught:
-        Export()(tmp_path, OnnxModel(path))
-    assert "\n" not in str(caught.value)
-
-
-def test_an_invalid_onnx_file_is_one_sentence(tmp_path: Path) -> None:
-    model = conv_model(17)
-    model.graph.node[0].input[0] = "nowhere"
-    with pytest.raises(StageError, match=r"source\.onnx: is not a valid ONNX model .*nowhere"):
-        export_onnx(model, tmp_path)
-
-
-def test_an_empty_onnx_file_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "empty.onnx").touch()
-    with pytest.raises(StageError, match=r"empty\.onnx: is not a valid ONNX model"):
-        Export()(tmp_path, OnnxModel(tmp_path / "empty.onnx"))
-
-
-def test_a_model_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "LARGEST_BYTES", 300)
-    with pytest.raises(StageError, match="the model has 0 MiB, at most 0 MiB fit one ONNX file"):
-        export_onnx(conv_model(17), tmp_path)
-
-
-# Machines without the converter.
-
-
 def without(*packages: str) -> Callable[[str], object]:
     real = importlib.util.find_spec
     return lambda name, *args: None if name in packages else real(name, *args)
@@ -648,20 +433,6 @@ def test_without_tf2onnx_the_install_line_is_said(tmp_path: Path, monkeypatch: p
     with pytest.raises(Unavailable, match=r"tf2onnx: is not installed; pip install 'trtforge\[tensorflow\]'") as caught:
         Export()(tmp_path, SavedModel(tmp_path))
     assert exit_status(caught.value) == 3
-
-
-def test_an_onnx_source_needs_no_tensorflow(tmp_path: Path) -> None:
-    onnx.save(conv_model(11), tmp_path / "source.onnx")
-    code = """
-import sys
-from pathlib import Path
-sys.modules["tensorflow"] = sys.modules["tf2onnx"] = None  # As if they were not installed.
-from pipeline.artifact import OnnxModel
-from pipeline.stages.export import Export
-print(Export()(Path(sys.argv[1]), OnnxModel(Path(sys.argv[1], "source.onnx"))).path.name)
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert done.stdout == "model.onnx\n"
 
 
 @needs_tensorflow
