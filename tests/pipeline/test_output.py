@@ -1,104 +1,17 @@
-"""One stage on files: options out of its fields, and a result that appears whole or not at all."""
+"""One result at the user's path: it appears whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-import click
 import pytest
-from click.testing import CliRunner
 
 from pipeline.artifact import Engine, OnnxModel, Ranges
-from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.option import option
 from pipeline.output import check_file_target, check_folder_target, make, passing_folder, record_of, work_folder
-
-
-@dataclass(frozen=True)
-class Oven:
-    """A record inside a stage."""
-
-    heat_c: float = option(180.0, "how hot")
-
-
-@dataclass(frozen=True)
-class Bake:
-    """A stage with a field of every kind."""
-
-    num_loaves: int = option(2, "how many")
-    flour: str = option("rye", "of what")
-    salted: bool = option(True, "with salt")
-    form: Literal["round", "long"] = option("round", "which form")
-    minutes: tuple[int, ...] = option((10, 40), "for how long")
-    seeds: tuple[str, ...] = option((), "what goes on top")
-    oven: Oven = Oven()
-
-
-@pytest.fixture
-def baked() -> Callable[..., tuple[Any, str]]:
-    """Calls a command that has the stage's options; gives the stage and what was printed."""
-
-    def call(*arguments: str) -> tuple[Any, str]:
-        found: list[Bake | BaseException | None] = []
-
-        @click.command()
-        @stage_options(Bake)
-        def bake(**given: Any) -> None:
-            found.append(stage_from_options(Bake(), given))
-            assert given == {}, "options that nobody took"
-
-        result = CliRunner().invoke(bake, list(arguments))
-        return (found or [result.exception])[0], result.output
-
-    return call
-
-
-def test_no_option_is_the_default(baked: Callable[..., tuple[Any, str]]) -> None:
-    assert baked()[0] == Bake()
-
-
-def test_every_kind_of_field(baked: Callable[..., tuple[Any, str]]) -> None:
-    stage, _ = baked(
-        "--num-loaves", "3", "--flour", "wheat", "--no-salted", "--form", "long", "--minutes", "5, 6",
-        "--seeds", "poppy,sesame", "--heat-c", "220",
-    )  # fmt: skip
-    assert stage == Bake(3, "wheat", False, "long", (5, 6), ("poppy", "sesame"), Oven(220.0))
-
-
-def test_help_shows_defaults_and_sentences(baked: Callable[..., tuple[Any, str]]) -> None:
-    _, text = baked("--help")
-    for words in (
-        "how many  [default: 2]",
-        "with salt  [default: salted]",
-        "[round|long]",
-        "[default: 10,40]",
-        "180.0",
-    ):
-        assert words in text
-    assert "what goes on top\n" in text
-
-
-def test_a_list_of_numbers_that_is_none(baked: Callable[..., tuple[Any, str]]) -> None:
-    error, _ = baked("--minutes", "5,x")
-    assert isinstance(error, ConfigError)
-    assert str(error) == "'5,x': is not a list of whole numbers; write 1,8,32"
-
-
-def test_options_can_be_left_out() -> None:
-    @click.command()
-    @stage_options(Bake, "flour")
-    def bake(**given: Any) -> None:
-        assert "flour" not in given
-
-    assert CliRunner().invoke(bake, ["--flour", "x"]).exit_code == 2
-    assert CliRunner().invoke(bake, []).exit_code == 0
 
 
 def text_to(folder: Path, text: str) -> OnnxModel:

@@ -1,0 +1,52 @@
+"""The verb `quantize` on files: with ranges, or with data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import pytest
+
+from tests.pipeline.command.verbs.calls import files, one_sentence
+
+if TYPE_CHECKING:
+    from tests.conftest import Command
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_quantize_with_data_is_quantize_with_ranges(command: Command, ranges: Path, target: str) -> None:
+    given = command("quantize", "tiny.onnx", "--ranges", ranges, "--target", target, "-o", "a.onnx")
+    found = command(
+        "quantize", "tiny.onnx", "--data", "data.npz", "--method", "minmax", "--target", target, "-o", "b.onnx"
+    )
+    assert (given.status, given.out) == (0, "a.onnx\n")
+    assert (found.status, found.out) == (0, "b.onnx\n")
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+    assert "DequantizeLinear" in operators(Path("a.onnx"))
+    assert files(ranges.parent) == {"ranges", "a.onnx", "b.onnx"}
+
+
+def test_quantize_says_on_stderr_what_the_arithmetic_is(command: Command, ranges: Path) -> None:
+    said = command(
+        "quantize", "tiny.onnx", "--ranges", ranges, "--target", "onnxruntime", "--arithmetic", "u8u8", "-o", "a.onnx"
+    )
+    assert said.status == 0
+    assert "trtforge: a.onnx: arithmetic u8u8, as asked for" in said.err.splitlines()
+
+
+def test_quantize_leaves_out_what_is_excluded(command: Command, ranges: Path) -> None:
+    said = command(
+        "quantize", "tiny.onnx", "--ranges", ranges, "--exclude", "Gemm, Conv,GlobalAveragePool", "-o", "a.onnx"
+    )
+    assert said.status == 0
+    assert operators(Path("a.onnx")) == operators(Path("tiny.onnx"))
+
+
+def test_ranges_of_another_model(command: Command, ranges: Path, int8: Path) -> None:
+    one_sentence(command("quantize", int8, "--ranges", ranges, "-o", "x.onnx"), 2, "ranges: were found on model ")
+    assert files(ranges.parent) == {"ranges", "int8.onnx"}
