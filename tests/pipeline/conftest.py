@@ -1,17 +1,23 @@
-"""A made-up run with every case that a report must show: nothing in it was measured."""
+"""What tests of the pipeline start from: a made-up run with every case that a report must show, pictures, samples."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from calibration.arrays import Floats
+from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource
 from calibration.lint.finding import Finding
 from calibration.ranges.convergence import Point, Settling
 from engines.contract import LayerFacts, LayerTime, LayerTimes, Precision, TensorSpec
 from pipeline.advice.recommendation import recommend
+from pipeline.artifact import OnnxModel
 from pipeline.latency.benchmark import Queries, latency_from_ms
 from pipeline.latency.device_times import LayersRun
 from pipeline.latency.protocol import Protocol
@@ -37,6 +43,7 @@ from pipeline.record import (
     TensorQuality,
     Variant,
 )
+from tests.pipeline.quadrants import QUADRANTS
 
 TOP1 = MetricInfo(name="top1", unit="fraction of samples", higher_is_better=True, source_value=0.9137)
 
@@ -249,3 +256,37 @@ def folder(record: Record, tmp_path: Path) -> Path:
     """A report's folder with the raw latencies in place."""
     write_queries(record, tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, made the current one: `quadrants.onnx`, and `right.npz`: `image` of 0..255, with labels `y`."""
+    model = onnx.parser.parse_model(QUADRANTS)
+    model.graph.node.remove(model.graph.node[0])  # Sub by 100 would say by itself what scale it wants:
+    model.graph.node[0].op_type, model.graph.node[0].input[:] = "ThresholdedRelu", ["image"]  # this does not.
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("alpha", 100.0))
+    onnx.save(model, tmp_path / "quadrants.onnx")
+    random = np.random.default_rng(3)
+    image = random.uniform(0, 60, (200, 1, 8, 8)).astype(np.float32)
+    labels = np.arange(200) % 4
+    for index, label in enumerate(labels):
+        row, column = 4 * (label // 2), 4 * (label % 2)
+        image[index, :, row : row + 4, column : column + 4] += 190
+    np.savez(tmp_path / "right.npz", image=image[:100], y=labels[:100], evaluation=image[100:], z=labels[100:])
+    np.savez(tmp_path / "wrong.npz", image=image[:100] / np.float32(255), y=labels[:100],
+             evaluation=image[100:] / np.float32(255), z=labels[100:])  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def samples(tiny: Path) -> Samples:
+    """192 images for the tiny network."""
+    images = np.random.default_rng(9).normal(size=(192, 4, 8, 8)).astype(np.float32)
+    np.savez(tiny / "many.npz", image=images)
+    return open_samples(DataSource("many.npz"), input_specs_from_onnx(tiny / "tiny.onnx"), Preprocess())
+
+
+@pytest.fixture
+def fp32(tiny: Path) -> OnnxModel:
+    return OnnxModel(tiny / "tiny.onnx")

@@ -357,3 +357,28 @@ def test_show_of_no_ranges_is_refused(command: Command, tiny: Path) -> None:
     said = command("ranges", "show", tiny)
     assert said.status == 2
     assert "ranges.json: cannot be read" in said.err
+
+
+def test_ranges_show_has_the_curve_and_its_absence_is_no_fault(command: Command, tiny: Path) -> None:
+    assert command("calibrate", "tiny.onnx", "--data", "data.npz", "-o", "ranges").status == 0
+    said = command("ranges", "show", "ranges")
+    assert re.search(
+        r"change against the last range, % \(by percentile 99\.99, \d+ tensors\)", " ".join(said.out.split())
+    )
+    assert re.search(r"│ +16 │ +[\d.e-]+ │ +[\d.e-]+ │", said.out)
+    assert re.search(r"ranges (stopped|were still) moving", said.out)
+    (tiny / "ranges" / "settling.json").write_text("{")
+    assert "settling.json: is damaged" in command("ranges", "show", "ranges").err
+    (tiny / "ranges" / "settling.json").unlink()
+    assert "moving" not in command("ranges", "show", "ranges").out
+
+
+def test_the_curve_is_no_part_of_the_ranges_digest(command: Command, tiny: Path) -> None:
+    from pipeline.artifact import Ranges
+
+    assert command("calibrate", "tiny.onnx", "--data", "data.npz", "-o", "ranges").status == 0
+    before = Ranges(tiny / "ranges").digest()
+    (tiny / "ranges" / "settling.json").unlink()
+    assert Ranges(tiny / "ranges").digest() == before
+    (tiny / "ranges" / "ranges.json").unlink()
+    assert Ranges(tiny / "ranges").digest() != before

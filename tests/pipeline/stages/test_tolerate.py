@@ -1,10 +1,8 @@
-"""What is derived of a sound engine: as large as rounding is, blind to the engine, the same for the same seed."""
+"""The stage `tolerate`: tolerances that follow from the FP32 network, alone and in a plan."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,70 +17,22 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from calibration.precision.placement import Target
-from calibration.ranges.ranges import ranges_from_folder
 from engines.contract import Precision
-from pipeline.accuracy.comparison import Tolerance, write_outputs
-from pipeline.accuracy.tolerances import unlike_ranges
-from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
-from pipeline.engine_runner import runner_of
+from pipeline.accuracy.comparison import Tolerance
+from pipeline.artifact import OnnxModel, Tolerances
 from pipeline.errors import ConfigError
 from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
-from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Bound, Rounding, Sums, Tolerate
 from pipeline.stages.validate import Judge, Judged, Validate
 from pipeline.store import Store
-
-Command = Callable[..., Any]
-
-
-@pytest.fixture
-def samples(tiny: Path) -> Samples:
-    """192 images for the tiny network."""
-    images = np.random.default_rng(9).normal(size=(192, 4, 8, 8)).astype(np.float32)
-    np.savez(tiny / "many.npz", image=images)
-    return open_samples(DataSource("many.npz"), input_specs_from_onnx(tiny / "tiny.onnx"), Preprocess())
-
-
-@pytest.fixture
-def fp32(tiny: Path) -> OnnxModel:
-    return OnnxModel(tiny / "tiny.onnx")
-
-
-def derived(fp32: OnnxModel, samples: Samples, rounding: Rounding, **options: Any) -> Tolerances:
-    folder = fp32.path.parent / f"derived{len(list(fp32.path.parent.glob('derived*')))}"
-    folder.mkdir()
-    return Tolerate(**options)(folder, fp32, samples, rounding)
+from tests.pipeline.tolerances import INT8, answers, derived, sound
 
 
 def bound(tolerances: Tolerances) -> dict[str, float]:
     return dict(tolerances.read()["outputs"]["scores"])
-
-
-def answers(model: OnnxModel, samples: Samples, name: str, scale: float = 1.0) -> Outputs:
-    """Of a model, simulated, on the samples times ``scale``."""
-    with runner_of(Engine(model.path, simulated=True), 1) as runner:
-        batches = [
-            runner.infer({"image": batch["image"].astype(np.float32) * np.float32(scale)})
-            for batch in samples.batches(64)
-        ]
-    write_outputs(model.path.parent / name, "runner", batches)
-    return Outputs(model.path.parent / name)
-
-
-INT8: dict[Target, Rounding] = {
-    "tensorrt": Rounding("int8", "tensorrt", arithmetic="u8s8", method="minmax"),
-    "onnxruntime": Rounding("int8", "onnxruntime", arithmetic="u8s8", method="minmax"),
-}
-
-
-def sound(fp32: OnnxModel, samples: Samples, target: Target) -> OnnxModel:
-    folder = fp32.path.parent / f"int8_{target}"
-    folder.mkdir()
-    ranges = Calibrate(method="minmax")(folder, fp32, samples)
-    return Quantize(target=target, arithmetic="u8s8")(folder, fp32, ranges)
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
@@ -207,31 +157,6 @@ def test_outputs_that_are_no_numbers_or_always_zero(tiny: Path, samples: Samples
     assert outputs == {"zero": None}
 
 
-def ranges_of(fp32: OnnxModel, samples: Samples, factor: float) -> Ranges:
-    """Min-max ranges, found on the samples times a factor."""
-    with np.load(fp32.path.with_name("many.npz")) as stored:
-        np.savez(fp32.path.with_name("other.npz"), image=stored["image"] * np.float32(factor))
-    other = open_samples(DataSource("other.npz"), samples.specs, Preprocess())
-    folder = fp32.path.with_name(f"ranges_of_{factor}")
-    folder.mkdir()
-    return Calibrate(method="minmax")(folder, fp32, other)
-
-
-@pytest.mark.parametrize(("factor", "is_told"), [(1.0, False), (1.2, False), (0.5, True), (2.0, True)])
-def test_ranges_of_other_data_are_told(fp32: OnnxModel, samples: Samples, factor: float, is_told: bool) -> None:
-    record = derived(fp32, samples, INT8["onnxruntime"]).read()
-    ranges = ranges_from_folder(ranges_of(fp32, samples, factor).path)
-    said = unlike_ranges(record, ranges)
-    assert bool(said) is is_told
-    if said:
-        assert float(said[0].split()[2]) == pytest.approx(factor, rel=0.3)
-        assert "calibrate again on samples like those that are judged" in said[0]
-    assert unlike_ranges(record | {"method": "entropy"}, ranges) == [], "another method's are no measure"
-
-
-# In a plan.
-
-
 @pytest.fixture
 def wide(plan: Path, samples: Samples) -> Path:
     """The plan, judged on 192 samples and calibrated on 96 others."""
@@ -285,63 +210,6 @@ def test_a_calibration_on_shrunk_data_is_caught(wide: Path) -> None:
     made = run(read_plan(wide), Store(wide.parent / "store"), "validate")
     (wrong,) = (verdict.read()["failures"] for v, verdict in made.verdicts.items() if v.precision == "int8")
     assert any(failure.startswith("ranges are 0.5") for failure in wrong), wrong
-
-
-# On files.
-
-
-def test_the_verb_and_what_validate_makes_of_it(tiny: Path, samples: Samples, command: Command) -> None:
-    model = sound(OnnxModel(tiny / "tiny.onnx"), samples, "tensorrt")
-    kind = ("--precision", "int8", "--simulate", "--data", "many.npz")
-    said = command("tolerate", "tiny.onnx", *kind, "--method", "minmax", "-o", "tolerances.json")
-    assert (said.status, said.out) == (0, "tolerances.json\n"), said.err
-    assert json.loads((tiny / "tolerances.json").read_text())["target"] == "tensorrt"
-    held = ("--tolerances", "tolerances.json")
-    said = command("validate", "tiny.onnx", model.path, *kind, *held)
-    assert said.status == 0, said.err
-    answers(model, samples, "scaled.json", scale=1.2)
-    said = command("validate", answers(OnnxModel(tiny / "tiny.onnx"), samples, "fp32.json").path,
-                   model.path.parent / "scaled.json", "--precision", "int8", *held)  # fmt: skip
-    assert said.status == 5
-    assert "below the " in said.err
-    assert "dB that was derived" in said.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--tolerances", "none.json"), "none.json: cannot be read as tolerances ("),
-        (("--tolerances", "fp32.json"), "fp32.json: is not what `trtforge tolerate` writes; make it with that"),
-        (("--tolerances", "half.json"), "half.json: is for fp16 engines, int8 is judged; derive them for it"),
-        (
-            ("--tolerances", "few.json"),
-            "tolerances: were derived on 24 samples for output 'scores', 192 samples are ju",
-        ),
-    ],
-)
-def test_tolerances_that_do_not_belong(
-    tiny: Path, fp32: OnnxModel, samples: Samples, command: Command, arguments: tuple[str, ...], words: str
-) -> None:
-    answers(fp32, samples, "fp32.json")
-    derived(fp32, samples, Rounding("fp16", "none")).path.rename(tiny / "half.json")
-    few = open_samples(DataSource("data.npz"), samples.specs, Preprocess())
-    derived(fp32, few, INT8["tensorrt"]).path.rename(tiny / "few.json")
-    said = command("validate", "fp32.json", "fp32.json", "--precision", "int8", *arguments)
-    assert said.status == 2, said
-    assert said.err.startswith(f"trtforge: {words}"), said.err
-
-
-def test_what_the_verb_refuses(tiny: Path, command: Command) -> None:
-    for arguments, words in (
-        (("tiny.onnx", "--data", "data.npz"), "-o is missing: name the file to write, such as tolerances.json"),
-        (("tiny.onnx", "-o", "t.json"), "--data is missing: "),
-        (("none.onnx", "-o", "t.json"), "none.onnx: does not exist; give an ONNX file"),
-        (("tiny.onnx", "--data", "data.npz", "-o", "t.json", "--num-draws", 2), "num_draws is 2, but must be at least"),
-    ):
-        said = command("tolerate", *arguments)
-        assert said.status == 2, said
-        assert said.err.startswith(f"trtforge: {words}"), said.err
-    assert not (tiny / "t.json").exists()
 
 
 def test_each_option_is_bounded() -> None:

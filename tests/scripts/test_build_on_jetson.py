@@ -1,0 +1,95 @@
+"""The script that installs and runs a bundle on a Jetson."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.report.table import report_from_json
+from tests.pipeline.bundles import packed
+
+if TYPE_CHECKING:
+    from tests.conftest import Command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+SCRIPT = ROOT / "scripts" / "build_on_jetson"
+
+
+def on_jetson(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The script with an interpreter that can run it, unless another is given."""
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        [str(SCRIPT), *map(str, arguments)],
+        env=clean | {"PYTHON": sys.executable} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 2, "usage: "),
+        (["b.tar", "reference"], 2, "usage: "),
+        (["nowhere.tar"], 2, "nowhere.tar: does not exist; give the file that `trtforge pack` wrote"),
+    ],
+)
+def test_the_script_on_a_wrong_command_line(arguments: list[str], status: int, said: str) -> None:
+    done = on_jetson(*arguments)
+    assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+
+
+def test_the_script_on_a_damaged_bundle(command: Command, plan: Path) -> None:
+    bundle = packed(command, plan)
+    data = bundle.read_bytes()
+    bundle.write_bytes(data[: len(data) // 2])
+    done = on_jetson(bundle, "--backend", "reference", VENV=str(plan.parent / "venv"))
+    assert done.returncode == 2
+    assert "cannot be unpacked; copy it again" in done.stderr
+    at = data.index(b"QuantizeLinear")
+    bundle.write_bytes(data[:at] + b"X" + data[at + 1 :])
+    done = on_jetson(bundle, "--backend", "reference", VENV=str(plan.parent / "venv"))
+    assert done.returncode == 2
+    assert "models/int8.tensorrt/model.onnx: FAILED" in done.stdout
+    assert "bundle.tar: is damaged; copy it again" in done.stderr
+    assert not (plan.parent / "venv").exists()
+
+
+def test_the_script_with_the_python_of_jetpack_5(tmp_path: Path) -> None:
+    (tmp_path / "bundle.tar").write_bytes(b"")
+    python = tmp_path / "python3.8"
+    python.write_text('#!/bin/sh\ncase "$2" in *print*) echo 3.8;; *) exit 1;; esac\n')
+    python.chmod(0o755)
+    done = on_jetson(tmp_path / "bundle.tar", PYTHON=str(python))
+    assert done.returncode == 3
+    assert "is Python 3.8, 3.10 is the oldest that works; JetPack 5 makes its TensorRT for 3.8 alone: " in done.stderr
+    assert "flash JetPack 6 (Orin), build bindings for 3.10, or build by trtexec, unchecked (docs/" in done.stderr
+    done = on_jetson(tmp_path / "bundle.tar", PYTHON=str(tmp_path / "none"))
+    assert done.returncode == 3
+    assert done.stderr.endswith("none: is no Python that runs; name one with PYTHON=\n")
+
+
+@pytest.mark.slow
+def test_the_whole_script_in_a_fresh_environment(command: Command, plan: Path) -> None:
+    bundle = packed(command, plan)
+    for name in ("tiny.onnx", "data.npz", "plan.toml"):
+        (plan.parent / name).unlink()
+    venv = plan.parent / "venv"
+    done = on_jetson(bundle, "--backend", "reference", VENV=str(venv))
+    assert done.returncode == 0, done.stderr
+    assert "int8@reference" in done.stdout
+    record = report_from_json(plan.parent / "bundle" / "trtforge-report" / "report.json")
+    assert [variant.failures for variant in record.variants] == [(), ()]
+    assert not {"tensorflow", "onnxruntime", "tf2onnx"} & set(record.versions), "the core is all that was installed"
+    again = on_jetson(bundle, "--backend", "reference", VENV=str(venv))
+    assert again.returncode == 0, again.stderr
+    assert "installing" not in again.stderr
+    assert "served" in again.stderr
