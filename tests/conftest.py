@@ -13,6 +13,8 @@ import onnx
 import onnx.parser
 import pytest
 
+from tests.made import QUICK_PROTOCOL, model_with_weights
+
 TINY = """
 <ir_version: 8, opset_import: ["" : 17]>
 tiny (float[N,4,8,8] image) => (float[N,3] scores) {
@@ -55,13 +57,7 @@ def cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 def tiny_model() -> onnx.ModelProto:
     """The network above with weights drawn once and for all."""
-    random = np.random.default_rng(7)
-    model = onnx.parser.parse_model(TINY)
-    for name, shape in {"kernel": (8, 4, 3, 3), "bias": (8,), "weight": (8, 3), "offset": (3,)}.items():
-        values = random.normal(size=shape).astype(np.float32)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return model_with_weights(TINY, 7, kernel=(8, 4, 3, 3), bias=(8,), weight=(8, 3), offset=(3,))
 
 
 @pytest.fixture
@@ -97,14 +93,9 @@ method = "minmax"  # Two dozen samples are too few for a histogram to be read ot
 
 [benchmark]
 num_threads = 1
-
-[benchmark.protocol]
-warmup_queries = 1
-warmup_seconds = 0.0
-min_queries = 8
-min_seconds = 0.0
-num_blocks = 4
-
+"""
+        + QUICK_PROTOCOL
+        + """
 [report]
 html = false
 """

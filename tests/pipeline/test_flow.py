@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx import numpy_helper
 from PIL import Image
 
 from engines import backend, reference
@@ -26,85 +19,11 @@ from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.results import Results
 from pipeline.store import Store
-from pipeline.variants import variants
-
-ROOT = Path(__file__).resolve().parents[2]
-
-NET = """
-<ir_version: 8, opset_import: ["" : 17]>
-net (float[N, 4, 8, 8] image) => (float[N, 3] scores)
-<float[16, 4, 3, 3] kernel, float[16] gamma, float[16] beta, float[16] mean, float[16] variance, float[16, 3] dense>
-{
-    convolved = Conv <pads = [1, 1, 1, 1]> (image, kernel)
-    features = BatchNormalization (convolved, gamma, beta, mean, variance)
-    active = Relu (features)
-    pooled = GlobalAveragePool (active)
-    flat = Flatten (pooled)
-    scores = MatMul (flat, dense)
-}
-"""
-
-PLAN = """
-[model]
-source = "net.onnx"
-
-[data]
-metric = "top1"
-calibration = { path = "data.npz", inputs = { image = "x_calibration" } }
-evaluation = { path = "data.npz", inputs = { image = "x_evaluation" }, labels = "y_evaluation" }
-
-[variants]
-precisions = ["fp32", "fp16", "int8"]
-backends = ["onnxruntime"]
-
-[calibrate]
-method = "minmax"
-
-[validate.int8]
-max_metric_drop = 0.3
-
-[benchmark.protocol]
-warmup_queries = 1
-warmup_seconds = 0.0
-min_queries = 8
-min_seconds = 0.0
-num_blocks = 4
-
-[report]
-html = false
-"""
-
-
-def network() -> onnx.ModelProto:
-    model = onnx.parser.parse_model(NET)
-    random = np.random.default_rng(11)
-    for name, shape in {"kernel": (16, 4, 3, 3), "dense": (16, 3)}.items():
-        model.graph.initializer.append(numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name))
-    for name in ("gamma", "beta", "mean", "variance"):
-        model.graph.initializer.append(numpy_helper.from_array(random.uniform(0.5, 2, 16).astype(np.float32), name))
-    return model
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A user's folder: `net.onnx`, `data.npz` and `plan.toml`."""
-    onnx.save(network(), tmp_path / "net.onnx")
-    images = np.random.default_rng(12).normal(size=(36, 4, 8, 8)).astype(np.float32)
-    with backend("reference").load(tmp_path / "net.onnx", num_threads=1) as runner:
-        labels = runner.infer({"image": images[12:]})["scores"].argmax(axis=1)
-    np.savez(tmp_path / "data.npz", x_calibration=images[:12], x_evaluation=images[12:], y_evaluation=labels)
-    (tmp_path / "plan.toml").write_text(PLAN)
-    return tmp_path
+from tests.pipeline.plan_folder import PLAN, change
 
 
 def made_by(folder: Path, until: str, store: Store | None = None) -> Results:
     return run(read_plan(folder / "plan.toml"), store or Store(folder / "store"), until)
-
-
-def change(folder: Path, old: str, new: str) -> None:
-    text = (folder / "plan.toml").read_text()
-    assert old in text
-    (folder / "plan.toml").write_text(text.replace(old, new))
 
 
 def stages_of(store: Store) -> list[str]:
@@ -112,6 +31,7 @@ def stages_of(store: Store) -> list[str]:
 
 
 # Each verb.
+
 
 CHECKED = ["export", "infer", "infer", "validate"]
 """Export, the FP32 model's answers, the network's own answers, and the comparison of the two."""
@@ -153,16 +73,6 @@ def test_the_store_may_serve_all_but_the_benchmark(folder: Path) -> None:
     again = Store(folder / "store")
     made_by(folder, "benchmark", again)
     assert {entry.stage for entry in again.account if not entry.served} == {"benchmark"}
-
-
-def test_variants_come_backend_by_backend_in_the_plans_order(folder: Path) -> None:
-    change(folder, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["int8", "fp32"]')
-    change(folder, 'backends = ["onnxruntime"]', 'backends = ["reference", "onnxruntime"]')
-    plan = read_plan(folder / "plan.toml")
-    names = ["int8@reference", "fp32@reference", "int8@onnxruntime", "fp32@onnxruntime"]
-    assert [variant.name for variant in variants(plan, "benchmark")] == names
-    assert [variant.name for variant in variants(plan, "quantize")] == ["int8@reference", "int8@onnxruntime"]
-    assert list(variants(plan, "cast")) == []
 
 
 # What stops a run, and when.
@@ -348,6 +258,7 @@ def test_int8_with_fp16_for_the_rest_is_built_and_simulated(folder: Path) -> Non
 
 # Data of every kind, through the processes of their own that stages start.
 
+
 OWN = '''
 import numpy as np
 
@@ -417,114 +328,6 @@ dtype = "float32"
         assert verdict.read()["metric"] == 1.0, "sub-folders in sorted order: dark is 0, light is 1"
     record = found.evaluation.preprocess.describe()
     assert "resize to 8×8" in record
-
-
-# Several processes.
-
-
-def command(folder: Path, **environment: str) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-m", "pipeline", "validate", str(folder / "plan.toml")]
-    return subprocess.Popen(
-        [*arguments, "--store", str(folder / "store")],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def whole(store: Path) -> bool:
-    """Nobody's leavings, and every result complete."""
-    entries = [path for path in store.glob("*/*") if path.parent.name != "tmp"]
-    return not list((store / "tmp").iterdir()) and all((entry / "result.json").is_file() for entry in entries)
-
-
-@pytest.mark.slow
-def test_two_runs_of_one_plan_at_once_are_both_right(folder: Path) -> None:
-    both = [command(folder) for _ in range(2)]
-    said = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert len(said[0][0].splitlines()) == 3
-    assert said[0][0] == said[1][0], "the same results, by path"
-    assert whole(folder / "store")
-
-
-STUCK = '''
-import multiprocessing, os, pathlib, time
-import numpy as np
-
-HERE = pathlib.Path(__file__).parent
-
-def batches():
-    """Hangs in the process that a stage starts, and tells its number."""
-    if multiprocessing.parent_process() is not None and not (HERE / "go").exists():
-        (HERE / "number.tmp").write_text(str(os.getpid()))
-        (HERE / "number.tmp").rename(HERE / "number")
-        time.sleep(100)
-    yield np.random.default_rng(3).normal(size=(12, 4, 8, 8)).astype(np.float32), np.arange(12) % 3
-'''
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 60.0) -> bool:
-    end = time.monotonic() + seconds
-    while not what() and time.monotonic() < end:
-        time.sleep(0.02)
-    return what()
-
-
-def is_alive(number: int) -> bool:
-    """Whether the process is there and not a zombie that nobody has collected yet."""
-    try:
-        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-@pytest.fixture
-def stuck(folder: Path) -> Path:
-    """A plan whose first `infer` hangs as long as there is no file `go`."""
-    (folder / "stuck_data_of_test_flow.py").write_text(STUCK)
-    change(folder, '{ path = "data.npz", inputs = { image = "x_evaluation" }, labels = "y_evaluation" }',
-           '"stuck_data_of_test_flow:batches"')  # fmt: skip
-    change(folder, 'metric = "top1"', 'metric = ""')
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="a child that dies with its parent is Linux's")
-def test_a_killed_run_takes_its_processes_with_it_and_the_next_one_goes_on(stuck: Path) -> None:
-    process = command(stuck)
-    assert wait_for((stuck / "number").exists), process.communicate(timeout=10)
-    child = int((stuck / "number").read_text())
-    assert is_alive(child)
-
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=20)
-
-    assert wait_for(lambda: not is_alive(child), 10), "it works on for nobody"
-    assert list((stuck / "store" / "tmp").iterdir()), "a killed run cannot clean up"
-    (stuck / "go").touch()
-    again = command(stuck)
-    _, said = again.communicate(timeout=120)
-    assert again.returncode == 0, said
-    assert "export" in said
-    assert next(line for line in said.splitlines() if " export " in line).endswith("served"), "it goes on from there"
-    assert whole(stuck / "store")
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_ends_its_process_and_cleans_up(stuck: Path) -> None:
-    process = command(stuck)
-    assert wait_for((stuck / "number").exists), process.communicate(timeout=10)
-    child = int((stuck / "number").read_text())
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
-    assert wait_for(lambda: not is_alive(child), 10)
-    assert whole(stuck / "store")
 
 
 def test_results_are_plain_files_that_others_can_read(folder: Path) -> None:

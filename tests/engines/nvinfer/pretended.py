@@ -18,6 +18,7 @@ from engines.cuda.graph import NotCaptured
 from engines.nvinfer.runner import NvinferRunner
 
 LINEAR = SimpleNamespace(name="LINEAR")
+PLAIN = GpuUse(cuda_graph=False)
 ONE_PROFILE = (((1, 2), (2, 2), (4, 2)),)
 
 

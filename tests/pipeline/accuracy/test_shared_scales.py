@@ -12,6 +12,7 @@ import onnx.parser
 import pytest
 
 from calibration.ranges.ranges import ranges_from_folder
+from tests.made import QUICK_PROTOCOL
 
 if TYPE_CHECKING:
     from tests.conftest import Command
@@ -107,7 +108,8 @@ def test_zero_constant_tiny_and_one_sided_tensors_are_named_and_quantize_soundly
 ) -> None:
     monkeypatch.chdir(tmp_path)
     saved(SPECIAL, dict.fromkeys(("w1", "w2", "w3", "w4"), (16, 16, 1, 1)), tmp_path)
-    plan = """
+    plan = (
+        """
 [model]
 source = "model.onnx"
 [data]
@@ -118,13 +120,9 @@ precisions = ["fp32", "int8"]
 backends = ["onnxruntime"]
 [calibrate]
 watch = "all"
-[benchmark.protocol]
-warmup_queries = 1
-warmup_seconds = 0.0
-min_queries = 8
-min_seconds = 0.0
-num_blocks = 4
 """
+        + QUICK_PROTOCOL
+    )
     (tmp_path / "plan.toml").write_text(plan)
     said = command("run", "plan.toml")
     assert said.status == 0, said.err

@@ -22,6 +22,7 @@ import click
 import pytest
 
 from pipeline.command.cli import ROOMS, trtforge, verb_files
+from tests.terminal import read_until_closed
 
 if TYPE_CHECKING:
     from tests.conftest import Command
@@ -377,15 +378,7 @@ def test_colours_are_for_terminals(command: Command, plan: Path) -> None:
     command_line = [sys.executable, "-m", "pipeline", "report", report]
     with subprocess.Popen(command_line, stdout=theirs, stderr=subprocess.PIPE, env=environment) as running:
         os.close(theirs)
-        seen = b""
-        while True:
-            try:
-                piece = os.read(ours, 4096)
-            except OSError:  # Linux says so when the other side is closed.
-                break
-            if not piece:
-                break
-            seen += piece
+        seen = read_until_closed(ours)
     os.close(ours)
     assert running.returncode == 0
     assert b"\x1b[" in seen

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.advice.precision_steps import Step
 from pipeline.gate.record import SCHEMA_VERSION, Accuracy, Bounds, Check, EngineInfo, Gated, Measured, Percentile
 from pipeline.gate.steadiness import Conditions, Moment
-from pipeline.machine.identity import Machine
 from pipeline.machine.monitor import Span, Watched
 from pipeline.record import DataInfo, MetricInfo
+from tests.made import MACHINE as MACHINE_WITH_GPU
 
-MACHINE = Machine(
-    system="Linux",
-    kernel="6.1.0",
-    architecture="x86_64",
-    board="",
-    cpu="Example CPU 4000",
-    num_cores=2,
-    cpu_quota_cores=0.0,
-    isa=("avx2",),
-    memory_mib=16000,
-    governor="performance",
-    gpus=(),
-    jetson_release="",
-    power_mode="",
-)
+MACHINE = replace(MACHINE_WITH_GPU, cpu_quota_cores=0.0, isa=("avx2",), gpus=())
 
 PASSED = Check(
     budget="p99_ms at batch 8 <= 12",

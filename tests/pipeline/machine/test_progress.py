@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.machine import progress
 from pipeline.machine.progress import Bar, Phases, track, waiting
+from tests.terminal import read_until_closed
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,15 +37,7 @@ def run_on_a_terminal(patience: float) -> tuple[str, str]:
     command = [sys.executable, "-c", SCRIPT.format(patience=patience)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as running:
         os.close(theirs)
-        seen = b""
-        while True:
-            try:
-                piece = os.read(ours, 4096)
-            except OSError:  # Linux says so when the other side is closed.
-                break
-            if not piece:
-                break
-            seen += piece
+        seen = read_until_closed(ours)
         assert running.stdout is not None
         out = running.stdout.read().decode()
     os.close(ours)

@@ -22,13 +22,15 @@ from pipeline.report.table import report_from_json
 from pipeline.report.write import write_report
 from pipeline.results import Results
 from pipeline.store import Store
+from tests.made import QUICK_PROTOCOL
 
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>
 net (float[N, 3] x) => (float[N, 3] y) <float[3, 3] w = {2, 0, 0, 0, 2, 0, 0, 0, 2}> { y = MatMul (x, w) }
 """
 
-PLAN = """
+PLAN = (
+    """
 [model]
 source = "net.onnx"
 [data]
@@ -44,15 +46,13 @@ backends = ["onnxruntime", "reference"]
 method = "minmax"
 [benchmark]
 batch_sizes = [1, 2]
-[benchmark.protocol]
-warmup_queries = 1
-warmup_seconds = 0.0
-min_queries = 8
-min_seconds = 0.0
-num_blocks = 4
+"""
+    + QUICK_PROTOCOL
+    + """
 [report]
 html = false
 """
+)
 
 AWAY = "reference: no such device here"
 

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.parser
-from onnx import numpy_helper
 
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from pipeline.artifact import OnnxModel
+from tests.made import model_with_weights
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = Mapping[str, Array]
@@ -24,13 +24,7 @@ Out: TypeAlias = Callable[[], Path]
 
 def save(text: str, path: Path, **weights: tuple[int, ...]) -> OnnxModel:
     """The ONNX text as a file, with weights drawn once and for all."""
-    model = onnx.parser.parse_model(text)
-    random = np.random.default_rng(5)
-    for name, shape in weights.items():
-        values = random.normal(size=shape).astype(np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(values, name))
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    onnx.save(model_with_weights(text, 5, **weights), path)
     return OnnxModel(path)
 
 

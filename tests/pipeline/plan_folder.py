@@ -1,0 +1,70 @@
+"""A user's folder with a network, data and a plan, and changes to the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+from onnx import numpy_helper
+
+from tests.made import QUICK_PROTOCOL
+
+NET = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 4, 8, 8] image) => (float[N, 3] scores)
+<float[16, 4, 3, 3] kernel, float[16] gamma, float[16] beta, float[16] mean, float[16] variance, float[16, 3] dense>
+{
+    convolved = Conv <pads = [1, 1, 1, 1]> (image, kernel)
+    features = BatchNormalization (convolved, gamma, beta, mean, variance)
+    active = Relu (features)
+    pooled = GlobalAveragePool (active)
+    flat = Flatten (pooled)
+    scores = MatMul (flat, dense)
+}
+"""
+
+
+PLAN = (
+    """
+[model]
+source = "net.onnx"
+
+[data]
+metric = "top1"
+calibration = { path = "data.npz", inputs = { image = "x_calibration" } }
+evaluation = { path = "data.npz", inputs = { image = "x_evaluation" }, labels = "y_evaluation" }
+
+[variants]
+precisions = ["fp32", "fp16", "int8"]
+backends = ["onnxruntime"]
+
+[calibrate]
+method = "minmax"
+
+[validate.int8]
+max_metric_drop = 0.3
+"""
+    + QUICK_PROTOCOL
+    + """
+[report]
+html = false
+"""
+)
+
+
+def network() -> onnx.ModelProto:
+    model = onnx.parser.parse_model(NET)
+    random = np.random.default_rng(11)
+    for name, shape in {"kernel": (16, 4, 3, 3), "dense": (16, 3)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name))
+    for name in ("gamma", "beta", "mean", "variance"):
+        model.graph.initializer.append(numpy_helper.from_array(random.uniform(0.5, 2, 16).astype(np.float32), name))
+    return model
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    text = (folder / "plan.toml").read_text()
+    assert old in text
+    (folder / "plan.toml").write_text(text.replace(old, new))
