@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 
 from calibration.data.batches import Samples
 from calibration.data.source import DYNAMIC
@@ -72,7 +72,8 @@ def write_bundle(out: Path, plan: Plan, made: Results) -> Artifact:
     folder.mkdir()
     manifest = _fill(folder, plan, made)
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / PLAN).write_text(bundle_plan(plan, has_labels=made.evaluation.reader.labels() is not None))
+    plan_text = bundle_plan(plan, has_labels=made.evaluation.reader.labels() is not None)
+    (folder / PLAN).write_text(plan_text, encoding="utf-8", newline="\n")
     (folder / SUMS).write_text(sums_of(folder), encoding="utf-8")
     write_tar(folder, out / "bundle.tar")
     return Artifact(out / "bundle.tar")
@@ -144,26 +145,7 @@ def bundle_plan(plan: Plan, *, has_labels: bool) -> str:
         "packed": {"manifest": MANIFEST},
     }
     head = "# Written by `trtforge pack`. What another machine made is used as it is; building and judging are yours.\n"
-    return head + "".join(f"\n[{key}]\n{toml_of(table[key])}" for key in table)
-
-
-def toml_of(table: Mapping[str, Any]) -> str:
-    """The lines of a TOML table; tables within it stand in braces."""
-    return "".join(f"{_key(key)} = {_toml(value)}\n" for key, value in table.items())
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, (str, bool)):
-        return json.dumps(value)
-    return str(value)
+    return f"{head}\n{tomli_w.dumps(table)}"
 
 
 def write_samples(path: Path, samples: Samples) -> None:

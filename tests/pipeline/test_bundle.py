@@ -46,7 +46,7 @@ def test_a_device_builds_judges_and_times_from_the_bundle(command: Command, devi
 
 def test_single_verbs_work_on_a_bundles_plan(command: Command, device: Path) -> None:
     plan = device / "plan.toml"
-    plan.write_text(plan.read_text().replace('["tensorrt"]', '["reference"]'))
+    plan.write_text(plan.read_text().replace('"tensorrt"', '"reference"'))
     said = command("validate", plan)
     assert said.status == 0, said.err
     lines = [line.split("\t") for line in said.out.splitlines()]
