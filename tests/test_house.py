@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,8 @@ GIANTS = {
 """The one source file that imports each giant."""
 
 MOST_FILE_LINES = 400
+MOST_TEST_FILE_LINES = 500
+MOST_FILES = 20
 MOST_FUNCTION_LINES = 50
 MOST_PARAMETERS = 5
 
@@ -150,6 +153,27 @@ def test_every_file_says_what_it_does() -> None:
 def test_files_are_short() -> None:
     long = {short(file): n for file in PRODUCT if (n := len(file.read_text().splitlines())) > MOST_FILE_LINES}
     assert long == {}
+
+
+def test_test_files_are_short() -> None:
+    long = {short(file): n for file in TESTS if (n := len(file.read_text().splitlines())) > MOST_TEST_FILE_LINES}
+    assert long == {}
+
+
+def test_folders_hold_few_files() -> None:
+    written = {".py", ".pyi", ".c", ".j2", ".css"}
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*") if file.suffix in written]
+    full = {folder: n for folder, n in Counter(short(file.parent) for file in files).items() if n > MOST_FILES}
+    assert full == {}
+
+
+def test_each_room_says_what_is_in_it() -> None:
+    """In the first line of its `__init__.py`, as a sentence."""
+    first = {short(room): "" for room in {file.parent for file in PRODUCT}}
+    for file in PRODUCT:
+        if file.name == "__init__.py":
+            first[short(file.parent)] = (ast.get_docstring(parsed(file)) or "").partition("\n")[0]
+    assert {room: line for room, line in first.items() if len(line) <= 30} == {}
 
 
 def test_functions_are_short() -> None:
