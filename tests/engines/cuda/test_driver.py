@@ -1,4 +1,4 @@
-"""What the machine says of itself: CPU, GPU, and the survey of all backends that `trtforge doctor` prints."""
+"""The GPU as NVIDIA's driver names it, and what is said where there is no driver, no GPU or no PyCUDA."""
 
 from __future__ import annotations
 
@@ -9,42 +9,8 @@ from typing import Any
 
 import pytest
 
-from engines import BACKENDS, cpu
-from engines.availability import survey
 from engines.cuda import device as cuda
 from engines.errors import Unavailable
-
-X86 = """processor : 0
-model name : AMD EPYC 7B13
-flags : fpu sse2 avx2 fma popcnt avx512_vnni
-processor : 1
-model name : another
-"""
-ARM = """processor : 0
-Features : fp asimd asimddp crc32
-Model : NVIDIA Jetson Orin Nano
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "flags"),
-    [
-        (X86, "AMD EPYC 7B13", {"avx2", "fma", "avx512_vnni"}),
-        (ARM, "NVIDIA Jetson Orin Nano", {"asimd", "asimddp"}),
-    ],
-)
-def test_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, name: str, flags: set[str]) -> None:
-    (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "cpuinfo")
-    assert cpu.cpu_name() == name
-    assert cpu.cpu_flags() == flags
-    assert cpu.cpu_flags() & cpu.DOT_PRODUCT
-
-
-def test_cpu_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "none")
-    assert cpu.cpu_name()
-    assert cpu.cpu_flags() == frozenset()
 
 
 class PretendedDriver:
@@ -109,25 +75,3 @@ def test_no_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
         cuda.Device(),
     ):
         pytest.fail("there is no pycuda")
-
-
-def test_survey() -> None:
-    states = survey()
-    assert tuple(state.name for state in states) == BACKENDS
-    for state in states:
-        assert state.can_build == (not state.why_not_build)
-        assert state.can_run == (not state.why_not_run)
-        assert state.install
-        assert state.versions or not (state.can_build or state.can_run)
-    reference = states[BACKENDS.index("reference")]
-    assert (reference.can_build, reference.can_run) == (True, True)
-
-
-def test_survey_of_a_runtime_that_is_installed_and_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> dict[str, str]:
-        raise Unavailable("reference: cannot be imported (libgomp.so.1 is missing)")
-
-    monkeypatch.setattr("engines.reference.versions", broken)
-    state = survey()[BACKENDS.index("reference")]
-    assert (state.can_build, state.can_run, state.versions) == (False, False, {})
-    assert state.why_not_build == state.why_not_run == "reference: cannot be imported (libgomp.so.1 is missing)"
