@@ -33,7 +33,7 @@ from engines import backend
 from engines.contract import DYNAMIC, Array, GpuUse, Runner
 from engines.cuda import device as cuda
 from engines.nvinfer.builder import logger
-from engines.nvinfer.execution import Gpu
+from engines.nvinfer.execution import CudaDevice
 from engines.nvinfer.runner import NvinferRunner
 from engines.nvinfer.tensor_io import io_of
 
@@ -116,7 +116,7 @@ def nothing_trt() -> ModuleType:
     return trt
 
 
-def by_hand(trt: Any, gpu: Gpu, plan: Path, feed: Mapping[str, Array]) -> Query:
+def by_hand(trt: Any, gpu: CudaDevice, plan: Path, feed: Mapping[str, Array]) -> Query:
     """The calls alone, for this feed. The GPU's context is current."""
     runtime = trt.Runtime(logger(trt)[0])
     engine = runtime.deserialize_cuda_engine(plan.read_bytes())
@@ -167,7 +167,7 @@ def medians_us(queries: Mapping[str, Query], num_queries: int, num_rounds: int) 
 
 
 def compared(
-    trt: Any, open_gpu: Callable[[], Gpu], plan: Path, batch: int, counts: tuple[int, int]
+    trt: Any, open_gpu: Callable[[], CudaDevice], plan: Path, batch: int, counts: tuple[int, int]
 ) -> dict[str, float]:
     """Medians of all ways on one engine and a batch of zeros; ``counts``: queries per round and way, and rounds."""
     with ExitStack() as stack:

@@ -12,7 +12,7 @@ from engines.errors import Unavailable
 from engines.nvinfer import builder as nvinfer_builder
 from engines.nvinfer import capability
 from engines.nvinfer.inspection import Inspection, inspected
-from engines.nvinfer.loading import Loading
+from engines.nvinfer.loading import EngineLoader
 from engines.onnx_model import OnnxModelFacts, refuse_targets
 
 NAME = "tensorrt"
@@ -87,5 +87,5 @@ def _inspect(plan: bytes, found: OnnxModelFacts, options: BuildOptions) -> Inspe
     return inspected(trt, nvinfer_builder.logger(trt)[0], plan, found, options)
 
 
-_LOADING = Loading(NAME, _import, lambda: versions())
+_LOADING = EngineLoader(NAME, _import, lambda: versions())
 load, layer_times = _LOADING.load, _LOADING.layer_times

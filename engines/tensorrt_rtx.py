@@ -15,7 +15,7 @@ from engines.errors import EngineError, Unavailable
 from engines.nvinfer import builder as nvinfer_builder
 from engines.nvinfer import capability
 from engines.nvinfer.inspection import Inspection
-from engines.nvinfer.loading import Loading
+from engines.nvinfer.loading import EngineLoader
 from engines.nvinfer.rtx_plan import PlanProducts, plan_products
 from engines.onnx_model import OnnxModelFacts
 
@@ -131,5 +131,5 @@ def _layers(seen: PlanProducts, found: OnnxModelFacts) -> tuple[LayerFacts, ...]
     )
 
 
-_LOADING = Loading(NAME, _import, lambda: versions())
+_LOADING = EngineLoader(NAME, _import, lambda: versions())
 load, layer_times = _LOADING.load, _LOADING.layer_times

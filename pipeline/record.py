@@ -18,7 +18,7 @@ from pipeline.latency.benchmark import Latency
 from pipeline.latency.device_times import LayersRun
 from pipeline.latency.protocol import Protocol
 from pipeline.machine.identity import Machine
-from pipeline.machine.monitor import Watched
+from pipeline.machine.monitor import MonitorSummary
 
 SCHEMA_VERSION = 5
 
@@ -26,7 +26,7 @@ MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, graph optimizati
 ENGINE: MeasuredOn = "engine"
 SIMULATION: MeasuredOn = "float simulation (ONNX Runtime, graph optimizations off)"
 
-Outcome = Literal["ship", "stay", "undecided"]
+Decision = Literal["ship", "stay", "undecided"]
 """``ship`` a reduced precision, ``stay`` with FP32, or ``undecided`` for want of numbers."""
 
 
@@ -61,7 +61,7 @@ class DataInfo:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataRecord:
     """The samples that ranges were found on, and those that judged."""
 
     calibration: DataInfo | None
@@ -141,7 +141,7 @@ class BatchTiming:
 
 
 @dataclass(frozen=True)
-class Variant:
+class VariantRecord:
     """One precision on one backend."""
 
     name: str
@@ -183,7 +183,7 @@ class Variant:
     build_seconds: float
     notes: tuple[str, ...]
 
-    def timed(self, by_batch: tuple[BatchTiming, ...]) -> Variant:
+    def timed(self, by_batch: tuple[BatchTiming, ...]) -> VariantRecord:
         """The same with these timings (at least one); the fields that repeat the first are filled in."""
         first = by_batch[0]
         return replace(
@@ -268,7 +268,7 @@ class StageRun:
 class Recommendation:
     """What to do, in one sentence with the numbers."""
 
-    outcome: Outcome
+    outcome: Decision
     variant: str
     """The variant to deploy; empty if undecided."""
     sentence: str
@@ -285,16 +285,16 @@ class Record:
     """ISO 8601, with the offset from UTC."""
     plan: PlanInfo
     model: ModelInfo
-    data: Data
+    data: DataRecord
     metric: MetricInfo | None
     """None where the plan names no metric: then only agreement with FP32 was judged."""
     protocol: ProtocolInfo | None
     """None where nothing was timed."""
     machine: Machine
-    monitor: Watched | None
+    monitor: MonitorSummary | None
     """None where nothing was timed, or the machine was not watched."""
     versions: Mapping[str, str]
-    variants: tuple[Variant, ...]
+    variants: tuple[VariantRecord, ...]
     tensors: tuple[TensorQuality, ...]
     """Empty where nothing was calibrated; so are the next two."""
     methods: tuple[MethodSummary, ...]

@@ -18,15 +18,15 @@ from pipeline.latency.benchmark import Queries, latency_from_ms
 from pipeline.latency.device_times import LayersRun
 from pipeline.latency.protocol import Protocol
 from pipeline.machine.identity import Gpu, Machine
-from pipeline.machine.monitor import Span, Watched
+from pipeline.machine.monitor import MonitorSummary, ReadingSummary
 from pipeline.record import (
     ENGINE,
     SCHEMA_VERSION,
     SIMULATION,
     BatchTiming,
     ComparedOutput,
-    Data,
     DataInfo,
+    DataRecord,
     MethodQuality,
     MethodSummary,
     MetricInfo,
@@ -37,7 +37,7 @@ from pipeline.record import (
     StageRun,
     TensorHistogram,
     TensorQuality,
-    Variant,
+    VariantRecord,
 )
 
 QUICK_PROTOCOL = """
@@ -68,24 +68,24 @@ MACHINE = Machine(
     power_mode="",
 )
 
-WATCHED = Watched(
+WATCHED = MonitorSummary(
     period_ms=100,
     num_readings=60,
     power_mode="MAXN",
-    clocks_mhz=(Span("gpu 17000000.gpu", 306.0, 612.5, 624.75),),
-    temperatures_c=(Span("gpu-thermal", 51.0, 52.5, 54.0),),
-    rails_mw=(Span("VDD_IN", 4900.0, 5200.0, 5900.0), Span("VDD_SOC", 1400.0, 1450.0, 1500.0)),
+    clocks_mhz=(ReadingSummary("gpu 17000000.gpu", 306.0, 612.5, 624.75),),
+    temperatures_c=(ReadingSummary("gpu-thermal", 51.0, 52.5, 54.0),),
+    rails_mw=(ReadingSummary("VDD_IN", 4900.0, 5200.0, 5900.0), ReadingSummary("VDD_SOC", 1400.0, 1450.0, 1500.0)),
     total_rails=("VDD_IN",),
     num_throttles=0,
     notes=(),
 )
 
 
-def variant_named(name: str, drop: float | None, size_bytes: int) -> Variant:
+def variant_named(name: str, drop: float | None, size_bytes: int) -> VariantRecord:
     """An untimed variant whose accuracy was measured on the engine; ``name`` is ``precision@backend``."""
     precision: Precision = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}[name.split("@")[0]]  # type: ignore[assignment]
     backend = name.split("@")[1]
-    return Variant(
+    return VariantRecord(
         name=name,
         precision=precision,
         backend=backend,
@@ -150,7 +150,7 @@ def timing_of(batch_size: int, p50_ms: float, speedup: float | None, file: str) 
     )
 
 
-def timed(variant: Variant, p50_ms: float, speedup: float | None) -> Variant:
+def timed(variant: VariantRecord, p50_ms: float, speedup: float | None) -> VariantRecord:
     """The variant with timings at batch 1 and 32."""
     files = [f"samples/{variant.name}-batch{size}.npz" for size in (1, 32)]
     return variant.timed((timing_of(1, p50_ms, speedup, files[0]), timing_of(32, p50_ms * 21, speedup, files[1])))
@@ -200,7 +200,7 @@ def sample_record() -> Record:
             (TensorSpec("input_1", "float32", (-1, 49, 10, 1)),),
             (TensorSpec("probabilities", "float32", (-1, 12)),),
         ),
-        data=Data(
+        data=DataRecord(
             DataInfo("data/calib.npz", 200, "as it is", "aa" * 32),
             DataInfo("data/eval.npz", 4890, "as it is", "bb" * 32),
         ),

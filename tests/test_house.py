@@ -42,6 +42,9 @@ GIANTS = {
 }
 """The one source file that imports each giant."""
 
+TWICE = {"Asked", "Placement", "Target"}
+"""Names of types that still have two meanings."""
+
 MOST_FILE_LINES = 400
 MOST_TEST_FILE_LINES = 500
 MOST_FILES = 20
@@ -202,6 +205,24 @@ def test_parameters_are_few_and_typed() -> None:
 def test_no_forbidden_names() -> None:
     names = {part for file in PRODUCT for part in Path(short(file)).with_suffix("").parts}
     assert not names & {"utils", "common", "helpers", "manager", "misc"}
+
+
+def public_types(tree: ast.Module) -> Iterator[str]:
+    """Classes and type aliases at the top level: names in capitals and small letters."""
+    for node in tree.body:
+        names = [node.name] if isinstance(node, ast.ClassDef) else []
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+        yield from (name for name in names if name[0].isupper() and not name.isupper())
+
+
+def test_a_public_type_has_one_meaning_in_the_project() -> None:
+    places: dict[str, list[str]] = {}
+    for file in PRODUCT:
+        for name in public_types(parsed(file)):
+            places.setdefault(name, []).append(short(file))
+    assert {name: files for name, files in places.items() if len(files) > 1 and name not in TWICE} == {}
 
 
 def test_there_is_as_much_test_as_product() -> None:

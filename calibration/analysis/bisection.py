@@ -20,14 +20,15 @@ import onnx_ir as ir
 
 from calibration.analysis.rounding import FP16, FP32, Rounded, rounded_from_onnx
 from calibration.analysis.scale_check import misfits, quantization
+from calibration.arrays import AnyArray
 from calibration.graph.watched_outputs import watchable
-from calibration.histogram.collect import Array, Run
+from calibration.histogram.collect import RunModel
 from calibration.precision.placement import (
     PRODUCTS,
+    NodeInput,
     Placement,
     QuantizedTensor,
     QuantizedWeight,
-    Reader,
     is_float_weight,
     readers_of,
     weight_axis,
@@ -115,7 +116,7 @@ class Power:
     own_sound: float = 0.0
     """Of a Q and DQ: what it alone adds, to what comes in."""
 
-    def add(self, expected: Array, found: Array, sound: Array) -> None:
+    def add(self, expected: AnyArray, found: AnyArray, sound: AnyArray) -> None:
         """The values of one batch."""
         if not expected.size == found.size == sound.size:
             return
@@ -162,7 +163,7 @@ class Bisection:
         theirs = dict.fromkeys(name for name in self.counterparts.values() if name not in self._inputs)
         return list(theirs), [name for name in self.counterparts if name not in self._inputs]
 
-    def see(self, feed: Mapping[str, Array], run: Run) -> None:
+    def see(self, feed: Mapping[str, AnyArray], run: RunModel) -> None:
         """Note the values that FP32 takes on one batch."""
         for name, values in {**feed, **run(feed)}.items():
             if values.size and values.dtype.kind == "f":
@@ -181,7 +182,9 @@ class Bisection:
         names = dict.fromkeys(self._sound(name) for name in self.counterparts)
         return [name for name in names if name not in self._inputs]
 
-    def add(self, feed: Mapping[str, Array], runs: tuple[Run, Run, Run], random: np.random.Generator) -> None:
+    def add(
+        self, feed: Mapping[str, AnyArray], runs: tuple[RunModel, RunModel, RunModel], random: np.random.Generator
+    ) -> None:
         """Run one batch through the reference, the candidate and the rounded model, which hand out what was asked."""
         theirs, ours = ({**feed, **run(feed)} for run in runs[:2])
         sound = {**feed, **runs[2]({**feed, **self._rounded.draw(random)})}
@@ -281,7 +284,7 @@ class Bisection:
                 own = values[self.counterparts[node.output[0]]].producer()
                 if own is not None and own.op_type in PRODUCTS and is_float_weight(own.inputs[1]):
                     weight = own.inputs[1].name or "" if own.inputs[1] is not None else ""
-                    reader = Reader(own.name or "", 1)
+                    reader = NodeInput(own.name or "", 1)
                     weights.append(QuantizedWeight(weight, reader, weight_axis(own), "int8", NUM_LEVELS))
         return Placement("tensorrt", tuple(tensors.values()), tuple(weights), (), (), ())
 
@@ -320,7 +323,7 @@ def _above_db(noise: float, sound: float) -> float:
     return math.inf if sound == 0.0 or math.isinf(noise) else 10 * math.log10(noise / sound)
 
 
-def _squares(found: Array, expected: Array) -> float:
+def _squares(found: AnyArray, expected: AnyArray) -> float:
     """Sum of squares of the difference; infinite if it is no number."""
     with np.errstate(all="ignore"):
         total = float(np.square(found.astype(np.float64).ravel() - expected.astype(np.float64).ravel()).sum())

@@ -33,9 +33,9 @@ from calibration.graph.fold import join_bias
 from calibration.precision import placement_onnxruntime, placement_tensorrt
 from calibration.precision.placement import (
     PRODUCTS,
+    NodeInput,
     Placement,
     PlacementOptions,
-    Reader,
     Sight,
     is_float_weight,
     weight_axis,
@@ -43,7 +43,7 @@ from calibration.precision.placement import (
 from calibration.precision.scale import Quantization, quantized, weight_scales
 from calibration.ranges.span import Span
 
-Feed = dict[str, npt.NDArray[np.float32]]
+FloatFeed = dict[str, npt.NDArray[np.float32]]
 
 FP32_BITS = 24
 LARGEST = 1e30
@@ -80,7 +80,7 @@ class Rounded:
     placed: Mapping[str, str]
     """The same, rounded to INT8, for those that are."""
 
-    def draw(self, random: np.random.Generator) -> Feed:
+    def draw(self, random: np.random.Generator) -> FloatFeed:
         """Values of these inputs for one run, each ()."""
         found = {name: np.float32(random.uniform(1, 2)) for name in self.phases}
         for prefix, how in self.steps.items():
@@ -161,7 +161,7 @@ class _Writer:
         for node in nodes.values():
             if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx"):
                 for index in (0, 1):
-                    if Reader(node.name or "", index) not in weights and is_float_weight(node.inputs[index]):
+                    if NodeInput(node.name or "", index) not in weights and is_float_weight(node.inputs[index]):
                         self._cut_weight(node, index)
         for reader, weight in weights.items():
             array = constant(nodes[reader.node].inputs[reader.index])

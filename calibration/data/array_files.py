@@ -13,8 +13,8 @@ from typing import IO
 
 import numpy as np
 
+from calibration.arrays import AnyArray
 from calibration.data.source import (
-    Array,
     Block,
     DataSource,
     InputSpec,
@@ -32,7 +32,7 @@ NPY_KEY = ""
 
 
 @dataclass(frozen=True)
-class Header:
+class ArrayHeader:
     """What an array says about itself before it is read."""
 
     shape: tuple[int, ...]
@@ -100,7 +100,7 @@ class ArrayFiles:
                     arrays = {name: read_array(path, key, where) for name, key in self.keys.items()}
                 yield Block({name: _take(array, part) for name, array in arrays.items()}, where, part)
 
-    def labels(self) -> Array | None:
+    def labels(self) -> AnyArray | None:
         """(num_samples, ...) as stored, or None."""
         if self.labels_file is not None:
             return _take(read_array(self.labels_file, NPY_KEY, str(self.labels_file)), self._chosen)
@@ -164,7 +164,7 @@ def open_array_files(files: list[Path], source: DataSource, specs: tuple[InputSp
     return ArrayFiles(tuple(files), tuple(names), tuple(counts), keys, labels_key, labels_file, source.limit)
 
 
-def headers(path: Path, where: str) -> dict[str, Header]:
+def headers(path: Path, where: str) -> dict[str, ArrayHeader]:
     """Shape and dtype of every array in a file, without reading the arrays.
 
     Raises:
@@ -185,7 +185,7 @@ def headers(path: Path, where: str) -> dict[str, Header]:
     return found
 
 
-def read_array(path: Path, key: str, where: str) -> Array:
+def read_array(path: Path, key: str, where: str) -> AnyArray:
     """One array, mapped from an ``.npy`` file or read from an ``.npz``.
 
     Raises:
@@ -193,7 +193,7 @@ def read_array(path: Path, key: str, where: str) -> Array:
     """
     try:
         if key == NPY_KEY:
-            array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array: AnyArray = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             with np.load(path, allow_pickle=False) as archive:
                 array = archive[key]
@@ -208,15 +208,17 @@ def _unreadable(where: str, error: Exception) -> DataError:
     return DataError(f"{where}: cannot be read as a whole .npz or .npy file ({error}); copy or make it again")
 
 
-def _header(stream: IO[bytes]) -> Header:
+def _header(stream: IO[bytes]) -> ArrayHeader:
     """The header of one array in NumPy's own format."""
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
-    return Header(shape, dtype)
+    return ArrayHeader(shape, dtype)
 
 
-def _keys(source: DataSource, specs: tuple[InputSpec, ...], found: Mapping[str, Header], where: str) -> dict[str, str]:
+def _keys(
+    source: DataSource, specs: tuple[InputSpec, ...], found: Mapping[str, ArrayHeader], where: str
+) -> dict[str, str]:
     """Which array feeds which input: as the plan says, or of the same name. Nothing is guessed."""
     if NPY_KEY in found:
         if len(specs) != 1 or source.inputs:
@@ -241,12 +243,12 @@ def _keys(source: DataSource, specs: tuple[InputSpec, ...], found: Mapping[str, 
     return keys
 
 
-def _fits(header: Header, spec: InputSpec) -> bool:
+def _fits(header: ArrayHeader, spec: InputSpec) -> bool:
     """Whether the array could be that input's: only for the example that a message shows."""
     return len(header.shape) == len(spec.shape) and len(header.shape) > 1
 
 
-def _count(found: Mapping[str, Header], keys: Mapping[str, str], labels_key: str, where: str) -> int:
+def _count(found: Mapping[str, ArrayHeader], keys: Mapping[str, str], labels_key: str, where: str) -> int:
     """Samples in one file, with every array that is used looked at."""
     used = list(keys.values()) + ([labels_key] if labels_key else [])
     for key in used:
@@ -277,6 +279,6 @@ def _check_labels(path: Path, num: int, source: DataSource) -> None:
         raise DataError(f"{path}: has {num_labels} labels, {source.path} has {num} samples; make the lengths equal")
 
 
-def _take(array: Array, rows: Sequence[int]) -> Array:
+def _take(array: AnyArray, rows: Sequence[int]) -> AnyArray:
     """Rows of an array; a slice where they are neighbours, so that a mapped file is read in one piece."""
     return array[rows[0] : rows[-1] + 1] if isinstance(rows, range) else array[list(rows)]

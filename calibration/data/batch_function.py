@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from calibration.data.source import Array, Block, DataSource, InputSpec, hash_array, mapping_lines, quoted
+from calibration.arrays import AnyArray
+from calibration.data.source import Block, DataSource, InputSpec, hash_array, mapping_lines, quoted
 from calibration.data.user_function import load_function
 from calibration.errors import DataError
 
@@ -31,7 +32,7 @@ class BatchFunction:
     """Samples taken of each yielded batch."""
     fingerprints: tuple[bytes, ...]
     """SHA-256 of each yielded batch, as the first run gave it."""
-    targets: Array | None
+    targets: AnyArray | None
 
     @property
     def num_samples(self) -> int:
@@ -65,7 +66,7 @@ class BatchFunction:
             "its seed, and do not shuffle"
         )
 
-    def labels(self) -> Array | None:
+    def labels(self) -> AnyArray | None:
         """(num_samples, ...) as yielded on the first run, or None."""
         return self.targets
 
@@ -117,7 +118,7 @@ def open_batch_function(source: DataSource, specs: tuple[InputSpec, ...], folder
     )
 
 
-Batch = tuple[dict[str, Array], Array | None]
+Batch = tuple[dict[str, AnyArray], AnyArray | None]
 
 
 def _run(spec: str, folder: Path, keys: Mapping[str, str], limit: int) -> Iterator[Batch]:
@@ -144,7 +145,7 @@ def _items(spec: str, function: Callable[[], Iterable[object]]) -> Iterator[obje
 
 def _batch(item: Any, keys: Mapping[str, str], where: str) -> Batch:
     """What was yielded, as arrays by input name, and labels if it was a pair."""
-    targets: Array | None = None
+    targets: AnyArray | None = None
     if isinstance(item, tuple):
         if len(item) != 2:
             raise DataError(f"{where}: is a tuple of {len(item)}, (inputs, labels) is expected; yield a pair")
@@ -175,17 +176,17 @@ def _batch(item: Any, keys: Mapping[str, str], where: str) -> Batch:
     return arrays, targets
 
 
-def _array(value: Any, where: str) -> Array:
+def _array(value: Any, where: str) -> AnyArray:
     """An array of numbers with a batch axis: NumPy's, or anything that offers itself as one (a tensor)."""
     if not hasattr(value, "__array__"):
         raise DataError(f"{where}: is a {type(value).__name__}, an array is expected; yield NumPy arrays")
-    array: Array = np.asarray(value)
+    array: AnyArray = np.asarray(value)
     if array.ndim == 0 or array.dtype.kind not in "biuf":
         raise DataError(f"{where}: is {array.dtype} {array.shape}, numbers with a batch axis are expected; convert it")
     return array
 
 
-def _fingerprint(arrays: Mapping[str, Array], targets: Array | None) -> bytes:
+def _fingerprint(arrays: Mapping[str, AnyArray], targets: AnyArray | None) -> bytes:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.arrays import AnyArray
 from calibration.data import array_files, image_folder
 from calibration.data.array_files import open_array_files
 from calibration.data.batch_function import open_batch_function
@@ -19,11 +20,10 @@ from calibration.data.preprocess import Preprocess
 from calibration.data.source import (
     DYNAMIC,
     FUNCTION,
-    Array,
     Block,
     DataSource,
     InputSpec,
-    Reader,
+    SampleReader,
     check_mapping,
     quoted,
 )
@@ -43,14 +43,14 @@ class Samples:
     source: DataSource
     specs: tuple[InputSpec, ...]
     preprocess: Preprocess
-    reader: Reader
+    reader: SampleReader
 
     @property
     def num_samples(self) -> int:
         """Samples after the selection by ``limit``."""
         return self.reader.num_samples
 
-    def batches(self, batch_size: int) -> Iterator[dict[str, Array]]:
+    def batches(self, batch_size: int) -> Iterator[dict[str, AnyArray]]:
         """All samples in order: model input name -> (n, ...) array of exactly the model's dtype and shape.
 
         n is ``batch_size``, and less in the last batch only, also where the model's batch is fixed: whoever runs
@@ -71,8 +71,8 @@ class Samples:
                 )
         return self._batches(batch_size)
 
-    def _batches(self, batch_size: int) -> Iterator[dict[str, Array]]:
-        waiting: list[dict[str, Array]] = []
+    def _batches(self, batch_size: int) -> Iterator[dict[str, AnyArray]]:
+        waiting: list[dict[str, AnyArray]] = []
         num_waiting = 0
         for piece, where in self._pieces(batch_size):
             num = len(next(iter(piece.values())))
@@ -91,7 +91,7 @@ class Samples:
         if waiting:
             yield _joined(waiting)
 
-    def pieces(self, num_max: int) -> Iterator[dict[str, Array]]:
+    def pieces(self, num_max: int) -> Iterator[dict[str, AnyArray]]:
         """All samples in order, neighbours together as it suits the source: model input name -> (n, ...), n up to
         ``num_max``. For whoever looks at the samples one by one: unlike ``batches`` it takes samples of any shapes.
 
@@ -100,12 +100,12 @@ class Samples:
         """
         yield from (piece for piece, _ in self._pieces(num_max))
 
-    def _pieces(self, num_max: int) -> Iterator[tuple[dict[str, Array], str]]:
+    def _pieces(self, num_max: int) -> Iterator[tuple[dict[str, AnyArray], str]]:
         """Neighbouring samples, preprocessed and checked, with the file that they come from."""
         for block in self.reader.blocks(num_max):
             yield {spec.name: self._checked(spec, block) for spec in self.specs}, block.where
 
-    def _checked(self, spec: InputSpec, block: Block) -> Array:
+    def _checked(self, spec: InputSpec, block: Block) -> AnyArray:
         where = f"{block.where}: input '{spec.name}'"
         array = block.arrays[spec.name]
         if not self.preprocess.inputs or spec.name in self.preprocess.inputs:
@@ -133,7 +133,7 @@ class Samples:
             )
         return array
 
-    def labels(self) -> Array:
+    def labels(self) -> AnyArray:
         """(num_samples, ...): int64 for class indices, floats as stored, in the order of the batches.
 
         Raises:
@@ -230,7 +230,7 @@ def open_samples(
     return samples
 
 
-def _open(source: DataSource, specs: tuple[InputSpec, ...], preprocess: Preprocess, folder: Path) -> Reader:
+def _open(source: DataSource, specs: tuple[InputSpec, ...], preprocess: Preprocess, folder: Path) -> SampleReader:
     """The reader for what lies at the path."""
     names = [spec.name for spec in specs]
     path = Path(source.path)
@@ -279,14 +279,14 @@ def _is_visible(file: Path, root: Path) -> bool:
     return not any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
-def _joined(parts: list[dict[str, Array]]) -> dict[str, Array]:
+def _joined(parts: list[dict[str, AnyArray]]) -> dict[str, AnyArray]:
     """Parts of a batch, put together."""
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _check_same_shape(first: Mapping[str, Array], other: Mapping[str, Array], where: str) -> None:
+def _check_same_shape(first: Mapping[str, AnyArray], other: Mapping[str, AnyArray], where: str) -> None:
     """Samples of one batch have one shape."""
     for name, array in first.items():
         if other[name].shape[1:] != array.shape[1:]:

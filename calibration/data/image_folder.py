@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from calibration.arrays import AnyArray
 from calibration.data.preprocess import Channels, decode_image
 from calibration.data.source import (
-    Array,
     Block,
     DataSource,
     InputSpec,
@@ -39,7 +39,7 @@ class ImageFolder:
     """The selected ones, as POSIX paths below the root."""
     num_files: int
     """Images before the selection."""
-    targets: Array | None
+    targets: AnyArray | None
     """(num_samples,) labels of the selected ones."""
     class_names: tuple[str, ...]
     input_name: str
@@ -62,7 +62,7 @@ class ImageFolder:
             where = path.as_posix()
             yield Block({self.input_name: decode_image(path, self.channels, where)}, where, (0,))
 
-    def labels(self) -> Array | None:
+    def labels(self) -> AnyArray | None:
         """(num_samples,) or None."""
         return self.targets
 
@@ -90,7 +90,7 @@ def open_image_folder(
     if source.inputs:
         raise DataError(f"{source.path}: inputs names arrays, but these are images, which have no names; drop inputs")
     class_names: tuple[str, ...] = ()
-    targets: Array | None = None
+    targets: AnyArray | None = None
     if source.labels == BY_FOLDER:
         class_names, targets = _labels_by_folder(names, source)
     elif source.labels:
@@ -107,7 +107,7 @@ def open_image_folder(
     )
 
 
-def _labels_by_folder(names: list[str], source: DataSource) -> tuple[tuple[str, ...], Array]:
+def _labels_by_folder(names: list[str], source: DataSource) -> tuple[tuple[str, ...], AnyArray]:
     """Class names and one class index for each image.
 
     A class whose folder has no image keeps its number, so that the others keep theirs.
@@ -125,7 +125,7 @@ def _labels_by_folder(names: list[str], source: DataSource) -> tuple[tuple[str, 
     return tuple(folders), np.asarray([number[PurePosixPath(name).parts[0]] for name in names], np.int64)
 
 
-def _labels_from_csv(names: list[str], source: DataSource, folder: Path) -> Array:
+def _labels_from_csv(names: list[str], source: DataSource, folder: Path) -> AnyArray:
     """One label for each image from a CSV with columns ``file`` (path below the image folder) and ``label``."""
     path = folder / source.labels
     if path.suffix.lower() != ".csv":
@@ -161,7 +161,7 @@ def _labels_from_csv(names: list[str], source: DataSource, folder: Path) -> Arra
     return _numbers([found[name] for name in names], path)
 
 
-def _numbers(texts: list[str], path: Path) -> Array:
+def _numbers(texts: list[str], path: Path) -> AnyArray:
     """Class indices as int64 where all are whole numbers, else float64."""
     try:
         whole = [int(text) for text in texts]

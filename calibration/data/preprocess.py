@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from calibration.data.source import Array
+from calibration.arrays import AnyArray
 from calibration.errors import DataError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "area", "hamming", "lanczos"]
@@ -92,7 +92,7 @@ class Preprocess:
             return "none, samples are used as stored"
         return ", ".join(steps) + (f" (inputs {', '.join(self.inputs)})" if self.inputs else "")
 
-    def __call__(self, array: Array, *, where: str = "array") -> Array:
+    def __call__(self, array: AnyArray, *, where: str = "array") -> AnyArray:
         """All steps but decoding, on (N, H, W, C) samples or, where no step needs an image, on (N, ...) of any kind.
 
         ``where`` is the file or array that messages name.
@@ -117,7 +117,7 @@ class Preprocess:
             array = array.transpose(0, 3, 1, 2)
         return array if self.dtype == "keep" else _cast(array, self.dtype, where)
 
-    def _normalized(self, array: Array, where: str) -> Array:
+    def _normalized(self, array: AnyArray, where: str) -> AnyArray:
         """(array × scale − mean) ÷ std in float32; untouched where none of the three is asked."""
         if self.scale == 1.0 and not self.mean and not self.std:
             return array
@@ -147,7 +147,7 @@ _PILLOW_FILTER = {"area": "BOX"}
 """Pillow's name of a filter, where it is not ours in capitals."""
 
 
-def decode_image(path: Path, channels: Channels, where: str) -> Array:
+def decode_image(path: Path, channels: Channels, where: str) -> AnyArray:
     """A JPEG or PNG file as uint8 (1, H, W, 1) or (1, H, W, 3), turned upright as its EXIF orientation says.
 
     With ``channels="keep"`` gray stays gray and RGB stays RGB, and anything else (palette, alpha, CMYK) is an error;
@@ -189,7 +189,7 @@ def _check_sizes(name: str, sizes: tuple[int, ...], lengths: tuple[int, ...]) ->
         raise DataError(f"preprocess: {name} is {_numbers(sizes)}, {expected} of at least 1 is expected; correct it")
 
 
-def _check_image(array: Array, where: str) -> None:
+def _check_image(array: AnyArray, where: str) -> None:
     if array.ndim != 4:
         raise DataError(
             f"{where}: is {array.dtype} {array.shape}, resize, crop, channels and layout take images (N, H, W, C); "
@@ -202,7 +202,7 @@ def _check_image(array: Array, where: str) -> None:
         )
 
 
-def _resized(array: Array, resize: tuple[int, ...], interpolation: str, where: str) -> Array:
+def _resized(array: AnyArray, resize: tuple[int, ...], interpolation: str, where: str) -> AnyArray:
     """Every image to the asked size, channel by channel, in its own dtype."""
     from PIL import Image
 
@@ -227,7 +227,7 @@ def _resized(array: Array, resize: tuple[int, ...], interpolation: str, where: s
     return result
 
 
-def _cropped(array: Array, crop: tuple[int, ...], where: str) -> Array:
+def _cropped(array: AnyArray, crop: tuple[int, ...], where: str) -> AnyArray:
     height, width = array.shape[1:3]
     if crop[0] > height or crop[1] > width:
         raise DataError(
@@ -238,7 +238,7 @@ def _cropped(array: Array, crop: tuple[int, ...], where: str) -> Array:
     return array[:, top : top + crop[0], left : left + crop[1], :]
 
 
-def _with_channels(array: Array, channels: str, where: str) -> Array:
+def _with_channels(array: AnyArray, channels: str, where: str) -> AnyArray:
     """Gray or RGB to the asked channels."""
     num_channels = array.shape[-1]
     if num_channels not in (1, 3):
@@ -253,13 +253,13 @@ def _with_channels(array: Array, channels: str, where: str) -> Array:
     return array if channels == "rgb" else array[..., ::-1]
 
 
-def _luma(array: Array) -> Array:
+def _luma(array: AnyArray) -> AnyArray:
     """ITU-R BT.601 luma of RGB; integers are rounded to the nearest."""
     luma: npt.NDArray[np.float64] = (array.astype(np.float64) * (0.299, 0.587, 0.114)).sum(axis=-1, keepdims=True)
     return (luma if array.dtype.kind == "f" else np.rint(luma)).astype(array.dtype)
 
 
-def _cast(array: Array, dtype: str, where: str) -> Array:
+def _cast(array: AnyArray, dtype: str, where: str) -> AnyArray:
     """To the asked dtype, with an error where a value would not survive."""
     target = np.dtype(dtype)
     if target.kind == "f" or array.dtype == target:

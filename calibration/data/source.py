@@ -9,15 +9,13 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from calibration.arrays import AnyArray
 from calibration.errors import DataError
 from calibration.file_digest import file_digest
-
-Array: TypeAlias = npt.NDArray[np.generic]
 
 DYNAMIC = -1
 """Stands for a dimension that is only known when the model runs."""
@@ -73,7 +71,7 @@ class DataSource:
 class Block:
     """Neighbouring samples as stored, before preprocessing."""
 
-    arrays: dict[str, Array]
+    arrays: dict[str, AnyArray]
     """Model input name -> (n, ...), the same n for all."""
     where: str
     """The file they come from, for messages."""
@@ -81,7 +79,7 @@ class Block:
     """Each sample's index in that file."""
 
 
-class Reader(Protocol):
+class SampleReader(Protocol):
     """One kind of data set. Made by ``open_…`` of its own file, after the selection by ``limit``."""
 
     @property
@@ -98,7 +96,7 @@ class Reader(Protocol):
         """All selected samples in order, at most ``num_max`` in a block."""
         ...
 
-    def labels(self) -> Array | None:
+    def labels(self) -> AnyArray | None:
         """(num_samples, ...) as stored, or None where the source has none."""
         ...
 
@@ -131,7 +129,7 @@ def hash_file(path: Path, digest: hashlib._Hash) -> None:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
 
 
-def hash_array(array: Array, digest: hashlib._Hash) -> None:
+def hash_array(array: AnyArray, digest: hashlib._Hash) -> None:
     """Feed an array's dtype, shape and values into a hash."""
     digest.update(f"{array.dtype.str}{array.shape}:".encode())
     digest.update(np.ascontiguousarray(array).data)

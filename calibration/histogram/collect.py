@@ -10,15 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
+from calibration.arrays import AnyArray
 from calibration.errors import DataError
 from calibration.histogram.accumulate import Accumulator, accumulator
 from calibration.histogram.histogram import Histogram
 
-Array: TypeAlias = npt.NDArray[np.generic]
-Run: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+RunModel: TypeAlias = Callable[[Mapping[str, AnyArray]], Mapping[str, AnyArray]]
 """From a batch, input name -> (N, ...), to the values of the watched tensors."""
 OnPart: TypeAlias = Callable[[int, Mapping[str, Histogram]], object]
 
@@ -26,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 def collect(
-    run: Run,
-    batches: Iterable[Mapping[str, Array]],
+    run: RunModel,
+    batches: Iterable[Mapping[str, AnyArray]],
     *,
     on_batch: Callable[[int], object] = lambda _num: None,
     on_part: OnPart | None = None,
@@ -93,7 +90,7 @@ class _Queue:
     """Hands out the batches, one at a time, to whoever asks; after a failure none."""
 
     def __init__(
-        self, batches: Iterable[Mapping[str, Array]], on_batch: Callable[[int], object], on_part: OnPart | None
+        self, batches: Iterable[Mapping[str, AnyArray]], on_batch: Callable[[int], object], on_part: OnPart | None
     ) -> None:
         self._batches = iter(batches)
         self._on_batch, self._on_part = on_batch, on_part
@@ -105,7 +102,7 @@ class _Queue:
         self.failures: dict[int, BaseException] = {}
         """The number of the sample at which a worker failed -> why; the first counts, whichever thread was quicker."""
 
-    def next(self) -> tuple[Mapping[str, Array], int] | None:
+    def next(self) -> tuple[Mapping[str, AnyArray], int] | None:
         """The next batch, and the number of its first sample."""
         with self._changed:
             self._changed.wait_for(lambda: self.failures or self.num_samples < self._next_part)
@@ -137,12 +134,12 @@ class _Queue:
             self._changed.notify_all()
 
 
-def num_in(batch: Mapping[str, Array]) -> int:
+def num_in(batch: Mapping[str, AnyArray]) -> int:
     """The number of samples in a batch."""
     return len(next(iter(batch.values()), ()))
 
 
-def _work(run: Run, queue: _Queue, adding: dict[str, Accumulator]) -> None:
+def _work(run: RunModel, queue: _Queue, adding: dict[str, Accumulator]) -> None:
     """Run batches until there are no more."""
     while (taken := queue.next()) is not None:
         batch, begin = taken
@@ -155,7 +152,7 @@ def _work(run: Run, queue: _Queue, adding: dict[str, Accumulator]) -> None:
         del batch, taken  # Before the next one is made, so that a worker never has two in memory.
 
 
-def _add(tensors: Mapping[str, Array], adding: dict[str, Accumulator], which: str) -> None:
+def _add(tensors: Mapping[str, AnyArray], adding: dict[str, Accumulator], which: str) -> None:
     """Add the values of a batch's floating-point tensors to the histograms found so far."""
     for name, values in tensors.items():
         if values.dtype.kind == "f":

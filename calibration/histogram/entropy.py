@@ -93,7 +93,7 @@ def entropy_bins(histogram: Histogram) -> Counts:
 
 
 @dataclass(frozen=True, eq=False)
-class Sums:
+class BinSums:
     """Sums over Migacz's bins, of which the first is set to the second: at index i of the bins before i."""
 
     bins: Counts
@@ -111,15 +111,15 @@ class Sums:
         return float(self.counts[-1])
 
 
-def sums_of(bins: Counts) -> Sums:
+def sums_of(bins: Counts) -> BinSums:
     """(2048,) bins; the first is not looked at."""
     bins = np.concatenate([bins[1:2], bins[1:]])
     counts, filled = (np.concatenate([[0.0], np.cumsum(each)]) for each in (bins, bins > 0))
     own = _x_log_x(bins / max(counts[-1], 1.0))
-    return Sums(bins, counts, filled, np.concatenate([[0.0], np.cumsum(own)]))
+    return BinSums(bins, counts, filled, np.concatenate([[0.0], np.cumsum(own)]))
 
 
-def divergence_bounds(of: Sums, candidates: Indices = CANDIDATES) -> Floats:
+def divergence_bounds(of: BinSums, candidates: Indices = CANDIDATES) -> Floats:
     """A lower bound of KL(P || Q) for each candidate m: (c,) -> (c,).
 
     By the log-sum inequality, merging bins of both makes no divergence larger (Cover and Thomas, "Elements of
@@ -137,7 +137,7 @@ def divergence_bounds(of: Sums, candidates: Indices = CANDIDATES) -> Floats:
     return np.asarray(np.where((last == 0) & (p > 0), np.inf, own + others), dtype=np.float64)
 
 
-def closer_bounds(of: Sums, candidates: Indices = CANDIDATES) -> Floats:
+def closer_bounds(of: BinSums, candidates: Indices = CANDIDATES) -> Floats:
     """As ``divergence_bounds``, but with nothing merged in the first 16 levels and the last 4: (c,) -> (c,).
 
     Of the levels between, P has the share of all values that Q has of the kept ones.
@@ -154,7 +154,7 @@ def closer_bounds(of: Sums, candidates: Indices = CANDIDATES) -> Floats:
     return np.asarray(np.where((last == 0) & (kept < of.total), np.inf, found), dtype=np.float64)
 
 
-def divergences(of: Sums, candidates: Indices = CANDIDATES) -> Floats:
+def divergences(of: BinSums, candidates: Indices = CANDIDATES) -> Floats:
     """KL(P || Q) for each candidate m, all at once: (c,) -> (c,).
 
     With c_L the sum and n_L the number of non-empty bins of level L, S the sum without and T with the tail, P's mass
@@ -169,12 +169,12 @@ def divergences(of: Sums, candidates: Indices = CANDIDATES) -> Floats:
     return np.asarray(np.where((last == 0) & (kept < of.total), np.inf, own - cross), dtype=np.float64)
 
 
-def _own_of_last(of: Sums, kept: Floats, last: Counts) -> Floats:
+def _own_of_last(of: BinSums, kept: Floats, last: Counts) -> Floats:
     """p log p of the last bin, which has the tail."""
     return _x_log_x((last + (of.total - kept)) / of.total)
 
 
-def _cross_sums(of: Sums, candidates: Indices, levels: range) -> Floats:
+def _cross_sums(of: BinSums, candidates: Indices, levels: range) -> Floats:
     """(c,): for every candidate, the sum over these levels of the values in P times log(c_L / n_L)."""
     found = np.empty(len(candidates))
     size = ELEMENTS_AT_A_TIME // len(levels)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 Severity = Literal["error", "warning"]
-Code: TypeAlias = Literal[
+FindingCode: TypeAlias = Literal[
     "range", "layout", "channels", "constant", "duplicates", "few", "classes", "imbalance", "overlap"
 ]
 
 
-CODES: tuple[Code, ...] = get_args(Code)
+CODES: tuple[FindingCode, ...] = get_args(FindingCode)
 
 
 @dataclass(frozen=True)
@@ -19,5 +19,5 @@ class Finding:
     """One thing that a person should know of the calibration data, before or beside its ranges."""
 
     severity: Severity
-    code: Code
+    code: FindingCode
     sentence: str

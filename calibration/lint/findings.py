@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from calibration.data.source import Array, spread
+from calibration.arrays import AnyArray
+from calibration.data.source import spread
 from calibration.errors import DataError
 from calibration.histogram.quantiles import median
 from calibration.lint.finding import Finding
@@ -46,7 +47,7 @@ NUM_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Bounds:
+class LintThresholds:
     """From where on something is told."""
 
     min_samples: int = 16
@@ -58,7 +59,7 @@ class Bounds:
 
 
 def findings(
-    data: Survey, evaluation: Survey | None, model: Mapping[str, Rescaling], bounds: Bounds
+    data: Survey, evaluation: Survey | None, model: Mapping[str, Rescaling], bounds: LintThresholds
 ) -> tuple[Finding, ...]:
     """All that two passes and the graph tell; errors first. Without labels the model need not run.
 
@@ -189,14 +190,14 @@ def _layouts(data: Survey) -> Iterable[Finding]:
             )
 
 
-def _is_rougher(sample: Array, axis: int) -> bool:
+def _is_rougher(sample: AnyArray, axis: int) -> bool:
     """Whether neighbours differ clearly more as given, along rows and along columns, than in the other layout."""
     given = _roughness(sample, axis)
     other = _roughness(other_layout(sample, axis), axis)
     return all(one > ROUGHER * two for one, two in zip(given, other))
 
 
-def _roughness(sample: Array, axis: int) -> tuple[float, float]:
+def _roughness(sample: AnyArray, axis: int) -> tuple[float, float]:
     """Mean absolute difference of neighbours, along columns and along rows."""
     pixels = np.moveaxis(sample, axis, 2).astype(np.float32)
     return float(np.abs(np.diff(pixels, axis=0)).mean()), float(np.abs(np.diff(pixels, axis=1)).mean())

@@ -18,12 +18,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from calibration.data.source import Array
+from calibration.arrays import AnyArray
 
-Answer: TypeAlias = Callable[[Array], int]
+PredictClass: TypeAlias = Callable[[AnyArray], int]
 """From one sample, without the batch axis, to the class that the model says."""
-Floats: TypeAlias = npt.NDArray[np.float32]
-Code = Literal["range", "channels", "layout"]
+Float32s: TypeAlias = npt.NDArray[np.float32]
+ChangeCode = Literal["range", "channels", "layout"]
 
 NUM_FIRST = 16
 """Where the model must still be asked about samples as they are: if it is right on half of these, that is enough."""
@@ -40,10 +40,10 @@ MEAN_OF_BGR = np.array([103.939, 116.779, 123.68], np.float32)
 class Change:
     """One way to read a sample otherwise."""
 
-    code: Code
+    code: ChangeCode
     words: str
     """As in: "with ... the model is right"."""
-    apply: Callable[[Array], Array]
+    apply: Callable[[AnyArray], AnyArray]
     """From a sample to a sample of the same shape and dtype."""
 
 
@@ -61,8 +61,8 @@ class Better:
 
 
 def better_change(
-    answer: Answer,
-    probe: Sequence[tuple[Array, int]],
+    answer: PredictClass,
+    probe: Sequence[tuple[AnyArray, int]],
     changes: Sequence[Change],
     significance: float,
     right: Sequence[bool] = (),
@@ -118,7 +118,7 @@ def _least_wins(level: float) -> int:
     return math.floor(-math.log2(level)) + 1
 
 
-def _right(answer: Answer, change: Change, pairs: Sequence[tuple[Array, int]]) -> list[bool]:
+def _right(answer: PredictClass, change: Change, pairs: Sequence[tuple[AnyArray, int]]) -> list[bool]:
     return [answer(change.apply(sample)) == label for sample, label in pairs]
 
 
@@ -129,7 +129,7 @@ def _against_one_class(labels: Sequence[int], right: Sequence[bool]) -> float:
     return sign_test(wins, sum(not is_right for label, is_right in zip(labels, right) if label == top))
 
 
-def changes_for(sample: Array, low: float, high: float) -> list[Change]:
+def changes_for(sample: AnyArray, low: float, high: float) -> list[Change]:
     """The changes that make sense for samples such as this one, without the batch axis, and of values low to high.
 
     Bytes are on the only scale that they can have.
@@ -157,7 +157,7 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
     return axes[0] if axes else None
 
 
-def other_layout(sample: Array, axis: int) -> Array:
+def other_layout(sample: AnyArray, axis: int) -> AnyArray:
     """The same bytes taken for the other layout, and put into this one.
 
     So a picture that was brought from (H, W, C) to (C, H, W), or back, by a reshape instead of a transpose is mended.
@@ -205,10 +205,10 @@ def _imagenet(low: float, high: float, axis: int) -> list[Change]:
     return []
 
 
-def _affine(words: str, scale: Floats | np.float32, shift: Floats | np.float32) -> Change:
+def _affine(words: str, scale: Float32s | np.float32, shift: Float32s | np.float32) -> Change:
     return Change("range", words, lambda x: x.astype(np.float32) * scale + shift)
 
 
-def _contiguous(apply: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def _contiguous(apply: Callable[[AnyArray], AnyArray]) -> Callable[[AnyArray], AnyArray]:
     """The same in the sample's dtype and in the order in memory that runtimes take."""
     return lambda x: np.ascontiguousarray(apply(x), dtype=x.dtype)

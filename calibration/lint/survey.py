@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from calibration.arrays import AnyArray
 from calibration.data.batches import Samples
-from calibration.data.source import Array, hash_array, spread
+from calibration.data.source import hash_array, spread
 
 Labels: TypeAlias = npt.NDArray[np.int64]
 
@@ -36,7 +37,7 @@ class InputSurvey:
     mean_square: float
     """Mean over the samples of each one's mean of x^2."""
     negative_share: float
-    probe: tuple[Array, ...]
+    probe: tuple[AnyArray, ...]
     """Samples without the batch axis, see ``Survey.probed``."""
 
     @property
@@ -95,9 +96,9 @@ class _Tally:
         self.min, self.max = math.inf, -math.inf
         self.mean_squares = 0.0
         self.num_negative = self.num_values = self.num_samples = 0
-        self.probe: list[Array] = []
+        self.probe: list[AnyArray] = []
 
-    def add(self, sample: Array, is_probed: bool) -> bool:
+    def add(self, sample: AnyArray, is_probed: bool) -> bool:
         """Count a sample; whether it is constant."""
         flat: npt.NDArray[Any] = np.ravel(sample)
         if not flat.size:
@@ -176,13 +177,13 @@ def class_labels(samples: Samples) -> Labels | None:
     return indices if indices.min() >= 0 and indices.max() < MOST_CLASSES else None
 
 
-def _num_kept(sample: Mapping[str, Array], num_probed: int) -> int:
+def _num_kept(sample: Mapping[str, AnyArray], num_probed: int) -> int:
     """How many samples of this size are kept; at least one, as ``spread`` takes 0 for all."""
     num_bytes = max(sum(array.nbytes for array in sample.values()), 1)
     return max(1, min(num_probed, max(LEAST_PROBE, PROBE_BYTES // num_bytes)))
 
 
-def _hash(sample: Mapping[str, Array]) -> bytes:
+def _hash(sample: Mapping[str, AnyArray]) -> bytes:
     """SHA-256 over all inputs of a sample."""
     digest = hashlib.sha256()
     for name in sorted(sample):

@@ -31,7 +31,7 @@ class PlacementOptions:
 
 
 @dataclass(frozen=True)
-class Reader:
+class NodeInput:
     """One input of one node."""
 
     node: str
@@ -44,7 +44,7 @@ class QuantizedTensor:
 
     tensor: str
     quantization: Quantization
-    readers: tuple[Reader, ...]
+    readers: tuple[NodeInput, ...]
     """Who reads the dequantized value; everybody else goes on reading the tensor itself."""
     is_output: bool = False
     """The model's output of this name is the dequantized value."""
@@ -55,7 +55,7 @@ class QuantizedWeight:
     """A constant with a scale of its own for each channel along ``axis``, or one for all."""
 
     tensor: str
-    reader: Reader
+    reader: NodeInput
     axis: int | None
     dtype: DataType
     limit: int
@@ -67,7 +67,7 @@ class QuantizedBias:
     """A bias in int32 whose scale is that of the data times that of the weight of the same node."""
 
     tensor: str
-    reader: Reader
+    reader: NodeInput
     data: str
 
 
@@ -149,9 +149,9 @@ def is_float_weight(value: ir.Value | None) -> bool:
     return value is not None and value.dtype == ir.DataType.FLOAT and is_constant(value)
 
 
-def readers_of(value: ir.Value) -> tuple[Reader, ...]:
+def readers_of(value: ir.Value) -> tuple[NodeInput, ...]:
     """All readers of a value in its own graph, in topological order."""
     order = {id(node): index for index, node in enumerate(value.graph)} if value.graph is not None else {}
     uses = [use for use in value.uses() if id(use.node) in order]
     uses.sort(key=lambda use: (order[id(use.node)], use.idx))
-    return tuple(Reader(use.node.name or "", use.idx) for use in uses)
+    return tuple(NodeInput(use.node.name or "", use.idx) for use in uses)

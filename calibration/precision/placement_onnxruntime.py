@@ -19,11 +19,11 @@ import onnx_ir as ir
 
 from calibration.graph.editing import attribute_float, attribute_int, constant
 from calibration.precision.placement import (
+    NodeInput,
     Placement,
     QuantizedBias,
     QuantizedTensor,
     QuantizedWeight,
-    Reader,
     Sight,
     is_float_weight,
     readers_of,
@@ -158,10 +158,10 @@ def _place_constants(sight: Sight, node: ir.Node, weights: list[QuantizedWeight]
     dtype: DataType = "uint8" if arithmetic == "u8u8" else "int8"
     name = node.name or ""
     limit = LIMITS["u8s8" if _is_depthwise(node) else arithmetic]
-    weights.append(QuantizedWeight(weight.name or "", Reader(name, 1), weight_axis(node), dtype, limit))
+    weights.append(QuantizedWeight(weight.name or "", NodeInput(name, 1), weight_axis(node), dtype, limit))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
-        biases.append(QuantizedBias(bias.name or "", Reader(name, 2), data.name or ""))
+        biases.append(QuantizedBias(bias.name or "", NodeInput(name, 2), data.name or ""))
 
 
 def _is_depthwise(node: ir.Node) -> bool:

@@ -20,10 +20,10 @@ import onnx_ir as ir
 from calibration.graph.editing import attribute_int, constant, dimensions
 from calibration.precision.placement import (
     PRODUCTS,
+    NodeInput,
     Placement,
     QuantizedTensor,
     QuantizedWeight,
-    Reader,
     Sight,
     is_float_weight,
     weight_axis,
@@ -40,7 +40,7 @@ BRANCH = ("BatchNormalization", "Relu", "Clip", "LeakyRelu")
 MIN_CHANNELS = 16
 """Fewer channels than that leave tensor cores idle, but for the cases in ``_is_served``."""
 
-Edges = dict[str, list[Reader]]
+Edges = dict[str, list[NodeInput]]
 """Activation tensor -> the inputs that want it quantized."""
 
 
@@ -75,7 +75,7 @@ def place(sight: Sight) -> Placement:
 def _want(edges: Edges, node: ir.Node, index: int) -> None:
     value = node.inputs[index]
     assert value is not None
-    edges.setdefault(value.name or "", []).append(Reader(node.name or "", index))
+    edges.setdefault(value.name or "", []).append(NodeInput(node.name or "", index))
 
 
 def _place_product(node: ir.Node, edges: Edges, weights: list[QuantizedWeight]) -> None:
@@ -84,7 +84,7 @@ def _place_product(node: ir.Node, edges: Edges, weights: list[QuantizedWeight]) 
         assert value is not None
         if is_float_weight(value):
             axis = weight_axis(node) if index == 1 else None
-            reader = Reader(node.name or "", index)
+            reader = NodeInput(node.name or "", index)
             weights.append(QuantizedWeight(value.name or "", reader, axis, "int8", NUM_LEVELS))
         else:
             _want(edges, node, index)

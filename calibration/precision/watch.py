@@ -45,7 +45,7 @@ class Following:
 
 
 @dataclass(frozen=True)
-class Watched:
+class WatchedTensors:
     """What to watch, in topological order, and what follows from it."""
 
     names: tuple[str, ...]
@@ -68,7 +68,7 @@ class Watched:
         return [name for name in undecided_for_fp16(self.graph, spans) if name not in histograms]
 
 
-def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[str]) -> Watched:
+def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[str]) -> WatchedTensors:
     """What to watch for these purposes.
 
     Args:
@@ -80,7 +80,7 @@ def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[st
     graph = opened(model).graph
     following = {} if watch == "all" else dict(_following(graph, set(names)))
     if watch == "all":
-        return Watched(tuple(names), following, graph)
+        return WatchedTensors(tuple(names), following, graph)
     needed = {value.name or "" for value in (*graph.inputs, *graph.outputs)}
     for target in TARGETS[watch]:
         needed |= _placed(opened(model).graph if target == "onnxruntime" else graph, target)
@@ -88,7 +88,7 @@ def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[st
     known = needed | {name for name in following if _sources([name], following) <= needed}
     undecided = undecided_for_fp16(graph, distinct_spans(name for name in names if name in known))
     needed = _sources({*needed, *undecided}, following)
-    return Watched(tuple(name for name in names if name in needed), following, graph)
+    return WatchedTensors(tuple(name for name in names if name in needed), following, graph)
 
 
 def _placed(graph: ir.Graph, target: Target) -> set[str]:

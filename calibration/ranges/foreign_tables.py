@@ -15,7 +15,7 @@ from calibration.graph.watched_outputs import watchable
 from calibration.histogram.histogram import LEAST_EXPONENT, exponent_of
 from calibration.histogram.methods import LARGEST_CODE
 from calibration.ranges.ort_table import scales_from_flatbuffers, scales_from_json, scales_from_text
-from calibration.ranges.ranges import IMPORTED, Origin, Ranges, TensorRange
+from calibration.ranges.ranges import IMPORTED, Origin, RangesRecord, TensorRange
 from calibration.ranges.trt_cache import MARK, cache_from_bytes
 
 NUM_NAMED = 5
@@ -57,7 +57,7 @@ def table_from_file(path: Path) -> ScaleTable:
 
 def ranges_from_table(
     table: ScaleTable, model: onnx.ModelProto, model_digest: str, names: Mapping[str, str]
-) -> tuple[Ranges, list[str]]:
+) -> tuple[RangesRecord, list[str]]:
     """The ranges of a model from another tool's table, and sentences on what did not fit.
 
     Args:
@@ -77,10 +77,10 @@ def ranges_from_table(
     origin = Origin(model_digest, "", 0, tensor_digests=tensor_digests(model), source=table.source)
     if lacking := [name for name in known if name not in scales]:
         notes.append(f"{_listed(lacking)} of the model's tensors have no scale in {table.source}")
-    return Ranges(IMPORTED, 100.0, origin, tensors), notes
+    return RangesRecord(IMPORTED, 100.0, origin, tensors), notes
 
 
-def scales_from_ranges(ranges: Ranges) -> tuple[dict[str, float], list[str]]:
+def scales_from_ranges(ranges: RangesRecord) -> tuple[dict[str, float], list[str]]:
     """Tensor name -> scale, sorted by name; and a sentence on the all-zero tensors, which have none."""
     scales = {name: float(np.float32(tensor.amax / LARGEST_CODE)) for name, tensor in sorted(ranges.tensors.items())}
     zero = [name for name, scale in scales.items() if not scale]

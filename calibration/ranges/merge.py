@@ -10,10 +10,16 @@ from pathlib import Path
 from calibration.errors import DataError
 from calibration.graph.tensor_digests import differing
 from calibration.histogram.histogram import Histogram
-from calibration.ranges.ranges import Origin, Ranges, histograms_from_folder, ranges_from_folder, ranges_from_histograms
+from calibration.ranges.ranges import (
+    Origin,
+    RangesRecord,
+    histograms_from_folder,
+    ranges_from_folder,
+    ranges_from_histograms,
+)
 
 
-def merged_ranges(folders: Sequence[Path]) -> tuple[Ranges, dict[str, Histogram]]:
+def merged_ranges(folders: Sequence[Path]) -> tuple[RangesRecord, dict[str, Histogram]]:
     """Merge the histograms of runs over different samples, and read the ranges again.
 
     The result has every byte of one run over all samples, but for ``data_digest`` and ``parts``: ``parts`` are the
@@ -54,7 +60,7 @@ def _parts(origin: Origin) -> tuple[str, ...]:
     return origin.parts or (origin.data_digest,)
 
 
-def _check_alike(first: Ranges, other: Ranges, where: str) -> None:
+def _check_alike(first: RangesRecord, other: RangesRecord, where: str) -> None:
     if first.origin.model_digest != other.origin.model_digest:
         changed = differing(first.origin.tensor_digests, other.origin.tensor_digests)
         which = f", they part at tensor '{changed[0]}'" if changed else ""

@@ -96,7 +96,7 @@ class TensorRange:
 
 
 @dataclass(frozen=True)
-class Ranges:
+class RangesRecord:
     """The ranges of a model's tensors, sorted by name."""
 
     method: Method | Literal["imported"]
@@ -142,7 +142,7 @@ class Ranges:
 
 def ranges_from_histograms(
     histograms: Mapping[str, Histogram], method: Method, percentile: float, origin: Origin
-) -> Ranges:
+) -> RangesRecord:
     """Read every method's range from every tensor's histogram; ``method`` is the chosen one.
 
     Raises:
@@ -154,10 +154,10 @@ def ranges_from_histograms(
     distinct = {id(histogram): histogram for histogram in histograms.values()}
     read = {key: _tensor_range(histogram, method, percentile) for key, histogram in distinct.items()}
     tensors = {name: read[id(histograms[name])] for name in sorted(histograms)}
-    return Ranges(method, percentile, origin, tensors)
+    return RangesRecord(method, percentile, origin, tensors)
 
 
-def write_ranges(ranges: Ranges, histograms: Mapping[str, Histogram], folder: Path) -> None:
+def write_ranges(ranges: RangesRecord, histograms: Mapping[str, Histogram], folder: Path) -> None:
     """Write ``ranges.json`` and, unless they were imported, ``histograms.npz`` into the folder."""
     record: dict[str, Any] = {"format_version": FORMAT_VERSION, "method": ranges.method}
     record |= {"percentile": ranges.percentile, **vars(ranges.origin)}
@@ -176,7 +176,7 @@ def write_ranges(ranges: Ranges, histograms: Mapping[str, Histogram], folder: Pa
         np.lib.format.write_array(stream, counts, allow_pickle=False)
 
 
-def ranges_from_folder(folder: Path) -> Ranges:
+def ranges_from_folder(folder: Path) -> RangesRecord:
     """Read ``ranges.json`` strictly.
 
     Raises:
@@ -305,7 +305,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _ranges_from_record(record: dict[str, Any]) -> Ranges:
+def _ranges_from_record(record: dict[str, Any]) -> RangesRecord:
     _check_keys(record, {"method", "percentile", "tensors"} | {one.name for one in fields(Origin)}, "the file")
     methods = (*METHODS, IMPORTED)
     if record["method"] not in methods:
@@ -319,7 +319,7 @@ def _ranges_from_record(record: dict[str, Any]) -> Ranges:
         name: _tensor_from_record(record["tensors"][name], methods, f"tensor '{name}'")
         for name in sorted(record["tensors"])
     }
-    return Ranges(record["method"], float(record["percentile"]), _origin_from_record(record), tensors)
+    return RangesRecord(record["method"], float(record["percentile"]), _origin_from_record(record), tensors)
 
 
 def _origin_from_record(record: dict[str, Any]) -> Origin:
@@ -379,6 +379,6 @@ def _count(record: Mapping[str, Any], key: str, where: str) -> int:
     return value
 
 
-def spans_from_ranges(ranges: Ranges) -> dict[str, Span]:
+def spans_from_ranges(ranges: RangesRecord) -> dict[str, Span]:
     """Tensor name -> the chosen amax and the observed minimum and maximum."""
     return {name: Span(amax=t.amax, min=t.min, max=t.max) for name, t in ranges.tensors.items()}

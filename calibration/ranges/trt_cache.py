@@ -20,9 +20,9 @@ from typing import Literal
 
 from calibration.errors import DataError
 
-Algorithm = Literal["EntropyCalibration2", "EntropyCalibration", "MinMaxCalibration", "LegacyCalibration"]
+CacheAlgorithm = Literal["EntropyCalibration2", "EntropyCalibration", "MinMaxCalibration", "LegacyCalibration"]
 
-ALGORITHMS: tuple[Algorithm, ...] = (
+ALGORITHMS: tuple[CacheAlgorithm, ...] = (
     "EntropyCalibration2", "EntropyCalibration", "MinMaxCalibration", "LegacyCalibration",
 )  # fmt: skip
 MARK = "TRT-"
@@ -87,7 +87,7 @@ def bytes_from_cache(cache: Cache) -> bytes:
     return ("\n".join(lines) + "\n").encode("utf-8")
 
 
-def header_for(version: str, algorithm: Algorithm) -> str:
+def header_for(version: str, algorithm: CacheAlgorithm) -> str:
     """The header that this version of TensorRT, such as ``8.5.2`` or ``10.3.0.30``, takes for its own.
 
     Raises:
@@ -104,7 +104,7 @@ def header_for(version: str, algorithm: Algorithm) -> str:
     return f"{MARK}{major * (10000 if major >= 10 else 1000) + minor * 100 + patch}-{algorithm}"
 
 
-def algorithm_of(header: str) -> Algorithm:
+def algorithm_of(header: str) -> CacheAlgorithm:
     """The calibrator that a cache's header names."""
     return next(name for name in ALGORITHMS if header.endswith(f"-{name}"))
 

@@ -22,9 +22,9 @@ from engines.contract import Array, BuildOptions, GivenBatches, GivenScales
 from engines.errors import EngineError, Unavailable
 
 R = TypeVar("R")
-Algorithm = Literal["EntropyCalibration2", "MinMaxCalibration"]
+CalibrationAlgorithm = Literal["EntropyCalibration2", "MinMaxCalibration"]
 
-CLASSES: dict[Algorithm, str] = {
+CLASSES: dict[CalibrationAlgorithm, str] = {
     "EntropyCalibration2": "IInt8EntropyCalibrator2",
     "MinMaxCalibration": "IInt8MinMaxCalibrator",
 }
@@ -52,7 +52,7 @@ class CacheKey:
     data_digest: str
     """Of the samples and their preprocessing."""
     tensorrt_version: str
-    algorithm: Algorithm
+    algorithm: CalibrationAlgorithm
     batch_size: int
     """TensorRT's histograms grow batch by batch, so that its scales depend on it."""
 
@@ -63,7 +63,7 @@ class CacheKey:
 
 
 @dataclass(frozen=True)
-class Feed:
+class CalibrationFeed:
     """What calibration runs on."""
 
     batches: Iterable[Mapping[str, Array]]
@@ -73,7 +73,9 @@ class Feed:
     """Its context is current on the thread that builds."""
 
 
-def native_calibrator(trt: Any, algorithm: Algorithm, source: Feed | GivenScales, cache: Path | None) -> Any:
+def native_calibrator(
+    trt: Any, algorithm: CalibrationAlgorithm, source: CalibrationFeed | GivenScales, cache: Path | None
+) -> Any:
     """A calibrator for ``IBuilderConfig.int8_calibrator``.
 
     Besides TensorRT's methods it has ``expect(shapes)`` (of each input, as TensorRT is going to read it), ``check()``,
@@ -95,7 +97,7 @@ def native_calibrator(trt: Any, algorithm: Algorithm, source: Feed | GivenScales
             f"{trt.__name__}: version {trt.__version__} has no {CLASSES[algorithm]}, 10 was the last with calibrators; "
             "quantize the model with Q/DQ nodes (`trtforge quantize`) and build that"
         )
-    if isinstance(source, Feed) and source.batch_size < 1:
+    if isinstance(source, CalibrationFeed) and source.batch_size < 1:
         raise EngineError(f"native calibration: batch size is {source.batch_size}; give at least 1")
     state = _State(source, cache)
 
@@ -106,7 +108,7 @@ def native_calibrator(trt: Any, algorithm: Algorithm, source: Feed | GivenScales
             base.__init__(self)  # As pybind11 asks for it, by the class.
 
         def get_batch_size(self) -> int:
-            return source.batch_size if isinstance(source, Feed) else 1
+            return source.batch_size if isinstance(source, CalibrationFeed) else 1
 
         def get_batch(self, names: Sequence[str]) -> list[int] | None:
             return state.guarded(lambda: state.next_batch(names))
@@ -152,7 +154,7 @@ def calibrator_for(trt: Any, options: BuildOptions, open_device: Callable[[], An
 
 def _fed(trt: Any, given: GivenBatches, open_device: Callable[[], Any]) -> Iterator[Any]:
     with open_device() as device:
-        feed = Feed(given.batches(), given.batch_size, device)
+        feed = CalibrationFeed(given.batches(), given.batch_size, device)
         calibrator = native_calibrator(trt, "EntropyCalibration2", feed, given.cache)
         try:
             yield calibrator
@@ -163,10 +165,12 @@ def _fed(trt: Any, given: GivenBatches, open_device: Callable[[], Any]) -> Itera
 class _State:
     """Everything of a calibrator that is not TensorRT's."""
 
-    def __init__(self, source: Feed | GivenScales, cache: Path | None) -> None:
+    def __init__(self, source: CalibrationFeed | GivenScales, cache: Path | None) -> None:
         self._source = source
         self._path = cache
-        self._batches: Iterator[Mapping[str, Array]] = iter(source.batches if isinstance(source, Feed) else ())
+        self._batches: Iterator[Mapping[str, Array]] = iter(
+            source.batches if isinstance(source, CalibrationFeed) else ()
+        )
         self._buffers: dict[str, tuple[Any, Array]] = {}
         self._stream: Any = None
         self._given: bytes | None = None
@@ -209,7 +213,7 @@ class _State:
         return addresses
 
     def _copied(self, name: str, batch: Mapping[str, Array]) -> int:
-        assert isinstance(self._source, Feed)
+        assert isinstance(self._source, CalibrationFeed)
         where = f"native calibration, batch {self.num_batches}"
         if name not in batch:
             raise EngineError(f"{where}: has {', '.join(sorted(batch))}, the network's input '{name}' is missing")

@@ -27,7 +27,7 @@ from engines.onnx_model import shape_text
 NS_PER_MS = 1e6
 
 
-class Gpu(Protocol):
+class CudaDevice(Protocol):
     """The part of ``engines.cuda.device.Device`` that a runner uses."""
 
     def __enter__(self) -> Any: ...
@@ -63,7 +63,7 @@ def _nothing() -> bool:
 class _Port:
     """Memory of one input or output on both sides, and how much of it the present shape uses."""
 
-    def __init__(self, gpu: Gpu, spec: TensorSpec, num_items: int) -> None:
+    def __init__(self, gpu: CudaDevice, spec: TensorSpec, num_items: int) -> None:
         self.name, self.dtype = spec.name, np.dtype(spec.dtype)
         self.device = gpu.allocate(num_items * self.dtype.itemsize)
         try:
@@ -94,7 +94,9 @@ class Lane:
         OutOfMemory: the GPU's memory is full.
     """
 
-    def __init__(self, gpu: Gpu, io: EngineIo, context: Any, why: Callable[[], str], *, with_graph: bool) -> None:
+    def __init__(
+        self, gpu: CudaDevice, io: EngineIo, context: Any, why: Callable[[], str], *, with_graph: bool
+    ) -> None:
         self._gpu, self._io, self._context, self._why = gpu, io, context, why
         self.stream = gpu.stream()
         self._events: tuple[Any, ...] = tuple(gpu.event() for _ in range(4))

@@ -14,7 +14,7 @@ from engines.nvinfer.runner import AS_USUAL, TO_PROFILE, NvinferRunner
 
 
 @dataclass(frozen=True)
-class Loading:
+class EngineLoader:
     """Of one of the two."""
 
     name: str

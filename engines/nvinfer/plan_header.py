@@ -28,7 +28,7 @@ FIRST_OF_AMPERE = (8, 0)
 
 
 @dataclass(frozen=True)
-class Header:
+class PlanHeader:
     """What a plan's first bytes say."""
 
     backend: str
@@ -37,7 +37,7 @@ class Header:
     """Of the library, four numbers; empty for a format whose header is not known."""
 
 
-def header_of(plan: Path) -> Header:
+def header_of(plan: Path) -> PlanHeader:
     """The header of a plan file.
 
     Raises:
@@ -54,7 +54,7 @@ def header_of(plan: Path) -> Header:
         raise EngineError(f"{plan}: {what}; give an engine that `trtforge build` or trtexec wrote")
     if len(data) < NUM_HEADER_BYTES:
         raise EngineError(f"{plan}: is cut short after {len(data)} bytes; build or copy it again")
-    return Header(backend, tuple(data[24:28]) if backend and not any(data[4:8]) else ())
+    return PlanHeader(backend, tuple(data[24:28]) if backend and not any(data[4:8]) else ())
 
 
 def record_beside(plan: Path) -> dict[str, Any]:

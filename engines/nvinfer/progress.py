@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-Report = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 
 
-def progress_monitor(trt: Any, report: Report) -> Any:
+def progress_monitor(trt: Any, report: ReportProgress) -> Any:
     """An ``IProgressMonitor`` of ``trt`` that tells ``report`` the outermost phase, steps done, and of how many.
 
     TensorRT calls it from several threads, and ends the build where ``step_complete`` is false: an error of ``report``
@@ -41,7 +41,7 @@ def progress_monitor(trt: Any, report: Report) -> Any:
     return Monitor()
 
 
-def _told(report: Report, phase: str, done: int, num_steps: int) -> None:
+def _told(report: ReportProgress, phase: str, done: int, num_steps: int) -> None:
     try:
         report(phase, done, num_steps)
     except Exception:  # noqa: BLE001  # Whoever listened is gone; the build is not.

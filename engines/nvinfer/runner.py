@@ -17,7 +17,7 @@ from engines.nvinfer.allocator import counting_allocator
 from engines.nvinfer.builder import logger, register_plugins
 from engines.nvinfer.capability import has_own_graphs
 from engines.nvinfer.error_hints import is_old_driver, is_out_of_memory
-from engines.nvinfer.execution import Gpu, Lane
+from engines.nvinfer.execution import CudaDevice, Lane
 from engines.nvinfer.layer_profiler import layer_profiler
 from engines.nvinfer.tensor_io import io_of
 
@@ -51,7 +51,7 @@ class NvinferRunner:
         self,
         engine: Path,
         import_trt: Callable[[], Any],
-        open_gpu: Callable[[], Gpu],
+        open_gpu: Callable[[], CudaDevice],
         preflight: Preflight = _trusting,
         use: GpuUse = AS_USUAL,
     ) -> None:

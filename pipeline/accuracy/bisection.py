@@ -15,7 +15,7 @@ from calibration.analysis.bisection import Bisection, Suspect
 from calibration.analysis.scale_check import misfits
 from calibration.data.batches import Samples
 from calibration.graph.watched_outputs import watch_tensors, write_watched
-from calibration.histogram.collect import Run
+from calibration.histogram.collect import RunModel
 from calibration.ranges.ranges import ranges_from_folder, spans_from_ranges
 from calibration.ranges.span import Span
 from engines import backend
@@ -105,7 +105,7 @@ def bisected(evidence: Evidence, num_samples: int, runner: Literal["onnxruntime"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
 
-        def opened(model: onnx.ModelProto, names: list[str], source: Path | None) -> Run:
+        def opened(model: onnx.ModelProto, names: list[str], source: Path | None) -> RunModel:
             watched = folder / f"{len(list(folder.iterdir()))}.onnx"
             if source is None:
                 onnx.save(watch_tensors(model, names), watched)
@@ -133,7 +133,7 @@ def bisected(evidence: Evidence, num_samples: int, runner: Literal["onnxruntime"
     return Bisected(tuple(bisection.suspects(evidence.spans())), bisection.sqnrs_db(), num)
 
 
-def _run(runner: Runner) -> Run:
+def _run(runner: Runner) -> RunModel:
     fixed = fixed_batch(runner)
     return lambda feed: {n: unpadded(a, 1, fixed) for n, a in runner.infer(padded(feed, fixed)).items()}
 

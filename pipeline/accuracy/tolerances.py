@@ -10,7 +10,7 @@ import numpy as np
 
 from calibration.analysis.bisection import sqnr_db
 from calibration.data.source import spread
-from calibration.ranges.ranges import Ranges
+from calibration.ranges.ranges import RangesRecord
 from engines.contract import Array
 from pipeline.accuracy.comparison import Tolerance
 from pipeline.errors import ConfigError
@@ -59,7 +59,7 @@ def too_noisy(
     return said
 
 
-def unlike_ranges(record: Mapping[str, Any], ranges: Ranges) -> list[str]:
+def unlike_ranges(record: Mapping[str, Any], ranges: RangesRecord) -> list[str]:
     """A sentence if ranges are in the median far from those that the same method reads of the evaluation samples."""
     if ranges.method != record["method"]:
         return []

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from pipeline.latency.benchmark import Speedup, Timing, speedup
 from pipeline.page.numbers import times_text
-from pipeline.record import Variant
+from pipeline.record import VariantRecord
 
 HIGHEST_FIRST = ("fp32", "fp16", "int8")
 MOST_RATIO = 0.95
 """A size or an energy that is less than 5 % smaller is no reason for another precision."""
 
 
-def steps_from(variants: Sequence[Variant], timings: Sequence[Timing]) -> tuple[Step, ...]:
+def steps_from(variants: Sequence[VariantRecord], timings: Sequence[Timing]) -> tuple[Step, ...]:
     """Every step down of every backend whose two ends were timed together, at the first batch size."""
     found = []
     for lower, higher in _neighbours(variants):
@@ -24,14 +24,14 @@ def steps_from(variants: Sequence[Variant], timings: Sequence[Timing]) -> tuple[
     return tuple(found)
 
 
-def _neighbours(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:
+def _neighbours(variants: Sequence[VariantRecord]) -> Iterator[tuple[VariantRecord, VariantRecord]]:
     timed = [variant for variant in variants if variant.by_batch]
     for backend in dict.fromkeys(variant.backend for variant in timed):
         own = sorted((v for v in timed if v.backend == backend), key=lambda v: HIGHEST_FIRST.index(v.precision))
         yield from zip(own[1:], own)
 
 
-def _step(lower: Variant, higher: Variant, speed: Speedup) -> Step:
+def _step(lower: VariantRecord, higher: VariantRecord, speed: Speedup) -> Step:
     ours, theirs = lower.by_batch[0], higher.by_batch[0]
     size_ratio = lower.size_bytes / higher.size_bytes
     energy_ratio = ours.energy_mj / theirs.energy_mj if ours.energy_mj and theirs.energy_mj else None

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.page.numbers import change_text, drop_text, metric_text, ms_text, size_text, times_text
-from pipeline.record import MetricInfo, Recommendation, Variant
+from pipeline.record import MetricInfo, Recommendation, VariantRecord
 
 _SLACK = 1e-9
 """A drop of exactly the bound passes, whatever the subtraction rounded."""
 
 
-def recommend(variants: Sequence[Variant], metric: MetricInfo | None, max_metric_drop: float) -> Recommendation:
+def recommend(variants: Sequence[VariantRecord], metric: MetricInfo | None, max_metric_drop: float) -> Recommendation:
     """The fastest variant whose accuracy was measured on the engine and is within the bound.
 
     Fastest means the lowest p50 at the first batch size. A reduced precision must also be faster than FP32 beyond
@@ -47,11 +47,11 @@ def _undecided(sentence: str, max_metric_drop: float) -> Recommendation:
     return Recommendation("undecided", "", sentence, max_metric_drop)
 
 
-def _p50_ms(variant: Variant) -> float:
+def _p50_ms(variant: VariantRecord) -> float:
     return variant.latency_ms.p50 if variant.latency_ms is not None else float("inf")
 
 
-def _objection(variant: Variant, metric: MetricInfo, bound: float) -> str:
+def _objection(variant: VariantRecord, metric: MetricInfo, bound: float) -> str:
     """Why accuracy forbids this variant, as a phrase that follows its name; empty if it does not."""
     if variant.is_simulated():
         return "has only a simulated accuracy"
@@ -68,7 +68,7 @@ def _bound(metric: MetricInfo, bound: float) -> str:
     return f"{drop_text(metric, bound)} allowed"
 
 
-def _too_slow(variant: Variant, full: Variant | None) -> bool:
+def _too_slow(variant: VariantRecord, full: VariantRecord | None) -> bool:
     """Whether it is not faster than FP32 beyond doubt."""
     if full is None:
         return False
@@ -76,7 +76,7 @@ def _too_slow(variant: Variant, full: Variant | None) -> bool:
     return _p50_ms(variant) >= _p50_ms(full) or (interval is not None and interval[0] <= 1)
 
 
-def _praise(chosen: Variant, full: Variant | None, metric: MetricInfo) -> str:
+def _praise(chosen: VariantRecord, full: VariantRecord | None, metric: MetricInfo) -> str:
     """The numbers that speak for the choice."""
     assert chosen.metric_drop is not None  # _objection() let it through
     first = chosen.by_batch[0]
@@ -97,7 +97,7 @@ def _praise(chosen: Variant, full: Variant | None, metric: MetricInfo) -> str:
 
 
 def _why_not_int8(
-    chosen: Variant, others: Sequence[Variant], full: Variant | None, rule: tuple[MetricInfo, float]
+    chosen: VariantRecord, others: Sequence[VariantRecord], full: VariantRecord | None, rule: tuple[MetricInfo, float]
 ) -> list[str]:
     """What kept INT8 out, if it is not the choice: the fastest timed one, or else the first."""
     int8 = sorted((v for v in others if v.precision == "int8"), key=_p50_ms)
@@ -118,7 +118,7 @@ def _why_not_int8(
     ]
 
 
-def _nothing_timed(variants: Sequence[Variant], metric: MetricInfo, bound: float) -> str:
+def _nothing_timed(variants: Sequence[VariantRecord], metric: MetricInfo, bound: float) -> str:
     """No latency anywhere: say why, and what accuracy alone says."""
     reason = next((v.latency_missing for v in variants if v.latency_missing), "no variant was benchmarked")
     head = f"No variant can be recommended yet: nothing was timed here ({reason.rstrip('.')})."
@@ -135,6 +135,6 @@ def _nothing_timed(variants: Sequence[Variant], metric: MetricInfo, bound: float
     )
 
 
-def _nothing_allowed(timed: Sequence[Variant], metric: MetricInfo, bound: float) -> str:
+def _nothing_allowed(timed: Sequence[VariantRecord], metric: MetricInfo, bound: float) -> str:
     fastest = min(timed, key=_p50_ms)
     return f"No variant can be recommended: the fastest, {fastest.name}, {_objection(fastest, metric, bound)}."

@@ -39,7 +39,7 @@ DLA_GAP = ((10, 8), (11, 4, 1))
 
 
 @dataclass(frozen=True)
-class Finding:
+class Notice:
     """One thing that was found, and what to do about it."""
 
     level: Level
@@ -80,7 +80,7 @@ class Diagnosis:
     """The backends that have to work: the plan's, or on a Jetson tensorrt; empty elsewhere."""
     build_need_mib: int
     """A rule of thumb for TensorRT's build of the plan's model; 0 where TensorRT is not needed."""
-    findings: tuple[Finding, ...]
+    findings: tuple[Notice, ...]
 
     def why_not(self) -> list[str]:
         """Why what is needed cannot work here, a sentence each; empty if it can."""
@@ -138,12 +138,12 @@ def diagnose(root: Path, plan: Plan | None, store: Path) -> Diagnosis:
     return Diagnosis(this_machine(root), memory, jetson, interpreter, states, needed, need_mib, tuple(found))
 
 
-def jetson_findings(jetson: Jetson, interpreter: Interpreter, needed: Sequence[str]) -> Iterator[Finding]:
+def jetson_findings(jetson: Jetson, interpreter: Interpreter, needed: Sequence[str]) -> Iterator[Notice]:
     """Everything about a Jetson but its memory, the worst first."""
     release = jetson.release()
     if release is None:
         said = f"L4T {jetson.l4t} is not in this program's table" if jetson.l4t else "the L4T version is not told"
-        yield Finding("warning", "jetpack", f"{said}, so nothing is checked against it")
+        yield Notice("warning", "jetpack", f"{said}, so nothing is checked against it")
     else:
         yield from _release(jetson, release, interpreter)
     if "tensorrt" in needed:
@@ -151,37 +151,37 @@ def jetson_findings(jetson: Jetson, interpreter: Interpreter, needed: Sequence[s
         yield from _pycuda(jetson, interpreter)
     if "tensorrt_rtx" in needed:
         said = f"TensorRT for RTX knows no compute capability {jetson.compute_capability or 'of a Jetson'}"
-        yield Finding("bad", "backends", said, 'write backends = ["tensorrt"] into [variants]')
+        yield Notice("bad", "backends", said, 'write backends = ["tensorrt"] into [variants]')
     yield from _mixed(jetson)
     yield from _power(jetson)
 
 
-def memory_findings(memory: Memory, need_mib: int, shared: bool) -> Iterator[Finding]:
+def memory_findings(memory: Memory, need_mib: int, shared: bool) -> Iterator[Notice]:
     """Whether a build fits. ``shared``: the GPU uses the main memory, which swap cannot stand in for."""
     if memory.available_mib and memory.available_mib < need_mib:
         said = f"{memory.available_mib} MiB are available, a build of this model takes about {need_mib} MiB"
         do = "close other programs (the desktop: sudo systemctl isolate multi-user.target), or lower workspace_mib"
         swap = f" ({memory.swap_mib + memory.zram_mib} MiB of swap serve the CPU's part alone)" if shared else ""
-        yield Finding("warning", "memory", said + swap, do)
+        yield Notice("warning", "memory", said + swap, do)
     if shared and memory.total_mib and not memory.swap_mib:
         said = "there is no swap on a disk: a build that takes too much is killed at once"
-        yield Finding("note", "swap", said, "8 GiB of it are enough for most models; on NVMe rather than an SD card")
+        yield Notice("note", "swap", said, "8 GiB of it are enough for most models; on NVMe rather than an SD card")
     if memory.disk_free_mib < DISK_MIB:
-        yield Finding("warning", "disk", f"{memory.disk_free_mib} MiB are free where results go", "make some room")
+        yield Notice("warning", "disk", f"{memory.disk_free_mib} MiB are free where results go", "make some room")
 
 
-def _release(jetson: Jetson, release: Release, interpreter: Interpreter) -> Iterator[Finding]:
+def _release(jetson: Jetson, release: Release, interpreter: Interpreter) -> Iterator[Notice]:
     tensorrt = jetson.packages.get("tensorrt", release.tensorrt)
     if _numbers(tensorrt) < OLDEST_TENSORRT:
         said = f"JetPack {jetson.jetpack} (L4T {jetson.l4t}) has TensorRT {tensorrt}, 8.5 is the oldest that works"
         if jetson.soc in NO_NEWER_JETPACK:
-            yield Finding("bad", "jetpack", said, "there is no newer JetPack for this module, so it cannot be served")
+            yield Notice("bad", "jetpack", said, "there is no newer JetPack for this module, so it cannot be served")
         else:
-            yield Finding("bad", "jetpack", said, "flash JetPack 5.1.6 (Xavier), 6 or 7.2 (Orin)")
+            yield Notice("bad", "jetpack", said, "flash JetPack 5.1.6 (Xavier), 6 or 7.2 (Orin)")
         return
     python = jetson.packages.get("python", release.python)
     if _numbers(python) < OLDEST_PYTHON and not interpreter.tensorrt:
-        yield Finding(
+        yield Notice(
             "bad",
             "python",
             f"JetPack {jetson.jetpack} makes TensorRT for its own Python {'.'.join(python.split('.')[:2])} alone, "
@@ -190,80 +190,80 @@ def _release(jetson: Jetson, release: Release, interpreter: Interpreter) -> Iter
         )
 
 
-def _tensorrt(jetson: Jetson, release: Release | None, interpreter: Interpreter) -> Iterator[Finding]:
+def _tensorrt(jetson: Jetson, release: Release | None, interpreter: Interpreter) -> Iterator[Notice]:
     library, bindings = jetson.packages.get("tensorrt", ""), jetson.packages.get("tensorrt_bindings", "")
     apt = jetson.bindings[-1] if jetson.bindings else ""
     if not library or not (apt or interpreter.tensorrt):
         lacks = "TensorRT is not installed" if not library else f"TensorRT {library} has no bindings for Python"
-        yield Finding("bad", "tensorrt", lacks, BINDINGS)
+        yield Notice("bad", "tensorrt", lacks, BINDINGS)
     if library and bindings and library != bindings:
         said = f"libnvinfer is {library}, python3-libnvinfer is {bindings}; one cannot load the other"
-        yield Finding("bad", "tensorrt", said, "sudo apt install --only-upgrade python3-libnvinfer")
+        yield Notice("bad", "tensorrt", said, "sudo apt install --only-upgrade python3-libnvinfer")
     if release is not None and library and _numbers(library)[:2] != _numbers(release.tensorrt)[:2]:
         said = f"TensorRT {library} where L4T {jetson.l4t} brings {release.tensorrt}: engines of one do not load in it"
-        yield Finding("warning", "tensorrt", said, "build where the engine is going to run")
+        yield Notice("warning", "tensorrt", said, "build where the engine is going to run")
     own = _two(jetson.packages.get("python", ""))
     if apt and not interpreter.tensorrt and _numbers(own) >= OLDEST_PYTHON:
         said = f"{apt} is Python {own}'s; {interpreter.executable} ({interpreter.python}) does not see it"
-        yield Finding("bad", "python", said, f"{VENV} makes an environment that does")
+        yield Notice("bad", "python", said, f"{VENV} makes an environment that does")
     if interpreter.tensorrt and "dist-packages" not in interpreter.tensorrt:
         yield from _foreign(library, jetson, interpreter)
     gap = _numbers(library)
     if library and jetson.compute_capability in ("7.2", "8.7") and DLA_GAP[0] <= gap < DLA_GAP[1]:
-        yield Finding("note", "dla", f"TensorRT {library} builds nothing for DLA (10.7 did, 11.4.1 does again)")
+        yield Notice("note", "dla", f"TensorRT {library} builds nothing for DLA (10.7 did, 11.4.1 does again)")
 
 
-def _foreign(library: str, jetson: Jetson, interpreter: Interpreter) -> Iterator[Finding]:
+def _foreign(library: str, jetson: Jetson, interpreter: Interpreter) -> Iterator[Notice]:
     """A tensorrt that pip installed stands before apt's."""
     version = interpreter.versions.get("tensorrt", "")
     if _numbers(version)[:3] == _numbers(library)[:3]:
         said = f"{interpreter.tensorrt} ({version}) is not JetPack's own, but of the same version as libnvinfer"
-        yield Finding("note", "tensorrt", said)
+        yield Notice("note", "tensorrt", said)
         return
     said = (
         f"{interpreter.tensorrt} ({version or 'version unknown'}) is not JetPack's: pip's wheels for aarch64 are made "
         f"for servers (SBSA), and hide libnvinfer {library or 'of JetPack'}"
     )
     level: Level = "warning" if _numbers(jetson.l4t) >= (38,) else "bad"
-    yield Finding(level, "tensorrt", said, "pip uninstall tensorrt, in an environment made with --system-site-packages")
+    yield Notice(level, "tensorrt", said, "pip uninstall tensorrt, in an environment made with --system-site-packages")
 
 
-def _pycuda(jetson: Jetson, interpreter: Interpreter) -> Iterator[Finding]:
+def _pycuda(jetson: Jetson, interpreter: Interpreter) -> Iterator[Notice]:
     version, cuda = interpreter.versions.get("pycuda", ""), jetson.packages.get("cuda", "")
     if not version:
         dashed = "-".join(cuda.split(".")[:2])
         if not jetson.nvcc:
             said = "nvcc is not at /usr/local/cuda/bin, and pycuda is compiled"
             names = f"cuda-nvcc-{dashed} cuda-cudart-dev-{dashed} libcurand-dev-{dashed}" if cuda else "cuda-toolkit"
-            yield Finding("bad", "cuda", said, f"sudo apt install {names} python3-dev g++")
-        yield Finding("bad", "pycuda", "is not installed", PYCUDA)
+            yield Notice("bad", "cuda", said, f"sudo apt install {names} python3-dev g++")
+        yield Notice("bad", "pycuda", "is not installed", PYCUDA)
     elif _numbers(cuda) >= (13,) and _numbers(version) < CUDA_13_NEEDS_PYCUDA:
-        yield Finding("bad", "pycuda", f"{version} does not know CUDA {cuda}, 2025.1.2 is the first that does", PYCUDA)
+        yield Notice("bad", "pycuda", f"{version} does not know CUDA {cuda}, 2025.1.2 is the first that does", PYCUDA)
 
 
-def _mixed(jetson: Jetson) -> Iterator[Finding]:
+def _mixed(jetson: Jetson) -> Iterator[Notice]:
     versions = sorted(set(jetson.l4t_packages.values()), key=_numbers)
     if len(versions) > 1:
         odd = [name for name, version in jetson.l4t_packages.items() if version != versions[-1]]
         said = f"packages of L4T {' and '.join(versions)} are mixed ({len(odd)} older, such as {odd[0]})"
-        yield Finding("warning", "l4t", said, "sudo apt full-upgrade, and start again")
+        yield Notice("warning", "l4t", said, "sudo apt full-upgrade, and start again")
 
 
-def _power(jetson: Jetson) -> Iterator[Finding]:
+def _power(jetson: Jetson) -> Iterator[Notice]:
     if jetson.num_overcurrent > 0:
         said = f"the hardware has throttled {jetson.num_overcurrent} times since the start for want of current"
-        yield Finding("warning", "power", said, "numbers come out too slow: look at the power supply, and start again")
+        yield Notice("warning", "power", said, "numbers come out too slow: look at the power supply, and start again")
     modes = ", ".join(jetson.power_modes)
     if not jetson.power_mode:
-        yield Finding("warning", "power", "the power mode is not told, so the report cannot say it", "nvpmodel -q")
+        yield Notice("warning", "power", "the power mode is not told, so the report cannot say it", "nvpmodel -q")
     elif not jetson.power_mode.startswith("MAXN"):
         said = f"mode {jetson.power_mode} of {modes}: numbers hold for it alone"
-        yield Finding("note", "power", said, "sudo nvpmodel -m NUMBER changes it (some modes restart the device)")
+        yield Notice("note", "power", said, "sudo nvpmodel -m NUMBER changes it (some modes restart the device)")
     free = [clock for clock in jetson.clocks if not clock.is_fixed() and not math.isnan(clock.high_mhz)]
     if free:
         said = f"{', '.join(map(_span, free))}: latency depends on the load before"
         do = "sudo jetson_clocks --store, then sudo jetson_clocks; --restore after"
-        yield Finding("warning", "clocks", said, do)
+        yield Notice("warning", "clocks", said, do)
 
 
 def _span(clock: Clock) -> str:

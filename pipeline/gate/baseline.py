@@ -28,7 +28,7 @@ from pipeline.bundle import SUMS, files_in, sums_of
 from pipeline.errors import ConfigError, DataError
 from pipeline.gate.checks import digest_of_engine, files_of_engine
 from pipeline.gate.record import SCHEMA_VERSION as GATE_SCHEMA
-from pipeline.gate.record import Check, EngineInfo, Gated, Measured
+from pipeline.gate.record import Check, EngineInfo, Gated, LatencyMeasurement
 from pipeline.json_record import record_from_json, write_json
 from pipeline.machine.identity import Machine, this_machine
 from pipeline.output import put, work_folder
@@ -54,7 +54,7 @@ class Kept:
     metric: str
     checks: tuple[Check, ...]
     """Of the gate that it passed."""
-    measured: tuple[Measured, ...]
+    measured: tuple[LatencyMeasurement, ...]
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _lacks_baseline(check: Check, gated: Gated) -> bool:
     return not gated.baseline and (check.relative or check.budget.partition(" <")[0].endswith("baseline"))
 
 
-def _kept(gated: Gated, info: EngineInfo, measured: tuple[Measured, ...]) -> Kept:
+def _kept(gated: Gated, info: EngineInfo, measured: tuple[LatencyMeasurement, ...]) -> Kept:
     return Kept(
         schema_version=SCHEMA_VERSION,
         set_on=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 from pipeline.errors import ConfigError
 
-Kind: TypeAlias = Literal["latency", "start", "size", "memory", "energy", "accuracy"]
+QuantityKind: TypeAlias = Literal["latency", "start", "size", "memory", "energy", "accuracy"]
 Relation: TypeAlias = Literal["<=", ">="]
 
 
@@ -27,7 +27,7 @@ class Quantity:
     """Something that a budget can be about."""
 
     name: str
-    kind: Kind
+    kind: QuantityKind
     relations: tuple[Relation, ...]
     meaning: str
     by_batch: bool = False

@@ -19,7 +19,7 @@ from pipeline.latency.benchmark import Queries
 from pipeline.latency.energy import MIN_READINGS, block_windows_ns, total_energy
 from pipeline.machine import child_process
 from pipeline.machine.monitor import Readings
-from pipeline.stages.benchmark import Benchmark, Measured, measure_engines
+from pipeline.stages.benchmark import Benchmark, BenchmarkResult, measure_engines
 from pipeline.stats.bootstrap import expanded_percentiles
 from pipeline.stats.intervals import Interval
 
@@ -28,7 +28,7 @@ NUM_RESAMPLES = 2000
 
 def measure_energy(
     out: Path, sides: Sides, samples: Samples, asked: Sequence[Asked], how: Benchmark
-) -> Measured | None:
+) -> BenchmarkResult | None:
     """Run what budgets about energy ask for, by the benchmark's protocol; None if none asks."""
     wanted = [one for one in asked if one[1].quantity.kind == "energy"]
     if not wanted:
@@ -42,7 +42,7 @@ def measure_energy(
 
 
 def check_energy(
-    one: Asked, measured: Measured, baseline: str, watched: tuple[Readings, str], confidence: float
+    one: Asked, measured: BenchmarkResult, baseline: str, watched: tuple[Readings, str], confidence: float
 ) -> Check:
     """The check of ``energy_mj``: by bootstrap over blocks, the same blocks for both where it is relative.
 

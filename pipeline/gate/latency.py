@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError
 from pipeline.gate.budget import Budget
 from pipeline.gate.case import Known
 from pipeline.gate.checks import Asked, Sides, told, unsettled
-from pipeline.gate.record import Bounds, Check, Measured, Percentile
+from pipeline.gate.record import Check, Estimate, LatencyMeasurement, Percentile
 from pipeline.json_record import finite
 from pipeline.latency.benchmark import NS_PER_MS, Candidate, Queries, latency_from_ms
 from pipeline.latency.intervals import LEAST_GROUPS, STATISTICS, THROUGHPUT, Statistic
@@ -219,7 +219,7 @@ def remarks_on(known: Known | None, fought: Sequence[Fought], max_drift: float) 
     return tuple(dict.fromkeys(said))
 
 
-def measured_from(fought: Fought, folder: Path, began_ns: int) -> Measured:
+def measured_from(fought: Fought, folder: Path, began_ns: int) -> LatencyMeasurement:
     """Write the raw latencies into the folder, and say what stands there, with the table of percentiles."""
     bout, run = fought.bout, fought.run
     files = {"candidate": f"{bout.variant}-batch{bout.batch_size}.npz"}
@@ -227,7 +227,7 @@ def measured_from(fought: Fought, folder: Path, began_ns: int) -> Measured:
     if run.baseline is not None:
         files["baseline"] = f"{bout.variant}-batch{bout.batch_size}-baseline.npz"
         run.baseline.write(folder / files["baseline"])
-    return Measured(
+    return LatencyMeasurement(
         variant=bout.variant,
         batch_size=bout.batch_size,
         num_queries=len(run.candidate.latency_ms),
@@ -250,5 +250,5 @@ def _row(run: Run, statistic: Statistic) -> Percentile:
     return Percentile(statistic, _bounds(ours), theirs, _bounds(ratio))
 
 
-def _bounds(interval: Interval) -> Bounds:
-    return Bounds(interval.estimate, finite(interval.low), finite(interval.high))
+def _bounds(interval: Interval) -> Estimate:
+    return Estimate(interval.estimate, finite(interval.low), finite(interval.high))

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.gate.checks import beside
 from pipeline.gate.pictures import Traced, budget_picture, latency_pictures
-from pipeline.gate.record import Bounds, Gated, Measured
+from pipeline.gate.record import Estimate, Gated, LatencyMeasurement
 from pipeline.gate.steadiness import Moment
 from pipeline.gate.summary import budget_of, headline, numbers_of, reasons
 from pipeline.latency.benchmark import queries_from_npz
@@ -52,14 +52,14 @@ def html_from_gated(gated: Gated, folder: Path) -> str:
     )
 
 
-def _traced(measured: Measured, folder: Path) -> Traced:
+def _traced(measured: LatencyMeasurement, folder: Path) -> Traced:
     queries = {"candidate": queries_from_npz(folder / measured.queries_file)}
     if measured.baseline_file:
         queries["baseline"] = queries_from_npz(folder / measured.baseline_file)
     return Traced(measured, queries, _temperatures(folder / MONITOR, measured))
 
 
-def _temperatures(file: Path, measured: Measured) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _temperatures(file: Path, measured: LatencyMeasurement) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The hottest sensors while this was measured; none where there is no file, or none that told anything."""
     if not file.is_file():
         return {}
@@ -76,7 +76,7 @@ def _temperatures(file: Path, measured: Measured) -> dict[str, tuple[np.ndarray,
     return {name: (times_s[within], told[name]) for name in hottest}
 
 
-def _bounds_text(bounds: Bounds | None) -> str:
+def _bounds_text(bounds: Estimate | None) -> str:
     """An estimate with its interval: ``1.120 (1.100 to 1.140)``."""
     if bounds is None:
         return numbers.NONE

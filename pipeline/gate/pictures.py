@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calibration.arrays import Floats
-from pipeline.gate.record import Check, Measured
+from pipeline.gate.record import Check, LatencyMeasurement
 from pipeline.gate.summary import numbers_of
 from pipeline.latency.benchmark import Queries
 from pipeline.page.svg import (
@@ -51,7 +51,7 @@ MOST_SHARE = 2.0
 class Traced:
     """The raw latencies of one engine at one batch size, and what the machine's sensors said meanwhile."""
 
-    measured: Measured
+    measured: LatencyMeasurement
     queries: Mapping[str, Queries]
     """``candidate`` and, where there is one, ``baseline``."""
     temperatures_c: Mapping[str, tuple[Floats, Floats]]

@@ -64,7 +64,7 @@ class EngineInfo:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class Estimate:
     """An estimate and its interval; None for a bound that so few queries do not give."""
 
     estimate: float
@@ -77,15 +77,15 @@ class Percentile:
     """One row of the table of percentiles."""
 
     statistic: Statistic
-    candidate_ms: Bounds
+    candidate_ms: Estimate
     baseline_ms: float | None
     """None without a baseline; so is the next one."""
-    ratio: Bounds | None
+    ratio: Estimate | None
     """The candidate's over the baseline's, see ``pipeline.latency.paired``."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class LatencyMeasurement:
     """One engine's queries at one batch size, and its baseline's, interleaved."""
 
     variant: str
@@ -149,7 +149,7 @@ class Gated:
     seconds: float
     """That measuring took."""
     checks: tuple[Check, ...]
-    measured: tuple[Measured, ...]
+    measured: tuple[LatencyMeasurement, ...]
     accuracy: tuple[Accuracy, ...]
     steps: tuple[Step, ...]
     """Empty where there is but one precision, or engines were gated directly."""

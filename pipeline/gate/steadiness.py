@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.machine.jetson import power_mode
-from pipeline.machine.monitor import Watched
-from pipeline.machine.sensors import Kind, gauges
+from pipeline.machine.monitor import MonitorSummary
+from pipeline.machine.sensors import SensorKind, gauges
 from pipeline.machine.system_files import number_of, text_of
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -62,7 +62,7 @@ class Conditions:
     after: Moment
     load_from_others: float | None
     """A share of all cores' time, from 0 to 1; None where the system does not tell."""
-    watched: Watched | None
+    watched: MonitorSummary | None
     """Clocks, temperatures, power and throttling meanwhile; None where the machine was not watched."""
     objections: tuple[str, ...]
     """Why nothing that was timed can be decided, but for what busy others leave (``[gate] max_other_load_relative``);
@@ -71,7 +71,7 @@ class Conditions:
 
 def moment(root: Path) -> Moment:
     """Read the machine's state below ``root``."""
-    read: dict[Kind, dict[str, float]] = {"clock_mhz": {}, "temperature_c": {}}
+    read: dict[SensorKind, dict[str, float]] = {"clock_mhz": {}, "temperature_c": {}}
     for gauge in gauges(root):
         value = gauge.read()
         if gauge.kind in read and not math.isnan(value):

@@ -31,7 +31,7 @@ import numpy as np
 from calibration.arrays import Floats, Ints
 from pipeline.errors import ConfigError
 from pipeline.latency.protocol import CONFIDENCE, Protocol
-from pipeline.latency.scenarios import Run
+from pipeline.latency.scenarios import QueryTimes
 from pipeline.stats.bootstrap import expanded_percentiles
 
 NS_PER_MS = 1e6
@@ -284,7 +284,7 @@ def _timing(candidate: Candidate, queries: Queries, protocol: Protocol) -> Timin
     num_queries = len(queries.latency_ms)
     told = ~np.isnan(queries.device_ms)
     unstable = _why_unstable(queries, protocol)
-    run, load = Run(queries.latency_ms, queries.started_ms, queries.block), protocol.load
+    run, load = QueryTimes(queries.latency_ms, queries.started_ms, queries.block), protocol.load
     notes = [unstable, load.note(run)]
     if num_queries < 100:
         notes.append(f"p99 is the slowest of only {num_queries} queries")

@@ -51,7 +51,7 @@ from pipeline.latency.benchmark import (
 )  # fmt: skip
 from pipeline.latency.intervals import LEAST_GROUPS, Chance, Statistic, Wanted, interval_of, loads_needed
 from pipeline.latency.protocol import Pairing
-from pipeline.latency.scenarios import Run
+from pipeline.latency.scenarios import QueryTimes
 from pipeline.stats.intervals import Interval, Limit, Outcome, outcome, planned_looks
 
 LEAST_POISSON = 30
@@ -64,7 +64,7 @@ WANTED_LOADS = 12
 PADDING = (16, 1 << 20)
 """So many pieces of memory, of up to so many bytes each, are taken before a load, and every other one given back."""
 
-Loading: TypeAlias = Callable[[], AbstractContextManager[Candidate]]
+LoadEngine: TypeAlias = Callable[[], AbstractContextManager[Candidate]]
 """Loads an engine, and unloads it on leaving; the candidate's own arrays should be made anew too."""
 
 
@@ -129,8 +129,8 @@ class Asked:
 
 
 def ask(
-    candidate: Loading,
-    baseline: Loading | None,
+    candidate: LoadEngine,
+    baseline: LoadEngine | None,
     questions: Sequence[Question],
     pairing: Pairing,
     *,
@@ -176,7 +176,7 @@ class _Bench:
     """All loads so far: a context manager that keeps an engine loaded no longer than it must."""
 
     def __init__(
-        self, sides: Sequence[Loading], questions: Sequence[Question], pairing: Pairing, clock: Callable[[], int]
+        self, sides: Sequence[LoadEngine], questions: Sequence[Question], pairing: Pairing, clock: Callable[[], int]
     ) -> None:
         self._sides, self._questions, self._pairing, self._clock = sides, questions, pairing, clock
         self._random = np.random.default_rng(pairing.seed)
@@ -248,7 +248,7 @@ class _Bench:
     def asked(self, answers: Sequence[Answer], seconds: float, tail: float) -> Asked:
         """What it came to."""
         queries = [joined(parts) for parts in self._queries]
-        runs = [Run(side.latency_ms, side.started_ms, side.block) for side in queries]
+        runs = [QueryTimes(side.latency_ms, side.started_ms, side.block) for side in queries]
         notes = [self._pairing.load.note(run) for run in runs]
         return Asked(
             answers=tuple(answers),

@@ -131,7 +131,7 @@ class Load:
 
         return wait
 
-    def throughput_per_s(self, batch_size: int, run: Run) -> float:
+    def throughput_per_s(self, batch_size: int, run: QueryTimes) -> float:
         """Samples per second."""
         if self.scenario == "single_stream":
             return batch_size / float(run.latency_ms.mean()) * 1e3
@@ -139,11 +139,11 @@ class Load:
             return batch_size * len(run.latency_ms) / run.block_ms() * 1e3
         return batch_size * self.queries_per_s / max(self.utilization(run), 1.0)
 
-    def utilization(self, run: Run) -> float:
+    def utilization(self, run: QueryTimes) -> float:
         """The share of the time in which a query is being run; above 1 if that many cannot be served."""
         return self.queries_per_s * float(run.service_ms().mean()) / 1e3
 
-    def note(self, run: Run) -> str:
+    def note(self, run: QueryTimes) -> str:
         """Why the latencies say more of the line than of the engine; else empty."""
         if self.scenario != "server" or (busy := self.utilization(run)) < BUSY:
             return ""
@@ -156,7 +156,7 @@ class Load:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class QueryTimes:
     """The recorded queries of one candidate, (num_queries,) each: latency, when each was due, and its block."""
 
     latency_ms: Floats

@@ -18,7 +18,7 @@ from calibration.arrays import Floats
 from pipeline.latency.benchmark import Timing, latency_from_ms
 from pipeline.latency.energy import NS_PER_S
 from pipeline.machine.monitor import Readings
-from pipeline.machine.sensors import Kind
+from pipeline.machine.sensors import SensorKind
 
 How = Literal["highest", "mean", "rise"]
 HOW: dict[How, Callable[[Floats], float]] = {
@@ -26,7 +26,7 @@ HOW: dict[How, Callable[[Floats], float]] = {
     "mean": lambda values: values.mean(),
     "rise": lambda values: values[-1] - values[0],
 }
-READ: dict[str, tuple[Kind, How]] = {
+READ: dict[str, tuple[SensorKind, How]] = {
     "temperatures_c": ("temperature_c", "highest"),
     "clocks_mhz": ("clock_mhz", "mean"),
     "rails_mw": ("power_mw", "mean"),

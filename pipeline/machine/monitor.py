@@ -18,13 +18,13 @@ import numpy as np
 
 from calibration.arrays import Floats, Ints
 from pipeline.machine.jetson import power_mode
-from pipeline.machine.sensors import Gauge, Kind, gauges, total_rails, why_no_power
+from pipeline.machine.sensors import Gauge, SensorKind, gauges, total_rails, why_no_power
 
 NS_PER_MS = 1e6
 
 
 @dataclass(frozen=True)
-class Span:
+class ReadingSummary:
     """The bounds and the mean of what was read."""
 
     name: str
@@ -34,16 +34,16 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Watched:
+class MonitorSummary:
     """What was seen of the machine during one benchmark."""
 
     period_ms: int
     num_readings: int
     power_mode: str
     """A Jetson's, when the benchmark began; empty elsewhere."""
-    clocks_mhz: tuple[Span, ...]
-    temperatures_c: tuple[Span, ...]
-    rails_mw: tuple[Span, ...]
+    clocks_mhz: tuple[ReadingSummary, ...]
+    temperatures_c: tuple[ReadingSummary, ...]
+    rails_mw: tuple[ReadingSummary, ...]
     total_rails: tuple[str, ...]
     """Those whose sum is the total power."""
     num_throttles: int | None
@@ -59,14 +59,16 @@ class Readings:
     times_ns: Ints
     values: Floats
 
-    def of(self, kind: Kind) -> dict[str, Floats]:
+    def of(self, kind: SensorKind) -> dict[str, Floats]:
         """The readings of each gauge of a kind, (n,) each."""
         return {g.name: self.values[:, i] for i, g in enumerate(self.gauges) if g.kind == kind}
 
-    def spans(self, kind: Kind) -> tuple[Span, ...]:
+    def spans(self, kind: SensorKind) -> tuple[ReadingSummary, ...]:
         """The bounds of each gauge of a kind; without those that never gave a number."""
         found = {name: values[~np.isnan(values)] for name, values in self.of(kind).items()}
-        return tuple(Span(n, float(v.min()), float(v.mean()), float(v.max())) for n, v in found.items() if len(v))
+        return tuple(
+            ReadingSummary(n, float(v.min()), float(v.mean()), float(v.max())) for n, v in found.items() if len(v)
+        )
 
     def write(self, path: Path, began_ns: int) -> None:
         """Keep them as ``.npz``: ``time_ms`` (n,) since the first block, ``values`` (n, k), ``kinds`` and ``names``."""
@@ -115,7 +117,7 @@ class Monitor:
         values = np.array(self._rows, dtype=np.float64).reshape(len(self._times_ns), len(self._gauges))
         return Readings(self._gauges, np.array(self._times_ns, dtype=np.int64), values)
 
-    def watched(self) -> Watched:
+    def watched(self) -> MonitorSummary:
         """The summary, once the context has been left."""
         readings = self.readings()
         throttled = [_difference(values) for values in readings.of("num_throttles").values()]
@@ -125,7 +127,7 @@ class Monitor:
             notes.append(f"The power mode changed from {self._modes[0]} to {self._modes[-1]} while engines were timed.")
         if num := sum(throttled):
             notes.append(f"The hardware throttled {num} times while engines were timed: latencies came out too long.")
-        return Watched(
+        return MonitorSummary(
             period_ms=self._period_ms,
             num_readings=len(self._times_ns),
             power_mode=self._modes[0] if self._modes else "",

@@ -17,7 +17,7 @@ from typing import Literal
 from pipeline.machine.jetson import GPU_CLOCK
 from pipeline.machine.system_files import folders, memory_kib, number_of, text_of
 
-Kind = Literal["power_mw", "energy_uj", "clock_mhz", "temperature_c", "available_mib", "num_throttles"]
+SensorKind = Literal["power_mw", "energy_uj", "clock_mhz", "temperature_c", "available_mib", "num_throttles"]
 """``energy_uj`` and ``num_throttles`` count up; the others are the moment's."""
 
 WHOLE_MODULE = ("VDD_IN", "POM_5V_IN", "VIN")
@@ -32,7 +32,7 @@ NOT_CONNECTED = re.compile(r"NC|sum of shunt voltages")
 class Gauge:
     """One thing to read, again and again."""
 
-    kind: Kind
+    kind: SensorKind
     name: str
     read: Callable[[], float]
     """The value in the kind's unit; NaN when the file is gone or holds no number."""

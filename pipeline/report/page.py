@@ -10,7 +10,7 @@ from pipeline.latency.device_times import MOST_LAYERS
 from pipeline.page import numbers
 from pipeline.page.svg import Picture
 from pipeline.page.template import check_drawable, machine_rows, style, template_named
-from pipeline.record import MetricInfo, Recommendation, Record, Variant
+from pipeline.record import MetricInfo, Recommendation, Record, VariantRecord
 from pipeline.report.convergence_picture import settling_pictures
 from pipeline.report.histogram_pictures import histogram_pictures
 from pipeline.report.pictures import pictures
@@ -99,13 +99,13 @@ def _key_figures(record: Record) -> list[tuple[str, str, str]]:
     return figures
 
 
-def _against_fp32(chosen: Variant, metric: MetricInfo) -> str:
+def _against_fp32(chosen: VariantRecord, metric: MetricInfo) -> str:
     if chosen.precision == "fp32" or chosen.metric_drop is None:
         return f"drop {numbers.drop_text(metric, chosen.metric_drop)}"
     return numbers.change_text(metric, chosen.metric_drop)
 
 
-def _smaller(chosen: Variant, record: Record) -> str:
+def _smaller(chosen: VariantRecord, record: Record) -> str:
     full = next((v for v in record.variants if v.precision == "fp32" and v.backend == chosen.backend), None)
     if full is None or full is chosen:
         return "as built"

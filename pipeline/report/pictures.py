@@ -28,7 +28,7 @@ from pipeline.page.svg import (
     shortened,
     svg_from_figure,
 )
-from pipeline.record import MetricInfo, Record, TensorQuality, Variant
+from pipeline.record import MetricInfo, Record, TensorQuality, VariantRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def _accuracy(record: Record, metric: MetricInfo) -> Picture:
     ratios = [1, 0.85] if untimed else [1]
     axes = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
     main = axes[0]
-    points: list[tuple[Axes, float, Variant]] = [(main, _p50_ms(variant), variant) for variant in timed]
+    points: list[tuple[Axes, float, VariantRecord]] = [(main, _p50_ms(variant), variant) for variant in timed]
     latency_axis(main, [x for _, x, _ in points], "p50 latency, ms")
     main.margins(x=0.25, y=0.3)
     main.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
@@ -105,7 +105,7 @@ def _accuracy(record: Record, metric: MetricInfo) -> Picture:
     return Picture("accuracy", title, caption, alt, svg_from_figure(figure, "accuracy"))
 
 
-def any_simulated(variants: Sequence[Variant]) -> bool:
+def any_simulated(variants: Sequence[VariantRecord]) -> bool:
     """Whether one of them has a simulated accuracy."""
     return any(variant.is_simulated() for variant in variants)
 
@@ -133,7 +133,7 @@ def _bound_line(record: Record, metric: MetricInfo, axes: Sequence[Axes]) -> Non
     )
 
 
-def _latency(timed: Sequence[Variant], latencies: Mapping[str, Floats]) -> Picture:
+def _latency(timed: Sequence[VariantRecord], latencies: Mapping[str, Floats]) -> Picture:
     """One row per variant: the distribution of all its queries, with p50 and p99 marked."""
     figure = empty_figure(44 + 50 * len(timed))
     ax = figure.subplots()
@@ -166,7 +166,7 @@ def _latency(timed: Sequence[Variant], latencies: Mapping[str, Floats]) -> Pictu
     return Picture("latency", "Latency distributions", caption, alt, svg_from_figure(figure, "latency"))
 
 
-def _sizes(variants: Sequence[Variant]) -> Picture:
+def _sizes(variants: Sequence[VariantRecord]) -> Picture:
     """One bar per variant."""
     figure = empty_figure(20 + 34 * len(variants))
     ax = figure.subplots()
@@ -196,12 +196,12 @@ def _sqnr(tensors: Sequence[TensorQuality]) -> Picture:
     return Picture("sqnr", "INT8 quantization error per tensor", caption, alt, svg_from_figure(figure, "sqnr"))
 
 
-def _p50_ms(variant: Variant) -> float:
+def _p50_ms(variant: VariantRecord) -> float:
     assert variant.latency_ms is not None  # callers ask for timed variants only
     return variant.latency_ms.p50
 
 
-def _p50_text(variant: Variant) -> str:
+def _p50_text(variant: VariantRecord) -> str:
     return "no latency" if variant.latency_ms is None else ms_text(variant.latency_ms.p50)
 
 
@@ -214,7 +214,7 @@ def _bare_rows(ax: Axes, count: int, largest: float) -> None:
     ax.spines[["left", "bottom"]].set_visible(False)
 
 
-def _label_points(figure: Figure, points: Sequence[tuple[Axes, float, Variant]]) -> None:
+def _label_points(figure: Figure, points: Sequence[tuple[Axes, float, VariantRecord]]) -> None:
     """Write each variant's name in its colour at the first place beside its point where it hides nothing.
 
     Places inside the point's own axes come first.

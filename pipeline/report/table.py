@@ -17,7 +17,7 @@ from pipeline.page.numbers import (
     three_digits,
     times_text,
 )
-from pipeline.record import SCHEMA_VERSION, SIMULATION, BatchTiming, MetricInfo, Record, Variant
+from pipeline.record import SCHEMA_VERSION, SIMULATION, BatchTiming, MetricInfo, Record, VariantRecord
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ def _variant_table(record: Record) -> Table:
     return table
 
 
-def _cells(variant: Variant, metric: MetricInfo | None) -> list[str]:
+def _cells(variant: VariantRecord, metric: MetricInfo | None) -> list[str]:
     """Metric, drop, p50, p99, speed-up and agreement, their units left to the heads of the columns."""
     latency = variant.latency_ms
     mark = MARK if variant.is_simulated() and variant.metric is not None else ""
@@ -83,7 +83,7 @@ def _cells(variant: Variant, metric: MetricInfo | None) -> list[str]:
     ]
 
 
-def _batch_table(rows: list[tuple[Variant, BatchTiming]]) -> Table:
+def _batch_table(rows: list[tuple[VariantRecord, BatchTiming]]) -> Table:
     table = _table("further batch sizes")
     table.add_column("variant", no_wrap=True)
     for head in ("batch", "p50\nms", "p99\nms", "samples\nper s", "speed-\nup"):

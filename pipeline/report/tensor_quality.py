@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calibration.histogram.histogram import NUM_BINS, Histogram
-from calibration.ranges.ranges import METHODS, Ranges, TensorRange, histograms_from_folder, ranges_from_folder
+from calibration.ranges.ranges import METHODS, RangesRecord, TensorRange, histograms_from_folder, ranges_from_folder
 from pipeline.record import MethodQuality, MethodSummary, TensorHistogram, TensorQuality
 
 MAX_HISTOGRAMS = 6
@@ -17,13 +17,13 @@ NEAR_DB = 0.5
 """SQNRs that are no further apart differ by less than a tenth of a bit."""
 
 
-def tensors_from_ranges(ranges: Ranges) -> tuple[TensorQuality, ...]:
+def tensors_from_ranges(ranges: RangesRecord) -> tuple[TensorQuality, ...]:
     """The quality of every tensor's range, worst first, then those without an SQNR; of measured ranges."""
     found = [_quality(name, tensor, ranges.method) for name, tensor in ranges.tensors.items()]
     return tuple(sorted(found, key=lambda tensor: (tensor.sqnr_db is None, tensor.sqnr_db or 0.0)))
 
 
-def methods_from_ranges(ranges: Ranges) -> tuple[MethodSummary, ...]:
+def methods_from_ranges(ranges: RangesRecord) -> tuple[MethodSummary, ...]:
     """Which method was best where, over all tensors that have an SQNR; of measured ranges."""
     tensors = [tensor.sqnr_db for tensor in ranges.tensors.values()]
     rated = [known for ratios in tensors if (known := _known(ratios))]

@@ -28,20 +28,19 @@ from pipeline.record import (
     SIMULATION,
     BatchTiming,
     ComparedOutput,
-    Data,
+    DataRecord,
     MetricInfo,
     ModelInfo,
     PlanInfo,
     ProtocolInfo,
     Record,
     StageRun,
-    Variant,
+    VariantRecord,
     data_info,
 )
 from pipeline.report.page import write_html
 from pipeline.report.tensor_quality import methods_from_ranges, tensors_from_ranges, worst_histograms
-from pipeline.results import Results
-from pipeline.results import Variant as BuiltVariant
+from pipeline.results import Results, Variant
 from pipeline.stages.benchmark import energies_from, timings_from, watched_from
 from pipeline.stages.report import Report
 from pipeline.stages.validate import Judge
@@ -103,7 +102,7 @@ def _publish(options: Report, folder: Path, record: Record, made: Results) -> No
         new.replace(folder)
 
 
-def variant_record(made: Results, built: BuiltVariant, timings: Sequence[Timing]) -> Variant:
+def variant_record(made: Results, built: Variant, timings: Sequence[Timing]) -> VariantRecord:
     """All that the run found out about one variant."""
     engine = made.engines[built]
     verdict = made.verdicts[built].read()
@@ -111,7 +110,7 @@ def variant_record(made: Results, built: BuiltVariant, timings: Sequence[Timing]
     written = made.models[built].notes() if built.precision != "fp32" else []
     measured = {} if made.timings is None else made.timings.read()
     runner = measured.get("runners", {}).get(built.name, {"device_memory_mib": None, "notes": []})
-    variant = Variant(
+    variant = VariantRecord(
         name=built.name,
         precision=built.precision,
         backend=built.backend,
@@ -187,11 +186,11 @@ def _model_info(plan: Plan, made: Results) -> ModelInfo:
     return ModelInfo(plan.model.source, getattr(made.source, "signature", ""), inputs, outputs)
 
 
-def _data(made: Results) -> Data:
+def _data(made: Results) -> DataRecord:
     if made.packed is not None:
-        return Data(made.packed.manifest.calibration, made.packed.manifest.evaluation)
+        return DataRecord(made.packed.manifest.calibration, made.packed.manifest.evaluation)
     assert made.calibration is not None
-    return Data(data_info(made.calibration), data_info(made.evaluation))
+    return DataRecord(data_info(made.calibration), data_info(made.evaluation))
 
 
 def _metric_info(plan: Plan, made: Results) -> MetricInfo | None:

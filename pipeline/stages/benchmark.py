@@ -27,7 +27,7 @@ from pipeline.latency.protocol import Protocol
 from pipeline.latency.soak import trace
 from pipeline.machine import child_process
 from pipeline.machine.identity import this_machine
-from pipeline.machine.monitor import Monitor, Watched
+from pipeline.machine.monitor import Monitor, MonitorSummary
 from pipeline.machine.progress import waiting
 from pipeline.machine.sensors import available_mib
 from pipeline.option import check_bounds, option
@@ -141,10 +141,10 @@ def timings_from(timings: Timings) -> list[Timing]:
     return found
 
 
-def watched_from(timings: Timings) -> Watched | None:
+def watched_from(timings: Timings) -> MonitorSummary | None:
     """What was seen of the machine; None if it was not watched."""
     found = timings.read()["monitor"]
-    return None if found is None else cattrs.structure(found, Watched)
+    return None if found is None else cattrs.structure(found, MonitorSummary)
 
 
 def energies_from(timings: Timings) -> dict[tuple[str, int], Energy]:
@@ -166,7 +166,7 @@ def _row(timing: Timing, engine: Engine, out: Path) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class Measured:
+class BenchmarkResult:
     """What the process that measures hands back."""
 
     timings: list[Timing]
@@ -181,7 +181,7 @@ class Measured:
     layers: dict[str, LayersRun]
 
 
-def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> Measured:
+def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> BenchmarkResult:
     """Load all engines in this process and time them by the stage's protocol."""
     began_ns: list[int] = []
     changes: dict[str, float | None] = {}
@@ -210,7 +210,7 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
         timings = measure(candidates, stage.protocol, on_begin=began_ns.append)
         facts = {name: facts_as_json(runner.facts()) for name, runner in runners.items()}
     layers = {name: _layers(stage, engine, samples) for name, engine in engines.items()} if stage.layers else {}
-    return Measured(timings, began_ns[0], changes, [split.medians() for split in splits], facts, layers)
+    return BenchmarkResult(timings, began_ns[0], changes, [split.medians() for split in splits], facts, layers)
 
 
 def _layers(stage: Benchmark, engine: Engine, samples: Samples) -> LayersRun:

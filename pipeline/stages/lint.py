@@ -12,13 +12,14 @@ from typing import Literal
 
 import numpy as np
 
+from calibration.arrays import AnyArray
 from calibration.data.batches import Samples
-from calibration.data.source import Array, spread
+from calibration.data.source import spread
 from calibration.graph.weightless import skeleton_from_file
 from calibration.lint.finding import CODES, Finding
-from calibration.lint.findings import Bounds, finding_from_labels, findings
+from calibration.lint.findings import LintThresholds, finding_from_labels, findings
 from calibration.lint.input_scale import rescalings
-from calibration.lint.label_test import Answer, better_change, changes_for
+from calibration.lint.label_test import PredictClass, better_change, changes_for
 from calibration.lint.survey import Survey, survey
 from engines import backend
 from pipeline.artifact import Findings, OnnxModel, Outputs
@@ -87,7 +88,7 @@ class Lint:
         """
         own = survey(data, self.num_labelled)
         other = survey(evaluation.samples, self.num_labelled) if evaluation else None
-        bounds = Bounds(self.min_samples, self.max_scale_ratio, self.max_imbalance)
+        bounds = LintThresholds(self.min_samples, self.max_scale_ratio, self.max_imbalance)
         found = findings(own, other, rescalings(skeleton_from_file(model.path)), bounds)
         known = {finding.code for finding in found if finding.severity == "error"}
         shown = [f for f in self._by_labels(model, own, other, evaluation) if f.code not in known]
@@ -125,13 +126,13 @@ class Lint:
                 yield finding_from_labels(f"{data.where} (preprocessing: {data.preprocess})", better)
 
     @contextmanager
-    def _answer(self, model: OnnxModel, output: str) -> Iterator[Answer]:
+    def _answer(self, model: OnnxModel, output: str) -> Iterator[PredictClass]:
         """The FP32 model as a function from a sample to its class; -1 where its output is no array of class scores."""
         with backend(self.runner).load(model.path, num_threads=self.num_threads) as runner:
             (spec,) = runner.inputs
             fixed = fixed_batch(runner)
 
-            def answer(sample: Array) -> int:
+            def answer(sample: AnyArray) -> int:
                 found = runner.infer(padded({spec.name: sample[None]}, fixed))
                 scores = _scores(found, output)
                 return -1 if scores is None else int(np.argmax(scores[0]))
@@ -139,7 +140,7 @@ class Lint:
             yield answer
 
 
-def _scores(outputs: dict[str, Array], name: str) -> Array | None:
+def _scores(outputs: dict[str, AnyArray], name: str) -> AnyArray | None:
     """The (N, classes) output of this name, or the only one."""
     name = name or (next(iter(outputs)) if len(outputs) == 1 else "")
     return outputs[name] if name in outputs and outputs[name].ndim == 2 and outputs[name].shape[1] > 1 else None

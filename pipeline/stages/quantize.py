@@ -17,8 +17,7 @@ from calibration.precision.int8_fp16 import typed_int8_from_qdq
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
-from calibration.ranges.ranges import Ranges as RangesRecord
-from calibration.ranges.ranges import ranges_from_folder, spans_from_ranges
+from calibration.ranges.ranges import RangesRecord, ranges_from_folder, spans_from_ranges
 from engines.cpu import cpu_flags
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.machine.packages import distribution_versions

@@ -17,9 +17,8 @@ import onnx
 
 from calibration.analysis.bisection import sqnr_db
 from calibration.analysis.rounding import FP16, FP32, TF32, Format, Placing, Rounded, placing_for, rounded_from_onnx
-from calibration.arrays import Floats
+from calibration.arrays import AnyArray, Floats
 from calibration.data.batches import Samples
-from calibration.data.source import Array
 from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram
@@ -27,7 +26,7 @@ from calibration.histogram.methods import Method
 from calibration.precision.placement import PlacementOptions, Target
 from calibration.precision.scale import Arithmetic
 from calibration.precision.watch import watched_tensors
-from calibration.ranges.ranges import METHODS, Origin, Ranges, ranges_from_histograms, spans_from_ranges
+from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms, spans_from_ranges
 from engines import backend, onnxruntime
 from engines.contract import Precision, Runner
 from pipeline.artifact import OnnxModel, Tolerances
@@ -81,7 +80,7 @@ class Bound:
 
 
 @dataclass
-class Sums:
+class NoiseSums:
     """Of one output over the samples: signal and, by draw, noise and the largest difference."""
 
     num_draws: int
@@ -95,7 +94,7 @@ class Sums:
         """Begin with nothing."""
         self.noise, self.most = np.zeros(self.num_draws), np.zeros(self.num_draws)
 
-    def add(self, draw: int, expected: Array, found: Array) -> None:
+    def add(self, draw: int, expected: AnyArray, found: AnyArray) -> None:
         """What a draw answered on a batch."""
         with np.errstate(all="ignore"):
             far = np.abs(found.astype(np.float64) - expected.astype(np.float64))
@@ -157,7 +156,7 @@ class Tolerate:
             ModelError, EngineError: the model cannot be rounded, or not run.
         """  # fmt: skip
         proto = onnx.load(model.path)
-        halves: list[tuple[Ranges, Ranges]] = []
+        halves: list[tuple[RangesRecord, RangesRecord]] = []
         whole: dict[str, float] = {}
         if rounding.precision == "int8":
             halves, whole = self._ranges(model.path, proto, samples, rounding)
@@ -181,7 +180,7 @@ class Tolerate:
 
     def _ranges(
         self, path: Path, proto: onnx.ModelProto, samples: Samples, rounding: Rounding
-    ) -> tuple[list[tuple[Ranges, Ranges]], dict[str, float]]:
+    ) -> tuple[list[tuple[RangesRecord, RangesRecord]], dict[str, float]]:
         """By the method, or by each of them, the ranges of one half of the samples and of the other.
 
         And, by the one method, each tensor's amax on all of them.
@@ -199,7 +198,7 @@ class Tolerate:
         both = {name: histogram.merged(second[name]) for name, histogram in first.items()}
         origin = Origin("", "", samples.num_samples)
 
-        def read(histograms: Mapping[str, Histogram], method: Method) -> Ranges:
+        def read(histograms: Mapping[str, Histogram], method: Method) -> RangesRecord:
             return ranges_from_histograms(histograms, method, rounding.percentile, origin)
 
         methods = METHODS if rounding.method == "any" else (rounding.method,)
@@ -208,11 +207,11 @@ class Tolerate:
             return halves, {}
         return halves, {name: tensor.amax for name, tensor in read(both, methods[0]).tensors.items()}
 
-    def _sums(self, path: Path, samples: Samples, lots: list[list[Rounded]]) -> list[dict[str, Sums]]:
+    def _sums(self, path: Path, samples: Samples, lots: list[list[Rounded]]) -> list[dict[str, NoiseSums]]:
         """By output, for each lot of rounding models; the draws take turns with the models of a lot."""
         random = np.random.default_rng(self.seed)
         bar = Bar("tolerate", min(self.num_samples or samples.num_samples, samples.num_samples))
-        found: list[dict[str, Sums]] = [{} for _ in lots]
+        found: list[dict[str, NoiseSums]] = [{} for _ in lots]
         with ExitStack() as stack:
             stack.callback(bar.close)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
@@ -245,29 +244,32 @@ class _Run:
     def __init__(self, runner: Runner) -> None:
         self._runner, self.fixed = runner, fixed_batch(runner)
 
-    def __call__(self, feed: Mapping[str, Array]) -> Mapping[str, Array]:
+    def __call__(self, feed: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
         num = next(len(array) for array in feed.values() if array.ndim)
         found = self._runner.infer(padded(feed, self.fixed))
         return {name: unpadded(array, num, self.fixed) for name, array in found.items()}
 
 
 def _add(
-    sums: dict[str, Sums], expected: Mapping[str, Array], other: Mapping[str, Array], found: list[Mapping[str, Array]]
+    sums: dict[str, NoiseSums],
+    expected: Mapping[str, AnyArray],
+    other: Mapping[str, AnyArray],
+    found: list[Mapping[str, AnyArray]],
 ) -> None:
     """One batch: FP32's outputs, those of another FP32 run, and those of each draw."""
     for name, want in expected.items():
         if want.dtype.kind != "f":
             continue
-        one = sums.setdefault(name, Sums(len(found)))
+        one = sums.setdefault(name, NoiseSums(len(found)))
         one.signal += float(np.square(want.astype(np.float64)).sum())
         one.floor += float(np.square(other[name].astype(np.float64) - want.astype(np.float64)).sum())
         for draw, got in enumerate(found):
             one.add(draw, want, got[name])
 
 
-def _batches(feeds: Iterator[dict[str, Array]], size: int) -> Iterator[dict[str, Array]]:
+def _batches(feeds: Iterator[dict[str, AnyArray]], size: int) -> Iterator[dict[str, AnyArray]]:
     """Single samples of one shape, put together."""
-    waiting: list[dict[str, Array]] = []
+    waiting: list[dict[str, AnyArray]] = []
     for feed in feeds:
         if waiting and any(feed[name].shape != array.shape for name, array in waiting[0].items()):
             yield _joined(waiting)
@@ -280,7 +282,7 @@ def _batches(feeds: Iterator[dict[str, Array]], size: int) -> Iterator[dict[str,
         yield _joined(waiting)
 
 
-def _joined(feeds: list[dict[str, Array]]) -> dict[str, Array]:
+def _joined(feeds: list[dict[str, AnyArray]]) -> dict[str, AnyArray]:
     return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
 
 

@@ -16,7 +16,7 @@ from calibration.data.source import DataSource
 from engines import backend
 from pipeline.artifact import OnnxModel
 from pipeline.record import (
-    Variant,
+    VariantRecord,
 )
 from tests.made import timed, variant_named
 from tests.pipeline.plan_folder import PLAN, network
@@ -24,12 +24,12 @@ from tests.pipeline.quadrants import QUADRANTS
 
 
 @pytest.fixture
-def make_variant() -> Callable[[str, float | None, int], Variant]:
+def make_variant() -> Callable[[str, float | None, int], VariantRecord]:
     return variant_named
 
 
 @pytest.fixture
-def make_timed() -> Callable[[Variant, float, float | None], Variant]:
+def make_timed() -> Callable[[VariantRecord, float, float | None], VariantRecord]:
     return timed
 
 

@@ -13,8 +13,9 @@ import pytest
 from onnx import numpy_helper
 
 from calibration.analysis.bisection import Bisection, Power, Suspect, counterparts, sqnr_db
+from calibration.arrays import AnyArray
 from calibration.graph.watched_outputs import watch_tensors
-from calibration.histogram.collect import Array, Run
+from calibration.histogram.collect import RunModel
 from calibration.precision.fp16 import fp16_from_onnx
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
@@ -46,12 +47,12 @@ def network() -> onnx.ModelProto:
     return model
 
 
-def feeds(num: int = 6) -> list[dict[str, Array]]:
+def feeds(num: int = 6) -> list[dict[str, AnyArray]]:
     random = np.random.default_rng(1)
     return [{"x": random.standard_normal((1, 16, 6, 6)).astype(np.float32)} for _ in range(num)]
 
 
-def runner(model: onnx.ModelProto, names: list[str]) -> Run:
+def runner(model: onnx.ModelProto, names: list[str]) -> RunModel:
     """ONNX Runtime with every node as it is written: onnx's own evaluator lacks Q and DQ of this opset."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from calibration.arrays import AnyArray
 from calibration.data.batches import DataSource, InputSpec, Samples, open_samples
 from calibration.data.preprocess import Preprocess
-from calibration.data.source import Array, spread
+from calibration.data.source import spread
 from calibration.errors import DataError
 
 IMAGE = (InputSpec("image", "float32", (-1, 2, 2, 1)),)
@@ -25,7 +26,7 @@ VECTOR = (InputSpec("x", "float32", (-1, 2)),)
 PAIR = (InputSpec("ids", "int64", (-1, 2)), InputSpec("mask", "float32", (-1, 2)))
 
 
-def vectors(num: int) -> Array:
+def vectors(num: int) -> AnyArray:
     """(num, 2) float32: row i is [i, -i]."""
     return np.stack([np.arange(num), -np.arange(num)], axis=1).astype(np.float32)
 
@@ -41,7 +42,7 @@ def opened(path: str | Path, specs: tuple[InputSpec, ...] = VECTOR, **options: A
     return open_samples(DataSource(str(path), **options), specs, Preprocess(), Path(path).parent)
 
 
-def together(samples: Samples, name: str, batch_size: int = 3) -> Array:
+def together(samples: Samples, name: str, batch_size: int = 3) -> AnyArray:
     """All values of one input."""
     return np.concatenate([batch[name] for batch in samples.batches(batch_size)])
 
@@ -257,7 +258,7 @@ def test_preprocessing_only_one_of_two_inputs(tmp_path: Path) -> None:
         (np.array([["a", "b"]]), r"input 'x': is <U1 \(1, 2\), numbers with a batch axis are expected"),
     ],
 )
-def test_dtype_and_shape_are_checked_when_the_data_is_opened(tmp_path: Path, stored: Array, message: str) -> None:
+def test_dtype_and_shape_are_checked_when_the_data_is_opened(tmp_path: Path, stored: AnyArray, message: str) -> None:
     with pytest.raises(DataError, match=rf"d\.npz: {message}"):
         opened(npz(tmp_path / "d.npz", x=stored))
 
@@ -343,7 +344,7 @@ def test_no_labels(tmp_path: Path) -> None:
         (np.array([0, 1, 2**63], np.uint64), "has the label 9223372036854775808, beyond the 64-bit integers"),
     ],
 )
-def test_labels_that_are_no_numbers(tmp_path: Path, labels: Array, message: str) -> None:
+def test_labels_that_are_no_numbers(tmp_path: Path, labels: AnyArray, message: str) -> None:
     samples = opened(npz(tmp_path / "d.npz", x=vectors(3), y=labels), labels="y")
     with pytest.raises(DataError, match=message):
         samples.labels()

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from calibration.arrays import AnyArray
 from calibration.data.preprocess import Preprocess, decode_image
-from calibration.data.source import Array
 from calibration.errors import DataError
 
 RGB = np.array([[[[10, 20, 30], [40, 50, 60]]]], np.uint8)  # (1, 1, 2, 3): two pixels
@@ -78,7 +78,7 @@ def test_mean_goes_by_the_channels_after_they_were_swapped() -> None:
         ("gray", RGB[:, :, :1, :1], [[10]]),
     ],
 )
-def test_channels(channels: Any, stored: Array, expected: list[list[int]]) -> None:
+def test_channels(channels: Any, stored: AnyArray, expected: list[list[int]]) -> None:
     result = Preprocess(channels=channels)(stored)
     assert result.dtype == np.uint8
     assert result[0, 0].tolist() == expected
@@ -218,12 +218,12 @@ def test_options_that_nothing_can_satisfy_are_refused_at_once(options: dict[str,
         ({}, np.float32(1.0), "numbers with a batch axis are expected"),
     ],
 )
-def test_samples_that_do_not_fit_are_named_with_both_numbers(options: Any, stored: Array, message: str) -> None:
+def test_samples_that_do_not_fit_are_named_with_both_numbers(options: Any, stored: AnyArray, message: str) -> None:
     with pytest.raises(DataError, match=rf"^calib\.npz: .*{message}"):
         Preprocess(**options)(np.asarray(stored), where="calib.npz")
 
 
-def png(folder: Path, pixels: Array, mode: str | None = None, **options: Any) -> Path:
+def png(folder: Path, pixels: AnyArray, mode: str | None = None, **options: Any) -> Path:
     """A PNG file of these pixels, converted to a mode of Pillow."""
     image = Image.fromarray(pixels)
     (image.convert(mode) if mode else image).save(folder / "image.png", **options)

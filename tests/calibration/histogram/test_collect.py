@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibration.arrays import AnyArray
 from calibration.errors import DataError, ModelError
 from calibration.graph.watched_outputs import watch_tensors, watchable
-from calibration.histogram.collect import Array, collect
+from calibration.histogram.collect import collect
 from calibration.histogram.histogram import histogram_from_values
 
 BRANCHES = onnx.parser.parse_model(
@@ -33,16 +34,16 @@ BRANCHES = onnx.parser.parse_model(
 )
 
 
-def relu(batch: Mapping[str, Array]) -> dict[str, Array]:
+def relu(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
     return {"y": np.maximum(batch["x"], np.float32(0))}
 
 
-def batches_of(samples: npt.NDArray[np.float32], size: int) -> Iterator[dict[str, Array]]:
+def batches_of(samples: npt.NDArray[np.float32], size: int) -> Iterator[dict[str, AnyArray]]:
     for begin in range(0, len(samples), size):
         yield {"x": samples[begin : begin + size]}
 
 
-def values_of(model: onnx.ModelProto, feed: Mapping[str, Array]) -> list[npt.NDArray[np.float64]]:
+def values_of(model: onnx.ModelProto, feed: Mapping[str, AnyArray]) -> list[npt.NDArray[np.float64]]:
     """The outputs by onnx's own evaluator."""
     return [np.asarray(value) for value in onnx.reference.ReferenceEvaluator(model).run(None, dict(feed))]
 
@@ -83,9 +84,9 @@ class TestCollect:
         assert told == [2, 4, 5]
 
     def test_one_batch_lives_at_a_time(self) -> None:
-        alive: list[weakref.ref[Array]] = []
+        alive: list[weakref.ref[AnyArray]] = []
 
-        def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+        def run(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
             gc.collect()
             assert not any(ref() is not None for ref in alive)
             values = np.maximum(batch["x"], np.float32(0))
@@ -96,27 +97,27 @@ class TestCollect:
         assert len(alive) == 20
 
     def test_a_batch_is_gone_before_the_next_is_made(self) -> None:
-        alive: list[weakref.ref[Array]] = []
+        alive: list[weakref.ref[AnyArray]] = []
 
-        def batches() -> Iterator[dict[str, Array]]:
+        def batches() -> Iterator[dict[str, AnyArray]]:
             for _ in range(20):
                 assert not any(ref() is not None for ref in alive)
                 values = np.ones((1, 3), np.float32)
                 alive.append(weakref.ref(values))
-                handed: list[dict[str, Array]] = [{"x": values}]
+                handed: list[dict[str, AnyArray]] = [{"x": values}]
                 del values
                 yield handed.pop()  # Keeps no reference of its own.
 
         assert collect(relu, batches())["x"].num_values == 60
 
     @pytest.mark.parametrize("batches", [[], [{"x": np.zeros((0, 3), np.float32)}]], ids=["no batch", "empty batch"])
-    def test_without_samples_there_are_no_ranges(self, batches: list[dict[str, Array]]) -> None:
+    def test_without_samples_there_are_no_ranges(self, batches: list[dict[str, AnyArray]]) -> None:
         with pytest.raises(DataError, match=r"no calibration samples, .*never made up; give representative data"):
             collect(relu, batches)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_a_bad_value_names_tensor_and_samples(self, bad: float) -> None:
-        def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+        def run(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
             return {"log": np.where(batch["x"] == 3, np.float32(bad), batch["x"])}
 
         samples = np.arange(6, dtype=np.float32).reshape(6, 1)
@@ -124,7 +125,7 @@ class TestCollect:
             collect(run, batches_of(samples, 2))
 
     def test_a_tensor_without_values_has_a_histogram_of_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
-        def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+        def run(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
             x = np.asarray(batch["x"], np.float32)
             big = x[x > 2]
             return {"big": big, "huge": big[:0]}
@@ -238,7 +239,7 @@ class TestWatchTensors:
         watched = watch_tensors(BRANCHES, watchable(BRANCHES))
         names = [value.name for value in watched.graph.output]
 
-        def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+        def run(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
             return dict(zip(names, values_of(watched, batch)))
 
         found = collect(run, [{"x": np.array([[1, -1, 2]], np.float32), "ids": np.array([0])}])

@@ -14,17 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibration.arrays import AnyArray
 from calibration.errors import DataError
-from calibration.histogram.collect import Array, collect
+from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram
 
 
-def square(batch: Mapping[str, Array]) -> dict[str, Array]:
+def square(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
     x = np.asarray(batch["x"], np.float32)
     return {"y": x * np.abs(x)}
 
 
-def batches_of(samples: npt.NDArray[np.float32], size: int) -> Iterator[dict[str, Array]]:
+def batches_of(samples: npt.NDArray[np.float32], size: int) -> Iterator[dict[str, AnyArray]]:
     for begin in range(0, len(samples), size):
         yield {"x": samples[begin : begin + size]}
 
@@ -47,7 +48,7 @@ def test_neither_workers_nor_batches_nor_order_show(num: int, size: int, workers
 def test_workers_run_at_the_same_time() -> None:
     meeting = threading.Barrier(3)
 
-    def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+    def run(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         meeting.wait(timeout=10)  # Breaks unless three are here at once.
         return square(batch)
 
@@ -58,7 +59,7 @@ def test_workers_run_at_the_same_time() -> None:
 def test_the_first_bad_sample_is_named_and_no_further_one_is_run(workers: int) -> None:
     ran = []
 
-    def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+    def run(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         ran.append(1)
         return square(batch)
 
@@ -73,7 +74,7 @@ def test_the_first_bad_sample_is_named_and_no_further_one_is_run(workers: int) -
 def test_ctrl_c_ends_it_at_once(workers: int) -> None:
     ran = []
 
-    def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+    def run(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         ran.append(1)
         if len(ran) == 5:
             os.kill(os.getpid(), signal.SIGINT)
@@ -87,7 +88,7 @@ def test_ctrl_c_ends_it_at_once(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_error_of_the_data_comes_through(workers: int) -> None:
-    def batches() -> Iterator[dict[str, Array]]:
+    def batches() -> Iterator[dict[str, AnyArray]]:
         yield {"x": np.ones((1, 2), np.float32)}
         raise DataError("sample 1: is missing")
 
@@ -111,7 +112,7 @@ class TestParts:
     def test_each_part_has_the_first_samples_and_no_other(self, num_workers: int) -> None:
         parts: list[tuple[int, float, int]] = []
 
-        def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+        def run(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
             time.sleep(0.002 * float(np.asarray(batch["x"], np.float32)[0, 0] % 3))
             return {"y": batch["x"]}
 
@@ -141,7 +142,7 @@ class TestParts:
 
     @pytest.mark.parametrize("fails", ["run", "on_part", "batches"])
     def test_a_failure_ends_the_waiting(self, fails: str) -> None:
-        def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+        def run(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
             if fails == "run" and np.asarray(batch["x"], np.float32)[0, 0] == 2:
                 raise RuntimeError("run")
             time.sleep(0.002)
@@ -151,7 +152,7 @@ class TestParts:
             if fails == "on_part" and num_samples == 4:
                 raise RuntimeError("on_part")
 
-        def feeds() -> Iterator[dict[str, Array]]:
+        def feeds() -> Iterator[dict[str, AnyArray]]:
             for index in range(20):
                 if fails == "batches" and index == 3:
                     raise RuntimeError("batches")

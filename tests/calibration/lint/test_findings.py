@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from calibration.arrays import AnyArray
 from calibration.data.batches import DataSource, InputSpec, open_samples
 from calibration.data.preprocess import Preprocess
-from calibration.data.source import Array
 from calibration.errors import DataError
 from calibration.lint.finding import Finding
-from calibration.lint.findings import Bounds, finding_from_labels, findings, raise_errors
+from calibration.lint.findings import LintThresholds, finding_from_labels, findings, raise_errors
 from calibration.lint.input_scale import Rescaling
 from calibration.lint.label_test import Better, Change
 from calibration.lint.survey import Survey, survey
@@ -38,7 +38,7 @@ def photographs(num: int, seed: int = 0, shape: tuple[int, int] = (24, 24)) -> F
     return np.clip(found, 0, 255)
 
 
-def surveyed(path: Path, x: Array, labels: Sequence[int] | None = None) -> Survey:
+def surveyed(path: Path, x: AnyArray, labels: Sequence[int] | None = None) -> Survey:
     arrays = {"x": x} | ({} if labels is None else {"y": np.asarray(labels)})
     np.savez(path, **arrays)
     spec = InputSpec("x", x.dtype.name, (-1, *x.shape[1:]))
@@ -47,7 +47,10 @@ def surveyed(path: Path, x: Array, labels: Sequence[int] | None = None) -> Surve
 
 def found_in(data: Survey, evaluation: Survey | None = None, model: Rescaling | None = None) -> list[tuple[str, str]]:
     """Severity and code of all findings."""
-    return [(f.severity, f.code) for f in findings(data, evaluation, {} if model is None else {"x": model}, Bounds())]
+    return [
+        (f.severity, f.code)
+        for f in findings(data, evaluation, {} if model is None else {"x": model}, LintThresholds())
+    ]
 
 
 def rescaling(mean: float, std: float) -> Rescaling:
@@ -70,7 +73,7 @@ def test_a_model_that_rescales_its_input_gives_the_scale_away(
     tmp_path: Path, model: Rescaling, scale: float, shift: float, expected: str
 ) -> None:
     data = surveyed(tmp_path / "d.npz", (photographs(20) * scale + shift).astype(np.float32))
-    found = [f for f in findings(data, None, {"x": model}, Bounds()) if f.code == "range"]
+    found = [f for f in findings(data, None, {"x": model}, LintThresholds()) if f.code == "range"]
     assert len(found) == bool(expected)
     if expected:
         assert found[0].severity == "error"
@@ -142,7 +145,7 @@ def test_a_reshape_in_a_transposes_place_leaves_rough_pictures(tmp_path: Path, c
     ids=["gray in three channels", "noise", "bands along rows", "bands along columns", "one channel"],
 )
 @pytest.mark.parametrize("channels_first", [False, True])
-def test_pictures_in_their_layout_are_never_rough(tmp_path: Path, pictures: Array, channels_first: bool) -> None:
+def test_pictures_in_their_layout_are_never_rough(tmp_path: Path, pictures: AnyArray, channels_first: bool) -> None:
     x = np.moveaxis(pictures, 3, 1) if channels_first else pictures
     assert found_in(surveyed(tmp_path / "d.npz", np.ascontiguousarray(x, dtype=np.float32))) == []
 
@@ -150,7 +153,7 @@ def test_pictures_in_their_layout_are_never_rough(tmp_path: Path, pictures: Arra
 def test_constant_samples_are_named_and_nothing_else_stops(tmp_path: Path) -> None:
     x = photographs(20)
     x[3], x[7] = 128, 0
-    (found,) = findings(surveyed(tmp_path / "d.npz", x), None, {}, Bounds())
+    (found,) = findings(surveyed(tmp_path / "d.npz", x), None, {}, LintThresholds())
     assert (found.severity, found.code) == ("warning", "constant")
     assert "d.npz: 2 of 20 samples (3, 7) have one value in all elements; drop them" in found.sentence
     x[...] = np.arange(20, dtype=np.float32).reshape(-1, 1, 1, 1)
@@ -160,7 +163,7 @@ def test_constant_samples_are_named_and_nothing_else_stops(tmp_path: Path) -> No
 def test_copies_are_counted(tmp_path: Path) -> None:
     x = photographs(40)
     x[30:33] = x[0]
-    (found,) = findings(surveyed(tmp_path / "d.npz", x), None, {}, Bounds())
+    (found,) = findings(surveyed(tmp_path / "d.npz", x), None, {}, LintThresholds())
     assert found.code == "duplicates"
     assert "3 of 40 samples are exact copies of others, 37 are distinct" in found.sentence
 
@@ -174,7 +177,7 @@ def test_few_samples_are_told_and_copies_do_not_help(tmp_path: Path) -> None:
 def test_samples_that_are_evaluation_samples_too(tmp_path: Path) -> None:
     x = photographs(20)
     evaluation = surveyed(tmp_path / "e.npz", np.concatenate([photographs(40, seed=1), x[:3]]))
-    (found,) = findings(surveyed(tmp_path / "d.npz", x), evaluation, {}, Bounds())
+    (found,) = findings(surveyed(tmp_path / "d.npz", x), evaluation, {}, LintThresholds())
     assert found.sentence.startswith("3 of 20 calibration samples are evaluation samples too: the accuracy of INT8")
 
 
@@ -185,7 +188,7 @@ def samples(labels: Sequence[int], seed: int = 0) -> Floats:
 
 def classes_of(path: Path, own: Sequence[int], other: Sequence[int] | None = None) -> list[str]:
     evaluation = None if other is None else surveyed(path / "e.npz", samples(other, seed=1), other)
-    found = findings(surveyed(path / "d.npz", samples(own), own), evaluation, {}, Bounds())
+    found = findings(surveyed(path / "d.npz", samples(own), own), evaluation, {}, LintThresholds())
     assert all(f.severity == "warning" for f in found)
     return [f"{f.code}: {f.sentence.partition('d.npz: ')[2]}" for f in found]
 
@@ -237,7 +240,7 @@ def test_classes_are_called_by_their_names(tmp_path: Path) -> None:
     spec = InputSpec("x", "uint8", (-1, 24, 24, 3))
     data = survey(open_samples(DataSource(str(tmp_path / "photos"), labels="folders"), (spec,), Preprocess()))
     evaluation = surveyed(tmp_path / "e.npz", samples([0] * 2 + [1] * 98), [0] * 2 + [1] * 98)
-    (found,) = (f for f in findings(data, evaluation, {}, Bounds()) if f.code == "imbalance")
+    (found,) = (f for f in findings(data, evaluation, {}, LintThresholds()) if f.code == "imbalance")
     assert "most of all 'cat' with 30 of 60 samples where 1 are its share" in found.sentence
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from calibration.data.source import Array
+from calibration.arrays import AnyArray
 from calibration.lint.label_test import Change, better_change, changes_for, channel_axis, other_layout, sign_test
 
 Picture = npt.NDArray[np.float32]
@@ -17,10 +17,10 @@ Picture = npt.NDArray[np.float32]
 CAFFE = "Caffe's preprocessing (BGR, 0..255, less the mean)"
 
 
-def pictures(num: int) -> list[tuple[Array, int]]:
+def pictures(num: int) -> list[tuple[AnyArray, int]]:
     """Pictures (6, 6, 3) of 0..255 in four classes: which corner is bright, in reds rather than blues."""
     random = np.random.default_rng(5)
-    found: list[tuple[Array, int]] = []
+    found: list[tuple[AnyArray, int]] = []
     for index in range(num):
         picture = random.uniform(0, 60, (6, 6, 3)).astype(np.float32)
         label = index % 4
@@ -30,14 +30,14 @@ def pictures(num: int) -> list[tuple[Array, int]]:
     return found
 
 
-def network(sample: Array) -> int:
+def network(sample: AnyArray) -> int:
     """The brightest corner in red; where the red is off the scale of 0..255, whatever comes first."""
     red = np.asarray(sample, np.float32)[:, :, 0]
     corners = [float(red[r : r + 3, c : c + 3].mean()) for r in (0, 3) for c in (0, 3)]
     return int(np.argmax(corners)) if max(corners) > 100 else 0
 
 
-def seen_as(change: Callable[[Picture], Array]) -> tuple[list[tuple[Array, int]], list[Change]]:
+def seen_as(change: Callable[[Picture], AnyArray]) -> tuple[list[tuple[AnyArray, int]], list[Change]]:
     """The pictures as somebody stored them, and what would be tried."""
     data = [(np.ascontiguousarray(change(np.asarray(picture, np.float32))), label) for picture, label in pictures(128)]
     low, high = (float(f([f(picture) for picture, _ in data])) for f in (np.min, np.max))
@@ -53,7 +53,7 @@ def seen_as(change: Callable[[Picture], Array]) -> tuple[list[tuple[Array, int]]
         (lambda x: np.swapaxes(x, 0, 1), "layout", "rows and columns exchanged"),
     ],
 )
-def test_what_went_wrong_is_named(stored: Callable[[Picture], Array], code: str, words: str) -> None:
+def test_what_went_wrong_is_named(stored: Callable[[Picture], AnyArray], code: str, words: str) -> None:
     data, changes = seen_as(stored)
     right = [network(sample) == label for sample, label in data]
     found = better_change(network, data, changes, 1e-4, right)
@@ -69,7 +69,7 @@ def test_data_as_it_should_be_costs_sixteen_answers() -> None:
     data, changes = seen_as(lambda x: x)
     asked = []
 
-    def counting(sample: Array) -> int:
+    def counting(sample: AnyArray) -> int:
         asked.append(1)
         return network(sample)
 

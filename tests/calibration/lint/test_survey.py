@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.arrays import AnyArray
 from calibration.data.batches import DataSource, InputSpec, Samples, open_samples
 from calibration.data.preprocess import Preprocess
-from calibration.data.source import Array
 from calibration.errors import DataError
 from calibration.lint.survey import PROBE_BYTES, class_labels, survey
 
@@ -19,7 +19,7 @@ PAIR = (InputSpec("x", "float32", (-1, 2)), InputSpec("mask", "int64", (-1, 2)))
 NOTHING = Preprocess()
 
 
-def opened(folder: Path, specs: tuple[InputSpec, ...], preprocess: Preprocess = NOTHING, **arrays: Array) -> Samples:
+def opened(folder: Path, specs: tuple[InputSpec, ...], preprocess: Preprocess = NOTHING, **arrays: AnyArray) -> Samples:
     np.savez(folder / "d.npz", **arrays)  # type: ignore[arg-type]  # The stubs take no mapping of arrays.
     labels = "y" if "y" in arrays else ""
     return open_samples(DataSource(str(folder / "d.npz"), labels=labels), specs, preprocess)
@@ -103,7 +103,7 @@ def test_large_samples_do_not_fill_the_memory(tmp_path: Path) -> None:
         (np.zeros((3, 2), np.int64), None),
     ],
 )
-def test_only_class_indices_are_labels(tmp_path: Path, labels: Array, expected: list[int] | None) -> None:
+def test_only_class_indices_are_labels(tmp_path: Path, labels: AnyArray, expected: list[int] | None) -> None:
     spec = (InputSpec("x", "float32", (-1, 1)),)
     found = class_labels(opened(tmp_path, spec, x=np.zeros((3, 1), np.float32), y=labels))
     assert (None if found is None else found.tolist()) == expected

@@ -10,7 +10,7 @@ import pytest
 
 from calibration.errors import DataError
 from calibration.graph.editing import named, opened
-from calibration.precision.placement import Placement, PlacementOptions, Reader, Target
+from calibration.precision.placement import NodeInput, Placement, PlacementOptions, Target
 from calibration.precision.qdq import Span, qdq_from_onnx
 
 
@@ -80,8 +80,8 @@ def test_tensorrt_quantizes_inputs_and_weights_and_no_outputs_and_no_bias() -> N
     placement = _place(CHAIN, "tensorrt")
     assert _readers(placement) == {"x": ["Conv_c"], "r": ["Conv_d"]}
     assert [(w.tensor, w.reader, w.axis, w.dtype) for w in placement.weights] == [
-        ("w", Reader("Conv_c", 1), 0, "int8"),
-        ("v", Reader("Conv_d", 1), 0, "int8"),
+        ("w", NodeInput("Conv_c", 1), 0, "int8"),
+        ("v", NodeInput("Conv_d", 1), 0, "int8"),
     ]
     assert placement.biases == ()
     assert {tensor.quantization.zero_point for tensor in placement.tensors} == {0}

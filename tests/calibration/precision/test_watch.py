@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
+from calibration.arrays import AnyArray
 from calibration.graph.editing import named
 from calibration.graph.watched_outputs import watch_tensors, watchable
-from calibration.histogram.collect import Array, collect
+from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram
 from calibration.precision.fp16 import nodes_beyond_fp16
 from calibration.precision.placement import PlacementOptions
@@ -60,11 +61,11 @@ def samples(seed: int, num: int = 3, scale: float = 1.0) -> npt.NDArray[np.float
 def found_on(model: onnx.ModelProto, names: tuple[str, ...], x: npt.NDArray[np.float32]) -> dict[str, Histogram]:
     session = ReferenceEvaluator(watch_tensors(model, names))
 
-    def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
+    def run(feed: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
         with np.errstate(over="ignore", invalid="ignore"):  # onnx's Sigmoid.
             return dict(zip(session.output_names, session.run(None, dict(feed))))
 
-    def batches() -> Iterator[dict[str, Array]]:
+    def batches() -> Iterator[dict[str, AnyArray]]:
         for row in range(len(x)):
             yield {"x": x[row : row + 1]}
 

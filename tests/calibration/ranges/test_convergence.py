@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.data.source import Array
+from calibration.arrays import AnyArray
 from calibration.errors import DataError
 from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram, histogram_from_values
@@ -17,11 +17,11 @@ from calibration.histogram.methods import Method, amax_percentile
 from calibration.ranges.convergence import NUM_TENSORS, Point, Settler, Settling, settling_from_folder, write_settling
 
 
-def curve(samples: Array, method: Method = "minmax", percentile: float = 99.0, num_workers: int = 1) -> Settling:
+def curve(samples: AnyArray, method: Method = "minmax", percentile: float = 99.0, num_workers: int = 1) -> Settling:
     """The settling of a network that hands its input on: (num_samples, ...) in."""
     settler = Settler(method, percentile)
 
-    def run(batch: Mapping[str, Array]) -> dict[str, Array]:
+    def run(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         return {"y": np.asarray(batch["x"], np.float32) * 2}
 
     feeds = [{"x": samples[i : i + 1]} for i in range(len(samples))]
@@ -29,7 +29,7 @@ def curve(samples: Array, method: Method = "minmax", percentile: float = 99.0, n
     return settler.settling(len(samples), found)
 
 
-def growing(*largest: float) -> Array:
+def growing(*largest: float) -> AnyArray:
     """A sample of two values for each number; only the first counts."""
     return np.array([[value, 0] for value in largest], np.float32)
 

@@ -19,7 +19,7 @@ from calibration.ranges.foreign_tables import (
     table_from_file,
 )
 from calibration.ranges.ort_table import flatbuffers_from_scales, json_from_scales
-from calibration.ranges.ranges import Origin, Ranges, ranges_from_histograms
+from calibration.ranges.ranges import Origin, RangesRecord, ranges_from_histograms
 from calibration.ranges.trt_cache import Cache, bytes_from_cache
 
 MODEL = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
@@ -35,11 +35,11 @@ g (float[N, 4] x, int64[2] shape) => (float[N, 4] y)
 HEADER = "TRT-8502-EntropyCalibration2"
 
 
-def imported(scales: dict[str, float], names: dict[str, str]) -> tuple[Ranges, list[str]]:
+def imported(scales: dict[str, float], names: dict[str, str]) -> tuple[RangesRecord, list[str]]:
     return ranges_from_table(ScaleTable(HEADER, scales), MODEL, "m" * 64, names)
 
 
-def scales(ranges: Ranges) -> dict[str, float]:
+def scales(ranges: RangesRecord) -> dict[str, float]:
     return scales_from_ranges(ranges)[0]
 
 

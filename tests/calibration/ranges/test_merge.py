@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from calibration.errors import DataError
 from calibration.histogram.histogram import histogram_from_values
 from calibration.ranges.merge import merged_ranges
-from calibration.ranges.ranges import Origin, Ranges, TensorRange, ranges_from_histograms, write_ranges
+from calibration.ranges.ranges import Origin, RangesRecord, TensorRange, ranges_from_histograms, write_ranges
 
 ORIGIN = Origin("a" * 64, "b" * 64, 10, {"onnx": "1.0"}, {"x": "1", "y": "2"})
 
@@ -146,7 +146,7 @@ def test_imported_ranges_are_refused(tmp_path: Path, place: int) -> None:
     (tmp_path / "imported").mkdir()
     tensor = TensorRange(1.0, {}, {}, {}, -1.0, 1.0, 0, 0, 1, ())
     write_ranges(
-        Ranges("imported", 100.0, replace(ORIGIN, source="TRT-8502-X"), {"x": tensor}), {}, tmp_path / "imported"
+        RangesRecord("imported", 100.0, replace(ORIGIN, source="TRT-8502-X"), {"x": tensor}), {}, tmp_path / "imported"
     )
     folders = [part(tmp_path, 1, {"x": [1.0], "y": [2.0]})]
     folders.insert(place, tmp_path / "imported")

@@ -24,7 +24,7 @@ from calibration.histogram.methods import Method, amax_mse, amax_percentile, cli
 from calibration.ranges.ranges import (
     METHODS,
     Origin,
-    Ranges,
+    RangesRecord,
     TensorRange,
     histograms_from_folder,
     ranges_from_folder,
@@ -47,7 +47,7 @@ def histograms() -> dict[str, Histogram]:
     return {"x": of(-1.0, 0.1, 2.0), "conv/输出": laplace(), "dead": of(0.0, 0.0)}
 
 
-def made(method: Method = "entropy") -> Ranges:
+def made(method: Method = "entropy") -> RangesRecord:
     return ranges_from_histograms(histograms(), method, 99.9, ORIGIN)
 
 
@@ -425,9 +425,9 @@ def test_another_model_with_equal_tensors_is_refused_too() -> None:
 # Imported ones.
 
 
-def imported() -> Ranges:
+def imported() -> RangesRecord:
     tensor = TensorRange(2.54, {}, {}, {}, -2.54, 2.54, 0, 0, 2, ("from a cache",))
-    return Ranges("imported", 100.0, replace(ORIGIN, source="TRT-8502-EntropyCalibration2"), {"x": tensor})
+    return RangesRecord("imported", 100.0, replace(ORIGIN, source="TRT-8502-EntropyCalibration2"), {"x": tensor})
 
 
 def test_imported_ranges_come_back_without_histograms(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.contract import GivenScales
-from engines.nvinfer.calibrator import Feed, native_calibrator
+from engines.nvinfer.calibrator import CalibrationFeed, native_calibrator
 
 ROOM = ctypes.sizeof(ctypes.c_void_p)
 HEADER = 2 * ROOM
@@ -113,7 +113,7 @@ def floats_at(address: int) -> list[float]:
 def whole_calibration(trt: Any, algorithm: Any, cache: Path) -> dict[str, Any]:
     """No cache, two batches, the end, a cache written; then another calibrator that finds it."""
     device = Host()
-    calibrator = native_calibrator(trt, algorithm, Feed(batches(2), 2, device), cache)
+    calibrator = native_calibrator(trt, algorithm, CalibrationFeed(batches(2), 2, device), cache)
     builder = Builder(calibrator, trt.__version__)
     said: dict[str, Any] = {"batch_size": builder.batch_size(), "cache": builder.read(), "seen": []}
     while addresses := builder.batch():
@@ -125,7 +125,7 @@ def whole_calibration(trt: Any, algorithm: Any, cache: Path) -> dict[str, Any]:
     said["freed"] = [memory.is_freed for memory in device.allocated]
     said["algorithm"] = calibrator.get_algorithm().name
     said["is_real"] = [kind.__name__ for kind in type(calibrator).__mro__[1:3]]
-    later = native_calibrator(trt, algorithm, Feed(batches(0), 2, device), cache)
+    later = native_calibrator(trt, algorithm, CalibrationFeed(batches(0), 2, device), cache)
     said["later"] = (Builder(later, trt.__version__).read() or b"").decode()
     later.check()
     return said
@@ -155,7 +155,7 @@ def main() -> None:
 
     said = {"version": trt.__version__, "whole": whole_calibration(trt, algorithm, cache)}
     none = cache.with_name("none")
-    said["broken"] = failed(trt, algorithm, Feed(batches(3, broken=True), 2, Host()), none)
+    said["broken"] = failed(trt, algorithm, CalibrationFeed(batches(3, broken=True), 2, Host()), none)
     said["refused"] = failed(trt, algorithm, GivenScales(b"TRT-8502-EntropyCalibration2\n"), none)
     print(json.dumps(said))
 

@@ -19,7 +19,7 @@ import pytest
 
 from engines.contract import GivenScales
 from engines.errors import EngineError, Unavailable
-from engines.nvinfer.calibrator import Algorithm, CacheKey, Feed, native_calibrator
+from engines.nvinfer.calibrator import CacheKey, CalibrationAlgorithm, CalibrationFeed, native_calibrator
 
 ROOT = Path(__file__).resolve().parents[3]
 CALLS = Path(__file__).with_name("builder_calls.py")
@@ -113,7 +113,7 @@ def calibrator(batches: Iterable[Any], cache: Path | None = None, device: Device
     """One on a class without TensorRT."""
     base = type("IInt8EntropyCalibrator2", (), {})
     trt = types.SimpleNamespace(IInt8EntropyCalibrator2=base, __name__="tensorrt", __version__="8.5.2")
-    return native_calibrator(trt, "EntropyCalibration2", Feed(batches, 2, device or Device()), cache)
+    return native_calibrator(trt, "EntropyCalibration2", CalibrationFeed(batches, 2, device or Device()), cache)
 
 
 def batch(*values: float) -> dict[str, npt.NDArray[Any]]:
@@ -206,7 +206,10 @@ def test_no_batches_at_all_are_refused() -> None:
 def test_a_batch_size_of_0_is_refused() -> None:
     with pytest.raises(EngineError, match=r"^native calibration: batch size is 0; give at least 1"):
         native_calibrator(
-            types.SimpleNamespace(IInt8MinMaxCalibrator=object), "MinMaxCalibration", Feed([], 0, Device()), None
+            types.SimpleNamespace(IInt8MinMaxCalibrator=object),
+            "MinMaxCalibration",
+            CalibrationFeed([], 0, Device()),
+            None,
         )
 
 
@@ -215,7 +218,7 @@ def test_a_tensorrt_without_calibrators_is_refused() -> None:
     with pytest.raises(
         Unavailable, match=r"^tensorrt: version 11\.0\.0 has no IInt8MinMaxCalibrator, 10 was the last .*`trtforge quan"
     ):
-        native_calibrator(trt, "MinMaxCalibration", Feed([], 8, Device()), None)
+        native_calibrator(trt, "MinMaxCalibration", CalibrationFeed([], 8, Device()), None)
 
 
 def test_a_cache_is_read_and_kept_as_it_is(tmp_path: Path) -> None:
@@ -257,7 +260,7 @@ def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         made.check()
 
 
-MINMAX: Algorithm = "MinMaxCalibration"
+MINMAX: CalibrationAlgorithm = "MinMaxCalibration"
 
 
 @pytest.mark.parametrize(

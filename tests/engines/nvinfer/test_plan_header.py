@@ -12,7 +12,7 @@ import pytest
 from engines import tensorrt, tensorrt_rtx
 from engines.contract import BuildOptions, ShapeRange
 from engines.errors import EngineError, Unavailable
-from engines.nvinfer.plan_header import Header, check_plan_here, header_of, record_beside
+from engines.nvinfer.plan_header import PlanHeader, check_plan_here, header_of, record_beside
 
 ORIN = {"tensorrt": "10.3.0.30", "gpu": "Orin", "compute_capability": "8.7"}
 
@@ -39,14 +39,16 @@ def refusal(plan: Path, here: dict[str, str] = ORIN, backend: str = "tensorrt") 
 
 
 def test_the_header(tmp_path: Path) -> None:
-    assert header_of(plan_file(tmp_path)) == Header("tensorrt", (10, 3, 0, 30))
-    assert header_of(plan_file(tmp_path, b"vtrt", (1, 7, 1, 116))) == Header("tensorrt_rtx", (1, 7, 1, 116))
-    assert header_of(plan_file(tmp_path, form=1)) == Header("tensorrt", ()), "a format that is not known tells nothing"
+    assert header_of(plan_file(tmp_path)) == PlanHeader("tensorrt", (10, 3, 0, 30))
+    assert header_of(plan_file(tmp_path, b"vtrt", (1, 7, 1, 116))) == PlanHeader("tensorrt_rtx", (1, 7, 1, 116))
+    assert header_of(plan_file(tmp_path, form=1)) == PlanHeader("tensorrt", ()), (
+        "a format that is not known tells nothing"
+    )
 
 
 def test_a_tag_of_tensorrts_that_is_not_known_is_left_to_it(tmp_path: Path) -> None:
     plan = plan_file(tmp_path, b"ptrt")
-    assert header_of(plan) == Header("", ())
+    assert header_of(plan) == PlanHeader("", ())
     assert check_plan_here(plan, "tensorrt", ORIN) == {}
     xavier = ORIN | {"compute_capability": "7.2"}
     assert "was built on Orin with compute capability 8.7" in refusal(with_record(plan), xavier)
@@ -167,7 +169,7 @@ def test_a_real_plan_and_the_runner_that_refuses_another(linear: Path, tmp_path:
     shapes = {"x": ShapeRange((1, 3), (2, 3), (8, 3))}
     tensorrt_rtx.build(linear, tmp_path / "e.plan", BuildOptions(shapes=shapes))
     version = tensorrt_rtx.versions()["tensorrt_rtx"]
-    assert header_of(tmp_path / "e.plan") == Header("tensorrt_rtx", tuple(map(int, version.split("."))))
+    assert header_of(tmp_path / "e.plan") == PlanHeader("tensorrt_rtx", tuple(map(int, version.split("."))))
     check_plan_here(tmp_path / "e.plan", "tensorrt_rtx", {"tensorrt_rtx": version})
     (tmp_path / "trash.plan").write_bytes(b"trash")
     runner = tensorrt_rtx.load(tmp_path / "trash.plan", num_threads=0)

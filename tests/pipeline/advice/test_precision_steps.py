@@ -10,10 +10,10 @@ import numpy as np
 
 from pipeline.advice.precision_steps import steps_from
 from pipeline.latency.benchmark import Queries, Timing, latency_from_ms
-from pipeline.record import Variant
+from pipeline.record import VariantRecord
 
-MakeVariant = Callable[[str, float | None, int], Variant]
-MakeTimed = Callable[[Variant, float, float | None], Variant]
+MakeVariant = Callable[[str, float | None, int], VariantRecord]
+MakeTimed = Callable[[VariantRecord, float, float | None], VariantRecord]
 
 
 def timing(name: str, p50_ms: float) -> Timing:

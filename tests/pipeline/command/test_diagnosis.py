@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipeline.command.diagnosis import Diagnosis, Finding, Interpreter, diagnose, jetson_findings, memory_findings
+from pipeline.command.diagnosis import (
+    Diagnosis,
+    Interpreter,
+    Notice,
+    diagnose,
+    jetson_findings,
+    memory_findings,
+)
 from pipeline.command.verbs.engines import doctor
 from pipeline.machine.jetson import jetson_here
 from pipeline.machine.memory import Memory, build_need_mib, memory_here
@@ -32,13 +39,13 @@ def python_of(jetpack: str, pycuda: str = "2025.1.2") -> Interpreter:
     )
 
 
-def found_in(root: Path, files: dict[str, str], interpreter: Interpreter, needed: str = "tensorrt") -> list[Finding]:
+def found_in(root: Path, files: dict[str, str], interpreter: Interpreter, needed: str = "tensorrt") -> list[Notice]:
     jetson = jetson_here(tree(root, files))
     assert jetson is not None
     return list(jetson_findings(jetson, interpreter, needed.split()))
 
 
-def only(found: list[Finding], subject: str) -> Finding:
+def only(found: list[Notice], subject: str) -> Notice:
     """The one finding about a subject."""
     (one,) = [finding for finding in found if finding.subject == subject]
     return one

@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.advice.precision_steps import Step
-from pipeline.gate.record import SCHEMA_VERSION, Accuracy, Bounds, Check, EngineInfo, Gated, Measured, Percentile
+from pipeline.gate.record import (
+    SCHEMA_VERSION,
+    Accuracy,
+    Check,
+    EngineInfo,
+    Estimate,
+    Gated,
+    LatencyMeasurement,
+    Percentile,
+)
 from pipeline.gate.steadiness import Conditions, Moment
-from pipeline.machine.monitor import Span, Watched
+from pipeline.machine.monitor import MonitorSummary, ReadingSummary
 from pipeline.record import DataInfo, MetricInfo
 from tests.made import MACHINE as MACHINE_WITH_GPU
 
@@ -59,12 +68,12 @@ OPEN = Check(
     advice="leave it out, or gate where power is measured",
 )
 MOMENT = Moment("performance", "off", "", 0.25, {"cpu policy0": 2400.0}, {"x86_pkg_temp": 51.0})
-WATCHED = Watched(
+WATCHED = MonitorSummary(
     period_ms=100,
     num_readings=60,
     power_mode="",
-    clocks_mhz=(Span("cpu policy0", 2399.0, 2400.0, 2401.0),),
-    temperatures_c=(Span("x86_pkg_temp", 51.0, 52.5, 54.0),),
+    clocks_mhz=(ReadingSummary("cpu policy0", 2399.0, 2400.0, 2401.0),),
+    temperatures_c=(ReadingSummary("x86_pkg_temp", 51.0, 52.5, 54.0),),
     rails_mw=(),
     total_rails=(),
     num_throttles=0,
@@ -77,8 +86,8 @@ def made_gate(*checks: Check) -> Gated:
     outcomes = {check.outcome for check in checks}
     outcome = "fail" if "fail" in outcomes else "not decided" if "not decided" in outcomes else "pass"
     rows = (
-        Percentile("p50", Bounds(0.28, 0.279, 0.281), 0.25, Bounds(1.12, 1.1, 1.14)),
-        Percentile("p99", Bounds(0.36, 0.35, None), 0.31, Bounds(1.16, 1.1, None)),
+        Percentile("p50", Estimate(0.28, 0.279, 0.281), 0.25, Estimate(1.12, 1.1, 1.14)),
+        Percentile("p99", Estimate(0.36, 0.35, None), 0.31, Estimate(1.16, 1.1, None)),
     )
     return Gated(
         schema_version=SCHEMA_VERSION,
@@ -102,7 +111,7 @@ def made_gate(*checks: Check) -> Gated:
         seconds=12.5,
         checks=checks,
         measured=(
-            Measured(
+            LatencyMeasurement(
                 "int8@onnxruntime", 1, 400, 10, 20, 6.5, 0.0,
                 "samples/int8@onnxruntime-batch1.npz", "samples/int8@onnxruntime-batch1-baseline.npz", rows,
             ),

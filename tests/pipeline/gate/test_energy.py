@@ -12,7 +12,7 @@ from pipeline.gate.energy import check_energy
 from pipeline.latency.benchmark import Latency, Queries, Timing
 from pipeline.machine.monitor import Readings
 from pipeline.machine.sensors import Gauge
-from pipeline.stages.benchmark import Measured
+from pipeline.stages.benchmark import BenchmarkResult
 
 NS_PER_MS = 1_000_000
 NUM_BLOCKS = 10
@@ -37,8 +37,8 @@ def readings(new_mw: float, old_mw: float) -> Readings:
     return Readings((gauge,), (BEGAN_NS + times_ms * NS_PER_MS).astype(np.int64), power[:, None])
 
 
-def measured() -> Measured:
-    return Measured([timing("new", 50), timing("old", 550)], BEGAN_NS, {}, [], {}, {})
+def measured() -> BenchmarkResult:
+    return BenchmarkResult([timing("new", 50), timing("old", 550)], BEGAN_NS, {}, [], {}, {})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.latency.benchmark import Candidate
 from pipeline.latency.intervals import Statistic, ratio
-from pipeline.latency.paired import Asked, Loading, Question, ask
+from pipeline.latency.paired import Asked, LoadEngine, Question, ask
 from pipeline.latency.protocol import Pairing
 from pipeline.stats.intervals import Limit, planned_looks
 
@@ -38,7 +38,7 @@ class FakeMachine:
         self.now_ns += self.look_ns
         return self.now_ns
 
-    def loading(self, name: str, ms: Callable[[], float], batch_size: int = 1) -> Loading:
+    def loading(self, name: str, ms: Callable[[], float], batch_size: int = 1) -> LoadEngine:
         def call() -> None:
             self.now_ns += round(ms() * 1e6)
             self.log.append(name)
@@ -239,7 +239,7 @@ def test_an_unlucky_load_of_the_candidate_is_no_false_alarm() -> None:
     for seed in range(40):
         machine, random = FakeMachine(), np.random.default_rng(seed)
 
-        def lucky(name: str, machine: FakeMachine = machine, random: np.random.Generator = random) -> Loading:
+        def lucky(name: str, machine: FakeMachine = machine, random: np.random.Generator = random) -> LoadEngine:
             level = [1.0]
 
             @contextmanager

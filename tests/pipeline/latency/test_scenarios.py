@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.latency.benchmark import Candidate, Raw, measure, run_block
 from pipeline.latency.protocol import Protocol
-from pipeline.latency.scenarios import SPIN_NS, Arrivals, Load, Run
+from pipeline.latency.scenarios import SPIN_NS, Arrivals, Load, QueryTimes
 
 SINGLE = Load("single_stream", 0.0, "poisson")
 
@@ -46,12 +46,12 @@ class FakeMachine:
         return Candidate("a", batch_size, call, lambda: None)
 
 
-def run_of(raw: Raw) -> Run:
+def run_of(raw: Raw) -> QueryTimes:
     starts, ends, _ = (np.array(values) for values in raw)
-    return Run((ends - starts) / 1e6, starts / 1e6, np.zeros(len(starts), dtype=np.int64))
+    return QueryTimes((ends - starts) / 1e6, starts / 1e6, np.zeros(len(starts), dtype=np.int64))
 
 
-def served(rate: float, arrivals: Arrivals, ms: Callable[[int], float], num: int) -> tuple[Run, FakeMachine]:
+def served(rate: float, arrivals: Arrivals, ms: Callable[[int], float], num: int) -> tuple[QueryTimes, FakeMachine]:
     """So many queries of the server scenario, in one block."""
     machine = FakeMachine()
     load = Load("server", rate, arrivals)
@@ -121,14 +121,14 @@ def test_single_stream_and_offline_issue_at_once() -> None:
 
 def test_offline_counts_what_happens_between_batches() -> None:
     due_ms = np.array([0.0, 3.0, 6.0, 100.0, 103.0, 106.0])
-    run = Run(np.full(6, 2.0), due_ms, np.repeat([0, 1], 3))
+    run = QueryTimes(np.full(6, 2.0), due_ms, np.repeat([0, 1], 3))
     assert run.block_ms() == 8.0 + 8.0
     assert Load("offline", 0.0, "poisson").throughput_per_s(4, run) == 4 * 6 / 16e-3
     assert SINGLE.throughput_per_s(4, run) == 4 / 2e-3
 
 
 def test_a_new_block_begins_with_an_empty_line() -> None:
-    run = Run(np.array([50.0, 45.0, 5.0]), np.array([0.0, 10.0, 20.0]), np.array([0, 0, 1]))
+    run = QueryTimes(np.array([50.0, 45.0, 5.0]), np.array([0.0, 10.0, 20.0]), np.array([0, 0, 1]))
     assert run.service_ms().tolist() == [50.0, 5.0, 5.0]
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 import pipeline
 from pipeline.errors import ConfigError
 from pipeline.json_record import finite, json_from_record, write_json
-from pipeline.record import ComparedOutput, Record, Variant
+from pipeline.record import ComparedOutput, Record, VariantRecord
 from pipeline.report.table import print_table, report_from_json
 
 ROOT = Path(pipeline.__file__).parent.parent
@@ -208,7 +208,7 @@ def test_large_engines_are_shown_in_mib(record: Record) -> None:
 
 
 def test_timings_fill_the_fields_that_repeat_them(record: Record) -> None:
-    variant: Variant = record.variants[3]
+    variant: VariantRecord = record.variants[3]
     timings = record.variants[0].by_batch
     filled = variant.timed(timings)
     assert filled.latency_ms == timings[0].latency_ms

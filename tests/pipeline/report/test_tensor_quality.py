@@ -10,7 +10,14 @@ import pytest
 from calibration.errors import DataError
 from calibration.histogram.histogram import Histogram, histogram_from_values
 from calibration.histogram.methods import Method
-from calibration.ranges.ranges import METHODS, Origin, Ranges, ranges_from_folder, ranges_from_histograms, write_ranges
+from calibration.ranges.ranges import (
+    METHODS,
+    Origin,
+    RangesRecord,
+    ranges_from_folder,
+    ranges_from_histograms,
+    write_ranges,
+)
 from pipeline.report.tensor_quality import (
     MAX_HISTOGRAMS,
     NUM_DRAWN_BINS,
@@ -32,7 +39,7 @@ def normal(num: int, outlier: float) -> Histogram:
     return histogram(*np.random.default_rng(0).normal(size=num), outlier)
 
 
-def ranges_of(histograms: dict[str, Histogram], method: Method = "entropy") -> Ranges:
+def ranges_of(histograms: dict[str, Histogram], method: Method = "entropy") -> RangesRecord:
     return ranges_from_histograms(histograms, method, 99.9, ORIGIN)
 
 

@@ -25,7 +25,7 @@ from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
-from pipeline.stages.tolerate import Bound, Rounding, Sums, Tolerate
+from pipeline.stages.tolerate import Bound, NoiseSums, Rounding, Tolerate
 from pipeline.stages.validate import Judge, Judged, Validate
 from pipeline.store import Store
 from tests.pipeline.tolerances import INT8, answers, derived, sound
@@ -126,8 +126,8 @@ def test_the_formats_of_what_is_not_int8() -> None:
     assert [INT8[target].form() for target in INT8] == [FP16, FP32]
 
 
-def sums_of(*noises: float, floor: float = 0.0) -> Sums:
-    sums = Sums(len(noises), signal=100.0, floor=floor)
+def sums_of(*noises: float, floor: float = 0.0) -> NoiseSums:
+    sums = NoiseSums(len(noises), signal=100.0, floor=floor)
     sums.noise[:] = noises
     sums.most[:] = 0.25
     return sums

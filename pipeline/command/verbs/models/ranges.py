@@ -25,8 +25,7 @@ from calibration.ranges.foreign_tables import (
 )
 from calibration.ranges.merge import merged_ranges
 from calibration.ranges.ort_table import flatbuffers_from_scales, json_from_scales
-from calibration.ranges.ranges import IMPORTED, METHODS, ranges_from_folder, write_ranges
-from calibration.ranges.ranges import Ranges as RangesRecord
+from calibration.ranges.ranges import IMPORTED, METHODS, RangesRecord, ranges_from_folder, write_ranges
 from calibration.ranges.trt_cache import ALGORITHMS, Cache, bytes_from_cache, header_for
 from pipeline.artifact import Artifact, OnnxModel, Ranges
 from pipeline.command.options import given_options, model_from, needed, output_option
