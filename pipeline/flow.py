@@ -178,11 +178,13 @@ def check_plan(plan: Plan, until: str) -> None:
 
 
 def check_shapes(plan: Plan, samples: Samples) -> None:
-    """Raise ConfigError if [model.inputs] names an input that the model does not have."""
+    """Raise ConfigError if [model.inputs] or [[model.profiles]] names an input that the model does not have."""
     known = [spec.name for spec in samples.specs]
-    for name in dict.fromkeys(name for ranges in (plan.model.inputs, *plan.model.profiles) for name in ranges):
-        if name not in known:
-            raise ConfigError(f"{plan.path}: [model.inputs] the model has no input '{name}'{nearest(name, known)}")
+    tables = [("model.inputs", plan.model.inputs), *(("model.profiles", shapes) for shapes in plan.model.profiles)]
+    for table, shapes in tables:
+        for name in shapes:
+            if name not in known:
+                raise ConfigError(f"{plan.path}: [{table}] the model has no input '{name}'{nearest(name, known)}")
 
 
 def time_engines(plan: Plan, store: Store, made: Results) -> None:

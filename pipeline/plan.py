@@ -152,16 +152,16 @@ def read_plan(path: Path) -> Plan:
 def _check(plan: Plan, path: Path) -> None:
     if not plan.model.source:
         raise ConfigError(f"{path}: [model] has no source; name a SavedModel folder, .keras, .h5 or .onnx file")
-    for given, known, what in (
-        (plan.variants.precisions, PRECISIONS, "precision"),
-        (plan.variants.backends, BUILDERS, "backend"),
-        (plan.pack.backends, BUILDERS, "backend"),
+    for key, given, known in (
+        ("[variants] precisions", plan.variants.precisions, PRECISIONS),
+        ("[variants] backends", plan.variants.backends, BUILDERS),
+        ("[pack] backends", plan.pack.backends, BUILDERS),
     ):
         for name in given:
             if name not in known:
-                raise ConfigError(f"{path}: [variants] unknown {what} '{name}'{nearest(name, known)}")
+                raise ConfigError(f"{path}: {key}: is '{name}'{nearest(name, known)}")
         if not given:
-            raise ConfigError(f"{path}: [variants] {what}s is empty; name at least one of {', '.join(known)}")
+            raise ConfigError(f"{path}: {key} is empty; name at least one of {', '.join(known)}")
 
 
 __all__ = ["STAGES", "Data", "Model", "Plan", "Variants", "read_plan", "tomllib"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.errors import ConfigError
+from calibration.ranges.trt_cache import header_for
+from pipeline.errors import ConfigError, DataError
 from pipeline.option import check_bounds, option
 
 
@@ -22,5 +23,8 @@ class Pack:
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
         check_bounds(self, limit=(0, float("inf")))
-        if not self.backends:
-            raise ConfigError("backends is empty; name at least one, such as tensorrt")
+        for version in self.caches:
+            try:
+                header_for(version, "EntropyCalibration2")
+            except DataError as error:
+                raise ConfigError(f"caches: {error}") from error

@@ -119,9 +119,13 @@ def test_what_is_bound_to_fail_fails_before_any_work(
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_shapes_of_an_input_that_is_not_there_are_the_plans_fault(folder: Path) -> None:
-    change(folder, "[report]\n", "[model.inputs.imag]\nmin = [1]\nopt = [1]\nmax = [1]\n[report]\n")
-    with pytest.raises(ConfigError, match=r"\[model\.inputs\] the model has no input 'imag'; did you mean 'image'\?"):
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [("[model.inputs.imag]", "model.inputs"), ("[[model.profiles]]\n[model.profiles.imag]", "model.profiles")],
+)
+def test_shapes_of_an_input_that_is_not_there_are_the_plans_fault(folder: Path, table: str, name: str) -> None:
+    change(folder, "[report]\n", f"{table}\nmin = [1]\nopt = [1]\nmax = [1]\n[report]\n")
+    with pytest.raises(ConfigError, match=rf"\[{name}\] the model has no input 'imag'; did you mean 'image'\?"):
         made_by(folder, "build")
 
 

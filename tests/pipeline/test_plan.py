@@ -299,14 +299,27 @@ def test_the_verbs_are_fields_of_the_plan() -> None:
     ("text", "said"),
     [
         ("precisions = ['fp23']", "[variants.precisions] is 'fp23'; did you mean 'fp32'? known: fp32, fp16, int8"),
-        ("backends = ['onnxrt']", "[variants] unknown backend 'onnxrt'; did you mean 'onnxruntime'? known: onnxrun"),
-        ("backends = ['tensorflow']", "[variants] unknown backend 'tensorflow'; did you mean 'tensorrt'? known: on"),
+        ("backends = ['onnxrt']", "[variants] backends: is 'onnxrt'; did you mean 'onnxruntime'? known: onnxruntime"),
+        ("backends = ['tensorflow']", "[variants] backends: is 'tensorflow'; did you mean 'tensorrt'? known: onnxrunt"),
         ("precisions = []", "[variants] precisions is empty; name at least one of fp32, fp16, int8"),
         ("backends = []", "[variants] backends is empty; name at least one of onnxruntime, reference, tensorrt, te"),
     ],
 )
 def test_unknown_variants_are_refused(tmp_path: Path, text: str, said: str) -> None:
     assert refused(tmp_path, f"{LEAST}[variants]\n{text}").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("backends = ['tensorrtt']", "[pack] backends: is 'tensorrtt'; did you mean 'tensorrt'? known: onnxruntime, "),
+        ("backends = []", "[pack] backends is empty; name at least one of onnxruntime, reference, tensorrt, te"),
+        ("caches = ['8.5']", "[pack] caches: TensorRT version '8.5': three numbers such as 8.5.2 are expected"),
+        ("caches = ['11.0.0']", "[pack] caches: TensorRT version 11.0.0: reads no calibration caches"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused_under_the_name_of_its_table(tmp_path: Path, text: str, said: str) -> None:
+    assert refused(tmp_path, f"{LEAST}[pack]\n{text}").startswith(said)
 
 
 @pytest.mark.parametrize(

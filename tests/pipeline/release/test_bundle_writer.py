@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from calibration.ranges.trt_cache import cache_from_bytes
 from pipeline.bundle import open_bundle
 from pipeline.errors import ConfigError
 from pipeline.plan import read_plan, tomllib
+from pipeline.release import bundle_writer
 from pipeline.release.bundle_writer import bundle_plan, write_samples
 from tests.pipeline.bundles import packed, unpacked
 
@@ -119,13 +121,18 @@ def test_a_metric_from_elsewhere_is_refused(command: Command, plan: Path) -> Non
     assert not Path("bundle.tar").exists()
 
 
-def test_a_failure_leaves_the_older_bundle(command: Command, plan: Path) -> None:
+def test_a_failure_leaves_the_older_bundle(command: Command, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = packed(command, plan)
     before = bundle.read_bytes()
-    plan.write_text(plan.read_text() + '\n[pack]\ncaches = ["11.0.0"]\n')
+
+    def half(_folder: Path, path: Path) -> None:
+        path.write_bytes(before[: len(before) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(bundle_writer, "write_tar", half)
+    plan.write_text(plan.read_text() + "\n[pack]\nlimit = 8\n")
     said = command("pack", plan, "-o", bundle)
-    assert said.status == 2
-    assert "TensorRT version 11.0.0: reads no calibration caches" in said.err
+    assert (said.status, "the disk is full" in said.err) == (3, True), said.err
     assert bundle.read_bytes() == before
     assert [path.name for path in plan.parent.iterdir() if path.name.startswith(".bundle")] == []
 
