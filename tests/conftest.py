@@ -12,8 +12,13 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.made import QUICK_PROTOCOL, model_with_weights
+
+settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any_machine")
+"""How long an example takes says how busy the machine is, not whether the code is right."""
 
 TINY = """
 <ir_version: 8, opset_import: ["" : 17]>

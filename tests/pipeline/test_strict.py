@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.data.preprocess import Preprocess
@@ -102,7 +102,7 @@ def test_what_is_missing_is_named(tmp_path: Path, text: str, said: str) -> None:
         ("[data.preprocess]\nresize = 32", "[data.preprocess.resize] is 32, a whole number, but takes a list in [b"),
         ("[data.preprocess]\nmean = { r = 1 }", "[data.preprocess.mean] is {'r': 1}, a table, but takes a list in"),
         ("[benchmark]\nbatch_sizes = [1, true]", "[benchmark.batch_sizes] is true, a truth value, but takes a whol"),
-        ("[benchmark]\nprotocol = 3", "[benchmark.protocol] is 3, a whole number, but takes a table of warmup_quer"),
+        ("[benchmark]\nprotocol = 3", "[benchmark.protocol] is 3, a whole number, but takes a table of scenario, q"),
         ("[validate]\nint8 = 0.1", "[validate.int8] is 0.1, a number, but takes a table of atol, rtol, min_cosine,"),
         ("[[export]]\nopset = 17", "[export] is [{'opset': 17}], a list, but takes a table of opset, fold"),
         ("[model.inputs]\nx = [1, 2]", "[model.inputs.x] is [1, 2], a list, but takes a table of min, opt, max"),
@@ -165,7 +165,7 @@ JUNK = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(["model", "data", *STAGES], JUNK)))
 def test_any_table_is_a_plan_or_a_sentence(table: dict[str, Any]) -> None:
     whole = {"folder": ".", "path": ".", "model": {"source": "m"}, "data": {"calibration": "c", "evaluation": "e"}}

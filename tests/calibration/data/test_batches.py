@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -139,7 +139,6 @@ def test_no_batch_is_empty_or_negative(ten: Samples) -> None:
 # Selection.
 
 
-@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(0, 250))
 def test_spread_is_ascending_even_and_of_the_asked_length(num: int, limit: int) -> None:
     chosen = list(spread(num, limit))

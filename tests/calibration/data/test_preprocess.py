@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -158,7 +158,6 @@ def test_a_cast_to_integers_rounds_and_never_wraps() -> None:
         Preprocess(dtype="uint8")(np.array([[np.nan]]))
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e4, 1e4), min_size=1), st.sampled_from(["int8", "uint8", "int16"]))
 def test_a_cast_is_the_nearest_integer_or_an_error(values: list[float], dtype: Any) -> None:
     stored = np.array([values])

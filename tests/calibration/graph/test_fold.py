@@ -215,7 +215,7 @@ def test_identity_and_constant_nodes_go() -> None:
     _same(model, folded, (1, 2, 3, 3))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**31),
     chain=st.lists(st.sampled_from(["Mul", "Add", "Sub", "Div"]), min_size=1, max_size=4),

@@ -54,7 +54,7 @@ def test_external_weights_are_named_and_not_read(tmp_path: Path) -> None:
     assert {entry.key: entry.value for entry in weight.external_data}["location"] == "w.bin"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(share=st.floats(0.0, 0.999))
 def test_a_file_that_was_cut_off_is_refused(share: float, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("cut") / "model.onnx"

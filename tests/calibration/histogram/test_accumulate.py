@@ -59,7 +59,7 @@ floats = hnp.arrays(
 
 
 @needs_compiled
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(batches=st.lists(floats, max_size=5), which=st.sampled_from(INSTRUCTIONS))
 def test_compiled_counts_are_those_of_numpy_to_the_byte(batches: list[Floats], which: str) -> None:
     compiled.use(which)

@@ -57,7 +57,7 @@ class TestCollect:
         assert (found["y"].min, found["y"].max, found["y"].num_values, found["y"].num_zeros) == (0.0, 2.0, 3, 2)
 
     @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 100))
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     def test_the_batch_size_does_not_show(self, num: int, size: int, seed: int) -> None:
         samples = np.random.default_rng(seed).lognormal(sigma=3, size=(num, 5)).astype(np.float32)
         found = collect(relu, batches_of(samples, size))

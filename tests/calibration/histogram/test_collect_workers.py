@@ -30,7 +30,7 @@ def batches_of(samples: npt.NDArray[np.float32], size: int) -> Iterator[dict[str
         yield {"x": samples[begin : begin + size]}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(num=st.integers(1, 30), size=st.integers(1, 9), workers=st.integers(1, 5), seed=st.integers(0, 99))
 def test_neither_workers_nor_batches_nor_order_show(num: int, size: int, workers: int, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -99,7 +99,6 @@ class TestHistogram:
         assert amax < 2.0**exponent
 
     @given(LISTS)
-    @settings(deadline=None)
     def test_counts_are_those_of_exact_arithmetic(self, values: list[float]) -> None:
         found = histogram(values)
         expected = np.zeros(NUM_BINS, np.int64)
@@ -113,7 +112,6 @@ class TestHistogram:
 
     @given(LISTS, st.randoms(use_true_random=False), st.integers(1, 5))
     @example([-0.0, 0.0, 1e-45, 1e38], random.Random(0), 2)
-    @settings(deadline=None)
     def test_order_and_split_do_not_show(self, values: list[float], shuffle: random.Random, num_parts: int) -> None:
         whole = content(histogram(values))
         shuffled = list(values)
@@ -245,7 +243,7 @@ class TestEntropy:
         assert bins.tobytes() == before
 
     @given(st.integers(0, 2**32), st.floats(0.0, 1.0), st.sampled_from([1, 10, 10_000]))
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     def test_the_same_on_any_counts(self, seed: int, share_empty: float, largest: int) -> None:
         rng = np.random.default_rng(seed)
         bins = np.where(rng.random(2048) < share_empty, 0, rng.integers(1, largest + 1, 2048))
@@ -256,7 +254,7 @@ class TestEntropy:
         )
 
     @given(st.integers(0, 2**32), st.floats(0.0, 1.0), st.sampled_from([1, 10, 10_000]), st.floats(0.0, 12.0))
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     def test_no_divergence_is_below_its_bound(self, seed: int, share_empty: float, largest: int, decay: float) -> None:
         rng = np.random.default_rng(seed)
         counts = np.rint(rng.integers(1, largest + 1, 2048) * np.exp(-decay * np.arange(2048) / 2048))

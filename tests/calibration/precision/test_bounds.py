@@ -71,7 +71,7 @@ def weights_of(seed: int, scale: float) -> dict[str, npt.NDArray[np.float32]]:
     }
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     block=st.sampled_from(sorted(BLOCKS)),
     seed=st.integers(0, 1000),

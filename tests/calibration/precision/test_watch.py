@@ -114,7 +114,7 @@ def test_models_are_quantized_as_if_everything_had_been_watched(watch: Watch, ex
         assert qdq_from_onnx(model, ours, options).model == qdq_from_onnx(model, everything, options).model
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 99),
     log_weights=st.integers(-16, 10),

@@ -194,7 +194,7 @@ def test_polygraphy_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[st
 FLOATS = st.floats(-8, 8, width=16)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(hnp.arrays(np.float32, (4, 3), elements=FLOATS), hnp.arrays(np.float32, (4, 3), elements=FLOATS))
 def test_the_numbers_are_numpys(tmp_path_factory: pytest.TempPathFactory, a: Array, b: Array) -> None:
     folder = tmp_path_factory.mktemp("pair")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from calibration.errors import DataError
@@ -51,7 +51,6 @@ def test_top5() -> None:
     assert value("top5", scores, [4, 0, 4]) == pytest.approx(2 / 3)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(5, 12))
 def test_top1_and_top5_are_scikit_learns(sklearn_metrics: Any, seed: int, num_classes: int) -> None:
     generator = np.random.default_rng(seed)
@@ -115,7 +114,6 @@ def test_auc_of_two_columns_orders_logits_by_their_difference() -> None:
     assert value("auc", logits, [1, 0]) == 1.0
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 3, 5]), st.booleans())
 def test_auc_is_scikit_learns(sklearn_metrics: Any, seed: int, num_columns: int, coarse: bool) -> None:
     generator = np.random.default_rng(seed)
@@ -136,7 +134,6 @@ def test_auc_of_independent_columns() -> None:
         value("auc", scores, [[1, 0], [0, 2], [1, 1]])
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-3, 3), min_size=2, max_size=30), st.integers(0, 2**32 - 1))
 def test_auc_turns_round_with_the_scores(scores: list[int], seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, 2, len(scores))

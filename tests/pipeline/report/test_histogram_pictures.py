@@ -118,7 +118,7 @@ def test_labels_of_one_threshold_stand_above_each_other() -> None:
     assert sorted(place.row for place in label_places([AXES] * 4, WIDTHS, AXES)) == [0, 1, 2, 3]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, AXES), min_size=4, max_size=4))
 def test_no_label_lies_on_another_or_on_a_line(x: list[float]) -> None:
     places = label_places(x, WIDTHS, AXES)
