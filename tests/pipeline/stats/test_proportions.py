@@ -1,4 +1,4 @@
-"""Intervals and the test against published values and against brute force."""
+"""Intervals and the test against published values, against brute force and against scipy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from pipeline.stats.proportions import clopper_pearson, holm, mcnemar, tango, two_sided, wilson
 
@@ -94,3 +97,23 @@ def test_holm_calls_equals_unequal_in_one_family_of_twenty_at_most() -> None:
     families = random.random((2000, 30))
     wrong = np.mean([min(holm(list(p_values))) < 0.05 for p_values in families])
     assert wrong < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
+
+
+@given(num=st.integers(1, 20_000), share=st.floats(0, 1), confidence=st.floats(0.5, 0.9999))
+def test_the_intervals_of_a_share_are_scipys(num: int, share: float, confidence: float) -> None:
+    hits = round(share * num)
+    found = stats.binomtest(hits, num)
+    for ours, method in ((wilson, "wilson"), (clopper_pearson, "exact")):
+        theirs = found.proportion_ci(confidence, method=method)
+        assert ours(hits, num, confidence) == pytest.approx((theirs.low, theirs.high), rel=1e-9, abs=1e-12)
+
+
+@given(first=st.integers(0, 600), second=st.integers(0, 600))
+def test_mcnemars_p_is_that_of_scipys_test_of_one_half(first: int, second: int) -> None:
+    theirs = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar(first, second) == pytest.approx(float(theirs), rel=1e-9, abs=1e-300)
+
+
+@given(confidence=st.floats(0.01, 0.999999))
+def test_as_many_standard_deviations_as_scipys(confidence: float) -> None:
+    assert two_sided(confidence) == pytest.approx(float(stats.norm.ppf((1 + confidence) / 2)), rel=1e-9)
