@@ -17,17 +17,15 @@ Layout::
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import cattrs
 
 from calibration.file_digest import file_digest
 from engines.contract import Placement, Precision
 from pipeline.artifact import Findings, OnnxModel, Outputs, Ranges, Tolerances, Verdict
 from pipeline.errors import ConfigError, DataError
+from pipeline.json_record import record_from_json
 from pipeline.record import DataInfo
 
 FORMAT_VERSION = 2
@@ -121,22 +119,12 @@ def open_bundle(manifest: Path) -> Bundle:
     """Open an unpacked bundle by its manifest; all files but the plan are checked against ``SHA256SUMS``.
 
     Raises:
-        ConfigError: there is no manifest, or it is of another version.
+        ConfigError: there is no manifest, it is of another version, or it does not fit.
         DataError: a file is missing, or is not what was packed.
     """
-    try:
-        plain = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{manifest}: cannot be read as a bundle's manifest ({error}); {AGAIN}") from error
-    version = plain.get("format_version") if isinstance(plain, dict) else None
-    if version != FORMAT_VERSION:
-        raise ConfigError(f"{manifest}: format_version is {version!r}, this program reads {FORMAT_VERSION}; {AGAIN}")
+    found = record_from_json(manifest, Manifest, FORMAT_VERSION, AGAIN)
     check_sums(manifest.parent)
-    try:
-        return Bundle(manifest.parent, cattrs.structure(plain, Manifest))
-    except Exception as error:
-        said = cattrs.transform_error(error)[0]
-        raise ConfigError(f"{manifest}: {said}; {AGAIN}") from error
+    return Bundle(manifest.parent, found)
 
 
 def check_sums(folder: Path) -> None:

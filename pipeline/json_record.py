@@ -6,7 +6,7 @@ import functools
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 from pipeline.errors import ConfigError
 
@@ -42,12 +42,12 @@ def record_from_json(path: Path, kind: type[T], version: int, again: str) -> T:
 
     Args:
         path: the file.
-        kind: the record's class.
-        version: the ``schema_version`` that this program reads.
+        kind: the record's class, whose first field is the version.
+        version: the one that this program reads.
         again: what to do about a file that does not fit.
 
     Raises:
-        ConfigError: the file cannot be read, is of another schema version, or does not fit; names the key.
+        ConfigError: the file cannot be read, is of another version, or does not fit; names the key.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -55,16 +55,27 @@ def record_from_json(path: Path, kind: type[T], version: int, again: str) -> T:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a {path.name}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: is not JSON ({error}); {again}") from error
-    found = data.get("schema_version") if isinstance(data, dict) else None
+    key = next(iter(kind.__annotations__))
+    found = data.get(key) if isinstance(data, dict) else None
     if found != version:
-        raise ConfigError(f"{path}: schema_version is {found!r}, this program reads {version}; {again}")
+        raise ConfigError(f"{path}: {key} is {found!r}, this program reads {version}; {again}")
+    return record_from_data(data, kind, str(path), again)
+
+
+def record_from_data(data: object, kind: type[T], where: str, again: str) -> T:
+    """A record from what JSON made of it, as strictly; arguments as of ``record_from_json``.
+
+    Raises:
+        ConfigError: it does not fit; names the key.
+    """
     try:
         return _converter().structure(data, kind)
     except Exception as error:
         from cattrs import transform_error
 
-        said, _, where = transform_error(error)[0].partition(" @ ")
-        raise ConfigError(f"{path}: {where.removeprefix('$.')}: {said}; {again}") from error
+        said, _, place = transform_error(error, format_exception=_words)[0].rpartition(" @ $")
+        inside = f" {place.removeprefix('.')}:" if place else ""
+        raise ConfigError(f"{where}:{inside} {said}; {again}") from error
 
 
 @functools.cache
@@ -75,7 +86,21 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind in (int, float, str, bool):
         converter.register_structure_hook(kind, _strict)
+    items = converter.get_structure_hook(tuple[Any, ...])
+
+    def whole(value: object, kind: Any) -> Any:
+        return items(_strict(value, list), kind)  # It would take a text letter by letter.
+
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) in (tuple,), whole)
     return converter
+
+
+def _words(error: BaseException, kind: type | None) -> str:
+    from cattrs.v import format_exception
+
+    if isinstance(error, TypeError):
+        return str(error)
+    return "is no table of keys" if isinstance(error, AttributeError) else format_exception(error, kind)
 
 
 def _strict(value: Any, kind: type[T]) -> T:

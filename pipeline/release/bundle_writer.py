@@ -37,6 +37,7 @@ from pipeline.bundle import (
     tolerance_key,
 )
 from pipeline.errors import ConfigError
+from pipeline.json_record import write_json
 from pipeline.machine.identity import installed_versions
 from pipeline.plan import Plan, tomllib
 from pipeline.record import data_info
@@ -71,7 +72,7 @@ def write_bundle(out: Path, plan: Plan, made: Results) -> Artifact:
     folder = out / TOP
     folder.mkdir()
     manifest = _fill(folder, plan, made)
-    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(manifest, folder / MANIFEST)
     plan_text = bundle_plan(plan, has_labels=made.evaluation.reader.labels() is not None)
     (folder / PLAN).write_text(plan_text, encoding="utf-8", newline="\n")
     (folder / SUMS).write_text(sums_of(folder), encoding="utf-8")

@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cattrs
-
 from calibration.data.batches import Samples
 from engines import backend
 from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
 from pipeline.artifact import Engine, Timings
 from pipeline.engine_runner import batch_bounds, runner_of
 from pipeline.errors import ConfigError, Unavailable
+from pipeline.json_record import record_from_data
 from pipeline.latency.benchmark import Candidate, Latency, Timing, measure, queries_from_npz
 from pipeline.latency.device_times import NUM_RUNS, LayersRun, Splits, facts_as_json, feed_of
 from pipeline.latency.energy import Energy, energies_of
@@ -144,7 +143,7 @@ def timings_from(timings: Timings) -> list[Timing]:
 def watched_from(timings: Timings) -> MonitorSummary | None:
     """What was seen of the machine; None if it was not watched."""
     found = timings.read()["monitor"]
-    return None if found is None else cattrs.structure(found, MonitorSummary)
+    return None if found is None else record_from_data(found, MonitorSummary, f"{timings.path}: monitor", "time again")
 
 
 def energies_from(timings: Timings) -> dict[tuple[str, int], Energy]:

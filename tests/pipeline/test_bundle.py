@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ def test_a_damaged_file_is_named(command: Command, device: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "cannot be read as a bundle's manifest"),
+        ("", "manifest.json: is not JSON (.*); copy the bundle again"),
         ("[]", "format_version is None, this program reads 2"),
         ('{"format_version": 7}', "format_version is 7, this program reads 2"),
     ],
@@ -104,6 +105,21 @@ def test_a_manifest_that_is_none(device: Path, text: str, said: str) -> None:
         open_bundle(device / "manifest.json")
     with pytest.raises(ConfigError, match="cannot be read"):
         open_bundle(device / "nothing.json")
+
+
+def test_a_manifest_is_read_strictly(device: Path) -> None:
+    path = device / "manifest.json"
+    whole = json.loads(path.read_text())
+    for change, said in (
+        ({"colour": "red"}, "extra fields found \\(colour\\)"),
+        ({"notes": "abc"}, "notes: is 'abc', expected list"),
+        ({"models": ["fp32"]}, "models: is no table of keys"),
+        ({"ranges": 3}, "ranges: is 3, expected str"),
+        ({"evaluation": {"path": "x"}}, "evaluation.num_samples: required field missing"),
+    ):
+        path.write_text(json.dumps(whole | change))
+        with pytest.raises(ConfigError, match=rf"manifest\.json: {said}; copy the bundle again, or pack it again"):
+            open_bundle(path)
 
 
 def test_the_plan_may_be_changed(command: Command, device: Path) -> None:

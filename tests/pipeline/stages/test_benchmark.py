@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from engines import reference
 from pipeline.artifact import Engine, OnnxModel, Timings
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.protocol import Protocol
-from pipeline.stages.benchmark import Benchmark, timings_from
+from pipeline.stages.benchmark import Benchmark, timings_from, watched_from
 from pipeline.store import Store
 from tests.pipeline.stages.networks import ELEMENTWISE, Out, samples_for, save
 
@@ -36,6 +37,16 @@ def test_a_benchmark_keeps_every_query_and_can_be_read_back(net: OnnxModel, out:
         assert timing.latency_ms.p50 in timing.queries.latency_ms
         assert timing.device_ms is None
         assert (timing.name, timing.batch_size, timing.stable) == (row["name"], row["batch_size"], row["stable"])
+
+
+def test_what_the_monitor_saw_is_read_back_strictly(net: OnnxModel, out: Out) -> None:
+    timings = Benchmark(protocol=QUICK)(out(), {"a": Engine(net.path)}, samples_for(net))
+    assert watched_from(timings) is not None
+    record = timings.read()
+    record["monitor"]["num_readings"] = "12"
+    timings.path.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"timings\.json: monitor: num_readings: is '12', expected int"):
+        watched_from(timings)
 
 
 def test_lost_raw_samples_are_said(net: OnnxModel, out: Out) -> None:
