@@ -91,8 +91,13 @@ def _converter() -> cattrs.Converter:
     def whole(value: object, kind: Any) -> Any:
         return items(_strict(value, list), kind)  # It would take a text letter by letter.
 
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) in (tuple,), whole)
+    converter.register_structure_hook_func(_is_tuple, whole)
     return converter
+
+
+def _is_tuple(kind: Any) -> bool:
+    origin: object = get_origin(kind)
+    return origin is tuple
 
 
 def _words(error: BaseException, kind: type | None) -> str:
