@@ -31,6 +31,7 @@ from pipeline.page.svg import (
     shortened,
     svg_from_figure,
 )
+from pipeline.stats.percentiles import percentiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,7 +139,7 @@ def _distributions(traced: Traced) -> Picture:
         height = base + 0.44 * np.sqrt(counts / counts.max())
         ax.stairs(height, edges, baseline=base, fill=True, color=colour, alpha=0.35, lw=0)
         ax.hlines(base, low, high, color=LINE, lw=0.8)
-        p50, p99 = (float(np.percentile(queries.latency_ms, p, method="inverted_cdf")) for p in (50, 99))
+        p50, p99 = percentiles(queries.latency_ms, (0.50, 0.99)).tolist()
         ax.vlines(p50, base, base + 0.44, color=colour, lw=2)
         ax.vlines(min(p99, high), base, base + 0.22, color=colour, lw=1.5)
         text = f"p50 {_ms(p50)} · p99 {_ms(p99)} ms"

@@ -33,6 +33,7 @@ from pipeline.errors import ConfigError
 from pipeline.latency.protocol import CONFIDENCE, Protocol
 from pipeline.latency.scenarios import QueryTimes
 from pipeline.stats.bootstrap import expanded_percentiles
+from pipeline.stats.percentiles import percentiles
 
 NS_PER_MS = 1e6
 NUM_RESAMPLES = 2000
@@ -166,9 +167,8 @@ def measure(
 
 def latency_from_ms(values: Floats) -> Latency:
     """Summarise latencies, (n,) milliseconds with n >= 1; see the module's definitions."""
-    ordered = np.sort(values)
-    p50, p90, p95, p99 = (float(ordered[_rank(percent, len(ordered)) - 1]) for percent in (50, 90, 95, 99))
-    return Latency(mean=float(ordered.mean()), p50=p50, p90=p90, p95=p95, p99=p99)
+    p50, p90, p95, p99 = percentiles(values, (0.50, 0.90, 0.95, 0.99)).tolist()
+    return Latency(mean=float(values.mean()), p50=p50, p90=p90, p95=p95, p99=p99)
 
 
 def speedup(baseline: Timing, timing: Timing, *, seed: int) -> Speedup:
@@ -201,11 +201,6 @@ def queries_from_npz(path: Path) -> Queries:
             return Queries(**{name: arrays[name] for name in ("latency_ms", "block", "started_ms", "device_ms")})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path}: holds no raw latencies ({error}); keep the report's folder whole") from error
-
-
-def _rank(percent: int, count: int) -> int:
-    """``ceil(percent / 100 * count)`` in whole numbers, so that no rounding can move it."""
-    return max(1, -(-percent * count // 100))
 
 
 def run_unrecorded(candidate: Candidate, num_queries: int, seconds: float, clock: Callable[[], int]) -> int:

@@ -41,6 +41,7 @@ import numpy as np
 
 from calibration.arrays import Floats
 from pipeline.stats.intervals import Interval, Limit, outcome, student_quantile
+from pipeline.stats.percentiles import percentiles
 
 Statistic = Literal["p50", "p90", "p99", "mean"]
 SHARES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
@@ -123,7 +124,7 @@ def one_sided(latency_ms: Floats, statistic: Statistic, tail: float) -> Bounds:
         return center, center - half, center + half
     share, num = SHARES[statistic], latency_ms.size
     ordered = np.sort(latency_ms, axis=None)
-    center = float(ordered[_rank(share, num) - 1])
+    center = float(percentiles(ordered, (share,))[0])
     if len(latency_ms) < LEAST_GROUPS:
         return center, 0.0, math.inf
     half = _half_rank(latency_ms, center, share, tail)
@@ -169,13 +170,7 @@ def load_statistics(latency_ms: Floats, statistic: Statistic) -> Floats:
     """The statistic of each load, (num_loads,); percentiles are nearest-rank."""
     if statistic == "mean":
         return np.asarray(latency_ms.mean(axis=1))
-    rank = _rank(SHARES[statistic], latency_ms.shape[1])
-    return np.asarray(np.partition(latency_ms, rank - 1, axis=1)[:, rank - 1])
-
-
-def _rank(share: float, num: int) -> int:
-    """Nearest rank; what rounding adds to a whole number is taken off."""
-    return max(math.ceil(share * num - 1e-6), 1)
+    return np.asarray(percentiles(latency_ms, (SHARES[statistic],))[0])
 
 
 def _half_width(values: Floats, tail: float) -> float:
