@@ -73,10 +73,9 @@ class Bar:
 class Phases:
     """A clock until the first phase is told, then a bar for each phase."""
 
-    def __init__(self, what: str, remark: str) -> None:
-        """``remark``: more for people, such as how long it will take; may be empty."""
+    def __init__(self, what: str) -> None:
         self._what = what
-        self._bar = Bar(f"{what} ({remark})" if remark else what, 0)
+        self._bar = Bar(what, 0)
         self._phase = ""
         self._done = 0
 

@@ -15,13 +15,12 @@ from engines import backend
 from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, Precision, ShapeRange, Weights
 from engines.nvinfer.timing_cache import timing_cache_path
 from pipeline.artifact import Engine, OnnxModel, Ranges
-from pipeline.builder import durations
 from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_calibrator
 from pipeline.builder.retries import climb_down, rungs
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.machine import child_process
 from pipeline.machine.jetson import power_mode
-from pipeline.machine.progress import PATIENCE_SECONDS, Phases
+from pipeline.machine.progress import Phases
 from pipeline.machine.user_cache import user_cache
 from pipeline.option import check_bounds, option
 
@@ -226,18 +225,10 @@ def _what(target: Target) -> str:
 
 def _attempt(out: Path, model: OnnxModel, engine: Path, target: Target, options: BuildOptions) -> EngineRecord:
     """One build in its own process, with a line on how far it is."""
-    times, digest = user_cache() / "builds.jsonl", model.digest()
-    gpu = backend(target.backend).versions().get("gpu", "")
-    kind = f"{_what(target)}, level {options.optimization_level}, {gpu}"
-    model_mib = model.path.stat().st_size / 2**20
-    estimate = durations.about(durations.estimate_seconds(times, kind, digest, model_mib))
-    with Phases(_what(target), f"{estimate}, going by earlier builds" if estimate else "") as bar:
-        record = child_process.call_and_hear(
+    with Phases(_what(target)) as bar:
+        return child_process.call_and_hear(
             out / "build.log", _what(target), bar.news, _build, model.path, engine, target.backend, options
         )
-    if record.build_seconds > PATIENCE_SECONDS:
-        durations.keep(times, durations.BuildTime(kind, digest, model_mib, record.build_seconds))
-    return record
 
 
 def _build(tell: child_process.Tell, model: Path, engine: Path, name: str, options: BuildOptions) -> EngineRecord:

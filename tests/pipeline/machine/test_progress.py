@@ -116,11 +116,11 @@ def test_phases_follow_each_other_and_never_go_back(monkeypatch: pytest.MonkeyPa
             bars[-1][2].append(done)
 
     monkeypatch.setattr(progress, "Bar", Seen)
-    with Phases("build", "about 3 min") as phases:
+    with Phases("build") as phases:
         for told in (("Building", 0, 6), ("Building", 2, 6), ("Building", 1, 6), ("Serializing", 1, 1)):
             phases.news(told)
     assert bars == [
-        ("build (about 3 min)", 0, []),
+        ("build", 0, []),
         ("build: Building", 6, [0, 2, 2]),
         ("build: Serializing", 1, [1]),
     ]
