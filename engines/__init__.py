@@ -22,7 +22,12 @@ def backend(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise Unavailable(f"backend '{name}': no such backend; choose one of {', '.join(BACKENDS)}")
-    return cast(Backend, importlib.import_module(f"engines.{name}"))
+    return cast(Backend, importlib.import_module(module_of(name)))
+
+
+def module_of(name: str) -> str:
+    """The backend's module."""
+    return f"engines.{name}"
 
 
 def streaming_backend(name: str) -> StreamingBackend | None:

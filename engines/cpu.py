@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from pathlib import Path
 
@@ -19,11 +20,12 @@ DOT_PRODUCT = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm
 CPUINFO = Path("/proc/cpuinfo")
 
 
-def _cpuinfo() -> dict[str, str]:
-    """The first value of each key in ``CPUINFO``; empty where there is none (no Linux)."""
-    if not CPUINFO.is_file():
+@functools.cache
+def _cpuinfo(file: Path) -> dict[str, str]:
+    """The first value of each key in a file as ``CPUINFO``; empty where there is none (no Linux)."""
+    if not file.is_file():
         return {}
-    pairs = (line.partition(":") for line in CPUINFO.read_text(errors="replace").splitlines() if ":" in line)
+    pairs = (line.partition(":") for line in file.read_text(errors="replace").splitlines() if ":" in line)
     found: dict[str, str] = {}
     for key, _, value in pairs:
         found.setdefault(key.strip(), value.strip())
@@ -32,13 +34,13 @@ def _cpuinfo() -> dict[str, str]:
 
 def cpu_name() -> str:
     """The CPU's name, as far as the system tells it: ``AMD EPYC``."""
-    info = _cpuinfo()
+    info = _cpuinfo(CPUINFO)
     return info.get("model name") or info.get("Model") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> frozenset[str]:
     """Those of ``RELEVANT`` that this CPU has; empty where the system does not tell."""
-    info = _cpuinfo()
+    info = _cpuinfo(CPUINFO)
     words = info.get("flags", info.get("Features", "")).split()
     return frozenset(words).intersection(RELEVANT)
 

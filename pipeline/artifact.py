@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from calibration.file_digest import file_digest
+from calibration.file_digest import file_digest, of_content
 from calibration.lint.finding import Finding
 from calibration.ranges.span import SETTLING_FILE
 
@@ -29,6 +29,11 @@ def digest_of_path(path: Path, leave_out: str = "") -> str:
 
 def external_files(path: Path) -> list[Path]:
     """The files beside an ONNX file that hold weights of it; none for what is no ONNX file."""
+    return [path.parent / name for name in json.loads(of_content(path, "weight files", _external_names))]
+
+
+def _external_names(path: Path) -> str:
+    """The names of those files, as JSON."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from onnx import external_data_helper
 
@@ -37,9 +42,9 @@ def external_files(path: Path) -> list[Path]:
     try:
         model = skeleton_from_file(path)
     except DecodeError:
-        return []  # To say what is wrong with it is up to the stage that reads it.
+        return "[]"  # To say what is wrong with it is up to the stage that reads it.
     tensors = (t for t in model.graph.initializer if external_data_helper.uses_external_data(t))
-    return sorted({path.parent / external_data_helper.ExternalDataInfo(tensor).location for tensor in tensors})
+    return json.dumps(sorted({external_data_helper.ExternalDataInfo(tensor).location for tensor in tensors}))
 
 
 @dataclass(frozen=True)

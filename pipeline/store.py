@@ -14,11 +14,9 @@ same result at once: the first rename wins, the other throws its own away, and b
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import errno
 import fcntl
-import functools
 import hashlib
 import json
 import logging
@@ -35,11 +33,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pipeline.artifact import Artifact, artifact_from_record, record_from_artifact
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
+from pipeline.source_digest import check_unchanged, source_digest
 
 log = logging.getLogger(__name__)
-
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("pipeline", "calibration", "engines")
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Artifact)
@@ -58,51 +54,6 @@ class Entry:
 def canonical(data: Any) -> str:
     """JSON with sorted keys and no spaces: equal data, equal bytes."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def sources_of(module: str) -> list[Path]:
-    """The project's source files that a module runs: itself and all it imports, in functions too.
-
-    A name taken from a package that is no module of it, such as ``engines.backend``, brings all of the package's files,
-    since that name may load any of them. A package's C files count with each of its modules.
-    """
-    found: set[Path] = set()
-    queue = [module]
-    while queue:
-        name = queue.pop()
-        base = ROOT.joinpath(*name.split("."))
-        file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-        if name.split(".")[0] not in PACKAGES or not file.is_file() or file in found:
-            continue
-        found.add(file)
-        for package, names in _imports_in(file.read_text(encoding="utf-8")):
-            if not package:
-                queue += names
-            elif package.split(".")[0] in PACKAGES:
-                modules = {path.stem for path in ROOT.joinpath(*package.split(".")).glob("*.py")}
-                taken = names if names <= modules else names | modules
-                queue += [package, *(f"{package}.{name}" for name in taken)]
-    found.update(file for folder in {file.parent for file in found} for file in folder.glob("*.c"))
-    return sorted(found)
-
-
-@functools.cache
-def _imports_in(source: str) -> tuple[tuple[str, frozenset[str]], ...]:
-    """What source text imports, anywhere in it: from which package ("" for whole modules), which names."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module):
-            package = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-            found.append((package, frozenset(alias.name for alias in node.names)))
-    return tuple(found)
-
-
-def source_digest(module: str) -> str:
-    """SHA-256 (hex) of the source that a module runs."""
-    sha = hashlib.sha256()
-    for file in sources_of(module):
-        sha.update(f"{file.relative_to(ROOT).as_posix()}\0".encode() + file.read_bytes() + b"\0")
-    return sha.hexdigest()
 
 
 def plain(value: Any) -> Any:
@@ -125,6 +76,12 @@ def plain(value: Any) -> Any:
 def stage_name(stage: object) -> str:
     """The stage's word: the name of its module."""
     return type(stage).__module__.rpartition(".")[2]
+
+
+def modules_of(stage: object, *inputs: object) -> tuple[str, ...]:
+    """The stage's module, and those that it loads by name for these inputs."""
+    named: Callable[..., tuple[str, ...]] = getattr(stage, "modules", lambda *_inputs: ())
+    return type(stage).__module__, *named(*inputs)
 
 
 class Store:
@@ -153,6 +110,9 @@ class Store:
         """The stage's result: from the store if its recipe is there, else made now and kept.
 
         A result whose bytes are no longer those that were published is thrown away, said aloud, and made again.
+
+        Raises:
+            Unavailable: the disk is full; or the program was changed while it ran.
         """
         begin = time.perf_counter()
         name = stage_name(stage)
@@ -163,6 +123,7 @@ class Store:
         if served is None:
             with self._work_folder() as work:
                 artifact = stage(work, *args, **kwargs)
+                check_unchanged(*modules_of(stage, *args))
                 self._seal(work, recipe, artifact)
                 self._publish(work, final)
         self._note(Entry(name, digest, served is not None, time.perf_counter() - begin))
@@ -180,7 +141,7 @@ class Store:
             "options": plain(stage),
             "inputs": [plain(arg) for arg in args],
             "named_inputs": {key: plain(arg) for key, arg in kwargs.items()},
-            "source": source_digest(type(stage).__module__),
+            "source": source_digest(*modules_of(stage, *args)),
             "versions": versions(*args),
         }
 
@@ -191,6 +152,7 @@ class Store:
         recipe = self.recipe(stage, *args, **kwargs)
         with self._work_folder() as work:
             artifact = stage(work, *args, **kwargs)
+            check_unchanged(*modules_of(stage, *args))
             self._seal(work, recipe, artifact)
             final = self.folder / name / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{work.name[-6:]}"
             self._publish(work, final)

@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from calibration.analysis.rounding import FP16, FP32, Rounded, rounded_from_onnx
 from calibration.analysis.scale_check import misfits, quantization
+from calibration.analysis.sqnr import sqnr_db
 from calibration.arrays import AnyArray
 from calibration.graph.watched_outputs import watchable
 from calibration.histogram.collect import RunModel
@@ -307,13 +308,6 @@ def counterparts(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> dict
             found.setdefault(node.input[0], found[node.output[0]])
     constants = {tensor.name for tensor in candidate.graph.initializer}
     return {name: other for name, other in found.items() if name not in constants}
-
-
-def sqnr_db(signal: float, noise: float) -> float:
-    """10 log10(signal / noise) of two sums of squares; inf where there is no noise, -inf where no number is left."""
-    if noise == 0.0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
 
 
 def _above_db(noise: float, sound: float) -> float:

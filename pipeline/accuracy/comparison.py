@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.analysis.bisection import sqnr_db
+from calibration.analysis.sqnr import sqnr_db
 from engines.contract import Array
 from pipeline.errors import ConfigError
 from pipeline.option import option

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.analysis.bisection import sqnr_db
+from calibration.analysis.sqnr import sqnr_db
 from calibration.data.source import spread
 from calibration.ranges.ranges import RangesRecord
 from engines.contract import Array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib.metadata import PackageNotFoundError, version
 
 ABSENT = "absent"
@@ -12,6 +13,7 @@ def distribution_versions(*names: str) -> dict[str, str]:
     return {name: _version(name) for name in names}
 
 
+@functools.cache  # What was installed when the process first asked, as what it has loaded is.
 def _version(name: str) -> str:
     try:
         return version(name)

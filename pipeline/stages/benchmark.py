@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.data.batches import Samples
-from engines import backend
+from engines import backend, module_of
 from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
 from pipeline.artifact import Engine, Timings
 from pipeline.engine_runner import batch_bounds, runner_of
@@ -62,6 +62,10 @@ class Benchmark:
             raise ConfigError("batch_sizes is empty; name at least one, such as 1")
         if len(set(self.batch_sizes)) < len(self.batch_sizes):
             raise ConfigError(f"batch_sizes names a size twice: {', '.join(map(str, self.batch_sizes))}; leave one out")
+
+    def modules(self, engines: Mapping[str, Engine], _samples: object) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return tuple(module_of(name) for name in sorted({engine.backend for engine in engines.values()}))
 
     def __call__(self, out: Path, engines: Mapping[str, Engine], samples: Samples) -> Timings:
         """Write ``out/timings.json`` and, for each engine and batch size, the raw samples as ``.npz``.

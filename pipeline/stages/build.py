@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from calibration.data.batches import Samples
-from engines import backend
+from engines import backend, module_of
 from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, Precision, ShapeRange, Weights
 from engines.nvinfer.timing_cache import timing_cache_path
 from pipeline.artifact import Engine, OnnxModel, Ranges
@@ -120,6 +120,10 @@ class Build:
         """Everything below that the engine depends on: runtime, and device where the backend builds for one."""
         found = backend(target.backend).versions()
         return found | ({"power_mode": power_mode(Path("/"))} if target.backend == "tensorrt" else {})
+
+    def modules(self, _model: object, target: Target, *_calibration: object) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return (module_of(target.backend),)
 
     def refuse(self, target: Target) -> None:
         """Raise Unavailable if the backend on this machine cannot do what the options ask."""

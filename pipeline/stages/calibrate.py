@@ -24,7 +24,7 @@ from calibration.histogram.methods import Method
 from calibration.precision.watch import Watch, watched_tensors
 from calibration.ranges.convergence import Settler, write_settling
 from calibration.ranges.ranges import Origin, ranges_from_histograms, write_ranges
-from engines import backend, onnxruntime
+from engines import backend, module_of, onnxruntime
 from engines.contract import Array, Runner
 from engines.errors import EngineError
 from pipeline.artifact import OnnxModel, Ranges
@@ -65,6 +65,10 @@ class Calibrate:
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""
         return distribution_versions("numpy", "onnx", "onnxruntime")
+
+    def modules(self, *_inputs: object) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return (module_of(self.runner),)
 
     def __call__(self, out: Path, model: OnnxModel, samples: Samples) -> Ranges:
         """Write ``out/ranges`` (``calibration.ranges``: ``ranges`` and ``convergence``) and ``out/notes.json``.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.data.batches import Samples
-from engines import backend
+from engines import backend, module_of
 from engines.contract import Array
 from pipeline.accuracy.comparison import write_outputs
 from pipeline.artifact import Engine, Outputs
@@ -38,6 +38,10 @@ class Infer:
     def versions(self, engine: Engine, _samples: object) -> dict[str, str]:
         """Everything below that the answers depend on."""
         return backend(engine.backend).versions() | distribution_versions("polygraphy", "numpy")
+
+    def modules(self, engine: Engine, _samples: object) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return (module_of(engine.backend),)
 
     def __call__(self, out: Path, engine: Engine, samples: Samples) -> Outputs:
         """Write ``out/outputs.json``.

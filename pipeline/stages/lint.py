@@ -21,7 +21,7 @@ from calibration.lint.findings import LintThresholds, finding_from_labels, findi
 from calibration.lint.input_scale import rescalings
 from calibration.lint.label_test import PredictClass, better_change, changes_for
 from calibration.lint.survey import Survey, survey
-from engines import backend
+from engines import backend, module_of
 from pipeline.artifact import Findings, OnnxModel, Outputs
 from pipeline.engine_runner import fixed_batch, padded
 from pipeline.errors import ConfigError
@@ -78,6 +78,10 @@ class Lint:
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""
         return distribution_versions("numpy", "onnx", "onnxruntime")
+
+    def modules(self, *_inputs: object) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return (module_of(self.runner),)
 
     def __call__(self, out: Path, model: OnnxModel, data: Samples, evaluation: Evaluated | None = None) -> Findings:
         """Write ``out/lint.json``: a list of findings, each with ``severity``, ``code`` and ``sentence``.

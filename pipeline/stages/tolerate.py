@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from calibration.analysis.bisection import sqnr_db
 from calibration.analysis.rounding import FP16, FP32, TF32, Format, Placing, Rounded, placing_for, rounded_from_onnx
+from calibration.analysis.sqnr import sqnr_db
 from calibration.arrays import AnyArray, Floats
 from calibration.data.batches import Samples
 from calibration.graph.watched_outputs import watchable, write_watched
@@ -27,7 +27,7 @@ from calibration.precision.placement import PlacementOptions, Target
 from calibration.precision.scale import Arithmetic
 from calibration.precision.watch import watched_tensors
 from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms, spans_from_ranges
-from engines import backend, onnxruntime
+from engines import backend, module_of, onnxruntime
 from engines.contract import Precision, Runner
 from pipeline.artifact import OnnxModel, Tolerances
 from pipeline.engine_runner import few, fixed_batch, padded, unpadded
@@ -144,6 +144,10 @@ class Tolerate:
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""
         return distribution_versions("numpy", "onnx", "onnx-ir", "onnxruntime")
+
+    def modules(self, *_inputs: object) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return (module_of(self.runner),)
 
     def __call__(self, out: Path, model: OnnxModel, samples: Samples, rounding: Rounding) -> Tolerances:
         """Write ``out/tolerances.json``: the fields of ``Rounding``, ``num_samples`` of ``num_given``, ``num_draws``,

@@ -15,7 +15,7 @@ import numpy as np
 from calibration.arrays import Bools
 from calibration.data.user_function import module_sources
 from calibration.ranges.ranges import ranges_from_folder
-from engines import backend
+from engines import backend, module_of
 from engines.contract import Array, Precision
 from pipeline.accuracy.bisection import Evidence, bisected
 from pipeline.accuracy.comparison import NO_ATOLS, OutputComparison, Tolerance, compare, read_outputs
@@ -143,6 +143,10 @@ class Validate:
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the verdict depends on."""
         return distribution_versions("polygraphy", "numpy", "onnx", "onnxruntime")
+
+    def modules(self, *_inputs: object) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return (module_of(self.reference),)
 
     def tolerance(self, precision: Precision) -> Tolerance:
         """The tolerances for engines of that precision."""

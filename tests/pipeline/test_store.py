@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from calibration import file_digest
 from pipeline import store as store_module
 from pipeline.artifact import OnnxModel, Ranges, artifact_from_record, digest_of_path, record_from_artifact
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.store import ROOT, Store, canonical, plain, source_digest, sources_of
+from pipeline.machine.digest_table import DigestTable
+from pipeline.store import Store, canonical, plain
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,8 @@ class Slow:
 
 
 @pytest.fixture(autouse=True)
-def _known_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stages above are no modules of the project; their source counts as a constant."""
-    monkeypatch.setattr(store_module, "source_digest", lambda _module: "source")
+def _known_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages above are no modules of the project; each has a name of its own."""
     monkeypatch.setattr(store_module, "stage_name", lambda stage: type(stage).__name__.lower())
 
 
@@ -110,7 +111,7 @@ def test_every_input_changes_the_recipe(tmp_path: Path, model: OnnxModel, monkey
     store.run(Upper(tool="2.0"), model)
     model.path.write_text("abd")
     store.run(Upper(), model)
-    monkeypatch.setattr(store_module, "source_digest", lambda _module: "edited source")
+    monkeypatch.setattr(store_module, "source_digest", lambda *_modules: "edited source")
     store.run(Upper(), model)
     assert [entry.served for entry in store.account] == [False] * 5
     assert len(results(store)) == 5
@@ -165,6 +166,50 @@ def test_a_damaged_result_is_made_again(tmp_path: Path, model: OnnxModel, caplog
     assert "damaged, its bytes are not those that were published; making it again" in caplog.text
 
 
+def test_a_damaged_result_is_found_in_another_process_too(
+    tmp_path: Path, model: OnnxModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file's content was is remembered by its identity, and damage by a write is another identity."""
+    monkeypatch.setattr(file_digest, "SETTLED_NS", -(10**18))  # Every file counts as settled.
+    monkeypatch.setattr(file_digest._Memory, "table", {})
+    file_digest.remember_in(digest_table := DigestTable(tmp_path / "digests.sqlite"))
+    made = Store(tmp_path / "s").run(Upper(), model)
+    digest_table.save()
+    for damage, served in (("", True), ("AB", False), ("XYZ", False)):
+        file_digest.remember_in(DigestTable(tmp_path / "digests.sqlite"))
+        if damage:
+            times = made.path.stat()
+            made.path.write_text(damage)
+            os.utime(made.path, ns=(times.st_atime_ns, times.st_mtime_ns))  # Its ctime tells all the same.
+        store = Store(tmp_path / "s")
+        assert store.run(Upper(), model).path.read_text() == "ABC"
+        assert [entry.served for entry in store.account] == [served]
+
+
+def test_a_program_that_was_changed_while_it_ran_leaves_nothing(
+    tmp_path: Path, model: OnnxModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(*modules: str) -> None:
+        raise Unavailable(f"{modules[0]}: was changed")
+
+    store = Store(tmp_path / "s")
+    monkeypatch.setattr(store_module, "check_unchanged", changed)
+    for run in (store.run, store.measure):
+        with pytest.raises(Unavailable, match="was changed"):
+            run(Upper(), model)
+    assert results(store) == []
+    assert list((store.folder / "tmp").iterdir()) == []
+
+
+def test_modules_that_are_loaded_by_name_are_in_the_recipe(
+    tmp_path: Path, model: OnnxModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "source_digest", lambda *modules: " ".join(modules))
+    plain_recipe = Store(tmp_path / "s").recipe(Upper(), model)
+    monkeypatch.setattr(Upper, "modules", lambda self, *inputs: ("engines.reference",), raising=False)
+    assert Store(tmp_path / "s").recipe(Upper(), model)["source"] == f"{plain_recipe['source']} engines.reference"
+
+
 def test_a_truncated_result_record_is_made_again(tmp_path: Path, model: OnnxModel) -> None:
     store = Store(tmp_path / "s")
     made = store.run(Upper(), model)
@@ -173,7 +218,6 @@ def test_a_truncated_result_record_is_made_again(tmp_path: Path, model: OnnxMode
 
 
 def _run_slow(folder: str, path: str, seconds: float) -> None:
-    store_module.source_digest = lambda module: "source"
     store_module.stage_name = lambda stage: type(stage).__name__.lower()
     Store(Path(folder)).run(Slow(seconds), OnnxModel(Path(path)))
 
@@ -237,14 +281,6 @@ def test_a_folder_that_cannot_be_a_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be used as a store .*; name another with --store"):
         Store(tmp_path / "file" / "s")
-
-
-def test_the_source_digest_follows_imports(tmp_path: Path) -> None:
-    names = {p.as_posix().split("/")[-2] + "/" + p.name for p in sources_of("pipeline.stages.build")}
-    assert {"stages/build.py", "engines/contract.py", "engines/onnxruntime.py", "engines/tensorrt.py"} <= names
-    assert not {"pipeline/command/cli.py", "stages/export.py"} & names
-    assert ROOT / "calibration" / "histogram" / "histogram.c" in sources_of("pipeline.stages.calibrate")
-    assert source_digest("pipeline.stages.build") != source_digest("pipeline.stages.export")
 
 
 def test_canonical_json_has_one_form() -> None:

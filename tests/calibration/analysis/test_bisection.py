@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from calibration.analysis.bisection import Bisection, Power, Suspect, counterparts, sqnr_db
+from calibration.analysis.bisection import Bisection, Power, Suspect, counterparts
 from calibration.arrays import AnyArray
 from calibration.graph.watched_outputs import watch_tensors
 from calibration.histogram.collect import RunModel
@@ -191,11 +191,3 @@ def test_powers_add_up_over_batches() -> None:
     assert power.gap_db() == pytest.approx(10 * math.log10(8))
     power.add(np.zeros(3), np.zeros(2), np.zeros(3))
     assert power.signal == 50.0, "shapes that differ are not compared"
-
-
-@pytest.mark.parametrize(
-    ("signal", "noise", "ratio_db"),
-    [(100.0, 1.0, 20.0), (1.0, 0.0, math.inf), (0.0, 1.0, -math.inf), (1.0, math.inf, -math.inf), (0.0, 0.0, math.inf)],
-)
-def test_sqnr(signal: float, noise: float, ratio_db: float) -> None:
-    assert sqnr_db(signal, noise) == pytest.approx(ratio_db)

@@ -1,0 +1,41 @@
+"""The program's own source files, as they were when this process began to load them.
+
+``pipeline/__init__.py`` imports this before anything else, and before any long work.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TypeAlias
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("pipeline", "calibration", "engines")
+SUFFIXES = (".py", ".pyi", ".c")
+
+State: TypeAlias = tuple[int, ...]
+"""What changes when a file is written; empty for one that is not there."""
+
+
+def state_of(file: Path) -> State:
+    """The file's state now."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def states(root: Path) -> dict[str, State]:
+    """The state of every source file now, by its path below ``root``."""
+    found = {}
+    for package in PACKAGES:
+        for folder, _, names in os.walk(root / package):
+            for file in (Path(folder, name) for name in names if name.endswith(SUFFIXES)):
+                found[file.relative_to(root).as_posix()] = state_of(file)
+    return found
+
+
+TAKEN_NS = time.time_ns()
+AT_START = states(ROOT)
