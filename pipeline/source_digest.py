@@ -28,7 +28,6 @@ NOT_IN_RECIPES = (
     "pipeline.machine.child_process",
     "pipeline.machine.progress",
     "pipeline.machine.user_cache",
-    "pipeline.builder.durations",  # How long a build will take, for the progress bar.
     "engines.nvinfer.progress",
 )
 """Modules that cannot change a result's bytes; of a package its ``__init__`` alone is meant."""

@@ -75,7 +75,6 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/accuracy/comparison.py", {"lint", "infer", "infer-trt", "validate"}),
         ("pipeline/advice/recommendation.py", set()),
         ("pipeline/builder/retries.py", {"build", "build-trt"}),
-        ("pipeline/builder/durations.py", set()),  # the progress bar
         ("pipeline/command/cli.py", set()),
         ("pipeline/command/verbs/engines/build.py", set()),
         ("pipeline/gate/decide.py", set()),
@@ -214,7 +213,6 @@ def test_what_is_in_no_recipe() -> None:
         "pipeline.machine.child_process",
         "pipeline.machine.progress",
         "pipeline.machine.user_cache",
-        "pipeline.builder.durations",
         "engines.nvinfer.progress",
     )
     for module in NOT_IN_RECIPES:
