@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import field
 from typing import TypeVar
 
 from pipeline.errors import ConfigError
 
 T = TypeVar("T")
+
+FINITE = sys.float_info.max
+"""As an upper bound: every number but infinity."""
 
 
 def check_bounds(record: object, **bounds: tuple[float, float]) -> None:
@@ -17,7 +21,7 @@ def check_bounds(record: object, **bounds: tuple[float, float]) -> None:
         value = getattr(record, name)
         for item in value if isinstance(value, tuple) else (value,):
             if not low <= item <= high:
-                upper = "" if high == math.inf else f" and at most {high:g}"
+                upper = {math.inf: "", FINITE: " and finite"}.get(high, f" and at most {high:g}")
                 raise ConfigError(f"{name} is {item:g}, but must be at least {low:g}{upper}; correct it")
 
 

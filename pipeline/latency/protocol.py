@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 from pipeline.latency.scenarios import NUM_STREAMS, Arrivals, Load, Scenario
-from pipeline.option import option
+from pipeline.option import FINITE, check_bounds, option
 
 CONFIDENCE = 0.95
+MOST_CONFIDENCE = 0.999999
+LEAST_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class ScenarioOptions:
     queries_per_s: float = option(0.0, "server: so many queries arrive per second, on average")
     arrivals: Arrivals = option("poisson", "server: at random, or fixed: evenly spaced, as from a camera")
     num_streams: int = option(NUM_STREAMS, "offline: batches in flight at once, where a backend on the GPU has streams")
+
+    def __post_init__(self) -> None:
+        """Check that the options fit the scenario."""
+        _ = self.load  # It checks itself.
 
     @property
     def load(self) -> Load:
@@ -52,15 +57,10 @@ class Protocol(ScenarioOptions):
 
     def __post_init__(self) -> None:
         """Check the bounds."""
-        _ = self.load  # It checks itself.
-        least = {"warmup_queries": 1, "min_queries": 1, "num_blocks": 4, "settle_queries": 0, "seed": 0}
-        least |= {"warmup_seconds": 0, "min_seconds": 0, "max_spread": 0, "max_drift": 0}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if not value >= bound:
-                raise ConfigError(f"benchmark: {name} is {value}, must be at least {bound}; raise it")
-            if value == math.inf:
-                raise ConfigError(f"benchmark: {name} is {value}, so the measurement would never end; lower it")
+        super().__post_init__()
+        check_bounds(self, warmup_queries=(1, FINITE), warmup_seconds=(0, FINITE), settle_queries=(0, FINITE))
+        check_bounds(self, min_queries=(1, FINITE), min_seconds=(0, FINITE), num_blocks=(4, FINITE))
+        check_bounds(self, max_spread=(0, FINITE), max_drift=(0, FINITE), seed=(0, FINITE))
 
     def describe(self) -> str:
         """The sentence that stands next to every number measured with this protocol."""
@@ -99,28 +99,16 @@ class Pairing(ScenarioOptions):
 
     def __post_init__(self) -> None:
         """Check the bounds."""
-        _ = self.load  # It checks itself.
-        least: dict[str, float] = {
-            "warmup_queries": 1,
-            "warmup_seconds": 0,
-            "block_ms": 0,
-            "min_block_queries": 1,
-            "settle_queries": 0,
-        }
-        least |= {"seed": 0, "load_seconds": 0, "min_seconds": 0, "confidence": 0.5}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if not bound <= value < math.inf:
-                raise ConfigError(f"{name} is {value}, must be at least {bound} and finite; correct it")
-        if not 0 < self.max_seconds < math.inf:
-            raise ConfigError(f"max_seconds is {self.max_seconds}, must be above 0 and finite; correct it")
+        super().__post_init__()
+        check_bounds(self, warmup_queries=(1, FINITE), warmup_seconds=(0, FINITE), settle_queries=(0, FINITE))
+        check_bounds(self, max_seconds=(LEAST_SECONDS, FINITE), min_seconds=(0, FINITE), load_seconds=(0, FINITE))
+        check_bounds(self, block_ms=(0, FINITE), min_block_queries=(1, FINITE), seed=(0, FINITE))
+        check_bounds(self, confidence=(0.5, MOST_CONFIDENCE))
         if self.min_seconds > self.max_seconds:
             raise ConfigError(
                 f"min_seconds is {self.min_seconds:g}, above max_seconds {self.max_seconds:g}, when it ends; raise "
                 "max_seconds"
             )
-        if not self.confidence < 1:
-            raise ConfigError(f"confidence is {self.confidence}, must be below 1, such as 0.99; correct it")
 
     def describe(self) -> str:
         """The sentence that stands next to every answer found so."""

@@ -32,6 +32,7 @@ import numpy as np
 
 from calibration.arrays import Floats, Ints
 from pipeline.errors import ConfigError
+from pipeline.option import FINITE, check_bounds
 
 Scenario = Literal["single_stream", "server", "offline"]
 Arrivals = Literal["poisson", "fixed"]
@@ -72,10 +73,7 @@ class Load:
                 f"scenario {self.scenario}: queries_per_s is {rate:g}, but only server has a rate; leave it out, or "
                 "write scenario = server"
             )
-        if self.num_streams < 1:
-            raise ConfigError(
-                f"scenario {self.scenario}: num_streams is {self.num_streams}, must be at least 1; raise it"
-            )
+        check_bounds(self, num_streams=(1, FINITE))
         if self.scenario != "offline" and self.num_streams != NUM_STREAMS:
             raise ConfigError(
                 f"scenario {self.scenario}: num_streams is {self.num_streams}, but only offline has several batches in "

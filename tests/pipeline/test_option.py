@@ -26,7 +26,10 @@ HEAD = '[model]\nsource = "x"\n[data]\ncalibration = "c.npz"\nevaluation = "e.np
         ("[infer]\nnum_threads = -1", "[infer] num_threads is -1, but must be at least 0; correct it"),
         ("[benchmark]\nbatch_sizes = [1, 0]", "[benchmark] batch_sizes is 0, but must be at least 1; correct it"),
         ("[benchmark]\nbatch_sizes = [1, 8, 1]", "[benchmark] batch_sizes names a size twice: 1, 8, 1; leave one out"),
-        ("[benchmark.protocol]\nmin_seconds = inf", "min_seconds is inf, so the measurement would never end"),
+        (
+            "[benchmark.protocol]\nmin_seconds = inf",
+            "[benchmark.protocol] min_seconds is inf, but must be at least 0 and finite; correct it",
+        ),
         ("[benchmark]\nbatch_sizes = []", "[benchmark] batch_sizes is empty; name at least one, such as 1"),
     ],
 )

@@ -347,11 +347,11 @@ def test_a_missing_or_broken_file_of_raw_samples_is_one_sentence(tmp_path: Path,
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"num_blocks": 3}, "num_blocks is 3, must be at least 4"),
-        ({"min_queries": 0}, "min_queries is 0, must be at least 1"),
-        ({"warmup_queries": 0}, "warmup_queries is 0, must be at least 1"),
-        ({"min_seconds": -1.0}, "min_seconds is -1.0, must be at least 0"),
-        ({"max_drift": math.nan}, "max_drift is nan, must be at least 0"),
+        ({"num_blocks": 3}, "num_blocks is 3, but must be at least 4"),
+        ({"min_queries": 0}, "min_queries is 0, but must be at least 1"),
+        ({"warmup_queries": 0}, "warmup_queries is 0, but must be at least 1"),
+        ({"min_seconds": -1.0}, "min_seconds is -1, but must be at least 0"),
+        ({"max_drift": math.nan}, "max_drift is nan, but must be at least 0"),
     ],
 )
 def test_a_protocol_out_of_bounds_is_refused(options: dict[str, float], said: str) -> None:

@@ -427,13 +427,13 @@ def test_a_soak_goes_on_though_all_could_be_decided() -> None:
     ("options", "said"),
     [
         ({"scenario": "server"}, "scenario server: queries_per_s is 0, must be above 0"),
-        ({"max_seconds": 0.0}, "max_seconds is 0.0, must be above 0 and finite"),
-        ({"max_seconds": math.inf}, "max_seconds is inf, must be above 0 and finite"),
+        ({"max_seconds": 0.0}, "max_seconds is 0, but must be at least 0.001 and finite"),
+        ({"max_seconds": math.inf}, "max_seconds is inf, but must be at least 0.001 and finite"),
         ({"min_seconds": 61.0}, "min_seconds is 61, above max_seconds 60, when it ends; raise max_seconds"),
-        ({"confidence": 1.0}, "confidence is 1.0, must be below 1"),
-        ({"confidence": 0.3}, "confidence is 0.3, must be at least 0.5 and finite"),
-        ({"block_ms": math.nan}, "block_ms is nan, must be at least 0 and finite"),
-        ({"warmup_queries": 0}, "warmup_queries is 0, must be at least 1"),
+        ({"confidence": 1.0}, "confidence is 1, but must be at least 0.5 and at most 0.999999"),
+        ({"confidence": 0.3}, "confidence is 0.3, but must be at least 0.5"),
+        ({"block_ms": math.nan}, "block_ms is nan, but must be at least 0 and finite"),
+        ({"warmup_queries": 0}, "warmup_queries is 0, but must be at least 1"),
     ],
 )
 def test_a_pairing_out_of_bounds_is_refused(options: dict[str, float], said: str) -> None:

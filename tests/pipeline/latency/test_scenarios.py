@@ -182,7 +182,7 @@ def test_the_real_clock_waits_until_a_query_is_due() -> None:
             {"num_streams": 4},
             "scenario single_stream: num_streams is 4, but only offline has several batches",
         ),
-        ({"scenario": "offline", "num_streams": 0}, "num_streams is 0, must be at least 1"),
+        ({"scenario": "offline", "num_streams": 0}, "num_streams is 0, but must be at least 1"),
     ],
 )
 def test_a_rate_that_does_not_fit_the_scenario_is_refused(options: dict[str, Any], said: str) -> None:

@@ -63,7 +63,7 @@ def test_benchmark_without_output_leaves_nothing(command: Command, tiny: Path) -
         (("--batch-sizes", ""), "batch_sizes is empty; name at least one, such as 1"),
         (("--batch-sizes", "64"), "[benchmark] batch_sizes has 64, but there are 24 samples to time with; give sizes"),
         (("--batch-sizes", "0"), "batch_sizes is 0, but must be at least 1; correct it"),
-        (("--num-blocks", 1), "benchmark: num_blocks is 1, must be at least 4; raise it"),
+        (("--num-blocks", 1), "num_blocks is 1, but must be at least 4 and finite; correct it"),
     ],
 )
 def test_bad_options_of_benchmark(command: Command, tiny: Path, options: tuple[object, ...], said: str) -> None:
