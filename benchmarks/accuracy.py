@@ -32,7 +32,7 @@ from benchmarks import networks
 from benchmarks.calibration import MODELOPT, cpu_name, make_environment
 from benchmarks.candidates import Candidate, Given, Run, candidates, trtforge
 from calibration.data.preprocess import Preprocess
-from engines import onnxruntime
+from engines.backends import onnxruntime
 from engines.contract import BuildOptions
 from engines.onnx_model import facts
 from pipeline.stats.proportions import holm, mcnemar, tango, wilson

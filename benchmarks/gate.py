@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.calibration import cpu_name
-from engines import onnxruntime
+from engines.backends import onnxruntime
 from pipeline.latency.benchmark import Candidate
 from pipeline.latency.paired import Asked, Question, ask
 from pipeline.latency.protocol import Pairing

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.calibration import cpu_name
 from benchmarks.gate import BATCH_SIZE, OUTCOMES, loading, plain_ms, write_network
 from calibration.arrays import Floats
-from engines import onnxruntime
+from engines.backends import onnxruntime
 from pipeline.gate.steadiness import cpu_times, load_from_others
 from pipeline.latency.intervals import LEAST_GROUPS, Statistic, bounded_mean, load_statistics, reach_of
 from pipeline.latency.paired import Question, ask

@@ -203,7 +203,9 @@ def contract(check: Check) -> None:
     wanted += " and not rtx" if check.backend == "tensorrt" else ""
     # TensorRT warns of names that its next generation will not have, which is what this project lives with.
     quiet = ("-W", "ignore::DeprecationWarning")
-    said = check.run("contract tests", "pytest", "-q", "-rs", *quiet, "tests/engines/test_contract.py", "-k", wanted)
+    said = check.run(
+        "contract tests", "pytest", "-q", "-rs", *quiet, "tests/engines/backends/test_contract.py", "-k", wanted
+    )
     skipped = [line for line in said.splitlines() if line.startswith("SKIPPED")]
     if skipped:
         check.steps.failed("contract tests", f"{len(skipped)} skipped, the first: {skipped[0]}")

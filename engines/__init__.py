@@ -1,17 +1,19 @@
-"""One file per runtime, the only place that names it; the file's name is the backend's name.
+"""Engines: what runs a network on a device, one backend per runtime.
 
 A leaf: it knows arrays, ONNX files and engine files, and nothing of calibration or of the pipeline.
 """
 
 import importlib
+from pathlib import Path
 from typing import cast
 
 from engines.contract import Backend, StreamingBackend
 from engines.errors import Unavailable
 
-BACKENDS = ("onnxruntime", "reference", "tensorflow", "tensorrt", "tensorrt_rtx")
-STREAMING = ("tensorrt", "tensorrt_rtx")
-"""Those that are ``StreamingBackend``."""
+BACKENDS = tuple(
+    sorted(file.stem for file in (Path(__file__).parent / "backends").glob("*.py") if file.stem != "__init__")
+)
+"""The files in ``engines/backends/``."""
 
 
 def backend(name: str) -> Backend:
@@ -27,9 +29,14 @@ def backend(name: str) -> Backend:
 
 def module_of(name: str) -> str:
     """The backend's module."""
-    return f"engines.{name}"
+    return f"engines.backends.{name}"
+
+
+def builders() -> tuple[str, ...]:
+    """The backends that engines can be built for. Loads this project's file for each."""
+    return tuple(name for name in BACKENDS if backend(name).CAN_BUILD)
 
 
 def streaming_backend(name: str) -> StreamingBackend | None:
     """That backend, if its runners can have several queries in flight; else None."""
-    return cast(StreamingBackend, backend(name)) if name in STREAMING else None
+    return cast(StreamingBackend, backend(name)) if backend(name).STREAMS else None

@@ -6,16 +6,18 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from engines.precision import FP32
+
 Array: TypeAlias = npt.NDArray[np.generic]
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Placement = Literal["tensorrt", "onnxruntime", "none"]
 """Where a backend wants its Q/DQ nodes; ``none`` for a backend that takes no INT8 model."""
+ModelFormat = Literal["onnx", "savedmodel"]
+"""What a backend reads: an ONNX file, or a SavedModel folder."""
 Hardware = Literal["exact", "same_compute_capability", "ampere_plus"]
 """The GPUs that an engine is to run on: the kind that it was built on, that compute capability, or 8.0 and later."""
 Weights = Literal["fixed", "refittable", "stripped"]
@@ -69,8 +71,8 @@ def _silent(_phase: str, _done: int, _total: int) -> None:
 class BuildOptions:
     """What the builder is told. A backend that cannot obey a field raises; it never ignores it in silence."""
 
-    precision: Precision = "fp32"
-    """What the ONNX file was written for; TensorRT 8 and 10 need builder flags that follow from it."""
+    precision: str = FP32.name
+    """What the model was written for, by name; TensorRT 8 and 10 need builder flags that follow from it."""
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     """The first optimization profile: a shape range for each input with a dynamic dimension."""
     more_shapes: tuple[Mapping[str, ShapeRange], ...] = ()
@@ -122,7 +124,7 @@ class EngineRecord:
     """What a build says about the engine it made. Goes into the store beside the engine."""
 
     backend: str
-    precision: Precision
+    precision: str
     size_bytes: int
     build_seconds: float
     versions: Mapping[str, str]
@@ -254,7 +256,17 @@ class Backend(Protocol):
     """A module of this package. Every name below is a module-level name of it."""
 
     NAME: str
+    TAKES: ModelFormat
+    """The file format that it builds from."""
     PLACEMENT: Placement
+    CAN_BUILD: bool
+    """Whether engines can be built for it; else it runs what others made, such as a trained network."""
+    GPU: bool
+    """Whether it computes on the GPU."""
+    STREAMS: bool
+    """Whether its runners can have several queries in flight (``StreamingBackend``)."""
+    OBEYS: frozenset[str]
+    """The fields of ``BuildOptions`` that have an effect on its engines, beside the precision and the shapes."""
     SUFFIX: str
     """File name ending of its engines, with the dot."""
     INSTALL: str

@@ -13,6 +13,7 @@ from onnx import external_data_helper, helper, shape_inference
 
 from engines.contract import DYNAMIC, BuildOptions, ShapeRange, TensorSpec
 from engines.errors import EngineError, Unavailable
+from engines.precision import precision_named
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """Convolutions and matrix products: the operators that INT8 is about."""
@@ -105,20 +106,25 @@ def check_options(found: OnnxModelFacts, options: BuildOptions, path: Path) -> N
     Raises:
         EngineError: they do not; an engine of another precision than asked would be the result.
     """
+    precision = precision_named(options.precision)
     if options.native is not None:
         _check_for_calibrator(found, path)
-    elif options.precision == "int8" and not found.has_quantize:
-        raise EngineError(f"{path}: precision int8 is asked for, the model has no QuantizeLinear; quantize it first")
-    if options.precision != "int8" and found.has_quantize:
+    elif precision.is_integer and not found.has_quantize:
+        raise EngineError(
+            f"{path}: precision {precision.name} is asked for, the model has no QuantizeLinear; quantize it first"
+        )
+    if not precision.is_integer and found.has_quantize:
         raise EngineError(
             f"{path}: precision {options.precision} is asked for, the model has QuantizeLinear nodes; ask for int8, "
             "or give the model from before quantization"
         )
-    if options.precision == "fp16" and not found.has_float16:
-        raise EngineError(f"{path}: precision fp16 is asked for, the model has no FP16 tensor; cast it first")
-    if options.precision == "fp32" and found.has_float16:
+    if precision.is_half and not found.has_float16:
         raise EngineError(
-            f"{path}: precision fp32 is asked for, the model has FP16 tensors; ask for fp16, "
+            f"{path}: precision {precision.name} is asked for, the model has no FP16 tensor; cast it first"
+        )
+    if precision.is_full and found.has_float16:
+        raise EngineError(
+            f"{path}: precision {precision.name} is asked for, the model has FP16 tensors; ask for fp16, "
             "or give the model from before the cast"
         )
     for ranges in options.profiles():

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 from calibration.file_digest import file_digest, of_content
 from calibration.lint.finding import Finding
@@ -72,19 +72,21 @@ class Artifact:
         return list(json.loads(file.read_text())) if file.is_file() else []
 
 
-@dataclass(frozen=True)
-class SavedModel(Artifact):
-    """A TensorFlow SavedModel folder and one of its signatures."""
+class Source(Artifact):
+    """A trained network as the user brought it; its kinds are the files of ``pipeline/sources/``."""
 
-    signature: str = "serving_default"
+    KIND: ClassVar[str] = ""
+    """The file of its kind."""
+
+    def signature_name(self) -> str:
+        """Which of several functions of the network is meant, where its kind has such; else empty."""
+        return ""
 
 
-class KerasFile(Artifact):
-    """A ``.keras`` file, or a Keras ``.h5`` file."""
-
-
-class OnnxModel(Artifact):
+class OnnxModel(Source):
     """An ONNX file; the precision is written in it. A user's may keep its weights in further files beside it."""
+
+    KIND: ClassVar[str] = "onnx"
 
     def digest(self) -> str:
         """As of every artifact; files of weights beside the ONNX file count as well."""
@@ -154,11 +156,8 @@ class Timings(Artifact):
         return dict(json.loads(self.path.read_text()))
 
 
-Source: TypeAlias = SavedModel | KerasFile | OnnxModel
-
 TYPES: dict[str, type[Artifact]] = {
-    kind.__name__: kind
-    for kind in (SavedModel, KerasFile, OnnxModel, Findings, Ranges, Engine, Outputs, Tolerances, Verdict, Timings)
+    kind.__name__: kind for kind in (OnnxModel, Findings, Ranges, Engine, Outputs, Tolerances, Verdict, Timings)
 }
 
 

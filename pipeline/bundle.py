@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calibration.file_digest import file_digest
-from engines.contract import Placement, Precision
+from engines.contract import Placement
+from engines.precision import precision_named
 from pipeline.artifact import Findings, OnnxModel, Outputs, Ranges, Tolerances, Verdict
 from pipeline.errors import ConfigError, DataError
 from pipeline.json_record import record_from_json
@@ -70,7 +71,7 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
-    def model(self, precision: Precision, placement: Placement) -> OnnxModel:
+    def model(self, precision: str, placement: Placement) -> OnnxModel:
         """The ONNX model with that precision written in it.
 
         Raises:
@@ -105,12 +106,12 @@ class Bundle:
         return Findings(self.folder / self.manifest.findings)
 
 
-def model_key(precision: Precision, placement: Placement) -> str:
+def model_key(precision: str, placement: Placement) -> str:
     """A model's name in the manifest; only INT8 depends on the placement."""
-    return f"int8.{placement}" if precision == "int8" else precision
+    return f"{precision}.{placement}" if precision_named(precision).is_integer else precision
 
 
-def tolerance_key(precision: Precision, placement: Placement, native: bool) -> str:
+def tolerance_key(precision: str, placement: Placement, native: bool) -> str:
     """The name of derived tolerances: they depend on what is rounded, by whose rules, and who says where."""
     return f"{precision}.{'native' if native else placement}"
 

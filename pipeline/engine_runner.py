@@ -9,7 +9,8 @@ import numpy as np
 
 from calibration.data.batches import Samples
 from calibration.data.source import spread
-from engines import backend, onnxruntime, tensorflow
+from engines import backend
+from engines.backends import onnxruntime, tensorflow
 from engines.contract import DYNAMIC, Array, Runner
 from pipeline.artifact import Engine
 

@@ -12,6 +12,7 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.source import FUNCTION, DataSource
 from calibration.lint.findings import raise_errors
 from engines import backend
+from engines.precision import FP32
 from pipeline.artifact import (
     Engine,
     Findings,
@@ -20,9 +21,9 @@ from pipeline.artifact import (
 from pipeline.bundle import open_bundle, tolerance_key
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
 from pipeline.plan import Plan
-from pipeline.results import Results
+from pipeline.results import Network, Results
+from pipeline.sources.contract import source_from_path
 from pipeline.spelling import nearest
-from pipeline.stages.export import source_from_path
 from pipeline.stages.lint import Evaluated
 from pipeline.stages.tolerate import LEAST_SAMPLES
 from pipeline.stages.validate import Judged
@@ -40,11 +41,6 @@ from pipeline.variants import (
 
 log = logging.getLogger(__name__)
 
-MODELS_ONLY = ("export", "lint", "calibrate", "cast", "quantize", "tolerate", "pack")
-"""Verbs for which no engine is built."""
-JUDGED = ("tolerate", "pack", "validate", "benchmark", "gate")
-"""Verbs for which tolerances are derived."""
-
 
 def run(plan: Plan, store: Store, until: str) -> Results:
     """Run the plan's stages, in order, up to and with the stage ``until``; only what changed is made.
@@ -55,7 +51,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     """
     check_plan(plan, until)
     made = models_of_bundle(plan) if plan.packed.manifest else models_of(plan, store, until)
-    if until in MODELS_ONLY:
+    if not plan.stage(until).NEEDS_ENGINES:
         return made
     assert made.reference is not None
 
@@ -74,7 +70,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     judge = judge_of(plan)
     for variant, outputs in made.outputs.items():
         evidence = evidence_of(plan, made, variant)
-        judged = Judged(judge, variant.precision, evidence, made.tolerances.get(variant))
+        judged = Judged(judge, variant.precision.name, evidence, made.tolerances.get(variant))
         made.verdicts[variant] = store.run(plan.validate, made.reference, outputs, made.evaluation, judged)
     if until == "benchmark" or (until == "gate" and plan.gate.pays):
         time_engines(plan, store, made)
@@ -89,7 +85,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     check_shapes(plan, evaluation)
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)
-    made = Results(source, fp32, calibration, evaluation)
+    made = Results(source, Network(fp32), calibration, evaluation)
     made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)
     check_export(plan, store, made)
     if until == "export":
@@ -101,15 +97,16 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
         return made
 
     check_findings(plan, made.findings)
-    made.ranges = store.run(plan.calibrate, fp32, calibration)
-    for note in made.ranges.notes():
-        log.warning("%s", note)
+    for network in made.networks.values():
+        network.ranges = store.run(plan.calibrate, network.fp32, calibration)
+        for note in network.ranges.notes():
+            log.warning("%s", note)
     if until == "calibrate":
         return made
 
     for variant in variants(plan, until):
         made.models[variant] = written_model(plan, store, made, variant)
-    if until in JUDGED:
+    if plan.stage(until).NEEDS_TOLERANCES:
         derive(plan, store, made)
     return made
 
@@ -123,24 +120,25 @@ def models_of_bundle(plan: Plan) -> Results:
         Unavailable: an engine could neither be run here nor simulated.
     """
     bundle = open_bundle(plan.resolved(plan.packed.manifest))
-    fp32 = bundle.model("fp32", "none")
+    fp32 = bundle.model(FP32.name, "none")
     specs = input_specs_from_onnx(fp32.path)
     evaluation = open_samples(_resolved(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
     check_shapes(plan, evaluation)
     plan.benchmark.check_samples(evaluation)
-    made = Results(fp32, fp32, None, evaluation, bundle, bundle.verdict(), bundle.reference(), ranges=bundle.ranges())
+    network = Network(fp32, bundle.ranges())
+    made = Results(fp32, network, None, evaluation, bundle, bundle.verdict(), bundle.reference())
     made.findings = bundle.findings()
     made.notes += bundle.manifest.notes
     for variant in variants(plan, "benchmark"):
-        native = plan.build.is_native(variant.backend, variant.precision)
+        native = plan.build.is_native(variant.backend, variant.precision.name)
         if native and plan.build.native_scales == "tensorrt":
             raise ConfigError(
                 f"{plan.path}: [build] native_scales is tensorrt, but a bundle has no calibration samples; take ranges"
             )
         placement = backend(variant.backend).PLACEMENT
-        made.models[variant] = fp32 if native else bundle.model(variant.precision, placement)
-        if plan.validate.tolerance(variant.precision).derived:
-            if (tolerances := bundle.tolerances(tolerance_key(variant.precision, placement, native))) is not None:
+        made.models[variant] = fp32 if native else bundle.model(variant.precision.name, placement)
+        if plan.validate.tolerance(variant.precision.name).derived:
+            if (tolerances := bundle.tolerances(tolerance_key(variant.precision.name, placement, native))) is not None:
                 made.tolerances[variant] = tolerances
             elif bundle.manifest.tolerances:
                 made.notes.append(f"{variant.name}: is judged without derived tolerances: the bundle has none for it")
@@ -158,18 +156,18 @@ def check_plan(plan: Plan, until: str) -> None:
         ConfigError: the models of a bundle are asked for, there is no such metric, or INT8 is asked of a backend that
             takes none, [build] has what no backend takes, or the report's folder holds something else.
     """
-    if plan.packed.manifest and until in MODELS_ONLY:
+    if plan.packed.manifest and not plan.stage(until).NEEDS_ENGINES:
         raise ConfigError(f"{plan.path}: is a bundle's plan, its models are made: nothing is left to {until}")
     if plan.data.metric:
         judge_of(plan).metric()
     plan.build.check_backends(plan.variants.backends)
     for variant in variants(plan, until):
-        if variant.precision == "int8" and backend(variant.backend).PLACEMENT == "none":
+        if variant.precision.is_integer and backend(variant.backend).PLACEMENT == "none":
             raise ConfigError(
-                f"{variant.name}: the backend takes no INT8 model; take int8 out of [variants] precisions"
+                f"{variant.name}: the backend takes no {variant.precision.title} model; take {variant.precision.name} "
+                "out of [variants] precisions"
             )
-        needs_backend = until not in MODELS_ONLY
-        if needs_backend:
+        if plan.stage(until).NEEDS_ENGINES:
             if reason := backend(variant.backend).why_not_build():
                 raise Unavailable(reason)
             plan.build.refuse(target_of(plan, variant))
@@ -201,7 +199,7 @@ def time_engines(plan: Plan, store: Store, made: Results) -> None:
 
 def derive(plan: Plan, store: Store, made: Results) -> None:
     """Derive tolerances for the variants that the plan holds to them, from enough samples."""
-    wanted = [variant for variant in made.models if plan.validate.tolerance(variant.precision).derived]
+    wanted = [variant for variant in made.models if plan.validate.tolerance(variant.precision.name).derived]
     num = made.evaluation.num_samples
     if wanted and num < LEAST_SAMPLES:
         made.notes.append(
@@ -222,7 +220,7 @@ def check_export(plan: Plan, store: Store, made: Results) -> None:
     """
     assert made.reference is not None
     answers = store.run(plan.infer, trained_network(plan, made), made.evaluation)
-    judged = Judged(judge_of(plan), "fp32")
+    judged = Judged(judge_of(plan), FP32.name)
     made.source_verdict = store.run(plan.validate, answers, made.reference, made.evaluation, judged)
     verdict = made.source_verdict.read()
     if not verdict["passed"]:

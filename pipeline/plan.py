@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
-from engines import BACKENDS
-from engines.contract import PRECISIONS, Precision, ShapeRange
+from engines.contract import ShapeRange
+from engines.precision import PRECISIONS
 from pipeline.errors import ConfigError
 from pipeline.option import option
 from pipeline.spelling import nearest
+from pipeline.stage import Stage
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.build import Build
 from pipeline.stages.calibrate import Calibrate
@@ -38,10 +39,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-
-BUILDERS = tuple(name for name in BACKENDS if name != "tensorflow")
-"""Backends that engines can be built for."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Data:
 class Variants:
     """[variants]: what is built: every precision for every backend."""
 
-    precisions: tuple[Precision, ...] = option(PRECISIONS, "of fp32, fp16, int8")
+    precisions: tuple[str, ...] = option(tuple(PRECISIONS), "of fp32, fp16, int8")
     backends: tuple[str, ...] = option(("onnxruntime",), "of onnxruntime, reference, tensorrt, tensorrt_rtx")
 
 
@@ -112,16 +109,30 @@ class Plan:
         """A path of the plan, taken from the plan's folder."""
         return self.folder / path
 
+    def stage(self, name: str) -> Stage:
+        """The stage of that name, with the plan's options."""
+        found = getattr(self, name)
+        assert isinstance(found, Stage), f"{name} is no stage"
+        return found
+
+    def stage_writing(self, precision: str) -> Stage:
+        """The stage that writes a precision into a model.
+
+        Raises:
+            ConfigError: none does.
+        """
+        for name in STAGES:
+            if precision in self.stage(name).WRITES:
+                return self.stage(name)
+        raise ConfigError(f"{self.path}: no stage writes {precision}; take it out of [variants] precisions")
+
     def digest(self) -> str:
         """SHA-256 (hex) of the plan's file."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
-STAGES = (
-    "export", "lint", "calibrate", "cast", "quantize", "tolerate", "build", "infer", "validate", "benchmark", "report",
-    "gate", "pack",
-)  # fmt: skip
-"""The verbs, in the order in which a run needs them."""
+STAGES = tuple(one.name for one in fields(Plan) if isinstance(one.default, Stage))
+"""The stages by name, in the order in which a run needs them."""
 
 
 def read_plan(path: Path) -> Plan:
@@ -153,9 +164,9 @@ def _check(plan: Plan, path: Path) -> None:
     if not plan.model.source:
         raise ConfigError(f"{path}: [model] has no source; name a SavedModel folder, .keras, .h5 or .onnx file")
     for key, given, known in (
-        ("[variants] precisions", plan.variants.precisions, PRECISIONS),
-        ("[variants] backends", plan.variants.backends, BUILDERS),
-        ("[pack] backends", plan.pack.backends, BUILDERS),
+        ("[variants] precisions", plan.variants.precisions, tuple(PRECISIONS)),
+        ("[variants] backends", plan.variants.backends, builders()),
+        ("[pack] backends", plan.pack.backends, builders()),
     ):
         for name in given:
             if name not in known:

@@ -13,7 +13,7 @@ from typing import Literal
 from calibration.data.batches import Samples
 from calibration.lint.finding import Finding
 from calibration.ranges.convergence import Settling
-from engines.contract import DeviceTimes, Placement, Precision, TensorSpec
+from engines.contract import DeviceTimes, Placement, TensorSpec
 from pipeline.latency.benchmark import Latency
 from pipeline.latency.device_times import LayersRun
 from pipeline.latency.protocol import Protocol
@@ -146,7 +146,7 @@ class VariantRecord:
 
     name: str
     """``<precision>@<backend>``."""
-    precision: Precision
+    precision: str
     backend: str
     placement: Placement
     size_bytes: int

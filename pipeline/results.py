@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from calibration.data.batches import Samples
-from engines.contract import Precision
+from engines.precision import Precision, precision_named
 from pipeline.artifact import (
     Engine,
     Findings,
@@ -19,18 +19,42 @@ from pipeline.artifact import (
 )
 from pipeline.bundle import Bundle
 
+TRAINED = "trained"
+"""The network as the user brought it; in names of variants it goes without saying."""
+
 
 @dataclass(frozen=True)
 class Variant:
-    """One precision for one backend."""
+    """One network in one precision for one backend."""
 
     precision: Precision
     backend: str
+    network: str = TRAINED
 
     @property
     def name(self) -> str:
-        """As it stands in tables and reports: ``int8@onnxruntime``."""
-        return f"{self.precision}@{self.backend}"
+        """As it stands in tables and reports: ``int8@onnxruntime``, of another network ``tuned+int8@onnxruntime``."""
+        head = "" if self.network == TRAINED else f"{self.network}+"
+        return f"{head}{self.precision.name}@{self.backend}"
+
+
+def variant_named(name: str) -> Variant:
+    """The inverse of ``Variant.name``.
+
+    Raises:
+        Unavailable: it has no such form, or there is no such precision.
+    """
+    head, _, backend = name.partition("@")
+    network, _, precision = head.rpartition("+")
+    return Variant(precision_named(precision), backend, network or TRAINED)
+
+
+@dataclass
+class Network:
+    """A network in FP32, and what calibration found of it. Training and pruning make further ones of the first."""
+
+    fp32: OnnxModel
+    ranges: Ranges | None = None
 
 
 @dataclass
@@ -38,7 +62,7 @@ class Results:
     """What a run has made so far, by variant where there are several."""
 
     source: Source
-    fp32: OnnxModel
+    trained: Network
     calibration: Samples | None
     """None on a device that was given a bundle: the samples stayed behind."""
     evaluation: Samples
@@ -48,7 +72,6 @@ class Results:
     """The exported FP32 model against the trained network itself."""
     reference: Outputs | None = None
     findings: Findings | None = None
-    ranges: Ranges | None = None
     models: dict[Variant, OnnxModel] = field(default_factory=dict)
     tolerances: dict[Variant, Tolerances] = field(default_factory=dict)
     """Derived, for the variants that the plan holds to them."""
@@ -58,3 +81,18 @@ class Results:
     timings: Timings | None = None
     not_timed: dict[Variant, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """All networks, by the name that a variant has."""
+        return {TRAINED: self.trained}
+
+    @property
+    def fp32(self) -> OnnxModel:
+        """The trained network as ONNX, which answers and sizes are compared with."""
+        return self.trained.fp32
+
+    @property
+    def ranges(self) -> Ranges | None:
+        """The trained network's."""
+        return self.trained.ranges

@@ -43,8 +43,18 @@ NO_KEY = {"key": False}
 
 
 def names_in_file(kind: type[Any]) -> list[str]:
-    """The keys of a table that a dataclass is read from: its fields, but for those marked ``NO_KEY``."""
-    return [one.name for one in fields(kind) if one.metadata.get("key", True)]
+    """The keys of a table that a dataclass is read from: its fields, but for those marked ``NO_KEY``.
+
+    A field with the metadata ``keys``, a function, is a mapping: it takes the keys of the mapping that the function
+    returns, which is also its default.
+    """
+    names: list[str] = []
+    for one in fields(kind):
+        if "keys" in one.metadata:
+            names += one.metadata["keys"]()
+        elif one.metadata.get("key", True):
+            names.append(one.name)
+    return names
 
 
 class _Misfit(ValueError):
@@ -64,7 +74,8 @@ def _first_fault(error: Exception) -> tuple[list[str], str]:
         inner = next((e for e in error.exceptions if isinstance(e, ForbiddenExtraKeysError)), error.exceptions[0])
         place, said = _first_fault(inner)
         notes = [note for note in getattr(inner, "__notes__", []) if isinstance(note, AttributeValidationNote)]
-        return ([notes[0].name, *place] if notes and not isinstance(inner, KeyError) else place), said
+        shown = notes and not isinstance(inner, KeyError) and not _is_collecting(error.cl, notes[0].name)
+        return ([notes[0].name, *place] if shown else place), said
     if isinstance(error, ForbiddenExtraKeysError):
         extra = sorted(error.extra_fields)[0]
         known = names_in_file(error.cl)
@@ -76,6 +87,11 @@ def _first_fault(error: Exception) -> tuple[list[str], str]:
     if isinstance(error, (ValueError, *EXIT_STATUS)):
         return [], str(error)
     raise error
+
+
+def _is_collecting(kind: type[Any], name: str) -> bool:
+    """Whether that field is a mapping whose keys stand in the table itself."""
+    return any(one.name == name and "keys" in one.metadata for one in fields(kind))
 
 
 def _converter() -> cattrs.Converter:
@@ -99,6 +115,7 @@ def _record(converter: cattrs.Converter, kind: type[Any]) -> Callable[[Any, Any]
     """The hook for one dataclass: a table, or for a data set its path alone."""
     plain = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
     begun = {f.name: _plain_fields(f.default) for f in fields(kind) if is_dataclass(f.default)}
+    collecting = next((f for f in fields(kind) if "keys" in f.metadata), None)
 
     def structure(value: Any, _: Any) -> Any:
         if kind is DataSource and isinstance(value, str):
@@ -108,9 +125,20 @@ def _record(converter: cattrs.Converter, kind: type[Any]) -> Callable[[Any, Any]
         whole = {
             key: {**begun.get(key, {}), **item} if isinstance(item, Mapping) else item for key, item in value.items()
         }
+        if collecting is not None:
+            whole = _collected(whole, kind, collecting.name, collecting.metadata["keys"]())
         return plain(whole, kind)
 
     return structure
+
+
+def _collected(table: Mapping[str, Any], kind: type[Any], name: str, begun: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with the keys that belong to its mapping ``name`` in there, each over what it has by default."""
+    if name in table:
+        raise ForbiddenExtraKeysError("", kind, {name})
+    given = {key: table.get(key, {}) for key in begun}
+    own = {key: {**_plain_fields(begun[key]), **i} if isinstance(i, Mapping) else i for key, i in given.items()}
+    return {key: item for key, item in table.items() if key not in begun} | {name: own}
 
 
 def _plain_fields(record: Any) -> dict[str, Any]:

@@ -2,53 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Literal
+from pathlib import Path
+from typing import Concatenate, Literal, TypeAlias, cast
 
 from calibration.histogram.methods import Method
 from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
+from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence
 from pipeline.artifact import (
     Engine,
     OnnxModel,
-    SavedModel,
 )
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import Plan
 from pipeline.results import Results, Variant
+from pipeline.sources.contract import source_kind
 from pipeline.stages.build import Target
 from pipeline.stages.tolerate import Rounding
 from pipeline.stages.validate import Judge
 from pipeline.store import Store
 
+ModelStage: TypeAlias = Callable[Concatenate[Path, OnnxModel, ...], OnnxModel]
+"""A stage that writes a precision: from the FP32 model, and the ranges where the precision needs them."""
+
 
 def target_of(plan: Plan, variant: Variant) -> Target:
     """What a variant's engine is built for."""
-    return Target(variant.backend, variant.precision, plan.model.inputs, plan.model.profiles)
+    return Target(variant.backend, variant.precision.name, plan.model.inputs, plan.model.profiles)
 
 
 def variants(plan: Plan, until: str) -> Iterator[Variant]:
-    """Every precision for every backend; for a single verb only the precisions that it writes."""
-    wanted = {"cast": ("fp16",), "quantize": ("int8",)}.get(until, plan.variants.precisions)
-    for name in plan.variants.backends:
+    """Every network in every precision for every backend; for a verb that writes models, those it writes."""
+    written = plan.stage(until).WRITES or plan.variants.precisions
+    for backend_name in plan.variants.backends:
         for precision in plan.variants.precisions:
-            if precision in wanted:
-                yield Variant(precision, name)
+            if precision in written:
+                yield Variant(precision_named(precision), backend_name)
 
 
 def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> OnnxModel:
     """The ONNX model with the variant's precision written in it, placed as its backend wants it."""
-    if variant.precision == "fp32" or plan.build.is_native(variant.backend, variant.precision):
-        return made.fp32
-    if made.ranges is None:
+    network, precision = made.networks[variant.network], variant.precision
+    if precision.is_full or is_native(plan, variant):
+        return network.fp32
+    if precision.needs_ranges and network.ranges is None:
         raise ConfigError(f"{variant.name}: needs ranges; run `calibrate` first")
-    if variant.precision == "fp16":
-        return store.run(plan.cast, made.fp32, made.ranges)
-    placement = backend(variant.backend).PLACEMENT
-    assert placement != "none", "check_plan refuses it"
-    return store.run(replace(plan.quantize, target=placement), made.fp32, made.ranges)
+    stage = cast(ModelStage, plan.stage_writing(precision.name).placed_for(backend(variant.backend).PLACEMENT))
+    ranges = (network.ranges,) if network.ranges is not None and precision.needs_ranges else ()
+    return store.run(stage, network.fp32, *ranges)
+
+
+def is_native(plan: Plan, variant: Variant) -> bool:
+    """Whether the variant's INT8 comes from TensorRT's own calibrator."""
+    return plan.build.is_native(variant.backend, variant.precision.name)
 
 
 def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -> Engine:
@@ -60,7 +69,7 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
     reason = backend(variant.backend).why_not_run()
     if not reason:
         return engine
-    if plan.build.is_native(variant.backend, variant.precision):
+    if is_native(plan, variant):
         raise Unavailable(
             f"{variant.name}: native INT8 is in the engine alone, so that it must run to be judged ({reason}); judge "
             'it on the device, or take int8 = "qdq"'
@@ -70,23 +79,25 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
 
 def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
     """The models behind a variant's engine; None for FP32, which is all there is."""
-    if variant.precision == "fp32":
+    if variant.precision.is_full:
         return None
-    model = None if plan.build.is_native(variant.backend, variant.precision) else made.models[variant]
-    return Evidence(made.fp32, model, made.evaluation, made.ranges)
+    network = made.networks[variant.network]
+    model = None if is_native(plan, variant) else made.models[variant]
+    return Evidence(network.fp32, model, made.evaluation, network.ranges)
 
 
 def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
     """What engines of this kind round, and how their ranges are read."""
     placement = backend(variant.backend).PLACEMENT
-    if variant.precision != "int8":
-        return Rounding(variant.precision, "tensorrt" if placement == "tensorrt" else "none")
-    assert made.ranges is not None
+    name, network = variant.precision.name, made.networks[variant.network]
+    if not variant.precision.is_integer:
+        return Rounding(name, "tensorrt" if placement == "tensorrt" else "none")
+    assert network.ranges is not None
     assert placement != "none"
-    ranges = ranges_from_folder(made.ranges.path)
+    ranges = ranges_from_folder(network.ranges.path)
     method: Method | Literal["any"] = "any" if ranges.method == "imported" else ranges.method
-    rounding = Rounding("int8", placement, plan.quantize.exclude, "s8s8", method, ranges.percentile)
-    if plan.build.is_native(variant.backend, variant.precision):  # TensorRT rounds outputs too, as ONNX Runtime does.
+    rounding = Rounding(name, placement, plan.quantize.exclude, "s8s8", method, ranges.percentile)
+    if is_native(plan, variant):  # TensorRT rounds outputs too, as ONNX Runtime does.
         own = "entropy" if plan.build.native_scales == "tensorrt" else method
         return replace(rounding, target="onnxruntime", exclude=(), method=own)
     if placement == "onnxruntime":
@@ -95,13 +106,8 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
 
 
 def trained_network(plan: Plan, made: Results) -> Engine:
-    """What the user brought, ready to be run: by TensorFlow, or an ONNX source by what runs the FP32 model."""
-    if isinstance(made.source, SavedModel):
-        return Engine(made.source.path, "tensorflow", signature=made.source.signature)
-    if isinstance(made.source, OnnxModel):
-        renamed = made.fp32.beside("source.onnx")
-        return Engine(renamed if renamed.is_file() else made.source.path, plan.validate.reference)
-    return Engine(made.fp32.beside("savedmodel"), "tensorflow", signature="serving_default")
+    """What the user brought, ready to be run."""
+    return source_kind(made.source.KIND).trained(made.source, made.fp32, plan.validate.reference)
 
 
 def judge_of(plan: Plan) -> Judge:

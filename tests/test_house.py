@@ -30,14 +30,14 @@ MAY_IMPORT = {
 """Who may import whom."""
 
 GIANTS = {
-    "tensorflow": "engines/tensorflow.py",
-    "keras": "engines/tensorflow.py",
-    "tf_keras": "engines/tensorflow.py",
+    "tensorflow": "engines/backends/tensorflow.py",
+    "keras": "engines/backends/tensorflow.py",
+    "tf_keras": "engines/backends/tensorflow.py",
     "tf2onnx": "",  # Run as a command, `python -m tf2onnx.convert`; imported nowhere.
-    "tensorrt": "engines/tensorrt.py",
-    "tensorrt_rtx": "engines/tensorrt_rtx.py",
+    "tensorrt": "engines/backends/tensorrt.py",
+    "tensorrt_rtx": "engines/backends/tensorrt_rtx.py",
     "pycuda": "engines/cuda/device.py",
-    "onnxruntime": "engines/onnxruntime.py",
+    "onnxruntime": "engines/backends/onnxruntime.py",
     "polygraphy": "pipeline/accuracy/comparison.py",
 }
 """The one source file that imports each giant."""

@@ -29,6 +29,7 @@ from engines.nvinfer.error_hints import is_out_of_memory, lacks_memory, told
 from engines.nvinfer.inspection import Inspection
 from engines.nvinfer.shape_profiles import add_profiles, calibration_profile, calibration_shapes, located
 from engines.onnx_model import OnnxModelFacts, check_options, facts
+from engines.precision import precision_named
 
 _LOG = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ def _serialized(
     notes = configure(trt, capability, config, options, tail.warnings)
     family.configure(config, options)
     notes += set_precision(trt, config, options, typing, platform)
-    if typing == "weak" and options.precision == "fp16":
+    if typing == "weak" and precision_named(options.precision).is_half:
         notes += keep_full(trt, config, network, found.is_full)
     located(model, lambda: add_profiles(builder, config, network, options), tail.text)
     if calibrator is not None:

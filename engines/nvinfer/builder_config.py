@@ -10,7 +10,15 @@ from engines.contract import BuildOptions
 from engines.nvinfer import timing_cache
 from engines.nvinfer.capability import Capability, Platform, Typing
 from engines.nvinfer.progress import progress_monitor
+from engines.precision import precision_named
 
+NVINFER_OPTIONS = frozenset(
+    {
+        "workspace_mib", "optimization_level", "hardware", "version_compatible", "weights", "dla_core", "cuda_graph",
+        "native",
+    }
+)  # fmt: skip
+"""The fields of ``BuildOptions`` that TensorRT and TensorRT for RTX both have an effect for."""
 LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 """Names of ``trt.TacticSource`` whose kernels are another library's."""
 
@@ -53,13 +61,14 @@ def configure(trt: Any, found: Capability, config: Any, options: BuildOptions, w
 def set_precision(trt: Any, config: Any, options: BuildOptions, typing: Typing, platform: Platform) -> tuple[str, ...]:
     """Builder flags for weakly typed networks. Returns sentences for the record."""
     notes: tuple[str, ...] = ()
-    if options.precision != "fp16" and config.get_flag(trt.BuilderFlag.TF32):
+    precision = precision_named(options.precision)
+    if not precision.is_half and config.get_flag(trt.BuilderFlag.TF32):
         notes = ("TF32 is on, as is the library's default: FP32 products may round their inputs to 10 bits.",)
-    if typing == "strong" or options.precision == "fp32":
+    if typing == "strong" or precision.is_full:
         return notes
     if platform.has_fp16:
         config.set_flag(trt.BuilderFlag.FP16)
-    if options.precision == "fp16":
+    if precision.is_half:
         return ("Weakly typed network with the FP16 flag: the builder may leave layers in FP32.",)
     config.set_flag(trt.BuilderFlag.INT8)
     flags = "INT8 and FP16 flags" if platform.has_fp16 else "INT8 flag"

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engines.contract import BuildOptions, Precision
+from engines.contract import BuildOptions
 from engines.errors import EngineError, Unavailable
+from engines.precision import PRECISIONS, Precision, precision_named
 
 DEFAULT_OPTIMIZATION_LEVEL = BuildOptions.optimization_level
 
@@ -63,6 +64,10 @@ class Platform:
     has_fp16: bool = True
     has_int8: bool = True
     num_dla_cores: int = 0
+
+    def has(self, precision: Precision) -> bool:
+        """Whether there is fast arithmetic for it."""
+        return precision.is_full or (self.has_int8 if precision.is_integer else self.has_fp16)
 
 
 def capability_of(trt: Any) -> Capability:
@@ -139,10 +144,8 @@ def refuse_platform(found: Capability, platform: Platform, options: BuildOptions
     Raises:
         Unavailable: it has no such arithmetic, or no such DLA core; the sentence says what can be done.
     """
-    there = {"fp32": True, "fp16": platform.has_fp16, "int8": platform.has_int8}
-    if not there[options.precision]:
-        others: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-        can = " or ".join(other for other in others if there[other])
+    if not platform.has(precision_named(options.precision)):
+        can = " or ".join(precision.name for precision in PRECISIONS.values() if platform.has(precision))
         raise Unavailable(
             f"{found.name}: {options.precision} is asked for, {platform.gpu or 'this GPU'} has no fast arithmetic for "
             f"it; build {can} for it"
@@ -187,16 +190,19 @@ def _check_numbers(found: Capability, options: BuildOptions) -> None:
         raise EngineError(f"{found.name}: optimization level {level} is asked for, it goes from 0 to 5; choose one")
     if options.workspace_mib < 1:
         raise EngineError(f"{found.name}: workspace is {options.workspace_mib} MiB; give at least 1")
-    if options.native is not None and options.precision != "int8":
+    if options.native is not None and not precision_named(options.precision).is_integer:
         raise EngineError(f"{found.name}: native INT8 is asked for with precision {options.precision}; ask for int8")
 
 
 def _check_dla(found: Capability, options: BuildOptions) -> None:
     """DLA runs FP16 and INT8 in shapes that do not vary; INT8 by calibration alone, where there are calibrators."""
     where = f"{found.name}, DLA core {options.dla_core}"
-    if options.precision == "fp32":
-        raise Unavailable(f"{where}: fp32 is asked for, DLA has FP16 and INT8; build one of these, or for the GPU")
-    if options.precision == "int8" and options.native is None and found.native_int8:
+    precision = precision_named(options.precision)
+    if precision.is_full:
+        raise Unavailable(
+            f"{where}: {precision.name} is asked for, DLA has FP16 and INT8; build one of these, or for the GPU"
+        )
+    if precision.is_integer and options.native is None and found.native_int8:
         raise Unavailable(f'{where}: INT8 by Q/DQ nodes is asked for, DLA takes none; take int8 = "native"')
     for ranges in options.profiles():
         for name, shape in ranges.items():

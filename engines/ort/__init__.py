@@ -1,1 +1,1 @@
-"""What is peculiar to ONNX Runtime: its blocked layout and its profile; the backend is `engines/onnxruntime.py`."""
+"""What is peculiar to ONNX Runtime: its blocked layout and its profile; the backend is in `engines/backends/`."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from engines.precision import rank
 from pipeline.latency.benchmark import Speedup, Timing, speedup
 from pipeline.page.numbers import times_text
 from pipeline.record import VariantRecord
 
-HIGHEST_FIRST = ("fp32", "fp16", "int8")
 MOST_RATIO = 0.95
 """A size or an energy that is less than 5 % smaller is no reason for another precision."""
 
@@ -27,7 +27,7 @@ def steps_from(variants: Sequence[VariantRecord], timings: Sequence[Timing]) -> 
 def _neighbours(variants: Sequence[VariantRecord]) -> Iterator[tuple[VariantRecord, VariantRecord]]:
     timed = [variant for variant in variants if variant.by_batch]
     for backend in dict.fromkeys(variant.backend for variant in timed):
-        own = sorted((v for v in timed if v.backend == backend), key=lambda v: HIGHEST_FIRST.index(v.precision))
+        own = sorted((v for v in timed if v.backend == backend), key=lambda v: rank(v.precision))
         yield from zip(own[1:], own)
 
 

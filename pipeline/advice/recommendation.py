@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engines.precision import precision_named, rank
 from pipeline.page.numbers import change_text, drop_text, metric_text, ms_text, size_text, times_text
 from pipeline.record import MetricInfo, Recommendation, VariantRecord
 
@@ -31,13 +32,13 @@ def recommend(variants: Sequence[VariantRecord], metric: MetricInfo | None, max_
         return _undecided(_nothing_timed(variants, metric, max_metric_drop), max_metric_drop)
     if not allowed:
         return _undecided(_nothing_allowed(timed, metric, max_metric_drop), max_metric_drop)
-    full = [variant for variant in allowed if variant.precision == "fp32"]
+    full = [variant for variant in allowed if is_full(variant)]
     best_full = min(full, key=_p50_ms) if full else None
-    paying = [v for v in allowed if v.precision != "fp32" and not _too_slow(v, best_full)]
+    paying = [v for v in allowed if not is_full(v) and not _too_slow(v, best_full)]
     chosen = min(paying, key=_p50_ms) if paying else (best_full or min(allowed, key=_p50_ms))
     others = [variant for variant in variants if variant is not chosen]
-    stay = chosen.precision == "fp32"
-    parts = [_praise(chosen, best_full, metric), *_why_not_int8(chosen, others, best_full, (metric, max_metric_drop))]
+    stay = is_full(chosen)
+    parts = [_praise(chosen, best_full, metric), *_why_not_lowest(chosen, others, best_full, (metric, max_metric_drop))]
     if not chosen.by_batch[0].stable:
         parts.append(f"The timing of {chosen.name} was unstable: measure again on a quiet machine.")
     return Recommendation("stay" if stay else "ship", chosen.name, " ".join(parts), max_metric_drop)
@@ -81,7 +82,7 @@ def _praise(chosen: VariantRecord, full: VariantRecord | None, metric: MetricInf
     assert chosen.metric_drop is not None  # _objection() let it through
     first = chosen.by_batch[0]
     said = [f"{ms_text(first.latency_ms.p50)} (p50, batch {first.batch_size})"]
-    if chosen.precision == "fp32":
+    if is_full(chosen):
         said.append(f"{metric.name} {metric_text(metric, chosen.metric)}")
         return f"Stay with {chosen.name}: {', '.join(said)}."
     if full is not None and full.backend == chosen.backend and first.speedup is not None:
@@ -96,26 +97,32 @@ def _praise(chosen: VariantRecord, full: VariantRecord | None, metric: MetricInf
     return f"Ship {chosen.name}: {', '.join(said)}."
 
 
-def _why_not_int8(
+def _why_not_lowest(
     chosen: VariantRecord, others: Sequence[VariantRecord], full: VariantRecord | None, rule: tuple[MetricInfo, float]
 ) -> list[str]:
-    """What kept INT8 out, if it is not the choice: the fastest timed one, or else the first."""
-    int8 = sorted((v for v in others if v.precision == "int8"), key=_p50_ms)
-    if chosen.precision == "int8" or not int8:
+    """What kept the lowest precision out, if it is not the choice: the fastest timed variant of it, or the first."""
+    lowest = max((chosen, *others), key=lambda variant: rank(variant.precision)).precision
+    candidates = sorted((v for v in others if v.precision == lowest), key=_p50_ms)
+    if chosen.precision == lowest or not precision_named(lowest).is_integer:
         return []
-    found, (metric, bound) = int8[0], rule
-    objection = _objection(found, metric, bound)
-    if found.latency_ms is None:
-        return [f"INT8 is undecided: {found.name} was not timed here."]
+    title, candidate, (metric, bound) = precision_named(lowest).title, candidates[0], rule
+    objection = _objection(candidate, metric, bound)
+    if candidate.latency_ms is None:
+        return [f"{title} is undecided: {candidate.name} was not timed here."]
     if objection:
-        return [f"INT8 is out: {found.name} {objection}."]
-    rival = chosen if chosen.precision != "fp32" else (full or chosen)
-    ratio = _p50_ms(rival) / _p50_ms(found)
+        return [f"{title} is out: {candidate.name} {objection}."]
+    rival = chosen if not is_full(chosen) else (full or chosen)
+    ratio = _p50_ms(rival) / _p50_ms(candidate)
     doubt = ", too close to call" if ratio > 1 else ""
     return [
-        f"INT8 does not pay on this machine: {found.name} takes {ms_text(_p50_ms(found))}, {times_text(ratio)} as "
-        f"fast as {rival.name}{doubt}."
+        f"{title} does not pay on this machine: {candidate.name} takes {ms_text(_p50_ms(candidate))}, "
+        f"{times_text(ratio)} as fast as {rival.name}{doubt}."
     ]
+
+
+def is_full(variant: VariantRecord) -> bool:
+    """Whether its precision is not reduced."""
+    return precision_named(variant.precision).is_full
 
 
 def _nothing_timed(variants: Sequence[VariantRecord], metric: MetricInfo, bound: float) -> str:
@@ -123,7 +130,7 @@ def _nothing_timed(variants: Sequence[VariantRecord], metric: MetricInfo, bound:
     reason = next((v.latency_missing for v in variants if v.latency_missing), "no variant was benchmarked")
     head = f"No variant can be recommended yet: nothing was timed here ({reason.rstrip('.')})."
     fitting = [v for v in variants if v.metric_drop is not None and v.metric_drop <= bound + _SLACK and not v.failures]
-    reduced = [variant for variant in fitting if variant.precision != "fp32"]
+    reduced = [variant for variant in fitting if not is_full(variant)]
     if not reduced:
         return f"{head} No reduced precision keeps {metric.name} within the {_bound(metric, bound)}."
     smallest = min(reduced, key=lambda variant: variant.size_bytes)

@@ -13,8 +13,9 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource, InputSpec
 from calibration.ranges.ranges import METHODS
-from engines import BACKENDS
-from engines.contract import PRECISIONS, ShapeRange
+from engines import builders
+from engines.contract import ShapeRange
+from engines.precision import FP32, PRECISIONS
 from pipeline.artifact import Engine, OnnxModel
 from pipeline.errors import ConfigError
 from pipeline.output import record_of
@@ -30,15 +31,15 @@ STORE = click.option(
 )
 BACKEND = click.option(
     "--backend",
-    type=click.Choice([name for name in BACKENDS if name != "tensorflow"]),
+    type=click.Choice(builders()),
     default="onnxruntime",
     show_default=True,
     help="the runtime",
 )
 PRECISION = click.option(
     "--precision",
-    type=click.Choice(PRECISIONS),
-    default="fp32",
+    type=click.Choice(list(PRECISIONS)),
+    default=FP32.name,
     show_default=True,
     help="what the model was written for",
 )

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from pipeline.artifact import Findings
 from pipeline.command.options import given_options
+from pipeline.command.sample_check import tell_findings
 from pipeline.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
@@ -48,21 +50,14 @@ def by_plan(path: Path, store: Path, until: str) -> None:
     if beside := [flag for flag in given_options() if flag != "--store"]:
         raise ConfigError(f"{beside[0]}: has no effect beside a plan; write it into {path}, or give files")
     plan, _, made = run_plan(path, store, until)
-    if until == "export":
-        click.echo(made.fp32.path)
-    elif until == "lint" and made.findings:
-        from pipeline.command.sample_check import tell_findings
-
-        tell_findings(made.findings, plan.lint)
-    elif until == "calibrate" and made.ranges:
-        click.echo(made.ranges.path)
-    else:
-        kept: dict[str, Mapping[Any, Any]] = {"cast": made.models, "quantize": made.models, "build": made.engines}
-        kept |= {"tolerate": made.tolerances, "infer": made.outputs, "validate": made.verdicts}
-        for variant, artifact in kept.get(until, {}).items():
+    result = getattr(made, plan.stage(until).RESULT)
+    if isinstance(result, Findings):
+        tell_findings(result, plan.lint)
+    elif isinstance(result, Mapping):
+        for variant, artifact in result.items():
             click.echo(f"{variant.name}\t{artifact.path}")
-        if until == "benchmark" and made.timings:
-            click.echo(made.timings.path)
+    elif result is not None:
+        click.echo(result.path)
     if until == "validate":
         raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
 

@@ -23,6 +23,7 @@ from pipeline.gate.checks import Validated
 from pipeline.plan import Plan
 from pipeline.record import MetricInfo, PlanInfo
 from pipeline.report.write import variant_record
+from pipeline.results import variant_named
 from pipeline.spelling import nearest
 from pipeline.stages.benchmark import timings_from
 from pipeline.stages.gate import Gate
@@ -63,7 +64,7 @@ def check_gate(plan: Plan, store: Path) -> None:
     for budget in budgets:
         check_meaning(budget, judge, has_reference=True)
     for name in sorted(used):
-        if reason := backend(name.partition("@")[2]).why_not_run():
+        if reason := backend(variant_named(name).backend).why_not_run():
             raise Unavailable(f"{name}: cannot be gated where it cannot run: {reason}")
 
 
@@ -83,7 +84,7 @@ def candidate_of(plan: Plan, names: list[str]) -> str:
         if named not in names:
             raise ConfigError(f"{plan.path}: [gate] candidate: there is no variant '{named}'{nearest(named, names)}")
         return named
-    reduced = [name for name in names if not name.startswith("fp32@")] or names
+    reduced = [name for name in names if not variant_named(name).precision.is_full] or names
     if len(reduced) > 1:
         raise ConfigError(
             f"{plan.path}: [gate] candidate: {', '.join(reduced)} could ship, a gate judges one; write "
@@ -104,7 +105,7 @@ def case_from_plan(plan: Plan, store: Store, made: Results) -> Case:
     if known is not None and before is None:
         before = store.run(plan.infer, known.engine, made.evaluation)
     verdicts = {
-        variant.name: Validated(f"validate.{variant.precision}", tuple(verdict.read()["failures"]))
+        variant.name: Validated(f"validate.{variant.precision.name}", tuple(verdict.read()["failures"]))
         for variant, verdict in made.verdicts.items()
     }
     judge = Judge(plan.data.metric, plan.data.output, plan.folder)

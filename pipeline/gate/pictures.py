@@ -15,8 +15,9 @@ from pipeline.gate.record import Check, LatencyMeasurement
 from pipeline.gate.summary import numbers_of
 from pipeline.latency.benchmark import Queries
 from pipeline.page.svg import (
+    ACCENT,
     BAD,
-    COLOURS,
+    FIRST,
     FONT_SIZE,
     GOOD,
     INK,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 OUTCOMES = {"pass": GOOD, "fail": BAD, "not decided": WARN}
 TAIL_PERCENT = 99.0
 """Latencies are drawn up to a little above this percentile."""
-SIDES = {"candidate": COLOURS["int8"], "baseline": COLOURS["fp32"]}
+SIDES = {"candidate": ACCENT, "baseline": FIRST}
 """Side -> colour."""
 PERCENTS = np.arange(1, 100)
 LEAST_CHANGE = 2.0

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engines.precision import rank
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -25,15 +27,15 @@ FEW_DECADES = 200.0
 
 INK, QUIET, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 GOOD, WARN, BAD = "#191a1b", "#1c1d1e", "#1f2021"
-COLOURS = {"fp32": "#101112", "fp16": "#131415", "int8": "#161718"}
+SERIES = ("#101112", "#131415", "#161718", "#222324", "#252627", "#28292a")
+"""Colours of what is compared: of precisions from the highest on, of a baseline and its candidate."""
+FIRST, ACCENT = SERIES[0], SERIES[2]
 _VARIABLES = {
     INK: "--ink",
     QUIET: "--quiet",
     LINE: "--line",
     PAPER: "--paper",
-    COLOURS["fp32"]: "--fp32",
-    COLOURS["fp16"]: "--fp16",
-    COLOURS["int8"]: "--int8",
+    **{colour: f"--series-{number}" for number, colour in enumerate(SERIES)},
     GOOD: "--good",
     WARN: "--warn",
     BAD: "--bad",
@@ -73,6 +75,11 @@ class Picture:
     caption: str
     alt: str
     svg: str
+
+
+def colour_of(precision: str) -> str:
+    """The colour of a precision, by its rank."""
+    return SERIES[rank(precision) % len(SERIES)]
 
 
 def shortened(name: str) -> str:

@@ -6,9 +6,11 @@ from importlib.resources import files
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from engines.precision import rank
 from pipeline.errors import Unavailable
 from pipeline.machine.identity import Machine
 from pipeline.page import numbers
+from pipeline.page.svg import SERIES
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -37,6 +39,7 @@ def template_named(file: str) -> Template:
         "rate": numbers.rate_text,
         "share": numbers.share_text,
         "db": numbers.db_text,
+        "rank": lambda precision: rank(precision) % len(SERIES),
         "finite": lambda value, form: "not finite" if value is None else form % value,
         "trusted": Markup,  # For the style and the pictures alone: matplotlib has escaped the texts in them.
     }

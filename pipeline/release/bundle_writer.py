@@ -21,6 +21,7 @@ from calibration.ranges.foreign_tables import scales_from_ranges
 from calibration.ranges.ranges import ranges_from_folder
 from calibration.ranges.trt_cache import Cache, bytes_from_cache, header_for
 from engines import backend
+from engines.precision import FP32
 from pipeline.artifact import Artifact, external_files
 from pipeline.bundle import (
     CALIBRATION,
@@ -39,7 +40,7 @@ from pipeline.bundle import (
 from pipeline.errors import ConfigError
 from pipeline.json_record import write_json
 from pipeline.machine.identity import installed_versions
-from pipeline.plan import Plan, tomllib
+from pipeline.plan import STAGES, Plan, tomllib
 from pipeline.record import data_info
 from pipeline.results import Results
 
@@ -47,8 +48,6 @@ TOP = "trtforge-bundle"
 """The folder in the archive."""
 BATCH_SIZE = 32
 BESIDE_A_MODEL = ("notes.json", "names.json")
-STAYS_BEHIND = ("export", "lint", "calibrate", "cast", "quantize", "tolerate", "pack")
-"""Tables of a plan whose work is done when it is packed."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time that a zip file can hold: no file of a bundle has a time of its own."""
 
@@ -86,9 +85,9 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
     assert made.findings is not None
     assert made.source_verdict is not None
     assert made.calibration is not None
-    models = {model_key("fp32", "none"): made.fp32}
+    models = {model_key(FP32.name, "none"): made.fp32}
     for variant, model in made.models.items():
-        models[model_key(variant.precision, backend(variant.backend).PLACEMENT)] = model
+        models[model_key(variant.precision.name, backend(variant.backend).PLACEMENT)] = model
     shutil.copytree(made.ranges.path, folder / "ranges")
     caches = dict(_caches(folder, plan.pack.caches, made.ranges.path))
     write_samples(folder / SAMPLES, made.evaluation)
@@ -102,7 +101,7 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION,
         source=plan.model.source,
-        signature=getattr(made.source, "signature", ""),
+        signature=made.source.signature_name(),
         models={which: _copy_model(folder, which, model.path) for which, model in models.items()},
         ranges="ranges",
         caches=caches,
@@ -129,8 +128,9 @@ def _caches(folder: Path, versions: Sequence[str], ranges: Path) -> Iterator[tup
 def bundle_plan(plan: Plan, *, has_labels: bool) -> str:
     """The text of the plan for the device: the user's, pointed at what is in the bundle."""
     table = tomllib.loads(plan.path.read_text(encoding="utf-8"))
-    for name in STAYS_BEHIND:
-        table.pop(name, None)
+    for name in STAGES:
+        if not plan.stage(name).NEEDS_ENGINES:  # Its work is done.
+            table.pop(name, None)
     model = {key: value for key, value in table["model"].items() if key != "signature"}
     kept = {key: value for key, value in table["data"].items() if key in ("metric", "output")}
     labels = {"labels": LABELS} if has_labels else {}
@@ -228,8 +228,8 @@ def _copy_model(folder: Path, which: str, model: Path) -> str:
 def _copy_tolerances(folder: Path, plan: Plan, made: Results) -> Iterator[tuple[str, str]]:
     """Derived tolerances by their key, copied."""
     for variant, tolerances in made.tolerances.items():
-        native = plan.build.is_native(variant.backend, variant.precision)
-        key = tolerance_key(variant.precision, backend(variant.backend).PLACEMENT, native)
+        native = plan.build.is_native(variant.backend, variant.precision.name)
+        key = tolerance_key(variant.precision.name, backend(variant.backend).PLACEMENT, native)
         path = folder / "tolerances" / f"{key}.json"
         path.parent.mkdir(exist_ok=True)
         shutil.copyfile(tolerances.path, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calibration.ranges.convergence import TOLERANCE, Settling
-from pipeline.page.svg import COLOURS, QUIET, STYLE, Picture, empty_figure, svg_from_figure
+from pipeline.page.svg import ACCENT, QUIET, STYLE, Picture, empty_figure, svg_from_figure
 from pipeline.record import Record
 
 
@@ -28,7 +28,7 @@ def _settling(settling: Settling) -> Picture:
         ("nine of ten tensors", [point.most_change for point in points], "-"),
         ("half of the tensors", [point.median_change for point in points], (0, (2, 2))),
     ):
-        ax.plot(places, values, color=COLOURS["int8"], ls=style, marker="o", ms=4, label=name)
+        ax.plot(places, values, color=ACCENT, ls=style, marker="o", ms=4, label=name)
     ax.axhline(TOLERANCE, color=QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
     ax.set_xticks(list(places), [str(point.num_samples) for point in points])
     ax.set_ylim(0, max(1.1 * largest, 2 * TOLERANCE))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from calibration.arrays import Floats
-from pipeline.page.svg import COLOURS, INK, LABEL_SIZE, QUIET, STYLE, Picture, empty_figure, svg_from_figure
+from pipeline.page.svg import ACCENT, FIRST, INK, LABEL_SIZE, QUIET, STYLE, Picture, empty_figure, svg_from_figure
 from pipeline.record import Record, TensorHistogram, TensorQuality
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ def _draw_columns(ax: Axes, edges: Floats, counts: Floats, amax: float) -> None:
     heights = np.maximum(counts, BASE)
     within, beyond = edges[:-1][edges[:-1] < amax], edges[edges > amax]
     kept, clipped = np.append(within, min(amax, edges[-1])), np.insert(beyond, 0, amax)
-    ax.stairs(heights[: len(within)], kept, baseline=BASE, fill=True, color=COLOURS["fp32"], alpha=0.55, lw=0)
+    ax.stairs(heights[: len(within)], kept, baseline=BASE, fill=True, color=FIRST, alpha=0.55, lw=0)
     if len(beyond):
-        ax.stairs(heights[-len(beyond) :], clipped, baseline=BASE, fill=True, color=COLOURS["int8"], lw=0)
+        ax.stairs(heights[-len(beyond) :], clipped, baseline=BASE, fill=True, color=ACCENT, lw=0)
 
 
 def _draw_count_axis(ax: Axes, largest: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from calibration.arrays import Floats
+from engines.precision import precision_named
 from pipeline.latency.benchmark import queries_from_npz
 from pipeline.latency.device_times import MOST_LAYERS
 from pipeline.page import numbers
@@ -100,13 +101,15 @@ def _key_figures(record: Record) -> list[tuple[str, str, str]]:
 
 
 def _against_fp32(chosen: VariantRecord, metric: MetricInfo) -> str:
-    if chosen.precision == "fp32" or chosen.metric_drop is None:
+    if precision_named(chosen.precision).is_full or chosen.metric_drop is None:
         return f"drop {numbers.drop_text(metric, chosen.metric_drop)}"
     return numbers.change_text(metric, chosen.metric_drop)
 
 
 def _smaller(chosen: VariantRecord, record: Record) -> str:
-    full = next((v for v in record.variants if v.precision == "fp32" and v.backend == chosen.backend), None)
+    full = next(
+        (v for v in record.variants if precision_named(v.precision).is_full and v.backend == chosen.backend), None
+    )
     if full is None or full is chosen:
         return "as built"
     return f"FP32: {numbers.size_text(full.size_bytes)}"

@@ -15,13 +15,14 @@ import numpy as np
 from calibration.arrays import Floats
 from pipeline.page.numbers import drop_text, metric_text, metric_title, ms_text, size_text, three_digits
 from pipeline.page.svg import (
-    COLOURS,
+    ACCENT,
     FONT_SIZE,
     LABEL_SIZE,
     LINE,
     QUIET,
     STYLE,
     Picture,
+    colour_of,
     empty_figure,
     latency_axis,
     row_text,
@@ -94,7 +95,7 @@ def _accuracy(record: Record, metric: MetricInfo) -> Picture:
     _bound_line(record, metric, axes)
     for ax, x, variant in points:
         hollow = variant.is_simulated()
-        colour = COLOURS[variant.precision]
+        colour = colour_of(variant.precision)
         ax.plot(x, variant.metric or 0.0, "o", ms=8, mec=colour, mfc="none" if hollow else colour, mew=1.8, zorder=3)
     _label_points(figure, points)
     simulated = " A hollow ring is a simulated accuracy, not the engine's own." if any_simulated(shown) else ""
@@ -145,7 +146,7 @@ def _latency(timed: Sequence[VariantRecord], latencies: Mapping[str, Floats]) ->
     edges = np.geomspace(low, high, 121) if ax.get_xscale() == "log" else np.linspace(low, high, 121)
     for row, variant in enumerate(timed):
         assert variant.latency_ms is not None  # of timed
-        colour, base = COLOURS[variant.precision], -float(row)
+        colour, base = colour_of(variant.precision), -float(row)
         counts, _ = np.histogram(latencies[variant.name], edges)
         height = base + 0.44 * np.sqrt(counts / counts.max())
         ax.stairs(height, edges, baseline=base, fill=True, color=colour, alpha=0.35, lw=0)
@@ -171,7 +172,7 @@ def _sizes(variants: Sequence[VariantRecord]) -> Picture:
     figure = empty_figure(20 + 34 * len(variants))
     ax = figure.subplots()
     for row, variant in enumerate(variants):
-        ax.barh(-row, variant.size_bytes, height=0.28, color=COLOURS[variant.precision])
+        ax.barh(-row, variant.size_bytes, height=0.28, color=colour_of(variant.precision))
         row_text(ax, -row + 0.36, variant.name, size_text(variant.size_bytes))
     _bare_rows(ax, len(variants), max(variant.size_bytes for variant in variants))
     alt = "; ".join(f"{variant.name} {size_text(variant.size_bytes)}" for variant in variants)
@@ -185,7 +186,7 @@ def _sqnr(tensors: Sequence[TensorQuality]) -> Picture:
     figure = empty_figure(20 + 34 * max(1, len(worst)))
     ax = figure.subplots()
     for row, (sqnr_db, name) in enumerate(worst):
-        ax.barh(-row, max(sqnr_db, 0.0), height=0.28, color=COLOURS["int8"])
+        ax.barh(-row, max(sqnr_db, 0.0), height=0.28, color=ACCENT)
         row_text(ax, -row + 0.36, shortened(name), f"{sqnr_db:.1f} dB")
     _bare_rows(ax, max(1, len(worst)), max([sqnr_db for sqnr_db, _ in rated], default=1.0))
     alt = "; ".join(f"{name} {sqnr_db:.1f} dB" for sqnr_db, name in worst)
@@ -228,7 +229,7 @@ def _label_points(figure: Figure, points: Sequence[tuple[Axes, float, VariantRec
     for ax, x, variant in points:
         name = f"{variant.name} (sim.)" if variant.is_simulated() else variant.name
         text = ax.annotate(name, (x, variant.metric or 0.0), xytext=(0, 0), textcoords="offset points", va="center")
-        text.set(size=LABEL_SIZE, color=COLOURS[variant.precision], in_layout=False)
+        text.set(size=LABEL_SIZE, color=colour_of(variant.precision), in_layout=False)
         for frame, (dx, dy, side) in itertools.product((ax.bbox.padded(4), figure.bbox), places):
             text.set(position=(dx, dy), ha=side)
             box = text.get_window_extent()

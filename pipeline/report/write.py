@@ -14,6 +14,7 @@ from calibration.ranges.convergence import settling_from_folder
 from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
 from engines.contract import TensorSpec
+from engines.precision import FP32
 from pipeline.advice.recommendation import recommend
 from pipeline.json_record import finite, write_json
 from pipeline.latency.benchmark import Speedup, Timing, speedup
@@ -107,12 +108,12 @@ def variant_record(made: Results, built: Variant, timings: Sequence[Timing]) -> 
     engine = made.engines[built]
     verdict = made.verdicts[built].read()
     built_as = json.loads(engine.beside("record.json").read_text())
-    written = made.models[built].notes() if built.precision != "fp32" else []
+    written = made.models[built].notes() if not built.precision.is_full else []
     measured = {} if made.timings is None else made.timings.read()
     runner = measured.get("runners", {}).get(built.name, {"device_memory_mib": None, "notes": []})
     variant = VariantRecord(
         name=built.name,
-        precision=built.precision,
+        precision=built.precision.name,
         backend=built.backend,
         placement=backend(built.backend).PLACEMENT,
         size_bytes=built_as["size_bytes"],
@@ -136,8 +137,9 @@ def variant_record(made: Results, built: Variant, timings: Sequence[Timing]) -> 
         build_seconds=built_as["build_seconds"],
         notes=(*written, *engine.notes(), *runner["notes"]),
     )
+    full_name = BuiltVariant(FP32, built.backend).name
     own = [timing for timing in timings if timing.name == built.name]
-    full = {timing.batch_size: timing for timing in timings if timing.name == f"fp32@{built.backend}"}
+    full = {timing.batch_size: timing for timing in timings if timing.name == full_name}
     if made.timings is None or not own:
         return variant
     energies = energies_from(made.timings)
@@ -183,7 +185,7 @@ def _model_info(plan: Plan, made: Results) -> ModelInfo:
     )
     if made.packed is not None:
         return ModelInfo(made.packed.manifest.source, made.packed.manifest.signature, inputs, outputs)
-    return ModelInfo(plan.model.source, getattr(made.source, "signature", ""), inputs, outputs)
+    return ModelInfo(plan.model.source, made.source.signature_name(), inputs, outputs)
 
 
 def _data(made: Results) -> DataRecord:

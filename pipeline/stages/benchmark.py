@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from calibration.data.batches import Samples
 from engines import backend, module_of
@@ -30,6 +30,7 @@ from pipeline.machine.monitor import Monitor, MonitorSummary
 from pipeline.machine.progress import waiting
 from pipeline.machine.sensors import available_mib
 from pipeline.option import check_bounds, option
+from pipeline.stage import Stage
 
 ROOT = Path("/")
 """Where the monitor looks for /sys and /proc; a test points it at a made-up tree."""
@@ -40,12 +41,16 @@ NOT_OF_TIMING = ("samples", "engine", "latency_ms", "device_ms", "split_ms")
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Stage):
     """Time engines against each other, taking turns block by block, on samples of the evaluation data.
 
     Latency is wall-clock time from arrays in host memory to outputs in host memory, one query at a time; device time
     stands beside it where the backend tells. Raw samples are kept, with the machine's identity.
     """
+
+    NEEDS_ENGINES: ClassVar[bool] = True
+    NEEDS_TOLERANCES: ClassVar[bool] = True
+    RESULT: ClassVar[str] = "timings"
 
     batch_sizes: tuple[int, ...] = option((1,), "batch sizes to time")
     num_threads: int = option(0, "threads of a runtime on the CPU; 0: its own choice")

@@ -8,12 +8,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from calibration.data.batches import Samples
-from engines import backend, module_of
-from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, Precision, ShapeRange, Weights
+from engines import BACKENDS, backend, module_of
+from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, ShapeRange, Weights
 from engines.nvinfer.timing_cache import timing_cache_path
+from engines.precision import precision_named
 from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_calibrator
 from pipeline.builder.retries import climb_down, rungs
@@ -23,13 +24,12 @@ from pipeline.machine.jetson import power_mode
 from pipeline.machine.progress import Phases
 from pipeline.machine.user_cache import user_cache
 from pipeline.option import check_bounds, option
+from pipeline.stage import Stage
 
-NVINFER = ("tensorrt", "tensorrt_rtx")
-"""Backends that the builder's options are for."""
-FOR_ONE = dict.fromkeys(("timing_cache", "external_kernels"), ("tensorrt",)) | {
-    "compute_capabilities": ("tensorrt_rtx",)
-}
-"""Options that are for some of them."""
+NATIVE = "native"
+"""The field of ``BuildOptions`` by which INT8 comes from TensorRT's own calibrator."""
+BEHIND = dict.fromkeys(("int8", "native_scales", "native_batch_size"), NATIVE)
+"""Options of this stage that become another field of ``BuildOptions``."""
 MAY_IDLE = (
     "workspace_mib", "optimization_level", "int8", "native_scales", "native_batch_size", "external_kernels",
     "cuda_graph", "timing_cache",
@@ -42,7 +42,7 @@ class Target:
     """What an engine is built for: a backend, the precision that the model was written in, and the input shapes."""
 
     backend: str
-    precision: Precision
+    precision: str
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     more_shapes: tuple[Mapping[str, ShapeRange], ...] = ()
     """Further optimization profiles."""
@@ -55,12 +55,15 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Build:
+class Build(Stage):
     """Build an engine from an ONNX model, in a process of its own.
 
     The engine's record, `record.json` beside it, says with what it was built and how many of its convolutions and
     matrix products run in integer arithmetic. A build that is killed or runs out of memory is tried again with less.
     """
+
+    NEEDS_ENGINES: ClassVar[bool] = True
+    RESULT: ClassVar[str] = "engines"
 
     workspace_mib: int = option(1024, "upper bound for the builder's scratch memory, MiB")
     optimization_level: int = option(3, "TensorRT's builder optimization level, 0 to 5")
@@ -102,9 +105,10 @@ class Build:
                     f"{' and '.join(takers)}; drop it, or add such a backend"
                 )
 
-    def is_native(self, name: str, precision: Precision) -> bool:
+    def is_native(self, name: str, precision: str) -> bool:
         """Whether that engine's INT8 comes from TensorRT's calibrator: it is built from the FP32 model then."""
-        return self.int8 == "native" and precision == "int8" and name in NVINFER
+        is_integer = precision_named(precision).is_integer
+        return self.int8 == "native" and is_integer and NATIVE in backend(name).OBEYS
 
     def calibration(
         self, target: Target, ranges: Ranges | None, samples: Samples | None
@@ -118,8 +122,9 @@ class Build:
 
     def versions(self, _model: object, target: Target, *_calibration: object) -> dict[str, str]:
         """Everything below that the engine depends on: runtime, and device where the backend builds for one."""
-        found = backend(target.backend).versions()
-        return found | ({"power_mode": power_mode(Path("/"))} if target.backend == "tensorrt" else {})
+        runtime = backend(target.backend)
+        times_kernels = "timing_cache" in runtime.OBEYS
+        return runtime.versions() | ({"power_mode": power_mode(Path("/"))} if times_kernels else {})
 
     def modules(self, _model: object, target: Target, *_calibration: object) -> tuple[str, ...]:
         """What is loaded by name."""
@@ -134,25 +139,10 @@ class Build:
 
     def options(self, target: Target) -> BuildOptions:
         """What the backend is told; each is told what the documents say is for it."""
-        plain = BuildOptions(
-            precision=target.precision,
-            shapes=target.shapes,
-            more_shapes=target.more_shapes,
-            workspace_mib=self.workspace_mib,
-            optimization_level=self.optimization_level,
-        )
-        if target.backend not in NVINFER:
-            return plain
-        return replace(
-            plain,
-            compute_capabilities=self.compute_capabilities if target.backend == "tensorrt_rtx" else (),
-            hardware=self.hardware,
-            version_compatible=self.version_compatible,
-            weights=self.weights,
-            dla_core=self.dla_core,
-            external_kernels=self.external_kernels,
-            cuda_graph=self.cuda_graph,
-        )
+        asked = BuildOptions(target.precision, target.shapes, target.more_shapes)
+        given_later = ("timing_cache", NATIVE)
+        obeyed = backend(target.backend).OBEYS.difference(given_later)
+        return replace(asked, **{name: getattr(self, name) for name in obeyed})
 
     def __call__(
         self, out: Path, model: OnnxModel, target: Target, calibration: Ranges | Samples | None = None
@@ -175,7 +165,7 @@ class Build:
         options, notes = self._with_machine(model, target, calibration)
         engine = out / f"model{runtime.SUFFIX}"
         attempt = partial(_attempt, out, model, engine, target)
-        tries = rungs(options, runtime.refuse) if target.backend in NVINFER else iter((options,))
+        tries = rungs(options, runtime.refuse) if "workspace_mib" in runtime.OBEYS else iter((options,))
         record = climb_down(_what(target), attempt, tries)
         record = replace(record, notes=(*record.notes, *notes), versions=self.versions(model, target))
         made_from = {"model": model.digest(), "calibration": calibration.digest() if calibration else ""}
@@ -191,7 +181,7 @@ class Build:
         """The options, with what lies on this machine; and sentences for the record."""
         options = self.options(target)
         versions = self.versions(model, target)
-        if self.timing_cache and target.backend == "tensorrt":
+        if self.timing_cache and "timing_cache" in backend(target.backend).OBEYS:
             options = replace(options, timing_cache=timing_cache_path(user_cache() / "timing", versions))
         if not self.is_native(target.backend, target.precision):
             return options, ()
@@ -207,7 +197,8 @@ class Build:
 
 def takers_of(option: str) -> tuple[str, ...]:
     """The backends that an option of this stage has an effect on."""
-    return FOR_ONE.get(option, NVINFER)
+    field_name = BEHIND.get(option, option)
+    return tuple(name for name in BACKENDS if field_name in backend(name).OBEYS)
 
 
 def check_shape_range(name: str, shape: ShapeRange) -> None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -24,7 +24,8 @@ from calibration.histogram.methods import Method
 from calibration.precision.watch import Watch, watched_tensors
 from calibration.ranges.convergence import Settler, write_settling
 from calibration.ranges.ranges import Origin, ranges_from_histograms, write_ranges
-from engines import backend, module_of, onnxruntime
+from engines import backend, module_of
+from engines.backends import onnxruntime
 from engines.contract import Array, Runner
 from engines.errors import EngineError
 from pipeline.artifact import OnnxModel, Ranges
@@ -32,6 +33,7 @@ from pipeline.engine_runner import fixed_batch
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import Bar
 from pipeline.option import check_bounds, option
+from pipeline.stage import Stage
 
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
@@ -39,12 +41,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Calibrate:
+class Calibrate(Stage):
     """Find the range of every tensor by running representative samples through the FP32 model.
 
     Streams the samples: memory does not grow with their number. One exact histogram of |x| per tensor, from which
     all methods are read; entropy is Migacz, "8-bit Inference with TensorRT" (GTC 2017), with TensorRT's threshold.
     """
+
+    RESULT: ClassVar[str] = "ranges"
 
     method: Method = option("entropy", "how the range is read from the histogram: entropy, minmax, percentile, mse")
     percentile: float = option(99.99, "share of |x| that `percentile` keeps, in percent")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import onnx
 
@@ -12,17 +13,22 @@ from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.precision.fp16 import fp16_from_onnx, named, nodes_beyond_fp16
 from calibration.ranges.ranges import ranges_from_folder, spans_from_ranges
+from engines.precision import FP16
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
+from pipeline.stage import Stage
 
 
 @dataclass(frozen=True)
-class Cast:
+class Cast(Stage):
     """Write FP16 types into the ONNX model; inputs and outputs stay FP32.
 
     Nodes whose values leave FP16's range on the calibration data stay FP32, and the report names them.
     """
+
+    WRITES: ClassVar[tuple[str, ...]] = (FP16.name,)
+    RESULT: ClassVar[str] = "models"
 
     keep_fp32: tuple[str, ...] = option((), "names of further nodes that stay FP32")
 

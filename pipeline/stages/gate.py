@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from pipeline.errors import ConfigError
 from pipeline.latency.intervals import STATISTICS, THROUGHPUT
 from pipeline.latency.protocol import Pairing
 from pipeline.option import check_bounds, option
+from pipeline.stage import Stage
 
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(Stage):
     """Hold an engine to budgets, beside a baseline: pass, fail, or say that it cannot be decided here."""
+
+    NEEDS_ENGINES: ClassVar[bool] = True
+    NEEDS_TOLERANCES: ClassVar[bool] = True
 
     candidate: str = option("", "the variant that is to ship, such as int8@onnxruntime; empty: the only reduced one")
     baseline: str = option("", "the name of a kept baseline, or of a variant of the plan; empty: none")

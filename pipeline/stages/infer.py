@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,14 +20,18 @@ from pipeline.machine import child_process
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import waiting
 from pipeline.option import check_bounds, option
+from pipeline.stage import Stage
 
 
 @dataclass(frozen=True)
-class Infer:
+class Infer(Stage):
     """Run an engine on all samples, in a process of its own, and keep what it answers.
 
     The outputs are saved as Polygraphy's RunResults, so that `validate` and `polygraphy` can read them again.
     """
+
+    NEEDS_ENGINES: ClassVar[bool] = True
+    RESULT: ClassVar[str] = "outputs"
 
     batch_size: int = option(32, "samples per run; fewer where the engine takes fewer")
     num_threads: int = option(0, "threads of a runtime on the CPU; 0: its own choice")

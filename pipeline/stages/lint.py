@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from pipeline.engine_runner import fixed_batch, padded
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import check_bounds, option
+from pipeline.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Lint:
+class Lint(Stage):
     """Check calibration samples before calibrating: scale, layout, constants, duplicates, classes, overlap.
 
     One pass over the samples and one over the evaluation samples, in constant memory. With class labels the FP32 model
     answers for some of them as given and changed (rescaled, channels reversed, another layout).
     """
+
+    RESULT: ClassVar[str] = "findings"
 
     allow: tuple[str, ...] = option((), "codes of findings that do not stop, such as range")
     min_samples: int = option(16, "fewer distinct samples are told")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from calibration.ranges.trt_cache import header_for
 from pipeline.errors import ConfigError, DataError
 from pipeline.option import check_bounds, option
+from pipeline.stage import Stage
 
 
 @dataclass(frozen=True)
-class Pack:
+class Pack(Stage):
     """Put a plan's models, ranges, evaluation samples and reference answers into one file, for a device.
 
     The device needs neither the trained network nor what reads it. Equal inputs give equal bytes.
     """
+
+    NEEDS_TOLERANCES: ClassVar[bool] = True
 
     backends: tuple[str, ...] = option(("tensorrt",), "backends that the bundle is for")
     caches: tuple[str, ...] = option((), "also a calibration cache for each of these versions of TensorRT, as 8.5.2")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, cast, get_args
 
 import onnx
 
@@ -14,18 +14,20 @@ from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.precision.fp16 import named, nodes_beyond_fp16
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
-from calibration.precision.placement import PlacementOptions
+from calibration.precision.placement import PlacementOptions, Target
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
 from calibration.ranges.ranges import RangesRecord, ranges_from_folder, spans_from_ranges
 from engines.cpu import cpu_flags
+from engines.precision import INT8
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
+from pipeline.stage import Stage
 
 
 @dataclass(frozen=True)
-class Quantize:
+class Quantize(Stage):
     """Write INT8 into the ONNX model as Q/DQ nodes, placed as the target wants them.
 
     For ``tensorrt``: symmetric int8, weights per channel, activations per tensor, on the inputs and weights of
@@ -33,7 +35,10 @@ class Quantize:
     that this CPU does without saturating.
     """
 
-    target: Literal["tensorrt", "onnxruntime"] = option("tensorrt", "whose kernels the nodes are placed for")
+    WRITES: ClassVar[tuple[str, ...]] = (INT8.name,)
+    RESULT: ClassVar[str] = "models"
+
+    target: Target = option("tensorrt", "whose kernels the nodes are placed for")
     exclude: tuple[str, ...] = option((), "names or operator types of nodes that stay FP32")
     arithmetic: Literal["cpu", "u8s8", "u8s7", "u8u8", "s8s8"] = option(
         "cpu", "for onnxruntime, activations and weights: what this CPU does best, or one of the others"
@@ -42,6 +47,11 @@ class Quantize:
     rest: Literal["fp32", "fp16"] = option(
         "fp32", "for tensorrt, the type of what is not INT8; fp16 needs opset 19 and so TensorRT 10 or later"
     )
+
+    def placed_for(self, placement: str) -> Quantize:
+        """For a backend that wants its nodes so."""
+        assert placement in get_args(Target), f"a backend that takes no INT8 ({placement}) is refused before"
+        return replace(self, target=cast(Target, placement))
 
     def chosen_arithmetic(self) -> tuple[Arithmetic, str]:
         """The arithmetic, and a sentence that says why."""

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pipeline.option import option
 from pipeline.output import check_replaceable
+from pipeline.stage import Stage
 
 OWN_FILES = ("report.json", "report.html", "samples")
 """All that a report's folder may hold."""
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Stage):
     """Write what a run found as a table, `report.json` and one self-contained `report.html`."""
+
+    NEEDS_ENGINES: ClassVar[bool] = True
+    NEEDS_TOLERANCES: ClassVar[bool] = True
 
     folder: str = option("trtforge-report", "where the report goes; relative to the plan's folder")
     html: bool = option(True, "draw report.html (needs the extra `report`)")

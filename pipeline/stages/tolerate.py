@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -27,13 +27,16 @@ from calibration.precision.placement import PlacementOptions, Target
 from calibration.precision.scale import Arithmetic
 from calibration.precision.watch import watched_tensors
 from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms, spans_from_ranges
-from engines import backend, module_of, onnxruntime
-from engines.contract import Precision, Runner
+from engines import backend, module_of
+from engines.backends import onnxruntime
+from engines.contract import Runner
+from engines.precision import precision_named
 from pipeline.artifact import OnnxModel, Tolerances
 from pipeline.engine_runner import few, fixed_batch, padded, unpadded
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import Bar
 from pipeline.option import check_bounds, option
+from pipeline.stage import Stage
 
 BATCH_SIZE = 32
 LEAST_SAMPLES = 64
@@ -48,7 +51,7 @@ ATOL_FACTOR = 4.0
 class Rounding:
     """What engines of one kind round, and by which ranges: all that is known of an engine before it is judged."""
 
-    precision: Precision
+    precision: str
     target: Target | Literal["none"]
     """Where INT8 is placed; for FP32, ``tensorrt`` means that products may round their inputs to TF32."""
     exclude: tuple[str, ...] = ()
@@ -59,9 +62,10 @@ class Rounding:
 
     def form(self) -> Format:
         """The floating-point format of what is not INT8."""
-        if self.precision == "fp32":
+        precision = precision_named(self.precision)
+        if precision.is_full:
             return TF32 if self.target == "tensorrt" else FP32
-        return FP32 if self.precision == "int8" and self.target == "onnxruntime" else FP16
+        return FP32 if precision.is_integer and self.target == "onnxruntime" else FP16
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class NoiseSums:
 
 
 @dataclass(frozen=True)
-class Tolerate:
+class Tolerate(Stage):
     """Derive tolerances: round in FP32 what the format rounds, draw engines by lot, and see how far outputs move.
 
     Nothing of the engine that is going to be judged is looked at, nor the ranges it was made with: INT8's are read from
@@ -122,6 +126,9 @@ class Tolerate:
     them or the other, as an engine is calibrated on other samples than it is judged on. See
     ``calibration.analysis.rounding`` and docs/validation.md.
     """
+
+    NEEDS_TOLERANCES: ClassVar[bool] = True
+    RESULT: ClassVar[str] = "tolerances"
 
     num_samples: int = option(128, "evaluation samples to derive on, evenly spread; 0: all")
     num_draws: int = option(16, "engines drawn by lot")
@@ -162,7 +169,7 @@ class Tolerate:
         proto = onnx.load(model.path)
         halves: list[tuple[RangesRecord, RangesRecord]] = []
         whole: dict[str, float] = {}
-        if rounding.precision == "int8":
+        if precision_named(rounding.precision).is_integer:
             halves, whole = self._ranges(model.path, proto, samples, rounding)
         options = PlacementOptions("tensorrt" if rounding.target == "none" else rounding.target, rounding.exclude,
                                    rounding.arithmetic)  # fmt: skip

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from calibration.arrays import Bools
 from calibration.data.user_function import module_sources
 from calibration.ranges.ranges import ranges_from_folder
 from engines import backend, module_of
-from engines.contract import Array, Precision
+from engines.contract import Array
+from engines.precision import PRECISIONS, Precision
 from pipeline.accuracy.bisection import Evidence, bisected
 from pipeline.accuracy.comparison import NO_ATOLS, OutputComparison, Tolerance, compare, read_outputs
 from pipeline.accuracy.metrics import Metric, metric
@@ -25,6 +26,7 @@ from pipeline.artifact import Outputs, Tolerances, Verdict
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import check_bounds, option
+from pipeline.stage import Stage
 
 
 class Labelled(Protocol):
@@ -95,7 +97,7 @@ class Judged:
     """By what metric, as what precision, and with what known behind them, outputs are judged."""
 
     judge: Judge
-    precision: Precision
+    precision: str
     evidence: Evidence | None = None
     """None where nothing is known of the engine but its outputs, and for FP32, behind which there is no other model."""
     tolerances: Tolerances | None = None
@@ -123,17 +125,36 @@ class Judged:
         return record
 
 
+def default_tolerance(precision: Precision) -> Tolerance:
+    """What an engine of a precision is held to unless a plan says otherwise."""
+    if precision.is_full:
+        return Tolerance(min_cosine=0.9999, max_metric_drop=0.001)
+    if precision.is_integer:
+        return Tolerance(min_cosine=0.9, max_metric_drop=0.01)
+    return Tolerance(min_cosine=0.999, max_metric_drop=0.005)
+
+
+def default_tolerances() -> dict[str, Tolerance]:
+    """``default_tolerance`` of every precision, by name."""
+    return {name: default_tolerance(precision) for name, precision in PRECISIONS.items()}
+
+
 @dataclass(frozen=True)
-class Validate:
+class Validate(Stage):
     """Judge an engine's outputs against the FP32 model's, with Polygraphy's comparators and the task metric.
 
     One table of tolerances per precision. Saved outputs can be judged again with other tolerances.
     """
 
+    NEEDS_ENGINES: ClassVar[bool] = True
+    NEEDS_TOLERANCES: ClassVar[bool] = True
+    RESULT: ClassVar[str] = "verdicts"
+
     reference: Literal["onnxruntime", "reference"] = option("onnxruntime", "what runs the FP32 model to compare with")
-    fp32: Tolerance = field(default=Tolerance(min_cosine=0.9999, max_metric_drop=0.001))
-    fp16: Tolerance = field(default=Tolerance(min_cosine=0.999, max_metric_drop=0.005))
-    int8: Tolerance = field(default=Tolerance(min_cosine=0.9, max_metric_drop=0.01))
+    tolerances: Mapping[str, Tolerance] = field(
+        default_factory=default_tolerances, metadata={"keys": default_tolerances}
+    )
+    """By precision; in a plan each is a table of its own, such as ``[validate.int8]``."""
     num_bisected: int = option(32, "samples on which the model of a failed engine is searched for the layer; 0: none")
 
     def __post_init__(self) -> None:
@@ -148,14 +169,13 @@ class Validate:
         """What is loaded by name."""
         return (module_of(self.reference),)
 
-    def tolerance(self, precision: Precision) -> Tolerance:
+    def tolerance(self, precision: str) -> Tolerance:
         """The tolerances for engines of that precision."""
-        return {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8}[precision]
+        return self.tolerances[precision]
 
-    def with_tolerance(self, precision: Precision, tolerance: Tolerance) -> Validate:
+    def with_tolerance(self, precision: str, tolerance: Tolerance) -> Validate:
         """The same stage with other tolerances for one precision."""
-        changed: dict[str, Any] = {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8} | {precision: tolerance}
-        return replace(self, **changed)
+        return replace(self, tolerances={**self.tolerances, precision: tolerance})
 
     def __call__(
         self,

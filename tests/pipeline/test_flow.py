@@ -12,7 +12,8 @@ import onnx.parser
 import pytest
 from PIL import Image
 
-from engines import backend, reference
+from engines import backend
+from engines.backends import reference
 from pipeline.engine_runner import SIMULATION
 from pipeline.errors import CheckFailed, ConfigError, DataError, Unavailable
 from pipeline.flow import run

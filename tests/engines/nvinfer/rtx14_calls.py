@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engines import tensorrt_rtx
+from engines.backends import tensorrt_rtx
 from engines.contract import BuildOptions, GivenScales, ShapeRange
 from engines.errors import EngineError, Unavailable
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from engines import tensorrt_rtx
+from engines.backends import tensorrt_rtx
 from engines.contract import BuildOptions, ShapeRange
 from engines.cuda.device import why_no_gpu
 from engines.nvinfer.builder import logger

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engines import tensorrt, tensorrt_rtx
+from engines.backends import tensorrt, tensorrt_rtx
 from engines.contract import BuildOptions, ShapeRange
 from engines.errors import EngineError, Unavailable
 from engines.nvinfer.plan_header import PlanHeader, check_plan_here, header_of, record_beside

@@ -8,7 +8,7 @@ from typing import Any
 import onnx.parser
 import pytest
 
-from engines import tensorrt_rtx
+from engines.backends import tensorrt_rtx
 from engines.contract import Array, BuildOptions, GivenBatches, GivenScales, ShapeRange
 from engines.errors import EngineError
 from engines.nvinfer.builder import logger

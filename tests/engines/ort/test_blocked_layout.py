@@ -13,7 +13,7 @@ from engines.errors import EngineError
 from engines.ort.blocked_layout import unordered
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-from engines import onnxruntime as ort
+from engines.backends import onnxruntime as ort
 
 NETWORK = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 3, 12, 12] x) => (float[N, 20, 12, 12] y, float[N, 32, 12, 12] a, float[N, 32, 12, 12] b, float[N, 20] p)

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
-from engines import onnxruntime
+from engines.backends import onnxruntime
 from pipeline.accuracy.bisection import NUM_KEPT, Evidence, bisected
 from pipeline.accuracy.comparison import Tolerance, read_outputs
 from pipeline.artifact import Engine, OnnxModel, Ranges

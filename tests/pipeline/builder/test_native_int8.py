@@ -14,7 +14,8 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from calibration.ranges.ranges import ranges_from_folder
-from engines import backend, tensorrt
+from engines import backend
+from engines.backends import tensorrt
 from engines.contract import GivenBatches, GivenScales, ShapeRange
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_calibrator

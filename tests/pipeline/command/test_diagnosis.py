@@ -266,7 +266,7 @@ def test_a_plan_for_a_missing_backend_fails_anywhere(command: Command, plan: Pat
 
 
 def tensorrt_works() -> bool:
-    from engines import tensorrt
+    from engines.backends import tensorrt
 
     return not tensorrt.why_not_run()
 

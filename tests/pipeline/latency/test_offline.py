@@ -13,7 +13,7 @@ import pytest
 from calibration.data.batches import Samples, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource, InputSpec
-from engines import tensorrt
+from engines.backends import tensorrt
 from engines.contract import Array, GpuUse
 from pipeline.artifact import Engine
 from pipeline.gate.budget import budget_from_text

@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from engines import reference
+from engines.backends import reference
 from pipeline.artifact import Verdict
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.flow import run

@@ -16,7 +16,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from engines import onnxruntime, tensorflow
+from engines.backends import onnxruntime, tensorflow
 from pipeline.artifact import KerasFile, OnnxModel, SavedModel, Source
 from pipeline.errors import ConfigError, EngineError, StageError, Unavailable, exit_status
 from pipeline.machine import child_process

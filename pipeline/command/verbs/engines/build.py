@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from calibration.data.batches import Samples, input_specs_from_onnx
-from engines.contract import Precision
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.command.options import (
     BACKEND,
@@ -47,7 +46,7 @@ from pipeline.stages.build import Build, Target, takers_of
 @RANGES
 @output_option("the engine to write; its record goes beside it")
 @STORE
-def build(model: Path, backend: str, precision: Precision, **given: Any) -> None:
+def build(model: Path, backend: str, precision: str, **given: Any) -> None:
     """Build an engine from MODEL (ONNX, its precision written in it), or PLAN.toml's engines."""
     if is_plan(model):
         return by_plan(model, given["store"], "build")

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.text import Text
 
 from calibration.data.batches import Samples
-from engines.contract import Precision
 from pipeline.accuracy.bisection import Evidence
 from pipeline.accuracy.comparison import Tolerance
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
@@ -76,7 +75,7 @@ def validate(reference: Path, candidate: Path | None, **given: Any) -> None:
 TOLERANCES = ("atol", "rtol", "min_cosine", "min_psnr_db", "min_sqnr_db", "max_metric_drop")
 
 
-def tolerance_from(precision: Precision, given: dict[str, Any]) -> Tolerance:
+def tolerance_from(precision: str, given: dict[str, Any]) -> Tolerance:
     """The tolerances for a precision, with those that were given on the command line."""
     changes = {name: given.pop(name) for name in TOLERANCES if given[name] is not None}
     return replace(Validate().tolerance(precision), **changes)
@@ -84,7 +83,7 @@ def tolerance_from(precision: Precision, given: dict[str, Any]) -> Tolerance:
 
 def judge_files(reference: Path, candidate: Path, given: dict[str, Any]) -> None:
     """Judge a candidate against a reference, print the verdict, and raise CheckFailed if it is out of bound."""
-    precision: Precision = given["precision"]
+    precision: str = given["precision"]
     tolerance = tolerance_from(precision, given)
     stage = Validate().with_tolerance(precision, tolerance)
     judge = Judge(given["metric"], given["metric_output"], Path())

@@ -17,7 +17,8 @@ from pipeline.command.options import (
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.output import check_file_target, make
-from pipeline.stages.export import Export, source_from_path
+from pipeline.sources.contract import source_from_path
+from pipeline.stages.export import Export
 
 
 @click.command()

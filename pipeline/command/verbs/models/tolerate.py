@@ -12,7 +12,7 @@ from calibration.data.batches import input_specs_from_onnx
 from calibration.histogram.methods import Method
 from calibration.ranges.ranges import METHODS
 from engines import backend as backend_named
-from engines.contract import Precision
+from engines.precision import precision_named
 from pipeline.command.options import (
     BACKEND,
     PRECISION,
@@ -67,16 +67,16 @@ def tolerate(model: Path, backend: str, simulate: bool, **given: Any) -> None:
     return None
 
 
-def rounding_for(precision: Precision, name: str, simulate: bool, method: Method | Literal["any"]) -> Rounding:
+def rounding_for(precision: str, name: str, simulate: bool, method: Method | Literal["any"]) -> Rounding:
     """What engines of a backend round; with ``simulate``, of TensorRT.
 
     Raises:
         ConfigError: the backend takes no INT8.
     """
     placement = "tensorrt" if simulate else backend_named(name).PLACEMENT
-    if precision != "int8":
+    if not precision_named(precision).is_integer:
         return Rounding(precision, "tensorrt" if placement == "tensorrt" else "none")
     if placement == "none":
         raise ConfigError(f"--backend {name}: takes no INT8 model; name another")
     arithmetic = Quantize().chosen_arithmetic()[0] if placement == "onnxruntime" else "s8s8"
-    return Rounding("int8", placement, arithmetic=arithmetic, method=method)
+    return Rounding(precision, placement, arithmetic=arithmetic, method=method)

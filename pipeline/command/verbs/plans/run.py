@@ -45,10 +45,10 @@ def with_backends(plan: Plan, backends: tuple[str, ...]) -> Plan:
     Raises:
         ConfigError: there is no such backend.
     """
-    from pipeline.plan import BUILDERS
+    from engines import builders
     from pipeline.spelling import nearest
 
     for name in backends:
-        if name not in BUILDERS:
-            raise ConfigError(f"--backend '{name}': no such backend{nearest(name, BUILDERS)}")
+        if name not in builders():
+            raise ConfigError(f"--backend '{name}': no such backend{nearest(name, builders())}")
     return replace(plan, variants=replace(plan.variants, backends=backends)) if backends else plan

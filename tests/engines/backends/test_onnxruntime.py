@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines import reference
+from engines.backends import reference
 from engines.contract import BuildOptions
 from engines.errors import EngineError
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-from engines import onnxruntime as ort
+from engines.backends import onnxruntime as ort
 
 SaveModel = Callable[[str], Path]
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from engines import tensorrt
+from engines.backends import tensorrt
 from engines.contract import BuildOptions
 from engines.cuda import device
 from engines.errors import Unavailable

@@ -28,6 +28,7 @@ from engines.contract import (
     BuildOptions,
     EngineRecord,
     LayerTimes,
+    ModelFormat,
     Placement,
     Runner,
     RunnerFacts,
@@ -39,7 +40,12 @@ from engines.feed import FeedCheck
 _LOG = logging.getLogger(__name__)
 
 NAME = "tensorflow"
+TAKES: ModelFormat = "savedmodel"
 PLACEMENT: Placement = "none"
+CAN_BUILD = False
+GPU = False
+STREAMS = False
+OBEYS: frozenset[str] = frozenset()
 SUFFIX = ""
 INSTALL = "pip install 'trtforge[tensorflow]'"
 

@@ -23,6 +23,7 @@ from engines.contract import (
     BuildOptions,
     EngineRecord,
     LayerTimes,
+    ModelFormat,
     Placement,
     Runner,
     RunnerFacts,
@@ -36,7 +37,12 @@ from engines.ort.blocked_layout import unordered
 from engines.ort.profile import kernels_from_profile
 
 NAME = "onnxruntime"
+TAKES: ModelFormat = "onnx"
 PLACEMENT: Placement = "onnxruntime"
+CAN_BUILD = True
+GPU = False
+STREAMS = False
+OBEYS: frozenset[str] = frozenset()
 SUFFIX = ".onnx"
 INSTALL = "pip install 'trtforge[onnxruntime]'"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines import reference
+from engines.backends import reference
 from engines.contract import BuildOptions
 from engines.errors import EngineError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from engines import tensorrt_rtx
+from engines.backends import tensorrt_rtx
 from engines.contract import BuildOptions, ShapeRange
 from engines.cuda import device
 from engines.nvinfer.plan_header import header_of

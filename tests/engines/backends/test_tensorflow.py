@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines import tensorflow as backend
+from engines.backends import tensorflow as backend
 from engines.contract import DYNAMIC, BuildOptions, TensorSpec
 from engines.errors import EngineError, Unavailable
 

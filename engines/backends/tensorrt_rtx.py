@@ -9,18 +9,24 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from engines.contract import BuildOptions, EngineRecord, LayerFacts, Placement
+from engines.contract import BuildOptions, EngineRecord, LayerFacts, ModelFormat, Placement
 from engines.cuda import device
 from engines.errors import EngineError, Unavailable
 from engines.nvinfer import builder as nvinfer_builder
 from engines.nvinfer import capability
+from engines.nvinfer.builder_config import NVINFER_OPTIONS
 from engines.nvinfer.inspection import Inspection
 from engines.nvinfer.loading import EngineLoader
 from engines.nvinfer.rtx_plan import PlanProducts, plan_products
 from engines.onnx_model import OnnxModelFacts
 
 NAME = "tensorrt_rtx"
+TAKES: ModelFormat = "onnx"
 PLACEMENT: Placement = "tensorrt"
+CAN_BUILD = True
+GPU = True
+STREAMS = True
+OBEYS: frozenset[str] = NVINFER_OPTIONS | {"compute_capabilities"}
 SUFFIX = ".rtx.plan"
 INSTALL = "pip install 'trtforge[rtx]'"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engines import tensorrt_rtx
+from engines.backends import tensorrt_rtx
 from engines.contract import BuildOptions, GivenScales, LayerFacts, ShapeRange
 from engines.errors import EngineError, Unavailable
 

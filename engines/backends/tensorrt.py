@@ -6,17 +6,23 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from engines.contract import BuildOptions, EngineRecord, Placement
+from engines.contract import BuildOptions, EngineRecord, ModelFormat, Placement
 from engines.cuda import device
 from engines.errors import Unavailable
 from engines.nvinfer import builder as nvinfer_builder
 from engines.nvinfer import capability
+from engines.nvinfer.builder_config import NVINFER_OPTIONS
 from engines.nvinfer.inspection import Inspection, inspected
 from engines.nvinfer.loading import EngineLoader
 from engines.onnx_model import OnnxModelFacts, refuse_targets
 
 NAME = "tensorrt"
+TAKES: ModelFormat = "onnx"
 PLACEMENT: Placement = "tensorrt"
+CAN_BUILD = True
+GPU = True
+STREAMS = True
+OBEYS: frozenset[str] = NVINFER_OPTIONS | {"external_kernels", "timing_cache"}
 SUFFIX = ".plan"
 INSTALL = (
     "on a Jetson: apt install python3-libnvinfer, and a venv made with --system-site-packages by the system's Python; "

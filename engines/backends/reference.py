@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from engines.contract import Array, BuildOptions, EngineRecord, LayerTimes, Placement, Runner, RunnerFacts, TensorSpec
+from engines.contract import (
+    Array,
+    BuildOptions,
+    EngineRecord,
+    LayerTimes,
+    ModelFormat,
+    Placement,
+    Runner,
+    RunnerFacts,
+    TensorSpec,
+)
 from engines.errors import EngineError
 from engines.feed import FeedCheck
 from engines.onnx_model import check_options, facts_from_model, read_model, refuse_tensorrt
@@ -22,7 +32,12 @@ if TYPE_CHECKING:
     from onnx.reference.op_run import OpRun
 
 NAME = "reference"
+TAKES: ModelFormat = "onnx"
 PLACEMENT: Placement = "tensorrt"
+CAN_BUILD = True
+GPU = False
+STREAMS = False
+OBEYS: frozenset[str] = frozenset()
 SUFFIX = ".onnx"
 INSTALL = "pip install onnx"
 

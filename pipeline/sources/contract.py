@@ -1,0 +1,90 @@
+"""What every kind of source offers, and which kind a user's path is."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Protocol, cast
+
+import onnx
+
+from pipeline.artifact import Engine, OnnxModel, Source
+from pipeline.errors import ConfigError
+
+NO_KINDS = ("__init__", "contract", "limits", "tf2onnx")
+"""Files of this room that are no kind of source."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """An ONNX model that answers as the source does, before trtforge changes anything in it."""
+
+    model: onnx.ModelProto
+    original: onnx.ModelProto | None = None
+    """The source itself, where it is ONNX and something was changed already."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences for the report."""
+
+
+class SourceKind(Protocol):
+    """A module of this room. Every name below is a module-level name of it."""
+
+    WHAT: str
+    """What a user brings, for sentences: endings such as ``.keras, .h5``, or what a folder is and holds."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether an existing path is of this kind, by its ending or by what a folder holds."""
+        ...
+
+    def source(self, path: Path, signature: str) -> Source:
+        """The source; ``signature``: which of several, where the kind has such."""
+        ...
+
+    def to_onnx(self, source: Source, out: Path, opset: int) -> Converted:
+        """Convert it, of ``opset`` at least. What it is compared with later may be left in the folder ``out``.
+
+        Raises:
+            ConfigError: it has no such signature.
+            Unavailable: what reads or converts it is not installed.
+            StageError: it cannot be converted.
+        """
+        ...
+
+    def trained(self, source: Source, exported: OnnxModel, runner: str) -> Engine:
+        """The trained network as an engine that answers samples; ``runner``: the backend that runs ONNX files."""
+        ...
+
+
+def kind_names() -> tuple[str, ...]:
+    """The kinds: the files of this room."""
+    folder = Path(__file__).parent
+    return tuple(sorted(file.stem for file in folder.glob("*.py") if file.stem not in NO_KINDS))
+
+
+def module_of(kind: str) -> str:
+    """The module of a kind, by its dotted name."""
+    return f"pipeline.sources.{kind}"
+
+
+@cache
+def source_kind(name: str) -> SourceKind:
+    """The kind of that name. Loads this project's file for it, not what reads such sources."""
+    return cast(SourceKind, importlib.import_module(module_of(name)))
+
+
+def source_from_path(path: Path, signature: str) -> Source:
+    """What a user's path is, by its ending and content.
+
+    Raises:
+        ConfigError: there is nothing, or nothing that can be converted.
+    """
+    kinds = [source_kind(name) for name in kind_names()]
+    listed = ", ".join(kind.WHAT for kind in kinds)
+    if not path.exists():
+        raise ConfigError(f"{path}: does not exist; give one of {listed}")
+    for kind in kinds:
+        if kind.recognises(path):
+            return kind.source(path, signature)
+    raise ConfigError(f"{path}: is none of {listed}; convert it to one of these first")

@@ -1,0 +1,80 @@
+"""A user's ONNX file: read strictly, brought to the opset, run by what runs the FP32 model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from calibration.graph.editing import nodes_of
+from pipeline.artifact import Engine, OnnxModel, Source
+from pipeline.errors import StageError
+from pipeline.sources.contract import Converted
+from pipeline.sources.limits import check_size, first_line
+
+WHAT = ".onnx"
+RENAMED = "source.onnx"
+"""Beside the exported model: the source with portable tensor names, where it had others."""
+OWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+"""Domains of ONNX's own operators."""
+
+
+def recognises(path: Path) -> bool:
+    """By its ending."""
+    return path.is_file() and path.suffix == ".onnx"
+
+
+def source(path: Path, _signature: str) -> Source:
+    """The file, which is an ONNX model as those are that trtforge writes."""
+    return OnnxModel(path)
+
+
+def to_onnx(source: Source, out: Path, opset: int) -> Converted:
+    """Read, check and bring it to the opset. See ``contract.SourceKind``."""
+    original = _read_onnx(source.path)
+    notes: list[str] = []
+    return Converted(_upgraded(original, source.path, opset, notes), original, notes)
+
+
+def trained(source: Source, exported: OnnxModel, runner: str) -> Engine:
+    """The file itself, or where its tensors had to be renamed, itself with these names."""
+    renamed = exported.beside(RENAMED)
+    return Engine(renamed if renamed.is_file() else source.path, runner)
+
+
+def _read_onnx(path: Path) -> onnx.ModelProto:
+    """A user's ONNX model, weights included, of operators that every runtime knows."""
+    try:
+        model = onnx.load(path)
+    except Exception as error:
+        raise StageError(f"{path}: is not a whole ONNX model ({first_line(error)}); export it again") from error
+    check_size(model, path)
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise StageError(f"{path}: is not a valid ONNX model ({first_line(error)}); export it again") from error
+    local = {(function.domain, function.name) for function in model.functions}
+    for node in nodes_of(model.graph):
+        if node.domain not in OWN_DOMAINS and (node.domain, node.op_type) not in local:
+            raise StageError(
+                f"{path}: node '{node.name or node.output[0]}' is {node.op_type} of the domain '{node.domain}', "
+                "operators of ONNX itself are expected; export the model without it"
+            )
+    return model
+
+
+def _upgraded(model: onnx.ModelProto, path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:
+    """The model in ``opset`` at least; ``notes`` are added to."""
+    found = next((entry.version for entry in model.opset_import if entry.domain in OWN_DOMAINS[:2]), 0)
+    if found < opset:
+        try:
+            model = onnx.version_converter.convert_version(model, opset)
+        except Exception as error:
+            raise StageError(
+                f"{path}: is opset {found}, and onnx cannot convert it to {opset} ({first_line(error)}); "
+                f"export it with {opset}"
+            ) from error
+        notes.append(f"export: converted from opset {found} to {opset}")
+    elif found > opset:
+        notes.append(f"export: opset {found} is kept, as nothing converts it back to {opset}")
+    return model

@@ -1,0 +1,137 @@
+"""TensorFlow models to ONNX by tf2onnx, which is run as a command in a process of its own."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import onnx
+
+from calibration.graph.editing import nodes_of
+from engines.backends import tensorflow
+from pipeline.errors import ConfigError, StageError, Unavailable
+from pipeline.machine import child_process
+from pipeline.sources.limits import too_large
+
+INSTALL = "pip install 'trtforge[tensorflow]'"
+SAVEDMODEL = "savedmodel"
+"""The folder in which a Keras file lies as a SavedModel, beside the ONNX model."""
+
+
+def convert(path: Path, signature: str, out: Path, opset: int, *, is_keras: bool = False) -> onnx.ModelProto:
+    """The ONNX model of a SavedModel, or with ``is_keras`` of a Keras file; ``out``: a folder to work in.
+
+    Raises:
+        ConfigError: there is no such signature.
+        Unavailable: TensorFlow or tf2onnx is not installed.
+        StageError: tf2onnx refused the model, or crashed.
+    """
+    if reason := tensorflow.why_not_run():
+        raise Unavailable(reason)
+    if find_spec("tf2onnx") is None:
+        raise Unavailable(f"tf2onnx: is not installed; {INSTALL}")
+    child_process.call(out / "convert.log", f"{path}", _convert, path, signature, out, opset, is_keras)
+    made = out / "converted.onnx"
+    model = onnx.load(made)
+    made.unlink()
+    _make_reproducible(model.graph)
+    return model
+
+
+def _convert(path: Path, name: str, out: Path, opset: int, is_keras: bool) -> None:
+    """Write ``out/converted.onnx``. For a process of its own, whose output goes to ``out/convert.log``."""
+    where = path
+    if is_keras:
+        tensorflow.savedmodel_from_keras(path, out / SAVEDMODEL)
+        path = out / SAVEDMODEL
+    found = tensorflow.signatures(path)
+    if name not in found:
+        listed = "; ".join(f"'{n}' ({', '.join(t.name for t in s.inputs)})" for n, s in sorted(found.items()))
+        raise ConfigError(
+            f"{where}: has no signature '{name}'; it has {listed or 'none at all'}; "
+            "set [model] signature, or --signature"
+        )
+    signature = found[name]
+    inputs, outputs = ([tensor.name for tensor in side] for side in (signature.inputs, signature.outputs))
+    if odd := [name for name in (*inputs, *outputs) if ":" in name]:
+        raise ConfigError(
+            f"{where}: signature '{name}' calls a tensor '{odd[0]}', a name without ':' is expected; "
+            "save the model with a signature of other names"
+        )
+    made = out / "converted.onnx"
+    trouble = _run_tf2onnx(path, name, made, opset)
+    said = (out / "convert.log").read_text(encoding="utf-8", errors="replace")
+    if refused := _refused_by_tf2onnx(str(where), said, trouble):
+        raise refused
+    _check_signature_names(onnx.load(made), inputs, outputs, str(where))
+
+
+def _run_tf2onnx(path: Path, name: str, made: Path, opset: int) -> str:
+    """The command ``python -m tf2onnx.convert`` in this process; empty, or with what error it ended."""
+    arguments = ["--saved-model", str(path), "--output", str(made), "--signature_def", name]
+    sys.argv = ["tf2onnx", *arguments, "--tag", "serve", "--opset", str(opset)]
+    try:
+        runpy.run_module("tf2onnx.convert", run_name="__main__", alter_sys=True)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # Whatever it is, it becomes one sentence.
+        return f"{type(error).__name__}: {error}"
+    return "" if made.is_file() else "it wrote no file"
+
+
+def _refused_by_tf2onnx(where: str, said: str, trouble: str) -> Exception | None:
+    """One sentence out of tf2onnx's log; it writes a file of unknown operators, and ends well, if it does not know one.
+
+    Args:
+        where: the model, for the sentence.
+        said: all that it wrote on the terminal.
+        trouble: with what error it ended; empty if it ended well.
+    """
+    unsupported = [(kind, name) for name, kind in re.findall(r"Tensorflow op \[(\S+): (\w+)\] is not supported", said)]
+    unsupported += [(op, name) for name, op in re.findall(r"Failed to convert node '(.+?)' .*\n'?OP=(\w+)", said)]
+    if unsupported:
+        unsupported = list(dict.fromkeys(unsupported))
+        listed = ", ".join(f"{kind} (node '{name}')" for kind, name in unsupported[:5])
+        more = f" and {len(unsupported) - 5} more" if len(unsupported) > 5 else ""
+        hint = "replace these operations in the model"
+        if any(kind.startswith("FakeQuant") for kind, _ in unsupported):
+            hint = "save the model without its quantization-aware wrappers and let `quantize` place Q/DQ"
+        why = f" ({trouble})" if trouble else ""
+        return StageError(f"{where}: tf2onnx cannot convert {listed}{more}{why}; {hint}")
+    if not trouble:
+        return None
+    if "add_slot" in trouble:
+        return Unavailable(
+            f"{where}: was saved by Keras 2 together with its optimizer, reading it takes tf_keras of TensorFlow's "
+            f"minor version; {INSTALL}"
+        )
+    if "maximum protobuf size" in trouble or "exceeds 2GB" in trouble or "larger than 2GB" in trouble:
+        return StageError(too_large(where))
+    return StageError(f"{where}: tf2onnx failed ({' '.join(trouble.split())[:400]}); mend the model, and save it again")
+
+
+def _check_signature_names(model: onnx.ModelProto, inputs: list[str], outputs: list[str], where: str) -> None:
+    """That the model's inputs and outputs are those of the signature, by name; their order is the converter's."""
+    for what, wanted, values in (("input", inputs, model.graph.input), ("output", outputs, model.graph.output)):
+        found = {value.name for value in values}
+        if missing := sorted(set(wanted) - found):
+            raise StageError(
+                f"{where}: tf2onnx lost the signature's {what} '{missing[0]}' (it kept {', '.join(sorted(found))}); "
+                f"an unused {what} cannot be converted: remove it from the signature"
+            )
+
+
+def _make_reproducible(graph: onnx.GraphProto) -> None:
+    """Equal models, equal bytes: tf2onnx notes where the model lay, and numbers constants in an order that changes."""
+    graph.doc_string = ""
+    constants = {tensor.name for tensor in graph.initializer}
+    read = dict.fromkeys(name for node in nodes_of(graph) for name in node.input if name in constants)
+    numbered = [name for name in read if re.search(r"__\d+$", name)]
+    new_names = {name: f"{re.sub(r'__[0-9]+$', '', name)}__c{index}" for index, name in enumerate(numbered)}
+    for node in nodes_of(graph):
+        node.input[:] = [new_names.get(name, name) for name in node.input]
+    for value in (*graph.initializer, *graph.value_info):
+        value.name = new_names.get(value.name, value.name)
+    graph.initializer.sort(key=lambda tensor: tensor.name)
+    graph.value_info.sort(key=lambda value: value.name)
