@@ -263,7 +263,7 @@ def count(
     assert evidence.model is not None
     engine = Engine(evidence.model.path, simulated=kind.simulated)
     outputs = answers(engine, setting.evaluation, setting.work / "outputs.json", change)
-    stage = Validate(fp16=DERIVED, int8=DERIVED, num_bisected=0)
+    stage = Validate(tolerances={"fp16": DERIVED, "int8": DERIVED}, num_bisected=0)
     judge = Judge("", "", Path())
     found = stage(
         setting.work, setting.reference, outputs, None, Judged(judge, kind.precision, evidence, kind.tolerances)

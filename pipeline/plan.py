@@ -14,6 +14,7 @@ from pathlib import Path
 
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
+from engines import builders
 from engines.contract import ShapeRange
 from engines.precision import PRECISIONS
 from pipeline.errors import ConfigError

@@ -142,8 +142,9 @@ def _collected(table: Mapping[str, Any], kind: type[Any], name: str, begun: Mapp
 
 
 def _plain_fields(record: Any) -> dict[str, Any]:
-    """The fields of a dataclass that are no dataclasses themselves."""
-    return {name: value for name, value in vars(record).items() if not is_dataclass(value)}
+    """The fields of a dataclass that are no dataclasses themselves, nor a mapping of such."""
+    plain = (one.name for one in fields(record) if "keys" not in one.metadata)
+    return {name: value for name in plain if not is_dataclass(value := getattr(record, name))}
 
 
 def _list(converter: cattrs.Converter, value: Any, kind: Any) -> tuple[Any, ...]:

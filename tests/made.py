@@ -12,7 +12,7 @@ import onnx.parser
 from calibration.arrays import Floats
 from calibration.lint.finding import Finding
 from calibration.ranges.convergence import Point, Settling
-from engines.contract import LayerFacts, LayerTime, LayerTimes, Precision, TensorSpec
+from engines.contract import LayerFacts, LayerTime, LayerTimes, TensorSpec
 from pipeline.advice.recommendation import recommend
 from pipeline.latency.benchmark import Queries, latency_from_ms
 from pipeline.latency.device_times import LayersRun
@@ -83,9 +83,8 @@ WATCHED = MonitorSummary(
 
 def variant_named(name: str, drop: float | None, size_bytes: int) -> VariantRecord:
     """An untimed variant whose accuracy was measured on the engine; ``name`` is ``precision@backend``."""
-    precision: Precision = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}[name.split("@")[0]]  # type: ignore[assignment]
-    backend = name.split("@")[1]
-    return VariantRecord(
+    precision, backend = name.split("@")
+    return Variant(
         name=name,
         precision=precision,
         backend=backend,

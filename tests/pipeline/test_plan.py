@@ -261,19 +261,21 @@ def test_the_least_plan_has_the_stages_own_defaults(tmp_path: Path) -> None:
 
 def test_numbers_become_the_fields_type(tmp_path: Path) -> None:
     plan = read_plan(written(tmp_path, LEAST + "[validate.int8]\natol = 1\n[data.preprocess]\nmean = [1]"))
-    assert isinstance(plan.validate.int8.atol, float)
+    assert isinstance(plan.validate.tolerances["int8"].atol, float)
     assert isinstance(plan.data.preprocess.mean[0], float)
 
 
 def test_infinity_is_a_number(tmp_path: Path) -> None:
-    assert math.isinf(read_plan(written(tmp_path, LEAST + "[validate.int8]\natol = inf")).validate.int8.atol)
+    assert math.isinf(
+        read_plan(written(tmp_path, LEAST + "[validate.int8]\natol = inf")).validate.tolerances["int8"].atol
+    )
 
 
 def test_a_part_of_a_tolerance_keeps_the_others(tmp_path: Path) -> None:
     validate = read_plan(written(tmp_path, LEAST + "[validate.int8]\nmax_metric_drop = 0.5")).validate
-    assert validate.int8.max_metric_drop == 0.5
-    assert validate.int8.min_cosine == Validate().int8.min_cosine > 0
-    assert validate.fp16 == Validate().fp16
+    assert validate.tolerances["int8"].max_metric_drop == 0.5
+    assert validate.tolerances["int8"].min_cosine == Validate().tolerances["int8"].min_cosine > 0
+    assert validate.tolerances["fp16"] == Validate().tolerances["fp16"]
 
 
 def test_paths_are_relative_to_the_plan(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 from engines import BACKENDS, backend
-from engines.contract import DYNAMIC, Array, Backend, BuildOptions, Placement, Precision, Runner, ShapeRange, TensorSpec
+from engines.contract import DYNAMIC, Array, Backend, BuildOptions, Placement, Runner, ShapeRange, TensorSpec
 from engines.errors import EngineError, Unavailable
 
 SaveModel = Callable[[str], Path]
@@ -169,7 +169,7 @@ def test_weights_in_another_file(builder: Backend, linear: Path, tmp_path: Path)
     [("int8", "the model has no QuantizeLinear; quantize it"), ("fp16", "the model has no FP16 tensor; cast it first")],
 )
 def test_another_precision_than_the_file_was_written_for(
-    builder: Backend, linear: Path, tmp_path: Path, precision: Precision, words: str
+    builder: Backend, linear: Path, tmp_path: Path, precision: str, words: str
 ) -> None:
     with pytest.raises(EngineError, match=f"precision {precision} is asked for, {words}"):
         builder.build(linear, tmp_path / "engine", BuildOptions(precision, OPTIONS.shapes))

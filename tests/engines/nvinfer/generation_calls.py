@@ -21,7 +21,7 @@ from typing import Any
 import onnx
 import onnx.parser
 
-from engines.contract import BuildOptions, GivenScales, Precision
+from engines.contract import BuildOptions, GivenScales
 from engines.errors import EngineError, Unavailable
 from engines.nvinfer import builder
 from engines.nvinfer.allocator import counting_allocator
@@ -139,7 +139,7 @@ def deaf_ear(*_what: object) -> None:
     raise OSError("nobody listens any more")
 
 
-def flags(trt: Any, precision: Precision, *, native: bool) -> list[str]:
+def flags(trt: Any, precision: str, *, native: bool) -> list[str]:
     """The names of the network's flags for an ordinary build."""
     found = capability_of(trt)
     options = BuildOptions(precision, native=GivenScales(b"") if native else None)

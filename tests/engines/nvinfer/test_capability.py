@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engines.contract import BuildOptions, GivenScales, Precision, ShapeRange
+from engines.contract import BuildOptions, GivenScales, ShapeRange
 from engines.errors import EngineError, Unavailable
 from engines.nvinfer.capability import Capability, Platform, refuse, refuse_platform, typing_for
 
@@ -46,7 +46,7 @@ DLA = BuildOptions("int8", STATIC, native=NATIVE, dla_core=0)
 
 @pytest.mark.parametrize("found", [TRT_8, TRT_10, TRT_11, RTX])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_plain_build_is_for_every_generation(found: Capability, precision: Precision) -> None:
+def test_a_plain_build_is_for_every_generation(found: Capability, precision: str) -> None:
     refuse(found, BuildOptions(precision, DYNAMIC))
 
 

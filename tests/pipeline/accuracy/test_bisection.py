@@ -131,7 +131,7 @@ def judged(tiny: Path, evidence: Evidence, samples: Samples, stage: Validate) ->
 
 def test_a_verdict_that_fails_says_the_layer_last(evidence: Evidence, tiny: Path, samples: Samples) -> None:
     bad = with_model(evidence, scaled(model_of(evidence), "active_scale", 0.25, tiny / "bad.onnx"))
-    found = judged(tiny, bad, samples, Validate(int8=STRICT))
+    found = judged(tiny, bad, samples, Validate().with_tolerance("int8", STRICT))
     first, scale, layer = found["failures"]
     assert first.startswith("output 'scores' has cosine 0.")
     assert " it is " in first
@@ -154,13 +154,13 @@ def test_nothing_is_searched_where_all_passes_or_nothing_is_asked(
     bad = with_model(evidence, scaled(model_of(evidence), "active_scale", 0.25, tiny / "bad.onnx"))
     for name in ("a", "b"):
         (tiny / name).rename(tiny / f"old_{name}")
-    assert len(judged(tiny, bad, samples, Validate(int8=STRICT, num_bisected=0))["failures"]) == 2
+    assert len(judged(tiny, bad, samples, Validate(num_bisected=0).with_tolerance("int8", STRICT))["failures"]) == 2
     for name in ("a", "b"):
         (tiny / name).rename(tiny / f"older_{name}")
     real = onnxruntime.why_not_run
     calls = iter([True, True, False])
     monkeypatch.setattr(onnxruntime, "why_not_run", lambda: real() if next(calls) else "onnxruntime: is away")
-    last = judged(tiny, bad, samples, Validate(int8=STRICT))["failures"][-1]
+    last = judged(tiny, bad, samples, Validate().with_tolerance("int8", STRICT))["failures"][-1]
     assert last == "the layer was not searched for: onnxruntime: is away"
 
 
@@ -192,7 +192,7 @@ def test_the_whole_pipeline_names_the_layer(plan: Path) -> None:
 
 def test_the_outputs_worst_element_is_the_outputs(evidence: Evidence, tiny: Path, samples: Samples) -> None:
     bad = with_model(evidence, scaled(model_of(evidence), "active_scale", 0.25, tiny / "bad.onnx"))
-    found = judged(tiny, bad, samples, Validate(int8=STRICT))
+    found = judged(tiny, bad, samples, Validate().with_tolerance("int8", STRICT))
     worst = found["comparison"]["scores"]["worst"]
     theirs, ours = (read_outputs(tiny / name / "outputs.json")["scores"] for name in ("a", "b"))
     at = np.unravel_index(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).argmax(), ours.shape)

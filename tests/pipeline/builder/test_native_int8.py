@@ -17,6 +17,7 @@ from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
 from engines.backends import tensorrt
 from engines.contract import GivenBatches, GivenScales, ShapeRange
+from engines.precision import INT8
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_calibrator
 from pipeline.errors import ConfigError, DataError, Unavailable
@@ -156,7 +157,7 @@ def test_a_plan_for_tensorrt_for_rtx_is_refused_before_any_work(plan: Path) -> N
 
 def test_native_int8_is_never_judged_by_a_simulation(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = run(read_plan(plan), Store(plan.parent / "store"), "calibrate")
-    variant = Variant("int8", "tensorrt")
+    variant = Variant(INT8, "tensorrt")
     plan.write_text(plan.read_text().replace("[calibrate]", '[build]\nint8 = "native"\n[calibrate]'))
     monkeypatch.setattr(tensorrt, "why_not_run", lambda: "tensorrt: no GPU")
     with pytest.raises(Unavailable, match=r"int8@tensorrt: native INT8 is in the engine .* \(tensorrt: no GPU\)"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines import reference
+from engines.backends import reference
 from pipeline.artifact import Engine, OnnxModel, Timings
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.protocol import Protocol

@@ -11,7 +11,8 @@ import onnx
 import onnx.parser
 import pytest
 
-from engines import backend, reference
+from engines import backend
+from engines.backends import reference
 from engines.contract import ShapeRange
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.errors import ConfigError, EngineError, StageError, Unavailable

@@ -13,39 +13,12 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from engines import onnxruntime
-from pipeline.artifact import KerasFile, OnnxModel, SavedModel
+from engines.backends import onnxruntime
+from pipeline.artifact import OnnxModel
 from pipeline.errors import ConfigError, StageError
-from pipeline.stages import export
-from pipeline.stages.export import Export, source_from_path
+from pipeline.sources import limits
+from pipeline.stages.export import Export
 from tests.pipeline.stages.networks import Arrays, operators
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("missing", "does not exist; give a SavedModel folder, a .keras, .h5 or .onnx file"),
-        ("folder", "is a folder without saved_model.pb"),
-        ("model.pt", "is none of SavedModel folder, .keras, .h5, .onnx; convert it"),
-    ],
-)
-def test_what_is_no_source_is_refused(tmp_path: Path, name: str, words: str) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "model.pt").touch()
-    with pytest.raises(ConfigError, match=words):
-        source_from_path(tmp_path / name, "serving_default")
-
-
-def test_a_source_is_told_by_its_ending(tmp_path: Path) -> None:
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "saved_model.pb").touch()
-    for name in ("a.keras", "b.h5", "c.onnx"):
-        (tmp_path / name).touch()
-    assert source_from_path(tmp_path / "net", "two") == SavedModel(tmp_path / "net", "two")
-    assert source_from_path(tmp_path / "a.keras", "") == KerasFile(tmp_path / "a.keras")
-    assert source_from_path(tmp_path / "b.h5", "") == KerasFile(tmp_path / "b.h5")
-    assert source_from_path(tmp_path / "c.onnx", "") == OnnxModel(tmp_path / "c.onnx")
-
 
 CONV = """
 <ir_version: 8, opset_import: ["" : OPSET]>
@@ -212,7 +185,7 @@ def test_an_empty_onnx_file_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_model_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "LARGEST_BYTES", 300)
+    monkeypatch.setattr(limits, "LARGEST_BYTES", 300)
     with pytest.raises(StageError, match="the model has 0 MiB, at most 0 MiB fit one ONNX file"):
         export_onnx(conv_model(17), tmp_path)
 
@@ -224,6 +197,7 @@ import sys
 from pathlib import Path
 sys.modules["tensorflow"] = sys.modules["tf2onnx"] = None  # As if they were not installed.
 from pipeline.artifact import OnnxModel
+from pipeline.sources import limits
 from pipeline.stages.export import Export
 print(Export()(Path(sys.argv[1]), OnnxModel(Path(sys.argv[1], "source.onnx"))).path.name)
 """

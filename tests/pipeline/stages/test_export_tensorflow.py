@@ -17,11 +17,14 @@ import pytest
 from onnx import numpy_helper
 
 from engines.backends import onnxruntime, tensorflow
-from pipeline.artifact import KerasFile, OnnxModel, SavedModel, Source
+from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, EngineError, StageError, Unavailable, exit_status
 from pipeline.machine import child_process
-from pipeline.stages import export
-from pipeline.stages.export import Export, source_from_path
+from pipeline.sources import tf2onnx
+from pipeline.sources.contract import source_from_path
+from pipeline.sources.keras import KerasFile
+from pipeline.sources.savedmodel import SavedModel
+from pipeline.stages.export import Export
 from tests.pipeline.stages.networks import Arrays, operators
 
 needs_tensorflow = pytest.mark.skipif(
@@ -156,7 +159,7 @@ def save_with_colon(v1: Any, folder: Path) -> None:
 
 
 def in_this_process(log: Path, _what: str, function: Callable[..., Any], *args: Any) -> Any:
-    """``isolate.call`` without a further process: the one that exports everything is isolated already."""
+    """``child_process.call`` without a further process: the one that exports everything is isolated already."""
     screen = os.dup(2)
     with log.open("ab") as stream:
         os.dup2(stream.fileno(), 2)
@@ -170,7 +173,7 @@ def in_this_process(log: Path, _what: str, function: Callable[..., Any], *args: 
 def export_all(folder: Path) -> dict[str, Exported]:
     """Make, export and run every model of ``JOBS``."""
     save_all(folder)
-    export.isolate.call = in_this_process  # type: ignore[attr-defined]
+    child_process.call = in_this_process  # type: ignore[assignment]
     found = {}
     for index, (job, (path, signature, opset)) in enumerate(JOBS.items()):
         out = folder / f"out{index}"
@@ -348,74 +351,6 @@ class TestTensorFlow:
             raise error
 
 
-ADD_SLOT = "AttributeError: '_UserObject' object has no attribute 'add_slot'"
-
-
-NOT_CONVERTED = """
-ERROR - Failed to convert node 'net/FakeQuant' (fct=<bound method X.version_10 of <class 'X'>>)
-'OP=FakeQuantWithMinMaxVars\\nName=net/FakeQuant\\nInputs:\\n\\tx=Placeholder, [-1, 2], 1'
-Traceback (most recent call last):
-ValueError: make_sure failure: Unable to convert node FakeQuantWithMinMaxVars with narrow_range=1
-"""
-
-
-def test_an_optimizer_in_the_savedmodel_asks_for_tf_keras() -> None:
-    error = export._refused_by_tf2onnx("net", f"Traceback\n{ADD_SLOT}\n", ADD_SLOT)
-    assert isinstance(error, Unavailable)
-    assert str(error).startswith("net: was saved by Keras 2 together with its optimizer, reading it takes tf_keras")
-    assert "pip install 'trtforge[tensorflow]'" in str(error)
-
-
-def test_a_node_that_could_not_be_converted_is_named_once() -> None:
-    error = export._refused_by_tf2onnx("net", NOT_CONVERTED * 2, "ValueError: make_sure failure")
-    assert str(error).count("FakeQuantWithMinMaxVars (node 'net/FakeQuant')") == 1
-
-
-def test_many_unknown_operators_are_cut_short() -> None:
-    said = "".join(f"Tensorflow op [node{i}: Op{i}] is not supported\n" for i in range(7))
-    error = export._refused_by_tf2onnx("net", said, "")
-    assert "Op4 (node 'node4') and 2 more" in str(error)
-    assert "Op5" not in str(error)
-
-
-def test_a_model_beyond_two_gib_is_said() -> None:
-    trouble = "ValueError: Message onnx.ModelProto exceeds maximum protobuf size of 2GB: 2400000000"
-    assert "is too large, at most 2047 MiB fit one ONNX file" in str(export._refused_by_tf2onnx("net", "", trouble))
-
-
-def test_any_other_failure_quotes_the_error() -> None:
-    error = export._refused_by_tf2onnx("net", "", "KeyError: 'x'")
-    assert isinstance(error, StageError)
-    assert "net: tf2onnx failed (KeyError: 'x')" in str(error)
-
-
-def test_a_well_ended_conversion_is_not_refused() -> None:
-    assert export._refused_by_tf2onnx("net", "Successfully converted TensorFlow model", "") is None
-
-
-NUMBERED = """
-<ir_version: 8, opset_import: ["" : 17]>
-net (float[N, 2] x) => (float[N, 2] y)
-<INITIALIZERS>
-{ [a] hidden__7 = Mul (x, FIRST) [b] y = Add (hidden__7, SECOND) }
-"""
-
-
-def test_the_numbers_that_tf2onnx_gives_constants_do_not_matter() -> None:
-    """They change from run to run, and the order of the constants with them."""
-    runs = []
-    for first, second in (("fold__24", "fold__25"), ("fold__25", "fold__24")):
-        weights = sorted([f"float {first} = {{2.0}}", f"float {second} = {{3.0}}"])
-        text = NUMBERED.replace("INITIALIZERS", ", ".join(weights))
-        graph = onnx.parser.parse_model(text.replace("FIRST", first).replace("SECOND", second)).graph
-        graph.doc_string = f"converted from /somewhere/{first}"
-        export._make_reproducible(graph)
-        runs.append(graph)
-    assert runs[0].SerializeToString() == runs[1].SerializeToString()
-    assert list(runs[0].node[0].input) == ["x", "fold__c0"]
-    assert runs[0].node[0].output[0] == "hidden__7", "activations keep the names that users see"
-
-
 def without(*packages: str) -> Callable[[str], object]:
     real = importlib.util.find_spec
     return lambda name, *args: None if name in packages else real(name, *args)
@@ -429,7 +364,7 @@ def test_without_tensorflow_the_install_line_is_said(tmp_path: Path, monkeypatch
 
 @needs_tensorflow
 def test_without_tf2onnx_the_install_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "find_spec", without("tf2onnx"))
+    monkeypatch.setattr(tf2onnx, "find_spec", without("tf2onnx"))
     with pytest.raises(Unavailable, match=r"tf2onnx: is not installed; pip install 'trtforge\[tensorflow\]'") as caught:
         Export()(tmp_path, SavedModel(tmp_path))
     assert exit_status(caught.value) == 3

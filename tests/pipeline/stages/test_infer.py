@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from calibration.data.batches import Samples
-from engines import backend, reference
+from engines import backend
+from engines.backends import reference
 from pipeline import record
 from pipeline.accuracy.comparison import read_outputs
 from pipeline.artifact import Engine, OnnxModel, Ranges

@@ -17,7 +17,6 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from calibration.precision.placement import Target
-from engines.contract import Precision
 from pipeline.accuracy.comparison import Tolerance
 from pipeline.artifact import OnnxModel, Tolerances
 from pipeline.errors import ConfigError
@@ -41,7 +40,7 @@ def test_a_sound_engine_is_within_and_a_shrunk_one_is_not(fp32: OnnxModel, sampl
     model = sound(fp32, samples, target)
     reference = answers(fp32, samples, "reference.json")
     judged = Judged(Judge("", "", Path()), "int8", None, tolerances)
-    stage = Validate(int8=Tolerance())
+    stage = Validate().with_tolerance("int8", Tolerance())
     found = stage(fp32.path.parent, reference, answers(model, samples, "ours.json"), None, judged).read()
     assert found["failures"] == []
     assert found["derived"]["scores"] == bound(tolerances)
@@ -66,7 +65,7 @@ def test_fp16_is_within_and_other_inputs_are_not(fp32: OnnxModel, samples: Sampl
     model = Cast()(folder, fp32, Calibrate(method="minmax", watch="all")(folder, fp32, samples))
     reference = answers(fp32, samples, "reference.json")
     judged = Judged(Judge("", "", Path()), "fp16", None, tolerances)
-    stage = Validate(fp16=Tolerance())
+    stage = Validate().with_tolerance("fp16", Tolerance())
     passed = stage(fp32.path.parent, reference, answers(model, samples, "ours.json"), None, judged).read()
     assert passed["failures"] == []
     wrong = answers(model, samples, "scaled.json", scale=1.02)
@@ -208,7 +207,7 @@ def test_a_calibration_on_shrunk_data_is_caught(wide: Path) -> None:
     text = wide.read_text().replace('"calibration.npz"', '"dark.npz"')
     wide.write_text(text + '\n[lint]\nallow = ["range", "overlap"]\n')
     made = run(read_plan(wide), Store(wide.parent / "store"), "validate")
-    (wrong,) = (verdict.read()["failures"] for v, verdict in made.verdicts.items() if v.precision == "int8")
+    (wrong,) = (verdict.read()["failures"] for v, verdict in made.verdicts.items() if v.precision.is_integer)
     assert any(failure.startswith("ranges are 0.5") for failure in wrong), wrong
 
 
@@ -220,5 +219,5 @@ def test_each_option_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_tolerances_hold_by_default(precision: Precision) -> None:
+def test_tolerances_hold_by_default(precision: str) -> None:
     assert Validate().tolerance(precision).derived

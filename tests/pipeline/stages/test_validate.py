@@ -56,7 +56,7 @@ def test_each_precision_has_its_own_tolerances(out: Out, precision: Any, passes:
 def test_other_tolerances_judge_saved_outputs_again(out: Out) -> None:
     ours, theirs = outputs_of(out(), s=RIGHT * 0.5), outputs_of(out(), s=RIGHT)
     strict = Validate().with_tolerance("fp16", Tolerance(atol=0.1))
-    assert strict.int8 == Validate().int8
+    assert strict.tolerances["int8"] == Validate().tolerances["int8"]
     failures = strict(out(), theirs, ours, None, judged("", "fp16")).read()["failures"]
     (failure,) = failures
     assert failure.startswith(
@@ -67,7 +67,7 @@ def test_other_tolerances_judge_saved_outputs_again(out: Out) -> None:
 def test_a_drop_is_positive_where_more_is_better(out: Out, labelled: LabelFile) -> None:
     worse = RIGHT.copy()
     worse[0] = [0, 1, 0]
-    stage = Validate(int8=Tolerance(max_metric_drop=0.1))
+    stage = Validate().with_tolerance("int8", Tolerance(max_metric_drop=0.1))
     verdict = stage(out(), outputs_of(out(), s=RIGHT), outputs_of(out(), s=worse), labelled, judged("top1")).read()
     assert verdict["metric_drop"] == 0.25
     assert verdict["failures"] == ["top1 is 0.7500 against 1.0000 of FP32, a drop of 0.2500, above max_metric_drop 0.1"]
@@ -77,7 +77,7 @@ def test_a_drop_is_positive_where_more_is_better(out: Out, labelled: LabelFile) 
 @pytest.mark.parametrize(("shift", "drop"), [(0.5, 0.5), (0.0, 0.0), (-0.25, 0.25)])
 def test_a_drop_is_positive_where_less_is_better(out: Out, labelled: LabelFile, shift: float, drop: float) -> None:
     exact, ours = LABELS.astype(np.float32), (LABELS + shift).astype(np.float32)
-    stage = Validate(int8=Tolerance(max_metric_drop=0.3))
+    stage = Validate().with_tolerance("int8", Tolerance(max_metric_drop=0.3))
     verdict = stage(out(), outputs_of(out(), s=exact), outputs_of(out(), s=ours), labelled, judged("mae")).read()
     assert verdict["metric_drop"] == pytest.approx(drop)
     assert verdict["passed"] is (drop <= 0.3)
@@ -85,7 +85,7 @@ def test_a_drop_is_positive_where_less_is_better(out: Out, labelled: LabelFile, 
 
 def test_better_than_fp32_is_a_negative_drop(out: Out, labelled: LabelFile) -> None:
     exact, off = LABELS.astype(np.float32), (LABELS + 0.5).astype(np.float32)
-    stage = Validate(int8=Tolerance())
+    stage = Validate().with_tolerance("int8", Tolerance())
     verdict = stage(out(), outputs_of(out(), s=off), outputs_of(out(), s=exact), labelled, judged("mae")).read()
     assert verdict["metric_drop"] == -0.5
     assert verdict["passed"]
@@ -95,9 +95,13 @@ def test_better_than_fp32_is_a_negative_drop(out: Out, labelled: LabelFile) -> N
 def test_nan_in_the_outputs_fails_in_a_sentence(out: Out, labelled: LabelFile, metric: str) -> None:
     broken = RIGHT.copy()
     broken[2, 1] = np.nan
-    verdict = Validate(int8=Tolerance())(
-        out(), outputs_of(out(), s=RIGHT), outputs_of(out(), s=broken), labelled, judged(metric)
-    ).read()
+    verdict = (
+        Validate()
+        .with_tolerance("int8", Tolerance())(
+            out(), outputs_of(out(), s=RIGHT), outputs_of(out(), s=broken), labelled, judged(metric)
+        )
+        .read()
+    )
     assert not verdict["passed"]
     assert "output 's' has NaN or infinity; at [2, 1] it is nan, and 0 of the reference" in verdict["failures"]
     assert verdict["agreement"] == 0.75
@@ -106,9 +110,13 @@ def test_nan_in_the_outputs_fails_in_a_sentence(out: Out, labelled: LabelFile, m
 def test_a_metric_that_is_nan_is_out_of_any_bound(out: Out, labelled: LabelFile) -> None:
     broken = np.array([0, 1, np.nan, 0], np.float32)
     exact = LABELS.astype(np.float32)
-    verdict = Validate(int8=Tolerance())(
-        out(), outputs_of(out(), s=exact), outputs_of(out(), s=broken), labelled, judged("mae")
-    ).read()
+    verdict = (
+        Validate()
+        .with_tolerance("int8", Tolerance())(
+            out(), outputs_of(out(), s=exact), outputs_of(out(), s=broken), labelled, judged("mae")
+        )
+        .read()
+    )
     assert any(failure.startswith("mae is nan against 0.0000 of FP32") for failure in verdict["failures"])
 
 
@@ -128,9 +136,13 @@ def test_a_users_metric_is_found_beside_the_plan_and_its_file_counts(
     file = tmp_path / "own_metric_of_test_validate.py"
     file.write_text("def low(outputs, labels):\n    return float(outputs['s'][0, 0])\nlow.higher_is_better = False\n")
     name = "own_metric_of_test_validate:low"
-    verdict = Validate(int8=Tolerance())(
-        out(), outputs_of(out(), s=RIGHT), outputs_of(out(), s=RIGHT * 3), labelled, judged(name, folder=tmp_path)
-    ).read()
+    verdict = (
+        Validate()
+        .with_tolerance("int8", Tolerance())(
+            out(), outputs_of(out(), s=RIGHT), outputs_of(out(), s=RIGHT * 3), labelled, judged(name, folder=tmp_path)
+        )
+        .read()
+    )
     assert (verdict["metric"], verdict["reference_metric"], verdict["metric_drop"]) == (3.0, 1.0, 2.0)
     before = Judge(name, "", tmp_path).digest()
     file.write_text(file.read_text() + "# another thought\n")

@@ -1,0 +1,39 @@
+"""Which kind a user's path is; a made-up kind is one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifact import OnnxModel
+from pipeline.errors import ConfigError
+from pipeline.sources.contract import source_from_path
+from pipeline.sources.keras import KerasFile
+from pipeline.sources.savedmodel import SavedModel
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing", r"does not exist; give one of \.keras, \.h5, \.onnx, SavedModel folder"),
+        ("folder", r"is none of .*, SavedModel folder \(with saved_model\.pb\); convert it"),
+        ("model.pt", r"is none of \.keras, \.h5, \.onnx, SavedModel folder \(with saved_model\.pb\); convert it"),
+    ],
+)
+def test_what_is_no_source_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(ConfigError, match=words):
+        source_from_path(tmp_path / name, "serving_default")
+
+
+def test_a_source_is_told_by_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "saved_model.pb").touch()
+    for name in ("a.keras", "b.h5", "c.onnx"):
+        (tmp_path / name).touch()
+    assert source_from_path(tmp_path / "net", "two") == SavedModel(tmp_path / "net", "two")
+    assert source_from_path(tmp_path / "a.keras", "") == KerasFile(tmp_path / "a.keras")
+    assert source_from_path(tmp_path / "b.h5", "") == KerasFile(tmp_path / "b.h5")
+    assert source_from_path(tmp_path / "c.onnx", "") == OnnxModel(tmp_path / "c.onnx")
