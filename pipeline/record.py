@@ -14,6 +14,7 @@ from calibration.data.batches import Samples
 from calibration.lint.finding import Finding
 from calibration.ranges.convergence import Settling
 from engines.contract import DeviceTimes, Placement, TensorSpec
+from engines.precision import PRECISIONS
 from pipeline.latency.benchmark import Latency
 from pipeline.latency.device_times import LayersRun
 from pipeline.latency.protocol import Protocol
@@ -182,6 +183,11 @@ class VariantRecord:
     num_quantizable: int
     build_seconds: float
     notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check the precision; ValueError. A later release may know others."""
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
 
     def timed(self, by_batch: tuple[BatchTiming, ...]) -> VariantRecord:
         """The same with these timings (at least one); the fields that repeat the first are filled in."""

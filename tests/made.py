@@ -84,7 +84,7 @@ WATCHED = MonitorSummary(
 def variant_named(name: str, drop: float | None, size_bytes: int) -> VariantRecord:
     """An untimed variant whose accuracy was measured on the engine; ``name`` is ``precision@backend``."""
     precision, backend = name.split("@")
-    return Variant(
+    return VariantRecord(
         name=name,
         precision=precision,
         backend=backend,

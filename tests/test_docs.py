@@ -40,7 +40,13 @@ def sections(page: str) -> dict[str, dict[str, str]]:
 
 def tables(kind: type[Any], prefix: str) -> Iterator[tuple[str, dict[str, Field[Any]]]]:
     """Every table that a plan may have, and its keys."""
-    own = {one.name: one for one in fields(kind) if one.name not in ("folder", "path") or kind is not Plan}
+    own = {one.name: one for one in fields(kind) if one.metadata.get("key", True)}
+    for mapping in [one for one in own.values() if "keys" in one.metadata]:
+        del own[mapping.name]
+        tolerances = mapping.metadata["keys"]()
+        own |= {name: mapping for name in tolerances}
+        for name, record in tolerances.items():
+            yield f"{prefix}.{name}", {one.name: one for one in fields(record)}
     if prefix:
         yield prefix, own
     for name, one in own.items():

@@ -137,7 +137,7 @@ def variant_record(made: Results, built: Variant, timings: Sequence[Timing]) -> 
         build_seconds=built_as["build_seconds"],
         notes=(*written, *engine.notes(), *runner["notes"]),
     )
-    full_name = BuiltVariant(FP32, built.backend).name
+    full_name = Variant(FP32, built.backend).name
     own = [timing for timing in timings if timing.name == built.name]
     full = {timing.batch_size: timing for timing in timings if timing.name == full_name}
     if made.timings is None or not own:

@@ -25,7 +25,7 @@ def test_survey_of_a_runtime_that_is_installed_and_does_not_load(monkeypatch: py
     def broken() -> dict[str, str]:
         raise Unavailable("reference: cannot be imported (libgomp.so.1 is missing)")
 
-    monkeypatch.setattr("engines.reference.versions", broken)
+    monkeypatch.setattr("engines.backends.reference.versions", broken)
     state = survey()[BACKENDS.index("reference")]
     assert (state.can_build, state.can_run, state.versions) == (False, False, {})
     assert state.why_not_build == state.why_not_run == "reference: cannot be imported (libgomp.so.1 is missing)"

@@ -217,6 +217,9 @@ def leaves(record: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         value = getattr(record, one.name)
         if is_dataclass(value):
             yield from leaves(value, f"{place}{one.name}.")
+        elif "keys" in one.metadata:  # A mapping whose keys stand in the table itself.
+            for name, record in value.items():
+                yield from leaves(record, f"{place}{name}.")
         else:
             yield f"{place}{one.name}", value
 
@@ -300,7 +303,7 @@ def test_the_verbs_are_fields_of_the_plan() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("precisions = ['fp23']", "[variants.precisions] is 'fp23'; did you mean 'fp32'? known: fp32, fp16, int8"),
+        ("precisions = ['fp23']", "[variants] precisions: is 'fp23'; did you mean 'fp32'? known: fp32, fp16, int8"),
         ("backends = ['onnxrt']", "[variants] backends: is 'onnxrt'; did you mean 'onnxruntime'? known: onnxruntime"),
         ("backends = ['tensorflow']", "[variants] backends: is 'tensorflow'; did you mean 'tensorrt'? known: onnxrunt"),
         ("precisions = []", "[variants] precisions is empty; name at least one of fp32, fp16, int8"),

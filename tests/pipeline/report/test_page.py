@@ -11,6 +11,7 @@ from engines.contract import LayerTimes
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.device_times import LayersRun
 from pipeline.page import template
+from pipeline.page.svg import SERIES
 from pipeline.record import Recommendation, Record
 from pipeline.report.page import headline, html_from_record, write_html
 
@@ -180,7 +181,12 @@ def luminance(colour: str) -> float:
 def test_text_has_the_contrast_that_wcag_asks_for(record: Record, folder: Path, mode: int) -> None:
     style = html_from_record(record, folder).split("@media (prefers-color-scheme: dark)")[mode]
     colours = dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", style))
-    pairs = [(ink, paper) for ink in ("ink", "quiet", "fp32", "fp16", "int8") for paper in ("paper", "card")]
+    assert sum(name.startswith("series-") for name in colours) == len(SERIES)
+    pairs = [
+        (ink, paper)
+        for ink in ("ink", "quiet", *(f"series-{number}" for number in range(len(SERIES))))
+        for paper in ("paper", "card")
+    ]
     for ink, paper in [*pairs, ("good", "good-soft"), ("warn", "warn-soft"), ("ink", "good-soft")]:
         light, dark = sorted((luminance(colours[ink]), luminance(colours[paper])), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, paper)

@@ -81,7 +81,7 @@ def test_colours_and_fonts_come_from_the_page(record: Record, latencies: dict[st
         assert "var(--ink)" in picture.svg or "var(--quiet)" in picture.svg
         assert "DejaVu" not in picture.svg
         assert "<style" not in picture.svg
-    assert "var(--int8)" in drawn(record, latencies)["sizes"].svg
+    assert "var(--series-2)" in drawn(record, latencies)["sizes"].svg
 
 
 def test_the_same_record_is_the_same_bytes_without_a_date(record: Record, latencies: dict[str, Floats]) -> None:

@@ -90,7 +90,7 @@ def broken(data: Any, path: str, change: Any) -> Any:
         ("variants.2.by_batch.0.latency_ms.p50", "fast", r"variants\[2\]\.by_batch\[0\]\.latency_ms\.p50: .*"),
         ("variants.0.size_bytes", "12", r"variants\[0\]\.size_bytes: "),
         ("variants.0.size_bytes", True, r"variants\[0\]\.size_bytes: "),
-        ("variants.0.precision", "int4", r"variants\[0\]\.precision: "),
+        ("variants.0.precision", "int4", r"variants\[0\]: .*precision is 'int4', expected one of fp32"),
         ("recommendation.outcome", "maybe", r"recommendation\.outcome: "),
         ("machine.colour", "red", "machine: .*colour"),
         ("served.0.from_store", 1, r"served\[0\]\.from_store: "),
