@@ -185,9 +185,9 @@ class VariantRecord:
     notes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Check the precision; ValueError. A later release may know others."""
+        """Check the precision; TypeError. A later release may know others."""
         if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+            raise TypeError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
 
     def timed(self, by_batch: tuple[BatchTiming, ...]) -> VariantRecord:
         """The same with these timings (at least one); the fields that repeat the first are filled in."""

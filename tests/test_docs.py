@@ -44,7 +44,7 @@ def tables(kind: type[Any], prefix: str) -> Iterator[tuple[str, dict[str, Field[
     for mapping in [one for one in own.values() if "keys" in one.metadata]:
         del own[mapping.name]
         tolerances = mapping.metadata["keys"]()
-        own |= {name: mapping for name in tolerances}
+        own |= dict.fromkeys(tolerances, mapping)
         for name, record in tolerances.items():
             yield f"{prefix}.{name}", {one.name: one for one in fields(record)}
     if prefix:

@@ -218,8 +218,8 @@ def leaves(record: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         if is_dataclass(value):
             yield from leaves(value, f"{place}{one.name}.")
         elif "keys" in one.metadata:  # A mapping whose keys stand in the table itself.
-            for name, record in value.items():
-                yield from leaves(record, f"{place}{name}.")
+            for name, tolerance in value.items():
+                yield from leaves(tolerance, f"{place}{name}.")
         else:
             yield f"{place}{one.name}", value
 
