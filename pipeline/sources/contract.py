@@ -13,6 +13,8 @@ import onnx
 from pipeline.artifact import Engine, OnnxModel, Source
 from pipeline.errors import ConfigError
 
+RENAMED = "source.onnx"
+"""Beside the exported model: an ONNX source with portable tensor names, where it had others."""
 NO_KINDS = ("__init__", "contract", "limits", "tf2onnx")
 """Files of this room that are no kind of source."""
 

@@ -9,12 +9,10 @@ import onnx
 from calibration.graph.editing import nodes_of
 from pipeline.artifact import Engine, OnnxModel, Source
 from pipeline.errors import StageError
-from pipeline.sources.contract import Converted
+from pipeline.sources.contract import RENAMED, Converted
 from pipeline.sources.limits import check_size, first_line
 
 WHAT = ".onnx"
-RENAMED = "source.onnx"
-"""Beside the exported model: the source with portable tensor names, where it had others."""
 OWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 """Domains of ONNX's own operators."""
 

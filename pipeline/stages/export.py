@@ -14,9 +14,8 @@ from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, StageError
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
-from pipeline.sources.contract import module_of, source_kind
+from pipeline.sources.contract import RENAMED, module_of, source_kind
 from pipeline.sources.limits import check_size, first_line
-from pipeline.sources.onnx import RENAMED
 from pipeline.stage import Stage
 
 LARGEST_OPSET = 18

@@ -22,17 +22,17 @@ from pipeline.source_files import AT_START, PACKAGES, ROOT
 from pipeline.store import Store, modules_of
 
 STAGES = {
-    "export": ("pipeline.stages.export",),
-    "lint": ("pipeline.stages.lint", "engines.onnxruntime"),
-    "calibrate": ("pipeline.stages.calibrate", "engines.onnxruntime"),
+    "export": ("pipeline.stages.export", "pipeline.sources.savedmodel"),
+    "lint": ("pipeline.stages.lint", "engines.backends.onnxruntime"),
+    "calibrate": ("pipeline.stages.calibrate", "engines.backends.onnxruntime"),
     "cast": ("pipeline.stages.cast",),
     "quantize": ("pipeline.stages.quantize",),
-    "tolerate": ("pipeline.stages.tolerate", "engines.onnxruntime"),
-    "build": ("pipeline.stages.build", "engines.onnxruntime"),
-    "build-trt": ("pipeline.stages.build", "engines.tensorrt"),
-    "infer": ("pipeline.stages.infer", "engines.onnxruntime"),
-    "infer-trt": ("pipeline.stages.infer", "engines.tensorrt"),
-    "validate": ("pipeline.stages.validate", "engines.onnxruntime"),
+    "tolerate": ("pipeline.stages.tolerate", "engines.backends.onnxruntime"),
+    "build": ("pipeline.stages.build", "engines.backends.onnxruntime"),
+    "build-trt": ("pipeline.stages.build", "engines.backends.tensorrt"),
+    "infer": ("pipeline.stages.infer", "engines.backends.onnxruntime"),
+    "infer-trt": ("pipeline.stages.infer", "engines.backends.tensorrt"),
+    "validate": ("pipeline.stages.validate", "engines.backends.onnxruntime"),
 }
 """The stages that the store serves, with the module of the backend that they run."""
 RUNNING = {"lint", "calibrate", "tolerate", "infer", "infer-trt", "validate"}
@@ -85,6 +85,10 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/page/svg.py", set()),
         ("pipeline/release/bundle_writer.py", set()),
         ("pipeline/report/write.py", set()),
+        ("pipeline/sources/contract.py", {"export"}),
+        ("pipeline/sources/savedmodel.py", {"export"}),
+        ("pipeline/sources/keras.py", set()),
+        ("pipeline/sources/onnx.py", set()),
         ("pipeline/stages/cast.py", {"cast"}),
         ("pipeline/stages/build.py", {"build", "build-trt"}),
         ("pipeline/stats/bootstrap.py", set()),
@@ -103,11 +107,12 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("calibration/ranges/ort_table.py", {"build", "build-trt"}),  # native INT8 is given a table
         ("calibration/ranges/merge.py", set()),
         ("engines/__init__.py", set()),  # which backends there are
+        ("engines/precision.py", {*STAGES}),
         ("engines/contract.py", {*STAGES} - {"cast", "quantize"}),
-        ("engines/onnxruntime.py", RUNNING | {"build"}),
-        ("engines/tensorrt.py", {"build-trt", "infer-trt"}),
-        ("engines/tensorrt_rtx.py", set()),
-        ("engines/reference.py", set()),
+        ("engines/backends/onnxruntime.py", RUNNING | {"build"}),
+        ("engines/backends/tensorrt.py", {"build-trt", "infer-trt"}),
+        ("engines/backends/tensorrt_rtx.py", set()),
+        ("engines/backends/reference.py", set()),
         ("engines/cuda/device.py", {"build-trt", "infer-trt"}),
         ("engines/nvinfer/allocator.py", {"build-trt", "infer-trt"}),
         ("engines/nvinfer/progress.py", set()),
