@@ -47,5 +47,6 @@ def cpu_flags() -> frozenset[str]:
 
 def versions() -> dict[str, str]:
     """What a number measured on this CPU depends on: its name, architecture and relevant flags."""
-    flags = " ".join(flag for flag in RELEVANT if flag in cpu_flags())
+    there = cpu_flags()
+    flags = " ".join(flag for flag in RELEVANT if flag in there)
     return {"cpu": cpu_name(), "machine": platform.machine(), "cpu_flags": flags}

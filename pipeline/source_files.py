@@ -21,19 +21,26 @@ State: TypeAlias = tuple[int, ...]
 def state_of(file: Path) -> State:
     """The file's state now."""
     try:
-        found = file.stat()
+        return _state(file.stat())
     except OSError:
         return ()
+
+
+def _state(found: os.stat_result) -> State:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def states(root: Path) -> dict[str, State]:
     """The state of every source file now, by its path below ``root``."""
     found = {}
-    for package in PACKAGES:
-        for folder, _, names in os.walk(root / package):
-            for file in (Path(folder, name) for name in names if name.endswith(SUFFIXES)):
-                found[file.relative_to(root).as_posix()] = state_of(file)
+    folders = list(PACKAGES)
+    for folder in folders:  # It grows.
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(f"{folder}/{entry.name}")
+                elif entry.name.endswith(SUFFIXES):
+                    found[f"{folder}/{entry.name}"] = _state(entry.stat())
     return found
 
 
