@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.calibration import cpu_name
 from engines.backends import onnxruntime
 from pipeline.latency.benchmark import Candidate
-from pipeline.latency.paired import Asked, Question, ask
+from pipeline.latency.paired import LatencyLimit, PairedResult, compare_paired
 from pipeline.latency.protocol import Pairing
 from pipeline.stats.intervals import Limit
 from pipeline.stats.proportions import wilson
@@ -109,23 +109,24 @@ def run_set(number: int, delays: Sequence[float]) -> Iterator[dict[str, Any]]:
         for delay in np.random.default_rng(number).permutation(delays).tolist():
             load = os.getloadavg()[0]
             sides = loading(model, "candidate", delay * query_ms), loading(model, "baseline", 0.0)
-            question = Question("p50", BATCH_SIZE, "p50", LIMIT, relative=True)
-            asked = ask(*sides, [question], Pairing(seed=number))
-            yield {"set": number, "delay": delay, "query_ms": query_ms, "load": load} | row(asked)
+            question = LatencyLimit("p50", BATCH_SIZE, "p50", LIMIT, relative=True)
+            result = compare_paired(*sides, [question], Pairing(seed=number))
+            yield {"set": number, "delay": delay, "query_ms": query_ms, "load": load} | row(result)
 
 
-def row(asked: Asked) -> dict[str, Any]:
-    answer = asked.answers[0]
-    assert asked.baseline is not None
+def row(result: PairedResult) -> dict[str, Any]:
+    answer = result.limit_results[0]
+    assert result.baseline is not None
     medians = [
-        np.median(side.latency_ms.reshape(asked.num_loads, -1), axis=1) for side in (asked.candidate, asked.baseline)
+        np.median(side.latency_ms.reshape(result.num_sessions, -1), axis=1)
+        for side in (result.candidate, result.baseline)
     ]
     return {
         "p50": answer.outcome,
         "interval": [answer.interval.estimate, answer.interval.low, answer.interval.high],
-        "num_loads": asked.num_loads,
-        "num_queries": len(asked.candidate.latency_ms),
-        "seconds": asked.seconds,
+        "num_loads": result.num_sessions,
+        "num_queries": len(result.candidate.latency_ms),
+        "seconds": result.seconds,
         "ratios": (medians[0] / medians[1]).round(4).tolist(),
     }
 

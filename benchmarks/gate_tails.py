@@ -32,8 +32,8 @@ from benchmarks.gate import BATCH_SIZE, OUTCOMES, loading, plain_ms, write_netwo
 from calibration.arrays import Floats
 from engines.backends import onnxruntime
 from pipeline.gate.steadiness import cpu_times, load_from_others
-from pipeline.latency.intervals import LEAST_GROUPS, Statistic, bounded_mean, load_statistics, reach_of
-from pipeline.latency.paired import Question, ask
+from pipeline.latency.intervals import LEAST_GROUPS, Statistic, clip_bound, session_statistics, winsorized_mean
+from pipeline.latency.paired import LatencyLimit, compare_paired
 from pipeline.latency.protocol import Pairing
 from pipeline.stats.intervals import Interval, Limit, outcome, planned_looks
 
@@ -68,39 +68,39 @@ def record(folder: Path, delay: float, seconds: float) -> None:
         model = Path(work) / "small.onnx"
         write_network(model)
         query_ms = plain_ms(model)
-        question = Question("p99", BATCH_SIZE, "p99", Limit(1 + delay, at_most=True), relative=True)
+        question = LatencyLimit("p99", BATCH_SIZE, "p99", Limit(1 + delay, at_most=True), relative=True)
         before = cpu_times(Path("/"))
-        asked = ask(
+        result = compare_paired(
             loading(model, "candidate", delay * query_ms),
             loading(model, "baseline", 0.0),
             [question],
             Pairing(max_seconds=seconds, confidence=SURE),
         )
         others = load_from_others(before, cpu_times(Path("/")))
-    assert asked.baseline is not None
-    ours, theirs = (side.latency_ms.reshape(asked.num_loads, -1) for side in (asked.candidate, asked.baseline))
+    assert result.baseline is not None
+    ours, theirs = (side.latency_ms.reshape(result.num_sessions, -1) for side in (result.candidate, result.baseline))
     np.savez_compressed(kept, candidate=ours, baseline=theirs)
-    found = {"query_ms": query_ms, "seconds": asked.seconds, "num_loads": asked.num_loads, "others": others}
+    found = {"query_ms": query_ms, "seconds": result.seconds, "num_loads": result.num_sessions, "others": others}
     about.write_text(json.dumps(found))
 
 
 def ratios(folder: Path, delay: float, statistic: Statistic) -> Floats:
     """The logarithm of the ratio of each load, (num_loads,)."""
     with np.load(folder / f"delay_{delay:g}.npz") as kept:
-        ours, theirs = (load_statistics(kept[name], statistic) for name in ("candidate", "baseline"))
+        ours, theirs = (session_statistics(kept[name], statistic) for name in ("candidate", "baseline"))
     return np.asarray(np.log(ours / theirs))
 
 
-def drawn(logs: Floats, reach: float, limit: Limit, most: int, random: np.random.Generator) -> tuple[str, int]:
+def drawn(logs: Floats, clip: float, limit: Limit, most: int, random: np.random.Generator) -> tuple[str, int]:
     """One gate: what it says, and after how many loads."""
     looks = planned_looks(LEAST_GROUPS, most)
     tail = (1 - CONFIDENCE) / 2 / len(looks)
-    own = logs[random.integers(len(logs), size=looks[-1])]
+    session_logs = logs[random.integers(len(logs), size=looks[-1])]
     for num in looks:
-        center, half = bounded_mean(own[:num], reach, tail)
+        center, half = winsorized_mean(session_logs[:num], clip, tail)
         interval = Interval(math.exp(center), math.exp(center - half), math.exp(center + half), CONFIDENCE)
-        if (said := outcome(interval, limit)) != "not decided":
-            return said, num
+        if (decisions := outcome(interval, limit)) != "not decided":
+            return decisions, num
     return "not decided", looks[-1]
 
 
@@ -113,12 +113,12 @@ def cells(folder: Path, case: tuple[Statistic, float, float], num_gates: int) ->
     rows = []
     for given in GIVEN_SECONDS:
         row = [statistic, f"{delay:.0%}" if delay else "none", f"{bound:g}", str(given)]
-        for reach in (reach_of(statistic, bound), math.inf):
+        for clip in (clip_bound(statistic, bound), math.inf):
             random = np.random.default_rng(0)
             limit = Limit(bound, at_most=True)
-            said = [drawn(logs, reach, limit, math.floor(given / each_s), random) for _ in range(num_gates)]
-            row += [f"{100 * sum(one == which for one, _ in said) / num_gates:.1f}" for which in OUTCOMES]
-            row.append(f"{np.median([num for _, num in said]) * each_s:.1f}")
+            decisions = [drawn(logs, clip, limit, math.floor(given / each_s), random) for _ in range(num_gates)]
+            row += [f"{100 * sum(one == which for one, _ in decisions) / num_gates:.1f}" for which in OUTCOMES]
+            row.append(f"{np.median([num for _, num in decisions]) * each_s:.1f}")
         rows.append(f"| {' | '.join(row)} |")
     return rows
 
@@ -128,7 +128,7 @@ def spread_row(folder: Path, delay: float, statistic: Statistic) -> str:
     logs = ratios(folder, delay, statistic)
     low, middle, high = (math.exp(value) for value in np.quantile(logs, (0.05, 0.5, 0.95)))
     follow = float(np.corrcoef(logs[:-1], logs[1:])[0, 1])
-    center = math.exp(bounded_mean(logs, reach_of(statistic, 1.0), 0.1)[0])
+    center = math.exp(winsorized_mean(logs, clip_bound(statistic, 1.0), 0.1)[0])
     row = (statistic, f"{delay:.0%}" if delay else "none", str(len(logs)), f"{low:.3f}", f"{middle:.3f}", f"{high:.3f}")
     return f"| {' | '.join((*row, f'{math.exp(logs.mean()):.3f}', f'{center:.3f}', f'{follow:+.2f}'))} |"
 

@@ -35,7 +35,7 @@ from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from calibration.precision.placement import Target
 from calibration.ranges.ranges import METHODS, histograms_from_folder, ranges_from_folder, write_ranges
-from pipeline.accuracy.bisection import Evidence, bisected
+from pipeline.accuracy.bisection import Evidence, run_bisection
 from pipeline.accuracy.comparison import Tolerance, write_outputs
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
 from pipeline.engine_runner import runner_of
@@ -241,7 +241,7 @@ def judge_scales(
                 evidence = Evidence(setting.fp32, OnnxModel(path), setting.evaluation, kind.ranges)
                 count(setting, kind, evidence, tally)
                 if tensor:
-                    first = bisected(evidence, NUM_BISECTED, "onnxruntime").suspects[0]
+                    first = run_bisection(evidence, NUM_BISECTED, "onnxruntime").suspects[0]
                     tally.searched += 1
                     tally.named += first.tensor == tensor.removesuffix("_float")
 

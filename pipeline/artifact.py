@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from calibration.file_digest import file_digest, of_content
 from calibration.lint.finding import Finding
-from calibration.ranges.span import SETTLING_FILE
+from calibration.ranges.span import CONVERGENCE_FILE
 
 
 def digest_of_path(path: Path, leave_out: str = "") -> str:
@@ -104,7 +104,7 @@ class Ranges(Artifact):
     the rest.
     """
 
-    NOT_DIGESTED: ClassVar[str] = SETTLING_FILE
+    NOT_DIGESTED: ClassVar[str] = CONVERGENCE_FILE
 
 
 class Findings(Artifact):

@@ -29,7 +29,7 @@ class CheckFailed(Exception):
 
 
 class NotDecided(Exception):
-    """It ran, and cannot be decided here: the machine is too noisy, the samples too few, or something has no gauge."""
+    """It ran, and cannot be decided here: the machine is too noisy, the samples too few, or something has no sensor."""
 
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

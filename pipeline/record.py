@@ -12,7 +12,7 @@ from typing import Literal
 
 from calibration.data.batches import Samples
 from calibration.lint.finding import Finding
-from calibration.ranges.convergence import Settling
+from calibration.ranges.convergence import Convergence
 from engines.contract import DeviceTimes, Placement, TensorSpec
 from engines.precision import PRECISIONS
 from pipeline.latency.benchmark import Latency
@@ -308,7 +308,7 @@ class Record:
     """Of the tensors of the lowest SQNR, worst first."""
     lint: tuple[Finding, ...]
     """What was found of the calibration data, errors (which the plan allows) first."""
-    settling: Settling | None
+    settling: Convergence | None
     """None where nothing was calibrated."""
     served: tuple[StageRun, ...]
     notes: tuple[str, ...]

@@ -19,7 +19,7 @@ import onnx
 import onnx_ir as ir
 
 from calibration.analysis.rounding import FP16, FP32, Rounded, rounded_from_onnx
-from calibration.analysis.scale_check import misfits, quantization
+from calibration.analysis.scale_check import quantization, scale_mismatches
 from calibration.analysis.sqnr import sqnr_db
 from calibration.arrays import AnyArray
 from calibration.graph.watched_outputs import watchable
@@ -211,7 +211,7 @@ class Bisection:
         ``calibrated``: ranges of tensors, as far as they are known.
         """
         self._calibrated, found = calibrated, []
-        self._odd = {misfit.tensor for misfit in misfits(self.candidate, calibrated)}
+        self._odd = {mismatch.tensor for mismatch in scale_mismatches(self.candidate, calibrated)}
         for node in self.candidate.graph.node:
             for name in node.output:
                 if name in self.powers and (sources := list(self._sources(node))):

@@ -18,7 +18,7 @@ CLOSE, CLOSE_IN_FP16 = 1e-5, 1e-3
 
 
 @dataclass(frozen=True)
-class Misfit:
+class ScaleMismatch:
     """A quantized tensor whose scale is not what its range says."""
 
     node: str
@@ -35,7 +35,7 @@ class Misfit:
         )
 
 
-def misfits(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Iterator[Misfit]:
+def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Iterator[ScaleMismatch]:
     """Quantized tensors of a Q/DQ model whose scale is not that of their range, in the model's order.
 
     A larger scale is right if it is another tensor's: those that are joined, such as by Concat, share the largest.
@@ -43,7 +43,7 @@ def misfits(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Iterator[Misfi
     """
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
     producers = {name: node for node in model.graph.node for name in node.output if name}
-    odd: list[Misfit] = []
+    mismatches: list[ScaleMismatch] = []
     fitting: list[float] = []
     for node in model.graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in producers:
@@ -58,8 +58,10 @@ def misfits(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Iterator[Misfi
         if any(math.isclose(found.scale, scale, rel_tol=close) for scale in expected):
             fitting.append(found.scale)
         elif expected:
-            odd.append(Misfit(node.name or f"DequantizeLinear_{node.output[0]}", tensor, found.scale, expected[0]))
-    for one in odd:
+            mismatches.append(
+                ScaleMismatch(node.name or f"DequantizeLinear_{node.output[0]}", tensor, found.scale, expected[0])
+            )
+    for one in mismatches:
         if one.scale < one.expected or not any(math.isclose(one.scale, scale, rel_tol=CLOSE) for scale in fitting):
             yield one
 

@@ -6,7 +6,7 @@ would cost a tenth of a calibration, so for these the 99.99th percentile of |x| 
 tail; ``minmax`` and ``percentile`` are read as they are.
 
 The curve depends on the order of the samples, as ranges do not; so it is a file of its own beside them,
-``settling.json``, that merging leaves out and no digest covers.
+``convergence.json``, that merging leaves out and no digest covers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from calibration.errors import DataError
 from calibration.histogram.histogram import Histogram
 from calibration.histogram.methods import Method, amax_percentile
 from calibration.histogram.quantiles import median, quantile_above
-from calibration.ranges.span import SETTLING_FILE
+from calibration.ranges.span import CONVERGENCE_FILE
 
 NUM_TENSORS = 16
 PROXY_PERCENTILE = 99.99
@@ -49,7 +49,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Settling:
+class Convergence:
     """The curve, and what follows from it."""
 
     reading: str
@@ -82,14 +82,14 @@ class Settling:
         )
 
 
-class Settler:
+class ConvergenceTracker:
     """Keeps the ranges at each part of a calibration; ``on_part`` is for ``calibration.histogram.collect``."""
 
     def __init__(self, method: Method, percentile: float) -> None:
         """``percentile`` counts for the method of that name, percent."""
         self._percentile = {"minmax": 100.0, "percentile": percentile}.get(method, PROXY_PERCENTILE)
         self._tensors: tuple[str, ...] = ()
-        self._found: list[tuple[int, list[float]]] = []
+        self._ranges: list[tuple[int, list[float]]] = []
 
     def on_part(self, num_samples: int, histograms: Mapping[str, Histogram]) -> None:
         """Read the ranges after so many samples."""
@@ -97,28 +97,28 @@ class Settler:
             names = list(histograms)
             num = min(NUM_TENSORS, len(names))
             self._tensors = tuple(names[i * len(names) // num] for i in range(num))
-        self._found.append((num_samples, [self._read(histograms[name]) for name in self._tensors]))
+        self._ranges.append((num_samples, [self._read(histograms[name]) for name in self._tensors]))
 
     def _read(self, histogram: Histogram) -> float:
         if self._percentile == 100 or not histogram.num_values:
             return histogram.amax
         return amax_percentile(histogram, self._percentile)
 
-    def settling(self, num_samples: int, histograms: Mapping[str, Histogram]) -> Settling:
+    def convergence(self, num_samples: int, histograms: Mapping[str, Histogram]) -> Convergence:
         """The whole curve, given the histograms of all samples."""
-        if not self._found or self._found[-1][0] != num_samples:
+        if not self._ranges or self._ranges[-1][0] != num_samples:
             self.on_part(num_samples, histograms)
-        ranges = np.array([row for _, row in self._found])
+        ranges = np.array([row for _, row in self._ranges])
         last = ranges[-1]
         moving = last > 0
         changes = (
             np.abs(ranges[:, moving] - last[moving]) / last[moving] if moving.any() else np.zeros((len(ranges), 1))
         )
         points = tuple(
-            Point(num, median(row), quantile_above(row, SHARE)) for (num, _), row in zip(self._found, changes)
+            Point(num, median(row), quantile_above(row, SHARE)) for (num, _), row in zip(self._ranges, changes)
         )
         reading = "minmax" if self._percentile == 100 else f"percentile {self._percentile:g}"
-        return Settling(reading, self._tensors, points, _settled_at(points))
+        return Convergence(reading, self._tensors, points, _settled_at(points))
 
 
 def _settled_at(points: tuple[Point, ...]) -> int | None:
@@ -131,31 +131,31 @@ def _settled_at(points: tuple[Point, ...]) -> int | None:
     return settled if num_samples >= LEAST_SAMPLES and settled <= MOST_OF * num_samples else None
 
 
-def write_settling(settling: Settling, folder: Path) -> None:
-    """Write ``settling.json`` into a folder of ranges."""
-    text = json.dumps(asdict(settling), indent=1, ensure_ascii=False)
-    (folder / SETTLING_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
+def write_convergence(convergence: Convergence, folder: Path) -> None:
+    """Write ``convergence.json`` into a folder of ranges."""
+    text = json.dumps(asdict(convergence), indent=1, ensure_ascii=False)
+    (folder / CONVERGENCE_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
-def settling_from_folder(folder: Path) -> Settling | None:
-    """Read ``settling.json``; None where there is none, as beside merged or imported ranges.
+def convergence_from_folder(folder: Path) -> Convergence | None:
+    """Read ``convergence.json``; None where there is none, as beside merged or imported ranges.
 
     Raises:
         DataError: the file is damaged.
     """
-    where = folder / SETTLING_FILE
+    where = folder / CONVERGENCE_FILE
     if not where.is_file():
         return None
     try:
         record = json.loads(where.read_text(encoding="utf-8"))
         points = tuple(
-            Point(int(one["num_samples"]), float(one["median_change"]), float(one["most_change"]))
-            for one in record["points"]
+            Point(int(row["num_samples"]), float(row["median_change"]), float(row["most_change"]))
+            for row in record["points"]
         )
-        known = {one.name: record[one.name] for one in fields(Settling)}
-        settling = Settling(**{**known, "tensors": tuple(map(str, record["tensors"])), "points": points})
-        if not points or not (settling.settled_at is None or isinstance(settling.settled_at, int)):
+        values = {row.name: record[row.name] for row in fields(Convergence)}
+        convergence = Convergence(**{**values, "tensors": tuple(map(str, record["tensors"])), "points": points})
+        if not points or not (convergence.settled_at is None or isinstance(convergence.settled_at, int)):
             raise ValueError("no points, or no number of samples")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{where}: is damaged ({error}); delete it, or calibrate again") from error
-    return settling
+    return convergence

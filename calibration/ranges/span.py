@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SETTLING_FILE = "settling.json"
+CONVERGENCE_FILE = "settling.json"
 
 
 @dataclass(frozen=True)

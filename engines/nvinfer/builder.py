@@ -25,7 +25,7 @@ from engines.nvinfer import timing_cache
 from engines.nvinfer.builder_config import configure, keep_full, layers_off_dla, network_flags, set_precision
 from engines.nvinfer.calibrator import calibrator_for
 from engines.nvinfer.capability import capability_of, platform_of, refuse, refuse_platform, typing_for
-from engines.nvinfer.error_hints import is_out_of_memory, lacks_memory, told
+from engines.nvinfer.error_hints import is_out_of_memory, lacks_memory, with_hint
 from engines.nvinfer.inspection import Inspection
 from engines.nvinfer.shape_profiles import add_profiles, calibration_profile, calibration_shapes, located
 from engines.onnx_model import OnnxModelFacts, check_options, facts
@@ -177,7 +177,7 @@ def _serialized(
             trt.OnnxParserFlag.NATIVE_INSTANCENORM
         )  # Such engines take no plugins; from 10 on it is so anyway.
     if not parser.parse_from_file(str(model)):
-        raise EngineError(told(f"{model}: {family.name} cannot take the model", _parser_error(parser, tail)))
+        raise EngineError(with_hint(f"{model}: {family.name} cannot take the model", _parser_error(parser, tail)))
     config = builder.create_builder_config()
     notes = configure(trt, capability, config, options, tail.warnings)
     family.configure(config, options)
@@ -201,7 +201,7 @@ def _serialized(
         said = " ".join(tail.lines())
         is_full = is_out_of_memory(tail.text()) or lacks_memory(said, tail.warnings, options.workspace_mib)
         kind = OutOfMemory if is_full else EngineError
-        raise kind(told(f"{model}: {family.name} cannot build an engine", tail.text()))
+        raise kind(with_hint(f"{model}: {family.name} cannot build an engine", tail.text()))
     if capability.timing_cache and options.timing_cache is not None:
         timing_cache.keep(config, options.timing_cache)
     return bytes(plan), notes

@@ -78,15 +78,15 @@ SKIPPED = re.compile(r"insuff?icient memory on requested size of (\d+)")
 """In a warning, since no kernel being left is the error; 8.5 spells it with one f."""
 
 
-def meaning(text: str) -> str:
+def hint(text: str) -> str:
     """A sentence for what the library said: what is, and what to do. Empty if it is none of those that are known."""
     return next((sentence for pattern, sentence in MEANINGS if re.search(pattern, text)), "")
 
 
-def told(where: str, text: str) -> str:
+def with_hint(where: str, text: str) -> str:
     """An error's whole message: where, what it means, and what the library said."""
-    known = meaning(text)
-    return f"{where}: {known} ({text})" if known else f"{where} ({text})"
+    cause = hint(text)
+    return f"{where}: {cause} ({text})" if cause else f"{where} ({text})"
 
 
 def lacks_memory(text: str, warnings: Iterable[str], workspace_mib: int) -> bool:

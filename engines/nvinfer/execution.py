@@ -79,7 +79,7 @@ class _Port:
         self.view = self.host[:num_bytes].view(self.dtype).reshape(shape)
 
 
-class Lane:
+class ExecutionContext:
     """Runs one query at a time: ``start`` queues it, ``finish`` waits for it.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from calibration.analysis.bisection import Bisection, Suspect
-from calibration.analysis.scale_check import misfits
+from calibration.analysis.scale_check import scale_mismatches
 from calibration.data.batches import Samples
 from calibration.graph.watched_outputs import watch_tensors, write_watched
 from calibration.histogram.collect import RunModel
@@ -51,17 +51,17 @@ class Evidence:
         """The ranges by tensor; none where they are not known."""
         return {} if self.ranges is None else spans_from_ranges(ranges_from_folder(self.ranges.path))
 
-    def misfits(self) -> list[str]:
+    def scale_mismatches(self) -> list[str]:
         """What is wrong with the model's scales, a sentence each; the last says how many more there are."""
         if self.model is None or self.ranges is None:
             return []
-        found = list(misfits(onnx.load(self.model.path), self.spans()))
-        said = [misfit.sentence() for misfit in found[:NUM_KEPT]]
-        return said + [f"so are {len(found) - NUM_KEPT} further tensors"] * (len(found) > NUM_KEPT)
+        mismatches = list(scale_mismatches(onnx.load(self.model.path), self.spans()))
+        sentences = [mismatch.sentence() for mismatch in mismatches[:NUM_KEPT]]
+        return sentences + [f"so are {len(mismatches) - NUM_KEPT} further tensors"] * (len(mismatches) > NUM_KEPT)
 
 
 @dataclass(frozen=True)
-class Bisected:
+class BisectionResult:
     """What was found."""
 
     suspects: tuple[Suspect, ...]
@@ -90,7 +90,7 @@ class Bisected:
         return [_plain(asdict(suspect)) for suspect in self.suspects[:num]]
 
 
-def bisected(evidence: Evidence, num_samples: int, runner: Literal["onnxruntime", "reference"]) -> Bisected:
+def run_bisection(evidence: Evidence, num_samples: int, runner: Literal["onnxruntime", "reference"]) -> BisectionResult:
     """Run both models on so many samples, evenly spread, one at a time; memory is that of one sample's tensors.
 
     Raises:
@@ -105,7 +105,7 @@ def bisected(evidence: Evidence, num_samples: int, runner: Literal["onnxruntime"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
 
-        def opened(model: onnx.ModelProto, names: list[str], source: Path | None) -> RunModel:
+        def open_model(model: onnx.ModelProto, names: list[str], source: Path | None) -> RunModel:
             watched = folder / f"{len(list(folder.iterdir()))}.onnx"
             if source is None:
                 onnx.save(watch_tensors(model, names), watched)
@@ -115,22 +115,25 @@ def bisected(evidence: Evidence, num_samples: int, runner: Literal["onnxruntime"
             loaded = load_simulation(watched) if simulates else backend(runner).load(watched, num_threads=0)
             return _run(stack.enter_context(loaded))
 
-        theirs, ours = bisection.watched()
-        if not ours:
+        reference_names, candidate_names = bisection.watched()
+        if not candidate_names:
             raise ConfigError(
                 f"{evidence.model.path}: has no tensor of {evidence.fp32.path}, by whose names they are compared; give "
                 "two models of one export"
             )
-        runs = opened(reference, theirs, evidence.fp32.path), opened(candidate, ours, evidence.model.path)
+        runs = (
+            open_model(reference, reference_names, evidence.fp32.path),
+            open_model(candidate, candidate_names, evidence.model.path),
+        )
         num = 0
         for num, feed in enumerate(few(evidence.samples, num_samples), start=1):  # noqa: B007  # Counts them.
             bisection.see(feed, runs[0])
         rounded = bisection.rounded()
-        sound = opened(rounded.model, bisection.sound(), None)
+        rounded_run = open_model(rounded.model, bisection.sound(), None)
         random = np.random.default_rng(0)
         for feed in few(evidence.samples, num_samples):
-            bisection.add(feed, (*runs, sound), random)
-    return Bisected(tuple(bisection.suspects(evidence.spans())), bisection.sqnrs_db(), num)
+            bisection.add(feed, (*runs, rounded_run), random)
+    return BisectionResult(tuple(bisection.suspects(evidence.spans())), bisection.sqnrs_db(), num)
 
 
 def _run(runner: Runner) -> RunModel:

@@ -20,7 +20,7 @@ STEPS = ((1, 5), (4, 5), (4, 1), (16, 0))
 """Rungs: what the workspace is divided by, and the highest optimization level."""
 
 
-def rungs(options: BuildOptions, refuse: Callable[[BuildOptions], None]) -> Iterator[BuildOptions]:
+def attempts(options: BuildOptions, refuse: Callable[[BuildOptions], None]) -> Iterator[BuildOptions]:
     """The options as they are, then with less and less; a generation without optimization levels keeps its own."""
     seen: list[tuple[int, int]] = []
     for divisor, level in STEPS:
@@ -35,7 +35,7 @@ def rungs(options: BuildOptions, refuse: Callable[[BuildOptions], None]) -> Iter
             yield lower
 
 
-def climb_down(
+def build_with_retries(
     what: str, attempt: Callable[[BuildOptions], EngineRecord], options: Iterator[BuildOptions]
 ) -> EngineRecord:
     """The record of the first attempt that lives; its notes say what went before.

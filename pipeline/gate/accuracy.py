@@ -26,7 +26,7 @@ from pipeline.accuracy.metric_intervals import (
 from pipeline.artifact import Outputs
 from pipeline.errors import ConfigError
 from pipeline.gate.budget import Budget
-from pipeline.gate.checks import Asked, beside, broken, decided, exact
+from pipeline.gate.checks import EngineBudget, check_from_interval, check_not_finite, exact_interval, number_beside
 from pipeline.gate.record import Accuracy, Check
 from pipeline.json_record import finite
 from pipeline.stages.validate import Judge, Labelled, agreement, same_arg_max
@@ -38,7 +38,7 @@ ALONE = "judge these alone with sampled = false"
 
 
 @dataclass(frozen=True)
-class Answers:
+class EvaluationOutputs:
     """What engines answered on the evaluation samples, and how answers are judged."""
 
     engines: Mapping[str, Outputs]
@@ -50,7 +50,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Judging:
+class IntervalPolicy:
     """How sure a number about answers must be."""
 
     confidence: float
@@ -63,112 +63,122 @@ class Judging:
 
     def of(self, interval: Interval) -> Interval:
         """The interval, or where samples stand for themselves alone, what was found."""
-        return interval if self.sampled else exact(interval.estimate)
+        return interval if self.sampled else exact_interval(interval.estimate)
 
 
-def accuracy_of(answers: Answers, name: str) -> Accuracy:
+def accuracy_of(outputs: EvaluationOutputs, name: str) -> Accuracy:
     """The numbers of one engine."""
-    ours = read_outputs(answers.engines[name].path)
-    theirs, before = (None if one is None else read_outputs(one.path) for one in (answers.reference, answers.baseline))
-    mine, full, last = (
-        None if one is None or not answers.judge.name else finite(answers.judge(one, answers.labelled))
-        for one in (ours, theirs, before)
+    candidate = read_outputs(outputs.engines[name].path)
+    reference, baseline = (
+        None if saved is None else read_outputs(saved.path) for saved in (outputs.reference, outputs.baseline)
+    )
+    metric, reference_metric, baseline_metric = (
+        None if arrays is None or not outputs.judge.name else finite(outputs.judge(arrays, outputs.labelled))
+        for arrays in (candidate, reference, baseline)
     )
     return Accuracy(
         variant=name,
-        metric=mine,
-        reference_metric=full,
-        baseline_metric=last,
-        agreement=None if theirs is None else agreement(ours, theirs, answers.judge.output),
+        metric=metric,
+        reference_metric=reference_metric,
+        baseline_metric=baseline_metric,
+        agreement=None if reference is None else agreement(candidate, reference, outputs.judge.output),
     )
 
 
-def check_answers(answers: Answers, judging: Judging, one: Asked) -> Check:
+def check_accuracy(outputs: EvaluationOutputs, policy: IntervalPolicy, engine_budget: EngineBudget) -> Check:
     """The check of one budget about answers.
 
     Raises:
         ConfigError: the budget means nothing here: there is no metric, its direction is another, or there is nothing
             to compare with.
     """
-    name, budget = one
-    other = answers.baseline if budget.versus_baseline else answers.reference
-    ours = read_outputs(answers.engines[name].path)
-    num = len(next(iter(ours.values())))
-    check_meaning(budget, answers.judge, has_reference=answers.reference is not None)
+    name, budget = engine_budget
+    other = outputs.baseline if budget.versus_baseline else outputs.reference
+    candidate = read_outputs(outputs.engines[name].path)
+    num = len(next(iter(candidate.values())))
+    check_meaning(budget, outputs.judge, has_reference=outputs.reference is not None)
     if budget.quantity.name == "metric":
-        interval = metric_interval(answers.judge.metric(), ours, _labels(answers), judging.sampling)
-        check = _decided(one, judging.of(interval), (grown_metric(answers.judge.metric(), interval, num), num))
-        return _blamed(check, answers, budget) if check.outcome == "fail" else check
+        metric = outputs.judge.metric()
+        interval = metric_interval(metric, candidate, _labels(outputs), policy.sampling)
+        grown = grown_metric(metric, interval, num)
+        check = _check_with_sample_size(engine_budget, policy.of(interval), grown, num)
+        return _advise_on_data(check, outputs, budget) if check.outcome == "fail" else check
     assert other is not None, "check_meaning refuses it"
-    theirs = read_outputs(other.path)
-    _check_alike(budget, ours, theirs)
+    reference = read_outputs(other.path)
+    _check_same_shapes(budget, candidate, reference)
     if budget.quantity.name == "metric_drop":
-        drop = metric_drop(answers.judge.metric(), ours, theirs, _labels(answers), judging.sampling)
-        check = _decided(one, judging.of(drop.interval), (grown_drop(drop, num), num))
-        return _searched(_with_test(check, drop), budget)
-    same = same_arg_max(ours, theirs, answers.judge.output)
+        drop = metric_drop(outputs.judge.metric(), candidate, reference, _labels(outputs), policy.sampling)
+        check = _check_with_sample_size(engine_budget, policy.of(drop.interval), grown_drop(drop, num), num)
+        return _advise_bisection(_with_mcnemar(check, drop), budget)
+    same = same_arg_max(candidate, reference, outputs.judge.output)
     if same is None:
         raise ConfigError(
             f"'{budget.text}': the model's output is not class scores (N, classes), so there is no arg max to agree "
             "in; leave it out, or name [data] output"
         )
-    interval = agreement_interval(same, judging.sampling)
-    return _searched(_decided(one, judging.of(interval), (grown_share(interval), num)), budget)
+    interval = agreement_interval(same, policy.sampling)
+    check = _check_with_sample_size(engine_budget, policy.of(interval), grown_share(interval), num)
+    return _advise_bisection(check, budget)
 
 
-def _decided(one: Asked, interval: Interval, samples: tuple[Callable[[int], Interval], int]) -> Check:
+def _check_with_sample_size(
+    engine_budget: EngineBudget, interval: Interval, grown: Callable[[int], Interval], num_samples: int
+) -> Check:
     """The check; where it is not decided, with how many samples would do.
 
     Args:
-        one: the engine and the budget.
+        engine_budget: the engine and the budget.
         interval: of the quantity.
-        samples: the interval from any number of samples (``samples_needed``), and how many there are.
+        grown: the interval from any number of samples (``samples_needed``).
+        num_samples: how many there are.
     """
     if math.isnan(interval.estimate):
-        return broken(one, "the answers hold NaN, for which no bound holds")
-    limit, (grown, num) = Limit(one[1].bound, one[1].at_most), samples
+        return check_not_finite(engine_budget, "the answers hold NaN, for which no bound holds")
+    limit = Limit(engine_budget.budget.bound, engine_budget.budget.at_most)
     if math.isnan(interval.low) or outcome(interval, limit) != "not decided":
-        return decided(one, interval, f"give more evaluation samples; or {ALONE}")
-    needed = samples_needed(grown, num, limit)
+        return check_from_interval(engine_budget, interval, f"give more evaluation samples; or {ALONE}")
+    needed = samples_needed(grown, num_samples, limit)
     if math.isinf(needed):
-        return decided(one, interval, f"it lies on the bound, or too near to be told from it; {ALONE}")
+        advice = f"it lies on the bound, or too near to be told from it; {ALONE}"
+        return check_from_interval(engine_budget, interval, advice)
     unit = 10 ** max(math.floor(math.log10(needed)) - 1, 0)
     about = math.ceil(needed / unit) * unit
-    return decided(one, interval, f"about {about:,} evaluation samples such as these {num:,} would decide; or {ALONE}")
+    advice = f"about {about:,} evaluation samples such as these {num_samples:,} would decide; or {ALONE}"
+    return check_from_interval(engine_budget, interval, advice)
 
 
-def _labels(answers: Answers) -> Array | None:
-    return answers.labelled.labels() if answers.judge.metric().needs_labels else None
+def _labels(outputs: EvaluationOutputs) -> Array | None:
+    return outputs.labelled.labels() if outputs.judge.metric().needs_labels else None
 
 
-def _with_test(check: Check, drop: Drop) -> Check:
+def _with_mcnemar(check: Check, drop: Drop) -> Check:
     """The check of a drop, with the exact test beside it where samples are right or wrong."""
     if drop.p_value is None:
         return check
-    said = (
+    test = (
         f"; of the samples on which one alone is right, {drop.num_only_reference} are the other's and "
         f"{drop.num_only_candidate} its own (McNemar's exact p {drop.p_value:.2g})"
     )
-    return replace(check, sentence=check.sentence + said)
+    return replace(check, sentence=check.sentence + test)
 
 
-def _searched(check: Check, budget: Budget) -> Check:
+def _advise_bisection(check: Check, budget: Budget) -> Check:
     """The check; where answers are too far from FP32's, with what finds out where."""
     if check.outcome != "fail" or budget.versus_baseline:
         return check
     return replace(check, advice="`trtforge bisect` names the layer at which its model goes wrong")
 
 
-def _blamed(check: Check, answers: Answers, budget: Budget) -> Check:
+def _advise_on_data(check: Check, outputs: EvaluationOutputs, budget: Budget) -> Check:
     """The check of a metric that is out of bound; where it is so without this engine, the engine is not to blame."""
-    what, outputs = ("FP32 itself", answers.reference) if answers.reference else ("the baseline", answers.baseline)
-    if outputs is None:
+    what, other = ("FP32 itself", outputs.reference) if outputs.reference else ("the baseline", outputs.baseline)
+    if other is None:
         return check
-    value = answers.judge(read_outputs(outputs.path), answers.labelled)
+    value = outputs.judge(read_outputs(other.path), outputs.labelled)
     if value <= budget.bound if budget.at_most else value >= budget.bound:
         return check
-    said = f"{what} has {beside(value, budget.bound)} on these samples: look at the labels and the data first"
-    return replace(check, advice=said)
+    advice = f"{what} has {number_beside(value, budget.bound)} on these samples: look at the labels and the data first"
+    return replace(check, advice=advice)
 
 
 def check_meaning(budget: Budget, judge: Judge, *, has_reference: bool) -> None:
@@ -201,11 +211,11 @@ def _is_possible(budget: Budget) -> bool:
     return budget.quantity.name != "metric_drop" or -1 < budget.bound < 1
 
 
-def _check_alike(budget: Budget, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> None:
-    shapes = [{name: array.shape for name, array in one.items()} for one in (ours, theirs)]
+def _check_same_shapes(budget: Budget, candidate: Mapping[str, Array], reference: Mapping[str, Array]) -> None:
+    shapes = [{name: array.shape for name, array in outputs.items()} for outputs in (candidate, reference)]
     if shapes[0] != shapes[1]:
-        ends = [", ".join(f"{name} {shape}" for name, shape in one.items()) for one in shapes]
+        ours, others = (", ".join(f"{name} {shape}" for name, shape in outputs.items()) for outputs in shapes)
         other = "the baseline" if budget.versus_baseline else "FP32"
         raise ConfigError(
-            f"'{budget.text}': the engine answers {ends[0]}, {other} answers {ends[1]}; compare engines of one network"
+            f"'{budget.text}': the engine answers {ours}, {other} answers {others}; compare engines of one network"
         )

@@ -2,7 +2,7 @@
 
 Layout, in the store's folder::
 
-    baselines/NAME/baseline.json   what it is, and on which machine it was measured (``Kept``)
+    baselines/NAME/baseline.json   what it is, and on which machine it was measured (``BaselineRecord``)
     baselines/NAME/engine/...      the engine itself, and the files of its weights
     baselines/NAME/samples/*.npz   the raw latencies of the gate that it passed
     baselines/NAME/SHA256SUMS      of every file, as `sha256sum` reads it
@@ -28,7 +28,7 @@ from pipeline.bundle import SUMS, files_in, sums_of
 from pipeline.errors import ConfigError, DataError
 from pipeline.gate.checks import digest_of_engine, files_of_engine
 from pipeline.gate.record import SCHEMA_VERSION as GATE_SCHEMA
-from pipeline.gate.record import Check, EngineInfo, Gated, LatencyMeasurement
+from pipeline.gate.record import Check, EngineInfo, GateRecord, LatencyMeasurement
 from pipeline.json_record import record_from_json, write_json
 from pipeline.machine.identity import Machine, this_machine
 from pipeline.output import put, work_folder
@@ -40,7 +40,7 @@ AGAIN = "set it again from a gate that passed, with `trtforge baseline set`"
 
 
 @dataclass(frozen=True)
-class Kept:
+class BaselineRecord:
     """baseline.json."""
 
     schema_version: int
@@ -62,7 +62,7 @@ class Baseline:
     """A kept baseline that was checked."""
 
     folder: Path
-    record: Kept
+    record: BaselineRecord
 
     @property
     def engine(self) -> Engine:
@@ -94,14 +94,14 @@ def baseline_named(name: str, store: Path) -> Baseline | None:
     folder = store / FOLDER / name
     if not folder.exists():
         return None
-    found = read_baseline(folder)
+    baseline = read_baseline(folder)
     here = this_machine()
-    if differences := here.differences(found.record.machine):
+    if differences := here.differences(baseline.record.machine):
         raise ConfigError(
             f"baseline '{name}': was measured on another machine ({'; '.join(differences)}: here against there), and "
             "runs of different machines are not compared; gate there, or set one that was measured here"
         )
-    return found
+    return baseline
 
 
 def read_baseline(folder: Path) -> Baseline:
@@ -115,23 +115,23 @@ def read_baseline(folder: Path) -> Baseline:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise DataError(f"baseline '{name}': {folder / SUMS} cannot be read ({error}); {AGAIN}") from error
-    wanted = {file: digest for digest, _, file in (line.partition("  ") for line in lines)}
+    digests = {file: digest for digest, _, file in (line.partition("  ") for line in lines)}
     for path in files_in(folder):
-        if path != folder / SUMS and path.relative_to(folder).as_posix() not in wanted:
+        if path != folder / SUMS and path.relative_to(folder).as_posix() not in digests:
             raise DataError(f"baseline '{name}': {folder / SUMS} does not list {path}, so it is not whole; {AGAIN}")
-    for file, want in wanted.items():
+    for file, digest in digests.items():
         path = folder / file
         if not path.is_file():
             raise DataError(f"baseline '{name}': {path} is missing; {AGAIN}")
-        if file_digest(path).hex() != want:
+        if file_digest(path).hex() != digest:
             raise DataError(f"baseline '{name}': {path} is not what was set (SHA-256 differs); {AGAIN}")
     try:
-        found = Baseline(folder, record_from_json(folder / RECORD, Kept, SCHEMA_VERSION, AGAIN))
+        baseline = Baseline(folder, record_from_json(folder / RECORD, BaselineRecord, SCHEMA_VERSION, AGAIN))
     except ConfigError as error:
         raise DataError(f"baseline '{name}': {error}") from error
-    if found.record.engine.path not in wanted:
-        raise DataError(f"baseline '{name}': its engine {found.engine.path} is missing; {AGAIN}")
-    return found
+    if baseline.record.engine.path not in digests:
+        raise DataError(f"baseline '{name}': its engine {baseline.engine.path} is missing; {AGAIN}")
+    return baseline
 
 
 def baselines_in(store: Path) -> Iterator[tuple[str, Baseline | DataError]]:
@@ -159,11 +159,11 @@ def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool) -> B
         DataError: the engine or the raw latencies are no longer what was gated.
     """
     check_name(name)
-    gated = gated_from_folder(gate_folder)
-    _check_passed(gated, gate_folder, first=first)
-    if differences := this_machine().differences(gated.machine):
+    gate = gate_from_folder(gate_folder)
+    _check_passed(gate, gate_folder, first=first)
+    if differences := this_machine().differences(gate.machine):
         raise ConfigError(f"{gate_folder}: was gated on another machine ({'; '.join(differences)}); gate it here")
-    info = next(engine for engine in gated.engines if engine.name == gated.candidate)
+    info = next(engine for engine in gate.engines if engine.name == gate.candidate)
     engine = Engine(Path(info.path), info.backend, min_batch=info.min_batch, max_batch=info.max_batch)
     if not engine.path.is_file() or digest_of_engine(engine.path) != info.digest:
         what = "is not what was gated" if engine.path.is_file() else "is no longer there"
@@ -173,22 +173,22 @@ def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool) -> B
         new = work / "new"
         for file in files_of_engine(engine.path):
             _take(file, new / "engine" / file.relative_to(engine.path.parent), store)
-        own = tuple(one for one in gated.measured if one.variant == gated.candidate)
-        for one in own:
-            _take(gate_folder / one.queries_file, new / one.queries_file, store)
-        write_json(_kept(gated, info, own), new / RECORD)
+        measurements = tuple(measurement for measurement in gate.measured if measurement.variant == gate.candidate)
+        for measurement in measurements:
+            _take(gate_folder / measurement.queries_file, new / measurement.queries_file, store)
+        write_json(_baseline_record(gate, info, measurements), new / RECORD)
         (new / SUMS).write_text(sums_of(new), encoding="utf-8")
         _check_copy(new, engine, info)
         put(new, final, work)
     return read_baseline(final)
 
 
-def gated_from_folder(folder: Path) -> Gated:
+def gate_from_folder(folder: Path) -> GateRecord:
     """What `trtforge gate` wrote into a folder; ConfigError if it holds no whole gate.json."""
     file = folder / GATE_RECORD
     if not file.is_file():
         raise ConfigError(f"{folder}: has no {GATE_RECORD}; give the folder that `trtforge gate` wrote")
-    return record_from_json(file, Gated, GATE_SCHEMA, "gate it again")
+    return record_from_json(file, GateRecord, GATE_SCHEMA, "gate it again")
 
 
 @contextlib.contextmanager
@@ -199,36 +199,36 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_passed(gated: Gated, folder: Path, *, first: bool) -> None:
-    lacking = [check for check in gated.checks if check.outcome != "pass"]
-    wanting = [check for check in lacking if check.outcome == "not decided" and _lacks_baseline(check, gated)]
-    if len(lacking) > len(wanting):
-        left = next(check for check in lacking if check not in wanting)
+def _check_passed(gate: GateRecord, folder: Path, *, first: bool) -> None:
+    not_passed = [check for check in gate.checks if check.outcome != "pass"]
+    excused = [check for check in not_passed if check.outcome == "not decided" and _lacks_baseline(check, gate)]
+    if len(not_passed) > len(excused):
+        check = next(check for check in not_passed if check not in excused)
         raise ConfigError(
-            f"{folder}: the gate of {gated.candidate} did not pass ({left.budget}: {left.outcome}); a baseline is what "
-            "was good: set one from a gate that passed"
+            f"{folder}: the gate of {gate.candidate} did not pass ({check.budget}: {check.outcome}); a baseline is "
+            "what was good: set one from a gate that passed"
         )
-    if wanting and not first:
+    if excused and not first:
         raise ConfigError(
-            f"{folder}: the gate of {gated.candidate} was not decided for want of a baseline ({wanting[0].budget}); "
+            f"{folder}: the gate of {gate.candidate} was not decided for want of a baseline ({excused[0].budget}); "
             "add --first to take it as the first one"
         )
 
 
-def _lacks_baseline(check: Check, gated: Gated) -> bool:
-    return not gated.baseline and (check.relative or check.budget.partition(" <")[0].endswith("baseline"))
+def _lacks_baseline(check: Check, gate: GateRecord) -> bool:
+    return not gate.baseline and (check.relative or check.budget.partition(" <")[0].endswith("baseline"))
 
 
-def _kept(gated: Gated, info: EngineInfo, measured: tuple[LatencyMeasurement, ...]) -> Kept:
-    return Kept(
+def _baseline_record(gate: GateRecord, info: EngineInfo, measured: tuple[LatencyMeasurement, ...]) -> BaselineRecord:
+    return BaselineRecord(
         schema_version=SCHEMA_VERSION,
         set_on=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        gated_on=gated.created,
+        gated_on=gate.created,
         engine=EngineInfo(**{**vars(info), "path": f"engine/{Path(info.path).name}"}),
-        machine=gated.machine,
-        evaluation_digest=gated.evaluation.digest,
-        metric="" if gated.metric is None else gated.metric.name,
-        checks=gated.checks,
+        machine=gate.machine,
+        evaluation_digest=gate.evaluation.digest,
+        metric="" if gate.metric is None else gate.metric.name,
+        checks=gate.checks,
         measured=measured,
     )
 

@@ -43,8 +43,8 @@ def _latency(name: str, meaning: str) -> Quantity:
 
 
 QUANTITIES = {
-    one.name: one
-    for one in (
+    quantity.name: quantity
+    for quantity in (
         _latency("p50_ms", "the median latency of a query"),
         _latency("p90_ms", "the latency that nine of ten queries keep"),
         _latency("p99_ms", "the latency that 99 of 100 queries keep"),
@@ -125,14 +125,14 @@ def budgets_from_texts(texts: Sequence[str], where: str) -> tuple[Budget, ...]:
     """
     if not texts:
         raise ConfigError(f"{where}: there is no budget, so nothing could fail; write at least one, such as {EXAMPLES}")
-    found: dict[tuple[str, str], Budget] = {}
+    by_subject: dict[tuple[str, str], Budget] = {}
     for text in texts:
         budget = budget_from_text(text, where)
         key = budget.subject, f"{budget.relation}{budget.relative}"
-        if key in found:
-            raise ConfigError(f"{where}: '{text}' and '{found[key].text}' bound the same thing; leave one out")
-        found[key] = budget
-    return tuple(found.values())
+        if key in by_subject:
+            raise ConfigError(f"{where}: '{text}' and '{by_subject[key].text}' bound the same thing; leave one out")
+        by_subject[key] = budget
+    return tuple(by_subject.values())
 
 
 _LINE = re.compile(r"(?P<subject>[^<>=]*)(?P<relation>[<>=]+)(?P<bound>.*)", re.DOTALL)
@@ -151,16 +151,16 @@ def budget_from_text(text: str, where: str) -> Budget:
         ConfigError: it is none; with the nearest name, or what may stand there.
     """
 
-    def wrong(said: str) -> ConfigError:
-        return ConfigError(f"{where}: '{text}': {said}")
+    def wrong(problem: str) -> ConfigError:
+        return ConfigError(f"{where}: '{text}': {problem}")
 
     line = _LINE.fullmatch(text.strip())
     if line is None:
         raise wrong(f"has no <= or >=; write a budget such as {EXAMPLES}")
     name, _, clauses = line["subject"].strip().partition(" ")
     if name not in QUANTITIES:
-        said = "names no quantity" if not name else f"there is no quantity '{name}'"
-        raise wrong(f"{said}{_nearest(name)}")
+        problem = "names no quantity" if not name else f"there is no quantity '{name}'"
+        raise wrong(f"{problem}{_nearest(name)}")
     quantity = QUANTITIES[name]
     if line["relation"] not in quantity.relations:
         allowed = " or ".join(quantity.relations)
@@ -175,15 +175,15 @@ Wrong: TypeAlias = Callable[[str], ConfigError]
 
 def _bound(quantity: Quantity, text: str, wrong: Wrong) -> tuple[float, bool]:
     """The number, and whether it is a multiple of the baseline's."""
-    found = _BOUND.fullmatch(text)
-    if found is None:
+    match = _BOUND.fullmatch(text)
+    if match is None:
         number = re.match(_NUMBER, text)
         extra = text[number.end() :].strip() if number else ""
         if extra:
             unit = f"; the unit of {quantity.name} stands in its name"
             raise wrong(f"'{extra}' behind the number is not 'x baseline'{unit}: write the number alone")
         raise wrong(f"'{text}' is no bound; write a number, or one such as '1.03 x baseline'")
-    value, relative = float(found["number"]), found["baseline"] is not None
+    value, relative = float(match["number"]), match["baseline"] is not None
     if relative and not quantity.relative:
         other = (
             "metric_drop from baseline <= 0.01" if quantity.name != "agreement" else "agreement with baseline >= 0.98"
@@ -222,7 +222,7 @@ def _with_clauses(budget: Budget, words: list[str], wrong: Wrong) -> Budget:
 
 def _batch_size(quantity: Quantity, text: str, wrong: Wrong) -> int:
     if not quantity.by_batch:
-        batched = ", ".join(one.name for one in QUANTITIES.values() if one.by_batch)
+        batched = ", ".join(other.name for other in QUANTITIES.values() if other.by_batch)
         raise wrong(f"{quantity.name} is not measured by batch size, {batched} are; leave out 'at batch'")
     if not re.fullmatch(r"[1-9]\d*", text):
         raise wrong(f"'{text}' is no batch size; write a whole number of at least 1")

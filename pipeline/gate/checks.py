@@ -7,18 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple
 
 from calibration.file_digest import file_digest
 from pipeline.artifact import Engine, external_files
-from pipeline.gate.budget import Budget
+from pipeline.gate.budget import Budget, QuantityKind
 from pipeline.gate.record import Check
 from pipeline.json_record import finite
 from pipeline.page.numbers import MIB
 from pipeline.stats.intervals import Interval, Limit, Outcome, outcome
-
-Asked: TypeAlias = tuple[str, Budget]
-"""The name of an engine, and a budget that it is held to; its batch size is filled in."""
 
 UNITS = {
     "p50_ms": "ms",
@@ -42,8 +39,17 @@ UNQUIET = "; but this machine was too unquiet to decide by: "
 LEAST_DIGITS, MOST_DIGITS = 4, 12
 
 
+class EngineBudget(NamedTuple):
+    """A budget, and the engine that it is about."""
+
+    engine: str
+    """Its name."""
+    budget: Budget
+    """Its batch size is filled in."""
+
+
 @dataclass(frozen=True)
-class Sides:
+class GateEngines:
     """The engines by name, and which of them is the baseline; empty: there is none."""
 
     engines: Mapping[str, Engine]
@@ -59,107 +65,116 @@ class Validated:
     failures: tuple[str, ...]
 
 
-def exact(value: float) -> Interval:
+def about(engine_budgets: Sequence[EngineBudget], *kinds: QuantityKind) -> list[EngineBudget]:
+    """Those whose quantities are of these kinds."""
+    return [engine_budget for engine_budget in engine_budgets if engine_budget.budget.quantity.kind in kinds]
+
+
+def exact_interval(value: float) -> Interval:
     """What is known without doubt."""
     return Interval(value, value, value, 1.0)
 
 
-def decided(one: Asked, interval: Interval, advice: str) -> Check:
+def check_from_interval(engine_budget: EngineBudget, interval: Interval, advice: str) -> Check:
     """The check of a budget by its interval.
 
     Args:
-        one: the engine and the budget.
+        engine_budget: the engine and the budget.
         interval: of the quantity, in its unit; of a relative budget, of the ratio candidate / baseline.
         advice: what would decide, or what to do; kept where it is not decided.
     """
-    return told(one, (outcome(interval, Limit(one[1].bound, one[1].at_most)), interval), advice)
+    limit = Limit(engine_budget.budget.bound, engine_budget.budget.at_most)
+    return check_from_outcome(engine_budget, outcome(interval, limit), interval, advice)
 
 
-def told(one: Asked, found: tuple[Outcome, Interval], advice: str) -> Check:
-    """The check of a budget that was decided elsewhere; as ``decided``."""
-    said = said_of(one[1], found[1], found[0])
-    return _check(one, found, said, advice if found[0] == "not decided" else "")
+def check_from_outcome(engine_budget: EngineBudget, decision: Outcome, interval: Interval, advice: str) -> Check:
+    """The check of a budget that was decided elsewhere; as ``check_from_interval``."""
+    sentence = interval_sentence(engine_budget.budget, interval, decision)
+    return _check(engine_budget, decision, interval, sentence, advice if decision == "not decided" else "")
 
 
-def undecided(one: Asked, why: str, advice: str) -> Check:
+def check_not_measured(engine_budget: EngineBudget, why: str, advice: str) -> Check:
     """The check of a budget whose quantity could not be measured."""
-    return _check(one, ("not decided", None), f"{one[1].subject} is not known: {why}", advice)
+    return _check(engine_budget, "not decided", None, f"{engine_budget.budget.subject} is not known: {why}", advice)
 
 
-def broken(one: Asked, why: str) -> Check:
+def check_not_finite(engine_budget: EngineBudget, why: str) -> Check:
     """The check of a budget that no number could keep."""
-    return _check(one, ("fail", None), f"{one[1].subject} is no number: {why}", "")
+    return _check(engine_budget, "fail", None, f"{engine_budget.budget.subject} is no number: {why}", "")
 
 
-def without_baseline(one: Asked, why: str) -> Check:
+def check_without_baseline(engine_budget: EngineBudget, why: str) -> Check:
     """The check of a budget that compares with a baseline which is not there."""
-    return undecided(one, why, "set one, with `trtforge baseline set`")
+    return check_not_measured(engine_budget, why, "set one, with `trtforge baseline set`")
 
 
-def check_size(one: Asked, sides: Sides) -> Check:
+def check_size(engine_budget: EngineBudget, gate_engines: GateEngines) -> Check:
     """The check of ``size_mib``, which is exact."""
-    sizes = {name: size_bytes(engine.path) / MIB for name, engine in sides.engines.items()}
-    return decided(one, exact(sizes[one[0]] / (sizes[sides.baseline] if one[1].relative else 1.0)), "")
+    sizes = {name: size_bytes(engine.path) / MIB for name, engine in gate_engines.engines.items()}
+    divisor = sizes[gate_engines.baseline] if engine_budget.budget.relative else 1.0
+    return check_from_interval(engine_budget, exact_interval(sizes[engine_budget.engine] / divisor), "")
 
 
 def check_tolerances(name: str, verdict: Validated) -> Check:
     """The check of what [validate] said: not a budget, but nothing ships that is out of its tolerances."""
     budget = f"answers of {name} within [{verdict.table}]"
-    said = f"answers of {name} are within [{verdict.table}]"
+    sentence = f"answers of {name} are within [{verdict.table}]"
     if verdict.failures:
-        said = f"answers of {name} are out of [{verdict.table}]: {'; '.join(verdict.failures)}"
-    became: Outcome = "fail" if verdict.failures else "pass"
-    return Check(budget, "answers", name, 0, became, None, None, None, None, True, False, said, "")
+        sentence = f"answers of {name} are out of [{verdict.table}]: {'; '.join(verdict.failures)}"
+    decision: Outcome = "fail" if verdict.failures else "pass"
+    return Check(budget, "answers", name, 0, decision, None, None, None, None, True, False, sentence, "")
 
 
-def unsettled(check: Check, budget: Budget, objections: Sequence[str]) -> Check:
+def withhold_decision(check: Check, budget: Budget, objections: Sequence[str]) -> Check:
     """The check on a machine to which there are objections: nothing that was timed is decided."""
     if not objections or budget.quantity.kind not in TIMED or check.estimate is None:
         return check
     why = "; ".join(objections)
     if UNQUIET in check.sentence:
         return replace(check, sentence=f"{check.sentence}; {why}")
-    more = f"; {check.advice}" if check.advice else ""
-    said = f"{check.sentence}{more}{UNQUIET}{why}"
-    return replace(check, outcome="not decided", sentence=said, advice="quiet the machine and gate again")
+    advice = f"; {check.advice}" if check.advice else ""
+    sentence = f"{check.sentence}{advice}{UNQUIET}{why}"
+    return replace(check, outcome="not decided", sentence=sentence, advice="quiet the machine and gate again")
 
 
-def _check(one: Asked, found: tuple[Outcome, Interval | None], said: str, advice: str) -> Check:
-    (variant, budget), (became, interval) = one, found
+def _check(
+    engine_budget: EngineBudget, decision: Outcome, interval: Interval | None, sentence: str, advice: str
+) -> Check:
+    variant, budget = engine_budget
     estimate, low, high = (None, None, None) if interval is None else (interval.estimate, interval.low, interval.high)
     return Check(
         budget=budget.text,
         quantity=budget.quantity.name,
         variant=variant,
         batch_size=budget.batch_size,
-        outcome=became,
+        outcome=decision,
         estimate=finite(estimate),
         low=finite(low),
         high=finite(high),
         bound=budget.bound,
         at_most=budget.at_most,
         relative=budget.relative,
-        sentence=said,
+        sentence=sentence,
         advice=advice,
     )
 
 
-def said_of(budget: Budget, interval: Interval, found: Outcome) -> str:
+def interval_sentence(budget: Budget, interval: Interval, decision: Outcome) -> str:
     """The numbers in words: ``p50_ms is 1.052 x the baseline's (95 % interval 1.049 to 1.056), above 1.03``."""
     unit = "x the baseline's" if budget.relative else UNITS.get(budget.quantity.name, "")
-    value = " ".join(part for part in (beside(interval.estimate, budget.bound), unit) if part)
+    value = " ".join(part for part in (number_beside(interval.estimate, budget.bound), unit) if part)
     bound = f"{budget.bound:.12g}"
-    doubt = ""
+    interval_text = ""
     if interval.low < interval.high:
         low, high = (
-            beside(end, budget.bound) if math.isfinite(end) else "any" for end in (interval.low, interval.high)
+            number_beside(end, budget.bound) if math.isfinite(end) else "any" for end in (interval.low, interval.high)
         )
-        doubt = f" ({100 * interval.confidence:.3g} % interval {low} to {high})"
-    if found == "not decided":
-        return f"{budget.subject} is {value}{doubt}, too uncertain to say whether {budget.limit} holds"
-    if found == "fail":
-        return f"{budget.subject} is {value}{doubt}, {'above' if budget.at_most else 'below'} {bound}"
-    return f"{budget.subject} is {value}{doubt}, within {budget.limit}"
+        interval_text = f" ({100 * interval.confidence:.3g} % interval {low} to {high})"
+    if decision == "not decided":
+        return f"{budget.subject} is {value}{interval_text}, too uncertain to say whether {budget.limit} holds"
+    if decision == "fail":
+        return f"{budget.subject} is {value}{interval_text}, {'above' if budget.at_most else 'below'} {bound}"
+    return f"{budget.subject} is {value}{interval_text}, within {budget.limit}"
 
 
 def files_of_engine(engine: Path) -> list[Path]:
@@ -178,7 +193,7 @@ def size_bytes(engine: Path) -> int:
     return sum(file.stat().st_size for file in files_of_engine(engine))
 
 
-def beside(value: float, bound: float) -> str:
+def number_beside(value: float, bound: float) -> str:
     """A number to so many digits that it does not look like the bound unless it is the bound."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"

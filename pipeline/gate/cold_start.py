@@ -24,7 +24,7 @@ from engines.contract import Array
 from pipeline.artifact import Engine
 from pipeline.engine_runner import runner_of
 from pipeline.errors import Unavailable
-from pipeline.gate.checks import Asked, decided, undecided
+from pipeline.gate.checks import EngineBudget, check_from_interval, check_not_measured
 from pipeline.gate.record import Check
 from pipeline.machine import child_process
 from pipeline.machine.system_files import text_of
@@ -35,7 +35,7 @@ NUM_QUERIES = 8
 
 
 @dataclass(frozen=True)
-class Start:
+class ColdStart:
     """One fresh process."""
 
     cold_start_ms: float
@@ -44,9 +44,9 @@ class Start:
     """None where the backend does not tell."""
 
 
-def starts(
+def measure_cold_starts(
     out: Path, engines: Mapping[str, Engine], feed: Mapping[str, Array], num_starts: int, num_threads: int
-) -> dict[str, list[Start]]:
+) -> dict[str, list[ColdStart]]:
     """Start every engine ``num_starts`` times, taking turns: A B, B A, A B, ...
 
     Args:
@@ -59,16 +59,18 @@ def starts(
     Raises:
         EngineError, StageError: an engine does not load, or crashed.
     """
-    found: dict[str, list[Start]] = {name: [] for name in engines}
+    measured: dict[str, list[ColdStart]] = {name: [] for name in engines}
     for turn in range(num_starts):
         order: Sequence[str] = list(engines) if turn % 2 == 0 else list(engines)[::-1]
         for name in order:
             what = f"cold start of {name}"
-            found[name].append(child_process.call(out / "starts.log", what, _start, engines[name], feed, num_threads))
-    return found
+            measured[name].append(
+                child_process.call(out / "starts.log", what, _start, engines[name], feed, num_threads)
+            )
+    return measured
 
 
-def _start(engine: Engine, feed: Mapping[str, Array], num_threads: int) -> Start:
+def _start(engine: Engine, feed: Mapping[str, Array], num_threads: int) -> ColdStart:
     begin = time.perf_counter()
     with runner_of(engine, num_threads) as runner:
         runner.infer(feed)
@@ -76,14 +78,14 @@ def _start(engine: Engine, feed: Mapping[str, Array], num_threads: int) -> Start
         for _ in range(NUM_QUERIES):
             runner.infer(feed)
         device_memory_mib = runner.facts().device_memory_mib
-    return Start(cold_start_ms, _peak_memory_mib(), device_memory_mib)
+    return ColdStart(cold_start_ms, _peak_memory_mib(), device_memory_mib)
 
 
 def _peak_memory_mib() -> float:
-    told = re.search(r"^VmHWM:\s+(\d+) kB", text_of(Path("/proc/self/status")), re.MULTILINE)
-    if told is None:
+    match = re.search(r"^VmHWM:\s+(\d+) kB", text_of(Path("/proc/self/status")), re.MULTILINE)
+    if match is None:
         raise Unavailable("/proc/self/status: does not tell a process's peak memory; leave out peak_memory_mib")
-    return int(told[1]) / 1024
+    return int(match[1]) / 1024
 
 
 def median_interval(values: Sequence[float], confidence: float) -> Interval:
@@ -94,27 +96,32 @@ def median_interval(values: Sequence[float], confidence: float) -> Interval:
     are too few for that confidence, the bounds are the smallest and the largest, and the confidence is what they give.
     """
     ordered, num = sorted(values), len(values)
-    outside = [2 * sum(math.comb(num, i) for i in range(r)) / 2**num for r in range(1, num // 2 + 1)]
-    allowed = [r for r, share in enumerate(outside, 1) if share <= 1 - confidence]
-    rank = max(allowed, default=1)
-    sure = max(1 - outside[rank - 1], 0.0) if outside else 0.0
-    return Interval(statistics.median(ordered), ordered[rank - 1], ordered[-rank], confidence if allowed else sure)
+    misses = [2 * sum(math.comb(num, i) for i in range(r)) / 2**num for r in range(1, num // 2 + 1)]
+    ranks = [r for r, probability in enumerate(misses, 1) if probability <= 1 - confidence]
+    rank = max(ranks, default=1)
+    attained = max(1 - misses[rank - 1], 0.0) if misses else 0.0
+    return Interval(statistics.median(ordered), ordered[rank - 1], ordered[-rank], confidence if ranks else attained)
 
 
-def check_start(one: Asked, started: Mapping[str, Sequence[Start]], baseline: str, confidence: float) -> Check:
+def check_cold_start(
+    engine_budget: EngineBudget, cold_starts: Mapping[str, Sequence[ColdStart]], baseline: str, confidence: float
+) -> Check:
     """The check of ``cold_start_ms``, ``peak_memory_mib`` or ``device_memory_mib``.
 
     A relative budget is about the median of the ratios of the starts that followed each other.
     """
-    variant, budget = one
-    told = {name: [getattr(start, budget.quantity.name) for start in of] for name, of in started.items()}
-    if None in [value for name in (variant, *([baseline] if budget.relative else [])) for value in told[name]]:
-        return undecided(one, "the backend does not tell of a device's memory", "leave it out, or gate on a GPU")
-    values = told[variant]
+    variant, budget = engine_budget
+    measured = {name: [getattr(start, budget.quantity.name) for start in of] for name, of in cold_starts.items()}
+    if None in [value for name in (variant, *([baseline] if budget.relative else [])) for value in measured[name]]:
+        why = "the backend does not tell of a device's memory"
+        return check_not_measured(engine_budget, why, "leave it out, or gate on a GPU")
+    values = measured[variant]
     if budget.relative:
-        values = [mine / theirs for mine, theirs in zip(values, told[baseline])]
+        values = [candidate / reference for candidate, reference in zip(values, measured[baseline])]
     interval = median_interval(values, confidence)
     if interval.confidence < confidence:
         why = f"{len(values)} starts are sure to {interval.confidence:.1%} at most, {confidence:.1%} is asked for"
-        return undecided(one, why, f"raise cold_starts to {math.ceil(1 - math.log2(1 - confidence))}")
-    return decided(one, interval, f"raise cold_starts: this is the median of {len(values)}")
+        return check_not_measured(
+            engine_budget, why, f"raise cold_starts to {math.ceil(1 - math.log2(1 - confidence))}"
+        )
+    return check_from_interval(engine_budget, interval, f"raise cold_starts: this is the median of {len(values)}")

@@ -10,31 +10,39 @@ from pathlib import Path
 
 from pipeline.artifact import Engine
 from pipeline.errors import EXIT_STATUS, CheckFailed, DataError, NotDecided
-from pipeline.gate.accuracy import Judging, accuracy_of, check_answers
+from pipeline.gate.accuracy import IntervalPolicy, accuracy_of, check_accuracy
 from pipeline.gate.budget import Budget
-from pipeline.gate.case import Case
 from pipeline.gate.checks import (
-    Asked,
-    Sides,
+    EngineBudget,
+    GateEngines,
+    about,
     check_size,
     check_tolerances,
+    check_without_baseline,
     digest_of_engine,
     size_bytes,
-    unsettled,
-    without_baseline,
+    withhold_decision,
 )
-from pipeline.gate.cold_start import Start, check_start, starts
+from pipeline.gate.cold_start import ColdStart, check_cold_start, measure_cold_starts
 from pipeline.gate.energy import check_energy, measure_energy
-from pipeline.gate.latency import Fought, bouts_from, checks_from, fight, measured_from, remarks_on
-from pipeline.gate.record import SCHEMA_VERSION, Check, EngineInfo, Gated
+from pipeline.gate.inputs import GateInputs
+from pipeline.gate.latency import (
+    ComparisonResult,
+    checks_from,
+    comparisons_from,
+    measurement_from,
+    remarks_on,
+    run_comparisons,
+)
+from pipeline.gate.record import SCHEMA_VERSION, Check, EngineInfo, GateRecord
 from pipeline.gate.steadiness import (
     Conditions,
     CpuTimes,
-    Moment,
+    MachineState,
     busy_with_others,
     cpu_times,
     load_from_others,
-    moment,
+    machine_state,
     objections,
 )
 from pipeline.machine.identity import this_machine
@@ -57,7 +65,7 @@ SAMPLES = "samples"
 """The folder of the raw latencies, beside gate.json."""
 
 
-def decide(gate: Gate, out: Path, case: Case, budgets: Sequence[Budget]) -> Gated:
+def decide(gate: Gate, out: Path, inputs: GateInputs, budgets: Sequence[Budget]) -> GateRecord:
     """Measure and decide. The raw latencies are written to ``out/samples``.
 
     Raises:
@@ -65,67 +73,83 @@ def decide(gate: Gate, out: Path, case: Case, budgets: Sequence[Budget]) -> Gate
         DataError: an engine's file changed meanwhile.
         EngineError, StageError: an engine does not run, or crashed.
     """
-    asked = case.asked(budgets)
+    engine_budgets = inputs.engine_budgets(budgets)
     (out / SAMPLES).mkdir()
-    judging = Judging(gate.pairing.confidence, gate.sampled)
-    checks = {one: without_baseline(one, case.no_baseline) for one in asked if not case.comparable(one[1])}
-    left = [one for one in asked if one not in checks]
-    sides = Sides(case.sides(left), case.baseline.side if case.baseline else "")
-    infos = [engine_info(name, engine) for name, engine in sides.engines.items()]
+    policy = IntervalPolicy(gate.pairing.confidence, gate.sampled)
+    measurable = [each for each in engine_budgets if inputs.comparable(each.budget)]
+    checks = {
+        each: check_without_baseline(each, inputs.no_baseline) for each in engine_budgets if each not in measurable
+    }
+    gate_engines = inputs.gate_engines(measurable)
+    infos = [engine_info(name, engine) for name, engine in gate_engines.engines.items()]
     # Answers first: a budget without a meaning here is found before anything is timed.
-    checks |= {one: check_answers(case.answers, judging, one) for one in left if one[1].quantity.kind == "accuracy"}
-    checks |= {one: check_size(one, sides) for one in left if one[1].quantity.kind == "size"}
-    begin, before, cpu = time.monotonic(), moment(ROOT), cpu_times(ROOT)
-    with waiting(f"gate {case.candidate}"), Monitor(ROOT, case.benchmark.monitor_ms) as monitor:
-        fought = _fight(gate, out, case, sides, left)
-        energy = measure_energy(out, sides, case.samples, left, case.benchmark)
-        started = _starts(gate, out, case, sides, left)
-    conditions = _conditions(gate, monitor if case.benchmark.monitor_ms else None, before, cpu)
-    for bout in fought:
-        checks |= dict(checks_from(bout, gate.max_drift))
-    for one in left:
-        if one[1].quantity.kind in ("start", "memory"):
-            checks[one] = check_start(one, started, sides.baseline, gate.pairing.confidence)
-        elif energy is not None and one[1].quantity.kind == "energy":
-            why = why_no_power(ROOT) if case.benchmark.monitor_ms else NOT_WATCHED
-            watched = monitor.readings(), why
-            checks[one] = check_energy(one, energy, sides.baseline, watched, gate.pairing.confidence)
-    settled = [unsettled(checks[one], one[1], _against(gate, conditions, one[1])) for one in asked]
-    tolerances = [check_tolerances(name, case.verdicts[name]) for name in sides.engines if name in case.verdicts]
+    checks |= {each: check_accuracy(inputs.answers, policy, each) for each in about(measurable, "accuracy")}
+    checks |= {each: check_size(each, gate_engines) for each in about(measurable, "size")}
+    begin, before, cpu = time.monotonic(), machine_state(ROOT), cpu_times(ROOT)
+    with waiting(f"gate {inputs.candidate}"), Monitor(ROOT, inputs.benchmark.monitor_ms) as monitor:
+        results = _run_comparisons(gate, out, inputs, gate_engines, measurable)
+        energy = measure_energy(out, gate_engines, inputs.samples, measurable, inputs.benchmark)
+        cold_starts = _starts(gate, out, inputs, gate_engines, measurable)
+    conditions = _conditions(gate, monitor if inputs.benchmark.monitor_ms else None, before, cpu)
+    for result in results:
+        checks |= dict(checks_from(result, gate.max_drift))
+    baseline, confidence = gate_engines.baseline, gate.pairing.confidence
+    for engine_budget in about(measurable, "start", "memory"):
+        checks[engine_budget] = check_cold_start(engine_budget, cold_starts, baseline, confidence)
+    if energy is not None:
+        watched = monitor.readings(), why_no_power(ROOT) if inputs.benchmark.monitor_ms else NOT_WATCHED
+        for engine_budget in about(measurable, "energy"):
+            checks[engine_budget] = check_energy(engine_budget, energy, baseline, watched, confidence)
+    decisions = [
+        withhold_decision(checks[each], each.budget, _against(gate, conditions, each.budget)) for each in engine_budgets
+    ]
+    tolerances = [
+        check_tolerances(name, inputs.verdicts[name]) for name in gate_engines.engines if name in inputs.verdicts
+    ]
     check_unchanged(infos)
-    found = _record(gate, case, infos, [*settled, *tolerances], conditions)
-    began_ns = fought[0].run.began_ns if fought else time.perf_counter_ns()
-    if case.benchmark.monitor_ms:
+    record = _record(gate, inputs, infos, [*decisions, *tolerances], conditions)
+    began_ns = results[0].paired.began_ns if results else time.perf_counter_ns()
+    if inputs.benchmark.monitor_ms:
         monitor.readings().write(out / SAMPLES / MONITOR, began_ns)
     return replace(
-        found,
-        notes=(*found.notes, *remarks_on(case.baseline, fought, gate.max_drift), *_busy(gate, conditions, asked)),
-        measured=tuple(measured_from(bout, out / SAMPLES, began_ns) for bout in fought),
+        record,
+        notes=(
+            *record.notes,
+            *remarks_on(inputs.baseline, results, gate.max_drift),
+            *_busy(gate, conditions, engine_budgets),
+        ),
+        measured=tuple(measurement_from(result, out / SAMPLES, began_ns) for result in results),
         seconds=time.monotonic() - begin,
     )
 
 
-def _fight(gate: Gate, out: Path, case: Case, sides: Sides, asked: Sequence[Asked]) -> list[Fought]:
-    bouts = bouts_from(asked)
-    how = (gate.pairing, case.benchmark.num_threads)
-    return fight(out / "gate.log", sides, case.samples, bouts, how) if bouts else []
+def _run_comparisons(
+    gate: Gate, out: Path, inputs: GateInputs, gate_engines: GateEngines, engine_budgets: Sequence[EngineBudget]
+) -> list[ComparisonResult]:
+    comparisons = comparisons_from(engine_budgets)
+    how = (gate.pairing, inputs.benchmark.num_threads)
+    return run_comparisons(out / "gate.log", gate_engines, inputs.samples, comparisons, how) if comparisons else []
 
 
-def _starts(gate: Gate, out: Path, case: Case, sides: Sides, asked: Sequence[Asked]) -> Mapping[str, Sequence[Start]]:
-    wanted = [one for one in asked if one[1].quantity.kind in ("start", "memory")]
-    names = {name for name, _ in wanted} | {sides.baseline for _, budget in wanted if budget.relative}
-    engines = {name: engine for name, engine in sides.engines.items() if name in names}
-    feed = next(iter(case.samples.batches(case.benchmark.batch_sizes[0])))
-    return starts(out, engines, feed, gate.cold_starts, case.benchmark.num_threads)
+def _starts(
+    gate: Gate, out: Path, inputs: GateInputs, gate_engines: GateEngines, engine_budgets: Sequence[EngineBudget]
+) -> Mapping[str, Sequence[ColdStart]]:
+    about_starts = about(engine_budgets, "start", "memory")
+    names = {name for name, _ in about_starts} | {
+        gate_engines.baseline for _, budget in about_starts if budget.relative
+    }
+    engines = {name: engine for name, engine in gate_engines.engines.items() if name in names}
+    feed = next(iter(inputs.samples.batches(inputs.benchmark.batch_sizes[0])))
+    return measure_cold_starts(out, engines, feed, gate.cold_starts, inputs.benchmark.num_threads)
 
 
-def _conditions(gate: Gate, monitor: Monitor | None, before: Moment, cpu: CpuTimes) -> Conditions:
-    after, others = moment(ROOT), load_from_others(cpu, cpu_times(ROOT))
+def _conditions(gate: Gate, monitor: Monitor | None, before: MachineState, cpu: CpuTimes) -> Conditions:
+    after, others = machine_state(ROOT), load_from_others(cpu, cpu_times(ROOT))
     watched = None if monitor is None else monitor.watched()
     num_throttles = 0 if watched is None else watched.num_throttles or 0
-    against = objections(before, after, num_throttles)
+    objected = objections(before, after, num_throttles)
     busy = busy_with_others(others, gate.max_other_load, "max_other_load")
-    return Conditions(before, after, others, watched, (*against, *busy))
+    return Conditions(before, after, others, watched, (*objected, *busy))
 
 
 def _against(gate: Gate, conditions: Conditions, budget: Budget) -> list[str]:
@@ -135,13 +159,14 @@ def _against(gate: Gate, conditions: Conditions, budget: Budget) -> list[str]:
     if is_line or not (budget.relative and budget.quantity.name in UNMOVED):
         return list(conditions.objections)
     limit = gate.max_other_load_relative
-    rest = [said for said in conditions.objections if said not in busy]
+    rest = [objection for objection in conditions.objections if objection not in busy]
     return rest + busy_with_others(conditions.load_from_others, limit, "max_other_load_relative")
 
 
-def _busy(gate: Gate, conditions: Conditions, asked: Sequence[Asked]) -> tuple[str, ...]:
+def _busy(gate: Gate, conditions: Conditions, engine_budgets: Sequence[EngineBudget]) -> tuple[str, ...]:
     """What a busy machine means for what is decided all the same."""
-    decided = any(len(_against(gate, conditions, one[1])) < len(conditions.objections) for one in asked)
+    num_objections = len(conditions.objections)
+    decided = any(len(_against(gate, conditions, each.budget)) < num_objections for each in engine_budgets)
     if not decided or conditions.load_from_others is None:
         return ()
     return (
@@ -151,39 +176,39 @@ def _busy(gate: Gate, conditions: Conditions, asked: Sequence[Asked]) -> tuple[s
 
 
 def _record(
-    gate: Gate, case: Case, infos: Sequence[EngineInfo], checks: Sequence[Check], conditions: Conditions
-) -> Gated:
+    gate: Gate, inputs: GateInputs, infos: Sequence[EngineInfo], checks: Sequence[Check], conditions: Conditions
+) -> GateRecord:
     outcome = worst([check.outcome for check in checks])
-    known = case.baseline
-    return Gated(
+    baseline = inputs.baseline
+    return GateRecord(
         schema_version=SCHEMA_VERSION,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         outcome=outcome,
         exit_status=STATUS[outcome],
-        candidate=case.candidate,
-        baseline="" if known is None else known.name,
-        baseline_set="" if known is None else known.set_on,
-        plan=case.plan,
-        evaluation=data_info(case.samples),
-        metric=case.metric,
+        candidate=inputs.candidate,
+        baseline="" if baseline is None else baseline.name,
+        baseline_set="" if baseline is None else baseline.set_on,
+        plan=inputs.plan,
+        evaluation=data_info(inputs.samples),
+        metric=inputs.metric,
         engines=tuple(infos),
         machine=this_machine(),
         conditions=conditions,
         protocol=gate.pairing.describe(),
-        num_threads=case.benchmark.num_threads,
+        num_threads=inputs.benchmark.num_threads,
         seconds=0.0,
         checks=tuple(checks),
         measured=(),
-        accuracy=tuple(accuracy_of(case.answers, name) for name in case.answers.engines),
-        steps=case.steps,
-        advice=case.advice,
-        notes=(*case.notes, *case.remarks()),
+        accuracy=tuple(accuracy_of(inputs.answers, name) for name in inputs.answers.engines),
+        steps=inputs.steps,
+        advice=inputs.advice,
+        notes=(*inputs.notes, *inputs.remarks()),
     )
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
     """``fail`` if there is one, else ``not decided`` if there is one, else ``pass``."""
-    return next((one for one in STATUS if one in outcomes), "pass")
+    return next((outcome for outcome in STATUS if outcome in outcomes), "pass")
 
 
 def engine_info(name: str, engine: Engine) -> EngineInfo:

@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.arrays import Floats, Ints
 from calibration.data.batches import Samples
-from pipeline.gate.checks import Asked, Sides, decided, undecided
+from pipeline.gate.checks import EngineBudget, GateEngines, about, check_from_interval, check_not_measured
 from pipeline.gate.record import Check
 from pipeline.latency.benchmark import Queries
 from pipeline.latency.energy import MIN_READINGS, block_windows_ns, total_energy
@@ -27,58 +27,66 @@ NUM_RESAMPLES = 2000
 
 
 def measure_energy(
-    out: Path, sides: Sides, samples: Samples, asked: Sequence[Asked], how: Benchmark
+    out: Path, gate_engines: GateEngines, samples: Samples, engine_budgets: Sequence[EngineBudget], benchmark: Benchmark
 ) -> BenchmarkResult | None:
     """Run what budgets about energy ask for, by the benchmark's protocol; None if none asks."""
-    wanted = [one for one in asked if one[1].quantity.kind == "energy"]
-    if not wanted:
+    about_energy = about(engine_budgets, "energy")
+    if not about_energy:
         return None
-    names = {name for name, _ in wanted} | {sides.baseline for _, budget in wanted if budget.relative}
-    engines = {name: engine for name, engine in sides.engines.items() if name in names}
-    stage = replace(how, layers=False, batch_sizes=tuple(dict.fromkeys(budget.batch_size for _, budget in wanted)))
+    names = {name for name, _ in about_energy} | {
+        gate_engines.baseline for _, budget in about_energy if budget.relative
+    }
+    engines = {name: engine for name, engine in gate_engines.engines.items() if name in names}
+    batch_sizes = tuple(dict.fromkeys(budget.batch_size for _, budget in about_energy))
+    stage = replace(benchmark, layers=False, batch_sizes=batch_sizes)
     stage.check_samples(samples)
     what = f"energy of {', '.join(engines)}"
     return child_process.call(out / "energy.log", what, measure_engines, stage, engines, samples)
 
 
 def check_energy(
-    one: Asked, measured: BenchmarkResult, baseline: str, watched: tuple[Readings, str], confidence: float
+    engine_budget: EngineBudget,
+    measured: BenchmarkResult,
+    baseline: str,
+    watched: tuple[Readings, str],
+    confidence: float,
 ) -> Check:
     """The check of ``energy_mj``: by bootstrap over blocks, the same blocks for both where it is relative.
 
     Args:
-        one: the engine and the budget.
+        engine_budget: the engine and the budget.
         measured: the queries, and when they ran.
         baseline: the baseline's name.
-        watched: what the monitor read meanwhile, and why there is no gauge of power, where there is none.
+        watched: what the monitor read meanwhile, and why there is no sensor of power, where there is none.
         confidence: of the interval.
     """
-    (variant, budget), (readings, why_none) = one, watched
-    times_ns, taken_mj, why = total_energy(readings)
+    (variant, budget), (readings, no_sensor) = engine_budget, watched
+    times_ns, taken_mj, missing = total_energy(readings)
     if not len(times_ns):
-        return undecided(one, why or why_none, "leave it out, or gate where power is measured")
+        return check_not_measured(engine_budget, missing or no_sensor, "leave it out, or gate where power is measured")
     queries = {t.name: t.queries for t in measured.timings if t.batch_size == budget.batch_size}
     parts = []
     for name in (variant, *([baseline] if budget.relative else [])):
         windows = block_windows_ns(queries[name], measured.began_ns)
-        within = sum(int(((times_ns >= begin) & (times_ns <= end)).sum()) for begin, end in windows)
-        if within < MIN_READINGS:
-            why = f"only {within} readings of the power fell into its blocks"
-            return undecided(one, why, "raise min_seconds in [benchmark.protocol]")
+        num_readings = sum(int(((times_ns >= begin) & (times_ns <= end)).sum()) for begin, end in windows)
+        if num_readings < MIN_READINGS:
+            missing = f"only {num_readings} readings of the power fell into its blocks"
+            return check_not_measured(engine_budget, missing, "raise min_seconds in [benchmark.protocol]")
         parts.append(_by_block(queries[name], windows, (times_ns, taken_mj), budget.batch_size))
-    num = len(parts[0][0])
-    picks = np.random.default_rng(0).integers(num, size=(NUM_RESAMPLES, num))
-    drawn = [mj[picks].sum(axis=1) / inferences[picks].sum(axis=1) for mj, inferences in parts]
+    num_blocks = len(parts[0][0])
+    picks = np.random.default_rng(0).integers(num_blocks, size=(NUM_RESAMPLES, num_blocks))
+    resampled = [mj[picks].sum(axis=1) / inferences[picks].sum(axis=1) for mj, inferences in parts]
     estimates = [float(mj.sum() / inferences.sum()) for mj, inferences in parts]
-    found = drawn[0] / drawn[1] if budget.relative else drawn[0]
+    values = resampled[0] / resampled[1] if budget.relative else resampled[0]
     estimate = estimates[0] / estimates[1] if budget.relative else estimates[0]
-    interval = Interval(estimate, *expanded_percentiles(found, estimate, num, (1 - confidence) / 2), confidence)
-    return decided(one, interval, "raise min_seconds in [benchmark.protocol]")
+    bounds = expanded_percentiles(values, estimate, num_blocks, (1 - confidence) / 2)
+    interval = Interval(estimate, *bounds, confidence)
+    return check_from_interval(engine_budget, interval, "raise min_seconds in [benchmark.protocol]")
 
 
 def _by_block(queries: Queries, windows: Floats, taken: tuple[Ints, Floats], batch_size: int) -> tuple[Floats, Floats]:
     """The energy of each block, millijoules, and the inferences in it; (num_blocks,) each."""
     times_ns, taken_mj = taken
-    at = np.interp(windows, times_ns.astype(np.float64), taken_mj)
+    energy_mj = np.interp(windows, times_ns.astype(np.float64), taken_mj)
     _, counts = np.unique(queries.block, return_counts=True)
-    return at[:, 1] - at[:, 0], (counts * batch_size).astype(np.float64)
+    return energy_mj[:, 1] - energy_mj[:, 0], (counts * batch_size).astype(np.float64)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.gate.junit import junit_from_gated
-from pipeline.gate.record import Gated
-from pipeline.gate.summary import summary_from_gated
+from pipeline.gate.junit import junit_from_gate
+from pipeline.gate.record import GateRecord
+from pipeline.gate.summary import summary_from_gate
 from pipeline.json_record import write_json
 
 OWN_FILES = ("gate.json", "gate.xml", "gate.md", "gate.html", "samples")
@@ -21,16 +21,16 @@ def check_html(html: bool) -> None:
         check_drawable("gate.html (or write html = false)")
 
 
-def write_gate(gated: Gated, folder: Path, *, html: bool) -> None:
+def write_gate(gate: GateRecord, folder: Path, *, html: bool) -> None:
     """Write all of them; the raw latencies are there already.
 
     Raises:
         Unavailable: ``html`` is asked for and jinja2 or matplotlib is not installed.
     """
-    write_json(gated, folder / "gate.json")
-    (folder / "gate.xml").write_text(junit_from_gated(gated), encoding="utf-8")
-    (folder / "gate.md").write_text(summary_from_gated(gated), encoding="utf-8")
+    write_json(gate, folder / "gate.json")
+    (folder / "gate.xml").write_text(junit_from_gate(gate), encoding="utf-8")
+    (folder / "gate.md").write_text(summary_from_gate(gate), encoding="utf-8")
     if html:
-        from pipeline.gate.page import html_from_gated
+        from pipeline.gate.page import html_from_gate
 
-        (folder / "gate.html").write_text(html_from_gated(gated, folder), encoding="utf-8")
+        (folder / "gate.html").write_text(html_from_gate(gate, folder), encoding="utf-8")

@@ -50,7 +50,7 @@ MOST_SHARE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class Traced:
+class LatencySamples:
     """The raw latencies of one engine at one batch size, and what the machine's sensors said meanwhile."""
 
     measured: LatencyMeasurement
@@ -80,9 +80,9 @@ def budget_picture(checks: Sequence[Check]) -> Picture | None:
         ax.set_xticks([0, 0.5, 1, 1.5, 2], ["0", "½", "bound", "1½", "2×"])
         ax.spines["left"].set_visible(False)
         svg = svg_from_figure(figure, "budgets")
-    said = "; ".join(f"{check.budget}: {numbers_of(check)[0]}, {check.outcome}" for check in shown)
+    alt = "; ".join(f"{check.budget}: {numbers_of(check)[0]}, {check.outcome}" for check in shown)
     caption = "How much of each budget is used, with its interval. Beyond the line it is broken."
-    return Picture("budgets", "Budgets at a glance", caption, said, svg)
+    return Picture("budgets", "Budgets at a glance", caption, alt, svg)
 
 
 def share_of(check: Check, value: float | None) -> float | None:
@@ -112,29 +112,29 @@ def _budget_row(ax: Axes, y: float, check: Check) -> None:
     row_text(ax, y + 0.42, shortened(check.budget), numbers_of(check)[0])
 
 
-def latency_pictures(traced: Traced) -> list[Picture]:
+def latency_pictures(samples: LatencySamples) -> list[Picture]:
     """Distributions, ECDF, difference by percentile where there is a baseline, and the trace over time."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        drawn = [_distributions(traced), _ecdf(traced)]
-        if "baseline" in traced.queries:
-            drawn.append(_difference(traced))
-        return [*drawn, _trace(traced)]
+        drawn = [_distributions(samples), _ecdf(samples)]
+        if "baseline" in samples.queries:
+            drawn.append(_difference(samples))
+        return [*drawn, _trace(samples)]
 
 
-def _key(traced: Traced, what: str) -> str:
-    return f"{what}-{traced.measured.variant}-{traced.measured.batch_size}"
+def _key(samples: LatencySamples, what: str) -> str:
+    return f"{what}-{samples.measured.variant}-{samples.measured.batch_size}"
 
 
-def _distributions(traced: Traced) -> Picture:
-    figure = empty_figure(44 + 50 * len(traced.queries))
+def _distributions(samples: LatencySamples) -> Picture:
+    figure = empty_figure(44 + 50 * len(samples.queries))
     ax = figure.subplots()
-    low, high = _ends(traced)
+    low, high = _ends(samples)
     latency_axis(ax, [low, high], "latency of one query, ms")
     edges = np.geomspace(low, high, 121) if ax.get_xscale() == "log" else np.linspace(low, high, 121)
-    said = []
-    for row, (side, queries) in enumerate(traced.queries.items()):
+    alt = []
+    for row, (side, queries) in enumerate(samples.queries.items()):
         colour, base = SIDES[side], -float(row)
         counts, _ = np.histogram(queries.latency_ms, edges)
         height = base + 0.44 * np.sqrt(counts / counts.max())
@@ -145,8 +145,8 @@ def _distributions(traced: Traced) -> Picture:
         ax.vlines(min(p99, high), base, base + 0.22, color=colour, lw=1.5)
         text = f"p50 {_ms(p50)} · p99 {_ms(p99)} ms"
         row_text(ax, base + 0.66, side, text)
-        said.append(f"{side} {text}")
-    ax.set_ylim(-len(traced.queries) + 0.8, 1.0)
+        alt.append(f"{side} {text}")
+    ax.set_ylim(-len(samples.queries) + 0.8, 1.0)
     ax.set_xlim(low, high)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
@@ -154,16 +154,16 @@ def _distributions(traced: Traced) -> Picture:
         f"Every recorded query, up to a little above percentile {TAIL_PERCENT:g}; height is the square root of the "
         "count. Tall mark: p50, short mark: p99."
     )
-    key = _key(traced, "distributions")
-    return Picture(key, "Latency distributions", caption, "; ".join(said), svg_from_figure(figure, key))
+    key = _key(samples, "distributions")
+    return Picture(key, "Latency distributions", caption, "; ".join(alt), svg_from_figure(figure, key))
 
 
-def _ecdf(traced: Traced) -> Picture:
+def _ecdf(samples: LatencySamples) -> Picture:
     figure = empty_figure(230)
     ax = figure.subplots()
-    low, high = _ends(traced)
+    low, high = _ends(samples)
     latency_axis(ax, [low, high], "latency of one query, ms")
-    for side, queries in traced.queries.items():
+    for side, queries in samples.queries.items():
         grid = np.linspace(0, 100, 401)
         ax.plot(np.percentile(queries.latency_ms, grid), grid / 100, color=SIDES[side], lw=1.8, label=side)
     for share in (0.5, 0.9, 0.99):
@@ -171,81 +171,82 @@ def _ecdf(traced: Traced) -> Picture:
     ax.set_xlim(low, high)
     ax.set_ylim(0, 1)
     ax.set_yticks([0, 0.5, 0.9, 0.99], ["0", "50 %", "90 %", "99 %"])
-    _legend(ax, traced)
-    key = _key(traced, "ecdf")
+    _legend(ax, samples)
+    key = _key(samples, "ecdf")
     caption = "The share of queries that took at most so long (ECDF)."
     alt = "The curve further to the left is the faster engine's."
     return Picture(key, "Share of queries by latency", caption, alt, svg_from_figure(figure, key))
 
 
-def _difference(traced: Traced) -> Picture:
+def _difference(samples: LatencySamples) -> Picture:
     """The shift function: candidate over baseline at each percentile, and the intervals that were found."""
     figure = empty_figure(230)
     ax = figure.subplots()
-    ours, theirs = (np.percentile(traced.queries[side].latency_ms, PERCENTS) for side in ("candidate", "baseline"))
-    change = 100 * (ours / theirs - 1)
+    sides = (samples.queries["candidate"], samples.queries["baseline"])
+    candidate_ms, baseline_ms = (np.percentile(queries.latency_ms, PERCENTS) for queries in sides)
+    change = 100 * (candidate_ms / baseline_ms - 1)
     ax.axhline(0, color=QUIET, lw=1)
     ax.plot(PERCENTS, change, color=SIDES["candidate"], lw=1.8)
     at = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
-    said = []
-    for row in traced.measured.percentiles:
+    alt = []
+    for row in samples.measured.percentiles:
         if row.ratio is None or row.statistic not in at:
             continue
         x, middle = at[row.statistic], 100 * (row.ratio.estimate - 1)
         low, high = (middle if end is None else 100 * (end - 1) for end in (row.ratio.low, row.ratio.high))
         ax.vlines(x, low, high, color=INK, lw=1.6, zorder=3)
         ax.plot(x, middle, "o", ms=5, color=INK, zorder=4)
-        said.append(f"{row.statistic} {middle:+.1f} %")
-    shown = [*change, *(100 * (row.ratio.estimate - 1) for row in traced.measured.percentiles if row.ratio)]
+        alt.append(f"{row.statistic} {middle:+.1f} %")
+    shown = [*change, *(100 * (row.ratio.estimate - 1) for row in samples.measured.percentiles if row.ratio)]
     low, high = min(*shown, -LEAST_CHANGE), max(*shown, LEAST_CHANGE)
     ax.set_ylim(1.25 * low, 1.25 * high)  # An interval that knows little is cut off.
     ax.set_xlim(0, 100)
     ax.set_xticks([1, 25, 50, 75, 90, 99])
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:+g} %".replace("-", "−") if value else "0")
     ax.set_xlabel("percentile")
-    key = _key(traced, "difference")
+    key = _key(samples, "difference")
     caption = (
         "How much longer the candidate takes than the baseline, percentile by percentile; the points with intervals "
         "are those of the table."
     )
-    return Picture(key, "Difference by percentile", caption, "; ".join(said), svg_from_figure(figure, key))
+    return Picture(key, "Difference by percentile", caption, "; ".join(alt), svg_from_figure(figure, key))
 
 
-def _trace(traced: Traced) -> Picture:
+def _trace(samples: LatencySamples) -> Picture:
     """The median of each block over time, and below it the hottest sensors."""
-    rows = 2 if traced.temperatures_c else 1
+    rows = 2 if samples.temperatures_c else 1
     figure = empty_figure(190 + 90 * (rows - 1))
     axes = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=[2, 1][:rows])[:, 0]
-    for side, queries in traced.queries.items():
+    for side, queries in samples.queries.items():
         starts = np.flatnonzero(np.diff(queries.block, prepend=-1))
         medians = [float(np.median(part)) for part in np.split(queries.latency_ms, starts[1:])]
         axes[0].plot(queries.started_ms[starts] / 1e3, medians, ".", ms=3.5, color=SIDES[side], label=side)
     axes[0].set_ylabel("median of a round, ms")
-    _legend(axes[0], traced)
-    said = [f"{traced.measured.num_rounds} rounds over {traced.measured.seconds:.1f} s"]
-    if traced.temperatures_c:
-        for dashes, (name, (times_s, values)) in zip(itertools.cycle(("-", ":")), traced.temperatures_c.items()):
+    _legend(axes[0], samples)
+    alt = [f"{samples.measured.num_rounds} rounds over {samples.measured.seconds:.1f} s"]
+    if samples.temperatures_c:
+        for dashes, (name, (times_s, values)) in zip(itertools.cycle(("-", ":")), samples.temperatures_c.items()):
             axes[1].plot(times_s, values, ls=dashes, color=QUIET, lw=1.2)
-            said.append(f"{name} {float(np.nanmin(values)):.0f} to {float(np.nanmax(values)):.0f} °C")
+            alt.append(f"{name} {float(np.nanmin(values)):.0f} to {float(np.nanmax(values)):.0f} °C")
         axes[1].set_ylabel("°C")
     axes[-1].set_xlabel("seconds since the first round")
-    key = _key(traced, "trace")
-    named = ", and dotted ".join(traced.temperatures_c)
+    key = _key(samples, "trace")
+    named = ", and dotted ".join(samples.temperatures_c)
     sensors = f" Below, {named}." if named else " No temperature is told here."
     return Picture(
-        key, "Over time", f"Each round of the measurement.{sensors}", "; ".join(said), svg_from_figure(figure, key)
+        key, "Over time", f"Each round of the measurement.{sensors}", "; ".join(alt), svg_from_figure(figure, key)
     )
 
 
-def _ends(traced: Traced) -> tuple[float, float]:
-    values = [queries.latency_ms for queries in traced.queries.values()]
+def _ends(samples: LatencySamples) -> tuple[float, float]:
+    values = [queries.latency_ms for queries in samples.queries.values()]
     low, high = min(float(v.min()) for v in values), max(float(np.percentile(v, TAIL_PERCENT)) for v in values)
     high += 0.1 * (high - low)
     return low, high if high > low else low * (1 + 1e-6)
 
 
-def _legend(ax: Axes, traced: Traced) -> None:
-    if len(traced.queries) > 1:
+def _legend(ax: Axes, samples: LatencySamples) -> None:
+    if len(samples.queries) > 1:
         ax.legend(frameon=False, fontsize=FONT_SIZE - 1.5, labelcolor="linecolor", handlelength=0.8, loc="best")
 
 

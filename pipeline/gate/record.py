@@ -120,7 +120,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Gated:
+class GateRecord:
     """One gate."""
 
     schema_version: int

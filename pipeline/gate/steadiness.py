@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline.machine.jetson import power_mode
 from pipeline.machine.monitor import MonitorSummary
-from pipeline.machine.sensors import SensorKind, gauges
+from pipeline.machine.sensors import SensorKind, readable_sensors
 from pipeline.machine.system_files import number_of, text_of
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -29,7 +29,7 @@ NUM_COLUMNS = 8
 
 
 @dataclass(frozen=True)
-class Moment:
+class MachineState:
     """The machine at one moment; what it does not tell is empty."""
 
     governor: str
@@ -58,8 +58,8 @@ class CpuTimes:
 class Conditions:
     """What the machine was like while it measured."""
 
-    before: Moment
-    after: Moment
+    before: MachineState
+    after: MachineState
     load_from_others: float | None
     """A share of all cores' time, from 0 to 1; None where the system does not tell."""
     watched: MonitorSummary | None
@@ -69,21 +69,21 @@ class Conditions:
     empty on a quiet machine."""
 
 
-def moment(root: Path) -> Moment:
+def machine_state(root: Path) -> MachineState:
     """Read the machine's state below ``root``."""
-    read: dict[SensorKind, dict[str, float]] = {"clock_mhz": {}, "temperature_c": {}}
-    for gauge in gauges(root):
-        value = gauge.read()
-        if gauge.kind in read and not math.isnan(value):
-            read[gauge.kind][gauge.name] = value
+    readings: dict[SensorKind, dict[str, float]] = {"clock_mhz": {}, "temperature_c": {}}
+    for sensor in readable_sensors(root):
+        value = sensor.read()
+        if sensor.kind in readings and not math.isnan(value):
+            readings[sensor.kind][sensor.name] = value
     load = number_of(root / "proc/loadavg")
-    return Moment(
+    return MachineState(
         governor=text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         turbo=_turbo(root / "sys/devices/system/cpu"),
         power_mode=power_mode(root),
         load_1min=None if math.isnan(load) else load,
-        clocks_mhz=read["clock_mhz"],
-        temperatures_c=read["temperature_c"],
+        clocks_mhz=readings["clock_mhz"],
+        temperatures_c=readings["temperature_c"],
     )
 
 
@@ -102,11 +102,11 @@ def cpu_times(root: Path) -> CpuTimes:
 
 def load_from_others(before: CpuTimes, after: CpuTimes) -> float | None:
     """The share of all cores' time that others took; None where the system does not tell."""
-    there_s = (after.at_s - before.at_s) * after.num_cores
+    available_s = (after.at_s - before.at_s) * after.num_cores
     others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
-    if not there_s > 0 or math.isnan(others_s):
+    if not available_s > 0 or math.isnan(others_s):
         return None
-    return min(max(others_s / there_s, 0.0), 1.0)
+    return min(max(others_s / available_s, 0.0), 1.0)
 
 
 def busy_with_others(others: float | None, max_load: float, name: str) -> list[str]:
@@ -116,7 +116,7 @@ def busy_with_others(others: float | None, max_load: float, name: str) -> list[s
     return [f"other programs took {others:.0%} of the machine's CPU time, above {name} {max_load:.0%}; stop them"]
 
 
-def objections(before: Moment, after: Moment, num_throttles: int) -> list[str]:
+def objections(before: MachineState, after: MachineState, num_throttles: int) -> list[str]:
     """Why nothing that was timed can be decided, whatever others did: a phrase each.
 
     Args:
@@ -124,15 +124,15 @@ def objections(before: Moment, after: Moment, num_throttles: int) -> list[str]:
         after: the machine when it ended.
         num_throttles: how often the hardware throttled meanwhile.
     """
-    said = []
+    phrases = []
     if num_throttles:
-        said.append(f"the hardware throttled {num_throttles} times meanwhile; let it cool, or mend its power supply")
+        phrases.append(f"the hardware throttled {num_throttles} times meanwhile; let it cool, or mend its power supply")
     for name in ("governor", "turbo", "power_mode"):
         was, became = getattr(before, name), getattr(after, name)
         if was != became:
             title = name.replace("_", " ")
-            said.append(f"the {title} changed from '{was}' to '{became}' meanwhile; hold it")
-    return said
+            phrases.append(f"the {title} changed from '{was}' to '{became}' meanwhile; hold it")
+    return phrases
 
 
 def _turbo(cpu: Path) -> str:

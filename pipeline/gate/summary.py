@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.gate.checks import UNITS, UNQUIET, beside
-from pipeline.gate.record import Check, Gated
+from pipeline.gate.checks import UNITS, UNQUIET, number_beside
+from pipeline.gate.record import Check, GateRecord
 from pipeline.page.numbers import NONE
 
 if TYPE_CHECKING:
@@ -17,38 +17,38 @@ MARKS = {"pass": "✅ pass", "fail": "❌ fail", "not decided": "⚠️ not deci
 STYLES = {"pass": "green", "fail": "bold red", "not decided": "bold yellow"}
 
 
-def headline(gated: Gated) -> str:
+def headline(gate: GateRecord) -> str:
     """The decision in a few words: ``int8@onnxruntime may ship``."""
-    return f"{gated.candidate} {HEADLINES[gated.outcome]}"
+    return f"{gate.candidate} {HEADLINES[gate.outcome]}"
 
 
-def summary_from_gated(gated: Gated) -> str:
+def summary_from_gate(gate: GateRecord) -> str:
     """The text of gate.md."""
-    lines = [f"### {MARKS[gated.outcome].split()[0]} {_cell(headline(gated))}", ""]
+    lines = [f"### {MARKS[gate.outcome].split()[0]} {_cell(headline(gate))}", ""]
     lines += ["| budget | measured | interval | outcome |", "|---|---:|---:|---|"]
-    for check in gated.checks:
+    for check in gate.checks:
         value, interval = numbers_of(check)
-        cells = (_cell(budget_of(check, gated)), value, interval, MARKS[check.outcome])
+        cells = (_cell(budget_of(check, gate)), value, interval, MARKS[check.outcome])
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
-    lines += [f"- {_cell(said)}" for said in reasons(gated)]
-    lines += [f"- {_cell(step.sentence)}" for step in gated.steps]
-    lines += [f"- {_cell(note)}" for note in gated.notes]
-    lines += ["", f"{_cell(gated.advice)}", ""] if gated.advice else [""]
-    against = f" Baseline: {_cell(gated.baseline)}{_since(gated)}." if gated.baseline else ""
-    lines += [f"<sub>{_cell(gated.machine.describe())}.{against} {_cell(gated.protocol)}</sub>", ""]
+    lines += [f"- {_cell(reason)}" for reason in reasons(gate)]
+    lines += [f"- {_cell(step.sentence)}" for step in gate.steps]
+    lines += [f"- {_cell(note)}" for note in gate.notes]
+    lines += ["", f"{_cell(gate.advice)}", ""] if gate.advice else [""]
+    against = f" Baseline: {_cell(gate.baseline)}{_since(gate)}." if gate.baseline else ""
+    lines += [f"<sub>{_cell(gate.machine.describe())}.{against} {_cell(gate.protocol)}</sub>", ""]
     return "\n".join(lines)
 
 
-def reasons(gated: Gated) -> list[str]:
+def reasons(gate: GateRecord) -> list[str]:
     """A sentence for each budget that did not pass; one for all that are not decided for the same want of quiet."""
-    found: dict[str, list[str]] = {}
-    for check in gated.checks:
+    heads_by_tail: dict[str, list[str]] = {}
+    for check in gate.checks:
         if check.outcome != "pass":
             head, mark, why = check.sentence.partition(UNQUIET)
             tail = why + (f"; {check.advice}" if check.advice else "")
-            found.setdefault(tail if mark else f"{head}{tail}", []).append(head if mark else "")
-    return [_reason(tail, heads) for tail, heads in found.items()]
+            heads_by_tail.setdefault(tail if mark else f"{head}{tail}", []).append(head if mark else "")
+    return [_reason(tail, heads) for tail, heads in heads_by_tail.items()]
 
 
 def _reason(tail: str, heads: Sequence[str]) -> str:
@@ -61,9 +61,9 @@ def _reason(tail: str, heads: Sequence[str]) -> str:
     return f"this machine was too unquiet to decide {len(heads)} budgets: {tail}. Measured all the same: {measured}"
 
 
-def budget_of(check: Check, gated: Gated) -> str:
+def budget_of(check: Check, gate: GateRecord) -> str:
     """The budget, with the engine's name where it is not the candidate's and not in it."""
-    named = check.variant in check.budget or check.variant == gated.candidate
+    named = check.variant in check.budget or check.variant == gate.candidate
     return check.budget if named else f"{check.budget} ({check.variant})"
 
 
@@ -72,14 +72,14 @@ def numbers_of(check: Check) -> tuple[str, str]:
     if check.estimate is None or check.bound is None:
         return NONE, NONE
     unit = " x" if check.relative else f" {UNITS[check.quantity]}" if check.quantity in UNITS else ""
-    value = f"{beside(check.estimate, check.bound)}{unit}"
+    value = f"{number_beside(check.estimate, check.bound)}{unit}"
     if check.low == check.high and check.low is not None:
         return value, "exact"
-    low, high = (NONE if end is None else beside(end, check.bound) for end in (check.low, check.high))
+    low, high = (NONE if end is None else number_beside(end, check.bound) for end in (check.low, check.high))
     return value, f"{low} to {high}"
 
 
-def print_gated(gated: Gated, console: Console) -> None:
+def print_gate(gate: GateRecord, console: Console) -> None:
     """The decision, and a row per budget, in 80 columns."""
     from rich import box
     from rich.table import Table
@@ -90,19 +90,19 @@ def print_gated(gated: Gated, console: Console) -> None:
     table.add_column("measured", justify="right")
     table.add_column("interval", justify="right")
     table.add_column("", no_wrap=True)
-    for check in gated.checks:
+    for check in gate.checks:
         value, interval = numbers_of(check)
         style = STYLES[check.outcome]
-        table.add_row(Text(budget_of(check, gated)), value, interval, Text(check.outcome, style=style))
+        table.add_row(Text(budget_of(check, gate)), value, interval, Text(check.outcome, style=style))
     console.print(table)
-    for line in [*(step.sentence for step in gated.steps), *gated.notes, gated.advice]:
+    for line in [*(step.sentence for step in gate.steps), *gate.notes, gate.advice]:
         if line:
             console.print(Text(line, style="dim"))
-    console.print(Text(headline(gated), style=STYLES[gated.outcome]))
+    console.print(Text(headline(gate), style=STYLES[gate.outcome]))
 
 
-def _since(gated: Gated) -> str:
-    return f", set {gated.baseline_set[:10]}" if gated.baseline_set else ""
+def _since(gate: GateRecord) -> str:
+    return f", set {gate.baseline_set[:10]}" if gate.baseline_set else ""
 
 
 def _cell(text: str) -> str:

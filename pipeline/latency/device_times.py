@@ -18,7 +18,7 @@ MOST_LAYERS = 20
 
 
 @dataclass
-class Splits:
+class DeviceTimeRecorder:
     """Hears after each recorded query where its time went; one for each candidate."""
 
     runner: Runner

@@ -43,7 +43,7 @@ class Energy:
 def total_energy(readings: Readings) -> tuple[Ints, Floats, str]:
     """Times (m,) in nanoseconds, the energy taken since the first of them (m,) in millijoules, and why there is none.
 
-    The arrays are empty where there is no gauge of power.
+    The arrays are empty where there is no sensor of power.
     """
     empty = np.zeros(0, dtype=np.int64), np.zeros(0)
     powers, counters = readings.of("power_mw"), readings.of("energy_uj")
@@ -61,7 +61,7 @@ def total_energy(readings: Readings) -> tuple[Ints, Floats, str]:
         total_mw = values.sum(axis=0)
         steps_mj = (total_mw[1:] + total_mw[:-1]) / 2 * seconds
     else:
-        wraps_at = {gauge.name: gauge.wraps_at for gauge in readings.gauges if gauge.kind == "energy_uj"}
+        wraps_at = {sensor.name: sensor.wraps_at for sensor in readings.sensors if sensor.kind == "energy_uj"}
         steps_uj = np.diff(values, axis=1)
         around = np.array([wraps_at[name] for name in total_rails(tuple(named))])[:, None]
         steps_mj = np.where(steps_uj < 0, steps_uj + around, steps_uj).sum(axis=0) / 1e3

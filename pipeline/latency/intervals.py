@@ -1,33 +1,35 @@
-"""Intervals of a latency statistic, and of the ratio of two, from several loads of the same engines.
+"""Intervals of a latency statistic, and of the ratio of two, from several sessions of the same engines.
 
-What is given is an array (num_loads, num_queries) for each side: the latencies of each load (see ``paired.py``), as
-many in each. Queries of one load resemble each other, by where its memory came to lie and by what the machine did
-meanwhile; so the spread is taken from load to load, never from query to query. Kalibera and Jones, "Rigorous
+What is given is an array (num_sessions, num_queries) for each side: the latencies of each session (see ``paired.py``),
+as many in each. Queries of one session resemble each other, by where its memory came to lie and by what the machine did
+meanwhile; so the spread is taken from session to session, never from query to query. Kalibera and Jones, "Rigorous
 benchmarking in reasonable time", ISMM 2013.
 
-- *The ratio* of a statistic: in each load the candidate's over the baseline's; the geometric mean over loads, and
-  Student's t of the logarithms. What slows a whole load slows both sides, and cancels.
-- *The ratio of p90 and p99*: the same, but a load counts for no more than ``reach_of`` beyond the middle one (what is
-  further out is moved to there: Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics
-  35 (1964) 73-101, with a reach that follows from the limit instead of the noise). What else the machine does for an
-  instant comes to lie in the tail of one side and not of the other, and the ratio of that load is anything from 1/6
-  to 6: of a mean of such numbers Student's t says too much from few loads and next to nothing from many
-  (``benchmarks/gate_tails.py``). A candidate that is far too slow in more than one load of ``WEIGHT`` still fails.
-- *One mean*: Student's t over the means of the loads.
+- *The ratio* of a statistic: in each session the candidate's over the baseline's; the geometric mean over sessions, and
+  Student's t of the logarithms. What slows a whole session slows both sides, and cancels.
+- *The ratio of p90 and p99*: winsorized: a session counts for no more than ``clip_bound`` beyond the middle one (what
+  is further out is moved to there: Huber, "Robust estimation of a location parameter", Annals of Mathematical
+  Statistics 35 (1964) 73-101, with a bound that follows from the limit instead of the noise). What else the machine
+  does for an instant comes to lie in the tail of one side and not of the other, and the ratio of that session is
+  anything from 1/6 to 6: of a mean of such numbers Student's t says too much from few sessions and next to nothing from
+  many (``benchmarks/gate_tails.py``). A candidate that is far too slow in more than one session of ``WEIGHT`` still
+  fails.
+- *One mean*: Student's t over the means of the sessions.
 - *One percentile*: of all queries together. The ranks between which it lies are ``p ± t s``, s the standard error, from
-  load to load, of the share of queries at or below it; the bounds are the values at these ranks. Woodruff, "Confidence
-  intervals for medians and other position measures", JASA 47 (1952) 635-646. No density is estimated, and where the
-  sample does not reach so far, the bound is infinite. For the lower bound s is that of the bound itself, where it is
-  larger (the test of the bound inverted: Francisco and Fuller, "Quantile estimation with a complex survey design",
-  Annals of Statistics 19 (1991) 454-469): a tail that comes in bursts, of which there were many by chance, spreads less
-  above its percentile than below it.
+  session to session, of the share of queries at or below it; the bounds are the values at these ranks. Woodruff,
+  "Confidence intervals for medians and other position measures", JASA 47 (1952) 635-646. No density is estimated, and
+  where the sample does not reach so far, the bound is infinite. For the lower bound s is that of the bound itself,
+  where it is larger (the test of the bound inverted: Francisco and Fuller, "Quantile estimation with a complex survey
+  design", Annals of Statistics 19 (1991) 454-469): a tail that comes in bursts, of which there were many by chance,
+  spreads less above its percentile than below it.
 
-A machine may also wander for longer than one load. So each interval is the widest of those from single loads, from the
-means of two neighbours, of four, and so on, as long as 8 groups are left (batch means: Schmeiser, "Batch size effects
-in the analysis of simulation output", Operations Research 30 (1982) 556-568). Fewer than 8 loads say nothing.
+A machine may also wander for longer than one session. So each interval is the widest of those from single sessions,
+from the means of two neighbours, of four, and so on, as long as 8 groups are left (batch means: Schmeiser, "Batch size
+effects in the analysis of simulation output", Operations Research 30 (1982) 556-568). Fewer than 8 sessions say
+nothing.
 
-A bootstrap over loads gives the same intervals where it can (a test holds these to it). It is not used since decisions
-at several looks ask for tails of some 1e-4, of which a bootstrap over 10 loads knows nothing.
+A bootstrap over sessions gives the same intervals where it can (a test holds these to it). It is not used since
+decisions at several looks ask for tails of some 1e-4, of which a bootstrap over 10 sessions knows nothing.
 """
 
 from __future__ import annotations
@@ -47,10 +49,10 @@ Statistic = Literal["p50", "p90", "p99", "mean"]
 SHARES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 """The share of queries at or below each percentile."""
 BOUNDED = ("p90", "p99")
-"""Statistics of whose ratio no single load counts for more than its reach."""
+"""Statistics of whose ratio no single session counts for more than ``clip_bound``."""
 WEIGHT = 8
-"""A load counts for no more than so many times what the limit allows ..."""
-LEAST_REACH = math.log(1.25)
+"""A session counts for no more than so many times what the limit allows ..."""
+LEAST_CLIP = math.log(1.25)
 """... or for this, as a logarithm, where that is more."""
 LEAST_GROUPS = 8
 """Student's t from fewer is too wide to be of use, and leans the more on the logarithms being normal."""
@@ -58,16 +60,16 @@ LEAST_GROUPS = 8
 MARGIN = 1.4
 """An interval must shrink to 1 / 1.4 of the way to the limit, as it seems so far, to be decided four times in five."""
 LEAST_SPREAD = 3
-"""From fewer loads nothing is said of how they spread."""
+"""From fewer sessions nothing is said of how they spread."""
 
 Bounds: TypeAlias = tuple[float, float, float]
 """Estimate, lower and upper bound."""
-Chance: TypeAlias = tuple[float, float]
+ErrorRate: TypeAlias = tuple[float, float]
 """The confidence over all looks, and the probability with which one bound at one look may be passed."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class IntervalSpec:
     """What an interval is of."""
 
     statistic: Statistic
@@ -77,47 +79,50 @@ class Wanted:
     """What it is held to; as it stands here, nothing in particular."""
 
 
-def interval_of(tables_ms: Sequence[Floats], wanted: Wanted, chance: Chance) -> Interval:
+def interval_of(tables_ms: Sequence[Floats], spec: IntervalSpec, error_rate: ErrorRate) -> Interval:
     """The interval of a statistic, from the latencies of the candidate, and of the baseline if there is one.
 
     Raises:
         ValueError: a ratio, and there is no baseline.
     """
-    confidence, tail = chance
-    if not wanted.relative:
-        return Interval(*one_sided(tables_ms[0], wanted.statistic, tail), confidence)
+    confidence, tail = error_rate
+    if not spec.relative:
+        return Interval(*statistic_bounds(tables_ms[0], spec.statistic, tail), confidence)
     if len(tables_ms) < 2:
         raise ValueError("a ratio needs a baseline")
-    return Interval(*ratio(tables_ms[0], tables_ms[1], wanted.statistic, tail, wanted.limit.bound), confidence)
+    return Interval(*ratio_bounds(tables_ms[0], tables_ms[1], spec.statistic, tail, spec.limit.bound), confidence)
 
 
-def loads_needed(tables_ms: Sequence[Floats], wanted: Wanted, chance: Chance) -> float:
-    """How many loads in all would decide four times in five, as an interval narrows with the root of their number.
+def sessions_needed(tables_ms: Sequence[Floats], spec: IntervalSpec, error_rate: ErrorRate) -> float:
+    """How many sessions in all would decide four times in five, as an interval narrows with the root of their number.
 
     Arguments as of ``interval_of``. Infinite where the estimate lies on the limit, or there is none.
     """
-    num_loads = len(tables_ms[0])
-    if num_loads < LEAST_SPREAD:
+    num_sessions = len(tables_ms[0])
+    if num_sessions < LEAST_SPREAD:
         return LEAST_GROUPS
-    if num_loads < LEAST_GROUPS:  # As if the loads that are known had come again.
-        again = -(-LEAST_GROUPS // num_loads)
-        return max(loads_needed([np.tile(one, (again, 1)) for one in tables_ms], wanted, chance), LEAST_GROUPS)
-    interval, statistic, limit = interval_of(tables_ms, wanted, chance), wanted.statistic, wanted.limit
+    if num_sessions < LEAST_GROUPS:  # As if the sessions that are known had come again.
+        num_copies = -(-LEAST_GROUPS // num_sessions)
+        return max(
+            sessions_needed([np.tile(table_ms, (num_copies, 1)) for table_ms in tables_ms], spec, error_rate),
+            LEAST_GROUPS,
+        )
+    interval, statistic, limit = interval_of(tables_ms, spec, error_rate), spec.statistic, spec.limit
     if outcome(interval, limit) != "not decided":
-        return num_loads
+        return num_sessions
     if math.isnan(interval.estimate):
         return math.inf
     half = interval.high - interval.estimate if interval.estimate <= limit.bound else interval.estimate - interval.low
-    if math.isinf(half) and statistic in SHARES:  # Its rank lies beyond the sample: so many loads bring it in.
+    if math.isinf(half) and statistic in SHARES:  # Its rank lies beyond the sample: so many sessions bring it in.
         center, share = interval.estimate, SHARES[statistic]
-        beyond = _half_rank(tables_ms[0], center, share, chance[1]) / (1 - share)
-        return max(2.0 * num_loads, math.ceil(num_loads * (MARGIN * beyond) ** 2))
-    away = abs(interval.estimate - limit.bound)
-    return math.ceil(num_loads * (MARGIN * half / away) ** 2) if away else math.inf
+        beyond = _half_rank(tables_ms[0], center, share, error_rate[1]) / (1 - share)
+        return max(2.0 * num_sessions, math.ceil(num_sessions * (MARGIN * beyond) ** 2))
+    distance = abs(interval.estimate - limit.bound)
+    return math.ceil(num_sessions * (MARGIN * half / distance) ** 2) if distance else math.inf
 
 
-def one_sided(latency_ms: Floats, statistic: Statistic, tail: float) -> Bounds:
-    """The statistic of one side, (num_loads, num_queries); each bound is passed with probability ``tail``."""
+def statistic_bounds(latency_ms: Floats, statistic: Statistic, tail: float) -> Bounds:
+    """The statistic of one side, (num_sessions, num_queries); each bound is passed with probability ``tail``."""
     if statistic == "mean":
         means = latency_ms.mean(axis=1)
         center, half = float(means.mean()), _half_width(means, tail)
@@ -142,39 +147,41 @@ def _half_rank(latency_ms: Floats, center: float, share: float, tail: float) -> 
     return max(_half_width((latency_ms <= center).mean(axis=1), tail), independent)
 
 
-def ratio(candidate_ms: Floats, baseline_ms: Floats, statistic: Statistic, tail: float, held_to: float = 1.0) -> Bounds:
-    """The candidate's statistic over the baseline's, both (num_loads, num_queries); the limit that it is held to."""
-    ours, theirs = load_statistics(candidate_ms, statistic), load_statistics(baseline_ms, statistic)
-    if min(ours.min(), theirs.min()) <= 0:  # Below what the clock can tell.
+def ratio_bounds(
+    candidate_ms: Floats, baseline_ms: Floats, statistic: Statistic, tail: float, held_to: float = 1.0
+) -> Bounds:
+    """The candidate's statistic over the baseline's, both (num_sessions, num_queries); the limit that it is held to."""
+    candidate, baseline = session_statistics(candidate_ms, statistic), session_statistics(baseline_ms, statistic)
+    if min(candidate.min(), baseline.min()) <= 0:  # Below what the clock can tell.
         return math.nan, 0.0, math.inf
-    center, half = bounded_mean(np.log(ours / theirs), reach_of(statistic, held_to), tail)
+    center, half = winsorized_mean(np.log(candidate / baseline), clip_bound(statistic, held_to), tail)
     return math.exp(center), math.exp(center - half), math.exp(center + half)
 
 
-def reach_of(statistic: Statistic, held_to: float) -> float:
-    """How far beyond the middle one the logarithm of a load's ratio counts, if the ratio is held to that limit."""
-    return max(LEAST_REACH, WEIGHT * abs(math.log(held_to))) if statistic in BOUNDED else math.inf
+def clip_bound(statistic: Statistic, held_to: float) -> float:
+    """How far beyond the middle one the logarithm of a session's ratio counts, if the ratio is held to that limit."""
+    return max(LEAST_CLIP, WEIGHT * abs(math.log(held_to))) if statistic in BOUNDED else math.inf
 
 
-def bounded_mean(values: Floats, reach: float, tail: float) -> tuple[float, float]:
-    """The mean of one value for each load, (num_loads,), none further than ``reach`` from their median.
+def winsorized_mean(values: Floats, clip: float, tail: float) -> tuple[float, float]:
+    """The mean of one value for each session, (num_sessions,), none further than ``clip`` from their median.
 
     Also the half of its interval's width, either end of which is passed with probability ``tail``.
     """
-    middle = float(np.median(values))
-    kept = np.clip(values, middle - reach, middle + reach)
-    return float(kept.mean()), _half_width(kept, tail)
+    median = float(np.median(values))
+    clipped = np.clip(values, median - clip, median + clip)
+    return float(clipped.mean()), _half_width(clipped, tail)
 
 
-def load_statistics(latency_ms: Floats, statistic: Statistic) -> Floats:
-    """The statistic of each load, (num_loads,); percentiles are nearest-rank."""
+def session_statistics(latency_ms: Floats, statistic: Statistic) -> Floats:
+    """The statistic of each session, (num_sessions,); percentiles are nearest-rank."""
     if statistic == "mean":
         return np.asarray(latency_ms.mean(axis=1))
     return np.asarray(percentiles(latency_ms, (SHARES[statistic],))[0])
 
 
 def _half_width(values: Floats, tail: float) -> float:
-    """Of the interval of the mean of one value for each load; infinite for too few."""
+    """Of the interval of the mean of one value for each session; infinite for too few."""
     if len(values) < LEAST_GROUPS:
         return math.inf
     widest, size = 0.0, 1

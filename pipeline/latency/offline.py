@@ -44,11 +44,11 @@ def offline(
     following = cycle(feeds)
     if streaming is None:
         return replace(candidate, call=lambda: runner.infer(next(following)))
-    flow = Flow(streaming, following)
+    flow = BatchesInFlight(streaming, following)
     return replace(candidate, call=flow.next, rest=flow.end)
 
 
-class Flow:
+class BatchesInFlight:
     """Batches in flight: each call takes the answers of one and sends off another."""
 
     def __init__(self, runner: StreamingRunner, feeds: Iterator[Mapping[str, Array]]) -> None:

@@ -20,20 +20,20 @@ from pipeline.latency.energy import NS_PER_S
 from pipeline.machine.monitor import Readings
 from pipeline.machine.sensors import SensorKind
 
-How = Literal["highest", "mean", "rise"]
-HOW: dict[How, Callable[[Floats], float]] = {
+Aggregate = Literal["highest", "mean", "rise"]
+AGGREGATES: dict[Aggregate, Callable[[Floats], float]] = {
     "highest": lambda values: values.max(),
     "mean": lambda values: values.mean(),
     "rise": lambda values: values[-1] - values[0],
 }
-READ: dict[str, tuple[SensorKind, How]] = {
+READ: dict[str, tuple[SensorKind, Aggregate]] = {
     "temperatures_c": ("temperature_c", "highest"),
     "clocks_mhz": ("clock_mhz", "mean"),
     "rails_mw": ("power_mw", "mean"),
     "num_throttles": ("num_throttles", "rise"),
 }
-"""Field of a window -> the kind of its gauges, and what is made of their readings."""
-TOLD = 0.03
+"""Field of a window -> the kind of its sensors, and what is made of their readings."""
+STEADY = 0.03
 """A change of p50 by less than this is called steady."""
 
 
@@ -55,7 +55,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Trace:
+class SoakTrace:
     """All windows of one engine at one batch size."""
 
     name: str
@@ -66,7 +66,7 @@ class Trace:
     """What became of the latency."""
 
 
-def trace(timing: Timing, readings: Readings, began_ns: int, window_seconds: float) -> Trace:
+def trace(timing: Timing, readings: Readings, began_ns: int, window_seconds: float) -> SoakTrace:
     """Cut a timing into windows.
 
     Args:
@@ -85,15 +85,15 @@ def trace(timing: Timing, readings: Readings, began_ns: int, window_seconds: flo
         num = int((of_query == index).sum())
         windows.append(Window(index * window_seconds, num, latency.p50, latency.p90, latency.p99, **read))
     sentence = f"{timing.name} at batch {timing.batch_size}: {_sentence(windows)}"
-    return Trace(timing.name, timing.batch_size, window_seconds, tuple(windows), sentence)
+    return SoakTrace(timing.name, timing.batch_size, window_seconds, tuple(windows), sentence)
 
 
-def _read(gauges: Mapping[str, Floats], within: npt.NDArray[np.bool_], how: How) -> dict[str, float]:
-    """One number for each gauge that was read in a window."""
+def _read(sensors: Mapping[str, Floats], within: npt.NDArray[np.bool_], how: Aggregate) -> dict[str, float]:
+    """One number for each sensor that was read in a window."""
     if how == "rise":
         within = within | np.append(within[1:], False)  # And the reading before it.
-    told = {name: values[within & ~np.isnan(values)] for name, values in gauges.items()}
-    return {name: float(HOW[how](values)) for name, values in told.items() if len(values)}
+    finite = {name: values[within & ~np.isnan(values)] for name, values in sensors.items()}
+    return {name: float(AGGREGATES[how](values)) for name, values in finite.items() if len(values)}
 
 
 def _sentence(windows: Sequence[Window]) -> str:
@@ -102,12 +102,12 @@ def _sentence(windows: Sequence[Window]) -> str:
     first, last = windows[:part], windows[-part:]
     before, after = (float(np.median([window.p50_ms for window in some])) for some in (first, last))
     change = after / before - 1
-    said = f"p50 {before:.3g} ms at first, {after:.3g} ms in the end"
-    said += ", steady" if abs(change) < TOLD else f", {abs(change):.0%} {'slower' if change > 0 else 'faster'}"
+    sentence = f"p50 {before:.3g} ms at first, {after:.3g} ms in the end"
+    sentence += ", steady" if abs(change) < STEADY else f", {abs(change):.0%} {'slower' if change > 0 else 'faster'}"
     if hottest := max(last[-1].temperatures_c.items(), key=lambda item: item[1], default=None):
         name, high_c = hottest
         at_first = first[0].temperatures_c.get(name)
-        said += f"; {name} " + (f"from {at_first:.0f} " if at_first is not None else "") + f"to {high_c:.0f} °C"
+        sentence += f"; {name} " + (f"from {at_first:.0f} " if at_first is not None else "") + f"to {high_c:.0f} °C"
     if num := sum(sum(window.num_throttles.values()) for window in windows):
-        said += f"; throttled {num:.0f} times"
-    return said
+        sentence += f"; throttled {num:.0f} times"
+    return sentence

@@ -24,9 +24,9 @@ from pipeline.errors import EXIT_STATUS, FULL_DISK, ProcessDied, StageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Tell: TypeAlias = Callable[[Any], None]
+SendProgress: TypeAlias = Callable[[Any], None]
 
-NEWS, ANSWER = "news", "answer"
+PROGRESS, ANSWER = "news", "answer"
 DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
 """Signals by which a process dies that ran out of memory or crashed; others were sent by somebody."""
 
@@ -44,37 +44,37 @@ def call(log: Path, what: str, function: Callable[P, R], *args: P.args, **kwargs
             of the output.
         StageError: an error that is not ours was raised there; likewise.
     """
-    return cast(R, _call(log, what, _ignore, partial(_without_tell, function, args, kwargs)))
+    return cast(R, _call(log, what, _ignore, partial(_without_progress, function, args, kwargs)))
 
 
-def call_and_hear(
+def call_with_progress(
     log: Path,
     what: str,
-    hear: Callable[[Any], object],
-    function: Callable[Concatenate[Tell, P], R],
+    on_progress: Callable[[Any], object],
+    function: Callable[Concatenate[SendProgress, P], R],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> R:
-    """As ``call``; the function's first argument is a callable: ``hear`` is called here with what it is given there.
+    """As ``call``; the function's first argument is a callable that sends its argument to ``on_progress`` here.
 
-    The callable takes one argument, which is pickled, and may be called from any thread.
+    The argument is pickled; the callable may be called from any thread.
     """
-    return cast(R, _call(log, what, hear, partial(_with_tell, function, args, kwargs)))
+    return cast(R, _call(log, what, on_progress, partial(_with_progress, function, args, kwargs)))
 
 
 def _ignore(_news: object) -> None:
     """Nobody listens."""
 
 
-def _without_tell(function: Callable[..., object], args: Any, kwargs: Any, _tell: Tell) -> object:
+def _without_progress(function: Callable[..., object], args: Any, kwargs: Any, _send_progress: SendProgress) -> object:
     return function(*args, **kwargs)
 
 
-def _with_tell(function: Callable[..., object], args: Any, kwargs: Any, tell: Tell) -> object:
-    return function(tell, *args, **kwargs)
+def _with_progress(function: Callable[..., object], args: Any, kwargs: Any, send_progress: SendProgress) -> object:
+    return function(send_progress, *args, **kwargs)
 
 
-def _call(log: Path, what: str, hear: Callable[[Any], object], work: Callable[[Tell], object]) -> object:
+def _call(log: Path, what: str, on_progress: Callable[[Any], object], work: Callable[[SendProgress], object]) -> object:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, log, work), daemon=True)
@@ -86,8 +86,8 @@ def _call(log: Path, what: str, hear: Callable[[Any], object], work: Callable[[T
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     sender.close()
     try:
-        while (received := receiver.recv())[0] == NEWS:
-            hear(received[1])
+        while (received := receiver.recv())[0] == PROGRESS:
+            on_progress(received[1])
         result, error, trace = received[1]
     except EOFError:
         process.join()
@@ -107,7 +107,7 @@ def _call(log: Path, what: str, hear: Callable[[Any], object], work: Callable[[T
     raise StageError(f"{what}: {trace.strip().splitlines()[-1]}{_quoted(log)}") from error
 
 
-def _child(sender: Connection, log: Path, work: Callable[[Tell], object]) -> None:
+def _child(sender: Connection, log: Path, work: Callable[[SendProgress], object]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent()
     lock = threading.Lock()
@@ -120,7 +120,7 @@ def _child(sender: Connection, log: Path, work: Callable[[Tell], object]) -> Non
         with log.open("ab") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
-        answer: tuple[object, BaseException | None, str] = (work(partial(send, NEWS)), None, "")
+        answer: tuple[object, BaseException | None, str] = (work(partial(send, PROGRESS)), None, "")
     except BaseException as error:  # noqa: BLE001  # All of it is handed to the parent, which raises it.
         trace = traceback.format_exc()
         with contextlib.suppress(OSError):  # The disk may be full.

@@ -140,15 +140,15 @@ def gpus_from_nvidia_smi() -> tuple[Gpu, ...]:
         _LOG.warning("nvidia-smi: did not answer (%s); the report will name no GPU", error)
         return ()
     if done.returncode != 0:
-        said = (done.stdout + done.stderr).strip()
-        _LOG.warning("nvidia-smi: exit status %d (%s); the report will name no GPU", done.returncode, said)
+        output = (done.stdout + done.stderr).strip()
+        _LOG.warning("nvidia-smi: exit status %d (%s); the report will name no GPU", done.returncode, output)
         return ()
     return tuple(_gpu_from_line(line) for line in done.stdout.splitlines() if line.strip())
 
 
 def installed_versions() -> dict[str, str]:
     """Python's version and those of the installed distributions that a result may depend on, by name."""
-    installed = {name: found for name, found in distribution_versions(*DISTRIBUTIONS).items() if found != ABSENT}
+    installed = {name: version for name, version in distribution_versions(*DISTRIBUTIONS).items() if version != ABSENT}
     return {"python": platform.python_version(), **installed}
 
 
@@ -164,12 +164,12 @@ def _number(text: str) -> float:
 
 def _cpuinfo(root: Path) -> Mapping[str, str]:
     """The first value of each key in ``/proc/cpuinfo``."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for line in text_of(root / "proc/cpuinfo").splitlines():
         key, colon, value = line.partition(":")
         if colon:
-            found.setdefault(key.strip(), value.strip())
-    return found
+            values.setdefault(key.strip(), value.strip())
+    return values
 
 
 def _cpu_name(info: Mapping[str, str]) -> str:

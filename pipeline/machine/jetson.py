@@ -109,7 +109,7 @@ class Jetson:
 
     def release(self) -> Release | None:
         """What this line of L4T brings; None for one that is not in the table."""
-        return next((one for one in RELEASES if self.l4t and self.l4t.startswith(one.l4t)), None)
+        return next((line for line in RELEASES if self.l4t and self.l4t.startswith(line.l4t)), None)
 
 
 def jetson_here(root: Path) -> Jetson | None:
@@ -122,7 +122,7 @@ def jetson_here(root: Path) -> Jetson | None:
     installed = installed_packages(root)
     l4t_packages = {name: v.split("-")[0] for name, v in installed.items() if name.startswith("nvidia-l4t-")}
     l4t = _l4t(release_file) or l4t_packages.get("nvidia-l4t-core", "")
-    found = {what: _version_of(pattern, installed) for what, pattern in PACKAGES.items()}
+    versions = {what: _version_of(pattern, installed) for what, pattern in PACKAGES.items()}
     nvcc = root / "usr/local/cuda/bin/nvcc"
     return Jetson(
         board=text_of(root / "proc/device-tree/model"),
@@ -130,7 +130,7 @@ def jetson_here(root: Path) -> Jetson | None:
         compute_capability=COMPUTE_CAPABILITIES.get(soc, ""),
         l4t=l4t,
         jetpack=_jetpack(l4t),
-        packages={what: version for what, version in found.items() if version},
+        packages={what: version for what, version in versions.items() if version},
         l4t_packages=l4t_packages,
         bindings=tuple(
             f"/{p.relative_to(root).as_posix()}" for p in folders(root, "usr/lib/python3*/dist-packages/tensorrt")
@@ -145,12 +145,12 @@ def jetson_here(root: Path) -> Jetson | None:
 
 def installed_packages(root: Path) -> dict[str, str]:
     """Every Debian package that is installed whole, and its version, from ``var/lib/dpkg/status``."""
-    found = {}
+    versions = {}
     for paragraph in text_of(root / "var/lib/dpkg/status").split("\n\n"):
         fields = dict(re.findall(r"^(Package|Version|Status): (.*)$", paragraph, re.MULTILINE))
         if fields.get("Status", "").endswith("ok installed"):
-            found[fields.get("Package", "")] = fields.get("Version", "")
-    return found
+            versions[fields.get("Package", "")] = fields.get("Version", "")
+    return versions
 
 
 def power_mode(root: Path) -> str:
@@ -179,9 +179,9 @@ def clocks(root: Path) -> Iterator[Clock]:
 
 def num_overcurrent(root: Path) -> int:
     """The sum of the counters ``sys/class/hwmon/hwmon*/oc*_event_cnt``; -1 where there are none."""
-    told = [number_of(file) for file in folders(root, "sys/class/hwmon/hwmon*/oc*_event_cnt")]
-    told = [count for count in told if not math.isnan(count)]
-    return int(sum(told)) if told else -1
+    counts = [number_of(file) for file in folders(root, "sys/class/hwmon/hwmon*/oc*_event_cnt")]
+    counts = [count for count in counts if not math.isnan(count)]
+    return int(sum(counts)) if counts else -1
 
 
 def _l4t(release_file: str) -> str:
@@ -192,11 +192,11 @@ def _l4t(release_file: str) -> str:
 def _jetpack(l4t: str) -> str:
     if l4t in JETPACKS:
         return JETPACKS[l4t]
-    return next((one.jetpack for one in RELEASES if l4t and l4t.startswith(one.l4t)), "")
+    return next((line.jetpack for line in RELEASES if l4t and l4t.startswith(line.l4t)), "")
 
 
 def _version_of(pattern: str, installed: Mapping[str, str]) -> str:
     """The upstream version of the package that fits, ``10.3.0.30`` of ``10.3.0.30-1+cuda12.5``; the newest."""
-    fits = [version for name, version in installed.items() if re.fullmatch(pattern, name)]
-    versions = [match[0] for version in fits if (match := re.match(r"\d+(\.\d+)*", version.split(":")[-1]))]
+    matching = [version for name, version in installed.items() if re.fullmatch(pattern, name)]
+    versions = [match[0] for version in matching if (match := re.match(r"\d+(\.\d+)*", version.split(":")[-1]))]
     return max(versions, key=lambda text: [int(part) for part in text.split(".")], default="")

@@ -35,15 +35,15 @@ class Memory:
 
 def memory_here(root: Path, folder: Path) -> Memory:
     """Read ``proc/meminfo`` and ``proc/swaps`` below ``root``, and the free space of the disk that holds ``folder``."""
-    told = memory_kib(root)
+    meminfo = memory_kib(root)
     swaps = [line.split() for line in text_of(root / "proc/swaps").splitlines()[1:]]
     rows = [row for row in swaps if len(row) >= 4 and row[2].isdigit() and row[3].isdigit()]
     zram_kib = sum(int(row[2]) for row in rows if ZRAM in row[0])
     while not folder.exists():
         folder = folder.absolute().parent
     return Memory(
-        total_mib=told.get("MemTotal", 0) // 1024,
-        available_mib=told.get("MemAvailable", 0) // 1024,
+        total_mib=meminfo.get("MemTotal", 0) // 1024,
+        available_mib=meminfo.get("MemAvailable", 0) // 1024,
         swap_mib=(sum(int(row[2]) for row in rows) - zram_kib) // 1024,
         zram_mib=zram_kib // 1024,
         swap_used_mib=sum(int(row[3]) for row in rows) // 1024,

@@ -18,7 +18,7 @@ import numpy as np
 
 from calibration.arrays import Floats, Ints
 from pipeline.machine.jetson import power_mode
-from pipeline.machine.sensors import Gauge, SensorKind, gauges, total_rails, why_no_power
+from pipeline.machine.sensors import Sensor, SensorKind, readable_sensors, total_rails, why_no_power
 
 NS_PER_MS = 1e6
 
@@ -53,21 +53,21 @@ class MonitorSummary:
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """All that was read: ``times_ns`` (n,) on the monotonic clock, ``values`` (n, number of gauges), NaN for none."""
+    """All that was read: ``times_ns`` (n,) on the monotonic clock, ``values`` (n, number of sensors), NaN for none."""
 
-    gauges: tuple[Gauge, ...]
+    sensors: tuple[Sensor, ...]
     times_ns: Ints
     values: Floats
 
     def of(self, kind: SensorKind) -> dict[str, Floats]:
-        """The readings of each gauge of a kind, (n,) each."""
-        return {g.name: self.values[:, i] for i, g in enumerate(self.gauges) if g.kind == kind}
+        """The readings of each sensor of a kind, (n,) each."""
+        return {sensor.name: self.values[:, i] for i, sensor in enumerate(self.sensors) if sensor.kind == kind}
 
     def spans(self, kind: SensorKind) -> tuple[ReadingSummary, ...]:
-        """The bounds of each gauge of a kind; without those that never gave a number."""
-        found = {name: values[~np.isnan(values)] for name, values in self.of(kind).items()}
+        """The bounds of each sensor of a kind; without those that never gave a number."""
+        readings = {name: values[~np.isnan(values)] for name, values in self.of(kind).items()}
         return tuple(
-            ReadingSummary(n, float(v.min()), float(v.mean()), float(v.max())) for n, v in found.items() if len(v)
+            ReadingSummary(n, float(v.min()), float(v.mean()), float(v.max())) for n, v in readings.items() if len(v)
         )
 
     def write(self, path: Path, began_ns: int) -> None:
@@ -77,18 +77,18 @@ class Readings:
                 stream,
                 time_ms=(self.times_ns - began_ns) / NS_PER_MS,
                 values=self.values,
-                kinds=np.array([gauge.kind for gauge in self.gauges]),
-                names=np.array([gauge.name for gauge in self.gauges]),
+                kinds=np.array([sensor.kind for sensor in self.sensors]),
+                names=np.array([sensor.name for sensor in self.sensors]),
             )
 
 
 class Monitor:
-    """A context manager that reads all gauges every ``period_ms`` (0: never) in a thread of its own."""
+    """A context manager that reads all sensors every ``period_ms`` (0: never) in a thread of its own."""
 
     def __init__(self, root: Path, period_ms: int) -> None:
         """Find what can be read below ``root``; nothing is read before ``__enter__``."""
         self._root, self._period_ms = root, period_ms
-        self._gauges: tuple[Gauge, ...] = ()
+        self._sensors: tuple[Sensor, ...] = ()
         self._times_ns: list[int] = []
         self._rows: list[list[float]] = []
         self._modes: list[str] = []
@@ -97,7 +97,7 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         if self._period_ms:
-            self._gauges = gauges(self._root)
+            self._sensors = readable_sensors(self._root)
             self._modes.append(power_mode(self._root))
             self._read()
             self._thread.start()
@@ -114,18 +114,18 @@ class Monitor:
 
     def readings(self) -> Readings:
         """All readings so far."""
-        values = np.array(self._rows, dtype=np.float64).reshape(len(self._times_ns), len(self._gauges))
-        return Readings(self._gauges, np.array(self._times_ns, dtype=np.int64), values)
+        values = np.array(self._rows, dtype=np.float64).reshape(len(self._times_ns), len(self._sensors))
+        return Readings(self._sensors, np.array(self._times_ns, dtype=np.int64), values)
 
     def watched(self) -> MonitorSummary:
         """The summary, once the context has been left."""
         readings = self.readings()
-        throttled = [_difference(values) for values in readings.of("num_throttles").values()]
+        num_throttles = [_difference(values) for values in readings.of("num_throttles").values()]
         rails = readings.of("power_mw") or readings.of("energy_uj")
         notes = []
         if len(set(self._modes)) > 1:
             notes.append(f"The power mode changed from {self._modes[0]} to {self._modes[-1]} while engines were timed.")
-        if num := sum(throttled):
+        if num := sum(num_throttles):
             notes.append(f"The hardware throttled {num} times while engines were timed: latencies came out too long.")
         return MonitorSummary(
             period_ms=self._period_ms,
@@ -135,7 +135,7 @@ class Monitor:
             temperatures_c=readings.spans("temperature_c"),
             rails_mw=readings.spans("power_mw"),
             total_rails=total_rails(tuple(rails)),
-            num_throttles=sum(throttled) if throttled else None,
+            num_throttles=sum(num_throttles) if num_throttles else None,
             notes=tuple(notes),
         )
 
@@ -157,12 +157,12 @@ class Monitor:
             self._read()
 
     def _read(self) -> None:
-        row = [gauge.read() for gauge in self._gauges]
+        row = [sensor.read() for sensor in self._sensors]
         self._times_ns.append(time.perf_counter_ns())
         self._rows.append(row)
 
 
 def _difference(counts: Floats) -> int:
     """By how much a counter rose, from the first to the last number that was read."""
-    told = counts[~np.isnan(counts)]
-    return max(int(told[-1] - told[0]), 0) if len(told) else 0
+    finite = counts[~np.isnan(counts)]
+    return max(int(finite[-1] - finite[0]), 0) if len(finite) else 0

@@ -85,9 +85,9 @@ class Phases:
     def __exit__(self, *_error: object) -> None:
         self._bar.close()
 
-    def news(self, told: tuple[str, int, int]) -> None:
+    def update(self, progress: tuple[str, int, int]) -> None:
         """A phase, and how many of its steps are done, of how many; steps may be told out of order."""
-        phase, done, num_steps = told
+        phase, done, num_steps = progress
         if phase != self._phase:
             self._bar.close()
             self._bar, self._phase, self._done = Bar(f"{self._what}: {phase}", num_steps), phase, 0

@@ -29,7 +29,7 @@ NOT_CONNECTED = re.compile(r"NC|sum of shunt voltages")
 
 
 @dataclass(frozen=True)
-class Gauge:
+class Sensor:
     """One thing to read, again and again."""
 
     kind: SensorKind
@@ -40,11 +40,11 @@ class Gauge:
     """A counter starts again from 0 here."""
 
 
-def gauges(root: Path) -> tuple[Gauge, ...]:
+def readable_sensors(root: Path) -> tuple[Sensor, ...]:
     """Everything that this machine has, and this user may read at this moment."""
-    found = [*_rails(root), *_rapl(root), *_clocks(root), *_temperatures(root), *_throttles(root)]
-    found.append(Gauge("available_mib", "memory", partial(available_mib, root)))
-    return tuple(gauge for gauge in found if not math.isnan(gauge.read()))
+    present = [*_rails(root), *_rapl(root), *_clocks(root), *_temperatures(root), *_throttles(root)]
+    present.append(Sensor("available_mib", "memory", partial(available_mib, root)))
+    return tuple(sensor for sensor in present if not math.isnan(sensor.read()))
 
 
 def total_rails(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def total_rails(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def why_no_power(root: Path) -> str:
-    """Why there is no power gauge, in one sentence without an end."""
+    """Why there is no power sensor, in one sentence without an end."""
     if any(counter.is_file() for counter in folders(root, "sys/class/powercap/intel-rapl:*/energy_uj")):
         return "RAPL's energy counters are there, but only root may read them"
     return "this machine has no power monitor (INA3221, INA238, RAPL) that can be read"
@@ -69,7 +69,7 @@ def _product(paths: tuple[Path, ...], scale: float) -> float:
     return math.prod(map(number_of, paths)) * scale
 
 
-def _rails(root: Path) -> Iterator[Gauge]:
+def _rails(root: Path) -> Iterator[Sensor]:
     for monitor in folders(root, "sys/class/hwmon/hwmon*"):
         chip = text_of(monitor / "name")
         if not POWER_MONITORS.fullmatch(chip):
@@ -82,39 +82,39 @@ def _rails(root: Path) -> Iterator[Gauge]:
             amounts = (
                 (measured,) if measured.is_file() else (monitor / f"in{number}_input", monitor / f"curr{number}_input")
             )
-            yield Gauge("power_mw", label, partial(_product, amounts, 1e-3))
+            yield Sensor("power_mw", label, partial(_product, amounts, 1e-3))
     for device in folders(root, "sys/bus/i2c/drivers/ina3221x/*/iio:device*"):
         for named in folders(device, "rail_name_*"):
             if not NOT_CONNECTED.search(label := text_of(named)):
                 number_text = named.name.removeprefix("rail_name_")
-                yield Gauge("power_mw", label, partial(number_of, device / f"in_power{number_text}_input"))
+                yield Sensor("power_mw", label, partial(number_of, device / f"in_power{number_text}_input"))
 
 
-def _rapl(root: Path) -> Iterator[Gauge]:
+def _rapl(root: Path) -> Iterator[Sensor]:
     """Whole packages; their parts, ``intel-rapl:0:0``, are counted in them."""
     for zone in folders(root, "sys/class/powercap/intel-rapl:*"):
         if zone.name.count(":") == 1:
             wraps_at = number_of(zone / "max_energy_range_uj")
             name, read = text_of(zone / "name") or zone.name, partial(number_of, zone / "energy_uj")
-            yield Gauge("energy_uj", name, read, math.inf if math.isnan(wraps_at) else wraps_at)
+            yield Sensor("energy_uj", name, read, math.inf if math.isnan(wraps_at) else wraps_at)
 
 
-def _clocks(root: Path) -> Iterator[Gauge]:
+def _clocks(root: Path) -> Iterator[Sensor]:
     for policy in folders(root, "sys/devices/system/cpu/cpufreq/policy*"):
-        yield Gauge("clock_mhz", f"cpu {policy.name}", partial(_product, (policy / "scaling_cur_freq",), 1e-3))
+        yield Sensor("clock_mhz", f"cpu {policy.name}", partial(_product, (policy / "scaling_cur_freq",), 1e-3))
     for gpu in folders(root, "sys/class/devfreq/*"):
         if GPU_CLOCK.fullmatch(gpu.name):
-            yield Gauge("clock_mhz", f"gpu {gpu.name}", partial(_product, (gpu / "cur_freq",), 1e-6))
+            yield Sensor("clock_mhz", f"gpu {gpu.name}", partial(_product, (gpu / "cur_freq",), 1e-6))
 
 
-def _temperatures(root: Path) -> Iterator[Gauge]:
+def _temperatures(root: Path) -> Iterator[Sensor]:
     for zone in folders(root, "sys/class/thermal/thermal_zone*"):
-        yield Gauge("temperature_c", text_of(zone / "type") or zone.name, partial(_product, (zone / "temp",), 1e-3))
+        yield Sensor("temperature_c", text_of(zone / "type") or zone.name, partial(_product, (zone / "temp",), 1e-3))
 
 
-def _throttles(root: Path) -> Iterator[Gauge]:
+def _throttles(root: Path) -> Iterator[Sensor]:
     """Counters of a Jetson's over-current events, and of an x86 package's thermal throttling."""
     for counter in folders(root, "sys/class/hwmon/hwmon*/oc*_event_cnt"):
-        yield Gauge("num_throttles", counter.name.removesuffix("_event_cnt"), partial(number_of, counter))
+        yield Sensor("num_throttles", counter.name.removesuffix("_event_cnt"), partial(number_of, counter))
     for counter in folders(root, "sys/devices/system/cpu/cpu*/thermal_throttle/package_throttle_count"):
-        yield Gauge("num_throttles", counter.parent.parent.name, partial(number_of, counter))
+        yield Sensor("num_throttles", counter.parent.parent.name, partial(number_of, counter))

@@ -39,5 +39,5 @@ def folders(root: Path, pattern: str) -> list[Path]:
 
 def memory_kib(root: Path) -> dict[str, int]:
     """``proc/meminfo`` below the root: name -> KiB, such as of ``MemTotal``; empty where the system does not tell."""
-    told = re.findall(r"^(\w+):\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
-    return {name: int(value) for name, value in told}
+    rows = re.findall(r"^(\w+):\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
+    return {name: int(value) for name, value in rows}

@@ -12,8 +12,8 @@ def user_cache() -> Path:
 
     For a user without a home, as in some containers, a folder for temporary files stands in for it.
     """
-    if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named) / "trtforge"
+    if cache_home := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache_home) / "trtforge"
     try:
         return Path.home() / ".cache" / "trtforge"
     except RuntimeError:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from calibration.ranges.convergence import TOLERANCE, Settling
+from calibration.ranges.convergence import TOLERANCE, Convergence
 from pipeline.page.svg import ACCENT, QUIET, STYLE, Picture, empty_figure, svg_from_figure
 from pipeline.record import Record
 
 
-def settling_pictures(record: Record) -> list[Picture]:
+def convergence_pictures(record: Record) -> list[Picture]:
     """One where the record has a curve of more than its end, else none."""
     from matplotlib import rc_context
 
     if record.settling is None or len(record.settling.points) < 2:
         return []
     with rc_context(STYLE):
-        return [_settling(record.settling)]
+        return [_convergence(record.settling)]
 
 
-def _settling(settling: Settling) -> Picture:
+def _convergence(convergence: Convergence) -> Picture:
     """Change against the last range, after 1, 2, 4, ... samples: half of the tensors, and nine of ten."""
     figure = empty_figure(190)
     ax = figure.subplots()
-    points = settling.points
+    points = convergence.points
     places = range(len(points))
     largest = max(point.most_change for point in points)
     for name, values, style in (
@@ -37,7 +37,7 @@ def _settling(settling: Settling) -> Picture:
     ax.legend(frameon=False)
     alt = "; ".join(f"{point.num_samples} samples: {point.most_change:.0%}" for point in points)
     caption = (
-        f"{settling.sentence().capitalize()}. How far ranges of {len(settling.tensors)} tensors (read by "
-        f"{settling.reading}) are from those after all samples; dashed: the bound of {TOLERANCE:.0%}."
+        f"{convergence.sentence().capitalize()}. How far ranges of {len(convergence.tensors)} tensors (read by "
+        f"{convergence.reading}) are from those after all samples; dashed: the bound of {TOLERANCE:.0%}."
     )
     return Picture("settling", "How ranges settle", caption, alt, svg_from_figure(figure, "settling"))

@@ -12,7 +12,7 @@ from pipeline.page import numbers
 from pipeline.page.svg import Picture
 from pipeline.page.template import check_drawable, machine_rows, style, template_named
 from pipeline.record import MetricInfo, Recommendation, Record, VariantRecord
-from pipeline.report.convergence_picture import settling_pictures
+from pipeline.report.convergence_picture import convergence_pictures
 from pipeline.report.histogram_pictures import histogram_pictures
 from pipeline.report.pictures import pictures
 from pipeline.report.tensor_quality import best_where
@@ -71,7 +71,7 @@ def _pictures(record: Record, folder: Path) -> list[Picture]:
         for variant in record.variants
         if variant.by_batch
     }
-    return [*pictures(record, latencies), *settling_pictures(record)]
+    return [*pictures(record, latencies), *convergence_pictures(record)]
 
 
 def _key_figures(record: Record) -> list[tuple[str, str, str]]:

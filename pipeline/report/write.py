@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from calibration.ranges.convergence import settling_from_folder
+from calibration.ranges.convergence import convergence_from_folder
 from calibration.ranges.ranges import ranges_from_folder
 from engines import backend
 from engines.contract import TensorSpec
@@ -78,7 +78,7 @@ def write_report(plan: Plan, made: Results, account: Sequence[Entry]) -> Record:
         methods=methods_from_ranges(ranges) if ranges else (),
         histograms=worst_histograms(made.ranges.path) if made.ranges else (),
         lint=made.findings.read() if made.findings else (),
-        settling=settling_from_folder(made.ranges.path) if made.ranges else None,
+        settling=convergence_from_folder(made.ranges.path) if made.ranges else None,
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
         notes=(*made.fp32.notes(), *made.notes, *(() if watched is None else watched.notes)),
         recommendation=recommend(variants, metric, plan.report.max_metric_drop),

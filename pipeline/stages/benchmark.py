@@ -19,7 +19,7 @@ from pipeline.engine_runner import batch_bounds, runner_of
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.json_record import record_from_data
 from pipeline.latency.benchmark import Candidate, Latency, Timing, measure, queries_from_npz
-from pipeline.latency.device_times import NUM_RUNS, LayersRun, Splits, facts_as_json, feed_of
+from pipeline.latency.device_times import NUM_RUNS, DeviceTimeRecorder, LayersRun, facts_as_json, feed_of
 from pipeline.latency.energy import Energy, energies_of
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
 from pipeline.latency.protocol import Protocol
@@ -198,7 +198,7 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
     feeds = {size: batches_in_memory(samples, size) for size in stage.batch_sizes} if is_offline else {}
     with ExitStack() as loaded:
         candidates: list[Candidate] = []
-        splits: list[Splits] = []
+        splits: list[DeviceTimeRecorder] = []
         for name, engine in engines.items():
             before_mib = available_mib(Path("/"))
             streaming = streaming_runner(engine, stage.protocol.load, stage.num_threads)
@@ -212,7 +212,7 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
                 candidate.rest()
             change_mib = before_mib - available_mib(Path("/"))
             changes[name] = None if math.isnan(change_mib) else change_mib
-            heard = [Splits(runner) for _ in own]
+            heard = [DeviceTimeRecorder(runner) for _ in own]
             candidates += [replace(one, device_ms=split.device_ms) for one, split in zip(own, heard)]
             splits += heard
         timings = measure(candidates, stage.protocol, on_begin=began_ns.append)

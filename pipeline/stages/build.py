@@ -17,7 +17,7 @@ from engines.nvinfer.timing_cache import timing_cache_path
 from engines.precision import precision_named
 from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_calibrator
-from pipeline.builder.retries import climb_down, rungs
+from pipeline.builder.retries import attempts, build_with_retries
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.machine import child_process
 from pipeline.machine.jetson import power_mode
@@ -165,8 +165,8 @@ class Build(Stage):
         options, notes = self._with_machine(model, target, calibration)
         engine = out / f"model{runtime.SUFFIX}"
         attempt = partial(_attempt, out, model, engine, target)
-        tries = rungs(options, runtime.refuse) if "workspace_mib" in runtime.OBEYS else iter((options,))
-        record = climb_down(_what(target), attempt, tries)
+        tries = attempts(options, runtime.refuse) if "workspace_mib" in runtime.OBEYS else iter((options,))
+        record = build_with_retries(_what(target), attempt, tries)
         record = replace(record, notes=(*record.notes, *notes), versions=self.versions(model, target))
         made_from = {"model": model.digest(), "calibration": calibration.digest() if calibration else ""}
         whole = asdict(record) | {"made_from": made_from}
@@ -221,10 +221,12 @@ def _what(target: Target) -> str:
 def _attempt(out: Path, model: OnnxModel, engine: Path, target: Target, options: BuildOptions) -> EngineRecord:
     """One build in its own process, with a line on how far it is."""
     with Phases(_what(target)) as bar:
-        return child_process.call_and_hear(
-            out / "build.log", _what(target), bar.news, _build, model.path, engine, target.backend, options
+        return child_process.call_with_progress(
+            out / "build.log", _what(target), bar.update, _build, model.path, engine, target.backend, options
         )
 
 
-def _build(tell: child_process.Tell, model: Path, engine: Path, name: str, options: BuildOptions) -> EngineRecord:
-    return backend(name).build(model, engine, replace(options, progress=lambda *news: tell(news)))
+def _build(
+    send_progress: child_process.SendProgress, model: Path, engine: Path, name: str, options: BuildOptions
+) -> EngineRecord:
+    return backend(name).build(model, engine, replace(options, progress=lambda *news: send_progress(news)))

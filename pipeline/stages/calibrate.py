@@ -22,7 +22,7 @@ from calibration.histogram.collect import OnPart, collect, num_in
 from calibration.histogram.histogram import Histogram
 from calibration.histogram.methods import Method
 from calibration.precision.watch import Watch, watched_tensors
-from calibration.ranges.convergence import Settler, write_settling
+from calibration.ranges.convergence import ConvergenceTracker, write_convergence
 from calibration.ranges.ranges import Origin, ranges_from_histograms, write_ranges
 from engines import backend, module_of
 from engines.backends import onnxruntime
@@ -88,9 +88,9 @@ class Calibrate(Stage):
         watched = watched_tensors(proto, self.watch, possible)
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
-        settler = Settler(self.method, self.percentile)
-        histograms = self._pass(model, watched_model, samples, settler.on_part)
-        settling = settler.settling(samples.num_samples, histograms)
+        tracker = ConvergenceTracker(self.method, self.percentile)
+        histograms = self._pass(model, watched_model, samples, tracker.on_part)
+        convergence = tracker.convergence(samples.num_samples, histograms)
         histograms = watched.completed(histograms)
         unclear = [name for name in watched.unclear(histograms) if name in possible]
         if unclear:
@@ -103,9 +103,9 @@ class Calibrate(Stage):
         folder = out / "ranges"
         folder.mkdir()
         write_ranges(ranges, histograms, folder)
-        write_settling(settling, folder)
-        if settling.settled_at is None:
-            notes.append(settling.sentence())
+        write_convergence(convergence, folder)
+        if convergence.settled_at is None:
+            notes.append(convergence.sentence())
         (out / "notes.json").write_text(json.dumps(notes))
         return Ranges(folder)
 

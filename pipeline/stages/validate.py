@@ -18,7 +18,7 @@ from calibration.ranges.ranges import ranges_from_folder
 from engines import backend, module_of
 from engines.contract import Array
 from engines.precision import PRECISIONS, Precision
-from pipeline.accuracy.bisection import Evidence, bisected
+from pipeline.accuracy.bisection import Evidence, run_bisection
 from pipeline.accuracy.comparison import NO_ATOLS, OutputComparison, Tolerance, compare, read_outputs
 from pipeline.accuracy.metrics import Metric, metric
 from pipeline.accuracy.tolerances import derived_atols, too_noisy, unlike_ranges
@@ -242,7 +242,7 @@ class Validate(Stage):
         if evidence is None or evidence.ranges is None:
             return []
         unlike = unlike_ranges(derived, ranges_from_folder(evidence.ranges.path)) if derived else []
-        return [*unlike, *evidence.misfits()]
+        return [*unlike, *evidence.scale_mismatches()]
 
     def _suspicion(
         self, evidence: Evidence, compared: Mapping[str, OutputComparison]
@@ -250,7 +250,7 @@ class Validate(Stage):
         """Where failures come from: a sentence, and the likeliest nodes."""
         if reason := backend(self.reference).why_not_run():
             return f"the layer was not searched for: {reason}", []
-        found = bisected(evidence, self.num_bisected, self.reference)
+        found = run_bisection(evidence, self.num_bisected, self.reference)
         return found.suspicion({name: output.sqnr_db for name, output in compared.items()}), found.rows()
 
 

@@ -244,7 +244,7 @@ def test_what_a_stage_executes_is_in_its_recipe(plan: Path, tmp_path: Path, monk
         return function(hear, *args)
 
     monkeypatch.setattr(child_process, "call", here)
-    monkeypatch.setattr(child_process, "call_and_hear", here_and_heard)
+    monkeypatch.setattr(child_process, "call_with_progress", here_and_heard)
     executed: dict[tuple[str, ...], set[str]] = {}
 
     def watch(stage: type[Any]) -> None:

@@ -11,7 +11,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from calibration.analysis.scale_check import misfits, quantization
+from calibration.analysis.scale_check import quantization, scale_mismatches
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
@@ -62,20 +62,20 @@ def names(found: Iterable[Any]) -> list[str]:
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 def test_what_was_written_from_the_ranges_fits_them(target: Any) -> None:
-    assert list(misfits(quantized(target), SPANS)) == []
+    assert list(scale_mismatches(quantized(target), SPANS)) == []
 
 
 def test_fp16_scales_fit_as_well_as_fp16_can() -> None:
     typed = typed_int8_from_qdq(quantized("tensorrt"), keep_fp32=()).model
     assert {t.data_type for t in typed.graph.initializer if t.name == "x_scale_fp16"} == {onnx.TensorProto.FLOAT16}
-    assert list(misfits(typed, SPANS)) == []
+    assert list(scale_mismatches(typed, SPANS)) == []
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0, 1.01])
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 def test_each_wrong_scale_is_named(target: Any, factor: float) -> None:
     for name in scales_in(quantized(target)):
-        (found,) = misfits(with_scale(quantized(target), name, factor), SPANS)
+        (found,) = scale_mismatches(with_scale(quantized(target), name, factor), SPANS)
         assert found.tensor == name.removesuffix("_scale")
         assert found.scale / found.expected == pytest.approx(factor, rel=1e-3)
 
@@ -85,12 +85,12 @@ def test_joined_tensors_share_the_largest_scale_and_no_other() -> None:
     shared = quantized("tensorrt")
     assert {"x_scale", "both_scale"} <= {tensor.name for tensor in shared.graph.initializer}
     spans = SPANS | {"both": SPANS["b"]}
-    assert list(misfits(shared, spans)) == [], "both has a smaller range of its own, and the scale of x"
-    assert names(misfits(with_scale(shared, "both_scale", 0.5), spans)) == ["both"]
+    assert list(scale_mismatches(shared, spans)) == [], "both has a smaller range of its own, and the scale of x"
+    assert names(scale_mismatches(with_scale(shared, "both_scale", 0.5), spans)) == ["both"]
 
 
 def test_the_sentence() -> None:
-    (found,) = misfits(with_scale(quantized("tensorrt"), "x_scale", 2), SPANS)
+    (found,) = scale_mismatches(with_scale(quantized("tensorrt"), "x_scale", 2), SPANS)
     assert found.sentence() == (
         "tensor 'x' is quantized (node 'x_DequantizeLinear') with scale 0.0629921, 2 times the 0.0314961 of its "
         "calibrated range"
@@ -98,8 +98,8 @@ def test_the_sentence() -> None:
 
 
 def test_what_has_no_range_is_passed_over() -> None:
-    assert list(misfits(with_scale(quantized("tensorrt"), "x_scale", 2), {"both": SPANS["both"]})) == []
-    assert list(misfits(model(), SPANS)) == []
+    assert list(scale_mismatches(with_scale(quantized("tensorrt"), "x_scale", 2), {"both": SPANS["both"]})) == []
+    assert list(scale_mismatches(model(), SPANS)) == []
 
 
 QDQ = """<ir_version: 8, opset_import: ["" : 17]>

@@ -14,19 +14,26 @@ from calibration.errors import DataError
 from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram, histogram_from_values
 from calibration.histogram.methods import Method, amax_percentile
-from calibration.ranges.convergence import NUM_TENSORS, Point, Settler, Settling, settling_from_folder, write_settling
+from calibration.ranges.convergence import (
+    NUM_TENSORS,
+    Convergence,
+    ConvergenceTracker,
+    Point,
+    convergence_from_folder,
+    write_convergence,
+)
 
 
-def curve(samples: AnyArray, method: Method = "minmax", percentile: float = 99.0, num_workers: int = 1) -> Settling:
+def curve(samples: AnyArray, method: Method = "minmax", percentile: float = 99.0, num_workers: int = 1) -> Convergence:
     """The settling of a network that hands its input on: (num_samples, ...) in."""
-    settler = Settler(method, percentile)
+    settler = ConvergenceTracker(method, percentile)
 
     def run(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         return {"y": np.asarray(batch["x"], np.float32) * 2}
 
     feeds = [{"x": samples[i : i + 1]} for i in range(len(samples))]
     found = collect(run, feeds, on_part=settler.on_part, num_workers=num_workers)
-    return settler.settling(len(samples), found)
+    return settler.convergence(len(samples), found)
 
 
 def growing(*largest: float) -> AnyArray:
@@ -85,14 +92,14 @@ def test_the_reading_is_that_of_the_method_or_a_quick_one(method: Method, readin
 
 def test_a_tenth_of_the_tensors_may_move() -> None:
     """Of 40 tensors every other but one in 16 that are looked at is steady."""
-    settler = Settler("minmax", 100)
+    settler = ConvergenceTracker("minmax", 100)
 
     def histograms(moving: float) -> dict[str, Histogram]:
         return {f"t{i}": histogram_from_values(np.array([moving if i == 0 else 1.0]), "") for i in range(40)}
 
     for num, value in ((1, 1.0), (2, 1.0), (4, 2.0), (8, 3.0), (16, 4.0)):
         settler.on_part(num, histograms(value))
-    found = settler.settling(20, histograms(9.0))
+    found = settler.convergence(20, histograms(9.0))
     assert len(found.tensors) == NUM_TENSORS
     assert found.tensors[:3] == ("t0", "t2", "t5"), "evenly spaced"
     assert found.settled_at == 1
@@ -101,10 +108,10 @@ def test_a_tenth_of_the_tensors_may_move() -> None:
 def test_the_quick_reading_follows_the_tail() -> None:
     values = np.append(np.linspace(0, 100, 100_000, dtype=np.float32), np.float32(120))  # One far out.
     histogram = histogram_from_values(values, "")
-    settler = Settler("entropy", 50.0)
+    settler = ConvergenceTracker("entropy", 50.0)
     settler.on_part(1, {"x": histogram})
     assert amax_percentile(histogram, 99.99) < histogram.amax
-    found = settler.settling(2, {"x": histogram_from_values(np.array([amax_percentile(histogram, 99.99)]), "")})
+    found = settler.convergence(2, {"x": histogram_from_values(np.array([amax_percentile(histogram, 99.99)]), "")})
     assert found.points[0].most_change < 1e-3
 
 
@@ -114,13 +121,13 @@ def test_the_curve_does_not_depend_on_the_workers(num_workers: int) -> None:
     assert curve(samples, "percentile", 95.0, num_workers) == curve(samples, "percentile", 95.0)
 
 
-SETTLED = Settling("minmax", ("a", "ß"), (Point(1, 0.25, 0.5), Point(20, 0.0, 0.0)), None)
+SETTLED = Convergence("minmax", ("a", "ß"), (Point(1, 0.25, 0.5), Point(20, 0.0, 0.0)), None)
 
 
 def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
-    assert settling_from_folder(tmp_path) is None
-    write_settling(SETTLED, tmp_path)
-    assert settling_from_folder(tmp_path) == SETTLED
+    assert convergence_from_folder(tmp_path) is None
+    write_convergence(SETTLED, tmp_path)
+    assert convergence_from_folder(tmp_path) == SETTLED
 
 
 @pytest.mark.parametrize(
@@ -135,9 +142,9 @@ def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_said(tmp_path: Path, damage: object) -> None:
-    write_settling(SETTLED, tmp_path)
+    write_convergence(SETTLED, tmp_path)
     file = tmp_path / "settling.json"
     assert callable(damage)
     file.write_text(damage(file.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(DataError, match=r"settling\.json: is damaged \(.*\); delete it, or calibrate again"):
-        settling_from_folder(tmp_path)
+        convergence_from_folder(tmp_path)

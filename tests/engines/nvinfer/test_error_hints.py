@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engines.nvinfer.error_hints import is_out_of_memory, lacks_memory, meaning, told
+from engines.nvinfer.error_hints import hint, is_out_of_memory, lacks_memory, with_hint
 
 WORDS = {
     "In node 4 (importPad): INVALID_NODE: Invalid Node - c invalid weights type of Int8": "its weights are stored as I",
@@ -28,14 +28,14 @@ WORDS = {
 
 @pytest.mark.parametrize("text", WORDS)
 def test_known_words(text: str) -> None:
-    assert WORDS[text] in meaning(text)
-    assert told("m.onnx: tensorrt cannot build an engine", text) == (
-        f"m.onnx: tensorrt cannot build an engine: {meaning(text)} ({text})"
+    assert WORDS[text] in hint(text)
+    assert with_hint("m.onnx: tensorrt cannot build an engine", text) == (
+        f"m.onnx: tensorrt cannot build an engine: {hint(text)} ({text})"
     )
 
 
 def test_unknown_words_are_handed_on() -> None:
-    assert told("m.onnx: no", "something new") == "m.onnx: no (something new)"
+    assert with_hint("m.onnx: no", "something new") == "m.onnx: no (something new)"
 
 
 @pytest.mark.parametrize(

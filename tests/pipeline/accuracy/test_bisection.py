@@ -16,7 +16,7 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from engines.backends import onnxruntime
-from pipeline.accuracy.bisection import NUM_KEPT, Evidence, bisected
+from pipeline.accuracy.bisection import NUM_KEPT, Evidence, run_bisection
 from pipeline.accuracy.comparison import Tolerance, read_outputs
 from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.engine_runner import few
@@ -68,17 +68,17 @@ def with_model(evidence: Evidence, model: OnnxModel) -> Evidence:
 
 
 def test_a_sound_model_has_nothing_to_name(evidence: Evidence) -> None:
-    found = bisected(evidence, 8, "onnxruntime")
+    found = run_bisection(evidence, 8, "onnxruntime")
     assert found.num_samples == 8
     assert found.suspicion({}) == "no single layer stands out on 8 samples: the loss is spread over many"
-    assert evidence.misfits() == []
+    assert evidence.scale_mismatches() == []
     assert found.sqnrs_db["scores"] > 20
 
 
 @pytest.mark.parametrize("runner", ["onnxruntime", "reference"])
 def test_a_wrong_scale_is_named(evidence: Evidence, tiny: Path, runner: Any) -> None:
     bad = with_model(evidence, scaled(model_of(evidence), "active_scale", 0.25, tiny / "bad.onnx"))
-    found = bisected(bad, 0, runner)
+    found = run_bisection(bad, 0, runner)
     assert found.num_samples == 24, "0: all"
     assert found.suspicion({}).startswith(
         "the likely layer, on 24 samples: node 'active_DequantizeLinear' (QuantizeLinear and DequantizeLinear), the "
@@ -87,12 +87,12 @@ def test_a_wrong_scale_is_named(evidence: Evidence, tiny: Path, runner: Any) -> 
     (row, *_) = found.rows()
     assert (row["tensor"], row["scale"]["fits"]) == ("active", False)
     json.dumps(found.rows(99), allow_nan=False)
-    (said,) = bad.misfits()
+    (said,) = bad.scale_mismatches()
     assert said.startswith("tensor 'active' is quantized (node 'active_DequantizeLinear') with scale ")
 
 
 def test_an_engine_that_is_not_its_model(evidence: Evidence) -> None:
-    said = bisected(evidence, 8, "onnxruntime").suspicion({"scores": 3.0})
+    said = run_bisection(evidence, 8, "onnxruntime").suspicion({"scores": 3.0})
     assert "and the engine 3.0 dB: the engine does not compute what its model says" in said
 
 
@@ -109,7 +109,7 @@ def test_a_fixed_batch(tiny: Path) -> None:
         (tiny / f"of_{name}").mkdir()
         ranges = Calibrate(method="minmax")(tiny / f"of_{name}", fp32, samples)
         model = Quantize(target="onnxruntime")(tiny / f"of_{name}", fp32, ranges)
-        ratios.append(bisected(Evidence(fp32, model, samples, None), 8, "onnxruntime").sqnrs_db["scores"])
+        ratios.append(run_bisection(Evidence(fp32, model, samples, None), 8, "onnxruntime").sqnrs_db["scores"])
     assert ratios[0] == pytest.approx(ratios[1], abs=0.5)
 
 
@@ -170,7 +170,7 @@ def test_many_wrong_scales_are_counted(evidence: Evidence, tiny: Path) -> None:
         if tensor.name.endswith("_scale"):
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(2), tensor.name))
     onnx.save(proto, tiny / "bad.onnx")
-    said = with_model(evidence, OnnxModel(tiny / "bad.onnx")).misfits()
+    said = with_model(evidence, OnnxModel(tiny / "bad.onnx")).scale_mismatches()
     num = sum(node.op_type == "QuantizeLinear" for node in proto.graph.node)
     assert len(said) == min(num, NUM_KEPT + 1)
     assert num <= NUM_KEPT or said[-1] == f"so are {num - NUM_KEPT} further tensors"
@@ -202,9 +202,9 @@ def test_the_outputs_worst_element_is_the_outputs(evidence: Evidence, tiny: Path
 
 def test_ranges_of_evidence_are_optional(evidence: Evidence) -> None:
     unknown = Evidence(evidence.fp32, evidence.model, evidence.samples, None)
-    assert (unknown.spans(), unknown.misfits()) == ({}, [])
+    assert (unknown.spans(), unknown.scale_mismatches()) == ({}, [])
     native = Evidence(evidence.fp32, None, evidence.samples, evidence.ranges)
-    assert native.misfits() == [], "the precision is in the engine alone"
+    assert native.scale_mismatches() == [], "the precision is in the engine alone"
     assert native.digest() != evidence.digest()
     assert isinstance(evidence.ranges, Ranges)
     assert evidence.digest() != unknown.digest()

@@ -15,7 +15,7 @@ import pytest
 from engines import backend
 from engines.contract import BuildOptions, EngineRecord, ShapeRange
 from pipeline.artifact import OnnxModel
-from pipeline.builder.retries import climb_down, rungs
+from pipeline.builder.retries import attempts, build_with_retries
 from pipeline.errors import EngineError, OutOfMemory, ProcessDied, StageError, Unavailable
 from pipeline.machine import child_process
 from pipeline.stages import build as build_stage
@@ -47,7 +47,10 @@ def takes_no_level(options: BuildOptions) -> None:
 
 
 def efforts(options: BuildOptions, refuse: Callable[[BuildOptions], None]) -> list[tuple[int, int]]:
-    return [(rung.workspace_mib, rung.optimization_level) for rung in rungs(options, refuse)]
+    return [
+        (attempt_options.workspace_mib, attempt_options.optimization_level)
+        for attempt_options in attempts(options, refuse)
+    ]
 
 
 def died(words: str = "ended by SIGKILL") -> ProcessDied:
@@ -68,13 +71,13 @@ def climbed(*errors: Exception | None, options: BuildOptions = ASKED) -> tuple[E
     """The record when the attempts end in these errors, one after the other, and what was attempted."""
     tried: list[BuildOptions] = []
 
-    def attempt(rung: BuildOptions) -> EngineRecord:
-        tried.append(rung)
+    def attempt(attempt_options: BuildOptions) -> EngineRecord:
+        tried.append(attempt_options)
         if error := errors[len(tried) - 1]:
             raise error
         return RECORD
 
-    return climb_down("build", attempt, rungs(options, takes_all)), tried
+    return build_with_retries("build", attempt, attempts(options, takes_all)), tried
 
 
 def test_what_goes_through_at_once_has_nothing_to_say() -> None:
@@ -84,7 +87,7 @@ def test_what_goes_through_at_once_has_nothing_to_say() -> None:
 def test_each_rung_is_said_and_written_down(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         record, tried = climbed(died(), OutOfMemory("m.onnx: out of memory"), None)
-    assert [rung.optimization_level for rung in tried] == [3, 3, 1]
+    assert [attempt_options.optimization_level for attempt_options in tried] == [3, 3, 1]
     first = "ended by SIGKILL, with a workspace of 1024 MiB and optimization level 3"
     second = "m.onnx: out of memory, with a workspace of 256 MiB and optimization level 3"
     assert [line.getMessage() for line in caplog.records] == [
@@ -128,12 +131,12 @@ def test_a_single_rung_raises_what_happened() -> None:
 
 
 def killed_above_256_mib(
-    tell: child_process.Tell, model: Path, engine: Path, name: str, options: BuildOptions
+    send_progress: child_process.SendProgress, model: Path, engine: Path, name: str, options: BuildOptions
 ) -> EngineRecord:
     """A builder that the system kills while it may take much."""
     if options.workspace_mib > 256:
         os.kill(os.getpid(), signal.SIGKILL)
-    tell(("Building", 0, 2))
+    send_progress(("Building", 0, 2))
     return backend(name).build(model, engine, options)
 
 

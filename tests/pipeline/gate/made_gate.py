@@ -11,11 +11,11 @@ from pipeline.gate.record import (
     Check,
     EngineInfo,
     Estimate,
-    Gated,
+    GateRecord,
     LatencyMeasurement,
     Percentile,
 )
-from pipeline.gate.steadiness import Conditions, Moment
+from pipeline.gate.steadiness import Conditions, MachineState
 from pipeline.machine.monitor import MonitorSummary, ReadingSummary
 from pipeline.record import DataInfo, MetricInfo
 from tests.made import MACHINE as MACHINE_WITH_GPU
@@ -67,7 +67,7 @@ OPEN = Check(
     sentence="energy_mj at batch 1 is not known: this machine has no power monitor that can be read",
     advice="leave it out, or gate where power is measured",
 )
-MOMENT = Moment("performance", "off", "", 0.25, {"cpu policy0": 2400.0}, {"x86_pkg_temp": 51.0})
+MOMENT = MachineState("performance", "off", "", 0.25, {"cpu policy0": 2400.0}, {"x86_pkg_temp": 51.0})
 WATCHED = MonitorSummary(
     period_ms=100,
     num_readings=60,
@@ -81,7 +81,7 @@ WATCHED = MonitorSummary(
 )
 
 
-def made_gate(*checks: Check) -> Gated:
+def made_gate(*checks: Check) -> GateRecord:
     """A gate with these checks; its outcome follows from them."""
     outcomes = {check.outcome for check in checks}
     outcome = "fail" if "fail" in outcomes else "not decided" if "not decided" in outcomes else "pass"
@@ -89,7 +89,7 @@ def made_gate(*checks: Check) -> Gated:
         Percentile("p50", Estimate(0.28, 0.279, 0.281), 0.25, Estimate(1.12, 1.1, 1.14)),
         Percentile("p99", Estimate(0.36, 0.35, None), 0.31, Estimate(1.16, 1.1, None)),
     )
-    return Gated(
+    return GateRecord(
         schema_version=SCHEMA_VERSION,
         created="2026-01-02T03:04:05+00:00",
         outcome=outcome,  # type: ignore[arg-type]

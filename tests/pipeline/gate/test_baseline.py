@@ -15,7 +15,7 @@ from pipeline.command.cli import status_of
 from pipeline.errors import ConfigError, DataError
 from pipeline.gate import baseline as baseline_module
 from pipeline.gate.baseline import baseline_named, read_baseline, set_baseline
-from pipeline.gate.record import SCHEMA_VERSION, Gated
+from pipeline.gate.record import SCHEMA_VERSION, GateRecord
 from pipeline.json_record import record_from_json
 from pipeline.machine.identity import this_machine
 from tests.pipeline.gate.gates import Engines, make_engines
@@ -85,7 +85,7 @@ def test_a_later_gate_measures_it_again(engines: Engines, kept: Path, gate: Call
     said = gate(engines.slow, "--baseline", "last-good", "--budget", "p50_ms <= 1.03 x baseline")
     assert said.status == 5
     assert "must not ship: slow.onnx: p50_ms at batch 1 is" in said.err
-    gated = record_from_json(Path("trtforge-gate/gate.json"), Gated, SCHEMA_VERSION, "")
+    gated = record_from_json(Path("trtforge-gate/gate.json"), GateRecord, SCHEMA_VERSION, "")
     assert gated.baseline == "last-good"
     assert gated.baseline_set == read_baseline(kept).record.set_on
     assert [engine.name for engine in gated.engines] == ["slow.onnx", "baseline last-good"]

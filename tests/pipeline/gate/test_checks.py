@@ -12,24 +12,25 @@ import pytest
 from pipeline.artifact import Engine
 from pipeline.gate.budget import budget_from_text
 from pipeline.gate.checks import (
-    Sides,
+    EngineBudget,
+    GateEngines,
     Validated,
-    beside,
+    check_from_interval,
+    check_not_measured,
     check_size,
     check_tolerances,
-    decided,
     digest_of_engine,
-    exact,
+    exact_interval,
     files_of_engine,
-    undecided,
-    unsettled,
+    number_beside,
+    withhold_decision,
 )
 from pipeline.stats.intervals import Interval
 from tests.conftest import tiny_model
 
-P50 = "int8", budget_from_text("p50_ms at batch 1 <= 12", "")
-RATIO = "int8", budget_from_text("p50_ms at batch 1 <= 1.03 x baseline", "")
-FLOOR = "int8", budget_from_text("throughput_per_s at batch 1 >= 4000", "")
+P50 = EngineBudget("int8", budget_from_text("p50_ms at batch 1 <= 12", ""))
+RATIO = EngineBudget("int8", budget_from_text("p50_ms at batch 1 <= 1.03 x baseline", ""))
+FLOOR = EngineBudget("int8", budget_from_text("throughput_per_s at batch 1 >= 4000", ""))
 
 
 @pytest.mark.parametrize(
@@ -44,11 +45,11 @@ FLOOR = "int8", budget_from_text("throughput_per_s at batch 1 >= 4000", "")
         (P50, Interval(11.0, 10.5, math.inf, 0.99), "not decided", "(99 % interval 10.50 to any)"),
         (RATIO, Interval(1.12, 1.1, 1.14, 0.99), "fail", "is 1.120 x the baseline's (99 % interval 1.100 to 1.140)"),
         (FLOOR, Interval(3900.0, 3800.0, 3950.0, 0.99), "fail", "is 3,900 per s (99 % interval 3,800 to 3,950), below"),
-        (FLOOR, exact(4000.0), "pass", "is 4,000 per s, within >= 4000"),
+        (FLOOR, exact_interval(4000.0), "pass", "is 4,000 per s, within >= 4000"),
     ],
 )  # fmt: skip
 def test_the_sentence_of_each_outcome(one: tuple[str, object], interval: Interval, outcome: str, said: str) -> None:
-    check = decided(one, interval, "do that")  # type: ignore[arg-type]
+    check = check_from_interval(one, interval, "do that")  # type: ignore[arg-type]
     assert check.outcome == outcome
     assert said in check.sentence
     assert check.advice == ("do that" if outcome == "not decided" else "")
@@ -62,11 +63,11 @@ def test_the_sentence_of_each_outcome(one: tuple[str, object], interval: Interva
     ],
 )  # fmt: skip
 def test_a_number_does_not_look_like_the_bound_that_it_is_not(value: float, bound: float, text: str) -> None:
-    assert beside(value, bound) == text
+    assert number_beside(value, bound) == text
 
 
 def test_nan_never_passes() -> None:
-    check = decided(P50, exact(math.nan), "look at the engine")
+    check = check_from_interval(P50, exact_interval(math.nan), "look at the engine")
     assert check.outcome == "not decided"
     assert (check.estimate, check.low, check.high) == (None, None, None)
 
@@ -74,18 +75,23 @@ def test_nan_never_passes() -> None:
 def test_objections_undo_what_was_timed_and_nothing_else() -> None:
     against = ("the hardware throttled 3 times meanwhile; let it cool",)
     for interval in (Interval(11.0, 10.5, 11.5, 0.99), Interval(13.0, 12.5, 14.0, 0.99)):
-        check = unsettled(decided(P50, interval, ""), P50[1], against)
+        check = withhold_decision(check_from_interval(P50, interval, ""), P50.budget, against)
         assert check.outcome == "not decided"
         assert check.sentence.endswith("; but this machine was too unquiet to decide by: " + against[0])
     size = budget_from_text("size_mib <= 40", "")
-    assert unsettled(decided(("int8", size), exact(39.0), ""), size, against).outcome == "pass"
-    assert unsettled(decided(P50, exact(11.0), ""), P50[1], ()).outcome == "pass"
+    assert (
+        withhold_decision(
+            check_from_interval(EngineBudget("int8", size), exact_interval(39.0), ""), size, against
+        ).outcome
+        == "pass"
+    )
+    assert withhold_decision(check_from_interval(P50, exact_interval(11.0), ""), P50.budget, ()).outcome == "pass"
 
 
 def test_what_would_decide_is_said_on_a_noisy_machine_too() -> None:
     more = "about 42 more rounds would decide; give max_seconds = 99"
-    open_ = decided(P50, Interval(11.0, 10.0, 13.0, 0.99), more)
-    check = unsettled(open_, P50[1], ("others took 60%",))
+    open_ = check_from_interval(P50, Interval(11.0, 10.0, 13.0, 0.99), more)
+    check = withhold_decision(open_, P50.budget, ("others took 60%",))
     assert check.sentence == (
         f"{open_.sentence}; {more}; but this machine was too unquiet to decide by: others took 60%"
     )
@@ -93,14 +99,14 @@ def test_what_would_decide_is_said_on_a_noisy_machine_too() -> None:
 
 
 def test_two_objections_one_after_the_other_are_one_sentence() -> None:
-    once = unsettled(decided(P50, exact(11.0), ""), P50[1], ("the engine drifted",))
-    twice = unsettled(once, P50[1], ("others took 60%",))
+    once = withhold_decision(check_from_interval(P50, exact_interval(11.0), ""), P50.budget, ("the engine drifted",))
+    twice = withhold_decision(once, P50.budget, ("others took 60%",))
     assert twice.sentence == f"{once.sentence}; others took 60%"
 
 
 def test_what_was_not_measured_keeps_its_reason() -> None:
-    check = undecided(P50, "nobody ran it", "run it")
-    assert unsettled(check, P50[1], ("noise",)) == check
+    check = check_not_measured(P50, "nobody ran it", "run it")
+    assert withhold_decision(check, P50.budget, ("noise",)) == check
 
 
 def test_tolerances_are_a_check_of_their_own() -> None:
@@ -117,8 +123,8 @@ def test_files_of_weights_count_for_size_and_digest(tmp_path: Path) -> None:
     one, two = tmp_path / "one.onnx", tmp_path / "two.onnx"
     assert files_of_engine(one) == [one]
     assert files_of_engine(two) == [two, tmp_path / "weights.bin"]
-    size = "two", budget_from_text("size_mib <= 2 x baseline", "")
-    check = check_size(size, Sides({"two": Engine(two), "one": Engine(one)}, "one"))
+    size = EngineBudget("two", budget_from_text("size_mib <= 2 x baseline", ""))
+    check = check_size(size, GateEngines({"two": Engine(two), "one": Engine(one)}, "one"))
     both = two.stat().st_size + (tmp_path / "weights.bin").stat().st_size
     assert check.estimate == pytest.approx(both / one.stat().st_size)
     before = digest_of_engine(two)

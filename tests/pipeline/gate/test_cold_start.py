@@ -10,7 +10,8 @@ import pytest
 from pipeline.artifact import Engine
 from pipeline.errors import StageError
 from pipeline.gate.budget import budget_from_text
-from pipeline.gate.cold_start import Start, check_start, median_interval, starts
+from pipeline.gate.checks import EngineBudget
+from pipeline.gate.cold_start import ColdStart, check_cold_start, measure_cold_starts, median_interval
 
 
 def test_the_interval_is_between_two_of_the_numbers() -> None:
@@ -35,39 +36,39 @@ def test_it_holds_the_true_median_as_often_as_it_says(num: int) -> None:
     assert held >= 0.94
 
 
-def made_up(*cold_start_ms: float) -> list[Start]:
-    return [Start(value, 100.0, None) for value in cold_start_ms]
+def made_up(*cold_start_ms: float) -> list[ColdStart]:
+    return [ColdStart(value, 100.0, None) for value in cold_start_ms]
 
 
 def test_a_relative_budget_pairs_the_starts() -> None:
-    one = "new", budget_from_text("cold_start_ms <= 1.2 x baseline", "")
+    one = EngineBudget("new", budget_from_text("cold_start_ms <= 1.2 x baseline", ""))
     slow_then_fast = made_up(100, 100, 10, 10, 100, 100, 10, 10)
     tenth_more = made_up(110, 110, 11, 11, 110, 110, 11, 11)
-    check = check_start(one, {"new": tenth_more, "old": slow_then_fast}, "old", 0.99)
+    check = check_cold_start(one, {"new": tenth_more, "old": slow_then_fast}, "old", 0.99)
     assert check.outcome == "pass"
     assert check.estimate == check.low == check.high == pytest.approx(1.1)
 
 
 def test_too_few_starts_do_not_decide() -> None:
-    one = "new", budget_from_text("cold_start_ms <= 1000", "")
-    check = check_start(one, {"new": made_up(1, 2, 3)}, "", 0.99)
+    one = EngineBudget("new", budget_from_text("cold_start_ms <= 1000", ""))
+    check = check_cold_start(one, {"new": made_up(1, 2, 3)}, "", 0.99)
     assert check.outcome == "not decided"
     assert check.sentence == "cold_start_ms is not known: 3 starts are sure to 75.0% at most, 99.0% is asked for"
     assert check.advice == "raise cold_starts to 8"
 
 
 def test_device_memory_that_is_not_told() -> None:
-    one = "new", budget_from_text("device_memory_mib <= 1000", "")
-    check = check_start(one, {"new": made_up(1, 2, 3)}, "", 0.5)
+    one = EngineBudget("new", budget_from_text("device_memory_mib <= 1000", ""))
+    check = check_cold_start(one, {"new": made_up(1, 2, 3)}, "", 0.5)
     assert check.outcome == "not decided"
     assert "the backend does not tell of a device's memory" in check.sentence
-    told = [Start(1.0, 100.0, 640.0) for _ in range(8)]
-    assert check_start(one, {"new": told}, "", 0.99).outcome == "pass"
+    told = [ColdStart(1.0, 100.0, 640.0) for _ in range(8)]
+    assert check_cold_start(one, {"new": told}, "", 0.99).outcome == "pass"
 
 
 def test_real_processes(tiny: Path) -> None:
     feed = {"image": np.zeros((1, 4, 8, 8), dtype=np.float32)}
-    found = starts(tiny, {"a": Engine(tiny / "tiny.onnx"), "b": Engine(tiny / "tiny.onnx")}, feed, 2, 1)
+    found = measure_cold_starts(tiny, {"a": Engine(tiny / "tiny.onnx"), "b": Engine(tiny / "tiny.onnx")}, feed, 2, 1)
     assert {name: len(of) for name, of in found.items()} == {"a": 2, "b": 2}
     for start in (*found["a"], *found["b"]):
         assert 0 < start.cold_start_ms < 60_000
@@ -79,5 +80,5 @@ def test_an_engine_that_does_not_load(tiny: Path) -> None:
     (tiny / "torn.onnx").write_bytes((tiny / "tiny.onnx").read_bytes()[:200])
     feed = {"image": np.zeros((1, 4, 8, 8), dtype=np.float32)}
     with pytest.raises(Exception, match="torn") as caught:
-        starts(tiny, {"torn": Engine(tiny / "torn.onnx")}, feed, 1, 1)
+        measure_cold_starts(tiny, {"torn": Engine(tiny / "torn.onnx")}, feed, 1, 1)
     assert not isinstance(caught.value, StageError), "the backend said it in its own words"

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from pipeline.gate.budget import budget_from_text
+from pipeline.gate.checks import EngineBudget
 from pipeline.gate.energy import check_energy
 from pipeline.latency.benchmark import Latency, Queries, Timing
 from pipeline.machine.monitor import Readings
-from pipeline.machine.sensors import Gauge
+from pipeline.machine.sensors import Sensor
 from pipeline.stages.benchmark import BenchmarkResult
 
 NS_PER_MS = 1_000_000
@@ -33,7 +34,7 @@ def readings(new_mw: float, old_mw: float) -> Readings:
     """Every 20 ms; ``new`` runs in the first half of each second, ``old`` in the second."""
     times_ms = np.arange(0.0, 1000.0 * NUM_BLOCKS + 1, 20)
     power = np.where(times_ms % 1000 < 500, new_mw, old_mw)
-    gauge = Gauge("power_mw", "VDD_IN", lambda: math.nan)
+    gauge = Sensor("power_mw", "VDD_IN", lambda: math.nan)
     return Readings((gauge,), (BEGAN_NS + times_ms * NS_PER_MS).astype(np.int64), power[:, None])
 
 
@@ -53,7 +54,7 @@ def measured() -> BenchmarkResult:
 )
 def test_energy_of_one_inference(text: str, estimate: float, outcome: str) -> None:
     budget = budget_from_text(text.replace("energy_mj", "energy_mj at batch 1"), "")
-    check = check_energy(("new", budget), measured(), "old", (readings(6000, 5000), ""), 0.99)
+    check = check_energy(EngineBudget("new", budget), measured(), "old", (readings(6000, 5000), ""), 0.99)
     assert check.estimate == pytest.approx(estimate, rel=1e-3)
     assert check.outcome == outcome
 
@@ -61,7 +62,7 @@ def test_energy_of_one_inference(text: str, estimate: float, outcome: str) -> No
 def test_no_gauge_is_no_pass() -> None:
     budget = budget_from_text("energy_mj at batch 1 <= 61", "")
     nothing = Readings((), np.zeros(0, dtype=np.int64), np.zeros((0, 0)))
-    check = check_energy(("new", budget), measured(), "", (nothing, "nobody measures it"), 0.99)
+    check = check_energy(EngineBudget("new", budget), measured(), "", (nothing, "nobody measures it"), 0.99)
     assert check.outcome == "not decided"
     assert check.sentence == "energy_mj at batch 1 is not known: nobody measures it"
 
@@ -69,7 +70,7 @@ def test_no_gauge_is_no_pass() -> None:
 def test_too_few_readings_are_no_pass() -> None:
     budget = budget_from_text("energy_mj at batch 1 <= 61", "")
     whole = readings(6000, 5000)
-    few = Readings(whole.gauges, whole.times_ns[::200], whole.values[::200])
-    check = check_energy(("new", budget), measured(), "", (few, ""), 0.99)
+    few = Readings(whole.sensors, whole.times_ns[::200], whole.values[::200])
+    check = check_energy(EngineBudget("new", budget), measured(), "", (few, ""), 0.99)
     assert check.outcome == "not decided"
     assert "readings of the power fell into its blocks" in check.sentence

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from pipeline.gate.record import SCHEMA_VERSION, Gated
+from pipeline.gate.record import SCHEMA_VERSION, GateRecord
 from pipeline.json_record import record_from_json
 from pipeline.latency.benchmark import queries_from_npz
 from tests.pipeline.gate.gates import Engines, make_engines
@@ -37,8 +37,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def gated_in(folder: Path) -> Gated:
-    return record_from_json(folder / "gate.json", Gated, SCHEMA_VERSION, "")
+def gated_in(folder: Path) -> GateRecord:
+    return record_from_json(folder / "gate.json", GateRecord, SCHEMA_VERSION, "")
 
 
 def budgets(*texts: str) -> list[str]:

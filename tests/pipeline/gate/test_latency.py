@@ -12,20 +12,21 @@ import pytest
 
 from pipeline.artifact import Engine
 from pipeline.gate.budget import Budget, budget_from_text
-from pipeline.gate.case import Known
+from pipeline.gate.checks import EngineBudget
+from pipeline.gate.inputs import BaselineEngine
 from pipeline.gate.latency import (
-    Bout,
-    Fought,
-    bouts_from,
+    Comparison,
+    ComparisonResult,
+    advice_from,
     checks_from,
+    comparisons_from,
     drift_of,
     interval_for,
-    more_of,
-    question_from,
+    limit_from_budget,
     remarks_on,
 )
 from pipeline.latency.benchmark import Queries
-from pipeline.latency.paired import Answer, Asked
+from pipeline.latency.paired import LimitResult, PairedResult
 from pipeline.stats.intervals import Interval, Limit
 
 
@@ -39,9 +40,11 @@ def queries(round_ms: npt.NDArray[np.float64]) -> Queries:
     return Queries(latency, np.repeat(np.arange(len(round_ms)), 10), np.cumsum(latency), np.full(len(latency), np.nan))
 
 
-def run(ours_ms: npt.NDArray[np.float64], theirs_ms: npt.NDArray[np.float64] | None, *answers: Answer) -> Asked:
+def run(
+    ours_ms: npt.NDArray[np.float64], theirs_ms: npt.NDArray[np.float64] | None, *answers: LimitResult
+) -> PairedResult:
     baseline = None if theirs_ms is None else queries(theirs_ms)
-    return Asked(answers, queries(ours_ms), baseline, 8, len(ours_ms), 4.0, 0, 0.99, 0.005, ())
+    return PairedResult(answers, queries(ours_ms), baseline, 8, len(ours_ms), 4.0, 0, 0.99, 0.005, ())
 
 
 STEADY = np.full(16, 2.0)
@@ -59,7 +62,7 @@ SLOWING = np.concatenate([np.full(8, 2.0), np.full(8, 3.0)])
     ],
 )
 def test_what_a_budget_asks_of_latencies(text: str, statistic: str, limit: Limit, relative: bool) -> None:
-    question = question_from(budget(text))
+    question = limit_from_budget(budget(text))
     assert (question.statistic, question.limit, question.relative, question.batch_size) == (
         statistic, limit, relative, 8,
     )  # fmt: skip
@@ -73,24 +76,26 @@ def test_throughput_turns_the_interval_round() -> None:
     assert interval_for(ratio, Interval(1.25, 1.0, 2.0, 0.99)) == Interval(0.8, 0.5, 1.0, 0.99)
 
 
-def test_one_bout_for_each_engine_and_batch_size() -> None:
+def test_one_comparison_for_each_engine_and_batch_size() -> None:
     texts = ("p50_ms at batch 1 <= 3", "size_mib <= 4", "p99_ms at batch 1 <= 5", "p50_ms at batch 8 <= 9")
-    asked = [("new", budget(text)) for text in texts] + [("other", budget("p50_ms at batch 1 <= 3"))]
-    found = bouts_from(asked)
-    assert [(bout.variant, bout.batch_size, len(bout.budgets)) for bout in found] == [
+    engine_budgets = [EngineBudget("new", budget(text)) for text in texts] + [
+        EngineBudget("other", budget("p50_ms at batch 1 <= 3"))
+    ]
+    found = comparisons_from(engine_budgets)
+    assert [(comparison.variant, comparison.batch_size, len(comparison.budgets)) for comparison in found] == [
         ("new", 1, 2), ("new", 8, 1), ("other", 1, 1),
     ]  # fmt: skip
 
 
 def test_what_would_decide_is_said() -> None:
-    question = question_from(budget("p50_ms at batch 1 <= 2"))
-    answer = Answer(question, "not decided", Interval(2.1, 1.9, 2.3, 0.99), 41.2, 10.3)
-    assert more_of(answer, run(STEADY, None)) == "about 42 more rounds would decide; give max_seconds = 15"
-    assert more_of(replace(answer, more_rounds=0.0, more_seconds=0.0), run(STEADY, None)) == ""
+    question = limit_from_budget(budget("p50_ms at batch 1 <= 2"))
+    answer = LimitResult(question, "not decided", Interval(2.1, 1.9, 2.3, 0.99), 41.2, 10.3)
+    assert advice_from(answer, run(STEADY, None)) == "about 42 more rounds would decide; give max_seconds = 15"
+    assert advice_from(replace(answer, more_rounds=0.0, more_seconds=0.0), run(STEADY, None)) == ""
     endless = replace(answer, more_rounds=math.inf, more_seconds=math.inf)
-    assert "more time may not decide" in more_of(endless, run(STEADY, None))
-    few = replace(run(STEADY, None), num_loads=5, num_rounds=100, seconds=60.0)
-    assert more_of(replace(answer, more_rounds=60.0, more_seconds=36.0), few) == (
+    assert "more time may not decide" in advice_from(endless, run(STEADY, None))
+    few = replace(run(STEADY, None), num_sessions=5, num_rounds=100, seconds=60.0)
+    assert advice_from(replace(answer, more_rounds=60.0, more_seconds=36.0), few) == (
         "it takes 8 loads at least, of which 5 fitted into the time, as each took 12.0 s; give max_seconds = 96 or more"
     )
 
@@ -107,32 +112,32 @@ def test_drift_is_of_an_engine_against_itself() -> None:
 def test_an_engine_that_drifts_is_not_decided() -> None:
     absolute, ratio = budget("p50_ms at batch 1 <= 9"), budget("p50_ms at batch 1 <= 1.1 x baseline")
     answers = [
-        Answer(question_from(absolute), "pass", Interval(2.5, 2.0, 3.0, 0.99), 0.0, 0.0),
-        Answer(question_from(ratio), "pass", Interval(1.0, 0.99, 1.01, 0.99), 0.0, 0.0),
+        LimitResult(limit_from_budget(absolute), "pass", Interval(2.5, 2.0, 3.0, 0.99), 0.0, 0.0),
+        LimitResult(limit_from_budget(ratio), "pass", Interval(1.0, 0.99, 1.01, 0.99), 0.0, 0.0),
     ]
-    fought = Fought(Bout("new", 1, (absolute, ratio)), run(SLOWING, SLOWING, *answers))
-    first, second = (check for _, check in checks_from(fought, 0.1))
+    result = ComparisonResult(Comparison("new", 1, (absolute, ratio)), run(SLOWING, SLOWING, *answers))
+    first, second = (check for _, check in checks_from(result, 0.1))
     assert (first.outcome, second.outcome) == ("not decided", "pass")
     assert first.sentence == (
         "p50_ms at batch 1 is 2.500 ms (99 % interval 2.000 to 3.000), within <= 9; but this machine was too unquiet "
         "to decide by: new against itself was 50% slower in the later half of its rounds than in the earlier, above "
         "max_drift 10%"
     )
-    assert [check.outcome for _, check in checks_from(fought, 0.6)] == ["pass", "pass"]
+    assert [check.outcome for _, check in checks_from(result, 0.6)] == ["pass", "pass"]
 
 
 def test_a_baseline_that_is_no_longer_as_fast_is_said() -> None:
-    fought = [Fought(Bout("new", 1, ()), run(STEADY, STEADY))]
-    known = Known("last-good", Engine(Path("old.onnx")), "2026-01-02", "", {1: 1.5})
-    assert remarks_on(known, fought, 0.1) == (
+    result = [ComparisonResult(Comparison("new", 1, ()), run(STEADY, STEADY))]
+    known = BaselineEngine("last-good", Engine(Path("old.onnx")), "2026-01-02", "", {1: 1.5})
+    assert remarks_on(known, result, 0.1) == (
         "Baseline 'last-good' had a p50 of 1.50 ms at batch 1 when it was gated, and has 2.00 ms today: this machine "
         "is not as it was then.",
     )
-    assert remarks_on(replace(known, p50_ms={1: 1.9}), fought, 0.1) == ()
-    assert remarks_on(replace(known, p50_ms={8: 1.5}), fought, 0.1) == ()
-    assert remarks_on(None, fought, 0.1) == ()
+    assert remarks_on(replace(known, p50_ms={1: 1.9}), result, 0.1) == ()
+    assert remarks_on(replace(known, p50_ms={8: 1.5}), result, 0.1) == ()
+    assert remarks_on(None, result, 0.1) == ()
 
 
 def test_what_the_measurement_says_of_itself_is_passed_on() -> None:
-    fought = [Fought(Bout("new", 1, ()), replace(run(STEADY, None), notes=("the line was full",)))]
-    assert remarks_on(None, fought, 0.1) == ("new at batch 1: the line was full",)
+    result = [ComparisonResult(Comparison("new", 1, ()), replace(run(STEADY, None), notes=("the line was full",)))]
+    assert remarks_on(None, result, 0.1) == ("new at batch 1: the line was full",)

@@ -12,9 +12,9 @@ import pytest
 
 from calibration.arrays import Floats
 from pipeline.errors import ConfigError
-from pipeline.gate.page import html_from_gated
-from pipeline.gate.pictures import Traced, budget_picture, ends_of, latency_pictures, share_of
-from pipeline.gate.record import Gated
+from pipeline.gate.page import html_from_gate
+from pipeline.gate.pictures import LatencySamples, budget_picture, ends_of, latency_pictures, share_of
+from pipeline.gate.record import GateRecord
 from pipeline.latency.benchmark import Queries
 from tests.pipeline.gate.made_gate import FAILED, OPEN, PASSED, made_gate
 
@@ -26,7 +26,7 @@ def queries(p50_ms: float) -> Queries:
 
 
 @pytest.fixture
-def gated(tmp_path: Path) -> Gated:
+def gated(tmp_path: Path) -> GateRecord:
     """A made-up gate whose raw latencies and sensors lie in the test's folder."""
     found = made_gate(PASSED, FAILED, OPEN)
     (measured,) = found.measured
@@ -68,8 +68,8 @@ def read(page: str) -> str:
     return " ".join(" ".join(parser.texts).split())
 
 
-def test_the_page_is_whole_and_needs_nothing_from_outside(gated: Gated, tmp_path: Path) -> None:
-    page = html_from_gated(gated, tmp_path)
+def test_the_page_is_whole_and_needs_nothing_from_outside(gated: GateRecord, tmp_path: Path) -> None:
+    page = html_from_gate(gated, tmp_path)
     text = read(page)
     assert "int8@onnxruntime must not ship" in text
     for check in gated.checks:
@@ -87,12 +87,12 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(gated: Gated, tmp_path
     assert len(set(re.findall(r'id="([^"]+)"', page))) == len(re.findall(r'id="([^"]+)"', page))
 
 
-def test_the_same_record_gives_the_same_page(gated: Gated, tmp_path: Path) -> None:
-    assert html_from_gated(gated, tmp_path) == html_from_gated(gated, tmp_path)
+def test_the_same_record_gives_the_same_page(gated: GateRecord, tmp_path: Path) -> None:
+    assert html_from_gate(gated, tmp_path) == html_from_gate(gated, tmp_path)
 
 
-def test_every_picture_says_itself_in_words(gated: Gated, tmp_path: Path) -> None:
-    page = html_from_gated(gated, tmp_path)
+def test_every_picture_says_itself_in_words(gated: GateRecord, tmp_path: Path) -> None:
+    page = html_from_gate(gated, tmp_path)
     titles = re.findall(r"<h3>(.*?)</h3>", page)
     assert titles == [
         "Budgets at a glance", "Latency distributions", "Share of queries by latency", "Difference by percentile",
@@ -102,27 +102,27 @@ def test_every_picture_says_itself_in_words(gated: Gated, tmp_path: Path) -> Non
     assert "x86_pkg_temp 51 to 52 °C" in page
 
 
-def test_without_a_baseline_nothing_is_compared(gated: Gated, tmp_path: Path) -> None:
+def test_without_a_baseline_nothing_is_compared(gated: GateRecord, tmp_path: Path) -> None:
     rows = tuple(replace(row, baseline_ms=None, ratio=None) for row in gated.measured[0].percentiles)
     alone = replace(gated, baseline="", measured=(replace(gated.measured[0], baseline_file="", percentiles=rows),))
     (tmp_path / "samples" / "monitor.npz").unlink()
-    text = read(html_from_gated(alone, tmp_path))
+    text = read(html_from_gate(alone, tmp_path))
     assert "Difference by percentile" not in text
     assert "Baseline:" not in text
     assert "No temperature is told here." in text
 
 
-def test_a_gate_without_latencies_has_a_page_too(gated: Gated, tmp_path: Path) -> None:
+def test_a_gate_without_latencies_has_a_page_too(gated: GateRecord, tmp_path: Path) -> None:
     bare = replace(gated, measured=(), accuracy=(), steps=(), advice="", metric=None, notes=(), checks=(OPEN,))
-    text = read(html_from_gated(bare, tmp_path))
+    text = read(html_from_gate(bare, tmp_path))
     assert "Budgets at a glance" not in text
     assert OPEN.sentence in text
 
 
-def test_a_missing_file_of_latencies_is_said(gated: Gated, tmp_path: Path) -> None:
+def test_a_missing_file_of_latencies_is_said(gated: GateRecord, tmp_path: Path) -> None:
     (tmp_path / gated.measured[0].queries_file).unlink()
     with pytest.raises(ConfigError, match="holds no raw latencies"):
-        html_from_gated(gated, tmp_path)
+        html_from_gate(gated, tmp_path)
 
 
 def test_a_budgets_share_is_of_its_bound_either_way() -> None:
@@ -144,17 +144,17 @@ def test_an_end_that_is_not_known_is_drawn_as_anywhere() -> None:
     assert ends_of(replace(floor, low=0.0, high=1600.0)) == (2.0, 0.25)
 
 
-def drawn(ours: Floats, theirs: Floats, gated: Gated) -> list[str]:
+def drawn(ours: Floats, theirs: Floats, gated: GateRecord) -> list[str]:
     sides = {
         side: Queries(
             values, np.repeat(np.arange(20), len(values) // 20), np.cumsum(values), np.full(len(values), np.nan)
         )
         for side, values in {"candidate": ours, "baseline": theirs}.items()
     }
-    return [picture.svg for picture in latency_pictures(Traced(gated.measured[0], sides, {}))]
+    return [picture.svg for picture in latency_pictures(LatencySamples(gated.measured[0], sides, {}))]
 
 
-def test_latencies_of_any_shape_can_be_drawn(gated: Gated) -> None:
+def test_latencies_of_any_shape_can_be_drawn(gated: GateRecord) -> None:
     equal, far = np.full(400, 0.25), np.geomspace(0.01, 100.0, 400)
     for ours, theirs in ((equal, equal), (far, equal), (equal, far)):
         for svg in drawn(ours, theirs, gated):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.gate.cases import candidate_of
-from pipeline.gate.record import SCHEMA_VERSION, Gated
+from pipeline.gate.gather_inputs import candidate_of
+from pipeline.gate.record import SCHEMA_VERSION, GateRecord
 from pipeline.json_record import record_from_json
 from pipeline.plan import Plan, read_plan
 
@@ -39,7 +39,7 @@ def test_a_plan_is_run_and_gated(plan: Path, command: Command) -> None:
     said = command("gate", "plan.toml", "--budget", "agreement >= 0.2")
     assert said.status == 0, said.err
     assert "int8@onnxruntime may ship" in said.out
-    gated = record_from_json(plan.parent / "trtforge-gate" / "gate.json", Gated, SCHEMA_VERSION, "")
+    gated = record_from_json(plan.parent / "trtforge-gate" / "gate.json", GateRecord, SCHEMA_VERSION, "")
     assert (gated.candidate, gated.baseline, gated.num_threads) == ("int8@onnxruntime", "fp32@onnxruntime", 1)
     assert [check.variant for check in gated.checks] == [
         "int8@onnxruntime", "int8@onnxruntime", "fp32@onnxruntime", "int8@onnxruntime",
@@ -67,7 +67,7 @@ def test_what_validation_refuses_must_not_ship(plan: Path, command: Command) -> 
     said = command("gate", "plan.toml")
     assert said.status == 5
     assert "must not ship: int8@onnxruntime: answers of int8@onnxruntime are out of [validate.int8]: " in said.err
-    gated = record_from_json(plan.parent / "trtforge-gate" / "gate.json", Gated, SCHEMA_VERSION, "")
+    gated = record_from_json(plan.parent / "trtforge-gate" / "gate.json", GateRecord, SCHEMA_VERSION, "")
     assert gated.steps == ()
 
 

@@ -12,15 +12,15 @@ import pytest
 from pipeline.gate.steadiness import (
     TICKS_PER_S,
     CpuTimes,
-    Moment,
+    MachineState,
     busy_with_others,
     cpu_times,
     load_from_others,
-    moment,
+    machine_state,
     objections,
 )
 
-QUIET = Moment("performance", "off", "MAXN", 0.1, {"cpu policy0": 2400.0}, {"cpu": 51.0})
+QUIET = MachineState("performance", "off", "MAXN", 0.1, {"cpu policy0": 2400.0}, {"cpu": 51.0})
 
 
 def test_a_moment_of_a_made_up_machine(tmp_path: Path) -> None:
@@ -35,20 +35,22 @@ def test_a_moment_of_a_made_up_machine(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert moment(tmp_path) == Moment("powersave", "off", "", 0.52, {"cpu policy0": 2400.0}, {"x86_pkg_temp": 51.5})
+    assert machine_state(tmp_path) == MachineState(
+        "powersave", "off", "", 0.52, {"cpu policy0": 2400.0}, {"x86_pkg_temp": 51.5}
+    )
 
 
 def test_turbo_as_other_drivers_tell_it(tmp_path: Path) -> None:
     boost = tmp_path / "sys/devices/system/cpu/cpufreq/boost"
     boost.parent.mkdir(parents=True)
     boost.write_text("1\n")
-    assert moment(tmp_path).turbo == "on"
+    assert machine_state(tmp_path).turbo == "on"
     boost.write_text("0\n")
-    assert moment(tmp_path).turbo == "off"
+    assert machine_state(tmp_path).turbo == "off"
 
 
 def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
-    assert moment(tmp_path) == Moment("", "", "", None, {}, {})
+    assert machine_state(tmp_path) == MachineState("", "", "", None, {}, {})
     times = cpu_times(tmp_path)
     assert load_from_others(times, replace(times, at_s=times.at_s + 1)) is None
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from rich.console import Console
 
 from pipeline.gate.budget import budget_from_text
-from pipeline.gate.checks import UNQUIET, unsettled
-from pipeline.gate.summary import headline, numbers_of, print_gated, reasons, summary_from_gated
+from pipeline.gate.checks import UNQUIET, withhold_decision
+from pipeline.gate.summary import headline, numbers_of, print_gate, reasons, summary_from_gate
 from tests.pipeline.gate.made_gate import FAILED, OPEN, PASSED, made_gate
 
 
 def test_the_summary_is_a_table_with_reasons_below() -> None:
-    lines = summary_from_gated(made_gate(PASSED, FAILED, OPEN)).splitlines()
+    lines = summary_from_gate(made_gate(PASSED, FAILED, OPEN)).splitlines()
     assert lines[0] == "### ❌ int8@onnxruntime must not ship"
     rows = [line for line in lines if line.startswith("|")]
     assert rows[2] == r"| p99\_ms at batch 8 \<= 12 | 11.25 ms | 11.00 to 11.50 | ✅ pass |"
@@ -28,7 +28,7 @@ def test_the_summary_is_a_table_with_reasons_below() -> None:
 
 def test_names_are_no_markup() -> None:
     named = replace(made_gate(PASSED), candidate="[a](b) &lt; ~~c~~ $d$ <e> `f` *g* h_i|j")
-    title = summary_from_gated(named).splitlines()[0]
+    title = summary_from_gate(named).splitlines()[0]
     assert title == r"### ✅ \[a\](b) \&lt; \~\~c\~\~ \$d\$ \<e\> \`f\` \*g\* h\_i\|j may ship"
 
 
@@ -49,7 +49,7 @@ def test_the_same_reason_twice_is_said_once() -> None:
 
 def test_a_noisy_machine_is_said_once() -> None:
     noise = ("other programs took 76% of the CPU time",)
-    spoilt = [unsettled(check, budget_from_text(check.budget, ""), noise) for check in (PASSED, FAILED)]
+    spoilt = [withhold_decision(check, budget_from_text(check.budget, ""), noise) for check in (PASSED, FAILED)]
     said = reasons(made_gate(*spoilt, OPEN))
     assert said == [
         f"this machine was too unquiet to decide 2 budgets: {noise[0]}; quiet the machine and gate again. Measured all "
@@ -66,7 +66,7 @@ def test_numbers_without_an_end() -> None:
 
 def test_the_terminal_shows_every_budget_in_80_columns() -> None:
     stream = io.StringIO()
-    print_gated(made_gate(PASSED, FAILED, OPEN), Console(file=stream, width=80))
+    print_gate(made_gate(PASSED, FAILED, OPEN), Console(file=stream, width=80))
     said = stream.getvalue()
     assert max(map(len, said.splitlines())) <= 80
     assert "11.25 ms" in said
@@ -76,4 +76,4 @@ def test_the_terminal_shows_every_budget_in_80_columns() -> None:
 
 def test_an_engine_other_than_the_candidate_is_named() -> None:
     other = replace(PASSED, variant="fp16@onnxruntime")
-    assert r"12 (fp16@onnxruntime)" in summary_from_gated(made_gate(other))
+    assert r"12 (fp16@onnxruntime)" in summary_from_gate(made_gate(other))

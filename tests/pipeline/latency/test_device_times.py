@@ -13,7 +13,7 @@ from rich.console import Console
 
 from engines.contract import Array, DeviceTimes, Runner, RunnerFacts, TensorSpec
 from pipeline.command.layer_table import note_lines, print_layers, split_lines
-from pipeline.latency.device_times import Splits, facts_as_json, feed_of, split_from_row
+from pipeline.latency.device_times import DeviceTimeRecorder, facts_as_json, feed_of, split_from_row
 
 
 class Told:
@@ -43,13 +43,13 @@ class Told:
 
 
 def test_medians_part_by_part() -> None:
-    splits = Splits(Told(DeviceTimes(1, 5, 3, 0.5), DeviceTimes(3, 4, 9, 0.25), DeviceTimes(2, 6, 4, 1)))
+    splits = DeviceTimeRecorder(Told(DeviceTimes(1, 5, 3, 0.5), DeviceTimes(3, 4, 9, 0.25), DeviceTimes(2, 6, 4, 1)))
     assert [splits.device_ms() for _ in range(3)] == [5, 4, 6]
     assert splits.medians() == DeviceTimes(2, 5, 4, 0.5)
 
 
 def test_a_backend_that_does_not_tell() -> None:
-    splits = Splits(Told(None))
+    splits = DeviceTimeRecorder(Told(None))
     assert splits.device_ms() is None
     assert splits.medians() is None
     assert split_from_row({"split_ms": None}) is None

@@ -7,7 +7,14 @@ import pytest
 
 from calibration.arrays import Floats
 from pipeline.latency.benchmark import latency_from_ms
-from pipeline.latency.intervals import Statistic, Wanted, interval_of, loads_needed, one_sided, ratio
+from pipeline.latency.intervals import (
+    IntervalSpec,
+    Statistic,
+    interval_of,
+    ratio_bounds,
+    sessions_needed,
+    statistic_bounds,
+)
 from pipeline.stats.intervals import Limit, outcome
 
 Random = np.random.Generator
@@ -41,18 +48,18 @@ def as_it_is(_random: Random, _num_loads: int) -> Floats:
 def test_the_estimate_of_one_side_is_the_statistic_that_is_printed(statistic: Statistic) -> None:
     values = steady(np.random.default_rng(0), 10, 50)
     printed = getattr(latency_from_ms(values.reshape(-1)), statistic)
-    assert one_sided(values, statistic, 0.01)[0] == pytest.approx(printed, rel=1e-12)
+    assert statistic_bounds(values, statistic, 0.01)[0] == pytest.approx(printed, rel=1e-12)
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_the_ratio_of_a_scaled_side_is_the_scale_with_no_width(statistic: Statistic) -> None:
     values = steady(np.random.default_rng(0), 10, 120)
-    assert ratio(1.05 * values, values, statistic, 1e-4) == pytest.approx((1.05, 1.05, 1.05), rel=1e-9)
+    assert ratio_bounds(1.05 * values, values, statistic, 1e-4) == pytest.approx((1.05, 1.05, 1.05), rel=1e-9)
 
 
 def test_a_ratio_is_the_geometric_mean_over_loads() -> None:
     ours = np.repeat([[2.0], [8.0]] * 8, 5, axis=1)
-    center, low, high = ratio(ours, np.ones((16, 5)), "p50", 0.025)
+    center, low, high = ratio_bounds(ours, np.ones((16, 5)), "p50", 0.025)
     assert center == pytest.approx(4.0)
     deviation = np.log([2.0, 8.0] * 8).std(ddof=1)
     assert np.log(high / center) == pytest.approx(2.131 * deviation / 4, rel=1e-3), "Student's t, 15 degrees: 2.131"
@@ -66,13 +73,13 @@ def test_in_a_ratio_of_tails_a_load_counts_for_no_more_than_its_reach(
 ) -> None:
     logs = np.array([-5.0, -0.01, 0.0, 0.0, 0.0, 0.0, 0.02, 0.03, 7.0, 9.0])
     ours, theirs = np.repeat(np.exp(logs)[:, None], 5, axis=1), np.ones((10, 5))
-    center, low, high = ratio(ours, theirs, statistic, 0.025, held_to)
+    center, low, high = ratio_bounds(ours, theirs, statistic, 0.025, held_to)
     counted = np.array([-reach, -0.01, 0.0, 0.0, 0.0, 0.0, 0.02, 0.03, reach, reach])
     assert np.log(center) == pytest.approx(counted.mean())
     assert np.log(high / center) == pytest.approx(2.262 * counted.std(ddof=1) / np.sqrt(10), rel=1e-3), "t, 9 degrees"
     assert low * high == pytest.approx(center**2)
-    assert np.log(ratio(ours, theirs, "p50", 0.025, held_to)[0]) == pytest.approx(logs.mean()), "in full"
-    moved = ratio(3 * ours, theirs, statistic, 0.025, held_to)
+    assert np.log(ratio_bounds(ours, theirs, "p50", 0.025, held_to)[0]) == pytest.approx(logs.mean()), "in full"
+    moved = ratio_bounds(3 * ours, theirs, statistic, 0.025, held_to)
     assert moved == pytest.approx((3 * center, 3 * low, 3 * high)), "reach is from the middle load, not from 1"
 
 
@@ -88,7 +95,7 @@ def test_what_other_programs_do_now_and_then_leaves_a_ratio_of_p99_decidable() -
     random = np.random.default_rng(11)
     decided = 0
     for _ in range(100):
-        _, low, high = ratio(hiccups(random, 250, 1 / 24), hiccups(random, 250, 1 / 24), "p99", 0.001, 1.1)
+        _, low, high = ratio_bounds(hiccups(random, 250, 1 / 24), hiccups(random, 250, 1 / 24), "p99", 0.001, 1.1)
         decided += low <= 1.0 <= high <= 1.1
     assert decided >= 90
 
@@ -97,26 +104,26 @@ def test_an_engine_that_is_far_too_slow_in_more_than_one_load_of_eight_does_not_
     random = np.random.default_rng(13)
     for held_to in (1.03, 1.1, 1.25):
         ours, theirs = hiccups(random, 2000, 0.2), hiccups(random, 2000, 0.0)
-        assert ratio(ours, theirs, "p99", 0.005, held_to)[1] > held_to
+        assert ratio_bounds(ours, theirs, "p99", 0.005, held_to)[1] > held_to
         rare = hiccups(random, 2000, 0.05)
-        assert ratio(rare, theirs, "p99", 0.005, held_to)[2] < held_to, "one of twenty does"
+        assert ratio_bounds(rare, theirs, "p99", 0.005, held_to)[2] < held_to, "one of twenty does"
 
 
 @pytest.mark.parametrize(
     ("wanted", "share"),
     [
-        (Wanted("p50", True, Limit(1.002, at_most=True)), 0.0),
-        (Wanted("p99", True, Limit(1.03, at_most=True)), 0.06),
-        (Wanted("p99", False, Limit(10.0, at_most=True)), 0.1),
+        (IntervalSpec("p50", True, Limit(1.002, at_most=True)), 0.0),
+        (IntervalSpec("p99", True, Limit(1.03, at_most=True)), 0.06),
+        (IntervalSpec("p99", False, Limit(10.0, at_most=True)), 0.1),
     ],
 )
-def test_the_loads_that_are_said_to_decide_do_so_about_four_times_in_five(wanted: Wanted, share: float) -> None:
+def test_the_loads_that_are_said_to_decide_do_so_about_four_times_in_five(wanted: IntervalSpec, share: float) -> None:
     random, chance, decided = np.random.default_rng(14), (0.99, 0.001), []
     for _ in range(150):
         sides = [hiccups(random, 20, share) for _ in range(2)]
         if outcome(interval_of(sides, wanted, chance), wanted.limit) != "not decided":
             continue
-        needed = loads_needed(sides, wanted, chance)
+        needed = sessions_needed(sides, wanted, chance)
         if needed < 5000:  # By chance some seem to lie on the limit.
             more = [np.concatenate([side, hiccups(random, int(needed) - 20, share)]) for side in sides]
             decided.append(outcome(interval_of(more, wanted, chance), wanted.limit) != "not decided")
@@ -127,20 +134,20 @@ def test_the_loads_that_are_said_to_decide_do_so_about_four_times_in_five(wanted
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_fewer_than_eight_loads_say_nothing(statistic: Statistic) -> None:
     values = steady(np.random.default_rng(0), 7, 500)
-    assert ratio(values, values * 2, statistic, 0.025)[1:] == (0.0, np.inf)
-    assert one_sided(values, statistic, 0.025)[2] == np.inf
+    assert ratio_bounds(values, values * 2, statistic, 0.025)[1:] == (0.0, np.inf)
+    assert statistic_bounds(values, statistic, 0.025)[2] == np.inf
 
 
 def test_latencies_that_the_clock_cannot_tell_from_zero_decide_nothing() -> None:
-    center, low, high = ratio(np.zeros((10, 5)), np.ones((10, 5)), "p50", 0.01)
+    center, low, high = ratio_bounds(np.zeros((10, 5)), np.ones((10, 5)), "p50", 0.01)
     assert np.isnan(center)
     assert (low, high) == (0.0, np.inf)
 
 
 def test_a_percentile_beyond_the_sample_has_no_upper_bound() -> None:
     values = steady(np.random.default_rng(0), 10, 10)
-    assert one_sided(values, "p99", 0.0005)[2] == np.inf
-    assert one_sided(values, "p50", 0.0005)[2] < np.inf
+    assert statistic_bounds(values, "p99", 0.0005)[2] == np.inf
+    assert statistic_bounds(values, "p50", 0.0005)[2] < np.inf
 
 
 @pytest.mark.parametrize("machine", [as_it_is, drift, two_speeds])
@@ -154,7 +161,7 @@ def test_the_interval_of_a_ratio_misses_the_truth_as_seldom_as_it_says(
     for _ in range(num_times):
         speed = machine(random, 12)
         ours, theirs = 1.2 * speed * steady(random, 12, 30), speed * steady(random, 12, 30)
-        _, low, high = ratio(ours, theirs, statistic, 0.025)
+        _, low, high = ratio_bounds(ours, theirs, statistic, 0.025)
         below += high < 1.2
         above += low > 1.2
     assert max(below, above) <= 0.025 * num_times + 3 * np.sqrt(0.025 * num_times)
@@ -164,7 +171,7 @@ def test_a_small_tail_is_kept_too() -> None:
     random = np.random.default_rng(2)
     missed = 0
     for _ in range(2000):
-        _, low, high = ratio(steady(random, 8, 20), steady(random, 8, 20), "p50", 0.0025)
+        _, low, high = ratio_bounds(steady(random, 8, 20), steady(random, 8, 20), "p50", 0.0025)
         missed += not low <= 1.0 <= high
     assert missed <= 20
 
@@ -178,10 +185,10 @@ def test_the_interval_of_one_side_misses_the_truth_as_seldom_as_it_says(statisti
         return np.asarray(np.exp(luck) * random.gamma(4.0, 0.01, (num_loads, 30)) + 1)
 
     random = np.random.default_rng(3)
-    truth = one_sided(latencies(20_000), statistic, 0.025)[0]
+    truth = statistic_bounds(latencies(20_000), statistic, 0.025)[0]
     missed = 0
     for _ in range(400):
-        _, low, high = one_sided(latencies(num_loads), statistic, 0.025)
+        _, low, high = statistic_bounds(latencies(num_loads), statistic, 0.025)
         missed += not low <= truth <= high
     assert missed <= 0.05 * 400 + 3 * np.sqrt(0.05 * 400)
 
@@ -196,8 +203,8 @@ def test_a_tail_that_comes_in_bursts_is_no_false_alarm(num_loads: int) -> None:
         return np.asarray(values)
 
     random = np.random.default_rng(15)
-    truth = one_sided(latencies(20_000), "p99", 0.005)[0]
-    alarms = sum(one_sided(latencies(num_loads), "p99", 0.005)[1] > truth for _ in range(600))
+    truth = statistic_bounds(latencies(20_000), "p99", 0.005)[0]
+    alarms = sum(statistic_bounds(latencies(num_loads), "p99", 0.005)[1] > truth for _ in range(600))
     assert alarms <= 0.005 * 600 + 3 * np.sqrt(0.005 * 600)
 
 
@@ -208,7 +215,7 @@ def test_a_machine_that_wanders_for_longer_than_a_load_widens_the_interval_of_on
     noise = np.random.default_rng(5).normal(1, 0.01, (64, 40))
     widths = []
     for level in (wander, mixed):
-        _, low, high = one_sided(level[:, None] * noise, "mean", 0.025)
+        _, low, high = statistic_bounds(level[:, None] * noise, "mean", 0.025)
         widths.append(high - low)
     assert widths[0] > 1.7 * widths[1]
 
@@ -217,7 +224,9 @@ def test_what_both_sides_share_cancels_in_a_ratio() -> None:
     random = np.random.default_rng(6)
     calm = steady(random, 12, 30), steady(random, 12, 30)
     rough = drift(random, 12) * two_speeds(random, 12)
-    assert ratio(rough * calm[0], rough * calm[1], "p50", 0.01) == pytest.approx(ratio(*calm, "p50", 0.01))
+    assert ratio_bounds(rough * calm[0], rough * calm[1], "p50", 0.01) == pytest.approx(
+        ratio_bounds(*calm, "p50", 0.01)
+    )
 
 
 def test_a_slow_tail_shows_in_p99_and_not_in_p50() -> None:
@@ -225,8 +234,8 @@ def test_a_slow_tail_shows_in_p99_and_not_in_p50() -> None:
     theirs = random.normal(1.0, 0.01, (20, 400))
     ours = random.normal(1.0, 0.01, (20, 400))
     ours[:, ::50] *= 1.3  # 2 % of the queries.
-    assert ratio(ours, theirs, "p99", 0.001)[1] > 1.2
-    center, low, high = ratio(ours, theirs, "p50", 0.001)
+    assert ratio_bounds(ours, theirs, "p99", 0.001)[1] > 1.2
+    center, low, high = ratio_bounds(ours, theirs, "p50", 0.001)
     assert low < 1.0 < high < 1.01
     assert center == pytest.approx(1.0, abs=0.005)
 
@@ -235,7 +244,7 @@ def test_loads_of_the_candidate_alone_that_are_slow_do_not_vanish() -> None:
     random = np.random.default_rng(8)
     ours, theirs = (random.normal(1.0, 0.005, (30, 30)) for _ in range(2))
     ours[::3] *= 1.3  # Every third load.
-    center, low, high = ratio(ours, theirs, "p50", 0.01)
+    center, low, high = ratio_bounds(ours, theirs, "p50", 0.01)
     assert center == pytest.approx(1.3 ** (1 / 3), rel=0.01)
     assert high > 1.1
     assert low < center
@@ -248,7 +257,7 @@ def test_queries_that_are_fast_or_slow_by_chance_are_no_false_alarm(statistic: S
     alarms = 0
     for _ in range(500):
         ours, theirs = random.normal(1, 0.01, (2, 10, 21)) * np.where(random.random((2, 10, 21)) < 0.5, 1.5, 1.0)
-        _, low, high = ratio(ours, theirs, statistic, 0.005)
+        _, low, high = ratio_bounds(ours, theirs, statistic, 0.005)
         alarms += low > 1.0
         alarms += high < 1.0
     assert alarms <= 0.01 * 500 + 3 * np.sqrt(0.01 * 500)
@@ -258,10 +267,10 @@ def test_queries_that_are_fast_or_slow_by_chance_are_no_false_alarm(statistic: S
 def test_a_bootstrap_over_loads_gives_about_the_same_interval(statistic: Statistic) -> None:
     random = np.random.default_rng(9)
     ours, theirs = steady(random, 60, 50), steady(random, 60, 50)
-    found = [[one_sided(load[None], statistic, 0.5)[0] for load in side] for side in (ours, theirs)]
+    found = [[statistic_bounds(load[None], statistic, 0.5)[0] for load in side] for side in (ours, theirs)]
     logs = np.log(found[0]) - np.log(found[1])
     resampled = logs[random.integers(60, size=(4000, 60))].mean(axis=1)
     low, high = np.exp(np.quantile(resampled, (0.025, 0.975)))
-    _, found_low, found_high = ratio(ours, theirs, statistic, 0.025)
+    _, found_low, found_high = ratio_bounds(ours, theirs, statistic, 0.025)
     assert found_high - found_low == pytest.approx(high - low, rel=0.35)
     assert found_low == pytest.approx(low, abs=0.3 * (high - low))

@@ -17,10 +17,10 @@ from engines.backends import tensorrt
 from engines.contract import Array, GpuUse
 from pipeline.artifact import Engine
 from pipeline.gate.budget import budget_from_text
-from pipeline.gate.checks import Sides
-from pipeline.gate.latency import Bout, fight_here
+from pipeline.gate.checks import GateEngines
+from pipeline.gate.latency import Comparison, run_comparisons_here
 from pipeline.latency.benchmark import Candidate, measure
-from pipeline.latency.offline import Flow, streaming_runner
+from pipeline.latency.offline import BatchesInFlight, streaming_runner
 from pipeline.latency.protocol import Pairing, Protocol
 from pipeline.latency.scenarios import Load
 from pipeline.stages.benchmark import Benchmark, measure_engines
@@ -44,7 +44,7 @@ def numbered(num_rows: int) -> Iterator[dict[str, Array]]:
 def test_answers_come_in_order_and_what_is_in_flight_is_waited_for(gpu: PretendedGpu, tmp_path: Path) -> None:
     trt = pretended_trt(gpu, lambda: PretendedContext(gpu))
     with runner_of(gpu, tmp_path, trt, GpuUse(num_streams=3)) as runner:
-        one, four = Flow(runner, numbered(1)), Flow(runner, numbered(4))
+        one, four = BatchesInFlight(runner, numbered(1)), BatchesInFlight(runner, numbered(4))
         assert [float(one.next()["y"][0, 0]) for _ in range(5)] == [0, 2, 4, 6, 8]
         times = runner.facts().times
         assert times is not None
@@ -102,9 +102,9 @@ def test_a_benchmark_has_several_batches_in_flight(gpu: PretendedGpu, engine: En
 def test_a_gate_of_throughput_has_several_batches_in_flight(gpu: PretendedGpu, engine: Engine, tmp_path: Path) -> None:
     quick = Pairing(max_seconds=0.5, reload=False, warmup_seconds=0, load_seconds=0)
     pairing = replace(quick, scenario="offline", num_streams=3)
-    bout = Bout("a", 4, (budget_from_text("throughput_per_s at batch 4 >= 1", ""),))
-    (fought,) = fight_here(Sides({"a": engine}, ""), rows(tmp_path, 8), [bout], (pairing, 0))
-    assert fought.run.answers[0].outcome == "pass"
+    comparison = Comparison("a", 4, (budget_from_text("throughput_per_s at batch 4 >= 1", ""),))
+    (result,) = run_comparisons_here(GateEngines({"a": engine}, ""), rows(tmp_path, 8), [comparison], (pairing, 0))
+    assert result.paired.limit_results[0].outcome == "pass"
     assert gpu.num_streams == 3
     order = [call.split()[0] for call in gpu.calls if call.startswith(("execute", "wait", "launch"))]
     assert order[:4] == ["execute", "execute", "execute", "wait"]

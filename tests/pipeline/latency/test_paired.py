@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.latency.benchmark import Candidate
-from pipeline.latency.intervals import Statistic, ratio
-from pipeline.latency.paired import Asked, LoadEngine, Question, ask
+from pipeline.latency.intervals import Statistic, ratio_bounds
+from pipeline.latency.paired import LatencyLimit, LoadEngine, PairedResult, compare_paired
 from pipeline.latency.protocol import Pairing
 from pipeline.stats.intervals import Limit, planned_looks
 
@@ -55,8 +55,8 @@ class FakeMachine:
 
 def question(
     statistic: Statistic = "p50", at_most: float = 1.03, *, relative: bool = True, batch_size: int = 1
-) -> Question:
-    return Question(f"{statistic} at most {at_most}", batch_size, statistic, Limit(at_most, at_most=True), relative)
+) -> LatencyLimit:
+    return LatencyLimit(f"{statistic} at most {at_most}", batch_size, statistic, Limit(at_most, at_most=True), relative)
 
 
 def noisy(seed: int, center_ms: float, spread: float = 0.02) -> Callable[[], float]:
@@ -65,20 +65,20 @@ def noisy(seed: int, center_ms: float, spread: float = 0.02) -> Callable[[], flo
     return lambda: center_ms * (random.normal(1, spread) + (random.random() < 0.03) * random.pareto(2.0))
 
 
-def compared(slower: float, seed: int = 0, spread: float = 0.02, pairing: Pairing = QUICK) -> Asked:
+def compared(slower: float, seed: int = 0, spread: float = 0.02, pairing: Pairing = QUICK) -> PairedResult:
     machine = FakeMachine()
     candidate = machine.loading("c", noisy(2 * seed, slower, spread))
     baseline = machine.loading("b", noisy(2 * seed + 1, 1.0, spread))
-    return ask(candidate, baseline, [question()], replace(pairing, seed=seed), clock=machine.clock)
+    return compare_paired(candidate, baseline, [question()], replace(pairing, seed=seed), clock=machine.clock)
 
 
 def test_equal_engines_pass_and_a_slower_one_fails() -> None:
-    assert compared(1.0).answers[0].outcome == "pass"
+    assert compared(1.0).limit_results[0].outcome == "pass"
     slow = compared(1.06)
-    assert slow.answers[0].outcome == "fail"
-    assert slow.answers[0].interval.low > 1.03
-    assert slow.answers[0].interval.estimate == pytest.approx(1.06, abs=0.01)
-    assert (slow.answers[0].more_rounds, slow.answers[0].more_seconds) == (0.0, 0.0)
+    assert slow.limit_results[0].outcome == "fail"
+    assert slow.limit_results[0].interval.low > 1.03
+    assert slow.limit_results[0].interval.estimate == pytest.approx(1.06, abs=0.01)
+    assert (slow.limit_results[0].more_rounds, slow.limit_results[0].more_seconds) == (0.0, 0.0)
 
 
 def test_over_all_looks_the_limit_itself_is_called_broken_as_seldom_as_the_confidence_says() -> None:
@@ -88,7 +88,7 @@ def test_over_all_looks_the_limit_itself_is_called_broken_as_seldom_as_the_confi
     for _ in range(400):
         luck = random.normal(0, 0.01, (2, 100, 1)) + (random.random((2, 100, 1)) < 0.05) * 0.05
         ours, theirs = np.exp(luck) * random.normal(1, 0.02, (2, 100, 20))
-        intervals = [ratio(1.03 * ours[:num], theirs[:num], "p50", tail) for num in looks]
+        intervals = [ratio_bounds(1.03 * ours[:num], theirs[:num], "p50", tail) for num in looks]
         false_alarms += any(low > 1.03 for _, low, _ in intervals)
         wrong_passes += any(high < 1.03 for _, _, high in intervals)
     assert max(false_alarms, wrong_passes) <= 20 + 3 * np.sqrt(20), "at most 5 % of 400, each"
@@ -97,19 +97,19 @@ def test_over_all_looks_the_limit_itself_is_called_broken_as_seldom_as_the_confi
 
 def test_a_clear_difference_is_decided_at_the_first_look() -> None:
     found = compared(1.3)
-    assert found.num_loads == 8
+    assert found.num_sessions == 8
     assert found.seconds < 3
 
 
 def test_noise_takes_longer_and_still_decides() -> None:
     noisy_run = compared(1.10, spread=0.3)
-    assert noisy_run.num_loads > compared(1.10).num_loads
-    assert noisy_run.answers[0].outcome == "fail"
+    assert noisy_run.num_sessions > compared(1.10).num_sessions
+    assert noisy_run.limit_results[0].outcome == "fail"
 
 
 def test_what_lies_on_the_limit_is_not_decided_and_says_what_would_decide() -> None:
     found = compared(1.028, spread=0.1, pairing=replace(QUICK, max_seconds=5.0))
-    answer = found.answers[0]
+    answer = found.limit_results[0]
     assert answer.outcome == "not decided"
     assert answer.interval.low < 1.03 < answer.interval.high
     assert answer.more_rounds > 0
@@ -119,14 +119,14 @@ def test_what_lies_on_the_limit_is_not_decided_and_says_what_would_decide() -> N
 
 def test_the_time_that_is_asked_for_then_decides() -> None:
     short = compared(1.015, spread=0.15, pairing=replace(QUICK, max_seconds=2.0))
-    assert short.answers[0].outcome == "not decided"
-    longer = replace(QUICK, max_seconds=2 * (short.seconds + short.answers[0].more_seconds))
-    assert compared(1.015, spread=0.15, pairing=longer).answers[0].outcome == "pass"
+    assert short.limit_results[0].outcome == "not decided"
+    longer = replace(QUICK, max_seconds=2 * (short.seconds + short.limit_results[0].more_seconds))
+    assert compared(1.015, spread=0.15, pairing=longer).limit_results[0].outcome == "pass"
 
 
 def test_the_loads_needed_fall_with_the_square_of_the_distance() -> None:
     near, far = (
-        compared(slower, spread=0.2, pairing=replace(QUICK, max_seconds=3.0, seed=5)).answers[0].more_seconds
+        compared(slower, spread=0.2, pairing=replace(QUICK, max_seconds=3.0, seed=5)).limit_results[0].more_seconds
         for slower in (1.02, 0.98)
     )
     assert near > 4 * far
@@ -134,7 +134,7 @@ def test_the_loads_needed_fall_with_the_square_of_the_distance() -> None:
 
 def test_rounds_are_abba_or_baab_and_loads_are_whole() -> None:
     machine = FakeMachine()
-    ask(
+    compare_paired(
         machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0), [question()], QUICK, clock=machine.clock
     )  # fmt: skip
     loads = " ".join(machine.log).replace("-b -c", "|").replace("-c -b", "|").split("|")[1:-1]
@@ -156,7 +156,7 @@ def test_the_order_follows_the_seed() -> None:
     def order(seed: int) -> list[str]:
         machine = FakeMachine()
         sides = machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0)
-        ask(*sides, [question()], replace(QUICK, seed=seed), clock=machine.clock)
+        compare_paired(*sides, [question()], replace(QUICK, seed=seed), clock=machine.clock)
         return machine.log
 
     assert order(1) == order(1)
@@ -165,14 +165,14 @@ def test_the_order_follows_the_seed() -> None:
 
 def test_all_blocks_have_as_many_queries_as_the_slower_runs_in_a_block() -> None:
     machine = FakeMachine()
-    found = ask(
+    found = compare_paired(
         machine.loading("c", lambda: 2.0), machine.loading("b", lambda: 1.0), [question()], QUICK, clock=machine.clock
     )
     assert found.baseline is not None
     assert np.bincount(found.candidate.block).tolist() == [2 * 4] * found.num_rounds
     assert np.bincount(found.baseline.block).tolist() == [2 * 4] * found.num_rounds
     assert set(found.candidate.latency_ms) == {2.0}
-    assert found.num_rounds % found.num_loads == 0
+    assert found.num_rounds % found.num_sessions == 0
 
 
 def test_a_load_is_measured_for_as_long_as_loading_takes() -> None:
@@ -180,8 +180,8 @@ def test_a_load_is_measured_for_as_long_as_loading_takes() -> None:
     for loading_ms in (1.0, 500.0):
         machine = FakeMachine(loading_ms)
         sides = machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0)
-        found = ask(*sides, [question()], replace(QUICK, max_seconds=60), clock=machine.clock)
-        rounds.append(found.num_rounds / found.num_loads)
+        found = compare_paired(*sides, [question()], replace(QUICK, max_seconds=60), clock=machine.clock)
+        rounds.append(found.num_rounds / found.num_sessions)
     assert rounds[0] == 5, "0.1 s in rounds of 20 ms"
     assert rounds[1] >= 1000 / 20
 
@@ -189,8 +189,8 @@ def test_a_load_is_measured_for_as_long_as_loading_takes() -> None:
 def test_a_load_has_enough_queries_for_the_percentile_that_is_asked() -> None:
     machine = FakeMachine()
     sides = machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0)
-    found = ask(*sides, [question("p99")], replace(QUICK, load_seconds=0.0), clock=machine.clock)
-    assert len(found.candidate.latency_ms) / found.num_loads >= 100
+    found = compare_paired(*sides, [question("p99")], replace(QUICK, load_seconds=0.0), clock=machine.clock)
+    assert len(found.candidate.latency_ms) / found.num_sessions >= 100
 
 
 @pytest.mark.parametrize(
@@ -201,34 +201,38 @@ def test_a_load_has_enough_queries_for_the_percentile_that_is_asked() -> None:
         (question("p99", 1.0), 4, 100),
     ],
 )
-def test_slow_queries_have_as_many_loads_as_the_time_allows(asked: Question, num_loads: int, num_queries: int) -> None:
+def test_slow_queries_have_as_many_loads_as_the_time_allows(
+    asked: LatencyLimit, num_loads: int, num_queries: int
+) -> None:
     """40 ms each, 60 s: but for a ratio of p99 a load has 100 of each side, as of fewer it would be the slowest."""
     machine = FakeMachine(loading_ms=300)
     candidate, baseline = machine.loading("c", noisy(0, 40.0)), machine.loading("b", noisy(1, 40.0))
-    found = ask(candidate, baseline if asked.relative else None, [asked], Pairing(), clock=machine.clock)
-    assert found.answers[0].outcome == "not decided"
-    assert found.num_loads == num_loads
-    assert len(found.candidate.latency_ms) / found.num_loads == num_queries
+    found = compare_paired(candidate, baseline if asked.relative else None, [asked], Pairing(), clock=machine.clock)
+    assert found.limit_results[0].outcome == "not decided"
+    assert found.num_sessions == num_loads
+    assert len(found.candidate.latency_ms) / found.num_sessions == num_queries
 
 
 def test_how_much_longer_slow_queries_take_is_told_by_the_loads_that_there_are() -> None:
-    def gated(seconds: float) -> Asked:
+    def gated(seconds: float) -> PairedResult:
         machine = FakeMachine(loading_ms=300)
         sides = (machine.loading("c", noisy(0, 40.0, 0.1)), machine.loading("b", noisy(1, 40.0, 0.1)))
-        return ask(*sides, [question("p99", 1.5)], replace(Pairing(), max_seconds=seconds), clock=machine.clock)
+        return compare_paired(
+            *sides, [question("p99", 1.5)], replace(Pairing(), max_seconds=seconds), clock=machine.clock
+        )
 
     short = gated(60.0)
-    (answer,) = short.answers
-    assert (answer.outcome, short.num_loads) == ("not decided", 4)
+    (answer,) = short.limit_results
+    assert (answer.outcome, short.num_sessions) == ("not decided", 4)
     assert answer.more_seconds > 3 * 60, "eight loads would take two minutes, and would not decide"
-    assert gated(short.seconds + answer.more_seconds).answers[0].outcome == "pass"
+    assert gated(short.seconds + answer.more_seconds).limit_results[0].outcome == "pass"
 
 
 def test_without_reloading_the_engines_are_loaded_once_and_it_is_said() -> None:
     machine = FakeMachine()
     once = replace(QUICK, reload=False)
     sides = machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0)
-    assert ask(*sides, [question()], once, clock=machine.clock).answers[0].outcome == "pass"
+    assert compare_paired(*sides, [question()], once, clock=machine.clock).limit_results[0].outcome == "pass"
     assert machine.log.count("+c") == machine.log.count("-c") == 1
     assert "this load alone" in once.describe()
 
@@ -250,8 +254,10 @@ def test_an_unlucky_load_of_the_candidate_is_no_false_alarm() -> None:
 
             return opened
 
-        found = ask(lucky("c"), lucky("b"), [question()], replace(QUICK, load_seconds=0.04), clock=machine.clock)
-        alarms += found.answers[0].outcome == "fail"
+        found = compare_paired(
+            lucky("c"), lucky("b"), [question()], replace(QUICK, load_seconds=0.04), clock=machine.clock
+        )
+        alarms += found.limit_results[0].outcome == "fail"
     assert alarms == 0
 
 
@@ -261,11 +267,11 @@ def test_a_drifting_machine_is_fair_to_both() -> None:
     def drifting() -> float:
         return 1.0 + machine.now_ns / 1e10  # 10 % slower with every second.
 
-    found = ask(
+    found = compare_paired(
         machine.loading("c", drifting), machine.loading("b", drifting), [question()], QUICK, clock=machine.clock
     )
-    assert found.answers[0].outcome == "pass"
-    assert found.answers[0].interval.estimate == pytest.approx(1.0, abs=0.002)
+    assert found.limit_results[0].outcome == "pass"
+    assert found.limit_results[0].interval.estimate == pytest.approx(1.0, abs=0.002)
 
 
 def test_a_slow_tail_fails_p99_and_passes_p50() -> None:
@@ -275,50 +281,50 @@ def test_a_slow_tail_fails_p99_and_passes_p50() -> None:
         count[0] += 1
         return 1.5 if count[0] % 33 == 0 else 1.0
 
-    found = ask(
+    found = compare_paired(
         machine.loading("c", tailed),
         machine.loading("b", lambda: 1.0),
         [question("p50"), question("p99")],
         QUICK,
         clock=machine.clock,
     )
-    assert [answer.outcome for answer in found.answers] == ["pass", "fail"]
-    assert [answer.question.statistic for answer in found.answers] == ["p50", "p99"]
+    assert [answer.outcome for answer in found.limit_results] == ["pass", "fail"]
+    assert [answer.latency_limit.statistic for answer in found.limit_results] == ["p50", "p99"]
 
 
 def test_an_answer_stands_while_the_others_go_on() -> None:
     machine = FakeMachine()
-    found = ask(
+    found = compare_paired(
         machine.loading("c", noisy(0, 1.0)),
         machine.loading("b", noisy(1, 1.0)),
         [question("p50"), question("mean", 1.01)],
         replace(QUICK, max_seconds=5.0),
         clock=machine.clock,
     )
-    assert found.answers[0].outcome == "pass"
-    assert found.answers[1].outcome == "not decided"
-    assert found.num_loads > 8
+    assert found.limit_results[0].outcome == "pass"
+    assert found.limit_results[1].outcome == "not decided"
+    assert found.num_sessions > 8
 
 
 def test_milliseconds_are_judged_without_a_baseline() -> None:
     machine = FakeMachine()
-    found = ask(
+    found = compare_paired(
         machine.loading("c", noisy(0, 2.0), batch_size=8),
         None,
         [question("p50", 2.1, relative=False, batch_size=8), question("mean", 1.9, relative=False, batch_size=8)],
         QUICK,
         clock=machine.clock,
     )
-    assert [answer.outcome for answer in found.answers] == ["pass", "fail"]
+    assert [answer.outcome for answer in found.limit_results] == ["pass", "fail"]
     assert found.baseline is None
-    assert found.answers[0].interval.estimate == pytest.approx(2.0, abs=0.02)
+    assert found.limit_results[0].interval.estimate == pytest.approx(2.0, abs=0.02)
     with pytest.raises(ValueError, match="a ratio needs a baseline"):
         found.interval("p50", relative=True)
 
 
 def test_any_other_statistic_of_the_run_has_its_interval() -> None:
     found = compared(1.0)
-    asked, p90 = found.answers[0].interval, found.interval("p90", relative=True)
+    asked, p90 = found.limit_results[0].interval, found.interval("p90", relative=True)
     assert found.interval("p50", relative=True) == asked
     assert p90.confidence == 0.99
     assert p90.low < 1.0 < p90.high
@@ -328,20 +334,20 @@ def test_any_other_statistic_of_the_run_has_its_interval() -> None:
 def test_the_table_has_the_interval_that_was_asked_for() -> None:
     machine = FakeMachine()
     sides = machine.loading("c", noisy(0, 3.0)), machine.loading("b", noisy(1, 1.0))
-    found = ask(*sides, [question("p99", 9.0)], QUICK, clock=machine.clock)
-    assert found.answers[0].outcome == "pass"
-    assert found.interval("p99", relative=True) == found.answers[0].interval, "loads count as far as 9 allows"
+    found = compare_paired(*sides, [question("p99", 9.0)], QUICK, clock=machine.clock)
+    assert found.limit_results[0].outcome == "pass"
+    assert found.interval("p99", relative=True) == found.limit_results[0].interval, "loads count as far as 9 allows"
 
 
 def test_engines_too_slow_for_eight_loads_are_not_decided() -> None:
     machine = FakeMachine(loading_ms=4000.0)
     sides = machine.loading("c", lambda: 300.0), machine.loading("b", lambda: 100.0)
-    found = ask(*sides, [question()], QUICK, clock=machine.clock)
-    answer = found.answers[0]
+    found = compare_paired(*sides, [question()], QUICK, clock=machine.clock)
+    answer = found.limit_results[0]
     assert answer.outcome == "not decided"
-    assert found.num_loads < 8
+    assert found.num_sessions < 8
     assert answer.interval.high == math.inf
-    assert answer.more_rounds >= (8 - found.num_loads) * found.num_rounds / found.num_loads
+    assert answer.more_rounds >= (8 - found.num_sessions) * found.num_rounds / found.num_sessions
 
 
 def test_an_engine_that_breaks_midway_says_so_and_all_is_unloaded() -> None:
@@ -365,7 +371,9 @@ def test_an_engine_that_breaks_midway_says_so_and_all_is_unloaded() -> None:
             machine.log.append(f"!{name}")
 
     with pytest.raises(RuntimeError, match="the engine broke"):
-        ask(lambda: watched("c", breaking), lambda: watched("b", lambda: 1.0), [question()], QUICK, clock=machine.clock)
+        compare_paired(
+            lambda: watched("c", breaking), lambda: watched("b", lambda: 1.0), [question()], QUICK, clock=machine.clock
+        )
     assert machine.log.count("!c") == machine.log.count("+c")
     assert machine.log.count("!b") == machine.log.count("+b")
     assert gc.isenabled()
@@ -374,27 +382,27 @@ def test_an_engine_that_breaks_midway_says_so_and_all_is_unloaded() -> None:
 def test_questions_that_cannot_be_asked_are_refused() -> None:
     machine = FakeMachine()
     one, eight = (machine.loading("c", lambda: 1.0, batch_size=size) for size in (1, 8))
-    with pytest.raises(ValueError, match="at least one question"):
-        ask(one, one, [], QUICK, clock=machine.clock)
+    with pytest.raises(ValueError, match="at least one limit"):
+        compare_paired(one, one, [], QUICK, clock=machine.clock)
     with pytest.raises(ValueError, match="a baseline where one is relative"):
-        ask(one, None, [question()], QUICK, clock=machine.clock)
+        compare_paired(one, None, [question()], QUICK, clock=machine.clock)
     with pytest.raises(ValueError, match=r"different batch sizes: \[1, 8\]"):
-        ask(one, eight, [question()], QUICK, clock=machine.clock)
+        compare_paired(one, eight, [question()], QUICK, clock=machine.clock)
     with pytest.raises(ValueError, match=r"different batch sizes: \[1, 8\]"):
-        ask(one, one, [question(batch_size=8)], QUICK, clock=machine.clock)
+        compare_paired(one, one, [question(batch_size=8)], QUICK, clock=machine.clock)
 
 
 def test_at_a_rate_both_meet_the_same_arrivals_and_latency_counts_from_when_a_query_was_due() -> None:
     machine = FakeMachine(look_ns=1000)
     offered = replace(QUICK, scenario="server", queries_per_s=2500.0, warmup_queries=2)
-    found = ask(
+    found = compare_paired(
         machine.loading("c", lambda: 0.3), machine.loading("b", lambda: 0.2), [question()], offered, clock=machine.clock
     )
     assert found.baseline is not None
     gaps = [np.diff(side.started_ms[side.block == 0][:30]) for side in (found.candidate, found.baseline)]
     assert gaps[0] == pytest.approx(gaps[1], abs=1e-5)
     assert found.candidate.latency_ms.max() > 0.6, "some wait in line"
-    assert found.answers[0].outcome == "fail"
+    assert found.limit_results[0].outcome == "fail"
     assert found.notes == ()
 
 
@@ -402,8 +410,8 @@ def test_a_camera_that_is_too_fast_for_the_candidate_is_said() -> None:
     machine = FakeMachine(look_ns=1000)
     offered = replace(QUICK, scenario="server", queries_per_s=2000.0, arrivals="fixed")
     sides = machine.loading("c", lambda: 0.6), machine.loading("b", lambda: 0.2)
-    found = ask(*sides, [question()], offered, clock=machine.clock)
-    assert found.answers[0].outcome == "fail"
+    found = compare_paired(*sides, [question()], offered, clock=machine.clock)
+    assert found.limit_results[0].outcome == "fail"
     assert len(found.notes) == 1
     assert found.notes[0].startswith("candidate: overloaded: 2000 queries per second arrive, 16")
     assert "2000 queries per second arrive evenly spaced" in offered.describe()
@@ -412,10 +420,12 @@ def test_a_camera_that_is_too_fast_for_the_candidate_is_said() -> None:
 def test_a_soak_goes_on_though_all_could_be_decided() -> None:
     machine = FakeMachine(look_ns=1000)
     sides = machine.loading("c", lambda: 0.3), machine.loading("b", lambda: 0.2)
-    short = ask(*sides, [question()], QUICK, clock=machine.clock)
+    short = compare_paired(*sides, [question()], QUICK, clock=machine.clock)
     least = 3 * short.seconds
-    soaked = ask(*sides, [question()], replace(QUICK, min_seconds=least, max_seconds=2 * least), clock=machine.clock)
-    assert short.answers[0].outcome == soaked.answers[0].outcome == "fail"
+    soaked = compare_paired(
+        *sides, [question()], replace(QUICK, min_seconds=least, max_seconds=2 * least), clock=machine.clock
+    )
+    assert short.limit_results[0].outcome == soaked.limit_results[0].outcome == "fail"
     assert least <= soaked.seconds < 1.5 * least
     assert (
         "until all is decided, not before 600 s, or 900 s are over"

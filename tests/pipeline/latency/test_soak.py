@@ -9,7 +9,7 @@ from calibration.arrays import Floats
 from pipeline.latency.benchmark import Queries, Timing, latency_from_ms
 from pipeline.latency.soak import trace
 from pipeline.machine.monitor import Readings
-from pipeline.machine.sensors import Gauge, SensorKind
+from pipeline.machine.sensors import Sensor, SensorKind
 
 BEGAN_NS = 5_000_000_000
 
@@ -24,7 +24,7 @@ def timing_of(latency_ms: Floats, started_ms: Floats) -> Timing:
 def readings_of(every_s: float, **values: list[float]) -> Readings:
     """Readings by name, of gauges whose kind is the part of the name before two underscores."""
     kinds: dict[str, SensorKind] = {"temperature": "temperature_c", "clock": "clock_mhz", "throttle": "num_throttles"}
-    gauges = tuple(Gauge(kinds[name.split("__")[0]], name.split("__")[1], lambda: math.nan) for name in values)
+    gauges = tuple(Sensor(kinds[name.split("__")[0]], name.split("__")[1], lambda: math.nan) for name in values)
     table = np.array(list(values.values())).T
     times_ns = BEGAN_NS + (np.arange(len(table)) * every_s * 1e9).astype(np.int64)
     return Readings(gauges, times_ns, table)

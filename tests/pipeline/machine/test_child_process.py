@@ -136,27 +136,27 @@ def test_ctrl_c_is_for_the_parent_alone(tmp_path: Path) -> None:
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def count(tell: child_process.Tell, last: int) -> int:
+def count(send_progress: child_process.SendProgress, last: int) -> int:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(tell, range(last)))
+        list(pool.map(send_progress, range(last)))
     return last
 
 
-def tell_and_die(tell: child_process.Tell) -> None:
-    tell("still well")
+def tell_and_die(send_progress: child_process.SendProgress) -> None:
+    send_progress("still well")
     os.kill(os.getpid(), signal.SIGABRT)
 
 
 def test_news_are_heard_before_the_answer(log: Path) -> None:
     heard: list[int] = []
-    assert child_process.call_and_hear(log, "count", heard.append, count, 50) == 50
+    assert child_process.call_with_progress(log, "count", heard.append, count, 50) == 50
     assert sorted(heard) == list(range(50))
 
 
 def test_news_of_a_process_that_dies_are_heard(log: Path) -> None:
     heard: list[str] = []
     with pytest.raises(ProcessDied, match="ended by SIGABRT") as caught:
-        child_process.call_and_hear(log, "die", heard.append, tell_and_die)
+        child_process.call_with_progress(log, "die", heard.append, tell_and_die)
     assert heard == ["still well"]
     assert caught.value.may_be_memory
 

@@ -16,7 +16,7 @@ from pipeline.latency.benchmark import Candidate, Queries, Timing, latency_from_
 from pipeline.latency.energy import Energy, block_windows_ns, energies_of, total_energy
 from pipeline.latency.protocol import Protocol
 from pipeline.machine.monitor import Monitor, Readings
-from pipeline.machine.sensors import Gauge
+from pipeline.machine.sensors import Sensor
 from pipeline.stages import benchmark
 from tests.pipeline.machine.jetsons import jetson_files, tree
 
@@ -39,7 +39,7 @@ def nothing() -> float:
 
 def readings(seconds: list[float], **columns: list[float]) -> Readings:
     """Readings of power by rail name, milliwatts."""
-    found = tuple(Gauge("power_mw", name, nothing) for name in columns)
+    found = tuple(Sensor("power_mw", name, nothing) for name in columns)
     times_ns = (np.array(seconds) * 1e9).astype(np.int64)
     return Readings(found, times_ns, np.array(list(columns.values())).T.astype(np.float64))
 
@@ -55,7 +55,7 @@ def timing_in(blocks_ms: list[tuple[float, float]], batch_size: int = 1) -> Timi
 def energy_of(timing: Timing, found: Readings, root: Path, began_ns: int = 0) -> Energy:
     """What a monitor with these readings says."""
     monitor = Monitor(root, 100)
-    monitor._gauges, monitor._times_ns = found.gauges, found.times_ns.tolist()
+    monitor._sensors, monitor._times_ns = found.sensors, found.times_ns.tolist()
     monitor._rows = found.values.tolist()
     (one,) = energies_of(monitor, [timing], began_ns)
     return one
@@ -104,9 +104,9 @@ def test_a_reading_that_failed_is_bridged_and_many_are_not(tmp_path: Path) -> No
 
 
 def counters(values_uj: list[float], wraps_at: float) -> Readings:
-    gauge = Gauge("energy_uj", "package-0", nothing, wraps_at)
+    sensor = Sensor("energy_uj", "package-0", nothing, wraps_at)
     times_ns = np.arange(len(values_uj), dtype=np.int64) * 100_000_000
-    return Readings((gauge,), times_ns, np.array(values_uj)[:, None])
+    return Readings((sensor,), times_ns, np.array(values_uj)[:, None])
 
 
 def test_a_counter_of_energy_that_starts_again(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_phases_follow_each_other_and_never_go_back(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(progress, "Bar", Seen)
     with Phases("build") as phases:
         for told in (("Building", 0, 6), ("Building", 2, 6), ("Building", 1, 6), ("Serializing", 1, 1)):
-            phases.news(told)
+            phases.update(told)
     assert bars == [
         ("build", 0, []),
         ("build: Building", 6, [0, 2, 2]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.machine.sensors import gauges, total_rails, why_no_power
+from pipeline.machine.sensors import readable_sensors, total_rails, why_no_power
 from tests.pipeline.machine.jetsons import jetson_files, tree
 
 HWMON = "sys/class/hwmon/hwmon4"
@@ -59,7 +59,7 @@ PC = {
 
 
 def read(root: Path, kind: str) -> dict[str, float]:
-    return {gauge.name: gauge.read() for gauge in gauges(root) if gauge.kind == kind}
+    return {gauge.name: gauge.read() for gauge in readable_sensors(root) if gauge.kind == kind}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_rails_of_each_module(
 def test_a_pc(tmp_path: Path) -> None:
     tree(tmp_path, PC)
     assert read(tmp_path, "energy_uj") == {"package-0": 123456789}, "the core's energy is within the package's"
-    assert [g.wraps_at for g in gauges(tmp_path) if g.kind == "energy_uj"] == [262143328850]
+    assert [g.wraps_at for g in readable_sensors(tmp_path) if g.kind == "energy_uj"] == [262143328850]
     assert read(tmp_path, "temperature_c") == {"x86_pkg_temp": 48.0}
     assert read(tmp_path, "clock_mhz") == {"cpu policy0": 3100.0}
     assert read(tmp_path, "num_throttles") == {"cpu0": 2}
@@ -113,7 +113,7 @@ def test_what_gives_no_number_is_no_gauge(tmp_path: Path, garbage: str) -> None:
 
 def test_a_file_that_goes_or_turns_to_garbage_gives_nan(tmp_path: Path) -> None:
     tree(tmp_path, ORIN_NX)
-    rail = next(gauge for gauge in gauges(tmp_path) if gauge.name == "VDD_IN")
+    rail = next(gauge for gauge in readable_sensors(tmp_path) if gauge.name == "VDD_IN")
     (tmp_path / HWMON / "curr1_input").write_text("I/O error")
     assert math.isnan(rail.read())
     (tmp_path / HWMON / "curr1_input").unlink()
@@ -127,4 +127,4 @@ def test_why_there_is_no_power(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
-    assert gauges(tmp_path) == ()
+    assert readable_sensors(tmp_path) == ()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from calibration.ranges.convergence import Point, Settling
+from calibration.ranges.convergence import Convergence, Point
 from pipeline.record import Record
-from pipeline.report.convergence_picture import settling_pictures
+from pipeline.report.convergence_picture import convergence_pictures
 
-SETTLED = Settling(
+SETTLED = Convergence(
     "percentile 99.99",
     tuple(f"t{i}" for i in range(16)),
     (Point(1, 0.2, 0.51), Point(2, 0.12, 0.3), Point(4, 0.05, 0.09), Point(8, 0.02, 0.04), Point(16, 0, 0)),
@@ -18,7 +18,7 @@ SETTLED = Settling(
 
 
 def test_the_picture_says_what_it_shows(record: Record) -> None:
-    (picture,) = settling_pictures(replace(record, settling=SETTLED))
+    (picture,) = convergence_pictures(replace(record, settling=SETTLED))
     assert picture.key == "settling"
     assert picture.caption.startswith("Ranges stopped moving after 4 of 16 samples")
     assert "ranges of 16 tensors (read by percentile 99.99)" in picture.caption
@@ -29,9 +29,9 @@ def test_the_picture_says_what_it_shows(record: Record) -> None:
 
 
 def test_the_same_record_gives_the_same_bytes(record: Record) -> None:
-    assert settling_pictures(record) == settling_pictures(record)
+    assert convergence_pictures(record) == convergence_pictures(record)
 
 
 def test_without_a_curve_there_is_no_picture(record: Record) -> None:
-    assert settling_pictures(replace(record, settling=None)) == []
-    assert settling_pictures(replace(record, settling=replace(SETTLED, points=SETTLED.points[-1:]))) == []
+    assert convergence_pictures(replace(record, settling=None)) == []
+    assert convergence_pictures(replace(record, settling=replace(SETTLED, points=SETTLED.points[-1:]))) == []

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.latency.benchmark import latency_from_ms
-from pipeline.latency.intervals import Statistic, load_statistics, one_sided
+from pipeline.latency.intervals import Statistic, session_statistics, statistic_bounds
 from pipeline.stats.percentiles import percentiles
 
 EXACT = {"p50": Fraction(1, 2), "p90": Fraction(9, 10), "p95": Fraction(19, 20), "p99": Fraction(99, 100)}
@@ -37,8 +37,8 @@ def test_a_benchmark_and_a_gate_mean_the_same_query(values: list[float], repeats
     for name in JUDGED:
         at_rank = ordered[rank(EXACT[name], len(ordered)) - 1]
         assert getattr(summary, name) == at_rank
-        assert load_statistics(latency_ms[None], name)[0] == at_rank
-        assert one_sided(latency_ms[None], name, 0.005)[0] == at_rank
+        assert session_statistics(latency_ms[None], name)[0] == at_rank
+        assert statistic_bounds(latency_ms[None], name, 0.005)[0] == at_rank
 
 
 def test_percentiles_along_the_last_axis() -> None:

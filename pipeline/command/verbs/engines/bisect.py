@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from calibration.data.batches import input_specs_from_onnx
-from pipeline.accuracy.bisection import Evidence, bisected
+from pipeline.accuracy.bisection import Evidence, run_bisection
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.command.options import (
     data_options,
@@ -56,8 +56,8 @@ def look_into(reference: Path, candidate: Path, given: dict[str, Any]) -> None:
     samples = samples_from(given, input_specs_from_onnx(reference))
     evidence = Evidence(*models, samples, None if ranges is None else Ranges(ranges))
     stage = Validate(num_bisected=given["num_bisected"])
-    found = bisected(evidence, stage.num_bisected, stage.reference)
-    said = [found.suspicion({}), *evidence.misfits()]
+    found = run_bisection(evidence, stage.num_bisected, stage.reference)
+    said = [found.suspicion({}), *evidence.scale_mismatches()]
     if output := given["output"]:
         record = {"num_samples": found.num_samples, "sentences": said, "suspects": found.rows(len(found.suspects))}
         with passing_folder(output) as work:

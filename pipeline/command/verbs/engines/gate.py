@@ -26,12 +26,12 @@ from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import CheckFailed, ConfigError, NotDecided
 from pipeline.gate.baseline import FOLDER, baseline_named
 from pipeline.gate.budget import budgets_from_texts
-from pipeline.gate.case import Case, Known
-from pipeline.gate.cases import Direct, case_from_engines, case_from_plan, check_gate, known_from
 from pipeline.gate.decide import decide
 from pipeline.gate.files import OWN_FILES, check_html, write_gate
-from pipeline.gate.record import Gated
-from pipeline.gate.summary import print_gated, reasons
+from pipeline.gate.gather_inputs import DirectInputs, baseline_engine, check_gate, inputs_from_engines, inputs_from_plan
+from pipeline.gate.inputs import BaselineEngine, GateInputs
+from pipeline.gate.record import GateRecord
+from pipeline.gate.summary import print_gate, reasons
 from pipeline.output import check_replaceable, put, work_folder
 from pipeline.plan import Plan
 from pipeline.stages.gate import Gate
@@ -67,7 +67,7 @@ def gate(plan: Path | None, **given: Any) -> None:
         gated, folder = _gate_plan(plan, given)
     else:
         raise ConfigError(f"{plan}: is no plan (.toml); to gate an engine without one, write --candidate {plan}")
-    print_gated(gated, Console())
+    print_gate(gated, Console())
     click.echo(folder)
     said = f"{gated.candidate}: {'; '.join(reasons(gated))}"
     if gated.outcome == "fail":
@@ -76,7 +76,7 @@ def gate(plan: Path | None, **given: Any) -> None:
         raise NotDecided(f"not decided: {said}")
 
 
-def _gate_plan(path: Path, given: dict[str, Any]) -> tuple[Gated, Path]:
+def _gate_plan(path: Path, given: dict[str, Any]) -> tuple[GateRecord, Path]:
     from pipeline.command.plan_run import run_plan
 
     if beside := [flag for flag in given_options() if flag not in BESIDE_A_PLAN]:
@@ -98,7 +98,7 @@ def _gate_plan(path: Path, given: dict[str, Any]) -> tuple[Gated, Path]:
 
     plan, store, made = run_plan(path, given["store"], "gate", changed)
     folder = _folder(plan, given)
-    case = case_from_plan(plan, store, made)
+    case = inputs_from_plan(plan, store, made)
     return _decide(plan.gate, case, folder, f"{path}: [gate] budgets"), folder
 
 
@@ -107,7 +107,7 @@ def _folder(plan: Plan, given: dict[str, Any]) -> Path:
     return plan.resolved(plan.gate.folder) if chosen is None else chosen
 
 
-def _gate_engines(given: dict[str, Any]) -> tuple[Gated, Path]:
+def _gate_engines(given: dict[str, Any]) -> tuple[GateRecord, Path]:
     wanted = needed(given.pop("candidate"), "--candidate", "name the engine that is to ship, or give a PLAN.toml")
     folder: Path = given.pop("output") or Path(Gate().folder)
     check_replaceable(folder, OWN_FILES, f"-o: {REPLACES}")
@@ -119,28 +119,28 @@ def _gate_engines(given: dict[str, Any]) -> tuple[Gated, Path]:
     known, why = _known(named, candidate, given["store"])
     reference = engine_from(given["reference"], "onnxruntime", False) if given["reference"] else None
     judge = Judge(given["metric"], given["metric_output"], Path())
-    direct = Direct(
+    direct = DirectInputs(
         candidate, known, why, reference, samples_from(given, specs_of(candidate)), judge, given["num_threads"]
     )
     with work_folder(folder) as work:
-        case = case_from_engines(work, direct, stage)
+        case = inputs_from_engines(work, direct, stage)
         return _decide(stage, case, folder, "--budget"), folder
 
 
-def _known(named: str, candidate: Engine, store: Path) -> tuple[Known | None, str]:
+def _known(named: str, candidate: Engine, store: Path) -> tuple[BaselineEngine | None, str]:
     """The baseline, an engine's file or a kept one; None and why if there is none."""
     path = Path(named)
     if not named:
         return None, ""
     if path.is_file():
-        return Known(path.name, engine_from(path, candidate.backend, False)), ""
+        return BaselineEngine(path.name, engine_from(path, candidate.backend, False)), ""
     is_kept = len(path.parts) == 1 and (store / FOLDER / named).exists()
     if not is_kept and (len(path.parts) > 1 or (path.suffix and path.suffix == candidate.path.suffix)):
         raise ConfigError(f"baseline '{named}': there is no such engine; correct the path, or name a kept baseline")
-    return known_from(baseline_named(named, store), named, store)
+    return baseline_engine(baseline_named(named, store), named, store)
 
 
-def _decide(stage: Gate, case: Case, folder: Path, where: str) -> Gated:
+def _decide(stage: Gate, case: GateInputs, folder: Path, where: str) -> GateRecord:
     """Run the stage, and put its folder where the user wants it by one rename."""
     with work_folder(folder) as work:
         out = work / "out"

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
-from calibration.ranges.convergence import Settling, settling_from_folder
+from calibration.ranges.convergence import Convergence, convergence_from_folder
 from calibration.ranges.foreign_tables import (
     ScaleTable,
     ranges_from_table,
@@ -74,9 +74,9 @@ def show(folder: Path) -> None:
         what += f" of {len(origin.parts)} runs"
     versions = "".join(f", {tool} {version}" for tool, version in sorted(origin.versions.items()))
     console.print(Text(f"{what}; model {origin.model_digest[:12]}{versions}"))
-    if (settling := settling_from_folder(folder)) is not None:
-        console.print(_curve(settling))
-        console.print(Text(settling.sentence()))
+    if (convergence := convergence_from_folder(folder)) is not None:
+        console.print(_curve(convergence))
+        console.print(Text(convergence.sentence()))
 
 
 def notes_of(found: RangesRecord) -> list[str]:
@@ -271,11 +271,13 @@ def _methods_table(methods: Sequence[MethodSummary]) -> Table:
     return table
 
 
-def _curve(settling: Settling) -> Table:
-    table = Table(title=f"change against the last range, %\n(by {settling.reading}, {len(settling.tensors)} tensors)")
+def _curve(convergence: Convergence) -> Table:
+    table = Table(
+        title=f"change against the last range, %\n(by {convergence.reading}, {len(convergence.tensors)} tensors)"
+    )
     for head in ("samples", "half of\nthe tensors", "nine of ten"):
         table.add_column(head, justify="right")
-    for point in settling.points:
+    for point in convergence.points:
         cells = (f"{100 * change:.3g}" for change in (point.median_change, point.most_change))
         table.add_row(str(point.num_samples), *cells)
     return table

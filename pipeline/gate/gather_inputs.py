@@ -15,11 +15,11 @@ from pipeline.advice.precision_steps import steps_from
 from pipeline.advice.recommendation import recommend
 from pipeline.artifact import Engine, Outputs
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.gate.accuracy import Answers, check_meaning
+from pipeline.gate.accuracy import EvaluationOutputs, check_meaning
 from pipeline.gate.baseline import Baseline, baseline_named, baselines_in, is_variant_name
 from pipeline.gate.budget import budgets_from_texts
-from pipeline.gate.case import Case, Known, asked_from, check_budgets
 from pipeline.gate.checks import Validated
+from pipeline.gate.inputs import BaselineEngine, GateInputs, check_budgets, engine_budgets
 from pipeline.plan import Plan
 from pipeline.record import MetricInfo, PlanInfo
 from pipeline.report.write import variant_record
@@ -48,7 +48,7 @@ def check_gate(plan: Plan, store: Path) -> None:
     budgets = budgets_from_texts(plan.gate.budgets, f"{plan.path}: [gate] budgets")
     names = [variant.name for variant in variants(plan, "gate")]
     candidate = candidate_of(plan, names)
-    asked_from(budgets, candidate, plan.benchmark.batch_sizes[0])
+    engine_budgets(budgets, candidate, plan.benchmark.batch_sizes[0])
     used = {candidate, *(budget.variant for budget in budgets if budget.variant)}
     if is_variant_name(plan.gate.baseline):
         if plan.gate.baseline not in names:
@@ -93,77 +93,78 @@ def candidate_of(plan: Plan, names: list[str]) -> str:
     return reduced[0]
 
 
-def case_from_plan(plan: Plan, store: Store, made: Results) -> Case:
+def inputs_from_plan(plan: Plan, store: Store, results: Results) -> GateInputs:
     """What the gate of a plan is about, after its run."""
-    names = [variant.name for variant in made.engines]
+    names = [variant.name for variant in results.engines]
     candidate = candidate_of(plan, names)
-    engines = {variant.name: engine for variant, engine in made.engines.items() if can_run(variant.backend)}
-    answers = {variant.name: outputs for variant, outputs in made.outputs.items() if variant.name in engines}
-    known, why = _baseline_of(plan, store.folder, engines)
-    check_one_network(engines[candidate], known)
-    before = None if known is None else answers.get(known.name)
-    if known is not None and before is None:
-        before = store.run(plan.infer, known.engine, made.evaluation)
+    engines = {variant.name: engine for variant, engine in results.engines.items() if can_run(variant.backend)}
+    outputs = {variant.name: saved for variant, saved in results.outputs.items() if variant.name in engines}
+    baseline, no_baseline = _baseline_of(plan, store.folder, engines)
+    check_one_network(engines[candidate], baseline)
+    baseline_outputs = None if baseline is None else outputs.get(baseline.name)
+    if baseline is not None and baseline_outputs is None:
+        baseline_outputs = store.run(plan.infer, baseline.engine, results.evaluation)
     verdicts = {
         variant.name: Validated(f"validate.{variant.precision.name}", tuple(verdict.read()["failures"]))
-        for variant, verdict in made.verdicts.items()
+        for variant, verdict in results.verdicts.items()
     }
     judge = Judge(plan.data.metric, plan.data.output, plan.folder)
-    case = Case(
+    inputs = GateInputs(
         candidate=candidate,
         engines=engines,
-        baseline=known,
-        no_baseline=why,
-        answers=Answers(answers, made.reference, before, judge, made.evaluation),
-        samples=made.evaluation,
+        baseline=baseline,
+        no_baseline=no_baseline,
+        answers=EvaluationOutputs(outputs, results.reference, baseline_outputs, judge, results.evaluation),
+        samples=results.evaluation,
         benchmark=plan.benchmark,
         verdicts=verdicts,
         metric=metric_info(judge),
         plan=PlanInfo(str(plan.path), plan.digest()),
-        notes=tuple(made.notes),
+        notes=tuple(results.notes),
     )
-    if made.timings is None:
-        return case
-    timings = timings_from(made.timings)
-    variants = tuple(variant_record(made, built, timings) for built in made.engines)
+    if results.timings is None:
+        return inputs
+    timings = timings_from(results.timings)
+    variants = tuple(variant_record(results, built, timings) for built in results.engines)
     advised = recommend(variants, metric_info(judge), plan.report.max_metric_drop)
-    return replace(case, steps=steps_from(variants, timings), advice=advised.sentence)
+    return replace(inputs, steps=steps_from(variants, timings), advice=advised.sentence)
 
 
-def _baseline_of(plan: Plan, store: Path, engines: Mapping[str, Engine]) -> tuple[Known | None, str]:
+def _baseline_of(plan: Plan, store: Path, engines: Mapping[str, Engine]) -> tuple[BaselineEngine | None, str]:
     name = plan.gate.baseline
     if not name:
         return None, ""
     if is_variant_name(name):
-        return Known(name, engines[name]), ""
-    return known_from(baseline_named(name, store), name, store)
+        return BaselineEngine(name, engines[name]), ""
+    return baseline_engine(baseline_named(name, store), name, store)
 
 
-def known_from(found: Baseline | None, name: str, store: Path) -> tuple[Known | None, str]:
+def baseline_engine(baseline: Baseline | None, name: str, store: Path) -> tuple[BaselineEngine | None, str]:
     """A kept baseline to measure beside the candidate, or why there is none."""
-    if found is None:
-        kept = ", ".join(one for one, _ in baselines_in(store))
+    if baseline is None:
+        kept = ", ".join(other for other, _ in baselines_in(store))
         return None, f"no baseline '{name}' is kept in {store}{f', only {kept}' if kept else ' yet'}"
-    record = found.record
-    p50_ms = {one.batch_size: one.percentiles[0].candidate_ms.estimate for one in record.measured}
-    return Known(name, found.engine, record.set_on, record.evaluation_digest, p50_ms), ""
+    record = baseline.record
+    p50_ms = {measured.batch_size: measured.percentiles[0].candidate_ms.estimate for measured in record.measured}
+    return BaselineEngine(name, baseline.engine, record.set_on, record.evaluation_digest, p50_ms), ""
 
 
-def check_one_network(candidate: Engine, known: Known | None) -> None:
+def check_one_network(candidate: Engine, baseline: BaselineEngine | None) -> None:
     """That candidate and baseline take the same inputs, as far as their files say so without being loaded.
 
     Raises:
         ConfigError: they do not.
         ModelError: a file is damaged.
     """
-    if known is None or not candidate.path.suffix == known.engine.path.suffix == ".onnx":
+    if baseline is None or not candidate.path.suffix == baseline.engine.path.suffix == ".onnx":
         return
-    ours, theirs = ({one.name: one for one in input_specs_from_onnx(e.path)} for e in (candidate, known.engine))
+    inputs = [{spec.name: spec for spec in input_specs_from_onnx(e.path)} for e in (candidate, baseline.engine)]
+    ours, theirs = inputs
     if set(ours) != set(theirs) or not all(_fit(ours[name].shape[1:], theirs[name].shape[1:]) for name in ours):
-        said = [", ".join(f"'{spec.name}' {shape_words(spec)}" for spec in one.values()) for one in (ours, theirs)]
+        shapes = [", ".join(f"'{spec.name}' {shape_words(spec)}" for spec in specs.values()) for specs in inputs]
         raise ConfigError(
-            f"baseline '{known.name}': takes {said[1]}, the candidate takes {said[0]}; hold an engine to one of its "
-            "own network"
+            f"baseline '{baseline.name}': takes {shapes[1]}, the candidate takes {shapes[0]}; hold an engine to one of "
+            "its own network"
         )
 
 
@@ -173,11 +174,11 @@ def _fit(shape: Sequence[int], other: Sequence[int]) -> bool:
 
 
 @dataclass(frozen=True)
-class Direct:
+class DirectInputs:
     """Engines that are gated without a plan; names are those of their files."""
 
     candidate: Engine
-    baseline: Known | None
+    baseline: BaselineEngine | None
     no_baseline: str
     reference: Engine | None
     """The FP32 model to compare answers with."""
@@ -186,7 +187,7 @@ class Direct:
     num_threads: int
 
 
-def case_from_engines(out: Path, direct: Direct, gate: Gate) -> Case:
+def inputs_from_engines(out: Path, direct: DirectInputs, gate: Gate) -> GateInputs:
     """What a gate of engines is about; each answers the samples in a process of its own, if budgets ask for it."""
     from pipeline.stages.benchmark import Benchmark
 
@@ -195,26 +196,26 @@ def case_from_engines(out: Path, direct: Direct, gate: Gate) -> Case:
     check_budgets(budgets, [direct.candidate.path.name], has_baseline=bool(direct.baseline or direct.no_baseline))
     for budget in budgets:
         check_meaning(budget, direct.judge, has_reference=direct.reference is not None)
-    asked = [budget for budget in budgets if budget.quantity.kind == "accuracy"]
+    accuracy_budgets = [budget for budget in budgets if budget.quantity.kind == "accuracy"]
     infer = Infer(num_threads=direct.num_threads)
 
-    def answered(which: str, engine: Engine | None) -> Outputs | None:
-        if engine is None or not asked:
+    def infer_samples(which: str, engine: Engine | None) -> Outputs | None:
+        if engine is None or not accuracy_budgets:
             return None
         (out / which).mkdir()
         return infer(out / which, engine, direct.samples)
 
     name = direct.candidate.path.name
-    ours = answered("candidate", direct.candidate)
-    theirs = answered("reference", direct.reference)
-    before = answered("baseline", direct.baseline.engine if direct.baseline else None)
-    found = {} if ours is None else {name: ours}
-    return Case(
+    candidate = infer_samples("candidate", direct.candidate)
+    reference = infer_samples("reference", direct.reference)
+    baseline = infer_samples("baseline", direct.baseline.engine if direct.baseline else None)
+    outputs = {} if candidate is None else {name: candidate}
+    return GateInputs(
         candidate=name,
         engines={name: direct.candidate},
         baseline=direct.baseline,
         no_baseline=direct.no_baseline,
-        answers=Answers(found, theirs, before, direct.judge, direct.samples),
+        answers=EvaluationOutputs(outputs, reference, baseline, direct.judge, direct.samples),
         samples=direct.samples,
         benchmark=Benchmark(num_threads=direct.num_threads),
         verdicts={},
@@ -227,5 +228,5 @@ def metric_info(judge: Judge) -> MetricInfo | None:
     """What the record says of the metric."""
     if not judge.name:
         return None
-    found = judge.metric()
-    return MetricInfo(found.name, found.unit, found.higher_is_better, None)
+    metric = judge.metric()
+    return MetricInfo(metric.name, metric.unit, metric.higher_is_better, None)

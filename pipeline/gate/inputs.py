@@ -9,15 +9,15 @@ from calibration.data.batches import Samples
 from pipeline.advice.precision_steps import Step
 from pipeline.artifact import Engine
 from pipeline.errors import ConfigError
-from pipeline.gate.accuracy import Answers
+from pipeline.gate.accuracy import EvaluationOutputs
 from pipeline.gate.budget import Budget
-from pipeline.gate.checks import Asked, Validated
+from pipeline.gate.checks import EngineBudget, GateEngines, Validated
 from pipeline.record import MetricInfo, PlanInfo
 from pipeline.stages.benchmark import Benchmark
 
 
 @dataclass(frozen=True)
-class Known:
+class BaselineEngine:
     """The baseline: an engine to measure beside the candidate."""
 
     name: str
@@ -36,17 +36,17 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Case:
+class GateInputs:
     """What a gate is about."""
 
     candidate: str
     """Name of the engine that is judged, where a budget names no other."""
     engines: Mapping[str, Engine]
     """The candidate and whatever else budgets may name; not the baseline."""
-    baseline: Known | None
+    baseline: BaselineEngine | None
     no_baseline: str
     """Why there is none though one was named; empty if there is one, or none was named."""
-    answers: Answers
+    answers: EvaluationOutputs
     samples: Samples
     benchmark: Benchmark
     """Threads, monitor and first batch size are its."""
@@ -58,7 +58,7 @@ class Case:
     advice: str = ""
     notes: tuple[str, ...] = ()
 
-    def asked(self, budgets: Sequence[Budget]) -> tuple[Asked, ...]:
+    def engine_budgets(self, budgets: Sequence[Budget]) -> tuple[EngineBudget, ...]:
         """Each budget with the engine that it is about, each once.
 
         Raises:
@@ -66,7 +66,7 @@ class Case:
                 same thing.
         """
         check_budgets(budgets, list(self.engines), has_baseline=bool(self.baseline or self.no_baseline))
-        return asked_from(budgets, self.candidate, self.benchmark.batch_sizes[0])
+        return engine_budgets(budgets, self.candidate, self.benchmark.batch_sizes[0])
 
     def remarks(self) -> tuple[str, ...]:
         """What whoever reads the gate should know of its baseline."""
@@ -83,28 +83,32 @@ class Case:
         """Whether what the budget compares with is there."""
         return self.baseline is not None or not budget.needs_baseline
 
-    def sides(self, asked: Sequence[Asked]) -> dict[str, Engine]:
+    def gate_engines(self, budgets: Sequence[EngineBudget]) -> GateEngines:
         """The engines that budgets are about, the candidate first, and the baseline last."""
-        names = dict.fromkeys([self.candidate, *(name for name, _ in asked)])
-        found = {name: self.engines[name] for name in names}
-        return found | ({} if self.baseline is None else {self.baseline.side: self.baseline.engine})
+        names = dict.fromkeys([self.candidate, *(name for name, _ in budgets)])
+        engines = {name: self.engines[name] for name in names}
+        if self.baseline is None:
+            return GateEngines(engines, "")
+        return GateEngines(engines | {self.baseline.side: self.baseline.engine}, self.baseline.side)
 
 
-def asked_from(budgets: Sequence[Budget], candidate: str, first_batch_size: int) -> tuple[Asked, ...]:
+def engine_budgets(budgets: Sequence[Budget], candidate: str, first_batch_size: int) -> tuple[EngineBudget, ...]:
     """Each budget with the engine that it is about, and its batch size, each once.
 
     Raises:
         ConfigError: two bound the same thing, as by naming the batch size that the other leaves out.
     """
-    found: dict[tuple[str, str, bool], Asked] = {}
-    for one in budgets:
-        name = one.variant or candidate
-        whole = replace(one, batch_size=one.batch_size or first_batch_size) if one.quantity.by_batch else one
-        key = name, replace(whole, variant="").subject, one.relative
-        _, other = found.setdefault(key, (name, whole))
-        if other.bound != one.bound:
-            raise ConfigError(f"'{other.text}' and '{one.text}' bound the same thing of {name}; leave one out")
-    return tuple(found.values())
+    by_subject: dict[tuple[str, str, bool], EngineBudget] = {}
+    for budget in budgets:
+        engine = budget.variant or candidate
+        complete = budget
+        if budget.quantity.by_batch:
+            complete = replace(budget, batch_size=budget.batch_size or first_batch_size)
+        key = engine, replace(complete, variant="").subject, budget.relative
+        other = by_subject.setdefault(key, EngineBudget(engine, complete)).budget
+        if other.bound != budget.bound:
+            raise ConfigError(f"'{other.text}' and '{budget.text}' bound the same thing of {engine}; leave one out")
+    return tuple(by_subject.values())
 
 
 def check_budgets(budgets: Sequence[Budget], names: list[str], *, has_baseline: bool) -> None:
