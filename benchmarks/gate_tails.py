@@ -55,8 +55,8 @@ CASES: tuple[tuple[Statistic, float, float], ...] = (
 """Statistic, delay, and the limit that the candidate is held to."""
 GIVEN_SECONDS = (60, 300)
 CONFIDENCE = Pairing().confidence
-SURE = 1 - 1e-9
-"""A confidence with which the measurement itself decides nothing."""
+SURE = 0.999999
+"""The highest confidence, with which the measurement itself decides next to nothing."""
 
 
 def record(folder: Path, delay: float, seconds: float) -> None:
