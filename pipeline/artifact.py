@@ -122,7 +122,7 @@ class Engine(Artifact):
     backend: str = "onnxruntime"
     simulated: bool = False
     signature: str = ""
-    """For the backend ``tensorflow``: the SavedModel's signature."""
+    """Of a trained network that is a SavedModel; empty for all else."""
     min_batch: int = 0
     max_batch: int = 0
     """The batches that its optimization profile takes; 0: no bound."""

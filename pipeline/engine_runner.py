@@ -21,7 +21,7 @@ def runner_of(engine: Engine, num_threads: int) -> Runner:
     """The runner that an engine asks for."""
     if engine.simulated:
         return onnxruntime.load_simulation(engine.path, num_threads=num_threads)
-    if engine.backend == "tensorflow":
+    if engine.signature:
         return tensorflow.load_signature(engine.path, engine.signature, num_threads=num_threads)
     return backend(engine.backend).load(engine.path, num_threads=num_threads)
 

@@ -16,6 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engines import BACKENDS
+from engines.precision import PRECISIONS
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "calibration", "engines")
 PRODUCT = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
@@ -231,3 +234,25 @@ def test_there_is_as_much_test_as_product() -> None:
 
 def test_tests_are_no_package() -> None:
     assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+CHOICES = {"placement", "target", "runner", "reference", "rest", "native_scales", "wanted", "dtype"}
+"""Choices between these very words that are of no backend or precision."""
+OF_ONE_BACKEND = {"pipeline/command/diagnosis.py"}
+"""What JetPack brings of TensorRT, and what is known to go wrong with it."""
+
+
+def test_precisions_and_backends_are_asked_and_not_compared() -> None:
+    names = {*PRECISIONS, *BACKENDS}
+    wrong = []
+    for file in PRODUCT:
+        if short(file).startswith("engines/") or short(file) in OF_ONE_BACKEND:
+            continue
+        for node in ast.walk(parsed(file)):
+            if not isinstance(node, ast.Compare):
+                continue
+            sides = [node.left, *node.comparators]
+            named = {getattr(side, "attr", getattr(side, "id", "")) for side in sides}
+            if any(isinstance(side, ast.Constant) and side.value in names for side in sides) and not named & CHOICES:
+                wrong.append(f"{short(file)}:{node.lineno} {ast.unparse(node)}")
+    assert wrong == []
