@@ -188,8 +188,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plan that asks for all of them."""
     folder = tmp_path_factory.mktemp("work")
     random = np.random.default_rng(5)
-    samples = {name: random.standard_normal((80, 4)).astype(np.float32) for name in ("calibration", "evaluation")}
-    np.savez(folder / "data.npz", **samples)
+    calibration, evaluation = (random.standard_normal((80, 4)).astype(np.float32) for _ in range(2))
+    np.savez(folder / "data.npz", calibration=calibration, evaluation=evaluation)
     (folder / "model.net").write_text(NETWORK)
     (folder / "plan.toml").write_text(PLAN)
     return folder
