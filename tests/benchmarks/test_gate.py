@@ -71,7 +71,7 @@ def test_a_row_that_was_cut_off_is_left_out_and_what_is_there_is_not_run_again(
 
 
 def test_a_real_comparison_of_an_engine_with_a_delay() -> None:
-    (found,) = run_set(0, [0.5])
+    (found,) = run_set(0, [4.0])
     assert found["p50"] in OUTCOMES
     assert found["interval"][0] > 1.2
     assert found["num_loads"] >= 8

@@ -44,10 +44,10 @@ def test_missing_and_unknown_are_named_together() -> None:
 def test_it_is_cheap_and_does_not_depend_on_size() -> None:
     check = FeedCheck(Path("engine"), (TensorSpec("x", "float32", (DYNAMIC, 224, 224, 3)),))
     feed = {"x": np.zeros((32, 224, 224, 3), np.float32)}
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(1000):
         check(feed)
-    assert (time.perf_counter() - start) / 1000 < 100e-6  # measured: 2 microseconds
+    assert (time.thread_time() - start) / 1000 < 100e-6  # measured: 2 microseconds
 
 
 def test_what_is_certainly_alike_comes_in_the_order_of_the_inputs() -> None:

@@ -227,6 +227,7 @@ def test_kill_leaves_nothing_that_counts_and_the_next_run_cleans_up(tmp_path: Pa
     process = context.Process(target=_run_slow, args=(str(tmp_path / "s"), str(model.path), 60.0))
     process.start()
     while not (tmp_path / "at-work").exists():
+        assert process.is_alive()
         time.sleep(0.01)
     bystander = Store(tmp_path / "s")
     assert len(list((bystander.folder / "tmp").iterdir())) == 1, "what is at work must be left alone"

@@ -51,7 +51,7 @@ def test_where_the_time_went_and_how_much_memory(gpu: PretendedGpu, trt: ModuleT
         facts = runner.facts()
     assert isinstance(facts.times, DeviceTimes)
     assert (facts.times.host_to_device_ms, facts.times.compute_ms, facts.times.device_to_host_ms) == (2, 2, 2)
-    assert 0 < facts.times.enqueue_ms < 1000
+    assert 0 < facts.times.enqueue_ms < 60_000
     assert facts.device_memory_mib == 2, "a MiB for each of two buffers, on this GPU"
     assert facts.notes == ()
 

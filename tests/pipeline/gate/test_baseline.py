@@ -18,13 +18,13 @@ from pipeline.gate.baseline import baseline_named, read_baseline, set_baseline
 from pipeline.gate.record import SCHEMA_VERSION, GateRecord
 from pipeline.json_record import record_from_json
 from pipeline.machine.identity import this_machine
-from tests.pipeline.gate.gates import Engines, make_engines
+from tests.pipeline.gate.gates import ANY_MACHINE, Engines, make_engines
 
 if TYPE_CHECKING:
     from tests.conftest import Command, Said
 
 STORE = Path(".trtforge")
-QUICK = ("--max-drift", 9, "--max-other-load", 1, "--max-seconds", 15, "--num-threads", 1, "--no-html")
+QUICK = (*ANY_MACHINE, "--num-threads", 1, "--no-html")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def once(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a baseline `last-good`, set from a gate that passed."""
     folder = tmp_path_factory.mktemp("once")
     data = ("--data", engines.data, "--labels", "y", "--metric", "top1")
-    held = ("--budget", "p50_ms <= 100", "--budget", "metric >= 0.9")
+    held = ("--budget", "p50_ms <= 10000", "--budget", "metric >= 0.9")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert status_of(list(map(str, ("gate", "--candidate", engines.fp32, *data, *held, *QUICK)))) == 0
@@ -110,7 +110,7 @@ def test_the_first_one(engines: Engines, gate: Callable[..., Said], command: Com
     assert refused.status == 2
     assert "was not decided for want of a baseline (p50_ms at batch 1 <= 1.03 x baseline); add --first" in refused.err
     assert command("baseline", "set", "last-good", "trtforge-gate", "--first").status == 0
-    assert gate(engines.fp32, *held[:2], "--budget", "p50_ms <= 3 x baseline").status == 0
+    assert gate(engines.fp32, *held[:2], "--budget", "p50_ms <= 99 x baseline").status == 0
 
 
 def test_a_gate_that_failed_sets_nothing(

@@ -71,7 +71,7 @@ def test_real_processes(tiny: Path) -> None:
     found = measure_cold_starts(tiny, {"a": Engine(tiny / "tiny.onnx"), "b": Engine(tiny / "tiny.onnx")}, feed, 2, 1)
     assert {name: len(of) for name, of in found.items()} == {"a": 2, "b": 2}
     for start in (*found["a"], *found["b"]):
-        assert 0 < start.cold_start_ms < 60_000
+        assert 0 < start.cold_start_ms < 600_000
         assert 10 < start.peak_memory_mib < 2000
         assert start.device_memory_mib is None
 

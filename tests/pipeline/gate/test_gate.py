@@ -17,13 +17,12 @@ from onnx import numpy_helper
 from pipeline.gate.record import SCHEMA_VERSION, GateRecord
 from pipeline.json_record import record_from_json
 from pipeline.latency.benchmark import queries_from_npz
-from tests.pipeline.gate.gates import Engines, make_engines
+from tests.pipeline.gate.gates import ANY_MACHINE, Engines, make_engines
 
 if TYPE_CHECKING:
     from tests.conftest import Command
 
-QUICK = ("--max-drift", 9, "--max-other-load", 1, "--max-seconds", 15, "--num-threads", 1, "--no-html")
-"""Tests run beside other programs."""
+QUICK = (*ANY_MACHINE, "--num-threads", 1, "--no-html")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def budgets(*texts: str) -> list[str]:
 def test_an_engine_that_keeps_its_budgets_may_ship(engines: Engines, here: Path, command: Command) -> None:
     data = ("--data", engines.data, "--labels", "y", "--metric", "top1", "--reference", engines.fp32)
     held = budgets(
-        "p99_ms <= 200", "p50_ms at batch 8 <= 100", "throughput_per_s >= 10", "cold_start_ms <= 20000",
+        "p99_ms <= 60000", "p50_ms at batch 8 <= 10000", "throughput_per_s >= 0.01", "cold_start_ms <= 600000",
         "size_mib <= 1", "peak_memory_mib <= 4000", "metric >= 0.9", "metric_drop <= 0.05", "agreement >= 0.9",
     )  # fmt: skip
     said = command("gate", "--candidate", engines.int8, *data, *held, *QUICK)
@@ -71,14 +70,14 @@ def test_an_engine_that_keeps_its_budgets_may_ship(engines: Engines, here: Path,
     assert accuracy.metric == accuracy.reference_metric == accuracy.agreement == 1.0
 
     (case, *_) = ET.parse(here / "trtforge-gate" / "gate.xml").getroot().iter("testcase")
-    assert case.get("name") == "p99_ms at batch 1 <= 200"
+    assert case.get("name") == "p99_ms at batch 1 <= 60000"
     assert "may ship" in (here / "trtforge-gate" / "gate.md").read_text()
 
 
 def test_raw_latencies_are_kept(engines: Engines, here: Path, command: Command) -> None:
     said = command(
         "gate", "--candidate", engines.fp32, "--baseline", engines.int8, "--data", engines.data, *QUICK,
-        *budgets("p50_ms <= 100"), "-o", "out",
+        *budgets("p50_ms <= 10000"), "-o", "out",
     )  # fmt: skip
     assert said.status == 0, said.err
     (measured,) = gated_in(here / "out").measured
@@ -90,7 +89,7 @@ def test_raw_latencies_are_kept(engines: Engines, here: Path, command: Command) 
     assert p50.ratio is not None
 
 
-@pytest.mark.parametrize(("bound", "status"), [("0.5", 5), ("0.01", 0)])
+@pytest.mark.parametrize(("bound", "status"), [("0.5", 5), ("0.0001", 0)])
 def test_offline_goes_through_all_samples(
     engines: Engines, here: Path, command: Command, bound: str, status: int
 ) -> None:
@@ -171,11 +170,11 @@ def test_a_busy_machine_does_not_decide(engines: Engines, here: Path, command: C
     # The test itself is no other program, so the least load of all is asked for.
     quick = (*QUICK, "--max-other-load", 0.0)
     held = budgets(
-        "p50_ms <= 100",
+        "p50_ms <= 10000",
         "size_mib <= 1",
-        "p50_ms <= 9 x baseline",
-        "p99_ms <= 99 x baseline",
-        "throughput_per_s >= 0.01 x baseline",
+        "p50_ms <= 99 x baseline",
+        "p99_ms <= 9999 x baseline",
+        "throughput_per_s >= 0.0001 x baseline",
     )
     sides = ("--candidate", engines.fp32, "--baseline", engines.fp32)
     said = command("gate", *sides, "--data", engines.data, *quick, *held, "--max-other-load-relative", 1.0)
@@ -194,7 +193,7 @@ def test_a_busy_machine_does_not_decide(engines: Engines, here: Path, command: C
     strict = command("gate", *sides, "--data", engines.data, *quick, *held[4:6], "--max-other-load-relative", 0.0)
     assert strict.status == 6
     assert "above max_other_load_relative 0%; stop them" in strict.err
-    assert ", within <= 100; but this machine was too unquiet to decide by: other programs took " in latency.sentence
+    assert ", within <= 10000; but this machine was too unquiet to decide by: other programs took " in latency.sentence
 
 
 def test_energy_without_a_gauge_is_not_decided(engines: Engines, here: Path, command: Command) -> None:
@@ -355,7 +354,7 @@ def test_a_folder_of_others_is_left_alone(engines: Engines, here: Path, command:
 
 def test_gate_json_is_documented(engines: Engines, here: Path, command: Command) -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "gate.md").read_text()
-    said = command("gate", "--candidate", engines.fp32, "--data", engines.data, *budgets("p50_ms <= 99"), *QUICK)
+    said = command("gate", "--candidate", engines.fp32, "--data", engines.data, *budgets("p50_ms <= 9999"), *QUICK)
     assert said.status == 0
 
     def keys(value: object) -> set[str]:

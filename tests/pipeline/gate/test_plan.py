@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 GATE = """
 [gate]
 baseline = "fp32@onnxruntime"
-budgets = ["p50_ms <= 100", "size_mib <= 8 x baseline", "p50_ms of fp32@onnxruntime <= 100"]
+budgets = ["p50_ms <= 10000", "size_mib <= 8 x baseline", "p50_ms of fp32@onnxruntime <= 10000"]
 max_other_load = 1.0
-max_drift = 9.0
+max_other_load_relative = 1.0
+max_drift = inf
 html = false
 
 [gate.pairing]
-max_seconds = 10.0
+max_seconds = 600.0
 
 [validate.int8]
 max_metric_drop = 1.0

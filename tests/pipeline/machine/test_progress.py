@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -19,49 +20,62 @@ from tests.terminal import read_until_closed
 ROOT = Path(__file__).resolve().parents[3]
 
 SCRIPT = """
-import sys, time
+import sys
 from pipeline.machine import progress
 progress.PATIENCE_SECONDS = {patience}
 for step in progress.track(range(4), 4, "calibrate"):
-    time.sleep(0.15)
+    if step == 2:
+        sys.stdin.readline()
 with progress.waiting("build int8"):
-    time.sleep(0.3)
+    sys.stdin.readline()
 print("result")
 """
+"""It goes on when it is told that its line was seen."""
 
 
-def run_on_a_terminal(patience: float) -> tuple[str, str]:
-    """stdout, a pipe, and stderr, a terminal, of the script above."""
+def run_on_a_terminal(patience: float, *expected: str) -> tuple[str, str]:
+    """stdout, a pipe, and stderr, a terminal, of the script above, each of whose lines is waited for."""
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SCRIPT.format(patience=patience)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as running:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs, env=environment
+    ) as running:
         os.close(theirs)
-        seen = read_until_closed(ours)
+        assert running.stdin is not None
         assert running.stdout is not None
+        seen = b""
+        for pattern in expected or ("", ""):
+            while not re.search(pattern, without_codes(seen)):
+                assert select.select([ours], [], [], 300)[0], f"no {pattern}"
+                seen += os.read(ours, 4096)
+            running.stdin.write(b"\n")
+            running.stdin.flush()
+        seen += read_until_closed(ours)
         out = running.stdout.read().decode()
     os.close(ours)
     assert running.returncode == 0
     return out, seen.decode()
 
 
+def without_codes(seen: bytes) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode(errors="replace"))
+
+
 def test_a_terminal_sees_a_bar_and_a_clock() -> None:
-    out, err = run_on_a_terminal(0.05)
+    out, err = run_on_a_terminal(0.05, r"calibrate .*[1-3]/4", r"build int8 +0:\d\d:\d\d")
     assert out == "result\n"
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", err)
-    assert re.search(r"calibrate .*[1-3]/4", text)
-    assert re.search(r"build int8 +0:00:00", text)
     assert err.rstrip("\r\n").endswith(("\x1b[2K", "\x1b[?25h")), "the line is taken away, the cursor is back"
 
 
 def test_a_terminal_sees_nothing_of_what_is_quick() -> None:
-    assert run_on_a_terminal(30.0) == ("result\n", "")
+    assert run_on_a_terminal(1000.0) == ("result\n", "")
 
 
 def test_a_pipe_sees_nothing() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SCRIPT.format(patience=0.05)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", SCRIPT.format(patience=0.0)]
+    done = subprocess.run(command, input="\n\n", env=environment, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("result\n", "")
 
 
@@ -92,7 +106,7 @@ def test_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     bar.to(2)
     bar.close()
     bar.close()
-    bar._timer.join(5)
+    bar._timer.join(300)
     assert threading.active_count() == before
 
 
