@@ -1,1 +1,1 @@
-"""What to do with measured variants: which to ship, which precision pays."""
+"""What to do with measured variants: which to ship, which precision pays; it measures nothing."""
