@@ -47,7 +47,7 @@ def file_digest(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
-    return bytes.fromhex(of_content(path, "sha256", _digest))
+    return bytes.fromhex(of_content(path, "sha256", digest_now))
 
 
 def of_content(path: Path, what: str, find: Callable[[Path], str]) -> str:
@@ -69,7 +69,12 @@ def of_content(path: Path, what: str, find: Callable[[Path], str]) -> str:
     return found
 
 
-def _digest(path: Path) -> str:
+def digest_now(path: Path) -> str:
+    """SHA-256 (hex) of the file's bytes, read now: for whoever checks a file that may have been damaged or exchanged.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     sha = hashlib.sha256()
     with path.open("rb") as stream:
         while piece := stream.read(CHUNK_BYTES):

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration.file_digest import file_digest
+from calibration.file_digest import digest_now, file_digest
 from engines.contract import Placement
 from engines.precision import precision_named
 from pipeline.artifact import Findings, OnnxModel, Outputs, Ranges, Tolerances, Verdict
@@ -139,7 +139,7 @@ def check_sums(folder: Path) -> None:
             continue
         if not (folder / name).is_file():
             raise DataError(f"{folder / name}: is missing from the bundle; {AGAIN}")
-        if file_digest(folder / name).hex() != want:
+        if digest_now(folder / name) != want:
             raise DataError(f"{folder / name}: is not what was packed (SHA-256 differs); {AGAIN}")
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from calibration.file_digest import file_digest
+from calibration.file_digest import digest_now
 from pipeline.artifact import Engine
 from pipeline.bundle import SUMS, files_in, sums_of
 from pipeline.errors import ConfigError, DataError
@@ -123,7 +123,7 @@ def read_baseline(folder: Path) -> Baseline:
         path = folder / file
         if not path.is_file():
             raise DataError(f"baseline '{name}': {path} is missing; {AGAIN}")
-        if file_digest(path).hex() != digest:
+        if digest_now(path) != digest:
             raise DataError(f"baseline '{name}': {path} is not what was set (SHA-256 differs); {AGAIN}")
     try:
         baseline = Baseline(folder, record_from_json(folder / RECORD, BaselineRecord, SCHEMA_VERSION, AGAIN))

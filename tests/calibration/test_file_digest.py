@@ -16,13 +16,13 @@ from calibration.file_digest import file_digest, of_content, remember_in, rememb
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Every file that was really read."""
     seen: list[Path] = []
-    digest = module._digest
+    digest = module.digest_now
 
     def counted(path: Path) -> str:
         seen.append(path)
         return digest(path)
 
-    monkeypatch.setattr(module, "_digest", counted)
+    monkeypatch.setattr(module, "digest_now", counted)
     return seen
 
 
