@@ -62,6 +62,15 @@ class Artifact:
         named = f"{type(self).__name__}\0{json.dumps(others, sort_keys=True)}\0{content}"
         return hashlib.sha256(named.encode()).hexdigest()
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether it is an ONNX file, an engine of a runtime that takes it as it is included."""
+        return self.path.suffix == ".onnx"
+
+    def weight_files(self) -> list[Path]:
+        """The files of weights beside it; empty where it holds all itself."""
+        return [file for file in external_files(self.path) if file.is_file()] if self.is_onnx else []
+
     def beside(self, name: str) -> Path:
         """A file in the same folder, such as a stage's record about this artifact."""
         return self.path.parent / name
@@ -91,7 +100,7 @@ class OnnxModel(Source):
     def digest(self) -> str:
         """As of every artifact; files of weights beside the ONNX file count as well."""
         own = super().digest()
-        weights = [file for file in external_files(self.path) if file.is_file()]
+        weights = self.weight_files()
         if not weights:
             return own
         return hashlib.sha256("\0".join([own, *map(digest_of_path, weights)]).encode()).hexdigest()

@@ -189,7 +189,7 @@ def engine_from(path: Path, backend: str, simulate: bool) -> Engine:
 
 def specs_of(engine: Engine) -> tuple[InputSpec, ...]:
     """The inputs of an engine, from the engine itself."""
-    if engine.path.suffix == ".onnx":
+    if engine.is_onnx:
         return input_specs_from_onnx(engine.path)
     from pipeline.engine_runner import runner_of
 

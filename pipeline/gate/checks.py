@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calibration.file_digest import file_digest
-from pipeline.artifact import Engine, external_files
+from pipeline.artifact import Artifact, Engine
 from pipeline.gate.budget import Budget, QuantityKind
 from pipeline.gate.record import Check
 from pipeline.json_record import finite
@@ -179,7 +179,7 @@ def interval_sentence(budget: Budget, interval: Interval, decision: Outcome) -> 
 
 def files_of_engine(engine: Path) -> list[Path]:
     """The engine's file, and those that hold weights of it."""
-    return [engine, *(external_files(engine) if engine.suffix == ".onnx" else [])]
+    return [engine, *Artifact(engine).weight_files()]
 
 
 def digest_of_engine(engine: Path) -> str:

@@ -156,7 +156,7 @@ def check_one_network(candidate: Engine, baseline: BaselineEngine | None) -> Non
         ConfigError: they do not.
         ModelError: a file is damaged.
     """
-    if baseline is None or not candidate.path.suffix == baseline.engine.path.suffix == ".onnx":
+    if baseline is None or not (candidate.is_onnx and baseline.engine.is_onnx):
         return
     inputs = [{spec.name: spec for spec in input_specs_from_onnx(e.path)} for e in (candidate, baseline.engine)]
     ours, theirs = inputs

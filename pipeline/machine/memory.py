@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifact import external_files
+from pipeline.artifact import Artifact
 from pipeline.machine.system_files import memory_kib, text_of
 
 LIBRARIES_MIB = 1500
@@ -66,5 +66,4 @@ def _size_bytes(path: Path) -> int:
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if not path.is_file():
         return 0
-    beside = external_files(path) if path.suffix == ".onnx" else []
-    return sum(file.stat().st_size for file in [path, *beside] if file.is_file())
+    return sum(file.stat().st_size for file in [path, *Artifact(path).weight_files()])

@@ -125,9 +125,9 @@ def evidence_from(engines: Sequence[Engine | None], samples: Samples | None, giv
     reference, candidate = engines
     named: Path | None = given["model"]
     ranges: Path | None = given["ranges"]
-    own = candidate.path if candidate is not None and candidate.path.suffix == ".onnx" else None
+    own = candidate.path if candidate is not None and candidate.is_onnx else None
     model = named or own
-    if reference is None or reference.path.suffix != ".onnx" or samples is None or model is None:
+    if reference is None or not reference.is_onnx or samples is None or model is None:
         for flag, path in (("--model", named), ("--ranges", ranges)):
             if path is not None:
                 raise ConfigError(f"{flag}: has effect where REFERENCE is an ONNX file and --data is there; give both")
