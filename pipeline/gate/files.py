@@ -8,6 +8,7 @@ from pipeline.gate.junit import junit_from_gate
 from pipeline.gate.record import GateRecord
 from pipeline.gate.summary import summary_from_gate
 from pipeline.json_record import write_json
+from pipeline.page.template import check_drawable
 
 OWN_FILES = ("gate.json", "gate.xml", "gate.md", "gate.html", "samples")
 """All that a gate's folder may hold."""
@@ -16,8 +17,6 @@ OWN_FILES = ("gate.json", "gate.xml", "gate.md", "gate.html", "samples")
 def check_html(html: bool) -> None:
     """Raise Unavailable if a page is asked for that cannot be drawn here, before an hour of work."""
     if html:
-        from pipeline.page.template import check_drawable
-
         check_drawable("gate.html (or write html = false)")
 
 

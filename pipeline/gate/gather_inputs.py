@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from calibration.data.batches import Samples, input_specs_from_onnx
 from calibration.data.input_specs import shape_words
@@ -23,16 +22,14 @@ from pipeline.gate.inputs import BaselineEngine, GateInputs, check_budgets, engi
 from pipeline.plan import Plan
 from pipeline.record import MetricInfo, PlanInfo
 from pipeline.report.write import variant_record
-from pipeline.results import variant_named
+from pipeline.results import Results, variant_named
 from pipeline.spelling import nearest
-from pipeline.stages.benchmark import timings_from
+from pipeline.stages.benchmark import Benchmark, timings_from
 from pipeline.stages.gate import Gate
 from pipeline.stages.infer import Infer
 from pipeline.stages.validate import Judge
 from pipeline.store import Store
-
-if TYPE_CHECKING:
-    from pipeline.results import Results
+from pipeline.variants import variants
 
 
 def check_gate(plan: Plan, store: Path) -> None:
@@ -43,8 +40,6 @@ def check_gate(plan: Plan, store: Path) -> None:
         DataError: the baseline is damaged.
         Unavailable: the candidate cannot run on this machine.
     """
-    from pipeline.variants import variants
-
     budgets = budgets_from_texts(plan.gate.budgets, f"{plan.path}: [gate] budgets")
     names = [variant.name for variant in variants(plan, "gate")]
     candidate = candidate_of(plan, names)
@@ -189,8 +184,6 @@ class DirectInputs:
 
 def inputs_from_engines(out: Path, direct: DirectInputs, gate: Gate) -> GateInputs:
     """What a gate of engines is about; each answers the samples in a process of its own, if budgets ask for it."""
-    from pipeline.stages.benchmark import Benchmark
-
     budgets = budgets_from_texts(gate.budgets, "--budget")
     check_one_network(direct.candidate, direct.baseline)
     check_budgets(budgets, [direct.candidate.path.name], has_baseline=bool(direct.baseline or direct.no_baseline))

@@ -13,6 +13,7 @@ from pipeline.gate.accuracy import EvaluationOutputs
 from pipeline.gate.budget import Budget
 from pipeline.gate.checks import EngineBudget, GateEngines, Validated
 from pipeline.record import MetricInfo, PlanInfo
+from pipeline.spelling import nearest
 from pipeline.stages.benchmark import Benchmark
 
 
@@ -117,8 +118,6 @@ def check_budgets(budgets: Sequence[Budget], names: list[str], *, has_baseline: 
     Raises:
         ConfigError: one names another engine, or compares with a baseline where none was named.
     """
-    from pipeline.spelling import nearest  # The plan has the gate's table, so it is not loaded before this.
-
     for budget in budgets:
         if budget.variant and budget.variant not in names:
             raise ConfigError(

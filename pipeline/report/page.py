@@ -129,8 +129,6 @@ def write_html(record: Record, path: Path) -> None:
         Unavailable: jinja2 or matplotlib is not installed.
         ConfigError: a file of raw latencies is missing.
     """
-    from pipeline.report.page import html_from_record
-
     html = html_from_record(record, path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")

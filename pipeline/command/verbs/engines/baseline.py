@@ -15,6 +15,7 @@ from pipeline.command.options import (
 )
 from pipeline.errors import ConfigError
 from pipeline.gate.baseline import Baseline, baselines_in, read_baseline, set_baseline
+from pipeline.spelling import nearest
 
 
 @click.group()
@@ -70,8 +71,6 @@ def list_(store: Path) -> None:
 
 
 def _kept(name: str, store: Path) -> Baseline:
-    from pipeline.spelling import nearest
-
     names: Sequence[str] = [one for one, _ in baselines_in(store)]
     if name not in names:
         close = nearest(name, list(names)) if names else "; set one with `trtforge baseline set`"

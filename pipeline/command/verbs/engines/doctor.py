@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.command.diagnosis import Diagnosis, diagnose
 from pipeline.command.options import STORE
 from pipeline.errors import Unavailable
-
-if TYPE_CHECKING:
-    from pipeline.command.diagnosis import Diagnosis
-
+from pipeline.plan import read_plan
 
 ROOT = Path("/")
 """Where `doctor` looks for /etc, /proc and /sys; a test points it at a made-up tree."""
@@ -30,9 +27,6 @@ def doctor(plan: Path | None, as_json: bool, store: Path) -> None:
     On a Jetson also: L4T and JetPack, CUDA, TensorRT, power mode, clocks and memory, and what is known to go wrong.
     Exit status 3 if PLAN.toml's backends (on a Jetson without a plan: tensorrt) cannot work here.
     """
-    from pipeline.command.diagnosis import diagnose
-    from pipeline.plan import read_plan
-
     found = diagnose(ROOT, read_plan(plan) if plan is not None else None, store)
     if as_json:
         click.echo(found.json())

@@ -22,6 +22,7 @@ from pipeline.command.options import (
     samples_from,
     specs_of,
 )
+from pipeline.command.plan_run import run_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import CheckFailed, ConfigError, NotDecided
 from pipeline.gate.baseline import FOLDER, baseline_named
@@ -77,8 +78,6 @@ def gate(plan: Path | None, **given: Any) -> None:
 
 
 def _gate_plan(path: Path, given: dict[str, Any]) -> tuple[GateRecord, Path]:
-    from pipeline.command.plan_run import run_plan
-
     if beside := [flag for flag in given_options() if flag not in BESIDE_A_PLAN]:
         raise ConfigError(f"{beside[0]}: has no effect beside a plan; write it into {path}, or give --candidate ENGINE")
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
+from engines import builders
 from pipeline.command.options import STORE
 from pipeline.command.plan_run import raise_failures, run_plan
 from pipeline.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pipeline.plan import Plan
+from pipeline.plan import Plan
+from pipeline.report.table import print_table
+from pipeline.report.write import write_report
+from pipeline.spelling import nearest
 
 
 @click.command()
@@ -28,9 +29,6 @@ def run(plan: Path, backends: tuple[str, ...], store: Path) -> None:
     What has not changed is served from the store. Exit status 5 if a variant is out of its tolerances; the report is
     written all the same.
     """
-    from pipeline.report.table import print_table
-    from pipeline.report.write import write_report
-
     read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends))
     record = write_report(read, made, opened.account)
     print_table(record, Console())
@@ -45,9 +43,6 @@ def with_backends(plan: Plan, backends: tuple[str, ...]) -> Plan:
     Raises:
         ConfigError: there is no such backend.
     """
-    from engines import builders
-    from pipeline.spelling import nearest
-
     for name in backends:
         if name not in builders():
             raise ConfigError(f"--backend '{name}': no such backend{nearest(name, builders())}")
