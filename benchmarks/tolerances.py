@@ -33,7 +33,7 @@ from benchmarks.networks import NETWORKS, Network
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
-from calibration.precision.placement import Target
+from calibration.precision.placement import PlacementTarget
 from calibration.ranges.ranges import METHODS, histograms_from_folder, ranges_from_folder, write_ranges
 from pipeline.accuracy.bisection import Evidence, run_bisection
 from pipeline.accuracy.comparison import Tolerance, write_outputs
@@ -51,7 +51,7 @@ GUESSED = {"fp16": 0.999, "int8": 0.9}
 """The cosines of a batch that are asked for where nothing is derived."""
 DERIVED = Tolerance()
 Change = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
-TARGETS: tuple[Target, ...] = ("tensorrt", "onnxruntime")
+TARGETS: tuple[PlacementTarget, ...] = ("tensorrt", "onnxruntime")
 
 
 @dataclass

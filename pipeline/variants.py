@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import Plan
 from pipeline.results import Results, Variant
 from pipeline.sources.contract import source_kind
-from pipeline.stages.build import Target
+from pipeline.stages.build import BuildTarget
 from pipeline.stages.tolerate import Rounding
 from pipeline.stages.validate import Judge
 from pipeline.store import Store
@@ -29,9 +29,9 @@ ModelStage: TypeAlias = Callable[Concatenate[Path, OnnxModel, ...], OnnxModel]
 """A stage that writes a precision: from the FP32 model, and the ranges where the precision needs them."""
 
 
-def target_of(plan: Plan, variant: Variant) -> Target:
+def target_of(plan: Plan, variant: Variant) -> BuildTarget:
     """What a variant's engine is built for."""
-    return Target(variant.backend, variant.precision.name, plan.model.inputs, plan.model.profiles)
+    return BuildTarget(variant.backend, variant.precision.name, plan.model.inputs, plan.model.profiles)
 
 
 def variants(plan: Plan, until: str) -> Iterator[Variant]:

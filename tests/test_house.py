@@ -45,8 +45,6 @@ GIANTS = {
 }
 """The one source file that imports each giant."""
 
-TWICE = {"Placement", "Target"}
-"""Names of types that still have two meanings."""
 
 MOST_FILE_LINES = 400
 MOST_TEST_FILE_LINES = 500
@@ -226,7 +224,7 @@ def test_a_public_type_has_one_meaning_in_the_project() -> None:
     for file in PRODUCT:
         for name in public_types(parsed(file)):
             places.setdefault(name, []).append(short(file))
-    assert {name: files for name, files in places.items() if len(files) > 1 and name not in TWICE} == {}
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
 def test_there_is_as_much_test_as_product() -> None:

@@ -27,7 +27,7 @@ from calibration.histogram.collect import RunModel
 from calibration.precision.placement import (
     PRODUCTS,
     NodeInput,
-    Placement,
+    QdqPlacement,
     QuantizedTensor,
     QuantizedWeight,
     is_float_weight,
@@ -263,7 +263,7 @@ class Bisection:
         amax = None if span is None else span.amax
         return Scale(how.scale, low, high, seen.min, seen.max, amax, fits=tensor not in self._odd)
 
-    def _placed(self, graph: ir.Graph) -> Placement:
+    def _placed(self, graph: ir.Graph) -> QdqPlacement:
         """INT8 where the candidate has it, by the values seen."""
         values = {value.name: value for value in graph.inputs}
         values |= {value.name: value for node in graph for value in node.outputs}
@@ -287,7 +287,7 @@ class Bisection:
                     weight = own.inputs[1].name or "" if own.inputs[1] is not None else ""
                     reader = NodeInput(own.name or "", 1)
                     weights.append(QuantizedWeight(weight, reader, weight_axis(own), "int8", NUM_LEVELS))
-        return Placement("tensorrt", tuple(tensors.values()), tuple(weights), (), (), ())
+        return QdqPlacement("tensorrt", tuple(tensors.values()), tuple(weights), (), (), ())
 
     def _has_rounded_weight(self, node: onnx.NodeProto) -> bool:
         maker = self._producers.get(node.input[1])

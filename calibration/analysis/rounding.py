@@ -34,9 +34,9 @@ from calibration.precision import placement_onnxruntime, placement_tensorrt
 from calibration.precision.placement import (
     PRODUCTS,
     NodeInput,
-    Placement,
+    PlacementContext,
     PlacementOptions,
-    Sight,
+    QdqPlacement,
     is_float_weight,
     weight_axis,
 )
@@ -92,7 +92,7 @@ class Rounded:
         return {name: np.asarray(value) for name, value in found.items()}
 
 
-Placing = Callable[[ir.Graph], Placement]
+Placing = Callable[[ir.Graph], QdqPlacement]
 """From the opened FP32 model, which it may prepare, to where INT8 is placed."""
 
 
@@ -120,11 +120,11 @@ def rounded_from_onnx(model: onnx.ModelProto, form: Format, placing: Placing | N
 def placing_for(ranges: Mapping[str, Span], options: PlacementOptions) -> Placing:
     """Where a target wants INT8, with these ranges."""
 
-    def placing(graph: ir.Graph) -> Placement:
+    def placing(graph: ir.Graph) -> QdqPlacement:
         if options.target == "onnxruntime":
             join_bias(graph, options.exclude)
         place = placement_tensorrt.place if options.target == "tensorrt" else placement_onnxruntime.place
-        return place(Sight(graph, ranges, options, from_constants(graph)))
+        return place(PlacementContext(graph, ranges, options, from_constants(graph)))
 
     return placing
 
@@ -132,9 +132,9 @@ def placing_for(ranges: Mapping[str, Span], options: PlacementOptions) -> Placin
 class _Writer:
     """Writes the arithmetic into a graph."""
 
-    def __init__(self, graph: ir.Graph, form: Format, placement: Placement | None) -> None:
+    def __init__(self, graph: ir.Graph, form: Format, placement: QdqPlacement | None) -> None:
         self._graph, self._form = graph, form
-        self._placement = placement or Placement("tensorrt", (), (), (), (), ())
+        self._placement = placement or QdqPlacement("tensorrt", (), (), (), (), ())
         self._taken = value_names(graph) | {node.name or "" for node in graph}
         self.phases: list[str] = []
         self.steps: dict[str, Quantization] = {}

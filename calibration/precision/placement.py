@@ -13,7 +13,7 @@ from calibration.graph.editing import attribute_int, constant, is_constant
 from calibration.precision.scale import Arithmetic, DataType, Quantization
 from calibration.ranges.span import Span
 
-Target = Literal["tensorrt", "onnxruntime"]
+PlacementTarget = Literal["tensorrt", "onnxruntime"]
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """The operators that INT8 is about: their first input is data, the second a weight (or data, in a MatMul)."""
@@ -23,7 +23,7 @@ PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 class PlacementOptions:
     """What the user may choose."""
 
-    target: Target = "tensorrt"
+    target: PlacementTarget = "tensorrt"
     exclude: tuple[str, ...] = ()
     """Names or operator types of nodes that stay FP32."""
     arithmetic: Arithmetic = "u8s7"
@@ -72,10 +72,10 @@ class QuantizedBias:
 
 
 @dataclass(frozen=True)
-class Placement:
+class QdqPlacement:
     """The whole decision for one model and one target."""
 
-    target: Target
+    target: PlacementTarget
     tensors: tuple[QuantizedTensor, ...]
     weights: tuple[QuantizedWeight, ...]
     biases: tuple[QuantizedBias, ...]
@@ -86,7 +86,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Sight:
+class PlacementContext:
     """What a placement is decided from: graph, ranges and options; and the notes that come up on the way."""
 
     graph: ir.Graph

@@ -20,11 +20,11 @@ import onnx_ir as ir
 from calibration.graph.editing import attribute_float, attribute_int, constant
 from calibration.precision.placement import (
     NodeInput,
-    Placement,
+    PlacementContext,
+    QdqPlacement,
     QuantizedBias,
     QuantizedTensor,
     QuantizedWeight,
-    Sight,
     is_float_weight,
     readers_of,
     weight_axis,
@@ -41,42 +41,42 @@ POOLS = ("AveragePool", "GlobalAveragePool")
 ABSORBED = ("Relu", "Clip")
 
 
-def place(sight: Sight) -> Placement:
+def place(context: PlacementContext) -> QdqPlacement:
     """Decide the placement for ONNX Runtime on a CPU.
 
     Raises:
         DataError: a tensor that must be quantized has no range.
     """
-    integer = _integer_nodes(sight)
+    integer = _integer_nodes(context)
     weights: list[QuantizedWeight] = []
     biases: list[QuantizedBias] = []
     tensors: dict[str, ir.Value] = {}
-    for node in sight.graph:
+    for node in context.graph:
         if node.name not in integer:
             continue
         for value in _data_inputs(node):
             tensors.setdefault(value.name or "", value)
         if node.op_type in PRODUCTS:
-            _place_constants(sight, node, weights, biases)
+            _place_constants(context, node, weights, biases)
         if node.op_type not in ("MatMul", "Gemm") or _is_read_by(_end(node), integer):
             tensors.setdefault(_end(node).name or "", _end(node))
     nodes = tuple(name for name, node in integer.items() if node.op_type in PRODUCTS)
-    found = tuple(_tensor(sight, value, integer) for value in tensors.values())
-    return Placement("onnxruntime", found, tuple(weights), tuple(biases), nodes, tuple(sight.notes.values()))
+    found = tuple(_tensor(context, value, integer) for value in tensors.values())
+    return QdqPlacement("onnxruntime", found, tuple(weights), tuple(biases), nodes, tuple(context.notes.values()))
 
 
-def _integer_nodes(sight: Sight) -> dict[str, ir.Node]:
+def _integer_nodes(context: PlacementContext) -> dict[str, ir.Node]:
     """The nodes that run in integers, by name, in topological order."""
     integer: dict[str, ir.Node] = {}
     quantized: set[str] = set()
-    for node in sight.graph:
+    for node in context.graph:
         if node.op_type in (*PRODUCTS, "ConvTranspose"):
-            reason = "the user excluded it" if sight.excluded(node) else _why_not(sight, node)
+            reason = "the user excluded it" if context.excluded(node) else _why_not(context, node)
             if reason is not None:
-                sight.leave(node, reason)
+                context.leave(node, reason)
                 continue
             quantized.update(value.name or "" for value in _data_inputs(node))
-        elif not _joins_in(sight, node, quantized):
+        elif not _joins_in(context, node, quantized):
             continue
         integer[node.name or ""] = node
         quantized.add(_end(node).name or "")
@@ -86,14 +86,14 @@ def _integer_nodes(sight: Sight) -> dict[str, ir.Node]:
     return integer
 
 
-def _why_not(sight: Sight, node: ir.Node) -> str | None:
+def _why_not(context: PlacementContext, node: ir.Node) -> str | None:
     """Why a product stays FP32; None if it is quantized."""
     data, weight = node.inputs[0], node.inputs[1]
     if node.op_type == "ConvTranspose" or node.domain not in ("", "ai.onnx"):
         return "ONNX Runtime has no integer kernel for it on the CPU"
     if not is_float_weight(weight):
         return "its weight is not a float32 constant"
-    if not sight.is_activation(data):
+    if not context.is_activation(data):
         return "its input is not float32 data"
     if node.op_type == "Gemm":
         scaled = attribute_float(node, "alpha", 1.0) != 1.0 or attribute_float(node, "beta", 1.0) != 1.0
@@ -104,7 +104,7 @@ def _why_not(sight: Sight, node: ir.Node) -> str | None:
         if bias is None or bias.ndim != 1:
             return "its bias is not one constant for each channel"
     for value in _touched(node):
-        if asymmetric(sight.span(value, node), "uint8") is None:
+        if asymmetric(context.span(value, node), "uint8") is None:
             return f"'{value.name}' was 0 throughout calibration, which gives no scale"
     return None
 
@@ -133,15 +133,15 @@ def _end(node: ir.Node) -> ir.Value:
     return output
 
 
-def _joins_in(sight: Sight, node: ir.Node, quantized: set[str]) -> bool:
+def _joins_in(context: PlacementContext, node: ir.Node, quantized: set[str]) -> bool:
     """Whether a node with an integer kernel gets all its data in integers."""
-    if node.op_type not in (*MOVERS, *ARITHMETIC) or sight.excluded(node) or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in (*MOVERS, *ARITHMETIC) or context.excluded(node) or node.domain not in ("", "ai.onnx"):
         return False
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return False
-    if not all(value.name in quantized and sight.is_activation(value) for value in _data_inputs(node)):
+    if not all(value.name in quantized and context.is_activation(value) for value in _data_inputs(node)):
         return False
-    return all(asymmetric(sight.span(value, node), "uint8") is not None for value in _touched(node))
+    return all(asymmetric(context.span(value, node), "uint8") is not None for value in _touched(node))
 
 
 def _is_read_by(value: ir.Value, integer: dict[str, ir.Node]) -> bool:
@@ -150,11 +150,13 @@ def _is_read_by(value: ir.Value, integer: dict[str, ir.Node]) -> bool:
     return any(use.node.name in integer and value in _data_inputs(use.node) for use in uses)
 
 
-def _place_constants(sight: Sight, node: ir.Node, weights: list[QuantizedWeight], biases: list[QuantizedBias]) -> None:
+def _place_constants(
+    context: PlacementContext, node: ir.Node, weights: list[QuantizedWeight], biases: list[QuantizedBias]
+) -> None:
     data, weight = node.inputs[0], node.inputs[1]
     assert data is not None
     assert weight is not None
-    arithmetic = sight.options.arithmetic
+    arithmetic = context.options.arithmetic
     dtype: DataType = "uint8" if arithmetic == "u8u8" else "int8"
     name = node.name or ""
     limit = LIMITS["u8s8" if _is_depthwise(node) else arithmetic]
@@ -170,15 +172,15 @@ def _is_depthwise(node: ir.Node) -> bool:
     return node.op_type == "Conv" and weight is not None and weight.shape[:2] == (attribute_int(node, "group", 1), 1)
 
 
-def _tensor(sight: Sight, value: ir.Value, integer: dict[str, ir.Node]) -> QuantizedTensor:
+def _tensor(context: PlacementContext, value: ir.Value, integer: dict[str, ir.Node]) -> QuantizedTensor:
     source = value
     producer = source.producer()
     while producer is not None and producer.name in integer and producer.op_type in MOVERS:
         assert producer.inputs[0] is not None
         source = producer.inputs[0]
         producer = source.producer()
-    dtype: DataType = "int8" if sight.options.arithmetic == "s8s8" else "uint8"
-    quantization = asymmetric(sight.ranges[source.name or ""], dtype)
+    dtype: DataType = "int8" if context.options.arithmetic == "s8s8" else "uint8"
+    quantization = asymmetric(context.ranges[source.name or ""], dtype)
     assert isinstance(quantization, Quantization)
     is_output = value.is_graph_output() and not value.is_graph_input()  # An input that is given out stays as it came.
     return QuantizedTensor(value.name or "", quantization, readers_of(value), is_output)

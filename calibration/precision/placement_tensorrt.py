@@ -21,10 +21,10 @@ from calibration.graph.editing import attribute_int, constant, dimensions
 from calibration.precision.placement import (
     PRODUCTS,
     NodeInput,
-    Placement,
+    PlacementContext,
+    QdqPlacement,
     QuantizedTensor,
     QuantizedWeight,
-    Sight,
     is_float_weight,
     weight_axis,
 )
@@ -44,7 +44,7 @@ Edges = dict[str, list[NodeInput]]
 """Activation tensor -> the inputs that want it quantized."""
 
 
-def place(sight: Sight) -> Placement:
+def place(context: PlacementContext) -> QdqPlacement:
     """Decide the placement for TensorRT.
 
     Raises:
@@ -53,23 +53,23 @@ def place(sight: Sight) -> Placement:
     edges: Edges = {}
     weights: list[QuantizedWeight] = []
     nodes: list[str] = []
-    depths = _depths(sight.graph)
-    for node in sight.nodes():
+    depths = _depths(context.graph)
+    for node in context.nodes():
         if node.op_type in PRODUCTS:
-            if (reason := _why_not(sight, node)) is not None:
-                sight.leave(node, reason)
+            if (reason := _why_not(context, node)) is not None:
+                context.leave(node, reason)
                 continue
             nodes.append(node.name or "")
             _place_product(node, edges, weights)
         else:
             wanted = [(index, node.inputs[index]) for index in _wanted(node, depths)]
-            if all(sight.is_activation(value) for _, value in wanted):
+            if all(context.is_activation(value) for _, value in wanted):
                 for index, value in wanted:
-                    if value is not None and sight.span(value, node).amax > 0.0:
+                    if value is not None and context.span(value, node).amax > 0.0:
                         _want(edges, node, index)
-    scales = _shared(sight, edges)
+    scales = _shared(context, edges)
     tensors = tuple(QuantizedTensor(name, scales[name], tuple(readers)) for name, readers in edges.items())
-    return Placement("tensorrt", tensors, tuple(weights), (), tuple(nodes), tuple(sight.notes.values()))
+    return QdqPlacement("tensorrt", tensors, tuple(weights), (), tuple(nodes), tuple(context.notes.values()))
 
 
 def _want(edges: Edges, node: ir.Node, index: int) -> None:
@@ -90,19 +90,19 @@ def _place_product(node: ir.Node, edges: Edges, weights: list[QuantizedWeight]) 
             _want(edges, node, index)
 
 
-def _why_not(sight: Sight, node: ir.Node) -> str | None:
+def _why_not(context: PlacementContext, node: ir.Node) -> str | None:
     """Why a product stays FP32; None if it is quantized."""
     data, weight = node.inputs[0], node.inputs[1]
     if node.op_type in ("Conv", "ConvTranspose") and not is_float_weight(weight):
         return "its weight is not a float32 constant"
     for value in (data, weight):
-        if not is_float_weight(value) and not sight.is_activation(value):
+        if not is_float_weight(value) and not context.is_activation(value):
             return f"its input '{value.name if value is not None else ''}' is neither float32 data nor a constant"
     reason = _is_served(node)
     if reason is not None:
         return reason
     for value in (data, weight):
-        if value is not None and not is_float_weight(value) and sight.span(value, node).amax == 0.0:
+        if value is not None and not is_float_weight(value) and context.span(value, node).amax == 0.0:
             return f"'{value.name}' was 0 throughout calibration, which gives no scale"
     return None
 
@@ -183,7 +183,7 @@ def _depths(graph: ir.Graph) -> dict[str, int]:
     return depths
 
 
-def _shared(sight: Sight, edges: Iterable[str]) -> dict[str, Quantization]:
+def _shared(context: PlacementContext, edges: Iterable[str]) -> dict[str, Quantization]:
     """The scale of each quantized tensor: the largest amax among those that must agree."""
     group: dict[str, str] = {}
 
@@ -192,7 +192,7 @@ def _shared(sight: Sight, edges: Iterable[str]) -> dict[str, Quantization]:
             name = group[name]
         return name
 
-    for node in sight.graph:
+    for node in context.graph:
         joined: list[ir.Value | None] = []
         if node.op_type == "Concat":
             joined = [*node.inputs, node.outputs[0]]
@@ -203,6 +203,6 @@ def _shared(sight: Sight, edges: Iterable[str]) -> dict[str, Quantization]:
             group[root(name)] = root(names[0])
     amax: dict[str, float] = {}
     for name in edges:
-        amax[root(name)] = max(amax.get(root(name), 0.0), sight.ranges[name].amax)
+        amax[root(name)] = max(amax.get(root(name), 0.0), context.ranges[name].amax)
     found = {name: symmetric(Span(amax[root(name)], 0.0, 0.0)) for name in edges}
     return {name: quantization for name, quantization in found.items() if quantization is not None}

@@ -26,12 +26,12 @@ from calibration.graph.editing import (
 from calibration.graph.fold import join_bias
 from calibration.precision import placement_onnxruntime, placement_tensorrt
 from calibration.precision.placement import (
-    Placement,
+    PlacementContext,
     PlacementOptions,
+    QdqPlacement,
     QuantizedBias,
     QuantizedTensor,
     QuantizedWeight,
-    Sight,
 )
 from calibration.precision.scale import Arithmetic, arithmetic_for, quantized, weight_scales
 from calibration.ranges.span import Span
@@ -49,7 +49,7 @@ class Quantized:
     """A model with Q/DQ nodes, and what was decided for it."""
 
     model: onnx.ModelProto
-    placement: Placement
+    placement: QdqPlacement
 
 
 def qdq_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, Span], options: PlacementOptions) -> Quantized:
@@ -74,9 +74,9 @@ def qdq_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, Span], options: P
     check_known(options.exclude, known_names(graph), "exclude")
     if options.target == "onnxruntime":
         join_bias(graph, options.exclude)
-    sight = Sight(graph, ranges, options, from_constants(graph))
+    context = PlacementContext(graph, ranges, options, from_constants(graph))
     place = placement_tensorrt.place if options.target == "tensorrt" else placement_onnxruntime.place
-    placement = place(sight)
+    placement = place(context)
     _Writer(graph).write(placement)
     return Quantized(closed(opened_model), placement)
 
@@ -104,7 +104,7 @@ class _Writer:
         self._weight_scales: dict[str, npt.NDArray[np.float32]] = {}
         self._written: dict[tuple[object, ...], ir.Value] = {}
 
-    def write(self, placement: Placement) -> None:
+    def write(self, placement: QdqPlacement) -> None:
         scales = {tensor.tensor: tensor.quantization.scale for tensor in placement.tensors}
         biases = {bias.reader.node: bias for bias in placement.biases}
         for weight in placement.weights:
@@ -212,4 +212,4 @@ class _Writer:
         return found
 
 
-__all__ = ["Arithmetic", "Placement", "PlacementOptions", "Quantized", "Span", "arithmetic_for", "qdq_from_onnx"]
+__all__ = ["Arithmetic", "PlacementOptions", "QdqPlacement", "Quantized", "Span", "arithmetic_for", "qdq_from_onnx"]

@@ -22,13 +22,13 @@ from calibration.histogram.histogram import Histogram
 from calibration.precision import placement_onnxruntime, placement_tensorrt
 from calibration.precision.bounds import MOVING, distinct_spans
 from calibration.precision.fp16 import undecided_for_fp16
-from calibration.precision.placement import PlacementOptions, Sight, Target
+from calibration.precision.placement import PlacementContext, PlacementOptions, PlacementTarget
 from calibration.ranges.span import Span
 
 Watch = Literal["placements", "tensorrt", "onnxruntime", "all"]
 """What ranges will be used for: INT8 for both targets, or for one; or whatever, which takes every tensor."""
 
-TARGETS: dict[Watch, tuple[Target, ...]] = {
+TARGETS: dict[Watch, tuple[PlacementTarget, ...]] = {
     "placements": ("tensorrt", "onnxruntime"),
     "tensorrt": ("tensorrt",),
     "onnxruntime": ("onnxruntime",),
@@ -91,13 +91,13 @@ def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[st
     return WatchedTensors(tuple(name for name in names if name in needed), following, graph)
 
 
-def _placed(graph: ir.Graph, target: Target) -> set[str]:
+def _placed(graph: ir.Graph, target: PlacementTarget) -> set[str]:
     """Names of the tensors whose ranges a placement asks for."""
     if target == "onnxruntime":
         join_bias(graph, ())
     asked = _Asked()
     place = placement_tensorrt.place if target == "tensorrt" else placement_onnxruntime.place
-    place(Sight(graph, asked, PlacementOptions(target=target), from_constants(graph)))
+    place(PlacementContext(graph, asked, PlacementOptions(target=target), from_constants(graph)))
     return asked.names
 
 

@@ -38,7 +38,7 @@ MAY_IDLE = (
 
 
 @dataclass(frozen=True)
-class Target:
+class BuildTarget:
     """What an engine is built for: a backend, the precision that the model was written in, and the input shapes."""
 
     backend: str
@@ -111,7 +111,7 @@ class Build(Stage):
         return self.int8 == "native" and is_integer and NATIVE in backend(name).OBEYS
 
     def calibration(
-        self, target: Target, ranges: Ranges | None, samples: Samples | None
+        self, target: BuildTarget, ranges: Ranges | None, samples: Samples | None
     ) -> tuple[Ranges | Samples, ...]:
         """What else the build is given: what TensorRT's calibrator reads; nothing for other engines."""
         if not self.is_native(target.backend, target.precision):
@@ -120,24 +120,24 @@ class Build(Stage):
         assert given is not None, "the flow has made it before it builds"
         return (given,)
 
-    def versions(self, _model: object, target: Target, *_calibration: object) -> dict[str, str]:
+    def versions(self, _model: object, target: BuildTarget, *_calibration: object) -> dict[str, str]:
         """Everything below that the engine depends on: runtime, and device where the backend builds for one."""
         runtime = backend(target.backend)
         times_kernels = "timing_cache" in runtime.OBEYS
         return runtime.versions() | ({"power_mode": power_mode(Path("/"))} if times_kernels else {})
 
-    def modules(self, _model: object, target: Target, *_calibration: object) -> tuple[str, ...]:
+    def modules(self, _model: object, target: BuildTarget, *_calibration: object) -> tuple[str, ...]:
         """What is loaded by name."""
         return (module_of(target.backend),)
 
-    def refuse(self, target: Target) -> None:
+    def refuse(self, target: BuildTarget) -> None:
         """Raise Unavailable if the backend on this machine cannot do what the options ask."""
         options = self.options(target)
         if self.is_native(target.backend, target.precision):
             options = replace(options, native=GivenScales(b""))
         backend(target.backend).refuse(options)
 
-    def options(self, target: Target) -> BuildOptions:
+    def options(self, target: BuildTarget) -> BuildOptions:
         """What the backend is told; each is told what the documents say is for it."""
         asked = BuildOptions(target.precision, target.shapes, target.more_shapes)
         given_later = ("timing_cache", NATIVE)
@@ -145,7 +145,7 @@ class Build(Stage):
         return replace(asked, **{name: getattr(self, name) for name in obeyed})
 
     def __call__(
-        self, out: Path, model: OnnxModel, target: Target, calibration: Ranges | Samples | None = None
+        self, out: Path, model: OnnxModel, target: BuildTarget, calibration: Ranges | Samples | None = None
     ) -> Engine:
         """Write the engine and its record. ``calibration``: for TensorRT's own calibrator; None for all else.
 
@@ -176,7 +176,7 @@ class Build(Stage):
         return Engine(engine, backend=target.backend, min_batch=smallest, max_batch=largest)
 
     def _with_machine(
-        self, model: OnnxModel, target: Target, calibration: Ranges | Samples | None
+        self, model: OnnxModel, target: BuildTarget, calibration: Ranges | Samples | None
     ) -> tuple[BuildOptions, tuple[str, ...]]:
         """The options, with what lies on this machine; and sentences for the record."""
         options = self.options(target)
@@ -214,11 +214,11 @@ def check_shape_range(name: str, shape: ShapeRange) -> None:
             )
 
 
-def _what(target: Target) -> str:
+def _what(target: BuildTarget) -> str:
     return f"build {target.precision} for {target.backend}"
 
 
-def _attempt(out: Path, model: OnnxModel, engine: Path, target: Target, options: BuildOptions) -> EngineRecord:
+def _attempt(out: Path, model: OnnxModel, engine: Path, target: BuildTarget, options: BuildOptions) -> EngineRecord:
     """One build in its own process, with a line on how far it is."""
     with Phases(_what(target)) as bar:
         return child_process.call_with_progress(

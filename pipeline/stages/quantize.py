@@ -14,7 +14,7 @@ from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.precision.fp16 import named, nodes_beyond_fp16
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
-from calibration.precision.placement import PlacementOptions, Target
+from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
 from calibration.ranges.ranges import RangesRecord, ranges_from_folder, spans_from_ranges
@@ -38,7 +38,7 @@ class Quantize(Stage):
     WRITES: ClassVar[tuple[str, ...]] = (INT8.name,)
     RESULT: ClassVar[str] = "models"
 
-    target: Target = option("tensorrt", "whose kernels the nodes are placed for")
+    target: PlacementTarget = option("tensorrt", "whose kernels the nodes are placed for")
     exclude: tuple[str, ...] = option((), "names or operator types of nodes that stay FP32")
     arithmetic: Literal["cpu", "u8s8", "u8s7", "u8u8", "s8s8"] = option(
         "cpu", "for onnxruntime, activations and weights: what this CPU does best, or one of the others"
@@ -50,8 +50,8 @@ class Quantize(Stage):
 
     def placed_for(self, placement: str) -> Quantize:
         """For a backend that wants its nodes so."""
-        assert placement in get_args(Target), f"a backend that takes no INT8 ({placement}) is refused before"
-        return replace(self, target=cast(Target, placement))
+        assert placement in get_args(PlacementTarget), f"a backend that takes no INT8 ({placement}) is refused before"
+        return replace(self, target=cast(PlacementTarget, placement))
 
     def chosen_arithmetic(self) -> tuple[Arithmetic, str]:
         """The arithmetic, and a sentence that says why."""

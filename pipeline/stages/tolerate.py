@@ -23,7 +23,7 @@ from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram
 from calibration.histogram.methods import Method
-from calibration.precision.placement import PlacementOptions, Target
+from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.precision.scale import Arithmetic
 from calibration.precision.watch import watched_tensors
 from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms, spans_from_ranges
@@ -52,7 +52,7 @@ class Rounding:
     """What engines of one kind round, and by which ranges: all that is known of an engine before it is judged."""
 
     precision: str
-    target: Target | Literal["none"]
+    target: PlacementTarget | Literal["none"]
     """Where INT8 is placed; for FP32, ``tensorrt`` means that products may round their inputs to TF32."""
     exclude: tuple[str, ...] = ()
     arithmetic: Arithmetic = "u8s8"

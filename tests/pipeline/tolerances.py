@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from calibration.data.batches import Samples
-from calibration.precision.placement import Target
+from calibration.precision.placement import PlacementTarget
 from pipeline.accuracy.comparison import write_outputs
 from pipeline.artifact import Engine, OnnxModel, Outputs, Tolerances
 from pipeline.engine_runner import runner_of
@@ -33,13 +33,13 @@ def answers(model: OnnxModel, samples: Samples, name: str, scale: float = 1.0) -
     return Outputs(model.path.parent / name)
 
 
-INT8: dict[Target, Rounding] = {
+INT8: dict[PlacementTarget, Rounding] = {
     "tensorrt": Rounding("int8", "tensorrt", arithmetic="u8s8", method="minmax"),
     "onnxruntime": Rounding("int8", "onnxruntime", arithmetic="u8s8", method="minmax"),
 }
 
 
-def sound(fp32: OnnxModel, samples: Samples, target: Target) -> OnnxModel:
+def sound(fp32: OnnxModel, samples: Samples, target: PlacementTarget) -> OnnxModel:
     folder = fp32.path.parent / f"int8_{target}"
     folder.mkdir()
     ranges = Calibrate(method="minmax")(folder, fp32, samples)

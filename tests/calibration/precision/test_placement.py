@@ -10,7 +10,7 @@ import pytest
 
 from calibration.errors import DataError
 from calibration.graph.editing import named, opened
-from calibration.precision.placement import NodeInput, Placement, PlacementOptions, Target
+from calibration.precision.placement import NodeInput, PlacementOptions, PlacementTarget, QdqPlacement
 from calibration.precision.qdq import Span, qdq_from_onnx
 
 
@@ -37,18 +37,21 @@ def _model(
 
 
 def _place(
-    model: onnx.ModelProto, target: Target, ranges: Mapping[str, Span] | None = None, exclude: tuple[str, ...] = ()
-) -> Placement:
+    model: onnx.ModelProto,
+    target: PlacementTarget,
+    ranges: Mapping[str, Span] | None = None,
+    exclude: tuple[str, ...] = (),
+) -> QdqPlacement:
     options = PlacementOptions(target=target, exclude=exclude)
     return qdq_from_onnx(model, _Ranges() if ranges is None else ranges, options).placement
 
 
-def _readers(placement: Placement) -> dict[str, list[str]]:
+def _readers(placement: QdqPlacement) -> dict[str, list[str]]:
     """Quantized tensor -> the nodes that read it dequantized."""
     return {tensor.tensor: [reader.node for reader in tensor.readers] for tensor in placement.tensors}
 
 
-def _scales(placement: Placement) -> dict[str, float]:
+def _scales(placement: QdqPlacement) -> dict[str, float]:
     return {tensor.tensor: tensor.quantization.scale for tensor in placement.tensors}
 
 
@@ -216,21 +219,21 @@ def test_tensorrt_takes_first_layers_and_depthwise(header: str, body: str, shape
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
-def test_all_zero_data_leaves_its_reader_in_fp32_and_says_so(target: Target) -> None:
+def test_all_zero_data_leaves_its_reader_in_fp32_and_says_so(target: PlacementTarget) -> None:
     placement = _place(CHAIN, target, _Ranges(r=Span(0.0, 0.0, 0.0)))
     assert "Conv_d" not in placement.nodes
     assert any("'Conv_d' (Conv) stays FP32: 'r' was 0" in note for note in placement.notes)
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
-def test_a_missing_range_is_an_error_that_names_node_and_tensor(target: Target) -> None:
+def test_a_missing_range_is_an_error_that_names_node_and_tensor(target: PlacementTarget) -> None:
     with pytest.raises(DataError, match="'Conv_c' needs the range of 'x'"):
         _place(CHAIN, target, {"r": Span(1.0, 0.0, 1.0)})
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 @pytest.mark.parametrize(("name", "left"), [("Conv_d", ("Conv_c",)), ("Conv", ())])
-def test_excluded_nodes_and_operators_stay_out(target: Target, name: str, left: tuple[str, ...]) -> None:
+def test_excluded_nodes_and_operators_stay_out(target: PlacementTarget, name: str, left: tuple[str, ...]) -> None:
     assert _place(CHAIN, target, exclude=(name,)).nodes == left
 
 

@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError, DataError, Unavailable
 from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.results import Variant
-from pipeline.stages.build import Build, Target
+from pipeline.stages.build import Build, BuildTarget
 from pipeline.stages.calibrate import Calibrate
 from pipeline.store import Store
 from pipeline.variants import judged_engine
@@ -32,7 +32,7 @@ from pipeline.variants import judged_engine
 if TYPE_CHECKING:
     from tests.conftest import Command
 
-TARGET = Target("tensorrt", "int8", {"image": ShapeRange((1, 4, 8, 8), (4, 4, 8, 8), (8, 4, 8, 8))})
+TARGET = BuildTarget("tensorrt", "int8", {"image": ShapeRange((1, 4, 8, 8), (4, 4, 8, 8), (8, 4, 8, 8))})
 
 
 @pytest.fixture
@@ -130,12 +130,12 @@ def test_the_stage_gives_the_calibrator_what_the_plan_says(model: OnnxModel, ran
 def test_other_engines_are_given_nothing(model: OnnxModel, ranges: Ranges, samples: Samples) -> None:
     for stage, target in (
         (Build(), TARGET),
-        (Build(int8="native"), Target("tensorrt", "fp16")),
-        (Build(int8="native"), Target("onnxruntime", "int8")),
+        (Build(int8="native"), BuildTarget("tensorrt", "fp16")),
+        (Build(int8="native"), BuildTarget("onnxruntime", "int8")),
     ):
         assert stage.calibration(target, ranges, samples) == ()
         assert stage.options(target).native is None
-    assert Build(timing_cache=False)._with_machine(model, Target("tensorrt", "fp16"), None)[0].timing_cache is None
+    assert Build(timing_cache=False)._with_machine(model, BuildTarget("tensorrt", "fp16"), None)[0].timing_cache is None
 
 
 needs_rtx = pytest.mark.skipif(

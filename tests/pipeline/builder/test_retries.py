@@ -19,7 +19,7 @@ from pipeline.builder.retries import attempts, build_with_retries
 from pipeline.errors import EngineError, OutOfMemory, ProcessDied, StageError, Unavailable
 from pipeline.machine import child_process
 from pipeline.stages import build as build_stage
-from pipeline.stages.build import Build, Target
+from pipeline.stages.build import Build, BuildTarget
 
 RECORD = EngineRecord(
     backend="tensorrt",
@@ -153,7 +153,7 @@ def test_a_real_build_after_a_real_kill(tiny: Path, monkeypatch: pytest.MonkeyPa
         pytest.skip(reason)
     monkeypatch.setattr(build_stage, "_build", killed_above_256_mib)
     (tiny / "out").mkdir()
-    engine = Build()(tiny / "out", OnnxModel(tiny / "tiny.onnx"), Target("tensorrt_rtx", "fp32", PROFILE))
+    engine = Build()(tiny / "out", OnnxModel(tiny / "tiny.onnx"), BuildTarget("tensorrt_rtx", "fp32", PROFILE))
     assert engine.path.stat().st_size > 1000
     first = json.loads(engine.beside("record.json").read_text())["notes"][0]
     assert first == (
@@ -170,4 +170,4 @@ def test_a_build_that_somebody_ends_is_not_tried_again(tiny: Path, monkeypatch: 
     monkeypatch.setattr(build_stage, "_build", ended)
     (tiny / "out").mkdir()
     with pytest.raises(ProcessDied, match=r"^build fp32 for tensorrt_rtx: the process was ended by SIGTERM$"):
-        Build()(tiny / "out", OnnxModel(tiny / "tiny.onnx"), Target("tensorrt_rtx", "fp32", PROFILE))
+        Build()(tiny / "out", OnnxModel(tiny / "tiny.onnx"), BuildTarget("tensorrt_rtx", "fp32", PROFILE))

@@ -17,7 +17,7 @@ from engines.contract import ShapeRange
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.errors import ConfigError, EngineError, StageError, Unavailable
 from pipeline.stages import build as build_stage
-from pipeline.stages.build import Build, Target
+from pipeline.stages.build import Build, BuildTarget
 from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
 from tests.pipeline.stages.networks import Out, types
@@ -26,7 +26,7 @@ PROFILE = {"image": ShapeRange((1, 16, 6, 6), (2, 16, 6, 6), (4, 16, 6, 6))}
 
 
 def test_a_build_leaves_its_record_beside_the_engine(net: OnnxModel, out: Out) -> None:
-    engine = Build()(out(), net, Target("onnxruntime", "fp32", PROFILE))
+    engine = Build()(out(), net, BuildTarget("onnxruntime", "fp32", PROFILE))
     assert (engine.backend, engine.min_batch, engine.max_batch) == ("onnxruntime", 1, 4)
     record = json.loads(engine.beside("record.json").read_text())
     assert record["precision"] == "fp32"
@@ -40,7 +40,7 @@ def test_a_build_leaves_its_record_beside_the_engine(net: OnnxModel, out: Out) -
 
 
 def test_without_shapes_nothing_bounds_the_batch(net: OnnxModel, out: Out) -> None:
-    engine = Build()(out(), net, Target("onnxruntime", "fp32"))
+    engine = Build()(out(), net, BuildTarget("onnxruntime", "fp32"))
     assert (engine.min_batch, engine.max_batch) == (0, 0)
 
 
@@ -54,19 +54,19 @@ def test_without_shapes_nothing_bounds_the_batch(net: OnnxModel, out: Out) -> No
 )
 def test_shapes_out_of_order_are_refused(net: OnnxModel, out: Out, shape: ShapeRange, words: str) -> None:
     with pytest.raises(ConfigError, match=f"shapes of 'image': .*{words}"):
-        Build()(out(), net, Target("onnxruntime", "fp32", {"image": shape}))
+        Build()(out(), net, BuildTarget("onnxruntime", "fp32", {"image": shape}))
 
 
 def test_shapes_that_do_not_fit_the_model_are_refused(net: OnnxModel, out: Out) -> None:
     wrong = {"image": ShapeRange((1, 3, 6, 6), (1, 3, 6, 6), (1, 3, 6, 6))}
     with pytest.raises(EngineError, match=r"input 'image' is \(\?, 16, 6, 6\), its min shape \(1, 3, 6, 6\)"):
-        Build()(out(), net, Target("onnxruntime", "fp32", wrong))
+        Build()(out(), net, BuildTarget("onnxruntime", "fp32", wrong))
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_a_model_of_another_precision_than_asked_is_refused(net: OnnxModel, out: Out, precision: Any) -> None:
     with pytest.raises(EngineError, match=f"precision {precision} is asked for"):
-        Build()(out(), net, Target("onnxruntime", precision))
+        Build()(out(), net, BuildTarget("onnxruntime", precision))
 
 
 def crash(*_args: object) -> None:
@@ -81,7 +81,7 @@ def test_a_builder_that_crashes_is_one_sentence_and_leaves_nothing(
     monkeypatch.setattr(build_stage, "_build", crash)
     store = Store(tmp_path / "store")
     with pytest.raises(StageError, match="build fp32 for onnxruntime: the process was ended by SIGSEGV") as caught:
-        store.run(Build(), net, Target("onnxruntime", "fp32"))
+        store.run(Build(), net, BuildTarget("onnxruntime", "fp32"))
     assert "tactic 42" in str(caught.value)
     assert [path for path in store.folder.rglob("*") if path.name != "tmp"] == []
 
@@ -89,7 +89,7 @@ def test_a_builder_that_crashes_is_one_sentence_and_leaves_nothing(
 def test_a_backend_that_is_not_there_is_unavailable(net: OnnxModel, out: Out, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "why_not_build", lambda: "reference: is on holiday; call it back")
     with pytest.raises(Unavailable, match="is on holiday; call it back"):
-        Build()(out(), net, Target("reference", "fp32"))
+        Build()(out(), net, BuildTarget("reference", "fp32"))
 
 
 needs_rtx = pytest.mark.skipif(
@@ -102,24 +102,24 @@ class TestTensorRTRTX:
     """Real ahead-of-time builds."""
 
     def test_it_builds_for_the_capability_asked_for(self, net: OnnxModel, out: Out) -> None:
-        engine = Build(compute_capabilities=("8.6",))(out(), net, Target("tensorrt_rtx", "fp32", PROFILE))
+        engine = Build(compute_capabilities=("8.6",))(out(), net, BuildTarget("tensorrt_rtx", "fp32", PROFILE))
         assert engine.path.suffixes == [".rtx", ".plan"]
         assert json.loads(engine.beside("record.json").read_text())["size_bytes"] > 1000
 
     def test_a_dynamic_input_without_shapes_is_refused_by_name(self, net: OnnxModel, out: Out) -> None:
         with pytest.raises(EngineError, match=r"'image'.*shape"):
-            Build()(out(), net, Target("tensorrt_rtx", "fp32"))
+            Build()(out(), net, BuildTarget("tensorrt_rtx", "fp32"))
 
     def test_an_unsupported_capability_lists_those_there_are(self, net: OnnxModel, out: Out) -> None:
         with pytest.raises(Unavailable, match=r"compute capability '9\.0' is asked for.*builds for 7\.5, 8\.0, 8\.6"):
-            Build(compute_capabilities=("9.0",))(out(), net, Target("tensorrt_rtx", "fp32", PROFILE))
+            Build(compute_capabilities=("9.0",))(out(), net, BuildTarget("tensorrt_rtx", "fp32", PROFILE))
 
     def test_it_builds_int8_with_fp16_for_the_rest(self, net: OnnxModel, ranges: Ranges, out: Out) -> None:
         quantized = Quantize(target="tensorrt", rest="fp16")(out(), net, ranges)
         assert onnx.load(quantized.path).opset_import[0].version == 19
         halves = {name for name, kind in types(onnx.load(quantized.path)).items() if kind == onnx.TensorProto.FLOAT16}
         assert "active" in halves
-        engine = Build(compute_capabilities=("8.9",))(out(), quantized, Target("tensorrt_rtx", "int8", PROFILE))
+        engine = Build(compute_capabilities=("8.9",))(out(), quantized, BuildTarget("tensorrt_rtx", "int8", PROFILE))
         record = json.loads(engine.beside("record.json").read_text())
         assert record["num_int8"] == record["num_quantizable"] == 2
 
@@ -130,15 +130,15 @@ class TestTensorRTRTX:
         with pytest.raises(
             EngineError, match=r"no FP32 matrix products for compute capability 7\.5; build fp16 for it"
         ):
-            Build(compute_capabilities=("7.5",))(out(), net, Target("tensorrt_rtx", "fp32", PROFILE))
+            Build(compute_capabilities=("7.5",))(out(), net, BuildTarget("tensorrt_rtx", "fp32", PROFILE))
 
     def test_it_builds_int8_from_the_tensorrt_placement(self, net: OnnxModel, ranges: Ranges, out: Out) -> None:
         quantized = Quantize(target="tensorrt")(out(), net, ranges)
         stage = Build(compute_capabilities=("8.9",))
-        engine = stage(out(), quantized, Target("tensorrt_rtx", "int8", PROFILE))
+        engine = stage(out(), quantized, BuildTarget("tensorrt_rtx", "int8", PROFILE))
         assert json.loads(engine.beside("record.json").read_text())["num_int8"] >= 1
 
 
 def test_capabilities_are_for_ahead_of_time_builds_alone(net: OnnxModel, out: Out) -> None:
     """One plan serves several backends; the option is documented as one of ahead-of-time builds."""
-    assert Build(compute_capabilities=("8.6",))(out(), net, Target("onnxruntime", "fp32")).path.is_file()
+    assert Build(compute_capabilities=("8.6",))(out(), net, BuildTarget("onnxruntime", "fp32")).path.is_file()

@@ -16,7 +16,7 @@ from calibration.analysis.rounding import FP16, FP32, TF32
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
-from calibration.precision.placement import Target
+from calibration.precision.placement import PlacementTarget
 from pipeline.accuracy.comparison import Tolerance
 from pipeline.artifact import OnnxModel, Tolerances
 from pipeline.errors import ConfigError
@@ -35,7 +35,9 @@ def bound(tolerances: Tolerances) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
-def test_a_sound_engine_is_within_and_a_shrunk_one_is_not(fp32: OnnxModel, samples: Samples, target: Target) -> None:
+def test_a_sound_engine_is_within_and_a_shrunk_one_is_not(
+    fp32: OnnxModel, samples: Samples, target: PlacementTarget
+) -> None:
     tolerances = derived(fp32, samples, INT8[target])
     model = sound(fp32, samples, target)
     reference = answers(fp32, samples, "reference.json")

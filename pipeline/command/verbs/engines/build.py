@@ -32,7 +32,7 @@ from pipeline.command.sample_check import ALLOW, check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make
-from pipeline.stages.build import Build, Target, takers_of
+from pipeline.stages.build import Build, BuildTarget, takers_of
 
 
 @click.command()
@@ -51,7 +51,7 @@ def build(model: Path, backend: str, precision: str, **given: Any) -> None:
     if is_plan(model):
         return by_plan(model, given["store"], "build")
     opened = model_from(model)
-    target = Target(backend, precision, shape_ranges(given))
+    target = BuildTarget(backend, precision, shape_ranges(given))
     check_options_for(backend)
     stage = stage_from_options(Build(), given)
     output = needed(given["output"], "-o", "name the engine to write; its record goes beside it")
@@ -72,7 +72,9 @@ def check_options_for(backend: str) -> None:
             )
 
 
-def calibration_for(stage: Build, model: OnnxModel, target: Target, given: dict[str, Any]) -> Ranges | Samples | None:
+def calibration_for(
+    stage: Build, model: OnnxModel, target: BuildTarget, given: dict[str, Any]
+) -> Ranges | Samples | None:
     """What TensorRT's calibrator reads; None for what is not native INT8.
 
     Raises:
