@@ -117,9 +117,9 @@ def compare(
             "psnr": polygraphy.PsnrCompareFunc(psnr_threshold=tolerance.min_psnr_db),
         }
         pairs = list(zip(first, second, strict=True))
-        found = {check: [function(ours, theirs) for theirs, ours in pairs] for check, function in results.items()}
-        differences = {name: _difference([(theirs[name], ours[name]) for theirs, ours in pairs]) for name in names}
-    return {name: _summary(name, found, differences[name], replace(tolerance, atol=allowed[name])) for name in names}
+        checks = {check: [function(have, want) for want, have in pairs] for check, function in results.items()}
+        differences = {name: _difference([(want[name], have[name]) for want, have in pairs]) for name in names}
+    return {name: _summary(name, checks, differences[name], replace(tolerance, atol=allowed[name])) for name in names}
 
 
 @dataclass
@@ -136,29 +136,30 @@ class _Difference:
 
 
 def _difference(batches: Sequence[tuple[Array, Array]]) -> _Difference:
-    found, most, begin = _Difference([], 0.0, 0.0, Element((), math.nan, math.nan)), -1.0, 0
-    for expected, got in batches:
-        want, have = expected.astype(np.float64), got.astype(np.float64)
-        far = np.abs(have - want)
-        far[~np.isfinite(far)] = math.inf
-        found.num_samples.append(len(want))
-        found.signal += float(np.square(want).sum())
-        found.noise += float(np.square(far).sum())
-        if far.size and far.max() > most:
-            at = np.unravel_index(int(far.argmax()), far.shape)
+    difference, most, begin = _Difference([], 0.0, 0.0, Element((), math.nan, math.nan)), -1.0, 0
+    for expected, actual in batches:
+        want, have = expected.astype(np.float64), actual.astype(np.float64)
+        distance = np.abs(have - want)
+        distance[~np.isfinite(distance)] = math.inf
+        difference.num_samples.append(len(want))
+        difference.signal += float(np.square(want).sum())
+        difference.noise += float(np.square(distance).sum())
+        if distance.size and distance.max() > most:
+            at = np.unravel_index(int(distance.argmax()), distance.shape)
             row, *others = map(int, at)
-            found.worst, most = Element((begin + row, *others), float(want[at]), float(have[at])), float(far.max())
+            difference.worst = Element((begin + row, *others), float(want[at]), float(have[at]))
+            most = float(distance.max())
         begin += len(want)
-    return found
+    return difference
 
 
 def _summary(
-    name: str, found: Mapping[str, Sequence[Mapping[str, Any]]], difference: _Difference, tolerance: Tolerance
+    name: str, checks: Mapping[str, Sequence[Mapping[str, Any]]], difference: _Difference, tolerance: Tolerance
 ) -> OutputComparison:
     """One output's comparison out of Polygraphy's results, batch by batch."""
-    elementwise = [batch[name] for batch in found["elementwise"]]
-    cosine = [float(batch[name].cosine_similarity) for batch in found["cosine"]]
-    psnr = [float(batch[name].psnr) for batch in found["psnr"]]
+    elementwise = [batch[name] for batch in checks["elementwise"]]
+    cosine = [float(batch[name].cosine_similarity) for batch in checks["cosine"]]
+    psnr = [float(batch[name].psnr) for batch in checks["psnr"]]
     max_abs = float(np.max([result.max_absdiff for result in elementwise]))
     cosine_min, psnr_min = float(np.min(cosine)), float(np.min(psnr))
     failures = []
@@ -215,34 +216,35 @@ def _iterations(path: Path) -> list[dict[str, Array]]:
 
 def _aligned(reference: Path, candidate: Path) -> tuple[list[str], list[Any], list[Any]]:
     """Output names, and both sides as Polygraphy's iterations cut into the reference's batches."""
-    theirs, ours = _iterations(reference), read_outputs(candidate)
-    if set(theirs[0]) != set(ours):
+    batches, outputs = _iterations(reference), read_outputs(candidate)
+    if set(batches[0]) != set(outputs):
         raise ConfigError(
-            f"{candidate}: has the outputs {', '.join(sorted(ours))}, but {reference} has "
-            f"{', '.join(sorted(theirs[0]))}; compare engines of one model"
+            f"{candidate}: has the outputs {', '.join(sorted(outputs))}, but {reference} has "
+            f"{', '.join(sorted(batches[0]))}; compare engines of one model"
         )
-    num_theirs, num_ours = sum(len(next(iter(batch.values()))) for batch in theirs), len(next(iter(ours.values())))
-    if num_theirs != num_ours:
+    num_reference = sum(len(next(iter(batch.values()))) for batch in batches)
+    num_candidate = len(next(iter(outputs.values())))
+    if num_reference != num_candidate:
         raise ConfigError(
-            f"{candidate}: holds {num_ours} samples, but {reference} {num_theirs}; run both on the same data"
+            f"{candidate}: holds {num_candidate} samples, but {reference} {num_reference}; run both on the same data"
         )
-    for name, array in ours.items():
-        if array.shape[1:] != theirs[0][name].shape[1:]:
+    for name, array in outputs.items():
+        if array.shape[1:] != batches[0][name].shape[1:]:
             raise ConfigError(
-                f"{candidate}: output '{name}' is {array.shape[1:]} a sample, but {theirs[0][name].shape[1:]} in "
+                f"{candidate}: output '{name}' is {array.shape[1:]} a sample, but {batches[0][name].shape[1:]} in "
                 f"{reference}; compare engines of one model"
             )
     with _quiet():
         from polygraphy.comparator import IterationResult
 
-        first, second, begin = [], [], 0
-        for batch in theirs:
+        references, candidates, begin = [], [], 0
+        for batch in batches:
             end = begin + len(next(iter(batch.values())))
-            first.append(IterationResult(_numbers(batch), runner_name="reference"))
-            cut = {name: array[begin:end] for name, array in ours.items()}
-            second.append(IterationResult(_numbers(cut), runner_name="candidate"))
+            references.append(IterationResult(_numbers(batch), runner_name="reference"))
+            cut = {name: array[begin:end] for name, array in outputs.items()}
+            candidates.append(IterationResult(_numbers(cut), runner_name="candidate"))
             begin = end
-    return list(theirs[0]), first, second
+    return list(batches[0]), references, candidates
 
 
 def _numbers(batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -100,8 +100,8 @@ def metric_drop(
     else:
 
         def value(picks: Picks) -> float:
-            ours, theirs = (_picked(metric, outputs, labels, picks) for outputs in (candidate, reference))
-            return sign * (theirs - ours)
+            of_candidate, of_reference = (_picked(metric, outputs, labels, picks) for outputs in (candidate, reference))
+            return sign * (of_reference - of_candidate)
 
         interval, num = _resampled(value, _num_samples(candidate), sampling)
     return Drop(interval, None, 0, 0, f"paired bootstrap over samples, {num:,} resamples")
@@ -195,8 +195,8 @@ def _num_samples(outputs: Mapping[str, Array]) -> int:
 
 
 def _picked(metric: Metric, outputs: Mapping[str, Array], labels: Array | None, picks: Picks) -> float:
-    own = labels[picks] if labels is not None and metric.needs_labels else None
-    return metric({name: array[picks] for name, array in outputs.items()}, own)
+    picked_labels = labels[picks] if labels is not None and metric.needs_labels else None
+    return metric({name: array[picks] for name, array in outputs.items()}, picked_labels)
 
 
 def _mean_interval(values: Floats, sampling: Sampling) -> Interval:

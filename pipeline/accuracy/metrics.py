@@ -108,9 +108,9 @@ class Metric:
 
     def _own(self, outputs: Mapping[str, Array], labels: Array | None) -> float:
         """A user's function, held to giving a number."""
-        given = {self._chosen(outputs): outputs[self.output]} if self.output else dict(outputs)
+        judged = {self._chosen(outputs): outputs[self.output]} if self.output else dict(outputs)
         try:
-            value = self.compute(given, labels)
+            value = self.compute(judged, labels)
         except Exception as error:
             raise ConfigError(f"metric '{self.name}': raised {type(error).__name__} ({error}); mend it") from error
         try:
@@ -132,14 +132,14 @@ def metric(name: str, output: str = "", folder: Path = Path()) -> Metric:
         DataError: the user's function cannot be loaded.
     """
     if ":" in name:
-        own = load_function(name, folder)
+        function = load_function(name, folder)
         return Metric(
             name=name,
-            higher_is_better=bool(getattr(own, "higher_is_better", True)),
-            needs_labels=bool(getattr(own, "needs_labels", True)),
-            unit=str(getattr(own, "unit", "")),
+            higher_is_better=bool(getattr(function, "higher_is_better", True)),
+            needs_labels=bool(getattr(function, "needs_labels", True)),
+            unit=str(getattr(function, "unit", "")),
             output=output,
-            compute=own,
+            compute=function,
         )
     if name not in _METRICS:
         near = difflib.get_close_matches(name, _METRICS, n=1)

@@ -29,7 +29,7 @@ def derived_atols(record: Mapping[str, Any], tolerance: Tolerance) -> dict[str, 
 
 
 def too_noisy(
-    record: Mapping[str, Any], ours: Mapping[str, Array], theirs: Mapping[str, Array], tolerance: Tolerance
+    record: Mapping[str, Any], candidate: Mapping[str, Array], reference: Mapping[str, Array], tolerance: Tolerance
 ) -> list[str]:
     """Outputs whose SQNR is below the derived one, on the samples that it was derived on, a sentence each.
 
@@ -38,25 +38,25 @@ def too_noisy(
     """
     if math.isfinite(tolerance.min_sqnr_db):
         return []
-    said = []
+    sentences = []
     for name, bound in record["outputs"].items():
-        if name not in theirs or len(theirs[name]) != record["num_given"]:
-            found = f"{len(theirs[name])} samples" if name in theirs else f"no output '{name}'"
+        if name not in reference or len(reference[name]) != record["num_given"]:
+            judged = f"{len(reference[name])} samples" if name in reference else f"no output '{name}'"
             raise ConfigError(
-                f"tolerances: were derived on {record['num_given']} samples for output '{name}', {found} are judged; "
+                f"tolerances: were derived on {record['num_given']} samples for output '{name}', {judged} are judged; "
                 "derive them on the same samples"
             )
         if bound is None:
             continue
-        at = np.asarray(spread(record["num_given"], record["num_samples"]))
-        ratio_db = _sqnr_db(theirs[name][at], ours[name][at])
+        indices = np.asarray(spread(record["num_given"], record["num_samples"]))
+        ratio_db = _sqnr_db(reference[name][indices], candidate[name][indices])
         if not ratio_db >= bound["min_sqnr_db"]:
-            said.append(
+            sentences.append(
                 f"output '{name}' has an SQNR of {ratio_db:.1f} dB on {record['num_samples']} samples, below the "
                 f"{bound['min_sqnr_db']:.1f} dB that was derived: sound {record['precision']} engines have "
                 f"{bound['mean_db']:.1f} ± {bound['deviation_db']:.1f} dB"
             )
-    return said
+    return sentences
 
 
 def unlike_ranges(record: Mapping[str, Any], ranges: RangesRecord) -> list[str]:
@@ -70,19 +70,19 @@ def unlike_ranges(record: Mapping[str, Any], ranges: RangesRecord) -> list[str]:
     }
     if len(ratios) < LEAST_RANGES:
         return []
-    middle = float(np.median(list(ratios.values())))
-    if 1 / RATIO <= middle <= RATIO:
+    median = float(np.median(list(ratios.values())))
+    if 1 / RATIO <= median <= RATIO:
         return []
-    name = min(ratios, key=lambda one: abs(math.log(ratios[one] / middle)))
+    name = min(ratios, key=lambda tensor: abs(math.log(ratios[tensor] / median)))
     return [
-        f"ranges are {middle:.3g} times those of the evaluation samples by the same method, {ranges.method} (median of "
+        f"ranges are {median:.3g} times those of the evaluation samples by the same method, {ranges.method} (median of "
         f"{len(ratios)} tensors; '{name}' is ±{ranges.tensors[name].amax:.4g} and was ±{record['amaxes'][name]:.4g}): "
         "calibration saw other data, or its ranges were changed; calibrate again on samples like those that are judged"
     ]
 
 
-def _sqnr_db(expected: Array, found: Array) -> float:
-    want, got = expected.astype(np.float64), found.astype(np.float64)
+def _sqnr_db(expected: Array, actual: Array) -> float:
+    want, have = expected.astype(np.float64), actual.astype(np.float64)
     with np.errstate(all="ignore"):
-        noise = float(np.square(got - want).sum())
+        noise = float(np.square(have - want).sum())
     return sqnr_db(float(np.square(want).sum()), noise if math.isfinite(noise) else math.inf)

@@ -16,25 +16,25 @@ MOST_RATIO = 0.95
 
 def steps_from(variants: Sequence[VariantRecord], timings: Sequence[Timing]) -> tuple[Step, ...]:
     """Every step down of every backend whose two ends were timed together, at the first batch size."""
-    found = []
+    steps = []
     for lower, higher in _neighbours(variants):
         size = lower.by_batch[0].batch_size
-        ends = [next(t for t in timings if (t.name, t.batch_size) == (v.name, size)) for v in (higher, lower)]
-        found.append(_step(lower, higher, speedup(*ends, seed=0)))
-    return tuple(found)
+        pair = [next(t for t in timings if (t.name, t.batch_size) == (v.name, size)) for v in (higher, lower)]
+        steps.append(_step(lower, higher, speedup(*pair, seed=0)))
+    return tuple(steps)
 
 
 def _neighbours(variants: Sequence[VariantRecord]) -> Iterator[tuple[VariantRecord, VariantRecord]]:
     timed = [variant for variant in variants if variant.by_batch]
     for backend in dict.fromkeys(variant.backend for variant in timed):
-        own = sorted((v for v in timed if v.backend == backend), key=lambda v: rank(v.precision))
-        yield from zip(own[1:], own)
+        ordered = sorted((v for v in timed if v.backend == backend), key=lambda v: rank(v.precision))
+        yield from zip(ordered[1:], ordered)
 
 
 def _step(lower: VariantRecord, higher: VariantRecord, speed: Speedup) -> Step:
-    ours, theirs = lower.by_batch[0], higher.by_batch[0]
+    lower_mj, higher_mj = lower.by_batch[0].energy_mj, higher.by_batch[0].energy_mj
     size_ratio = lower.size_bytes / higher.size_bytes
-    energy_ratio = ours.energy_mj / theirs.energy_mj if ours.energy_mj and theirs.energy_mj else None
+    energy_ratio = lower_mj / higher_mj if lower_mj and higher_mj else None
     ways = {
         "speed": speed.low > 1,
         "size": size_ratio <= MOST_RATIO,
@@ -48,7 +48,7 @@ def _step(lower: VariantRecord, higher: VariantRecord, speed: Speedup) -> Step:
     return Step(
         lower=lower.name,
         higher=higher.name,
-        batch_size=ours.batch_size,
+        batch_size=lower.by_batch[0].batch_size,
         speedup=speed.ratio,
         low=speed.low,
         high=speed.high,

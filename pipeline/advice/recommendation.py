@@ -81,20 +81,20 @@ def _praise(chosen: VariantRecord, full: VariantRecord | None, metric: MetricInf
     """The numbers that speak for the choice."""
     assert chosen.metric_drop is not None  # _objection() let it through
     first = chosen.by_batch[0]
-    said = [f"{ms_text(first.latency_ms.p50)} (p50, batch {first.batch_size})"]
+    facts = [f"{ms_text(first.latency_ms.p50)} (p50, batch {first.batch_size})"]
     if is_full(chosen):
-        said.append(f"{metric.name} {metric_text(metric, chosen.metric)}")
-        return f"Stay with {chosen.name}: {', '.join(said)}."
+        facts.append(f"{metric.name} {metric_text(metric, chosen.metric)}")
+        return f"Stay with {chosen.name}: {', '.join(facts)}."
     if full is not None and full.backend == chosen.backend and first.speedup is not None:
         within = first.speedup_interval
         interval = f" (95 % interval {within[0]:.2f} to {within[1]:.2f})" if within is not None else ""
-        said.append(f"{times_text(first.speedup)} as fast as FP32{interval}")
+        facts.append(f"{times_text(first.speedup)} as fast as FP32{interval}")
     elif full is not None:
-        said.append(f"{times_text(_p50_ms(full) / _p50_ms(chosen))} as fast as {full.name}")
-    said.append(f"{metric.name} {metric_text(metric, chosen.metric)}, {change_text(metric, chosen.metric_drop)}")
+        facts.append(f"{times_text(_p50_ms(full) / _p50_ms(chosen))} as fast as {full.name}")
+    facts.append(f"{metric.name} {metric_text(metric, chosen.metric)}, {change_text(metric, chosen.metric_drop)}")
     if full is not None:
-        said.append(f"{size_text(chosen.size_bytes)} instead of {size_text(full.size_bytes)}")
-    return f"Ship {chosen.name}: {', '.join(said)}."
+        facts.append(f"{size_text(chosen.size_bytes)} instead of {size_text(full.size_bytes)}")
+    return f"Ship {chosen.name}: {', '.join(facts)}."
 
 
 def _why_not_lowest(

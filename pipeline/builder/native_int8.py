@@ -33,15 +33,15 @@ def scales_for_calibrator(
         DataError: the ranges are of another model or lack a tensor, or that version has no caches.
     """
     proto = model_from_file(model.path)
-    found = ranges_from_folder(ranges.path)
-    found.check_model(model.digest(), partial(tensor_digests, proto))
-    scales, notes = scales_from_ranges(found)
+    record = ranges_from_folder(ranges.path)
+    record.check_model(model.digest(), partial(tensor_digests, proto))
+    scales, notes = scales_from_ranges(record)
     if of_every_tensor:
-        scales = scales_of_every_tensor(scales, proto, [name for name in found.tensors if name not in scales])
-    known = watchable(proto)
-    if lacking := [name for name in known if name not in scales]:
+        scales = scales_of_every_tensor(scales, proto, [name for name in record.tensors if name not in scales])
+    names = watchable(proto)
+    if lacking := [name for name in names if name not in scales]:
         notes.append(
-            f"{len(lacking)} of {len(known)} tensors, such as '{lacking[0]}', have no scale and stay in floating "
+            f"{len(lacking)} of {len(names)} tensors, such as '{lacking[0]}', have no scale and stay in floating "
             'point; [calibrate] watch = "all" finds them'
         )
     cache = Cache(header_for(version, "EntropyCalibration2"), scales)

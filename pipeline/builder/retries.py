@@ -1,6 +1,6 @@
 """A build that dies or runs out of memory is tried again with less: said aloud, and written into the engine's record.
 
-Only death by a signal and memory that ran out go down the ladder. What a builder says of the model is raised at once:
+Only death by a signal and memory that ran out are tried again. What a builder says of the model is raised at once:
 with less memory it would say the same.
 """
 
@@ -17,22 +17,23 @@ log = logging.getLogger(__name__)
 
 LEAST_WORKSPACE_MIB = 64
 STEPS = ((1, 5), (4, 5), (4, 1), (16, 0))
-"""Rungs: what the workspace is divided by, and the highest optimization level."""
+"""For each attempt, what the workspace is divided by, and the highest optimization level."""
 
 
 def attempts(options: BuildOptions, refuse: Callable[[BuildOptions], None]) -> Iterator[BuildOptions]:
     """The options as they are, then with less and less; a generation without optimization levels keeps its own."""
-    seen: list[tuple[int, int]] = []
+    efforts: list[tuple[int, int]] = []
     for divisor, level in STEPS:
         least = min(LEAST_WORKSPACE_MIB, options.workspace_mib)
         workspace_mib = max(options.workspace_mib // divisor, least)
-        lower = replace(options, workspace_mib=workspace_mib, optimization_level=min(options.optimization_level, level))
-        if seen and _is_refused(lower, refuse):
-            lower = replace(options, workspace_mib=workspace_mib)
-        effort = lower.workspace_mib, lower.optimization_level
-        if effort not in seen:
-            seen.append(effort)
-            yield lower
+        lowered = min(options.optimization_level, level)
+        reduced = replace(options, workspace_mib=workspace_mib, optimization_level=lowered)
+        if efforts and _is_refused(reduced, refuse):
+            reduced = replace(options, workspace_mib=workspace_mib)
+        effort = reduced.workspace_mib, reduced.optimization_level
+        if effort not in efforts:
+            efforts.append(effort)
+            yield reduced
 
 
 def build_with_retries(
@@ -45,30 +46,30 @@ def build_with_retries(
         StageError: all of several did; the message has each of them.
         EngineError, Unavailable: as raised by an attempt; nothing further is tried.
     """
-    said: list[str] = []
+    failures: list[str] = []
     error: ProcessDied | OutOfMemory | None = None
-    for rung in options:
-        effort = f"a workspace of {rung.workspace_mib} MiB and optimization level {rung.optimization_level}"
+    for current in options:
+        effort = f"a workspace of {current.workspace_mib} MiB and optimization level {current.optimization_level}"
         if error is not None:
-            log.warning("%s: trying again with %s", said[-1], effort)
+            log.warning("%s: trying again with %s", failures[-1], effort)
         try:
-            record = attempt(rung)
+            record = attempt(current)
         except (ProcessDied, OutOfMemory) as failed:
             if isinstance(failed, ProcessDied) and not failed.may_be_memory:
                 raise
             error = failed
-            said.append(f"{_first_line(failed).removeprefix(f'{what}: ')}, with {effort}")
+            failures.append(f"{_first_line(failed).removeprefix(f'{what}: ')}, with {effort}")
             continue
-        if not said:
+        if not failures:
             return record
-        note = f"Built with {effort} instead of what was asked for: before that, {'; '.join(said)}."
+        note = f"Built with {effort} instead of what was asked for: before that, {'; '.join(failures)}."
         return replace(record, notes=(note, *record.notes))
     assert error is not None
-    if len(said) == 1:
+    if len(failures) == 1:
         raise error
     raise StageError(
-        f"{what}: failed {len(said)} times, each with less to work with: {'; '.join(said)}; free memory (close what "
-        "else runs, add swap), or build on a larger machine of the same kind"
+        f"{what}: failed {len(failures)} times, each with less to work with: {'; '.join(failures)}; free memory (close "
+        "what else runs, add swap), or build on a larger machine of the same kind"
     ) from error
 
 

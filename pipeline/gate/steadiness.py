@@ -91,12 +91,12 @@ def cpu_times(root: Path) -> CpuTimes:
     """Read the CPU time so far below ``root``."""
     rows = [line.split() for line in text_of(root / "proc/stat").splitlines() if line.startswith("cpu")]
     whole = next((row for row in rows if row[0] == "cpu" and len(row) > NUM_COLUMNS), None)
-    own = os.times()
+    process = os.times()
     busy_s = math.nan
     if whole is not None:
         counts = [int(count) for count in whole[1 : NUM_COLUMNS + 1]]
         busy_s = sum(count for i, count in enumerate(counts) if i not in NUM_IDLE_COLUMNS) / TICKS_PER_S
-    own_s = own.user + own.system + own.children_user + own.children_system
+    own_s = process.user + process.system + process.children_user + process.children_system
     return CpuTimes(busy_s, own_s, len(rows) - (whole is not None), time.monotonic())
 
 

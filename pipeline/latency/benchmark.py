@@ -242,10 +242,10 @@ def run_block(
             start = begin()
             call()
             end = clock()
-            told = device_ms()
+            device_time_ms = device_ms()
             starts.append(start)
             ends.append(end)
-            device.append(float("nan") if told is None else told)
+            device.append(float("nan") if device_time_ms is None else device_time_ms)
     finally:
         if collecting:
             gc.enable()
@@ -277,20 +277,20 @@ def joined(parts: Sequence[Queries]) -> Queries:
 def _timing(candidate: Candidate, queries: Queries, protocol: Protocol) -> Timing:
     latency = latency_from_ms(queries.latency_ms)
     num_queries = len(queries.latency_ms)
-    told = ~np.isnan(queries.device_ms)
+    num_timed = int(np.count_nonzero(~np.isnan(queries.device_ms)))
     unstable = _why_unstable(queries, protocol)
     run, load = QueryTimes(queries.latency_ms, queries.started_ms, queries.block), protocol.load
     notes = [unstable, load.note(run)]
     if num_queries < 100:
         notes.append(f"p99 is the slowest of only {num_queries} queries")
-    if told.any() and not told.all():
-        notes.append(f"device time is known for {int(told.sum())} of {num_queries} queries only, so none is given")
+    if 0 < num_timed < num_queries:
+        notes.append(f"device time is known for {num_timed} of {num_queries} queries only, so none is given")
     return Timing(
         name=candidate.name,
         batch_size=candidate.batch_size,
         latency_ms=latency,
         throughput_per_s=load.throughput_per_s(candidate.batch_size, run),
-        device_ms=latency_from_ms(queries.device_ms) if told.all() else None,
+        device_ms=latency_from_ms(queries.device_ms) if num_timed == num_queries else None,
         num_queries=num_queries,
         stable=not unstable,
         note="; ".join(note for note in notes if note),
@@ -314,13 +314,13 @@ def _why_unstable(queries: Queries, protocol: Protocol) -> str:
     half = len(medians) // 2
     spread = float(medians.std(ddof=1) / medians.mean())
     drift = float(np.median(medians[-half:]) / np.median(medians[:half]) - 1)
-    said = []
+    reasons = []
     if spread > protocol.max_spread:
-        said.append(f"block medians spread by {spread:.1%} (bound {protocol.max_spread:.1%})")
+        reasons.append(f"block medians spread by {spread:.1%} (bound {protocol.max_spread:.1%})")
     if abs(drift) > protocol.max_drift:
         way = "slower" if drift > 0 else "faster"
-        said.append(f"the later half is {abs(drift):.1%} {way} than the earlier (bound {protocol.max_drift:.1%})")
-    return f"unstable: {', '.join(said)}; quiet the machine, or raise min_seconds" if said else ""
+        reasons.append(f"the later half is {abs(drift):.1%} {way} than the earlier (bound {protocol.max_drift:.1%})")
+    return f"unstable: {', '.join(reasons)}; quiet the machine, or raise min_seconds" if reasons else ""
 
 
 def _resampled_medians(queries: Queries, picks: Ints) -> Floats:

@@ -22,21 +22,21 @@ class DeviceTimeRecorder:
     """Hears after each recorded query where its time went; one for each candidate."""
 
     runner: Runner
-    heard: list[DeviceTimes] = field(default_factory=list)
+    times: list[DeviceTimes] = field(default_factory=list)
 
     def device_ms(self) -> float | None:
         """Device time of the last query, for ``pipeline.latency.benchmark.Candidate``."""
         times = self.runner.facts().times
         if times is None:
             return self.runner.device_ms()
-        self.heard.append(times)
+        self.times.append(times)
         return times.compute_ms
 
     def medians(self) -> DeviceTimes | None:
         """Of each part, over all recorded queries; None where the backend does not tell."""
-        if not self.heard:
+        if not self.times:
             return None
-        parts = {name: [getattr(times, name) for times in self.heard] for name in asdict(self.heard[0])}
+        parts = {name: [getattr(times, name) for times in self.times] for name in asdict(self.times[0])}
         return DeviceTimes(**{name: median(values) for name, values in parts.items()})
 
 
@@ -56,15 +56,15 @@ def facts_as_json(facts: RunnerFacts) -> dict[str, Any]:
 
 def split_from_row(row: Mapping[str, Any]) -> DeviceTimes | None:
     """Read back what a row of ``timings.json`` has as ``split_ms``."""
-    found = row["split_ms"]
-    return None if found is None else DeviceTimes(**found)
+    split = row["split_ms"]
+    return None if split is None else DeviceTimes(**split)
 
 
-def layers_from_json(found: Mapping[str, Any] | None) -> LayersRun | None:
+def layers_from_json(layers: Mapping[str, Any] | None) -> LayersRun | None:
     """Read back what ``timings.json`` has of an engine's layers; None where it has nothing."""
     from cattrs import structure
 
-    return None if found is None else structure(found, LayersRun)
+    return None if layers is None else structure(layers, LayersRun)
 
 
 def feed_of(batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -129,21 +129,21 @@ class Load:
 
         return wait
 
-    def throughput_per_s(self, batch_size: int, run: QueryTimes) -> float:
+    def throughput_per_s(self, batch_size: int, query_times: QueryTimes) -> float:
         """Samples per second."""
         if self.scenario == "single_stream":
-            return batch_size / float(run.latency_ms.mean()) * 1e3
+            return batch_size / float(query_times.latency_ms.mean()) * 1e3
         if self.scenario == "offline":
-            return batch_size * len(run.latency_ms) / run.block_ms() * 1e3
-        return batch_size * self.queries_per_s / max(self.utilization(run), 1.0)
+            return batch_size * len(query_times.latency_ms) / query_times.block_ms() * 1e3
+        return batch_size * self.queries_per_s / max(self.utilization(query_times), 1.0)
 
-    def utilization(self, run: QueryTimes) -> float:
+    def utilization(self, query_times: QueryTimes) -> float:
         """The share of the time in which a query is being run; above 1 if that many cannot be served."""
-        return self.queries_per_s * float(run.service_ms().mean()) / 1e3
+        return self.queries_per_s * float(query_times.service_ms().mean()) / 1e3
 
-    def note(self, run: QueryTimes) -> str:
+    def note(self, query_times: QueryTimes) -> str:
         """Why the latencies say more of the line than of the engine; else empty."""
-        if self.scenario != "server" or (busy := self.utilization(run)) < BUSY:
+        if self.scenario != "server" or (busy := self.utilization(query_times)) < BUSY:
             return ""
         if busy < 1:
             return f"the engine is busy for {busy:.0%} of the time, so latency is mostly waiting in line"

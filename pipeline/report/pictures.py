@@ -113,11 +113,11 @@ def any_simulated(variants: Sequence[VariantRecord]) -> bool:
 
 def _bound_line(record: Record, metric: MetricInfo, axes: Sequence[Axes]) -> None:
     """The worst metric that the recommendation accepts: FP32's less the allowed drop."""
-    found = next((v for v in record.variants if v.metric is not None and v.metric_drop is not None), None)
-    if found is None or found.metric is None or found.metric_drop is None:
+    judged = next((v for v in record.variants if v.metric is not None and v.metric_drop is not None), None)
+    if judged is None or judged.metric is None or judged.metric_drop is None:
         return
     sign = 1 if metric.higher_is_better else -1
-    bound = found.metric + sign * (found.metric_drop - record.recommendation.max_metric_drop)
+    bound = judged.metric + sign * (judged.metric_drop - record.recommendation.max_metric_drop)
     for ax in axes:
         ax.axhline(bound, color=QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
     text = f"bound: {drop_text(metric, record.recommendation.max_metric_drop)} from FP32"
@@ -153,8 +153,8 @@ def _latency(timed: Sequence[VariantRecord], latencies: Mapping[str, Floats]) ->
         ax.hlines(base, low, high, color=LINE, lw=0.8)
         ax.vlines(variant.latency_ms.p50, base, base + 0.44, color=colour, lw=2)
         ax.vlines(variant.latency_ms.p99, base, base + 0.22, color=colour, lw=1.5)
-        said = f"p50 {three_digits(variant.latency_ms.p50)} · p99 {three_digits(variant.latency_ms.p99)} ms"
-        row_text(ax, base + 0.66, variant.name, said)
+        text = f"p50 {three_digits(variant.latency_ms.p50)} · p99 {three_digits(variant.latency_ms.p99)} ms"
+        row_text(ax, base + 0.66, variant.name, text)
     ax.set_ylim(-len(timed) + 0.8, 1.0)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)

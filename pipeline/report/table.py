@@ -125,8 +125,8 @@ def _footnotes(record: Record) -> list[str]:
     ]
     lines += [f"{v.name}: {note}" for v in record.variants for note in v.notes]
     if energies := [(v.name, t) for v in record.variants for t in v.by_batch if t.energy_mj is not None]:
-        said = [f"{name} {three_digits(t.energy_mj or 0)} (batch {t.batch_size})" for name, t in energies]
-        lines.append(f"Energy per inference, mJ: {', '.join(said)}.")
+        texts = [f"{name} {three_digits(t.energy_mj or 0)} (batch {t.batch_size})" for name, t in energies]
+        lines.append(f"Energy per inference, mJ: {', '.join(texts)}.")
     lines += [f"calibration data, {finding.code}: {finding.sentence}" for finding in record.lint]
     if record.settling is not None:
         lines.append(record.settling.sentence())

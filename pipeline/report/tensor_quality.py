@@ -19,29 +19,29 @@ NEAR_DB = 0.5
 
 def tensors_from_ranges(ranges: RangesRecord) -> tuple[TensorQuality, ...]:
     """The quality of every tensor's range, worst first, then those without an SQNR; of measured ranges."""
-    found = [_quality(name, tensor, ranges.method) for name, tensor in ranges.tensors.items()]
-    return tuple(sorted(found, key=lambda tensor: (tensor.sqnr_db is None, tensor.sqnr_db or 0.0)))
+    qualities = [_quality(name, tensor, ranges.method) for name, tensor in ranges.tensors.items()]
+    return tuple(sorted(qualities, key=lambda tensor: (tensor.sqnr_db is None, tensor.sqnr_db or 0.0)))
 
 
 def methods_from_ranges(ranges: RangesRecord) -> tuple[MethodSummary, ...]:
     """Which method was best where, over all tensors that have an SQNR; of measured ranges."""
     tensors = [tensor.sqnr_db for tensor in ranges.tensors.values()]
-    rated = [known for ratios in tensors if (known := _known(ratios))]
+    rated = [finite for ratios in tensors if (finite := _known(ratios))]
     best = [_best(ratios, ranges.method) for ratios in rated]
-    found = []
+    summaries = []
     for method in METHODS:
-        own = [ratios[method] for ratios in rated if method in ratios]
+        sqnrs_db = [ratios[method] for ratios in rated if method in ratios]
         num_near = sum(ratios.get(method, -math.inf) >= max(ratios.values()) - NEAR_DB for ratios in rated)
-        mean = sum(own) / len(own) if own else None
-        found.append(MethodSummary(method, method == ranges.method, best.count(method), num_near, mean))
-    return tuple(found)
+        mean = sum(sqnrs_db) / len(sqnrs_db) if sqnrs_db else None
+        summaries.append(MethodSummary(method, method == ranges.method, best.count(method), num_near, mean))
+    return tuple(summaries)
 
 
 def best_where(methods: Sequence[MethodSummary]) -> str:
     """How many tensors each method holds best, in a sentence; the methods that hold none are left out."""
     num_rated = sum(method.num_best for method in methods)
     ranked = sorted(methods, key=lambda method: -method.num_best)
-    counts = [f"{one.method} on {one.num_best}" for one in ranked if one.num_best]
+    counts = [f"{summary.method} on {summary.num_best}" for summary in ranked if summary.num_best]
     return f"Highest SQNR of {num_rated} tensors: {', '.join(counts)}." if counts else "No tensor has an SQNR."
 
 

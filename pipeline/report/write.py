@@ -48,7 +48,7 @@ from pipeline.stages.validate import Judge
 from pipeline.store import Entry
 
 
-def write_report(plan: Plan, made: Results, account: Sequence[Entry]) -> Record:
+def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Record:
     """Write the report's folder, whole or not at all, and return the record in it.
 
     The folder holds ``report.json``, ``report.html`` and the raw latency samples, ``samples/*.npz``.
@@ -57,17 +57,17 @@ def write_report(plan: Plan, made: Results, account: Sequence[Entry]) -> Record:
         Unavailable: ``[report] html`` is asked for and the extra `report` is not installed.
         ConfigError: the folder holds something else.
     """
-    timings = [] if made.timings is None else timings_from(made.timings)
-    watched = None if made.timings is None else watched_from(made.timings)
-    variants = tuple(variant_record(made, built, timings) for built in made.engines)
-    metric = _metric_info(plan, made)
-    ranges = ranges_from_folder(made.ranges.path) if made.ranges else None
+    timings = [] if results.timings is None else timings_from(results.timings)
+    watched = None if results.timings is None else watched_from(results.timings)
+    variants = tuple(variant_record(results, built, timings) for built in results.engines)
+    metric = _metric_info(plan, results)
+    ranges = ranges_from_folder(results.ranges.path) if results.ranges else None
     record = Record(
         schema_version=SCHEMA_VERSION,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         plan=PlanInfo(str(plan.path), plan.digest()),
-        model=_model_info(plan, made),
-        data=_data(made),
+        model=_model_info(plan, results),
+        data=_data(results),
         metric=metric,
         protocol=_protocol_info(plan) if timings else None,
         machine=this_machine(),
@@ -76,24 +76,24 @@ def write_report(plan: Plan, made: Results, account: Sequence[Entry]) -> Record:
         variants=variants,
         tensors=tensors_from_ranges(ranges) if ranges else (),
         methods=methods_from_ranges(ranges) if ranges else (),
-        histograms=worst_histograms(made.ranges.path) if made.ranges else (),
-        lint=made.findings.read() if made.findings else (),
-        settling=convergence_from_folder(made.ranges.path) if made.ranges else None,
+        histograms=worst_histograms(results.ranges.path) if results.ranges else (),
+        lint=results.findings.read() if results.findings else (),
+        settling=convergence_from_folder(results.ranges.path) if results.ranges else None,
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
-        notes=(*made.fp32.notes(), *made.notes, *(() if watched is None else watched.notes)),
+        notes=(*results.fp32.notes(), *results.notes, *(() if watched is None else watched.notes)),
         recommendation=recommend(variants, metric, plan.report.max_metric_drop),
     )
-    _publish(plan.report, plan.resolved(plan.report.folder), record, made)
+    _publish(plan.report, plan.resolved(plan.report.folder), record, results)
     return record
 
 
-def _publish(options: Report, folder: Path, record: Record, made: Results) -> None:
+def _publish(options: Report, folder: Path, record: Record, results: Results) -> None:
     options.check_folder(folder)
     with work_folder(folder) as work:
         new = work / "new"
         (new / "samples").mkdir(parents=True)
-        if made.timings is not None:
-            for file in made.timings.path.parent.glob("*.npz"):
+        if results.timings is not None:
+            for file in results.timings.path.parent.glob("*.npz"):
                 shutil.copy(file, new / "samples" / file.name)
         write_json(record, new / "report.json")
         if options.html:
@@ -103,23 +103,23 @@ def _publish(options: Report, folder: Path, record: Record, made: Results) -> No
         new.replace(folder)
 
 
-def variant_record(made: Results, built: Variant, timings: Sequence[Timing]) -> VariantRecord:
+def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]) -> VariantRecord:
     """All that the run found out about one variant."""
-    engine = made.engines[built]
-    verdict = made.verdicts[built].read()
-    built_as = json.loads(engine.beside("record.json").read_text())
-    written = made.models[built].notes() if not built.precision.is_full else []
-    measured = {} if made.timings is None else made.timings.read()
-    runner = measured.get("runners", {}).get(built.name, {"device_memory_mib": None, "notes": []})
-    variant = VariantRecord(
-        name=built.name,
-        precision=built.precision.name,
-        backend=built.backend,
-        placement=backend(built.backend).PLACEMENT,
-        size_bytes=built_as["size_bytes"],
+    engine = results.engines[variant]
+    verdict = results.verdicts[variant].read()
+    engine_record = json.loads(engine.beside("record.json").read_text())
+    model_notes = results.models[variant].notes() if not variant.precision.is_full else []
+    measured = {} if results.timings is None else results.timings.read()
+    runner = measured.get("runners", {}).get(variant.name, {"device_memory_mib": None, "notes": []})
+    record = VariantRecord(
+        name=variant.name,
+        precision=variant.precision.name,
+        backend=variant.backend,
+        placement=backend(variant.backend).PLACEMENT,
+        size_bytes=engine_record["size_bytes"],
         metric=finite(verdict["metric"]),
         metric_drop=finite(verdict["metric_drop"]),
-        metric_measured_on=SIMULATION if built in made.not_timed else ENGINE,
+        metric_measured_on=SIMULATION if variant in results.not_timed else ENGINE,
         agreement=verdict["agreement"],
         comparison=tuple(_compared(name, row) for name, row in verdict["comparison"].items()),
         failures=tuple(verdict["failures"]),
@@ -127,26 +127,26 @@ def variant_record(made: Results, built: Variant, timings: Sequence[Timing]) -> 
         throughput_per_s=None,
         speedup=None,
         by_batch=(),
-        ram_change_mib=measured.get("ram_change_mib", {}).get(built.name),
+        ram_change_mib=measured.get("ram_change_mib", {}).get(variant.name),
         device_memory_mib=runner["device_memory_mib"],
-        layers=layers_from_json(measured.get("layers", {}).get(built.name)),
-        latency_missing=made.not_timed.get(built, "it was not timed"),
+        layers=layers_from_json(measured.get("layers", {}).get(variant.name)),
+        latency_missing=results.not_timed.get(variant, "it was not timed"),
         artifact=str(engine.path),
-        num_int8=built_as["num_int8"],
-        num_quantizable=built_as["num_quantizable"],
-        build_seconds=built_as["build_seconds"],
-        notes=(*written, *engine.notes(), *runner["notes"]),
+        num_int8=engine_record["num_int8"],
+        num_quantizable=engine_record["num_quantizable"],
+        build_seconds=engine_record["build_seconds"],
+        notes=(*model_notes, *engine.notes(), *runner["notes"]),
     )
-    full_name = Variant(FP32, built.backend).name
-    own = [timing for timing in timings if timing.name == built.name]
-    full = {timing.batch_size: timing for timing in timings if timing.name == full_name}
-    if made.timings is None or not own:
-        return variant
-    energies = energies_from(made.timings)
+    full_name = Variant(FP32, variant.backend).name
+    variant_timings = [timing for timing in timings if timing.name == variant.name]
+    fp32_timings = {timing.batch_size: timing for timing in timings if timing.name == full_name}
+    if results.timings is None or not variant_timings:
+        return record
+    energies = energies_from(results.timings)
     splits = {(row["name"], row["batch_size"]): split_from_row(row) for row in measured["timings"]}
-    by_batch = ((t, full.get(t.batch_size), energies[t.name, t.batch_size]) for t in own)
-    timed = (replace(_batch_timing(*one), split_ms=splits[one[0].name, one[0].batch_size]) for one in by_batch)
-    return variant.timed(tuple(timed))
+    by_batch = ((t, fp32_timings.get(t.batch_size), energies[t.name, t.batch_size]) for t in variant_timings)
+    timed = (replace(_batch_timing(*row), split_ms=splits[row[0].name, row[0].batch_size]) for row in by_batch)
+    return record.timed(tuple(timed))
 
 
 def _batch_timing(timing: Timing, full: Timing | None, energy: Energy) -> BatchTiming:
@@ -176,31 +176,31 @@ def _compared(name: str, row: dict[str, Any]) -> ComparedOutput:
     return ComparedOutput(output=name, **{key: finite(row[key]) for key in keys})
 
 
-def _model_info(plan: Plan, made: Results) -> ModelInfo:
-    engine = next(iter(made.engines.values()))
+def _model_info(plan: Plan, results: Results) -> ModelInfo:
+    engine = next(iter(results.engines.values()))
     record = json.loads(engine.beside("record.json").read_text())
     inputs, outputs = (
         tuple(TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in record[side])
         for side in ("inputs", "outputs")
     )
-    if made.packed is not None:
-        return ModelInfo(made.packed.manifest.source, made.packed.manifest.signature, inputs, outputs)
-    return ModelInfo(plan.model.source, made.source.signature_name(), inputs, outputs)
+    if results.packed is not None:
+        return ModelInfo(results.packed.manifest.source, results.packed.manifest.signature, inputs, outputs)
+    return ModelInfo(plan.model.source, results.source.signature_name(), inputs, outputs)
 
 
-def _data(made: Results) -> DataRecord:
-    if made.packed is not None:
-        return DataRecord(made.packed.manifest.calibration, made.packed.manifest.evaluation)
-    assert made.calibration is not None
-    return DataRecord(data_info(made.calibration), data_info(made.evaluation))
+def _data(results: Results) -> DataRecord:
+    if results.packed is not None:
+        return DataRecord(results.packed.manifest.calibration, results.packed.manifest.evaluation)
+    assert results.calibration is not None
+    return DataRecord(data_info(results.calibration), data_info(results.evaluation))
 
 
-def _metric_info(plan: Plan, made: Results) -> MetricInfo | None:
+def _metric_info(plan: Plan, results: Results) -> MetricInfo | None:
     judge = Judge(plan.data.metric, plan.data.output, plan.folder)
     if not judge.name:
         return None
     metric = judge.metric()
-    value = None if made.source_verdict is None else finite(made.source_verdict.read()["reference_metric"])
+    value = None if results.source_verdict is None else finite(results.source_verdict.read()["reference_metric"])
     return MetricInfo(metric.name, metric.unit, metric.higher_is_better, value)
 
 

@@ -53,10 +53,10 @@ def tango(num_first: int, num_second: int, num: int, confidence: float = CONFIDE
         num_second: samples on which only the second is right.
         num: all samples.
     """
-    found, z = (num_first - num_second) / num, two_sided(confidence)
+    difference, z = (num_first - num_second) / num, two_sided(confidence)
 
     def bound(sign: int) -> float:
-        inside, outside = found, float(sign)
+        inside, outside = difference, float(sign)
         for _ in range(NUM_HALVINGS):
             middle = (inside + outside) / 2
             if abs(_score(middle, num_first, num_second, num)) <= z:
