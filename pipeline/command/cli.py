@@ -92,16 +92,22 @@ class Verbs(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="trtforge")
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is done.")
+@click.option("-v", "--verbose", is_flag=True, help="Report progress on stderr.")
 def trtforge(verbose: bool) -> None:
-    """From a trained network to a validated, timed inference engine.
+    """From a trained network to a validated and benchmarked inference engine.
 
-    Each verb takes a plan (PLAN.toml), or works directly on files; `trtforge VERB --help` tells how. Results go to
-    stdout, everything else to stderr.
+    Most verbs take a plan (PLAN.toml) or work directly on files; see `trtforge VERB --help`. Results are written to
+    stdout, messages to stderr.
 
-    Exit status: 0 done; 2 the plan, the command or the data is wrong; 3 this machine lacks something; 4 a tool
-    below failed on this model; 5 it ran, and accuracy or latency is out of bound; 6 it ran,
-    and cannot be decided here; 130 interrupted.
+    \b
+    Exit status:
+      0    done
+      2    error in the plan, the command or the data
+      3    this machine lacks something that is required
+      4    an underlying tool failed on this model
+      5    accuracy or latency is out of bounds
+      6    accuracy or latency could not be decided on this machine
+      130  interrupted
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,

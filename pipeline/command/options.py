@@ -27,29 +27,29 @@ STORE = click.option(
     type=Path,
     default=Path(".trtforge"),
     show_default=True,
-    help="the folder where results of plans are kept",
+    help="folder where results of plans are stored",
 )
 BACKEND = click.option(
     "--backend",
     type=click.Choice(builders()),
     default="onnxruntime",
     show_default=True,
-    help="the runtime",
+    help="runtime of the engine",
 )
 PRECISION = click.option(
     "--precision",
     type=click.Choice(list(PRECISIONS)),
     default=FP32.name,
     show_default=True,
-    help="what the model was written for",
+    help="precision of the engine",
 )
 SIMULATE = click.option(
-    "--simulate", is_flag=True, help="run Q/DQ nodes as a float simulation (accuracy of a TensorRT placement)"
+    "--simulate", is_flag=True, help="simulate Q/DQ nodes in floating point (accuracy of a placement for TensorRT)"
 )
-RANGES = click.option("--ranges", type=Path, help="folder that `trtforge calibrate` wrote; instead of --data")
+RANGES = click.option("--ranges", type=Path, help="folder written by `trtforge calibrate`; instead of --data")
 METHOD = click.option(
     "--method", type=click.Choice(METHODS), default="entropy", show_default=True,
-    help="with --data: how ranges are read",
+    help="with --data: calibration method",
 )  # fmt: skip
 """Options that several verbs share."""
 
@@ -65,13 +65,17 @@ def output_option(text: str) -> Callable[[F], F]:
 def data_options(function: F) -> F:
     """The options that name samples."""
     for option in (
-        click.option("--preprocess", default="", metavar="TOML", help="e.g. 'scale = 0.0039, layout = \"nchw\"'"),
-        click.option("--limit", default=0, help="use so many samples, evenly spread; 0: all"),
-        click.option("--labels", default="", help="key of the labels in an .npz, a CSV file, or 'folders'"),
+        click.option("--preprocess", default="", metavar="TOML", help="such as 'scale = 0.0039, layout = \"nchw\"'"),
+        click.option("--limit", default=0, help="number of samples to use, evenly spread; 0: all"),
+        click.option("--labels", default="", help="labels: a key in the .npz, a CSV file, or 'folders'"),
         click.option(
-            "--input", "inputs", multiple=True, metavar="NAME=KEY", help="model input and its key in the data"
+            "--input",
+            "inputs",
+            multiple=True,
+            metavar="NAME=KEY",
+            help="model input and its key in the .npz; repeatable",
         ),
-        click.option("--data", metavar="PATH", help=".npz, .npy, folder of images, or module:function"),
+        click.option("--data", metavar="PATH", help="samples: .npz, .npy, folder of images, or module:function"),
     ):
         function = option(function)
     return function
@@ -163,7 +167,7 @@ def shape_ranges(given: dict[str, Any]) -> dict[str, ShapeRange]:
 def profile_options(function: F) -> F:
     """--min-shapes, --opt-shapes, --max-shapes, once per dynamic input."""
     for which in ("max", "opt", "min"):
-        text = f"{which} shape of a dynamic input; repeatable"
+        text = f"{which} shape of an input with dynamic dimensions; repeatable"
         function = click.option(f"--{which}-shapes", multiple=True, metavar="NAME:1x32x32x3", help=text)(function)
     return function
 

@@ -13,7 +13,10 @@ from pipeline.output import passing_folder
 from pipeline.stages.lint import Lint
 
 ALLOW = click.option(
-    "--allow", default="", metavar="A,B,…", help="codes of `trtforge lint` whose findings do not stop, such as range"
+    "--allow",
+    default="",
+    metavar="A,B,…",
+    help="codes of `trtforge lint` findings that are not treated as errors, such as range",
 )
 
 

@@ -18,11 +18,11 @@ class ScenarioOptions:
     """How queries come to an engine; see ``pipeline/latency/scenarios.py``."""
 
     scenario: Scenario = option(
-        "single_stream", "the next query comes when the last is done; server: by itself; offline: throughput of batches"
+        "single_stream", "MLPerf scenario: one query after another, queries at a given rate, or throughput of batches"
     )
-    queries_per_s: float = option(0.0, "server: so many queries arrive per second, on average")
-    arrivals: Arrivals = option("poisson", "server: at random, or fixed: evenly spaced, as from a camera")
-    num_streams: int = option(NUM_STREAMS, "offline: batches in flight at once, where a backend on the GPU has streams")
+    queries_per_s: float = option(0.0, "server: mean arrival rate, in queries per second")
+    arrivals: Arrivals = option("poisson", "server: random (Poisson) arrivals, or evenly spaced ones, as from a camera")
+    num_streams: int = option(NUM_STREAMS, "offline: batches in flight at once, on GPU backends, which have streams")
 
     def __post_init__(self) -> None:
         """Check that the options fit the scenario."""
@@ -45,15 +45,21 @@ class Protocol(ScenarioOptions):
         ConfigError: a field is out of bounds.
     """
 
-    warmup_queries: int = option(10, "at least so many unrecorded queries per engine before the first round")
-    warmup_seconds: float = option(0.2, "... and at least for so long")
-    min_queries: int = option(200, "recorded queries per engine, at least")
-    min_seconds: float = option(3.0, "time spent in recorded queries per engine, at least")
-    num_blocks: int = option(10, "rounds, in each of which every engine runs one block")
-    settle_queries: int = option(2, "unrecorded queries at a block's start: the engine before it emptied the caches")
-    max_spread: float = option(0.10, "stable: block medians' standard deviation is at most this share of their mean")
-    max_drift: float = option(0.05, "stable: the later half is at most this share slower or faster than the earlier")
-    seed: int = option(0, "of the order in which the engines take turns")
+    warmup_queries: int = option(10, "minimum warm-up queries per engine, not recorded, before the first round")
+    warmup_seconds: float = option(0.2, "minimum warm-up time per engine, in seconds")
+    min_queries: int = option(200, "minimum recorded queries per engine and batch size")
+    min_seconds: float = option(3.0, "minimum time in recorded queries per engine and batch size, in seconds")
+    num_blocks: int = option(10, "rounds; in each, every engine runs one block of queries")
+    settle_queries: int = option(
+        2, "unrecorded queries at the start of each block, to refill the caches after a change of engine"
+    )
+    max_spread: float = option(
+        0.10, "stable if the standard deviation of the block medians is at most this fraction of their mean"
+    )
+    max_drift: float = option(
+        0.05, "stable if the later half is slower or faster than the earlier by at most this fraction"
+    )
+    seed: int = option(0, "random seed of the order in which engines alternate")
 
     def __post_init__(self) -> None:
         """Check the bounds."""
@@ -83,19 +89,27 @@ class Pairing(ScenarioOptions):
         ConfigError: a field is out of bounds.
     """
 
-    max_seconds: float = option(60.0, "what is undecided after so long is called not decided")
-    min_seconds: float = option(0.0, "a soak: nothing is decided before, and all of it stands in the trace")
-    confidence: float = option(0.99, "of each interval, over all looks; a false alarm has half of the rest, or less")
-    reload: bool = option(
-        True, "load the engines anew again and again; false: once, and the answer is of this load alone"
+    max_seconds: float = option(
+        60.0, "time limit, in seconds; budgets still undecided then are reported as not decided"
     )
-    load_seconds: float = option(0.15, "rounds per load take at least so long, and as long as loading takes")
-    warmup_queries: int = option(10, "at least so many unrecorded queries of an engine that was just loaded")
-    warmup_seconds: float = option(0.2, "for so long each engine is run before anything is recorded")
-    block_ms: float = option(5.0, "a block has as many queries as the slower engine runs in so long")
-    min_block_queries: int = option(2, "... and at least so many")
-    settle_queries: int = option(1, "unrecorded queries at a block's start: the engine before it emptied the caches")
-    seed: int = option(0, "of the order in which the engines take turns")
+    min_seconds: float = option(
+        0.0, "soak test: minimum duration, in seconds; nothing is decided earlier, and a trace is kept"
+    )
+    confidence: float = option(
+        0.99, "confidence of each interval, over all interim looks; at most (1 - confidence) / 2 false alarms"
+    )
+    reload: bool = option(True, "reload the engines repeatedly; no: load once, and the result holds for that load only")
+    load_seconds: float = option(
+        0.15, "minimum measuring time per load, in seconds; never less than loading itself took"
+    )
+    warmup_queries: int = option(10, "minimum unrecorded queries after each load of an engine")
+    warmup_seconds: float = option(0.2, "warm-up time of each engine before anything is recorded, in seconds")
+    block_ms: float = option(5.0, "block length, in ms: as many queries as the slower engine runs in that time")
+    min_block_queries: int = option(2, "minimum queries per block")
+    settle_queries: int = option(
+        1, "unrecorded queries at the start of each block, to refill the caches after a change of engine"
+    )
+    seed: int = option(0, "random seed of the order in which engines alternate")
 
     def __post_init__(self) -> None:
         """Check the bounds."""

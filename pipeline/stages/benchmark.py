@@ -52,11 +52,13 @@ class Benchmark(Stage):
     NEEDS_TOLERANCES: ClassVar[bool] = True
     RESULT: ClassVar[str] = "timings"
 
-    batch_sizes: tuple[int, ...] = option((1,), "batch sizes to time")
-    num_threads: int = option(0, "threads of a runtime on the CPU; 0: its own choice")
-    monitor_ms: int = option(100, "power, clocks and temperatures are read every so many milliseconds; 0: never")
-    layers: bool = option(False, "also time each layer, at the first batch size, in runs of their own after the others")
-    trace_seconds: float = option(0.0, "a soak: latency, temperatures and clocks every so many seconds; 0: no trace")
+    batch_sizes: tuple[int, ...] = option((1,), "batch sizes to measure")
+    num_threads: int = option(0, "threads of a CPU runtime; 0: the runtime's default")
+    monitor_ms: int = option(100, "interval at which power, clocks and temperatures are sampled, in ms; 0: off")
+    layers: bool = option(False, "also profile each layer, at the first batch size, in separate runs at the end")
+    trace_seconds: float = option(
+        0.0, "soak test: interval of the trace of latency, temperatures and clocks, in seconds; 0: off"
+    )
     protocol: Protocol = Protocol()
 
     def __post_init__(self) -> None:

@@ -65,25 +65,31 @@ class Build(Stage):
     NEEDS_ENGINES: ClassVar[bool] = True
     RESULT: ClassVar[str] = "engines"
 
-    workspace_mib: int = option(1024, "upper bound for the builder's scratch memory, MiB")
+    workspace_mib: int = option(1024, "upper limit of the builder's scratch memory (workspace), in MiB")
     optimization_level: int = option(3, "TensorRT's builder optimization level, 0 to 5")
-    compute_capabilities: tuple[str, ...] = option((), "targets of an ahead-of-time build, such as 8.6")
+    compute_capabilities: tuple[str, ...] = option(
+        (), "for TensorRT for RTX: compute capabilities to build for, such as 8.6"
+    )
     int8: Literal["qdq", "native"] = option(
-        "qdq", "for TensorRT: by the model's Q/DQ nodes, or by its own calibrator (up to 10, and for DLA)"
+        "qdq", "for TensorRT: INT8 by the model's Q/DQ nodes, or by TensorRT's calibrator (up to 10, and for DLA)"
     )
     native_scales: Literal["ranges", "tensorrt"] = option(
-        "ranges", "for native INT8: our ranges, or what TensorRT finds on the calibration samples"
+        "ranges", "for native INT8: scales from `trtforge calibrate`, or computed by TensorRT from calibration samples"
     )
-    native_batch_size: int = option(8, "samples that TensorRT's calibrator takes at a time")
-    hardware: Hardware = option("exact", "for TensorRT: the GPUs that the engine is for, beside the one at hand")
-    version_compatible: bool = option(False, "for TensorRT: let later versions run the engine")
-    weights: Weights = option("fixed", "for TensorRT: whether the engine's weights can be replaced, or are left out")
-    dla_core: int = option(-1, "for TensorRT: core of the DLA, what it cannot do runs on the GPU; -1: the GPU alone")
+    native_batch_size: int = option(8, "for native scales by TensorRT: batch size of its calibrator")
+    hardware: Hardware = option(
+        "exact", "for TensorRT: hardware compatibility, which GPUs can run the engine besides this one"
+    )
+    version_compatible: bool = option(False, "for TensorRT: build an engine that later versions can run too")
+    weights: Weights = option(
+        "fixed", "for TensorRT: weights that are fixed, can be replaced (refit), or are left out of the engine"
+    )
+    dla_core: int = option(-1, "for TensorRT: DLA core, with fallback to the GPU for unsupported layers; -1: GPU only")
     external_kernels: bool = option(
-        True, "for TensorRT up to 10: try kernels of cuBLAS and cuDNN too; without them less memory is taken"
+        True, "for TensorRT up to 10: also try kernels of cuBLAS and cuDNN; without them less memory is used"
     )
-    cuda_graph: bool = option(True, "for TensorRT: hand the engine's work over as a CUDA graph, where that works")
-    timing_cache: bool = option(True, "for TensorRT: keep kernel timings for later builds on this machine")
+    cuda_graph: bool = option(True, "for TensorRT: launch inference as a CUDA graph where possible")
+    timing_cache: bool = option(True, "for TensorRT: keep a timing cache for later builds on this machine")
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""

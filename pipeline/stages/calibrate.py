@@ -50,15 +50,15 @@ class Calibrate(Stage):
 
     RESULT: ClassVar[str] = "ranges"
 
-    method: Method = option("entropy", "how the range is read from the histogram: entropy, minmax, percentile, mse")
-    percentile: float = option(99.99, "share of |x| that `percentile` keeps, in percent")
+    method: Method = option("entropy", "how each range is computed from the tensor's histogram")
+    percentile: float = option(99.99, "for percentile: share of |x| within the range, in percent")
     watch: Watch = option(
-        "placements", "tensors for INT8 with both placements, for tensorrt or onnxruntime alone, or all tensors"
+        "placements", "tensors that get a range: those INT8 needs on either backend, on one of the two, or all"
     )
-    batch_size: int = option(8, "samples read at a time; each runs by itself, so the result does not depend on it")
-    runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "what runs the FP32 model")
-    num_threads: int = option(0, "threads of the runner for one sample; 0: its own choice")
-    num_workers: int = option(1, "samples that run at a time; more than 1 goes well with --num-threads 1")
+    batch_size: int = option(8, "samples read at a time; each is run separately, so the result does not depend on it")
+    runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "runtime for the FP32 model")
+    num_threads: int = option(0, "threads of the runner per sample; 0: the runner's default")
+    num_workers: int = option(1, "samples run in parallel; combine more than 1 with --num-threads 1")
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""

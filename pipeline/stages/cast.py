@@ -30,7 +30,7 @@ class Cast(Stage):
     WRITES: ClassVar[tuple[str, ...]] = (FP16.name,)
     RESULT: ClassVar[str] = "models"
 
-    keep_fp32: tuple[str, ...] = option((), "names of further nodes that stay FP32")
+    keep_fp32: tuple[str, ...] = option((), "names of additional nodes to keep in FP32")
 
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""

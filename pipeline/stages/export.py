@@ -35,8 +35,8 @@ class Export(Stage):
 
     RESULT: ClassVar[str] = "fp32"
 
-    opset: int = option(17, "ONNX opset of the model; tf2onnx takes 13 to 18")
-    fold: bool = option(True, "fold batch norms into the weights before them")
+    opset: int = option(17, "ONNX opset version, 13 to 18 (what tf2onnx supports)")
+    fold: bool = option(True, "fold batch normalization into the preceding weights")
 
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""

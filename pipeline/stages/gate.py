@@ -20,17 +20,23 @@ class Gate(Stage):
     NEEDS_ENGINES: ClassVar[bool] = True
     NEEDS_TOLERANCES: ClassVar[bool] = True
 
-    candidate: str = option("", "the variant that is to ship, such as int8@onnxruntime; empty: the only reduced one")
-    baseline: str = option("", "the name of a kept baseline, or of a variant of the plan; empty: none")
+    candidate: str = option("", "variant to ship, such as int8@onnxruntime; empty: the only reduced-precision one")
+    baseline: str = option("", "name of a stored baseline, or of a variant of the plan; empty: none")
     budgets: tuple[str, ...] = option((), "such as 'p99_ms at batch 8 <= 12' or 'p50_ms <= 1.03 x baseline'")
-    folder: str = option("trtforge-gate", "where the gate's files go; relative to the plan's folder")
-    html: bool = option(True, "draw gate.html (needs the extra `report`)")
-    pays: bool = option(True, "also say of each precision whether it pays against the next higher one")
-    cold_starts: int = option(8, "fresh processes per engine, for cold_start_ms and peak_memory_mib")
-    max_other_load: float = option(0.25, "nothing timed is decided if others took a larger share of the CPU time")
-    max_other_load_relative: float = option(0.9, "... but p50 and mean beside the baseline, up to this share")
-    max_drift: float = option(0.1, "no latency is decided of an engine that drifted by more, against itself")
-    sampled: bool = option(True, "evaluation samples stand for others like them; no: for themselves alone")
+    folder: str = option("trtforge-gate", "output folder of the gate, relative to the plan's folder")
+    html: bool = option(True, "write gate.html (needs the extra `report`)")
+    pays: bool = option(True, "also report whether each precision is worthwhile compared with the next higher one")
+    cold_starts: int = option(8, "new processes started per engine, for cold_start_ms and peak_memory_mib")
+    max_other_load: float = option(
+        0.25, "timings are not decided if other processes used a larger share of the CPU time"
+    )
+    max_other_load_relative: float = option(
+        0.9, "... but p50, mean and throughput relative to the baseline are, up to this share"
+    )
+    max_drift: float = option(
+        0.1, "latency is not decided if the engine became slower or faster by a larger fraction during the run"
+    )
+    sampled: bool = option(True, "evaluation samples represent a larger population; no: they are the whole population")
     pairing: Pairing = field(default=Pairing())
 
     def __post_init__(self) -> None:

@@ -33,8 +33,8 @@ class Infer(Stage):
     NEEDS_ENGINES: ClassVar[bool] = True
     RESULT: ClassVar[str] = "outputs"
 
-    batch_size: int = option(32, "samples per run; fewer where the engine takes fewer")
-    num_threads: int = option(0, "threads of a runtime on the CPU; 0: its own choice")
+    batch_size: int = option(32, "samples per run; fewer if the engine's maximum batch size is smaller")
+    num_threads: int = option(0, "threads of a CPU runtime; 0: the runtime's default")
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""

@@ -54,14 +54,20 @@ class Lint(Stage):
 
     RESULT: ClassVar[str] = "findings"
 
-    allow: tuple[str, ...] = option((), "codes of findings that do not stop, such as range")
-    min_samples: int = option(16, "fewer distinct samples are told")
-    max_scale_ratio: float = option(24.0, "how many times the model's own or the evaluation data's scale is told")
-    max_imbalance: float = option(4.0, "how many times a class's share in the evaluation data is told")
-    num_labelled: int = option(128, "labelled samples that the FP32 model answers for; 0: none")
-    significance: float = option(1e-4, "how likely a change of labelled samples may seem better by chance")
-    runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "what runs the FP32 model")
-    num_threads: int = option(0, "threads of the runner; 0: its own choice")
+    allow: tuple[str, ...] = option((), "codes of findings that are not treated as errors, such as range")
+    min_samples: int = option(16, "report fewer distinct samples than this")
+    max_scale_ratio: float = option(
+        24.0, "report scales that differ from the model's or the evaluation data's by more than this factor"
+    )
+    max_imbalance: float = option(
+        4.0, "report classes whose share differs from the evaluation data's by more than this factor"
+    )
+    num_labelled: int = option(128, "labelled samples to run the FP32 model on; 0: none")
+    significance: float = option(
+        1e-4, "significance level: chance that a change of the samples wrongly appears to be better"
+    )
+    runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "runtime for the FP32 model")
+    num_threads: int = option(0, "threads of the runner; 0: the runner's default")
 
     def __post_init__(self) -> None:
         """Check the bounds and codes; ConfigError."""

@@ -20,9 +20,9 @@ class Pack(Stage):
 
     NEEDS_TOLERANCES: ClassVar[bool] = True
 
-    backends: tuple[str, ...] = option(("tensorrt",), "backends that the bundle is for")
-    caches: tuple[str, ...] = option((), "also a calibration cache for each of these versions of TensorRT, as 8.5.2")
-    limit: int = option(0, "so many evaluation samples, evenly spread; 0: all")
+    backends: tuple[str, ...] = option(("tensorrt",), "backends to write models for")
+    caches: tuple[str, ...] = option((), "TensorRT versions to add a calibration cache for, such as 8.5.2")
+    limit: int = option(0, "number of evaluation samples to include, evenly spread; 0: all")
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""

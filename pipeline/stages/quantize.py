@@ -38,14 +38,14 @@ class Quantize(Stage):
     WRITES: ClassVar[tuple[str, ...]] = (INT8.name,)
     RESULT: ClassVar[str] = "models"
 
-    target: PlacementTarget = option("tensorrt", "whose kernels the nodes are placed for")
-    exclude: tuple[str, ...] = option((), "names or operator types of nodes that stay FP32")
+    target: PlacementTarget = option("tensorrt", "backend whose kernels the Q/DQ nodes are placed for")
+    exclude: tuple[str, ...] = option((), "names or operator types of nodes to keep in FP32")
     arithmetic: Literal["cpu", "u8s8", "u8s7", "u8u8", "s8s8"] = option(
-        "cpu", "for onnxruntime, activations and weights: what this CPU does best, or one of the others"
+        "cpu", "for onnxruntime: types of activations and weights (u8s8: UINT8 and INT8); cpu: best on this CPU"
     )
 
     rest: Literal["fp32", "fp16"] = option(
-        "fp32", "for tensorrt, the type of what is not INT8; fp16 needs opset 19 and so TensorRT 10 or later"
+        "fp32", "for tensorrt: precision of everything that is not INT8; fp16 needs opset 19 and TensorRT 10 or later"
     )
 
     def placed_for(self, placement: str) -> Quantize:

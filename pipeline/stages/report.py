@@ -21,9 +21,9 @@ class Report(Stage):
     NEEDS_ENGINES: ClassVar[bool] = True
     NEEDS_TOLERANCES: ClassVar[bool] = True
 
-    folder: str = option("trtforge-report", "where the report goes; relative to the plan's folder")
-    html: bool = option(True, "draw report.html (needs the extra `report`)")
-    max_metric_drop: float = option(0.01, "the largest drop of the metric that the recommendation accepts")
+    folder: str = option("trtforge-report", "output folder of the report, relative to the plan's folder")
+    html: bool = option(True, "write report.html (needs the extra `report`)")
+    max_metric_drop: float = option(0.01, "largest drop of the metric that the recommendation accepts")
 
     def check_folder(self, folder: Path) -> None:
         """That the report's folder is new, empty, or an older report: it is going to be replaced as a whole.

@@ -130,12 +130,12 @@ class Tolerate(Stage):
     NEEDS_TOLERANCES: ClassVar[bool] = True
     RESULT: ClassVar[str] = "tolerances"
 
-    num_samples: int = option(128, "evaluation samples to derive on, evenly spread; 0: all")
-    num_draws: int = option(16, "engines drawn by lot")
-    num_deviations: float = option(4.0, "standard deviations below the mean SQNR of these that are still sound")
-    seed: int = option(0, "of the lot")
-    runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "what runs the FP32 model")
-    num_threads: int = option(0, "threads of the runner; 0: its own choice")
+    num_samples: int = option(128, "number of evaluation samples to use, evenly spread; 0: all")
+    num_draws: int = option(16, "engines simulated by random draws of their rounding errors")
+    num_deviations: float = option(4.0, "standard deviations below the mean SQNR of the draws that are still accepted")
+    seed: int = option(0, "random seed of the draws")
+    runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "runtime for the FP32 model")
+    num_threads: int = option(0, "threads of the runner; 0: the runner's default")
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""

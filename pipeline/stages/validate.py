@@ -150,12 +150,12 @@ class Validate(Stage):
     NEEDS_TOLERANCES: ClassVar[bool] = True
     RESULT: ClassVar[str] = "verdicts"
 
-    reference: Literal["onnxruntime", "reference"] = option("onnxruntime", "what runs the FP32 model to compare with")
+    reference: Literal["onnxruntime", "reference"] = option("onnxruntime", "runtime for the FP32 reference model")
     tolerances: Mapping[str, Tolerance] = field(
         default_factory=default_tolerances, metadata={"keys": default_tolerances}
     )
     """By precision; in a plan each is a table of its own, such as ``[validate.int8]``."""
-    num_bisected: int = option(32, "samples on which the model of a failed engine is searched for the layer; 0: none")
+    num_bisected: int = option(32, "samples used to locate the failing layer of an engine out of tolerance; 0: do not")
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""

@@ -1,1 +1,1 @@
-"""Verbs that build, run, judge or time engines, and `doctor`, which says which engines can."""
+"""Verbs that build, run, validate or benchmark engines, and `doctor`, which reports which backends work."""

@@ -1,4 +1,4 @@
-"""Keep what passed its gate, for later ones."""
+"""Store an engine that passed its gate as a baseline."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from pipeline.spelling import nearest
 
 @click.group()
 def baseline() -> None:
-    """Keep the engine that passed its gate, to hold later ones against; show what is kept.
+    """Store engines that passed their gate as baselines for later gates, and list them.
 
-    `[gate] baseline = "last-good"`, or --baseline last-good, measures it in turns with the candidate.
+    With `[gate] baseline = "last-good"`, or --baseline last-good, a gate measures its candidate along with that one.
     """
 
 
 @baseline.command("set")
 @click.argument("name")
 @click.argument("folder", type=Path)
-@click.option("--first", is_flag=True, help="also take a gate that lacked nothing but a baseline")
+@click.option("--first", is_flag=True, help="also accept a gate that was undecided only because there was no baseline")
 @STORE
 def set_(name: str, folder: Path, first: bool, store: Path) -> None:
-    """Keep the candidate of the gate in FOLDER, which passed, as the baseline NAME; one of that name is replaced."""
+    """Store the candidate of the passed gate in FOLDER as baseline NAME, replacing one of that name."""
     click.echo(set_baseline(name, folder, store, first=first).folder)
 
 
@@ -40,7 +40,7 @@ def set_(name: str, folder: Path, first: bool, store: Path) -> None:
 @click.argument("name")
 @STORE
 def show(name: str, store: Path) -> None:
-    """Print what the baseline NAME is, where it was measured, and what it was held to."""
+    """Print the engine of baseline NAME, the machine it was measured on, and the budgets it was checked against."""
     found = _kept(name, store)
     record = found.record
     engine = record.engine
@@ -57,7 +57,7 @@ def show(name: str, store: Path) -> None:
 @baseline.command("list")
 @STORE
 def list_(store: Path) -> None:
-    """Print the names of all baselines that are kept, what they are, and since when."""
+    """List all stored baselines with their engines and dates."""
     table = Table("baseline", "engine", "set", "whole", box=None, pad_edge=False)
     for name, found in baselines_in(store):
         if isinstance(found, Baseline):

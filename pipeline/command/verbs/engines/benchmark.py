@@ -1,4 +1,4 @@
-"""Time engines against each other."""
+"""Measure and compare the latency of engines."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from pipeline.stages.benchmark import Benchmark
 @data_options
 @BACKEND
 @stage_options(Benchmark)
-@output_option("write the numbers here too (JSON), the raw latencies beside it")
+@output_option("also write the results to this JSON file, and raw latencies next to it")
 @STORE
 def benchmark(engines: tuple[Path, ...], backend: str, **given: Any) -> None:
-    """Time ENGINES of one backend against each other, or PLAN.toml's, on samples of --data."""
+    """Measure and compare the latency of ENGINES of one backend on --data, or of all engines of PLAN.toml."""
 
     if is_plan(engines[0]):
         if len(engines) > 1:

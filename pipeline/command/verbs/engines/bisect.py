@@ -1,4 +1,4 @@
-"""The layer at which a model in reduced precision goes wrong."""
+"""Find the layer where a reduced-precision model loses accuracy."""
 
 from __future__ import annotations
 
@@ -30,14 +30,19 @@ from pipeline.stages.validate import Validate
 @click.argument("reference", type=Path)
 @click.argument("candidate", type=Path)
 @data_options
-@click.option("--ranges", type=Path, help="folder that `trtforge calibrate` wrote, to hold the model's scales to")
-@click.option("--num-bisected", default=32, show_default=True, help="samples to run both on, evenly spread; 0: all")
-@output_option("write all nodes here too (JSON)")
+@click.option("--ranges", type=Path, help="folder written by `trtforge calibrate`, to check the model's scales against")
+@click.option(
+    "--num-bisected",
+    default=32,
+    show_default=True,
+    help="number of samples to run both models on, evenly spread; 0: all",
+)
+@output_option("also write all nodes to this JSON file")
 def bisect(reference: Path, candidate: Path, **given: Any) -> None:
-    """Find the layer at which CANDIDATE (ONNX in FP16 or with Q/DQ nodes) loses what REFERENCE (FP32 ONNX) computes.
+    """Find the layer at which CANDIDATE (ONNX in FP16 or with Q/DQ nodes) loses accuracy against REFERENCE (FP32 ONNX).
 
-    Each node's SQNR before and after it, and what a sound rounding at the same places leaves. `validate` does this by
-    itself where an engine fails.
+    Prints the SQNR before and after each node, and the SQNR that correct rounding at the same places would leave.
+    `trtforge validate` does this by itself for engines that fail.
     """
 
     if is_plan(reference):

@@ -44,10 +44,10 @@ from pipeline.stages.build import Build, BuildTarget, takers_of
 @data_options
 @ALLOW
 @RANGES
-@output_option("the engine to write; its record goes beside it")
+@output_option("engine file to write; its record is written next to it")
 @STORE
 def build(model: Path, backend: str, precision: str, **given: Any) -> None:
-    """Build an engine from MODEL (ONNX, its precision written in it), or PLAN.toml's engines."""
+    """Build an engine from MODEL (an ONNX file that carries its precision), or all engines of PLAN.toml."""
     if is_plan(model):
         return by_plan(model, given["store"], "build")
     opened = model_from(model)

@@ -1,4 +1,4 @@
-"""Which backends work here; what installs the others."""
+"""Check which backends work here, and how to install the others."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ROOT = Path("/")
 
 @click.command()
 @click.argument("plan", type=Path, required=False)
-@click.option("--json", "as_json", is_flag=True, help="print all that was found as JSON, for other programs")
+@click.option("--json", "as_json", is_flag=True, help="print the diagnosis as JSON")
 @STORE
 def doctor(plan: Path | None, as_json: bool, store: Path) -> None:
-    """Say which backends can build and run here, with versions; why the others cannot, and what installs them.
+    """Report which backends can build and run here, with versions, and why the others cannot and how to install them.
 
-    On a Jetson also: L4T and JetPack, CUDA, TensorRT, power mode, clocks and memory, and what is known to go wrong.
-    Exit status 3 if PLAN.toml's backends (on a Jetson without a plan: tensorrt) cannot work here.
+    On a Jetson also: L4T and JetPack, CUDA, TensorRT, power mode, clocks and memory, and known problems.
+    Exit status 3 if a backend of PLAN.toml (on a Jetson without a plan: tensorrt) cannot work here.
     """
     found = diagnose(ROOT, read_plan(plan) if plan is not None else None, store)
     if as_json:

@@ -1,4 +1,4 @@
-"""May this engine ship? Budgets, beside a baseline."""
+"""Decide by budgets and a baseline whether an engine may ship."""
 
 from __future__ import annotations
 
@@ -44,23 +44,26 @@ REPLACES = "{} is there, but a gate replaces its folder as a whole"
 
 @click.command()
 @click.argument("plan", type=Path, required=False)
-@click.option("--candidate", default="", help="a variant of the plan; without a plan, the engine that is to ship")
-@click.option("--baseline", default="", help="a kept baseline, a variant of the plan, or without a plan an engine")
-@click.option("--budget", "budgets", multiple=True, help="such as 'p50_ms <= 1.03 x baseline'; repeatable")
-@click.option("--reference", type=Path, help="the FP32 model (ONNX) that metric_drop and agreement compare with")
-@click.option("--metric", default="", help="top1, top5, mae, cosine, auc or module:function")
-@click.option("--metric-output", default="", help="the output that the metric reads, where there are several")
-@click.option("--num-threads", default=0, show_default=True, help="threads of a runtime on the CPU; 0: its own choice")
+@click.option("--candidate", default="", help="variant of the plan to ship; without a plan, an engine file")
+@click.option(
+    "--baseline", default="", help="stored baseline, or variant of the plan; without a plan, also an engine file"
+)
+@click.option("--budget", "budgets", multiple=True, help="limit, such as 'p50_ms <= 1.03 x baseline'; repeatable")
+@click.option("--reference", type=Path, help="FP32 ONNX model that metric_drop and agreement compare with")
+@click.option("--metric", default="", help="accuracy metric: top1, top5, mae, cosine, auc or module:function")
+@click.option("--metric-output", default="", help="output that the metric is computed from, if there are several")
+@click.option("--num-threads", default=0, show_default=True, help="threads of a CPU runtime; 0: the runtime's default")
 @BACKEND
 @data_options
 @stage_options(Gate, "candidate", "baseline", "budgets", "folder", "pays")
-@output_option("the folder to write  [default: trtforge-gate]")
+@output_option("output folder  [default: trtforge-gate]")
 @STORE
 def gate(plan: Path | None, **given: Any) -> None:
-    """Decide whether the candidate of PLAN.toml, or the engine --candidate, may ship: by budgets, with intervals.
+    """Decide whether the candidate of PLAN.toml, or the engine --candidate, may ship: it must meet all budgets.
 
-    It takes turns with its baseline in one measurement. gate.json, gate.xml (JUnit), gate.md and gate.html say why.
-    Exit status 0 if all budgets are kept, 5 if one is broken, 6 if one cannot be decided here.
+    Candidate and baseline alternate in one measurement; decisions are made on confidence intervals. Reports are
+    written to gate.json, gate.xml (JUnit), gate.md and gate.html. Exit status 0 if all budgets are met, 5 if one is
+    not, 6 if one cannot be decided on this machine.
     """
     if plan is None:
         gated, folder = _gate_engines(given)

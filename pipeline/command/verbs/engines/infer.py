@@ -1,4 +1,4 @@
-"""Engine and samples -> its answers."""
+"""Engine and samples -> outputs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from pipeline.stages.infer import Infer
 @BACKEND
 @SIMULATE
 @stage_options(Infer)
-@output_option("the file for the outputs, such as outputs.json")
+@output_option("file to write the outputs to, such as outputs.json")
 @STORE
 def infer(engine: Path, backend: str, simulate: bool, **given: Any) -> None:
-    """Run ENGINE, or PLAN.toml's engines, on all samples; the outputs are saved in Polygraphy's format."""
+    """Run ENGINE, or all engines of PLAN.toml, on all samples, and save the outputs in Polygraphy's format."""
     if is_plan(engine):
         return by_plan(engine, given["store"], "infer")
     opened = engine_from(engine, backend, simulate)

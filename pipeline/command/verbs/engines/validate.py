@@ -1,4 +1,4 @@
-"""Judge an engine's answers against the FP32 model's."""
+"""Compare an engine's outputs with those of the FP32 model."""
 
 from __future__ import annotations
 
@@ -41,29 +41,31 @@ from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validat
 @click.argument("reference", type=Path)
 @click.argument("candidate", type=Path, required=False)
 @data_options
-@click.option("--metric", default="", help="top1, top5, mae, cosine, auc or module:function")
-@click.option("--metric-output", default="", help="the output that the metric reads, where there are several")
-@click.option("--atol", type=float, help="largest absolute difference")
-@click.option("--rtol", type=float, help="largest relative difference, added to atol")
-@click.option("--min-cosine", type=float, help="smallest cosine similarity")
-@click.option("--min-psnr-db", type=float, help="smallest peak signal-to-noise ratio, dB")
-@click.option("--min-sqnr-db", type=float, help="smallest signal to quantization noise ratio, dB")
+@click.option("--metric", default="", help="accuracy metric: top1, top5, mae, cosine, auc or module:function")
+@click.option("--metric-output", default="", help="output that the metric is computed from, if there are several")
+@click.option("--atol", type=float, help="largest absolute difference of an element")
+@click.option("--rtol", type=float, help="largest relative difference of an element, added to --atol")
+@click.option("--min-cosine", type=float, help="smallest cosine similarity of the outputs")
+@click.option("--min-psnr-db", type=float, help="smallest peak signal-to-noise ratio (PSNR), in dB")
+@click.option("--min-sqnr-db", type=float, help="smallest signal-to-quantization-noise ratio (SQNR), in dB")
 @click.option("--max-metric-drop", type=float, help="largest drop of the metric")
-@click.option("--tolerances", type=Path, help="what `trtforge tolerate` wrote for such engines, on the same samples")
-@click.option("--model", type=Path, help="the ONNX model that CANDIDATE was built from, if it is none itself")
-@click.option("--ranges", type=Path, help="folder that `trtforge calibrate` wrote, to hold the model's scales to")
+@click.option(
+    "--tolerances", type=Path, help="file written by `trtforge tolerate` for such engines, on the same samples"
+)
+@click.option("--model", type=Path, help="ONNX model that CANDIDATE was built from, unless CANDIDATE is ONNX itself")
+@click.option("--ranges", type=Path, help="folder written by `trtforge calibrate`, to check the model's scales against")
 @BACKEND
 @SIMULATE
 @PRECISION
-@output_option("write the verdict here too (JSON)")
+@output_option("also write the verdict to this JSON file")
 @STORE
 def validate(reference: Path, candidate: Path | None, **given: Any) -> None:
-    """Compare CANDIDATE with REFERENCE, or all engines of PLAN.toml with its FP32 model.
+    """Compare the outputs of CANDIDATE with those of REFERENCE, or all engines of PLAN.toml with its FP32 model.
 
-    Each is a file of outputs (.json from `trtforge infer` or `polygraphy run --save-outputs`), or a model to be run on
-    --data: REFERENCE an ONNX file on ONNX Runtime, CANDIDATE an engine of --backend. Outputs are judged again with
-    other tolerances without running anything. Exit status 5 if out of bound; where both models are known, with the
-    likely layer.
+    Each of the two is a file of outputs (.json from `trtforge infer` or `polygraphy run --save-outputs`), or a model to
+    run on --data: REFERENCE is an ONNX file run by ONNX Runtime, CANDIDATE an engine of --backend. Saved outputs can be
+    compared again with other tolerances without running anything. Exit status 5 if out of tolerance; if both models
+    are known, the likely layer is reported.
     """
 
     if is_plan(reference):

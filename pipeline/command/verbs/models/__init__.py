@@ -1,1 +1,1 @@
-"""Verbs that make or look at models, samples and ranges; no engine is built or run."""
+"""Verbs that make or inspect models, samples and ranges; no engine is built or run."""

@@ -1,4 +1,4 @@
-"""FP32 ONNX and samples -> each tensor's range."""
+"""FP32 ONNX and samples -> the range of each tensor."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from pipeline.stages.calibrate import Calibrate
 @data_options
 @ALLOW
 @stage_options(Calibrate)
-@output_option("the folder to write the ranges to")
+@output_option("folder to write the ranges to")
 @STORE
 def calibrate(model: Path, **given: Any) -> None:
-    """Run representative samples through MODEL (FP32 ONNX), or PLAN.toml's, and write each tensor's range.
+    """Run representative samples through MODEL (FP32 ONNX, or that of PLAN.toml), and write the range of each tensor.
 
     \b
     trtforge calibrate model.onnx --data photos -o ranges \\

@@ -27,8 +27,11 @@ from pipeline.stages.cast import Cast
 @METHOD
 @ALLOW
 @stage_options(Cast)
-@output_option("the ONNX file to write")
+@output_option("ONNX file to write")
 @STORE
 def cast(model: Path, **given: Any) -> None:
-    """Write FP16 into MODEL (FP32 ONNX), or PLAN.toml's; what leaves FP16's range on the data stays FP32."""
+    """Convert MODEL (FP32 ONNX, or that of PLAN.toml) to FP16.
+
+    Nodes whose values exceed the range of FP16 on the calibration data stay in FP32.
+    """
     rewrite("cast", Cast(), model, given)

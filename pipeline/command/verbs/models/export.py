@@ -23,14 +23,14 @@ from pipeline.stages.export import Export
 
 @click.command()
 @click.argument("source", type=Path)
-@click.option("--signature", default="serving_default", show_default=True, help="of a SavedModel")
+@click.option("--signature", default="serving_default", show_default=True, help="signature of a SavedModel")
 @stage_options(Export)
-@output_option("the ONNX file to write")
+@output_option("ONNX file to write")
 @STORE
 def export(source: Path, **given: Any) -> None:
-    """Convert SOURCE (SavedModel folder, .keras, .h5, .onnx), or PLAN.toml's, to an FP32 ONNX model.
+    """Convert SOURCE (SavedModel folder, .keras, .h5, .onnx), or the source of PLAN.toml, to an FP32 ONNX model.
 
-    With a plan, the ONNX model's answers are compared with the network's on the evaluation data.
+    With a plan, the outputs of the ONNX model are compared with those of the trained network on the evaluation data.
     """
     if is_plan(source):
         return by_plan(source, given["store"], "export")

@@ -1,4 +1,4 @@
-"""Are calibration samples like the model's own, and representative."""
+"""Check that samples fit the model and are representative."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 def evaluation_options(function: F) -> F:
     """The options that name evaluation samples, to compare with."""
     for option in (
-        click.option("--evaluation-labels", default="", help="as --labels, of the evaluation data"),
+        click.option("--evaluation-labels", default="", help="like --labels, for the evaluation samples"),
         click.option(
             "--evaluation-input",
             "evaluation_inputs",
             multiple=True,
             metavar="NAME=KEY",
-            help="as --input, of the evaluation data",
+            help="like --input, for the evaluation samples",
         ),
-        click.option("--evaluation", metavar="PATH", help="evaluation samples, preprocessed alike, to compare with"),
+        click.option(
+            "--evaluation", metavar="PATH", help="evaluation samples to compare with, preprocessed in the same way"
+        ),
     ):
         function = option(function)
     return function
@@ -44,13 +46,13 @@ def evaluation_options(function: F) -> F:
 @data_options
 @evaluation_options
 @stage_options(Lint)
-@output_option("write the findings here too (JSON)")
+@output_option("also write the findings to this JSON file")
 @STORE
 def lint(model: Path, **given: Any) -> None:
-    """Check that samples look like those that MODEL (FP32 ONNX), or PLAN.toml's, was trained on, and stand for them.
+    """Check that samples match what MODEL (FP32 ONNX, or that of PLAN.toml) was trained on, and represent it.
 
-    One finding a line on stdout: severity, code, sentence. Exit status 2 if one is an error that --allow does not name;
-    docs/data.md has every code, its evidence, and what cannot be seen.
+    Prints one finding per line: severity, code, sentence. Exit status 2 if a finding is an error and --allow does not
+    name its code. docs/data.md describes each code, its evidence, and the limits of the check.
     """
     if is_plan(model):
         return by_plan(model, given["store"], "lint")

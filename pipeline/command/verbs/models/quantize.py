@@ -27,8 +27,8 @@ from pipeline.stages.quantize import Quantize
 @METHOD
 @ALLOW
 @stage_options(Quantize)
-@output_option("the ONNX file to write")
+@output_option("ONNX file to write")
 @STORE
 def quantize(model: Path, **given: Any) -> None:
-    """Write INT8 into MODEL (FP32 ONNX), or PLAN.toml's, as Q/DQ nodes placed for a target."""
+    """Quantize MODEL (FP32 ONNX, or that of PLAN.toml) to INT8, with Q/DQ nodes placed for one backend."""
     rewrite("quantize", Quantize(), model, given)

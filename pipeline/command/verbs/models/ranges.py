@@ -1,4 +1,4 @@
-"""Show and merge ranges; to and from TensorRT's calibration cache."""
+"""Show, merge and convert ranges and calibration caches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OF_CACHES = ("--tensorrt", "--algorithm")
 
 @click.group(short_help="Show, merge and convert ranges.", context_settings={"help_option_names": ["-h", "--help"]})
 def ranges() -> None:
-    """Ranges that `trtforge calibrate` found, or another tool: show, merge and convert them.
+    """Show, merge and convert ranges, written by `trtforge calibrate` or by another tool.
 
     \b
     trtforge ranges show ranges
@@ -55,10 +55,10 @@ def ranges() -> None:
     """
 
 
-@ranges.command(short_help="Each tensor's range, and what each method makes of it.")
+@ranges.command(short_help="Print the range of each tensor by each calibration method.")
 @click.argument("folder", type=Path)
 def show(folder: Path) -> None:
-    """Print each tensor's range in FOLDER, what each method makes of it, and which is best; the worst first."""
+    """Print the range of each tensor in FOLDER by each calibration method, and the best method; worst tensors first."""
     found = ranges_from_folder(folder)
     console = Console()
     if found.method == IMPORTED:
@@ -94,11 +94,11 @@ def notes_of(found: RangesRecord) -> list[str]:
     return lines
 
 
-@ranges.command(short_help="One out of several runs on different samples.")
+@ranges.command(short_help="Merge the ranges of several runs on different samples.")
 @click.argument("folders", type=Path, nargs=-1, required=True)
-@output_option("the folder to write the ranges to")
+@output_option("folder to write the ranges to")
 def merge(folders: tuple[Path, ...], output: Path | None) -> None:
-    """Merge the ranges in FOLDERS, found on different samples: equal, to the byte, to one run over all of them."""
+    """Merge the ranges in FOLDERS, from different samples; byte for byte the result of one run over all of them."""
     target: Path = needed(output, "-o", "name the folder to write the ranges to")
     check_folder_target(target)
 
@@ -112,31 +112,33 @@ def merge(folders: tuple[Path, ...], output: Path | None) -> None:
     click.echo(make(target, merged).path)
 
 
-@ranges.command(short_help="To and from TensorRT's cache and ONNX Runtime's table; to Q/DQ.")
+@ranges.command(short_help="Convert between ranges, TensorRT's and ONNX Runtime's tables, and Q/DQ.")
 @click.argument("source", type=Path)
-@click.option("--to", type=click.Choice(KINDS), help="what to write; by default what the ending of -o says")
-@click.option("--model", type=Path, help="the FP32 ONNX model; needed for qdq, and for ranges from a table")
-@click.option("--names", type=Path, help="names.json of `trtforge export`: the model's name -> the table's")
-@click.option("--tensorrt", metavar="VERSION", help="for a cache: the TensorRT that reads it, such as 8.5.2")
+@click.option("--to", type=click.Choice(KINDS), help="format to write; by default from the extension of -o")
+@click.option("--model", type=Path, help="FP32 ONNX model; required for qdq, and for ranges from a table")
+@click.option(
+    "--names", type=Path, help="names.json of `trtforge export`: maps names in the model to names in the table"
+)
+@click.option("--tensorrt", metavar="VERSION", help="for a cache: version of TensorRT that will read it, such as 8.5.2")
 @click.option(
     "--algorithm",
     type=click.Choice(ALGORITHMS),
     default="EntropyCalibration2",
     show_default=True,
-    help="for a cache: the calibrator that reads it",
+    help="for a cache: calibrator class that will read it",
 )
-@output_option("the file to write, or the folder for ranges")
+@output_option("file to write, or folder for ranges")
 def convert(source: Path, **given: Any) -> None:
     """Convert SOURCE: ranges, a calibration cache of TensorRT, or a calibration table of ONNX Runtime.
 
     \b
-    to ranges  a folder as `trtforge calibrate` writes it; from a table without histograms
-    to cache   TensorRT's calibration cache (.cache) for one version up to 10; with --model for DLA, every
-               tensor is there or it is an error
-    to ort     ONNX Runtime's table: .flatbuffers, which its TensorRT provider reads, or .json
-    to qdq     the model in INT8 with Q/DQ nodes placed for TensorRT (.onnx)
+    ranges  folder as written by `trtforge calibrate`; without histograms if SOURCE is a table
+    cache   TensorRT's calibration cache (.cache) for one version, up to 10; for DLA give --model too,
+            then a tensor without a scale is an error
+    ort     ONNX Runtime's table: .flatbuffers, as its TensorRT provider reads it, or .json
+    qdq     INT8 model with Q/DQ nodes placed for TensorRT (.onnx)
 
-    Scales are the same to the bit on every way and back.
+    Scales are bit-identical after every conversion and back.
     """
     output = needed(given["output"], "-o", "name the file to write, or the folder for ranges")
     kind = given["to"] or ENDINGS.get(output.suffix)

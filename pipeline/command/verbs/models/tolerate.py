@@ -1,4 +1,4 @@
-"""FP32 ONNX and samples -> how far a sound engine may be off."""
+"""FP32 ONNX and samples -> tolerances for `validate`."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ from pipeline.stages.tolerate import Rounding, Tolerate
     type=click.Choice(("any", *METHODS)),
     default="any",
     show_default=True,
-    help="INT8: by which ranges are read",
+    help="for INT8: calibration method of the engine, or any",
 )
 @stage_options(Tolerate)
-@output_option("the file to write, such as tolerances.json")
+@output_option("file to write, such as tolerances.json")
 @STORE
 def tolerate(model: Path, backend: str, simulate: bool, **given: Any) -> None:
-    """Derive how far outputs of a sound engine of MODEL (FP32 ONNX), or of PLAN.toml's, may be from FP32's.
+    """Derive the tolerances within which a correct engine of MODEL (FP32 ONNX, or that of PLAN.toml) agrees with FP32.
 
-    From the rounding of --precision for --backend (with --simulate: for TensorRT), on the samples that engines are
-    going to be judged on. `validate --tolerances` holds an engine to it; a plan does by itself.
+    They follow from the rounding of --precision on --backend (with --simulate: on TensorRT), on the samples that the
+    engines will be validated with. Apply them by `trtforge validate --tolerances`; a plan applies them by itself.
     """
     if is_plan(model):
         return by_plan(model, given["store"], "tolerate")

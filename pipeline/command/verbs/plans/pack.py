@@ -1,4 +1,4 @@
-"""A plan's models, samples and answers in one file, for a device."""
+"""Bundle a plan's models, samples and reference outputs in one file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from pipeline.release.bundle_writer import narrowed, write_bundle
 
 @click.command()
 @click.argument("plan", type=Path)
-@output_option("the bundle to write, such as bundle.tar")
+@output_option("bundle to write, such as bundle.tar")
 @STORE
 def pack(plan: Path, output: Path | None, store: Path) -> None:
-    """Pack PLAN.toml's models, ranges, evaluation samples and reference answers into one file, for a device.
+    """Pack the models, ranges, evaluation samples and reference outputs of PLAN.toml into one file for a device.
 
-    `scripts/build_on_jetson BUNDLE` builds, judges and times the engines there. Table [pack] has the options.
+    On the device, `scripts/build_on_jetson BUNDLE` builds, validates and benchmarks the engines. The options are in
+    table [pack] of the plan.
     """
     target: Path = needed(output, "-o", "name the bundle to write, such as bundle.tar")
     check_file_target(target)

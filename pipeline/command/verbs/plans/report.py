@@ -1,4 +1,4 @@
-"""Print and draw a run's report again."""
+"""Print a report.json as a table, or write its HTML page."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pipeline.output import check_file_target, work_folder
 
 @click.command()
 @click.argument("source", type=Path)
-@click.option("-o", "--output", type=Path, help="the HTML file to write; none: only the table")
+@click.option("-o", "--output", type=Path, help="HTML file to write; without it only the table is printed")
 @STORE
 def report(source: Path, output: Path | None, store: Path) -> None:
-    """Print the table of SOURCE (a report.json), and draw its page; with PLAN.toml, run the plan."""
+    """Print SOURCE (a report.json) as a table, and with -o write its HTML page; with PLAN.toml, run the plan."""
     from pipeline.report.page import html_from_record
     from pipeline.report.table import print_table, report_from_json
 

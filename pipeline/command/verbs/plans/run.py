@@ -1,4 +1,4 @@
-"""A whole plan: build, validate and time every variant; a report."""
+"""Run a plan: build, validate and benchmark every variant; report."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pipeline.spelling import nearest
 
 @click.command()
 @click.argument("plan", type=Path)
-@click.option("--backend", "backends", multiple=True, help="instead of the plan's backends; repeatable")
+@click.option("--backend", "backends", multiple=True, help="use this backend instead of those of the plan; repeatable")
 @STORE
 def run(plan: Path, backends: tuple[str, ...], store: Path) -> None:
-    """Run PLAN.toml: every variant built, validated and timed, a table on stdout, and a report.
+    """Run PLAN.toml: build, validate and benchmark every variant, print a table, and write a report.
 
-    What has not changed is served from the store. Exit status 5 if a variant is out of its tolerances; the report is
-    written all the same.
+    Results that are up to date are taken from the store; benchmarks are always run again. Exit status 5 if a variant
+    is out of tolerance; the report is written in that case too.
     """
     read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends))
     record = write_report(read, made, opened.account)

@@ -1,4 +1,4 @@
-"""What a result was made from, back to the trained network."""
+"""Show how a result was made, back to the trained network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LENGTH_OF_DIGEST = 64
 @click.argument("digest")
 @STORE
 def show(digest: str, store: Path) -> None:
-    """Print what the result DIGEST (the first characters are enough) was made from, back to the trained network."""
+    """Print what the result DIGEST was made from, back to the trained network; its first characters are enough."""
     if not store.is_dir():
         raise ConfigError(f"{store}: there is no store; run a plan first, or name its store with --store")
     opened = Store(store)
