@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from calibration.errors import DataError
-from calibration.histogram import entropy, methods
+from calibration.histogram import entropy
+from calibration.histogram import histogram as histogram_module
 from calibration.histogram.entropy import (
     amax_entropy,
     closer_bounds,
@@ -138,7 +139,7 @@ class TestHistogram:
     def test_large_arrays_are_counted_piece_by_piece(self, monkeypatch: pytest.MonkeyPatch) -> None:
         values = normal(1001)
         whole = histogram_of(values, 3)
-        monkeypatch.setattr(methods, "CHUNK", 10)
+        monkeypatch.setattr(histogram_module, "CHUNK", 10)
         assert histogram_of(values, 3).tolist() == whole.tolist()
         assert whole.sum() == 1001
 

@@ -71,9 +71,21 @@ def test_options_beside_a_plan_are_refused_not_ignored(
         (("infer", ".", "--data", "data.npz", "-o", "o"), 2, ".: is a folder; give an engine that "),
         (("infer", "data.npz", "--data", "data.npz", "-o", "o"), 4, "data.npz: "),
         (("validate", "no.json", "no.json"), 2, "no.json: does not exist; give a file that `trtforge infer` or"),
-        (("export", "no", "-o", "x.onnx"), 2, "no: does not exist; give a SavedModel folder, a .keras, .h5 or .onnx"),
-        (("export", ".", "-o", "x.onnx"), 2, ".: is a folder without saved_model.pb; a SavedModel has that file"),
-        (("export", "data.npz", "-o", "x.onnx"), 2, "data.npz: is none of SavedModel folder, .keras, .h5, .onnx;"),
+        (
+            ("export", "no", "-o", "x.onnx"),
+            2,
+            "no: does not exist; give one of .keras, .h5, .onnx, SavedModel folder",
+        ),
+        (
+            ("export", ".", "-o", "x.onnx"),
+            2,
+            ".: is none of .keras, .h5, .onnx, SavedModel folder",
+        ),
+        (
+            ("export", "data.npz", "-o", "x.onnx"),
+            2,
+            "data.npz: is none of .keras, .h5, .onnx, SavedModel folder",
+        ),
         (("build", "data.npz", "-o", "x.onnx"), 4, "data.npz: is not a whole ONNX file ("),
         (("quantize", "tiny.onnx", "--ranges", "no", "-o", "x"), 2, "no/ranges.json: cannot be read (No such file"),
         (
