@@ -109,21 +109,21 @@ def run_set(number: int, delays: Sequence[float]) -> Iterator[dict[str, Any]]:
         for delay in np.random.default_rng(number).permutation(delays).tolist():
             load = os.getloadavg()[0]
             sides = loading(model, "candidate", delay * query_ms), loading(model, "baseline", 0.0)
-            question = LatencyLimit("p50", BATCH_SIZE, "p50", LIMIT, relative=True)
-            result = compare_paired(*sides, [question], Pairing(seed=number))
+            limit = LatencyLimit("p50", BATCH_SIZE, "p50", LIMIT, relative=True)
+            result = compare_paired(*sides, [limit], Pairing(seed=number))
             yield {"set": number, "delay": delay, "query_ms": query_ms, "load": load} | row(result)
 
 
 def row(result: PairedResult) -> dict[str, Any]:
-    answer = result.limit_results[0]
+    limit_result = result.limit_results[0]
     assert result.baseline is not None
     medians = [
         np.median(side.latency_ms.reshape(result.num_sessions, -1), axis=1)
         for side in (result.candidate, result.baseline)
     ]
     return {
-        "p50": answer.outcome,
-        "interval": [answer.interval.estimate, answer.interval.low, answer.interval.high],
+        "p50": limit_result.outcome,
+        "interval": [limit_result.interval.estimate, limit_result.interval.low, limit_result.interval.high],
         "num_loads": result.num_sessions,
         "num_queries": len(result.candidate.latency_ms),
         "seconds": result.seconds,
@@ -131,22 +131,25 @@ def row(result: PairedResult) -> dict[str, Any]:
     }
 
 
-def add_row(path: Path, found: dict[str, Any]) -> None:
+def add_row(path: Path, values: dict[str, Any]) -> None:
     """On a line of its own, also after one that was cut off."""
     text = path.read_text() if path.exists() else ""
     with path.open("a") as stream:
-        stream.write("\n" * (text[-1:] not in ("", "\n")) + json.dumps(found) + "\n")
+        stream.write("\n" * (text[-1:] not in ("", "\n")) + json.dumps(values) + "\n")
 
 
 def read_rows(path: Path) -> dict[tuple[int, float], dict[str, Any]]:
     """By set and delay; a line that was cut off is left out."""
     lines = path.read_text().splitlines() if path.exists() else []
-    return {(one["set"], one["delay"]): one for one in (json.loads(line) for line in lines if line.endswith("}"))}
+    return {
+        (values["set"], values["delay"]): values
+        for values in (json.loads(line) for line in lines if line.endswith("}"))
+    }
 
 
 def shares(rows: list[dict[str, Any]], key: str) -> list[str]:
     """Share of each outcome, in percent."""
-    return [f"{100 * sum(one[key] == which for one in rows) / len(rows):.1f}" for which in OUTCOMES]
+    return [f"{100 * sum(run[key] == outcome for run in rows) / len(rows):.1f}" for outcome in OUTCOMES]
 
 
 def with_interval(num_hits: int, num: int) -> str:
@@ -156,8 +159,8 @@ def with_interval(num_hits: int, num: int) -> str:
 
 def table(rows: list[dict[str, Any]], command: str) -> str:
     """The page of results."""
-    by_delay = {delay: [one for one in rows if one["delay"] == delay] for delay in DELAYS}
-    loads = np.percentile([one["load"] for one in rows], (0, 50, 100))
+    by_delay = {delay: [run for run in rows if run["delay"] == delay] for delay in DELAYS}
+    loads = np.percentile([run["load"] for run in rows], (0, 50, 100))
     lines = [
         "# False alarms and misses of the gate",
         "",
@@ -166,28 +169,28 @@ def table(rows: list[dict[str, Any]], command: str) -> str:
         f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}, ONNX Runtime "
         f"{onnxruntime.versions()['onnxruntime']}; other work ran on the machine: the load average was "
         f"{loads[1]:.1f} in the middle, {loads[0]:.1f} to {loads[2]:.1f}. One query takes "
-        f"{np.median([one['query_ms'] for one in rows]):.2f} ms. The limit is *at most 3 % slower*, of p50; runs end "
+        f"{np.median([run['query_ms'] for run in rows]):.2f} ms. The limit is *at most 3 % slower*, of p50; runs end "
         "when that is decided, long before p90 and p99 are: of these see [gate_tails.md](gate_tails.md). Percent of "
         "the runs.",
         "",
         "| delay | runs | pass | fail | not decided | median s | slowest s | median ratio |",
         "|---" * 8 + "|",
     ]
-    for delay, found in by_delay.items():
+    for delay, runs in by_delay.items():
         name = f"{100 * delay:.0f} %" if delay else "none (A/A)"
-        seconds = [one["seconds"] for one in found]
-        cells = [name, str(len(found)), *shares(found, "p50"), f"{np.median(seconds):.1f}", f"{max(seconds):.1f}"]
-        cells.append(f"{np.median([one['interval'][0] for one in found]):.4f}")
+        seconds = [run["seconds"] for run in runs]
+        cells = [name, str(len(runs)), *shares(runs, "p50"), f"{np.median(seconds):.1f}", f"{max(seconds):.1f}"]
+        cells.append(f"{np.median([run['interval'][0] for run in runs]):.4f}")
         lines.append(f"| {' | '.join(cells)} |")
     same, slow = by_delay[0.0], by_delay[0.05]
-    alone = np.array([ratio for one in same for ratio in one["ratios"]])
-    wide = sum(not one["interval"][1] <= 1 <= one["interval"][2] for one in same)
-    each = np.median([one["num_queries"] / one["num_loads"] for one in same])
+    alone = np.array([ratio for run in same for ratio in run["ratios"]])
+    wide = sum(not run["interval"][1] <= 1 <= run["interval"][2] for run in same)
+    each = np.median([run["num_queries"] / run["num_loads"] for run in same])
     lines += [
         "",
-        f"- False alarms (A/A called fail): {with_interval(sum(one['p50'] == 'fail' for one in same), len(same))}; "
+        f"- False alarms (A/A called fail): {with_interval(sum(run['p50'] == 'fail' for run in same), len(same))}; "
         "the target is at most 1 %.",
-        f"- Detection of 5 % (called fail): {with_interval(sum(one['p50'] == 'fail' for one in slow), len(slow))}; "
+        f"- Detection of 5 % (called fail): {with_interval(sum(run['p50'] == 'fail' for run in slow), len(slow))}; "
         "the target is at least 95 %.",
         f"- A/A runs whose 99 % interval leaves out 1: {with_interval(wide, len(same))}.",
         f"- What one load alone would have said: of {len(alone):,} single loads in the A/A runs (about {each:.0f} "

@@ -68,27 +68,29 @@ def record(folder: Path, delay: float, seconds: float) -> None:
         model = Path(work) / "small.onnx"
         write_network(model)
         query_ms = plain_ms(model)
-        question = LatencyLimit("p99", BATCH_SIZE, "p99", Limit(1 + delay, at_most=True), relative=True)
+        limit = LatencyLimit("p99", BATCH_SIZE, "p99", Limit(1 + delay, at_most=True), relative=True)
         before = cpu_times(Path("/"))
         result = compare_paired(
             loading(model, "candidate", delay * query_ms),
             loading(model, "baseline", 0.0),
-            [question],
+            [limit],
             Pairing(max_seconds=seconds, confidence=SURE),
         )
         others = load_from_others(before, cpu_times(Path("/")))
     assert result.baseline is not None
-    ours, theirs = (side.latency_ms.reshape(result.num_sessions, -1) for side in (result.candidate, result.baseline))
-    np.savez_compressed(kept, candidate=ours, baseline=theirs)
-    found = {"query_ms": query_ms, "seconds": result.seconds, "num_loads": result.num_sessions, "others": others}
-    about.write_text(json.dumps(found))
+    candidate_ms, baseline_ms = (
+        side.latency_ms.reshape(result.num_sessions, -1) for side in (result.candidate, result.baseline)
+    )
+    np.savez_compressed(kept, candidate=candidate_ms, baseline=baseline_ms)
+    facts = {"query_ms": query_ms, "seconds": result.seconds, "num_loads": result.num_sessions, "others": others}
+    about.write_text(json.dumps(facts))
 
 
 def ratios(folder: Path, delay: float, statistic: Statistic) -> Floats:
     """The logarithm of the ratio of each load, (num_loads,)."""
     with np.load(folder / f"delay_{delay:g}.npz") as kept:
-        ours, theirs = (session_statistics(kept[name], statistic) for name in ("candidate", "baseline"))
-    return np.asarray(np.log(ours / theirs))
+        candidate, baseline = (session_statistics(kept[name], statistic) for name in ("candidate", "baseline"))
+    return np.asarray(np.log(candidate / baseline))
 
 
 def drawn(logs: Floats, clip: float, limit: Limit, most: int, random: np.random.Generator) -> tuple[str, int]:

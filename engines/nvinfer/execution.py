@@ -85,7 +85,7 @@ class ExecutionContext:
     Args:
         gpu: its context is current.
         io: of the engine.
-        context: an execution context for this lane alone.
+        context: TensorRT's own, for this one alone.
         why: what the library last said of errors.
         with_graph: whether a CUDA graph is captured when shapes come for the second time.
 

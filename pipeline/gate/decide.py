@@ -83,7 +83,7 @@ def decide(gate: Gate, out: Path, inputs: GateInputs, budgets: Sequence[Budget])
     gate_engines = inputs.gate_engines(measurable)
     infos = [engine_info(name, engine) for name, engine in gate_engines.engines.items()]
     # Answers first: a budget without a meaning here is found before anything is timed.
-    checks |= {each: check_accuracy(inputs.answers, policy, each) for each in about(measurable, "accuracy")}
+    checks |= {each: check_accuracy(inputs.outputs, policy, each) for each in about(measurable, "accuracy")}
     checks |= {each: check_size(each, gate_engines) for each in about(measurable, "size")}
     begin, before, cpu = time.monotonic(), machine_state(ROOT), cpu_times(ROOT)
     with waiting(f"gate {inputs.candidate}"), Monitor(ROOT, inputs.benchmark.monitor_ms) as monitor:
@@ -199,7 +199,7 @@ def _record(
         seconds=0.0,
         checks=tuple(checks),
         measured=(),
-        accuracy=tuple(accuracy_of(inputs.answers, name) for name in inputs.answers.engines),
+        accuracy=tuple(accuracy_of(inputs.outputs, name) for name in inputs.outputs.engines),
         steps=inputs.steps,
         advice=inputs.advice,
         notes=(*inputs.notes, *inputs.remarks()),

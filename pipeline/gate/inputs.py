@@ -47,7 +47,7 @@ class GateInputs:
     baseline: BaselineEngine | None
     no_baseline: str
     """Why there is none though one was named; empty if there is one, or none was named."""
-    answers: EvaluationOutputs
+    outputs: EvaluationOutputs
     samples: Samples
     benchmark: Benchmark
     """Threads, monitor and first batch size are its."""

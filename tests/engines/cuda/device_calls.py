@@ -100,7 +100,7 @@ def runner(driver: Any, *, cannot_capture: bool) -> dict[str, Any]:
 
 
 def in_flight(driver: Any) -> dict[str, Any]:
-    """Nine queries, three in flight at once, each lane with a graph of its own."""
+    """Nine queries, three in flight at once, each execution context with a graph of its own."""
     Copying.driver = driver
     unused = PretendedGpu()
     trt = pretended_trt(unused, lambda: Copying(unused))

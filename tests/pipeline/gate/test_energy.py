@@ -34,8 +34,8 @@ def readings(new_mw: float, old_mw: float) -> Readings:
     """Every 20 ms; ``new`` runs in the first half of each second, ``old`` in the second."""
     times_ms = np.arange(0.0, 1000.0 * NUM_BLOCKS + 1, 20)
     power = np.where(times_ms % 1000 < 500, new_mw, old_mw)
-    gauge = Sensor("power_mw", "VDD_IN", lambda: math.nan)
-    return Readings((gauge,), (BEGAN_NS + times_ms * NS_PER_MS).astype(np.int64), power[:, None])
+    sensor = Sensor("power_mw", "VDD_IN", lambda: math.nan)
+    return Readings((sensor,), (BEGAN_NS + times_ms * NS_PER_MS).astype(np.int64), power[:, None])
 
 
 def measured() -> BenchmarkResult:

@@ -1,4 +1,4 @@
-"""From budgets of latency to questions, and from answers to checks: on made-up runs."""
+"""From budgets of latency to limits, and from results to checks: on made-up runs."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def queries(round_ms: npt.NDArray[np.float64]) -> Queries:
 
 
 def run(
-    ours_ms: npt.NDArray[np.float64], theirs_ms: npt.NDArray[np.float64] | None, *answers: LimitResult
+    ours_ms: npt.NDArray[np.float64], theirs_ms: npt.NDArray[np.float64] | None, *limit_results: LimitResult
 ) -> PairedResult:
     baseline = None if theirs_ms is None else queries(theirs_ms)
-    return PairedResult(answers, queries(ours_ms), baseline, 8, len(ours_ms), 4.0, 0, 0.99, 0.005, ())
+    return PairedResult(limit_results, queries(ours_ms), baseline, 8, len(ours_ms), 4.0, 0, 0.99, 0.005, ())
 
 
 STEADY = np.full(16, 2.0)
@@ -62,8 +62,8 @@ SLOWING = np.concatenate([np.full(8, 2.0), np.full(8, 3.0)])
     ],
 )
 def test_what_a_budget_asks_of_latencies(text: str, statistic: str, limit: Limit, relative: bool) -> None:
-    question = limit_from_budget(budget(text))
-    assert (question.statistic, question.limit, question.relative, question.batch_size) == (
+    latency_limit = limit_from_budget(budget(text))
+    assert (latency_limit.statistic, latency_limit.limit, latency_limit.relative, latency_limit.batch_size) == (
         statistic, limit, relative, 8,
     )  # fmt: skip
 
@@ -88,14 +88,14 @@ def test_one_comparison_for_each_engine_and_batch_size() -> None:
 
 
 def test_what_would_decide_is_said() -> None:
-    question = limit_from_budget(budget("p50_ms at batch 1 <= 2"))
-    answer = LimitResult(question, "not decided", Interval(2.1, 1.9, 2.3, 0.99), 41.2, 10.3)
-    assert advice_from(answer, run(STEADY, None)) == "about 42 more rounds would decide; give max_seconds = 15"
-    assert advice_from(replace(answer, more_rounds=0.0, more_seconds=0.0), run(STEADY, None)) == ""
-    endless = replace(answer, more_rounds=math.inf, more_seconds=math.inf)
+    limit = limit_from_budget(budget("p50_ms at batch 1 <= 2"))
+    limit_result = LimitResult(limit, "not decided", Interval(2.1, 1.9, 2.3, 0.99), 41.2, 10.3)
+    assert advice_from(limit_result, run(STEADY, None)) == "about 42 more rounds would decide; give max_seconds = 15"
+    assert advice_from(replace(limit_result, more_rounds=0.0, more_seconds=0.0), run(STEADY, None)) == ""
+    endless = replace(limit_result, more_rounds=math.inf, more_seconds=math.inf)
     assert "more time may not decide" in advice_from(endless, run(STEADY, None))
     few = replace(run(STEADY, None), num_sessions=5, num_rounds=100, seconds=60.0)
-    assert advice_from(replace(answer, more_rounds=60.0, more_seconds=36.0), few) == (
+    assert advice_from(replace(limit_result, more_rounds=60.0, more_seconds=36.0), few) == (
         "it takes 8 loads at least, of which 5 fitted into the time, as each took 12.0 s; give max_seconds = 96 or more"
     )
 
@@ -111,11 +111,11 @@ def test_drift_is_of_an_engine_against_itself() -> None:
 
 def test_an_engine_that_drifts_is_not_decided() -> None:
     absolute, ratio = budget("p50_ms at batch 1 <= 9"), budget("p50_ms at batch 1 <= 1.1 x baseline")
-    answers = [
+    limit_results = [
         LimitResult(limit_from_budget(absolute), "pass", Interval(2.5, 2.0, 3.0, 0.99), 0.0, 0.0),
         LimitResult(limit_from_budget(ratio), "pass", Interval(1.0, 0.99, 1.01, 0.99), 0.0, 0.0),
     ]
-    result = ComparisonResult(Comparison("new", 1, (absolute, ratio)), run(SLOWING, SLOWING, *answers))
+    result = ComparisonResult(Comparison("new", 1, (absolute, ratio)), run(SLOWING, SLOWING, *limit_results))
     first, second = (check for _, check in checks_from(result, 0.1))
     assert (first.outcome, second.outcome) == ("not decided", "pass")
     assert first.sentence == (
@@ -128,13 +128,13 @@ def test_an_engine_that_drifts_is_not_decided() -> None:
 
 def test_a_baseline_that_is_no_longer_as_fast_is_said() -> None:
     result = [ComparisonResult(Comparison("new", 1, ()), run(STEADY, STEADY))]
-    known = BaselineEngine("last-good", Engine(Path("old.onnx")), "2026-01-02", "", {1: 1.5})
-    assert remarks_on(known, result, 0.1) == (
+    baseline = BaselineEngine("last-good", Engine(Path("old.onnx")), "2026-01-02", "", {1: 1.5})
+    assert remarks_on(baseline, result, 0.1) == (
         "Baseline 'last-good' had a p50 of 1.50 ms at batch 1 when it was gated, and has 2.00 ms today: this machine "
         "is not as it was then.",
     )
-    assert remarks_on(replace(known, p50_ms={1: 1.9}), result, 0.1) == ()
-    assert remarks_on(replace(known, p50_ms={8: 1.5}), result, 0.1) == ()
+    assert remarks_on(replace(baseline, p50_ms={1: 1.9}), result, 0.1) == ()
+    assert remarks_on(replace(baseline, p50_ms={8: 1.5}), result, 0.1) == ()
     assert remarks_on(None, result, 0.1) == ()
 
 

@@ -53,7 +53,7 @@ class FakeMachine:
         return opened
 
 
-def question(
+def limit(
     statistic: Statistic = "p50", at_most: float = 1.03, *, relative: bool = True, batch_size: int = 1
 ) -> LatencyLimit:
     return LatencyLimit(f"{statistic} at most {at_most}", batch_size, statistic, Limit(at_most, at_most=True), relative)
@@ -69,7 +69,7 @@ def compared(slower: float, seed: int = 0, spread: float = 0.02, pairing: Pairin
     machine = FakeMachine()
     candidate = machine.loading("c", noisy(2 * seed, slower, spread))
     baseline = machine.loading("b", noisy(2 * seed + 1, 1.0, spread))
-    return compare_paired(candidate, baseline, [question()], replace(pairing, seed=seed), clock=machine.clock)
+    return compare_paired(candidate, baseline, [limit()], replace(pairing, seed=seed), clock=machine.clock)
 
 
 def test_equal_engines_pass_and_a_slower_one_fails() -> None:
@@ -135,7 +135,7 @@ def test_the_loads_needed_fall_with_the_square_of_the_distance() -> None:
 def test_rounds_are_abba_or_baab_and_loads_are_whole() -> None:
     machine = FakeMachine()
     compare_paired(
-        machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0), [question()], QUICK, clock=machine.clock
+        machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0), [limit()], QUICK, clock=machine.clock
     )  # fmt: skip
     loads = " ".join(machine.log).replace("-b -c", "|").replace("-c -b", "|").split("|")[1:-1]
     assert len(loads) == 8
@@ -156,7 +156,7 @@ def test_the_order_follows_the_seed() -> None:
     def order(seed: int) -> list[str]:
         machine = FakeMachine()
         sides = machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0)
-        compare_paired(*sides, [question()], replace(QUICK, seed=seed), clock=machine.clock)
+        compare_paired(*sides, [limit()], replace(QUICK, seed=seed), clock=machine.clock)
         return machine.log
 
     assert order(1) == order(1)
@@ -166,7 +166,7 @@ def test_the_order_follows_the_seed() -> None:
 def test_all_blocks_have_as_many_queries_as_the_slower_runs_in_a_block() -> None:
     machine = FakeMachine()
     found = compare_paired(
-        machine.loading("c", lambda: 2.0), machine.loading("b", lambda: 1.0), [question()], QUICK, clock=machine.clock
+        machine.loading("c", lambda: 2.0), machine.loading("b", lambda: 1.0), [limit()], QUICK, clock=machine.clock
     )
     assert found.baseline is not None
     assert np.bincount(found.candidate.block).tolist() == [2 * 4] * found.num_rounds
@@ -180,7 +180,7 @@ def test_a_load_is_measured_for_as_long_as_loading_takes() -> None:
     for loading_ms in (1.0, 500.0):
         machine = FakeMachine(loading_ms)
         sides = machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0)
-        found = compare_paired(*sides, [question()], replace(QUICK, max_seconds=60), clock=machine.clock)
+        found = compare_paired(*sides, [limit()], replace(QUICK, max_seconds=60), clock=machine.clock)
         rounds.append(found.num_rounds / found.num_sessions)
     assert rounds[0] == 5, "0.1 s in rounds of 20 ms"
     assert rounds[1] >= 1000 / 20
@@ -189,16 +189,16 @@ def test_a_load_is_measured_for_as_long_as_loading_takes() -> None:
 def test_a_load_has_enough_queries_for_the_percentile_that_is_asked() -> None:
     machine = FakeMachine()
     sides = machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0)
-    found = compare_paired(*sides, [question("p99")], replace(QUICK, load_seconds=0.0), clock=machine.clock)
+    found = compare_paired(*sides, [limit("p99")], replace(QUICK, load_seconds=0.0), clock=machine.clock)
     assert len(found.candidate.latency_ms) / found.num_sessions >= 100
 
 
 @pytest.mark.parametrize(
     ("asked", "num_loads", "num_queries"),
     [
-        (question("p99", 100.0, relative=False), 12, 68),
-        (question("p90", 1.0), 11, 28),
-        (question("p99", 1.0), 4, 100),
+        (limit("p99", 100.0, relative=False), 12, 68),
+        (limit("p90", 1.0), 11, 28),
+        (limit("p99", 1.0), 4, 100),
     ],
 )
 def test_slow_queries_have_as_many_loads_as_the_time_allows(
@@ -217,9 +217,7 @@ def test_how_much_longer_slow_queries_take_is_told_by_the_loads_that_there_are()
     def gated(seconds: float) -> PairedResult:
         machine = FakeMachine(loading_ms=300)
         sides = (machine.loading("c", noisy(0, 40.0, 0.1)), machine.loading("b", noisy(1, 40.0, 0.1)))
-        return compare_paired(
-            *sides, [question("p99", 1.5)], replace(Pairing(), max_seconds=seconds), clock=machine.clock
-        )
+        return compare_paired(*sides, [limit("p99", 1.5)], replace(Pairing(), max_seconds=seconds), clock=machine.clock)
 
     short = gated(60.0)
     (answer,) = short.limit_results
@@ -232,7 +230,7 @@ def test_without_reloading_the_engines_are_loaded_once_and_it_is_said() -> None:
     machine = FakeMachine()
     once = replace(QUICK, reload=False)
     sides = machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0)
-    assert compare_paired(*sides, [question()], once, clock=machine.clock).limit_results[0].outcome == "pass"
+    assert compare_paired(*sides, [limit()], once, clock=machine.clock).limit_results[0].outcome == "pass"
     assert machine.log.count("+c") == machine.log.count("-c") == 1
     assert "this load alone" in once.describe()
 
@@ -255,7 +253,7 @@ def test_an_unlucky_load_of_the_candidate_is_no_false_alarm() -> None:
             return opened
 
         found = compare_paired(
-            lucky("c"), lucky("b"), [question()], replace(QUICK, load_seconds=0.04), clock=machine.clock
+            lucky("c"), lucky("b"), [limit()], replace(QUICK, load_seconds=0.04), clock=machine.clock
         )
         alarms += found.limit_results[0].outcome == "fail"
     assert alarms == 0
@@ -268,7 +266,7 @@ def test_a_drifting_machine_is_fair_to_both() -> None:
         return 1.0 + machine.now_ns / 1e10  # 10 % slower with every second.
 
     found = compare_paired(
-        machine.loading("c", drifting), machine.loading("b", drifting), [question()], QUICK, clock=machine.clock
+        machine.loading("c", drifting), machine.loading("b", drifting), [limit()], QUICK, clock=machine.clock
     )
     assert found.limit_results[0].outcome == "pass"
     assert found.limit_results[0].interval.estimate == pytest.approx(1.0, abs=0.002)
@@ -284,7 +282,7 @@ def test_a_slow_tail_fails_p99_and_passes_p50() -> None:
     found = compare_paired(
         machine.loading("c", tailed),
         machine.loading("b", lambda: 1.0),
-        [question("p50"), question("p99")],
+        [limit("p50"), limit("p99")],
         QUICK,
         clock=machine.clock,
     )
@@ -297,7 +295,7 @@ def test_an_answer_stands_while_the_others_go_on() -> None:
     found = compare_paired(
         machine.loading("c", noisy(0, 1.0)),
         machine.loading("b", noisy(1, 1.0)),
-        [question("p50"), question("mean", 1.01)],
+        [limit("p50"), limit("mean", 1.01)],
         replace(QUICK, max_seconds=5.0),
         clock=machine.clock,
     )
@@ -311,7 +309,7 @@ def test_milliseconds_are_judged_without_a_baseline() -> None:
     found = compare_paired(
         machine.loading("c", noisy(0, 2.0), batch_size=8),
         None,
-        [question("p50", 2.1, relative=False, batch_size=8), question("mean", 1.9, relative=False, batch_size=8)],
+        [limit("p50", 2.1, relative=False, batch_size=8), limit("mean", 1.9, relative=False, batch_size=8)],
         QUICK,
         clock=machine.clock,
     )
@@ -334,7 +332,7 @@ def test_any_other_statistic_of_the_run_has_its_interval() -> None:
 def test_the_table_has_the_interval_that_was_asked_for() -> None:
     machine = FakeMachine()
     sides = machine.loading("c", noisy(0, 3.0)), machine.loading("b", noisy(1, 1.0))
-    found = compare_paired(*sides, [question("p99", 9.0)], QUICK, clock=machine.clock)
+    found = compare_paired(*sides, [limit("p99", 9.0)], QUICK, clock=machine.clock)
     assert found.limit_results[0].outcome == "pass"
     assert found.interval("p99", relative=True) == found.limit_results[0].interval, "loads count as far as 9 allows"
 
@@ -342,7 +340,7 @@ def test_the_table_has_the_interval_that_was_asked_for() -> None:
 def test_engines_too_slow_for_eight_loads_are_not_decided() -> None:
     machine = FakeMachine(loading_ms=4000.0)
     sides = machine.loading("c", lambda: 300.0), machine.loading("b", lambda: 100.0)
-    found = compare_paired(*sides, [question()], QUICK, clock=machine.clock)
+    found = compare_paired(*sides, [limit()], QUICK, clock=machine.clock)
     answer = found.limit_results[0]
     assert answer.outcome == "not decided"
     assert found.num_sessions < 8
@@ -372,7 +370,7 @@ def test_an_engine_that_breaks_midway_says_so_and_all_is_unloaded() -> None:
 
     with pytest.raises(RuntimeError, match="the engine broke"):
         compare_paired(
-            lambda: watched("c", breaking), lambda: watched("b", lambda: 1.0), [question()], QUICK, clock=machine.clock
+            lambda: watched("c", breaking), lambda: watched("b", lambda: 1.0), [limit()], QUICK, clock=machine.clock
         )
     assert machine.log.count("!c") == machine.log.count("+c")
     assert machine.log.count("!b") == machine.log.count("+b")
@@ -385,18 +383,18 @@ def test_questions_that_cannot_be_asked_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one limit"):
         compare_paired(one, one, [], QUICK, clock=machine.clock)
     with pytest.raises(ValueError, match="a baseline where one is relative"):
-        compare_paired(one, None, [question()], QUICK, clock=machine.clock)
+        compare_paired(one, None, [limit()], QUICK, clock=machine.clock)
     with pytest.raises(ValueError, match=r"different batch sizes: \[1, 8\]"):
-        compare_paired(one, eight, [question()], QUICK, clock=machine.clock)
+        compare_paired(one, eight, [limit()], QUICK, clock=machine.clock)
     with pytest.raises(ValueError, match=r"different batch sizes: \[1, 8\]"):
-        compare_paired(one, one, [question(batch_size=8)], QUICK, clock=machine.clock)
+        compare_paired(one, one, [limit(batch_size=8)], QUICK, clock=machine.clock)
 
 
 def test_at_a_rate_both_meet_the_same_arrivals_and_latency_counts_from_when_a_query_was_due() -> None:
     machine = FakeMachine(look_ns=1000)
     offered = replace(QUICK, scenario="server", queries_per_s=2500.0, warmup_queries=2)
     found = compare_paired(
-        machine.loading("c", lambda: 0.3), machine.loading("b", lambda: 0.2), [question()], offered, clock=machine.clock
+        machine.loading("c", lambda: 0.3), machine.loading("b", lambda: 0.2), [limit()], offered, clock=machine.clock
     )
     assert found.baseline is not None
     gaps = [np.diff(side.started_ms[side.block == 0][:30]) for side in (found.candidate, found.baseline)]
@@ -410,7 +408,7 @@ def test_a_camera_that_is_too_fast_for_the_candidate_is_said() -> None:
     machine = FakeMachine(look_ns=1000)
     offered = replace(QUICK, scenario="server", queries_per_s=2000.0, arrivals="fixed")
     sides = machine.loading("c", lambda: 0.6), machine.loading("b", lambda: 0.2)
-    found = compare_paired(*sides, [question()], offered, clock=machine.clock)
+    found = compare_paired(*sides, [limit()], offered, clock=machine.clock)
     assert found.limit_results[0].outcome == "fail"
     assert len(found.notes) == 1
     assert found.notes[0].startswith("candidate: overloaded: 2000 queries per second arrive, 16")
@@ -420,10 +418,10 @@ def test_a_camera_that_is_too_fast_for_the_candidate_is_said() -> None:
 def test_a_soak_goes_on_though_all_could_be_decided() -> None:
     machine = FakeMachine(look_ns=1000)
     sides = machine.loading("c", lambda: 0.3), machine.loading("b", lambda: 0.2)
-    short = compare_paired(*sides, [question()], QUICK, clock=machine.clock)
+    short = compare_paired(*sides, [limit()], QUICK, clock=machine.clock)
     least = 3 * short.seconds
     soaked = compare_paired(
-        *sides, [question()], replace(QUICK, min_seconds=least, max_seconds=2 * least), clock=machine.clock
+        *sides, [limit()], replace(QUICK, min_seconds=least, max_seconds=2 * least), clock=machine.clock
     )
     assert short.limit_results[0].outcome == soaked.limit_results[0].outcome == "fail"
     assert least <= soaked.seconds < 1.5 * least

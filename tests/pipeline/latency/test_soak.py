@@ -22,12 +22,12 @@ def timing_of(latency_ms: Floats, started_ms: Floats) -> Timing:
 
 
 def readings_of(every_s: float, **values: list[float]) -> Readings:
-    """Readings by name, of gauges whose kind is the part of the name before two underscores."""
+    """Readings by name, of sensors whose kind is the part of the name before two underscores."""
     kinds: dict[str, SensorKind] = {"temperature": "temperature_c", "clock": "clock_mhz", "throttle": "num_throttles"}
-    gauges = tuple(Sensor(kinds[name.split("__")[0]], name.split("__")[1], lambda: math.nan) for name in values)
+    sensors = tuple(Sensor(kinds[name.split("__")[0]], name.split("__")[1], lambda: math.nan) for name in values)
     table = np.array(list(values.values())).T
     times_ns = BEGAN_NS + (np.arange(len(table)) * every_s * 1e9).astype(np.int64)
-    return Readings(gauges, times_ns, table)
+    return Readings(sensors, times_ns, table)
 
 
 def nothing_read() -> Readings:

@@ -59,7 +59,7 @@ PC = {
 
 
 def read(root: Path, kind: str) -> dict[str, float]:
-    return {gauge.name: gauge.read() for gauge in readable_sensors(root) if gauge.kind == kind}
+    return {sensor.name: sensor.read() for sensor in readable_sensors(root) if sensor.kind == kind}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_gives_no_number_is_no_gauge(tmp_path: Path, garbage: str) -> None:
 
 def test_a_file_that_goes_or_turns_to_garbage_gives_nan(tmp_path: Path) -> None:
     tree(tmp_path, ORIN_NX)
-    rail = next(gauge for gauge in readable_sensors(tmp_path) if gauge.name == "VDD_IN")
+    rail = next(sensor for sensor in readable_sensors(tmp_path) if sensor.name == "VDD_IN")
     (tmp_path / HWMON / "curr1_input").write_text("I/O error")
     assert math.isnan(rail.read())
     (tmp_path / HWMON / "curr1_input").unlink()

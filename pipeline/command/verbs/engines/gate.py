@@ -66,17 +66,17 @@ def gate(plan: Path | None, **given: Any) -> None:
     not, 6 if one cannot be decided on this machine.
     """
     if plan is None:
-        gated, folder = _gate_engines(given)
+        gate_record, folder = _gate_engines(given)
     elif is_plan(plan):
-        gated, folder = _gate_plan(plan, given)
+        gate_record, folder = _gate_plan(plan, given)
     else:
         raise ConfigError(f"{plan}: is no plan (.toml); to gate an engine without one, write --candidate {plan}")
-    print_gate(gated, Console())
+    print_gate(gate_record, Console())
     click.echo(folder)
-    said = f"{gated.candidate}: {'; '.join(reasons(gated))}"
-    if gated.outcome == "fail":
+    said = f"{gate_record.candidate}: {'; '.join(reasons(gate_record))}"
+    if gate_record.outcome == "fail":
         raise CheckFailed(f"must not ship: {said}")
-    if gated.outcome == "not decided":
+    if gate_record.outcome == "not decided":
         raise NotDecided(f"not decided: {said}")
 
 
@@ -98,10 +98,10 @@ def _gate_plan(path: Path, given: dict[str, Any]) -> tuple[GateRecord, Path]:
         check_replaceable(_folder(found, given), OWN_FILES, f"[gate] folder: {REPLACES}")
         return found
 
-    plan, store, made = run_plan(path, given["store"], "gate", changed)
+    plan, store, results = run_plan(path, given["store"], "gate", changed)
     folder = _folder(plan, given)
-    case = inputs_from_plan(plan, store, made)
-    return _decide(plan.gate, case, folder, f"{path}: [gate] budgets"), folder
+    inputs = inputs_from_plan(plan, store, results)
+    return _decide(plan.gate, inputs, folder, f"{path}: [gate] budgets"), folder
 
 
 def _folder(plan: Plan, given: dict[str, Any]) -> Path:
@@ -110,46 +110,45 @@ def _folder(plan: Plan, given: dict[str, Any]) -> Path:
 
 
 def _gate_engines(given: dict[str, Any]) -> tuple[GateRecord, Path]:
-    wanted = needed(given.pop("candidate"), "--candidate", "name the engine that is to ship, or give a PLAN.toml")
+    file = needed(given.pop("candidate"), "--candidate", "name the engine that is to ship, or give a PLAN.toml")
     folder: Path = given.pop("output") or Path(Gate().folder)
     check_replaceable(folder, OWN_FILES, f"-o: {REPLACES}")
-    budgets, named, backend = given.pop("budgets"), given.pop("baseline"), given["backend"]
-    stage = replace(stage_from_options(Gate(), given), budgets=budgets, baseline=named)
+    budgets, baseline_name, backend = given.pop("budgets"), given.pop("baseline"), given["backend"]
+    stage = replace(stage_from_options(Gate(), given), budgets=budgets, baseline=baseline_name)
     budgets_from_texts(budgets, "--budget")
     check_html(stage.html)
-    candidate = engine_from(Path(wanted), backend, False)
-    known, why = _known(named, candidate, given["store"])
+    candidate = engine_from(Path(file), backend, False)
+    baseline, no_baseline = _baseline_of(baseline_name, candidate, given["store"])
     reference = engine_from(given["reference"], "onnxruntime", False) if given["reference"] else None
     judge = Judge(given["metric"], given["metric_output"], Path())
-    direct = DirectInputs(
-        candidate, known, why, reference, samples_from(given, specs_of(candidate)), judge, given["num_threads"]
-    )
+    samples = samples_from(given, specs_of(candidate))
+    direct = DirectInputs(candidate, baseline, no_baseline, reference, samples, judge, given["num_threads"])
     with work_folder(folder) as work:
-        case = inputs_from_engines(work, direct, stage)
-        return _decide(stage, case, folder, "--budget"), folder
+        inputs = inputs_from_engines(work, direct, stage)
+        return _decide(stage, inputs, folder, "--budget"), folder
 
 
-def _known(named: str, candidate: Engine, store: Path) -> tuple[BaselineEngine | None, str]:
+def _baseline_of(name: str, candidate: Engine, store: Path) -> tuple[BaselineEngine | None, str]:
     """The baseline, an engine's file or a kept one; None and why if there is none."""
-    path = Path(named)
-    if not named:
+    path = Path(name)
+    if not name:
         return None, ""
     if path.is_file():
         return BaselineEngine(path.name, engine_from(path, candidate.backend, False)), ""
-    is_kept = len(path.parts) == 1 and (store / FOLDER / named).exists()
+    is_kept = len(path.parts) == 1 and (store / FOLDER / name).exists()
     if not is_kept and (len(path.parts) > 1 or (path.suffix and path.suffix == candidate.path.suffix)):
-        raise ConfigError(f"baseline '{named}': there is no such engine; correct the path, or name a kept baseline")
-    return baseline_engine(baseline_named(named, store), named, store)
+        raise ConfigError(f"baseline '{name}': there is no such engine; correct the path, or name a kept baseline")
+    return baseline_engine(baseline_named(name, store), name, store)
 
 
-def _decide(stage: Gate, case: GateInputs, folder: Path, where: str) -> GateRecord:
+def _decide(stage: Gate, inputs: GateInputs, folder: Path, where: str) -> GateRecord:
     """Run the stage, and put its folder where the user wants it by one rename."""
     with work_folder(folder) as work:
         out = work / "out"
         out.mkdir()
-        gated = decide(stage, out, case, budgets_from_texts(stage.budgets, where))
-        write_gate(gated, out, html=stage.html)
+        gate_record = decide(stage, out, inputs, budgets_from_texts(stage.budgets, where))
+        write_gate(gate_record, out, html=stage.html)
         for log in out.glob("*.log"):
             log.unlink()
         put(out, folder, work)
-    return gated
+    return gate_record
