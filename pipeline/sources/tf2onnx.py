@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from pipeline.machine import child_process
 from pipeline.sources.limits import too_large
 
 INSTALL = "pip install 'trtforge[tensorflow]'"
+HASH_SEED = "PYTHONHASHSEED"
 SAVEDMODEL = "savedmodel"
 """The folder in which a Keras file lies as a SavedModel, beside the ONNX model."""
 
@@ -33,12 +37,27 @@ def convert(path: Path, signature: str, out: Path, opset: int, *, is_keras: bool
         raise Unavailable(reason)
     if find_spec("tf2onnx") is None:
         raise Unavailable(f"tf2onnx: is not installed; {INSTALL}")
-    child_process.call(out / "convert.log", f"{path}", _convert, path, signature, out, opset, is_keras)
+    with _fixed_hashes():
+        child_process.call(out / "convert.log", f"{path}", _convert, path, signature, out, opset, is_keras)
     made = out / "converted.onnx"
     model = onnx.load(made)
     made.unlink()
     _make_reproducible(model.graph)
     return model
+
+
+@contextmanager
+def _fixed_hashes() -> Iterator[None]:
+    """For processes started meanwhile: tf2onnx numbers nodes, and merges constants, in the order of sets of names."""
+    before = os.environ.get(HASH_SEED)
+    os.environ[HASH_SEED] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[HASH_SEED]
+        else:
+            os.environ[HASH_SEED] = before
 
 
 def _convert(path: Path, name: str, out: Path, opset: int, is_keras: bool) -> None:
@@ -122,13 +141,21 @@ def _check_signature_names(model: onnx.ModelProto, inputs: list[str], outputs: l
             )
 
 
+def _stem(name: str, readers: list[onnx.NodeProto]) -> str:
+    """A constant's name without its number. Of one that several nodes read, any of the names it had was kept."""
+    return readers[0].output[0] if len(readers) > 1 else re.sub(r"__[0-9]+$", "", name)
+
+
 def _make_reproducible(graph: onnx.GraphProto) -> None:
     """Equal models, equal bytes: tf2onnx notes where the model lay, and numbers constants in an order that changes."""
     graph.doc_string = ""
     constants = {tensor.name for tensor in graph.initializer}
-    read = dict.fromkeys(name for node in nodes_of(graph) for name in node.input if name in constants)
-    numbered = [name for name in read if re.search(r"__\d+$", name)]
-    new_names = {name: f"{re.sub(r'__[0-9]+$', '', name)}__c{index}" for index, name in enumerate(numbered)}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes_of(graph):
+        for name in dict.fromkeys(name for name in node.input if name in constants):
+            readers.setdefault(name, []).append(node)
+    numbered = [name for name in readers if re.search(r"__\d+$", name)]
+    new_names = {name: f"{_stem(name, readers[name])}__c{index}" for index, name in enumerate(numbered)}
     for node in nodes_of(graph):
         node.input[:] = [new_names.get(name, name) for name in node.input]
     for value in (*graph.initializer, *graph.value_info):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import onnx
 import onnx.parser
+import pytest
 
+from engines.backends import tensorflow
 from pipeline.errors import StageError, Unavailable
+from pipeline.machine import child_process
 from pipeline.sources import tf2onnx
 
 ADD_SLOT = "AttributeError: '_UserObject' object has no attribute 'add_slot'"
@@ -74,3 +80,45 @@ def test_the_numbers_that_tf2onnx_gives_constants_do_not_matter() -> None:
     assert runs[0].SerializeToString() == runs[1].SerializeToString()
     assert list(runs[0].node[0].input) == ["x", "fold__c0"]
     assert runs[0].node[0].output[0] == "hidden__7", "activations keep the names that users see"
+
+
+SHARED = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 2] x) => (float[N, 2] y)
+<float CONSTANT = {6.0}>
+{ [a] first = Min (x, CONSTANT) [b] y = Mul (first, CONSTANT) }
+"""
+
+
+def test_it_does_not_matter_which_name_a_shared_constant_kept() -> None:
+    """TensorFlow's optimizer keeps equal constants once, under any of the names that they had."""
+    runs = []
+    for kept in ("relu_1__7", "relu_2__9"):
+        graph = onnx.parser.parse_model(SHARED.replace("CONSTANT", kept)).graph
+        tf2onnx._make_reproducible(graph)
+        runs.append(graph)
+    assert runs[0].SerializeToString() == runs[1].SerializeToString()
+    assert [tensor.name for tensor in runs[0].initializer] == ["first__c0"]
+
+
+@pytest.mark.parametrize("before", [None, "7"])
+def test_the_converter_meets_the_same_order_of_sets_each_time(
+    before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    def call(
+        _log: Path, _what: str, _function: object, _path: Path, _signature: str, out: Path, *_rest: object
+    ) -> None:
+        seeds.append(os.environ["PYTHONHASHSEED"])
+        onnx.save(onnx.parser.parse_model(SHARED.replace("CONSTANT", "six__1")), tmp_path / "converted.onnx")
+
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    if before is not None:
+        monkeypatch.setenv("PYTHONHASHSEED", before)
+    monkeypatch.setattr(tensorflow, "why_not_run", lambda: "")
+    monkeypatch.setattr(tf2onnx, "find_spec", lambda _name: object())
+    monkeypatch.setattr(child_process, "call", call)
+    tf2onnx.convert(tmp_path, "serving_default", tmp_path, 17)
+    assert seeds == ["0"]
+    assert os.environ.get("PYTHONHASHSEED") == before
