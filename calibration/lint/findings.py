@@ -3,7 +3,7 @@
 Each finding has its evidence, and where there can be none nothing is said:
 
 - ``range``: the graph itself rescales its input (``calibration.lint.input_scale``), the evaluation data has another
-  scale, or labels show that another scale is clearly better (``calibration.lint.label_test``).
+  scale, or labels show that another scale is clearly better (``calibration.lint.label_check``).
 - ``layout``: neighbouring pixels are less alike than in the other layout of the same bytes, or labels show it.
 - ``channels``: labels show that reversed channels are clearly better.
 - ``constant``, ``duplicates``, ``few``: each sample's values and hash.
@@ -28,7 +28,7 @@ from calibration.errors import DataError
 from calibration.histogram.quantiles import median
 from calibration.lint.finding import Finding
 from calibration.lint.input_scale import Rescaling
-from calibration.lint.label_test import Better, channel_axis, layout_words, other_layout
+from calibration.lint.label_check import Better, channel_axis, layout_words, other_layout
 from calibration.lint.survey import InputSurvey, Labels, Survey
 
 LEAST_PEAK = 1 / 8

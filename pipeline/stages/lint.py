@@ -19,7 +19,7 @@ from calibration.graph.weightless import skeleton_from_file
 from calibration.lint.finding import CODES, Finding
 from calibration.lint.findings import LintThresholds, finding_from_labels, findings
 from calibration.lint.input_scale import rescalings
-from calibration.lint.label_test import PredictClass, better_change, changes_for
+from calibration.lint.label_check import PredictClass, better_change, changes_for
 from calibration.lint.survey import Survey, survey
 from engines import backend, module_of
 from pipeline.artifact import Findings, OnnxModel, Outputs

@@ -16,7 +16,7 @@ from calibration.errors import DataError
 from calibration.lint.finding import Finding
 from calibration.lint.findings import LintThresholds, finding_from_labels, findings, raise_errors
 from calibration.lint.input_scale import Rescaling
-from calibration.lint.label_test import Better, Change
+from calibration.lint.label_check import Better, Change
 from calibration.lint.survey import Survey, survey
 
 Floats = npt.NDArray[np.float32]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from calibration.arrays import AnyArray
-from calibration.lint.label_test import Change, better_change, changes_for, channel_axis, other_layout, sign_test
+from calibration.lint.label_check import Change, better_change, changes_for, channel_axis, other_layout, sign_test
 
 Picture = npt.NDArray[np.float32]
 
