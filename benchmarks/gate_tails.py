@@ -4,7 +4,7 @@
 
 For each delay, candidate and baseline (``benchmarks/gate.py``) are run in turns for ``--seconds``, with the default
 settings of ``pipeline/latency/paired.py`` and as many queries per load as p99 asks for; the loads are kept in FOLDER,
-and what is there is not measured again. From these loads gates are drawn by lot, each as ``pipeline/latency/paired.py``
+and what is there is not measured again. From these loads gates are drawn randomly, as ``pipeline/latency/paired.py``
 would run it in the time that it is given: looks, confidence and intervals are its own. So hundreds of gates are shown
 without hours of measuring; it takes loads to be independent, of which the page has the correlation. Each is decided
 twice: as the gate does, no load counting for more than its reach (``pipeline/latency/intervals.py``), and by the plain

@@ -93,7 +93,7 @@ def summary(layers: Collection[LayerFacts]) -> str:
     total = sum(counts.values())
     shares = ", ".join(f"{number} in {name} ({100 * number / total:.0f} %)" for name, number in counts.items())
     reformats = f"; {num_reformats} more only reformat" if num_reformats else ""
-    return f"Of {total} layers that compute, {shares or 'none is told'}{reformats}."
+    return f"Of {total} layers that compute, {shares or 'none reports its precision'}{reformats}."
 
 
 def _layer(layer: Mapping[str, Any], known: set[str]) -> LayerFacts:

@@ -101,7 +101,7 @@ def facts(path: Path) -> OnnxModelFacts:
 
 
 def check_options(found: OnnxModelFacts, options: BuildOptions, path: Path) -> None:
-    """That the file was written for the precision that is asked for, and that the shape ranges fit its inputs.
+    """That the file was written for the precision that is requested, and that the shape ranges fit its inputs.
 
     Raises:
         EngineError: they do not; an engine of another precision than asked would be the result.
@@ -111,20 +111,20 @@ def check_options(found: OnnxModelFacts, options: BuildOptions, path: Path) -> N
         _check_for_calibrator(found, path)
     elif precision.is_integer and not found.has_quantize:
         raise EngineError(
-            f"{path}: precision {precision.name} is asked for, the model has no QuantizeLinear; quantize it first"
+            f"{path}: precision {precision.name} is requested, the model has no QuantizeLinear; quantize it first"
         )
     if not precision.is_integer and found.has_quantize:
         raise EngineError(
-            f"{path}: precision {options.precision} is asked for, the model has QuantizeLinear nodes; ask for int8, "
+            f"{path}: precision {options.precision} is requested, the model has QuantizeLinear nodes; ask for int8, "
             "or give the model from before quantization"
         )
     if precision.is_half and not found.has_float16:
         raise EngineError(
-            f"{path}: precision {precision.name} is asked for, the model has no FP16 tensor; cast it first"
+            f"{path}: precision {precision.name} is requested, the model has no FP16 tensor; cast it first"
         )
     if precision.is_full and found.has_float16:
         raise EngineError(
-            f"{path}: precision {precision.name} is asked for, the model has FP16 tensors; ask for fp16, "
+            f"{path}: precision {precision.name} is requested, the model has FP16 tensors; ask for fp16, "
             "or give the model from before the cast"
         )
     for ranges in options.profiles():
@@ -135,7 +135,7 @@ def _check_for_calibrator(found: OnnxModelFacts, path: Path) -> None:
     """A calibrator takes the FP32 model: TensorRT ignores it where there are Q/DQ nodes."""
     if found.has_quantize or found.has_float16:
         what = "QuantizeLinear nodes" if found.has_quantize else "FP16 tensors"
-        raise EngineError(f"{path}: native INT8 is asked for, the model has {what}; give the FP32 model")
+        raise EngineError(f"{path}: native INT8 is requested, the model has {what}; give the FP32 model")
 
 
 def refuse_targets(options: BuildOptions, backend: str) -> None:
@@ -146,7 +146,7 @@ def refuse_targets(options: BuildOptions, backend: str) -> None:
     """
     if options.compute_capabilities:
         raise Unavailable(
-            f"{backend}: compute capabilities {', '.join(options.compute_capabilities)} are asked for, this backend "
+            f"{backend}: compute capabilities {', '.join(options.compute_capabilities)} are requested, this backend "
             "builds for the machine it runs on; leave them out, or take tensorrt_rtx"
         )
 
@@ -155,13 +155,13 @@ def refuse_tensorrt(options: BuildOptions, backend: str) -> None:
     """For backends other than TensorRT's.
 
     Raises:
-        Unavailable: something is asked for that TensorRT alone has.
+        Unavailable: something is requested that TensorRT alone has.
     """
     refuse_targets(options, backend)
     plain = BuildOptions()
     own = ("native", "hardware", "version_compatible", "weights", "dla_core", "timing_cache")
     if asked := [name for name in own if getattr(options, name) != getattr(plain, name)]:
-        raise Unavailable(f"{backend}: {asked[0]} is asked for, TensorRT alone has it; leave it out, or take tensorrt")
+        raise Unavailable(f"{backend}: {asked[0]} is requested, only TensorRT has it; leave it out, or take tensorrt")
 
 
 def _check_ranges(inputs: tuple[TensorSpec, ...], ranges: Mapping[str, ShapeRange], path: Path) -> None:

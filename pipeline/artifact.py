@@ -142,7 +142,7 @@ class Outputs(Artifact):
 
 
 class Tolerances(Artifact):
-    """How far the outputs of a sound engine may be from FP32's, derived (JSON)."""
+    """How far the outputs of a correct engine may be from FP32's, derived (JSON)."""
 
     def read(self) -> dict[str, Any]:
         """The record; see ``pipeline.stages.tolerate``."""

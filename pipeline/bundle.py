@@ -56,7 +56,7 @@ class Manifest:
     findings: str
     """What the lint found about the data and the model."""
     tolerances: Mapping[str, str]
-    """By ``tolerance_key``: what a sound engine may be off."""
+    """By ``tolerance_key``: how far a correct engine may be off."""
     calibration: DataInfo
     evaluation: DataInfo
     notes: tuple[str, ...]
@@ -81,7 +81,7 @@ class Bundle:
         if which not in self.manifest.models:
             raise ConfigError(
                 f"{self.folder}: the bundle has no model '{which}', only {', '.join(self.manifest.models)}; pack it "
-                "again with the backends that are wanted in [pack] backends"
+                "again with the required backends in [pack] backends"
             )
         return OnnxModel(self.folder / self.manifest.models[which])
 
@@ -98,7 +98,7 @@ class Bundle:
         return Verdict(self.folder / self.manifest.verdict)
 
     def tolerances(self, key: str) -> Tolerances | None:
-        """What a sound engine of that kind may be off; None if it was packed without."""
+        """How far a correct engine of that kind may be off; None if it was packed without."""
         return Tolerances(self.folder / self.manifest.tolerances[key]) if key in self.manifest.tolerances else None
 
     def findings(self) -> Findings:

@@ -25,7 +25,7 @@ class ProcessDied(StageError):
 
 
 class CheckFailed(Exception):
-    """It ran, and accuracy, agreement or latency is out of bound. Nobody has to mend the tool."""
+    """It ran, and accuracy, agreement or latency is out of bounds. Nobody has to fix the tool."""
 
 
 class NotDecided(Exception):

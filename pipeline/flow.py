@@ -133,7 +133,7 @@ def models_of_bundle(plan: Plan) -> Results:
         native = plan.build.is_native(variant.backend, variant.precision.name)
         if native and plan.build.native_scales == "tensorrt":
             raise ConfigError(
-                f"{plan.path}: [build] native_scales is tensorrt, but a bundle has no calibration samples; take ranges"
+                f"{plan.path}: [build] native_scales is tensorrt, but a bundle has no calibration samples; use ranges"
             )
         placement = backend(variant.backend).PLACEMENT
         made.models[variant] = fp32 if native else bundle.model(variant.precision.name, placement)
@@ -141,7 +141,9 @@ def models_of_bundle(plan: Plan) -> Results:
             if (tolerances := bundle.tolerances(tolerance_key(variant.precision.name, placement, native))) is not None:
                 made.tolerances[variant] = tolerances
             elif bundle.manifest.tolerances:
-                made.notes.append(f"{variant.name}: is judged without derived tolerances: the bundle has none for it")
+                made.notes.append(
+                    f"{variant.name}: is validated without derived tolerances: the bundle has none for it"
+                )
         reason = backend(variant.backend).why_not_run()
         if reason and backend("onnxruntime").why_not_run():
             raise Unavailable(f"{reason}; and without onnxruntime its accuracy cannot be simulated either")
@@ -153,11 +155,13 @@ def check_plan(plan: Plan, until: str) -> None:
 
     Raises:
         Unavailable: a backend cannot build on this machine, or not what [build] asks for.
-        ConfigError: the models of a bundle are asked for, there is no such metric, or INT8 is asked of a backend that
+        ConfigError: the models of a bundle are requested, there is no such metric, or INT8 is asked of a backend that
             takes none, [build] has what no backend takes, or the report's folder holds something else.
     """
     if plan.packed.manifest and not plan.stage(until).NEEDS_ENGINES:
-        raise ConfigError(f"{plan.path}: is a bundle's plan, its models are made: nothing is left to {until}")
+        raise ConfigError(
+            f"{plan.path}: is the plan of a bundle, its models are already made: there is nothing to {until}"
+        )
     if plan.data.metric:
         judge_of(plan).metric()
     plan.build.check_backends(plan.variants.backends)
@@ -203,7 +207,7 @@ def derive(plan: Plan, store: Store, made: Results) -> None:
     num = made.evaluation.num_samples
     if wanted and num < LEAST_SAMPLES:
         made.notes.append(
-            f"Tolerances are not derived: {num} evaluation samples tell too little of the ranges, at least "
+            f"Tolerances are not derived: {num} evaluation samples are too few to determine ranges, at least "
             f"{LEAST_SAMPLES} are needed."
         )
         return
@@ -225,7 +229,7 @@ def check_export(plan: Plan, store: Store, made: Results) -> None:
     verdict = made.source_verdict.read()
     if not verdict["passed"]:
         raise CheckFailed(
-            f"{made.source.path}: the exported ONNX model does not answer as the network does: "
+            f"{made.source.path}: the exported ONNX model does not compute what the network does: "
             f"{'; '.join(verdict['failures'])}; nothing was built on it; loosen [validate.fp32] only if you know why"
         )
 

@@ -33,7 +33,7 @@ def work_folder(target: Path) -> Iterator[Path]:
         yield work
     except OSError as error:
         if error.errno in FULL_DISK:
-            raise Unavailable(f"{target}: the disk is full; free some room and run again") from error
+            raise Unavailable(f"{target}: the disk is full; free some space and run again") from error
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -298,7 +298,7 @@ class Record:
     """None where nothing was timed."""
     machine: Machine
     monitor: MonitorSummary | None
-    """None where nothing was timed, or the machine was not watched."""
+    """None where nothing was timed, or the machine was not monitored."""
     versions: Mapping[str, str]
     variants: tuple[VariantRecord, ...]
     tensors: tuple[TensorQuality, ...]

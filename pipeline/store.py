@@ -88,7 +88,7 @@ class Store:
     """A folder of results. Safe for several processes at once."""
 
     def __init__(self, folder: Path, on_entry: Callable[[Entry], object] = lambda _entry: None) -> None:
-        """Open the store; leavings of processes that died are removed. ``on_entry`` is told each result as it comes.
+        """Open the store; work folders of dead processes are removed. ``on_entry`` is told each result as it comes.
 
         Raises:
             ConfigError: the folder cannot be made or written.
@@ -104,7 +104,7 @@ class Store:
             ) from error
         if not os.access(folder / "tmp", os.W_OK):
             raise ConfigError(f"{folder}: the store cannot be written; name another with --store")
-        self._remove_leavings()
+        self._remove_stale_work()
 
     def run(self, stage: Callable[Concatenate[Path, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The stage's result: from the store if its recipe is there, else made now and kept.
@@ -192,7 +192,7 @@ class Store:
         try:
             return str(self._sealed(entry)["content"])
         except (ValueError, KeyError, OSError) as error:
-            log.warning("%s: damaged, it cannot be read (%s); it is passed over", entry, error)
+            log.warning("%s: damaged, it cannot be read (%s); it is skipped", entry, error)
             return ""
 
     def _sealed(self, entry: Path) -> dict[str, Any]:
@@ -244,13 +244,13 @@ class Store:
             if error.errno in FULL_DISK:
                 raise Unavailable(
                     f"{self.folder}: the disk is full ({shutil.disk_usage(self.folder).free >> 20} MiB free); "
-                    "free some room and run again: what was finished is kept"
+                    "free some space and run again: finished results are kept"
                 ) from error
             raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-    def _remove_leavings(self) -> None:
+    def _remove_stale_work(self) -> None:
         for work in (self.folder / "tmp").iterdir():
             try:
                 with (work / "lock").open("r+") as lock:

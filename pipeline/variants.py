@@ -71,8 +71,8 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
         return engine
     if is_native(plan, variant):
         raise Unavailable(
-            f"{variant.name}: native INT8 is in the engine alone, so that it must run to be judged ({reason}); judge "
-            'it on the device, or take int8 = "qdq"'
+            f"{variant.name}: native INT8 is in the engine alone, so that it must run to be validated ({reason}); "
+            'validate it on the device, or take int8 = "qdq"'
         )
     return Engine(made.models[variant].path, "onnxruntime", simulated=True)
 

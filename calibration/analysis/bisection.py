@@ -101,7 +101,7 @@ class Suspect:
         what = f"the rounding of '{self.tensor}'" if rounds else f"'{self.tensor}'"
         said = f"node '{self.node}' ({self.operator}), {what}: SQNR {_db(self.sqnr_in_db)} before and "
         said += f"{_db(self.sqnr_out_db)} after it, "
-        said += f"{self.drop_db:.1f} dB noisier than a sound rounding" if self.drop_db else "as a sound rounding"
+        said += f"{self.drop_db:.1f} dB noisier than correct rounding" if self.drop_db else "as correct rounding"
         return f"{said}; {self.scale.sentence()}" if self.scale else said
 
 

@@ -1,4 +1,4 @@
-"""The FP32 model with what a format does to numbers written into it as plain arithmetic: a sound engine, drawn by lot.
+"""The FP32 model with what a format does to numbers written into it as plain arithmetic: a random correct engine.
 
 An engine of some precision rounds tensors and weights. How far that moves its outputs is found by rounding in the FP32
 model and running it, several times: at each run every rounding has another phase, so that the runs are as far from each

@@ -106,7 +106,7 @@ def open_batch_function(source: DataSource, specs: tuple[InputSpec, ...], folder
             "mend it"
         )
     if len({part.shape[1:] for part in parts}) > 1:
-        raise DataError(f"{source.path}: yields labels of different shapes, one shape is expected; mend it")
+        raise DataError(f"{source.path}: yields labels of different shapes, one shape is expected; fix it")
     return BatchFunction(
         spec=source.path,
         folder=str(folder),
@@ -140,7 +140,7 @@ def _items(spec: str, function: Callable[[], Iterable[object]]) -> Iterator[obje
     try:
         yield from function()
     except Exception as error:
-        raise DataError(f"{spec}: raised {type(error).__name__} ({error}); mend it") from error
+        raise DataError(f"{spec}: raised {type(error).__name__} ({error}); fix it") from error
 
 
 def _batch(item: Any, keys: Mapping[str, str], where: str) -> Batch:

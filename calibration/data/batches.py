@@ -61,11 +61,11 @@ class Samples:
                 one batch; naming file, input and sample.
         """
         if batch_size < 1:
-            raise DataError(f"{self.source.path}: batches of {batch_size} were asked for; at least 1 is expected")
+            raise DataError(f"{self.source.path}: batches of {batch_size} were requested; at least 1 is expected")
         for spec in self.specs:
             if spec.shape[0] not in (DYNAMIC, batch_size):
                 raise DataError(
-                    f"{self.source.path}: batches of {batch_size} were asked for, the model's input '{spec.name}' "
+                    f"{self.source.path}: batches of {batch_size} were requested, the model's input '{spec.name}' "
                     "takes "
                     f"{shape_words(spec)} only; set batch_size = {spec.shape[0]}, or export with a dynamic batch"
                 )
@@ -249,7 +249,7 @@ def _open(source: DataSource, specs: tuple[InputSpec, ...], preprocess: Preproce
     found = sorted(file for file in path.rglob("*") if _is_visible(file, path) and not file.is_dir())
     samples = (*array_files.SUFFIXES, *image_folder.SUFFIXES)
     if broken := [file for file in found if file.suffix.lower() in samples and not file.exists()]:
-        raise DataError(f"{broken[0]}: is a link to nothing; mount or copy what it shall show, or remove it")
+        raise DataError(f"{broken[0]}: is a link to nothing; mount or copy its target, or remove it")
     found = [file for file in found if file.is_file()]
     arrays = [file for file in found if file.suffix.lower() in array_files.SUFFIXES]
     images = [file for file in found if file.suffix.lower() in image_folder.SUFFIXES]

@@ -99,7 +99,7 @@ def _imported(name: str, folder: Path, spec: str) -> ModuleType:
                 f"{spec}: there is no module '{name}' in {folder}, nor is one installed; correct the name"
             ) from error
         raise DataError(
-            f"{spec}: the module raised {type(error).__name__} while it was imported ({error}); mend it"
+            f"{spec}: the module raised {type(error).__name__} while it was imported ({error}); fix it"
         ) from error
     finally:
         sys.path.remove(str(folder))

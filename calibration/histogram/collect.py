@@ -71,7 +71,7 @@ def collect(
 
 
 class _Merged(Mapping[str, Histogram]):
-    """The workers' histograms by tensor, merged when they are asked for."""
+    """The workers' histograms by tensor, merged when they are requested."""
 
     def __init__(self, parts: Sequence[Mapping[str, Accumulator]]) -> None:
         self._parts = parts

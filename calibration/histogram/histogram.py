@@ -76,7 +76,7 @@ def histogram_from_values(values: npt.NDArray[np.generic], where: str) -> Histog
         num_bad = flat.size - int(np.count_nonzero(np.isfinite(flat)))
         raise DataError(
             f"{where}: {num_bad} of {flat.size} values are NaN or infinite in float32, finite values are expected; "
-            "mend or leave out the sample that causes them, or the model"
+            "correct or leave out the sample that causes them, or the model"
         )
     exponent = exponent_of(max(abs(low), abs(high)))
     return Histogram(histogram_of(flat, exponent), exponent, low, high, flat.size - int(np.count_nonzero(flat)))

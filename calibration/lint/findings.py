@@ -40,15 +40,15 @@ MOST_OF = 0.9
 LEAST_PICTURES, NUM_PICTURES = 8, 16
 """Of how many pictures the pixels are looked at."""
 ONE_CLASS = 0.9
-"""Share of one class that is told where there is nothing to compare with."""
+"""Share of one class that is reported where there is nothing to compare with."""
 SURPRISE = 1e-6
-"""How unlikely a class's number of samples must be, by the evaluation data's shares, before it is told."""
+"""How unlikely a class's number of samples must be, by the evaluation data's shares, before it is reported."""
 NUM_NAMED = 5
 
 
 @dataclass(frozen=True)
 class LintThresholds:
-    """From where on something is told."""
+    """From where on something is reported."""
 
     min_samples: int = 16
     max_scale_ratio: float = 24.0
@@ -91,7 +91,7 @@ def finding_from_labels(where: str, better: Better) -> Finding:
         "error",
         better.change.code,
         f"{where}: the FP32 model is right on {better.num_right_as_given} of {better.num_samples} labelled samples as "
-        f"they are, and on {better.num_right} with {better.change.words}, which is no chance (p = "
+        f"given, and on {better.num_right} with {better.change.words}, which is not by chance (p = "
         f"{better.p_value:.0e}); {mend[better.change.code]}",
     )
 
@@ -114,7 +114,7 @@ def raise_errors(found: Iterable[Finding], allow: Iterable[str]) -> None:
 def how_to_allow(errors: Iterable[Finding]) -> str:
     """What to do about errors that are none."""
     codes = ", ".join(dict.fromkeys(f'"{f.code}"' for f in errors))
-    return f"if this is as it should be, allow {codes} ([lint] allow, or --allow)"
+    return f"if this is intended, allow {codes} ([lint] allow, or --allow)"
 
 
 def _ranges(data: Survey, evaluation: Survey | None, model: Mapping[str, Rescaling], most: float) -> Iterable[Finding]:
@@ -262,7 +262,7 @@ def _classes(data: Survey, evaluation: Survey | None, most: float) -> Iterable[F
             "imbalance",
             f"{data.where}: {len(skewed)} classes have another share than in the evaluation data, most of all "
             f"{data.name_of(worst)} with {own[worst]} of {len(data.labels)} samples where {expected[worst]:.0f} are "
-            "its share; draw both alike",
+            "its share; sample both in the same way",
         )
 
 
@@ -303,5 +303,5 @@ def _overlap(data: Survey, evaluation: Survey | None) -> Iterable[Finding]:
             "warning",
             "overlap",
             f"{num_shared} of {data.num_samples} calibration samples are evaluation samples too: the accuracy of INT8 "
-            "flatters; keep them apart",
+            "is overestimated; keep them apart",
         )

@@ -1,6 +1,6 @@
 """Labels tell whether samples look as the model expects them: does a simple change make it right far more often?
 
-The model answers for labelled samples as they are, and for the same samples changed in ways in which data goes wrong:
+The model answers for labelled samples as given, and for the same samples changed in ways in which data goes wrong:
 another scale, channels in reverse order, pixels in another layout. A change is clearly better only if an exact sign
 test over the samples on which the two disagree (McNemar, "Note on the sampling error of the difference between
 correlated proportions or percentages", Psychometrika 1947, with the exact binomial distribution) says so at a

@@ -153,8 +153,7 @@ def _span(spans: Mapping[str, Span], value: ir.Value, node: ir.Node) -> Span:
     name = value.name or ""
     if name not in spans:
         raise DataError(
-            f"ranges: node '{node.name}' has '{name}', for which calibration has no range; "
-            "calibrate this very model again"
+            f"ranges: node '{node.name}' has '{name}', for which calibration has no range; calibrate this model again"
         )
     return spans[name]
 

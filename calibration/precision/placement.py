@@ -121,7 +121,7 @@ class PlacementContext:
         if name not in self.ranges:
             raise DataError(
                 f"ranges: node '{node.name}' needs the range of '{name}', calibration has none; "
-                "calibrate this very model again, or exclude the node"
+                "calibrate this model again, or exclude the node"
             )
         return self.ranges[name]
 

@@ -102,7 +102,7 @@ def _placed(graph: ir.Graph, target: PlacementTarget) -> set[str]:
 
 
 class _Asked(Mapping[str, Span]):
-    """Has a range for every tensor, and remembers which were asked for."""
+    """Has a range for every tensor, and remembers which were requested."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()

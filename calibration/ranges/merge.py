@@ -63,11 +63,13 @@ def _parts(origin: Origin) -> tuple[str, ...]:
 def _check_alike(first: RangesRecord, other: RangesRecord, where: str) -> None:
     if first.origin.model_digest != other.origin.model_digest:
         changed = differing(first.origin.tensor_digests, other.origin.tensor_digests)
-        which = f", they part at tensor '{changed[0]}'" if changed else ""
+        which = f", they first differ at tensor '{changed[0]}'" if changed else ""
         raise DataError(f"{where}: are of different models{which}; merge ranges of one model")
     if first.tensors.keys() != other.tensors.keys():
         name = min(first.tensors.keys() ^ other.tensors.keys())
-        raise DataError(f"{where}: only one of them has tensor '{name}'; calibrate both alike, with --watch all")
+        raise DataError(
+            f"{where}: only one of them has tensor '{name}'; calibrate both in the same way, with --watch all"
+        )
     for what, one, two in (
         ("method", first.method, other.method),
         ("percentile", first.percentile, other.percentile),
@@ -75,4 +77,4 @@ def _check_alike(first: RangesRecord, other: RangesRecord, where: str) -> None:
           for tool in sorted({*first.origin.versions, *other.origin.versions})),
     ):  # fmt: skip
         if one != two:
-            raise DataError(f"{where}: differ in {what}, {two} and {one}; calibrate both alike")
+            raise DataError(f"{where}: differ in {what}, {two} and {one}; calibrate both in the same way")

@@ -46,7 +46,7 @@ def scales_from_flatbuffers(data: bytes, where: str) -> dict[str, float]:
         pairs = list(_pairs(data))
     except _UNREADABLE as error:
         raise DataError(
-            f"{where}: is no calibration table of ONNX Runtime, or damaged ({error}); restore it, or calibrate again"
+            f"{where}: is not a calibration table of ONNX Runtime, or damaged ({error}); restore it, or calibrate again"
         ) from error
     scales: dict[str, float] = {}
     for name, text in pairs:
@@ -85,11 +85,11 @@ def scales_from_json(data: bytes, where: str) -> dict[str, float]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{where}: is cut off or no JSON ({error}); restore it, or calibrate again") from error
+        raise DataError(f"{where}: is truncated or not JSON ({error}); restore it, or calibrate again") from error
     if isinstance(record, dict) and record.get("CLS") == "TensorsData":
         record = record.get("data")
     if not isinstance(record, dict) or not all(isinstance(item, dict) for item in record.values()):
-        raise DataError(f"{where}: is no table of ONNX Runtime (tensors by name); give its calibration.json")
+        raise DataError(f"{where}: is not a table of ONNX Runtime (tensors by name); give its calibration.json")
     scales: dict[str, float] = {}
     for name, item in record.items():
         both = [_single(item.get(key), f"{where}, tensor '{name}': {key}") for key in ("lowest", "highest")]

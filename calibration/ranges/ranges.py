@@ -135,7 +135,7 @@ class RangesRecord:
         """
         if self.method == IMPORTED:
             raise DataError(
-                f"ranges: were imported from {self.origin.source}, which has scales alone, but {what_for} needs what "
+                f"ranges: were imported from {self.origin.source}, which has scales only, but {what_for} needs what "
                 "`trtforge calibrate` sees of the values; calibrate the model"
             )
 
@@ -299,7 +299,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error.strerror}); give the folder of `trtforge calibrate`"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is cut off or no JSON ({error}); calibrate again") from error
+        raise DataError(f"{path}: is truncated or not JSON ({error}); calibrate again") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: is not a ranges file; calibrate again")
     return found

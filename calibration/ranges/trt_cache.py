@@ -54,7 +54,7 @@ def cache_from_bytes(data: bytes, where: str) -> Cache:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{where}, line {line}: is no UTF-8 text; restore the file, or calibrate again") from error
+        raise DataError(f"{where}, line {line}: is not UTF-8 text; restore the file, or calibrate again") from error
     header = lines[0].rstrip("\r")
     if not _HEADER.fullmatch(header):
         raise DataError(

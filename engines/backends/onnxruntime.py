@@ -50,7 +50,7 @@ NUM_UNTOLD = 3
 """Runs before a profile counts."""
 
 LEAST_EXTERNAL_BYTES = 1024
-"""Weights of so many bytes are written beside the optimized graph, whence they are mapped and not copied."""
+"""Weights of so many bytes are written beside the optimized graph, from where they are mapped and not copied."""
 
 INTEGER_PRODUCTS = frozenset(
     {
@@ -101,7 +101,7 @@ def versions() -> dict[str, str]:
 
 
 def refuse(options: BuildOptions) -> None:
-    """Raise Unavailable if something of TensorRT's is asked for."""
+    """Raise Unavailable if something of TensorRT's is requested."""
     refuse_tensorrt(options, NAME)
 
 
@@ -109,7 +109,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     """Check that ONNX Runtime takes the model, count its integer kernels, keep the file as the engine.
 
     Raises:
-        Unavailable: onnxruntime is not installed, or compute capabilities are asked for.
+        Unavailable: onnxruntime is not installed, or compute capabilities are requested.
         EngineError: ONNX Runtime refused the model.
     """
     ort = _import()

@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 
 
 def refuse(options: BuildOptions) -> None:
-    """Raise Unavailable if something of TensorRT's is asked for."""
+    """Raise Unavailable if something of TensorRT's is requested."""
     refuse_tensorrt(options, NAME)
 
 
@@ -66,7 +66,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     """The engine is the ONNX file itself, once the evaluator has accepted it.
 
     Raises:
-        Unavailable: compute capabilities are asked for.
+        Unavailable: compute capabilities are requested.
         EngineError: the model is no valid ONNX, or has an operator that the evaluator does not know.
     """
     refuse(options)

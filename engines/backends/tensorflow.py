@@ -62,7 +62,7 @@ class Signature:
 
 def why_not_build() -> str:
     """Never empty: TensorFlow is where models come from."""
-    return "tensorflow: is where models come from, it builds no engines; choose another backend to build"
+    return "tensorflow: runs trained networks only, it builds no engines; choose another backend to build"
 
 
 def why_not_run() -> str:
@@ -326,8 +326,8 @@ def _set_threads(tf: Any, num_threads: int) -> None:
         threading.set_inter_op_parallelism_threads(1 if num_threads else 0)
     except RuntimeError as error:
         raise EngineError(
-            f"tensorflow: {num_threads} threads are asked for, this process already runs it with "
-            f"{threading.get_intra_op_parallelism_threads() or 'as many as it likes'}; use one number in one process"
+            f"tensorflow: {num_threads} threads are requested, this process already runs it with "
+            f"{threading.get_intra_op_parallelism_threads() or 'its default'}; use one number in one process"
         ) from error
 
 

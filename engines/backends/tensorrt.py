@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def refuse(options: BuildOptions) -> None:
-    """Raise Unavailable or EngineError if this version cannot do what is asked for, as far as the options tell."""
+    """Raise Unavailable or EngineError if this version cannot do what is requested, as far as the options tell."""
     refuse_targets(options, NAME)
     capability.refuse(capability.capability_of(_import()), options)
 

@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
 
 
 def refuse(options: BuildOptions) -> None:
-    """Raise Unavailable or EngineError if this version cannot do what is asked for, as far as the options tell."""
+    """Raise Unavailable or EngineError if this version cannot do what is requested, as far as the options tell."""
     trt = _import()
     _targets(trt, options)
     capability.refuse(capability.capability_of(trt), options)
@@ -103,7 +103,7 @@ def _target(trt: Any, text: str) -> Any:
         numbers = [name[2:] for name in dir(known) if name.startswith("SM")]
         supported = ", ".join(f"{n[:-1]}.{n[-1]}" for n in sorted(numbers, key=int))
         raise Unavailable(
-            f"tensorrt_rtx: compute capability '{text}' is asked for, version {trt.__version__} builds for "
+            f"tensorrt_rtx: compute capability '{text}' is requested, version {trt.__version__} builds for "
             f"{supported}; choose one of these, or the tensorrt backend on the device itself"
         )
     return getattr(known, f"SM{digits}")
@@ -120,7 +120,7 @@ def _inspect(plan: bytes, found: OnnxModelFacts, _options: BuildOptions) -> Insp
             "costs size and time; consider leaving them in floating point."
         )
     if found.num_quantized and not seen.products:
-        return Inspection(-1, (*notes, "The plan's text does not tell which operations run in INT8."))
+        return Inspection(-1, (*notes, "The plan's text does not say which operations run in INT8."))
     if len(seen.integer) < found.num_quantized:
         notes.append(
             f"{len(seen.integer)} of {found.num_quantized} quantized convolutions and matrix products multiply "

@@ -36,7 +36,7 @@ def why_no_gpu() -> str:
     status = int(driver.cuInit(0))
     number = ctypes.c_int(0)
     if status or driver.cuDeviceGetCount(ctypes.byref(number)) or not number.value:
-        return f"no GPU: the driver finds no device (cuInit gives CUDA error {status}); look at nvidia-smi"
+        return f"no GPU: the driver finds no device (cuInit gives CUDA error {status}); check nvidia-smi"
     return ""
 
 
@@ -112,7 +112,7 @@ class Device:
         except self._cuda.MemoryError as error:
             free, total = (amount // 2**20 for amount in self._cuda.mem_get_info())
             raise OutOfMemory(
-                f"GPU: {num_bytes / 2**20:.0f} MiB are asked for, {free} of {total} MiB are free; use a smaller batch"
+                f"GPU: {num_bytes / 2**20:.0f} MiB are requested, {free} of {total} MiB are free; use a smaller batch"
             ) from error
 
     def pinned(self, num_bytes: int) -> npt.NDArray[np.uint8]:

@@ -91,7 +91,7 @@ def keep_full(trt: Any, config: Any, network: Any, is_full: Callable[[str], bool
     if not kept:
         return ()
     config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
-    return (f"FP32 is asked for in {len(kept)} layers that the model has in FP32, such as '{kept[0].name}'.",)
+    return (f"FP32 is requested in {len(kept)} layers that the model has in FP32, such as '{kept[0].name}'.",)
 
 
 def layers_off_dla(config: Any, network: Any) -> tuple[str, ...]:

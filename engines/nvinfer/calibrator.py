@@ -221,7 +221,7 @@ class _State:
         if host.ndim == 0 or len(host) != self._source.batch_size:
             raise EngineError(
                 f"{where}: input '{name}' has the shape {host.shape}, {self._source.batch_size} samples are expected, "
-                "as TensorRT reads whole batches alone; choose a batch size that divides the number of samples"
+                "as TensorRT reads complete batches only; choose a batch size that divides the number of samples"
             )
         if (wanted := self.expected.get(name, host.shape)) != host.shape:  # TensorRT would read as much all the same.
             raise EngineError(

@@ -124,7 +124,7 @@ def typing_for(found: Capability, options: BuildOptions) -> Typing:
 
 
 def refuse(found: Capability, options: BuildOptions) -> None:
-    """Compare what is asked for with what this generation has.
+    """Compare what is requested with what this generation has.
 
     Raises:
         Unavailable: it cannot do it; the sentence says what can be done.
@@ -139,7 +139,7 @@ def refuse(found: Capability, options: BuildOptions) -> None:
 
 
 def refuse_platform(found: Capability, platform: Platform, options: BuildOptions) -> None:
-    """Compare what is asked for with what the GPU has.
+    """Compare what is requested with what the GPU has.
 
     Raises:
         Unavailable: it has no such arithmetic, or no such DLA core; the sentence says what can be done.
@@ -147,14 +147,14 @@ def refuse_platform(found: Capability, platform: Platform, options: BuildOptions
     if not platform.has(precision_named(options.precision)):
         can = " or ".join(precision.name for precision in PRECISIONS.values() if platform.has(precision))
         raise Unavailable(
-            f"{found.name}: {options.precision} is asked for, {platform.gpu or 'this GPU'} has no fast arithmetic for "
+            f"{found.name}: {options.precision} is requested, {platform.gpu or 'this GPU'} has no fast arithmetic for "
             f"it; build {can} for it"
         )
     if options.dla_core >= max(platform.num_dla_cores, 0):
         number = platform.num_dla_cores
         cores = "no DLA, or its TensorRT does not drive it" if not number else f"{number} of them, counted from 0"
         raise Unavailable(
-            f"{found.name}: DLA core {options.dla_core} is asked for, {platform.gpu or 'this machine'} has {cores}; "
+            f"{found.name}: DLA core {options.dla_core} is requested, {platform.gpu or 'this machine'} has {cores}; "
             f"{'choose one of these' if number else 'leave dla_core at -1, and it is built for the GPU'}"
         )
 
@@ -163,35 +163,35 @@ def _lacking(found: Capability, options: BuildOptions) -> Iterator[str]:
     """A sentence for each thing that this generation does not have."""
     has = f"version {found.version} has"
     if options.native is not None and not found.native_int8:
-        yield f'native INT8 is asked for, {has} no calibrators; take int8 = "qdq", which writes INT8 into the model'
+        yield f'native INT8 is requested, {has} no calibrators; take int8 = "qdq", which writes INT8 into the model'
     level = options.optimization_level
     if level != DEFAULT_OPTIMIZATION_LEVEL and not found.optimization_level:
         yield (
-            f"optimization level {level} is asked for, {has} none; leave it at {DEFAULT_OPTIMIZATION_LEVEL}, or take "
+            f"optimization level {level} is requested, {has} none; leave it at {DEFAULT_OPTIMIZATION_LEVEL}, or take "
             "TensorRT 8.6 or later"
         )
     if options.hardware != "exact" and options.hardware not in found.hardware:
         known = ", ".join(f'"{name}"' for name in ("exact", *found.hardware))
         targets = "; name its targets in compute_capabilities" if found.ahead_of_time else ""
-        yield f'hardware = "{options.hardware}" is asked for, {has} {known}; choose one of these{targets}'
+        yield f'hardware = "{options.hardware}" is requested, {has} {known}; choose one of these{targets}'
     if options.version_compatible and not found.version_compatible:
-        yield f"a version-compatible engine is asked for, {has} none; leave it out, and build again after an update"
+        yield f"a version-compatible engine is requested, {has} none; leave it out, and build again after an update"
     if options.weights == "stripped" and not found.stripped:
-        yield f'weights = "stripped" is asked for, {has} no such plans; take "fixed"'
+        yield f'weights = "stripped" is requested, {has} no such plans; take "fixed"'
     if options.weights == "refittable" and found.ahead_of_time:
-        yield f'weights = "refittable" is asked for, {has} none without a GPU; take "fixed"'
+        yield f'weights = "refittable" is requested, {has} none without a GPU; take "fixed"'
     if options.dla_core >= 0 and not found.dla:
-        yield f"DLA core {options.dla_core} is asked for, {has} no DLA; leave dla_core at -1"
+        yield f"DLA core {options.dla_core} is requested, {has} no DLA; leave dla_core at -1"
 
 
 def _check_numbers(found: Capability, options: BuildOptions) -> None:
     level = options.optimization_level
     if not 0 <= level <= 5:
-        raise EngineError(f"{found.name}: optimization level {level} is asked for, it goes from 0 to 5; choose one")
+        raise EngineError(f"{found.name}: optimization level {level} is requested, it goes from 0 to 5; choose one")
     if options.workspace_mib < 1:
         raise EngineError(f"{found.name}: workspace is {options.workspace_mib} MiB; give at least 1")
     if options.native is not None and not precision_named(options.precision).is_integer:
-        raise EngineError(f"{found.name}: native INT8 is asked for with precision {options.precision}; ask for int8")
+        raise EngineError(f"{found.name}: native INT8 is requested with precision {options.precision}; ask for int8")
 
 
 def _check_dla(found: Capability, options: BuildOptions) -> None:
@@ -200,10 +200,10 @@ def _check_dla(found: Capability, options: BuildOptions) -> None:
     precision = precision_named(options.precision)
     if precision.is_full:
         raise Unavailable(
-            f"{where}: {precision.name} is asked for, DLA has FP16 and INT8; build one of these, or for the GPU"
+            f"{where}: {precision.name} is requested, DLA has FP16 and INT8; build one of these, or for the GPU"
         )
     if precision.is_integer and options.native is None and found.native_int8:
-        raise Unavailable(f'{where}: INT8 by Q/DQ nodes is asked for, DLA takes none; take int8 = "native"')
+        raise Unavailable(f'{where}: INT8 by Q/DQ nodes is requested, DLA takes none; take int8 = "native"')
     for ranges in options.profiles():
         for name, shape in ranges.items():
             if not shape.min == shape.opt == shape.max:

@@ -13,7 +13,7 @@ NO_KERNEL = "Could not find any implementation for node"
 MEANINGS: tuple[tuple[str, str], ...] = (
     (
         r"Non-zero zero point is not supported|shiftIsAllZeros",
-        "it is quantized with a zero point other than 0, TensorRT takes symmetric int8 alone; quantize the FP32 model "
+        "it is quantized with a zero point other than 0, TensorRT takes symmetric int8 only; quantize the FP32 model "
         "with `trtforge quantize --target tensorrt`",
     ),
     (
@@ -43,7 +43,7 @@ MEANINGS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"graph_jit\.cpp.*CHECK\(status == CUDA_SUCCESS\)|cudaDeviceProfile",
-        "it wants to ask a GPU for this model, and there is none; build on a machine with one",
+        "it needs to query a GPU for this model, and there is none; build on a machine with one",
     ),
     (
         r"Unable to load library: libnvinfer_lean",

@@ -176,7 +176,7 @@ class ExecutionContext:
             EngineError: the library does not.
         """
         if not self._context.report_to_profiler():
-            raise EngineError(f"{self._io.path}: times of layers are not told ({self._why()})")
+            raise EngineError(f"{self._io.path}: layer times are not available ({self._why()})")
 
     def compute_ms(self) -> float:
         """Device time of the last query's computation alone."""
@@ -223,7 +223,7 @@ class ExecutionContext:
             graph = self._gpu.capture(self.stream, lambda: bool(context.execute_async_v3(handle)))
         except NotCaptured as reason:
             self._with_graph = False
-            self.notes.append(f"CUDA graph: not captured ({reason}; {self._why()}); queries are queued as kernels.")
+            self.notes.append(f"CUDA graph: not captured ({reason}; {self._why()}); queries are run kernel by kernel.")
             context.execute_async_v3(handle)  # CUDA tells the error to one caller: not to the next query.
             return
         self._graph = graph

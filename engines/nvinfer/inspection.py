@@ -25,14 +25,14 @@ class Inspection:
 def inspection_from(layers: tuple[LayerFacts, ...], found: OnnxModelFacts, source: str) -> Inspection:
     """What a record says of these layers."""
     if not any(layer.precision for layer in layers):
-        return Inspection(-1 if found.has_quantize else 0, (f"{source} does not tell precisions.",), layers, source)
+        return Inspection(-1 if found.has_quantize else 0, (f"{source} does not report precisions.",), layers, source)
     return Inspection(num_nodes_in(layers, "INT8", found.product_names), (summary(layers),), layers, source)
 
 
 def inspected(trt: Any, log: Any, plan: bytes, found: OnnxModelFacts, options: BuildOptions) -> Inspection:
     """Deserialize the plan and ask its inspector. What goes wrong in it is a note: the engine is built all the same."""
     if options.weights == "stripped":
-        return Inspection(-1, ("It has no weights, so that its layers cannot be asked for before it is refitted.",))
+        return Inspection(-1, ("It has no weights, so that its layers are not known before it is refitted.",))
     try:
         runtime = trt.Runtime(log)
         if options.version_compatible:

@@ -167,7 +167,7 @@ class NvinferRunner:
         except TypeError as error:  # what pybind makes of a null pointer
             raise Unavailable(
                 f"{self._path}: {trt.__name__} {trt.__version__} does not start ({self._tail.text()}); its CUDA may be "
-                "newer than the driver: look at nvidia-smi, update the driver or take an older version"
+                "newer than the driver: check nvidia-smi, update the driver or take an older version"
             ) from error
         options = self._record.get("options", {})
         if options.get("version_compatible"):
@@ -232,7 +232,9 @@ def _refused(path: Path, text: str) -> EngineError | Unavailable:
     if is_old_driver(text):
         return Unavailable(f"{path}: the driver is older than the library's CUDA ({text}); update the driver")
     if is_out_of_memory(text):
-        return OutOfMemory(f"{path}: the GPU's memory does not hold the engine ({text}); end what else runs on the GPU")
+        return OutOfMemory(
+            f"{path}: the GPU's memory does not hold the engine ({text}); stop other programs on the GPU"
+        )
     return EngineError(
         f"{path}: the engine cannot be loaded ({text}); an engine runs on the version and the kind of GPU that it was "
         "built for: build it again here"

@@ -49,7 +49,7 @@ def begin(config: Any, file: Path, warnings: deque[str]) -> str:
         _set(config, b"")
     if not problem:
         return ""
-    said = f"timing cache {file.name}: {problem}; every kernel is timed anew"
+    said = f"timing cache {file.name}: {problem}; every kernel is timed again"
     _LOG.warning("%s", said)
     return said
 

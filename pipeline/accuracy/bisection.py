@@ -78,7 +78,7 @@ class BisectionResult:
             return (
                 f"its model, simulated {on}, keeps {self.sqnrs_db[worse[0]]:.1f} dB of SQNR at output '{worse[0]}' and "
                 f"the engine {engine_sqnrs_db[worse[0]]:.1f} dB: the engine does not compute what its model says, or "
-                "was given other inputs; look at its build and at the preprocessing, not at the ranges"
+                "was given other inputs; check its build and the preprocessing, not the ranges"
             )
         first = next(iter(self.suspects), None)
         if first is None or not first.is_clear():
@@ -118,8 +118,8 @@ def run_bisection(evidence: Evidence, num_samples: int, runner: Literal["onnxrun
         reference_names, candidate_names = bisection.watched()
         if not candidate_names:
             raise ConfigError(
-                f"{evidence.model.path}: has no tensor of {evidence.fp32.path}, by whose names they are compared; give "
-                "two models of one export"
+                f"{evidence.model.path}: has no tensor of {evidence.fp32.path}, tensors are matched by name; give two "
+                "models of one export"
             )
         runs = (
             open_model(reference, reference_names, evidence.fp32.path),

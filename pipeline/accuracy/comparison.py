@@ -32,7 +32,7 @@ class Tolerance:
     min_psnr_db: float = option(-math.inf, "smallest peak signal-to-noise ratio of a batch of outputs, dB")
     min_sqnr_db: float = option(-math.inf, "smallest signal to quantization noise ratio of an output, dB")
     max_metric_drop: float = option(math.inf, "largest drop of the task metric against FP32, in the metric's unit")
-    derived: bool = option(True, "atol and min_sqnr_db, where not given, are what the format's rounding allows")
+    derived: bool = option(True, "derive atol and min_sqnr_db, where not given, from the rounding of the format")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def read_outputs(path: Path) -> dict[str, Array]:
     try:
         return {name: np.concatenate([batch[name] for batch in iterations]) for name in iterations[0]}
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: its batches do not fit each other ({error}); run `trtforge infer` again") from error
+        raise ConfigError(
+            f"{path}: its batches do not match each other ({error}); run `trtforge infer` again"
+        ) from error
 
 
 def compare(

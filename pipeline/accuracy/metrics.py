@@ -49,7 +49,7 @@ class Metric:
                 raised (``__cause__``) or gave no number.
         """
         if self.needs_labels and labels is None:
-            raise ConfigError(f"metric '{self.name}': there are no labels, it compares with them; set labels in [data]")
+            raise ConfigError(f"metric '{self.name}': needs labels, there are none; set labels in [data]")
         if labels is None or ":" in self.name:
             return self._own(outputs, labels)
         return float(self.compute(self._scores(outputs, labels), labels))
@@ -62,7 +62,7 @@ class Metric:
         """
         if not self.per_sample:
             raise ConfigError(
-                f"metric '{self.name}': does not judge single samples as right or wrong; use "
+                f"metric '{self.name}': does not classify single samples as right or wrong; use "
                 f"{' or '.join(_NUM_GUESSES)}"
             )
         return _hits(self.name, self._scores(outputs, labels), labels)
@@ -112,12 +112,12 @@ class Metric:
         try:
             value = self.compute(judged, labels)
         except Exception as error:
-            raise ConfigError(f"metric '{self.name}': raised {type(error).__name__} ({error}); mend it") from error
+            raise ConfigError(f"metric '{self.name}': raised {type(error).__name__} ({error}); fix it") from error
         try:
             return float(value)
         except (TypeError, ValueError):
             raise ConfigError(
-                f"metric '{self.name}': gave a {type(value).__name__}, one number is expected; mend it"
+                f"metric '{self.name}': gave a {type(value).__name__}, one number is expected; fix it"
             ) from None
 
 
@@ -270,7 +270,7 @@ def _same_shape(name: str, scores: Array, labels: Array) -> tuple[Floats, Floats
         raise ConfigError(
             f"metric '{name}': the output is {scores.shape}, the labels are {labels.shape}, the same shape is "
             "expected; "
-            "store labels as the network should answer"
+            "store labels in the shape of the output"
         )
     return got.astype(np.float64), want.astype(np.float64)
 

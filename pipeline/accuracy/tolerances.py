@@ -1,4 +1,4 @@
-"""Outputs and ranges held to what was derived of a sound engine (``pipeline.stages.tolerate``)."""
+"""Outputs and ranges held to what was derived for a correct engine (``pipeline.stages.tolerate``)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def too_noisy(
         if not ratio_db >= bound["min_sqnr_db"]:
             sentences.append(
                 f"output '{name}' has an SQNR of {ratio_db:.1f} dB on {record['num_samples']} samples, below the "
-                f"{bound['min_sqnr_db']:.1f} dB that was derived: sound {record['precision']} engines have "
+                f"{bound['min_sqnr_db']:.1f} dB that was derived: correct {record['precision']} engines have "
                 f"{bound['mean_db']:.1f} ± {bound['deviation_db']:.1f} dB"
             )
     return sentences
@@ -77,7 +77,7 @@ def unlike_ranges(record: Mapping[str, Any], ranges: RangesRecord) -> list[str]:
     return [
         f"ranges are {median:.3g} times those of the evaluation samples by the same method, {ranges.method} (median of "
         f"{len(ratios)} tensors; '{name}' is ±{ranges.tensors[name].amax:.4g} and was ±{record['amaxes'][name]:.4g}): "
-        "calibration saw other data, or its ranges were changed; calibrate again on samples like those that are judged"
+        "calibration saw other data, or its ranges were changed; calibrate again on samples like the evaluation samples"
     ]
 
 

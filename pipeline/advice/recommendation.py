@@ -22,7 +22,7 @@ def recommend(variants: Sequence[VariantRecord], metric: MetricInfo | None, max_
     """
     if metric is None:
         return _undecided(
-            "No variant can be recommended: the plan names no metric, so nothing says whether the answers are still "
+            "No variant can be recommended: the plan names no metric, so it is unknown whether the outputs are still "
             "right. Name one in [data] metric.",
             max_metric_drop,
         )
@@ -110,7 +110,7 @@ def _why_not_lowest(
     if candidate.latency_ms is None:
         return [f"{title} is undecided: {candidate.name} was not timed here."]
     if objection:
-        return [f"{title} is out: {candidate.name} {objection}."]
+        return [f"{title} is excluded: {candidate.name} {objection}."]
     rival = chosen if not is_full(chosen) else (full or chosen)
     ratio = _p50_ms(rival) / _p50_ms(candidate)
     doubt = ", too close to call" if ratio > 1 else ""
@@ -137,8 +137,9 @@ def _nothing_timed(variants: Sequence[VariantRecord], metric: MetricInfo, bound:
     assert smallest.metric_drop is not None  # of fitting
     simulated = " in simulation" if smallest.is_simulated() else ""
     return (
-        f"{head} By accuracy, {smallest.name} is fit{simulated}: {metric.name} "
-        f"{metric_text(metric, smallest.metric)}, {change_text(metric, smallest.metric_drop)}; time it on the target."
+        f"{head} By accuracy, {smallest.name} qualifies{simulated}: {metric.name} "
+        f"{metric_text(metric, smallest.metric)}, {change_text(metric, smallest.metric_drop)}; benchmark it on the "
+        "target."
     )
 
 

@@ -62,13 +62,13 @@ def build_with_retries(
             continue
         if not failures:
             return record
-        note = f"Built with {effort} instead of what was asked for: before that, {'; '.join(failures)}."
+        note = f"Built with {effort} instead of the requested settings: before that, {'; '.join(failures)}."
         return replace(record, notes=(note, *record.notes))
     assert error is not None
     if len(failures) == 1:
         raise error
     raise StageError(
-        f"{what}: failed {len(failures)} times, each with less to work with: {'; '.join(failures)}; free memory (close "
+        f"{what}: failed {len(failures)} times, each with fewer resources: {'; '.join(failures)}; free memory (close "
         "what else runs, add swap), or build on a larger machine of the same kind"
     ) from error
 

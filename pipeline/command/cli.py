@@ -135,7 +135,9 @@ def status_of(arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("trtforge: interrupted; nothing half made is left, a plan goes on from what was finished", err=True)
+        click.echo(
+            "trtforge: interrupted; no incomplete results are left, a plan continues from what was finished", err=True
+        )
         return INTERRUPTED
     except tuple(EXIT_STATUS) as error:
         click.echo(f"trtforge: {error}", err=True)
@@ -143,7 +145,7 @@ def status_of(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
-        click.echo(f"trtforge: nothing more can be written ({error.strerror}); free some room and run again", err=True)
+        click.echo(f"trtforge: no more can be written ({error.strerror}); free some space and run again", err=True)
         return exit_status(Unavailable())
     return 0
 

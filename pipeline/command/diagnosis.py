@@ -121,7 +121,7 @@ def diagnose(root: Path, plan: Plan | None, store: Path) -> Diagnosis:
     Args:
         root: where ``etc``, ``proc``, ``sys``, ``usr`` and ``var`` lie.
         plan: None asks about the machine alone.
-        store: where results would go; its disk is asked for room.
+        store: where results would go; its disk is checked for space.
     """
     jetson, memory = jetson_here(root), memory_here(root, store)
     needed = plan.variants.backends if plan is not None else ("tensorrt",) if jetson is not None else ()
@@ -142,15 +142,15 @@ def jetson_findings(jetson: Jetson, interpreter: Interpreter, needed: Sequence[s
     """Everything about a Jetson but its memory, the worst first."""
     release = jetson.release()
     if release is None:
-        said = f"L4T {jetson.l4t} is not in this program's table" if jetson.l4t else "the L4T version is not told"
-        yield Notice("warning", "jetpack", f"{said}, so nothing is checked against it")
+        said = f"L4T {jetson.l4t} is not in this program's table" if jetson.l4t else "the L4T version is unknown"
+        yield Notice("warning", "jetpack", f"{said}, so its versions are not checked")
     else:
         yield from _release(jetson, release, interpreter)
     if "tensorrt" in needed:
         yield from _tensorrt(jetson, release, interpreter)
         yield from _pycuda(jetson, interpreter)
     if "tensorrt_rtx" in needed:
-        said = f"TensorRT for RTX knows no compute capability {jetson.compute_capability or 'of a Jetson'}"
+        said = f"TensorRT for RTX does not support compute capability {jetson.compute_capability or 'of a Jetson'}"
         yield Notice("bad", "backends", said, 'write backends = ["tensorrt"] into [variants]')
     yield from _mixed(jetson)
     yield from _power(jetson)
@@ -161,13 +161,13 @@ def memory_findings(memory: Memory, need_mib: int, shared: bool) -> Iterator[Not
     if memory.available_mib and memory.available_mib < need_mib:
         said = f"{memory.available_mib} MiB are available, a build of this model takes about {need_mib} MiB"
         do = "close other programs (the desktop: sudo systemctl isolate multi-user.target), or lower workspace_mib"
-        swap = f" ({memory.swap_mib + memory.zram_mib} MiB of swap serve the CPU's part alone)" if shared else ""
+        swap = f" ({memory.swap_mib + memory.zram_mib} MiB of swap help the CPU's part only)" if shared else ""
         yield Notice("warning", "memory", said + swap, do)
     if shared and memory.total_mib and not memory.swap_mib:
-        said = "there is no swap on a disk: a build that takes too much is killed at once"
+        said = "there is no swap on a disk: a build that needs too much memory is killed at once"
         yield Notice("note", "swap", said, "8 GiB of it are enough for most models; on NVMe rather than an SD card")
     if memory.disk_free_mib < DISK_MIB:
-        yield Notice("warning", "disk", f"{memory.disk_free_mib} MiB are free where results go", "make some room")
+        yield Notice("warning", "disk", f"{memory.disk_free_mib} MiB are free where results go", "free disk space")
 
 
 def _release(jetson: Jetson, release: Release, interpreter: Interpreter) -> Iterator[Notice]:
@@ -175,7 +175,7 @@ def _release(jetson: Jetson, release: Release, interpreter: Interpreter) -> Iter
     if _numbers(tensorrt) < OLDEST_TENSORRT:
         said = f"JetPack {jetson.jetpack} (L4T {jetson.l4t}) has TensorRT {tensorrt}, 8.5 is the oldest that works"
         if jetson.soc in NO_NEWER_JETPACK:
-            yield Notice("bad", "jetpack", said, "there is no newer JetPack for this module, so it cannot be served")
+            yield Notice("bad", "jetpack", said, "there is no newer JetPack for this module, so it is not supported")
         else:
             yield Notice("bad", "jetpack", said, "flash JetPack 5.1.6 (Xavier), 6 or 7.2 (Orin)")
         return
@@ -186,7 +186,8 @@ def _release(jetson: Jetson, release: Release, interpreter: Interpreter) -> Iter
             "python",
             f"JetPack {jetson.jetpack} makes TensorRT for its own Python {'.'.join(python.split('.')[:2])} alone, "
             "this program needs 3.10 or newer",
-            "docs/jetson.md has the ways out: JetPack 6 (Orin), bindings built for 3.10, or trtexec on the bundle",
+            "docs/jetson.md lists the alternatives: JetPack 6 (Orin), bindings built for 3.10, or trtexec on the "
+            "bundle",
         )
 
 
@@ -246,22 +247,22 @@ def _mixed(jetson: Jetson) -> Iterator[Notice]:
     if len(versions) > 1:
         odd = [name for name, version in jetson.l4t_packages.items() if version != versions[-1]]
         said = f"packages of L4T {' and '.join(versions)} are mixed ({len(odd)} older, such as {odd[0]})"
-        yield Notice("warning", "l4t", said, "sudo apt full-upgrade, and start again")
+        yield Notice("warning", "l4t", said, "sudo apt full-upgrade, and reboot")
 
 
 def _power(jetson: Jetson) -> Iterator[Notice]:
     if jetson.num_overcurrent > 0:
-        said = f"the hardware has throttled {jetson.num_overcurrent} times since the start for want of current"
-        yield Notice("warning", "power", said, "numbers come out too slow: look at the power supply, and start again")
+        said = f"the hardware has throttled {jetson.num_overcurrent} times since boot because of over-current"
+        yield Notice("warning", "power", said, "measured latencies are too high: check the power supply, and reboot")
     modes = ", ".join(jetson.power_modes)
     if not jetson.power_mode:
-        yield Notice("warning", "power", "the power mode is not told, so the report cannot say it", "nvpmodel -q")
+        yield Notice("warning", "power", "the power mode is unknown, so the report cannot state it", "nvpmodel -q")
     elif not jetson.power_mode.startswith("MAXN"):
-        said = f"mode {jetson.power_mode} of {modes}: numbers hold for it alone"
+        said = f"mode {jetson.power_mode} of {modes}: results hold for it only"
         yield Notice("note", "power", said, "sudo nvpmodel -m NUMBER changes it (some modes restart the device)")
     free = [clock for clock in jetson.clocks if not clock.is_fixed() and not math.isnan(clock.high_mhz)]
     if free:
-        said = f"{', '.join(map(_span, free))}: latency depends on the load before"
+        said = f"{', '.join(map(_span, free))}: latency depends on the preceding load"
         do = "sudo jetson_clocks --store, then sudo jetson_clocks; --restore after"
         yield Notice("warning", "clocks", said, do)
 

@@ -21,7 +21,7 @@ def split_lines(found: Mapping[str, Any]) -> Iterator[str]:
             parts = {name: three_digits(value) for name, value in row["split_ms"].items()}
             yield (
                 f"{row['name']} at batch {row['batch_size']}, medians: {parts['host_to_device_ms']} ms to the device, "
-                f"{parts['compute_ms']} ms computing, {parts['device_to_host_ms']} ms back; handing it over took the "
+                f"{parts['compute_ms']} ms computing, {parts['device_to_host_ms']} ms back; enqueueing took the "
                 f"host {parts['enqueue_ms']} ms."
             )
     for name, facts in found["runners"].items():
@@ -35,7 +35,7 @@ def note_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{name}: {note}" for note in facts["notes"])
     for name, run in found["layers"].items():
         if not run["times"]["layers"]:
-            yield f"{name}: its backend does not tell the times of layers"
+            yield f"{name}: its backend does not report layer times"
 
 
 def print_layers(found: Mapping[str, Any], console: Console) -> None:

@@ -48,7 +48,7 @@ def by_plan(path: Path, store: Path, until: str) -> None:
         ConfigError: an option stands beside the plan, which would have no effect.
     """
     if beside := [flag for flag in given_options() if flag != "--store"]:
-        raise ConfigError(f"{beside[0]}: has no effect beside a plan; write it into {path}, or give files")
+        raise ConfigError(f"{beside[0]}: has no effect together with a plan; write it into {path}, or give files")
     plan, _, made = run_plan(path, store, until)
     result = getattr(made, plan.stage(until).RESULT)
     if isinstance(result, Findings):
@@ -66,4 +66,4 @@ def raise_failures(verdicts: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise CheckFailed if any verdict did not pass, with every failure."""
     said = [f"{name}: {failure}" for name, verdict in verdicts.items() for failure in verdict["failures"]]
     if said:
-        raise CheckFailed("out of bound: " + "; ".join(said))
+        raise CheckFailed("out of tolerance: " + "; ".join(said))

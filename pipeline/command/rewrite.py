@@ -36,7 +36,7 @@ def ranges_for(model: OnnxModel, given: dict[str, Any], work: Path) -> Ranges:
     """
     if given["ranges"]:
         if beside := [flag for flag in given_options() if flag in (*DATA_FLAGS, "--allow")]:
-            raise ConfigError(f"{beside[0]}: has no effect beside --ranges; drop one of the two")
+            raise ConfigError(f"{beside[0]}: has no effect together with --ranges; drop one of the two")
         return Ranges(given["ranges"])
     samples = samples_from(given, input_specs_from_onnx(model.path))
     check_samples(model, samples, given["allow"])

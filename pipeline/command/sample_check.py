@@ -30,7 +30,7 @@ def tell_findings(findings: Findings, stage: Lint) -> None:
     for finding in found:
         click.echo(f"{finding.severity}\t{finding.code}\t{finding.sentence}")
     if errors := errors_in(found, stage.allow):
-        raise DataError(f"lint: {len(errors)} of {len(found)} findings stop a calibration; {how_to_allow(errors)}")
+        raise DataError(f"lint: {len(errors)} of {len(found)} findings prevent calibration; {how_to_allow(errors)}")
 
 
 def check_samples(model: OnnxModel, samples: Samples, allow: str) -> None:

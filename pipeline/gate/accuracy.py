@@ -34,7 +34,7 @@ from pipeline.stats.intervals import Interval, Limit, outcome
 
 SHARES = ("top1", "top5", "auc")
 """Metrics that are between 0 and 1."""
-ALONE = "judge these alone with sampled = false"
+ALONE = "consider these samples only with sampled = false"
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def check_accuracy(outputs: EvaluationOutputs, policy: IntervalPolicy, engine_bu
     same = same_arg_max(candidate, reference, outputs.judge.output)
     if same is None:
         raise ConfigError(
-            f"'{budget.text}': the model's output is not class scores (N, classes), so there is no arg max to agree "
-            "in; leave it out, or name [data] output"
+            f"'{budget.text}': the model's output is not class scores (N, classes), so there is no arg max to "
+            "compare; leave it out, or name [data] output"
         )
     interval = agreement_interval(same, policy.sampling)
     check = _check_with_sample_size(engine_budget, policy.of(interval), grown_share(interval), num)
@@ -133,13 +133,13 @@ def _check_with_sample_size(
         num_samples: how many there are.
     """
     if math.isnan(interval.estimate):
-        return check_not_finite(engine_budget, "the answers hold NaN, for which no bound holds")
+        return check_not_finite(engine_budget, "the outputs contain NaN, which meets no bound")
     limit = Limit(engine_budget.budget.bound, engine_budget.budget.at_most)
     if math.isnan(interval.low) or outcome(interval, limit) != "not decided":
         return check_from_interval(engine_budget, interval, f"give more evaluation samples; or {ALONE}")
     needed = samples_needed(grown, num_samples, limit)
     if math.isinf(needed):
-        advice = f"it lies on the bound, or too near to be told from it; {ALONE}"
+        advice = f"it is on the bound, or too close to it to be distinguished; {ALONE}"
         return check_from_interval(engine_budget, interval, advice)
     unit = 10 ** max(math.floor(math.log10(needed)) - 1, 0)
     about = math.ceil(needed / unit) * unit
@@ -170,14 +170,14 @@ def _advise_bisection(check: Check, budget: Budget) -> Check:
 
 
 def _advise_on_data(check: Check, outputs: EvaluationOutputs, budget: Budget) -> Check:
-    """The check of a metric that is out of bound; where it is so without this engine, the engine is not to blame."""
+    """The check of a metric that is out of bounds; where it is so without this engine, the engine is not to blame."""
     what, other = ("FP32 itself", outputs.reference) if outputs.reference else ("the baseline", outputs.baseline)
     if other is None:
         return check
     value = outputs.judge(read_outputs(other.path), outputs.labelled)
     if value <= budget.bound if budget.at_most else value >= budget.bound:
         return check
-    advice = f"{what} has {number_beside(value, budget.bound)} on these samples: look at the labels and the data first"
+    advice = f"{what} has {number_beside(value, budget.bound)} on these samples: check the labels and the data first"
     return replace(check, advice=advice)
 
 
@@ -192,14 +192,14 @@ def check_meaning(budget: Budget, judge: Judge, *, has_reference: bool) -> None:
         raise ConfigError(f"'{budget.text}': there is no metric; name one in [data] metric, or with --metric")
     if name == "metric" and budget.at_most == judge.metric().higher_is_better:
         better, relation = ("higher", ">=") if judge.metric().higher_is_better else ("lower", "<=")
-        raise ConfigError(f"'{budget.text}': {judge.name} is the better the {better} it is; write metric {relation} …")
+        raise ConfigError(f"'{budget.text}': {judge.name} is better when {better}; write metric {relation} …")
     if judge.name in SHARES and not _is_possible(budget):
         raise ConfigError(
-            f"'{budget.text}': {judge.name} is a share, from 0 to 1, so this bounds nothing; write 0.01 for 1 %"
+            f"'{budget.text}': {judge.name} is a share, from 0 to 1, so this is no limit; write 0.01 for 1 %"
         )
     if budget.quantity.compares and not budget.versus_baseline and not has_reference:
         raise ConfigError(
-            f"'{budget.text}': there are no answers of FP32 to compare with; give --reference, or write "
+            f"'{budget.text}': there are no outputs of FP32 to compare with; give --reference, or write "
             f"'{name} {budget.quantity.compares} baseline {budget.limit}'"
         )
 

@@ -80,7 +80,9 @@ def is_variant_name(name: str) -> bool:
 def check_name(name: str) -> None:
     """Raise ConfigError unless the name can be that of a kept baseline."""
     if not NAME.fullmatch(name):
-        raise ConfigError(f"baseline '{name}': is no name; take letters, digits, '.', '_' and '-', such as last-good")
+        raise ConfigError(
+            f"baseline '{name}': is not a valid name; use letters, digits, '.', '_' and '-', such as last-good"
+        )
 
 
 def baseline_named(name: str, store: Path) -> Baseline | None:
@@ -118,7 +120,7 @@ def read_baseline(folder: Path) -> Baseline:
     digests = {file: digest for digest, _, file in (line.partition("  ") for line in lines)}
     for path in files_in(folder):
         if path != folder / SUMS and path.relative_to(folder).as_posix() not in digests:
-            raise DataError(f"baseline '{name}': {folder / SUMS} does not list {path}, so it is not whole; {AGAIN}")
+            raise DataError(f"baseline '{name}': {folder / SUMS} does not list {path}, so it is incomplete; {AGAIN}")
     for file, digest in digests.items():
         path = folder / file
         if not path.is_file():
@@ -205,12 +207,13 @@ def _check_passed(gate: GateRecord, folder: Path, *, first: bool) -> None:
     if len(not_passed) > len(excused):
         check = next(check for check in not_passed if check not in excused)
         raise ConfigError(
-            f"{folder}: the gate of {gate.candidate} did not pass ({check.budget}: {check.outcome}); a baseline is "
-            "what was good: set one from a gate that passed"
+            f"{folder}: the gate of {gate.candidate} did not pass ({check.budget}: {check.outcome}); a baseline "
+            "must have passed: set one from a gate that did"
         )
     if excused and not first:
         raise ConfigError(
-            f"{folder}: the gate of {gate.candidate} was not decided for want of a baseline ({excused[0].budget}); "
+            f"{folder}: the gate of {gate.candidate} was not decided because there was no baseline "
+            f"({excused[0].budget}); "
             "add --first to take it as the first one"
         )
 

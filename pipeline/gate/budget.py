@@ -46,13 +46,13 @@ QUANTITIES = {
     quantity.name: quantity
     for quantity in (
         _latency("p50_ms", "the median latency of a query"),
-        _latency("p90_ms", "the latency that nine of ten queries keep"),
-        _latency("p99_ms", "the latency that 99 of 100 queries keep"),
+        _latency("p90_ms", "the 90th percentile of the latency of a query"),
+        _latency("p99_ms", "the 99th percentile of the latency of a query"),
         _latency("mean_ms", "the mean latency of a query"),
         Quantity("throughput_per_s", "latency", (">=",), "samples per second of one stream", by_batch=True),
-        Quantity("cold_start_ms", "start", ("<=",), "loading the engine and its first query in a fresh process"),
+        Quantity("cold_start_ms", "start", ("<=",), "loading the engine and its first query in a new process"),
         Quantity("size_mib", "size", ("<=",), "the engine's file"),
-        Quantity("peak_memory_mib", "memory", ("<=",), "the most memory of a fresh process that loads and runs it"),
+        Quantity("peak_memory_mib", "memory", ("<=",), "the peak memory of a new process that loads and runs it"),
         Quantity("device_memory_mib", "memory", ("<=",), "the GPU's memory that loading and running it takes"),
         Quantity("energy_mj", "energy", ("<=",), "the energy of one inference (one sample)", by_batch=True),
         Quantity("metric", "accuracy", (">=", "<="), "the metric of [data]", relative=False),
@@ -130,7 +130,7 @@ def budgets_from_texts(texts: Sequence[str], where: str) -> tuple[Budget, ...]:
         budget = budget_from_text(text, where)
         key = budget.subject, f"{budget.relation}{budget.relative}"
         if key in by_subject:
-            raise ConfigError(f"{where}: '{text}' and '{by_subject[key].text}' bound the same thing; leave one out")
+            raise ConfigError(f"{where}: '{text}' and '{by_subject[key].text}' bound the same quantity; leave one out")
         by_subject[key] = budget
     return tuple(by_subject.values())
 
@@ -180,17 +180,17 @@ def _bound(quantity: Quantity, text: str, wrong: Wrong) -> tuple[float, bool]:
         number = re.match(_NUMBER, text)
         extra = text[number.end() :].strip() if number else ""
         if extra:
-            unit = f"; the unit of {quantity.name} stands in its name"
-            raise wrong(f"'{extra}' behind the number is not 'x baseline'{unit}: write the number alone")
-        raise wrong(f"'{text}' is no bound; write a number, or one such as '1.03 x baseline'")
+            unit = f"; the unit of {quantity.name} is part of its name"
+            raise wrong(f"'{extra}' after the number is not 'x baseline'{unit}: write the number alone")
+        raise wrong(f"'{text}' is not a bound; write a number, or one such as '1.03 x baseline'")
     value, relative = float(match["number"]), match["baseline"] is not None
     if relative and not quantity.relative:
         other = (
             "metric_drop from baseline <= 0.01" if quantity.name != "agreement" else "agreement with baseline >= 0.98"
         )
-        raise wrong(f"{quantity.name} is not bounded by a multiple of the baseline's; write '{other}'")
+        raise wrong(f"{quantity.name} cannot be bounded by a multiple of the baseline's; write '{other}'")
     if not math.isfinite(value):
-        raise wrong(f"the bound is {value:g}, which bounds nothing; give a finite number")
+        raise wrong(f"the bound is {value:g}, which is no limit; give a finite number")
     if value <= 0 and (relative or quantity.kind != "accuracy"):
         raise wrong(f"the bound is {value:g}, but {quantity.meaning} is above 0; give such a number")
     if quantity.name == "agreement" and not 0 < value <= 1:
@@ -204,7 +204,7 @@ def _with_clauses(budget: Budget, words: list[str], wrong: Wrong) -> Budget:
     while words:
         head, words = words[0], words[1:]
         if head in seen:
-            raise wrong(f"'{head}' stands there twice; leave one out")
+            raise wrong(f"'{head}' is given twice; leave one out")
         seen.add(head)
         if head == "of" and words:
             budget, words = replace(budget, variant=words[0]), words[1:]
@@ -216,7 +216,7 @@ def _with_clauses(budget: Budget, words: list[str], wrong: Wrong) -> Budget:
             allowed = ["'of VARIANT'"]
             allowed += ["'at batch N'"] if quantity.by_batch else []
             allowed += [f"'{quantity.compares} baseline'"] if quantity.compares else []
-            raise wrong(f"'{' '.join([head, *words])}' means nothing behind {quantity.name}; {', '.join(allowed)} may")
+            raise wrong(f"'{' '.join([head, *words])}' has no meaning after {quantity.name}; {', '.join(allowed)} may")
     return budget
 
 
@@ -225,7 +225,7 @@ def _batch_size(quantity: Quantity, text: str, wrong: Wrong) -> int:
         batched = ", ".join(other.name for other in QUANTITIES.values() if other.by_batch)
         raise wrong(f"{quantity.name} is not measured by batch size, {batched} are; leave out 'at batch'")
     if not re.fullmatch(r"[1-9]\d*", text):
-        raise wrong(f"'{text}' is no batch size; write a whole number of at least 1")
+        raise wrong(f"'{text}' is not a batch size; write a whole number of at least 1")
     return int(text)
 
 

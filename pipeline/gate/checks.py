@@ -34,7 +34,7 @@ UNITS = {
 TIMED = ("latency", "start", "energy")
 """Kinds of quantities that a noisy machine spoils."""
 
-UNQUIET = "; but this machine was too unquiet to decide by: "
+UNQUIET = "; but this machine was too noisy to decide by: "
 
 LEAST_DIGITS, MOST_DIGITS = 4, 12
 
@@ -100,7 +100,7 @@ def check_not_measured(engine_budget: EngineBudget, why: str, advice: str) -> Ch
 
 def check_not_finite(engine_budget: EngineBudget, why: str) -> Check:
     """The check of a budget that no number could keep."""
-    return _check(engine_budget, "fail", None, f"{engine_budget.budget.subject} is no number: {why}", "")
+    return _check(engine_budget, "fail", None, f"{engine_budget.budget.subject} is not a number: {why}", "")
 
 
 def check_without_baseline(engine_budget: EngineBudget, why: str) -> Check:
@@ -117,10 +117,10 @@ def check_size(engine_budget: EngineBudget, gate_engines: GateEngines) -> Check:
 
 def check_tolerances(name: str, verdict: Validated) -> Check:
     """The check of what [validate] said: not a budget, but nothing ships that is out of its tolerances."""
-    budget = f"answers of {name} within [{verdict.table}]"
-    sentence = f"answers of {name} are within [{verdict.table}]"
+    budget = f"outputs of {name} within [{verdict.table}]"
+    sentence = f"outputs of {name} are within [{verdict.table}]"
     if verdict.failures:
-        sentence = f"answers of {name} are out of [{verdict.table}]: {'; '.join(verdict.failures)}"
+        sentence = f"outputs of {name} are outside [{verdict.table}]: {'; '.join(verdict.failures)}"
     decision: Outcome = "fail" if verdict.failures else "pass"
     return Check(budget, "answers", name, 0, decision, None, None, None, None, True, False, sentence, "")
 
@@ -134,7 +134,9 @@ def withhold_decision(check: Check, budget: Budget, objections: Sequence[str]) -
         return replace(check, sentence=f"{check.sentence}; {why}")
     advice = f"; {check.advice}" if check.advice else ""
     sentence = f"{check.sentence}{advice}{UNQUIET}{why}"
-    return replace(check, outcome="not decided", sentence=sentence, advice="quiet the machine and gate again")
+    return replace(
+        check, outcome="not decided", sentence=sentence, advice="reduce the load on this machine and gate again"
+    )
 
 
 def _check(

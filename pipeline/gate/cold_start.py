@@ -84,7 +84,7 @@ def _start(engine: Engine, feed: Mapping[str, Array], num_threads: int) -> ColdS
 def _peak_memory_mib() -> float:
     match = re.search(r"^VmHWM:\s+(\d+) kB", text_of(Path("/proc/self/status")), re.MULTILINE)
     if match is None:
-        raise Unavailable("/proc/self/status: does not tell a process's peak memory; leave out peak_memory_mib")
+        raise Unavailable("/proc/self/status: does not report a process's peak memory; leave out peak_memory_mib")
     return int(match[1]) / 1024
 
 
@@ -113,14 +113,17 @@ def check_cold_start(
     variant, budget = engine_budget
     measured = {name: [getattr(start, budget.quantity.name) for start in of] for name, of in cold_starts.items()}
     if None in [value for name in (variant, *([baseline] if budget.relative else [])) for value in measured[name]]:
-        why = "the backend does not tell of a device's memory"
+        why = "the backend does not report device memory"
         return check_not_measured(engine_budget, why, "leave it out, or gate on a GPU")
     values = measured[variant]
     if budget.relative:
         values = [candidate / reference for candidate, reference in zip(values, measured[baseline])]
     interval = median_interval(values, confidence)
     if interval.confidence < confidence:
-        why = f"{len(values)} starts are sure to {interval.confidence:.1%} at most, {confidence:.1%} is asked for"
+        why = (
+            f"{len(values)} starts give a confidence of {interval.confidence:.1%} at most, {confidence:.1%} is "
+            "requested"
+        )
         return check_not_measured(
             engine_budget, why, f"raise cold_starts to {math.ceil(1 - math.log2(1 - confidence))}"
         )

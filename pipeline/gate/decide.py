@@ -60,7 +60,7 @@ STATUS: dict[Outcome, int] = {"fail": EXIT_STATUS[CheckFailed], "not decided": E
 """Outcome -> exit status; the worst first."""
 UNMOVED = ("p50_ms", "mean_ms", "throughput_per_s")
 """Quantities whose ratio to the baseline other programs leave as it is, as both sides meet them; tails are theirs."""
-NOT_WATCHED = "the machine was not watched (monitor_ms = 0)"
+NOT_WATCHED = "the machine was not monitored (monitor_ms = 0)"
 SAMPLES = "samples"
 """The folder of the raw latencies, beside gate.json."""
 
@@ -170,8 +170,8 @@ def _busy(gate: Gate, conditions: Conditions, engine_budgets: Sequence[EngineBud
     if not decided or conditions.load_from_others is None:
         return ()
     return (
-        f"Other programs took {conditions.load_from_others:.0%} of the CPU time: p50, mean and throughput beside "
-        "the baseline hold for a machine that is as busy.",
+        f"Other programs used {conditions.load_from_others:.0%} of the CPU time: p50, mean and throughput beside "
+        "the baseline hold for a machine that is equally busy.",
     )
 
 
@@ -234,5 +234,5 @@ def check_unchanged(infos: Sequence[EngineInfo]) -> None:
         path = Path(info.path)
         if not path.is_file() or digest_of_engine(path) != info.digest:
             raise DataError(
-                f"{path}: was replaced while {info.name} was gated; gate again, when nobody else works there"
+                f"{path}: was replaced while {info.name} was gated; gate again, while nobody else writes there"
             )

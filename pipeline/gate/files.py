@@ -15,7 +15,7 @@ OWN_FILES = ("gate.json", "gate.xml", "gate.md", "gate.html", "samples")
 
 
 def check_html(html: bool) -> None:
-    """Raise Unavailable if a page is asked for that cannot be drawn here, before an hour of work."""
+    """Raise Unavailable if a page is requested that cannot be drawn here, before an hour of work."""
     if html:
         check_drawable("gate.html (or write html = false)")
 
@@ -24,7 +24,7 @@ def write_gate(gate: GateRecord, folder: Path, *, html: bool) -> None:
     """Write all of them; the raw latencies are there already.
 
     Raises:
-        Unavailable: ``html`` is asked for and jinja2 or matplotlib is not installed.
+        Unavailable: ``html`` is requested and jinja2 or matplotlib is not installed.
     """
     write_json(gate, folder / "gate.json")
     (folder / "gate.xml").write_text(junit_from_gate(gate), encoding="utf-8")

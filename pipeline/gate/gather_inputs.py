@@ -82,7 +82,7 @@ def candidate_of(plan: Plan, names: list[str]) -> str:
     reduced = [name for name in names if not variant_named(name).precision.is_full] or names
     if len(reduced) > 1:
         raise ConfigError(
-            f"{plan.path}: [gate] candidate: {', '.join(reduced)} could ship, a gate judges one; write "
+            f"{plan.path}: [gate] candidate: {', '.join(reduced)} could ship, but a gate checks one; write "
             f'candidate = "{reduced[-1]}", or give --candidate'
         )
     return reduced[0]
@@ -158,8 +158,8 @@ def check_one_network(candidate: Engine, baseline: BaselineEngine | None) -> Non
     if set(ours) != set(theirs) or not all(_fit(ours[name].shape[1:], theirs[name].shape[1:]) for name in ours):
         shapes = [", ".join(f"'{spec.name}' {shape_words(spec)}" for spec in specs.values()) for specs in inputs]
         raise ConfigError(
-            f"baseline '{baseline.name}': takes {shapes[1]}, the candidate takes {shapes[0]}; hold an engine to one of "
-            "its own network"
+            f"baseline '{baseline.name}': takes {shapes[1]}, the candidate takes {shapes[0]}; compare engines of "
+            "one network"
         )
 
 

@@ -76,7 +76,7 @@ class GateInputs:
         if self.baseline and self.baseline.set_on and self.baseline.evaluation_digest != self.samples.digest():
             return (
                 f"The evaluation samples or their labels are not those that baseline '{self.baseline.name}' was gated "
-                "on; both engines are judged by today's.",
+                "on; both engines are evaluated on today's.",
             )
         return ()
 
@@ -97,7 +97,7 @@ def engine_budgets(budgets: Sequence[Budget], candidate: str, first_batch_size: 
     """Each budget with the engine that it is about, and its batch size, each once.
 
     Raises:
-        ConfigError: two bound the same thing, as by naming the batch size that the other leaves out.
+        ConfigError: two bound the same quantity, as by naming the batch size that the other leaves out.
     """
     by_subject: dict[tuple[str, str, bool], EngineBudget] = {}
     for budget in budgets:
@@ -108,7 +108,7 @@ def engine_budgets(budgets: Sequence[Budget], candidate: str, first_batch_size: 
         key = engine, replace(complete, variant="").subject, budget.relative
         other = by_subject.setdefault(key, EngineBudget(engine, complete)).budget
         if other.bound != budget.bound:
-            raise ConfigError(f"'{other.text}' and '{budget.text}' bound the same thing of {engine}; leave one out")
+            raise ConfigError(f"'{other.text}' and '{budget.text}' bound the same quantity of {engine}; leave one out")
     return tuple(by_subject.values())
 
 

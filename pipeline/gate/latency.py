@@ -111,7 +111,7 @@ def why_unsteady(engine_budget: EngineBudget, drift: float, max_drift: float) ->
     """A phrase if the drift is too large."""
     if abs(drift) <= max_drift:
         return []
-    over = " beside the baseline" if engine_budget.budget.relative else ""
+    over = " relative to the baseline" if engine_budget.budget.relative else ""
     way = "slower" if drift > 0 else "faster"
     return [
         f"{engine_budget.engine} against itself{over} was {abs(drift):.0%} {way} in the later half of its rounds "
@@ -129,7 +129,7 @@ def advice_from(limit_result: LimitResult, paired: PairedResult) -> str:
     if not limit_result.more_seconds:
         return ""
     if math.isinf(limit_result.more_seconds):
-        return "it lies on the bound, or too near to be told from it: more time may not decide"
+        return "it is on the bound, or too close to it to be distinguished: more time may not decide"
     rounds = math.ceil(limit_result.more_rounds)
     seconds = math.ceil(paired.seconds + limit_result.more_seconds)
     if paired.num_sessions < LEAST_GROUPS:
@@ -223,7 +223,7 @@ def remarks_on(
         if abs(now_ms / then_ms - 1) > max_drift:
             remarks.append(
                 f"Baseline '{baseline.name}' had a p50 of {ms_text(then_ms)} at batch {size} when it was gated, and "
-                f"has {ms_text(now_ms)} today: this machine is not as it was then."
+                f"has {ms_text(now_ms)} today: this machine has changed since."
             )
     return tuple(dict.fromkeys(remarks))
 

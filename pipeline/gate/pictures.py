@@ -81,7 +81,7 @@ def budget_picture(checks: Sequence[Check]) -> Picture | None:
         ax.spines["left"].set_visible(False)
         svg = svg_from_figure(figure, "budgets")
     alt = "; ".join(f"{check.budget}: {numbers_of(check)[0]}, {check.outcome}" for check in shown)
-    caption = "How much of each budget is used, with its interval. Beyond the line it is broken."
+    caption = "How much of each budget is used, with its interval. Beyond the line the budget is not met."
     return Picture("budgets", "Budgets at a glance", caption, alt, svg)
 
 
@@ -173,7 +173,7 @@ def _ecdf(samples: LatencySamples) -> Picture:
     ax.set_yticks([0, 0.5, 0.9, 0.99], ["0", "50 %", "90 %", "99 %"])
     _legend(ax, samples)
     key = _key(samples, "ecdf")
-    caption = "The share of queries that took at most so long (ECDF)."
+    caption = "The share of queries within a given latency (ECDF)."
     alt = "The curve further to the left is the faster engine's."
     return Picture(key, "Share of queries by latency", caption, alt, svg_from_figure(figure, key))
 
@@ -232,7 +232,7 @@ def _trace(samples: LatencySamples) -> Picture:
     axes[-1].set_xlabel("seconds since the first round")
     key = _key(samples, "trace")
     named = ", and dotted ".join(samples.temperatures_c)
-    sensors = f" Below, {named}." if named else " No temperature is told here."
+    sensors = f" Below, {named}." if named else " No temperature sensor was readable."
     return Picture(
         key, "Over time", f"Each round of the measurement.{sensors}", "; ".join(alt), svg_from_figure(figure, key)
     )

@@ -23,7 +23,7 @@ class Check:
     """One budget, and what became of it. One test case of the JUnit file."""
 
     budget: str
-    """In its canonical spelling; for the tolerances of [validate], ``answers of VARIANT within [validate.int8]``."""
+    """In its canonical spelling; for the tolerances of [validate], ``outputs of VARIANT within [validate.int8]``."""
     quantity: str
     """Its name, such as ``p99_ms``; ``answers`` for the tolerances."""
     variant: str
@@ -92,7 +92,7 @@ class LatencyMeasurement:
     batch_size: int
     num_queries: int
     num_loads: int
-    """How often both engines were loaded anew."""
+    """How often both engines were reloaded."""
     num_rounds: int
     seconds: float
     began_ms: float

@@ -63,7 +63,7 @@ class Conditions:
     load_from_others: float | None
     """A share of all cores' time, from 0 to 1; None where the system does not tell."""
     watched: MonitorSummary | None
-    """Clocks, temperatures, power and throttling meanwhile; None where the machine was not watched."""
+    """Clocks, temperatures, power and throttling meanwhile; None where the machine was not monitored."""
     objections: tuple[str, ...]
     """Why nothing that was timed can be decided, but for what busy others leave (``[gate] max_other_load_relative``);
     empty on a quiet machine."""
@@ -113,7 +113,7 @@ def busy_with_others(others: float | None, max_load: float, name: str) -> list[s
     """A phrase if others took a larger share than ``max_load``, which is the option ``name``; None: not told."""
     if others is None or others <= max_load:
         return []
-    return [f"other programs took {others:.0%} of the machine's CPU time, above {name} {max_load:.0%}; stop them"]
+    return [f"other programs used {others:.0%} of the machine's CPU time, above {name} {max_load:.0%}; stop them"]
 
 
 def objections(before: MachineState, after: MachineState, num_throttles: int) -> list[str]:
@@ -126,12 +126,15 @@ def objections(before: MachineState, after: MachineState, num_throttles: int) ->
     """
     phrases = []
     if num_throttles:
-        phrases.append(f"the hardware throttled {num_throttles} times meanwhile; let it cool, or mend its power supply")
+        phrases.append(
+            f"the hardware throttled {num_throttles} times during the measurement; let it cool, or "
+            "check its power supply"
+        )
     for name in ("governor", "turbo", "power_mode"):
         was, became = getattr(before, name), getattr(after, name)
         if was != became:
             title = name.replace("_", " ")
-            phrases.append(f"the {title} changed from '{was}' to '{became}' meanwhile; hold it")
+            phrases.append(f"the {title} changed from '{was}' to '{became}' during the measurement; keep it fixed")
     return phrases
 
 

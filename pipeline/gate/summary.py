@@ -58,7 +58,7 @@ def _reason(tail: str, heads: Sequence[str]) -> str:
     if len(heads) == 1:
         return f"{heads[0]}{UNQUIET}{tail}"
     measured = "; ".join(heads)
-    return f"this machine was too unquiet to decide {len(heads)} budgets: {tail}. Measured all the same: {measured}"
+    return f"this machine was too noisy to decide {len(heads)} budgets: {tail}. Measured nevertheless: {measured}"
 
 
 def budget_of(check: Check, gate: GateRecord) -> str:

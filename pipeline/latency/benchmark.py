@@ -320,7 +320,7 @@ def _why_unstable(queries: Queries, protocol: Protocol) -> str:
     if abs(drift) > protocol.max_drift:
         way = "slower" if drift > 0 else "faster"
         reasons.append(f"the later half is {abs(drift):.1%} {way} than the earlier (bound {protocol.max_drift:.1%})")
-    return f"unstable: {', '.join(reasons)}; quiet the machine, or raise min_seconds" if reasons else ""
+    return f"unstable: {', '.join(reasons)}; reduce the load on this machine, or raise min_seconds" if reasons else ""
 
 
 def _resampled_medians(queries: Queries, picks: Ints) -> Floats:

@@ -1,8 +1,8 @@
-"""Candidate and baseline in turns until every limit is decided, or the time that was given is over.
+"""Candidate and baseline alternate until every limit is decided, or the time that was given is over.
 
 Definitions, besides those of ``pipeline/latency/benchmark.py``:
 
-- A *session*: both engines are loaded anew, in random order and with the free memory shuffled, warmed up, run in turns,
+- A *session*: both engines are loaded again, in random order and with the free memory shuffled, warmed up, alternated,
   and unloaded. Two loads of one file differ by more than chance between queries explains, by where their memory came to
   lie (Mytkowicz et al., "Producing wrong data without doing anything obviously wrong!", ASPLOS 2009; Curtsinger and
   Berger, "Stabilizer", ASPLOS 2013). A new engine must not be blamed for one unlucky load, so the spread between
@@ -64,7 +64,7 @@ PADDING = (16, 1 << 20)
 """So many pieces of memory, of up to so many bytes each, are taken before a session, and every other one given back."""
 
 LoadEngine: TypeAlias = Callable[[], AbstractContextManager[Candidate]]
-"""Loads an engine, and unloads it on leaving; the candidate's own arrays should be made anew too."""
+"""Loads an engine, and unloads it on leaving; the candidate's own arrays should be made again too."""
 
 
 @dataclass(frozen=True)

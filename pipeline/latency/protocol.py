@@ -1,4 +1,4 @@
-"""How latency is measured: the options of a benchmark, and of a comparison in turns."""
+"""How latency is measured: the options of a benchmark, and of an alternating comparison."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Protocol(ScenarioOptions):
     """How latency is measured.
 
     Each candidate is warmed up; then come ``num_blocks`` rounds. In each round every candidate runs one block, in an
-    order drawn anew with ``seed``. A block lasts until it has its share of ``min_queries`` and of ``min_seconds``.
+    order drawn again with ``seed``. A block lasts until it has its share of ``min_queries`` and of ``min_seconds``.
 
     Raises:
         ConfigError: a field is out of bounds.
@@ -127,20 +127,21 @@ class Pairing(ScenarioOptions):
     def describe(self) -> str:
         """The sentence that stands next to every answer found so."""
         loads = (
-            "both loaded anew again and again, the spread between loads making the intervals"
+            "both reloaded repeatedly, with intervals from the spread between loads"
             if self.reload
-            else "both loaded once, so that the answer is of this load alone"
+            else "both loaded once, so that the result holds for this load only"
         )
         how = "arrive" if self.scenario == "server" else "the slower one runs"
         soak = f", not before {self.min_seconds:g} s," if self.min_seconds else ""
         return (
-            f"{self.load.describe()}; candidate and baseline in turns, {loads}; per load at least "
+            f"{self.load.describe()}; candidate and baseline alternating, {loads}; per load at least "
             f"{self.warmup_queries} queries of warm-up each, before the first one {self.warmup_seconds:g} s; rounds of "
             f"four blocks (ABBA or BAAB, drawn with seed {self.seed}), at least {self.load_seconds:g} s of them per "
             f"load; a block has as many queries as {how} in {self.block_ms:g} ms, at least {self.min_block_queries}, "
             f"and {self.settle_queries} before them not counted; until all is decided{soak} or {self.max_seconds:g} s "
             "are over. Percentiles are nearest-rank; a ratio is taken within a load, and of these the geometric mean "
-            "(of p90 and p99 a load counts only so far); intervals are by Student's t over loads (percentiles in "
-            "milliseconds: by Woodruff's method) and each "
-            f"holds with {self.confidence:.4g} over all looks (Bonferroni)."
+            "(for p90 and p99 the influence of one load is limited); intervals are by Student's t over loads "
+            "(percentiles in "
+            "milliseconds: by Woodruff's method), each with "
+            f"confidence {self.confidence:.4g} over all looks (Bonferroni)."
         )

@@ -81,8 +81,8 @@ class Load:
             )
         if self.scenario != "server" and self.arrivals != "poisson":
             raise ConfigError(
-                f"scenario {self.scenario}: arrivals is {self.arrivals}, but only to server do queries come by "
-                "themselves; leave it out, or write scenario = server"
+                f"scenario {self.scenario}: arrivals is {self.arrivals}, but only server has arrivals; "
+                "leave it out, or write scenario = server"
             )
 
     def describe(self) -> str:
@@ -90,7 +90,7 @@ class Load:
         if self.scenario == "server":
             how = "by a Poisson process" if self.arrivals == "poisson" else "evenly spaced"
             return (
-                f"Host wall-clock time from when a query was due to arrays out, waiting in line included (LoadGen's "
+                f"Host wall-clock time from when a query was due to arrays out, queueing included (LoadGen's "
                 f"Server scenario: {self.queries_per_s:g} queries per second arrive {how}, whether the one before is "
                 "done or not)"
             )
@@ -146,10 +146,10 @@ class Load:
         if self.scenario != "server" or (busy := self.utilization(query_times)) < BUSY:
             return ""
         if busy < 1:
-            return f"the engine is busy for {busy:.0%} of the time, so latency is mostly waiting in line"
+            return f"the engine is busy for {busy:.0%} of the time, so latency is mostly queueing"
         return (
             f"overloaded: {self.queries_per_s:g} queries per second arrive, {self.queries_per_s / busy:.4g} can be "
-            "served; latencies grow for as long as it lasts"
+            "served; latencies keep growing"
         )
 
 

@@ -149,11 +149,11 @@ def _death(exitcode: int | None) -> str:
         name = signal.Signals(-exitcode).name
         hint = "; the system kills a process like this when memory runs out" if name == "SIGKILL" else ""
         return f"the process was ended by {name}{hint}"
-    return f"the process ended with status {exitcode} and said nothing"
+    return f"the process ended with status {exitcode} without any output"
 
 
 def _quoted(log: Path) -> str:
     if not log.is_file():
         return ""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-NUM_LAST_LINES:]
-    return "\nIts last words:\n  " + "\n  ".join(lines) if lines else ""
+    return "\nIts last output:\n  " + "\n  ".join(lines) if lines else ""

@@ -82,7 +82,7 @@ class DigestTable:
 
     def _give_up(self, error: Exception) -> None:
         """Go on without the file; one that is no database is removed, for the next process to begin anew."""
-        log.info("%s: %s; going on without it", self._file, error)
+        log.info("%s: %s; continuing without it", self._file, error)
         self._is_read = False
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
             with contextlib.suppress(OSError):

@@ -126,7 +126,9 @@ class Monitor:
         if len(set(self._modes)) > 1:
             notes.append(f"The power mode changed from {self._modes[0]} to {self._modes[-1]} while engines were timed.")
         if num := sum(num_throttles):
-            notes.append(f"The hardware throttled {num} times while engines were timed: latencies came out too long.")
+            notes.append(
+                f"The hardware throttled {num} times while engines were timed: measured latencies are too high."
+            )
         return MonitorSummary(
             period_ms=self._period_ms,
             num_readings=len(self._times_ns),
@@ -146,7 +148,7 @@ class Monitor:
 
     def power_missing(self) -> str:
         """Why there is no power to read here; empty where there may be."""
-        return why_no_power(self._root) if self._period_ms else "the machine was not watched (monitor_ms = 0)"
+        return why_no_power(self._root) if self._period_ms else "the machine was not monitored (monitor_ms = 0)"
 
     def _work(self) -> None:
         due_s = time.monotonic()

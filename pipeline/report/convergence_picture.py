@@ -40,4 +40,4 @@ def _convergence(convergence: Convergence) -> Picture:
         f"{convergence.sentence().capitalize()}. How far ranges of {len(convergence.tensors)} tensors (read by "
         f"{convergence.reading}) are from those after all samples; dashed: the bound of {TOLERANCE:.0%}."
     )
-    return Picture("settling", "How ranges settle", caption, alt, svg_from_figure(figure, "settling"))
+    return Picture("settling", "Convergence of the ranges", caption, alt, svg_from_figure(figure, "settling"))

@@ -54,7 +54,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
     The folder holds ``report.json``, ``report.html`` and the raw latency samples, ``samples/*.npz``.
 
     Raises:
-        Unavailable: ``[report] html`` is asked for and the extra `report` is not installed.
+        Unavailable: ``[report] html`` is requested and the extra `report` is not installed.
         ConfigError: the folder holds something else.
     """
     timings = [] if results.timings is None else timings_from(results.timings)

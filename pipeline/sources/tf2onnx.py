@@ -127,7 +127,7 @@ def _refused_by_tf2onnx(where: str, said: str, trouble: str) -> Exception | None
         )
     if "maximum protobuf size" in trouble or "exceeds 2GB" in trouble or "larger than 2GB" in trouble:
         return StageError(too_large(where))
-    return StageError(f"{where}: tf2onnx failed ({' '.join(trouble.split())[:400]}); mend the model, and save it again")
+    return StageError(f"{where}: tf2onnx failed ({' '.join(trouble.split())[:400]}); fix the model, and save it again")
 
 
 def _check_signature_names(model: onnx.ModelProto, inputs: list[str], outputs: list[str], where: str) -> None:

@@ -94,7 +94,7 @@ class Calibrate(Stage):
         histograms = watched.completed(histograms)
         unclear = [name for name in watched.unclear(histograms) if name in possible]
         if unclear:
-            log.info("second pass, for %d tensors of which the others do not tell if FP16 holds them", len(unclear))
+            log.info("second pass, for %d tensors whose fit into FP16 does not follow from the others", len(unclear))
             write_watched(model.path, proto, unclear, watched_model)
             histograms |= self._pass(model, watched_model, samples)
         watched_model.unlink()

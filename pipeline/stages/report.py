@@ -31,6 +31,4 @@ class Report(Stage):
         Raises:
             ConfigError: it is a file, or holds anything else.
         """
-        check_replaceable(
-            folder, OWN_FILES, "[report] folder: {} is there, but a report replaces its folder as a whole"
-        )
+        check_replaceable(folder, OWN_FILES, "[report] folder: {} exists, but a report replaces its whole folder")

@@ -1,4 +1,4 @@
-"""Derive how far a sound engine's outputs may be from FP32's: from its format's rounding, by lot."""
+"""Derive how far a correct engine's outputs may be from FP32's: by random draws of its format's rounding."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class NoiseSums:
 
 @dataclass(frozen=True)
 class Tolerate(Stage):
-    """Derive tolerances: round in FP32 what the format rounds, draw engines by lot, and see how far outputs move.
+    """Derive tolerances: round in FP32 what the format rounds, draw engines at random, and see how far outputs move.
 
     Nothing of the engine that is going to be judged is looked at, nor the ranges it was made with: INT8's are read from
     FP32's values on these very samples, so that a wrong calibration cannot loosen its own bound; and on one half of

@@ -38,7 +38,7 @@ class Limit:
 def outcome(interval: Interval, limit: Limit) -> Outcome:
     """``pass`` if the whole interval keeps the limit, ``fail`` if no part of it does, else ``not decided``.
 
-    So a number that keeps its limit, be it by a hair, is called a failure with a probability of at most
+    So a number that keeps its limit, even barely, is called a failure with a probability of at most
     ``(1 - confidence) / 2``, and one that breaks it passes as seldom. A bound that is NaN decides nothing.
     """
     if interval.high <= limit.bound if limit.at_most else interval.low >= limit.bound:

@@ -109,7 +109,7 @@ def test_fp16_is_seen_in_casts(save_model: SaveModel) -> None:
     path = save_model(HALF)
     assert facts(path).has_float16
     check_options(facts(path), BuildOptions("fp16"), path)
-    with pytest.raises(EngineError, match="precision fp32 is asked for, the model has FP16 tensors; ask for fp16"):
+    with pytest.raises(EngineError, match="precision fp32 is requested, the model has FP16 tensors; ask for fp16"):
         check_options(facts(path), BuildOptions("fp32"), path)
 
 
@@ -117,7 +117,7 @@ def test_a_quantized_model_is_int8_and_nothing_else(save_quantized_conv: Callabl
     path = save_quantized_conv(1)
     check_options(facts(path), BuildOptions("int8"), path)
     for precision in ("fp32", "fp16"):
-        with pytest.raises(EngineError, match=f"precision {precision} is asked for, the model has QuantizeLinear"):
+        with pytest.raises(EngineError, match=f"precision {precision} is requested, the model has QuantizeLinear"):
             check_options(facts(path), BuildOptions(precision), path)
 
 

@@ -54,7 +54,7 @@ def test_single_verbs_work_on_a_bundles_plan(command: Command, device: Path) -> 
     assert [name for name, _ in lines] == ["fp32@reference", "int8@reference"]
     refused = command("quantize", plan)
     assert refused.status == 2
-    assert "is a bundle's plan, its models are made: nothing is left to quantize" in refused.err
+    assert "is the plan of a bundle, its models are already made: there is nothing to quantize" in refused.err
 
 
 def test_a_backend_that_it_was_not_packed_for(command: Command, device: Path) -> None:

@@ -64,7 +64,9 @@ def test_each_verb_stops_where_it_says(folder: Path) -> None:
     assert made["infer"] == [*made["build"], "infer", "infer", "infer"]
     models, engines = made["calibrate"] + ["cast", "quantize"], ["build"] * 3 + ["infer"] * 3
     assert made["tolerate"] == models, "24 evaluation samples are too few to derive from"
-    assert found.notes[0].startswith("Tolerances are not derived: 24 evaluation samples tell too little of the ranges")
+    assert found.notes[0].startswith(
+        "Tolerances are not derived: 24 evaluation samples are too few to determine ranges"
+    )
     assert made["validate"] == [*made["tolerate"], *engines, "validate", "validate", "validate"]
     assert made["benchmark"] == [*made["validate"], "benchmark"]
 
@@ -83,7 +85,11 @@ def test_an_export_that_answers_otherwise_stops_everything(folder: Path) -> None
     """Folding changes the last bits: with no tolerance at all that is a failure."""
     (folder / "plan.toml").write_text(PLAN + "\n[validate.fp32]\natol = 0.0\n")
     store = Store(folder / "store")
-    with pytest.raises(CheckFailed, match=r"net\.onnx: the exported ONNX model does not answer as the network does: "):
+    with pytest.raises(
+        CheckFailed,
+        match=r"net\.onnx: the exported ONNX model does not compute what the network "
+        r"does: ",
+    ):
         made_by(folder, "benchmark", store)
     assert stages_of(store) == CHECKED, "nothing was built on it"
 
@@ -102,9 +108,9 @@ def test_an_onnx_source_with_colons_is_compared_under_its_new_names(folder: Path
     [
         ('metric = "top1"', 'metric = "top2"', ConfigError, "metric 'top2': is not one of top1, top5"),
         ('backends = ["onnxruntime"]', 'backends = ["reference"]', Unavailable, "reference: is away; call it back"),
-        ("[report]\n", '[report]\nfolder = "."\n', ConfigError, "a report replaces its folder as a whole"),
-        ("[report]\n", '[report]\nfolder = ""\n', ConfigError, "a report replaces its folder as a whole"),
-        ("[report]\n", '[report]\nfolder = "net.onnx"\n', ConfigError, r"net\.onnx is there"),
+        ("[report]\n", '[report]\nfolder = "."\n', ConfigError, "a report replaces its whole folder"),
+        ("[report]\n", '[report]\nfolder = ""\n', ConfigError, "a report replaces its whole folder"),
+        ("[report]\n", '[report]\nfolder = "net.onnx"\n', ConfigError, r"net\.onnx exists"),
     ],
 )
 def test_what_is_bound_to_fail_fails_before_any_work(
@@ -167,7 +173,9 @@ def test_samples_that_serve_twice_are_noted(folder: Path, caplog: pytest.LogCapt
     change(folder, "max_metric_drop = 0.3", "max_metric_drop = 1.0")
     with caplog.at_level(logging.WARNING):
         found = made_by(folder, "calibrate")
-    said = "3 of 12 calibration samples are evaluation samples too: the accuracy of INT8 flatters; keep them apart"
+    said = (
+        "3 of 12 calibration samples are evaluation samples too: the accuracy of INT8 is overestimated; keep them apart"
+    )
     assert found.findings is not None
     assert said in [finding.sentence for finding in found.findings.read() if finding.code == "overlap"]
     assert caplog.text.count(said) == 1
@@ -291,7 +299,8 @@ def test_data_and_metric_may_be_functions_beside_the_plan(folder: Path) -> None:
     assert 0 <= verdict["metric"] == verdict["reference_metric"] <= 1
     assert found.findings is not None
     assert [finding.sentence for finding in found.findings.read() if finding.code == "overlap"] == [
-        "10 of 12 calibration samples are evaluation samples too: the accuracy of INT8 flatters; keep them apart"
+        "10 of 12 calibration samples are evaluation samples too: the accuracy of INT8 is overestimated; keep them "
+        "apart"
     ]
 
 

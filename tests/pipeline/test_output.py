@@ -122,7 +122,7 @@ def test_two_that_write_one_folder_at_once_are_both_right(tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_a_sentence(tmp_path: Path, number: int) -> None:
     with (
-        pytest.raises(Unavailable, match="x: the disk is full; free some room and run again"),
+        pytest.raises(Unavailable, match="x: the disk is full; free some space and run again"),
         work_folder(tmp_path / "x"),
     ):
         raise OSError(number, "full")

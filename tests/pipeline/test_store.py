@@ -137,7 +137,7 @@ def test_a_failed_stage_leaves_nothing(tmp_path: Path, model: OnnxModel, error: 
 
 def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(tmp_path: Path, model: OnnxModel) -> None:
     store = Store(tmp_path / "s")
-    with pytest.raises(Unavailable, match=r"the disk is full .* free some room and run again"):
+    with pytest.raises(Unavailable, match=r"the disk is full .* free some space and run again"):
         store.run(Failing("full"), model)
     assert list((store.folder / "tmp").iterdir()) == []
 

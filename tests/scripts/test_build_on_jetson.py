@@ -70,11 +70,11 @@ def test_the_script_with_the_python_of_jetpack_5(tmp_path: Path) -> None:
     python.chmod(0o755)
     done = on_jetson(tmp_path / "bundle.tar", PYTHON=str(python))
     assert done.returncode == 3
-    assert "is Python 3.8, 3.10 is the oldest that works; JetPack 5 makes its TensorRT for 3.8 alone: " in done.stderr
+    assert "is Python 3.8, 3.10 is the oldest that works; JetPack 5 makes its TensorRT for 3.8 only: " in done.stderr
     assert "flash JetPack 6 (Orin), build bindings for 3.10, or build by trtexec, unchecked (docs/" in done.stderr
     done = on_jetson(tmp_path / "bundle.tar", PYTHON=str(tmp_path / "none"))
     assert done.returncode == 3
-    assert done.stderr.endswith("none: is no Python that runs; name one with PYTHON=\n")
+    assert done.stderr.endswith("none: is not a working Python; name one with PYTHON=\n")
 
 
 @pytest.mark.slow

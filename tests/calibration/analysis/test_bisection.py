@@ -160,7 +160,7 @@ def test_the_sentence_has_node_tensor_ratios_and_scale() -> None:
     assert said.startswith(
         "node 'r2_DequantizeLinear' (QuantizeLinear and DequantizeLinear), the rounding of 'r2': SQNR "
     )
-    assert " dB noisier than a sound rounding; its scale " in said
+    assert " dB noisier than correct rounding; its scale " in said
     assert f"calibration found ±{ranges()['r2'].amax:.4g}, which is not its scale" in said
 
 

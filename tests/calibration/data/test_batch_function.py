@@ -152,7 +152,7 @@ def test_what_a_function_may_not_yield(tmp_path: Path, body: str, specs: tuple[I
 
 
 def test_an_error_of_the_function_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r":batches: raised ZeroDivisionError \(division by zero\); mend it") as caught:
+    with pytest.raises(DataError, match=r":batches: raised ZeroDivisionError \(division by zero\); fix it") as caught:
         opened(tmp_path, "yield ones; yield 1 / 0")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 

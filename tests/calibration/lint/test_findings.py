@@ -249,14 +249,14 @@ def test_what_labels_prove_is_an_error_with_the_numbers() -> None:
     assert found == Finding(
         "error",
         "range",
-        "d.npz: the FP32 model is right on 33 of 128 labelled samples as they are, and on 115 with ÷ 255, which is no "
+        "d.npz: the FP32 model is right on 33 of 128 labelled samples as given, and on 115 with ÷ 255, which is not by "
         "chance (p = 2e-21); correct scale, mean and std in preprocess, or the stored samples",
     )
 
 
 def test_errors_stop_unless_they_are_allowed() -> None:
     found = (Finding("error", "range", "one"), Finding("error", "layout", "two"), Finding("warning", "few", "three"))
-    with pytest.raises(DataError, match=r'^one; two; if this is as it should be, allow "range", "layout" \('):
+    with pytest.raises(DataError, match=r'^one; two; if this is intended, allow "range", "layout" \('):
         raise_errors(found, ())
     with pytest.raises(DataError, match=r"^two; "):
         raise_errors(found, ("range",))

@@ -15,7 +15,7 @@ from calibration.precision.qdq import Span, qdq_from_onnx
 
 
 class _Ranges(dict[str, Span]):
-    """A range for every tensor that is asked for."""
+    """A range for every tensor that is requested."""
 
     def __contains__(self, name: object) -> bool:
         return True

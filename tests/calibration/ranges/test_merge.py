@@ -112,16 +112,18 @@ def test_one_folder_is_not_enough(tmp_path: Path) -> None:
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "model": (
         {"model_digest": "c" * 64, "tensor_digests": {"x": "1", "y": "other"}}, {},
-        "are of different models, they part at tensor 'y'; merge ranges of one model",
+        "are of different models, they first differ at tensor 'y'; merge ranges of one model",
     ),
     "unknown model": (
         {"model_digest": "c" * 64, "tensor_digests": {}}, {},
         "are of different models; merge ranges of one model",
     ),
-    "version": ({"versions": {"onnx": "2.0"}}, {}, "differ in version of onnx, 2.0 and 1.0; calibrate both alike"),
-    "tool": ({"versions": {"onnx": "1.0", "z": "1"}}, {}, "differ in version of z, 1 and none; calibrate both alike"),
-    "method": ({}, {"method": "mse"}, "differ in method, mse and entropy; calibrate both alike"),
-    "percentile": ({}, {"percentile": 99.0}, "differ in percentile, 99.0 and 99.9; calibrate both alike"),
+    "version": ({"versions": {"onnx": "2.0"}}, {}, "differ in version of onnx, 2.0 and 1.0; calibrate both in the "
+                                                   "same way"),
+    "tool": ({"versions": {"onnx": "1.0", "z": "1"}}, {}, "differ in version of z, 1 and none; calibrate both in "
+                                                          "the same way"),
+    "method": ({}, {"method": "mse"}, "differ in method, mse and entropy; calibrate both in the same way"),
+    "percentile": ({}, {"percentile": 99.0}, "differ in percentile, 99.0 and 99.9; calibrate both in the same way"),
 }  # fmt: skip
 
 
@@ -137,7 +139,8 @@ def test_what_differs_is_named(tmp_path: Path, what: str) -> None:
 def test_runs_that_watched_other_tensors_are_refused(tmp_path: Path) -> None:
     one, two = part(tmp_path, 1, {"x": [1.0], "y": [2.0]}), part(tmp_path, 2, {"x": [1.0]})
     assert (
-        refusal(one, two) == f"{two} and {one}: only one of them has tensor 'y'; calibrate both alike, with --watch all"
+        refusal(one, two) == f"{two} and {one}: only one of them has tensor 'y'; calibrate both in the same way, "
+        "with --watch all"
     )
 
 
@@ -151,5 +154,5 @@ def test_imported_ranges_are_refused(tmp_path: Path, place: int) -> None:
     folders = [part(tmp_path, 1, {"x": [1.0], "y": [2.0]})]
     folders.insert(place, tmp_path / "imported")
     assert refusal(*folders).startswith(
-        "ranges: were imported from TRT-8502-X, which has scales alone, but merging needs"
+        "ranges: were imported from TRT-8502-X, which has scales only, but merging needs"
     )

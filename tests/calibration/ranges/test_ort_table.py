@@ -108,9 +108,9 @@ def test_a_dead_tensor_has_scale_0_in_json() -> None:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (b"{", "^t: is cut off or no JSON"),
-        (b"[]", "^t: is no table of ONNX Runtime"),
-        (b'{"x": 3}', "^t: is no table of ONNX Runtime"),
+        (b"{", "^t: is truncated or not JSON"),
+        (b"[]", "^t: is not a table of ONNX Runtime"),
+        (b'{"x": 3}', "^t: is not a table of ONNX Runtime"),
         (b'{"x": {}, "x": {}}', "^t: has 'x' twice"),
         (table_of(lowest=array(-1.0)), "^t, tensor 'x': highest is None, one finite number for the whole tensor"),
         (table_of(lowest=0.0, highest=array(1.0, 2.0)), r"^t, tensor 'x': highest is \[1\.0, 2\.0\], .*per tensor"),

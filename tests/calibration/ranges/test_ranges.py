@@ -243,14 +243,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused(folder: Path, share: float) -> None:
     path = folder / "ranges.json"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(DataError, match=r"ranges\.json: is cut off or no JSON \(.*\); calibrate again$"):
+    with pytest.raises(DataError, match=r"ranges\.json: is truncated or not JSON \(.*\); calibrate again$"):
         ranges_from_folder(folder)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"[" * 100_000])
 def test_what_is_no_json_is_refused(folder: Path, content: bytes) -> None:
     (folder / "ranges.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"ranges\.json: is cut off or no JSON"):
+    with pytest.raises(DataError, match=r"ranges\.json: is truncated or not JSON"):
         ranges_from_folder(folder)
 
 
@@ -391,7 +391,7 @@ def test_pickled_counts_are_not_loaded(folder: Path) -> None:
 
 
 def test_the_calibrated_model_is_accepted_and_its_tensors_are_not_hashed() -> None:
-    made().check_model("a" * 64, lambda: pytest.fail("the digests were asked for"))
+    made().check_model("a" * 64, lambda: pytest.fail("the digests were requested"))
 
 
 def other_model(ours: dict[str, str], others: dict[str, str]) -> str:
@@ -434,7 +434,7 @@ def test_imported_ranges_come_back_without_histograms(tmp_path: Path) -> None:
     write_ranges(imported(), {}, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["ranges.json"]
     assert ranges_from_folder(tmp_path) == imported()
-    with pytest.raises(DataError, match="imported from TRT-8502-EntropyCalibration2, which has scales alone, but read"):
+    with pytest.raises(DataError, match="imported from TRT-8502-EntropyCalibration2, which has scales only, but read"):
         histograms_from_folder(tmp_path)
 
 

@@ -115,7 +115,7 @@ def test_a_damaged_cache_is_refused_with_its_line(text: str) -> None:
 
 def test_bytes_that_are_no_text_are_refused_with_their_line() -> None:
     assert refusal(GOOD.encode() + b"\xff: 3c010a14") == (
-        "a.cache, line 3: is no UTF-8 text; restore the file, or calibrate again"
+        "a.cache, line 3: is not UTF-8 text; restore the file, or calibrate again"
     )
 
 

@@ -171,7 +171,7 @@ def test_weights_in_another_file(builder: Backend, linear: Path, tmp_path: Path)
 def test_another_precision_than_the_file_was_written_for(
     builder: Backend, linear: Path, tmp_path: Path, precision: str, words: str
 ) -> None:
-    with pytest.raises(EngineError, match=f"precision {precision} is asked for, {words}"):
+    with pytest.raises(EngineError, match=f"precision {precision} is requested, {words}"):
         builder.build(linear, tmp_path / "engine", BuildOptions(precision, OPTIONS.shapes))
 
 

@@ -107,7 +107,8 @@ def test_warnings_stay_off_the_screen(save_model: SaveModel, tmp_path: Path) -> 
         "{ y = Relu(x) }"
     )
     program = (
-        "import sys; from pathlib import Path; from engines import onnxruntime as o; from engines.contract import *\n"
+        "import sys; from pathlib import Path; from engines.backends import onnxruntime as o; from "
+        "engines.contract import *\n"
         "o.build(Path(sys.argv[1]), Path(sys.argv[2]), BuildOptions())\n"
         "with o.load(Path(sys.argv[2]), num_threads=1) as r: print(r.inputs[0].name)"
     )

@@ -159,19 +159,19 @@ def test_folders_that_are_no_savedmodel(saved: Path, tmp_path: Path) -> None:
 
 
 def test_it_builds_no_engines(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="tensorflow: is where models come from"):
+    with pytest.raises(Unavailable, match="tensorflow: runs trained networks only"):
         backend.build(saved, tmp_path / "engine", BuildOptions())
 
 
 def test_another_number_of_threads_in_one_process_is_refused(saved: Path) -> None:
     runner = backend.load(saved, num_threads=63)
-    with pytest.raises(EngineError, match="63 threads are asked for, this process already runs it with"), runner:
+    with pytest.raises(EngineError, match="63 threads are requested, this process already runs it with"), runner:
         pytest.fail("threads cannot be changed any more")
 
 
 def test_it_is_quiet(saved: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from engines import tensorflow as t\n"
+        "import sys; from pathlib import Path; from engines.backends import tensorflow as t\n"
         "with t.load(Path(sys.argv[1]), num_threads=1) as runner: print(len(runner.inputs))"
     )
     done = subprocess.run([sys.executable, "-c", program, saved], capture_output=True, text=True, check=True)

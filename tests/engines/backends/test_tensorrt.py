@@ -38,6 +38,6 @@ def test_too_old_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_builds_only_for_the_gpu_at_hand(linear: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        Unavailable, match=r"tensorrt: compute capabilities 8\.7 are asked for, this backend builds for"
+        Unavailable, match=r"tensorrt: compute capabilities 8\.7 are requested, this backend builds for"
     ):
         tensorrt.build(linear, tmp_path / "engine", BuildOptions(compute_capabilities=("8.7",)))

@@ -76,7 +76,7 @@ def test_compute_capabilities_are_written_into_the_engine(linear: Path, tmp_path
 def test_unknown_compute_capabilities(linear: Path, tmp_path: Path, text: str) -> None:
     options = BuildOptions(shapes=LINEAR, compute_capabilities=(text,))
     with pytest.raises(
-        Unavailable, match=rf"compute capability '{text}' is asked for, version .* 8\.0, 8\.6, 8\.9, 12\.0"
+        Unavailable, match=rf"compute capability '{text}' is requested, version .* 8\.0, 8\.6, 8\.9, 12\.0"
     ):
         tensorrt_rtx.build(linear, tmp_path / "engine", options)
 
@@ -105,7 +105,7 @@ def test_a_model_with_fixed_shapes_needs_no_shape_range(save_model: SaveModel, t
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (BuildOptions(shapes=LINEAR, optimization_level=6), "optimization level 6 is asked for, it goes from 0 to 5"),
+        (BuildOptions(shapes=LINEAR, optimization_level=6), "optimization level 6 is requested, it goes from 0 to 5"),
         (BuildOptions(shapes=LINEAR, workspace_mib=0), "workspace is 0 MiB; give at least 1"),
     ],
 )
@@ -172,7 +172,7 @@ def test_progress_is_told_step_by_step(linear: Path, tmp_path: Path) -> None:
     ("options", "words"),
     [
         (BuildOptions("int8", LINEAR, native=GivenScales(b"")), 'has no calibrators; take int8 = "qdq"'),
-        (BuildOptions(shapes=LINEAR, version_compatible=True), "a version-compatible engine is asked for"),
+        (BuildOptions(shapes=LINEAR, version_compatible=True), "a version-compatible engine is requested"),
         (BuildOptions("fp16", LINEAR, dla_core=0), "has no DLA; leave dla_core at -1"),
     ],
 )

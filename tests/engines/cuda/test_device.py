@@ -68,7 +68,7 @@ def test_memory_copies_and_events() -> None:
 
 def test_what_goes_wrong_is_one_sentence() -> None:
     found = said()["device"]
-    assert found["too much"] == "OutOfMemory: GPU: 1 MiB are asked for, 0 of 1 MiB are free; use a smaller batch"
+    assert found["too much"] == "OutOfMemory: GPU: 1 MiB are requested, 0 of 1 MiB are free; use a smaller batch"
     assert found["too much pinned"] == (
         "OutOfMemory: GPU: 2 MiB of page-locked host memory cannot be had; use a smaller batch"
     )
@@ -91,7 +91,7 @@ def test_the_whole_runner_where_nothing_can_be_captured() -> None:
     assert (found["right"], found["launches"]) == ([True] * 5, 0)
     assert found["notes"] == [
         "CUDA graph: not captured (cuStreamEndCapture gives CUDA_ERROR_STREAM_CAPTURE_INVALIDATED; it gave no reason); "
-        "queries are queued as kernels."
+        "queries are run kernel by kernel."
     ]
     assert found["left"] == [0, 0, 0, 0, 0]
 

@@ -23,7 +23,7 @@ SHARED = tuple(
         "layer_profiler", "progress", "runner", "shape_profiles", "tensor_io", "timing_cache",
     )
 )  # fmt: skip
-FILES = {"tensorrt": (*SHARED, "tensorrt.py"), "tensorrt_rtx": (*SHARED, "tensorrt_rtx.py")}
+FILES = {"tensorrt": (*SHARED, "backends/tensorrt.py"), "tensorrt_rtx": (*SHARED, "backends/tensorrt_rtx.py")}
 
 CLASS_OF = {
     "builder": "Builder",
@@ -145,7 +145,7 @@ def test_no_file_uses_the_module_unseen() -> None:
         nodes = list(ast.walk(ast.parse(file.read_text())))
         if any(isinstance(node, ast.Attribute) and ast.unparse(node.value) == "trt" for node in nodes):
             using.add(file.relative_to(folder).as_posix())
-    assert using <= {*SHARED, "tensorrt.py", "tensorrt_rtx.py"}
+    assert using <= {*SHARED, "backends/tensorrt.py", "backends/tensorrt_rtx.py"}
     assert "nvinfer/builder.py" in using
 
 

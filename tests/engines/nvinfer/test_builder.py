@@ -86,7 +86,7 @@ def test_engines_that_run_elsewhere_too_take_no_plugin(
 
 @pytest.fixture
 def pretended_8_6() -> ModuleType:
-    """The names that 8.6.1 has, as far as it is asked for them here; its parser wants a builder, and that a GPU."""
+    """The names that 8.6.1 has, as far as it is requested them here; its parser wants a builder, and that a GPU."""
 
     class Parser:
         def __init__(self, network: Any, log: Any) -> None:

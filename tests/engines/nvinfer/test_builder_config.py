@@ -109,7 +109,7 @@ def test_a_bad_timing_cache_is_a_warning_and_a_fresh_start(said: dict[str, Any])
         "none": "",
         "kept": True,
         "damaged": "timing cache damaged.timing: TensorRT does not take it: it is damaged, or of another version or "
-        "GPU; every kernel is timed anew",
+        "GPU; every kernel is timed again",
         "left": ["damaged.timing", "folder", "kept.timing"],
     }
 
@@ -142,7 +142,7 @@ def test_layers_that_the_model_has_in_fp32_are_asked_for_in_fp32() -> None:
     )
     config = SimpleNamespace(set_flag=flags.append)
     notes = keep_full(trt, config, network, lambda name: name != "relu")
-    assert notes == ("FP32 is asked for in 2 layers that the model has in FP32, such as 'soft'.",)
+    assert notes == ("FP32 is requested in 2 layers that the model has in FP32, such as 'soft'.",)
     assert [(layer.precision, layer.types) for layer in layers] == [
         ("", {}), ("float", {0: "float"}), ("float", {0: "float", 1: "float"}),
     ]  # fmt: skip

@@ -168,8 +168,8 @@ def test_its_stream_goes_with_its_buffers() -> None:
 
 def test_a_last_batch_that_is_not_whole_is_refused() -> None:
     assert refusal(batch(1, 2), batch(3)) == (
-        "native calibration, batch 1: input 'x' has the shape (1,), 2 samples are expected, as TensorRT reads whole "
-        "batches alone; choose a batch size that divides the number of samples"
+        "native calibration, batch 1: input 'x' has the shape (1,), 2 samples are expected, as TensorRT reads "
+        "complete batches only; choose a batch size that divides the number of samples"
     )
 
 

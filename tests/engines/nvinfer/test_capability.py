@@ -71,21 +71,21 @@ def test_typing(found: Capability, options: BuildOptions, typing: str) -> None:
         (
             TRT_11,
             {"native": NATIVE},
-            'native INT8 is asked for, version 11.4.0 has no calibrators; take int8 = "qdq", ',
+            'native INT8 is requested, version 11.4.0 has no calibrators; take int8 = "qdq", ',
         ),
-        (RTX, {"native": NATIVE}, "tensorrt_rtx: native INT8 is asked for, version 1.7.1 has no calibrators; take "),
-        (TRT_8, {"optimization_level": 5}, "optimization level 5 is asked for, version 8.5.2 has none; leave it at 3"),
+        (RTX, {"native": NATIVE}, "tensorrt_rtx: native INT8 is requested, version 1.7.1 has no calibrators; take "),
+        (TRT_8, {"optimization_level": 5}, "optimization level 5 is requested, version 8.5.2 has none; leave it at 3"),
         (TRT_8, {"hardware": "ampere_plus"}, 'version 8.5.2 has "exact"; choose one of these'),
         (
             TRT_10,
             {"hardware": "same_compute_capability"},
-            'hardware = "same_compute_capability" is asked for, version 10.3.0 has "exact", "ampere_plus"; choose one',
+            'hardware = "same_compute_capability" is requested, version 10.3.0 has "exact", "ampere_plus"; choose one',
         ),
         (RTX, {"hardware": "ampere_plus"}, "choose one of these; name its targets in compute_capabilities"),
-        (TRT_8, {"version_compatible": True}, "a version-compatible engine is asked for, version 8.5.2 has none"),
-        (TRT_8, {"weights": "stripped"}, 'weights = "stripped" is asked for, version 8.5.2 has no such plans; take "f'),
-        (RTX, {"weights": "refittable"}, 'weights = "refittable" is asked for, version 1.7.1 has none without a GPU'),
-        (RTX, {"dla_core": 1}, "DLA core 1 is asked for, version 1.7.1 has no DLA; leave dla_core at -1"),
+        (TRT_8, {"version_compatible": True}, "a version-compatible engine is requested, version 8.5.2 has none"),
+        (TRT_8, {"weights": "stripped"}, 'weights = "stripped" is requested, version 8.5.2 has no such plans; take "f'),
+        (RTX, {"weights": "refittable"}, 'weights = "refittable" is requested, version 1.7.1 has none without a GPU'),
+        (RTX, {"dla_core": 1}, "DLA core 1 is requested, version 1.7.1 has no DLA; leave dla_core at -1"),
     ],
 )
 def test_what_a_generation_lacks(found: Capability, change: dict[str, Any], words: str) -> None:
@@ -103,8 +103,8 @@ def test_native_int8_up_to_10(found: Capability) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (replace(DLA, precision="fp32", native=None), "fp32 is asked for, DLA has FP16 and INT8; build one of these"),
-        (replace(DLA, native=None), 'INT8 by Q/DQ nodes is asked for, DLA takes none; take int8 = "native"'),
+        (replace(DLA, precision="fp32", native=None), "fp32 is requested, DLA has FP16 and INT8; build one of these"),
+        (replace(DLA, native=None), 'INT8 by Q/DQ nodes is requested, DLA takes none; take int8 = "native"'),
         (
             replace(DLA, shapes=DYNAMIC),
             "the shapes of 'x' go from (1, 3) to (8, 3), DLA takes one; give min, opt and max alike",
@@ -124,10 +124,10 @@ def test_what_dla_lacks(options: BuildOptions, words: str) -> None:
     [
         (
             BuildOptions(optimization_level=6),
-            "tensorrt: optimization level 6 is asked for, it goes from 0 to 5",
+            "tensorrt: optimization level 6 is requested, it goes from 0 to 5",
         ),
         (BuildOptions(workspace_mib=0), "tensorrt: workspace is 0 MiB; give at least 1"),
-        (BuildOptions("fp16", native=NATIVE), "native INT8 is asked for with precision fp16; ask for int8"),
+        (BuildOptions("fp16", native=NATIVE), "native INT8 is requested with precision fp16; ask for int8"),
     ],
 )
 def test_options_that_fit_no_generation(options: BuildOptions, words: str) -> None:
@@ -141,18 +141,18 @@ def test_options_that_fit_no_generation(options: BuildOptions, words: str) -> No
         (
             Platform("GTX 1080 (compute capability 6.1)", has_fp16=False),
             BuildOptions("fp16"),
-            "tensorrt: fp16 is asked for, GTX 1080 (compute capability 6.1) has no fast arithmetic for it; build fp32 "
+            "tensorrt: fp16 is requested, GTX 1080 (compute capability 6.1) has no fast arithmetic for it; build fp32 "
             "or int8 for it",
         ),
         (
             Platform(has_int8=False),
             BuildOptions("int8"),
-            "int8 is asked for, this GPU has no fast arithmetic for it",
+            "int8 is requested, this GPU has no fast arithmetic for it",
         ),
         (
             Platform(),
             DLA,
-            "DLA core 0 is asked for, this machine has no DLA, or its TensorRT does not drive it",
+            "DLA core 0 is requested, this machine has no DLA, or its TensorRT does not drive it",
         ),
         (Platform("Orin", num_dla_cores=2), replace(DLA, dla_core=2), "Orin has 2 of them, counted from 0; choose one"),
     ],

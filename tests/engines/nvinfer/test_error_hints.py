@@ -14,7 +14,7 @@ WORDS = {
     ),
     "Myelin ([pass.cpp:337: check_turing_op_compatibility] Cannot compile operation 'fc' for Turing (SM75): FP32 GEMM "
     "is not supported": "this version has no FP32 matrix products for compute capability 7.5; build fp16 for it",
-    "MyelinCheckException: graph_jit.cpp:278: CHECK(status == CUDA_SUCCESS) failed": "it wants to ask a GPU for this",
+    "MyelinCheckException: graph_jit.cpp:278: CHECK(status == CUDA_SUCCESS) failed": "it needs to query a GPU",
     "Unable to load library: libnvinfer_lean.so.1": "and libnvinfer_lean is not installed; install it (apt install",
     "Error Code 4: API Usage Error (Network has dynamic or shape inputs, but no optimization profile has been defined."
     " In validate": "an input is dynamic and has no shape range; give [model.inputs.NAME] min, opt and max",

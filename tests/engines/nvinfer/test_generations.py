@@ -143,5 +143,5 @@ def test_our_allocator_is_one_of_its_own(generation: str) -> None:
 def test_a_runtime_that_does_not_start_is_one_sentence(generation: str) -> None:
     assert facts(generation)["runtime"] == (
         f"engine.plan: tensorrt_bindings {generation} does not start (it gave no reason); its CUDA may be newer than "
-        "the driver: look at nvidia-smi, update the driver or take an older version"
+        "the driver: check nvidia-smi, update the driver or take an older version"
     )

@@ -271,7 +271,7 @@ def test_a_library_that_does_not_tell_times_of_layers(gpu: PretendedGpu, tmp_pat
 
     with (
         runner_of(gpu, tmp_path, pretended_trt(gpu, lambda: Silent(gpu)), PLAIN) as runner,
-        pytest.raises(EngineError, match=r"engine\.plan: times of layers are not told \(it gave no reason\)"),
+        pytest.raises(EngineError, match=r"engine\.plan: layer times are not available \(it gave no reason\)"),
     ):
         runner.layer_times(feed(2), 5)
 
@@ -316,7 +316,7 @@ def test_memory_that_is_full_gives_back_what_was_taken(gpu: PretendedGpu, tmp_pa
     def second_is_too_much(num_bytes: int) -> Any:
         taken.append(num_bytes)
         if len(taken) == 2:
-            raise EngineError("GPU: 9 MiB are asked for, 2 of 8 MiB are free; use a smaller batch")
+            raise EngineError("GPU: 9 MiB are requested, 2 of 8 MiB are free; use a smaller batch")
         return take(num_bytes)
 
     setattr(gpu, what, second_is_too_much)
@@ -356,7 +356,7 @@ def test_an_engine_that_the_gpus_memory_does_not_hold(gpu: PretendedGpu, tmp_pat
         logger(trt)[0].log(trt.ILogger.ERROR, "[defaultAllocator.cpp] Error Code 1: Cuda Runtime (out of memory)")
 
     vars(trt)["Runtime"] = lambda log: SimpleNamespace(deserialize_cuda_engine=load)
-    words = r"the GPU's memory does not hold the engine \(.*out of memory\)\); end what else runs on the GPU"
+    words = r"the GPU's memory does not hold the engine \(.*out of memory\)\); stop other programs on the GPU"
     with pytest.raises(OutOfMemory, match=words), runner_of(gpu, tmp_path, trt):
         pytest.fail("it cannot be entered")
     assert gpu.calls[-1] == "exit"

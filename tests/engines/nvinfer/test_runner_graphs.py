@@ -70,7 +70,7 @@ def test_what_cannot_be_captured_runs_without_and_says_so(gpu: PretendedGpu, trt
             assert runner.infer(feed(1))["y"].tolist() == [[0, 2]]
         assert runner.facts().notes == (
             "CUDA graph: not captured (cuStreamEndCapture gives CUDA_ERROR_STREAM_CAPTURE_INVALIDATED; it gave no "
-            "reason); queries are queued as kernels.",
+            "reason); queries are run kernel by kernel.",
         )
     assert gpu.calls.count("execute on 7") == 3 + 1, "once more after the capture"
 

@@ -37,7 +37,7 @@ def test_what_it_builds_and_what_it_refuses(
     native, int8 = said.pop("native"), said.pop("int8")
     assert all(isinstance(size_bytes, int) and size_bytes > 10_000 for size_bytes in said.values()), said
     assert native == (
-        'Unavailable: tensorrt_rtx: native INT8 is asked for, version 1.4.0.76 has no calibrators; take int8 = "qdq", '
+        'Unavailable: tensorrt_rtx: native INT8 is requested, version 1.4.0.76 has no calibrators; take int8 = "qdq", '
         "which writes INT8 into the model"
     )
     assert "this version has no INT8 convolutions (TensorRT for RTX 1.7 was the first with them); update it" in int8

@@ -228,7 +228,7 @@ def test_the_verb_prints_nodes_and_the_likely_layer(evidence: Evidence, tiny: Pa
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("plan.toml", "tiny.onnx"), 2, "plan.toml: is a plan; `trtforge validate plan.toml` says the layer of what"),
+        (("plan.toml", "tiny.onnx"), 2, "plan.toml: is a plan; `trtforge validate plan.toml` reports the layer of"),
         (("none.onnx", "tiny.onnx", "--data", "data.npz"), 2, "none.onnx: does not exist; give an ONNX file"),
         (("tiny.onnx", "data.npz", "--data", "data.npz"), 4, "data.npz: "),
         (("tiny.onnx", "tiny.onnx"), 2, "--data is missing: "),
@@ -283,4 +283,4 @@ def test_a_model_without_data_has_no_effect(evidence: Evidence, tiny: Path, comm
         assert command("infer", model, "--data", "data.npz", "-o", f"{name}.json").status == 0
     said = command("validate", "a.json", "b.json", "--precision", "int8", "--model", model_of(evidence).path)
     assert said.status == 2
-    assert said.err.startswith("trtforge: --model: has effect where REFERENCE is an ONNX file and --data is there")
+    assert said.err.startswith("trtforge: --model: has an effect only if REFERENCE is an ONNX file and --data is given")

@@ -182,7 +182,11 @@ def test_a_file_without_batches(tmp_path: Path) -> None:
 
 def test_batches_of_unlike_outputs(tmp_path: Path) -> None:
     write_outputs(tmp_path / "x.json", "r", [{"a": REFERENCE}, {"b": REFERENCE}])
-    with pytest.raises(ConfigError, match=r"x\.json: its batches do not fit each other \('a'\); run `trtforge infer`"):
+    with pytest.raises(
+        ConfigError,
+        match=r"x\.json: its batches do not match each other \('a'\); run `trtforge "
+        r"infer`",
+    ):
         read_outputs(tmp_path / "x.json")
 
 

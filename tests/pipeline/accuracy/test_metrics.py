@@ -153,7 +153,7 @@ def test_auc_turns_round_with_the_scores(scores: list[int], seed: int) -> None:
         ("top1", np.zeros((2, 5, 3)), [0, 1], r"the output is \(2, 5, 3\), \(N, classes\) with at least 2 classes"),
         ("top1", [[1.0], [2.0]], [0, 0], "with at least 2 classes"),
         ("top5", SCORES, [1, 0, 0, 0], r"the output is \(4, 3\), \(N, classes\) with at least 5 classes"),
-        ("cosine", SCORES, [1, 0, 0, 0], "the same shape is expected; store labels as the network should answer"),
+        ("cosine", SCORES, [1, 0, 0, 0], "the same shape is expected; store labels in the shape of the output"),
         ("auc", [0.1, 0.2], [1, 1], "every sample is of class 1, both kinds are needed"),
         ("auc", SCORES, [0, 1, 1, 0], "no sample is of class 2"),
         ("auc", [0.1, 0.2], [0, 2], "labels go from 0 to 2, the output has the classes 0 to 1"),
@@ -166,7 +166,7 @@ def test_labels_that_do_not_fit(name: str, scores: Any, labels: Any, message: st
 
 
 def test_labels_that_are_missing() -> None:
-    with pytest.raises(ConfigError, match="metric 'top1': there are no labels, it compares with them; set labels"):
+    with pytest.raises(ConfigError, match="metric 'top1': needs labels, there are none; set labels"):
         metric("top1")({"y": SCORES}, None)
 
 
@@ -190,7 +190,11 @@ def test_what_a_metric_says_of_itself(name: str, higher_is_better: bool, per_sam
     assert (ours.name, ours.higher_is_better, ours.per_sample) == (name, higher_is_better, per_sample)
     assert ours.needs_labels
     if not per_sample:
-        with pytest.raises(ConfigError, match=rf"metric '{name}': does not judge single samples .* use top1 or top5"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"metric '{name}': does not classify single samples .* use top1 or "
+            r"top5",
+        ):
             ours.correct({"y": SCORES}, np.zeros(4, int))
 
 
@@ -233,7 +237,7 @@ def test_a_users_functions_attributes_are_respected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("1 / 0", r"raised ZeroDivisionError \(division by zero\); mend it"),
+        ("1 / 0", r"raised ZeroDivisionError \(division by zero\); fix it"),
         ("return None", "gave a NoneType, one number is expected"),
         ("return [1, 2]", "gave a list, one number is expected"),
     ],

@@ -33,5 +33,5 @@ def test_ranges_of_other_data_are_told(fp32: OnnxModel, samples: Samples, factor
     assert bool(said) is is_told
     if said:
         assert float(said[0].split()[2]) == pytest.approx(factor, rel=0.3)
-        assert "calibrate again on samples like those that are judged" in said[0]
+        assert "calibrate again on samples like the evaluation samples" in said[0]
     assert unlike_ranges(record | {"method": "entropy"}, ranges) == [], "another method's are no measure"

@@ -41,7 +41,7 @@ def test_a_drop_of_exactly_the_bound_passes_and_one_beyond_does_not(fp32: Varian
     found = recommend([fp32, beyond], TOP1, 0.005)
     assert (found.outcome, found.variant) == ("stay", "fp32@onnxruntime")
     assert (
-        "INT8 is out: int8@onnxruntime is 0.51 points below FP32 in top1, beyond the 0.50 points allowed"
+        "INT8 is excluded: int8@onnxruntime is 0.51 points below FP32 in top1, beyond the 0.50 points allowed"
         in found.sentence
     )
 
@@ -94,7 +94,7 @@ def test_an_untimed_int8_is_undecided_but_fp32_stays(fp32: VariantRecord, make_v
 def test_a_timed_variant_with_a_simulated_accuracy_is_not_recommended(fp32: VariantRecord, int8: VariantRecord) -> None:
     found = recommend([fp32, replace(int8, metric_measured_on=SIMULATION)], TOP1, 0.005)
     assert found.variant == "fp32@onnxruntime"
-    assert "INT8 is out: int8@onnxruntime has only a simulated accuracy" in found.sentence
+    assert "INT8 is excluded: int8@onnxruntime has only a simulated accuracy" in found.sentence
 
 
 def test_a_variant_that_failed_validation_is_not_recommended(fp32: VariantRecord, int8: VariantRecord) -> None:
@@ -108,7 +108,7 @@ def test_nothing_timed_is_undecided_and_says_what_accuracy_allows(make_variant: 
     found = recommend([make_variant("fp32@tensorrt", 0.0, 2_000_000), simulated], TOP1, 0.005)
     assert (found.outcome, found.variant) == ("undecided", "")
     assert "nothing was timed here (no NVIDIA driver on this machine" in found.sentence
-    assert "int8@tensorrt is fit in simulation: top1 91.27 %, 0.10 points below FP32" in found.sentence
+    assert "int8@tensorrt qualifies in simulation: top1 91.27 %, 0.10 points below FP32" in found.sentence
 
 
 def test_nothing_timed_and_nothing_accurate(make_variant: Make) -> None:

@@ -105,7 +105,7 @@ def test_a_rest_of_samples_is_refused_before_anything_runs(model: OnnxModel, sam
     with pytest.raises(ConfigError) as caught:
         batches_for_calibrator(model, samples, "10.3.0", 7)
     assert str(caught.value) == (
-        "[build] native_batch_size is 7, 24 calibration samples are no whole number of such batches; set it to 6, or "
+        "[build] native_batch_size is 7, 24 calibration samples are not a multiple of it; set it to 6, or "
         "limit the samples"
     )
 
@@ -148,7 +148,7 @@ def test_a_plan_for_tensorrt_for_rtx_is_refused_before_any_work(plan: Path) -> N
     text = plan.read_text().replace("[calibrate]", '[build]\nint8 = "native"\n[calibrate]')
     plan.write_text(text.replace("[variants]\n", '[variants]\nbackends = ["onnxruntime", "tensorrt_rtx"]\n'))
     store = Store(plan.parent / "store")
-    with pytest.raises(Unavailable, match=r'^tensorrt_rtx: native INT8 is asked for, .* take int8 = "qdq"'):
+    with pytest.raises(Unavailable, match=r'^tensorrt_rtx: native INT8 is requested, .* take int8 = "qdq"'):
         run(read_plan(plan), store, "build")
     assert store.account == []
     plan.write_text(plan.read_text().replace('"onnxruntime", "tensorrt_rtx"', '"onnxruntime"'))
@@ -168,8 +168,12 @@ def test_the_verb_takes_ranges_or_data_for_native_int8_alone(command: Command, r
     build = ("build", "tiny.onnx", "--backend", "tensorrt_rtx", "--precision", "int8", "-o", "e.plan")
     assert ranges.path.is_dir()
     for more, status, words in (
-        (("--ranges", ranges.path), 2, "--ranges: has effect with --int8 native --native-scales ranges alone; drop it"),
-        (("--data", "data.npz"), 2, "--data: has effect with --int8 native --native-scales tensorrt alone; drop it"),
+        (
+            ("--ranges", ranges.path),
+            2,
+            "--ranges: has an effect only with --int8 native --native-scales ranges; drop it",
+        ),
+        (("--data", "data.npz"), 2, "--data: has an effect only with --int8 native --native-scales tensorrt; drop it"),
         (("--int8", "native"), 2, "--ranges is missing: name the folder that `trtforge calibrate` wrote"),
         (("--int8", "native", "--native-scales", "tensorrt"), 2, "--data is missing"),
         (("--int8", "native", "--ranges", ranges.path), 3, "tensorrt_rtx: "),

@@ -54,7 +54,7 @@ def efforts(options: BuildOptions, refuse: Callable[[BuildOptions], None]) -> li
 
 
 def died(words: str = "ended by SIGKILL") -> ProcessDied:
-    error = ProcessDied(f"build: {words}\nIts last words:\n  tactic 42")
+    error = ProcessDied(f"build: {words}\nIts last output:\n  tactic 42")
     error.may_be_memory = True
     return error
 
@@ -95,7 +95,7 @@ def test_each_rung_is_said_and_written_down(caplog: pytest.LogCaptureFixture) ->
         f"{second}: trying again with a workspace of 256 MiB and optimization level 1",
     ]
     assert record.notes == (
-        "Built with a workspace of 256 MiB and optimization level 1 instead of what was asked for: before that, "
+        "Built with a workspace of 256 MiB and optimization level 1 instead of the requested settings: before that, "
         f"{first}; {second}.",
         "a note",
     )
@@ -103,7 +103,7 @@ def test_each_rung_is_said_and_written_down(caplog: pytest.LogCaptureFixture) ->
 
 def test_the_end_of_the_ladder_tells_it_all() -> None:
     with pytest.raises(
-        StageError, match=r"^build: failed 4 times, each with less to work with: ended by SIGKILL, with"
+        StageError, match=r"^build: failed 4 times, each with fewer resources: ended by SIGKILL, with"
     ) as caught:
         climbed(*[died()] * 4)
     assert isinstance(caught.value.__cause__, ProcessDied)
@@ -157,7 +157,8 @@ def test_a_real_build_after_a_real_kill(tiny: Path, monkeypatch: pytest.MonkeyPa
     assert engine.path.stat().st_size > 1000
     first = json.loads(engine.beside("record.json").read_text())["notes"][0]
     assert first == (
-        "Built with a workspace of 256 MiB and optimization level 3 instead of what was asked for: before that, the "
+        "Built with a workspace of 256 MiB and optimization level 3 instead of the requested settings: before "
+        "that, the "
         "process was ended by SIGKILL; the system kills a process like this when memory runs out, with a workspace of "
         "1024 MiB and optimization level 3."
     )

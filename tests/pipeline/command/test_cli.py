@@ -251,7 +251,7 @@ def test_5_accuracy_out_of_bound_and_still_a_report(command: Command, plan: Path
     plan.write_text(plan.read_text() + "\n[validate.int8]\natol = 1e-9\n")
     said = command("run", plan)
     assert said.status == 5
-    assert "trtforge: out of bound: int8@onnxruntime: output 'scores' differs by up to " in said.err
+    assert "trtforge: out of tolerance: int8@onnxruntime: output 'scores' differs by up to " in said.err
     assert (plan.parent / "trtforge-report" / "report.json").is_file()
     assert "int8@onnxruntime" in said.out
 
@@ -277,7 +277,7 @@ def test_ctrl_c_in_a_stage(command: Command, slow_plan: Path) -> None:
     assert running.returncode == 130
     assert out == ""
     assert err.splitlines()[-1] == (
-        "trtforge: interrupted; nothing half made is left, a plan goes on from what was finished"
+        "trtforge: interrupted; no incomplete results are left, a plan continues from what was finished"
     )
     assert "Traceback" not in err
     assert group_is_gone(running)
@@ -352,7 +352,7 @@ def test_a_full_disk(plan: Path, size: str, status: int) -> None:
     done = subprocess.run([*mounted, script], cwd=plan.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     assert re.fullmatch(
-        r"trtforge: store: (the disk is full \(\d+ MiB free\); free some room and run again: what was finished is kept"
+        r"trtforge: store: (the disk is full \(\d+ MiB free\); free some space and run again: finished results are kept"
         r"|cannot be used as a store \(No space left on device\); name another with --store)",
         done.stderr.splitlines()[-1],
     )

@@ -66,7 +66,8 @@ def test_jetpack_5_says_what_its_python_costs(tmp_path: Path, jetpack: str) -> N
     assert one.level == "bad"
     assert one.line() == (
         f"bad: python: JetPack {jetpack} makes TensorRT for its own Python 3.8 alone, this program needs 3.10 or "
-        "newer; docs/jetson.md has the ways out: JetPack 6 (Orin), bindings built for 3.10, or trtexec on the bundle"
+        "newer; docs/jetson.md lists the alternatives: JetPack 6 (Orin), bindings built for 3.10, or trtexec on "
+        "the bundle"
     )
 
 
@@ -105,13 +106,13 @@ def test_a_nano_cannot_be_served(tmp_path: Path) -> None:
         "var/lib/dpkg/status": dpkg_status({"libnvinfer8": "8.2.1-1+cuda10.2"}),
     }
     one = only(found_in(tmp_path, files, python_of("5.1")), "jetpack")
-    assert one.do == "there is no newer JetPack for this module, so it cannot be served"
+    assert one.do == "there is no newer JetPack for this module, so it is not supported"
 
 
 def test_an_l4t_that_nobody_knows_yet(tmp_path: Path) -> None:
     files = jetson_files("7.2") | {"etc/nv_tegra_release": "# R41 (release), REVISION: 1.0, GCID: 1\n"}
     one = only(found_in(tmp_path, files, python_of("7.2")), "jetpack")
-    assert one.line() == "warning: jetpack: L4T 41.1.0 is not in this program's table, so nothing is checked against it"
+    assert one.line() == "warning: jetpack: L4T 41.1.0 is not in this program's table, so its versions are not checked"
 
 
 def test_no_tensorrt(tmp_path: Path) -> None:
@@ -191,16 +192,16 @@ def test_power_clocks_and_throttling(tmp_path: Path) -> None:
     }
     found = found_in(tmp_path, files, python_of("6.2"))
     power = [finding.line() for finding in found if finding.subject == "power"]
-    assert power[0].startswith("warning: power: the hardware has throttled 4 times since the start")
-    assert power[1].startswith("note: power: mode MODE_30W of 0 MAXN, 2 MODE_30W: numbers hold for it alone")
+    assert power[0].startswith("warning: power: the hardware has throttled 4 times since boot")
+    assert power[1].startswith("note: power: mode MODE_30W of 0 MAXN, 2 MODE_30W: results hold for it only")
     assert only(found, "clocks").sentence == (
-        "gpu 17000000.gpu moves from 306 to 625 MHz: latency depends on the load before"
+        "gpu 17000000.gpu moves from 306 to 625 MHz: latency depends on the preceding load"
     )
 
 
 def test_rtx_is_for_no_jetson(tmp_path: Path) -> None:
     one = only(found_in(tmp_path, jetson_files("6.2"), python_of("6.2"), "tensorrt_rtx"), "backends")
-    assert one.line().startswith("bad: backends: TensorRT for RTX knows no compute capability 8.7")
+    assert one.line().startswith("bad: backends: TensorRT for RTX does not support compute capability 8.7")
 
 
 def test_memory_is_read(tmp_path: Path) -> None:
@@ -225,8 +226,7 @@ def test_a_build_that_does_not_fit(tmp_path: Path) -> None:
     found = list(memory_findings(small, need_mib, True))
     assert [finding.subject for finding in found] == ["memory", "swap", "disk"]
     assert found[0].sentence == (
-        "900 MiB are available, a build of this model takes about 2536 MiB "
-        "(1900 MiB of swap serve the CPU's part alone)"
+        "900 MiB are available, a build of this model takes about 2536 MiB (1900 MiB of swap help the CPU's part only)"
     )
 
 

@@ -87,7 +87,7 @@ def test_the_numbers_of_an_engine(answers: EvaluationOutputs) -> None:
 
 def test_nothing_to_compare_with(answers: EvaluationOutputs) -> None:
     alone = EvaluationOutputs(answers.engines, None, None, answers.judge, answers.labelled)
-    with pytest.raises(ConfigError, match=r"no answers of FP32.*or write 'metric_drop from baseline <= 0\.01'"):
+    with pytest.raises(ConfigError, match=r"no outputs of FP32.*or write 'metric_drop from baseline <= 0\.01'"):
         check_accuracy(
             alone, IntervalPolicy(0.99, sampled=True), EngineBudget("int8", budget_from_text("metric_drop <= 0.01", ""))
         )
@@ -101,7 +101,8 @@ def test_nothing_to_compare_with(answers: EvaluationOutputs) -> None:
 
 def num_advised(advice: str, num: int) -> int:
     found = re.fullmatch(
-        rf"about ([\d,]+) evaluation samples such as these {num} would decide; or judge these alone with sampled = "
+        rf"about ([\d,]+) evaluation samples such as these {num} would decide; or consider these samples only with "
+        r"sampled = "
         "false",
         advice,
     )
@@ -142,5 +143,5 @@ def test_no_difference_on_few_samples_is_no_proof(answers: EvaluationOutputs) ->
 
 @pytest.mark.parametrize("text", ["metric >= 95", "metric >= 0", "metric_drop <= 1", "metric_drop from baseline <= 2"])
 def test_percent_where_a_share_is_meant_bounds_nothing(answers: EvaluationOutputs, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"top1 is a share, from 0 to 1, so this bounds nothing; write 0\.01 for 1 %"):
+    with pytest.raises(ConfigError, match=r"top1 is a share, from 0 to 1, so this is no limit; write 0\.01 for 1 %"):
         check_accuracy(answers, IntervalPolicy(0.99, sampled=True), EngineBudget("int8", budget_from_text(text, "")))

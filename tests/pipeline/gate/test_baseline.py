@@ -96,7 +96,7 @@ def test_other_labels_than_it_was_gated_on_are_said(engines: Engines, kept: Path
     said = gate(engines.int8, "--labels", "swapped", "--baseline", "last-good", "--budget", "metric >= 0.9")
     assert said.status == 5
     assert "the baseline has " in said.err
-    assert "look at the labels and the data first" in said.err
+    assert "check the labels and the data first" in said.err
     assert "The evaluation samples or their labels are not those that baseline" in said.out
 
 
@@ -108,7 +108,10 @@ def test_the_first_one(engines: Engines, gate: Callable[..., Said], command: Com
     assert "No baseline 'last-good' is kept in .trtforge yet." in said.out
     refused = command("baseline", "set", "last-good", "trtforge-gate")
     assert refused.status == 2
-    assert "was not decided for want of a baseline (p50_ms at batch 1 <= 1.03 x baseline); add --first" in refused.err
+    assert (
+        "was not decided because there was no baseline (p50_ms at batch 1 <= 1.03 x baseline); add --first"
+        in refused.err
+    )
     assert command("baseline", "set", "last-good", "trtforge-gate", "--first").status == 0
     assert gate(engines.fp32, *held[:2], "--budget", "p50_ms <= 99 x baseline").status == 0
 
@@ -120,7 +123,7 @@ def test_a_gate_that_failed_sets_nothing(
     assert gate(engines.fp32, "--budget", "size_mib <= 0.0001").status == 5
     said = command("baseline", "set", "last-good", "trtforge-gate", "--first")
     assert said.status == 2
-    assert "the gate of fp32.onnx did not pass (size_mib <= 0.0001: fail); a baseline is what was good" in said.err
+    assert "the gate of fp32.onnx did not pass (size_mib <= 0.0001: fail); a baseline must have passed" in said.err
     assert read_baseline(kept).record == before
 
 
@@ -174,7 +177,7 @@ def test_a_list_of_sums_that_was_cut_off_between_two_lines_is_caught(kept: Path,
     lines = sums.read_text().splitlines(keepends=True)
     assert len(lines) == 3
     sums.write_text("".join(lines[:num_lines]))
-    with pytest.raises(DataError, match=r"SHA256SUMS does not list .*, so it is not whole; set it again from a gate"):
+    with pytest.raises(DataError, match=r"SHA256SUMS does not list .*, so it is incomplete; set it again from a gate"):
         read_baseline(kept)
 
 
@@ -227,16 +230,16 @@ def test_none_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: 
     monkeypatch.chdir(tmp_path)
     said = command("baseline", "list")
     assert (said.status, said.out) == (0, "")
-    assert "no baseline is kept in .trtforge; set one with `trtforge baseline set`" in said.err
+    assert "no baseline is stored in .trtforge; set one with `trtforge baseline set`" in said.err
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("set", "last good", "x"), "baseline 'last good': is no name; take letters, digits"),
-        (("set", "../up", "x"), "baseline '../up': is no name"),
+        (("set", "last good", "x"), "baseline 'last good': is not a valid name; use letters, digits"),
+        (("set", "../up", "x"), "baseline '../up': is not a valid name"),
         (("set", "good", "x"), "x: has no gate.json; give the folder that `trtforge gate` wrote"),
-        (("show", "good"), "baseline 'good': is not kept in .trtforge; set one with `trtforge baseline set`"),
+        (("show", "good"), "baseline 'good': is not stored in .trtforge; set one with `trtforge baseline set`"),
     ],
 )
 def test_a_wrong_command(

@@ -41,25 +41,25 @@ def test_a_budget_has_one_canonical_spelling(text: str, canonical: str) -> None:
         ("p50_ms >= 3", "'>=' does not bound the median latency of a query (p50_ms); write p50_ms <= …"),
         ("p50_ms < 3", "'<' does not bound the median latency of a query (p50_ms); write p50_ms <= …"),
         ("throughput_per_s <= 400", "write throughput_per_s >= …"),
-        ("p50_ms <= 3 ms", "'ms' behind the number is not 'x baseline'; the unit of p50_ms stands in its name"),
-        ("p50_ms <= 1.03 x last-good", "'x last-good' behind the number is not 'x baseline'"),
-        ("p50_ms <= twice", "'twice' is no bound; write a number"),
-        ("p50_ms <= nan", "'nan' is no bound"),
-        ("p50_ms <= 1e999", "the bound is inf, which bounds nothing"),
+        ("p50_ms <= 3 ms", "'ms' after the number is not 'x baseline'; the unit of p50_ms is part of its name"),
+        ("p50_ms <= 1.03 x last-good", "'x last-good' after the number is not 'x baseline'"),
+        ("p50_ms <= twice", "'twice' is not a bound; write a number"),
+        ("p50_ms <= nan", "'nan' is not a bound"),
+        ("p50_ms <= 1e999", "the bound is inf, which is no limit"),
         ("p50_ms <= 0", "the bound is 0, but the median latency of a query is above 0"),
         (
             "agreement >= 0.9 x baseline",
-            "is not bounded by a multiple of the baseline's; write 'agreement with baseline",
+            "cannot be bounded by a multiple of the baseline's; write 'agreement with baseline",
         ),
         ("agreement >= 98", "the bound is 98, but the share of samples with the same arg max as FP32 is from 0 to 1"),
         ("agreement >= 0", "is from 0 to 1; write 0.98 for 98 %"),
         ("metric >= 0.99 x baseline", "write 'metric_drop from baseline <= 0.01'"),
-        ("p50_ms at batch 0 <= 3", "'0' is no batch size; write a whole number of at least 1"),
-        ("p50_ms at batch 2 at batch 4 <= 3", "'at' stands there twice"),
+        ("p50_ms at batch 0 <= 3", "'0' is not a batch size; write a whole number of at least 1"),
+        ("p50_ms at batch 2 at batch 4 <= 3", "'at' is given twice"),
         ("size_mib at batch 2 <= 3", "size_mib is not measured by batch size, p50_ms, p90_ms"),
-        ("p50_ms for int8 <= 3", "'for int8' means nothing behind p50_ms; 'of VARIANT', 'at batch N' may"),
-        ("metric_drop with baseline <= 3", "'with baseline' means nothing behind metric_drop; 'of VARIANT', 'from"),
-        ("p50_ms of <= 3", "'of' means nothing behind p50_ms"),
+        ("p50_ms for int8 <= 3", "'for int8' has no meaning after p50_ms; 'of VARIANT', 'at batch N' may"),
+        ("metric_drop with baseline <= 3", "'with baseline' has no meaning after metric_drop; 'of VARIANT', 'from"),
+        ("p50_ms of <= 3", "'of' has no meaning after p50_ms"),
     ],
 )
 def test_what_is_no_budget_is_said_in_one_sentence(text: str, said: str) -> None:
@@ -76,7 +76,7 @@ def test_no_budget_is_an_error() -> None:
 
 
 def test_the_same_thing_is_bounded_once() -> None:
-    with pytest.raises(ConfigError, match="'p50_ms<=4' and 'p50_ms <= 3' bound the same thing; leave one out"):
+    with pytest.raises(ConfigError, match="'p50_ms<=4' and 'p50_ms <= 3' bound the same quantity; leave one out"):
         budgets_from_texts(("p50_ms <= 3", "p50_ms<=4"), WHERE)
     both = budgets_from_texts(("p50_ms <= 3", "p50_ms <= 1.03 x baseline", "p50_ms at batch 8 <= 9"), WHERE)
     assert [budget.needs_baseline for budget in both] == [False, True, False]

@@ -77,7 +77,7 @@ def test_objections_undo_what_was_timed_and_nothing_else() -> None:
     for interval in (Interval(11.0, 10.5, 11.5, 0.99), Interval(13.0, 12.5, 14.0, 0.99)):
         check = withhold_decision(check_from_interval(P50, interval, ""), P50.budget, against)
         assert check.outcome == "not decided"
-        assert check.sentence.endswith("; but this machine was too unquiet to decide by: " + against[0])
+        assert check.sentence.endswith("; but this machine was too noisy to decide by: " + against[0])
     size = budget_from_text("size_mib <= 40", "")
     assert (
         withhold_decision(
@@ -92,10 +92,8 @@ def test_what_would_decide_is_said_on_a_noisy_machine_too() -> None:
     more = "about 42 more rounds would decide; give max_seconds = 99"
     open_ = check_from_interval(P50, Interval(11.0, 10.0, 13.0, 0.99), more)
     check = withhold_decision(open_, P50.budget, ("others took 60%",))
-    assert check.sentence == (
-        f"{open_.sentence}; {more}; but this machine was too unquiet to decide by: others took 60%"
-    )
-    assert check.advice == "quiet the machine and gate again"
+    assert check.sentence == (f"{open_.sentence}; {more}; but this machine was too noisy to decide by: others took 60%")
+    assert check.advice == "reduce the load on this machine and gate again"
 
 
 def test_two_objections_one_after_the_other_are_one_sentence() -> None:
@@ -113,7 +111,7 @@ def test_tolerances_are_a_check_of_their_own() -> None:
     assert check_tolerances("int8", Validated("validate.int8", ())).outcome == "pass"
     bad = check_tolerances("int8", Validated("validate.int8", ("cosine 0.5 below 0.9", "top1 is 0.1")))
     assert bad.outcome == "fail"
-    assert bad.sentence == "answers of int8 are out of [validate.int8]: cosine 0.5 below 0.9; top1 is 0.1"
+    assert bad.sentence == "outputs of int8 are outside [validate.int8]: cosine 0.5 below 0.9; top1 is 0.1"
 
 
 def test_files_of_weights_count_for_size_and_digest(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ def test_too_few_starts_do_not_decide() -> None:
     one = EngineBudget("new", budget_from_text("cold_start_ms <= 1000", ""))
     check = check_cold_start(one, {"new": made_up(1, 2, 3)}, "", 0.99)
     assert check.outcome == "not decided"
-    assert check.sentence == "cold_start_ms is not known: 3 starts are sure to 75.0% at most, 99.0% is asked for"
+    assert check.sentence == (
+        "cold_start_ms is not known: 3 starts give a confidence of 75.0% at most, 99.0% is requested"
+    )
     assert check.advice == "raise cold_starts to 8"
 
 
@@ -61,7 +63,7 @@ def test_device_memory_that_is_not_told() -> None:
     one = EngineBudget("new", budget_from_text("device_memory_mib <= 1000", ""))
     check = check_cold_start(one, {"new": made_up(1, 2, 3)}, "", 0.5)
     assert check.outcome == "not decided"
-    assert "the backend does not tell of a device's memory" in check.sentence
+    assert "the backend does not report device memory" in check.sentence
     told = [ColdStart(1.0, 100.0, 640.0) for _ in range(8)]
     assert check_cold_start(one, {"new": told}, "", 0.99).outcome == "pass"
 

@@ -153,7 +153,7 @@ def test_swapped_labels_are_caught(engines: Engines, here: Path, command: Comman
     assert [check.outcome for check in right] == ["pass", "pass"], "the engine answers as FP32 does"
     assert f"metric is {wrong.estimate:.4f}" in said.err
     assert "; FP32 itself has " in said.err
-    assert "on these samples: look at the labels and the data first" in said.err
+    assert "on these samples: check the labels and the data first" in said.err
 
 
 def test_too_few_samples_do_not_decide(engines: Engines, here: Path, command: Command) -> None:
@@ -162,12 +162,14 @@ def test_too_few_samples_do_not_decide(engines: Engines, here: Path, command: Co
     said = command("gate", "--candidate", engines.int8, *data, *held, *QUICK)
     assert said.status == 6
     assert "agreement is 1.000 (99 % interval 0.7673 to 1.000), too uncertain to say whether >= 0.98 holds" in said.err
-    assert "evaluation samples such as these 20 would decide; or judge these alone with sampled = false" in said.err
+    assert (
+        "evaluation samples such as these 20 would decide; or consider these samples only with sampled = false"
+    ) in said.err
     assert command("gate", "--candidate", engines.int8, *data, *held, *QUICK, "--no-sampled").status == 0
 
 
 def test_a_busy_machine_does_not_decide(engines: Engines, here: Path, command: Command) -> None:
-    # The test itself is no other program, so the least load of all is asked for.
+    # The test itself is no other program, so the least load of all is requested.
     quick = (*QUICK, "--max-other-load", 0.0)
     held = budgets(
         "p50_ms <= 10000",
@@ -187,13 +189,13 @@ def test_a_busy_machine_does_not_decide(engines: Engines, here: Path, command: C
     assert said.status == 6
     assert latency.outcome == tail.outcome == "not decided"
     assert any(
-        note.endswith("p50, mean and throughput beside the baseline hold for a machine that is as busy.")
+        note.endswith("p50, mean and throughput beside the baseline hold for a machine that is equally busy.")
         for note in gated.notes
     )
     strict = command("gate", *sides, "--data", engines.data, *quick, *held[4:6], "--max-other-load-relative", 0.0)
     assert strict.status == 6
     assert "above max_other_load_relative 0%; stop them" in strict.err
-    assert ", within <= 10000; but this machine was too unquiet to decide by: other programs took " in latency.sentence
+    assert ", within <= 10000; but this machine was too noisy to decide by: other programs used " in latency.sentence
 
 
 def test_energy_without_a_gauge_is_not_decided(engines: Engines, here: Path, command: Command) -> None:
@@ -209,7 +211,10 @@ def test_energy_without_a_gauge_is_not_decided(engines: Engines, here: Path, com
     ("arguments", "said"),
     [
         ((), "--candidate is missing: name the engine that is to ship, or give a PLAN.toml"),
-        (("fp32.onnx",), "fp32.onnx: is no plan (.toml); to gate an engine without one, write --candidate fp32.onnx"),
+        (
+            ("fp32.onnx",),
+            "fp32.onnx: is not a plan (.toml); to gate an engine without one, write --candidate fp32.onnx",
+        ),
         (("--candidate", "none.onnx"), "there is no budget, so nothing could fail"),
         (("--candidate", "none.onnx", "--budget", "p50_ms <= 3"), "none.onnx: does not exist"),
         (("--candidate", "fp32.onnx", "--budget", "p50_ms <= 3"), "--data is missing"),
@@ -222,7 +227,7 @@ def test_energy_without_a_gauge_is_not_decided(engines: Engines, here: Path, com
         (("--candidate", "fp32.onnx", "--budget", "p50_ms at batch 999 <= 1", "--data", "data.npz"), "from 1 to 240"),
         (
             ("--candidate", "fp32.onnx", "--budget", "size_mib <= 1", "--data", "data.npz", "--baseline", "last.onnx"),
-            "baseline 'last.onnx': there is no such engine; correct the path, or name a kept baseline",
+            "baseline 'last.onnx': there is no such engine; correct the path, or name a stored baseline",
         ),
         (
             ("--candidate", "fp32.onnx", "--budget", "size_mib <= 1", "--data", "data.npz", "--baseline", "old/good"),
@@ -246,7 +251,7 @@ def test_the_metrics_direction_counts(engines: Engines, here: Path, command: Com
     data = ("--data", engines.data, "--labels", "y", "--metric", "top1", *QUICK)
     said = command("gate", "--candidate", engines.fp32, *data, *budgets("metric <= 0.5"))
     assert said.status == 2
-    assert "top1 is the better the higher it is; write metric >= …" in said.err
+    assert "top1 is better when higher; write metric >= …" in said.err
 
 
 def changed(engine: Path, to: Path, output: str, weight: float) -> Path:
@@ -264,7 +269,7 @@ def test_an_engine_that_answers_nan_must_not_ship(engines: Engines, here: Path, 
     data = ("--data", engines.data, "--labels", "y", "--reference", engines.fp32, *QUICK)
     said = command("gate", "--candidate", broken, *data, "--metric", "auc", *budgets("metric >= 0.1", "size_mib <= 1"))
     assert said.status == 5
-    assert "metric is no number: the answers hold NaN, for which no bound holds" in said.err
+    assert "metric is not a number: the outputs contain NaN, which meets no bound" in said.err
     held = budgets("metric >= 0.1", "agreement >= 0.1", "metric_drop <= 0.5")
     assert command("gate", "--candidate", broken, *data, "--metric", "top1", *held).status == 5
     assert [check.outcome for check in gated_in(here / "trtforge-gate").checks] == ["fail", "fail", "fail"]
@@ -281,7 +286,7 @@ def test_an_engine_that_is_replaced_meanwhile_is_caught(engines: Engines, here: 
         said = command("gate", "--candidate", sides[0], "--baseline", sides[1], *data, *held)
         assert said.status == 2
         assert "mine.onnx: was replaced while " in said.err
-        assert "mine.onnx was gated; gate again, when nobody else works there" in said.err
+        assert "mine.onnx was gated; gate again, while nobody else writes there" in said.err
         assert not (here / "trtforge-gate").exists()
         shutil.copy(engines.fp32, here / "mine.onnx")
 
@@ -348,7 +353,7 @@ def test_a_folder_of_others_is_left_alone(engines: Engines, here: Path, command:
         "gate", "--candidate", engines.fp32, "--data", engines.data, *budgets("size_mib <= 1"), "-o", "mine", *QUICK
     )
     assert said.status == 2
-    assert "mine/thesis.txt is there, but a gate replaces its folder as a whole; name a folder of its own" in said.err
+    assert "mine/thesis.txt exists, but a gate replaces its whole folder; name a folder of its own" in said.err
     assert (here / "mine" / "thesis.txt").read_text() == "years of work"
 
 

@@ -119,7 +119,7 @@ def test_an_engine_that_drifts_is_not_decided() -> None:
     first, second = (check for _, check in checks_from(result, 0.1))
     assert (first.outcome, second.outcome) == ("not decided", "pass")
     assert first.sentence == (
-        "p50_ms at batch 1 is 2.500 ms (99 % interval 2.000 to 3.000), within <= 9; but this machine was too unquiet "
+        "p50_ms at batch 1 is 2.500 ms (99 % interval 2.000 to 3.000), within <= 9; but this machine was too noisy "
         "to decide by: new against itself was 50% slower in the later half of its rounds than in the earlier, above "
         "max_drift 10%"
     )
@@ -131,7 +131,7 @@ def test_a_baseline_that_is_no_longer_as_fast_is_said() -> None:
     baseline = BaselineEngine("last-good", Engine(Path("old.onnx")), "2026-01-02", "", {1: 1.5})
     assert remarks_on(baseline, result, 0.1) == (
         "Baseline 'last-good' had a p50 of 1.50 ms at batch 1 when it was gated, and has 2.00 ms today: this machine "
-        "is not as it was then.",
+        "has changed since.",
     )
     assert remarks_on(replace(baseline, p50_ms={1: 1.9}), result, 0.1) == ()
     assert remarks_on(replace(baseline, p50_ms={8: 1.5}), result, 0.1) == ()

@@ -80,7 +80,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(gated: GateRecord, tmp
     assert "1.120 (1.100 to 1.140)" in text
     assert gated.steps[0].sentence in text
     assert "data/<eval>.npz" in text
-    assert "Other programs took 2.0 % of the CPU time meanwhile." in text
+    assert "Other programs used 2.0 % of the CPU time during the measurement." in text
     assert "Frequency governor performance performance" in text
     assert re.findall(r'(?:src|href)="(?!#)', page) == []
     assert "<script" not in page
@@ -109,7 +109,7 @@ def test_without_a_baseline_nothing_is_compared(gated: GateRecord, tmp_path: Pat
     text = read(html_from_gate(alone, tmp_path))
     assert "Difference by percentile" not in text
     assert "Baseline:" not in text
-    assert "No temperature is told here." in text
+    assert "No temperature sensor was readable." in text
 
 
 def test_a_gate_without_latencies_has_a_page_too(gated: GateRecord, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_missing_file_of_latencies_is_said(gated: GateRecord, tmp_path: Path) 
 def test_a_budgets_share_is_of_its_bound_either_way() -> None:
     assert share_of(PASSED, 6.0) == 0.5
     floor = replace(PASSED, at_most=False, bound=400.0)
-    assert share_of(floor, 800.0) == 0.5, "twice what is asked for: half the budget is used"
+    assert share_of(floor, 800.0) == 0.5, "twice what is requested: half the budget is used"
     assert share_of(floor, 0.0) is None
     assert share_of(replace(PASSED, bound=0.0), 1.0) is None
     assert share_of(OPEN, OPEN.estimate) is None

@@ -67,7 +67,7 @@ def test_what_validation_refuses_must_not_ship(plan: Path, command: Command) -> 
     plan.write_text(plan.read_text() + held)
     said = command("gate", "plan.toml")
     assert said.status == 5
-    assert "must not ship: int8@onnxruntime: answers of int8@onnxruntime are out of [validate.int8]: " in said.err
+    assert "must not ship: int8@onnxruntime: outputs of int8@onnxruntime are outside [validate.int8]: " in said.err
     gated = record_from_json(plan.parent / "trtforge-gate" / "gate.json", GateRecord, SCHEMA_VERSION, "")
     assert gated.steps == ()
 
@@ -79,7 +79,7 @@ def test_what_validation_refuses_must_not_ship(plan: Path, command: Command) -> 
         ('budgets = ["p50 <= 3"]', "[gate] budgets: 'p50 <= 3': there is no quantity 'p50'; did you mean 'p50_ms'?"),
         ('budgets = ["size_mib <= 3"]\ncandidate = "int8@onnx"', "there is no variant 'int8@onnx'; did you mean 'int8"),
         ('budgets = ["size_mib <= 3"]\nbaseline = "fp16@onnxruntime"', "[gate] baseline: there is no variant 'fp16@"),
-        ('budgets = ["size_mib <= 3"]\nbaseline = "last good"', "baseline 'last good': is no name"),
+        ('budgets = ["size_mib <= 3"]\nbaseline = "last good"', "baseline 'last good': is not a valid name"),
         (
             'budgets = ["size_mib of int8@onnx <= 3"]',
             "'size_mib of int8@onnx <= 3': there is no variant 'int8@onnx'; did",
@@ -87,13 +87,14 @@ def test_what_validation_refuses_must_not_ship(plan: Path, command: Command) -> 
         ('budgets = ["size_mib <= 3 x baseline"]', "'size_mib <= 3 x baseline': there is no baseline to compare with"),
         (
             'budgets = ["p50_ms <= 3", "p50_ms at batch 1 <= 4"]',
-            "'p50_ms at batch 1 <= 3' and 'p50_ms at batch 1 <= 4' bound the same thing of int8@onnxruntime; leave one",
+            "'p50_ms at batch 1 <= 3' and 'p50_ms at batch 1 <= 4' bound the same quantity of int8@onnxruntime; "
+            "leave one",
         ),
         (
             'budgets = ["size_mib <= 3", "size_mib of int8@onnxruntime <= 4"]',
-            "'size_mib <= 3' and 'size_mib of int8@onnxruntime <= 4' bound the same thing of int8@onnxruntime",
+            "'size_mib <= 3' and 'size_mib of int8@onnxruntime <= 4' bound the same quantity of int8@onnxruntime",
         ),
-        ('budgets = ["metric <= 0.5"]', "top1 is the better the higher it is; write metric >= …"),
+        ('budgets = ["metric <= 0.5"]', "top1 is better when higher; write metric >= …"),
         (
             'budgets = ["throughput_per_s >= 3"]\n[gate.pairing]\nscenario = "server"\nqueries_per_s = 3',
             "throughput_per_s of a server is what arrives; bound a latency",
@@ -117,12 +118,16 @@ def test_a_wrong_table_is_said_before_anything_is_made(plan: Path, command: Comm
 def test_options_of_engines_have_no_effect_beside_a_plan(plan: Path, command: Command) -> None:
     said = command("gate", "plan.toml", "--cold-starts", 3)
     assert said.status == 2
-    assert "--cold-starts: has no effect beside a plan; write it into plan.toml" in said.err
+    assert "--cold-starts: has no effect together with a plan; write it into plan.toml" in said.err
 
 
 def test_the_candidate_is_the_only_reduced_one(plan: Path) -> None:
     read: Plan = read_plan(plan)
     assert candidate_of(read, ["fp32@onnxruntime", "int8@onnxruntime"]) == "int8@onnxruntime"
     assert candidate_of(read, ["fp32@onnxruntime"]) == "fp32@onnxruntime"
-    with pytest.raises(ConfigError, match=r'fp16@a, int8@a could ship, a gate judges one; write candidate = "int8@a"'):
+    with pytest.raises(
+        ConfigError,
+        match=r"fp16@a, int8@a could ship, but a gate checks one; write candidate = "
+        r'"int8@a"',
+    ):
         candidate_of(read, ["fp32@a", "fp16@a", "int8@a"])

@@ -95,10 +95,10 @@ def test_a_quiet_machine_has_no_objections() -> None:
 def test_each_objection_says_what_to_do() -> None:
     after = replace(QUIET, governor="powersave", power_mode="15W")
     assert busy_with_others(0.4, 0.25, "max_other_load") == [
-        "other programs took 40% of the machine's CPU time, above max_other_load 25%; stop them"
+        "other programs used 40% of the machine's CPU time, above max_other_load 25%; stop them"
     ]
     assert objections(QUIET, after, 3) == [
-        "the hardware throttled 3 times meanwhile; let it cool, or mend its power supply",
-        "the governor changed from 'performance' to 'powersave' meanwhile; hold it",
-        "the power mode changed from 'MAXN' to '15W' meanwhile; hold it",
+        "the hardware throttled 3 times during the measurement; let it cool, or check its power supply",
+        "the governor changed from 'performance' to 'powersave' during the measurement; keep it fixed",
+        "the power mode changed from 'MAXN' to '15W' during the measurement; keep it fixed",
     ]

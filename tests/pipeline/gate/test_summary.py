@@ -52,11 +52,14 @@ def test_a_noisy_machine_is_said_once() -> None:
     spoilt = [withhold_decision(check, budget_from_text(check.budget, ""), noise) for check in (PASSED, FAILED)]
     said = reasons(made_gate(*spoilt, OPEN))
     assert said == [
-        f"this machine was too unquiet to decide 2 budgets: {noise[0]}; quiet the machine and gate again. Measured all "
-        f"the same: {PASSED.sentence}; {FAILED.sentence}",
+        f"this machine was too noisy to decide 2 budgets: {noise[0]}; reduce the load on this machine and gate "
+        "again. Measured "
+        f"nevertheless: {PASSED.sentence}; {FAILED.sentence}",
         f"{OPEN.sentence}; {OPEN.advice}",
     ]
-    assert reasons(made_gate(spoilt[0])) == [f"{PASSED.sentence}{UNQUIET}{noise[0]}; quiet the machine and gate again"]
+    assert reasons(made_gate(spoilt[0])) == [
+        f"{PASSED.sentence}{UNQUIET}{noise[0]}; reduce the load on this machine and gate again"
+    ]
 
 
 def test_numbers_without_an_end() -> None:

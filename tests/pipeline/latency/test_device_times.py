@@ -102,13 +102,13 @@ FOUND: dict[str, Any] = {
 
 def test_sentences() -> None:
     assert list(split_lines(FOUND)) == [
-        "a.plan at batch 8, medians: 0.0123 ms to the device, 0.200 ms computing, 0.00400 ms back; handing it over "
+        "a.plan at batch 8, medians: 0.0123 ms to the device, 0.200 ms computing, 0.00400 ms back; enqueueing "
         "took the host 0.00600 ms.",
         "a.plan takes 35 MiB of device memory.",
     ]
     assert list(note_lines(FOUND)) == [
         "a.plan: CUDA graph: not captured.",
-        "b.onnx: its backend does not tell the times of layers",
+        "b.onnx: its backend does not report layer times",
     ]
 
 

@@ -28,7 +28,7 @@ def double(value: int) -> int:
 
 
 def refuse() -> None:
-    raise ConfigError("plan.toml: wrong; mend it")
+    raise ConfigError("plan.toml: wrong; fix it")
 
 
 def bug() -> None:
@@ -58,7 +58,7 @@ def test_the_result_comes_back_and_the_output_goes_to_the_log(log: Path) -> None
 
 
 def test_one_of_our_errors_is_raised_as_it_was(log: Path) -> None:
-    with pytest.raises(ConfigError, match=r"plan\.toml: wrong; mend it"):
+    with pytest.raises(ConfigError, match=r"plan\.toml: wrong; fix it"):
         child_process.call(log, "refuse", refuse)
 
 
@@ -70,7 +70,11 @@ def test_another_error_is_a_stage_error_with_its_cause(log: Path) -> None:
 
 
 def test_a_crash_in_native_code_is_one_sentence_with_the_last_words(log: Path) -> None:
-    with pytest.raises(StageError, match=r"crash: the process was ended by SIGSEGV\nIts last words:\n  about to crash"):
+    with pytest.raises(
+        StageError,
+        match=r"crash: the process was ended by SIGSEGV\nIts last output:\n  about to "
+        r"crash",
+    ):
         child_process.call(log, "crash", crash)
 
 
@@ -80,7 +84,7 @@ def test_a_kill_hints_at_memory(log: Path) -> None:
 
 
 def test_a_silent_end_is_said(log: Path) -> None:
-    with pytest.raises(StageError, match="ended with status 7 and said nothing"):
+    with pytest.raises(StageError, match="ended with status 7 without any output"):
         child_process.call(log, "leave", leave)
 
 

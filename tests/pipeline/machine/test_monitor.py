@@ -188,7 +188,7 @@ def test_throttling_and_another_power_mode_meanwhile_are_said(tmp_path: Path) ->
     assert watched.num_throttles == 3
     assert watched.notes == (
         "The power mode changed from MAXN to MODE_30W while engines were timed.",
-        "The hardware throttled 3 times while engines were timed: latencies came out too long.",
+        "The hardware throttled 3 times while engines were timed: measured latencies are too high.",
     )
 
 
@@ -197,7 +197,7 @@ def test_nothing_to_read_and_nothing_asked_for(tmp_path: Path) -> None:
     assert energy.missing == "this machine has no power monitor (INA3221, INA238, RAPL) that can be read"
     assert monitor.watched().num_throttles is None
     _, unwatched = measured_on(tmp_path, 0)
-    assert unwatched.missing == "the machine was not watched (monitor_ms = 0)"
+    assert unwatched.missing == "the machine was not monitored (monitor_ms = 0)"
 
 
 def test_an_error_of_the_measurement_ends_the_thread(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_slowest_layers_are_on_it(record: Record, folder: Path) -> None:
     assert "Conv_3 " not in text
     silent = replace(record.variants[0], layers=LayersRun(1, 50, LayerTimes()))
     _, text = read(html_from_record(replace(record, variants=(silent, *record.variants[1:])), folder))
-    assert "fp32@onnxruntime: its backend does not tell the times of layers." in text
+    assert "fp32@onnxruntime: its backend does not report layer times." in text
     none = tuple(replace(variant, layers=None) for variant in record.variants)
     assert "Layers:" not in html_from_record(replace(record, variants=none), folder)
 

@@ -122,7 +122,9 @@ def test_the_record_says_what_was_run_on_what(plan: Plan, made: Results, store: 
     assert record.metric.source_value == 1.0, "the labels are the source's own answers"
     assert record.data.evaluation.num_samples == 16
     assert [entry.stage for entry in record.served][:2] == ["export", "infer"]
-    shared = "8 of 8 calibration samples are evaluation samples too: the accuracy of INT8 flatters; keep them apart"
+    shared = (
+        "8 of 8 calibration samples are evaluation samples too: the accuracy of INT8 is overestimated; keep them apart"
+    )
     assert shared in [finding.sentence for finding in record.lint]
     assert record.settling is not None
     assert record.settling.num_samples == 8
@@ -229,7 +231,7 @@ def test_a_folder_with_anything_else_in_it_is_never_replaced(
     folder = Path(plan.report.folder)
     folder.mkdir()
     (folder / name).write_text("years of work")
-    with pytest.raises(ConfigError, match=rf"\[report\] folder: .*{name} is there.*name a folder of its own"):
+    with pytest.raises(ConfigError, match=rf"\[report\] folder: .*{name} exists.*name a folder of its own"):
         report(plan, made, store)
     assert (folder / name).read_text() == "years of work"
     assert contents(folder) == {name}
@@ -243,7 +245,7 @@ def test_an_empty_folder_is_as_good_as_none(plan: Plan, made: Results, store: St
 
 def test_a_file_in_the_folders_place_is_never_replaced(plan: Plan, made: Results, store: Store) -> None:
     Path(plan.report.folder).write_text("notes")
-    with pytest.raises(ConfigError, match="a report replaces its folder as a whole"):
+    with pytest.raises(ConfigError, match="a report replaces its whole folder"):
         report(plan, made, store)
     assert Path(plan.report.folder).read_text() == "notes"
 
@@ -251,6 +253,6 @@ def test_a_file_in_the_folders_place_is_never_replaced(plan: Plan, made: Results
 def test_the_plans_own_folder_is_never_replaced(made: Results, store: Store, tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(PLAN.replace("[report]", '[report]\nfolder = "."'))
     own = read_plan(tmp_path / "plan.toml")
-    with pytest.raises(ConfigError, match=r"plan\.toml is there"):
+    with pytest.raises(ConfigError, match=r"plan\.toml exists"):
         report(own, made, store)
     assert contents(tmp_path) == {"plan.toml"}

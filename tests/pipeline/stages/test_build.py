@@ -65,7 +65,7 @@ def test_shapes_that_do_not_fit_the_model_are_refused(net: OnnxModel, out: Out) 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_a_model_of_another_precision_than_asked_is_refused(net: OnnxModel, out: Out, precision: Any) -> None:
-    with pytest.raises(EngineError, match=f"precision {precision} is asked for"):
+    with pytest.raises(EngineError, match=f"precision {precision} is requested"):
         Build()(out(), net, BuildTarget("onnxruntime", precision))
 
 
@@ -111,7 +111,7 @@ class TestTensorRTRTX:
             Build()(out(), net, BuildTarget("tensorrt_rtx", "fp32"))
 
     def test_an_unsupported_capability_lists_those_there_are(self, net: OnnxModel, out: Out) -> None:
-        with pytest.raises(Unavailable, match=r"compute capability '9\.0' is asked for.*builds for 7\.5, 8\.0, 8\.6"):
+        with pytest.raises(Unavailable, match=r"compute capability '9\.0' is requested.*builds for 7\.5, 8\.0, 8\.6"):
             Build(compute_capabilities=("9.0",))(out(), net, BuildTarget("tensorrt_rtx", "fp32", PROFILE))
 
     def test_it_builds_int8_with_fp16_for_the_rest(self, net: OnnxModel, ranges: Ranges, out: Out) -> None:

@@ -55,7 +55,7 @@ def test_a_sound_engine_is_within_and_a_shrunk_one_is_not(
     wrong = answers(OnnxModel(fp32.path.with_name("shrunk.onnx")), samples, "shrunk.json")
     failures = stage(fp32.path.parent, reference, wrong, None, judged).read()["failures"]
     assert any(
-        failure.startswith("output 'scores' has an SQNR of ") and "dB that was derived: sound int8 engines" in failure
+        failure.startswith("output 'scores' has an SQNR of ") and "dB that was derived: correct int8 engines" in failure
         for failure in failures
     ), failures
 

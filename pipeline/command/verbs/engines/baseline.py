@@ -65,7 +65,7 @@ def list_(store: Path) -> None:
         else:
             table.add_row(Text(name), "–", "–", Text(str(found)))
     if not table.rows:
-        click.echo(f"trtforge: no baseline is kept in {store}; set one with `trtforge baseline set`", err=True)
+        click.echo(f"trtforge: no baseline is stored in {store}; set one with `trtforge baseline set`", err=True)
         return
     Console().print(table)
 
@@ -74,5 +74,5 @@ def _kept(name: str, store: Path) -> Baseline:
     names: Sequence[str] = [one for one, _ in baselines_in(store)]
     if name not in names:
         close = nearest(name, list(names)) if names else "; set one with `trtforge baseline set`"
-        raise ConfigError(f"baseline '{name}': is not kept in {store}{close}")
+        raise ConfigError(f"baseline '{name}': is not stored in {store}{close}")
     return read_baseline(store / "baselines" / name)

@@ -43,7 +43,7 @@ def benchmark(engines: tuple[Path, ...], backend: str, **given: Any) -> None:
 
     if is_plan(engines[0]):
         if len(engines) > 1:
-            raise ConfigError(f"{engines[1]}: has no effect beside a plan; give a plan, or engines")
+            raise ConfigError(f"{engines[1]}: has no effect together with a plan; give a plan, or engines")
         return by_plan(engines[0], given["store"], "benchmark")
     time_files([engine_from(path, backend, False) for path in engines], given)
     return None

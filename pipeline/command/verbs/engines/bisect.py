@@ -46,7 +46,9 @@ def bisect(reference: Path, candidate: Path, **given: Any) -> None:
     """
 
     if is_plan(reference):
-        raise ConfigError(f"{reference}: is a plan; `trtforge validate {reference}` says the layer of what fails")
+        raise ConfigError(
+            f"{reference}: is a plan; `trtforge validate {reference}` reports the layer of engines that fail"
+        )
     look_into(reference, candidate, given)
 
 

@@ -83,9 +83,9 @@ def calibration_for(
     wanted = stage.native_scales if stage.is_native(target.backend, target.precision) else ""
     for flag in given_options():
         if flag in (*DATA_FLAGS, "--allow") and wanted != "tensorrt":
-            raise ConfigError(f"{flag}: has effect with --int8 native --native-scales tensorrt alone; drop it")
+            raise ConfigError(f"{flag}: has an effect only with --int8 native --native-scales tensorrt; drop it")
         if flag == "--ranges" and wanted != "ranges":
-            raise ConfigError(f"{flag}: has effect with --int8 native --native-scales ranges alone; drop it")
+            raise ConfigError(f"{flag}: has an effect only with --int8 native --native-scales ranges; drop it")
     if wanted == "tensorrt":
         samples = samples_from(given, input_specs_from_onnx(model.path))
         check_samples(model, samples, given["allow"])

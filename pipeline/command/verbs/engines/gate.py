@@ -39,7 +39,7 @@ from pipeline.stages.gate import Gate
 from pipeline.stages.validate import Judge
 
 BESIDE_A_PLAN = ("--candidate", "--baseline", "--budget", "-o", "--store")
-REPLACES = "{} is there, but a gate replaces its folder as a whole"
+REPLACES = "{} exists, but a gate replaces its whole folder"
 
 
 @click.command()
@@ -70,7 +70,7 @@ def gate(plan: Path | None, **given: Any) -> None:
     elif is_plan(plan):
         gate_record, folder = _gate_plan(plan, given)
     else:
-        raise ConfigError(f"{plan}: is no plan (.toml); to gate an engine without one, write --candidate {plan}")
+        raise ConfigError(f"{plan}: is not a plan (.toml); to gate an engine without one, write --candidate {plan}")
     print_gate(gate_record, Console())
     click.echo(folder)
     said = f"{gate_record.candidate}: {'; '.join(reasons(gate_record))}"
@@ -82,7 +82,9 @@ def gate(plan: Path | None, **given: Any) -> None:
 
 def _gate_plan(path: Path, given: dict[str, Any]) -> tuple[GateRecord, Path]:
     if beside := [flag for flag in given_options() if flag not in BESIDE_A_PLAN]:
-        raise ConfigError(f"{beside[0]}: has no effect beside a plan; write it into {path}, or give --candidate ENGINE")
+        raise ConfigError(
+            f"{beside[0]}: has no effect together with a plan; write it into {path}, or give --candidate ENGINE"
+        )
 
     def changed(plan: Plan) -> Plan:
         own = plan.gate
@@ -137,7 +139,7 @@ def _baseline_of(name: str, candidate: Engine, store: Path) -> tuple[BaselineEng
         return BaselineEngine(path.name, engine_from(path, candidate.backend, False)), ""
     is_kept = len(path.parts) == 1 and (store / FOLDER / name).exists()
     if not is_kept and (len(path.parts) > 1 or (path.suffix and path.suffix == candidate.path.suffix)):
-        raise ConfigError(f"baseline '{name}': there is no such engine; correct the path, or name a kept baseline")
+        raise ConfigError(f"baseline '{name}': there is no such engine; correct the path, or name a stored baseline")
     return baseline_engine(baseline_named(name, store), name, store)
 
 

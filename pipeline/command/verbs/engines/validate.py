@@ -70,7 +70,7 @@ def validate(reference: Path, candidate: Path | None, **given: Any) -> None:
 
     if is_plan(reference):
         return by_plan(reference, given["store"], "validate")
-    judge_files(reference, needed(candidate, "CANDIDATE", "name outputs or an engine to judge"), given)
+    judge_files(reference, needed(candidate, "CANDIDATE", "name outputs or an engine to validate"), given)
     return None
 
 
@@ -84,7 +84,7 @@ def tolerance_from(precision: str, given: dict[str, Any]) -> Tolerance:
 
 
 def judge_files(reference: Path, candidate: Path, given: dict[str, Any]) -> None:
-    """Judge a candidate against a reference, print the verdict, and raise CheckFailed if it is out of bound."""
+    """Compare a candidate with a reference, print the verdict, and raise CheckFailed if it is out of tolerance."""
     precision: str = given["precision"]
     tolerance = tolerance_from(precision, given)
     stage = Validate().with_tolerance(precision, tolerance)
@@ -132,7 +132,9 @@ def evidence_from(engines: Sequence[Engine | None], samples: Samples | None, giv
     if reference is None or not reference.is_onnx or samples is None or model is None:
         for flag, path in (("--model", named), ("--ranges", ranges)):
             if path is not None:
-                raise ConfigError(f"{flag}: has effect where REFERENCE is an ONNX file and --data is there; give both")
+                raise ConfigError(
+                    f"{flag}: has an effect only if REFERENCE is an ONNX file and --data is given; give both"
+                )
         return None
     if model_from(model).digest() == OnnxModel(reference.path).digest():
         return None
@@ -156,7 +158,7 @@ def tolerances_from(path: Path | None) -> Tolerances | None:
             f"{path}: cannot be read as tolerances ({error}); make them with `trtforge tolerate`"
         ) from error
     if not whole:
-        raise ConfigError(f"{path}: is not what `trtforge tolerate` writes; make it with that")
+        raise ConfigError(f"{path}: was not written by `trtforge tolerate`; make it with that")
     return Tolerances(path)
 
 
@@ -170,7 +172,7 @@ def _label_file(given: dict[str, Any]) -> LabelFile:
 
 def print_verdict(found: dict[str, Any]) -> None:
     """The numbers of a verdict as a table on stdout."""
-    table = _table("passed" if found["passed"] else "out of bound")
+    table = _table("passed" if found["passed"] else "out of tolerance")
     table.add_column("output", overflow="fold")
     for column in ("max\n|Δ|", "mean\n|Δ|", "cosine\nmin", "PSNR min\ndB", "passed"):
         table.add_column(column, justify="right", no_wrap=True)

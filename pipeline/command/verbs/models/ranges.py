@@ -143,9 +143,9 @@ def convert(source: Path, **given: Any) -> None:
     output = needed(given["output"], "-o", "name the file to write, or the folder for ranges")
     kind = given["to"] or ENDINGS.get(output.suffix)
     if kind is None:
-        raise ConfigError(f"{output}: its ending does not say what to write; give --to, one of {', '.join(KINDS)}")
+        raise ConfigError(f"{output}: its extension does not say what to write; give --to, one of {', '.join(KINDS)}")
     if kind != "cache" and (beside := [flag for flag in given_options() if flag in OF_CACHES]):
-        raise ConfigError(f"{beside[0]}: has no effect but on a cache; drop it, or give --to cache")
+        raise ConfigError(f"{beside[0]}: has an effect only on a cache; drop it, or give --to cache")
     (check_folder_target if kind == "ranges" else check_file_target)(output)
     click.echo(make(output, partial(_converted, source=source, kind=kind, given=given)).path)
 
@@ -234,9 +234,9 @@ def _names(path: Path | None) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error}); give names.json of `trtforge export`") from error
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
-        raise ConfigError(f"{path}: is no table of names; give names.json of `trtforge export`")
+        raise ConfigError(f"{path}: is not a table of names; give names.json of `trtforge export`")
     if len(set(found.values())) < len(found):
-        raise ConfigError(f"{path}: gives two tensors one name; correct it")
+        raise ConfigError(f"{path}: gives two tensors the same name; correct it")
     return found
 
 

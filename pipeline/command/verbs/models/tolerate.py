@@ -77,6 +77,6 @@ def rounding_for(precision: str, name: str, simulate: bool, method: Method | Lit
     if not precision_named(precision).is_integer:
         return Rounding(precision, "tensorrt" if placement == "tensorrt" else "none")
     if placement == "none":
-        raise ConfigError(f"--backend {name}: takes no INT8 model; name another")
+        raise ConfigError(f"--backend {name}: does not take INT8 models; choose another")
     arithmetic = Quantize().chosen_arithmetic()[0] if placement == "onnxruntime" else "s8s8"
     return Rounding(precision, placement, arithmetic=arithmetic, method=method)

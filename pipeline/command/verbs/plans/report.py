@@ -24,7 +24,7 @@ def report(source: Path, output: Path | None, store: Path) -> None:
 
     if is_plan(source):
         if "-o" in given_options():
-            raise ConfigError(f"-o: has no effect beside a plan; write [report] folder into {source}")
+            raise ConfigError(f"-o: has no effect together with a plan; write [report] folder into {source}")
         click.get_current_context().invoke(run, plan=source, backends=(), store=store)
         return
     record = report_from_json(source)

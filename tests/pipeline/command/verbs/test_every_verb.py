@@ -49,7 +49,7 @@ def test_options_beside_a_plan_are_refused_not_ignored(
     said = command(*arguments)
     assert said.status == 2
     assert said.out == ""
-    assert re.match(r"trtforge: \S+: has no effect beside a plan; ", said.err)
+    assert re.match(r"trtforge: \S+: has no effect together with a plan; ", said.err)
     assert files(plan.parent) == set()
 
 
@@ -62,7 +62,7 @@ def test_options_beside_a_plan_are_refused_not_ignored(
         (("build", "tiny.onnx"), 2, "-o is missing: name the engine to write"),
         (("infer", "tiny.onnx", "--data", "data.npz"), 2, "-o is missing: name the file for the outputs"),
         (("infer", "tiny.onnx", "-o", "o.json"), 2, "--data is missing: "),
-        (("validate", "a.json"), 2, "CANDIDATE is missing: name outputs or an engine to judge"),
+        (("validate", "a.json"), 2, "CANDIDATE is missing: name outputs or an engine to validate"),
         (("validate", "tiny.onnx", "tiny.onnx"), 2, "--data is missing: "),
         (("benchmark", "tiny.onnx"), 2, "--data is missing: "),
         (("calibrate", "no.onnx", "--data", "data.npz", "-o", "r"), 2, "no.onnx: does not exist; give an ONNX file"),
@@ -91,12 +91,12 @@ def test_options_beside_a_plan_are_refused_not_ignored(
         (
             ("quantize", "tiny.onnx", "--ranges", "no", "--data", "data.npz", "-o", "x"),
             2,
-            "--data: has no effect beside --ranges; drop one of the two",
+            "--data: has no effect together with --ranges; drop one of the two",
         ),
         (
             ("quantize", "tiny.onnx", "--ranges", "no", "--method", "mse", "-o", "x"),
             2,
-            "--method: has no effect beside --ranges; drop one of the two",
+            "--method: has no effect together with --ranges; drop one of the two",
         ),
     ],
 )

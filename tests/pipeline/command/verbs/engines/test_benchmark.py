@@ -47,7 +47,7 @@ def test_benchmark_tells_the_time_of_each_layer(command: Command, tiny: Path) ->
 def test_benchmark_says_that_a_backend_does_not_tell_layers(command: Command, tiny: Path) -> None:
     said = command("benchmark", "tiny.onnx", "--data", "data.npz", "--backend", "reference", "--layers", *QUICK)
     assert said.status == 0, said.err
-    assert "trtforge: tiny.onnx: its backend does not tell the times of layers" in said.err.splitlines()
+    assert "trtforge: tiny.onnx: its backend does not report layer times" in said.err.splitlines()
 
 
 def test_benchmark_without_output_leaves_nothing(command: Command, tiny: Path) -> None:

@@ -30,8 +30,8 @@ def test_saved_outputs_are_judged_again(command: Command, outputs: tuple[Path, P
     assert (verdict["passed"], verdict["precision"], verdict["metric"]) == (True, "int8", None)
     strict = command("validate", *outputs, "--atol", 0.25)
     assert strict.status == 5
-    assert strict.out.startswith("out of bound")
-    assert strict.err.startswith("trtforge: out of bound: other.json: output 'scores' differs by up to ")
+    assert strict.out.startswith("out of tolerance")
+    assert strict.err.startswith("trtforge: out of tolerance: other.json: output 'scores' differs by up to ")
     assert files(outputs[0].parent) == {"fp32.json", "other.json", "verdict.json"}
 
 
@@ -123,7 +123,7 @@ def test_a_verdict_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     print_verdict(verdict(passed=False, metric=0.5, reference_metric=0.75, agreement=0.875))
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines == [
-        "out of bound",
+        "out of tolerance",
         "         max   mean    cosine  PSNR min",
         " output  |Δ|    |Δ|       min        dB  passed",
         " ──────────────────────────────────────────────",

@@ -25,7 +25,7 @@ def test_findings_are_lines_on_stdout_and_errors_end_with_2(command: Command, pi
     assert said.out.startswith(
         "error\trange\twrong.npz (preprocessing: none, samples are used as stored): the FP32 model"
     )
-    assert re.search(r"right on \d+ of 100 labelled samples as they are, and on 100 with × 255, which is", said.out)
+    assert re.search(r"right on \d+ of 100 labelled samples as given, and on 100 with × 255, which is", said.out)
     assert command("lint", "quadrants.onnx", "--data", "wrong.npz", "--labels", "y", "--allow", "range").status == 0
 
 
@@ -36,7 +36,7 @@ def test_evaluation_data_has_options_of_its_own(command: Command, pictures: Path
     )
     assert said.status == 2
     assert "the evaluation data right.npz from" in said.out
-    assert said.err.startswith("trtforge: lint: 1 of 1 findings stop a calibration; if this is as it should be, allow ")
+    assert said.err.startswith("trtforge: lint: 1 of 1 findings prevent calibration; if this is intended, allow ")
     said = command(*data, "--evaluation-labels", "z")
     assert (said.status, said.err) == (
         2, "trtforge: --evaluation is missing: its input or labels are given; name the samples\n"
@@ -62,4 +62,6 @@ def test_the_verb_on_a_plan_prints_and_serves(command: Command, plan: Path) -> N
     again = command("lint", plan)
     assert again.out == said.out
     assert re.search(r"trtforge: lint +\w{12}  served", again.err)
-    assert command("lint", plan, "--allow", "range").err.startswith("trtforge: --allow: has no effect beside a plan")
+    assert command("lint", plan, "--allow", "range").err.startswith(
+        "trtforge: --allow: has no effect together with a plan"
+    )

@@ -192,7 +192,7 @@ def test_what_needs_the_values_refuses_a_cache(command: Command, jetson: Path, v
     assert command("ranges", "convert", "old.cache", "--model", "model.onnx", "-o", "found").status == 0
     said = command(*verb, "model.onnx", "--ranges", "found", "-o", "out.onnx")
     assert said.status == 2
-    assert "were imported from TRT-8502-EntropyCalibration2, which has scales alone" in said.err
+    assert "were imported from TRT-8502-EntropyCalibration2, which has scales only" in said.err
     assert why in said.err
     assert not (jetson / "out.onnx").exists()
 
@@ -216,12 +216,15 @@ def test_ranges_of_a_model_with_other_weights_are_refused_and_the_tensor_named(c
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no output": (("found",), "-o is missing: name the file to write"),
-    "no kind": (("found", "-o", "a.txt"), "a.txt: its ending does not say what to write; give --to, one of ranges, "),
+    "no kind": (
+        ("found", "-o", "a.txt"),
+        "a.txt: its extension does not say what to write; give --to, one of ranges, ",
+    ),
     "no version": (("found", "-o", "a.cache"), "--tensorrt is missing: name the version that reads the cache"),
     "new version": (("found", "-o", "a.cache", "--tensorrt", "11.0.0"), "reads no calibration caches, 10 was the last"),
     "version of a table": (
         ("found", "-o", "a.json", "--tensorrt", "8.5.2"),
-        "--tensorrt: has no effect but on a cache",
+        "--tensorrt: has an effect only on a cache",
     ),
     "no model": (("old.cache", "-o", "a"), "--model is missing: the tensors of old.cache are those of a model"),
     "no model for Q/DQ": (("found", "-o", "a.onnx"), "--model is missing: Q/DQ nodes are written into it"),
@@ -242,8 +245,11 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         ("cut.cache", "-o", "a.json"),
         "cut.cache, line 2: is 'input_1:0: 3c01', a tensor's name, a colon",
     ),
-    "one name twice": (("found", "-o", "a.json", "--names", "twice.json"), "twice.json: gives two tensors one name"),
-    "names of numbers": (("found", "-o", "a.json", "--names", "number.json"), "number.json: is no table of names"),
+    "one name twice": (
+        ("found", "-o", "a.json", "--names", "twice.json"),
+        "twice.json: gives two tensors the same name",
+    ),
+    "names of numbers": (("found", "-o", "a.json", "--names", "number.json"), "number.json: is not a table of names"),
 }
 
 

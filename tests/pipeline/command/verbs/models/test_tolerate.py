@@ -40,7 +40,7 @@ def test_the_verb_and_what_validate_makes_of_it(tiny: Path, samples: Samples, co
     ("arguments", "words"),
     [
         (("--tolerances", "none.json"), "none.json: cannot be read as tolerances ("),
-        (("--tolerances", "fp32.json"), "fp32.json: is not what `trtforge tolerate` writes; make it with that"),
+        (("--tolerances", "fp32.json"), "fp32.json: was not written by `trtforge tolerate`; make it with that"),
         (("--tolerances", "half.json"), "half.json: is for fp16 engines, int8 is judged; derive them for it"),
         (
             ("--tolerances", "few.json"),
