@@ -57,8 +57,8 @@ def batches_for_calibrator(model: OnnxModel, samples: Samples, version: str, bat
     if samples.num_samples % batch_size:
         fitting = next(n for n in range(batch_size, 0, -1) if not samples.num_samples % n)
         raise ConfigError(
-            f"[build] native_batch_size is {batch_size}, {samples.num_samples} calibration samples are no whole number "
-            f"of such batches; set it to {fitting}, or limit the samples"
+            f"[build] native_batch_size is {batch_size}, {samples.num_samples} calibration samples are not a "
+            f"multiple of it; set it to {fitting}, or limit the samples"
         )
     key = CacheKey(model.digest(), samples.digest(), version, "EntropyCalibration2", batch_size)
     return GivenBatches(partial(samples.batches, batch_size), batch_size, key.path_in(user_cache() / "calibration"))

@@ -69,7 +69,7 @@ def test_a_backend_that_it_was_not_packed_for(command: Command, device: Path) ->
 def test_a_bundle_is_not_packed_again(command: Command, device: Path) -> None:
     said = command("pack", "plan.toml", "-o", "again.tar")
     assert said.status == 2
-    assert "nothing is left to pack" in said.err
+    assert "there is nothing to pack" in said.err
 
 
 def damage(folder: Path, name: str) -> None:

@@ -118,7 +118,7 @@ def test_how_many_samples_would_decide(answers: EvaluationOutputs) -> None:
     assert clopper_pearson(round(0.9 * advised), advised, 0.99)[0] >= 0.88
     assert clopper_pearson(round(0.9 * 0.9 * advised), round(0.9 * advised), 0.99)[0] < 0.88, "a tenth fewer would not"
     on_it = check_accuracy(answers, judging, EngineBudget("int8", budget_from_text("agreement >= 0.9", "")))
-    assert on_it.advice.startswith("it lies on the bound")
+    assert on_it.advice.startswith("it is on the bound")
 
 
 def test_a_drop_has_the_exact_test_beside_it(answers: EvaluationOutputs) -> None:
