@@ -59,7 +59,7 @@ class NvinferRunner:
         self._use = use
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
-        self._contexts: list[ExecutionContext] = []
+        self._executions: list[ExecutionContext] = []
         self._last: ExecutionContext | None = None
         self._free_before_mib: float = 0
         self._memory_mib: float | None = None
@@ -84,20 +84,20 @@ class NvinferRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._last = None
-        while self._contexts:
-            self._contexts.pop().close()
+        while self._executions:
+            self._executions.pop().close()
         self._engines.clear()
         self._runtime = self._allocator = None
         self._gpu.__exit__(kind, error, trace)
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        context = self._contexts[0]
-        self._start(context, feed)
-        return self._finished(context)
+        execution = self._executions[0]
+        self._start(execution, feed)
+        return self._finished(execution)
 
     def infer_all(self, feeds: Iterable[Mapping[str, Array]]) -> Generator[dict[str, Array], None, None]:
         """As the contract says."""
-        idle, flying = deque(self._contexts), deque[ExecutionContext]()
+        idle, flying = deque(self._executions), deque[ExecutionContext]()
         try:
             for feed in feeds:
                 if not idle:
@@ -108,8 +108,8 @@ class NvinferRunner:
             while flying:
                 yield self._finished(flying.popleft())
         finally:
-            for context in flying:  # Left over where it ended early: their memory is in use until then.
-                context.finish()
+            for execution in flying:  # Left over where it ended early: their memory is in use until then.
+                execution.finish()
 
     def device_ms(self) -> float | None:
         """Milliseconds between the start and the end of execution on the GPU, copies not included."""
@@ -118,7 +118,7 @@ class NvinferRunner:
     def facts(self) -> RunnerFacts:
         """As the contract says."""
         times = None if self._last is None else self._last.times()
-        notes = dict.fromkeys(note for context in self._contexts for note in context.notes)
+        notes = dict.fromkeys(note for execution in self._executions for note in execution.notes)
         if (number := len(self._engines)) > 1:
             notes[f"The engine is loaded {number} times, for its {number} streams cannot share a profile."] = None
         return RunnerFacts(times, self._memory_mib, tuple(notes))
@@ -130,32 +130,32 @@ class NvinferRunner:
         """
         for _ in range(NUM_UNTOLD):
             self.infer(feed)
-        context, profiler = self._contexts[0], layer_profiler(self._trt)
-        context.profile(profiler)
+        execution, profiler = self._executions[0], layer_profiler(self._trt)
+        execution.profile(profiler)
         for _ in range(num_runs):
             self.infer(feed)
             profiler.begin_run()
-            context.report()
+            execution.report()
         allocated = None if self._allocator is None else self._allocator.peak_bytes / 2**20
         return LayerTimes(layer_times_from(profiler.times_ms, layers_from_record(self._record)), allocated)
 
-    def _finished(self, context: ExecutionContext) -> dict[str, Array]:
-        outputs = context.finish()
-        self._last = context
-        if context.num_runs <= NUM_SETTING_UP:
+    def _finished(self, execution: ExecutionContext) -> dict[str, Array]:
+        outputs = execution.finish()
+        self._last = execution
+        if execution.num_runs <= NUM_SETTING_UP:
             self._memory_mib = self._free_before_mib - self._gpu.free_mib()
         return outputs
 
-    def _start(self, context: ExecutionContext, feed: Mapping[str, Array]) -> None:
+    def _start(self, execution: ExecutionContext, feed: Mapping[str, Array]) -> None:
         """Check the feed, unless it is alike the last one, and queue it."""
-        arrays = self._check.alike(feed, context.shapes)
+        arrays = self._check.alike(feed, execution.shapes)
         if arrays is None:
             self._check(feed)
             arrays = [feed[spec.name] for spec in self.inputs]
             shapes = tuple(array.shape for array in arrays)
-            if shapes != context.shapes:
-                context.set_shapes(shapes)
-        context.start(arrays)
+            if shapes != execution.shapes:
+                execution.set_shapes(shapes)
+        execution.start(arrays)
 
     def _load(self, trt: Any) -> None:
         self._trt = trt
@@ -188,7 +188,7 @@ class NvinferRunner:
         for _ in range(self._use.num_streams):
             context = self._context(data, with_graph=wants_graph)
             with_graph = wants_graph and not has_own_graphs(trt)
-            self._contexts.append(ExecutionContext(self._gpu, io, context, self._tail.text, with_graph=with_graph))
+            self._executions.append(ExecutionContext(self._gpu, io, context, self._tail.text, with_graph=with_graph))
 
     def _deserialized(self, data: bytes) -> Any:
         engine = self._runtime.deserialize_cuda_engine(data)
