@@ -69,7 +69,8 @@ flat = (pathlib.Path(pipeline.__file__).parent / "isolate.py").exists()  # As it
 if sys.argv[1] == "make":  # All in this process, which makes the same and takes a tenth of the time.
     alone = importlib.import_module("pipeline.isolate" if flat else "pipeline.machine.child_process")
     alone.call = lambda log, what, function, *args: function(*args)
-    alone.call_and_hear = lambda log, what, hear, function, *args: function(hear, *args)
+    with_progress = "call_and_hear" if flat else "call_with_progress"
+    setattr(alone, with_progress, lambda log, what, on_progress, function, *args: function(on_progress, *args))
 status_of = importlib.import_module("pipeline.cli" if flat else "pipeline.command.cli").status_of
 said = io.StringIO()
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):

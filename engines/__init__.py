@@ -11,7 +11,7 @@ from engines.contract import Backend, StreamingBackend
 from engines.errors import Unavailable
 
 BACKENDS = tuple(
-    sorted(file.stem for file in (Path(__file__).parent / "backends").glob("*.py") if file.stem != "__init__")
+    sorted(file.stem for file in (Path(__file__).parent / "backends").glob("*.py") if file.stem[0] not in "._")
 )
 """The files in ``engines/backends/``."""
 

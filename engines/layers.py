@@ -103,7 +103,7 @@ def _layer(layer: Mapping[str, Any], known: set[str]) -> LayerFacts:
 
 
 def _precision(layer: Mapping[str, Any]) -> str:
-    """The type that goes in: of the first input whose type is told, else of the weights, else by the kernel's name."""
+    """The type that goes in: of the first input whose type is known, else of the weights, else by the kernel's name."""
     for tensor in (*layer.get("Inputs", ()), layer.get("Weights", {})):
         if found := _type_of(tensor):
             return found

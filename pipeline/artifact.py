@@ -27,9 +27,13 @@ def digest_of_path(path: Path, leave_out: str = "") -> str:
     return sha.hexdigest()
 
 
+WEIGHT_FILES = "weight files 1"
+"""What is remembered of an ONNX file, by each release: another number where ``_external_names`` changes."""
+
+
 def external_files(path: Path) -> list[Path]:
     """The files beside an ONNX file that hold weights of it; none for what is no ONNX file."""
-    return [path.parent / name for name in json.loads(of_content(path, "weight files", _external_names))]
+    return [path.parent / name for name in json.loads(of_content(path, WEIGHT_FILES, _external_names))]
 
 
 def _external_names(path: Path) -> str:

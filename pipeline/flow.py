@@ -21,7 +21,7 @@ from pipeline.artifact import (
 from pipeline.bundle import open_bundle, tolerance_key
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
 from pipeline.plan import Plan
-from pipeline.results import Network, Results
+from pipeline.results import TRAINED, Network, Results
 from pipeline.sources.contract import source_from_path
 from pipeline.spelling import nearest
 from pipeline.stages.lint import Evaluated
@@ -57,7 +57,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
 
     for variant, model in made.models.items():
         target = target_of(plan, variant)
-        given = plan.build.calibration(target, made.ranges, made.calibration)
+        given = plan.build.calibration(target, made.networks[variant.network].ranges, made.calibration)
         made.engines[variant] = store.run(plan.build, model, target, *given)
     if until == "build":
         return made
@@ -85,7 +85,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     check_shapes(plan, evaluation)
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)
-    made = Results(source, Network(fp32), calibration, evaluation)
+    made = Results(source, networks_of(fp32), calibration, evaluation)
     made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)
     check_export(plan, store, made)
     if until == "export":
@@ -111,6 +111,11 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     return made
 
 
+def networks_of(fp32: OnnxModel) -> dict[str, Network]:
+    """All networks that variants are made of, by name: the trained one as it is; what trains or prunes adds its own."""
+    return {TRAINED: Network(fp32)}
+
+
 def models_of_bundle(plan: Plan) -> Results:
     """The first half of a run, done by another machine and packed: checked, and used as it is.
 
@@ -125,8 +130,8 @@ def models_of_bundle(plan: Plan) -> Results:
     evaluation = open_samples(_resolved(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
     check_shapes(plan, evaluation)
     plan.benchmark.check_samples(evaluation)
-    network = Network(fp32, bundle.ranges())
-    made = Results(fp32, network, None, evaluation, bundle, bundle.verdict(), bundle.reference())
+    networks = {TRAINED: Network(fp32, bundle.ranges())}
+    made = Results(fp32, networks, None, evaluation, bundle, bundle.verdict(), bundle.reference())
     made.findings = bundle.findings()
     made.notes += bundle.manifest.notes
     for variant in variants(plan, "benchmark"):
@@ -213,7 +218,9 @@ def derive(plan: Plan, store: Store, made: Results) -> None:
         return
     for variant in wanted:
         rounding = rounding_of(plan, made, variant)
-        made.tolerances[variant] = store.run(plan.tolerate, made.fp32, made.evaluation, rounding)
+        made.tolerances[variant] = store.run(
+            plan.tolerate, made.networks[variant.network].fp32, made.evaluation, rounding
+        )
 
 
 def check_export(plan: Plan, store: Store, made: Results) -> None:

@@ -62,7 +62,8 @@ class Results:
     """What a run has made so far, by variant where there are several."""
 
     source: Source
-    trained: Network
+    networks: dict[str, Network]
+    """By the name that a variant has; the trained one is always there."""
     calibration: Samples | None
     """None on a device that was given a bundle: the samples stayed behind."""
     evaluation: Samples
@@ -83,16 +84,11 @@ class Results:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def networks(self) -> dict[str, Network]:
-        """All networks, by the name that a variant has."""
-        return {TRAINED: self.trained}
-
-    @property
     def fp32(self) -> OnnxModel:
         """The trained network as ONNX, which answers and sizes are compared with."""
-        return self.trained.fp32
+        return self.networks[TRAINED].fp32
 
     @property
     def ranges(self) -> Ranges | None:
         """The trained network's."""
-        return self.trained.ranges
+        return self.networks[TRAINED].ranges

@@ -37,10 +37,12 @@ def states(root: Path) -> dict[str, State]:
     for folder in folders:  # It grows.
         with os.scandir(root / folder) as entries:
             for entry in entries:
+                if entry.name.startswith("."):
+                    continue  # What editors and file systems leave beside a file.
                 if entry.is_dir():
                     folders.append(f"{folder}/{entry.name}")
                 elif entry.name.endswith(SUFFIXES):
-                    found[f"{folder}/{entry.name}"] = _state(entry.stat())
+                    found[f"{folder}/{entry.name}"] = state_of(root / folder / entry.name)
     return found
 
 

@@ -18,7 +18,7 @@ from pipeline.artifact import (
 )
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import Plan
-from pipeline.results import Results, Variant
+from pipeline.results import TRAINED, Results, Variant
 from pipeline.sources.contract import source_kind
 from pipeline.stages.build import BuildTarget
 from pipeline.stages.tolerate import Rounding
@@ -37,10 +37,16 @@ def target_of(plan: Plan, variant: Variant) -> BuildTarget:
 def variants(plan: Plan, until: str) -> Iterator[Variant]:
     """Every network in every precision for every backend; for a verb that writes models, those it writes."""
     written = plan.stage(until).WRITES or plan.variants.precisions
-    for backend_name in plan.variants.backends:
-        for precision in plan.variants.precisions:
-            if precision in written:
-                yield Variant(precision_named(precision), backend_name)
+    for network in network_names():
+        for backend_name in plan.variants.backends:
+            for precision in plan.variants.precisions:
+                if precision in written:
+                    yield Variant(precision_named(precision), backend_name, network)
+
+
+def network_names() -> tuple[str, ...]:
+    """The networks that a plan makes variants of, before any of them is made."""
+    return (TRAINED,)
 
 
 def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> OnnxModel:

@@ -228,3 +228,12 @@ def test_help_and_refusals_know_them(program: Path, work: Path) -> None:
     assert (
         ".onnx, SavedModel folder (with saved_model.pb), .net\n" in trtforge(program, work, "export", "no.txt").stderr
     )
+
+
+def test_what_editors_and_file_systems_leave_beside_files_is_no_part_of_the_program(program: Path, work: Path) -> None:
+    for room in ("engines/backends", "pipeline/sources", "pipeline/command/verbs/plans", "pipeline/stages"):
+        (program / room / "._run.py").write_bytes(b"\x00\x05\x16\x07")
+        (program / room / ".#run.py").symlink_to("somebody@somewhere.1")
+    done = trtforge(program, work, "halve", "plan.toml")
+    assert done.returncode == 0, done.stderr
+    assert "._run" not in trtforge(program, work, "--help").stdout

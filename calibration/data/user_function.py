@@ -66,21 +66,22 @@ def module_sources(spec: str, folder: Path) -> list[Path]:
         if file in found:
             continue
         found.add(file)
-        for name in _imported_names(file):
+        for name in _imported_names(file, root):
             base = root.joinpath(*name.split("."))
             queue += [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
     return sorted(found)
 
 
-def _imported_names(file: Path) -> list[str]:
-    """Every module that a file may import, as dotted names from the folder."""
+def _imported_names(file: Path, root: Path) -> list[str]:
+    """Every module that a file may import, as dotted names from the folder ``root``."""
+    package = file.relative_to(root).parent.parts
     names: list[str] = []
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            inside = f"{file.parent.name}." if node.level else ""
-            base = f"{inside}{node.module or ''}".strip(".")
+            inside = package[: len(package) - (node.level - 1)] if node.level else ()
+            base = ".".join([*inside, *([node.module] if node.module else [])])
             names += [base, *(f"{base}.{alias.name}".strip(".") for alias in node.names)]
     return names
 

@@ -1,4 +1,4 @@
-/* The compiled counting of calibration.accumulate: |x| into 16,384 bins over [0, 2^exponent), in one pass.
+/* The compiled counting of calibration.histogram.accumulate: |x| into 16,384 bins over [0, 2^exponent), in one pass.
 
 Counts are exact integers, the product with a power of two is exact, so the result is that of numpy to the byte.
 The values are taken in blocks that stay in the first-level cache: a block is scanned for its extremes and its bins, and
@@ -261,7 +261,7 @@ static PyMethodDef methods[] = {
 };
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "calibration._histogram", "Counts |x| into bins; see histogram.c.", -1, methods,
+    PyModuleDef_HEAD_INIT, "calibration.histogram._histogram", "Counts |x| into bins; see histogram.c.", -1, methods,
     NULL, NULL, NULL, NULL,
 };
 

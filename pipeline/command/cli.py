@@ -33,7 +33,7 @@ INTERRUPTED = 130
 @functools.cache
 def verb_files() -> dict[str, Path]:
     """Verb -> its file, ``verbs/<room>/<verb>.py``, in the order of ``ORDER`` within each room."""
-    files = (file for room in ROOMS for file in (VERBS_FOLDER / room).glob("*.py") if file.stem != "__init__")
+    files = (file for room in ROOMS for file in (VERBS_FOLDER / room).glob("*.py") if file.stem[0] not in "._")
     rooms = list(ROOMS)
 
     def place(file: Path) -> tuple[int, int, str]:

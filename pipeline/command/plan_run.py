@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,12 +26,14 @@ def run_plan(path: Path, store: Path, until: str, change: Change = lambda plan: 
     """Run a plan, changed as the command line says, up to a verb; say on stderr what was made and what was served."""
     from calibration.file_digest import remember_in
     from pipeline.flow import run
-    from pipeline.machine.digest_table import VERSION, digest_table
     from pipeline.machine.user_cache import user_cache
     from pipeline.plan import read_plan
     from pipeline.store import Store
 
-    remember_in(digest_table(user_cache() / f"digests-{VERSION}.sqlite"))
+    with suppress(ImportError):  # A Python that was built without SQLite remembers nothing.
+        from pipeline.machine.digest_table import VERSION, digest_table
+
+        remember_in(digest_table(user_cache() / f"digests-{VERSION}.sqlite"))
     plan, opened = change(read_plan(path)), Store(store, _say)
     return plan, opened, run(plan, opened, until)
 

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 
 RENAMED = "source.onnx"
 """Beside the exported model: an ONNX source with portable tensor names, where it had others."""
-NO_KINDS = ("__init__", "contract", "limits", "tf2onnx")
+NO_KINDS = ("contract", "limits", "tf2onnx")
 """Files of this room that are no kind of source."""
 
 
@@ -62,7 +62,9 @@ class SourceKind(Protocol):
 def kind_names() -> tuple[str, ...]:
     """The kinds: the files of this room."""
     folder = Path(__file__).parent
-    return tuple(sorted(file.stem for file in folder.glob("*.py") if file.stem not in NO_KINDS))
+    return tuple(
+        sorted(file.stem for file in folder.glob("*.py") if file.stem not in NO_KINDS and file.stem[0] not in "._")
+    )
 
 
 def module_of(kind: str) -> str:

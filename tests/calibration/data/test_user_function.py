@@ -97,3 +97,15 @@ def test_a_name_that_is_taken_is_an_error_not_another_module(tmp_path: Path) -> 
 def test_a_module_without_a_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the module has no source file"):
         module_file("sys:intern", tmp_path)
+
+
+def test_relative_imports_of_a_package_in_a_package_are_found(tmp_path: Path) -> None:
+    inner = tmp_path / "outer_rel" / "inner"
+    inner.mkdir(parents=True)
+    for folder in (inner.parent, inner):
+        (folder / "__init__.py").touch()
+    (inner / "mine.py").write_text("from .beside import K\nfrom ..above import L\ndef answer():\n    return K + L\n")
+    (inner / "beside.py").write_text("K = 1\n")
+    (inner.parent / "above.py").write_text("L = 2\n")
+    found = {file.relative_to(tmp_path).as_posix() for file in module_sources("outer_rel.inner.mine:answer", tmp_path)}
+    assert found >= {"outer_rel/inner/mine.py", "outer_rel/inner/beside.py", "outer_rel/above.py"}

@@ -1,4 +1,4 @@
-/* A driver of CUDA in pretence, with as much as engines/cuda.py and engines/cuda_graph.py ask for: device memory is the
+/* A driver of CUDA in pretence, with as much as engines/cuda/device.py and engines/cuda/graph.py ask for: device memory is the
    host's, streams run what they are given at once, and time is a count of calls. Captured work is a list of copies.
    Built by test_cuda_graph.py and test_cuda_device.py. The prototypes are those of cuda.h. */
 #include <stddef.h>

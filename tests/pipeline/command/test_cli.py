@@ -1,7 +1,7 @@
 """The command: its help, its exit statuses, what goes where, and what a signal or a kill leaves behind.
 
 When options change on purpose, renew the frozen text with
-``.venv/bin/python tests/pipeline/command/test_cli.py > tests/pipeline/options.txt``.
+``.venv/bin/python tests/pipeline/command/test_cli.py > tests/pipeline/command/options.txt``.
 """
 
 from __future__ import annotations
