@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 
 from calibration.data.batches import Samples
 from calibration.data.source import spread
-from engines import backend
-from engines.backends import onnxruntime, tensorflow
+from engines import backend, module_of
 from engines.contract import DYNAMIC, Array, Runner
 from pipeline.artifact import Engine
 
+ModelRunner: TypeAlias = Literal["onnxruntime", "reference"]
+"""What can run the FP32 model on the CPU, as an option of stages."""
+SIMULATOR: ModelRunner = "onnxruntime"
+"""The backend that computes a Q/DQ model as it stands, in floating point."""
 SIMULATION = "float simulation (ONNX Runtime, graph optimizations off)"
 
 
 def runner_of(engine: Engine, num_threads: int) -> Runner:
     """The runner that an engine asks for."""
     if engine.simulated:
-        return onnxruntime.load_simulation(engine.path, num_threads=num_threads)
+        return load_simulation(engine.path, num_threads)
     if engine.signature:
-        return tensorflow.load_signature(engine.path, engine.signature, num_threads=num_threads)
+        module = import_module(module_of(engine.backend))
+        return cast(Runner, module.load_signature(engine.path, engine.signature, num_threads=num_threads))
     return backend(engine.backend).load(engine.path, num_threads=num_threads)
 
 
@@ -63,6 +69,6 @@ def few(samples: Samples, num: int) -> Iterator[dict[str, Array]]:
         at += size
 
 
-def load_simulation(path: Path) -> Runner:
-    """ONNX Runtime with every node computed as it is evidence."""
-    return onnxruntime.load_simulation(path, num_threads=0)
+def load_simulation(path: Path, num_threads: int = 0) -> Runner:
+    """ONNX Runtime with every node computed as it stands. Who calls it names ``SIMULATOR`` among its modules."""
+    return cast(Runner, import_module(module_of(SIMULATOR)).load_simulation(path, num_threads=num_threads))

@@ -19,6 +19,7 @@ from pipeline.artifact import (
     OnnxModel,
 )
 from pipeline.bundle import open_bundle, tolerance_key
+from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
 from pipeline.plan import Plan
 from pipeline.results import TRAINED, Network, Results
@@ -150,7 +151,7 @@ def models_of_bundle(plan: Plan) -> Results:
                     f"{variant.name}: is validated without derived tolerances: the bundle has none for it"
                 )
         reason = backend(variant.backend).why_not_run()
-        if reason and backend("onnxruntime").why_not_run():
+        if reason and backend(SIMULATOR).why_not_run():
             raise Unavailable(f"{reason}; and without onnxruntime its accuracy cannot be simulated either")
     return made
 

@@ -16,6 +16,7 @@ from pipeline.artifact import (
     Engine,
     OnnxModel,
 )
+from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import Plan
 from pipeline.results import TRAINED, Results, Variant
@@ -80,7 +81,7 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
             f"{variant.name}: native INT8 is in the engine alone, so that it must run to be validated ({reason}); "
             'validate it on the device, or take int8 = "qdq"'
         )
-    return Engine(made.models[variant].path, "onnxruntime", simulated=True)
+    return Engine(made.models[variant].path, SIMULATOR, simulated=True)
 
 
 def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:

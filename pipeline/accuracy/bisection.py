@@ -6,7 +6,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +21,7 @@ from calibration.ranges.span import Span
 from engines import backend
 from engines.contract import Runner
 from pipeline.artifact import OnnxModel, Ranges
-from pipeline.engine_runner import few, fixed_batch, load_simulation, padded, unpadded
+from pipeline.engine_runner import ModelRunner, few, fixed_batch, load_simulation, padded, unpadded
 from pipeline.errors import ConfigError
 from pipeline.json_record import finite
 
@@ -90,7 +90,7 @@ class BisectionResult:
         return [_plain(asdict(suspect)) for suspect in self.suspects[:num]]
 
 
-def run_bisection(evidence: Evidence, num_samples: int, runner: Literal["onnxruntime", "reference"]) -> BisectionResult:
+def run_bisection(evidence: Evidence, num_samples: int, runner: ModelRunner) -> BisectionResult:
     """Run both models on so many samples, evenly spread, one at a time; memory is that of one sample's tensors.
 
     Raises:

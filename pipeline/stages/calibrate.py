@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -29,7 +29,7 @@ from engines.backends import onnxruntime
 from engines.contract import Array, Runner
 from engines.errors import EngineError
 from pipeline.artifact import OnnxModel, Ranges
-from pipeline.engine_runner import fixed_batch
+from pipeline.engine_runner import ModelRunner, fixed_batch
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import Bar
 from pipeline.option import check_bounds, option
@@ -56,7 +56,7 @@ class Calibrate(Stage):
         "placements", "tensors that get a range: those INT8 needs on either backend, on one of the two, or all"
     )
     batch_size: int = option(8, "samples read at a time; each is run separately, so the result does not depend on it")
-    runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "runtime for the FP32 model")
+    runner: ModelRunner = option("onnxruntime", "runtime for the FP32 model")
     num_threads: int = option(0, "threads of the runner per sample; 0: the runner's default")
     num_workers: int = option(1, "samples run in parallel; combine more than 1 with --num-threads 1")
 

@@ -14,7 +14,7 @@ from engines import backend, module_of
 from engines.contract import Array
 from pipeline.accuracy.comparison import write_outputs
 from pipeline.artifact import Engine, Outputs
-from pipeline.engine_runner import SIMULATION, batch_bounds, padded, runner_of
+from pipeline.engine_runner import SIMULATION, SIMULATOR, batch_bounds, padded, runner_of
 from pipeline.errors import EngineError, Unavailable
 from pipeline.machine import child_process
 from pipeline.machine.packages import distribution_versions
@@ -46,7 +46,7 @@ class Infer(Stage):
 
     def modules(self, engine: Engine, _samples: object) -> tuple[str, ...]:
         """What is loaded by name."""
-        return (module_of(engine.backend),)
+        return (module_of(engine.backend), *([module_of(SIMULATOR)] if engine.simulated else []))
 
     def __call__(self, out: Path, engine: Engine, samples: Samples) -> Outputs:
         """Write ``out/outputs.json``.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from calibration.lint.label_check import PredictClass, better_change, changes_fo
 from calibration.lint.survey import Survey, survey
 from engines import backend, module_of
 from pipeline.artifact import Findings, OnnxModel, Outputs
-from pipeline.engine_runner import fixed_batch, padded
+from pipeline.engine_runner import ModelRunner, fixed_batch, padded
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import check_bounds, option
@@ -66,7 +66,7 @@ class Lint(Stage):
     significance: float = option(
         1e-4, "significance level: chance that a change of the samples wrongly appears to be better"
     )
-    runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "runtime for the FP32 model")
+    runner: ModelRunner = option("onnxruntime", "runtime for the FP32 model")
     num_threads: int = option(0, "threads of the runner; 0: the runner's default")
 
     def __post_init__(self) -> None:

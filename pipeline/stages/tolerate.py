@@ -32,7 +32,7 @@ from engines.backends import onnxruntime
 from engines.contract import Runner
 from engines.precision import precision_named
 from pipeline.artifact import OnnxModel, Tolerances
-from pipeline.engine_runner import few, fixed_batch, padded, unpadded
+from pipeline.engine_runner import ModelRunner, few, fixed_batch, padded, unpadded
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import Bar
 from pipeline.option import check_bounds, option
@@ -134,7 +134,7 @@ class Tolerate(Stage):
     num_draws: int = option(16, "engines simulated by random draws of their rounding errors")
     num_deviations: float = option(4.0, "standard deviations below the mean SQNR of the draws that are still accepted")
     seed: int = option(0, "random seed of the draws")
-    runner: Literal["onnxruntime", "reference"] = option("onnxruntime", "runtime for the FP32 model")
+    runner: ModelRunner = option("onnxruntime", "runtime for the FP32 model")
     num_threads: int = option(0, "threads of the runner; 0: the runner's default")
 
     def __post_init__(self) -> None:

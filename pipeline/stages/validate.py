@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from pipeline.accuracy.comparison import NO_ATOLS, OutputComparison, Tolerance, 
 from pipeline.accuracy.metrics import Metric, metric
 from pipeline.accuracy.tolerances import derived_atols, too_noisy, unlike_ranges
 from pipeline.artifact import Outputs, Tolerances, Verdict
+from pipeline.engine_runner import ModelRunner
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import check_bounds, option
@@ -150,7 +151,7 @@ class Validate(Stage):
     NEEDS_TOLERANCES: ClassVar[bool] = True
     RESULT: ClassVar[str] = "verdicts"
 
-    reference: Literal["onnxruntime", "reference"] = option("onnxruntime", "runtime for the FP32 reference model")
+    reference: ModelRunner = option("onnxruntime", "runtime for the FP32 reference model")
     tolerances: Mapping[str, Tolerance] = field(
         default_factory=default_tolerances, metadata={"keys": default_tolerances}
     )

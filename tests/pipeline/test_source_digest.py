@@ -109,14 +109,15 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("engines/__init__.py", set()),  # which backends there are
         ("engines/precision.py", {*STAGES}),
         ("engines/contract.py", {*STAGES} - {"cast", "quantize"}),
-        ("engines/backends/onnxruntime.py", RUNNING | {"build"}),
+        ("engines/backends/onnxruntime.py", RUNNING - {"infer-trt"} | {"build"}),
+        ("engines/backends/tensorflow.py", {"export"}),
         ("engines/backends/tensorrt.py", {"build-trt", "infer-trt"}),
         ("engines/backends/tensorrt_rtx.py", set()),
         ("engines/backends/reference.py", set()),
         ("engines/cuda/device.py", {"build-trt", "infer-trt"}),
         ("engines/nvinfer/allocator.py", {"build-trt", "infer-trt"}),
         ("engines/nvinfer/progress.py", set()),
-        ("engines/ort/profile.py", RUNNING | {"build"}),
+        ("engines/ort/profile.py", RUNNING - {"infer-trt"} | {"build"}),
     ],
 )
 def test_a_changed_statement_changes_the_stages_that_run_it(copy: Path, file: str, stages: set[str]) -> None:
