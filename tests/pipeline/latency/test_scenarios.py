@@ -176,7 +176,7 @@ def test_the_real_clock_waits_until_a_query_is_due() -> None:
         ({"scenario": "server", "queries_per_s": math.inf}, "queries_per_s is inf, must be above 0"),
         ({"scenario": "server", "queries_per_s": math.nan}, "queries_per_s is nan, must be above 0"),
         ({"queries_per_s": 5.0}, "scenario single_stream: queries_per_s is 5, but only server has a rate"),
-        ({"arrivals": "fixed"}, "scenario single_stream: arrivals is fixed, but only to server do queries come by"),
+        ({"arrivals": "fixed"}, "scenario single_stream: arrivals is fixed, but only server has arrivals;"),
         ({"scenario": "offline", "queries_per_s": 5.0}, "scenario offline: queries_per_s is 5, but only server"),
         (
             {"num_streams": 4},
