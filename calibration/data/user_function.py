@@ -74,7 +74,7 @@ def module_sources(spec: str, folder: Path) -> list[Path]:
 
 def _imported_names(file: Path, root: Path) -> list[str]:
     """Every module that a file may import, as dotted names from the folder ``root``."""
-    package = file.relative_to(root).parent.parts
+    package = file.relative_to(root).parent.parts if file.is_relative_to(root) else ()
     names: list[str] = []
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
