@@ -1,4 +1,4 @@
-"""How ranges settle as samples are added: are there enough of them?
+"""How ranges converge as samples are added: are there enough of them?
 
 After 1, 2, 4, ... samples, and after all, a range is read from the histograms so far of up to 16 tensors, evenly spaced
 among all; it is compared to the tensor's range after all samples. Reading by ``entropy`` or ``mse`` at every point
@@ -28,11 +28,11 @@ from calibration.ranges.span import CONVERGENCE_FILE
 NUM_TENSORS = 16
 PROXY_PERCENTILE = 99.99
 TOLERANCE = 0.1
-"""A range within a tenth of the last one has settled: a step wider by a tenth costs 0.8 dB, a seventh of a bit."""
+"""A range within a tenth of the last one has converged: a step wider by a tenth costs 0.8 dB, a seventh of a bit."""
 SHARE = 0.9
 """So many of the tensors have to."""
 MOST_OF = Fraction(2, 3)
-"""The samples after the settling, a third at least, confirm it."""
+"""The samples after that, a third at least, confirm it."""
 LEAST_SAMPLES = 16
 """With fewer, the others are too few to confirm anything."""
 
@@ -70,14 +70,14 @@ class Convergence:
         """For a person."""
         if self.settled_at is not None:
             return (
-                f"ranges stopped moving after {self.settled_at} of {self.num_samples} samples (nine of ten tensors "
+                f"ranges converged after {self.settled_at} of {self.num_samples} samples (nine of ten tensors "
                 f"stay within {TOLERANCE:.0%})"
             )
         late = [point for point in self.points if point.num_samples <= MOST_OF * self.num_samples]
         if self.num_samples < LEAST_SAMPLES or not late:
-            return f"{self.num_samples} samples are too few to tell whether ranges settled; add samples"
+            return f"{self.num_samples} samples are too few to tell whether ranges converged; add samples"
         return (
-            f"ranges were still moving at {self.num_samples} samples: those of a tenth of the tensors were off by "
+            f"ranges had not converged at {self.num_samples} samples: those of a tenth of the tensors were off by "
             f"{late[-1].most_change:.0%} or more at {late[-1].num_samples}; add samples"
         )
 

@@ -201,7 +201,7 @@ def test_what_the_lint_proves_stops_before_calibration_unless_it_is_allowed(fold
 def test_samples_too_few_to_settle_are_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         made_by(folder, "calibrate")
-    assert caplog.text.count("12 samples are too few to tell whether ranges settled; add samples") == 1
+    assert caplog.text.count("12 samples are too few to tell whether ranges converged; add samples") == 1
 
 
 def test_nan_in_a_sample_is_named_with_file_and_index(folder: Path) -> None:

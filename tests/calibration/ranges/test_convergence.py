@@ -52,14 +52,14 @@ def test_points_stand_at_powers_of_two_and_at_the_end() -> None:
 @pytest.mark.parametrize(
     ("largest", "settled_at", "words"),
     [
-        ([9] * 16, 1, "ranges stopped moving after 1 of 16 samples (nine of ten tensors stay within 10%)"),
-        ([5] * 3 + [9] * 17, 4, "ranges stopped moving after 4 of 20 samples"),
-        ([8.2] * 15 + [9] * 17, 1, "ranges stopped moving after 1 of 32 samples"),
-        ([5] * 15 + [9] * 5, None, "ranges were still moving at 20 samples: those of a tenth of the tensors were off "),
-        ([5] * 31 + [9] * 17, 32, "ranges stopped moving after 32 of 48 samples"),
-        ([5] * 31 + [9] * 16, None, "ranges were still moving at 47 samples"),
-        ([9] * 15, None, "15 samples are too few to tell whether ranges settled; add samples"),
-        ([0] * 20, 1, "ranges stopped moving after 1 of 20 samples"),
+        ([9] * 16, 1, "ranges converged after 1 of 16 samples (nine of ten tensors stay within 10%)"),
+        ([5] * 3 + [9] * 17, 4, "ranges converged after 4 of 20 samples"),
+        ([8.2] * 15 + [9] * 17, 1, "ranges converged after 1 of 32 samples"),
+        ([5] * 15 + [9] * 5, None, "ranges had not converged at 20 samples: those of a tenth of the tensors were off "),
+        ([5] * 31 + [9] * 17, 32, "ranges converged after 32 of 48 samples"),
+        ([5] * 31 + [9] * 16, None, "ranges had not converged at 47 samples"),
+        ([9] * 15, None, "15 samples are too few to tell whether ranges converged; add samples"),
+        ([0] * 20, 1, "ranges converged after 1 of 20 samples"),
     ],
 )  # fmt: skip
 def test_where_the_ranges_stop_moving(largest: list[float], settled_at: int | None, words: str) -> None:

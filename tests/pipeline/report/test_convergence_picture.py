@@ -20,7 +20,7 @@ SETTLED = Convergence(
 def test_the_picture_says_what_it_shows(record: Record) -> None:
     (picture,) = convergence_pictures(replace(record, settling=SETTLED))
     assert picture.key == "settling"
-    assert picture.caption.startswith("Ranges stopped moving after 4 of 16 samples")
+    assert picture.caption.startswith("Ranges converged after 4 of 16 samples")
     assert "ranges of 16 tensors (read by percentile 99.99)" in picture.caption
     assert picture.alt == "1 samples: 51%; 2 samples: 30%; 4 samples: 9%; 8 samples: 4%; 16 samples: 0%"
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture.svg)

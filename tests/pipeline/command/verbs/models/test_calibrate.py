@@ -21,7 +21,7 @@ def test_calibrate(command: Command, tiny: Path) -> None:
     assert said.err.splitlines() == [
         "trtforge: few: data.npz: 8 distinct samples, at least 16 are needed to see if ranges settle; add "
         "representative ones, some hundreds are usual",
-        "trtforge: ranges: 8 samples are too few to tell whether ranges settled; add samples",
+        "trtforge: ranges: 8 samples are too few to tell whether ranges converged; add samples",
     ]
     assert files(tiny) == {"ranges"}
     assert files(tiny / "ranges") == {"ranges.json", "histograms.npz", "settling.json"}
