@@ -135,7 +135,7 @@ def advice_from(limit_result: LimitResult, paired: PairedResult) -> str:
     if paired.num_sessions < LEAST_GROUPS:
         each_s = limit_result.more_seconds / limit_result.more_rounds * paired.num_rounds / paired.num_sessions
         return (
-            f"it takes {LEAST_GROUPS} loads at least, of which {paired.num_sessions} fitted into the time, as each "
+            f"it takes {LEAST_GROUPS} sessions at least, of which {paired.num_sessions} fitted into the time, as each "
             f"took {each_s:.1f} s; give max_seconds = {seconds} or more"
         )
     return f"about {rounds:,} more rounds would decide; give max_seconds = {seconds}"

@@ -5,7 +5,7 @@ Definitions, besides those of ``pipeline/latency/benchmark.py``:
 - A *session*: both engines are loaded again, in random order and with the free memory shuffled, warmed up, alternated,
   and unloaded. Two loads of one file differ by more than chance between queries explains, by where their memory came to
   lie (Mytkowicz et al., "Producing wrong data without doing anything obviously wrong!", ASPLOS 2009; Curtsinger and
-  Berger, "Stabilizer", ASPLOS 2013). A new engine must not be blamed for one unlucky load, so the spread between
+  Berger, "Stabilizer", ASPLOS 2013). A new engine must not be blamed for one unlucky session, so the spread between
   sessions is what an interval is made of. The first session is not counted.
 - A *round* is four blocks, ABBA or BAAB by the toss of a coin (one letter each for candidate and baseline), so that a
   machine which grows slower or faster in the meantime treats both alike. Without a baseline it is two blocks. All

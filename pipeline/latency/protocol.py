@@ -98,11 +98,13 @@ class Pairing(ScenarioOptions):
     confidence: float = option(
         0.99, "confidence of each interval, over all interim looks; at most (1 - confidence) / 2 false alarms"
     )
-    reload: bool = option(True, "reload the engines repeatedly; no: load once, and the result holds for that load only")
-    load_seconds: float = option(
-        0.15, "minimum measuring time per load, in seconds; never less than loading itself took"
+    reload: bool = option(
+        True, "reload the engines for each session; no: load them once, and the result holds for that session only"
     )
-    warmup_queries: int = option(10, "minimum unrecorded queries after each load of an engine")
+    load_seconds: float = option(
+        0.15, "minimum measuring time per session, in seconds; never less than loading itself took"
+    )
+    warmup_queries: int = option(10, "minimum unrecorded queries of each engine at the start of a session")
     warmup_seconds: float = option(0.2, "warm-up time of each engine before anything is recorded, in seconds")
     block_ms: float = option(5.0, "block length, in ms: as many queries as the slower engine runs in that time")
     min_block_queries: int = option(2, "minimum queries per block")
@@ -126,22 +128,21 @@ class Pairing(ScenarioOptions):
 
     def describe(self) -> str:
         """The sentence that stands next to every answer found so."""
-        loads = (
-            "both reloaded repeatedly, with intervals from the spread between loads"
+        sessions = (
+            "both reloaded for each session, with intervals from the spread between sessions"
             if self.reload
-            else "both loaded once, so that the result holds for this load only"
+            else "both loaded once, so that the result holds for this session only"
         )
         how = "arrive" if self.scenario == "server" else "the slower one runs"
         soak = f", not before {self.min_seconds:g} s," if self.min_seconds else ""
         return (
-            f"{self.load.describe()}; candidate and baseline alternating, {loads}; per load at least "
+            f"{self.load.describe()}; candidate and baseline alternating, {sessions}; per session at least "
             f"{self.warmup_queries} queries of warm-up each, before the first one {self.warmup_seconds:g} s; rounds of "
             f"four blocks (ABBA or BAAB, drawn with seed {self.seed}), at least {self.load_seconds:g} s of them per "
-            f"load; a block has as many queries as {how} in {self.block_ms:g} ms, at least {self.min_block_queries}, "
-            f"and {self.settle_queries} before them not counted; until all is decided{soak} or {self.max_seconds:g} s "
-            "are over. Percentiles are nearest-rank; a ratio is taken within a load, and of these the geometric mean "
-            "(for p90 and p99 the influence of one load is limited); intervals are by Student's t over loads "
-            "(percentiles in "
-            "milliseconds: by Woodruff's method), each with "
+            f"session; a block has as many queries as {how} in {self.block_ms:g} ms, at least "
+            f"{self.min_block_queries}, and {self.settle_queries} before them not counted; until all is decided{soak} "
+            f"or {self.max_seconds:g} s are over. Percentiles are nearest-rank; a ratio is taken within a session, and "
+            "of these the geometric mean (for p90 and p99 the influence of one session is limited); intervals are by "
+            "Student's t over sessions (percentiles in milliseconds: by Woodruff's method), each with "
             f"confidence {self.confidence:.4g} over all looks (Bonferroni)."
         )

@@ -96,7 +96,8 @@ def test_what_would_decide_is_said() -> None:
     assert "more time may not decide" in advice_from(endless, run(STEADY, None))
     few = replace(run(STEADY, None), num_sessions=5, num_rounds=100, seconds=60.0)
     assert advice_from(replace(limit_result, more_rounds=60.0, more_seconds=36.0), few) == (
-        "it takes 8 loads at least, of which 5 fitted into the time, as each took 12.0 s; give max_seconds = 96 or more"
+        "it takes 8 sessions at least, of which 5 fitted into the time, as each took 12.0 s; give max_seconds = 96 or "
+        "more"
     )
 
 

@@ -232,7 +232,7 @@ def test_without_reloading_the_engines_are_loaded_once_and_it_is_said() -> None:
     sides = machine.loading("c", lambda: 1.0), machine.loading("b", lambda: 1.0)
     assert compare_paired(*sides, [limit()], once, clock=machine.clock).limit_results[0].outcome == "pass"
     assert machine.log.count("+c") == machine.log.count("-c") == 1
-    assert "this load only" in once.describe()
+    assert "this session only" in once.describe()
 
 
 def test_an_unlucky_load_of_the_candidate_is_no_false_alarm() -> None:
