@@ -26,10 +26,10 @@ def _cpuinfo(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     pairs = (line.partition(":") for line in file.read_text(errors="replace").splitlines() if ":" in line)
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for key, _, value in pairs:
-        found.setdefault(key.strip(), value.strip())
-    return found
+        values.setdefault(key.strip(), value.strip())
+    return values
 
 
 def cpu_name() -> str:

@@ -69,12 +69,14 @@ class FeedCheck:
         missing = [name for name in self._inputs if name not in feed]
         unknown = [name for name in feed if name not in self._inputs]
         takes = ", ".join(f"'{name}'" for name in self._inputs)
-        found = "; ".join(
+        differences = "; ".join(
             f"{word} {', '.join(map(repr, names))}"
             for word, names in (("missing", missing), ("unknown", unknown))
             if names
         )
-        return f"{self._engine}: the feed does not name the inputs ({found}), the engine takes {takes}; name these"
+        return (
+            f"{self._engine}: the feed does not name the inputs ({differences}), the engine takes {takes}; name these"
+        )
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

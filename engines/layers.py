@@ -45,17 +45,17 @@ def layers_from_inspector(text: str, nodes: Collection[str]) -> tuple[LayerFacts
         EngineError: it is not the JSON of an inspector.
     """
     try:
-        found = json.loads(text, strict=False)  # Metadata of fused layers has control characters between them.
-        layers = found["Layers"]
+        information = json.loads(text, strict=False)  # Metadata of fused layers has control characters between them.
+        layers = information["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(f"EngineInspector: gave no JSON with Layers ({type(error).__name__}: {error})") from error
     known = set(nodes)
-    return tuple(_layer(one if isinstance(one, Mapping) else {"Name": str(one)}, known) for one in layers)
+    return tuple(_layer(layer if isinstance(layer, Mapping) else {"Name": str(layer)}, known) for layer in layers)
 
 
 def layers_from_record(record: Mapping[str, Any]) -> tuple[LayerFacts, ...]:
     """The layers of a record as it stands in its file; none where it tells of none."""
-    return tuple(LayerFacts(**(one | {"nodes": tuple(one["nodes"])})) for one in record.get("layers", ()))
+    return tuple(LayerFacts(**(layer | {"nodes": tuple(layer["nodes"])})) for layer in record.get("layers", ()))
 
 
 def num_layers_by_precision(layers: Iterable[LayerFacts]) -> dict[str, int]:
@@ -105,18 +105,18 @@ def _layer(layer: Mapping[str, Any], known: set[str]) -> LayerFacts:
 def _precision(layer: Mapping[str, Any]) -> str:
     """The type that goes in: of the first input whose type is known, else of the weights, else by the kernel's name."""
     for tensor in (*layer.get("Inputs", ()), layer.get("Weights", {})):
-        if found := _type_of(tensor):
-            return found
+        if type_name := _type_of(tensor):
+            return type_name
     if _INTEGER_TACTIC.search(str(layer.get("TacticName", ""))):
         return "INT8"
-    return next((found for tensor in layer.get("Outputs", ()) if (found := _type_of(tensor))), "")
+    return next((type_name for tensor in layer.get("Outputs", ()) if (type_name := _type_of(tensor))), "")
 
 
 def _type_of(tensor: Any) -> str:
     if not isinstance(tensor, Mapping):
         return ""
-    said = [str(tensor[key]) for key in _TYPE_KEYS if key in tensor]
-    return next((name for text in said for name, pattern in _TYPES if pattern.search(text)), "")
+    type_texts = [str(tensor[key]) for key in _TYPE_KEYS if key in tensor]
+    return next((name for text in type_texts for name, pattern in _TYPES if pattern.search(text)), "")
 
 
 def _nodes(layer: Mapping[str, Any], known: set[str]) -> Iterator[str]:

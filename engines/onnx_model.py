@@ -100,7 +100,7 @@ def facts(path: Path) -> OnnxModelFacts:
     return facts_from_model(read_model(path), path)
 
 
-def check_options(found: OnnxModelFacts, options: BuildOptions, path: Path) -> None:
+def check_options(model_facts: OnnxModelFacts, options: BuildOptions, path: Path) -> None:
     """That the file was written for the precision that is requested, and that the shape ranges fit its inputs.
 
     Raises:
@@ -108,33 +108,33 @@ def check_options(found: OnnxModelFacts, options: BuildOptions, path: Path) -> N
     """
     precision = precision_named(options.precision)
     if options.native is not None:
-        _check_for_calibrator(found, path)
-    elif precision.is_integer and not found.has_quantize:
+        _check_for_calibrator(model_facts, path)
+    elif precision.is_integer and not model_facts.has_quantize:
         raise EngineError(
             f"{path}: precision {precision.name} is requested, the model has no QuantizeLinear; quantize it first"
         )
-    if not precision.is_integer and found.has_quantize:
+    if not precision.is_integer and model_facts.has_quantize:
         raise EngineError(
             f"{path}: precision {options.precision} is requested, the model has QuantizeLinear nodes; ask for int8, "
             "or give the model from before quantization"
         )
-    if precision.is_half and not found.has_float16:
+    if precision.is_half and not model_facts.has_float16:
         raise EngineError(
             f"{path}: precision {precision.name} is requested, the model has no FP16 tensor; cast it first"
         )
-    if precision.is_full and found.has_float16:
+    if precision.is_full and model_facts.has_float16:
         raise EngineError(
             f"{path}: precision {precision.name} is requested, the model has FP16 tensors; ask for fp16, "
             "or give the model from before the cast"
         )
     for ranges in options.profiles():
-        _check_ranges(found.inputs, ranges, path)
+        _check_ranges(model_facts.inputs, ranges, path)
 
 
-def _check_for_calibrator(found: OnnxModelFacts, path: Path) -> None:
+def _check_for_calibrator(model_facts: OnnxModelFacts, path: Path) -> None:
     """A calibrator takes the FP32 model: TensorRT ignores it where there are Q/DQ nodes."""
-    if found.has_quantize or found.has_float16:
-        what = "QuantizeLinear nodes" if found.has_quantize else "FP16 tensors"
+    if model_facts.has_quantize or model_facts.has_float16:
+        what = "QuantizeLinear nodes" if model_facts.has_quantize else "FP16 tensors"
         raise EngineError(f"{path}: native INT8 is requested, the model has {what}; give the FP32 model")
 
 
@@ -159,31 +159,31 @@ def refuse_tensorrt(options: BuildOptions, backend: str) -> None:
     """
     refuse_targets(options, backend)
     plain = BuildOptions()
-    own = ("native", "hardware", "version_compatible", "weights", "dla_core", "timing_cache")
-    if asked := [name for name in own if getattr(options, name) != getattr(plain, name)]:
+    of_tensorrt = ("native", "hardware", "version_compatible", "weights", "dla_core", "timing_cache")
+    if asked := [name for name in of_tensorrt if getattr(options, name) != getattr(plain, name)]:
         raise Unavailable(f"{backend}: {asked[0]} is requested, only TensorRT has it; leave it out, or take tensorrt")
 
 
 def _check_ranges(inputs: tuple[TensorSpec, ...], ranges: Mapping[str, ShapeRange], path: Path) -> None:
     specs = {spec.name: spec for spec in inputs}
-    for name, given in ranges.items():
+    for name, shape_range in ranges.items():
         if name not in specs:
             raise EngineError(
                 f"{path}: a shape range is given for '{name}', the model's inputs are {', '.join(map(repr, specs))}; "
                 "name one of them"
             )
         shape = specs[name].shape
-        for word, size in (("min", given.min), ("opt", given.opt), ("max", given.max)):
+        for word, size in (("min", shape_range.min), ("opt", shape_range.opt), ("max", shape_range.max)):
             if len(size) != len(shape) or any(d not in (n, DYNAMIC) or n < 1 for n, d in zip(size, shape)):
                 raise EngineError(
                     f"{path}: input '{name}' is {shape_text(shape)}, its {word} shape {shape_text(size)} does not fit; "
                     "give as many dimensions, the fixed ones unchanged and the dynamic ones at least 1"
                 )
-        if any(not low <= mid <= high for low, mid, high in zip(given.min, given.opt, given.max)):
+        if any(not low <= mid <= high for low, mid, high in zip(shape_range.min, shape_range.opt, shape_range.max)):
             raise EngineError(
-                f"{path}: the shape range of input '{name}' is min {shape_text(given.min)}, opt "
-                f"{shape_text(given.opt)}, max {shape_text(given.max)}, it must be min <= opt <= max in every "
-                "dimension; put them in order"
+                f"{path}: the shape range of input '{name}' is min {shape_text(shape_range.min)}, opt "
+                f"{shape_text(shape_range.opt)}, max {shape_text(shape_range.max)}, it must be min <= opt <= max in "
+                "every dimension; put them in order"
             )
 
 
@@ -243,8 +243,8 @@ def _full_names(model: onnx.ModelProto) -> frozenset[str]:
     graph = shape_inference.infer_shapes(model).graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
     full = onnx.TensorProto.FLOAT
-    own = [node for node in graph.node if node.name and node.op_type not in ("Cast", "Constant")]
-    return frozenset(node.name for node in own if any(kinds.get(name) == full for name in node.output))
+    nodes = [node for node in graph.node if node.name and node.op_type not in ("Cast", "Constant")]
+    return frozenset(node.name for node in nodes if any(kinds.get(name) == full for name in node.output))
 
 
 def _one_line(error: BaseException) -> str:

@@ -115,8 +115,8 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     ort = _import()
     refuse(options)
     start = time.perf_counter()
-    found = facts(model)
-    check_options(found, options, model)
+    model_facts = facts(model)
+    check_options(model_facts, options, model)
     with tempfile.TemporaryDirectory() as folder:
         settings = _settings(ort, num_threads=1)
         settings.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
@@ -125,9 +125,9 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     shutil.copyfile(model, engine)
     num_int8 = sum(number for name, number in operators.items() if name in INTEGER_PRODUCTS)
     notes: tuple[str, ...] = ()
-    if num_int8 < found.num_quantized:
+    if num_int8 < model_facts.num_quantized:
         notes = (
-            f"{num_int8} of {found.num_quantized} quantized convolutions and matrix products run in integer "
+            f"{num_int8} of {model_facts.num_quantized} quantized convolutions and matrix products run in integer "
             "arithmetic, the others in FP32 between quantize and dequantize.",
         )
     return EngineRecord(
@@ -136,9 +136,9 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         size_bytes=engine.stat().st_size,
         build_seconds=time.perf_counter() - start,
         versions=versions(),
-        inputs=found.inputs,
-        outputs=found.outputs,
-        num_quantizable=found.num_quantizable,
+        inputs=model_facts.inputs,
+        outputs=model_facts.outputs,
+        num_quantizable=model_facts.num_quantizable,
         num_int8=num_int8,
         notes=notes,
     )
@@ -260,15 +260,15 @@ class _ValuesRunner(_OrtRunner):
     def _leave_unordered(self) -> None:
         """Change to a session of the optimized graph without its reordering; of the model, where it has none."""
         folder = Path(self._folder.name)
-        found = unordered(onnx.load(folder / "optimized.onnx", load_external_data=False))
-        self._source = {name: found.source[name] for name in self._names}
+        rewritten = unordered(onnx.load(folder / "optimized.onnx", load_external_data=False))
+        self._source = {name: rewritten.source[name] for name in self._names}
         del self._session  # Before the next one is made, so that the weights are not in memory twice.
         ort = _import()
         settings = super()._settings(ort)
-        if not found.num_reordered:
+        if not rewritten.num_reordered:
             self._open(self._engine, settings)
             return
-        onnx.save(found.model, folder / "unordered.onnx")
+        onnx.save(rewritten.model, folder / "unordered.onnx")
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # They are in the graph.
         self._open(folder / "unordered.onnx", settings)
 
@@ -279,8 +279,8 @@ class _ValuesRunner(_OrtRunner):
         self._folder.cleanup()
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        found = super().infer(feed)
-        return {name: found[source] for name, source in self._source.items()}
+        outputs = super().infer(feed)
+        return {name: outputs[source] for name, source in self._source.items()}
 
 
 def _import() -> Any:
@@ -314,8 +314,8 @@ def _errors() -> tuple[type[Exception], ...]:
     """ONNX Runtime's exceptions have no common base below Exception; plain ones come from its Python layer."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-    return (*own, RuntimeError, ValueError, TypeError)
+    exceptions = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*exceptions, RuntimeError, ValueError, TypeError)
 
 
 def _check_room(folder: Path, num_bytes: int) -> None:

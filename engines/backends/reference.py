@@ -72,8 +72,8 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     refuse(options)
     start = time.perf_counter()
     proto = read_model(model)
-    found = facts_from_model(proto, model)
-    check_options(found, options, model)
+    model_facts = facts_from_model(proto, model)
+    check_options(model_facts, options, model)
     _evaluator(proto, model)
     shutil.copyfile(model, engine)
     return EngineRecord(
@@ -82,12 +82,12 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         size_bytes=engine.stat().st_size,
         build_seconds=time.perf_counter() - start,
         versions=versions(),
-        inputs=found.inputs,
-        outputs=found.outputs,
-        num_quantizable=found.num_quantizable,
+        inputs=model_facts.inputs,
+        outputs=model_facts.outputs,
+        num_quantizable=model_facts.num_quantizable,
         num_int8=0,
         notes=("Q/DQ nodes are computed in floating point, as the ONNX standard writes them.",)
-        if found.has_quantize
+        if model_facts.has_quantize
         else (),
     )
 
@@ -112,9 +112,9 @@ class _ReferenceRunner:
 
     def __enter__(self) -> Runner:
         proto = read_model(self._engine)
-        found = facts_from_model(proto, self._engine)
-        self.inputs, self.outputs = found.inputs, found.outputs
-        self._check = FeedCheck(self._engine, found.inputs)
+        model_facts = facts_from_model(proto, self._engine)
+        self.inputs, self.outputs = model_facts.inputs, model_facts.outputs
+        self._check = FeedCheck(self._engine, model_facts.inputs)
         self._evaluator = _evaluator(proto, self._engine)
         return self
 

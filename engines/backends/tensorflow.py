@@ -77,8 +77,10 @@ def versions() -> dict[str, str]:
     if reason := why_not_run():
         raise Unavailable(reason)
     packages = importlib.metadata.packages_distributions()
-    found = {name: packages[name][0] for name in ("tensorflow", "keras") if name in packages}
-    return {name: importlib.metadata.version(distribution) for name, distribution in found.items()} | cpu.versions()
+    distributions = {name: packages[name][0] for name in ("tensorflow", "keras") if name in packages}
+    return {
+        name: importlib.metadata.version(distribution) for name, distribution in distributions.items()
+    } | cpu.versions()
 
 
 def refuse(options: BuildOptions) -> None:
@@ -130,8 +132,8 @@ def signatures(path: Path) -> dict[str, Signature]:
     if not graphs:
         raise EngineError(f"{path}: no graph is tagged 'serve'; save the model for serving")
     return {
-        name: Signature(_specs(found.inputs, path), _specs(found.outputs, path))
-        for name, found in sorted(graphs[0].signature_def.items())
+        name: Signature(_specs(signature.inputs, path), _specs(signature.outputs, path))
+        for name, signature in sorted(graphs[0].signature_def.items())
         if not name.startswith("__")
     }
 
@@ -181,17 +183,17 @@ class _SavedModelRunner:
     def __enter__(self) -> Runner:
         tf = _import()
         _set_threads(tf, self._num_threads)
-        found = signatures(self._engine)
-        name = self._signature or _only(found)
-        if name not in found:
+        all_signatures = signatures(self._engine)
+        name = self._signature or _only(all_signatures)
+        if name not in all_signatures:
             raise EngineError(
-                f"{self._engine}: has no signature '{name}', it has {', '.join(map(repr, found)) or 'none'}; "
+                f"{self._engine}: has no signature '{name}', it has {', '.join(map(repr, all_signatures)) or 'none'}; "
                 "name one of them, or save the model with signatures"
             )
         self._loaded = _load(tf, self._engine)  # kept: a signature does not keep its variables alive
         self._call = self._loaded.signatures[name]
         self._constant = tf.constant
-        self.inputs, self.outputs = found[name].inputs, found[name].outputs
+        self.inputs, self.outputs = all_signatures[name].inputs, all_signatures[name].outputs
         self._check = FeedCheck(self._engine, self.inputs)
         self._error = tf.errors.OpError
         return self
@@ -237,16 +239,16 @@ def _import() -> Any:
 def _quiet() -> Iterator[None]:
     """TensorFlow's C++ part writes to file descriptor 2 before it can be told not to; that goes to the debug log."""
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as kept:
+    with tempfile.TemporaryFile() as stderr_file:
         screen = os.dup(2)
-        os.dup2(kept.fileno(), 2)
+        os.dup2(stderr_file.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(screen, 2)
             os.close(screen)
-            kept.seek(0)
-            for line in kept.read().decode(errors="replace").splitlines():
+            stderr_file.seek(0)
+            for line in stderr_file.read().decode(errors="replace").splitlines():
                 _LOG.debug("%s", line)
 
 
@@ -331,8 +333,8 @@ def _set_threads(tf: Any, num_threads: int) -> None:
         ) from error
 
 
-def _only(found: Mapping[str, Signature]) -> str:
-    return next(iter(found)) if len(found) == 1 else DEFAULT_SIGNATURE
+def _only(all_signatures: Mapping[str, Signature]) -> str:
+    return next(iter(all_signatures)) if len(all_signatures) == 1 else DEFAULT_SIGNATURE
 
 
 def _specs(tensors: Mapping[str, Any], path: Path) -> tuple[TensorSpec, ...]:

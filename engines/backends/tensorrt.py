@@ -88,9 +88,9 @@ def _no_more(config: Any, options: BuildOptions) -> None:
     """All that TensorRT has alone is decided by its names."""
 
 
-def _inspect(plan: bytes, found: OnnxModelFacts, options: BuildOptions) -> Inspection:
+def _inspect(plan: bytes, model_facts: OnnxModelFacts, options: BuildOptions) -> Inspection:
     trt = _import()
-    return inspected(trt, nvinfer_builder.logger(trt)[0], plan, found, options)
+    return inspected(trt, nvinfer_builder.logger(trt)[0], plan, model_facts, options)
 
 
 _LOADING = EngineLoader(NAME, _import, lambda: versions())

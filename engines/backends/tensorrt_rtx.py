@@ -109,30 +109,30 @@ def _target(trt: Any, text: str) -> Any:
     return getattr(known, f"SM{digits}")
 
 
-def _inspect(plan: bytes, found: OnnxModelFacts, _options: BuildOptions) -> Inspection:
+def _inspect(plan: bytes, model_facts: OnnxModelFacts, _options: BuildOptions) -> Inspection:
     """Counted in the plan's own text; cannot tell if that has none of the expected lines."""
     seen = plan_products(plan)
     notes = []
-    if found.depthwise_quantized:
+    if model_facts.depthwise_quantized:
         notes.append(
-            f"{len(found.depthwise_quantized)} quantized depthwise or grouped convolutions, such as "
-            f"'{found.depthwise_quantized[0]}': TensorRT-RTX repeats their channels to use its INT8 kernels, which "
-            "costs size and time; consider leaving them in floating point."
+            f"{len(model_facts.depthwise_quantized)} quantized depthwise or grouped convolutions, such as "
+            f"'{model_facts.depthwise_quantized[0]}': TensorRT-RTX repeats their channels to use its INT8 kernels, "
+            "which costs size and time; consider leaving them in floating point."
         )
-    if found.num_quantized and not seen.products:
+    if model_facts.num_quantized and not seen.products:
         return Inspection(-1, (*notes, "The plan's text does not say which operations run in INT8."))
-    if len(seen.integer) < found.num_quantized:
+    if len(seen.integer) < model_facts.num_quantized:
         notes.append(
-            f"{len(seen.integer)} of {found.num_quantized} quantized convolutions and matrix products multiply "
+            f"{len(seen.integer)} of {model_facts.num_quantized} quantized convolutions and matrix products multiply "
             "integers, going by the plan's text."
         )
     source = "the plan's text, products alone" if seen.products else ""
-    return Inspection(len(seen.integer), tuple(notes), _layers(seen, found), source)
+    return Inspection(len(seen.integer), tuple(notes), _layers(seen, model_facts), source)
 
 
-def _layers(seen: PlanProducts, found: OnnxModelFacts) -> tuple[LayerFacts, ...]:
+def _layers(seen: PlanProducts, model_facts: OnnxModelFacts) -> tuple[LayerFacts, ...]:
     return tuple(
-        LayerFacts(name, "product", precision, (name,) if name in found.node_names else ())
+        LayerFacts(name, "product", precision, (name,) if name in model_facts.node_names else ())
         for name, precision in sorted(seen.precisions.items())
     )
 

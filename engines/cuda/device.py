@@ -54,20 +54,20 @@ def versions() -> dict[str, str]:
         return {}
     number, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
     driver.cuDriverGetVersion(ctypes.byref(number))
-    found = {"cuda_driver": f"{number.value // 1000}.{number.value % 1000 // 10}"}
+    gpu_versions = {"cuda_driver": f"{number.value // 1000}.{number.value % 1000 // 10}"}
     driver.cuDeviceGetName(name, len(name), 0)
-    found["gpu"] = name.value.decode(errors="replace")
+    gpu_versions["gpu"] = name.value.decode(errors="replace")
     numbers = []
     for attribute in (_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR):
         driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, 0)
         numbers.append(str(number.value))
-    found["compute_capability"] = ".".join(numbers)
+    gpu_versions["compute_capability"] = ".".join(numbers)
     if _NVIDIA_DRIVER.is_file():
-        found["nvidia_driver"] = _NVIDIA_DRIVER.read_text().strip()
+        gpu_versions["nvidia_driver"] = _NVIDIA_DRIVER.read_text().strip()
     if not why_no_pycuda():
         cuda = _pycuda()
-        found["cuda"] = ".".join(map(str, cuda.get_version()))
-    return found
+        gpu_versions["cuda"] = ".".join(map(str, cuda.get_version()))
+    return gpu_versions
 
 
 class Device:

@@ -123,26 +123,26 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
     """
     start = time.perf_counter()
     refuse(capability_of(family.trt), options)
-    found = facts(model)
-    check_options(found, options, model)
-    if found.has_half_scales and not capability_of(family.trt).strong_typing:
+    model_facts = facts(model)
+    check_options(model_facts, options, model)
+    if model_facts.has_half_scales and not capability_of(family.trt).strong_typing:
         raise Unavailable(
             f"{model}: has FP16 scales, {family.name} {family.trt.__version__} takes FP32 scales and puts the rest "
             'into FP16 by itself; quantize with rest = "fp32"'
         )
     with calibrator_for(family.trt, options, family.open_device) as calibrator:
-        data, notes = _serialized(family, model, options, calibrator, found)
+        data, notes = _serialized(family, model, options, calibrator, model_facts)
     engine.write_bytes(data)
-    seen = family.inspect(data, found, options)
+    seen = family.inspect(data, model_facts, options)
     return EngineRecord(
         backend=family.name,
         precision=options.precision,
         size_bytes=len(data),
         build_seconds=time.perf_counter() - start,
         versions=family.versions,
-        inputs=found.inputs,
-        outputs=found.outputs,
-        num_quantizable=found.num_quantizable,
+        inputs=model_facts.inputs,
+        outputs=model_facts.outputs,
+        num_quantizable=model_facts.num_quantizable,
         num_int8=seen.num_int8,
         notes=(*notes, *seen.notes),
         options=_told(options),
@@ -153,7 +153,7 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
 
 
 def _serialized(
-    family: Family, model: Path, options: BuildOptions, calibrator: Any, found: OnnxModelFacts
+    family: Family, model: Path, options: BuildOptions, calibrator: Any, model_facts: OnnxModelFacts
 ) -> tuple[bytes, tuple[str, ...]]:
     """The plan, and sentences for the record."""
     trt, capability = family.trt, capability_of(family.trt)
@@ -183,7 +183,7 @@ def _serialized(
     family.configure(config, options)
     notes += set_precision(trt, config, options, typing, platform)
     if typing == "weak" and precision_named(options.precision).is_half:
-        notes += keep_full(trt, config, network, found.is_full)
+        notes += keep_full(trt, config, network, model_facts.is_full)
     located(model, lambda: add_profiles(builder, config, network, options), tail.text)
     if calibrator is not None:
         shapes = located(model, lambda: calibration_shapes(network, options), tail.text)
@@ -198,8 +198,8 @@ def _serialized(
     if calibrator is not None:
         calibrator.check()
     if plan is None:
-        said = " ".join(tail.lines())
-        is_full = is_out_of_memory(tail.text()) or lacks_memory(said, tail.warnings, options.workspace_mib)
+        log_text = " ".join(tail.lines())
+        is_full = is_out_of_memory(tail.text()) or lacks_memory(log_text, tail.warnings, options.workspace_mib)
         kind = OutOfMemory if is_full else EngineError
         raise kind(with_hint(f"{model}: {family.name} cannot build an engine", tail.text()))
     if capability.timing_cache and options.timing_cache is not None:
@@ -218,11 +218,13 @@ def parser_for(trt: Any, network: Any, options: BuildOptions) -> Any:
 def _told(options: BuildOptions) -> dict[str, Any]:
     """What a record has of the options: all but what lies on this machine or stands elsewhere in the record."""
     names = ("workspace_mib", "optimization_level", "compute_capabilities", "hardware", "version_compatible")
-    found = {name: getattr(options, name) for name in (*names, "weights", "dla_core", "external_kernels", "cuda_graph")}
+    values = {
+        name: getattr(options, name) for name in (*names, "weights", "dla_core", "external_kernels", "cuda_graph")
+    }
     source = options.native
     native = "" if source is None else "samples" if isinstance(source, GivenBatches) else "given scales"
     profiles = [{name: asdict(shape) for name, shape in ranges.items()} for ranges in options.profiles()]
-    return {**found, "native": native, "profiles": profiles}
+    return {**values, "native": native, "profiles": profiles}
 
 
 def _gpu_text(versions: Mapping[str, str]) -> str:
@@ -255,5 +257,5 @@ def _parser_error(parser: Any, tail: ErrorTail) -> str:
 
 
 def _last(pattern: re.Pattern[str], lines: Iterable[str]) -> str:
-    found = [match[1] for line in lines if (match := pattern.search(line))]
-    return found[-1] if found else ""
+    matches = [match[1] for line in lines if (match := pattern.search(line))]
+    return matches[-1] if matches else ""

@@ -23,34 +23,36 @@ LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 """Names of ``trt.TacticSource`` whose kernels are another library's."""
 
 
-def network_flags(trt: Any, found: Capability, typing: Typing) -> int:
+def network_flags(trt: Any, capability: Capability, typing: Typing) -> int:
     """Explicit batch where that is a choice, and strong typing: the ONNX file carries the precision."""
     flags = 0
-    if found.explicit_batch:
+    if capability.explicit_batch:
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
-    if found.strong_typing and typing == "strong":
+    if capability.strong_typing and typing == "strong":
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     return flags
 
 
-def configure(trt: Any, found: Capability, config: Any, options: BuildOptions, warnings: deque[str]) -> tuple[str, ...]:
+def configure(
+    trt: Any, capability: Capability, config: Any, options: BuildOptions, warnings: deque[str]
+) -> tuple[str, ...]:
     """Everything but precision and profiles; ``warnings``: see ``timing_cache.begin``. Sentences for the record."""
     notes: list[str] = []
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)
-    if found.optimization_level:
+    if capability.optimization_level:
         config.builder_optimization_level = options.optimization_level
-    if not found.ahead_of_time:  # Without it the engine's inspector knows layers by name alone.
+    if not capability.ahead_of_time:  # Without it the engine's inspector knows layers by name alone.
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if found.profile_sharing and not config.get_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806):
+    if capability.profile_sharing and not config.get_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806):
         config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)  # 8.6: so that streams can share one.
-    if found.progress:
+    if capability.progress:
         config.progress_monitor = progress_monitor(trt, options.progress)
-    if found.timing_cache and options.timing_cache is not None:
+    if capability.timing_cache and options.timing_cache is not None:
         problem = timing_cache.begin(config, options.timing_cache, warnings)
         notes += [problem] if problem else []
     _set_portability(trt, config, options)
-    if found.external_kernels and not options.external_kernels:
-        _leave_libraries_out(trt, found, config)
+    if capability.external_kernels and not options.external_kernels:
+        _leave_libraries_out(trt, capability, config)
     if options.dla_core >= 0:
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = options.dla_core
@@ -83,15 +85,17 @@ def keep_full(trt: Any, config: Any, network: Any, is_full: Callable[[str], bool
     in FP32 because their values do not fit FP16.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    kept = [layer for layer in layers if is_full(layer.name)]
-    for layer in kept:
+    full_layers = [layer for layer in layers if is_full(layer.name)]
+    for layer in full_layers:
         layer.precision = trt.DataType.FLOAT
         for index in range(layer.num_outputs):
             layer.set_output_type(index, trt.DataType.FLOAT)
-    if not kept:
+    if not full_layers:
         return ()
     config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
-    return (f"FP32 is requested in {len(kept)} layers that the model has in FP32, such as '{kept[0].name}'.",)
+    return (
+        f"FP32 is requested in {len(full_layers)} layers that the model has in FP32, such as '{full_layers[0].name}'.",
+    )
 
 
 def layers_off_dla(config: Any, network: Any) -> tuple[str, ...]:
@@ -113,9 +117,9 @@ def _set_portability(trt: Any, config: Any, options: BuildOptions) -> None:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
 
 
-def _leave_libraries_out(trt: Any, found: Capability, config: Any) -> None:
+def _leave_libraries_out(trt: Any, capability: Capability, config: Any) -> None:
     """Try TensorRT's own kernels alone."""
-    own = [int(kind) for name, kind in trt.TacticSource.__members__.items() if name not in LIBRARIES]
-    config.set_tactic_sources(sum(1 << kind for kind in own))
-    if found.core_without_libraries:
+    kinds = [int(kind) for name, kind in trt.TacticSource.__members__.items() if name not in LIBRARIES]
+    config.set_tactic_sources(sum(1 << kind for kind in kinds))
+    if capability.core_without_libraries:
         config.set_preview_feature(trt.PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805, True)

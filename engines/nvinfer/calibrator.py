@@ -152,10 +152,10 @@ def calibrator_for(trt: Any, options: BuildOptions, open_device: Callable[[], An
         yield from _fed(trt, options.native, open_device)
 
 
-def _fed(trt: Any, given: GivenBatches, open_device: Callable[[], Any]) -> Iterator[Any]:
+def _fed(trt: Any, source: GivenBatches, open_device: Callable[[], Any]) -> Iterator[Any]:
     with open_device() as device:
-        feed = CalibrationFeed(given.batches(), given.batch_size, device)
-        calibrator = native_calibrator(trt, "EntropyCalibration2", feed, given.cache)
+        feed = CalibrationFeed(source.batches(), source.batch_size, device)
+        calibrator = native_calibrator(trt, "EntropyCalibration2", feed, source.cache)
         try:
             yield calibrator
         finally:
@@ -233,14 +233,14 @@ class _State:
             self._stream = device.stream()
         if name not in self._buffers:
             self._buffers[name] = device.allocate(host.nbytes), np.empty_like(host)
-        buffer, kept = self._buffers[name]
-        if (kept.dtype, kept.shape) != (host.dtype, host.shape):
+        buffer, staging = self._buffers[name]
+        if (staging.dtype, staging.shape) != (host.dtype, host.shape):
             raise EngineError(
-                f"{where}: input '{name}' is {host.dtype} {host.shape}, it was {kept.dtype} {kept.shape} before; "
+                f"{where}: input '{name}' is {host.dtype} {host.shape}, it was {staging.dtype} {staging.shape} before; "
                 "make all batches alike"
             )
-        kept[...] = host  # The copy is queued: what it reads must live until the stream is synchronized.
-        device.copy_in(buffer, kept, self._stream)
+        staging[...] = host  # The copy is queued: what it reads must live until the stream is synchronized.
+        device.copy_in(buffer, staging, self._stream)
         return int(buffer)
 
     def read(self) -> bytes | None:

@@ -117,28 +117,28 @@ def platform_of(trt: Any, builder: Any, gpu: str) -> Platform:
     )
 
 
-def typing_for(found: Capability, options: BuildOptions) -> Typing:
+def typing_for(capability: Capability, options: BuildOptions) -> Typing:
     """Strong typing wherever it exists, but for what only builder flags can ask for: native INT8, and DLA."""
     wants_flags = options.native is not None or options.dla_core >= 0
-    return "weak" if found.weak_typing and (wants_flags or not found.strong_typing) else "strong"
+    return "weak" if capability.weak_typing and (wants_flags or not capability.strong_typing) else "strong"
 
 
-def refuse(found: Capability, options: BuildOptions) -> None:
+def refuse(capability: Capability, options: BuildOptions) -> None:
     """Compare what is requested with what this generation has.
 
     Raises:
         Unavailable: it cannot do it; the sentence says what can be done.
         EngineError: the options contradict each other, whatever the generation.
     """
-    _check_numbers(found, options)
-    reason = next(_lacking(found, options), "")
+    _check_numbers(capability, options)
+    reason = next(_lacking(capability, options), "")
     if reason:
-        raise Unavailable(f"{found.name}: {reason}")
+        raise Unavailable(f"{capability.name}: {reason}")
     if options.dla_core >= 0:
-        _check_dla(found, options)
+        _check_dla(capability, options)
 
 
-def refuse_platform(found: Capability, platform: Platform, options: BuildOptions) -> None:
+def refuse_platform(capability: Capability, platform: Platform, options: BuildOptions) -> None:
     """Compare what is requested with what the GPU has.
 
     Raises:
@@ -147,62 +147,66 @@ def refuse_platform(found: Capability, platform: Platform, options: BuildOptions
     if not platform.has(precision_named(options.precision)):
         can = " or ".join(precision.name for precision in PRECISIONS.values() if platform.has(precision))
         raise Unavailable(
-            f"{found.name}: {options.precision} is requested, {platform.gpu or 'this GPU'} has no fast arithmetic for "
-            f"it; build {can} for it"
+            f"{capability.name}: {options.precision} is requested, {platform.gpu or 'this GPU'} has no fast arithmetic "
+            f"for it; build {can} for it"
         )
     if options.dla_core >= max(platform.num_dla_cores, 0):
         number = platform.num_dla_cores
         cores = "no DLA, or its TensorRT does not drive it" if not number else f"{number} of them, counted from 0"
         raise Unavailable(
-            f"{found.name}: DLA core {options.dla_core} is requested, {platform.gpu or 'this machine'} has {cores}; "
-            f"{'choose one of these' if number else 'leave dla_core at -1, and it is built for the GPU'}"
+            f"{capability.name}: DLA core {options.dla_core} is requested, {platform.gpu or 'this machine'} has "
+            f"{cores}; {'choose one of these' if number else 'leave dla_core at -1, and it is built for the GPU'}"
         )
 
 
-def _lacking(found: Capability, options: BuildOptions) -> Iterator[str]:
+def _lacking(capability: Capability, options: BuildOptions) -> Iterator[str]:
     """A sentence for each thing that this generation does not have."""
-    has = f"version {found.version} has"
-    if options.native is not None and not found.native_int8:
+    has = f"version {capability.version} has"
+    if options.native is not None and not capability.native_int8:
         yield f'native INT8 is requested, {has} no calibrators; take int8 = "qdq", which writes INT8 into the model'
     level = options.optimization_level
-    if level != DEFAULT_OPTIMIZATION_LEVEL and not found.optimization_level:
+    if level != DEFAULT_OPTIMIZATION_LEVEL and not capability.optimization_level:
         yield (
             f"optimization level {level} is requested, {has} none; leave it at {DEFAULT_OPTIMIZATION_LEVEL}, or take "
             "TensorRT 8.6 or later"
         )
-    if options.hardware != "exact" and options.hardware not in found.hardware:
-        known = ", ".join(f'"{name}"' for name in ("exact", *found.hardware))
-        targets = "; name its targets in compute_capabilities" if found.ahead_of_time else ""
+    if options.hardware != "exact" and options.hardware not in capability.hardware:
+        known = ", ".join(f'"{name}"' for name in ("exact", *capability.hardware))
+        targets = "; name its targets in compute_capabilities" if capability.ahead_of_time else ""
         yield f'hardware = "{options.hardware}" is requested, {has} {known}; choose one of these{targets}'
-    if options.version_compatible and not found.version_compatible:
+    if options.version_compatible and not capability.version_compatible:
         yield f"a version-compatible engine is requested, {has} none; leave it out, and build again after an update"
-    if options.weights == "stripped" and not found.stripped:
+    if options.weights == "stripped" and not capability.stripped:
         yield f'weights = "stripped" is requested, {has} no such plans; take "fixed"'
-    if options.weights == "refittable" and found.ahead_of_time:
+    if options.weights == "refittable" and capability.ahead_of_time:
         yield f'weights = "refittable" is requested, {has} none without a GPU; take "fixed"'
-    if options.dla_core >= 0 and not found.dla:
+    if options.dla_core >= 0 and not capability.dla:
         yield f"DLA core {options.dla_core} is requested, {has} no DLA; leave dla_core at -1"
 
 
-def _check_numbers(found: Capability, options: BuildOptions) -> None:
+def _check_numbers(capability: Capability, options: BuildOptions) -> None:
     level = options.optimization_level
     if not 0 <= level <= 5:
-        raise EngineError(f"{found.name}: optimization level {level} is requested, it goes from 0 to 5; choose one")
+        raise EngineError(
+            f"{capability.name}: optimization level {level} is requested, it goes from 0 to 5; choose one"
+        )
     if options.workspace_mib < 1:
-        raise EngineError(f"{found.name}: workspace is {options.workspace_mib} MiB; give at least 1")
+        raise EngineError(f"{capability.name}: workspace is {options.workspace_mib} MiB; give at least 1")
     if options.native is not None and not precision_named(options.precision).is_integer:
-        raise EngineError(f"{found.name}: native INT8 is requested with precision {options.precision}; ask for int8")
+        raise EngineError(
+            f"{capability.name}: native INT8 is requested with precision {options.precision}; ask for int8"
+        )
 
 
-def _check_dla(found: Capability, options: BuildOptions) -> None:
+def _check_dla(capability: Capability, options: BuildOptions) -> None:
     """DLA runs FP16 and INT8 in shapes that do not vary; INT8 by calibration alone, where there are calibrators."""
-    where = f"{found.name}, DLA core {options.dla_core}"
+    where = f"{capability.name}, DLA core {options.dla_core}"
     precision = precision_named(options.precision)
     if precision.is_full:
         raise Unavailable(
             f"{where}: {precision.name} is requested, DLA has FP16 and INT8; build one of these, or for the GPU"
         )
-    if precision.is_integer and options.native is None and found.native_int8:
+    if precision.is_integer and options.native is None and capability.native_int8:
         raise Unavailable(f'{where}: INT8 by Q/DQ nodes is requested, DLA takes none; take int8 = "native"')
     for ranges in options.profiles():
         for name, shape in ranges.items():

@@ -239,11 +239,11 @@ class ExecutionContext:
         io = self._io
         num_items = dict.fromkeys((spec.name for spec in (*io.inputs, *io.outputs)), 0)
         for profile, ranges in enumerate(io.profiles):
-            largest = tuple(one.max for one in ranges)
+            largest = tuple(shape_range.max for shape_range in ranges)
             self._tell_shapes(profile, largest)
-            found = dict(zip((spec.name for spec in io.inputs), largest))
-            found |= {spec.name: self._output_shape(spec.name) for spec in io.outputs}
-            num_items = {name: max(number, math.prod(found[name])) for name, number in num_items.items()}
+            shapes = dict(zip((spec.name for spec in io.inputs), largest))
+            shapes |= {spec.name: self._output_shape(spec.name) for spec in io.outputs}
+            num_items = {name: max(number, math.prod(shapes[name])) for name, number in num_items.items()}
         for spec in (*io.inputs, *io.outputs):
             self._ports[spec.name] = _Port(self._gpu, spec, num_items[spec.name])
         self._tell_addresses()

@@ -22,14 +22,16 @@ class Inspection:
     """Who said so."""
 
 
-def inspection_from(layers: tuple[LayerFacts, ...], found: OnnxModelFacts, source: str) -> Inspection:
+def inspection_from(layers: tuple[LayerFacts, ...], model_facts: OnnxModelFacts, source: str) -> Inspection:
     """What a record says of these layers."""
     if not any(layer.precision for layer in layers):
-        return Inspection(-1 if found.has_quantize else 0, (f"{source} does not report precisions.",), layers, source)
-    return Inspection(num_nodes_in(layers, "INT8", found.product_names), (summary(layers),), layers, source)
+        return Inspection(
+            -1 if model_facts.has_quantize else 0, (f"{source} does not report precisions.",), layers, source
+        )
+    return Inspection(num_nodes_in(layers, "INT8", model_facts.product_names), (summary(layers),), layers, source)
 
 
-def inspected(trt: Any, log: Any, plan: bytes, found: OnnxModelFacts, options: BuildOptions) -> Inspection:
+def inspected(trt: Any, log: Any, plan: bytes, model_facts: OnnxModelFacts, options: BuildOptions) -> Inspection:
     """Deserialize the plan and ask its inspector. What goes wrong in it is a note: the engine is built all the same."""
     if options.weights == "stripped":
         return Inspection(-1, ("It has no weights, so that its layers are not known before it is refitted.",))
@@ -49,6 +51,6 @@ def inspected(trt: Any, log: Any, plan: bytes, found: OnnxModelFacts, options: B
                 context.set_input_shape(name, shape.opt)
             inspector.execution_context = context
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        return inspection_from(layers_from_inspector(text, found.node_names), found, "EngineInspector")
+        return inspection_from(layers_from_inspector(text, model_facts.node_names), model_facts, "EngineInspector")
     except Exception as error:  # noqa: BLE001  # Whatever it is, there is an engine.
         return Inspection(-1, (f"Its layers are not known ({type(error).__name__}: {error}).",))

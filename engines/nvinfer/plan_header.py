@@ -61,11 +61,11 @@ def record_beside(plan: Path) -> dict[str, Any]:
     """The record that was written with the engine: ``<name>.json``, or ``record.json`` in its folder; else empty."""
     for file in (plan.with_name(f"{plan.name}.json"), plan.with_name("record.json")):
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            record = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(found, dict) and found.get("backend") in WORDS:
-            return found
+        if isinstance(record, dict) and record.get("backend") in WORDS:
+            return record
     return {}
 
 

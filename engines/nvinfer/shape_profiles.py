@@ -64,8 +64,8 @@ def located(model: Path, call: Callable[[], Any], reason: Callable[[], str]) -> 
     try:
         return call()
     except EngineError as error:
-        said = reason()
-        raise EngineError(f"{model}: {error}{f' ({said})' if 'is refused' in str(error) else ''}") from error
+        message = reason()
+        raise EngineError(f"{model}: {error}{f' ({message})' if 'is refused' in str(error) else ''}") from error
 
 
 def _inputs(network: Any) -> dict[str, tuple[int, ...]]:
@@ -82,6 +82,6 @@ def _profile(builder: Any, dynamic: Mapping[str, tuple[int, ...]], ranges: Mappi
                 f"input '{name}' is {shape_text(shape)}, and no shape range is given for it; give its min, opt and max "
                 f"shape, such as {low}, {mid} and {high}"
             )
-        given = ranges[name]
-        profile.set_shape(name, given.min, given.opt, given.max)
+        shape_range = ranges[name]
+        profile.set_shape(name, shape_range.min, shape_range.opt, shape_range.max)
     return profile

@@ -49,7 +49,7 @@ class EngineIo:
         raise EngineError(self._outside(shapes))
 
     def _room(self, index: int) -> int:
-        return sum(math.prod(one.max) for one in self.profiles[index])
+        return sum(math.prod(shape_range.max) for shape_range in self.profiles[index])
 
     def _outside(self, shapes: Shapes) -> str:
         outside = [
@@ -97,16 +97,16 @@ def _range(engine: Any, spec: TensorSpec, profile: int) -> ShapeRange:
     return ShapeRange(low, usual, high)
 
 
-def _inside(one: ShapeRange, shape: tuple[int, ...]) -> bool:
-    return all(low <= n <= high for low, n, high in zip(one.min, shape, one.max, strict=True))
+def _inside(shape_range: ShapeRange, shape: tuple[int, ...]) -> bool:
+    return all(low <= n <= high for low, n, high in zip(shape_range.min, shape, shape_range.max, strict=True))
 
 
 def _holds(ranges: tuple[ShapeRange, ...], shapes: Shapes) -> bool:
-    return all(_inside(one, shape) for one, shape in zip(ranges, shapes, strict=True))
+    return all(_inside(shape_range, shape) for shape_range, shape in zip(ranges, shapes, strict=True))
 
 
 def _usual(ranges: tuple[ShapeRange, ...]) -> Shapes:
-    return tuple(one.opt for one in ranges)
+    return tuple(shape_range.opt for shape_range in ranges)
 
 
 def _spec(trt: Any, engine: Any, name: str, path: Path) -> TensorSpec:

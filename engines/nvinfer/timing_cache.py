@@ -49,9 +49,9 @@ def begin(config: Any, file: Path, warnings: deque[str]) -> str:
         _set(config, b"")
     if not problem:
         return ""
-    said = f"timing cache {file.name}: {problem}; every kernel is timed again"
-    _LOG.warning("%s", said)
-    return said
+    sentence = f"timing cache {file.name}: {problem}; every kernel is timed again"
+    _LOG.warning("%s", sentence)
+    return sentence
 
 
 def keep(config: Any, file: Path) -> None:

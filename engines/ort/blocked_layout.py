@@ -46,17 +46,17 @@ def unordered(model: onnx.ModelProto) -> Unordered:
     if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
         return Unordered(model, source)
     read = {name for node in graph.node for name in node.input}
-    kept = []
+    nodes = []
     for node in graph.node:
         if node.op_type == "ReorderOutput" and node.domain == DOMAIN and _is_needless(node, outputs - read):
             source[node.output[0]] = node.input[0]
         else:
-            kept.append(node)
+            nodes.append(node)
     values = {value.name: value for value in graph.output}
-    given = {source[name]: value for name, value in values.items()}
+    output_by_source = {source[name]: value for name, value in values.items()}
     del graph.node[:], graph.output[:]
-    graph.node.extend(kept)
-    for name, value in given.items():
+    graph.node.extend(nodes)
+    for name, value in output_by_source.items():
         if name == value.name:
             graph.output.append(value)
         else:

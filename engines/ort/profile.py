@@ -24,22 +24,23 @@ def kernels_from_profile(
         makers: of each tensor of the ONNX model, the name of the node that makes it.
         num_untold: so many runs at the beginning are left out.
     """
-    told: dict[str, LayerFacts] = {}
+    layers: dict[str, LayerFacts] = {}
     times_ms: dict[str, list[float]] = defaultdict(list)
     for event in json.loads(text):
         if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
             layer = _kernel(event["name"].removesuffix("_kernel_time"), event["args"], makers)
-            told.setdefault(layer.name, layer)
+            layers.setdefault(layer.name, layer)
             times_ms[layer.name].append(event["dur"] / US_PER_MS)
-    return tuple(told.values()), {name: times[num_untold:] for name, times in times_ms.items()}
+    return tuple(layers.values()), {name: times[num_untold:] for name, times in times_ms.items()}
 
 
 def _kernel(name: str, facts: Mapping[str, Any], makers: Mapping[str, str]) -> LayerFacts:
     kind, nodes = str(facts["op_name"]), set(makers.values())
-    own = name.removeprefix("fused ")
-    source = own if own in nodes else own.rpartition("/")[0]  # ``fc/MatMulAddFusion``, by the fusion that made it
+    node_name = name.removeprefix("fused ")
+    # ``fc/MatMulAddFusion`` is named by the fusion that made it.
+    source = node_name if node_name in nodes else node_name.rpartition("/")[0]
     if source not in nodes:  # In the blocked layout, kernels are called after the tensor that they make.
-        source = makers.get(own.removesuffix(BLOCKED), "")
+        source = makers.get(node_name.removesuffix(BLOCKED), "")
     types = [kind for tensor in facts.get("input_type_shape", ()) for kind in tensor]
     precision = _TYPES.get(types[0], "") if types else ""
     return LayerFacts(name or f"{kind} {facts['node_index']}", kind, precision, (source,) if source else ())
