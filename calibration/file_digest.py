@@ -63,10 +63,10 @@ def of_content(path: Path, what: str, find: Callable[[Path], str]) -> str:
     if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) < SETTLED_NS:
         return find(path)
     key = f"{what} {state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
-    found = _Memory.table.get(key)
-    if found is None:
-        found = _Memory.table[key] = find(path)
-    return found
+    value = _Memory.table.get(key)
+    if value is None:
+        value = _Memory.table[key] = find(path)
+    return value
 
 
 def digest_now(path: Path) -> str:

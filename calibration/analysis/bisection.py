@@ -61,11 +61,11 @@ class Scale:
 
     def sentence(self) -> str:
         """Both, in words."""
-        said = f"its scale {self.scale:.4g} holds {self.low:.4g} to {self.high:.4g}, "
-        said += f"and {self.min:.4g} to {self.max:.4g} was seen"
+        sentence = f"its scale {self.scale:.4g} holds {self.low:.4g} to {self.high:.4g}, "
+        sentence += f"and {self.min:.4g} to {self.max:.4g} was seen"
         if self.amax is None:
-            return said
-        return f"{said}; calibration found ±{self.amax:.4g}{'' if self.fits else ', which is not its scale'}"
+            return sentence
+        return f"{sentence}; calibration found ±{self.amax:.4g}{'' if self.fits else ', which is not its scale'}"
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ class Suspect:
         """Which node, and the SQNR before and after."""
         rounds = "DequantizeLinear" in self.operator
         what = f"the rounding of '{self.tensor}'" if rounds else f"'{self.tensor}'"
-        said = f"node '{self.node}' ({self.operator}), {what}: SQNR {_db(self.sqnr_in_db)} before and "
-        said += f"{_db(self.sqnr_out_db)} after it, "
-        said += f"{self.drop_db:.1f} dB noisier than correct rounding" if self.drop_db else "as correct rounding"
-        return f"{said}; {self.scale.sentence()}" if self.scale else said
+        sentence = f"node '{self.node}' ({self.operator}), {what}: SQNR {_db(self.sqnr_in_db)} before and "
+        sentence += f"{_db(self.sqnr_out_db)} after it, "
+        sentence += f"{self.drop_db:.1f} dB noisier than correct rounding" if self.drop_db else "as correct rounding"
+        return f"{sentence}; {self.scale.sentence()}" if self.scale else sentence
 
 
 @dataclass
@@ -117,12 +117,12 @@ class Power:
     own_sound: float = 0.0
     """Of a Q and DQ: what it alone adds, to what comes in."""
 
-    def add(self, expected: AnyArray, found: AnyArray, sound: AnyArray) -> None:
+    def add(self, expected: AnyArray, actual: AnyArray, sound: AnyArray) -> None:
         """The values of one batch."""
-        if not expected.size == found.size == sound.size:
+        if not expected.size == actual.size == sound.size:
             return
         self.signal += float(np.square(expected.astype(np.float64)).sum())
-        self.noise += _squares(found, expected)
+        self.noise += _squares(actual, expected)
         self.sound += _squares(sound, expected)
 
     def gap_db(self) -> float:
@@ -152,9 +152,9 @@ class Bisection:
     def __post_init__(self) -> None:
         """Find what can be compared."""
         self._inputs = {value.name for value in self.reference.graph.input}
-        found = counterparts(self.reference, self.candidate)
+        all_counterparts = counterparts(self.reference, self.candidate)
         floats = {*watchable(self.candidate, (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))}
-        self.counterparts = {name: other for name, other in found.items() if name in floats}
+        self.counterparts = {name: other for name, other in all_counterparts.items() if name in floats}
         self._producers = {name: node for node in self.candidate.graph.node for name in node.output if name}
         self._arrays = {tensor.name: tensor for tensor in self.candidate.graph.initializer}
         self._is_integer = any(node.op_type == "DequantizeLinear" for node in self.candidate.graph.node)
@@ -210,13 +210,13 @@ class Bisection:
 
         ``calibrated``: ranges of tensors, as far as they are known.
         """
-        self._calibrated, found = calibrated, []
+        self._calibrated, suspects = calibrated, []
         self._odd = {mismatch.tensor for mismatch in scale_mismatches(self.candidate, calibrated)}
         for node in self.candidate.graph.node:
             for name in node.output:
                 if name in self.powers and (sources := list(self._sources(node))):
-                    found.append(self._suspect(node, name, sources))
-        return sorted(found, key=lambda suspect: (not suspect.is_misfit(), -suspect.drop_db))
+                    suspects.append(self._suspect(node, name, sources))
+        return sorted(suspects, key=lambda suspect: (not suspect.is_misfit(), -suspect.drop_db))
 
     def _sound(self, name: str) -> str:
         """The rounded model's tensor for one of the candidate's."""
@@ -237,7 +237,7 @@ class Bisection:
 
     def _suspect(self, node: onnx.NodeProto, name: str, sources: Iterable[str]) -> Suspect:
         power, before = self.powers[name], [self.powers[source] for source in sources]
-        gap, old = power.gap_db(), max(one.gap_db() for one in before)
+        gap, old = power.gap_db(), max(source_power.gap_db() for source_power in before)
         rounds = node.op_type == "DequantizeLinear"
         drop = 0.0 if math.isinf(old) else gap - old
         if rounds and old < CLEAR_DB:  # Beyond that it is no wonder that values leave their range.
@@ -246,7 +246,7 @@ class Bisection:
             node=node.name or f"{node.op_type}_{name}",
             operator="QuantizeLinear and DequantizeLinear" if rounds else node.op_type,
             tensor=self.counterparts[name],
-            sqnr_in_db=min(sqnr_db(one.signal, one.noise) for one in before),
+            sqnr_in_db=min(sqnr_db(source_power.signal, source_power.noise) for source_power in before),
             sqnr_out_db=sqnr_db(power.signal, power.noise),
             sound_db=sqnr_db(power.signal, power.sound),
             drop_db=drop,
@@ -282,11 +282,11 @@ class Bisection:
                     is_output = value.is_graph_output() and not value.is_graph_input()
                     tensors[name] = QuantizedTensor(name, best, readers_of(value), is_output)
             elif node.op_type in PRODUCTS and node.output[0] in self.counterparts and self._has_rounded_weight(node):
-                own = values[self.counterparts[node.output[0]]].producer()
-                if own is not None and own.op_type in PRODUCTS and is_float_weight(own.inputs[1]):
-                    weight = own.inputs[1].name or "" if own.inputs[1] is not None else ""
-                    reader = NodeInput(own.name or "", 1)
-                    weights.append(QuantizedWeight(weight, reader, weight_axis(own), "int8", NUM_LEVELS))
+                producer = values[self.counterparts[node.output[0]]].producer()
+                if producer is not None and producer.op_type in PRODUCTS and is_float_weight(producer.inputs[1]):
+                    weight = producer.inputs[1].name or "" if producer.inputs[1] is not None else ""
+                    reader = NodeInput(producer.name or "", 1)
+                    weights.append(QuantizedWeight(weight, reader, weight_axis(producer), "int8", NUM_LEVELS))
         return QdqPlacement("tensorrt", tuple(tensors.values()), tuple(weights), (), (), ())
 
     def _has_rounded_weight(self, node: onnx.NodeProto) -> bool:
@@ -297,17 +297,17 @@ class Bisection:
 def counterparts(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> dict[str, str]:
     """Tensor of the candidate -> the FP32 tensor of the reference that it stands for."""
     known = {*watchable(reference)}
-    found = {value.name: value.name for value in candidate.graph.input if value.name in known}
-    found |= {name: name for node in candidate.graph.node for name in node.output if name in known}
+    reference_of = {value.name: value.name for value in candidate.graph.input if value.name in known}
+    reference_of |= {name: name for node in candidate.graph.node for name in node.output if name in known}
     passing = [node for node in candidate.graph.node if node.op_type in PASSING]
     for node in passing:
-        if node.input[0] in found:
-            found.setdefault(node.output[0], found[node.input[0]])
+        if node.input[0] in reference_of:
+            reference_of.setdefault(node.output[0], reference_of[node.input[0]])
     for node in reversed(passing):
-        if node.output[0] in found:
-            found.setdefault(node.input[0], found[node.output[0]])
+        if node.output[0] in reference_of:
+            reference_of.setdefault(node.input[0], reference_of[node.output[0]])
     constants = {tensor.name for tensor in candidate.graph.initializer}
-    return {name: other for name, other in found.items() if name not in constants}
+    return {name: other for name, other in reference_of.items() if name not in constants}
 
 
 def _above_db(noise: float, sound: float) -> float:
@@ -317,10 +317,10 @@ def _above_db(noise: float, sound: float) -> float:
     return math.inf if sound == 0.0 or math.isinf(noise) else 10 * math.log10(noise / sound)
 
 
-def _squares(found: AnyArray, expected: AnyArray) -> float:
+def _squares(actual: AnyArray, expected: AnyArray) -> float:
     """Sum of squares of the difference; infinite if it is no number."""
     with np.errstate(all="ignore"):
-        total = float(np.square(found.astype(np.float64).ravel() - expected.astype(np.float64).ravel()).sum())
+        total = float(np.square(actual.astype(np.float64).ravel() - expected.astype(np.float64).ravel()).sum())
     return total if math.isfinite(total) else math.inf
 
 

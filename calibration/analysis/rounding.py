@@ -82,14 +82,14 @@ class Rounded:
 
     def draw(self, random: np.random.Generator) -> FloatFeed:
         """Values of these inputs for one run, each ()."""
-        found = {name: np.float32(random.uniform(1, 2)) for name in self.phases}
+        feed = {name: np.float32(random.uniform(1, 2)) for name in self.phases}
         for prefix, how in self.steps.items():
             limits = np.iinfo(how.dtype)
             change = 2 ** random.uniform(-OCTAVES, OCTAVES)
-            found[f"{prefix}_step"] = np.float32(how.scale * change)
-            found[f"{prefix}_low"] = np.float32(round((limits.min - how.zero_point) / change))
-            found[f"{prefix}_high"] = np.float32(round((limits.max - how.zero_point) / change))
-        return {name: np.asarray(value) for name, value in found.items()}
+            feed[f"{prefix}_step"] = np.float32(how.scale * change)
+            feed[f"{prefix}_low"] = np.float32(round((limits.min - how.zero_point) / change))
+            feed[f"{prefix}_high"] = np.float32(round((limits.max - how.zero_point) / change))
+        return {name: np.asarray(value) for name, value in feed.items()}
 
 
 Placing = Callable[[ir.Graph], QdqPlacement]
@@ -185,12 +185,12 @@ class _Writer:
         """Cut a tensor for all its readers; the model's output of this name is the cut one."""
         uses = list(value.uses())
         is_output = value.is_graph_output() and not value.is_graph_input()
-        found = self._cut(value, self._form.bits, None)
+        replacement = self._cut(value, self._form.bits, None)
         for use in uses:
-            use.node.replace_input_with(use.idx, found)
+            use.node.replace_input_with(use.idx, replacement)
         if is_output:
-            self._make_output(value, found)
-        return found
+            self._make_output(value, replacement)
+        return replacement
 
     def _cut(self, value: ir.Value, bits: int, before: ir.Node | None) -> ir.Value:
         """x f cut to so many bits, / f."""
@@ -228,19 +228,19 @@ class _Writer:
         else:
             self._graph.insert_before(before or self._graph[0], nodes)
 
-    def _make_output(self, value: ir.Value, found: ir.Value) -> None:
+    def _make_output(self, value: ir.Value, replacement: ir.Value) -> None:
         name = value.name or ""
         value.name = self._name(f"{name}_exact")
-        found.name = name
+        replacement.name = name
         index = next(i for i, output in enumerate(self._graph.outputs) if output is value)
-        self._graph.outputs[index] = found
+        self._graph.outputs[index] = replacement
 
     def _node(self, operator: str, inputs: Iterable[ir.Value]) -> ir.Node:
-        given = list(inputs)
-        node = ir.Node("", operator, given, name=self._name(f"{given[0].name}_{operator}"))
-        node.outputs[0].name = self._name(f"{given[0].name}_{operator.lower()}")
+        values = list(inputs)
+        node = ir.Node("", operator, values, name=self._name(f"{values[0].name}_{operator}"))
+        node.outputs[0].name = self._name(f"{values[0].name}_{operator.lower()}")
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-        node.outputs[0].shape = given[0].shape
+        node.outputs[0].shape = values[0].shape
         return node
 
     def _input(self, name: str) -> ir.Value:
@@ -252,9 +252,9 @@ class _Writer:
         return add_initializer(self._graph, self._name("number"), np.array(number, np.float32))
 
     def _name(self, name: str) -> str:
-        found = unique(name, self._taken)
-        self._taken.add(found)
-        return found
+        unique_name = unique(name, self._taken)
+        self._taken.add(unique_name)
+        return unique_name
 
 
 def _rounded_weight(array: npt.NDArray[Any], axis: int | None, limit: int) -> npt.NDArray[np.float32]:

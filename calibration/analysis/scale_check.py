@@ -48,22 +48,24 @@ def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Itera
     for node in model.graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in producers:
             continue
-        source, found = producers[node.input[0]].input[0], quantization(node, arrays)
+        source, actual = producers[node.input[0]].input[0], quantization(node, arrays)
         tensor = source if source in spans else node.output[0]
-        if found is None or source in arrays or tensor not in spans:
+        if actual is None or source in arrays or tensor not in spans:
             continue
-        expected = [how.scale for how in _possible(spans[tensor], found)]
+        expected = [how.scale for how in _possible(spans[tensor], actual)]
         is_half = arrays[node.input[1]].data_type == onnx.TensorProto.FLOAT16
         close = CLOSE_IN_FP16 if is_half else CLOSE
-        if any(math.isclose(found.scale, scale, rel_tol=close) for scale in expected):
-            fitting.append(found.scale)
+        if any(math.isclose(actual.scale, scale, rel_tol=close) for scale in expected):
+            fitting.append(actual.scale)
         elif expected:
             mismatches.append(
-                ScaleMismatch(node.name or f"DequantizeLinear_{node.output[0]}", tensor, found.scale, expected[0])
+                ScaleMismatch(node.name or f"DequantizeLinear_{node.output[0]}", tensor, actual.scale, expected[0])
             )
-    for one in mismatches:
-        if one.scale < one.expected or not any(math.isclose(one.scale, scale, rel_tol=CLOSE) for scale in fitting):
-            yield one
+    for mismatch in mismatches:
+        if mismatch.scale < mismatch.expected or not any(
+            math.isclose(mismatch.scale, scale, rel_tol=CLOSE) for scale in fitting
+        ):
+            yield mismatch
 
 
 def quantization(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> Quantization | None:
@@ -79,9 +81,9 @@ def quantization(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -
     return Quantization(float(scale.ravel()[0]), int(zero_point.ravel()[0]), dtype)
 
 
-def _possible(span: Span, found: Quantization) -> list[Quantization]:
+def _possible(span: Span, actual: Quantization) -> list[Quantization]:
     """What a range may become in the type that was found: the likelier first."""
-    both = [asymmetric(span, found.dtype), symmetric(span)]
-    if found.dtype == "int8" and found.zero_point == 0:
+    both = [asymmetric(span, actual.dtype), symmetric(span)]
+    if actual.dtype == "int8" and actual.zero_point == 0:
         both.reverse()
     return [how for how in both if how is not None]

@@ -174,15 +174,15 @@ def headers(path: Path, where: str) -> dict[str, ArrayHeader]:
         if path.suffix.lower() == ".npy":
             with path.open("rb") as stream:
                 return {NPY_KEY: _header(stream)}
-        found = {}
+        array_headers = {}
         with zipfile.ZipFile(path) as archive:
             for entry in archive.namelist():
                 if entry.endswith(".npy"):
                     with archive.open(entry) as member:
-                        found[entry.removesuffix(".npy")] = _header(member)
+                        array_headers[entry.removesuffix(".npy")] = _header(member)
     except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds for a file that is cut short.
         raise _unreadable(where, error) from error
-    return found
+    return array_headers
 
 
 def read_array(path: Path, key: str, where: str) -> AnyArray:
@@ -217,10 +217,10 @@ def _header(stream: IO[bytes]) -> ArrayHeader:
 
 
 def _keys(
-    source: DataSource, specs: tuple[InputSpec, ...], found: Mapping[str, ArrayHeader], where: str
+    source: DataSource, specs: tuple[InputSpec, ...], array_headers: Mapping[str, ArrayHeader], where: str
 ) -> dict[str, str]:
     """Which array feeds which input: as the plan says, or of the same name. Nothing is guessed."""
-    if NPY_KEY in found:
+    if NPY_KEY in array_headers:
         if len(specs) != 1 or source.inputs:
             raise DataError(
                 f"{where}: an .npy file has one array without a name, the model's inputs are "
@@ -231,9 +231,9 @@ def _keys(
     keys = {}
     for spec in specs:
         key = source.inputs.get(spec.name, spec.name)
-        if key not in found:
-            listing = ", ".join(f"'{name}' {header}" for name, header in found.items()) or "none"
-            fitting = [name for name, header in found.items() if _fits(header, spec)] or ["…"]
+        if key not in array_headers:
+            listing = ", ".join(f"'{name}' {header}" for name, header in array_headers.items()) or "none"
+            fitting = [name for name, header in array_headers.items() if _fits(header, spec)] or ["…"]
             others = "".join(f"; or '{name}'" for name in fitting[1:])
             raise DataError(
                 f"{where}: has no array '{key}' for the model's input '{spec.name}', its arrays are {listing}; write "
@@ -248,24 +248,25 @@ def _fits(header: ArrayHeader, spec: InputSpec) -> bool:
     return len(header.shape) == len(spec.shape) and len(header.shape) > 1
 
 
-def _count(found: Mapping[str, ArrayHeader], keys: Mapping[str, str], labels_key: str, where: str) -> int:
+def _count(array_headers: Mapping[str, ArrayHeader], keys: Mapping[str, str], labels_key: str, where: str) -> int:
     """Samples in one file, with every array that is used looked at."""
     used = list(keys.values()) + ([labels_key] if labels_key else [])
     for key in used:
         what = f"array '{key}'" if key != NPY_KEY else "the array"
-        if key not in found:
+        if key not in array_headers:
             purpose = "for the labels " if key == labels_key else ""
             raise DataError(
-                f"{where}: has no {what} {purpose}among its arrays {quoted(found)}; correct the name, or drop the file"
+                f"{where}: has no {what} {purpose}among its arrays {quoted(array_headers)}; correct the name, or drop "
+                "the file"
             )
-        if found[key].dtype.hasobject:
+        if array_headers[key].dtype.hasobject:
             raise DataError(
                 f"{where}: {what} holds Python objects, numbers are expected, and pickles are never opened; "
                 "save it as a plain array"
             )
-        if not found[key].shape:
+        if not array_headers[key].shape:
             raise DataError(f"{where}: {what} is one number, the batch axis comes first; save an array of samples")
-    lengths = {key: found[key].shape[0] for key in used}
+    lengths = {key: array_headers[key].shape[0] for key in used}
     if len(set(lengths.values())) > 1:
         listing = ", ".join(f"'{key}' has {length}" for key, length in lengths.items())
         raise DataError(f"{where}: {listing} samples, the same number is expected of each; make the lengths equal")

@@ -246,14 +246,14 @@ def _open(source: DataSource, specs: tuple[InputSpec, ...], preprocess: Preproce
                 "function that yields batches, and give module:function"
             )
         return open_array_files([path], source, specs, folder)
-    found = sorted(file for file in path.rglob("*") if _is_visible(file, path) and not file.is_dir())
+    files = sorted(file for file in path.rglob("*") if _is_visible(file, path) and not file.is_dir())
     samples = (*array_files.SUFFIXES, *image_folder.SUFFIXES)
-    if broken := [file for file in found if file.suffix.lower() in samples and not file.exists()]:
+    if broken := [file for file in files if file.suffix.lower() in samples and not file.exists()]:
         raise DataError(f"{broken[0]}: is a link to nothing; mount or copy its target, or remove it")
-    found = [file for file in found if file.is_file()]
-    arrays = [file for file in found if file.suffix.lower() in array_files.SUFFIXES]
-    images = [file for file in found if file.suffix.lower() in image_folder.SUFFIXES]
-    foreign = [file for file in found if file.suffix.lower() in image_folder.FOREIGN_SUFFIXES]
+    files = [file for file in files if file.is_file()]
+    arrays = [file for file in files if file.suffix.lower() in array_files.SUFFIXES]
+    images = [file for file in files if file.suffix.lower() in image_folder.SUFFIXES]
+    foreign = [file for file in files if file.suffix.lower() in image_folder.FOREIGN_SUFFIXES]
     if foreign:
         raise DataError(
             f"{foreign[0]}: is a '{foreign[0].suffix}' picture, JPEG or PNG is expected; convert or move it"

@@ -132,7 +132,7 @@ def _labels_from_csv(names: list[str], source: DataSource, folder: Path) -> AnyA
         raise DataError(
             f"{source.path}: labels is '{source.labels}', for images \"folders\" or a .csv file is expected; correct it"
         )
-    found: dict[str, str] = {}
+    label_of: dict[str, str] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream, skipinitialspace=True)
@@ -143,22 +143,22 @@ def _labels_from_csv(names: list[str], source: DataSource, folder: Path) -> AnyA
                 )
             for row in rows:
                 name = PurePosixPath(row["file"]).as_posix()
-                if name in found:
+                if name in label_of:
                     raise DataError(f"{path}:{rows.line_num}: names '{name}' again, one label is expected; drop a line")
-                found[name] = row["label"] or ""
+                label_of[name] = row["label"] or ""
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a CSV of labels ({error}); correct the path or the file") from error
     listed = set(names)
     for problem, files in {
-        "has no label for the image": [name for name in names if name not in found],
+        "has no label for the image": [name for name in names if name not in label_of],
         f"has a label for a file that is no JPEG or PNG image in {source.path}:": [
-            name for name in found if name not in listed
+            name for name in label_of if name not in listed
         ],
     }.items():
         if files:
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             raise DataError(f"{path}: {problem} '{files[0]}'{more}, one line for each image is expected; correct it")
-    return _numbers([found[name] for name in names], path)
+    return _numbers([label_of[name] for name in names], path)
 
 
 def _numbers(texts: list[str], path: Path) -> AnyArray:

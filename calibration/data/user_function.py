@@ -59,17 +59,17 @@ def module_sources(spec: str, folder: Path) -> list[Path]:
         DataError: as ``module_file``.
     """
     root = folder.resolve()
-    found: set[Path] = set()
+    sources: set[Path] = set()
     queue = [module_file(spec, folder).resolve()]
     while queue:
         file = queue.pop()
-        if file in found:
+        if file in sources:
             continue
-        found.add(file)
+        sources.add(file)
         for name in _imported_names(file, root):
             base = root.joinpath(*name.split("."))
             queue += [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
-    return sorted(found)
+    return sorted(sources)
 
 
 def _imported_names(file: Path, root: Path) -> list[str]:

@@ -215,20 +215,20 @@ def value_names(graph: ir.Graph) -> set[str]:
 
 def attribute_int(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute, or ONNX's default for it."""
-    found = node.attributes.get(name)
-    return default if found is None else found.as_int()
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
 
 
 def attribute_float(node: ir.Node, name: str, default: float) -> float:
     """A float attribute, or ONNX's default for it."""
-    found = node.attributes.get(name)
-    return default if found is None else found.as_float()
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_float()
 
 
 def attribute_string(node: ir.Node, name: str, default: str) -> str:
     """A text attribute, or ONNX's default for it."""
-    found = node.attributes.get(name)
-    return default if found is None else found.as_string()
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_string()
 
 
 def known_names(graph: ir.Graph) -> frozenset[str]:

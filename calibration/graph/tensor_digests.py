@@ -21,12 +21,14 @@ def tensor_digests(model: onnx.ModelProto) -> dict[str, str]:
     and types of the inputs; not the names of nodes and tensors in between, and not the batch size. So the tensors of
     two models whose digests are equal have equal values, and the first that differ stand where the models part.
     """
-    found = {tensor.name: _of_initializer(tensor) for tensor in model.graph.initializer}
-    found |= {tensor.values.name: _of(tensor.SerializeToString()) for tensor in model.graph.sparse_initializer}
-    weights = set(found)
+    digests = {tensor.name: _of_initializer(tensor) for tensor in model.graph.initializer}
+    digests |= {tensor.values.name: _of(tensor.SerializeToString()) for tensor in model.graph.sparse_initializer}
+    weights = set(digests)
     for value in model.graph.input:
         if value.name not in weights:
-            found[value.name] = _of(b"input", value.name.encode(), value.type.tensor_type.elem_type.to_bytes(4, "big"))
+            digests[value.name] = _of(
+                b"input", value.name.encode(), value.type.tensor_type.elem_type.to_bytes(4, "big")
+            )
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     functions = {(function.domain, function.name): function for function in model.functions}
     for node in model.graph.node:
@@ -34,11 +36,11 @@ def tensor_digests(model: onnx.ModelProto) -> dict[str, str]:
         if function := functions.get((node.domain, node.op_type)):
             what.append(function.SerializeToString(deterministic=True))
         what += [a.SerializeToString(deterministic=True) for a in sorted(node.attribute, key=lambda a: a.name)]
-        what += [found.get(name, "").encode() for name in (*node.input, *_read_inside(node))]
+        what += [digests.get(name, "").encode() for name in (*node.input, *_read_inside(node))]
         for index, name in enumerate(node.output):
             if name:
-                found[name] = _of(*what, str(index).encode())
-    return {name: digest for name, digest in found.items() if name not in weights}
+                digests[name] = _of(*what, str(index).encode())
+    return {name: digest for name, digest in digests.items() if name not in weights}
 
 
 def differing(ours: Mapping[str, str], others: Mapping[str, str]) -> list[str]:

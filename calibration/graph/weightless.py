@@ -52,8 +52,8 @@ def _without_weights(data: mmap.mmap) -> bytes:
         graph = bytearray()
         for inner, inner_begin, inner_value, inner_end in _fields(data, value, end):
             if inner == INITIALIZER and inner_end - inner_value > HEAVY_BYTES:
-                kept = [data[b:e] for n, b, _, e in _fields(data, inner_value, inner_end) if n not in VALUES]
-                tensor = b"".join(kept)
+                parts = [data[b:e] for n, b, _, e in _fields(data, inner_value, inner_end) if n not in VALUES]
+                tensor = b"".join(parts)
                 graph += _tag(INITIALIZER) + _varint(len(tensor)) + tensor
             else:
                 graph += data[inner_begin:inner_end]

@@ -63,11 +63,11 @@ def collect(
             "calibration: there are no calibration samples, at least one is expected, as ranges are never made up; "
             "give representative data"
         )
-    found = dict(_Merged(parts))
-    for name, histogram in found.items():
+    histograms = dict(_Merged(parts))
+    for name, histogram in histograms.items():
         if not histogram.num_values:
             logger.warning("tensor '%s' is empty on every sample, so it has no range", name)
-    return found
+    return histograms
 
 
 class _Merged(Mapping[str, Histogram]):

@@ -115,8 +115,8 @@ def sums_of(bins: Counts) -> BinSums:
     """(2048,) bins; the first is not looked at."""
     bins = np.concatenate([bins[1:2], bins[1:]])
     counts, filled = (np.concatenate([[0.0], np.cumsum(each)]) for each in (bins, bins > 0))
-    own = _x_log_x(bins / max(counts[-1], 1.0))
-    return BinSums(bins, counts, filled, np.concatenate([[0.0], np.cumsum(own)]))
+    terms = _x_log_x(bins / max(counts[-1], 1.0))
+    return BinSums(bins, counts, filled, np.concatenate([[0.0], np.cumsum(terms)]))
 
 
 def divergence_bounds(of: BinSums, candidates: Indices = CANDIDATES) -> Floats:
@@ -127,14 +127,14 @@ def divergence_bounds(of: BinSums, candidates: Indices = CANDIDATES) -> Floats:
     """
     if not of.total:
         return np.zeros(len(candidates))
-    kept, last, begin = of.counts[candidates], of.bins[candidates - 1], _level_edges()[candidates - NUM_LEVELS, -2]
+    num_kept, last, begin = of.counts[candidates], of.bins[candidates - 1], _level_edges()[candidates - NUM_LEVELS, -2]
     in_level = of.filled[candidates] - of.filled[begin]
-    p, p_others = (last + (of.total - kept)) / of.total, (kept - last) / of.total
-    q = np.where(last > 0, (kept - of.counts[begin]) / (np.maximum(in_level, 1) * np.maximum(kept, 1)), 0.0)
+    p, p_others = (last + (of.total - num_kept)) / of.total, (num_kept - last) / of.total
+    q = np.where(last > 0, (num_kept - of.counts[begin]) / (np.maximum(in_level, 1) * np.maximum(num_kept, 1)), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        own = np.where(p > 0, p * np.log(p / q), 0.0)
+        last_term = np.where(p > 0, p * np.log(p / q), 0.0)
         others = np.where(p_others > 0, p_others * np.log(p_others / (1 - q)), 0.0)
-    return np.asarray(np.where((last == 0) & (p > 0), np.inf, own + others), dtype=np.float64)
+    return np.asarray(np.where((last == 0) & (p > 0), np.inf, last_term + others), dtype=np.float64)
 
 
 def closer_bounds(of: BinSums, candidates: Indices = CANDIDATES) -> Floats:
@@ -145,13 +145,13 @@ def closer_bounds(of: BinSums, candidates: Indices = CANDIDATES) -> Floats:
     if not of.total:
         return np.zeros(len(candidates))
     begin, end = (_level_edges()[candidates - NUM_LEVELS, level] for level in (FIRST_LEVELS.stop, LAST_LEVELS.start))
-    kept, last = of.counts[candidates], of.bins[candidates - 1]
+    num_kept, last = of.counts[candidates], of.bins[candidates - 1]
     between = (of.counts[end] - of.counts[begin]) / of.total
-    own = of.x_log_x[begin] + of.x_log_x[candidates - 1] - of.x_log_x[end] + _own_of_last(of, kept, last)
+    p_log_p = of.x_log_x[begin] + of.x_log_x[candidates - 1] - of.x_log_x[end] + _own_of_last(of, num_kept, last)
     cross = (_cross_sums(of, candidates, FIRST_LEVELS) + _cross_sums(of, candidates, LAST_LEVELS)) / of.total
-    cross -= (1 - between) * np.log(np.maximum(kept, 1))
-    found = own - cross + between * np.log(np.maximum(kept, 1) / of.total)
-    return np.asarray(np.where((last == 0) & (kept < of.total), np.inf, found), dtype=np.float64)
+    cross -= (1 - between) * np.log(np.maximum(num_kept, 1))
+    bound = p_log_p - cross + between * np.log(np.maximum(num_kept, 1) / of.total)
+    return np.asarray(np.where((last == 0) & (num_kept < of.total), np.inf, bound), dtype=np.float64)
 
 
 def divergences(of: BinSums, candidates: Indices = CANDIDATES) -> Floats:
@@ -163,20 +163,20 @@ def divergences(of: BinSums, candidates: Indices = CANDIDATES) -> Floats:
     """
     if not of.total:
         return np.zeros(len(candidates))
-    kept, last = of.counts[candidates], of.bins[candidates - 1]
-    cross = _cross_sums(of, candidates, range(NUM_LEVELS)) / of.total - np.log(np.maximum(kept, 1))
-    own = of.x_log_x[candidates - 1] + _own_of_last(of, kept, last)
-    return np.asarray(np.where((last == 0) & (kept < of.total), np.inf, own - cross), dtype=np.float64)
+    num_kept, last = of.counts[candidates], of.bins[candidates - 1]
+    cross = _cross_sums(of, candidates, range(NUM_LEVELS)) / of.total - np.log(np.maximum(num_kept, 1))
+    p_log_p = of.x_log_x[candidates - 1] + _own_of_last(of, num_kept, last)
+    return np.asarray(np.where((last == 0) & (num_kept < of.total), np.inf, p_log_p - cross), dtype=np.float64)
 
 
-def _own_of_last(of: BinSums, kept: Floats, last: Counts) -> Floats:
+def _own_of_last(of: BinSums, num_kept: Floats, last: Counts) -> Floats:
     """p log p of the last bin, which has the tail."""
-    return _x_log_x((last + (of.total - kept)) / of.total)
+    return _x_log_x((last + (of.total - num_kept)) / of.total)
 
 
 def _cross_sums(of: BinSums, candidates: Indices, levels: range) -> Floats:
     """(c,): for every candidate, the sum over these levels of the values in P times log(c_L / n_L)."""
-    found = np.empty(len(candidates))
+    cross_sums = np.empty(len(candidates))
     size = ELEMENTS_AT_A_TIME // len(levels)
     for begin in range(0, len(candidates), size):
         part = candidates[begin : begin + size]
@@ -186,8 +186,8 @@ def _cross_sums(of: BinSums, candidates: Indices, levels: range) -> Floats:
         mean = mass / np.maximum(filled[:, 1:] - filled[:, :-1], 1)
         if levels.stop == NUM_LEVELS:
             mass[:, -1] += of.total - of.counts[part]
-        found[begin : begin + size] = np.einsum("cl,cl->c", mass, np.log(np.maximum(mean, 1)))
-    return found
+        cross_sums[begin : begin + size] = np.einsum("cl,cl->c", mass, np.log(np.maximum(mean, 1)))
+    return cross_sums
 
 
 @cache

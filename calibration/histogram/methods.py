@@ -113,11 +113,11 @@ def sqnr_db(histogram: Histogram, amax: float) -> float | None:
 
 def sqnrs_db(histogram: Histogram, amaxes: Sequence[float]) -> list[float | None]:
     """``sqnr_db`` at several amax."""
-    given = [amax for amax in amaxes if amax]
-    if not histogram.amax or not given:
+    nonzero = [amax for amax in amaxes if amax]
+    if not histogram.amax or not nonzero:
         return [None] * len(amaxes)
     signal = _signal_sums(histogram).squares * histogram.bin_width**2
-    noise = dict(zip(given, squared_errors(histogram, np.array(given))))
+    noise = dict(zip(nonzero, squared_errors(histogram, np.array(nonzero))))
     return [10 * math.log10(signal / noise[amax]) if amax else None for amax in amaxes]
 
 

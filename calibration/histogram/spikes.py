@@ -34,6 +34,6 @@ def without_spikes(bins: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], 
     windows = counts[np.clip(large[:, None] + edges, 0, len(counts) - 1)]
     usual = np.partition(windows, NUM_NEIGHBOURS, axis=1)[:, NUM_NEIGHBOURS]
     is_spike = counts[large] > TIMES_USUAL * usual
-    found, spikes = bins.copy(), index[large[is_spike]]
-    found[spikes] = usual[is_spike]
-    return found, int(spikes.max(initial=0))
+    smoothed, spikes = bins.copy(), index[large[is_spike]]
+    smoothed[spikes] = usual[is_spike]
+    return smoothed, int(spikes.max(initial=0))

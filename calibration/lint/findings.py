@@ -69,7 +69,7 @@ def findings(
         model: what ``rescalings`` found.
         bounds: see there.
     """
-    found = [
+    all_findings = [
         *_ranges(data, evaluation, model, bounds.max_scale_ratio),
         *_layouts(data),
         *_constants(data),
@@ -77,7 +77,7 @@ def findings(
         *_classes(data, evaluation, bounds.max_imbalance),
         *_overlap(data, evaluation),
     ]
-    return tuple(sorted(found, key=lambda finding: finding.severity))  # "error" < "warning"; stable.
+    return tuple(sorted(all_findings, key=lambda finding: finding.severity))  # "error" < "warning"; stable.
 
 
 def finding_from_labels(where: str, better: Better) -> Finding:
@@ -96,18 +96,18 @@ def finding_from_labels(where: str, better: Better) -> Finding:
     )
 
 
-def errors_in(found: Iterable[Finding], allow: Iterable[str]) -> list[Finding]:
+def errors_in(all_findings: Iterable[Finding], allow: Iterable[str]) -> list[Finding]:
     """The findings that make ranges worthless, without those whose codes are allowed."""
-    return [f for f in found if f.severity == "error" and f.code not in allow]
+    return [f for f in all_findings if f.severity == "error" and f.code not in allow]
 
 
-def raise_errors(found: Iterable[Finding], allow: Iterable[str]) -> None:
+def raise_errors(all_findings: Iterable[Finding], allow: Iterable[str]) -> None:
     """Stop on errors.
 
     Raises:
         DataError: with the sentence of every error whose code is not allowed.
     """
-    if errors := errors_in(found, allow):
+    if errors := errors_in(all_findings, allow):
         raise DataError(f"{'; '.join(f.sentence for f in errors)}; {how_to_allow(errors)}")
 
 
@@ -118,31 +118,31 @@ def how_to_allow(errors: Iterable[Finding]) -> str:
 
 
 def _ranges(data: Survey, evaluation: Survey | None, model: Mapping[str, Rescaling], most: float) -> Iterable[Finding]:
-    for name, own in data.inputs.items():
-        where = f"{data.where}: input '{name}' has values from {own.min:.4g} to {own.max:.4g}"
-        if name in model and (wrong := _misfit(own, model[name], most)):
+    for name, survey in data.inputs.items():
+        where = f"{data.where}: input '{name}' has values from {survey.min:.4g} to {survey.max:.4g}"
+        if name in model and (wrong := _misfit(survey, model[name], most)):
             yield Finding(
                 "error",
                 "range",
                 f"{where} (preprocessing: {data.preprocess}), {wrong} for the model, which {model[name].describe()}; "
                 f"{'scale them only once' if wrong == 'too small' else 'scale them as the model was trained'}",
             )
-        elif evaluation and name in evaluation.inputs and _unlike(own, evaluation.inputs[name], most):
+        elif evaluation and name in evaluation.inputs and _unlike(survey, evaluation.inputs[name], most):
             other = evaluation.inputs[name]
             yield Finding(
                 "error",
                 "range",
                 f"{where}, the evaluation data {evaluation.where} from {other.min:.4g} to {other.max:.4g} (root mean "
-                f"square {own.rms:.3g} against {other.rms:.3g}); both must be on the model's scale: correct one",
+                f"square {survey.rms:.3g} against {other.rms:.3g}); both must be on the model's scale: correct one",
             )
 
 
-def _misfit(own: InputSurvey, model: Rescaling, most: float) -> str:
+def _misfit(survey: InputSurvey, model: Rescaling, most: float) -> str:
     """How the data misses what the model expects; "" if it does not, as far as this can tell."""
     expected = model.rms[0]
     axes = tuple(axis for axis, size in enumerate(expected.shape) if size == 1)
     ratios, peaks = [], []
-    for sample in own.probe:
+    for sample in survey.probe:
         if sample.ndim != expected.ndim or any(e not in (1, s) for e, s in zip(expected.shape, sample.shape)):
             return ""
         magnitudes: npt.NDArray[np.float64] = np.abs(sample.astype(np.float64))
@@ -162,39 +162,39 @@ def _misfit(own: InputSurvey, model: Rescaling, most: float) -> str:
     return "too small" if 0 < ratio < 1 / most and median(np.max(peaks, axis=0)) < LEAST_PEAK else ""
 
 
-def _unlike(own: InputSurvey, other: InputSurvey, most: float) -> bool:
+def _unlike(survey: InputSurvey, other: InputSurvey, most: float) -> bool:
     """Whether two data sets cannot be of one scale: by their magnitude, or as only one ever falls below 0."""
-    if not own.rms or not other.rms or min(len(own.probe), len(other.probe)) < LEAST_PICTURES:
+    if not survey.rms or not other.rms or min(len(survey.probe), len(other.probe)) < LEAST_PICTURES:
         return False
-    small, large = sorted([own, other], key=lambda one: one.rms)
+    small, large = sorted([survey, other], key=lambda side: side.rms)
     if large.rms > most * small.rms and small.amax < LEAST_PEAK * large.amax:
         return True
-    signs = sorted([own, other], key=lambda one: one.negative_share)
+    signs = sorted([survey, other], key=lambda side: side.negative_share)
     return signs[0].negative_share == 0 and signs[1].negative_share > 0.2
 
 
 def _layouts(data: Survey) -> Iterable[Finding]:
-    for name, own in data.inputs.items():
-        shapes = {sample.shape for sample in own.probe}
-        axis = channel_axis(own.probe[0].shape) if own.probe else None
-        if axis is None or len(own.probe) < LEAST_PICTURES or any(shape[axis] < 2 for shape in shapes):
+    for name, survey in data.inputs.items():
+        shapes = {sample.shape for sample in survey.probe}
+        axis = channel_axis(survey.probe[0].shape) if survey.probe else None
+        if axis is None or len(survey.probe) < LEAST_PICTURES or any(shape[axis] < 2 for shape in shapes):
             continue
-        looked_at = [own.probe[i] for i in spread(len(own.probe), NUM_PICTURES)]
+        looked_at = [survey.probe[i] for i in spread(len(survey.probe), NUM_PICTURES)]
         votes = [_is_rougher(sample, axis) for sample in looked_at if sample.min() < sample.max()]
         if len(votes) >= LEAST_PICTURES and sum(votes) >= MOST_OF * len(votes):
             yield Finding(
                 "error",
                 "layout",
-                f"{data.where}: input '{name}' {own.probe[0].shape} has neighbouring pixels less alike than "
+                f"{data.where}: input '{name}' {survey.probe[0].shape} has neighbouring pixels less alike than "
                 f"{layout_words(axis)}, in {sum(votes)} of {len(votes)} samples; transpose instead of reshaping",
             )
 
 
 def _is_rougher(sample: AnyArray, axis: int) -> bool:
     """Whether neighbours differ clearly more as given, along rows and along columns, than in the other layout."""
-    given = _roughness(sample, axis)
+    as_given = _roughness(sample, axis)
     other = _roughness(other_layout(sample, axis), axis)
-    return all(one > ROUGHER * two for one, two in zip(given, other))
+    return all(roughness > ROUGHER * of_other for roughness, of_other in zip(as_given, other))
 
 
 def _roughness(sample: AnyArray, axis: int) -> tuple[float, float]:
@@ -239,45 +239,47 @@ def _numbers(data: Survey, min_samples: int) -> Iterable[Finding]:
 def _classes(data: Survey, evaluation: Survey | None, most: float) -> Iterable[Finding]:
     if data.labels is None:
         return
-    own = np.bincount(data.labels)
+    per_class = np.bincount(data.labels)
     if evaluation is None or evaluation.labels is None:
-        yield from _by_themselves(data, own)
+        yield from _by_themselves(data, per_class)
         return
     other = np.bincount(evaluation.labels)
-    num_classes = max(len(own), len(other))
-    own, other = (np.pad(counts, (0, num_classes - len(counts))) for counts in (own, other))
+    num_classes = max(len(per_class), len(other))
+    per_class, other = (np.pad(counts, (0, num_classes - len(counts))) for counts in (per_class, other))
     expected = other / len(evaluation.labels) * len(data.labels)
-    missing = [c for c in range(num_classes) if not own[c] and other[c] and _rare(0, expected[c])]
+    missing = [c for c in range(num_classes) if not per_class[c] and other[c] and _rare(0, expected[c])]
     if missing:
         yield _missing(data, missing, f"the evaluation data {evaluation.where} has them")
     skewed = [
         c for c in range(num_classes)
-        if own[c] and other[c] and not expected[c] / most <= own[c] <= expected[c] * most
-        and _rare(own[c], expected[c]) and _rare(other[c], own[c] / len(data.labels) * len(evaluation.labels))
+        if per_class[c] and other[c] and not expected[c] / most <= per_class[c] <= expected[c] * most
+        and _rare(per_class[c], expected[c])
+        and _rare(other[c], per_class[c] / len(data.labels) * len(evaluation.labels))
     ]  # fmt: skip
     if skewed:
-        worst = max(skewed, key=lambda c: abs(math.log(own[c] / expected[c])))
+        worst = max(skewed, key=lambda c: abs(math.log(per_class[c] / expected[c])))
         yield Finding(
             "warning",
             "imbalance",
             f"{data.where}: {len(skewed)} classes have another share than in the evaluation data, most of all "
-            f"{data.name_of(worst)} with {own[worst]} of {len(data.labels)} samples where {expected[worst]:.0f} are "
-            "its share; sample both in the same way",
+            f"{data.name_of(worst)} with {per_class[worst]} of {len(data.labels)} samples where {expected[worst]:.0f} "
+            "are its share; sample both in the same way",
         )
 
 
-def _by_themselves(data: Survey, own: Labels) -> Iterable[Finding]:
+def _by_themselves(data: Survey, per_class: Labels) -> Iterable[Finding]:
     """Labels with nothing to compare with: gaps below the largest, and one class that is nearly all."""
-    share = len(data.labels if data.labels is not None else ()) / len(own)
-    missing = [int(c) for c in np.flatnonzero(own == 0) if _rare(0, share)]
+    share = len(data.labels if data.labels is not None else ()) / len(per_class)
+    missing = [int(c) for c in np.flatnonzero(per_class == 0) if _rare(0, share)]
     if missing:
-        yield _missing(data, missing, f"labels go up to {len(own) - 1}")
-    top = int(np.argmax(own))
-    if own[top] > ONE_CLASS * own.sum() and _rare(0, own.sum()):
+        yield _missing(data, missing, f"labels go up to {len(per_class) - 1}")
+    top = int(np.argmax(per_class))
+    if per_class[top] > ONE_CLASS * per_class.sum() and _rare(0, per_class.sum()):
         yield Finding(
             "warning",
             "imbalance",
-            f"{data.where}: {own[top]} of {own.sum()} samples are of class {data.name_of(top)}; draw from all classes",
+            f"{data.where}: {per_class[top]} of {per_class.sum()} samples are of class {data.name_of(top)}; draw from "
+            "all classes",
         )
 
 

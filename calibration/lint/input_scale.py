@@ -61,15 +61,15 @@ def rescalings(model: onnx.ModelProto) -> dict[str, Rescaling]:
     for node in model.graph.node:
         for name in {*node.input} - {""}:
             readers.setdefault(name, []).append(node)
-    found = {}
+    by_input = {}
     for value in model.graph.input:
         rank = len(value.type.tensor_type.shape.dim)
         if value.name not in constants and rank:
             trace = _Trace(value.name, rank, {output.name for output in model.graph.output})
             rescaling = trace.follow(readers, constants)
             if rescaling is not None:
-                found[value.name] = rescaling
-    return found
+                by_input[value.name] = rescaling
+    return by_input
 
 
 class _Trace:
@@ -99,11 +99,11 @@ class _Trace:
         rescaling = Rescaling(-shift / scale + 0.0, 1 / np.abs(scale), tuple(self.nodes))
         return rescaling if self._tells(rescaling) else None
 
-    def _tells(self, found: Rescaling) -> bool:
+    def _tells(self, rescaling: Rescaling) -> bool:
         """Whether arithmetic of this kind is there for the scale of the input."""
-        mean, std = median(np.abs(found.mean)), median(found.std)
+        mean, std = median(np.abs(rescaling.mean)), median(rescaling.std)
         if self.nodes == ["BatchNormalization"]:
-            return bool(found.mean.any())  # A trained one has seen a mean that is not 0.
+            return bool(rescaling.mean.any())  # A trained one has seen a mean that is not 0.
         if std == 1.0 or mean < LEAST_MEAN * std:
             return max(std, mean) >= LEAST_STEP
         return True

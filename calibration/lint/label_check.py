@@ -87,9 +87,9 @@ def better_change(
         if not right and len(known) == NUM_FIRST and 2 * sum(known) >= NUM_FIRST:
             return None
     wrong = [pair for pair, is_right in zip(probe, known) if not is_right]
-    kept = [pair for pair, is_right in zip(probe, known) if is_right]
+    correct = [pair for pair, is_right in zip(probe, known) if is_right]
     level = significance / len(changes)
-    found = []
+    improvements = []
     for change in changes:
         mended = _right(answer, change, wrong[:NUM_SCREENED])
         if len(wrong) < _least_wins(level) or sum(mended) < LEAST_WINS:
@@ -97,14 +97,14 @@ def better_change(
         mended += _right(answer, change, wrong[NUM_SCREENED:])
         if sum(mended) < _least_wins(level):
             continue
-        still = _right(answer, change, kept)
+        still = _right(answer, change, correct)
         p_value = max(
             sign_test(sum(mended), len(still) - sum(still)),
-            _against_one_class([label for _, label in (*wrong, *kept)], [*mended, *still]),
+            _against_one_class([label for _, label in (*wrong, *correct)], [*mended, *still]),
         )
         if p_value < level:
-            found.append(Better(change, len(probe), sum(mended) + sum(still), len(kept), p_value))
-    return max(found, key=lambda better: better.num_right, default=None)
+            improvements.append(Better(change, len(probe), sum(mended) + sum(still), len(correct), p_value))
+    return max(improvements, key=lambda better: better.num_right, default=None)
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -136,17 +136,17 @@ def changes_for(sample: AnyArray, low: float, high: float) -> list[Change]:
     """
     shape, is_scaled = sample.shape, sample.dtype.kind == "f"
     axis = channel_axis(shape)
-    found = _scalings(low, high) if is_scaled else []
+    changes = _scalings(low, high) if is_scaled else []
     if axis is not None and shape[axis] == 3:
-        found.append(Change("channels", "the channels in reverse order (BGR and RGB)", lambda x: np.flip(x, axis)))
+        changes.append(Change("channels", "the channels in reverse order (BGR and RGB)", lambda x: np.flip(x, axis)))
     if axis is not None and shape[axis] > 1:
-        found.append(Change("layout", layout_words(axis), lambda x: other_layout(x, axis)))
+        changes.append(Change("layout", layout_words(axis), lambda x: other_layout(x, axis)))
     rows = 1 if axis == 0 else 0
     if axis is not None and shape[rows] == shape[rows + 1]:
-        found.append(Change("layout", "rows and columns exchanged", lambda x: np.swapaxes(x, rows, rows + 1)))
+        changes.append(Change("layout", "rows and columns exchanged", lambda x: np.swapaxes(x, rows, rows + 1)))
     if axis is not None and shape[axis] == 3 and is_scaled:
-        found += _imagenet(low, high, axis)  # The simpler ones first: of two that mend as much, the first is named.
-    return [Change(c.code, c.words, _contiguous(c.apply)) for c in found]
+        changes += _imagenet(low, high, axis)  # The simpler ones first: of two that mend as much, the first is named.
+    return [Change(c.code, c.words, _contiguous(c.apply)) for c in changes]
 
 
 def channel_axis(shape: tuple[int, ...]) -> int | None:

@@ -76,13 +76,13 @@ def implied_spans(graph: ir.Graph, spans: Mapping[str, Span], largest: float, sm
     for node in reversed(graph):
         if not holds_graph(node) and node.domain in ("", "ai.onnx"):
             _backward(node, known)
-    found = {}
+    implied = {}
     for node in graph:
         for name in (value.name or "" for value in node.outputs):
             high = known.largest(name)
             if name not in spans and smallest <= known.least.get(name, 0.0) and high <= largest:
-                found[name] = Span(high, -high, high)
-    return found
+                implied[name] = Span(high, -high, high)
+    return implied
 
 
 def _forward(node: ir.Node, known: _Known) -> None:
@@ -198,8 +198,8 @@ def _backward(node: ir.Node, known: _Known) -> None:
                 extremes.setdefault(source, extremes[name])
     if node.op_type in ("Add", "Mul") and len(node.inputs) == 2 and node.inputs[0] is not node.inputs[1]:
         names = [value.name or "" if value is not None else "" for value in node.inputs]
-        for one, other in (names, names[::-1]):
-            known.reach(one, _reached(node.op_type, name, other, known))
+        for operand, other in (names, names[::-1]):
+            known.reach(operand, _reached(node.op_type, name, other, known))
 
 
 def _reached(op_type: str, output: str, other: str, known: _Known) -> float:
@@ -207,18 +207,18 @@ def _reached(op_type: str, output: str, other: str, known: _Known) -> float:
     if op_type == "Mul":
         largest = known.largest(other)
         return known.least.get(output, 0.0) / largest if 0.0 < largest < math.inf else 0.0
-    found = 0.0
+    reached = 0.0
     for extremes in (known.highest, known.lowest):
         if output in extremes and other in extremes:
             rounding = (SLACK - 1) * (abs(extremes[output]) + abs(extremes[other])) / 2
-            found = max(found, abs(extremes[output] - extremes[other]) - rounding)
-    return found
+            reached = max(reached, abs(extremes[output] - extremes[other]) - rounding)
+    return reached
 
 
 def distinct_spans(names: Iterable[str]) -> dict[str, Span]:
     """A made-up span of about ±1 for each name, no two alike: to see which bounds the graph's structure allows."""
-    found = {}
+    spans = {}
     for index, name in enumerate(names):
         amax = 1.0 + 0.618034 * index % 1.0
-        found[name] = Span(amax, -amax / 3, amax)
-    return found
+        spans[name] = Span(amax, -amax / 3, amax)
+    return spans

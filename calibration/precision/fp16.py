@@ -78,8 +78,8 @@ def fp16_from_onnx(model: onnx.ModelProto, keep_fp32: Collection[str]) -> onnx.M
     shape_born = _shape_born(graph)
     ports: dict[str, _Ports] = {}
     for node in graph:
-        kept = node.name in keep_fp32 or node.name in beyond or node.name in shape_born
-        ports[node.name or ""] = _Ports() if kept else _half_ports(node, opset, graph)
+        is_full = node.name in keep_fp32 or node.name in beyond or node.name in shape_born
+        ports[node.name or ""] = _Ports() if is_full else _half_ports(node, opset, graph)
     _retype(graph, ports)
     _drop_idle_casts(graph)
     return closed(opened_model)
@@ -111,10 +111,10 @@ def nodes_beyond_fp16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict
     """
     graph = opened(model).graph
     fixed = from_constants(graph) | _shape_born_values(graph)
-    found = _weights_beyond(graph)
+    reason_of = _weights_beyond(graph)
     spans = {**_implied(graph, spans), **spans}
     for node in graph:
-        reasons = [found[node.name]] if node.name in found else []
+        reasons = [reason_of[node.name]] if node.name in reason_of else []
         for value in (*node.inputs, *node.outputs):
             if value is None or value.dtype != _FLOAT or value.name in fixed or not _is_read(value):
                 continue
@@ -122,8 +122,8 @@ def nodes_beyond_fp16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict
         if node.inputs and node.inputs[0] is not None and node.inputs[0].name in spans:
             reasons += _beyond_inside(node, spans)
         if reasons:
-            found[node.name or ""] = reasons[0]
-    return found
+            reason_of[node.name or ""] = reasons[0]
+    return reason_of
 
 
 def undecided_for_fp16(graph: ir.Graph, spans: Mapping[str, Span]) -> list[str]:
@@ -133,15 +133,15 @@ def undecided_for_fp16(graph: ir.Graph, spans: Mapping[str, Span]) -> list[str]:
     """
     fixed = from_constants(graph) | _shape_born_values(graph)
     decided = {*spans, *_implied(graph, spans)}
-    found: dict[str, None] = {}
+    undecided: dict[str, None] = {}
     for node in graph:
         inside = node.op_type in (*_AVERAGES, *_SQUARES)
         for value in (*node.inputs, *node.outputs):
             if value is not None and value.dtype == _FLOAT and value.name not in fixed and _is_read(value):
                 name = value.name or ""
                 if name not in decided or (inside and name not in spans):
-                    found[name] = None
-    return list(found)
+                    undecided[name] = None
+    return list(undecided)
 
 
 def _implied(graph: ir.Graph, spans: Mapping[str, Span]) -> dict[str, Span]:
@@ -202,7 +202,7 @@ def _num_averaged(node: ir.Node) -> int:
 
 
 def _weights_beyond(graph: ir.Graph) -> dict[str, str]:
-    found: dict[str, str] = {}
+    reason_of: dict[str, str] = {}
     for node in graph:
         for value in node.inputs:
             array = constant(value)
@@ -210,10 +210,10 @@ def _weights_beyond(graph: ir.Graph) -> dict[str, str]:
                 continue
             largest = float(np.abs(array, where=np.isfinite(array), out=np.zeros_like(array)).max())
             if largest > FP16_MAX:
-                found.setdefault(node.name or "", f"its constant '{value.name}' reaches {largest:.4g}")
+                reason_of.setdefault(node.name or "", f"its constant '{value.name}' reaches {largest:.4g}")
             elif 0.0 < largest < FP16_TINY:
-                found.setdefault(node.name or "", f"its constant '{value.name}' is at most {largest:.2g}")
-    return found
+                reason_of.setdefault(node.name or "", f"its constant '{value.name}' is at most {largest:.2g}")
+    return reason_of
 
 
 def _shape_born_values(graph: ir.Graph) -> frozenset[str]:

@@ -51,10 +51,10 @@ def typed_int8_from_qdq(model: onnx.ModelProto, keep_fp32: Collection[str]) -> T
     beyond = {
         node.name or "": weights[name] for node in graph for name in _quantizers_of(node) if name in weights
     } | dict(_scales_beyond(graph))
-    kept = {*keep_fp32, *beyond}
-    around = {name for node in graph if node.name in kept for name in _quantizers_of(node)}
+    full_nodes = {*keep_fp32, *beyond}
+    around = {name for node in graph if node.name in full_nodes for name in _quantizers_of(node)}
     notes = tuple(f"node '{name}' stays FP32: {reason}" for name, reason in beyond.items())
-    return TypedInt8(fp16_from_onnx(raised, keep_fp32={*kept, *around}), notes)
+    return TypedInt8(fp16_from_onnx(raised, keep_fp32={*full_nodes, *around}), notes)
 
 
 def _raised(model: onnx.ModelProto) -> onnx.ModelProto:

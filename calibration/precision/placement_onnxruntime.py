@@ -61,8 +61,8 @@ def place(context: PlacementContext) -> QdqPlacement:
         if node.op_type not in ("MatMul", "Gemm") or _is_read_by(_end(node), integer):
             tensors.setdefault(_end(node).name or "", _end(node))
     nodes = tuple(name for name, node in integer.items() if node.op_type in PRODUCTS)
-    found = tuple(_tensor(context, value, integer) for value in tensors.values())
-    return QdqPlacement("onnxruntime", found, tuple(weights), tuple(biases), nodes, tuple(context.notes.values()))
+    quantized = tuple(_tensor(context, value, integer) for value in tensors.values())
+    return QdqPlacement("onnxruntime", quantized, tuple(weights), tuple(biases), nodes, tuple(context.notes.values()))
 
 
 def _integer_nodes(context: PlacementContext) -> dict[str, ir.Node]:

@@ -204,5 +204,5 @@ def _shared(context: PlacementContext, edges: Iterable[str]) -> dict[str, Quanti
     amax: dict[str, float] = {}
     for name in edges:
         amax[root(name)] = max(amax.get(root(name), 0.0), context.ranges[name].amax)
-    found = {name: symmetric(Span(amax[root(name)], 0.0, 0.0)) for name in edges}
-    return {name: quantization for name, quantization in found.items() if quantization is not None}
+    quantizations = {name: symmetric(Span(amax[root(name)], 0.0, 0.0)) for name in edges}
+    return {name: quantization for name, quantization in quantizations.items() if quantization is not None}

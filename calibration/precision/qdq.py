@@ -207,9 +207,9 @@ class _Writer:
         return add_initializer(self._graph, self._name(name), array)
 
     def _name(self, name: str) -> str:
-        found = unique(name, self._taken)
-        self._taken.add(found)
-        return found
+        unique_name = unique(name, self._taken)
+        self._taken.add(unique_name)
+        return unique_name
 
 
 __all__ = ["Arithmetic", "PlacementOptions", "QdqPlacement", "Quantized", "Span", "arithmetic_for", "qdq_from_onnx"]

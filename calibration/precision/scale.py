@@ -92,12 +92,14 @@ def arithmetic_for(cpu_flags: Collection[str], machine: str) -> tuple[Arithmetic
         machine: as ``platform.machine()`` writes it.
     """
     if machine.lower() in _ARM:
-        found = next((flag for flag in _ARM_DOT if flag in cpu_flags), "")
-        with_what = f"this Arm CPU has {found}" if found else "Arm adds pairs of s8 * s8 products without overflow"
+        dot_flag = next((flag for flag in _ARM_DOT if flag in cpu_flags), "")
+        with_what = (
+            f"this Arm CPU has {dot_flag}" if dot_flag else "Arm adds pairs of s8 * s8 products without overflow"
+        )
         return "s8s8", f"int8 activations and int8 weights: {with_what}, and signed is its fast path"
-    found = next((flag for flag in _X86_DOT if flag in cpu_flags), "")
-    if machine.lower() in _X86 and found:
-        return "u8s8", f"uint8 activations and full int8 weights: this CPU has {found} and adds products in 32 bits"
+    dot_flag = next((flag for flag in _X86_DOT if flag in cpu_flags), "")
+    if machine.lower() in _X86 and dot_flag:
+        return "u8s8", f"uint8 activations and full int8 weights: this CPU has {dot_flag} and adds products in 32 bits"
     if machine.lower() in _X86 and cpu_flags:
         why = "this CPU has no VNNI and adds pairs of products in 16 bits, which full int8 would saturate"
     else:

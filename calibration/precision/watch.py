@@ -56,11 +56,11 @@ class WatchedTensors:
 
     def completed(self, histograms: Mapping[str, Histogram]) -> dict[str, Histogram]:
         """The histograms, and those that follow from them."""
-        found = dict(histograms)
+        all_histograms = dict(histograms)
         for name, how in self.following.items():
-            if name not in found and how.source in found:
-                found[name] = _with_zeros(found[how.source], how.num_per_value)
-        return found
+            if name not in all_histograms and how.source in all_histograms:
+                all_histograms[name] = _with_zeros(all_histograms[how.source], how.num_per_value)
+        return all_histograms
 
     def unclear(self, histograms: Mapping[str, Histogram]) -> list[str]:
         """Tensors of which these leave open whether FP16 holds them; with sensible values there are none."""
@@ -123,12 +123,12 @@ class _Asked(Mapping[str, Span]):
 
 def _sources(names: Iterable[str], following: Mapping[str, Following]) -> set[str]:
     """The tensors to watch so that all of these are known."""
-    found = set()
+    sources = set()
     for name in names:
         while name in following:
             name = following[name].source
-        found.add(name)
-    return found
+        sources.add(name)
+    return sources
 
 
 def _following(graph: ir.Graph, names: set[str]) -> Iterator[tuple[str, Following]]:

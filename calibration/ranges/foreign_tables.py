@@ -98,27 +98,27 @@ def scales_of_every_tensor(
     Raises:
         DataError: a tensor still has no scale.
     """
-    found = dict(scales)
+    scale_of = dict(scales)
     pairs = [(n.input[0], n.output[0]) for n in model.graph.node if n.op_type in SAME_VALUES]
-    for one, two in [*pairs, *((two, one) for one, two in reversed(pairs)), *pairs]:
-        if one in found and two not in found:
-            found[two] = found[one]
+    for source, target in [*pairs, *((target, source) for source, target in reversed(pairs)), *pairs]:
+        if source in scale_of and target not in scale_of:
+            scale_of[target] = scale_of[source]
     known = watchable(model)
-    if lacking := [name for name in known if name not in found and name not in zero]:
+    if lacking := [name for name in known if name not in scale_of and name not in zero]:
         raise DataError(
             f"ranges: {_listed(lacking)} of the model's tensors have no range, a cache for DLA needs each of them; "
             "calibrate with --watch all, or leave out --model for a cache of those that are there"
         )
-    return {name: found[name] for name in sorted(found) if name in set(known)}
+    return {name: scale_of[name] for name in sorted(scale_of) if name in set(known)}
 
 
 def _renamed(table: ScaleTable, known: Collection[str], names: Mapping[str, str]) -> tuple[dict[str, float], list[str]]:
     """The scales by the model's names, and sentences."""
-    given = {old: new for new, old in names.items()}
+    new_name_of = {old: new for new, old in names.items()}
     origin_of: dict[str, str] = {}
     unknown, renamed = [], []
     for old in table.scales:
-        candidates = [given[old]] if old in given else [old, old.removesuffix(":0").replace(":", "_")]
+        candidates = [new_name_of[old]] if old in new_name_of else [old, old.removesuffix(":0").replace(":", "_")]
         new = next((name for name in candidates if name in known), None)
         if new is None:
             unknown.append(old)

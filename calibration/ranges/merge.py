@@ -47,8 +47,8 @@ def merged_ranges(folders: Sequence[Path]) -> tuple[RangesRecord, dict[str, Hist
             )
         parts += _parts(other.origin)
         num_samples += other.origin.num_samples
-        found = histograms_from_folder(folder)
-        histograms = {name: histogram.merged(found[name]) for name, histogram in histograms.items()}
+        other_histograms = histograms_from_folder(folder)
+        histograms = {name: histogram.merged(other_histograms[name]) for name, histogram in histograms.items()}
     parts.sort()
     digest = hashlib.sha256("".join(f"{part}\n" for part in parts).encode()).hexdigest()
     origin = replace(first.origin, data_digest=digest, num_samples=num_samples, parts=tuple(parts))
@@ -70,11 +70,13 @@ def _check_alike(first: RangesRecord, other: RangesRecord, where: str) -> None:
         raise DataError(
             f"{where}: only one of them has tensor '{name}'; calibrate both in the same way, with --watch all"
         )
-    for what, one, two in (
+    for what, first_value, other_value in (
         ("method", first.method, other.method),
         ("percentile", first.percentile, other.percentile),
         *((f"version of {tool}", first.origin.versions.get(tool, "none"), other.origin.versions.get(tool, "none"))
           for tool in sorted({*first.origin.versions, *other.origin.versions})),
     ):  # fmt: skip
-        if one != two:
-            raise DataError(f"{where}: differ in {what}, {two} and {one}; calibrate both in the same way")
+        if first_value != other_value:
+            raise DataError(
+                f"{where}: differ in {what}, {other_value} and {first_value}; calibrate both in the same way"
+            )

@@ -159,12 +159,12 @@ def _text(entry: Any, place: int) -> str:
 
 
 def _once(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{where}: has '{twice}' twice; remove one of the two")
-    return found
+    return table
 
 
 def _add(scales: dict[str, float], name: str, amax: float, where: str) -> None:

@@ -213,15 +213,15 @@ def histograms_from_folder(folder: Path) -> dict[str, Histogram]:
     expected = (len(ranges.tensors), NUM_BINS)
     if counts.dtype != np.int64 or counts.shape != expected:
         raise DataError(f"{where}: is {counts.dtype} {counts.shape}, int64 {expected} is expected; calibrate again")
-    found = {}
+    histograms = {}
     for (name, tensor), row in zip(ranges.tensors.items(), counts):
         if row.min() < 0 or row.sum() != tensor.num_values:
             raise DataError(
                 f"{where}: has {row.sum()} values of tensor '{name}', {RANGES_FILE} has {tensor.num_values}; "
                 "the two are not of one calibration: calibrate again"
             )
-        found[name] = Histogram(row, tensor.exponent, tensor.min, tensor.max, tensor.num_zeros)
-    return found
+        histograms[name] = Histogram(row, tensor.exponent, tensor.min, tensor.max, tensor.num_zeros)
+    return histograms
 
 
 def _tensor_range(histogram: Histogram, method: Method, percentile: float) -> TensorRange:
@@ -293,20 +293,22 @@ class _Malformed(Exception):
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); give the folder of `trtforge calibrate`"
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is truncated or not JSON ({error}); calibrate again") from error
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise DataError(f"{path}: is not a ranges file; calibrate again")
-    return found
+    return record
 
 
 def _ranges_from_record(record: dict[str, Any]) -> RangesRecord:
-    _check_keys(record, {"method", "percentile", "tensors"} | {one.name for one in fields(Origin)}, "the file")
+    _check_keys(
+        record, {"method", "percentile", "tensors"} | {origin_field.name for origin_field in fields(Origin)}, "the file"
+    )
     methods = (*METHODS, IMPORTED)
     if record["method"] not in methods:
         raise _Malformed(f"method is {record['method']!r}, one of {', '.join(methods)} is expected")
@@ -332,12 +334,12 @@ def _origin_from_record(record: dict[str, Any]) -> Origin:
     if not isinstance(record["parts"], list) or not all(isinstance(text, str) for text in record["parts"]):
         raise _Malformed(f"parts is {record['parts']!r:.60}, a list of texts is expected")
     _count(record, "num_samples", "the file")
-    known = {one.name: record[one.name] for one in fields(Origin)}
+    known = {origin_field.name: record[origin_field.name] for origin_field in fields(Origin)}
     return Origin(**{**known, "parts": tuple(record["parts"])})
 
 
 def _tensor_from_record(item: object, methods: tuple[Method, ...], where: str) -> TensorRange:
-    record = _check_keys(item, {one.name for one in fields(TensorRange)}, where)
+    record = _check_keys(item, {range_field.name for range_field in fields(TensorRange)}, where)
     by_method = {key: _check_keys(record[key], set(methods), f"{where}, {key}") for key in BY_METHOD}
     for key, values in by_method.items():
         for name in methods:
