@@ -103,11 +103,11 @@ class OnnxModel(Source):
 
     def digest(self) -> str:
         """As of every artifact; files of weights beside the ONNX file count as well."""
-        own = super().digest()
+        model_digest = super().digest()
         weights = self.weight_files()
         if not weights:
-            return own
-        return hashlib.sha256("\0".join([own, *map(digest_of_path, weights)]).encode()).hexdigest()
+            return model_digest
+        return hashlib.sha256("\0".join([model_digest, *map(digest_of_path, weights)]).encode()).hexdigest()
 
 
 class Ranges(Artifact):

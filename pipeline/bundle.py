@@ -123,9 +123,9 @@ def open_bundle(manifest: Path) -> Bundle:
         ConfigError: there is no manifest, it is of another version, or it does not fit.
         DataError: a file is missing, or is not what was packed.
     """
-    found = record_from_json(manifest, Manifest, FORMAT_VERSION, AGAIN)
+    record = record_from_json(manifest, Manifest, FORMAT_VERSION, AGAIN)
     check_sums(manifest.parent)
-    return Bundle(manifest.parent, found)
+    return Bundle(manifest.parent, record)
 
 
 def check_sums(folder: Path) -> None:

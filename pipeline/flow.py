@@ -58,8 +58,8 @@ def run(plan: Plan, store: Store, until: str) -> Results:
 
     for variant, model in made.models.items():
         target = target_of(plan, variant)
-        given = plan.build.calibration(target, made.networks[variant.network].ranges, made.calibration)
-        made.engines[variant] = store.run(plan.build, model, target, *given)
+        calibration_data = plan.build.calibration(target, made.networks[variant.network].ranges, made.calibration)
+        made.engines[variant] = store.run(plan.build, model, target, *calibration_data)
     if until == "build":
         return made
 
@@ -258,9 +258,9 @@ def check_findings(plan: Plan, findings: Findings) -> None:
     Raises:
         DataError: an error that [lint] allow does not name.
     """
-    found = findings.read()
-    raise_errors(found, plan.lint.allow)
-    for finding in found:
+    all_findings = findings.read()
+    raise_errors(all_findings, plan.lint.allow)
+    for finding in all_findings:
         log.warning("%s: %s", finding.code, finding.sentence)
 
 

@@ -56,9 +56,9 @@ def record_from_json(path: Path, kind: type[T], version: int, again: str) -> T:
     except ValueError as error:
         raise ConfigError(f"{path}: is not JSON ({error}); {again}") from error
     key = next(iter(kind.__annotations__))
-    found = data.get(key) if isinstance(data, dict) else None
-    if found != version:
-        raise ConfigError(f"{path}: {key} is {found!r}, this program reads {version}; {again}")
+    file_version = data.get(key) if isinstance(data, dict) else None
+    if file_version != version:
+        raise ConfigError(f"{path}: {key} is {file_version!r}, this program reads {version}; {again}")
     return record_from_data(data, kind, str(path), again)
 
 
@@ -73,9 +73,9 @@ def record_from_data(data: object, kind: type[T], where: str, again: str) -> T:
     except Exception as error:
         from cattrs import transform_error
 
-        said, _, place = transform_error(error, format_exception=_words)[0].rpartition(" @ $")
+        message, _, place = transform_error(error, format_exception=_words)[0].rpartition(" @ $")
         inside = f" {place.removeprefix('.')}:" if place else ""
-        raise ConfigError(f"{where}:{inside} {said}; {again}") from error
+        raise ConfigError(f"{where}:{inside} {message}; {again}") from error
 
 
 @functools.cache

@@ -76,12 +76,12 @@ def check_folder_target(target: Path) -> None:
         raise ConfigError(f"{target}: is a folder with other files in it; give a new path with -o")
 
 
-def check_replaceable(folder: Path, own: Sequence[str], sentence: str) -> None:
+def check_replaceable(folder: Path, expected: Sequence[str], sentence: str) -> None:
     """That a folder which is going to be replaced as a whole is new, empty, or an older one of its kind.
 
     Args:
         folder: the folder.
-        own: the files and folders that it may hold; where there is any, the first of them must be there.
+        expected: the files and folders that it may hold; where there is any, the first of them must be there.
         sentence: what to say of another, with ``{}`` for it.
 
     Raises:
@@ -91,9 +91,9 @@ def check_replaceable(folder: Path, own: Sequence[str], sentence: str) -> None:
         raise ConfigError(f"{folder}: has no name of its own, and could not be replaced; name a folder of its own")
     if not folder.exists():
         return
-    found = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-    is_own = (folder / own[0]).is_file()
-    if foreign := [path for path in found if path.name not in own or not is_own]:
+    entries = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    is_own = (folder / expected[0]).is_file()
+    if foreign := [path for path in entries if path.name not in expected or not is_own]:
         raise ConfigError(f"{sentence.format(foreign[0])}; name a folder of its own")
 
 
@@ -108,8 +108,10 @@ def make(target: Path, stage: Callable[[Path], R]) -> R:
         record = artifact.beside("record.json")
         beside = target.with_name(f"{target.name}.json")
         if record.is_file():
-            own = {one.name: getattr(artifact, one.name) for one in fields(artifact) if one.name != "path"}
-            record.write_text(json.dumps(json.loads(record.read_text()) | own, indent=1, sort_keys=True))
+            artifact_fields = {
+                field.name: getattr(artifact, field.name) for field in fields(artifact) if field.name != "path"
+            }
+            record.write_text(json.dumps(json.loads(record.read_text()) | artifact_fields, indent=1, sort_keys=True))
         elif "backend" in record_of(target):
             beside.unlink()  # Of an engine that is now replaced by something else.
         put(artifact.path, target, work)
@@ -138,7 +140,7 @@ def put(made: Path, target: Path, aside: Path) -> None:
 def record_of(engine: Path) -> dict[str, Any]:
     """What `make` wrote beside an engine: empty if there is nothing of ours."""
     try:
-        found = json.loads(engine.with_name(f"{engine.name}.json").read_text(encoding="utf-8"))
+        record = json.loads(engine.with_name(f"{engine.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}

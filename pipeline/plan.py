@@ -112,9 +112,9 @@ class Plan:
 
     def stage(self, name: str) -> Stage:
         """The stage of that name, with the plan's options."""
-        found = getattr(self, name)
-        assert isinstance(found, Stage), f"{name} is no stage"
-        return found
+        stage = getattr(self, name)
+        assert isinstance(stage, Stage), f"{name} is no stage"
+        return stage
 
     def stage_writing(self, precision: str) -> Stage:
         """The stage that writes a precision into a model.
@@ -132,7 +132,7 @@ class Plan:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
-STAGES = tuple(one.name for one in fields(Plan) if isinstance(one.default, Stage))
+STAGES = tuple(stage_field.name for stage_field in fields(Plan) if isinstance(stage_field.default, Stage))
 """The stages by name, in the order in which a run needs them."""
 
 
@@ -164,15 +164,15 @@ def read_plan(path: Path) -> Plan:
 def _check(plan: Plan, path: Path) -> None:
     if not plan.model.source:
         raise ConfigError(f"{path}: [model] has no source; name a SavedModel folder, .keras, .h5 or .onnx file")
-    for key, given, known in (
+    for key, names, known in (
         ("[variants] precisions", plan.variants.precisions, tuple(PRECISIONS)),
         ("[variants] backends", plan.variants.backends, builders()),
         ("[pack] backends", plan.pack.backends, builders()),
     ):
-        for name in given:
+        for name in names:
             if name not in known:
                 raise ConfigError(f"{path}: {key}: is '{name}'{nearest(name, known)}")
-        if not given:
+        if not names:
             raise ConfigError(f"{path}: {key} is empty; name at least one of {', '.join(known)}")
 
 

@@ -115,7 +115,7 @@ def sources_of(*modules: str, root: Path = ROOT, there: Collection[str] = AT_STA
         root: the folder of the packages.
         there: the files that there are.
     """
-    found: dict[str, Code] = {}
+    sources: dict[str, Code] = {}
     queue, seen = list(modules), set[str]()
     while queue:
         name = queue.pop()
@@ -126,9 +126,9 @@ def sources_of(*modules: str, root: Path = ROOT, there: Collection[str] = AT_STA
         if name in NOT_IN_RECIPES:
             continue
         for file in _files_of(name, there):
-            found[file] = _code_of(root / file)
-            queue += found[file].imports
-    return dict(sorted(found.items()))
+            sources[file] = _code_of(root / file)
+            queue += sources[file].imports
+    return dict(sorted(sources.items()))
 
 
 def _files_of(module: str, there: Collection[str]) -> list[str]:

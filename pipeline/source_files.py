@@ -26,13 +26,13 @@ def state_of(file: Path) -> State:
         return ()
 
 
-def _state(found: os.stat_result) -> State:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def _state(status: os.stat_result) -> State:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def states(root: Path) -> dict[str, State]:
     """The state of every source file now, by its path below ``root``."""
-    found = {}
+    by_path = {}
     folders = list(PACKAGES)
     for folder in folders:  # It grows.
         with os.scandir(root / folder) as entries:
@@ -42,8 +42,8 @@ def states(root: Path) -> dict[str, State]:
                 if entry.is_dir():
                     folders.append(f"{folder}/{entry.name}")
                 elif entry.name.endswith(SUFFIXES):
-                    found[f"{folder}/{entry.name}"] = state_of(root / folder / entry.name)
-    return found
+                    by_path[f"{folder}/{entry.name}"] = state_of(root / folder / entry.name)
+    return by_path
 
 
 TAKEN_NS = time.time_ns()

@@ -165,13 +165,13 @@ class Store:
         Raises:
             ConfigError: none, or several.
         """
-        found = sorted({
+        matches = sorted({
             entry for entry in self._entries()
             if entry.name.startswith(prefix) or self._content(entry).startswith(prefix)
         })  # fmt: skip
-        if len(found) == 1:
-            return found[0]
-        what = "no result" if not found else f"{len(found)} results"
+        if len(matches) == 1:
+            return matches[0]
+        what = "no result" if not matches else f"{len(matches)} results"
         raise ConfigError(f"digest '{prefix}': {what} in {self.folder}; give one that `trtforge run` printed")
 
     def makers(self) -> dict[str, Path]:
@@ -206,10 +206,10 @@ class Store:
             artifact = artifact_from_record(sealed["artifact"], final)
             if artifact.digest() == sealed["content"]:
                 return artifact
-            found = "its bytes are not those that were published"
+            problem = "its bytes are not those that were published"
         except (ValueError, KeyError, OSError) as error:
-            found = f"it cannot be read ({error})"
-        log.warning("%s: damaged, %s; making it again", final, found)
+            problem = f"it cannot be read ({error})"
+        log.warning("%s: damaged, %s; making it again", final, problem)
         with self._work_folder() as work, contextlib.suppress(FileNotFoundError):  # Another process was faster.
             final.rename(work / "damaged")
         return None

@@ -31,11 +31,11 @@ def record_from_table(table: Mapping[str, Any], kind: type[T], where: str) -> T:
     try:
         return _CONVERTER.structure(table, kind)
     except Exception as error:
-        place, said = _first_fault(error)
+        place, message = _first_fault(error)
         inside = f" [{'.'.join(place)}]" if place else ""
         for word in (*place, where.lstrip("-")):  # A record that checks itself may begin with its own name.
-            said = said.removeprefix(f"{word}: ")
-        raise ConfigError(f"{where}:{inside} {said}") from error
+            message = message.removeprefix(f"{word}: ")
+        raise ConfigError(f"{where}:{inside} {message}") from error
 
 
 NO_KEY = {"key": False}
@@ -49,19 +49,19 @@ def names_in_file(kind: type[Any]) -> list[str]:
     returns, which is also its default.
     """
     names: list[str] = []
-    for one in fields(kind):
-        if "keys" in one.metadata:
-            names += one.metadata["keys"]()
-        elif one.metadata.get("key", True):
-            names.append(one.name)
+    for field in fields(kind):
+        if "keys" in field.metadata:
+            names += field.metadata["keys"]()
+        elif field.metadata.get("key", True):
+            names.append(field.name)
     return names
 
 
 class _Misfit(ValueError):
     """A value that does not fit, and the keys that lead to it."""
 
-    def __init__(self, place: list[str], said: str) -> None:
-        super().__init__(said)
+    def __init__(self, place: list[str], message: str) -> None:
+        super().__init__(message)
         self.place = place
 
 
@@ -72,10 +72,10 @@ def _first_fault(error: Exception) -> tuple[list[str], str]:
     """
     if isinstance(error, ClassValidationError):
         inner = next((e for e in error.exceptions if isinstance(e, ForbiddenExtraKeysError)), error.exceptions[0])
-        place, said = _first_fault(inner)
+        place, message = _first_fault(inner)
         notes = [note for note in getattr(inner, "__notes__", []) if isinstance(note, AttributeValidationNote)]
         shown = notes and not isinstance(inner, KeyError) and not _is_collecting(error.cl, notes[0].name)
-        return ([notes[0].name, *place] if shown else place), said
+        return ([notes[0].name, *place] if shown else place), message
     if isinstance(error, ForbiddenExtraKeysError):
         extra = sorted(error.extra_fields)[0]
         known = names_in_file(error.cl)
@@ -91,7 +91,7 @@ def _first_fault(error: Exception) -> tuple[list[str], str]:
 
 def _is_collecting(kind: type[Any], name: str) -> bool:
     """Whether that field is a mapping whose keys stand in the table itself."""
-    return any(one.name == name and "keys" in one.metadata for one in fields(kind))
+    return any(field.name == name and "keys" in field.metadata for field in fields(kind))
 
 
 def _converter() -> cattrs.Converter:
@@ -136,14 +136,14 @@ def _collected(table: Mapping[str, Any], kind: type[Any], name: str, begun: Mapp
     """The table with the keys that belong to its mapping ``name`` in there, each over what it has by default."""
     if name in table:
         raise ForbiddenExtraKeysError("", kind, {name})
-    given = {key: table.get(key, {}) for key in begun}
-    own = {key: {**_plain_fields(begun[key]), **i} if isinstance(i, Mapping) else i for key, i in given.items()}
-    return {key: item for key, item in table.items() if key not in begun} | {name: own}
+    tables = {key: table.get(key, {}) for key in begun}
+    completed = {key: {**_plain_fields(begun[key]), **i} if isinstance(i, Mapping) else i for key, i in tables.items()}
+    return {key: item for key, item in table.items() if key not in begun} | {name: completed}
 
 
 def _plain_fields(record: Any) -> dict[str, Any]:
     """The fields of a dataclass that are no dataclasses themselves, nor a mapping of such."""
-    plain = (one.name for one in fields(record) if "keys" not in one.metadata)
+    plain = (field.name for field in fields(record) if "keys" not in field.metadata)
     return {name: value for name in plain if not is_dataclass(value := getattr(record, name))}
 
 
@@ -156,14 +156,14 @@ def _list(converter: cattrs.Converter, value: Any, kind: Any) -> tuple[Any, ...]
 def _mapping(converter: cattrs.Converter, value: Any, kind: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(_misfit(value, "a table"))
-    found = {}
+    structured = {}
     for key, item in value.items():
         try:
-            found[key] = converter.structure(item, get_args(kind)[1])
+            structured[key] = converter.structure(item, get_args(kind)[1])
         except Exception as error:
-            place, said = _first_fault(error)
-            raise _Misfit([key, *place], said) from error
-    return found
+            place, message = _first_fault(error)
+            raise _Misfit([key, *place], message) from error
+    return structured
 
 
 def _literal(value: object, kind: object) -> object:

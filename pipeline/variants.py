@@ -105,8 +105,8 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
     method: Method | Literal["any"] = "any" if ranges.method == "imported" else ranges.method
     rounding = Rounding(name, placement, plan.quantize.exclude, "s8s8", method, ranges.percentile)
     if is_native(plan, variant):  # TensorRT rounds outputs too, as ONNX Runtime does.
-        own = "entropy" if plan.build.native_scales == "tensorrt" else method
-        return replace(rounding, target="onnxruntime", exclude=(), method=own)
+        native_method = "entropy" if plan.build.native_scales == "tensorrt" else method
+        return replace(rounding, target="onnxruntime", exclude=(), method=native_method)
     if placement == "onnxruntime":
         return replace(rounding, arithmetic=plan.quantize.chosen_arithmetic()[0])
     return rounding

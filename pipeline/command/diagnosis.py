@@ -85,9 +85,9 @@ class Diagnosis:
     def why_not(self) -> list[str]:
         """Why what is needed cannot work here, a sentence each; empty if it can."""
         states = {state.name: state for state in self.backends}
-        said = [_why_not(states[name], states["onnxruntime"].can_run, self.jetson) for name in self.needed]
-        found = [finding.line().removeprefix("bad: ") for finding in self.findings if finding.level == "bad"]
-        return [*found, *(reason for reason in said if reason)]
+        reasons = [_why_not(states[name], states["onnxruntime"].can_run, self.jetson) for name in self.needed]
+        faults = [finding.line().removeprefix("bad: ") for finding in self.findings if finding.level == "bad"]
+        return [*faults, *(reason for reason in reasons if reason)]
 
     def facts(self) -> list[str]:
         """What was found, a line each, for people."""
@@ -131,27 +131,27 @@ def diagnose(root: Path, plan: Plan | None, store: Path) -> Diagnosis:
     need_mib = 0
     if plan is not None and "tensorrt" in needed:
         need_mib = build_need_mib(plan.resolved(plan.model.source), plan.build.workspace_mib)
-    found = [*memory_findings(memory, need_mib, jetson is not None)]
+    notices = [*memory_findings(memory, need_mib, jetson is not None)]
     if jetson is not None:
-        found = [*jetson_findings(jetson, interpreter, needed), *found]
+        notices = [*jetson_findings(jetson, interpreter, needed), *notices]
     states = tuple(survey())
-    return Diagnosis(this_machine(root), memory, jetson, interpreter, states, needed, need_mib, tuple(found))
+    return Diagnosis(this_machine(root), memory, jetson, interpreter, states, needed, need_mib, tuple(notices))
 
 
 def jetson_findings(jetson: Jetson, interpreter: Interpreter, needed: Sequence[str]) -> Iterator[Notice]:
     """Everything about a Jetson but its memory, the worst first."""
     release = jetson.release()
     if release is None:
-        said = f"L4T {jetson.l4t} is not in this program's table" if jetson.l4t else "the L4T version is unknown"
-        yield Notice("warning", "jetpack", f"{said}, so its versions are not checked")
+        sentence = f"L4T {jetson.l4t} is not in this program's table" if jetson.l4t else "the L4T version is unknown"
+        yield Notice("warning", "jetpack", f"{sentence}, so its versions are not checked")
     else:
         yield from _release(jetson, release, interpreter)
     if "tensorrt" in needed:
         yield from _tensorrt(jetson, release, interpreter)
         yield from _pycuda(jetson, interpreter)
     if "tensorrt_rtx" in needed:
-        said = f"TensorRT for RTX does not support compute capability {jetson.compute_capability or 'of a Jetson'}"
-        yield Notice("bad", "backends", said, 'write backends = ["tensorrt"] into [variants]')
+        sentence = f"TensorRT for RTX does not support compute capability {jetson.compute_capability or 'of a Jetson'}"
+        yield Notice("bad", "backends", sentence, 'write backends = ["tensorrt"] into [variants]')
     yield from _mixed(jetson)
     yield from _power(jetson)
 
@@ -159,13 +159,13 @@ def jetson_findings(jetson: Jetson, interpreter: Interpreter, needed: Sequence[s
 def memory_findings(memory: Memory, need_mib: int, shared: bool) -> Iterator[Notice]:
     """Whether a build fits. ``shared``: the GPU uses the main memory, which swap cannot stand in for."""
     if memory.available_mib and memory.available_mib < need_mib:
-        said = f"{memory.available_mib} MiB are available, a build of this model takes about {need_mib} MiB"
+        sentence = f"{memory.available_mib} MiB are available, a build of this model takes about {need_mib} MiB"
         do = "close other programs (the desktop: sudo systemctl isolate multi-user.target), or lower workspace_mib"
         swap = f" ({memory.swap_mib + memory.zram_mib} MiB of swap help the CPU's part only)" if shared else ""
-        yield Notice("warning", "memory", said + swap, do)
+        yield Notice("warning", "memory", sentence + swap, do)
     if shared and memory.total_mib and not memory.swap_mib:
-        said = "there is no swap on a disk: a build that needs too much memory is killed at once"
-        yield Notice("note", "swap", said, "8 GiB of it are enough for most models; on NVMe rather than an SD card")
+        sentence = "there is no swap on a disk: a build that needs too much memory is killed at once"
+        yield Notice("note", "swap", sentence, "8 GiB of it are enough for most models; on NVMe rather than an SD card")
     if memory.disk_free_mib < DISK_MIB:
         yield Notice("warning", "disk", f"{memory.disk_free_mib} MiB are free where results go", "free disk space")
 
@@ -173,11 +173,13 @@ def memory_findings(memory: Memory, need_mib: int, shared: bool) -> Iterator[Not
 def _release(jetson: Jetson, release: Release, interpreter: Interpreter) -> Iterator[Notice]:
     tensorrt = jetson.packages.get("tensorrt", release.tensorrt)
     if _numbers(tensorrt) < OLDEST_TENSORRT:
-        said = f"JetPack {jetson.jetpack} (L4T {jetson.l4t}) has TensorRT {tensorrt}, 8.5 is the oldest that works"
+        sentence = f"JetPack {jetson.jetpack} (L4T {jetson.l4t}) has TensorRT {tensorrt}, 8.5 is the oldest that works"
         if jetson.soc in NO_NEWER_JETPACK:
-            yield Notice("bad", "jetpack", said, "there is no newer JetPack for this module, so it is not supported")
+            yield Notice(
+                "bad", "jetpack", sentence, "there is no newer JetPack for this module, so it is not supported"
+            )
         else:
-            yield Notice("bad", "jetpack", said, "flash JetPack 5.1.6 (Xavier), 6 or 7.2 (Orin)")
+            yield Notice("bad", "jetpack", sentence, "flash JetPack 5.1.6 (Xavier), 6 or 7.2 (Orin)")
         return
     python = jetson.packages.get("python", release.python)
     if _numbers(python) < OLDEST_PYTHON and not interpreter.tensorrt:
@@ -198,15 +200,17 @@ def _tensorrt(jetson: Jetson, release: Release | None, interpreter: Interpreter)
         lacks = "TensorRT is not installed" if not library else f"TensorRT {library} has no bindings for Python"
         yield Notice("bad", "tensorrt", lacks, BINDINGS)
     if library and bindings and library != bindings:
-        said = f"libnvinfer is {library}, python3-libnvinfer is {bindings}; one cannot load the other"
-        yield Notice("bad", "tensorrt", said, "sudo apt install --only-upgrade python3-libnvinfer")
+        sentence = f"libnvinfer is {library}, python3-libnvinfer is {bindings}; one cannot load the other"
+        yield Notice("bad", "tensorrt", sentence, "sudo apt install --only-upgrade python3-libnvinfer")
     if release is not None and library and _numbers(library)[:2] != _numbers(release.tensorrt)[:2]:
-        said = f"TensorRT {library} where L4T {jetson.l4t} brings {release.tensorrt}: engines of one do not load in it"
-        yield Notice("warning", "tensorrt", said, "build where the engine is going to run")
-    own = _two(jetson.packages.get("python", ""))
-    if apt and not interpreter.tensorrt and _numbers(own) >= OLDEST_PYTHON:
-        said = f"{apt} is Python {own}'s; {interpreter.executable} ({interpreter.python}) does not see it"
-        yield Notice("bad", "python", said, f"{VENV} makes an environment that does")
+        sentence = (
+            f"TensorRT {library} where L4T {jetson.l4t} brings {release.tensorrt}: engines of one do not load in it"
+        )
+        yield Notice("warning", "tensorrt", sentence, "build where the engine is going to run")
+    apt_python = _two(jetson.packages.get("python", ""))
+    if apt and not interpreter.tensorrt and _numbers(apt_python) >= OLDEST_PYTHON:
+        sentence = f"{apt} is Python {apt_python}'s; {interpreter.executable} ({interpreter.python}) does not see it"
+        yield Notice("bad", "python", sentence, f"{VENV} makes an environment that does")
     if interpreter.tensorrt and "dist-packages" not in interpreter.tensorrt:
         yield from _foreign(library, jetson, interpreter)
     gap = _numbers(library)
@@ -218,15 +222,17 @@ def _foreign(library: str, jetson: Jetson, interpreter: Interpreter) -> Iterator
     """A tensorrt that pip installed stands before apt's."""
     version = interpreter.versions.get("tensorrt", "")
     if _numbers(version)[:3] == _numbers(library)[:3]:
-        said = f"{interpreter.tensorrt} ({version}) is not JetPack's own, but of the same version as libnvinfer"
-        yield Notice("note", "tensorrt", said)
+        sentence = f"{interpreter.tensorrt} ({version}) is not JetPack's own, but of the same version as libnvinfer"
+        yield Notice("note", "tensorrt", sentence)
         return
-    said = (
+    sentence = (
         f"{interpreter.tensorrt} ({version or 'version unknown'}) is not JetPack's: pip's wheels for aarch64 are made "
         f"for servers (SBSA), and hide libnvinfer {library or 'of JetPack'}"
     )
     level: Level = "warning" if _numbers(jetson.l4t) >= (38,) else "bad"
-    yield Notice(level, "tensorrt", said, "pip uninstall tensorrt, in an environment made with --system-site-packages")
+    yield Notice(
+        level, "tensorrt", sentence, "pip uninstall tensorrt, in an environment made with --system-site-packages"
+    )
 
 
 def _pycuda(jetson: Jetson, interpreter: Interpreter) -> Iterator[Notice]:
@@ -234,9 +240,9 @@ def _pycuda(jetson: Jetson, interpreter: Interpreter) -> Iterator[Notice]:
     if not version:
         dashed = "-".join(cuda.split(".")[:2])
         if not jetson.nvcc:
-            said = "nvcc is not at /usr/local/cuda/bin, and pycuda is compiled"
+            sentence = "nvcc is not at /usr/local/cuda/bin, and pycuda is compiled"
             names = f"cuda-nvcc-{dashed} cuda-cudart-dev-{dashed} libcurand-dev-{dashed}" if cuda else "cuda-toolkit"
-            yield Notice("bad", "cuda", said, f"sudo apt install {names} python3-dev g++")
+            yield Notice("bad", "cuda", sentence, f"sudo apt install {names} python3-dev g++")
         yield Notice("bad", "pycuda", "is not installed", PYCUDA)
     elif _numbers(cuda) >= (13,) and _numbers(version) < CUDA_13_NEEDS_PYCUDA:
         yield Notice("bad", "pycuda", f"{version} does not know CUDA {cuda}, 2025.1.2 is the first that does", PYCUDA)
@@ -246,25 +252,27 @@ def _mixed(jetson: Jetson) -> Iterator[Notice]:
     versions = sorted(set(jetson.l4t_packages.values()), key=_numbers)
     if len(versions) > 1:
         odd = [name for name, version in jetson.l4t_packages.items() if version != versions[-1]]
-        said = f"packages of L4T {' and '.join(versions)} are mixed ({len(odd)} older, such as {odd[0]})"
-        yield Notice("warning", "l4t", said, "sudo apt full-upgrade, and reboot")
+        sentence = f"packages of L4T {' and '.join(versions)} are mixed ({len(odd)} older, such as {odd[0]})"
+        yield Notice("warning", "l4t", sentence, "sudo apt full-upgrade, and reboot")
 
 
 def _power(jetson: Jetson) -> Iterator[Notice]:
     if jetson.num_overcurrent > 0:
-        said = f"the hardware has throttled {jetson.num_overcurrent} times since boot because of over-current"
-        yield Notice("warning", "power", said, "measured latencies are too high: check the power supply, and reboot")
+        sentence = f"the hardware has throttled {jetson.num_overcurrent} times since boot because of over-current"
+        yield Notice(
+            "warning", "power", sentence, "measured latencies are too high: check the power supply, and reboot"
+        )
     modes = ", ".join(jetson.power_modes)
     if not jetson.power_mode:
         yield Notice("warning", "power", "the power mode is unknown, so the report cannot state it", "nvpmodel -q")
     elif not jetson.power_mode.startswith("MAXN"):
-        said = f"mode {jetson.power_mode} of {modes}: results hold for it only"
-        yield Notice("note", "power", said, "sudo nvpmodel -m NUMBER changes it (some modes restart the device)")
+        sentence = f"mode {jetson.power_mode} of {modes}: results hold for it only"
+        yield Notice("note", "power", sentence, "sudo nvpmodel -m NUMBER changes it (some modes restart the device)")
     free = [clock for clock in jetson.clocks if not clock.is_fixed() and not math.isnan(clock.high_mhz)]
     if free:
-        said = f"{', '.join(map(_span, free))}: latency depends on the preceding load"
+        sentence = f"{', '.join(map(_span, free))}: latency depends on the preceding load"
         do = "sudo jetson_clocks --store, then sudo jetson_clocks; --restore after"
-        yield Notice("warning", "clocks", said, do)
+        yield Notice("warning", "clocks", sentence, do)
 
 
 def _span(clock: Clock) -> str:
@@ -295,9 +303,9 @@ def _two(version: str) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """The version as numbers, as far as it is numbers; empty for none."""
-    found = []
+    numbers = []
     for part in version.split("."):
         if not part.isdigit():
             break
-        found.append(int(part))
-    return tuple(found)
+        numbers.append(int(part))
+    return tuple(numbers)

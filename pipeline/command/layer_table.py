@@ -14,9 +14,9 @@ from pipeline.latency.device_times import MOST_LAYERS
 from pipeline.page.numbers import three_digits
 
 
-def split_lines(found: Mapping[str, Any]) -> Iterator[str]:
+def split_lines(record: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for each engine and batch size whose backend tells the parts of a query, and each one's memory."""
-    for row in found["timings"]:
+    for row in record["timings"]:
         if row["split_ms"] is not None:
             parts = {name: three_digits(value) for name, value in row["split_ms"].items()}
             yield (
@@ -24,23 +24,23 @@ def split_lines(found: Mapping[str, Any]) -> Iterator[str]:
                 f"{parts['compute_ms']} ms computing, {parts['device_to_host_ms']} ms back; enqueueing took the "
                 f"host {parts['enqueue_ms']} ms."
             )
-    for name, facts in found["runners"].items():
+    for name, facts in record["runners"].items():
         if facts["device_memory_mib"] is not None:
             yield f"{name} takes {facts['device_memory_mib']:.0f} MiB of device memory."
 
 
-def note_lines(found: Mapping[str, Any]) -> Iterator[str]:
+def note_lines(record: Mapping[str, Any]) -> Iterator[str]:
     """What the runners could not do, and engines whose layers are not told."""
-    for name, facts in found["runners"].items():
+    for name, facts in record["runners"].items():
         yield from (f"{name}: {note}" for note in facts["notes"])
-    for name, run in found["layers"].items():
+    for name, run in record["layers"].items():
         if not run["times"]["layers"]:
             yield f"{name}: its backend does not report layer times"
 
 
-def print_layers(found: Mapping[str, Any], console: Console) -> None:
+def print_layers(record: Mapping[str, Any], console: Console) -> None:
     """The slowest layers of each engine."""
-    for name, run in found["layers"].items():
+    for name, run in record["layers"].items():
         if run["times"]["layers"]:
             console.print(_table(name, run))
 
@@ -55,8 +55,8 @@ def _table(name: str, run: Mapping[str, Any]) -> Table:
     table.add_column("ms", justify="right", no_wrap=True)
     table.add_column("share\n%", justify="right", no_wrap=True)
     table.add_column("ONNX nodes", overflow="fold")
-    for one in layers[:MOST_LAYERS]:
-        layer = one["layer"]
-        cells = (layer["precision"], three_digits(one["median_ms"]), f"{100 * one['share']:.1f}")
+    for row in layers[:MOST_LAYERS]:
+        layer = row["layer"]
+        cells = (layer["precision"], three_digits(row["median_ms"]), f"{100 * row['share']:.1f}")
         table.add_row(Text(layer["name"]), *cells, Text(", ".join(layer["nodes"])))
     return table

@@ -118,17 +118,17 @@ def needed(value: Any, flag: str, why: str) -> Any:
     return value
 
 
-def samples_from(given: dict[str, Any], specs: tuple[InputSpec, ...]) -> Samples:
-    """The samples that the data options name; takes the options out of ``given``."""
+def samples_from(options: dict[str, Any], specs: tuple[InputSpec, ...]) -> Samples:
+    """The samples that the data options name; takes these out of ``options``."""
     pairs = {}
-    for pair in given.pop("inputs"):
+    for pair in options.pop("inputs"):
         name, _, key = pair.rpartition("=")
         if not name:
             raise ConfigError(f"--input '{pair}': is not NAME=KEY; write --input image=x_test")
         pairs[name] = key
-    path = needed(given.pop("data"), "--data", "name samples; this tool never makes up data")
-    source = DataSource(path=path, inputs=pairs, labels=given.pop("labels"), limit=given.pop("limit"))
-    preprocess = preprocess_from(given.pop("preprocess"))
+    path = needed(options.pop("data"), "--data", "name samples; this tool never makes up data")
+    source = DataSource(path=path, inputs=pairs, labels=options.pop("labels"), limit=options.pop("limit"))
+    preprocess = preprocess_from(options.pop("preprocess"))
     return open_samples(source, specs, preprocess, Path())
 
 
@@ -148,20 +148,20 @@ def preprocess_from(text: str) -> Preprocess:
     return record_from_table(table["x"], Preprocess, "--preprocess")
 
 
-def shape_ranges(given: dict[str, Any]) -> dict[str, ShapeRange]:
+def shape_ranges(options: dict[str, Any]) -> dict[str, ShapeRange]:
     """The optimization profile out of trtexec-like ``--min-shapes input:1x32x32x3``."""
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    shapes_of_inputs: dict[str, dict[str, tuple[int, ...]]] = {}
     for which in ("min", "opt", "max"):
-        for text in given.pop(f"{which}_shapes"):
+        for text in options.pop(f"{which}_shapes"):
             name, _, shape = text.rpartition(":")
             try:
-                found.setdefault(name, {})[which] = tuple(int(part) for part in shape.split("x"))
+                shapes_of_inputs.setdefault(name, {})[which] = tuple(int(part) for part in shape.split("x"))
             except ValueError as error:
                 raise ConfigError(f"--{which}-shapes '{text}': is not NAME:1x32x32x3") from error
-    for name, shapes in found.items():
+    for name, shapes in shapes_of_inputs.items():
         if len(shapes) < 3:
             raise ConfigError(f"shapes of '{name}': only {', '.join(shapes)} given; give min, opt and max")
-    return {name: ShapeRange(**shapes) for name, shapes in found.items()}
+    return {name: ShapeRange(**shapes) for name, shapes in shapes_of_inputs.items()}
 
 
 def profile_options(function: F) -> F:

@@ -67,6 +67,6 @@ def by_plan(path: Path, store: Path, until: str) -> None:
 
 def raise_failures(verdicts: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise CheckFailed if any verdict did not pass, with every failure."""
-    said = [f"{name}: {failure}" for name, verdict in verdicts.items() for failure in verdict["failures"]]
-    if said:
-        raise CheckFailed("out of tolerance: " + "; ".join(said))
+    failures = [f"{name}: {failure}" for name, verdict in verdicts.items() for failure in verdict["failures"]]
+    if failures:
+        raise CheckFailed("out of tolerance: " + "; ".join(failures))

@@ -28,30 +28,30 @@ from pipeline.stages.cast import Cast
 from pipeline.stages.quantize import Quantize
 
 
-def ranges_for(model: OnnxModel, given: dict[str, Any], work: Path) -> Ranges:
+def ranges_for(model: OnnxModel, options: dict[str, Any], work: Path) -> Ranges:
     """The ranges that were given, or found now from the data that was given.
 
     Raises:
         ConfigError: both were given; one would have no effect.
     """
-    if given["ranges"]:
+    if options["ranges"]:
         if beside := [flag for flag in given_options() if flag in (*DATA_FLAGS, "--allow")]:
             raise ConfigError(f"{beside[0]}: has no effect together with --ranges; drop one of the two")
-        return Ranges(given["ranges"])
-    samples = samples_from(given, input_specs_from_onnx(model.path))
-    check_samples(model, samples, given["allow"])
-    return Calibrate(method=given["method"])(work, model, samples)
+        return Ranges(options["ranges"])
+    samples = samples_from(options, input_specs_from_onnx(model.path))
+    check_samples(model, samples, options["allow"])
+    return Calibrate(method=options["method"])(work, model, samples)
 
 
-def rewrite(verb: str, stage: Cast | Quantize, model: Path, given: dict[str, Any]) -> None:
+def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, Any]) -> None:
     """What `cast` and `quantize` have in common: a model and ranges in, a model out."""
     if is_plan(model):
-        by_plan(model, given["store"], verb)
+        by_plan(model, options["store"], verb)
         return
     opened = model_from(model)
-    stage = stage_from_options(stage, given)
-    output = needed(given["output"], "-o", "name the ONNX file to write")
+    stage = stage_from_options(stage, options)
+    output = needed(options["output"], "-o", "name the ONNX file to write")
     check_file_target(output)
     with work_folder(output) as work:
-        ranges = ranges_for(opened, given, work)
+        ranges = ranges_for(opened, options, work)
         click.echo(make(output, partial(stage, model=opened, ranges=ranges)).path)

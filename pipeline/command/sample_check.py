@@ -26,11 +26,13 @@ def tell_findings(findings: Findings, stage: Lint) -> None:
     Raises:
         DataError: an error among them that is not allowed.
     """
-    found = findings.read()
-    for finding in found:
+    all_findings = findings.read()
+    for finding in all_findings:
         click.echo(f"{finding.severity}\t{finding.code}\t{finding.sentence}")
-    if errors := errors_in(found, stage.allow):
-        raise DataError(f"lint: {len(errors)} of {len(found)} findings prevent calibration; {how_to_allow(errors)}")
+    if errors := errors_in(all_findings, stage.allow):
+        raise DataError(
+            f"lint: {len(errors)} of {len(all_findings)} findings prevent calibration; {how_to_allow(errors)}"
+        )
 
 
 def check_samples(model: OnnxModel, samples: Samples, allow: str) -> None:
@@ -41,7 +43,7 @@ def check_samples(model: OnnxModel, samples: Samples, allow: str) -> None:
     """
     stage = stage_from_options(Lint(), {"allow": allow})
     with passing_folder(None) as work:
-        found = stage(work, model, samples).read()
-    raise_errors(found, stage.allow)
-    for finding in found:
+        findings = stage(work, model, samples).read()
+    raise_errors(findings, stage.allow)
+    for finding in findings:
         click.echo(f"trtforge: {finding.code}: {finding.sentence}", err=True)

@@ -28,16 +28,16 @@ def stage_options(kind: type[Any], *leave_out: str) -> Callable[[F], F]:
     return decorate
 
 
-def stage_from_options(stage: S, given: dict[str, Any]) -> S:
-    """The stage with the options that were given; takes them out of ``given``."""
+def stage_from_options(stage: S, options: dict[str, Any]) -> S:
+    """The stage with the options that were given; takes them out of ``options``."""
     changes: dict[str, Any] = {}
-    for one in fields(stage):  # type: ignore[arg-type]
-        value = getattr(stage, one.name)
+    for field in fields(stage):  # type: ignore[arg-type]
+        value = getattr(stage, field.name)
         if is_dataclass(value):
-            changes[one.name] = stage_from_options(value, given)
-        elif one.name in given:
-            taken = given.pop(one.name)
-            changes[one.name] = _split(taken, value) if isinstance(value, tuple) else taken
+            changes[field.name] = stage_from_options(value, options)
+        elif field.name in options:
+            taken = options.pop(field.name)
+            changes[field.name] = _split(taken, value) if isinstance(value, tuple) else taken
     return replace(stage, **changes)  # type: ignore[type-var]
 
 
@@ -53,11 +53,11 @@ def _split(text: str, example: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _options(kind: type[Any]) -> Iterator[tuple[str, Any, Any, str]]:
     hints = get_type_hints(kind)
-    for one in fields(kind):
-        if is_dataclass(one.default):
-            yield from _options(type(one.default))
+    for field in fields(kind):
+        if is_dataclass(field.default):
+            yield from _options(type(field.default))
         else:
-            yield one.name, hints[one.name], one.default, one.metadata.get("help", "")
+            yield field.name, hints[field.name], field.default, field.metadata.get("help", "")
 
 
 def _flag(name: str, hint: object) -> list[str]:

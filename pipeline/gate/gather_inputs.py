@@ -137,8 +137,8 @@ def _baseline_of(plan: Plan, store: Path, engines: Mapping[str, Engine]) -> tupl
 def baseline_engine(baseline: Baseline | None, name: str, store: Path) -> tuple[BaselineEngine | None, str]:
     """A kept baseline to measure beside the candidate, or why there is none."""
     if baseline is None:
-        kept = ", ".join(other for other, _ in baselines_in(store))
-        return None, f"no baseline '{name}' is kept in {store}{f', only {kept}' if kept else ' yet'}"
+        stored_names = ", ".join(other for other, _ in baselines_in(store))
+        return None, f"no baseline '{name}' is kept in {store}{f', only {stored_names}' if stored_names else ' yet'}"
     record = baseline.record
     p50_ms = {measured.batch_size: measured.percentiles[0].candidate_ms.estimate for measured in record.measured}
     return BaselineEngine(name, baseline.engine, record.set_on, record.evaluation_digest, p50_ms), ""

@@ -132,14 +132,14 @@ def bundle_plan(plan: Plan, *, has_labels: bool) -> str:
         if not plan.stage(name).NEEDS_ENGINES:  # Its work is done.
             table.pop(name, None)
     model = {key: value for key, value in table["model"].items() if key != "signature"}
-    kept = {key: value for key, value in table["data"].items() if key in ("metric", "output")}
+    metric_options = {key: value for key, value in table["data"].items() if key in ("metric", "output")}
     labels = {"labels": LABELS} if has_labels else {}
     report, gate = (
         {key: value for key, value in table.get(name, {}).items() if key != "folder"} for name in ("report", "gate")
     )
     table |= {
         "model": model | {"source": "models/fp32/model.onnx"},
-        "data": kept | {"calibration": {"path": CALIBRATION}, "evaluation": {"path": SAMPLES} | labels},
+        "data": metric_options | {"calibration": {"path": CALIBRATION}, "evaluation": {"path": SAMPLES} | labels},
         "variants": table.get("variants", {}) | {"backends": list(plan.variants.backends)},
         "report": report | {"html": False},
         "gate": gate | {"html": False},

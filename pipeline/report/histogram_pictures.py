@@ -123,10 +123,10 @@ def _draw_columns(ax: Axes, edges: Floats, counts: Floats, amax: float) -> None:
     """What is kept and, in another colour, what is clipped; a column that the threshold cuts has both colours."""
     heights = np.maximum(counts, BASE)
     within, beyond = edges[:-1][edges[:-1] < amax], edges[edges > amax]
-    kept, clipped = np.append(within, min(amax, edges[-1])), np.insert(beyond, 0, amax)
-    ax.stairs(heights[: len(within)], kept, baseline=BASE, fill=True, color=FIRST, alpha=0.55, lw=0)
+    kept_edges, clipped_edges = np.append(within, min(amax, edges[-1])), np.insert(beyond, 0, amax)
+    ax.stairs(heights[: len(within)], kept_edges, baseline=BASE, fill=True, color=FIRST, alpha=0.55, lw=0)
     if len(beyond):
-        ax.stairs(heights[-len(beyond) :], clipped, baseline=BASE, fill=True, color=ACCENT, lw=0)
+        ax.stairs(heights[-len(beyond) :], clipped_edges, baseline=BASE, fill=True, color=ACCENT, lw=0)
 
 
 def _draw_count_axis(ax: Axes, largest: float) -> None:

@@ -63,16 +63,16 @@ def _read_onnx(path: Path) -> onnx.ModelProto:
 
 def _upgraded(model: onnx.ModelProto, path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:
     """The model in ``opset`` at least; ``notes`` are added to."""
-    found = next((entry.version for entry in model.opset_import if entry.domain in OWN_DOMAINS[:2]), 0)
-    if found < opset:
+    model_opset = next((entry.version for entry in model.opset_import if entry.domain in OWN_DOMAINS[:2]), 0)
+    if model_opset < opset:
         try:
             model = onnx.version_converter.convert_version(model, opset)
         except Exception as error:
             raise StageError(
-                f"{path}: is opset {found}, and onnx cannot convert it to {opset} ({first_line(error)}); "
+                f"{path}: is opset {model_opset}, and onnx cannot convert it to {opset} ({first_line(error)}); "
                 f"export it with {opset}"
             ) from error
-        notes.append(f"export: converted from opset {found} to {opset}")
-    elif found > opset:
-        notes.append(f"export: opset {found} is kept, as nothing converts it back to {opset}")
+        notes.append(f"export: converted from opset {model_opset} to {opset}")
+    elif model_opset > opset:
+        notes.append(f"export: opset {model_opset} is kept, as nothing converts it back to {opset}")
     return model

@@ -66,14 +66,14 @@ def _convert(path: Path, name: str, out: Path, opset: int, is_keras: bool) -> No
     if is_keras:
         tensorflow.savedmodel_from_keras(path, out / SAVEDMODEL)
         path = out / SAVEDMODEL
-    found = tensorflow.signatures(path)
-    if name not in found:
-        listed = "; ".join(f"'{n}' ({', '.join(t.name for t in s.inputs)})" for n, s in sorted(found.items()))
+    signatures = tensorflow.signatures(path)
+    if name not in signatures:
+        listed = "; ".join(f"'{n}' ({', '.join(t.name for t in s.inputs)})" for n, s in sorted(signatures.items()))
         raise ConfigError(
             f"{where}: has no signature '{name}'; it has {listed or 'none at all'}; "
             "set [model] signature, or --signature"
         )
-    signature = found[name]
+    signature = signatures[name]
     inputs, outputs = ([tensor.name for tensor in side] for side in (signature.inputs, signature.outputs))
     if odd := [name for name in (*inputs, *outputs) if ":" in name]:
         raise ConfigError(
@@ -82,8 +82,8 @@ def _convert(path: Path, name: str, out: Path, opset: int, is_keras: bool) -> No
         )
     made = out / "converted.onnx"
     trouble = _run_tf2onnx(path, name, made, opset)
-    said = (out / "convert.log").read_text(encoding="utf-8", errors="replace")
-    if refused := _refused_by_tf2onnx(str(where), said, trouble):
+    log_text = (out / "convert.log").read_text(encoding="utf-8", errors="replace")
+    if refused := _refused_by_tf2onnx(str(where), log_text, trouble):
         raise refused
     _check_signature_names(onnx.load(made), inputs, outputs, str(where))
 
@@ -99,16 +99,18 @@ def _run_tf2onnx(path: Path, name: str, made: Path, opset: int) -> str:
     return "" if made.is_file() else "it wrote no file"
 
 
-def _refused_by_tf2onnx(where: str, said: str, trouble: str) -> Exception | None:
+def _refused_by_tf2onnx(where: str, log_text: str, trouble: str) -> Exception | None:
     """One sentence out of tf2onnx's log; it writes a file of unknown operators, and ends well, if it does not know one.
 
     Args:
         where: the model, for the sentence.
-        said: all that it wrote on the terminal.
+        log_text: all that it wrote on the terminal.
         trouble: with what error it ended; empty if it ended well.
     """
-    unsupported = [(kind, name) for name, kind in re.findall(r"Tensorflow op \[(\S+): (\w+)\] is not supported", said)]
-    unsupported += [(op, name) for name, op in re.findall(r"Failed to convert node '(.+?)' .*\n'?OP=(\w+)", said)]
+    unsupported = [
+        (kind, name) for name, kind in re.findall(r"Tensorflow op \[(\S+): (\w+)\] is not supported", log_text)
+    ]
+    unsupported += [(op, name) for name, op in re.findall(r"Failed to convert node '(.+?)' .*\n'?OP=(\w+)", log_text)]
     if unsupported:
         unsupported = list(dict.fromkeys(unsupported))
         listed = ", ".join(f"{kind} (node '{name}')" for kind, name in unsupported[:5])
@@ -133,11 +135,11 @@ def _refused_by_tf2onnx(where: str, said: str, trouble: str) -> Exception | None
 def _check_signature_names(model: onnx.ModelProto, inputs: list[str], outputs: list[str], where: str) -> None:
     """That the model's inputs and outputs are those of the signature, by name; their order is the converter's."""
     for what, wanted, values in (("input", inputs, model.graph.input), ("output", outputs, model.graph.output)):
-        found = {value.name for value in values}
-        if missing := sorted(set(wanted) - found):
+        converted = {value.name for value in values}
+        if missing := sorted(set(wanted) - converted):
             raise StageError(
-                f"{where}: tf2onnx lost the signature's {what} '{missing[0]}' (it kept {', '.join(sorted(found))}); "
-                f"an unused {what} cannot be converted: remove it from the signature"
+                f"{where}: tf2onnx lost the signature's {what} '{missing[0]}' (it kept {', '.join(sorted(converted))});"
+                f" an unused {what} cannot be converted: remove it from the signature"
             )
 
 

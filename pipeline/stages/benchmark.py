@@ -142,19 +142,23 @@ def timings_from(timings: Timings) -> list[Timing]:
     Raises:
         ConfigError: the raw samples are missing.
     """
-    found = []
+    timing_list = []
     for row in timings.read()["timings"]:
         device = None if row["device_ms"] is None else Latency(**row["device_ms"])
         queries = queries_from_npz(timings.beside(row["samples"]))
-        kept = {key: value for key, value in row.items() if key not in NOT_OF_TIMING}
-        found.append(Timing(latency_ms=Latency(**row["latency_ms"]), device_ms=device, queries=queries, **kept))
-    return found
+        other_fields = {key: value for key, value in row.items() if key not in NOT_OF_TIMING}
+        timing_list.append(
+            Timing(latency_ms=Latency(**row["latency_ms"]), device_ms=device, queries=queries, **other_fields)
+        )
+    return timing_list
 
 
 def watched_from(timings: Timings) -> MonitorSummary | None:
     """What was seen of the machine; None if it was not watched."""
-    found = timings.read()["monitor"]
-    return None if found is None else record_from_data(found, MonitorSummary, f"{timings.path}: monitor", "time again")
+    monitor = timings.read()["monitor"]
+    return (
+        None if monitor is None else record_from_data(monitor, MonitorSummary, f"{timings.path}: monitor", "time again")
+    )
 
 
 def energies_from(timings: Timings) -> dict[tuple[str, int], Energy]:
@@ -165,9 +169,11 @@ def energies_from(timings: Timings) -> dict[tuple[str, int], Energy]:
 def _row(timing: Timing, engine: Engine, out: Path) -> dict[str, object]:
     file = out / f"{timing.name}-batch{timing.batch_size}.npz"
     timing.queries.write(file)
-    kept = {key: value for key, value in vars(timing).items() if key not in ("queries", "latency_ms", "device_ms")}
+    other_fields = {
+        key: value for key, value in vars(timing).items() if key not in ("queries", "latency_ms", "device_ms")
+    }
     device = None if timing.device_ms is None else asdict(timing.device_ms)
-    return kept | {
+    return other_fields | {
         "latency_ms": asdict(timing.latency_ms),
         "device_ms": device,
         "samples": file.name,
@@ -205,17 +211,24 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
             before_mib = available_mib(Path("/"))
             streaming = streaming_runner(engine, stage.protocol.load, stage.num_threads)
             runner = runners[name] = loaded.enter_context(streaming or runner_of(engine, stage.num_threads))
-            own = [candidate_of(engine, runner, name, next(iter(samples.batches(n)))) for n in stage.batch_sizes]
+            engine_candidates = [
+                candidate_of(engine, runner, name, next(iter(samples.batches(n)))) for n in stage.batch_sizes
+            ]
             if is_offline:
-                own = [offline(one, runner, streaming, feeds[one.batch_size]) for one in own]
-            for candidate in own:
+                engine_candidates = [
+                    offline(candidate, runner, streaming, feeds[candidate.batch_size])
+                    for candidate in engine_candidates
+                ]
+            for candidate in engine_candidates:
                 loaded.callback(candidate.rest)  # Before its runner goes.
                 candidate.call()  # Some runtimes take their memory at the first query.
                 candidate.rest()
             change_mib = before_mib - available_mib(Path("/"))
             changes[name] = None if math.isnan(change_mib) else change_mib
-            heard = [DeviceTimeRecorder(runner) for _ in own]
-            candidates += [replace(one, device_ms=split.device_ms) for one, split in zip(own, heard)]
+            heard = [DeviceTimeRecorder(runner) for _ in engine_candidates]
+            candidates += [
+                replace(candidate, device_ms=split.device_ms) for candidate, split in zip(engine_candidates, heard)
+            ]
             splits += heard
         timings = measure(candidates, stage.protocol, on_begin=began_ns.append)
         facts = {name: facts_as_json(runner.facts()) for name, runner in runners.items()}

@@ -103,12 +103,16 @@ class Build(Stage):
 
     def check_backends(self, names: Collection[str]) -> None:
         """That what makes an engine another one is taken by one of these backends; ConfigError."""
-        for one in fields(self):
-            takers = takers_of(one.name)
-            if one.name not in MAY_IDLE and getattr(self, one.name) != one.default and not {*takers} & {*names}:
+        for build_field in fields(self):
+            takers = takers_of(build_field.name)
+            if (
+                build_field.name not in MAY_IDLE
+                and getattr(self, build_field.name) != build_field.default
+                and not {*takers} & {*names}
+            ):
                 raise ConfigError(
-                    f"[build] {one.name}: has no effect on an engine for {' or '.join(sorted(names))}, it is for "
-                    f"{' and '.join(takers)}; drop it, or add such a backend"
+                    f"[build] {build_field.name}: has no effect on an engine for {' or '.join(sorted(names))}, it is "
+                    f"for {' and '.join(takers)}; drop it, or add such a backend"
                 )
 
     def is_native(self, name: str, precision: str) -> bool:
@@ -122,9 +126,9 @@ class Build(Stage):
         """What else the build is given: what TensorRT's calibrator reads; nothing for other engines."""
         if not self.is_native(target.backend, target.precision):
             return ()
-        given = ranges if self.native_scales == "ranges" else samples
-        assert given is not None, "the flow has made it before it builds"
-        return (given,)
+        source = ranges if self.native_scales == "ranges" else samples
+        assert source is not None, "the flow has made it before it builds"
+        return (source,)
 
     def versions(self, _model: object, target: BuildTarget, *_calibration: object) -> dict[str, str]:
         """Everything below that the engine depends on: runtime, and device where the backend builds for one."""
@@ -193,8 +197,8 @@ class Build(Stage):
             return options, ()
         version = versions[target.backend]
         if isinstance(calibration, Ranges):
-            given, notes = scales_for_calibrator(model, calibration, version, of_every_tensor=self.dla_core >= 0)
-            return replace(options, native=given), notes
+            scales, notes = scales_for_calibrator(model, calibration, version, of_every_tensor=self.dla_core >= 0)
+            return replace(options, native=scales), notes
         if calibration is None:
             raise ConfigError('int8 = "native": there are neither ranges nor samples; give --ranges or --data')
         batches = batches_for_calibrator(model, calibration, version, self.native_batch_size)

@@ -157,5 +157,5 @@ def alone(runner: Runner, feed: Mapping[str, Array], batch_size: int) -> dict[st
     Of values that are there once for each copy, every so many-th is taken; so none has to know which axis is the batch,
     if any still is.
     """
-    found = runner.infer({name: np.repeat(array, batch_size, axis=0) for name, array in feed.items()})
-    return {name: np.sort(array, axis=None)[::batch_size] for name, array in found.items()}
+    outputs = runner.infer({name: np.repeat(array, batch_size, axis=0) for name, array in feed.items()})
+    return {name: np.sort(array, axis=None)[::batch_size] for name, array in outputs.items()}

@@ -44,10 +44,10 @@ class Cast(Stage):
             ModelError: the model cannot be rewritten, or `keep_fp32` names no node of it.
         """
         proto = named(model_from_file(model.path))
-        found = ranges_from_folder(ranges.path)
-        found.check_model(model.digest(), lambda: tensor_digests(proto))
-        found.check_measured("FP16")
-        beyond = nodes_beyond_fp16(proto, spans_from_ranges(found))
+        record = ranges_from_folder(ranges.path)
+        record.check_model(model.digest(), lambda: tensor_digests(proto))
+        record.check_measured("FP16")
+        beyond = nodes_beyond_fp16(proto, spans_from_ranges(record))
         typed = fp16_from_onnx(proto, keep_fp32={*beyond, *self.keep_fp32})
         onnx.save(typed, out / "model.onnx")
         notes = [f"node '{name}' stays FP32: {reason}" for name, reason in beyond.items()]

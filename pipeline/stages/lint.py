@@ -99,29 +99,29 @@ class Lint(Stage):
             DataError: samples that do not fit the model, NaN, infinity.
             Unavailable: the runner is not installed.
         """
-        own = survey(data, self.num_labelled)
+        data_survey = survey(data, self.num_labelled)
         other = survey(evaluation.samples, self.num_labelled) if evaluation else None
         bounds = LintThresholds(self.min_samples, self.max_scale_ratio, self.max_imbalance)
-        found = findings(own, other, rescalings(skeleton_from_file(model.path)), bounds)
-        known = {finding.code for finding in found if finding.severity == "error"}
-        shown = [f for f in self._by_labels(model, own, other, evaluation) if f.code not in known]
+        data_findings = findings(data_survey, other, rescalings(skeleton_from_file(model.path)), bounds)
+        known = {finding.code for finding in data_findings if finding.severity == "error"}
+        shown = [f for f in self._by_labels(model, data_survey, other, evaluation) if f.code not in known]
         (out / "lint.json").write_text(
-            json.dumps([asdict(f) for f in (*shown, *found)], indent=1, ensure_ascii=False), encoding="utf-8"
+            json.dumps([asdict(f) for f in (*shown, *data_findings)], indent=1, ensure_ascii=False), encoding="utf-8"
         )
         return Findings(out / "lint.json")
 
     def _by_labels(
-        self, model: OnnxModel, own: Survey, other: Survey | None, evaluation: Evaluated | None
+        self, model: OnnxModel, data_survey: Survey, other: Survey | None, evaluation: Evaluated | None
     ) -> Iterator[Finding]:
         """What labels tell of the calibration data, and of the evaluation data, preprocessed alike."""
         from pipeline.accuracy.comparison import (
             read_outputs,  # With what compares by Polygraphy, which most calls do without.
         )
 
-        given = evaluation.outputs if evaluation else None
-        outputs = read_outputs(given.path) if given and other and other.labels is not None else {}
+        saved_outputs = evaluation.outputs if evaluation else None
+        outputs = read_outputs(saved_outputs.path) if saved_outputs and other and other.labels is not None else {}
         name = evaluation.output if evaluation else ""
-        for data, answers in ((own, {}), (other, outputs)):
+        for data, answers in ((data_survey, {}), (other, outputs)):
             if data is None or data.labels is None or data.num_inputs != 1 or not data.inputs or not self.num_labelled:
                 continue
             labels = data.labels
@@ -146,8 +146,8 @@ class Lint(Stage):
             fixed = fixed_batch(runner)
 
             def answer(sample: AnyArray) -> int:
-                found = runner.infer(padded({spec.name: sample[None]}, fixed))
-                scores = _scores(found, output)
+                outputs = runner.infer(padded({spec.name: sample[None]}, fixed))
+                scores = _scores(outputs, output)
                 return -1 if scores is None else int(np.argmax(scores[0]))
 
             yield answer

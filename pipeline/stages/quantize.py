@@ -61,8 +61,8 @@ class Quantize(Stage):
 
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on, and for ONNX Runtime what this CPU was found to do."""
-        found = distribution_versions("onnx", "onnx-ir", "numpy")
-        return found | ({"arithmetic": self.chosen_arithmetic()[0]} if self.target == "onnxruntime" else {})
+        tool_versions = distribution_versions("onnx", "onnx-ir", "numpy")
+        return tool_versions | ({"arithmetic": self.chosen_arithmetic()[0]} if self.target == "onnxruntime" else {})
 
     def __call__(self, out: Path, model: OnnxModel, ranges: Ranges) -> OnnxModel:
         """Write ``out/model.onnx`` and ``out/notes.json``.
@@ -72,17 +72,17 @@ class Quantize(Stage):
             ModelError: the model cannot be quantized, or `exclude` names no node of it.
         """
         proto = model_from_file(model.path)
-        found = ranges_from_folder(ranges.path)
-        found.check_model(model.digest(), lambda: tensor_digests(proto))
+        record = ranges_from_folder(ranges.path)
+        record.check_model(model.digest(), lambda: tensor_digests(proto))
         if self.target == "onnxruntime":
-            found.check_measured("asymmetric quantization for ONNX Runtime")
+            record.check_measured("asymmetric quantization for ONNX Runtime")
         arithmetic, why = self.chosen_arithmetic()
         options = PlacementOptions(target=self.target, exclude=self.exclude, arithmetic=arithmetic)
-        quantized = qdq_from_onnx(proto, spans_from_ranges(found), options)
+        quantized = qdq_from_onnx(proto, spans_from_ranges(record), options)
         notes = [*quantized.placement.notes, *([why] if self.target == "onnxruntime" else [])]
         made = quantized.model
         if self.rest == "fp16" and self.target == "tensorrt":
-            made, more = _with_fp16(named(proto), made, found)
+            made, more = _with_fp16(named(proto), made, record)
             notes += more
         onnx.save(made, out / "model.onnx")
         (out / "notes.json").write_text(json.dumps(notes))

@@ -98,10 +98,10 @@ class NoiseSums:
         """Begin with nothing."""
         self.noise, self.most = np.zeros(self.num_draws), np.zeros(self.num_draws)
 
-    def add(self, draw: int, expected: AnyArray, found: AnyArray) -> None:
+    def add(self, draw: int, expected: AnyArray, actual: AnyArray) -> None:
         """What a draw answered on a batch."""
         with np.errstate(all="ignore"):
-            far = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+            far = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
         far[~np.isfinite(far)] = math.inf
         self.noise[draw] += float(np.square(far).sum())
         self.most[draw] = max(self.most[draw], float(far.max(initial=0.0)))
@@ -174,17 +174,20 @@ class Tolerate(Stage):
         options = PlacementOptions("tensorrt" if rounding.target == "none" else rounding.target, rounding.exclude,
                                    rounding.arithmetic)  # fmt: skip
         placings: list[list[Placing | None]] = [
-            [placing_for(spans_from_ranges(half), options) for half in one] for one in halves
+            [placing_for(spans_from_ranges(half), options) for half in pair] for pair in halves
         ]
-        lots = [[rounded_from_onnx(proto, rounding.form(), placing) for placing in one] for one in placings or [[None]]]
-        found = self._sums(model.path, samples, lots)
-        bounds = [{name: sums.bound(self.num_deviations) for name, sums in one.items()} for one in found]
+        lots = [[rounded_from_onnx(proto, rounding.form(), placing) for placing in lot] for lot in placings or [[None]]]
+        sums_of_lots = self._sums(model.path, samples, lots)
+        bounds = [
+            {name: sums.bound(self.num_deviations) for name, sums in sums_by_output.items()}
+            for sums_by_output in sums_of_lots
+        ]
         record = asdict(rounding) | {
             "num_samples": min(self.num_samples or samples.num_samples, samples.num_samples),
             "num_given": samples.num_samples,
             "num_draws": self.num_draws,
             "amaxes": whole,
-            "outputs": {name: _loosest([one[name] for one in bounds]) for name in bounds[0]},
+            "outputs": {name: _loosest([bound_by_output[name] for bound_by_output in bounds]) for name in bounds[0]},
         }
         (out / "tolerances.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
         return Tolerances(out / "tolerances.json")
@@ -222,19 +225,19 @@ class Tolerate(Stage):
         """By output, for each lot of rounding models; the draws take turns with the models of a lot."""
         random = np.random.default_rng(self.seed)
         bar = Bar("tolerate", min(self.num_samples or samples.num_samples, samples.num_samples))
-        found: list[dict[str, NoiseSums]] = [{} for _ in lots]
+        sums_of_lots: list[dict[str, NoiseSums]] = [{} for _ in lots]
         with ExitStack() as stack:
             stack.callback(bar.close)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
 
-            def opened(one: Rounded) -> _Run:
+            def opened(rounded: Rounded) -> _Run:
                 file = folder / f"{len(list(folder.iterdir()))}.onnx"
-                onnx.save(one.model, file)
+                onnx.save(rounded.model, file)
                 return _Run(stack.enter_context(backend(self.runner).load(file, num_threads=self.num_threads)))
 
-            runs = [[(opened(one), one) for one in lot] for lot in lots]
+            runs = [[(opened(rounded), rounded) for rounded in lot] for lot in lots]
             turns = [[lot[index % len(lot)] for index in range(self.num_draws)] for lot in runs]
-            draws = [[(run, one.draw(random)) for run, one in lot] for lot in turns]
+            draws = [[(run, rounded.draw(random)) for run, rounded in lot] for lot in turns]
             reference = _Run(stack.enter_context(backend(self.runner).load(path, num_threads=self.num_threads)))
             again = reference
             if self.runner == "onnxruntime":
@@ -242,11 +245,11 @@ class Tolerate(Stage):
             num = 0
             for batch in _batches(few(samples, self.num_samples), reference.fixed or BATCH_SIZE):
                 expected, other = reference(batch), again(batch)
-                for sums, lot in zip(found, draws, strict=True):
+                for sums, lot in zip(sums_of_lots, draws, strict=True):
                     _add(sums, expected, other, [run({**batch, **draw}) for run, draw in lot])
                 num += len(next(iter(batch.values())))
                 bar.to(num)
-        return found
+        return sums_of_lots
 
 
 class _Run:
@@ -257,25 +260,25 @@ class _Run:
 
     def __call__(self, feed: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
         num = next(len(array) for array in feed.values() if array.ndim)
-        found = self._runner.infer(padded(feed, self.fixed))
-        return {name: unpadded(array, num, self.fixed) for name, array in found.items()}
+        outputs = self._runner.infer(padded(feed, self.fixed))
+        return {name: unpadded(array, num, self.fixed) for name, array in outputs.items()}
 
 
 def _add(
     sums: dict[str, NoiseSums],
     expected: Mapping[str, AnyArray],
     other: Mapping[str, AnyArray],
-    found: list[Mapping[str, AnyArray]],
+    outputs_of_draws: list[Mapping[str, AnyArray]],
 ) -> None:
     """One batch: FP32's outputs, those of another FP32 run, and those of each draw."""
     for name, want in expected.items():
         if want.dtype.kind != "f":
             continue
-        one = sums.setdefault(name, NoiseSums(len(found)))
-        one.signal += float(np.square(want.astype(np.float64)).sum())
-        one.floor += float(np.square(other[name].astype(np.float64) - want.astype(np.float64)).sum())
-        for draw, got in enumerate(found):
-            one.add(draw, want, got[name])
+        noise = sums.setdefault(name, NoiseSums(len(outputs_of_draws)))
+        noise.signal += float(np.square(want.astype(np.float64)).sum())
+        noise.floor += float(np.square(other[name].astype(np.float64) - want.astype(np.float64)).sum())
+        for draw, got in enumerate(outputs_of_draws):
+            noise.add(draw, want, got[name])
 
 
 def _batches(feeds: Iterator[dict[str, AnyArray]], size: int) -> Iterator[dict[str, AnyArray]]:

@@ -56,8 +56,8 @@ class LabelFile:
             ConfigError: no such file or key.
         """
         try:
-            found = np.load(self.path, allow_pickle=False)
-            return np.asarray(found[self.key] if self.path.suffix == ".npz" else found)
+            stored = np.load(self.path, allow_pickle=False)
+            return np.asarray(stored[self.key] if self.path.suffix == ".npz" else stored)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise ConfigError(
                 f"{self.path}: has no labels '{self.key}' ({error}); name an .npy file, or an .npz and --labels KEY"
@@ -78,10 +78,10 @@ class Judge:
 
     def digest(self) -> str:
         """SHA-256 (hex) of the metric's name and output, and of the source of a user's own function."""
-        own = b""
+        source_code = b""
         if ":" in self.name:
-            own = b"\0".join(file.read_bytes() for file in module_sources(self.name, self.folder))
-        return hashlib.sha256(f"{self.name}\0{self.output}\0".encode() + own).hexdigest()
+            source_code = b"\0".join(file.read_bytes() for file in module_sources(self.name, self.folder))
+        return hashlib.sha256(f"{self.name}\0{self.output}\0".encode() + source_code).hexdigest()
 
     def metric(self) -> Metric:
         """The metric, ready to be called."""
@@ -89,8 +89,10 @@ class Judge:
 
     def __call__(self, outputs: Mapping[str, Array], labelled: Labelled | None) -> float:
         """The metric's value on outputs of these samples, in the metric's own unit."""
-        found = self.metric()
-        return found(outputs, labelled.labels() if labelled is not None and found.needs_labels else None)
+        metric_function = self.metric()
+        return metric_function(
+            outputs, labelled.labels() if labelled is not None and metric_function.needs_labels else None
+        )
 
 
 @dataclass(frozen=True)
@@ -251,8 +253,8 @@ class Validate(Stage):
         """Where failures come from: a sentence, and the likeliest nodes."""
         if reason := backend(self.reference).why_not_run():
             return f"the layer was not searched for: {reason}", []
-        found = run_bisection(evidence, self.num_bisected, self.reference)
-        return found.suspicion({name: output.sqnr_db for name, output in compared.items()}), found.rows()
+        bisection = run_bisection(evidence, self.num_bisected, self.reference)
+        return bisection.suspicion({name: output.sqnr_db for name, output in compared.items()}), bisection.rows()
 
 
 def agreement(ours: Mapping[str, Array], theirs: Mapping[str, Array], output: str) -> float | None:

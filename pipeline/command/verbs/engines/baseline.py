@@ -41,15 +41,15 @@ def set_(name: str, folder: Path, first: bool, store: Path) -> None:
 @STORE
 def show(name: str, store: Path) -> None:
     """Print the engine of baseline NAME, the machine it was measured on, and the budgets it was checked against."""
-    found = _kept(name, store)
-    record = found.record
+    stored_baseline = _kept(name, store)
+    record = stored_baseline.record
     engine = record.engine
     for line in (
         f"{name}: {engine.name}, {engine.backend}, SHA-256 {engine.digest}",
         f"set {record.set_on}, gated {record.gated_on}",
         f"on {record.machine.describe()}",
         *(f"{check.outcome}: {check.sentence}" for check in record.checks),
-        str(found.engine.path),
+        str(stored_baseline.engine.path),
     ):
         click.echo(line)
 
@@ -59,11 +59,13 @@ def show(name: str, store: Path) -> None:
 def list_(store: Path) -> None:
     """List all stored baselines with their engines and dates."""
     table = Table("baseline", "engine", "set", "whole", box=None, pad_edge=False)
-    for name, found in baselines_in(store):
-        if isinstance(found, Baseline):
-            table.add_row(Text(name), Text(found.record.engine.name), found.record.set_on, "yes")
+    for name, baseline_or_error in baselines_in(store):
+        if isinstance(baseline_or_error, Baseline):
+            table.add_row(
+                Text(name), Text(baseline_or_error.record.engine.name), baseline_or_error.record.set_on, "yes"
+            )
         else:
-            table.add_row(Text(name), "–", "–", Text(str(found)))
+            table.add_row(Text(name), "–", "–", Text(str(baseline_or_error)))
     if not table.rows:
         click.echo(f"trtforge: no baseline is stored in {store}; set one with `trtforge baseline set`", err=True)
         return
@@ -71,7 +73,7 @@ def list_(store: Path) -> None:
 
 
 def _kept(name: str, store: Path) -> Baseline:
-    names: Sequence[str] = [one for one, _ in baselines_in(store)]
+    names: Sequence[str] = [stored_name for stored_name, _ in baselines_in(store)]
     if name not in names:
         close = nearest(name, list(names)) if names else "; set one with `trtforge baseline set`"
         raise ConfigError(f"baseline '{name}': is not stored in {store}{close}")

@@ -38,26 +38,26 @@ from pipeline.stages.benchmark import Benchmark
 @stage_options(Benchmark)
 @output_option("also write the results to this JSON file, and raw latencies next to it")
 @STORE
-def benchmark(engines: tuple[Path, ...], backend: str, **given: Any) -> None:
+def benchmark(engines: tuple[Path, ...], backend: str, **options: Any) -> None:
     """Measure and compare the latency of ENGINES of one backend on --data, or of all engines of PLAN.toml."""
 
     if is_plan(engines[0]):
         if len(engines) > 1:
             raise ConfigError(f"{engines[1]}: has no effect together with a plan; give a plan, or engines")
-        return by_plan(engines[0], given["store"], "benchmark")
-    time_files([engine_from(path, backend, False) for path in engines], given)
+        return by_plan(engines[0], options["store"], "benchmark")
+    time_files([engine_from(path, backend, False) for path in engines], options)
     return None
 
 
-def time_files(engines: list[Engine], given: dict[str, Any]) -> None:
+def time_files(engines: list[Engine], options: dict[str, Any]) -> None:
     """Time engines against each other and print the table."""
     names = {engine.path.name: engine for engine in engines}
     if len(names) < len(engines):
         raise ConfigError("benchmark: two engines have the same file name; rename one")
-    stage = stage_from_options(Benchmark(), given)
-    output: Path | None = given["output"]
+    stage = stage_from_options(Benchmark(), options)
+    output: Path | None = options["output"]
     with passing_folder(output) as work:
-        samples: Samples = samples_from(given, specs_of(engines[0]))
+        samples: Samples = samples_from(options, specs_of(engines[0]))
         timings = stage(work, names, samples)
         if output:
             for row in timings.read()["timings"]:
@@ -69,13 +69,13 @@ def time_files(engines: list[Engine], given: dict[str, Any]) -> None:
 
 def print_timings(timings: Timings) -> None:
     """A table of latencies on stdout, with the protocol under it."""
-    found = timings.read()
-    rows = found["timings"]
+    record = timings.read()
+    rows = record["timings"]
     with_device = any(row["device_ms"] is not None for row in rows)
     table = _table("")
     table.add_column("engine", overflow="fold")
     heads = ["batch", "p50\nms", "p90\nms", "p99\nms", "mean\nms", "samples\nper s", "stable"]
-    energies = {(row["name"], row["batch_size"]): row["energy_mj"] for row in found["energies"]}
+    energies = {(row["name"], row["batch_size"]): row["energy_mj"] for row in record["energies"]}
     with_energy = any(energy is not None for energy in energies.values())
     for head in heads + ["device\np50 ms"] * with_device + ["energy\nmJ"] * with_energy:
         table.add_column(head, justify="right", no_wrap=True)
@@ -89,16 +89,16 @@ def print_timings(timings: Timings) -> None:
         table.add_row(Text(row["name"]), *cells)
     console = Console()
     console.print(table)
-    for line in split_lines(found):
+    for line in split_lines(record):
         console.print(Text(line))
-    print_layers(found, console)
-    console.print(Text(found["protocol"], style="dim"))
-    for line in note_lines(found):
+    print_layers(record, console)
+    console.print(Text(record["protocol"], style="dim"))
+    for line in note_lines(record):
         click.echo(f"trtforge: {line}", err=True)
-    for row in found["timings"]:
+    for row in record["timings"]:
         if row["note"]:
             click.echo(f"trtforge: {row['name']} at batch {row['batch_size']}: {row['note']}", err=True)
-    for one in found.get("traces", ()):
-        click.echo(f"trtforge: {one['sentence']}", err=True)
-    for note in (found["monitor"] or {"notes": ()})["notes"]:
+    for trace in record.get("traces", ()):
+        click.echo(f"trtforge: {trace['sentence']}", err=True)
+    for note in (record["monitor"] or {"notes": ()})["notes"]:
         click.echo(f"trtforge: {note}", err=True)

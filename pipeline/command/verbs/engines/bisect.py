@@ -38,7 +38,7 @@ from pipeline.stages.validate import Validate
     help="number of samples to run both models on, evenly spread; 0: all",
 )
 @output_option("also write all nodes to this JSON file")
-def bisect(reference: Path, candidate: Path, **given: Any) -> None:
+def bisect(reference: Path, candidate: Path, **options: Any) -> None:
     """Find the layer at which CANDIDATE (ONNX in FP16 or with Q/DQ nodes) loses accuracy against REFERENCE (FP32 ONNX).
 
     Prints the SQNR before and after each node, and the SQNR that correct rounding at the same places would leave.
@@ -49,37 +49,41 @@ def bisect(reference: Path, candidate: Path, **given: Any) -> None:
         raise ConfigError(
             f"{reference}: is a plan; `trtforge validate {reference}` reports the layer of engines that fail"
         )
-    look_into(reference, candidate, given)
+    look_into(reference, candidate, options)
 
 
 NUM_SHOWN = 12
 """Nodes in the table of `bisect`."""
 
 
-def look_into(reference: Path, candidate: Path, given: dict[str, Any]) -> None:
+def look_into(reference: Path, candidate: Path, options: dict[str, Any]) -> None:
     """Print which nodes of a candidate lose what the reference computes, the most suspect first."""
-    ranges: Path | None = given["ranges"]
+    ranges: Path | None = options["ranges"]
     models = OnnxModel(model_from(reference).path), OnnxModel(model_from(candidate).path)
-    samples = samples_from(given, input_specs_from_onnx(reference))
+    samples = samples_from(options, input_specs_from_onnx(reference))
     evidence = Evidence(*models, samples, None if ranges is None else Ranges(ranges))
-    stage = Validate(num_bisected=given["num_bisected"])
-    found = run_bisection(evidence, stage.num_bisected, stage.reference)
-    said = [found.suspicion({}), *evidence.scale_mismatches()]
-    if output := given["output"]:
-        record = {"num_samples": found.num_samples, "sentences": said, "suspects": found.rows(len(found.suspects))}
+    stage = Validate(num_bisected=options["num_bisected"])
+    bisection = run_bisection(evidence, stage.num_bisected, stage.reference)
+    sentences = [bisection.suspicion({}), *evidence.scale_mismatches()]
+    if output := options["output"]:
+        record = {
+            "num_samples": bisection.num_samples,
+            "sentences": sentences,
+            "suspects": bisection.rows(len(bisection.suspects)),
+        }
         with passing_folder(output) as work:
             (work / "suspects.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
             (work / "suspects.json").replace(output)
-    table = _table(f"{candidate.name}: SQNR, dB, on {found.num_samples} samples")
+    table = _table(f"{candidate.name}: SQNR, dB, on {bisection.num_samples} samples")
     table.add_column("tensor of FP32", overflow="fold")
     table.add_column("operator", overflow="fold")
     for column in ("before", "after", "sound", "drop"):
         table.add_column(column, justify="right", no_wrap=True)
-    for suspect in found.suspects[:NUM_SHOWN]:
+    for suspect in bisection.suspects[:NUM_SHOWN]:
         ratios = (suspect.sqnr_in_db, suspect.sqnr_out_db, suspect.sound_db, suspect.drop_db)
         operator = suspect.operator.replace("QuantizeLinear and DequantizeLinear", "Q and DQ")
         table.add_row(Text(suspect.tensor), operator, *(f"{ratio:.1f}" for ratio in ratios))
     console = Console()
     console.print(table)
-    for sentence in said:
+    for sentence in sentences:
         console.print(Text(sentence))

@@ -46,24 +46,24 @@ from pipeline.stages.build import Build, BuildTarget, takers_of
 @RANGES
 @output_option("engine file to write; its record is written next to it")
 @STORE
-def build(model: Path, backend: str, precision: str, **given: Any) -> None:
+def build(model: Path, backend: str, precision: str, **options: Any) -> None:
     """Build an engine from MODEL (an ONNX file that carries its precision), or all engines of PLAN.toml."""
     if is_plan(model):
-        return by_plan(model, given["store"], "build")
+        return by_plan(model, options["store"], "build")
     opened = model_from(model)
-    target = BuildTarget(backend, precision, shape_ranges(given))
+    target = BuildTarget(backend, precision, shape_ranges(options))
     check_options_for(backend)
-    stage = stage_from_options(Build(), given)
-    output = needed(given["output"], "-o", "name the engine to write; its record goes beside it")
+    stage = stage_from_options(Build(), options)
+    output = needed(options["output"], "-o", "name the engine to write; its record goes beside it")
     check_file_target(output)
-    calibration = calibration_for(stage, opened, target, given)
+    calibration = calibration_for(stage, opened, target, options)
     click.echo(make(output, partial(stage, model=opened, target=target, calibration=calibration)).path)
     return None
 
 
 def check_options_for(backend: str) -> None:
     """Raise ConfigError if an option of the builder is given that this backend has no use for."""
-    options = {one.name for one in fields(Build)}
+    options = {field.name for field in fields(Build)}
     for flag in given_options():
         name = flag.removeprefix("--").replace("-", "_")
         if name in options and backend not in (takers := takers_of(name)):
@@ -73,7 +73,7 @@ def check_options_for(backend: str) -> None:
 
 
 def calibration_for(
-    stage: Build, model: OnnxModel, target: BuildTarget, given: dict[str, Any]
+    stage: Build, model: OnnxModel, target: BuildTarget, options: dict[str, Any]
 ) -> Ranges | Samples | None:
     """What TensorRT's calibrator reads; None for what is not native INT8.
 
@@ -87,9 +87,9 @@ def calibration_for(
         if flag == "--ranges" and wanted != "ranges":
             raise ConfigError(f"{flag}: has an effect only with --int8 native --native-scales ranges; drop it")
     if wanted == "tensorrt":
-        samples = samples_from(given, input_specs_from_onnx(model.path))
-        check_samples(model, samples, given["allow"])
+        samples = samples_from(options, input_specs_from_onnx(model.path))
+        check_samples(model, samples, options["allow"])
         return samples
     if wanted == "ranges":
-        return Ranges(needed(given["ranges"], "--ranges", "name the folder that `trtforge calibrate` wrote"))
+        return Ranges(needed(options["ranges"], "--ranges", "name the folder that `trtforge calibrate` wrote"))
     return None

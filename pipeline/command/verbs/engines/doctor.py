@@ -27,27 +27,27 @@ def doctor(plan: Path | None, as_json: bool, store: Path) -> None:
     On a Jetson also: L4T and JetPack, CUDA, TensorRT, power mode, clocks and memory, and known problems.
     Exit status 3 if a backend of PLAN.toml (on a Jetson without a plan: tensorrt) cannot work here.
     """
-    found = diagnose(ROOT, read_plan(plan) if plan is not None else None, store)
+    diagnosis = diagnose(ROOT, read_plan(plan) if plan is not None else None, store)
     if as_json:
-        click.echo(found.json())
+        click.echo(diagnosis.json())
     else:
-        _print_diagnosis(found)
-    if reasons := found.why_not():
+        _print_diagnosis(diagnosis)
+    if reasons := diagnosis.why_not():
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-        raise Unavailable(f"{', '.join(found.needed)}: cannot work here: {reasons[0]}{more}")
+        raise Unavailable(f"{', '.join(diagnosis.needed)}: cannot work here: {reasons[0]}{more}")
 
 
-def _print_diagnosis(found: Diagnosis) -> None:
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
     console = Console()
     table = Table("backend", "builds", "runs", "versions")
     missing: list[str] = []
-    for state in found.backends:
+    for state in diagnosis.backends:
         versions = ", ".join(f"{name} {version}" for name, version in state.versions.items())
         table.add_row(state.name, _yes(state.can_build), _yes(state.can_run), versions or "–")
         reasons = dict.fromkeys(reason for reason in (state.why_not_build, state.why_not_run) if reason)
         missing += [f"{state.name}: {reason.removeprefix(f'{state.name}: ')}" for reason in reasons]
     console.print(table)
-    for line in [*missing, *found.facts(), *(finding.line() for finding in found.findings)]:
+    for line in [*missing, *diagnosis.facts(), *(finding.line() for finding in diagnosis.findings)]:
         click.echo(line)
 
 

@@ -58,7 +58,7 @@ REPLACES = "{} exists, but a gate replaces its whole folder"
 @stage_options(Gate, "candidate", "baseline", "budgets", "folder", "pays")
 @output_option("output folder  [default: trtforge-gate]")
 @STORE
-def gate(plan: Path | None, **given: Any) -> None:
+def gate(plan: Path | None, **options: Any) -> None:
     """Decide whether the candidate of PLAN.toml, or the engine --candidate, may ship: it must meet all budgets.
 
     Candidate and baseline alternate in one measurement; decisions are made on confidence intervals. Reports are
@@ -66,65 +66,65 @@ def gate(plan: Path | None, **given: Any) -> None:
     not, 6 if one cannot be decided on this machine.
     """
     if plan is None:
-        gate_record, folder = _gate_engines(given)
+        gate_record, folder = _gate_engines(options)
     elif is_plan(plan):
-        gate_record, folder = _gate_plan(plan, given)
+        gate_record, folder = _gate_plan(plan, options)
     else:
         raise ConfigError(f"{plan}: is not a plan (.toml); to gate an engine without one, write --candidate {plan}")
     print_gate(gate_record, Console())
     click.echo(folder)
-    said = f"{gate_record.candidate}: {'; '.join(reasons(gate_record))}"
+    sentence = f"{gate_record.candidate}: {'; '.join(reasons(gate_record))}"
     if gate_record.outcome == "fail":
-        raise CheckFailed(f"must not ship: {said}")
+        raise CheckFailed(f"must not ship: {sentence}")
     if gate_record.outcome == "not decided":
-        raise NotDecided(f"not decided: {said}")
+        raise NotDecided(f"not decided: {sentence}")
 
 
-def _gate_plan(path: Path, given: dict[str, Any]) -> tuple[GateRecord, Path]:
+def _gate_plan(path: Path, options: dict[str, Any]) -> tuple[GateRecord, Path]:
     if beside := [flag for flag in given_options() if flag not in BESIDE_A_PLAN]:
         raise ConfigError(
             f"{beside[0]}: has no effect together with a plan; write it into {path}, or give --candidate ENGINE"
         )
 
     def changed(plan: Plan) -> Plan:
-        own = plan.gate
+        plan_gate = plan.gate
         stage = replace(
-            own,
-            candidate=given["candidate"] or own.candidate,
-            baseline=given["baseline"] or own.baseline,
-            budgets=(*own.budgets, *given["budgets"]),
+            plan_gate,
+            candidate=options["candidate"] or plan_gate.candidate,
+            baseline=options["baseline"] or plan_gate.baseline,
+            budgets=(*plan_gate.budgets, *options["budgets"]),
         )
-        found = replace(plan, gate=stage)
-        check_html(found.gate.html)
-        check_gate(found, given["store"])
-        check_replaceable(_folder(found, given), OWN_FILES, f"[gate] folder: {REPLACES}")
-        return found
+        changed_plan = replace(plan, gate=stage)
+        check_html(changed_plan.gate.html)
+        check_gate(changed_plan, options["store"])
+        check_replaceable(_folder(changed_plan, options), OWN_FILES, f"[gate] folder: {REPLACES}")
+        return changed_plan
 
-    plan, store, results = run_plan(path, given["store"], "gate", changed)
-    folder = _folder(plan, given)
+    plan, store, results = run_plan(path, options["store"], "gate", changed)
+    folder = _folder(plan, options)
     inputs = inputs_from_plan(plan, store, results)
     return _decide(plan.gate, inputs, folder, f"{path}: [gate] budgets"), folder
 
 
-def _folder(plan: Plan, given: dict[str, Any]) -> Path:
-    chosen: Path | None = given["output"]
+def _folder(plan: Plan, options: dict[str, Any]) -> Path:
+    chosen: Path | None = options["output"]
     return plan.resolved(plan.gate.folder) if chosen is None else chosen
 
 
-def _gate_engines(given: dict[str, Any]) -> tuple[GateRecord, Path]:
-    file = needed(given.pop("candidate"), "--candidate", "name the engine that is to ship, or give a PLAN.toml")
-    folder: Path = given.pop("output") or Path(Gate().folder)
+def _gate_engines(options: dict[str, Any]) -> tuple[GateRecord, Path]:
+    file = needed(options.pop("candidate"), "--candidate", "name the engine that is to ship, or give a PLAN.toml")
+    folder: Path = options.pop("output") or Path(Gate().folder)
     check_replaceable(folder, OWN_FILES, f"-o: {REPLACES}")
-    budgets, baseline_name, backend = given.pop("budgets"), given.pop("baseline"), given["backend"]
-    stage = replace(stage_from_options(Gate(), given), budgets=budgets, baseline=baseline_name)
+    budgets, baseline_name, backend = options.pop("budgets"), options.pop("baseline"), options["backend"]
+    stage = replace(stage_from_options(Gate(), options), budgets=budgets, baseline=baseline_name)
     budgets_from_texts(budgets, "--budget")
     check_html(stage.html)
     candidate = engine_from(Path(file), backend, False)
-    baseline, no_baseline = _baseline_of(baseline_name, candidate, given["store"])
-    reference = engine_from(given["reference"], "onnxruntime", False) if given["reference"] else None
-    judge = Judge(given["metric"], given["metric_output"], Path())
-    samples = samples_from(given, specs_of(candidate))
-    direct = DirectInputs(candidate, baseline, no_baseline, reference, samples, judge, given["num_threads"])
+    baseline, no_baseline = _baseline_of(baseline_name, candidate, options["store"])
+    reference = engine_from(options["reference"], "onnxruntime", False) if options["reference"] else None
+    judge = Judge(options["metric"], options["metric_output"], Path())
+    samples = samples_from(options, specs_of(candidate))
+    direct = DirectInputs(candidate, baseline, no_baseline, reference, samples, judge, options["num_threads"])
     with work_folder(folder) as work:
         inputs = inputs_from_engines(work, direct, stage)
         return _decide(stage, inputs, folder, "--budget"), folder

@@ -34,14 +34,14 @@ from pipeline.stages.infer import Infer
 @stage_options(Infer)
 @output_option("file to write the outputs to, such as outputs.json")
 @STORE
-def infer(engine: Path, backend: str, simulate: bool, **given: Any) -> None:
+def infer(engine: Path, backend: str, simulate: bool, **options: Any) -> None:
     """Run ENGINE, or all engines of PLAN.toml, on all samples, and save the outputs in Polygraphy's format."""
     if is_plan(engine):
-        return by_plan(engine, given["store"], "infer")
+        return by_plan(engine, options["store"], "infer")
     opened = engine_from(engine, backend, simulate)
-    output = needed(given["output"], "-o", "name the file for the outputs, such as outputs.json")
+    output = needed(options["output"], "-o", "name the file for the outputs, such as outputs.json")
     check_file_target(output)
-    samples = samples_from(given, specs_of(opened))
-    stage = stage_from_options(Infer(), given)
+    samples = samples_from(options, specs_of(opened))
+    stage = stage_from_options(Infer(), options)
     click.echo(make(output, partial(stage, engine=opened, samples=samples)).path)
     return None

@@ -59,7 +59,7 @@ from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validat
 @PRECISION
 @output_option("also write the verdict to this JSON file")
 @STORE
-def validate(reference: Path, candidate: Path | None, **given: Any) -> None:
+def validate(reference: Path, candidate: Path | None, **options: Any) -> None:
     """Compare the outputs of CANDIDATE with those of REFERENCE, or all engines of PLAN.toml with its FP32 model.
 
     Each of the two is a file of outputs (.json from `trtforge infer` or `polygraphy run --save-outputs`), or a model to
@@ -69,66 +69,68 @@ def validate(reference: Path, candidate: Path | None, **given: Any) -> None:
     """
 
     if is_plan(reference):
-        return by_plan(reference, given["store"], "validate")
-    judge_files(reference, needed(candidate, "CANDIDATE", "name outputs or an engine to validate"), given)
+        return by_plan(reference, options["store"], "validate")
+    judge_files(reference, needed(candidate, "CANDIDATE", "name outputs or an engine to validate"), options)
     return None
 
 
 TOLERANCES = ("atol", "rtol", "min_cosine", "min_psnr_db", "min_sqnr_db", "max_metric_drop")
 
 
-def tolerance_from(precision: str, given: dict[str, Any]) -> Tolerance:
+def tolerance_from(precision: str, options: dict[str, Any]) -> Tolerance:
     """The tolerances for a precision, with those that were given on the command line."""
-    changes = {name: given.pop(name) for name in TOLERANCES if given[name] is not None}
+    changes = {name: options.pop(name) for name in TOLERANCES if options[name] is not None}
     return replace(Validate().tolerance(precision), **changes)
 
 
-def judge_files(reference: Path, candidate: Path, given: dict[str, Any]) -> None:
+def judge_files(reference: Path, candidate: Path, options: dict[str, Any]) -> None:
     """Compare a candidate with a reference, print the verdict, and raise CheckFailed if it is out of tolerance."""
-    precision: str = given["precision"]
-    tolerance = tolerance_from(precision, given)
+    precision: str = options["precision"]
+    tolerance = tolerance_from(precision, options)
     stage = Validate().with_tolerance(precision, tolerance)
-    judge = Judge(given["metric"], given["metric_output"], Path())
+    judge = Judge(options["metric"], options["metric_output"], Path())
     engines = [
         None if path.suffix == ".json" else engine_from(path, backend, simulate)
         for path, backend, simulate in (
             (reference, "onnxruntime", False),
-            (candidate, given["backend"], given["simulate"]),
+            (candidate, options["backend"], options["simulate"]),
         )
     ]
     to_run = [engine for engine in engines if engine is not None]
-    with passing_folder(given["output"]) as work:
-        samples = samples_from(given, specs_of(to_run[0])) if to_run else None
+    with passing_folder(options["output"]) as work:
+        samples = samples_from(options, specs_of(to_run[0])) if to_run else None
         labelled: Labelled | None = samples
         if samples is None and judge.name:
-            labelled = _label_file(given)
+            labelled = _label_file(options)
         outputs = []
         for index, (path, engine) in enumerate(zip((reference, candidate), engines)):
             folder = work / str(index)
             folder.mkdir()
             outputs.append(Outputs(path) if engine is None or samples is None else Infer()(folder, engine, samples))
-        evidence = evidence_from(engines, samples, given)
-        tolerances = tolerances_from(given["tolerances"])
+        evidence = evidence_from(engines, samples, options)
+        tolerances = tolerances_from(options["tolerances"])
         judged = Judged(judge, precision, evidence, tolerances)
         verdict = stage(work, outputs[0], outputs[1], labelled, judged)
-        found = verdict.read()
-        if given["output"]:
-            verdict.path.replace(given["output"])
-    print_verdict(found)
-    raise_failures({candidate.name: found})
+        record = verdict.read()
+        if options["output"]:
+            verdict.path.replace(options["output"])
+    print_verdict(record)
+    raise_failures({candidate.name: record})
 
 
-def evidence_from(engines: Sequence[Engine | None], samples: Samples | None, given: dict[str, Any]) -> Evidence | None:
+def evidence_from(
+    engines: Sequence[Engine | None], samples: Samples | None, options: dict[str, Any]
+) -> Evidence | None:
     """The models behind a candidate: its own ONNX file, or the one that was named beside it, and the reference's.
 
     Raises:
         ConfigError: a model or ranges are named that nothing can be done with.
     """
     reference, candidate = engines
-    named: Path | None = given["model"]
-    ranges: Path | None = given["ranges"]
-    own = candidate.path if candidate is not None and candidate.is_onnx else None
-    model = named or own
+    named: Path | None = options["model"]
+    ranges: Path | None = options["ranges"]
+    candidate_model = candidate.path if candidate is not None and candidate.is_onnx else None
+    model = named or candidate_model
     if reference is None or not reference.is_onnx or samples is None or model is None:
         for flag, path in (("--model", named), ("--ranges", ranges)):
             if path is not None:
@@ -162,21 +164,23 @@ def tolerances_from(path: Path | None) -> Tolerances | None:
     return Tolerances(path)
 
 
-def _label_file(given: dict[str, Any]) -> LabelFile:
+def _label_file(options: dict[str, Any]) -> LabelFile:
     """Where labels lie for outputs that were saved."""
-    path = Path(needed(given["data"], "--data", "the metric compares with labels; name the .npz or .npy that has them"))
+    path = Path(
+        needed(options["data"], "--data", "the metric compares with labels; name the .npz or .npy that has them")
+    )
     if path.suffix == ".npz":
-        needed(given["labels"], "--labels", f"name the key of the labels in {path}")
-    return LabelFile(path, given["labels"])
+        needed(options["labels"], "--labels", f"name the key of the labels in {path}")
+    return LabelFile(path, options["labels"])
 
 
-def print_verdict(found: dict[str, Any]) -> None:
+def print_verdict(record: dict[str, Any]) -> None:
     """The numbers of a verdict as a table on stdout."""
-    table = _table("passed" if found["passed"] else "out of tolerance")
+    table = _table("passed" if record["passed"] else "out of tolerance")
     table.add_column("output", overflow="fold")
     for column in ("max\n|Δ|", "mean\n|Δ|", "cosine\nmin", "PSNR min\ndB", "passed"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, row in found["comparison"].items():
+    for name, row in record["comparison"].items():
         table.add_row(
             Text(name),
             f"{row['max_abs']:.3g}",
@@ -187,7 +191,7 @@ def print_verdict(found: dict[str, Any]) -> None:
         )
     console = Console()
     console.print(table)
-    if found["metric"] is not None:
-        console.print(f"metric {found['metric']:.4f}, reference {found['reference_metric']:.4f}", highlight=False)
-    if found["agreement"] is not None:
-        console.print(f"same arg max on {found['agreement']:.2%} of the samples", highlight=False)
+    if record["metric"] is not None:
+        console.print(f"metric {record['metric']:.4f}, reference {record['reference_metric']:.4f}", highlight=False)
+    if record["agreement"] is not None:
+        console.print(f"same arg max on {record['agreement']:.2%} of the samples", highlight=False)

@@ -32,7 +32,7 @@ from pipeline.stages.calibrate import Calibrate
 @stage_options(Calibrate)
 @output_option("folder to write the ranges to")
 @STORE
-def calibrate(model: Path, **given: Any) -> None:
+def calibrate(model: Path, **options: Any) -> None:
     """Run representative samples through MODEL (FP32 ONNX, or that of PLAN.toml), and write the range of each tensor.
 
     \b
@@ -41,12 +41,12 @@ def calibrate(model: Path, **given: Any) -> None:
     trtforge ranges show ranges
     """
     if is_plan(model):
-        return by_plan(model, given["store"], "calibrate")
+        return by_plan(model, options["store"], "calibrate")
     opened = model_from(model)
-    output = needed(given["output"], "-o", "name the folder to write the ranges to")
+    output = needed(options["output"], "-o", "name the folder to write the ranges to")
     check_folder_target(output)
-    samples = samples_from(given, input_specs_from_onnx(model))
-    stage = stage_from_options(Calibrate(), given)
-    check_samples(opened, samples, given["allow"])
+    samples = samples_from(options, input_specs_from_onnx(model))
+    stage = stage_from_options(Calibrate(), options)
+    check_samples(opened, samples, options["allow"])
     click.echo(make(output, partial(stage, model=opened, samples=samples)).path)
     return None

@@ -29,9 +29,9 @@ from pipeline.stages.cast import Cast
 @stage_options(Cast)
 @output_option("ONNX file to write")
 @STORE
-def cast(model: Path, **given: Any) -> None:
+def cast(model: Path, **options: Any) -> None:
     """Convert MODEL (FP32 ONNX, or that of PLAN.toml) to FP16.
 
     Nodes whose values exceed the range of FP16 on the calibration data stay in FP32.
     """
-    rewrite("cast", Cast(), model, given)
+    rewrite("cast", Cast(), model, options)

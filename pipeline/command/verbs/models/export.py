@@ -27,16 +27,16 @@ from pipeline.stages.export import Export
 @stage_options(Export)
 @output_option("ONNX file to write")
 @STORE
-def export(source: Path, **given: Any) -> None:
+def export(source: Path, **options: Any) -> None:
     """Convert SOURCE (SavedModel folder, .keras, .h5, .onnx), or the source of PLAN.toml, to an FP32 ONNX model.
 
     With a plan, the outputs of the ONNX model are compared with those of the trained network on the evaluation data.
     """
     if is_plan(source):
-        return by_plan(source, given["store"], "export")
-    stage = stage_from_options(Export(), given)
-    network = source_from_path(source, given["signature"])
-    output = needed(given["output"], "-o", "name the ONNX file to write")
+        return by_plan(source, options["store"], "export")
+    stage = stage_from_options(Export(), options)
+    network = source_from_path(source, options["signature"])
+    output = needed(options["output"], "-o", "name the ONNX file to write")
     check_file_target(output)
     click.echo(make(output, partial(stage, source=network)).path)
     return None

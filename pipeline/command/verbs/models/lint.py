@@ -48,20 +48,20 @@ def evaluation_options(function: F) -> F:
 @stage_options(Lint)
 @output_option("also write the findings to this JSON file")
 @STORE
-def lint(model: Path, **given: Any) -> None:
+def lint(model: Path, **options: Any) -> None:
     """Check that samples match what MODEL (FP32 ONNX, or that of PLAN.toml) was trained on, and represent it.
 
     Prints one finding per line: severity, code, sentence. Exit status 2 if a finding is an error and --allow does not
     name its code. docs/data.md describes each code, its evidence, and the limits of the check.
     """
     if is_plan(model):
-        return by_plan(model, given["store"], "lint")
+        return by_plan(model, options["store"], "lint")
     opened = model_from(model)
     specs = input_specs_from_onnx(model)
-    other = evaluation_from(given, specs)
-    samples = samples_from(given, specs)
-    stage = stage_from_options(Lint(), given)
-    output: Path | None = given["output"]
+    other = evaluation_from(options, specs)
+    samples = samples_from(options, specs)
+    stage = stage_from_options(Lint(), options)
+    output: Path | None = options["output"]
     with passing_folder(output) as work:
         findings = stage(work, opened, samples, other)
         if output is not None:
@@ -71,12 +71,14 @@ def lint(model: Path, **given: Any) -> None:
     return None
 
 
-def evaluation_from(given: dict[str, Any], specs: tuple[InputSpec, ...]) -> Evaluated | None:
-    """The evaluation samples, if there are any; takes their options, but not the preprocessing, out of ``given``."""
-    own = {name: given.pop(f"evaluation_{name}") for name in ("inputs", "labels")}
-    path = given.pop("evaluation")
+def evaluation_from(options: dict[str, Any], specs: tuple[InputSpec, ...]) -> Evaluated | None:
+    """The evaluation samples, if there are any; takes their options, but not the preprocessing, out of ``options``."""
+    evaluation_keys = {name: options.pop(f"evaluation_{name}") for name in ("inputs", "labels")}
+    path = options.pop("evaluation")
     if path:
-        return Evaluated(samples_from({**own, "data": path, "limit": 0, "preprocess": given["preprocess"]}, specs))
-    if any(own.values()):
+        return Evaluated(
+            samples_from({**evaluation_keys, "data": path, "limit": 0, "preprocess": options["preprocess"]}, specs)
+        )
+    if any(evaluation_keys.values()):
         raise ConfigError("--evaluation is missing: its input or labels are given; name the samples")
     return None

@@ -29,6 +29,6 @@ from pipeline.stages.quantize import Quantize
 @stage_options(Quantize)
 @output_option("ONNX file to write")
 @STORE
-def quantize(model: Path, **given: Any) -> None:
+def quantize(model: Path, **options: Any) -> None:
     """Quantize MODEL (FP32 ONNX, or that of PLAN.toml) to INT8, with Q/DQ nodes placed for one backend."""
-    rewrite("quantize", Quantize(), model, given)
+    rewrite("quantize", Quantize(), model, options)

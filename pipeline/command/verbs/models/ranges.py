@@ -59,17 +59,17 @@ def ranges() -> None:
 @click.argument("folder", type=Path)
 def show(folder: Path) -> None:
     """Print the range of each tensor in FOLDER by each calibration method, and the best method; worst tensors first."""
-    found = ranges_from_folder(folder)
+    record = ranges_from_folder(folder)
     console = Console()
-    if found.method == IMPORTED:
-        console.print(_imported_table(found))
+    if record.method == IMPORTED:
+        console.print(_imported_table(record))
     else:
-        console.print(_table(found))
-        console.print(_methods_table(methods_from_ranges(found)))
-    for line in notes_of(found):
+        console.print(_table(record))
+        console.print(_methods_table(methods_from_ranges(record)))
+    for line in notes_of(record):
         console.print(Text(line, style="dim"))
-    origin = found.origin
-    what = f"imported from {origin.source}" if found.method == IMPORTED else f"{origin.num_samples} samples"
+    origin = record.origin
+    what = f"imported from {origin.source}" if record.method == IMPORTED else f"{origin.num_samples} samples"
     if origin.parts:
         what += f" of {len(origin.parts)} runs"
     versions = "".join(f", {tool} {version}" for tool, version in sorted(origin.versions.items()))
@@ -79,10 +79,10 @@ def show(folder: Path) -> None:
         console.print(Text(convergence.sentence()))
 
 
-def notes_of(found: RangesRecord) -> list[str]:
+def notes_of(record: RangesRecord) -> list[str]:
     """Lines with what is noted of tensors; a note that many have stands once, with the first of them."""
     having: dict[str, list[str]] = {}
-    for name, tensor in found.tensors.items():
+    for name, tensor in record.tensors.items():
         for note in tensor.notes:
             having.setdefault(note, []).append(name)
     lines = []
@@ -103,10 +103,10 @@ def merge(folders: tuple[Path, ...], output: Path | None) -> None:
     check_folder_target(target)
 
     def merged(out: Path) -> Ranges:
-        found, histograms = merged_ranges(folders)
+        record, histograms = merged_ranges(folders)
         folder = out / "ranges"
         folder.mkdir()
-        write_ranges(found, histograms, folder)
+        write_ranges(record, histograms, folder)
         return Ranges(folder)
 
     click.echo(make(target, merged).path)
@@ -128,7 +128,7 @@ def merge(folders: tuple[Path, ...], output: Path | None) -> None:
     help="for a cache: calibrator class that will read it",
 )
 @output_option("file to write, or folder for ranges")
-def convert(source: Path, **given: Any) -> None:
+def convert(source: Path, **options: Any) -> None:
     """Convert SOURCE: ranges, a calibration cache of TensorRT, or a calibration table of ONNX Runtime.
 
     \b
@@ -140,40 +140,42 @@ def convert(source: Path, **given: Any) -> None:
 
     Scales are bit-identical after every conversion and back.
     """
-    output = needed(given["output"], "-o", "name the file to write, or the folder for ranges")
-    kind = given["to"] or ENDINGS.get(output.suffix)
+    output = needed(options["output"], "-o", "name the file to write, or the folder for ranges")
+    kind = options["to"] or ENDINGS.get(output.suffix)
     if kind is None:
         raise ConfigError(f"{output}: its extension does not say what to write; give --to, one of {', '.join(KINDS)}")
     if kind != "cache" and (beside := [flag for flag in given_options() if flag in OF_CACHES]):
         raise ConfigError(f"{beside[0]}: has an effect only on a cache; drop it, or give --to cache")
     (check_folder_target if kind == "ranges" else check_file_target)(output)
-    click.echo(make(output, partial(_converted, source=source, kind=kind, given=given)).path)
+    click.echo(make(output, partial(_converted, source=source, kind=kind, options=options)).path)
 
 
-def _converted(out: Path, source: Path, kind: str, given: Mapping[str, Any]) -> Artifact:
+def _converted(out: Path, source: Path, kind: str, options: Mapping[str, Any]) -> Artifact:
     """Write what was asked for into ``out``, and beside it ``notes.json``."""
-    names = _names(given["names"])
-    model = model_from(given["model"]) if given["model"] else None
-    found, notes = _read(source, model, names, must_be_ranges=kind in ("ranges", "qdq"))
+    names = _names(options["names"])
+    model = model_from(options["model"]) if options["model"] else None
+    ranges_or_table, notes = _read(source, model, names, must_be_ranges=kind in ("ranges", "qdq"))
     if names and source.is_dir() and kind == "qdq":
         raise ConfigError("--names: has no effect on Q/DQ from ranges, which have the model's names; drop it")
     artifact: Artifact
-    if isinstance(found, RangesRecord) and kind in ("ranges", "qdq"):
+    if isinstance(ranges_or_table, RangesRecord) and kind in ("ranges", "qdq"):
         if source.is_dir() and kind == "ranges":
             raise ConfigError(f"{source}: is a folder of ranges already; copy it, or give --to")
         folder = source if source.is_dir() else out / "ranges"
         if folder != source:
             folder.mkdir()
-            write_ranges(found, {}, folder)
+            write_ranges(ranges_or_table, {}, folder)
         artifact = Ranges(folder)
         if kind == "qdq":
             opened: OnnxModel = needed(model, "--model", "Q/DQ nodes are written into it")
             artifact = Quantize(target="tensorrt")(out, opened, Ranges(folder))
             notes = [*notes, *artifact.notes()]
     else:
-        scales, method, more = _scales(found, model if kind == "cache" else None, names if source.is_dir() else {})
+        scales, method, more = _scales(
+            ranges_or_table, model if kind == "cache" else None, names if source.is_dir() else {}
+        )
         artifact = Artifact(out / "table")
-        artifact.path.write_bytes(_writer(kind, method, given)(scales))
+        artifact.path.write_bytes(_writer(kind, method, options)(scales))
         notes = [*notes, *more]
     (out / "notes.json").write_text(json.dumps(notes))
     return artifact
@@ -184,11 +186,11 @@ def _read(
 ) -> tuple[RangesRecord | ScaleTable, list[str]]:
     """The source, as ranges of the model where there is one; and sentences on what did not fit."""
     if source.is_dir():
-        found = ranges_from_folder(source)
+        record = ranges_from_folder(source)
         if model is not None:
             digests = partial(tensor_digests, model_from_file(model.path))
-            found.check_model(model.digest(), digests)
-        return found, []
+            record.check_model(model.digest(), digests)
+        return record, []
     table = table_from_file(source)
     if model is None:
         if names:
@@ -200,64 +202,64 @@ def _read(
 
 
 def _scales(
-    found: RangesRecord | ScaleTable, model: OnnxModel | None, names: Mapping[str, str]
+    ranges_or_table: RangesRecord | ScaleTable, model: OnnxModel | None, names: Mapping[str, str]
 ) -> tuple[dict[str, float], str, list[str]]:
     """Scales by the names that the table is to have, the method, and sentences."""
-    if isinstance(found, ScaleTable):
-        zero = [name for name, scale in found.scales.items() if not scale]
+    if isinstance(ranges_or_table, ScaleTable):
+        zero = [name for name, scale in ranges_or_table.scales.items() if not scale]
         notes = [f"{len(zero)} tensors, the first '{zero[0]}', are all zero and have no scale"] if zero else []
-        return {name: scale for name, scale in found.scales.items() if scale}, IMPORTED, notes
-    scales, notes = scales_from_ranges(found)
+        return {name: scale for name, scale in ranges_or_table.scales.items() if scale}, IMPORTED, notes
+    scales, notes = scales_from_ranges(ranges_or_table)
     if model is not None:
-        zero = [name for name in found.tensors if name not in scales]
+        zero = [name for name in ranges_or_table.tensors if name not in scales]
         scales = scales_of_every_tensor(scales, model_from_file(model.path), zero)
-    return {names.get(name, name): scale for name, scale in scales.items()}, found.method, notes
+    return {names.get(name, name): scale for name, scale in scales.items()}, ranges_or_table.method, notes
 
 
-def _writer(kind: str, method: str, given: Mapping[str, Any]) -> Callable[[Mapping[str, float]], bytes]:
+def _writer(kind: str, method: str, options: Mapping[str, Any]) -> Callable[[Mapping[str, float]], bytes]:
     if kind == "cache":
-        version = needed(given["tensorrt"], "--tensorrt", "name the version that reads the cache, such as 8.5.2")
-        header = header_for(version, given["algorithm"])
+        version = needed(options["tensorrt"], "--tensorrt", "name the version that reads the cache, such as 8.5.2")
+        header = header_for(version, options["algorithm"])
         return lambda scales: bytes_from_cache(Cache(header, scales))
-    if given["output"].suffix == ".json":
+    if options["output"].suffix == ".json":
         return lambda scales: json_from_scales(scales, method)
-    if given["output"].suffix == ".flatbuffers":
+    if options["output"].suffix == ".flatbuffers":
         return flatbuffers_from_scales
-    raise ConfigError(f"{given['output']}: ONNX Runtime's table ends in .flatbuffers or .json; give such a name")
+    raise ConfigError(f"{options['output']}: ONNX Runtime's table ends in .flatbuffers or .json; give such a name")
 
 
 def _names(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        names = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error}); give names.json of `trtforge export`") from error
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise ConfigError(f"{path}: is not a table of names; give names.json of `trtforge export`")
-    if len(set(found.values())) < len(found):
+    if len(set(names.values())) < len(names):
         raise ConfigError(f"{path}: gives two tensors the same name; correct it")
-    return found
+    return names
 
 
-def _imported_table(found: RangesRecord) -> Table:
+def _imported_table(record: RangesRecord) -> Table:
     table = Table("tensor", "amax", title="imported ranges, without histograms")
-    for name, tensor in found.tensors.items():
+    for name, tensor in record.tensors.items():
         table.add_row(Text(name), f"{tensor.amax:.4g}")
     return table
 
 
-def _table(found: RangesRecord) -> Table:
-    table = Table(title=f"ranges by {found.method}; by each method: SQNR of symmetric int8, amax, share clipped")
+def _table(record: RangesRecord) -> Table:
+    table = Table(title=f"ranges by {record.method}; by each method: SQNR of symmetric int8, amax, share clipped")
     table.show_lines = True
     table.add_column("tensor, min to max", overflow="fold")
     for method in METHODS:
-        table.add_column(Text(method, style="bold" if method == found.method else ""), justify="right", no_wrap=True)
-    for tensor in tensors_from_ranges(found):
+        table.add_column(Text(method, style="bold" if method == record.method else ""), justify="right", no_wrap=True)
+    for tensor in tensors_from_ranges(record):
         best = f"best: {tensor.best_method}" if tensor.best_method else "no SQNR"
         cells = [
-            "\n".join((db_text(one.sqnr_db), f"{one.amax:.4g}", f"{100 * one.clipped_share:.3g} %"))
-            for one in tensor.by_method.values()
+            "\n".join((db_text(reading.sqnr_db), f"{reading.amax:.4g}", f"{100 * reading.clipped_share:.3g} %"))
+            for reading in tensor.by_method.values()
         ]
         table.add_row(Text(f"{tensor.name}\n{tensor.min:.4g} to {tensor.max:.4g}\n{best}"), *cells)
     return table
@@ -267,9 +269,9 @@ def _methods_table(methods: Sequence[MethodSummary]) -> Table:
     table = Table("method", title=best_where(methods), title_justify="left")
     for head in ("best on", f"within {NEAR_DB:g} dB\nof the best on", "mean SQNR"):
         table.add_column(head, justify="right")
-    for one in methods:
-        name = f"{one.method} (chosen)" if one.is_chosen else one.method
-        table.add_row(name, str(one.num_best), str(one.num_near_best), db_text(one.mean_sqnr_db))
+    for summary in methods:
+        name = f"{summary.method} (chosen)" if summary.is_chosen else summary.method
+        table.add_row(name, str(summary.num_best), str(summary.num_near_best), db_text(summary.mean_sqnr_db))
     return table
 
 

@@ -49,20 +49,20 @@ from pipeline.stages.tolerate import Rounding, Tolerate
 @stage_options(Tolerate)
 @output_option("file to write, such as tolerances.json")
 @STORE
-def tolerate(model: Path, backend: str, simulate: bool, **given: Any) -> None:
+def tolerate(model: Path, backend: str, simulate: bool, **options: Any) -> None:
     """Derive the tolerances within which a correct engine of MODEL (FP32 ONNX, or that of PLAN.toml) agrees with FP32.
 
     They follow from the rounding of --precision on --backend (with --simulate: on TensorRT), on the samples that the
     engines will be validated with. Apply them by `trtforge validate --tolerances`; a plan applies them by itself.
     """
     if is_plan(model):
-        return by_plan(model, given["store"], "tolerate")
+        return by_plan(model, options["store"], "tolerate")
     opened = model_from(model)
-    rounding = rounding_for(given["precision"], backend, simulate, given.pop("method"))
-    output = needed(given["output"], "-o", "name the file to write, such as tolerances.json")
+    rounding = rounding_for(options["precision"], backend, simulate, options.pop("method"))
+    output = needed(options["output"], "-o", "name the file to write, such as tolerances.json")
     check_file_target(output)
-    samples = samples_from(given, input_specs_from_onnx(model))
-    stage = stage_from_options(Tolerate(), given)
+    samples = samples_from(options, input_specs_from_onnx(model))
+    stage = stage_from_options(Tolerate(), options)
     click.echo(make(output, partial(stage, model=opened, samples=samples, rounding=rounding)).path)
     return None
 

@@ -40,21 +40,21 @@ def _show(entry: Path, makers: Mapping[str, Path], depth: int, shown: set[Path])
         words = ", ".join(f"{key} {json.dumps(value)}" for key, value in recipe[what].items())
         if words:
             click.echo(f"{indent}  {what}: {words}")
-    given = [*recipe["inputs"], *recipe["named_inputs"].values()]
-    made, outside = _origins(given, makers)
+    inputs = [*recipe["inputs"], *recipe["named_inputs"].values()]
+    made, outside = _origins(inputs, makers)
     for value in outside:
         click.echo(f"{indent}  from outside: {json.dumps(value)}")
     for other in made:
         _show(other, makers, depth + 1, shown)
 
 
-def _origins(given: object, makers: Mapping[str, Path]) -> tuple[list[Path], list[object]]:
+def _origins(item: object, makers: Mapping[str, Path]) -> tuple[list[Path], list[object]]:
     """The results that stand anywhere in a recipe's inputs, and all else."""
-    if isinstance(given, dict) and given.get("digest") in makers:
-        return [makers[given["digest"]]], []
-    if isinstance(given, (list, dict)) and "digest" not in given:
-        parts = list(given.values()) if isinstance(given, dict) else given
-        found = [_origins(part, makers) for part in parts]
-        if any(made for made, _ in found) or isinstance(given, list):
-            return [path for made, _ in found for path in made], [value for _, rest in found for value in rest]
-    return [], [given]
+    if isinstance(item, dict) and item.get("digest") in makers:
+        return [makers[item["digest"]]], []
+    if isinstance(item, (list, dict)) and "digest" not in item:
+        parts = list(item.values()) if isinstance(item, dict) else item
+        origins = [_origins(part, makers) for part in parts]
+        if any(made for made, _ in origins) or isinstance(item, list):
+            return [path for made, _ in origins for path in made], [value for _, rest in origins for value in rest]
+    return [], [item]
