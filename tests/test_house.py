@@ -52,6 +52,9 @@ MOST_FILES = 20
 MOST_FUNCTION_LINES = 50
 MOST_PARAMETERS = 5
 
+SAY_NOTHING = {"found", "given", "said", "own", "one", "told", "kept"}
+"""Names that tell where a value comes from, and not what it is: `interval`, `options`, `record` do."""
+
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
     """Every imported module, and the line."""
@@ -201,6 +204,27 @@ def test_parameters_are_few_and_typed() -> None:
                 > MOST_PARAMETERS
             ):
                 wrong.append(f"{short(file)}:{function.lineno} {function.name}: too many parameters")
+    assert wrong == []
+
+
+def bound_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every variable and parameter, wherever it is bound (loops, comprehensions and `:=` as well), and the line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            yield node.name, node.lineno
+
+
+def test_variables_say_what_they_hold() -> None:
+    wrong = [
+        f"{short(file)}:{line} {name}"
+        for file in PRODUCT
+        for name, line in bound_names(parsed(file))
+        if name in SAY_NOTHING
+    ]
     assert wrong == []
 
 
