@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_steps import Step
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.trt_cache import cache_from_bytes
 
 LEVELS = 127

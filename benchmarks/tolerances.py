@@ -34,7 +34,8 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from calibration.precision.placement import PlacementTarget
-from calibration.ranges.ranges import METHODS, histograms_from_folder, ranges_from_folder, write_ranges
+from calibration.ranges.ranges import METHODS
+from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, write_ranges
 from pipeline.accuracy.bisection import Evidence, run_bisection
 from pipeline.accuracy.comparison import Tolerance, write_outputs
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances

@@ -72,3 +72,17 @@ def few(samples: Samples, num: int) -> Iterator[dict[str, Array]]:
 def load_simulation(path: Path, num_threads: int = 0) -> Runner:
     """ONNX Runtime with every node computed as it stands. Who calls it names ``SIMULATOR`` among its modules."""
     return cast(Runner, import_module(module_of(SIMULATOR)).load_simulation(path, num_threads=num_threads))
+
+
+class SampleRunner:
+    """A runner for batches of any size up to its own, if that is fixed."""
+
+    def __init__(self, runner: Runner) -> None:
+        """``runner`` is entered already, and left by who entered it."""
+        self._runner, self.fixed = runner, fixed_batch(runner)
+
+    def __call__(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Run a batch: its samples' own part of each output."""
+        num = next(len(array) for array in feed.values() if array.ndim)
+        outputs = self._runner.infer(padded(feed, self.fixed))
+        return {name: unpadded(array, num, self.fixed) for name, array in outputs.items()}

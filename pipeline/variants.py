@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, Literal, TypeAlias, cast
 
-from calibration.histogram.methods import Method
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges import IMPORTED, RangeMethod, methods_of_tensors
+from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence
@@ -102,11 +102,14 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
     assert network.ranges is not None
     assert placement != "none"
     ranges = ranges_from_folder(network.ranges.path)
-    method: Method | Literal["any"] = "any" if ranges.method == "imported" else ranges.method
-    rounding = Rounding(name, placement, plan.quantize.exclude, "s8s8", method, ranges.percentile)
+    method: RangeMethod | Literal["any"] = "any" if ranges.method == IMPORTED else ranges.method
+    rounding = Rounding(
+        name, placement, plan.quantize.exclude, "s8s8", method, ranges.percentile, methods_of_tensors(ranges)
+    )
     if is_native(plan, variant):  # TensorRT rounds outputs too, as ONNX Runtime does.
-        native_method = "entropy" if plan.build.native_scales == "tensorrt" else method
-        return replace(rounding, target="onnxruntime", exclude=(), method=native_method)
+        rounding = replace(rounding, target="onnxruntime", exclude=())
+        by_tensorrt = plan.build.native_scales == "tensorrt"
+        return replace(rounding, method="entropy", methods={}) if by_tensorrt else rounding
     if placement == "onnxruntime":
         return replace(rounding, arithmetic=plan.quantize.chosen_arithmetic()[0])
     return rounding

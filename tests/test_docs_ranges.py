@@ -14,7 +14,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from calibration.ranges.ranges import FORMAT_VERSION, METHODS, Origin, TensorRange
+from calibration.ranges.ranges import METHODS, Origin, TensorRange
+from calibration.ranges.ranges_file import FORMAT_VERSION
 from pipeline.command.verbs.models.ranges import KINDS
 
 if TYPE_CHECKING:

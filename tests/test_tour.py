@@ -12,7 +12,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges_file import ranges_from_folder
 from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.report.table import report_from_json

@@ -8,9 +8,10 @@ holds exactly, such as the zeros behind a ReLU, gets none.
 
 - Floating point of p bits: x f is cut to p bits (Dekker, "A floating-point technique for extending the available
   precision", 1971: c x - (c x - x) with c = 2^(24 - p) + 1) and divided by f, a number drawn from 1 to 2.
-- Sums of n products in p bits: the weights are cut to p - log2(n / 2) / 2 bits. The roundings of a sum of n terms are a
-  random walk of n steps (Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019), and as
-  large as if each product had that error of its own.
+- Sums of n products in p bits: the weights are cut to p - log2(n / 2) / 2 bits, once for each model, so that they stay
+  constants, which kernels are quick with. The roundings of a sum of n terms are a random walk of n steps (Higham and
+  Mary, "A new approach to probabilistic rounding error analysis", 2019), and as large as if each product had that error
+  of its own.
 - INT8: round(x / step) in the levels of the range, times step; the step is drawn up to a fourth of an octave around
   that of the range, whose ends stay. Noise of step^2 / 12 (Widrow and Kollar, "Quantization Noise", 2008) where values
   are spread, and what is cut off at the ends. Weights are rounded as they are going to be.
@@ -82,34 +83,45 @@ class Rounded:
 
     def draw(self, random: np.random.Generator) -> FloatFeed:
         """Values of these inputs for one run, each ()."""
-        feed = {name: np.float32(random.uniform(1, 2)) for name in self.phases}
+        feed = {name: np.asarray(np.float32(random.uniform(1, 2))) for name in self.phases}
         for prefix, how in self.steps.items():
-            limits = np.iinfo(how.dtype)
-            change = 2 ** random.uniform(-OCTAVES, OCTAVES)
-            feed[f"{prefix}_step"] = np.float32(how.scale * change)
-            feed[f"{prefix}_low"] = np.float32(round((limits.min - how.zero_point) / change))
-            feed[f"{prefix}_high"] = np.float32(round((limits.max - how.zero_point) / change))
-        return {name: np.asarray(value) for name, value in feed.items()}
+            feed |= step_feed(prefix, how, 2 ** random.uniform(-OCTAVES, OCTAVES))
+        return feed
+
+
+def step_feed(prefix: str, how: Quantization, change: float) -> FloatFeed:
+    """The three inputs of a tensor in INT8, with a step so many times the scale and the ends of the range kept."""
+    limits = np.iinfo(how.dtype)
+    feed = {
+        f"{prefix}_step": np.float32(how.scale * change),
+        f"{prefix}_low": np.float32(round((limits.min - how.zero_point) / change)),
+        f"{prefix}_high": np.float32(round((limits.max - how.zero_point) / change)),
+    }
+    return {name: np.asarray(value) for name, value in feed.items()}
 
 
 Placing = Callable[[ir.Graph], QdqPlacement]
 """From the opened FP32 model, which it may prepare, to where INT8 is placed."""
 
 
-def rounded_from_onnx(model: onnx.ModelProto, form: Format, placing: Placing | None) -> Rounded:
+def rounded_from_onnx(
+    model: onnx.ModelProto, form: Format | None, placing: Placing | None, random: np.random.Generator | None = None
+) -> Rounded:
     """The model with the format's rounding of every tensor and weight, and with INT8 where it is placed.
 
     Args:
         model: FP32; it is not changed.
-        form: the floating-point format.
+        form: the floating-point format; None where only what INT8 rounds counts.
         placing: for INT8, where; None for none.
+        random: draws the phases of the weights' rounding, which are the model's own; by default of seed 0.
 
     Raises:
         DataError: a tensor that must be quantized has no range.
         ModelError: the result is not valid ONNX.
     """
     opened_model = opened(model)
-    writer = _Writer(opened_model.graph, form, placing(opened_model.graph) if placing else None)
+    placement = placing(opened_model.graph) if placing else None
+    writer = _Writer(opened_model.graph, form, placement, random or np.random.default_rng(0))
     writer.write()
     names = [
         {name: value.name or "" for name, value in writer.found[kind].items()} for kind in ("exact", "cut", "placed")
@@ -132,8 +144,10 @@ def placing_for(ranges: Mapping[str, Span], options: PlacementOptions) -> Placin
 class _Writer:
     """Writes the arithmetic into a graph."""
 
-    def __init__(self, graph: ir.Graph, form: Format, placement: QdqPlacement | None) -> None:
-        self._graph, self._form = graph, form
+    def __init__(
+        self, graph: ir.Graph, form: Format | None, placement: QdqPlacement | None, random: np.random.Generator
+    ) -> None:
+        self._graph, self._form, self._random = graph, form, random
         self._placement = placement or QdqPlacement("tensorrt", (), (), (), (), ())
         self._taken = value_names(graph) | {node.name or "" for node in graph}
         self.phases: list[str] = []
@@ -148,7 +162,8 @@ class _Writer:
         self.found["exact"] |= moving
         self._write_weights(nodes)
         cut = self.found["cut"]
-        cut |= {name: self._cut_tensor(value) for name, value in moving.items()}
+        form = self._form
+        cut |= {name: self._cut_tensor(value, form.bits) if form else value for name, value in moving.items()}
         for tensor in self._placement.tensors:
             outputs = self.found["placed"][tensor.tensor] = self._quantize(cut[tensor.tensor], tensor.quantization)
             for reader in tensor.readers:
@@ -159,40 +174,41 @@ class _Writer:
     def _write_weights(self, nodes: Mapping[str, ir.Node]) -> None:
         weights = {weight.reader: weight for weight in self._placement.weights}
         for node in nodes.values():
-            if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx"):
+            if self._form is not None and node.op_type in PRODUCTS and node.domain in ("", "ai.onnx"):
                 for index in (0, 1):
                     if NodeInput(node.name or "", index) not in weights and is_float_weight(node.inputs[index]):
-                        self._cut_weight(node, index)
+                        self._cut_weight(node, index, self._form)
         for reader, weight in weights.items():
             array = constant(nodes[reader.node].inputs[reader.index])
             assert array is not None
             rounded = _rounded_weight(array, weight.axis, weight.limit)
-            value = add_initializer(self._graph, self._name(f"{weight.tensor}_rounded"), rounded)
-            nodes[reader.node].replace_input_with(reader.index, value)
+            self._replace_weight(nodes[reader.node], reader.index, rounded)
 
-    def _cut_weight(self, node: ir.Node, index: int) -> None:
-        value = node.inputs[index]
-        array = constant(value)
+    def _cut_weight(self, node: ir.Node, index: int, form: Format) -> None:
+        array = constant(node.inputs[index])
         assert array is not None
-        assert value is not None
         axis = weight_axis(node) if index == 1 else None
         num_terms = array.size // (array.shape[axis] if axis is not None else array.shape[-1]) or 1
-        bits = math.floor(self._form.sum_bits - max(math.log2(num_terms / 2), 0.0) / 2)
-        ends = self._cut(value, max(min(bits, self._form.bits), 2), node)
-        node.replace_input_with(index, ends)
+        bits = math.floor(form.sum_bits - max(math.log2(num_terms / 2), 0.0) / 2)
+        self._replace_weight(node, index, _cut_array(array, max(min(bits, form.bits), 2), self._random.uniform(1, 2)))
 
-    def _cut_tensor(self, value: ir.Value) -> ir.Value:
+    def _replace_weight(self, node: ir.Node, index: int, array: npt.NDArray[np.float32]) -> None:
+        value = node.inputs[index]
+        assert value is not None
+        node.replace_input_with(index, add_initializer(self._graph, self._name(f"{value.name}_rounded"), array, ()))
+
+    def _cut_tensor(self, value: ir.Value, bits: int) -> ir.Value:
         """Cut a tensor for all its readers; the model's output of this name is the cut one."""
         uses = list(value.uses())
         is_output = value.is_graph_output() and not value.is_graph_input()
-        replacement = self._cut(value, self._form.bits, None)
+        replacement = self._cut(value, bits)
         for use in uses:
             use.node.replace_input_with(use.idx, replacement)
         if is_output:
             self._make_output(value, replacement)
         return replacement
 
-    def _cut(self, value: ir.Value, bits: int, before: ir.Node | None) -> ir.Value:
+    def _cut(self, value: ir.Value, bits: int) -> ir.Value:
         """x f cut to so many bits, / f."""
         phase = self._input(f"{value.name}_phase")
         self.phases.append(phase.name or "")
@@ -206,7 +222,7 @@ class _Writer:
             nodes.append(self._node("Sub", [large, whole]))
             nodes.append(self._node("Sub", [large, nodes[-1].outputs[0]]))
         nodes.append(self._node("Div", [nodes[-1].outputs[0], phase]))
-        self._insert(value, nodes, before)
+        self._insert(value, nodes)
         return nodes[-1].outputs[0]
 
     def _quantize(self, value: ir.Value, how: Quantization) -> ir.Value:
@@ -218,15 +234,15 @@ class _Writer:
         nodes = [divide, self._node("Round", [divide.outputs[0]])]
         nodes.append(self._node("Clip", [nodes[-1].outputs[0], low, high]))
         nodes.append(self._node("Mul", [nodes[-1].outputs[0], step]))
-        self._insert(value, nodes, None)
+        self._insert(value, nodes)
         return nodes[-1].outputs[0]
 
-    def _insert(self, value: ir.Value, nodes: list[ir.Node], before: ir.Node | None) -> None:
+    def _insert(self, value: ir.Value, nodes: list[ir.Node]) -> None:
         producer = value.producer()
         if producer is not None:
             self._graph.insert_after(producer, nodes)
         else:
-            self._graph.insert_before(before or self._graph[0], nodes)
+            self._graph.insert_before(self._graph[0], nodes)
 
     def _make_output(self, value: ir.Value, replacement: ir.Value) -> None:
         name = value.name or ""
@@ -249,12 +265,21 @@ class _Writer:
         return value
 
     def _constant(self, number: float) -> ir.Value:
-        return add_initializer(self._graph, self._name("number"), np.array(number, np.float32))
+        return add_initializer(self._graph, self._name("number"), np.array(number, np.float32), ())
 
     def _name(self, name: str) -> str:
         unique_name = unique(name, self._taken)
         self._taken.add(unique_name)
         return unique_name
+
+
+def _cut_array(array: npt.NDArray[Any], bits: int, phase: float) -> npt.NDArray[np.float32]:
+    """As ``_Writer._cut``, of a constant."""
+    whole = np.clip(np.asarray(array, np.float32) * np.float32(phase), np.float32(-LARGEST), np.float32(LARGEST))
+    if bits < FP32_BITS:
+        large = whole * np.float32(2.0 ** (FP32_BITS - bits) + 1)
+        whole = large - (large - whole)
+    return np.asarray(whole / np.float32(phase), np.float32)
 
 
 def _rounded_weight(array: npt.NDArray[Any], axis: int | None, limit: int) -> npt.NDArray[np.float32]:

@@ -195,9 +195,14 @@ def dimensions(value: ir.Value | None) -> tuple[int | None, ...] | None:
     return tuple(d if isinstance(d, int) else None for d in value.shape)
 
 
-def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    """A new initializer, under ``name`` or the next free name after it."""
-    name = unique(name, value_names(graph))
+def add_initializer(
+    graph: ir.Graph, name: str, array: npt.NDArray[Any], taken: Collection[str] | None = None
+) -> ir.Value:
+    """A new initializer, under ``name`` or the next free name after it.
+
+    ``taken`` are the names of all values, for who knows them: to collect them takes a pass over the graph.
+    """
+    name = unique(name, value_names(graph) if taken is None else taken)
     value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array, order="C"), name=name))
     value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
     value.shape = ir.Shape(array.shape)

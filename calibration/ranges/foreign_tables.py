@@ -144,7 +144,7 @@ def _imported(scale: float, source: str) -> TensorRange:
     amax = LARGEST_CODE * scale
     notes = () if scale else (f"all zero, says {source}",)
     exponent = exponent_of(amax) if amax else LEAST_EXPONENT
-    return TensorRange(amax, {}, {}, {}, -amax, amax, 0, 0, exponent, notes)
+    return TensorRange(IMPORTED, amax, {}, {}, {}, -amax, amax, 0, 0, exponent, notes)
 
 
 def _listed(names: list[str]) -> str:

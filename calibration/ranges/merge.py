@@ -10,17 +10,13 @@ from pathlib import Path
 from calibration.errors import DataError
 from calibration.graph.tensor_digests import differing
 from calibration.histogram.histogram import Histogram
-from calibration.ranges.ranges import (
-    Origin,
-    RangesRecord,
-    histograms_from_folder,
-    ranges_from_folder,
-    ranges_from_histograms,
-)
+from calibration.histogram.methods import Method
+from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms
+from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder
 
 
-def merged_ranges(folders: Sequence[Path]) -> tuple[RangesRecord, dict[str, Histogram]]:
-    """Merge the histograms of runs over different samples, and read the ranges again.
+def merged_ranges(folders: Sequence[Path], method: Method | None = None) -> tuple[RangesRecord, dict[str, Histogram]]:
+    """Merge the histograms of runs over different samples, and read the ranges again: by ``method``, or as they were.
 
     The result has every byte of one run over all samples, but for ``data_digest`` and ``parts``: ``parts`` are the
     data digests of the runs, sorted, and ``data_digest`` is the SHA-256 of them, a line each. So it depends neither on
@@ -28,7 +24,8 @@ def merged_ranges(folders: Sequence[Path]) -> tuple[RangesRecord, dict[str, Hist
 
     Raises:
         DataError: fewer than two folders, a damaged one, imported ranges, the same data twice, or runs that differ in
-            model, method, percentile or tool versions; names what differs.
+            model, method, percentile or tool versions; names what differs. Or no method was named, and they were
+            chosen by auto, which needs samples.
     """
     if len(folders) < 2:
         raise DataError(f"ranges: {len(folders)} folder is given, at least two are expected to merge; give more")
@@ -39,7 +36,7 @@ def merged_ranges(folders: Sequence[Path]) -> tuple[RangesRecord, dict[str, Hist
     for folder in folders[1:]:
         other = ranges_from_folder(folder)
         other.check_measured("merging")
-        _check_alike(first, other, f"{folder} and {folders[0]}")
+        _check_alike(first, other, f"{folder} and {folders[0]}", is_method_named=method is not None)
         if twice := sorted(set(parts) & set(_parts(other.origin))):
             raise DataError(
                 f"{folder}: was found on data {twice[0][:12]}, as were ranges before it, and samples must not count "
@@ -52,15 +49,25 @@ def merged_ranges(folders: Sequence[Path]) -> tuple[RangesRecord, dict[str, Hist
     parts.sort()
     digest = hashlib.sha256("".join(f"{part}\n" for part in parts).encode()).hexdigest()
     origin = replace(first.origin, data_digest=digest, num_samples=num_samples, parts=tuple(parts))
-    assert first.method != "imported"
-    return ranges_from_histograms(histograms, first.method, first.percentile, origin), histograms
+    return ranges_from_histograms(
+        histograms, method or _method_of(first, folders[0]), first.percentile, origin
+    ), histograms
+
+
+def _method_of(ranges: RangesRecord, folder: Path) -> Method:
+    if ranges.method not in METHODS:
+        raise DataError(
+            f"{folder}: ranges were chosen by auto, for which merging has no samples; name the method that the merged "
+            f"histograms are read by: --method, one of {', '.join(METHODS)}"
+        )
+    return ranges.method
 
 
 def _parts(origin: Origin) -> tuple[str, ...]:
     return origin.parts or (origin.data_digest,)
 
 
-def _check_alike(first: RangesRecord, other: RangesRecord, where: str) -> None:
+def _check_alike(first: RangesRecord, other: RangesRecord, where: str, *, is_method_named: bool) -> None:
     if first.origin.model_digest != other.origin.model_digest:
         changed = differing(first.origin.tensor_digests, other.origin.tensor_digests)
         which = f", they first differ at tensor '{changed[0]}'" if changed else ""
@@ -71,7 +78,7 @@ def _check_alike(first: RangesRecord, other: RangesRecord, where: str) -> None:
             f"{where}: only one of them has tensor '{name}'; calibrate both in the same way, with --watch all"
         )
     for what, first_value, other_value in (
-        ("method", first.method, other.method),
+        *(() if is_method_named else (("method", first.method, other.method),)),
         ("percentile", first.percentile, other.percentile),
         *((f"version of {tool}", first.origin.versions.get(tool, "none"), other.origin.versions.get(tool, "none"))
           for tool in sorted({*first.origin.versions, *other.origin.versions})),

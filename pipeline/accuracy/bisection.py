@@ -16,7 +16,8 @@ from calibration.analysis.scale_check import scale_mismatches
 from calibration.data.batches import Samples
 from calibration.graph.watched_outputs import watch_tensors, write_watched
 from calibration.histogram.collect import RunModel
-from calibration.ranges.ranges import ranges_from_folder, spans_from_ranges
+from calibration.ranges.ranges import spans_from_ranges
+from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.span import Span
 from engines import backend
 from engines.contract import Runner

@@ -9,7 +9,7 @@ from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.watched_outputs import watchable
 from calibration.ranges.foreign_tables import scales_from_ranges, scales_of_every_tensor
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.trt_cache import Cache, bytes_from_cache, header_for
 from engines.contract import GivenBatches, GivenScales
 from engines.nvinfer.calibrator import CacheKey

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource, InputSpec
-from calibration.ranges.ranges import METHODS
+from calibration.ranges.ranges import AUTO, METHODS
 from engines import builders
 from engines.contract import ShapeRange
 from engines.precision import FP32, PRECISIONS
@@ -48,8 +48,8 @@ SIMULATE = click.option(
 )
 RANGES = click.option("--ranges", type=Path, help="folder written by `trtforge calibrate`; instead of --data")
 METHOD = click.option(
-    "--method", type=click.Choice(METHODS), default="entropy", show_default=True,
-    help="with --data: calibration method",
+    "--method", type=click.Choice((AUTO, *METHODS)), default=AUTO, show_default=True,
+    help="how each range is read from the tensor's histogram; with --ranges: another reading of the same histograms",
 )  # fmt: skip
 """Options that several verbs share."""
 

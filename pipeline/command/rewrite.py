@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from calibration.data.batches import input_specs_from_onnx
+from calibration.ranges.ranges import AUTO, RangeMethod
+from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, write_ranges
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.command.options import (
     DATA_FLAGS,
@@ -35,12 +37,29 @@ def ranges_for(model: OnnxModel, options: dict[str, Any], work: Path) -> Ranges:
         ConfigError: both were given; one would have no effect.
     """
     if options["ranges"]:
-        if beside := [flag for flag in given_options() if flag in (*DATA_FLAGS, "--allow")]:
+        if beside := [flag for flag in given_options() if flag in (*DATA_FLAGS, "--allow") and flag != "--method"]:
             raise ConfigError(f"{beside[0]}: has no effect together with --ranges; drop one of the two")
-        return Ranges(options["ranges"])
+        return (
+            reread(options["ranges"], options["method"], work) if "--method" in given_options() else Ranges(options["ranges"])
+        )
     samples = samples_from(options, input_specs_from_onnx(model.path))
     check_samples(model, samples, options["allow"])
     return Calibrate(method=options["method"])(work, model, samples)
+
+
+def reread(folder: Path, method: RangeMethod, work: Path) -> Ranges:
+    """Ranges by another method, from the same histograms.
+
+    Raises:
+        ConfigError: auto was asked for, which needs samples; DataError: the ranges are damaged, or were imported.
+    """
+    if method == AUTO:
+        raise ConfigError("--method auto: runs the model on samples; give --data instead of --ranges")
+    ranges = ranges_from_folder(folder)
+    (work / "ranges").mkdir()
+    by_method = ranges.read_by(method, dict.fromkeys(ranges.tensors, method))
+    write_ranges(by_method, histograms_from_folder(folder), work / "ranges")
+    return Ranges(work / "ranges")
 
 
 def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from calibration.data.batches import Samples
 from calibration.data.source import DYNAMIC
 from calibration.data.user_function import module_sources
 from calibration.ranges.foreign_tables import scales_from_ranges
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.trt_cache import Cache, bytes_from_cache, header_for
 from engines import backend
 from engines.precision import FP32

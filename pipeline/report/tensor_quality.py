@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calibration.histogram.histogram import NUM_BINS, Histogram
-from calibration.ranges.ranges import METHODS, RangesRecord, TensorRange, histograms_from_folder, ranges_from_folder
+from calibration.ranges.ranges import METHODS, RangesRecord, TensorRange
+from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder
 from pipeline.record import MethodQuality, MethodSummary, TensorHistogram, TensorQuality
 
 MAX_HISTOGRAMS = 6

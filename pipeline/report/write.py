@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.ranges.convergence import convergence_from_folder
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.contract import TensorSpec
 from engines.precision import FP32

@@ -5,29 +5,33 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import onnx
 
+from calibration.analysis.range_choice import NUM_SAMPLES, write_choice
 from calibration.data.batches import Samples
+from calibration.data.source import spread
 from calibration.errors import ModelError
 from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.histogram.collect import OnPart, collect, num_in
 from calibration.histogram.histogram import Histogram
-from calibration.histogram.methods import Method
-from calibration.precision.watch import Watch, watched_tensors
+from calibration.precision.watch import TARGETS, Watch, watched_tensors
 from calibration.ranges.convergence import ConvergenceTracker, write_convergence
-from calibration.ranges.ranges import Origin, ranges_from_histograms, write_ranges
+from calibration.ranges.ranges import AUTO, Origin, RangeMethod, RangesRecord, ranges_from_histograms
+from calibration.ranges.ranges_file import write_ranges
 from engines import backend, module_of
 from engines.backends import onnxruntime
 from engines.contract import Array, Runner
 from engines.errors import EngineError
+from pipeline.accuracy.range_choice import chosen_ranges
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.engine_runner import ModelRunner, fixed_batch
 from pipeline.machine.packages import distribution_versions
@@ -46,11 +50,15 @@ class Calibrate(Stage):
 
     Streams the samples: memory does not grow with their number. One exact histogram of |x| per tensor, from which
     all methods are read; entropy is Migacz, "8-bit Inference with TensorRT" (GTC 2017), with TensorRT's threshold.
+    ``auto`` is ``calibration.analysis.range_choice``: up to 32 of the samples are run with each candidate's INT8.
     """
 
     RESULT: ClassVar[str] = "ranges"
 
-    method: Method = option("entropy", "how each range is computed from the tensor's histogram")
+    method: RangeMethod = option(
+        "auto",
+        "how ranges are read from the histograms; auto: by entropy unless the outputs are nearer to FP32 by another",
+    )
     percentile: float = option(99.99, "for percentile: share of |x| within the range, in percent")
     watch: Watch = option(
         "placements", "tensors that get a range: those INT8 needs on either backend, on one of the two, or all"
@@ -88,8 +96,9 @@ class Calibrate(Stage):
         watched = watched_tensors(proto, self.watch, possible)
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
-        tracker = ConvergenceTracker(self.method, self.percentile)
-        histograms = self._pass(model, watched_model, samples, tracker.on_part)
+        tracker = ConvergenceTracker("entropy" if self.method == AUTO else self.method, self.percentile)
+        kept = KeptSamples(spread(samples.num_samples, NUM_SAMPLES) if self.method == AUTO else ())
+        histograms = self._pass(model, watched_model, samples, tracker.on_part, kept)
         convergence = tracker.convergence(samples.num_samples, histograms)
         histograms = watched.completed(histograms)
         unclear = [name for name in watched.unclear(histograms) if name in possible]
@@ -99,9 +108,12 @@ class Calibrate(Stage):
             histograms |= self._pass(model, watched_model, samples)
         watched_model.unlink()
         origin = Origin(model.digest(), samples.digest(), samples.num_samples, self.versions(), tensor_digests(proto))
-        ranges = ranges_from_histograms(histograms, self.method, self.percentile, origin)
+        first = "entropy" if self.method == AUTO else self.method
+        ranges = ranges_from_histograms(histograms, first, self.percentile, origin)
         folder = out / "ranges"
         folder.mkdir()
+        if self.method == AUTO:
+            ranges = self._chosen(ranges, proto, kept, folder)
         write_ranges(ranges, histograms, folder)
         write_convergence(convergence, folder)
         if convergence.settled_at is None:
@@ -109,8 +121,22 @@ class Calibrate(Stage):
         (out / "notes.json").write_text(json.dumps(notes))
         return Ranges(folder)
 
+    def _chosen(self, ranges: RangesRecord, proto: onnx.ModelProto, kept: KeptSamples, folder: Path) -> RangesRecord:
+        """The ranges by the readings that the outputs ask for; why stands in the folder."""
+        targets = TARGETS.get(self.watch, TARGETS["placements"])
+        load = partial(backend(self.runner).load, num_threads=self.num_threads)
+        chosen, choice = chosen_ranges(ranges, proto, kept.rows, targets, load)
+        if choice is not None:
+            write_choice(choice, folder)
+        return chosen
+
     def _pass(
-        self, model: OnnxModel, watched_model: Path, samples: Samples, on_part: OnPart | None = None
+        self,
+        model: OnnxModel,
+        watched_model: Path,
+        samples: Samples,
+        on_part: OnPart | None = None,
+        kept: KeptSamples | None = None,
     ) -> dict[str, Histogram]:
         """Run all samples, each by itself: the last bits of what a runner computes may depend on the batch."""
         bar = Bar("calibrate", samples.num_samples)
@@ -122,12 +148,33 @@ class Calibrate(Stage):
                 def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
                     return runner.infer(feed) if num_in(feed) == (fixed or 1) else alone(runner, feed, fixed)
 
-                ready = runnable(samples.batches(fixed or self.batch_size), fixed or 1)
+                batches = samples.batches(fixed or self.batch_size)
+                ready = runnable(kept.seen(batches) if kept else batches, fixed or 1)
                 return collect(run, ready, on_batch=bar.to, on_part=on_part, num_workers=self.num_workers)
         except EngineError as error:  # Names the file that ran, which is gone by the time someone looks for it.
             raise type(error)(str(error).replace(str(watched_model), str(model.path))) from error
         finally:
             bar.close()
+
+
+class KeptSamples:
+    """Samples of a pass that are kept, as a batch of one each."""
+
+    def __init__(self, indices: Collection[int]) -> None:
+        """``indices``: which, counted from the first sample of the pass."""
+        self._indices = frozenset(indices)
+        self.rows: list[dict[str, Array]] = []
+
+    def seen(self, batches: Iterable[Mapping[str, Array]]) -> Iterator[Mapping[str, Array]]:
+        """The batches, while they are read."""
+        begin = 0
+        for batch in batches:
+            size = num_in(batch)
+            for row in range(size):
+                if begin + row in self._indices:
+                    self.rows.append({name: array[row : row + 1].copy() for name, array in batch.items()})
+            begin += size
+            yield batch
 
 
 def _told_of_half_precision(model: OnnxModel, proto: onnx.ModelProto, watchable_names: list[str]) -> list[str]:

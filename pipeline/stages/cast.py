@@ -12,7 +12,8 @@ import onnx
 from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.precision.fp16 import fp16_from_onnx, named, nodes_beyond_fp16
-from calibration.ranges.ranges import ranges_from_folder, spans_from_ranges
+from calibration.ranges.ranges import spans_from_ranges
+from calibration.ranges.ranges_file import ranges_from_folder
 from engines.precision import FP16
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.machine.packages import distribution_versions

@@ -17,7 +17,8 @@ from calibration.precision.int8_fp16 import typed_int8_from_qdq
 from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
-from calibration.ranges.ranges import RangesRecord, ranges_from_folder, spans_from_ranges
+from calibration.ranges.ranges import RangesRecord, spans_from_ranges
+from calibration.ranges.ranges_file import ranges_from_folder
 from engines.cpu import cpu_flags
 from engines.precision import INT8
 from pipeline.artifact import OnnxModel, Ranges

@@ -26,13 +26,20 @@ from calibration.histogram.methods import Method
 from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.precision.scale import Arithmetic
 from calibration.precision.watch import watched_tensors
-from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms, spans_from_ranges
+from calibration.ranges.ranges import (
+    AUTO,
+    METHODS,
+    Origin,
+    RangeMethod,
+    RangesRecord,
+    ranges_from_histograms,
+    spans_from_ranges,
+)
 from engines import backend, module_of
 from engines.backends import onnxruntime
-from engines.contract import Runner
 from engines.precision import precision_named
 from pipeline.artifact import OnnxModel, Tolerances
-from pipeline.engine_runner import ModelRunner, few, fixed_batch, padded, unpadded
+from pipeline.engine_runner import ModelRunner, SampleRunner, few
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import Bar
 from pipeline.option import check_bounds, option
@@ -56,9 +63,11 @@ class Rounding:
     """Where INT8 is placed; for FP32, ``tensorrt`` means that products may round their inputs to TF32."""
     exclude: tuple[str, ...] = ()
     arithmetic: Arithmetic = "u8s8"
-    method: Method | Literal["any"] = "any"
+    method: RangeMethod | Literal["any"] = "any"
     """How ranges are read; ``any``: whichever of the four makes most noise."""
     percentile: float = 99.99
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    """For ``auto``: how the range of each tensor is read."""
 
     def form(self) -> Format:
         """The floating-point format of what is not INT8."""
@@ -204,7 +213,7 @@ class Tolerate(Stage):
         with ExitStack() as stack:
             file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-"))) / "watched.onnx"
             write_watched(path, proto, watched.names, file)
-            run = _Run(stack.enter_context(backend(self.runner).load(file, num_threads=self.num_threads)))
+            run = SampleRunner(stack.enter_context(backend(self.runner).load(file, num_threads=self.num_threads)))
             first, second = (
                 watched.completed(collect(run, islice(few(samples, self.num_samples), half, None, 2)))
                 for half in ((0, 1) if samples.num_samples > 1 else (0, 0))
@@ -212,10 +221,12 @@ class Tolerate(Stage):
         both = {name: histogram.merged(second[name]) for name, histogram in first.items()}
         origin = Origin("", "", samples.num_samples)
 
-        def read(histograms: Mapping[str, Histogram], method: Method) -> RangesRecord:
-            return ranges_from_histograms(histograms, method, rounding.percentile, origin)
+        def read(histograms: Mapping[str, Histogram], method: RangeMethod) -> RangesRecord:
+            first = "entropy" if method == AUTO else method
+            ranges = ranges_from_histograms(histograms, first, rounding.percentile, origin)
+            return ranges.read_by(AUTO, rounding.methods) if method == AUTO else ranges
 
-        methods = METHODS if rounding.method == "any" else (rounding.method,)
+        methods: tuple[RangeMethod, ...] = METHODS if rounding.method == "any" else (rounding.method,)
         halves = [(read(first, method), read(second, method)) for method in methods]
         if len(methods) > 1:
             return halves, {}
@@ -230,18 +241,18 @@ class Tolerate(Stage):
             stack.callback(bar.close)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
 
-            def opened(rounded: Rounded) -> _Run:
+            def opened(rounded: Rounded) -> SampleRunner:
                 file = folder / f"{len(list(folder.iterdir()))}.onnx"
                 onnx.save(rounded.model, file)
-                return _Run(stack.enter_context(backend(self.runner).load(file, num_threads=self.num_threads)))
+                return SampleRunner(stack.enter_context(backend(self.runner).load(file, num_threads=self.num_threads)))
 
             runs = [[(opened(rounded), rounded) for rounded in lot] for lot in lots]
             turns = [[lot[index % len(lot)] for index in range(self.num_draws)] for lot in runs]
             draws = [[(run, rounded.draw(random)) for run, rounded in lot] for lot in turns]
-            reference = _Run(stack.enter_context(backend(self.runner).load(path, num_threads=self.num_threads)))
+            reference = SampleRunner(stack.enter_context(backend(self.runner).load(path, num_threads=self.num_threads)))
             again = reference
             if self.runner == "onnxruntime":
-                again = _Run(stack.enter_context(onnxruntime.load_simulation(path, num_threads=1)))
+                again = SampleRunner(stack.enter_context(onnxruntime.load_simulation(path, num_threads=1)))
             num = 0
             for batch in _batches(few(samples, self.num_samples), reference.fixed or BATCH_SIZE):
                 expected, other = reference(batch), again(batch)
@@ -250,18 +261,6 @@ class Tolerate(Stage):
                 num += len(next(iter(batch.values())))
                 bar.to(num)
         return sums_of_lots
-
-
-class _Run:
-    """A runner for batches of any size up to its own, if that is fixed."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner, self.fixed = runner, fixed_batch(runner)
-
-    def __call__(self, feed: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
-        num = next(len(array) for array in feed.values() if array.ndim)
-        outputs = self._runner.infer(padded(feed, self.fixed))
-        return {name: unpadded(array, num, self.fixed) for name, array in outputs.items()}
 
 
 def _add(

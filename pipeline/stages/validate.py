@@ -14,7 +14,7 @@ import numpy as np
 
 from calibration.arrays import Bools
 from calibration.data.user_function import module_sources
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend, module_of
 from engines.contract import Array
 from engines.precision import PRECISIONS, Precision

@@ -20,7 +20,7 @@ from benchmarks import gpu_beside, gpu_check, gpu_report
 from benchmarks.gpu_cases import BATCHES, cases_from_folder, own_case, plan_text
 from benchmarks.gpu_report import Found
 from benchmarks.gpu_steps import Step, Steps
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.trt_cache import Cache, bytes_from_cache
 from engines import backend
 from engines.contract import DYNAMIC, GpuUse, TensorSpec

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from calibration.errors import DataError
 from calibration.histogram.histogram import histogram_from_values
 from calibration.ranges.merge import merged_ranges
-from calibration.ranges.ranges import Origin, RangesRecord, TensorRange, ranges_from_histograms, write_ranges
+from calibration.ranges.ranges import Origin, RangesRecord, TensorRange, ranges_from_histograms
+from calibration.ranges.ranges_file import write_ranges
 
 ORIGIN = Origin("a" * 64, "b" * 64, 10, {"onnx": "1.0"}, {"x": "1", "y": "2"})
 
@@ -147,7 +148,7 @@ def test_runs_that_watched_other_tensors_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", [0, 1])
 def test_imported_ranges_are_refused(tmp_path: Path, place: int) -> None:
     (tmp_path / "imported").mkdir()
-    tensor = TensorRange(1.0, {}, {}, {}, -1.0, 1.0, 0, 0, 1, ())
+    tensor = TensorRange("imported", 1.0, {}, {}, {}, -1.0, 1.0, 0, 0, 1, ())
     write_ranges(
         RangesRecord("imported", 100.0, replace(ORIGIN, source="TRT-8502-X"), {"x": tensor}), {}, tmp_path / "imported"
     )

@@ -21,16 +21,8 @@ from calibration.errors import DataError
 from calibration.histogram.entropy import amax_entropy
 from calibration.histogram.histogram import Histogram, histogram_from_values
 from calibration.histogram.methods import Method, amax_mse, amax_percentile, clipped_share, sqnr_db
-from calibration.ranges.ranges import (
-    METHODS,
-    Origin,
-    RangesRecord,
-    TensorRange,
-    histograms_from_folder,
-    ranges_from_folder,
-    ranges_from_histograms,
-    write_ranges,
-)
+from calibration.ranges.ranges import METHODS, Origin, RangesRecord, TensorRange, ranges_from_histograms
+from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, write_ranges
 
 ORIGIN = Origin(model_digest="a" * 64, data_digest="b" * 64, num_samples=10)
 
@@ -426,7 +418,7 @@ def test_another_model_with_equal_tensors_is_refused_too() -> None:
 
 
 def imported() -> RangesRecord:
-    tensor = TensorRange(2.54, {}, {}, {}, -2.54, 2.54, 0, 0, 2, ("from a cache",))
+    tensor = TensorRange("imported", 2.54, {}, {}, {}, -2.54, 2.54, 0, 0, 2, ("from a cache",))
     return RangesRecord("imported", 100.0, replace(ORIGIN, source="TRT-8502-EntropyCalibration2"), {"x": tensor})
 
 

@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges_file import ranges_from_folder
 from tests.made import QUICK_PROTOCOL
 
 if TYPE_CHECKING:

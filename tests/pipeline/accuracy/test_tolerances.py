@@ -8,7 +8,7 @@ import pytest
 from calibration.data.batches import Samples, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges_file import ranges_from_folder
 from pipeline.accuracy.tolerances import unlike_ranges
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.stages.calibrate import Calibrate

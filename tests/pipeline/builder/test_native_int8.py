@@ -13,7 +13,7 @@ import pytest
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
-from calibration.ranges.ranges import ranges_from_folder
+from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.backends import tensorrt
 from engines.contract import GivenBatches, GivenScales, ShapeRange

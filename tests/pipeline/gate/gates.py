@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from calibration.data.batches import input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
-from calibration.ranges.ranges import histograms_from_folder, ranges_from_folder, write_ranges
+from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, write_ranges
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.quantize import Quantize

@@ -10,14 +10,8 @@ import pytest
 from calibration.errors import DataError
 from calibration.histogram.histogram import Histogram, histogram_from_values
 from calibration.histogram.methods import Method
-from calibration.ranges.ranges import (
-    METHODS,
-    Origin,
-    RangesRecord,
-    ranges_from_folder,
-    ranges_from_histograms,
-    write_ranges,
-)
+from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms
+from calibration.ranges.ranges_file import ranges_from_folder, write_ranges
 from pipeline.report.tensor_quality import (
     MAX_HISTOGRAMS,
     NUM_DRAWN_BINS,

@@ -17,7 +17,7 @@ from calibration.data.batches import input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from calibration.histogram.histogram import histogram_from_values
-from calibration.ranges.ranges import histograms_from_folder, ranges_from_folder
+from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder
 from pipeline.artifact import OnnxModel
 from pipeline.errors import DataError, EngineError, ModelError
 from pipeline.stages.calibrate import Calibrate

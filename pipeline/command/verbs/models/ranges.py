@@ -15,6 +15,7 @@ from rich.text import Text
 
 from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
+from calibration.histogram.methods import Method
 from calibration.ranges.convergence import Convergence, convergence_from_folder
 from calibration.ranges.foreign_tables import (
     ScaleTable,
@@ -25,7 +26,8 @@ from calibration.ranges.foreign_tables import (
 )
 from calibration.ranges.merge import merged_ranges
 from calibration.ranges.ort_table import flatbuffers_from_scales, json_from_scales
-from calibration.ranges.ranges import IMPORTED, METHODS, RangesRecord, ranges_from_folder, write_ranges
+from calibration.ranges.ranges import IMPORTED, METHODS, RangesRecord
+from calibration.ranges.ranges_file import ranges_from_folder, write_ranges
 from calibration.ranges.trt_cache import ALGORITHMS, Cache, bytes_from_cache, header_for
 from pipeline.artifact import Artifact, OnnxModel, Ranges
 from pipeline.command.options import given_options, model_from, needed, output_option
@@ -96,14 +98,17 @@ def notes_of(record: RangesRecord) -> list[str]:
 
 @ranges.command(short_help="Merge the ranges of several runs on different samples.")
 @click.argument("folders", type=Path, nargs=-1, required=True)
+@click.option(
+    "--method", type=click.Choice(METHODS), help="how ranges are read from the merged histograms; by default as before"
+)
 @output_option("folder to write the ranges to")
-def merge(folders: tuple[Path, ...], output: Path | None) -> None:
+def merge(folders: tuple[Path, ...], method: Method | None, output: Path | None) -> None:
     """Merge the ranges in FOLDERS, from different samples; byte for byte the result of one run over all of them."""
     target: Path = needed(output, "-o", "name the folder to write the ranges to")
     check_folder_target(target)
 
     def merged(out: Path) -> Ranges:
-        record, histograms = merged_ranges(folders)
+        record, histograms = merged_ranges(folders, method)
         folder = out / "ranges"
         folder.mkdir()
         write_ranges(record, histograms, folder)

@@ -14,7 +14,8 @@ import pytest
 
 from calibration.histogram.histogram import histogram_from_values
 from calibration.ranges.ort_table import scales_from_flatbuffers, scales_from_json
-from calibration.ranges.ranges import Origin, ranges_from_folder, ranges_from_histograms, write_ranges
+from calibration.ranges.ranges import Origin, ranges_from_histograms
+from calibration.ranges.ranges_file import ranges_from_folder, write_ranges
 from calibration.ranges.trt_cache import cache_from_bytes
 from engines import backend
 from engines.contract import BuildOptions, ShapeRange
