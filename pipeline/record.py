@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from calibration.analysis.range_choice import RangeChoice
 from calibration.data.batches import Samples
 from calibration.lint.finding import Finding
 from calibration.ranges.convergence import Convergence
@@ -21,7 +22,7 @@ from pipeline.latency.protocol import Protocol
 from pipeline.machine.identity import Machine
 from pipeline.machine.monitor import MonitorSummary
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, graph optimizations off)"]
 ENGINE: MeasuredOn = "engine"
@@ -220,6 +221,8 @@ class TensorQuality:
     """How well eight bits hold one tensor, read from its histogram on the calibration data."""
 
     name: str
+    method: str
+    """How the chosen range was read."""
     amax: float
     """The chosen range is -amax to amax."""
     min: float
@@ -230,7 +233,7 @@ class TensorQuality:
     """Share of values beyond ``amax``."""
     by_method: Mapping[str, MethodQuality]
     best_method: str
-    """Of the highest SQNR in tenths of dB; among equals the chosen one, else the first; empty where none has any."""
+    """Of the highest SQNR in tenths of dB; among equals ``method``, else the first; empty where none has any."""
     notes: tuple[str, ...]
 
 
@@ -239,7 +242,8 @@ class MethodSummary:
     """One calibration method over all tensors."""
 
     method: str
-    is_chosen: bool
+    num_chosen: int
+    """Tensors whose range it gives."""
     num_best: int
     """Tensors whose ``best_method`` it is."""
     num_near_best: int
@@ -308,6 +312,8 @@ class Record:
     """Of the tensors of the lowest SQNR, worst first."""
     lint: tuple[Finding, ...]
     """What was found of the calibration data, errors (which the plan allows) first."""
+    range_choice: RangeChoice | None
+    """How the reading of the ranges was chosen; None where a method was named."""
     settling: Convergence | None
     """None where nothing was calibrated."""
     served: tuple[StageRun, ...]

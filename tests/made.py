@@ -159,14 +159,14 @@ def tensor_quality(name: str, sqnr_db: float | None, *notes: str) -> TensorQuali
     """A tensor by entropy; the other methods are 1 dB worse or better. Without an SQNR, it is all zero."""
     if sqnr_db is None:
         by_method = dict.fromkeys(("entropy", "minmax", "percentile", "mse"), MethodQuality(0.0, None, 0.0))
-        return TensorQuality(name, 0.0, 0.0, 0.0, None, 0.0, by_method, "", notes)
+        return TensorQuality(name, "entropy", 0.0, 0.0, 0.0, None, 0.0, by_method, "", notes)
     by_method = {
         "entropy": MethodQuality(4.0, sqnr_db, 1e-4),
         "minmax": MethodQuality(6.2, sqnr_db - 1, 0.0),
         "percentile": MethodQuality(4.2, sqnr_db - 0.5, 9e-5),
         "mse": MethodQuality(5.5, sqnr_db + 1, 2e-5),
     }
-    return TensorQuality(name, 4.0, 0.0, 6.2, sqnr_db, 1e-4, by_method, "mse", notes)
+    return TensorQuality(name, "entropy", 4.0, 0.0, 6.2, sqnr_db, 1e-4, by_method, "mse", notes)
 
 
 def sample_record() -> Record:
@@ -211,13 +211,14 @@ def sample_record() -> Record:
         variants=variants,
         tensors=tuple(tensors),
         methods=(
-            MethodSummary("entropy", True, 0, 4, 32.1),
-            MethodSummary("minmax", False, 0, 2, 31.1),
-            MethodSummary("percentile", False, 0, 3, 31.6),
-            MethodSummary("mse", False, 15, 15, 33.1),
+            MethodSummary("entropy", 16, 0, 4, 32.1),
+            MethodSummary("minmax", 0, 0, 2, 31.1),
+            MethodSummary("percentile", 0, 0, 3, 31.6),
+            MethodSummary("mse", 0, 15, 15, 33.1),
         ),
         histograms=(shared, TensorHistogram((names[1],), 6.2 / 120, counts[:-1], 0)),
         lint=(Finding("warning", "overlap", "12 of 200 calibration samples are <evaluation> samples too"),),
+        range_choice=None,
         settling=Convergence("minmax", ("a", "b"), (Point(1, 0.4, 0.8), Point(2, 0.1, 0.12), Point(3, 0.0, 0.0)), None),
         served=(StageRun("export", "cc" * 32, True, 0.01), StageRun("build", "dd" * 32, False, 2.5)),
         notes=("12 of 200 calibration samples are evaluation samples too",),

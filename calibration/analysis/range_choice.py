@@ -53,12 +53,12 @@ MOST_DB = 200.0
 """Of outputs that are equal: beyond what float32 can tell apart."""
 CHOICE_FILE = "choice.json"
 
-Ratios: TypeAlias = Callable[[int, range], Floats]
+SampleRatios: TypeAlias = Callable[[int, range], Floats]
 """From the index of a candidate and of samples to the SQNR of each sample, dB: (n,)."""
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RangeCandidate:
     """A reading for each tensor."""
 
     name: str
@@ -66,7 +66,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Result:
+class CandidateResult:
     """How a candidate ended."""
 
     name: str
@@ -78,14 +78,14 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Choice:
+class RangeChoice:
     """Who won, and against whom."""
 
     winner: str
     placements: tuple[str, ...]
     outputs: tuple[str, ...]
     """The tensors whose SQNR was measured."""
-    results: tuple[Result, ...]
+    results: tuple[CandidateResult, ...]
 
     def sentence(self) -> str:
         """For a person."""
@@ -99,15 +99,15 @@ class Choice:
         )
 
 
-def candidates(tensors: Mapping[str, TensorRange]) -> tuple[Candidate, ...]:
+def candidates(tensors: Mapping[str, TensorRange]) -> tuple[RangeCandidate, ...]:
     """Entropy first, and no two with the same ranges."""
     mixed = [
-        Candidate(f"entropy, but where another holds the tensor better by {margin:g} dB", _mixed(tensors, margin))
+        RangeCandidate(f"entropy, but where another holds the tensor better by {margin:g} dB", _mixed(tensors, margin))
         for margin in MARGINS_DB
     ]
     others: tuple[Method, ...] = ("entropy", "mse", "percentile", "minmax")
-    pure = [Candidate(method, dict.fromkeys(tensors, method)) for method in others]
-    distinct: dict[tuple[float, ...], Candidate] = {}
+    pure = [RangeCandidate(method, dict.fromkeys(tensors, method)) for method in others]
+    distinct: dict[tuple[float, ...], RangeCandidate] = {}
     for candidate in (pure[0], *mixed, *pure[1:]):
         amaxes = tuple(tensor.amax_by_method[candidate.methods[name]] for name, tensor in tensors.items())
         distinct.setdefault(amaxes, candidate)
@@ -125,7 +125,7 @@ def _mixed(tensors: Mapping[str, TensorRange], margin: float) -> dict[str, Metho
 
 
 @dataclass(frozen=True)
-class Race:
+class RaceEnd:
     """How a race ended: by candidate, its ratios on the samples that it was run on; the first is the one to beat."""
 
     winner: int
@@ -141,7 +141,7 @@ def racing_order(num: int) -> list[int]:
     return order
 
 
-def race(num_candidates: int, num_samples: int, ratios_of: Ratios) -> Race:
+def race(num_candidates: int, num_samples: int, ratios_of: SampleRatios) -> RaceEnd:
     """Run candidates on more and more samples, until the leader is known well enough."""
     left = list(range(num_candidates))
     ratios: list[Floats] = [np.zeros(0)] * num_candidates
@@ -157,7 +157,7 @@ def race(num_candidates: int, num_samples: int, ratios_of: Ratios) -> Race:
             break
     if left[0] == 0 and behind[0].mean <= max(LEAST_GAIN_DB, behind[0].error):
         leader = 0
-    return Race(leader, tuple(ratios))
+    return RaceEnd(leader, tuple(ratios))
 
 
 @dataclass(frozen=True)
@@ -220,13 +220,13 @@ class AdjustableNetwork:
         return feed
 
 
-def write_choice(choice: Choice, folder: Path) -> None:
+def write_choice(choice: RangeChoice, folder: Path) -> None:
     """Write ``choice.json`` into a folder of ranges."""
     text = json.dumps(asdict(choice), indent=1, ensure_ascii=False, allow_nan=False)
     (folder / CHOICE_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
-def choice_from_folder(folder: Path) -> Choice | None:
+def choice_from_folder(folder: Path) -> RangeChoice | None:
     """Read ``choice.json``; None where there is none, as beside ranges by a method that was named.
 
     Raises:
@@ -237,8 +237,8 @@ def choice_from_folder(folder: Path) -> Choice | None:
         return None
     try:
         record = json.loads(where.read_text(encoding="utf-8"))
-        results = tuple(Result(**row) for row in record["results"])
-        values = {row.name: record[row.name] for row in fields(Choice)}
-        return Choice(**{**values, "results": results})
+        results = tuple(CandidateResult(**row) for row in record["results"])
+        values = {row.name: record[row.name] for row in fields(RangeChoice)}
+        return RangeChoice(**{**values, "results": results})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{where}: is damaged ({error}); delete it, or calibrate again") from error

@@ -21,10 +21,11 @@ def answer_tensors(model: onnx.ModelProto) -> list[str]:
     names = []
     for output in model.graph.output:
         name = seen = output.name
+        is_squashed = False
         while seen in producers and producers[seen].op_type in SQUASHING | MOVING:
-            node = producers[seen]
-            seen = node.input[0]
-            if node.op_type in SQUASHING:
+            is_squashed = is_squashed or producers[seen].op_type in SQUASHING
+            seen = producers[seen].input[0]
+            if is_squashed and seen in floats:
                 name = seen
         if name in floats:
             names.append(name)

@@ -14,9 +14,9 @@ import onnx
 
 from calibration.analysis.range_choice import (
     AdjustableNetwork,
-    Candidate,
-    Choice,
-    Result,
+    CandidateResult,
+    RangeCandidate,
+    RangeChoice,
     candidates,
     race,
     racing_order,
@@ -31,7 +31,7 @@ from engines.contract import Runner
 from pipeline.engine_runner import SampleRunner
 from pipeline.machine.progress import Bar
 
-Load: TypeAlias = Callable[[Path], Runner]
+SessionOpener: TypeAlias = Callable[[Path], Runner]
 """Opens a session of an ONNX file, to be entered."""
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ def chosen_ranges(
     model: onnx.ModelProto,
     samples: Sequence[Mapping[str, AnyArray]],
     targets: Sequence[PlacementTarget],
-    load: Load,
-) -> tuple[RangesRecord, Choice | None]:
+    load: SessionOpener,
+) -> tuple[RangesRecord, RangeChoice | None]:
     """The ranges by the reading that the outputs are nearest to FP32's with, and how it was chosen.
 
     None where there is nothing to choose: no float output, nothing in INT8, or all readings alike.
@@ -68,14 +68,14 @@ def chosen_ranges(
 
         end = race(len(racing), len(samples), ratios_of)
     winner = racing[end.winner]
-    choice = Choice(winner.name, tuple(targets), tuple(answers), _results(racing, end.ratios))
+    choice = RangeChoice(winner.name, tuple(targets), tuple(answers), _results(racing, end.ratios))
     log.info("%s", choice.sentence())
     return ranges.read_by(AUTO, winner.methods), choice
 
 
-def _results(racing: Sequence[Candidate], ratios: Sequence[Floats]) -> tuple[Result, ...]:
+def _results(racing: Sequence[RangeCandidate], ratios: Sequence[Floats]) -> tuple[CandidateResult, ...]:
     return tuple(
-        Result(
+        CandidateResult(
             candidate.name,
             float(each.mean()),
             len(each),
@@ -94,7 +94,7 @@ class _Judge:
         model: onnx.ModelProto,
         answers: Sequence[str],
         targets: Sequence[PlacementTarget],
-        load: Load,
+        load: SessionOpener,
     ) -> None:
         self._stack, self._model, self._answers, self._targets = stack, model, answers, targets
         self._load = load

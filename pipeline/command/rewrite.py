@@ -40,7 +40,9 @@ def ranges_for(model: OnnxModel, options: dict[str, Any], work: Path) -> Ranges:
         if beside := [flag for flag in given_options() if flag in (*DATA_FLAGS, "--allow") and flag != "--method"]:
             raise ConfigError(f"{beside[0]}: has no effect together with --ranges; drop one of the two")
         return (
-            reread(options["ranges"], options["method"], work) if "--method" in given_options() else Ranges(options["ranges"])
+            reread(options["ranges"], options["method"], work)
+            if "--method" in given_options()
+            else Ranges(options["ranges"])
         )
     samples = samples_from(options, input_specs_from_onnx(model.path))
     check_samples(model, samples, options["allow"])

@@ -56,10 +56,9 @@ def histogram_pictures(record: Record) -> list[HistogramPicture]:
     from matplotlib import rc_context
 
     by_name = {tensor.name: tensor for tensor in record.tensors}
-    chosen = next((method.method for method in record.methods if method.is_chosen), "")
     with rc_context(STYLE):
         return [
-            _histogram_picture(f"histogram-{number}", histogram, by_name[histogram.tensors[0]], chosen)
+            _histogram_picture(f"histogram-{number}", histogram, by_name[histogram.tensors[0]])
             for number, histogram in enumerate(record.histograms, 1)
         ]
 
@@ -102,7 +101,7 @@ def _is_free(x: Sequence[float], ends: Sequence[tuple[float, float]], places: Se
     return True
 
 
-def _histogram_picture(key: str, histogram: TensorHistogram, tensor: TensorQuality, chosen: str) -> HistogramPicture:
+def _histogram_picture(key: str, histogram: TensorHistogram, tensor: TensorQuality) -> HistogramPicture:
     edges = np.arange(len(histogram.counts) + 1, dtype=np.float64) * histogram.bin_width
     counts = np.asarray(histogram.counts, np.float64)
     thresholds = {method: quality.amax for method, quality in tensor.by_method.items()}
@@ -113,7 +112,7 @@ def _histogram_picture(key: str, histogram: TensorHistogram, tensor: TensorQuali
     ax.set_xlabel("|x|")
     _draw_columns(ax, edges, counts, tensor.amax if tensor.clipped_share else math.inf)
     _draw_count_axis(ax, float(counts.max()))
-    _mark_thresholds(figure, ax, thresholds, chosen)
+    _mark_thresholds(figure, ax, thresholds, tensor.method)
     marks = "; ".join(f"{method} clips beyond {amax:.4g}" for method, amax in thresholds.items())
     picture = Picture(key, tensor.name, "", f"histogram of magnitudes; {marks}", svg_from_figure(figure, key))
     return HistogramPicture(picture, tensor, histogram.tensors[1:])

@@ -20,21 +20,21 @@ NEAR_DB = 0.5
 
 def tensors_from_ranges(ranges: RangesRecord) -> tuple[TensorQuality, ...]:
     """The quality of every tensor's range, worst first, then those without an SQNR; of measured ranges."""
-    qualities = [_quality(name, tensor, ranges.method) for name, tensor in ranges.tensors.items()]
+    qualities = [_quality(name, tensor) for name, tensor in ranges.tensors.items()]
     return tuple(sorted(qualities, key=lambda tensor: (tensor.sqnr_db is None, tensor.sqnr_db or 0.0)))
 
 
 def methods_from_ranges(ranges: RangesRecord) -> tuple[MethodSummary, ...]:
     """Which method was best where, over all tensors that have an SQNR; of measured ranges."""
-    tensors = [tensor.sqnr_db for tensor in ranges.tensors.values()]
-    rated = [finite for ratios in tensors if (finite := _known(ratios))]
-    best = [_best(ratios, ranges.method) for ratios in rated]
+    chosen = [tensor.method for tensor in ranges.tensors.values()]
+    rated = [ratios for tensor in ranges.tensors.values() if (ratios := _known(tensor.sqnr_db))]
+    best = [_best(_known(tensor.sqnr_db), tensor.method) for tensor in ranges.tensors.values()]
     summaries = []
     for method in METHODS:
         sqnrs_db = [ratios[method] for ratios in rated if method in ratios]
         num_near = sum(ratios.get(method, -math.inf) >= max(ratios.values()) - NEAR_DB for ratios in rated)
         mean = sum(sqnrs_db) / len(sqnrs_db) if sqnrs_db else None
-        summaries.append(MethodSummary(method, method == ranges.method, best.count(method), num_near, mean))
+        summaries.append(MethodSummary(method, chosen.count(method), best.count(method), num_near, mean))
     return tuple(summaries)
 
 
@@ -64,19 +64,20 @@ def worst_histograms(folder: Path) -> tuple[TensorHistogram, ...]:
     return tuple(_drawable(histograms[names[0]], tuple(names)) for names in shared.values())
 
 
-def _quality(name: str, tensor: TensorRange, chosen: str) -> TensorQuality:
+def _quality(name: str, tensor: TensorRange) -> TensorQuality:
     return TensorQuality(
         name=name,
+        method=tensor.method,
         amax=tensor.amax,
         min=tensor.min,
         max=tensor.max,
-        sqnr_db=tensor.sqnr_db[chosen],
-        clipped_share=tensor.clipped_share[chosen],
+        sqnr_db=tensor.sqnr_db[tensor.method],
+        clipped_share=tensor.clipped_share[tensor.method],
         by_method={
             method: MethodQuality(tensor.amax_by_method[method], tensor.sqnr_db[method], tensor.clipped_share[method])
             for method in METHODS
         },
-        best_method=_best(_known(tensor.sqnr_db), chosen),
+        best_method=_best(_known(tensor.sqnr_db), tensor.method),
         notes=tuple(tensor.notes),
     )
 

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from calibration.analysis.range_choice import choice_from_folder
 from calibration.ranges.convergence import convergence_from_folder
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
@@ -78,6 +79,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         methods=methods_from_ranges(ranges) if ranges else (),
         histograms=worst_histograms(results.ranges.path) if results.ranges else (),
         lint=results.findings.read() if results.findings else (),
+        range_choice=choice_from_folder(results.ranges.path) if results.ranges else None,
         settling=convergence_from_folder(results.ranges.path) if results.ranges else None,
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
         notes=(*results.fp32.notes(), *results.notes, *(() if watched is None else watched.notes)),

@@ -97,8 +97,8 @@ class Calibrate(Stage):
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
         tracker = ConvergenceTracker("entropy" if self.method == AUTO else self.method, self.percentile)
-        kept = KeptSamples(spread(samples.num_samples, NUM_SAMPLES) if self.method == AUTO else ())
-        histograms = self._pass(model, watched_model, samples, tracker.on_part, kept)
+        recorder = SampleRecorder(spread(samples.num_samples, NUM_SAMPLES) if self.method == AUTO else ())
+        histograms = self._pass(model, watched_model, samples, tracker.on_part, recorder)
         convergence = tracker.convergence(samples.num_samples, histograms)
         histograms = watched.completed(histograms)
         unclear = [name for name in watched.unclear(histograms) if name in possible]
@@ -113,7 +113,7 @@ class Calibrate(Stage):
         folder = out / "ranges"
         folder.mkdir()
         if self.method == AUTO:
-            ranges = self._chosen(ranges, proto, kept, folder)
+            ranges = self._chosen(ranges, proto, recorder, folder)
         write_ranges(ranges, histograms, folder)
         write_convergence(convergence, folder)
         if convergence.settled_at is None:
@@ -121,11 +121,13 @@ class Calibrate(Stage):
         (out / "notes.json").write_text(json.dumps(notes))
         return Ranges(folder)
 
-    def _chosen(self, ranges: RangesRecord, proto: onnx.ModelProto, kept: KeptSamples, folder: Path) -> RangesRecord:
+    def _chosen(
+        self, ranges: RangesRecord, proto: onnx.ModelProto, recorder: SampleRecorder, folder: Path
+    ) -> RangesRecord:
         """The ranges by the readings that the outputs ask for; why stands in the folder."""
         targets = TARGETS.get(self.watch, TARGETS["placements"])
         load = partial(backend(self.runner).load, num_threads=self.num_threads)
-        chosen, choice = chosen_ranges(ranges, proto, kept.rows, targets, load)
+        chosen, choice = chosen_ranges(ranges, proto, recorder.rows, targets, load)
         if choice is not None:
             write_choice(choice, folder)
         return chosen
@@ -136,7 +138,7 @@ class Calibrate(Stage):
         watched_model: Path,
         samples: Samples,
         on_part: OnPart | None = None,
-        kept: KeptSamples | None = None,
+        recorder: SampleRecorder | None = None,
     ) -> dict[str, Histogram]:
         """Run all samples, each by itself: the last bits of what a runner computes may depend on the batch."""
         bar = Bar("calibrate", samples.num_samples)
@@ -149,7 +151,7 @@ class Calibrate(Stage):
                     return runner.infer(feed) if num_in(feed) == (fixed or 1) else alone(runner, feed, fixed)
 
                 batches = samples.batches(fixed or self.batch_size)
-                ready = runnable(kept.seen(batches) if kept else batches, fixed or 1)
+                ready = runnable(recorder.seen(batches) if recorder else batches, fixed or 1)
                 return collect(run, ready, on_batch=bar.to, on_part=on_part, num_workers=self.num_workers)
         except EngineError as error:  # Names the file that ran, which is gone by the time someone looks for it.
             raise type(error)(str(error).replace(str(watched_model), str(model.path))) from error
@@ -157,7 +159,7 @@ class Calibrate(Stage):
             bar.close()
 
 
-class KeptSamples:
+class SampleRecorder:
     """Samples of a pass that are kept, as a batch of one each."""
 
     def __init__(self, indices: Collection[int]) -> None:

@@ -94,7 +94,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/stats/bootstrap.py", set()),
         ("calibration/errors.py", {*STAGES}),
         ("calibration/file_digest.py", set()),
-        ("calibration/analysis/rounding.py", {"tolerate", "validate"}),
+        ("calibration/analysis/rounding.py", {"calibrate", "tolerate", "validate"}),
         ("calibration/data/batches.py", RUNNING | {"build", "build-trt"}),  # native INT8 reads samples
         ("calibration/graph/fold.py", {"export", "quantize", "calibrate", "tolerate", "validate"}),
         ("calibration/graph/weightless.py", {*STAGES}),

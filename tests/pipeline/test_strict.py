@@ -108,7 +108,7 @@ def test_what_is_missing_is_named(tmp_path: Path, text: str, said: str) -> None:
         ("[model.inputs]\nx = [1, 2]", "[model.inputs.x] is [1, 2], a list, but takes a table of min, opt, max"),
         ("[model.inputs.x]\nmin = [1.5]", "[model.inputs.x.min] is 1.5, a number, but takes a whole number"),
         ("[export]\nopset = 2024-01-01", "[export.opset] is datetime.date(2024, 1, 1), a date or time, but takes a"),
-        ("[calibrate]\nmethod = 'entropie'", "[calibrate.method] is 'entropie'; did you mean 'entropy'? known: ent"),
+        ("[calibrate]\nmethod = 'entropie'", "[calibrate.method] is 'entropie'; did you mean 'entropy'? known: auto, "),
         ("[quantize]\ntarget = 8", "[quantize.target] is 8; known: tensorrt, onnxruntime"),
         ("[data.preprocess]\nlayout = 'nhcw'", "[data.preprocess.layout] is 'nhcw'; did you mean 'nhwc'? known: k"),
     ],

@@ -196,7 +196,7 @@ def test_the_file_is_documented_json(folder: Path) -> None:
     text = (folder / "ranges.json").read_text(encoding="utf-8")
     record = json.loads(text)
     assert list(record) == sorted(record)
-    assert record["format_version"] == 2
+    assert record["format_version"] == 3
     assert (record["method"], record["percentile"], record["num_samples"]) == ("entropy", 99.9, 10)
     assert record["tensors"]["dead"]["sqnr_db"] == {"entropy": None, "minmax": None, "mse": None, "percentile": None}
     assert '"conv/输出"' in text
@@ -254,7 +254,7 @@ def test_another_json_file_is_refused(folder: Path) -> None:
 
 TENSOR = "tensors", "x"
 DAMAGE: dict[str, tuple[tuple[str, ...], object, str]] = {
-    "unknown method": (("method",), "max", "method is 'max', one of entropy, minmax, percentile, mse, imported "),
+    "unknown method": (("method",), "max", "method is 'max', one of entropy, minmax, percentile, mse, auto, imported "),
     "percentile of 0": (("percentile",), 0, "percentile is 0, a number above 0 and up to 100 is expected"),
     "percentile as text": (("percentile",), "99", "the file: percentile is '99', a finite number is expected"),
     "digest as number": (("model_digest",), 3, "model_digest is 3, text is expected"),
@@ -321,7 +321,7 @@ def test_a_tensors_missing_key_is_named(folder: Path, key: str) -> None:
 @pytest.mark.parametrize(("version", "is_what"), [(1, "is format version 1"), (None, "has no format version")])
 def test_another_format_version_is_refused(folder: Path, version: int | None, is_what: str) -> None:
     change(folder, lambda record: record.update(format_version=version))
-    with pytest.raises(DataError, match=rf"ranges\.json: {is_what}, this program reads 2; calibrate again"):
+    with pytest.raises(DataError, match=rf"ranges\.json: {is_what}, this program reads 3; calibrate again"):
         ranges_from_folder(folder)
 
 

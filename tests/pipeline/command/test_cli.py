@@ -189,7 +189,10 @@ def test_an_unknown_verb_like_nothing_lists_all(command: Command) -> None:
         ([], "Usage: trtforge [OPTIONS] VERB [ARGS]..."),
         (["run"], "Missing argument 'PLAN'"),
         (["quantize", "m.onnx", "--metod", "mse"], "No such option: --metod"),
-        (["quantize", "m.onnx", "--method", "best"], "'best' is not one of 'entropy', 'minmax', 'percentile', 'mse'"),
+        (
+            ["quantize", "m.onnx", "--method", "best"],
+            "'best' is not one of 'auto', 'entropy', 'minmax', 'percentile', 'mse'",
+        ),
         (["build", "m.onnx", "--backend", "tensorflow"], "'tensorflow' is not one of 'onnxruntime', 'reference',"),
         (["infer", "m.onnx", "--batch-size", "x"], "'x' is not a valid integer"),
         (["show", "a", "b"], "Got unexpected extra argument (b)"),

@@ -235,14 +235,14 @@ def test_every_tensor_has_every_method_and_the_best_of_them(record: Record, fold
     assert cells[1:3] == [["0"], ["6.2"]]
     assert cells[3] == ["24.0", "dB", "±4", "0.01", "%"]
     assert cells[6] == ["25.0", "dB", "±5.5", "0.002", "%"]
-    assert cells[7] == ["mse"]
+    assert cells[7:9] == [["entropy"], ["mse"]]
     assert read(html)[1].count("all zero") == 1
 
 
 def test_which_method_was_best_where_is_said(record: Record, folder: Path) -> None:
     _, text = read(html_from_record(record, folder))
     assert "Highest SQNR of 15 tensors: mse on 15." in text
-    assert "entropy (chosen) 0 4 32.1 dB" in text
+    assert "entropy 16 0 4 32.1 dB" in text
 
 
 def test_a_shared_histogram_is_shown_once_and_names_all_who_have_it(record: Record, folder: Path) -> None:

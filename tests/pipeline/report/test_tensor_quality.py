@@ -68,7 +68,7 @@ def test_the_summary_counts_tensors_and_leaves_out_those_without_an_sqnr() -> No
     found = ranges_of({"bell": normal(5000, 40.0), "flat": histogram(*np.linspace(0, 1, 999)), "zero": histogram(0.0)})
     summary = methods_from_ranges(found)
     assert [one.method for one in summary] == list(METHODS)
-    assert [one.is_chosen for one in summary] == [True, False, False, False]
+    assert [one.num_chosen for one in summary] == [3, 0, 0, 0]
     assert sum(one.num_best for one in summary) == 2
     for one in summary:
         ratios = [found.tensors[name].sqnr_db[one.method] or 0.0 for name in ("bell", "flat")]

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from calibration.analysis.range_choice import RangeChoice, choice_from_folder
 from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.histogram.methods import Method
@@ -51,7 +52,7 @@ def ranges() -> None:
 
     \b
     trtforge ranges show ranges
-    trtforge ranges merge monday tuesday -o ranges
+    trtforge ranges merge monday tuesday --method mse -o ranges
     trtforge ranges convert ranges -o calibration.cache --tensorrt 8.5.2
     trtforge ranges convert calibration.cache --model model.onnx -o int8.onnx
     """
@@ -76,6 +77,9 @@ def show(folder: Path) -> None:
         what += f" of {len(origin.parts)} runs"
     versions = "".join(f", {tool} {version}" for tool, version in sorted(origin.versions.items()))
     console.print(Text(f"{what}; model {origin.model_digest[:12]}{versions}"))
+    if (choice := choice_from_folder(folder)) is not None:
+        console.print(_choice_table(choice))
+        console.print(Text(choice.sentence()))
     if (convergence := convergence_from_folder(folder)) is not None:
         console.print(_curve(convergence))
         console.print(Text(convergence.sentence()))
@@ -255,16 +259,21 @@ def _imported_table(record: RangesRecord) -> Table:
 
 
 def _table(record: RangesRecord) -> Table:
-    table = Table(title=f"ranges by {record.method}; by each method: SQNR of symmetric int8, amax, share clipped")
+    table = Table(
+        title=f"ranges by {record.method}; by each method: SQNR of symmetric int8, amax, share clipped (chosen: bold)"
+    )
     table.show_lines = True
     table.add_column("tensor, min to max", overflow="fold")
     for method in METHODS:
-        table.add_column(Text(method, style="bold" if method == record.method else ""), justify="right", no_wrap=True)
+        table.add_column(method, justify="right", no_wrap=True)
     for tensor in tensors_from_ranges(record):
         best = f"best: {tensor.best_method}" if tensor.best_method else "no SQNR"
         cells = [
-            "\n".join((db_text(reading.sqnr_db), f"{reading.amax:.4g}", f"{100 * reading.clipped_share:.3g} %"))
-            for reading in tensor.by_method.values()
+            Text(
+                "\n".join((db_text(reading.sqnr_db), f"{reading.amax:.4g}", f"{100 * reading.clipped_share:.3g} %")),
+                style="bold" if method == tensor.method else "",
+            )
+            for method, reading in tensor.by_method.items()
         ]
         table.add_row(Text(f"{tensor.name}\n{tensor.min:.4g} to {tensor.max:.4g}\n{best}"), *cells)
     return table
@@ -275,8 +284,18 @@ def _methods_table(methods: Sequence[MethodSummary]) -> Table:
     for head in ("best on", f"within {NEAR_DB:g} dB\nof the best on", "mean SQNR"):
         table.add_column(head, justify="right")
     for summary in methods:
-        name = f"{summary.method} (chosen)" if summary.is_chosen else summary.method
+        name = f"{summary.method} (chosen for {summary.num_chosen})" if summary.num_chosen else summary.method
         table.add_row(name, str(summary.num_best), str(summary.num_near_best), db_text(summary.mean_sqnr_db))
+    return table
+
+
+def _choice_table(choice: RangeChoice) -> Table:
+    table = Table("ranges", title=f"the outputs against FP32's ({', '.join(choice.placements)})")
+    for head in ("SQNR", "samples", "tensors not\nby entropy"):
+        table.add_column(head, justify="right")
+    for result in choice.results:
+        name = f"{result.name} (chosen)" if result.name == choice.winner else result.name
+        table.add_row(name, db_text(result.sqnr_db), str(result.num_samples), str(result.num_changed))
     return table
 
 

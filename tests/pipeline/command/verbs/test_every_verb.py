@@ -94,9 +94,9 @@ def test_options_beside_a_plan_are_refused_not_ignored(
             "--data: has no effect together with --ranges; drop one of the two",
         ),
         (
-            ("quantize", "tiny.onnx", "--ranges", "no", "--method", "mse", "-o", "x"),
+            ("quantize", "tiny.onnx", "--ranges", "no", "--method", "auto", "-o", "x"),
             2,
-            "--method: has no effect together with --ranges; drop one of the two",
+            "--method auto: runs the model on samples; give --data instead of --ranges",
         ),
     ],
 )

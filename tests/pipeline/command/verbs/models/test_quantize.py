@@ -50,3 +50,10 @@ def test_quantize_leaves_out_what_is_excluded(command: Command, ranges: Path) ->
 def test_ranges_of_another_model(command: Command, ranges: Path, int8: Path) -> None:
     one_sentence(command("quantize", int8, "--ranges", ranges, "-o", "x.onnx"), 2, "ranges: were found on model ")
     assert files(ranges.parent) == {"ranges", "int8.onnx"}
+
+
+def test_another_reading_of_the_same_histograms_takes_no_samples(command: Command, tiny: Path, ranges: Path) -> None:
+    assert command("quantize", "tiny.onnx", "--ranges", ranges, "--method", "minmax", "-o", "read.onnx").status == 0
+    options = ("--data", "data.npz", "--method", "minmax")
+    assert command("quantize", "tiny.onnx", *options, "-o", "anew.onnx").status == 0
+    assert (tiny / "read.onnx").read_bytes() == (tiny / "anew.onnx").read_bytes()

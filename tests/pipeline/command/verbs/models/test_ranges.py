@@ -42,7 +42,12 @@ answer:0: 4000890a
 @pytest.fixture
 def found(command: Command, tiny: Path) -> Path:
     """The ranges of all tensors of the tiny network, by entropy."""
-    assert command("calibrate", "tiny.onnx", "--data", "data.npz", "--watch", "all", "-o", "found").status == 0
+    assert (
+        command(
+            "calibrate", "tiny.onnx", "--data", "data.npz", "--method", "entropy", "--watch", "all", "-o", "found"
+        ).status
+        == 0
+    )
     return tiny / "found"
 
 
@@ -278,8 +283,8 @@ def test_two_runs_merged_are_one_run_over_all(command: Command, tiny: Path) -> N
     images = np.load("data.npz")["image"]
     for name, some in (("a", images[:10]), ("b", images[10:]), ("all", images)):
         np.savez(f"{name}.npz", image=some)
-        said = command("calibrate", "tiny.onnx", "--data", f"{name}.npz", "--batch-size", 1, "-o", f"of_{name}")
-        assert said.status == 0
+        options = ("--data", f"{name}.npz", "--batch-size", 1, "--method", "mse")
+        assert command("calibrate", "tiny.onnx", *options, "-o", f"of_{name}").status == 0
     assert command("ranges", "merge", "of_a", "of_b", "-o", "merged").out == "merged\n"
     assert command("ranges", "merge", "of_b", "of_a", "-o", "backwards").status == 0
     for file in ("histograms.npz", "ranges.json"):
@@ -320,7 +325,7 @@ def test_show_has_the_worst_first_and_each_method(command: Command, found: Path)
     ratios = [ranges.tensors[name].sqnr_db["entropy"] or 0 for name in names]
     assert ratios == sorted(ratios)
     assert summary.startswith(f"{len(names)} tensors: ")
-    assert re.search(r"│ entropy \(chosen\) +│ +\d+ │ +\d+ │ +\d+\.\d dB │", summary)
+    assert re.search(r"│ entropy \(chosen for \d+\) +│ +\d+ │ +\d+ │ +\d+\.\d dB │", summary)
     assert "active: one-sided: half of symmetric int8's codes are unused" in said.out
     assert f"24 samples; model {ranges.origin.model_digest[:12]}, numpy " in said.out
 
@@ -353,11 +358,24 @@ def test_names_are_shown_as_they_are(command: Command, tmp_path: Path, method: A
     found = ranges_from_histograms(histograms, "minmax", 99.99, Origin("m" * 64, "d" * 64, 8))
     if method == "imported":
         none: dict[str, Any] = {"amax_by_method": {}, "sqnr_db": {}, "clipped_share": {}}
+        none |= {"method": method}
         found = replace(found, method=method, tensors={n: replace(t, **none) for n, t in found.tensors.items()})
     write_ranges(found, histograms, tmp_path)
     said = command("ranges", "show", tmp_path)
     assert said.status == 0, said.err
     assert all(f"│ {name} " in said.out for name in names), said.out
+
+
+def test_merged_ranges_of_auto_need_a_named_method(command: Command, tiny: Path) -> None:
+    images = np.load("data.npz")["image"]
+    for name, some in (("a", images[:10]), ("b", images[10:])):
+        np.savez(f"{name}.npz", image=some)
+        assert command("calibrate", "tiny.onnx", "--data", f"{name}.npz", "-o", f"of_{name}").status == 0
+    said = command("ranges", "merge", "of_a", "of_b", "-o", "merged")
+    assert said.status == 2
+    assert "of_a: ranges were chosen by auto, for which merging has no samples; name the method" in said.err
+    assert command("ranges", "merge", "of_a", "of_b", "--method", "mse", "-o", "merged").status == 0
+    assert ranges_from_folder(tiny / "merged").method == "mse"
 
 
 def test_show_of_no_ranges_is_refused(command: Command, tiny: Path) -> None:

@@ -1,0 +1,175 @@
+"""The race of the readings: who wins, on how many samples, and what is compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx.parser
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibration.analysis.range_choice import (
+    CHOICE_FILE,
+    NUM_SAMPLES,
+    AdjustableNetwork,
+    CandidateResult,
+    RangeChoice,
+    candidates,
+    choice_from_folder,
+    race,
+    racing_order,
+    sample_sqnr_db,
+    write_choice,
+)
+from calibration.arrays import Floats
+from calibration.errors import DataError
+from calibration.graph.answers import answer_tensors
+from calibration.histogram.accumulate import accumulator
+from calibration.precision.placement import PlacementTarget
+from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms, spans_from_ranges
+from engines.backends import reference
+
+NETWORK = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,4] x) => (float[N,3] scores, int64[N,1] best)
+<float[4,8] first, float[8,3] last> {
+  hidden = MatMul (x, first)
+  active = Relu (hidden)
+  logits = MatMul (active, last)
+  flat = Identity (logits)
+  scores = Softmax <axis = 1> (flat)
+  best = ArgMax <axis = 1> (logits)
+}
+"""
+
+
+def model() -> onnx.ModelProto:
+    proto = onnx.parser.parse_model(NETWORK)
+    random = np.random.default_rng(0)
+    for name, shape in (("first", (4, 8)), ("last", (8, 3))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name))
+    return onnx.shape_inference.infer_shapes(proto)
+
+
+def ranges_of(tensors: dict[str, Floats]) -> RangesRecord:
+    histograms = {}
+    for name, values in tensors.items():
+        adding = accumulator()
+        adding.add(values.astype(np.float32), name)
+        histograms[name] = adding.histogram()
+    return ranges_from_histograms(histograms, "entropy", 99.99, Origin("", "", 1))
+
+
+def constant(*ratios: float) -> object:
+    def ratios_of(index: int, samples: range) -> Floats:
+        noise = np.random.default_rng(0).normal(size=NUM_SAMPLES)[samples.start : samples.stop]
+        return np.asarray(ratios[index] + noise)
+
+    return ratios_of
+
+
+@pytest.mark.parametrize(
+    ("ratios", "winner"),
+    [((30.0, 30.2, 10.0), 0), ((30.0, 35.0, 31.0), 1), ((14.0, 23.0, 23.1), 2), ((5.0,), 0), ((30.0, 30.0), 0)],
+)
+def test_entropy_wins_unless_another_is_clearly_better(ratios: tuple[float, ...], winner: int) -> None:
+    end = race(len(ratios), NUM_SAMPLES, constant(*ratios))  # type: ignore[arg-type]
+    assert end.winner == winner
+
+
+def test_a_race_that_is_clear_takes_few_samples_and_one_that_is_not_takes_all() -> None:
+    clear = race(3, NUM_SAMPLES, constant(30.0, 20.0, 10.0))  # type: ignore[arg-type]
+    assert [len(ratios) for ratios in clear.ratios] == [4, 4, 4]
+
+    def noisy(index: int, samples: range) -> Floats:
+        return np.array([20.0 + 5 * index * (-1) ** i for i in samples])
+
+    assert [len(ratios) for ratios in race(2, NUM_SAMPLES, noisy).ratios] == [NUM_SAMPLES] * 2
+
+
+def test_one_sample_overrules_entropy_by_a_wide_margin_only() -> None:
+    assert race(2, 1, lambda index, _: np.array([20.0 + index])).winner == 0
+    assert race(2, 1, lambda index, _: np.array([20.0 + 10 * index])).winner == 1
+
+
+@given(st.integers(1, NUM_SAMPLES))
+def test_every_sample_is_run_once_and_those_of_a_round_lie_among_all(num: int) -> None:
+    order = racing_order(num)
+    assert sorted(order) == list(range(num))
+    assert max(order[:4]) >= num - num // 4 - 1
+
+
+def test_candidates_begin_with_entropy_and_are_distinct() -> None:
+    random = np.random.default_rng(0)
+    spread = np.concatenate([random.normal(size=20_000), [60.0]])
+    racing = candidates(ranges_of({"bell": random.normal(size=20_000), "tail": spread}).tensors)
+    assert set(racing[0].methods.values()) == {"entropy"}
+    assert {"mse", "percentile", "minmax"} <= {candidate.name for candidate in racing}
+    constants = candidates(ranges_of({"zero": np.zeros(9)}).tensors)
+    assert [candidate.name for candidate in constants] == ["entropy"]
+
+
+def test_the_sqnr_leaves_out_what_cannot_be_compared() -> None:
+    want = {"a": np.array([3.0, 4.0]), "b": np.zeros(2), "c": np.ones(3)}
+    have = {"a": np.array([3.0, 4.5]), "b": np.ones(2), "c": np.ones(4)}
+    assert sample_sqnr_db(want, have) == pytest.approx(20.0)
+    assert sample_sqnr_db({"b": np.zeros(2)}, {"b": np.ones(2)}) is None
+    assert sample_sqnr_db(want, want) == 200.0
+    assert sample_sqnr_db({"a": np.ones(2)}, {"a": np.array([np.nan, 1.0])}) == -200.0
+
+
+def test_answers_are_compared_before_what_squashes_them() -> None:
+    assert answer_tensors(model()) == ["logits"]
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_one_network_serves_all_ranges(target: PlacementTarget, tmp_path: Path) -> None:
+    proto = model()
+    random = np.random.default_rng(1)
+    x = random.normal(size=(64, 4)).astype(np.float32)
+    names = ("x", "hidden", "active", "logits", "flat", "scores")
+    hidden = x @ onnx.numpy_helper.to_array(proto.graph.initializer[0])
+    logits = np.maximum(hidden, 0) @ onnx.numpy_helper.to_array(proto.graph.initializer[1])
+    values = dict(zip(names, (x, hidden, np.maximum(hidden, 0), logits, logits, np.ones(3) / 3)))
+    ranges = ranges_of(values)
+    network = AdjustableNetwork(proto, target, spans_from_ranges(ranges))
+    assert network.num_tensors
+    path = tmp_path / "model.onnx"
+    onnx.save(network.model, path)
+    narrow = ranges.read_by("auto", {})
+    spans = {
+        name: type(span)(span.amax / 8, span.min / 8, span.max / 8) for name, span in spans_from_ranges(narrow).items()
+    }
+    with reference.load(path, num_threads=1) as runner:
+        wide, clipped = (runner.infer({"x": x, **network.feed(each)}) for each in (spans_from_ranges(ranges), spans))
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert np.abs(wide["scores"] - expected).max() < 0.05
+    assert np.abs(clipped["scores"] - expected).max() > 0.1
+
+
+def test_a_choice_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert choice_from_folder(tmp_path) is None
+    results = (CandidateResult("entropy", 12.0, 8, 0), CandidateResult("mse", 19.0, 8, 85))
+    choice = RangeChoice("mse", ("tensorrt",), ("logits",), results)
+    write_choice(choice, tmp_path)
+    read = choice_from_folder(tmp_path)
+    assert read is not None
+    assert read.sentence() == choice.sentence()
+    assert "19.0 dB on 8 calibration samples, by entropy they would have 12.0 dB" in read.sentence()
+    assert RangeChoice("entropy", (), (), results).sentence().startswith("ranges by entropy: no other")
+    (tmp_path / CHOICE_FILE).write_text("{}")
+    with pytest.raises(DataError, match="is damaged"):
+        choice_from_folder(tmp_path)
+
+
+def test_ranges_are_read_by_another_method_without_histograms() -> None:
+    random = np.random.default_rng(0)
+    tensors = {"a": random.normal(size=9000), "b": random.exponential(size=9000)}
+    ranges = ranges_of(tensors)
+    for method in METHODS:
+        by_method = ranges.read_by(method, dict.fromkeys(tensors, method))
+        assert {tensor.method for tensor in by_method.tensors.values()} == {method}
+        assert all(tensor.amax == tensor.amax_by_method[method] for tensor in by_method.tensors.values())
+    assert ranges.read_by("entropy", {}) == ranges
