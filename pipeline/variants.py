@@ -98,7 +98,8 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
     placement = backend(variant.backend).PLACEMENT
     name, network = variant.precision.name, made.networks[variant.network]
     if not variant.precision.is_integer:
-        return Rounding(name, "tensorrt" if placement == "tensorrt" else "none")
+        # Of the formats only FP32's depends on the library: TensorRT's may be TF32.
+        return Rounding(name, "tensorrt" if variant.precision.is_full and placement == "tensorrt" else "none")
     assert network.ranges is not None
     assert placement != "none"
     ranges = ranges_from_folder(network.ranges.path)

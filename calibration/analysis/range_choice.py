@@ -24,19 +24,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import onnx
 
-from calibration.analysis.rounding import FloatFeed, placing_for, rounded_from_onnx, step_feed
 from calibration.analysis.sqnr import sqnr_db
 from calibration.arrays import AnyArray, Floats
 from calibration.errors import DataError
-from calibration.graph.editing import from_constants, opened
-from calibration.graph.fold import join_bias
 from calibration.histogram.methods import Method
-from calibration.precision import placement_onnxruntime, placement_tensorrt
-from calibration.precision.placement import PlacementContext, PlacementOptions, PlacementTarget
 from calibration.ranges.ranges import METHODS, TensorRange
-from calibration.ranges.span import Span
 
 MARGINS_DB = (6.0, 3.0, 1.0)
 """6 dB is one of the eight bits."""
@@ -132,15 +125,6 @@ class RaceEnd:
     ratios: tuple[Floats, ...]
 
 
-def racing_order(num: int) -> list[int]:
-    """The samples 0 ... num - 1 so that those of every round lie evenly spread among all."""
-    order: list[int] = []
-    for end in [size for size in ROUNDS if size < num] + [num]:
-        at = [index * num // end for index in range(end)]
-        order += [index for index in at if index not in order][: end - len(order)]
-    return order
-
-
 def race(num_candidates: int, num_samples: int, ratios_of: SampleRatios) -> RaceEnd:
     """Run candidates on more and more samples, until the leader is known well enough."""
     left = list(range(num_candidates))
@@ -187,37 +171,6 @@ def sample_sqnr_db(expected: Mapping[str, AnyArray], answered: Mapping[str, AnyA
         if signal and math.isfinite(signal):
             ratios.append(max(min(sqnr_db(signal, noise), MOST_DB), -MOST_DB))
     return float(np.mean(ratios)) if ratios else None
-
-
-class AdjustableNetwork:
-    """The network with INT8 where a placement has it, and the steps of its tensors as inputs.
-
-    ``model`` is an ONNX model that rounds in float (``calibration.analysis.rounding``), so one session serves every
-    candidate.
-    """
-
-    def __init__(self, model: onnx.ModelProto, target: PlacementTarget, spans: Mapping[str, Span]) -> None:
-        """``spans`` are of any candidate: where INT8 is placed does not depend on them."""
-        self._options = PlacementOptions(target=target, arithmetic="u8s8")
-        self._graph = opened(model).graph
-        if target == "onnxruntime":
-            join_bias(self._graph, ())
-        rounded = rounded_from_onnx(model, None, placing_for(spans, self._options))
-        self.model, self._prefixes = rounded.model, tuple(rounded.steps)
-
-    @property
-    def num_tensors(self) -> int:
-        """Tensors in INT8."""
-        return len(self._prefixes)
-
-    def feed(self, spans: Mapping[str, Span]) -> FloatFeed:
-        """Values of the further inputs for these ranges."""
-        place = placement_tensorrt.place if self._options.target == "tensorrt" else placement_onnxruntime.place
-        context = PlacementContext(self._graph, spans, self._options, from_constants(self._graph))
-        feed: FloatFeed = {}
-        for prefix, tensor in zip(self._prefixes, place(context).tensors, strict=True):
-            feed |= step_feed(prefix, tensor.quantization, 1.0)
-        return feed
 
 
 def write_choice(choice: RangeChoice, folder: Path) -> None:

@@ -83,20 +83,19 @@ class Rounded:
 
     def draw(self, random: np.random.Generator) -> FloatFeed:
         """Values of these inputs for one run, each ()."""
-        feed = {name: np.asarray(np.float32(random.uniform(1, 2))) for name in self.phases}
-        for prefix, how in self.steps.items():
-            feed |= step_feed(prefix, how, 2 ** random.uniform(-OCTAVES, OCTAVES))
-        return feed
+        phases = {name: np.asarray(np.float32(random.uniform(1, 2))) for name in self.phases}
+        return phases | steps_feed(self.steps, random)
 
 
-def step_feed(prefix: str, how: Quantization, change: float) -> FloatFeed:
-    """The three inputs of a tensor in INT8, with a step so many times the scale and the ends of the range kept."""
-    limits = np.iinfo(how.dtype)
-    feed = {
-        f"{prefix}_step": np.float32(how.scale * change),
-        f"{prefix}_low": np.float32(round((limits.min - how.zero_point) / change)),
-        f"{prefix}_high": np.float32(round((limits.max - how.zero_point) / change)),
-    }
+def steps_feed(steps: Mapping[str, Quantization], random: np.random.Generator | None) -> FloatFeed:
+    """The inputs of tensors in INT8: the steps as they are, or drawn around them with the ends of the ranges kept."""
+    feed = {}
+    for prefix, how in steps.items():
+        limits = np.iinfo(how.dtype)
+        change = 1.0 if random is None else 2 ** random.uniform(-OCTAVES, OCTAVES)
+        feed[f"{prefix}_step"] = np.float32(how.scale * change)
+        feed[f"{prefix}_low"] = np.float32(round((limits.min - how.zero_point) / change))
+        feed[f"{prefix}_high"] = np.float32(round((limits.max - how.zero_point) / change))
     return {name: np.asarray(value) for name, value in feed.items()}
 
 
@@ -151,6 +150,7 @@ class _Writer:
         self._placement = placement or QdqPlacement("tensorrt", (), (), (), (), ())
         self._taken = value_names(graph) | {node.name or "" for node in graph}
         self.phases: list[str] = []
+        self._numbers: dict[float, ir.Value] = {}
         self.steps: dict[str, Quantization] = {}
         self.found: dict[str, dict[str, ir.Value]] = {"exact": {}, "cut": {}, "placed": {}}
 
@@ -265,7 +265,10 @@ class _Writer:
         return value
 
     def _constant(self, number: float) -> ir.Value:
-        return add_initializer(self._graph, self._name("number"), np.array(number, np.float32), ())
+        if number not in self._numbers:
+            array = np.array(number, np.float32)
+            self._numbers[number] = add_initializer(self._graph, self._name("number"), array, ())
+        return self._numbers[number]
 
     def _name(self, name: str) -> str:
         unique_name = unique(name, self._taken)

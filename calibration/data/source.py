@@ -116,6 +116,15 @@ def spread(num: int, limit: int) -> Sequence[int]:
     return [i * num // limit for i in range(limit)]
 
 
+def spread_order(num: int, ends: Sequence[int]) -> list[int]:
+    """0 ... num - 1 so that the first ``end`` are evenly spread among all, for each of the rising ``ends``."""
+    order: list[int] = []
+    for end in [size for size in ends if size < num] + [num]:
+        taken = set(order)
+        order += [index for index in (at * num // end for at in range(end)) if index not in taken][: end - len(order)]
+    return order
+
+
 def selection_words(num: int, limit: int) -> str:
     """What ``spread`` did, in words."""
     return f"all {num}" if limit == 0 or limit >= num else f"{limit} of {num}, evenly spaced"

@@ -12,20 +12,22 @@ from typing import TypeAlias
 import numpy as np
 import onnx
 
+from calibration.analysis.adjustable import AdjustableNetwork
 from calibration.analysis.range_choice import (
-    AdjustableNetwork,
+    ROUNDS,
     CandidateResult,
     RangeCandidate,
     RangeChoice,
     candidates,
     race,
-    racing_order,
     sample_sqnr_db,
 )
+from calibration.analysis.rounding import steps_feed
 from calibration.arrays import AnyArray, Floats
+from calibration.data.source import spread_order
 from calibration.graph.answers import answer_tensors
 from calibration.graph.watched_outputs import watch_tensors
-from calibration.precision.placement import PlacementTarget
+from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.ranges.ranges import AUTO, RangesRecord, spans_from_ranges
 from engines.contract import Runner
 from pipeline.engine_runner import SampleRunner
@@ -57,8 +59,8 @@ def chosen_ranges(
         if len(racing) == 1 or not answers or not judge.load(ranges):
             return ranges.read_by(AUTO, {}), None
         spans = [spans_from_ranges(ranges.read_by(AUTO, candidate.methods)) for candidate in racing]
-        feeds = [[network.feed(each) for network in judge.networks] for each in spans]
-        judge.samples = [samples[index] for index in racing_order(len(samples))]
+        feeds = [[steps_feed(network.steps(each), None) for network in judge.networks] for each in spans]
+        judge.samples = [samples[index] for index in spread_order(len(samples), ROUNDS)]
         bar = Bar("choose ranges", len(samples))
         stack.callback(bar.close)
 
@@ -105,7 +107,8 @@ class _Judge:
     def load(self, ranges: RangesRecord) -> bool:
         """Open all sessions; whether there is anything in INT8."""
         spans = spans_from_ranges(ranges)
-        self.networks = [AdjustableNetwork(self._model, target, spans) for target in self._targets]
+        options = [PlacementOptions(target, arithmetic="u8s8") for target in self._targets]
+        self.networks = [AdjustableNetwork(self._model, each, spans) for each in options]
         self.networks = [network for network in self.networks if network.num_tensors]
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
         self._runs = []

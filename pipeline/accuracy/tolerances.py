@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from calibration.analysis.sqnr import sqnr_db
-from calibration.data.source import spread
 from calibration.ranges.ranges import RangesRecord
 from engines.contract import Array
 from pipeline.accuracy.comparison import Tolerance
@@ -48,7 +47,7 @@ def too_noisy(
             )
         if bound is None:
             continue
-        indices = np.asarray(spread(record["num_given"], record["num_samples"]))
+        indices = np.asarray(record["indices"])
         ratio_db = _sqnr_db(reference[name][indices], candidate[name][indices])
         if not ratio_db >= bound["min_sqnr_db"]:
             sentences.append(

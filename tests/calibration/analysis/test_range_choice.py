@@ -10,24 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration.analysis.adjustable import AdjustableNetwork
 from calibration.analysis.range_choice import (
     CHOICE_FILE,
     NUM_SAMPLES,
-    AdjustableNetwork,
+    ROUNDS,
     CandidateResult,
     RangeChoice,
     candidates,
     choice_from_folder,
     race,
-    racing_order,
     sample_sqnr_db,
     write_choice,
 )
+from calibration.analysis.rounding import steps_feed
 from calibration.arrays import Floats
+from calibration.data.source import spread_order
 from calibration.errors import DataError
 from calibration.graph.answers import answer_tensors
 from calibration.histogram.accumulate import accumulator
-from calibration.precision.placement import PlacementTarget
+from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms, spans_from_ranges
 from engines.backends import reference
 
@@ -96,7 +98,7 @@ def test_one_sample_overrules_entropy_by_a_wide_margin_only() -> None:
 
 @given(st.integers(1, NUM_SAMPLES))
 def test_every_sample_is_run_once_and_those_of_a_round_lie_among_all(num: int) -> None:
-    order = racing_order(num)
+    order = spread_order(num, ROUNDS)
     assert sorted(order) == list(range(num))
     assert max(order[:4]) >= num - num // 4 - 1
 
@@ -134,7 +136,7 @@ def test_one_network_serves_all_ranges(target: PlacementTarget, tmp_path: Path) 
     logits = np.maximum(hidden, 0) @ onnx.numpy_helper.to_array(proto.graph.initializer[1])
     values = dict(zip(names, (x, hidden, np.maximum(hidden, 0), logits, logits, np.ones(3) / 3)))
     ranges = ranges_of(values)
-    network = AdjustableNetwork(proto, target, spans_from_ranges(ranges))
+    network = AdjustableNetwork(proto, PlacementOptions(target), spans_from_ranges(ranges))
     assert network.num_tensors
     path = tmp_path / "model.onnx"
     onnx.save(network.model, path)
@@ -143,7 +145,10 @@ def test_one_network_serves_all_ranges(target: PlacementTarget, tmp_path: Path) 
         name: type(span)(span.amax / 8, span.min / 8, span.max / 8) for name, span in spans_from_ranges(narrow).items()
     }
     with reference.load(path, num_threads=1) as runner:
-        wide, clipped = (runner.infer({"x": x, **network.feed(each)}) for each in (spans_from_ranges(ranges), spans))
+        wide, clipped = (
+            runner.infer({"x": x, **steps_feed(network.steps(each), None)})
+            for each in (spans_from_ranges(ranges), spans)
+        )
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert np.abs(wide["scores"] - expected).max() < 0.05
     assert np.abs(clipped["scores"] - expected).max() > 0.1

@@ -152,7 +152,7 @@ def tolerances_from(path: Path | None) -> Tolerances | None:
     if path is None:
         return None
     try:
-        whole = {"precision", "outputs", "num_samples", "num_given", "method", "amaxes"} <= Tolerances(
+        whole = {"precision", "outputs", "num_samples", "num_given", "indices", "method", "amaxes"} <= Tolerances(
             path
         ).read().keys()
     except (OSError, ValueError, TypeError) as error:

@@ -1,0 +1,159 @@
+"""Run engines that are drawn at random, on more and more samples, until the bounds are known well enough."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+
+from calibration.analysis.rounding import FloatFeed
+from calibration.arrays import AnyArray
+from calibration.data.batches import Samples
+from calibration.data.source import spread, spread_order
+from engines import backend
+from engines.backends import onnxruntime
+from pipeline.accuracy.drawn_noise import Bound, DrawnNoise
+from pipeline.engine_runner import ModelRunner, SampleRunner, few
+from pipeline.machine.progress import Bar
+
+
+@dataclass(frozen=True)
+class Round:
+    """Draws and samples after a round; every draw is run on every sample."""
+
+    num_draws: int
+    num_samples: int
+
+
+ROUNDS = (Round(4, 4), Round(8, 8), Round(16, 16), Round(64, 32))
+MOST_ERROR_DB = 2.0
+"""A bound whose standard error is smaller is known well enough: bounds are some 5 dB below the mean."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A model, and how its further inputs are drawn."""
+
+    run: SampleRunner
+    draw: Callable[[np.random.Generator], FloatFeed]
+
+
+Lot: TypeAlias = Sequence[Drawn]
+"""The draws take turns with these."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The bounds by output, the number of draws that they are from, and the indices of their samples."""
+
+    bounds: Mapping[str, Bound | None]
+    num_draws: int
+    indices: tuple[int, ...]
+
+
+class Sessions:
+    """Opens models, for as long as the stack is entered."""
+
+    def __init__(self, stack: ExitStack, runner: ModelRunner, num_threads: int) -> None:
+        """``num_threads``: 0 for the runner's default."""
+        self._stack, self._runner, self._num_threads = stack, runner, num_threads
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
+        self._num = 0
+
+    def opened(self, proto: onnx.ModelProto) -> SampleRunner:
+        """A model in memory."""
+        self._num += 1
+        file = self._folder / f"{self._num}.onnx"
+        onnx.save(proto, file)
+        return self.of_file(file)
+
+    def of_file(self, path: Path) -> SampleRunner:
+        """A model in a file."""
+        return SampleRunner(self._stack.enter_context(backend(self._runner).load(path, num_threads=self._num_threads)))
+
+    def of_file_again(self, path: Path) -> SampleRunner:
+        """The same model, computed in another order where the runner can do so."""
+        if self._runner != "onnxruntime":
+            return self.of_file(path)
+        return SampleRunner(self._stack.enter_context(onnxruntime.load_simulation(path, num_threads=1)))
+
+
+class Drawing:
+    """Runs FP32 and draws on samples, each pair once."""
+
+    def __init__(self, path: Path, samples: Samples, sessions: Sessions, seed: int) -> None:
+        """``path``: the FP32 model. A draw depends on the seed and its number alone, not on how many there are."""
+        self._samples, self._seed = samples, seed
+        self._reference, self._again = sessions.of_file(path), sessions.of_file_again(path)
+        self._feeds: list[dict[str, AnyArray]] = []
+        self._expected: dict[int, dict[str, AnyArray]] = {}
+
+    def read(self, num: int) -> tuple[int, ...]:
+        """Read so many samples, evenly spread; their indices."""
+        self._feeds = list(few(self._samples, num))
+        return tuple(spread(self._samples.num_samples, num))
+
+    def run(self, lot: Lot, noises: dict[str, DrawnNoise], chosen: Sequence[int], num_draws: int) -> None:
+        """Add what is not there yet of these samples, by their place among those read, and so many draws."""
+        for draw in range(num_draws):
+            feed = lot[draw % len(lot)].draw(np.random.default_rng([self._seed, draw]))
+            for sample in chosen:
+                expected = self._reference_of(sample, noises)
+                if all((draw, sample) in noise.noise for noise in noises.values()):
+                    continue
+                answered = lot[draw % len(lot)].run({**self._feeds[sample], **feed})
+                for name, noise in noises.items():
+                    noise.add(draw, sample, expected[name], answered[name])
+
+    def _reference_of(self, sample: int, noises: dict[str, DrawnNoise]) -> dict[str, AnyArray]:
+        """FP32's outputs in floating point; those of another FP32 run are noted with them."""
+        if sample not in self._expected:
+            outputs = self._reference(self._feeds[sample])
+            self._expected[sample] = {name: array for name, array in outputs.items() if array.dtype.kind == "f"}
+        expected = self._expected[sample]
+        if missing := [name for name in expected if sample not in noises.setdefault(name, DrawnNoise()).signal]:
+            again = self._again(self._feeds[sample])
+            for name in missing:
+                noises[name].add_reference(sample, expected[name], again[name])
+        return expected
+
+
+def draw_lots(drawing: Drawing, lots: Sequence[Lot], most: Round, num_deviations: float) -> Draws:
+    """The bounds of the outputs, from the lot with the most noise.
+
+    Args:
+        drawing: runs them.
+        lots: each a way in which a correct engine may be made.
+        most: draws and samples at most.
+        num_deviations: standard deviations that a bound is below the mean of the draws, in dB.
+    """
+    num = min(most.num_samples, ROUNDS[-1].num_samples)
+    indices = drawing.read(num)
+    order = spread_order(num, [each.num_samples for each in ROUNDS])
+    noises: list[dict[str, DrawnNoise]] = [{} for _ in lots]
+    left = list(range(len(lots)))
+    bar = Bar("tolerate", min(most.num_draws, ROUNDS[-1].num_draws) * num)
+    try:
+        for planned in ROUNDS:
+            chosen, num_draws = order[: planned.num_samples], min(planned.num_draws, most.num_draws)
+            for index in left:
+                drawing.run(lots[index], noises[index], chosen, num_draws)
+            bar.to(len(chosen) * num_draws)
+            bounds = {i: {name: noise.bound(num_deviations) for name, noise in noises[i].items()} for i in left}
+            left = [min(left, key=lambda index: _least_db(bounds[index].values()))]
+            if all(bound is None or bound.error_db <= MOST_ERROR_DB for bound in bounds[left[0]].values()):
+                break
+    finally:
+        bar.close()
+    return Draws(bounds[left[0]], num_draws, tuple(sorted(indices[index] for index in chosen)))
+
+
+def _least_db(bounds: Iterable[Bound | None]) -> float:
+    return min((bound.mean_db for bound in bounds if bound is not None), default=-math.inf)
