@@ -96,10 +96,10 @@ def test_from_a_network_to_a_decision(plan_file: Path) -> None:
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(by_name["int8@onnxruntime"].path).graph.node}
     assert by_name["int8@onnxruntime"].path != by_name["int8@reference"].path, "placement is a property of the target"
 
-    # Ranges come from the samples, by Migacz's entropy unless the plan says otherwise.
+    # Ranges come from the samples, each by the method that the network's outputs ask for.
     assert made.ranges is not None
     ranges = ranges_from_folder(made.ranges.path)
-    assert ranges.method == "entropy"
+    assert ranges.method == "auto"
     assert ranges.origin.num_samples == 32
     assert {"image", "active", "flat"} <= set(ranges.tensors)
 

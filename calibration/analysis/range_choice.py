@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -191,7 +191,7 @@ def choice_from_folder(folder: Path) -> RangeChoice | None:
     try:
         record = json.loads(where.read_text(encoding="utf-8"))
         results = tuple(CandidateResult(**row) for row in record["results"])
-        values = {row.name: record[row.name] for row in fields(RangeChoice)}
-        return RangeChoice(**{**values, "results": results})
+        names = {key: tuple(map(str, record[key])) for key in ("placements", "outputs")}
+        return RangeChoice(str(record["winner"]), names["placements"], names["outputs"], results)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{where}: is damaged ({error}); delete it, or calibrate again") from error

@@ -18,9 +18,8 @@ from calibration.arrays import AnyArray
 from calibration.data.batches import Samples
 from calibration.data.source import spread, spread_order
 from engines import backend
-from engines.backends import onnxruntime
 from pipeline.accuracy.drawn_noise import Bound, DrawnNoise
-from pipeline.engine_runner import ModelRunner, SampleRunner, few
+from pipeline.engine_runner import SIMULATOR, ModelRunner, SampleRunner, few, load_simulation
 from pipeline.machine.progress import Bar
 
 
@@ -80,9 +79,9 @@ class Sessions:
 
     def of_file_again(self, path: Path) -> SampleRunner:
         """The same model, computed in another order where the runner can do so."""
-        if self._runner != "onnxruntime":
+        if self._runner != SIMULATOR:
             return self.of_file(path)
-        return SampleRunner(self._stack.enter_context(onnxruntime.load_simulation(path, num_threads=1)))
+        return SampleRunner(self._stack.enter_context(load_simulation(path, 1)))
 
 
 class Drawing:
@@ -125,7 +124,7 @@ class Drawing:
         return expected
 
 
-def draw_lots(drawing: Drawing, lots: Sequence[Lot], most: Round, num_deviations: float) -> Draws:
+def draw_lots(drawing: Drawing, lots: Sequence[Lot], most: Round, num_deviations: float, *, clips: bool) -> Draws:
     """The bounds of the outputs, from the lot with the most noise.
 
     Args:
@@ -133,6 +132,7 @@ def draw_lots(drawing: Drawing, lots: Sequence[Lot], most: Round, num_deviations
         lots: each a way in which a correct engine may be made.
         most: draws and samples at most.
         num_deviations: standard deviations that a bound is below the mean of the draws, in dB.
+        clips: whether the format clips, as INT8 does.
     """
     num = min(most.num_samples, ROUNDS[-1].num_samples)
     indices = drawing.read(num)
@@ -146,9 +146,11 @@ def draw_lots(drawing: Drawing, lots: Sequence[Lot], most: Round, num_deviations
             for index in left:
                 drawing.run(lots[index], noises[index], chosen, num_draws)
             bar.to(len(chosen) * num_draws)
-            bounds = {i: {name: noise.bound(num_deviations) for name, noise in noises[i].items()} for i in left}
+            bounds = {
+                i: {name: noise.bound(num_deviations, clips=clips) for name, noise in noises[i].items()} for i in left
+            }
             left = [min(left, key=lambda index: _least_db(bounds[index].values()))]
-            if all(bound is None or bound.error_db <= MOST_ERROR_DB for bound in bounds[left[0]].values()):
+            if all(each is None or each.error_db <= MOST_ERROR_DB for each in bounds[left[0]].values()):
                 break
     finally:
         bar.close()

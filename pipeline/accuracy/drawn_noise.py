@@ -15,7 +15,10 @@ PRIOR_FREEDOM = 4
 """What is known of the deviation before the first draw: that of 27 kinds of engines of three networks is 0.7 to 2.8 dB,
 1.4 dB in the root mean square (benchmarks/results/tolerances.md); it counts as much as four draws."""
 ATOL_FACTOR = 4.0
-"""The largest difference of all samples, against the largest of those that were drawn on."""
+"""The largest difference of all samples, against the largest of those that were drawn on, at least."""
+CLIPPED_SHARE = 0.25
+"""Where values may be clipped, one sample may be off by so much of the span of FP32's own values: how much is cut off
+of a sample says nothing of another, and the SQNR bounds what is lost in all."""
 NUM_LOG_DEVIATIONS = 4.0
 """The same where samples differ much, as probabilities do: the largest differences of samples are near lognormal, but
 no larger than FP32's own values lie apart."""
@@ -66,10 +69,12 @@ class DrawnNoise:
             difference = np.abs(np.subtract(actual, expected, dtype=np.float64))
         difference[~np.isfinite(difference)] = math.inf
         self.noise[draw, sample] = _squares(difference)
-        self.largest[draw, sample] = float(difference.max(initial=0.0))
+        self.largest[draw, sample] = float(np.max(difference, initial=0.0))
 
-    def bound(self, num_deviations: float) -> Bound | None:
-        """None where the draws answer no numbers, or exactly as FP32 does, so that nothing can be told.
+    def bound(self, num_deviations: float, *, clips: bool = False) -> Bound | None:
+        """The bound for engines of a format that does or does not clip.
+
+        None where the draws answer no numbers, or exactly as FP32 does, so that nothing can be told.
 
         The deviation is the mean of the prior variance and that of the draws, by their degrees of freedom (Gelman et
         al., "Bayesian Data Analysis", 2013, section 2.6: scaled inverse chi-squared prior).
@@ -83,7 +88,14 @@ class DrawnNoise:
         mean, deviation = float(ratios.mean()), math.sqrt(squares / freedom)
         noise = 10 ** (-(mean - num_deviations * deviation) / 10) + floor / signal
         error = deviation * math.sqrt(1 / len(ratios) + num_deviations**2 / (2 * freedom))
-        return Bound(self._atol(), -10 * math.log10(noise), mean, deviation, sqnr_db(signal, floor), error)
+        return Bound(
+            self._atol(CLIPPED_SHARE if clips else 0.0),
+            -10 * math.log10(noise),
+            mean,
+            deviation,
+            sqnr_db(signal, floor),
+            error,
+        )
 
     def _noise_by_draw(self) -> list[float]:
         sums: dict[int, float] = {}
@@ -91,11 +103,11 @@ class DrawnNoise:
             sums[draw] = sums.get(draw, 0.0) + noise
         return list(sums.values())
 
-    def _atol(self) -> float:
-        largest = np.array(list(self.largest.values()))
+    def _atol(self, least_share: float) -> float:
+        largest, span = np.array(list(self.largest.values())), self.high - self.low
         logs = np.log(largest[largest > 0])
         beyond = math.exp(float(logs.mean() + NUM_LOG_DEVIATIONS * logs.std())) if len(logs) > 1 else 0.0
-        return max(ATOL_FACTOR * float(largest.max()), min(beyond, self.high - self.low))
+        return max(ATOL_FACTOR * float(largest.max()), min(beyond, span), least_share * span)
 
 
 def _squares(array: Floats | AnyArray) -> float:

@@ -48,8 +48,6 @@ from pipeline.stage import Stage
 
 LEAST_SAMPLES = 64
 """Of fewer the halves tell too little of how wide ranges are; a plan derives nothing then, and says so."""
-NUM_MODELS = 2
-"""In floating point, of different rounding of the weights."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,9 @@ class Tolerate(Stage):
             else:
                 lots = [self._lot_of_floats(proto, rounding, sessions)]
             most = Round(self.num_draws, len(spread(samples.num_samples, self.num_samples)))
-            draws = draw_lots(Drawing(model.path, samples, sessions, self.seed), lots, most, self.num_deviations)
+            drawing = Drawing(model.path, samples, sessions, self.seed)
+            clips = precision_named(rounding.precision).is_integer
+            draws = draw_lots(drawing, lots, most, self.num_deviations, clips=clips)
         record = asdict(rounding) | {
             "num_samples": len(draws.indices),
             "num_given": samples.num_samples,
@@ -146,13 +146,9 @@ class Tolerate(Stage):
         return Tolerances(out / "tolerances.json")
 
     def _lot_of_floats(self, proto: onnx.ModelProto, rounding: Rounding, sessions: Sessions) -> Lot:
-        """Two models, as the weights of each are rounded once and for all; the draws take turns with them."""
-        models = [
-            rounded_from_onnx(proto, rounding.form(), None, np.random.default_rng([self.seed, index]))
-            for index in range(NUM_MODELS)
-        ]
-        runs = [sessions.opened(rounded.model) for rounded in models]
-        return [Drawn(run, rounded.draw) for run, rounded in zip(runs, models)]
+        """One model, whose weights are rounded once: what their phases change is small beside what tensors' do."""
+        rounded = rounded_from_onnx(proto, rounding.form(), None, np.random.default_rng(self.seed))
+        return [Drawn(sessions.opened(rounded.model), rounded.draw)]
 
     def _lots_of_int8(
         self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples, rounding: Rounding, sessions: Sessions
