@@ -52,7 +52,7 @@ Made by `{command}` on {day}:
 Every candidate got the same FP32 network, the same calibration samples in the same order, preprocessed once, and
 answered the same evaluation samples in this run.
 
-- *run*: **sim**, the Q/DQ model in float (ONNX Runtime, graph optimizations off): what TensorRT would answer, but for
+- *run*: **sim**, the Q/DQ model in float (ONNX Runtime, Q/DQ as written): what TensorRT would answer, but for
   its own rounding; **kernels**, ONNX Runtime's default session, in integers; **TFLite**, its built-in integer kernels.
 - *int8*: convolutions and matrix products with 8-bit data and weights, of all. ModelOpt leaves small ones in float
   (as TensorRT's placement does): such a candidate is more exact because it quantizes less. For **kernels**, those that

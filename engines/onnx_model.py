@@ -249,3 +249,9 @@ def _full_names(model: onnx.ModelProto) -> frozenset[str]:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_qdq_in_fp32(model: onnx.ModelProto) -> bool:
+    """Whether the model has Q/DQ nodes, and nothing in FP16."""
+    has_qdq = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in _nodes(model.graph))
+    return has_qdq and not _has_float16(model.graph)

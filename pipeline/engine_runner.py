@@ -19,7 +19,7 @@ ModelRunner: TypeAlias = Literal["onnxruntime", "reference"]
 """What can run the FP32 model on the CPU, as an option of stages."""
 SIMULATOR: ModelRunner = "onnxruntime"
 """The backend that computes a Q/DQ model as it stands, in floating point."""
-SIMULATION = "float simulation (ONNX Runtime, graph optimizations off)"
+SIMULATION = "float simulation (ONNX Runtime, Q/DQ as written)"
 
 
 def runner_of(engine: Engine, num_threads: int) -> Runner:

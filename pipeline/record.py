@@ -24,9 +24,9 @@ from pipeline.machine.monitor import MonitorSummary
 
 SCHEMA_VERSION = 6
 
-MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, graph optimizations off)"]
+MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, Q/DQ as written)"]
 ENGINE: MeasuredOn = "engine"
-SIMULATION: MeasuredOn = "float simulation (ONNX Runtime, graph optimizations off)"
+SIMULATION: MeasuredOn = "float simulation (ONNX Runtime, Q/DQ as written)"
 
 Decision = Literal["ship", "stay", "undecided"]
 """``ship`` a reduced precision, ``stay`` with FP32, or ``undecided`` for want of numbers."""

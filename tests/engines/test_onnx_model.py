@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+import onnx.parser
 import pytest
 
 from engines.contract import DYNAMIC, BuildOptions, TensorSpec
 from engines.errors import EngineError
-from engines.onnx_model import check_options, facts, shape_text
+from engines.onnx_model import check_options, facts, is_qdq_in_fp32, shape_text
 
 SaveModel = Callable[[str], Path]
 
@@ -124,3 +125,19 @@ def test_a_quantized_model_is_int8_and_nothing_else(save_quantized_conv: Callabl
 def test_shape_text() -> None:
     assert shape_text((DYNAMIC, 3, 8)) == "(?, 3, 8)"
     assert shape_text(()) == "()"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ("q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z)", True),
+        ("y = Relu(x)", False),
+        (
+            "h = Cast<to = 10>(x)  f = Cast<to = 1>(h)  q = QuantizeLinear(f, s, z)  y = DequantizeLinear(q, s, z)",
+            False,
+        ),
+    ],
+)
+def test_which_models_are_simulated_with_graph_optimizations(nodes: str, expected: bool) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) <float s = {0.5}, int8 z = {0}>'
+    assert is_qdq_in_fp32(onnx.parser.parse_model(f"{text} {{ {nodes} }}")) is expected

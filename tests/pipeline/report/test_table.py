@@ -58,7 +58,7 @@ def test_the_shape_that_readers_rely_on(record: Record) -> None:
     assert int8["latency_missing"] == ""
     simulated = data["variants"][4]
     assert simulated["latency_ms"] is None
-    assert simulated["metric_measured_on"] == "float simulation (ONNX Runtime, graph optimizations off)"
+    assert simulated["metric_measured_on"] == "float simulation (ONNX Runtime, Q/DQ as written)"
     assert simulated["latency_missing"].startswith("no NVIDIA driver")
     assert data["model"]["inputs"] == [{"name": "input_1", "dtype": "float32", "shape": [-1, 49, 10, 1]}]
 
@@ -163,7 +163,7 @@ def test_the_table_fits_80_columns_and_loses_nothing(record: Record) -> None:
 
 def test_the_table_says_what_its_numbers_mean(record: Record) -> None:
     text = " ".join(table_of(record).split())
-    assert "* accuracy by float simulation (ONNX Runtime, graph optimizations off), not by the engine itself." in text
+    assert "* accuracy by float simulation (ONNX Runtime, Q/DQ as written), not by the engine itself." in text
     assert "fp16@tensorrt_rtx, int8@tensorrt_rtx: not timed: no NVIDIA driver" in text
     assert "fp16@tensorrt_rtx: validation failed: output 'probabilities' has cosine 0.998700" in text
     assert "12 of 200 calibration samples are evaluation samples too" in text
