@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,17 @@ def write_watched(source: Path, model: onnx.ModelProto, names: Iterable[str], ta
     outputs = watched.graph.output[len(light.graph.output) :]
     with target.open("ab") as stream:
         stream.write(onnx.ModelProto(graph=onnx.GraphProto(output=outputs)).SerializeToString())
+
+
+def num_computed_values(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Values of all tensors of the main graph for inputs of these shapes; an unknown dimension counts as one."""
+    model = skeleton_from_file(path)
+    for value in model.graph.input:
+        for dimension, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ())):
+            dimension.dim_value = size
+    model.graph.ClearField("value_info")
+    dimensions = (value.type.tensor_type.shape.dim for value in _typed_values(model).values())
+    return sum(math.prod(max(dimension.dim_value, 1) for dimension in shape) for shape in dimensions)
 
 
 def _typed_values(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:

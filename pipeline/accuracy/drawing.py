@@ -17,6 +17,7 @@ from calibration.analysis.rounding import FloatFeed
 from calibration.arrays import AnyArray
 from calibration.data.batches import Samples
 from calibration.data.source import spread, spread_order
+from calibration.graph.watched_outputs import num_computed_values
 from engines import backend
 from pipeline.accuracy.drawn_noise import Bound, DrawnNoise
 from pipeline.engine_runner import SIMULATOR, ModelRunner, SampleRunner, few, load_simulation
@@ -31,9 +32,12 @@ class Round:
     num_samples: int
 
 
-ROUNDS = (Round(4, 4), Round(8, 8), Round(16, 16), Round(64, 32))
-MOST_ERROR_DB = 2.0
+ROUNDS = (Round(4, 4), Round(8, 8), Round(16, 16), Round(64, 64))
+MOST_ERROR_DB = 0.5
 """A bound whose standard error is smaller is known well enough: bounds are some 5 dB below the mean."""
+MOST_VALUES = 2e9
+"""Values that all draws together compute, unless the first round takes more: some 3 CPU seconds. A network of ImageNet
+size has two rounds; the more of them a network is small enough for, the tighter is its bound."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Drawing:
     def __init__(self, path: Path, samples: Samples, sessions: Sessions, seed: int) -> None:
         """``path``: the FP32 model. A draw depends on the seed and its number alone, not on how many there are."""
         self._samples, self._seed = samples, seed
+        shapes = {name: array.shape for name, array in next(few(samples, 1)).items()}
+        self.num_values = num_computed_values(path, shapes)
         self._reference, self._again = sessions.of_file(path), sessions.of_file_again(path)
         self._feeds: list[dict[str, AnyArray]] = []
         self._expected: dict[int, dict[str, AnyArray]] = {}
@@ -124,6 +130,19 @@ class Drawing:
         return expected
 
 
+def affordable(most: Round, num_values: float) -> list[Round]:
+    """The rounds that stay within ``MOST_VALUES``, the first in any case, with so many draws and samples at most.
+
+    ``num_values`` are those that one draw computes on one sample.
+    """
+    rounds = [Round(min(each.num_draws, most.num_draws), min(each.num_samples, most.num_samples)) for each in ROUNDS]
+    return [
+        each
+        for index, each in enumerate(rounds)
+        if not index or each.num_draws * each.num_samples * num_values <= MOST_VALUES
+    ]
+
+
 def draw_lots(drawing: Drawing, lots: Sequence[Lot], most: Round, num_deviations: float, *, clips: bool) -> Draws:
     """The bounds of the outputs, from the lot with the most noise.
 
@@ -134,15 +153,16 @@ def draw_lots(drawing: Drawing, lots: Sequence[Lot], most: Round, num_deviations
         num_deviations: standard deviations that a bound is below the mean of the draws, in dB.
         clips: whether the format clips, as INT8 does.
     """
-    num = min(most.num_samples, ROUNDS[-1].num_samples)
+    rounds = affordable(most, drawing.num_values * len(lots))
+    num = rounds[-1].num_samples
     indices = drawing.read(num)
     order = spread_order(num, [each.num_samples for each in ROUNDS])
     noises: list[dict[str, DrawnNoise]] = [{} for _ in lots]
     left = list(range(len(lots)))
-    bar = Bar("tolerate", min(most.num_draws, ROUNDS[-1].num_draws) * num)
+    bar = Bar("tolerate", rounds[-1].num_draws * num)
     try:
-        for planned in ROUNDS:
-            chosen, num_draws = order[: planned.num_samples], min(planned.num_draws, most.num_draws)
+        for planned in rounds:
+            chosen, num_draws = order[: planned.num_samples], planned.num_draws
             for index in left:
                 drawing.run(lots[index], noises[index], chosen, num_draws)
             bar.to(len(chosen) * num_draws)
