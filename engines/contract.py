@@ -265,6 +265,8 @@ class Backend(Protocol):
     """Whether it computes on the GPU."""
     STREAMS: bool
     """Whether its runners can have several queries in flight (``StreamingBackend``)."""
+    NEEDS_RANGES: bool
+    """Whether an engine is built for given shapes: each dynamic input needs a shape range."""
     OBEYS: frozenset[str]
     """The fields of ``BuildOptions`` that have an effect on its engines, beside the precision and the shapes."""
     SUFFIX: str

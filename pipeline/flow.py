@@ -30,6 +30,7 @@ from pipeline.stages.tolerate import LEAST_SAMPLES
 from pipeline.stages.validate import Judged
 from pipeline.store import Store
 from pipeline.variants import (
+    check_shape_ranges,
     evidence_of,
     judge_of,
     judged_engine,
@@ -83,7 +84,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     source = source_from_path(plan.resolved(plan.model.source), plan.model.signature)
     fp32 = store.run(plan.export, source)
     calibration, evaluation = _samples(plan, fp32)
-    check_shapes(plan, evaluation)
+    check_shapes(plan, evaluation, until)
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)
     made = Results(source, networks_of(fp32), calibration, evaluation)
@@ -129,7 +130,7 @@ def models_of_bundle(plan: Plan) -> Results:
     fp32 = bundle.model(FP32.name, "none")
     specs = input_specs_from_onnx(fp32.path)
     evaluation = open_samples(_resolved(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
-    check_shapes(plan, evaluation)
+    check_shapes(plan, evaluation, "build")
     plan.benchmark.check_samples(evaluation)
     networks = {TRAINED: Network(fp32, bundle.ranges())}
     made = Results(fp32, networks, None, evaluation, bundle, bundle.verdict(), bundle.reference())
@@ -182,17 +183,24 @@ def check_plan(plan: Plan, until: str) -> None:
                 raise Unavailable(reason)
             plan.build.refuse(target_of(plan, variant))
     if until == "benchmark":
-        plan.report.check_folder(plan.resolved(plan.report.folder))
+        plan.report.check_folder(plan.output_folder(plan.report))
 
 
-def check_shapes(plan: Plan, samples: Samples) -> None:
-    """Raise ConfigError if [model.inputs] or [[model.profiles]] names an input that the model does not have."""
+def check_shapes(plan: Plan, samples: Samples, until: str) -> None:
+    """That [model.inputs] and [[model.profiles]] fit the model.
+
+    Raises:
+        ConfigError: they name an input that the model does not have, or lack one that an engine cannot be built
+            without.
+    """
     known = [spec.name for spec in samples.specs]
     tables = [("model.inputs", plan.model.inputs), *(("model.profiles", shapes) for shapes in plan.model.profiles)]
     for table, shapes in tables:
         for name in shapes:
             if name not in known:
                 raise ConfigError(f"{plan.path}: [{table}] the model has no input '{name}'{nearest(name, known)}")
+    if plan.stage(until).NEEDS_ENGINES:
+        check_shape_ranges(plan, samples)
 
 
 def time_engines(plan: Plan, store: Store, made: Results) -> None:

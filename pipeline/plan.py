@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.option import option
 from pipeline.spelling import nearest
 from pipeline.stage import Stage
+from pipeline.stages import gate, report
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.build import Build
 from pipeline.stages.calibrate import Calibrate
@@ -109,6 +110,12 @@ class Plan:
     def resolved(self, path: str) -> Path:
         """A path of the plan, taken from the plan's folder."""
         return self.folder / path
+
+    def output_folder(self, stage: Report | Gate) -> Path:
+        """Where that stage writes: as the plan says, else a folder that no other plan beside this one has."""
+        default = gate.DEFAULT_FOLDER if isinstance(stage, Gate) else report.DEFAULT_FOLDER
+        name = self.path.stem
+        return self.resolved(stage.folder or (default if name in ("", "plan") else f"{default}-{name}"))
 
     def stage(self, name: str) -> Stage:
         """The stage of that name, with the plan's options."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, Literal, TypeAlias, cast
 
+from calibration.data.batches import InputSpec, Samples
 from calibration.ranges.ranges import IMPORTED, RangeMethod, methods_of_tensors
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
+from engines.contract import DYNAMIC
+from engines.onnx_model import shape_text
 from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence
 from pipeline.artifact import (
@@ -26,6 +31,8 @@ from pipeline.stages.tolerate import Rounding
 from pipeline.stages.validate import Judge
 from pipeline.store import Store
 
+BARE_KEY = re.compile("[A-Za-z0-9_-]+")
+"""A TOML key that needs no quotes."""
 ModelStage: TypeAlias = Callable[Concatenate[Path, OnnxModel, ...], OnnxModel]
 """A stage that writes a precision: from the FP32 model, and the ranges where the precision needs them."""
 
@@ -33,6 +40,40 @@ ModelStage: TypeAlias = Callable[Concatenate[Path, OnnxModel, ...], OnnxModel]
 def target_of(plan: Plan, variant: Variant) -> BuildTarget:
     """What a variant's engine is built for."""
     return BuildTarget(variant.backend, variant.precision.name, plan.model.inputs, plan.model.profiles)
+
+
+def check_shape_ranges(plan: Plan, samples: Samples) -> None:
+    """That each dynamic input has a shape range, in each profile, if engines are built for given shapes.
+
+    Raises:
+        ConfigError: one has none; the sentence ends with what to write into the plan, of the shape of the samples.
+    """
+    names = [name for name in plan.variants.backends if backend(name).NEEDS_RANGES]
+    dynamic = [spec for spec in samples.specs if DYNAMIC in spec.shape]
+    profiles = {"inputs": plan.model.inputs} | {
+        f"profiles[{number}]": shapes for number, shapes in enumerate(plan.model.profiles)
+    }
+    for table, shapes in profiles.items():
+        lacking = [spec for spec in dynamic if spec.name not in shapes]
+        if names and lacking:
+            raise ConfigError(
+                f"{plan.path}: [model.{table}] has no shape range for input '{lacking[0].name}' "
+                f"{shape_text(lacking[0].shape)}, and {names[0]} builds an engine for given shapes; write this into "
+                f"the plan, with the shapes that will be used:\n{_ranges_to_write(plan, samples, lacking)}"
+            )
+
+
+def _ranges_to_write(plan: Plan, samples: Samples, lacking: Sequence[InputSpec]) -> str:
+    """TOML for these inputs: of the shape of the first sample, and batches up to the largest of the plan."""
+    first = next(iter(samples.batches(max(1, *(spec.shape[0] for spec in samples.specs)))))
+    sizes = plan.benchmark.batch_sizes
+    tables = []
+    for spec in lacking:
+        batches = (1, sizes[0], max(plan.infer.batch_size, *sizes)) if spec.shape[0] == DYNAMIC else spec.shape[:1] * 3
+        key = spec.name if BARE_KEY.fullmatch(spec.name) else json.dumps(spec.name, ensure_ascii=False)
+        rows = [f"{word} = {[size, *first[spec.name].shape[1:]]}" for word, size in zip(("min", "opt", "max"), batches)]
+        tables.append("\n".join((f"[model.inputs.{key}]", *rows)))
+    return "\n".join(tables)
 
 
 def variants(plan: Plan, until: str) -> Iterator[Variant]:

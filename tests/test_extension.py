@@ -24,8 +24,8 @@ from dataclasses import replace
 
 from engines.backends import reference
 from engines.backends.reference import (
-    CAN_BUILD, GPU, INSTALL, OBEYS, PLACEMENT, STREAMS, SUFFIX, TAKES, layer_times, load, refuse, versions,
-    why_not_build, why_not_run,
+    CAN_BUILD, GPU, INSTALL, NEEDS_RANGES, OBEYS, PLACEMENT, STREAMS, SUFFIX, TAKES, layer_times, load, refuse,
+    versions, why_not_build, why_not_run,
 )
 
 NAME = "abacus"

@@ -42,6 +42,7 @@ PLACEMENT: Placement = "onnxruntime"
 CAN_BUILD = True
 GPU = False
 STREAMS = False
+NEEDS_RANGES = False
 OBEYS: frozenset[str] = frozenset()
 SUFFIX = ".onnx"
 INSTALL = "pip install 'trtforge[onnxruntime]'"

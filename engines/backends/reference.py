@@ -37,6 +37,7 @@ PLACEMENT: Placement = "tensorrt"
 CAN_BUILD = True
 GPU = False
 STREAMS = False
+NEEDS_RANGES = False
 OBEYS: frozenset[str] = frozenset()
 SUFFIX = ".onnx"
 INSTALL = "pip install onnx"

@@ -45,6 +45,7 @@ PLACEMENT: Placement = "none"
 CAN_BUILD = False
 GPU = False
 STREAMS = False
+NEEDS_RANGES = False
 OBEYS: frozenset[str] = frozenset()
 SUFFIX = ""
 INSTALL = "pip install 'trtforge[tensorflow]'"

@@ -22,6 +22,7 @@ PLACEMENT: Placement = "tensorrt"
 CAN_BUILD = True
 GPU = True
 STREAMS = True
+NEEDS_RANGES = True
 OBEYS: frozenset[str] = NVINFER_OPTIONS | {"external_kernels", "timing_cache"}
 SUFFIX = ".plan"
 INSTALL = (

@@ -26,6 +26,7 @@ PLACEMENT: Placement = "tensorrt"
 CAN_BUILD = True
 GPU = True
 STREAMS = True
+NEEDS_RANGES = True
 OBEYS: frozenset[str] = NVINFER_OPTIONS | {"compute_capabilities"}
 SUFFIX = ".rtx.plan"
 INSTALL = "pip install 'trtforge[rtx]'"

@@ -85,7 +85,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         notes=(*results.fp32.notes(), *results.notes, *(() if watched is None else watched.notes)),
         recommendation=recommend(variants, metric, plan.report.max_metric_drop),
     )
-    _publish(plan.report, plan.resolved(plan.report.folder), record, results)
+    _publish(plan.report, plan.output_folder(plan.report), record, results)
     return record
 
 

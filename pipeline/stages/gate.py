@@ -12,6 +12,8 @@ from pipeline.latency.protocol import Pairing
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
 
+DEFAULT_FOLDER = "trtforge-gate"
+
 
 @dataclass(frozen=True)
 class Gate(Stage):
@@ -23,7 +25,9 @@ class Gate(Stage):
     candidate: str = option("", "variant to ship, such as int8@onnxruntime; empty: the only reduced-precision one")
     baseline: str = option("", "name of a stored baseline, or of a variant of the plan; empty: none")
     budgets: tuple[str, ...] = option((), "such as 'p99_ms at batch 8 <= 12' or 'p50_ms <= 1.03 x baseline'")
-    folder: str = option("trtforge-gate", "output folder of the gate, relative to the plan's folder")
+    folder: str = option(
+        "", "output folder of the gate, relative to the plan's folder; empty: trtforge-gate[-NAME of the plan]"
+    )
     html: bool = option(True, "write gate.html (needs the extra `report`)")
     pays: bool = option(True, "also report whether each precision is worthwhile compared with the next higher one")
     cold_starts: int = option(8, "new processes started per engine, for cold_start_ms and peak_memory_mib")

@@ -12,6 +12,7 @@ from pipeline.stage import Stage
 
 OWN_FILES = ("report.json", "report.html", "samples")
 """All that a report's folder may hold."""
+DEFAULT_FOLDER = "trtforge-report"
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,9 @@ class Report(Stage):
     NEEDS_ENGINES: ClassVar[bool] = True
     NEEDS_TOLERANCES: ClassVar[bool] = True
 
-    folder: str = option("trtforge-report", "output folder of the report, relative to the plan's folder")
+    folder: str = option(
+        "", "output folder of the report, relative to the plan's folder; empty: trtforge-report[-NAME of the plan]"
+    )
     html: bool = option(True, "write report.html (needs the extra `report`)")
     max_metric_drop: float = option(0.01, "largest drop of the metric that the recommendation accepts")
 

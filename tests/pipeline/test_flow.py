@@ -109,7 +109,6 @@ def test_an_onnx_source_with_colons_is_compared_under_its_new_names(folder: Path
         ('metric = "top1"', 'metric = "top2"', ConfigError, "metric 'top2': is not one of top1, top5"),
         ('backends = ["onnxruntime"]', 'backends = ["reference"]', Unavailable, "reference: is away; call it back"),
         ("[report]\n", '[report]\nfolder = "."\n', ConfigError, "a report replaces its whole folder"),
-        ("[report]\n", '[report]\nfolder = ""\n', ConfigError, "a report replaces its whole folder"),
         ("[report]\n", '[report]\nfolder = "net.onnx"\n', ConfigError, r"net\.onnx exists"),
     ],
 )
@@ -133,6 +132,27 @@ def test_what_is_bound_to_fail_fails_before_any_work(
 def test_shapes_of_an_input_that_is_not_there_are_the_plans_fault(folder: Path, table: str, name: str) -> None:
     change(folder, "[report]\n", f"{table}\nmin = [1]\nopt = [1]\nmax = [1]\n[report]\n")
     with pytest.raises(ConfigError, match=rf"\[{name}\] the model has no input 'imag'; did you mean 'image'\?"):
+        made_by(folder, "build")
+
+
+def test_a_dynamic_input_without_a_shape_range_is_refused_with_what_to_write(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "NEEDS_RANGES", True)
+    change(folder, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
+    store = Store(folder / "store")
+    with pytest.raises(ConfigError) as error:
+        made_by(folder, "benchmark", store)
+    sentence, toml = str(error.value).split("\n", maxsplit=1)
+    assert "[model.inputs] has no shape range for input 'image' (?, 4, 8, 8), and reference builds" in sentence
+    assert stages_of(store) == ["export"]
+    made_by(folder, "calibrate")  # Makes no engine.
+
+    change(folder, "[data]", f"{toml}\n[data]")
+    assert read_plan(folder / "plan.toml").model.inputs["image"].max == (32, 4, 8, 8)
+    made_by(folder, "build")
+    change(folder, "[data]", "[[model.profiles]]\n[data]")
+    with pytest.raises(ConfigError, match=r"\[model.profiles\[0\]\] has no shape range for input 'image'"):
         made_by(folder, "build")
 
 

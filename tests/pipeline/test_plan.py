@@ -355,3 +355,19 @@ def test_no_plan_and_a_folder(tmp_path: Path) -> None:
 def test_names_in_other_scripts_are_kept(tmp_path: Path) -> None:
     plan = read_plan(written(tmp_path, LEAST.replace("model.onnx", "モデル.onnx")))
     assert plan.model.source == "モデル.onnx"
+
+
+@pytest.mark.parametrize(
+    ("file", "table", "folders"),
+    [
+        ("plan.toml", "", ("trtforge-report", "trtforge-gate")),
+        ("lite.toml", "", ("trtforge-report-lite", "trtforge-gate-lite")),
+        ("lite.toml", '[report]\nfolder = "here"\n[gate]\nfolder = "there"\n', ("here", "there")),
+    ],
+)
+def test_plans_in_one_folder_do_not_overwrite_each_others_output(
+    tmp_path: Path, file: str, table: str, folders: tuple[str, str]
+) -> None:
+    (tmp_path / file).write_text(f"[model]\nsource = 'm'\n[data]\nevaluation = 'e'\ncalibration = 'c'\n{table}")
+    plan = read_plan(tmp_path / file)
+    assert (plan.output_folder(plan.report).name, plan.output_folder(plan.gate).name) == folders

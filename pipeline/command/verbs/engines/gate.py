@@ -35,7 +35,7 @@ from pipeline.gate.record import GateRecord
 from pipeline.gate.summary import print_gate, reasons
 from pipeline.output import check_replaceable, put, work_folder
 from pipeline.plan import Plan
-from pipeline.stages.gate import Gate
+from pipeline.stages.gate import DEFAULT_FOLDER, Gate
 from pipeline.stages.validate import Judge
 
 BESIDE_A_PLAN = ("--candidate", "--baseline", "--budget", "-o", "--store")
@@ -56,7 +56,7 @@ REPLACES = "{} exists, but a gate replaces its whole folder"
 @BACKEND
 @data_options
 @stage_options(Gate, "candidate", "baseline", "budgets", "folder", "pays")
-@output_option("output folder  [default: trtforge-gate]")
+@output_option("output folder  [default: trtforge-gate, with the plan's name]")
 @STORE
 def gate(plan: Path | None, **options: Any) -> None:
     """Decide whether the candidate of PLAN.toml, or the engine --candidate, may ship: it must meet all budgets.
@@ -108,12 +108,12 @@ def _gate_plan(path: Path, options: dict[str, Any]) -> tuple[GateRecord, Path]:
 
 def _folder(plan: Plan, options: dict[str, Any]) -> Path:
     chosen: Path | None = options["output"]
-    return plan.resolved(plan.gate.folder) if chosen is None else chosen
+    return plan.output_folder(plan.gate) if chosen is None else chosen
 
 
 def _gate_engines(options: dict[str, Any]) -> tuple[GateRecord, Path]:
     file = needed(options.pop("candidate"), "--candidate", "name the engine that is to ship, or give a PLAN.toml")
-    folder: Path = options.pop("output") or Path(Gate().folder)
+    folder: Path = options.pop("output") or Path(DEFAULT_FOLDER)
     check_replaceable(folder, OWN_FILES, f"-o: {REPLACES}")
     budgets, baseline_name, backend = options.pop("budgets"), options.pop("baseline"), options["backend"]
     stage = replace(stage_from_options(Gate(), options), budgets=budgets, baseline=baseline_name)

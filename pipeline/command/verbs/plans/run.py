@@ -32,7 +32,7 @@ def run(plan: Path, backends: tuple[str, ...], store: Path) -> None:
     read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends))
     record = write_report(read, made, opened.account)
     print_table(record, Console())
-    folder = read.resolved(read.report.folder)
+    folder = read.output_folder(read.report)
     click.echo(folder / ("report.html" if read.report.html else "report.json"))
     raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
 
