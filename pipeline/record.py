@@ -6,6 +6,7 @@ docstring of the field says why that can be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -102,7 +103,8 @@ class ProtocolInfo:
 class ComparedOutput:
     """One output of an engine against the FP32 model's, over all evaluation samples.
 
-    None stands for a number that is not finite: the PSNR of equal outputs, or anything about an output with NaN in it.
+    None stands for a number that is not finite: PSNR and SQNR of equal outputs, or anything about an output with NaN in
+    it.
     """
 
     output: str
@@ -111,6 +113,8 @@ class ComparedOutput:
     cosine_min: float | None
     cosine_mean: float | None
     psnr_db: float | None
+    sqnr_db: float | None
+    """Power of FP32's output to that of the difference, dB."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,11 @@ class VariantRecord:
             latency_missing="",
         )
 
+    def farthest_output(self) -> ComparedOutput | None:
+        """The output that is least like FP32's: the lowest SQNR, one that is not finite before all; None if equal."""
+        different = [output for output in self.comparison if output.max_abs != 0]
+        return min(different, key=lambda output: -math.inf if output.sqnr_db is None else output.sqnr_db, default=None)
+
     def is_simulated(self) -> bool:
         """Whether the accuracy is not the engine's own."""
         return self.metric_measured_on != ENGINE
@@ -223,6 +232,8 @@ class TensorQuality:
     name: str
     method: str
     """How the chosen range was read."""
+    quantized: bool
+    """Whether an INT8 model of the run has Q/DQ nodes on it; true where there is no such model."""
     amax: float
     """The chosen range is -amax to amax."""
     min: float

@@ -94,7 +94,7 @@ def variant_named(name: str, drop: float | None, size_bytes: int) -> VariantReco
         metric_drop=drop,
         metric_measured_on=ENGINE,
         agreement=1.0 if drop == 0 else 0.991,
-        comparison=(ComparedOutput("probabilities", 0.0123, 0.0004, 0.9987, 0.9999, 41.5),),
+        comparison=(ComparedOutput("probabilities", 0.0123, 0.0004, 0.9987, 0.9999, 41.5, 32.5),),
         failures=(),
         latency_ms=None,
         throughput_per_s=None,
@@ -159,14 +159,14 @@ def tensor_quality(name: str, sqnr_db: float | None, *notes: str) -> TensorQuali
     """A tensor by entropy; the other methods are 1 dB worse or better. Without an SQNR, it is all zero."""
     if sqnr_db is None:
         by_method = dict.fromkeys(("entropy", "minmax", "percentile", "mse"), MethodQuality(0.0, None, 0.0))
-        return TensorQuality(name, "entropy", 0.0, 0.0, 0.0, None, 0.0, by_method, "", notes)
+        return TensorQuality(name, "entropy", True, 0.0, 0.0, 0.0, None, 0.0, by_method, "", notes)
     by_method = {
         "entropy": MethodQuality(4.0, sqnr_db, 1e-4),
         "minmax": MethodQuality(6.2, sqnr_db - 1, 0.0),
         "percentile": MethodQuality(4.2, sqnr_db - 0.5, 9e-5),
         "mse": MethodQuality(5.5, sqnr_db + 1, 2e-5),
     }
-    return TensorQuality(name, "entropy", 4.0, 0.0, 6.2, sqnr_db, 1e-4, by_method, "mse", notes)
+    return TensorQuality(name, "entropy", True, 4.0, 0.0, 6.2, sqnr_db, 1e-4, by_method, "mse", notes)
 
 
 def sample_record() -> Record:

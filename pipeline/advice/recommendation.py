@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engines.precision import precision_named, rank
-from pipeline.page.numbers import change_text, drop_text, metric_text, ms_text, size_text, times_text
+from pipeline.page.numbers import change_text, drop_text, likeness, metric_text, ms_text, size_text, times_text
 from pipeline.record import MetricInfo, Recommendation, VariantRecord
 
 _SLACK = 1e-9
@@ -23,7 +23,7 @@ def recommend(variants: Sequence[VariantRecord], metric: MetricInfo | None, max_
     if metric is None:
         return _undecided(
             "No variant can be recommended: the plan names no metric, so it is unknown whether the outputs are still "
-            "right. Name one in [data] metric.",
+            f"right. Name one in [data] metric.{_farthest(variants)}",
             max_metric_drop,
         )
     timed = [variant for variant in variants if variant.latency_ms is not None]
@@ -46,6 +46,17 @@ def recommend(variants: Sequence[VariantRecord], metric: MetricInfo | None, max_
 
 def _undecided(sentence: str, max_metric_drop: float) -> Recommendation:
     return Recommendation("undecided", "", sentence, max_metric_drop)
+
+
+def _farthest(variants: Sequence[VariantRecord]) -> str:
+    """How far the outputs of reduced precisions are from FP32's: of each variant the farthest one."""
+    outputs = {variant.name: variant.farthest_output() for variant in variants if not is_full(variant)}
+    texts = [
+        f"{name} '{output.output}' {likeness(output.cosine_min, output.sqnr_db)}"
+        for name, output in outputs.items()
+        if output is not None
+    ]
+    return f" Farthest outputs from FP32's: {'; '.join(texts)}." if texts else ""
 
 
 def _p50_ms(variant: VariantRecord) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.record import MetricInfo
+from pipeline.record import MetricInfo, VariantRecord
 
 NONE = "–"
 """Stands where there is no number."""
@@ -79,6 +79,29 @@ def change_text(metric: MetricInfo, drop: float) -> str:
 def share_text(share: float | None) -> str:
     """A share of samples: ``99.1 %``."""
     return NONE if share is None else f"{100 * share:.1f} %"
+
+
+def likeness(cosine: float | None, sqnr_db: float | None) -> str:
+    """How near an output is to FP32's: ``cosine 0.918, SQNR 7.9 dB``; None: it is not finite."""
+    words = [("cosine", cosine_text(cosine)), ("SQNR", db_text(sqnr_db))]
+    return ", ".join(f"{name} {value}" for name, value in words if value != NONE) or "not finite"
+
+
+def output_texts(variant: VariantRecord) -> tuple[str, str]:
+    """Cosine and SQNR of the output that is farthest from FP32's."""
+    if (output := variant.farthest_output()) is None:
+        return ("1", "equal") if variant.comparison else (NONE, NONE)
+    return cosine_text(output.cosine_min), db_text(output.sqnr_db)
+
+
+def cosine_text(cosine: float | None) -> str:
+    """Three digits, or more where it takes more to tell it from 1: ``0.918``, ``0.9998``."""
+    if cosine is None:
+        return NONE
+    digits = 3
+    while cosine < 1 and round(cosine, digits) >= 1 and digits < 6:
+        digits += 1
+    return f"{cosine:.{digits}f}"
 
 
 def db_text(value: float | None) -> str:

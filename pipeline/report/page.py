@@ -9,6 +9,7 @@ from engines.precision import precision_named
 from pipeline.latency.benchmark import queries_from_npz
 from pipeline.latency.device_times import MOST_LAYERS
 from pipeline.page import numbers
+from pipeline.page.notes import notes_of_variants
 from pipeline.page.svg import Picture
 from pipeline.page.template import check_drawable, machine_rows, style, template_named
 from pipeline.record import MetricInfo, Recommendation, Record, VariantRecord
@@ -41,9 +42,10 @@ def html_from_record(record: Record, folder: Path) -> str:
         pictures=_pictures(record, folder),
         histograms=histogram_pictures(record),
         best_where=best_where(record.methods),
-        metric_title="metric" if record.metric is None else numbers.metric_title(record.metric),
         metric_text=lambda value: _metric(record, value),
-        drop_text=lambda value: _drop(record, value),
+        accuracy_heads=_accuracy_heads(record),
+        accuracy=lambda variant: _accuracy(record, variant),
+        notes=notes_of_variants(record.variants),
         machine_rows=machine_rows(record.machine),
         dash=numbers.NONE,
         reasons=_reasons(record),
@@ -61,8 +63,17 @@ def _metric(record: Record, value: float | None) -> str:
     return numbers.NONE if record.metric is None else numbers.metric_text(record.metric, value)
 
 
-def _drop(record: Record, value: float | None) -> str:
-    return numbers.NONE if record.metric is None else numbers.drop_text(record.metric, value)
+def _accuracy_heads(record: Record) -> tuple[str, str]:
+    """Of the metric and its drop; without a metric, of how near the farthest output is to FP32's."""
+    return ("cosine", "SQNR") if record.metric is None else (numbers.metric_title(record.metric), "drop")
+
+
+def _accuracy(record: Record, variant: VariantRecord) -> tuple[str, str]:
+    """What stands below them."""
+    if record.metric is None:
+        return numbers.output_texts(variant)
+    drop = numbers.drop_text(record.metric, variant.metric_drop)
+    return numbers.metric_text(record.metric, variant.metric), drop
 
 
 def _pictures(record: Record, folder: Path) -> list[Picture]:

@@ -180,8 +180,9 @@ def _sizes(variants: Sequence[VariantRecord]) -> Picture:
 
 
 def _sqnr(tensors: Sequence[TensorQuality]) -> Picture:
-    """The worst tensors first; a tensor without noise or without signal has no bar."""
-    rated = sorted((t.sqnr_db, t.name) for t in tensors if t.sqnr_db is not None)
+    """The worst quantized tensors first, equal ones once; a tensor without noise or without signal has no bar."""
+    distinct = {(t.sqnr_db, t.min, t.max, t.amax, t.clipped_share): t for t in reversed(tensors) if t.quantized}
+    rated = sorted((t.sqnr_db, t.name) for t in distinct.values() if t.sqnr_db is not None)
     worst = rated[:MAX_TENSORS]
     figure = empty_figure(20 + 34 * max(1, len(worst)))
     ax = figure.subplots()
@@ -191,8 +192,11 @@ def _sqnr(tensors: Sequence[TensorQuality]) -> Picture:
     _bare_rows(ax, max(1, len(worst)), max([sqnr_db for sqnr_db, _ in rated], default=1.0))
     alt = "; ".join(f"{name} {sqnr_db:.1f} dB" for sqnr_db, name in worst)
     count = (
-        f"The {len(worst)} worst of {len(rated)} tensors" if len(worst) < len(rated) else f"All {len(rated)} tensors"
+        f"The {len(worst)} worst of {len(rated)} quantized tensors"
+        if len(worst) < len(rated)
+        else f"All {len(rated)} quantized tensors"
     )
+    count += " (of tensors with the same values, one)" if len(distinct) < sum(t.quantized for t in tensors) else ""
     caption = f"{count}, worst first: signal to quantization noise ratio on the calibration data; 6 dB are one bit."
     return Picture("sqnr", "INT8 quantization error per tensor", caption, alt, svg_from_figure(figure, "sqnr"))
 

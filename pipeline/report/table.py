@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.json_record import record_from_json
+from pipeline.page.notes import notes_of_variants
 from pipeline.page.numbers import (
     MIB,
     NONE,
     drop_text,
     metric_text,
     metric_title,
+    output_texts,
     rate_text,
     share_text,
     three_digits,
@@ -49,15 +51,11 @@ def print_table(record: Record, console: Console) -> None:
 def _variant_table(record: Record) -> Table:
     sizes = {v.by_batch[0].batch_size for v in record.variants if v.by_batch}
     batch = f"batch {', '.join(map(str, sorted(sizes)))}" if sizes else "not timed"
-    percent = record.metric is not None and record.metric.is_fraction()
-    name = "metric" if record.metric is None else metric_title(record.metric)
     in_mib = max(variant.size_bytes for variant in record.variants) >= 10 * MIB
     table = _table(f"{record.model.source} ({batch})")
     table.add_column("variant", no_wrap=True)
     table.add_column("size\nMiB" if in_mib else "size\nKiB", justify="right")
-    table.add_column(f"{name}\n%" if percent else name, justify="right", overflow="fold")
-    table.add_column("drop\npoints" if percent else "drop", justify="right", overflow="fold")
-    for head in ("p50\nms", "p99\nms", "speed-\nup", "agrees\n%"):
+    for head in (*_accuracy_heads(record.metric), "p50\nms", "p99\nms", "speed-\nup", "agrees\n%"):
         table.add_column(head, justify="right", overflow="fold")
     for variant in record.variants:
         best = variant.name == record.recommendation.variant
@@ -67,15 +65,28 @@ def _variant_table(record: Record) -> Table:
     return table
 
 
+def _accuracy_heads(metric: MetricInfo | None) -> tuple[str, str]:
+    """Of the metric and its drop, or without a metric of what says how near the farthest output is to FP32's."""
+    if metric is None:
+        return "cosine", "SQNR\ndB"
+    return (f"{metric.name}\n%", "drop\npoints") if metric.is_fraction() else (metric_title(metric), "drop")
+
+
+def _accuracy(variant: VariantRecord, metric: MetricInfo | None) -> tuple[str, str]:
+    """What stands below ``_accuracy_heads``."""
+    if metric is not None:
+        value, drop = metric_text(metric, variant.metric), drop_text(metric, variant.metric_drop)
+        mark = MARK if variant.is_simulated() and variant.metric is not None else ""
+        return value.removesuffix(" %") + mark, drop.removesuffix(" points")
+    cosine, sqnr = output_texts(variant)
+    return cosine + (MARK if variant.is_simulated() else ""), sqnr.removesuffix(" dB")
+
+
 def _cells(variant: VariantRecord, metric: MetricInfo | None) -> list[str]:
-    """Metric, drop, p50, p99, speed-up and agreement, their units left to the heads of the columns."""
+    """Accuracy, p50, p99, speed-up and agreement, their units left to the heads of the columns."""
     latency = variant.latency_ms
-    mark = MARK if variant.is_simulated() and variant.metric is not None else ""
-    value = NONE if metric is None else metric_text(metric, variant.metric)
-    drop = NONE if metric is None else drop_text(metric, variant.metric_drop)
     return [
-        value.removesuffix(" %") + mark,
-        drop.removesuffix(" points"),
+        *_accuracy(variant, metric),
         NONE if latency is None else three_digits(latency.p50),
         NONE if latency is None else three_digits(latency.p99),
         NONE if variant.speedup is None else times_text(variant.speedup),
@@ -116,6 +127,8 @@ def _footnotes(record: Record) -> list[str]:
     for reason in dict.fromkeys(v.latency_missing for v in record.variants if v.latency_missing):
         names = ", ".join(v.name for v in record.variants if v.latency_missing == reason)
         lines.append(f"{names}: not timed: {reason}")
+    if record.metric is None:
+        lines.append("Cosine and SQNR: of the output that is farthest from FP32's, over the evaluation samples.")
     lines += [f"{v.name}: validation failed: {failure}" for v in record.variants for failure in v.failures]
     lines += [
         f"{v.name}, batch {timing.batch_size}: {timing.note}"
@@ -123,7 +136,7 @@ def _footnotes(record: Record) -> list[str]:
         for timing in v.by_batch
         if timing.note
     ]
-    lines += [f"{v.name}: {note}" for v in record.variants for note in v.notes]
+    lines += notes_of_variants(record.variants)
     if energies := [(v.name, t) for v in record.variants for t in v.by_batch if t.energy_mj is not None]:
         texts = [f"{name} {three_digits(t.energy_mj or 0)} (batch {t.batch_size})" for name, t in energies]
         lines.append(f"Energy per inference, mJ: {', '.join(texts)}.")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from calibration.graph.weightless import skeleton_from_file
 from calibration.histogram.histogram import NUM_BINS, Histogram
 from calibration.ranges.ranges import METHODS, RangesRecord, TensorRange
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder
+from pipeline.artifact import OnnxModel
 from pipeline.record import MethodQuality, MethodSummary, TensorHistogram, TensorQuality
 
 MAX_HISTOGRAMS = 6
@@ -18,9 +20,18 @@ NEAR_DB = 0.5
 """SQNRs that are no further apart differ by less than a tenth of a bit."""
 
 
-def tensors_from_ranges(ranges: RangesRecord) -> tuple[TensorQuality, ...]:
-    """The quality of every tensor's range, worst first, then those without an SQNR; of measured ranges."""
-    qualities = [_quality(name, tensor) for name, tensor in ranges.tensors.items()]
+def quantized_tensors(models: Iterable[OnnxModel]) -> frozenset[str]:
+    """The tensors that one of these models has QuantizeLinear nodes on."""
+    nodes = (node for model in models for node in skeleton_from_file(model.path).graph.node)
+    return frozenset(node.input[0] for node in nodes if node.op_type == "QuantizeLinear")
+
+
+def tensors_from_ranges(ranges: RangesRecord, quantized: Collection[str] = ()) -> tuple[TensorQuality, ...]:
+    """The quality of every tensor's range, worst first, then those without an SQNR; of measured ranges.
+
+    ``quantized``: the tensors that are quantized; empty: not known, as if all were.
+    """
+    qualities = [_quality(name, tensor, not quantized or name in quantized) for name, tensor in ranges.tensors.items()]
     return tuple(sorted(qualities, key=lambda tensor: (tensor.sqnr_db is None, tensor.sqnr_db or 0.0)))
 
 
@@ -46,17 +57,21 @@ def best_where(methods: Sequence[MethodSummary]) -> str:
     return f"Highest SQNR of {num_rated} tensors: {', '.join(counts)}." if counts else "No tensor has an SQNR."
 
 
-def worst_histograms(folder: Path) -> tuple[TensorHistogram, ...]:
+def worst_histograms(folder: Path, quantized: Collection[str] = ()) -> tuple[TensorHistogram, ...]:
     """The histograms of the tensors of the lowest SQNR in a folder of ranges, each once however many tensors have it.
+
+    ``quantized``: as of ``tensors_from_ranges``; the others are left out.
 
     Raises:
         DataError: the ranges or their histograms are missing or damaged, or were imported.
     """
     histograms = histograms_from_folder(folder)
     shared: dict[object, list[str]] = {}
-    for tensor in tensors_from_ranges(ranges_from_folder(folder)):
+    for tensor in tensors_from_ranges(ranges_from_folder(folder), quantized):
         if tensor.sqnr_db is None:
             break
+        if not tensor.quantized:
+            continue
         histogram = histograms[tensor.name]
         key = (histogram.exponent, histogram.min, histogram.max, histogram.num_zeros, histogram.counts.tobytes())
         if key in shared or len(shared) < MAX_HISTOGRAMS:
@@ -64,10 +79,11 @@ def worst_histograms(folder: Path) -> tuple[TensorHistogram, ...]:
     return tuple(_drawable(histograms[names[0]], tuple(names)) for names in shared.values())
 
 
-def _quality(name: str, tensor: TensorRange) -> TensorQuality:
+def _quality(name: str, tensor: TensorRange, quantized: bool) -> TensorQuality:
     return TensorQuality(
         name=name,
         method=tensor.method,
+        quantized=quantized,
         amax=tensor.amax,
         min=tensor.min,
         max=tensor.max,

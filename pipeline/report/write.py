@@ -41,7 +41,12 @@ from pipeline.record import (
     data_info,
 )
 from pipeline.report.page import write_html
-from pipeline.report.tensor_quality import methods_from_ranges, tensors_from_ranges, worst_histograms
+from pipeline.report.tensor_quality import (
+    methods_from_ranges,
+    quantized_tensors,
+    tensors_from_ranges,
+    worst_histograms,
+)
 from pipeline.results import Results, Variant
 from pipeline.stages.benchmark import energies_from, timings_from, watched_from
 from pipeline.stages.report import Report
@@ -63,6 +68,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
     variants = tuple(variant_record(results, built, timings) for built in results.engines)
     metric = _metric_info(plan, results)
     ranges = ranges_from_folder(results.ranges.path) if results.ranges else None
+    quantized = quantized_tensors(results.models.values())
     record = Record(
         schema_version=SCHEMA_VERSION,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -75,9 +81,9 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         monitor=watched,
         versions=installed_versions(),
         variants=variants,
-        tensors=tensors_from_ranges(ranges) if ranges else (),
+        tensors=tensors_from_ranges(ranges, quantized) if ranges else (),
         methods=methods_from_ranges(ranges) if ranges else (),
-        histograms=worst_histograms(results.ranges.path) if results.ranges else (),
+        histograms=worst_histograms(results.ranges.path, quantized) if results.ranges else (),
         lint=results.findings.read() if results.findings else (),
         range_choice=choice_from_folder(results.ranges.path) if results.ranges else None,
         settling=convergence_from_folder(results.ranges.path) if results.ranges else None,
@@ -137,7 +143,7 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
         num_int8=engine_record["num_int8"],
         num_quantizable=engine_record["num_quantizable"],
         build_seconds=engine_record["build_seconds"],
-        notes=(*model_notes, *engine.notes(), *runner["notes"]),
+        notes=(*verdict.get("notes", ()), *model_notes, *engine.notes(), *runner["notes"]),
     )
     full_name = Variant(FP32, variant.backend).name
     variant_timings = [timing for timing in timings if timing.name == variant.name]
@@ -174,7 +180,7 @@ def _batch_timing(timing: Timing, full: Timing | None, energy: Energy) -> BatchT
 
 
 def _compared(name: str, row: dict[str, Any]) -> ComparedOutput:
-    keys = ("max_abs", "mean_abs", "cosine_min", "cosine_mean", "psnr_db")
+    keys = ("max_abs", "mean_abs", "cosine_min", "cosine_mean", "psnr_db", "sqnr_db")
     return ComparedOutput(output=name, **{key: finite(row[key]) for key in keys})
 
 

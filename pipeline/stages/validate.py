@@ -142,6 +142,10 @@ def default_tolerances() -> dict[str, Tolerance]:
     return {name: default_tolerance(precision) for name, precision in PRECISIONS.items()}
 
 
+USUAL_COSINE = 0.99
+"""An output whose noise has more than a seventh of its magnitude, which is a cosine of 0.99 and some 17 dB, is told."""
+
+
 @dataclass(frozen=True)
 class Validate(Stage):
     """Judge an engine's outputs against the FP32 model's, with Polygraphy's comparators and the task metric.
@@ -192,6 +196,8 @@ class Validate(Stage):
         ``metric_drop`` (positive: worse than FP32), ``agreement`` (share of samples with the same arg max, or null)
         and, by output, Polygraphy's numbers and the element that is worst.
 
+        ``notes`` are sentences about outputs that passed and are far from FP32's.
+
         ``derived`` has the derived tolerances by output, null where none hold. Where the models behind the engine are
         known, the scales of a Q/DQ model are held to its ranges; and if anything fails, the last of ``failures`` says
         where it comes from, and ``suspects`` has the likeliest nodes, see
@@ -227,6 +233,7 @@ class Validate(Stage):
             "precision": precision,
             "passed": not failures,
             "failures": failures,
+            "notes": far_from_reference(compared),
             "suspects": suspects,
             "metric": value,
             "reference_metric": expected,
@@ -255,6 +262,15 @@ class Validate(Stage):
             return f"the layer was not searched for: {reason}", []
         bisection = run_bisection(evidence, self.num_bisected, self.reference)
         return bisection.suspicion({name: output.sqnr_db for name, output in compared.items()}), bisection.rows()
+
+
+def far_from_reference(compared: Mapping[str, OutputComparison]) -> list[str]:
+    """A sentence for each output that is within its tolerances, and yet differs so much that somebody should know."""
+    return [
+        f"output '{name}' differs much from FP32's: cosine {output.cosine_min:.3f}, SQNR {output.sqnr_db:.1f} dB"
+        for name, output in compared.items()
+        if output.passed and output.cosine_min < USUAL_COSINE
+    ]
 
 
 def agreement(ours: Mapping[str, Array], theirs: Mapping[str, Array], output: str) -> float | None:

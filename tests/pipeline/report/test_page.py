@@ -226,6 +226,13 @@ def test_a_run_without_metric_timings_or_ranges_has_a_page(record: Record, folde
     assert "Calibration data" not in text
 
 
+def test_without_a_metric_the_farthest_output_stands_in_its_columns(record: Record, folder: Path) -> None:
+    _, text = read(html_from_record(replace(record, metric=None), folder))
+    assert "cosine" in text
+    assert "0.999 32.5 dB" in " ".join(text.split())
+    assert "Cosine and SQNR are of the output that is farthest" in " ".join(text.split())
+
+
 def test_every_tensor_has_every_method_and_the_best_of_them(record: Record, folder: Path) -> None:
     html = html_from_record(record, folder)
     table = html[html.index("calibrated ranges</summary>") :].split("</details>")[0]

@@ -61,7 +61,19 @@ def test_the_worst_tensors_come_first(record: Record, latencies: dict[str, Float
     assert numbers == sorted(numbers)
     assert numbers[0] == 24.0
     assert len(numbers) == MAX_TENSORS
-    assert f"The {MAX_TENSORS} worst of 15 tensors" in picture.caption
+    assert f"The {MAX_TENSORS} worst of 15 quantized tensors" in picture.caption
+
+
+def test_only_quantized_tensors_are_among_the_worst_and_equal_ones_once(
+    record: Record, latencies: dict[str, Floats], make_tensor: Callable[..., TensorQuality]
+) -> None:
+    tensors = (
+        replace(make_tensor("float", 1.0), quantized=False), make_tensor("conv", 20.0), make_tensor("reshaped", 20.0),
+        make_tensor("other", 30.0),
+    )  # fmt: skip
+    picture = drawn(replace(record, tensors=tensors), latencies)["sqnr"]
+    assert picture.alt == "conv 20.0 dB; other 30.0 dB"
+    assert picture.caption.startswith("All 2 quantized tensors (of tensors with the same values, one), worst first")
 
 
 def test_a_negative_ratio_and_tensors_without_one_can_be_drawn(
@@ -72,7 +84,7 @@ def test_a_negative_ratio_and_tensors_without_one_can_be_drawn(
     assert "-3.0 dB" in texts(picture)
     assert "zero" not in texts(picture)
     only_zero = drawn(replace(record, tensors=tensors[1:]), latencies)["sqnr"]
-    assert "0 tensors" in only_zero.caption
+    assert "0 quantized tensors" in only_zero.caption
 
 
 def test_colours_and_fonts_come_from_the_page(record: Record, latencies: dict[str, Floats]) -> None:

@@ -64,7 +64,7 @@ def test_the_shape_that_readers_rely_on(record: Record) -> None:
 
 
 def test_a_number_that_json_cannot_hold_is_refused(record: Record) -> None:
-    odd = replace(record.variants[0], comparison=(ComparedOutput("y", 0.0, 0.0, 1.0, 1.0, float("inf")),))
+    odd = replace(record.variants[0], comparison=(ComparedOutput("y", 0.0, 0.0, 1.0, 1.0, float("inf"), None),))
     with pytest.raises(ValueError, match="not JSON compliant"):
         json_from_record(replace(record, variants=(odd,)))
     assert (finite(float("inf")), finite(float("nan")), finite(None), finite(0.5)) == (None, None, None, 0.5)
@@ -198,7 +198,20 @@ def test_a_run_without_metric_or_timings_has_a_table(record: Record) -> None:
     untimed = tuple(replace(variant, metric=None, metric_drop=None) for variant in record.variants[3:])
     text = table_of(replace(record, metric=None, protocol=None, variants=untimed))
     assert "not timed" in text
-    assert "*" not in text.split("agrees")[1].split("accuracy by")[0].rstrip().removesuffix("*")
+    assert "0.999*   32.5     –" in text
+
+
+def test_without_a_metric_the_farthest_output_stands_in_its_columns(record: Record) -> None:
+    far = ComparedOutput("boxes", 0.5, 0.1, 0.9182, 0.93, 12.0, 7.94)
+    variants = tuple(replace(variant, comparison=(*variant.comparison, far)) for variant in record.variants)
+    equal = replace(record.variants[0], comparison=(ComparedOutput("y", 0.0, 0.0, 1.0, 1.0, None, None),))
+    text = table_of(replace(record, metric=None, variants=(equal, *variants[1:])))
+    rows = {line.split()[0]: line.split() for line in text.split("further")[0].splitlines() if "@" in line}
+    assert rows["fp32@onnxruntime"][2:4] == ["1", "equal"]
+    assert rows["int8@onnxruntime"][2:4] == ["0.918", "7.9"]
+    assert rows["int8@tensorrt_rtx"][2:4] == ["0.918*", "7.9"]
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "of the output that is farthest from FP32's" in text
 
 
 def test_large_engines_are_shown_in_mib(record: Record) -> None:

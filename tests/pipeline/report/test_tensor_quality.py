@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from calibration.errors import DataError
@@ -12,11 +14,13 @@ from calibration.histogram.histogram import Histogram, histogram_from_values
 from calibration.histogram.methods import Method
 from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms
 from calibration.ranges.ranges_file import ranges_from_folder, write_ranges
+from pipeline.artifact import OnnxModel
 from pipeline.report.tensor_quality import (
     MAX_HISTOGRAMS,
     NUM_DRAWN_BINS,
     best_where,
     methods_from_ranges,
+    quantized_tensors,
     tensors_from_ranges,
     worst_histograms,
 )
@@ -116,6 +120,23 @@ def test_the_worst_histograms_come_first_and_shared_ones_once(tmp_path: Path) ->
     assert [one.tensors[0] for one in found] == distinct[:MAX_HISTOGRAMS]
     (shared,) = [one for one in found if "again" in one.tensors]
     assert shared.tensors == ("again", "bell_7", "reshaped")
+
+
+def test_tensors_without_quantizers_are_told_and_have_no_histogram(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N] b) => (int8[N] q) <float scale = {1.0}, int8 zero = {0}>
+        { q = QuantizeLinear (b, scale, zero) }"""
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    quantized = quantized_tensors([OnnxModel(tmp_path / "model.onnx")])
+    assert quantized == {"b"}
+    histograms = {"a": normal(999, 50.0), "b": normal(999, 5.0)}
+    folder = written(histograms, tmp_path)
+    tensors = tensors_from_ranges(ranges_from_folder(folder), quantized)
+    assert {tensor.name: tensor.quantized for tensor in tensors} == {"a": False, "b": True}
+    assert [histogram.tensors for histogram in worst_histograms(folder, quantized)] == [("b",)]
+    assert all(tensor.quantized for tensor in tensors_from_ranges(ranges_from_folder(folder)))
 
 
 def test_equal_ratios_of_other_values_are_not_taken_for_one_histogram(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def test_each_precision_has_its_own_tolerances(out: Out, precision: Any, passes:
     assert verdict.read()["metric"] is None
 
 
+def test_what_passes_and_is_far_from_fp32_is_said(out: Out) -> None:
+    want = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    far = outputs_of(out(), boxes=want + np.array([[0.0, 0.43], [0.43, 0.0]], np.float32))
+    verdict = Validate()(out(), outputs_of(out(), boxes=want), far, None, judged("")).read()
+    assert verdict["passed"]
+    assert verdict["notes"] == ["output 'boxes' differs much from FP32's: cosine 0.919, SQNR 7.3 dB"]
+
+
 def test_other_tolerances_judge_saved_outputs_again(out: Out) -> None:
     ours, theirs = outputs_of(out(), s=RIGHT * 0.5), outputs_of(out(), s=RIGHT)
     strict = Validate().with_tolerance("fp16", Tolerance(atol=0.1))

@@ -178,7 +178,7 @@ def print_verdict(record: dict[str, Any]) -> None:
     """The numbers of a verdict as a table on stdout."""
     table = _table("passed" if record["passed"] else "out of tolerance")
     table.add_column("output", overflow="fold")
-    for column in ("max\n|Δ|", "mean\n|Δ|", "cosine\nmin", "PSNR min\ndB", "passed"):
+    for column in ("max\n|Δ|", "mean\n|Δ|", "cosine\nmin", "PSNR min\ndB", "SQNR\ndB", "passed"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in record["comparison"].items():
         table.add_row(
@@ -187,10 +187,13 @@ def print_verdict(record: dict[str, Any]) -> None:
             f"{row['mean_abs']:.3g}",
             f"{row['cosine_min']:.6f}",
             f"{row['psnr_db']:.1f}",
+            f"{row['sqnr_db']:.1f}",
             "yes" if row["passed"] else "no",
         )
     console = Console()
     console.print(table)
+    for note in record["notes"]:
+        console.print(Text(f"Note: {note}"), highlight=False)
     if record["metric"] is not None:
         console.print(f"metric {record['metric']:.4f}, reference {record['reference_metric']:.4f}", highlight=False)
     if record["agreement"] is not None:

@@ -24,7 +24,7 @@ def test_saved_outputs_are_judged_again(command: Command, outputs: tuple[Path, P
     loose = command("validate", *outputs, "--precision", "int8", "-o", "verdict.json")
     assert loose.status == 0, loose.err
     assert loose.err == ""
-    assert re.search(r"scores +[\d.]+ +[\d.]+ +0\.9\d{5} +\d+\.\d +yes", loose.out)
+    assert re.search(r"scores +[\d.]+ +[\d.]+ +0\.9\d{5} +\d+\.\d +\d+\.\d +yes", loose.out)
     assert "same arg max on 95.83% of the samples" in loose.out
     verdict = json.loads(Path("verdict.json").read_text())
     assert (verdict["passed"], verdict["precision"], verdict["metric"]) == (True, "int8", None)
@@ -109,10 +109,11 @@ def test_what_is_given_replaces_that_alone() -> None:
 
 
 def verdict(**changes: Any) -> dict[str, Any]:
-    row = {"max_abs": 0.5, "mean_abs": 0.125, "cosine_min": 0.75, "psnr_db": math.inf, "passed": True}
+    row = {"max_abs": 0.5, "mean_abs": 0.125, "cosine_min": 0.75, "psnr_db": math.inf, "sqnr_db": 7.9, "passed": True}
     return {
         "passed": True,
         "comparison": {"scores": row, "a[b]c": row | {"passed": False, "max_abs": math.nan}},
+        "notes": ["output 'scores' differs much"],
         "metric": None,
         "reference_metric": None,
         "agreement": None,
@@ -124,11 +125,12 @@ def test_a_verdict_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines == [
         "out of tolerance",
-        "         max   mean    cosine  PSNR min",
-        " output  |Δ|    |Δ|       min        dB  passed",
-        " ──────────────────────────────────────────────",
-        " scores  0.5  0.125  0.750000       inf     yes",
-        " a[b]c   nan  0.125  0.750000       inf      no",
+        "         max   mean    cosine  PSNR min  SQNR",
+        " output  |Δ|    |Δ|       min        dB    dB  passed",
+        " ────────────────────────────────────────────────────",
+        " scores  0.5  0.125  0.750000       inf   7.9     yes",
+        " a[b]c   nan  0.125  0.750000       inf   7.9      no",
+        "Note: output 'scores' differs much",
         "metric 0.5000, reference 0.7500",
         "same arg max on 87.50% of the samples",
     ]
