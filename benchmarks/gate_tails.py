@@ -31,10 +31,10 @@ from benchmarks.calibration import cpu_name
 from benchmarks.gate import BATCH_SIZE, OUTCOMES, loading, plain_ms, write_network
 from calibration.arrays import Floats
 from engines.backends import onnxruntime
-from pipeline.gate.steadiness import cpu_times, load_from_others
 from pipeline.latency.intervals import LEAST_GROUPS, Statistic, clip_bound, session_statistics, winsorized_mean
 from pipeline.latency.paired import LatencyLimit, compare_paired
 from pipeline.latency.protocol import Pairing
+from pipeline.machine.cpu_load import cpu_times, load_from_others
 from pipeline.stats.intervals import Interval, Limit, outcome, planned_looks
 
 CASES: tuple[tuple[Statistic, float, float], ...] = (

@@ -314,6 +314,9 @@ class Record:
     machine: Machine
     monitor: MonitorSummary | None
     """None where nothing was timed, or the machine was not monitored."""
+    load_from_others: float | None
+    """The share of all cores' time that other programs took while engines were timed; None where nothing was timed, or
+    the system does not tell."""
     versions: Mapping[str, str]
     variants: tuple[VariantRecord, ...]
     tensors: tuple[TensorQuality, ...]

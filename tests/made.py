@@ -207,6 +207,7 @@ def sample_record() -> Record:
         protocol=ProtocolInfo(Protocol().describe(), 1, Protocol()),
         machine=MACHINE,
         monitor=WATCHED,
+        load_from_others=0.02,
         versions={"python": "3.11.7", "onnxruntime": "1.32.0"},
         variants=variants,
         tensors=tuple(tensors),

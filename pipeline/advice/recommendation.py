@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from engines.precision import precision_named, rank
 from pipeline.page.numbers import change_text, drop_text, likeness, metric_text, ms_text, size_text, times_text
@@ -12,13 +13,39 @@ _SLACK = 1e-9
 """A drop of exactly the bound passes, whatever the subtraction rounded."""
 
 
-def recommend(variants: Sequence[VariantRecord], metric: MetricInfo | None, max_metric_drop: float) -> Recommendation:
+@dataclass(frozen=True)
+class OtherLoad:
+    """What other programs took of the CPU time while engines were timed, and what the gate allows."""
+
+    share: float | None = None
+    """Of all cores' time; None where nothing was timed or the system does not tell."""
+    max_load: float = 1.0
+    """Up to this share every timing counts."""
+    max_load_relative: float = 1.0
+    """Up to this share speed-ups by p50 still count."""
+
+    def exceeds(self, bound: float) -> bool:
+        """Whether they took more."""
+        return self.share is not None and self.share > bound
+
+    def words(self) -> str:
+        """What they took."""
+        return f"other programs used {self.share or 0:.0%} of the machine's CPU time while engines were timed"
+
+
+QUIET = OtherLoad()
+
+
+def recommend(
+    variants: Sequence[VariantRecord], metric: MetricInfo | None, max_metric_drop: float, load: OtherLoad = QUIET
+) -> Recommendation:
     """The fastest variant whose accuracy was measured on the engine and is within the bound.
 
     Fastest means the lowest p50 at the first batch size. A reduced precision must also be faster than FP32 beyond
     doubt: it has a lower p50 than every FP32 variant, and the whole interval of its speedup lies above 1. A variant
     that was not timed, or whose accuracy is simulated, or that failed validation, is never recommended; the sentence
-    says what kept INT8 out.
+    says what kept INT8 out. Where others kept the machine so busy that not even a gate would decide on ratios, speed is
+    not decided.
     """
     if metric is None:
         return _undecided(
@@ -30,6 +57,12 @@ def recommend(variants: Sequence[VariantRecord], metric: MetricInfo | None, max_
     allowed = [variant for variant in timed if not _objection(variant, metric, max_metric_drop)]
     if not timed:
         return _undecided(_nothing_timed(variants, metric, max_metric_drop), max_metric_drop)
+    if load.exceeds(load.max_load_relative):
+        sentence = (
+            f"Speed is not decided: {load.words()}, above [gate] max_other_load_relative {load.max_load_relative:.0%}; "
+            "stop them and run again."
+        )
+        return _undecided(sentence, max_metric_drop)
     if not allowed:
         return _undecided(_nothing_allowed(timed, metric, max_metric_drop), max_metric_drop)
     full = [variant for variant in allowed if is_full(variant)]
@@ -41,6 +74,11 @@ def recommend(variants: Sequence[VariantRecord], metric: MetricInfo | None, max_
     parts = [_praise(chosen, best_full, metric), *_why_not_lowest(chosen, others, best_full, (metric, max_metric_drop))]
     if not chosen.by_batch[0].stable:
         parts.append(f"The timing of {chosen.name} was unstable: measure again on a quiet machine.")
+    if load.exceeds(load.max_load):
+        parts.append(
+            f"But {load.words()}, above [gate] max_other_load {load.max_load:.0%}: ratios of p50 hold, "
+            "milliseconds and p99 do not; stop them and run again for those."
+        )
     return Recommendation("stay" if stay else "ship", chosen.name, " ".join(parts), max_metric_drop)
 
 

@@ -37,14 +37,12 @@ from pipeline.gate.latency import (
 from pipeline.gate.record import SCHEMA_VERSION, Check, EngineInfo, GateRecord
 from pipeline.gate.steadiness import (
     Conditions,
-    CpuTimes,
     MachineState,
     busy_with_others,
-    cpu_times,
-    load_from_others,
     machine_state,
     objections,
 )
+from pipeline.machine.cpu_load import CpuTimes, cpu_times, load_from_others
 from pipeline.machine.identity import this_machine
 from pipeline.machine.monitor import Monitor
 from pipeline.machine.progress import waiting

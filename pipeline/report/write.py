@@ -16,7 +16,7 @@ from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.contract import TensorSpec
 from engines.precision import FP32
-from pipeline.advice.recommendation import recommend
+from pipeline.advice.recommendation import OtherLoad, recommend
 from pipeline.json_record import finite, write_json
 from pipeline.latency.benchmark import Speedup, Timing, speedup
 from pipeline.latency.device_times import layers_from_json, split_from_row
@@ -65,6 +65,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
     """
     timings = [] if results.timings is None else timings_from(results.timings)
     watched = None if results.timings is None else watched_from(results.timings)
+    others = None if results.timings is None else results.timings.read()["load_from_others"]
     variants = tuple(variant_record(results, built, timings) for built in results.engines)
     metric = _metric_info(plan, results)
     ranges = ranges_from_folder(results.ranges.path) if results.ranges else None
@@ -79,6 +80,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         protocol=_protocol_info(plan) if timings else None,
         machine=this_machine(),
         monitor=watched,
+        load_from_others=others,
         versions=installed_versions(),
         variants=variants,
         tensors=tensors_from_ranges(ranges, quantized) if ranges else (),
@@ -89,7 +91,12 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         settling=convergence_from_folder(results.ranges.path) if results.ranges else None,
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
         notes=(*results.fp32.notes(), *results.notes, *(() if watched is None else watched.notes)),
-        recommendation=recommend(variants, metric, plan.report.max_metric_drop),
+        recommendation=recommend(
+            variants,
+            metric,
+            plan.report.max_metric_drop,
+            OtherLoad(others, plan.gate.max_other_load, plan.gate.max_other_load_relative),
+        ),
     )
     _publish(plan.report, plan.output_folder(plan.report), record, results)
     return record

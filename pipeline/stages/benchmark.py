@@ -25,6 +25,7 @@ from pipeline.latency.offline import batches_in_memory, offline, streaming_runne
 from pipeline.latency.protocol import Protocol
 from pipeline.latency.soak import trace
 from pipeline.machine import child_process
+from pipeline.machine.cpu_load import cpu_times, load_from_others
 from pipeline.machine.identity import this_machine
 from pipeline.machine.monitor import Monitor, MonitorSummary
 from pipeline.machine.progress import waiting
@@ -89,8 +90,10 @@ class Benchmark(Stage):
                 raise Unavailable(reason)
         self.check_samples(samples)
         what = f"benchmark {', '.join(engines)}"
+        before = cpu_times(ROOT)
         with waiting(what), Monitor(ROOT, self.monitor_ms) as monitor:
             measured = child_process.call(out / "benchmark.log", what, measure_engines, self, dict(engines), samples)
+        others = load_from_others(before, cpu_times(ROOT))
         rows = [
             _row(timing, engines[timing.name], out) | {"split_ms": None if split is None else asdict(split)}
             for timing, split in zip(measured.timings, measured.splits)
@@ -103,6 +106,7 @@ class Benchmark(Stage):
             "machine": asdict(this_machine()),
             "timings": rows,
             "monitor": asdict(monitor.watched()) if self.monitor_ms else None,
+            "load_from_others": others,
             "energies": [asdict(energy) for energy in energies_of(monitor, measured.timings, measured.began_ns)],
             "ram_change_mib": measured.ram_change_mib,
             "runners": measured.runners,

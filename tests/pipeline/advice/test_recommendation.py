@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.advice.recommendation import recommend
+from pipeline.advice.recommendation import OtherLoad, recommend
 from pipeline.record import SIMULATION, MetricInfo, VariantRecord
 
 TOP1 = MetricInfo(name="top1", unit="fraction of samples", higher_is_better=True, source_value=None)
@@ -153,3 +153,18 @@ def test_int8_alone_within_the_bound_is_shipped(int8: VariantRecord) -> None:
     found = recommend([alone], TOP1, 0.005)
     assert (found.outcome, found.variant) == ("ship", "int8@onnxruntime")
     assert "as fast as" not in found.sentence
+
+
+def test_speed_is_not_decided_where_a_gate_would_not_decide_it(fp32: VariantRecord, int8: VariantRecord) -> None:
+    quiet, busy, swamped = (
+        recommend([fp32, int8], TOP1, 0.005, OtherLoad(share, 0.25, 0.9)) for share in (0.2, 0.4, 0.95)
+    )
+    assert quiet == recommend([fp32, int8], TOP1, 0.005, OtherLoad(None, 0.25, 0.9))
+    assert quiet.outcome == busy.outcome == "ship"
+    assert "other programs used" not in quiet.sentence
+    assert "But other programs used 40% of the machine's CPU time" in busy.sentence
+    assert "milliseconds and p99 do not" in busy.sentence
+    assert (swamped.outcome, swamped.variant) == ("undecided", "")
+    assert "95% of the machine's CPU time while engines were timed, above [gate] max_other_load_relative" in (
+        swamped.sentence
+    )
