@@ -7,7 +7,7 @@ docstring of the field says why that can be.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +16,7 @@ from calibration.data.batches import Samples
 from calibration.lint.finding import Finding
 from calibration.ranges.convergence import Convergence
 from engines.contract import DeviceTimes, Placement, TensorSpec
-from engines.precision import PRECISIONS
+from engines.precision import PRECISIONS, precision_named
 from pipeline.latency.benchmark import Latency
 from pipeline.latency.device_times import LayersRun
 from pipeline.latency.protocol import Protocol
@@ -333,6 +333,12 @@ class Record:
     served: tuple[StageRun, ...]
     notes: tuple[str, ...]
     recommendation: Recommendation
+
+
+def size_ratio(variant: VariantRecord, variants: Sequence[VariantRecord]) -> float | None:
+    """The size over that of FP32 on the same backend; None for FP32 itself, or where there is none."""
+    full = next((v for v in variants if precision_named(v.precision).is_full and v.backend == variant.backend), None)
+    return None if full is None or full is variant else variant.size_bytes / full.size_bytes
 
 
 def data_info(samples: Samples) -> DataInfo:

@@ -22,7 +22,7 @@ from calibration.ranges.span import Span
 from engines import backend
 from engines.contract import Runner
 from pipeline.artifact import OnnxModel, Ranges
-from pipeline.engine_runner import ModelRunner, few, fixed_batch, load_simulation, padded, unpadded
+from pipeline.engine_runner import SIMULATOR, ModelRunner, few, fixed_batch, load_simulation, padded, unpadded
 from pipeline.errors import ConfigError
 from pipeline.json_record import finite
 
@@ -71,15 +71,25 @@ class BisectionResult:
     """Output -> its SQNR in the simulation of the model."""
     num_samples: int
 
-    def suspicion(self, engine_sqnrs_db: dict[str, float]) -> str:
-        """The likely layer in a sentence; or, where the simulated model is right and the engine is not, just that."""
+    def suspicion(self, engine_sqnrs_db: dict[str, float], runner: str = "") -> str:
+        """The likely layer in a sentence; or, where the simulated model is right and the engine is not, just that.
+
+        ``runner``: what the engine ran in; empty: not known.
+        """
         worse = [name for name, ratio in engine_sqnrs_db.items() if ratio + APART_DB < self.sqnrs_db.get(name, ratio)]
         on = f"on {self.num_samples} samples"
         if worse:
+            why = (
+                "ONNX Runtime's graph optimizations on this CPU compute it otherwise than the model says (the simulation "
+                "is the same file in ONNX Runtime without them); the model is sound, engines of other backends are judged "
+                "by themselves"
+                if runner == SIMULATOR
+                else "the engine does not compute what its model says, or was given other inputs; check its build and "
+                "the preprocessing, not the ranges"
+            )
             return (
                 f"its model, simulated {on}, keeps {self.sqnrs_db[worse[0]]:.1f} dB of SQNR at output '{worse[0]}' and "
-                f"the engine {engine_sqnrs_db[worse[0]]:.1f} dB: the engine does not compute what its model says, or "
-                "was given other inputs; check its build and the preprocessing, not the ranges"
+                f"the engine {engine_sqnrs_db[worse[0]]:.1f} dB: {why}"
             )
         first = next(iter(self.suspects), None)
         if first is None or not first.is_clear():

@@ -97,6 +97,15 @@ def read_outputs(path: Path) -> dict[str, Array]:
         ) from error
 
 
+def runner_from_outputs(path: Path) -> str:
+    """What ran them, as ``write_outputs`` was told, of a file that ``read_outputs`` reads."""
+    with _quiet():
+        from polygraphy.comparator import RunResults
+
+        name, _ = RunResults.load(str(path))[0]
+        return str(name)
+
+
 def compare(
     reference: Path, candidate: Path, tolerance: Tolerance, atols: Mapping[str, float] = NO_ATOLS
 ) -> dict[str, OutputComparison]:

@@ -70,8 +70,6 @@ def budget_picture(checks: Sequence[Check]) -> Picture | None:
     with rc_context(STYLE):
         figure = empty_figure(34 + 38 * len(shown))
         ax = figure.subplots()
-        ax.axvspan(1.0, MOST_SHARE, color=LINE, alpha=0.35, lw=0)
-        ax.axvline(1.0, color=QUIET, lw=1)
         for row, check in enumerate(shown):
             _budget_row(ax, -row, check)
         ax.set_xlim(0, MOST_SHARE)
@@ -81,7 +79,10 @@ def budget_picture(checks: Sequence[Check]) -> Picture | None:
         ax.spines["left"].set_visible(False)
         svg = svg_from_figure(figure, "budgets")
     alt = "; ".join(f"{check.budget}: {numbers_of(check)[0]}, {check.outcome}" for check in shown)
-    caption = "How much of each budget is used, with its interval. Beyond the line the budget is not met."
+    caption = (
+        "How much of each budget is used, with its interval; of a budget with >=, what it asks for as a share of what "
+        "there is. What is left up to the line is headroom; beyond it the budget is not met."
+    )
     return Picture("budgets", "Budgets at a glance", caption, alt, svg)
 
 
@@ -105,11 +106,21 @@ def _budget_row(ax: Axes, y: float, check: Check) -> None:
     assert middle is not None  # of the budgets that are shown
     low, high = ends_of(check)
     colour = OUTCOMES[check.outcome]
+    ax.fill_betweenx([y - 0.2, y + 0.2], 1.0, MOST_SHARE, color=LINE, alpha=0.35, lw=0)
+    ax.vlines(1.0, y - 0.2, y + 0.2, color=QUIET, lw=1)  # Below the row's text.
     ax.hlines(y, 0, MOST_SHARE, color=LINE, lw=0.8, zorder=1)
     ax.hlines(y, low, high, color=colour, lw=5, alpha=0.45, zorder=2)
     marker = "o" if middle <= MOST_SHARE else ">"
     ax.plot(min(middle, MOST_SHARE), y, marker, ms=7, color=colour, clip_on=False, zorder=3)
-    row_text(ax, y + 0.42, shortened(check.budget), numbers_of(check)[0])
+    row_text(ax, y + 0.42, shortened(check.budget), f"{numbers_of(check)[0]}{_headroom(check)}")
+
+
+def _headroom(check: Check) -> str:
+    """For a budget of at least so much: by how much of the bound the number is above or below it."""
+    if check.at_most or not check.bound or check.estimate is None:
+        return ""
+    share = check.estimate / check.bound - 1
+    return f" ({abs(share):.1%} {'headroom' if share >= 0 else 'short'})"
 
 
 def latency_pictures(samples: LatencySamples) -> list[Picture]:
@@ -247,7 +258,7 @@ def _ends(samples: LatencySamples) -> tuple[float, float]:
 
 def _legend(ax: Axes, samples: LatencySamples) -> None:
     if len(samples.queries) > 1:
-        ax.legend(frameon=False, fontsize=FONT_SIZE - 1.5, labelcolor="linecolor", handlelength=0.8, loc="best")
+        ax.legend(frameon=False, fontsize=FONT_SIZE, labelcolor="linecolor", handlelength=0.8, loc="best")
 
 
 def _ms(value: float) -> str:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-WIDTH = 360.0
+WIDTH = 320.0
+"""Points; as many pixels as a picture has on a phone of 360, so that no text is smaller there than ``FONT_SIZE``."""
 FONT_SIZE = 11.0
-LABEL_SIZE = 10.0
-MAX_NAME = 44
+MAX_NAME = 36
 LOG_FROM = 20.0
 """A latency axis is logarithmic where its largest value is this many times its smallest."""
 FEW_DECADES = 200.0
@@ -51,7 +51,7 @@ STYLE: Any = {
     "axes.facecolor": "none",
     "axes.edgecolor": LINE,
     "axes.labelcolor": QUIET,
-    "axes.labelsize": FONT_SIZE - 0.5,
+    "axes.labelsize": FONT_SIZE,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -59,8 +59,8 @@ STYLE: Any = {
     "xtick.labelcolor": QUIET,
     "ytick.color": LINE,
     "ytick.labelcolor": QUIET,
-    "xtick.labelsize": FONT_SIZE - 1,
-    "ytick.labelsize": FONT_SIZE - 1,
+    "xtick.labelsize": FONT_SIZE,
+    "ytick.labelsize": FONT_SIZE,
     "svg.fonttype": "none",  # Text stays text.
     "savefig.facecolor": "none",
 }

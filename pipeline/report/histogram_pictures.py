@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from calibration.arrays import Floats
-from pipeline.page.svg import ACCENT, FIRST, INK, LABEL_SIZE, QUIET, STYLE, Picture, empty_figure, svg_from_figure
+from pipeline.page.svg import ACCENT, FIRST, FONT_SIZE, INK, QUIET, STYLE, Picture, empty_figure, svg_from_figure
 from pipeline.record import Record, TensorHistogram, TensorQuality
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _short(tick: int) -> str:
 
 def _mark_thresholds(figure: Figure, ax: Axes, thresholds: Mapping[str, float], chosen: str) -> None:
     """A line for each threshold, up to its label above the columns; the chosen method's in full strength."""
-    texts = {method: ax.text(0, 0, method, va="center", size=LABEL_SIZE, in_layout=False) for method in thresholds}
+    texts = {method: ax.text(0, 0, method, va="center", size=FONT_SIZE, in_layout=False) for method in thresholds}
     for method, text in texts.items():
         text.set(color=INK if method == chosen else QUIET, weight="bold" if method == chosen else "normal")
     figure.draw_without_rendering()  # Fixes the layout, so that places are known.

@@ -12,7 +12,7 @@ from pipeline.page import numbers
 from pipeline.page.notes import notes_of_variants
 from pipeline.page.svg import Picture
 from pipeline.page.template import check_drawable, machine_rows, style, template_named
-from pipeline.record import MetricInfo, Recommendation, Record, VariantRecord
+from pipeline.record import MetricInfo, Recommendation, Record, VariantRecord, size_ratio
 from pipeline.report.convergence_picture import convergence_pictures
 from pipeline.report.histogram_pictures import histogram_pictures
 from pipeline.report.pictures import pictures
@@ -45,6 +45,7 @@ def html_from_record(record: Record, folder: Path) -> str:
         metric_text=lambda value: _metric(record, value),
         accuracy_heads=_accuracy_heads(record),
         accuracy=lambda variant: _accuracy(record, variant),
+        size_ratio=lambda variant: size_ratio(variant, record.variants),
         notes=notes_of_variants(record.variants),
         machine_rows=machine_rows(record.machine),
         dash=numbers.NONE,

@@ -1,6 +1,6 @@
 """The pictures of report.html: SVG that takes its colours from the page, so that light and dark both work.
 
-matplotlib is loaded inside functions only. Every picture is drawn 360 points wide, which a phone shows at about its
+matplotlib is loaded inside functions only. Every picture is drawn 320 points wide, which a phone shows at its
 natural size. The same record gives the same bytes.
 """
 
@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calibration.arrays import Floats
-from pipeline.page.numbers import drop_text, metric_text, metric_title, ms_text, size_text, three_digits
+from pipeline.page.numbers import drop_text, metric_text, metric_title, ms_text, size_text, three_digits, times_text
 from pipeline.page.svg import (
     ACCENT,
     FONT_SIZE,
-    LABEL_SIZE,
     LINE,
     QUIET,
     STYLE,
@@ -29,9 +28,10 @@ from pipeline.page.svg import (
     shortened,
     svg_from_figure,
 )
-from pipeline.record import MetricInfo, Record, TensorQuality, VariantRecord
+from pipeline.record import MetricInfo, Record, TensorQuality, VariantRecord, size_ratio
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -92,12 +92,12 @@ def _accuracy(record: Record, metric: MetricInfo) -> Picture:
         strip.tick_params(left=False, bottom=False)
         strip.spines["left"].set(visible=True, linestyle=(0, (2, 2)))
         points += [(strip, 0.5, variant) for variant in untimed]
-    _bound_line(record, metric, axes)
+    line = _bound_line(record, metric, axes)
     for ax, x, variant in points:
         hollow = variant.is_simulated()
         colour = colour_of(variant.precision)
         ax.plot(x, variant.metric or 0.0, "o", ms=8, mec=colour, mfc="none" if hollow else colour, mew=1.8, zorder=3)
-    _label_points(figure, points)
+    _label_points(figure, points, line)
     simulated = " A hollow ring is a simulated accuracy, not the engine's own." if any_simulated(shown) else ""
     alt = "; ".join(f"{v.name} {metric_text(metric, v.metric)} at {_p50_text(v)}" for v in shown)
     title = f"{metric_title(metric)} against latency"
@@ -111,17 +111,16 @@ def any_simulated(variants: Sequence[VariantRecord]) -> bool:
     return any(variant.is_simulated() for variant in variants)
 
 
-def _bound_line(record: Record, metric: MetricInfo, axes: Sequence[Axes]) -> None:
-    """The worst metric that the recommendation accepts: FP32's less the allowed drop."""
+def _bound_line(record: Record, metric: MetricInfo, axes: Sequence[Axes]) -> list[Artist]:
+    """The worst metric that the recommendation accepts, FP32's less the allowed drop: lines and their label."""
     judged = next((v for v in record.variants if v.metric is not None and v.metric_drop is not None), None)
     if judged is None or judged.metric is None or judged.metric_drop is None:
-        return
+        return []
     sign = 1 if metric.higher_is_better else -1
     bound = judged.metric + sign * (judged.metric_drop - record.recommendation.max_metric_drop)
-    for ax in axes:
-        ax.axhline(bound, color=QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
+    drawn: list[Artist] = [ax.axhline(bound, color=QUIET, lw=1, ls=(0, (4, 3)), zorder=1) for ax in axes]
     text = f"bound: {drop_text(metric, record.recommendation.max_metric_drop)} from FP32"
-    axes[0].annotate(
+    label = axes[0].annotate(
         text,
         (1, bound),
         xycoords=("axes fraction", "data"),
@@ -130,8 +129,9 @@ def _bound_line(record: Record, metric: MetricInfo, axes: Sequence[Axes]) -> Non
         ha="right",
         va="top",
         color=QUIET,
-        size=FONT_SIZE - 1.5,
+        size=FONT_SIZE,
     )
+    return [*drawn, label]
 
 
 def _latency(timed: Sequence[VariantRecord], latencies: Mapping[str, Floats]) -> Picture:
@@ -173,10 +173,17 @@ def _sizes(variants: Sequence[VariantRecord]) -> Picture:
     ax = figure.subplots()
     for row, variant in enumerate(variants):
         ax.barh(-row, variant.size_bytes, height=0.28, color=colour_of(variant.precision))
-        row_text(ax, -row + 0.36, variant.name, size_text(variant.size_bytes))
+        row_text(ax, -row + 0.36, variant.name, _size_text(variant, variants))
     _bare_rows(ax, len(variants), max(variant.size_bytes for variant in variants))
-    alt = "; ".join(f"{variant.name} {size_text(variant.size_bytes)}" for variant in variants)
-    return Picture("sizes", "Engine size", "Size of the file that is deployed.", alt, svg_from_figure(figure, "sizes"))
+    alt = "; ".join(f"{variant.name} {_size_text(variant, variants)}" for variant in variants)
+    caption = "Size of the file that is deployed, and its ratio to FP32's on the same backend."
+    return Picture("sizes", "Engine size", caption, alt, svg_from_figure(figure, "sizes"))
+
+
+def _size_text(variant: VariantRecord, variants: Sequence[VariantRecord]) -> str:
+    """The size, and for a reduced precision its ratio to FP32's on its backend, if there is one."""
+    ratio = size_ratio(variant, variants)
+    return size_text(variant.size_bytes) + ("" if ratio is None else f" · {times_text(ratio)}")
 
 
 def _sqnr(tensors: Sequence[TensorQuality]) -> Picture:
@@ -219,7 +226,9 @@ def _bare_rows(ax: Axes, count: int, largest: float) -> None:
     ax.spines[["left", "bottom"]].set_visible(False)
 
 
-def _label_points(figure: Figure, points: Sequence[tuple[Axes, float, VariantRecord]]) -> None:
+def _label_points(
+    figure: Figure, points: Sequence[tuple[Axes, float, VariantRecord]], others: Sequence[Artist]
+) -> None:
     """Write each variant's name in its colour at the first place beside its point where it hides nothing.
 
     Places inside the point's own axes come first.
@@ -229,11 +238,12 @@ def _label_points(figure: Figure, points: Sequence[tuple[Axes, float, VariantRec
     figure.draw_without_rendering()  # Fixes the layout, so that places are known.
     spots = [ax.transData.transform((x, variant.metric or 0.0)) for ax, x, variant in points]
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
+    taken += [other.get_window_extent().padded(1.0) for other in others]
     places = [(dx, sign * dy, side) for dy in (0, 13, 26, 39) for sign in (1, -1) for dx, side in _SIDES[dy == 0 :]]
     for ax, x, variant in points:
         name = f"{variant.name} (sim.)" if variant.is_simulated() else variant.name
         text = ax.annotate(name, (x, variant.metric or 0.0), xytext=(0, 0), textcoords="offset points", va="center")
-        text.set(size=LABEL_SIZE, color=colour_of(variant.precision), in_layout=False)
+        text.set(size=FONT_SIZE, color=colour_of(variant.precision), in_layout=False)
         for frame, (dx, dy, side) in itertools.product((ax.bbox.padded(4), figure.bbox), places):
             text.set(position=(dx, dy), ha=side)
             box = text.get_window_extent()

@@ -19,11 +19,18 @@ from engines import backend, module_of
 from engines.contract import Array
 from engines.precision import PRECISIONS, Precision
 from pipeline.accuracy.bisection import Evidence, run_bisection
-from pipeline.accuracy.comparison import NO_ATOLS, OutputComparison, Tolerance, compare, read_outputs
+from pipeline.accuracy.comparison import (
+    NO_ATOLS,
+    OutputComparison,
+    Tolerance,
+    compare,
+    read_outputs,
+    runner_from_outputs,
+)
 from pipeline.accuracy.metrics import Metric, metric
 from pipeline.accuracy.tolerances import derived_atols, too_noisy, unlike_ranges
 from pipeline.artifact import Outputs, Tolerances, Verdict
-from pipeline.engine_runner import ModelRunner
+from pipeline.engine_runner import SIMULATOR, ModelRunner
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import check_bounds, option
@@ -227,7 +234,7 @@ class Validate(Stage):
         failures += self._of_ranges(judged, derived)
         suspects: list[dict[str, Any]] = []
         if failures and judged.evidence and judged.evidence.model and self.num_bisected:
-            suspicion, suspects = self._suspicion(judged.evidence, compared)
+            suspicion, suspects = self._suspicion(judged.evidence, compared, candidate)
             failures.append(suspicion)
         verdict = {
             "precision": precision,
@@ -255,13 +262,15 @@ class Validate(Stage):
         return [*unlike, *evidence.scale_mismatches()]
 
     def _suspicion(
-        self, evidence: Evidence, compared: Mapping[str, OutputComparison]
+        self, evidence: Evidence, compared: Mapping[str, OutputComparison], candidate: Outputs
     ) -> tuple[str, list[dict[str, Any]]]:
         """Where failures come from: a sentence, and the likeliest nodes."""
         if reason := backend(self.reference).why_not_run():
             return f"the layer was not searched for: {reason}", []
         bisection = run_bisection(evidence, self.num_bisected, self.reference)
-        return bisection.suspicion({name: output.sqnr_db for name, output in compared.items()}), bisection.rows()
+        ratios = {name: output.sqnr_db for name, output in compared.items()}
+        runner = runner_from_outputs(candidate.path) if self.reference == SIMULATOR else ""
+        return bisection.suspicion(ratios, runner), bisection.rows()
 
 
 def far_from_reference(compared: Mapping[str, OutputComparison]) -> list[str]:

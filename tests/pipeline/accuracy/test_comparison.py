@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from engines.contract import Array
-from pipeline.accuracy.comparison import Element, OutputComparison, Tolerance, compare, read_outputs, write_outputs
+from pipeline.accuracy.comparison import (
+    Element,
+    OutputComparison,
+    Tolerance,
+    compare,
+    read_outputs,
+    runner_from_outputs,
+    write_outputs,
+)
 from pipeline.errors import ConfigError
 
 REFERENCE = np.array([[1, 2, 2], [2, 0, 0], [0, 3, 4]], np.float32)
@@ -208,3 +216,8 @@ def test_the_numbers_are_numpys(tmp_path_factory: pytest.TempPathFactory, a: Arr
     assert found.max_abs == pytest.approx(difference.max(), rel=1e-5)
     assert found.mean_abs == pytest.approx(difference.mean(), rel=1e-5, abs=1e-7)
     assert found.passed == bool(difference.max() <= 1.0)
+
+
+def test_the_runner_of_outputs_is_known(tmp_path: Path) -> None:
+    write_outputs(tmp_path / "outputs.json", "onnxruntime", [{"y": np.ones((1, 2), np.float32)}])
+    assert runner_from_outputs(tmp_path / "outputs.json") == "onnxruntime"

@@ -135,6 +135,17 @@ def test_a_budgets_share_is_of_its_bound_either_way() -> None:
     assert budget_picture([OPEN]) is None
 
 
+def test_a_budget_of_at_least_so_much_reads_as_headroom(gated: GateRecord) -> None:
+    first = replace(gated.checks[0], relative=False, estimate=0.99, bound=0.9, low=0.98, high=0.995)
+    picture = budget_picture(
+        [replace(first, at_most=False), replace(first, at_most=False, estimate=0.81), replace(first, at_most=True)]
+    )
+    assert picture is not None
+    assert picture.svg.count(" headroom)") == 1
+    assert "(10.0% headroom)" in picture.svg
+    assert "(10.0% short)" in picture.svg
+
+
 def test_an_end_that_is_not_known_is_drawn_as_anywhere() -> None:
     assert ends_of(replace(PASSED, low=6.0, high=18.0)) == (0.5, 1.5)
     assert ends_of(replace(PASSED, high=None)) == (11 / 12, 2.0), "p99 of few queries has no upper bound"

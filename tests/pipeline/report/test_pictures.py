@@ -8,11 +8,13 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from calibration.arrays import Floats
 from pipeline.latency.benchmark import queries_from_npz
 from pipeline.page.svg import MAX_NAME, Picture, empty_figure, latency_axis, shortened
 from pipeline.record import Record, TensorQuality
+from pipeline.report import pictures as pictures_module
 from pipeline.report.pictures import MAX_TENSORS, pictures
 
 
@@ -172,6 +174,39 @@ def test_many_variants_with_nearly_equal_numbers_are_all_labelled_apart(
         if (element.text or "").startswith("fp32@crowd")
     ]
     assert len(places) == len(set(places)) == 8
+
+
+def test_the_line_of_the_bound_runs_through_no_label(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(pictures_module, "svg_from_figure", lambda figure, _key: str(figures.append(figure)))
+    assert record.metric is not None
+    near = tuple(
+        replace(variant, metric=0.9137 - drop, metric_drop=drop)
+        for variant, drop in zip(record.variants, (0.0, 0.0095, 0.0099, 0.0101, 0.0105))
+    )
+    pictures_module._accuracy(replace(record, variants=near), record.metric)
+    (figure,) = figures
+    figure.canvas.draw()
+    line = next(line for line in figure.axes[0].lines if line.get_linestyle() == "--")
+    labels = [text for ax in figure.axes for text in ax.texts if "@" in text.get_text()]
+    assert len(labels) == 5
+    assert not [text.get_text() for text in labels if text.get_window_extent().overlaps(line.get_window_extent())]
+
+
+def test_no_text_is_smaller_than_11_pixels_on_a_phone(record: Record, latencies: dict[str, Floats]) -> None:
+    """A phone of 360 pixels: 16 beside the page, 10 and a line beside the picture, which takes 7 of them back."""
+    width = 360 - 2 * (16 + 10 + 1 - 7)
+    for picture in drawn(record, latencies).values():
+        (box,) = re.findall(r'viewBox="0 0 ([\d.]+) ', picture.svg)
+        sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", picture.svg)]
+        assert sizes
+        assert min(sizes) * width / float(box) >= 10.9, picture.key
+
+
+def test_sizes_have_their_ratio(record: Record, latencies: dict[str, Floats]) -> None:
+    said = texts(drawn(record, latencies)["sizes"])
+    assert "500 KiB · 0.27×" in said
+    assert "1.81 MiB" in said
 
 
 def test_a_long_name_loses_its_middle() -> None:
