@@ -80,9 +80,9 @@ class BisectionResult:
         on = f"on {self.num_samples} samples"
         if worse:
             why = (
-                "ONNX Runtime's graph optimizations on this CPU compute it otherwise than the model says (the simulation "
-                "is the same file in ONNX Runtime without them); the model is sound, engines of other backends are judged "
-                "by themselves"
+                "ONNX Runtime's graph optimizations on this CPU compute it otherwise than the model says (the "
+                "simulation computes the same model as it is written); the model is sound, and engines of other backends are "
+                "judged by themselves"
                 if runner == SIMULATOR
                 else "the engine does not compute what its model says, or was given other inputs; check its build and "
                 "the preprocessing, not the ranges"
