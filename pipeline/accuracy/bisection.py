@@ -81,8 +81,8 @@ class BisectionResult:
         if worse:
             why = (
                 "ONNX Runtime's graph optimizations on this CPU compute it otherwise than the model says (the "
-                "simulation computes the same model as it is written); the model is sound, and engines of other backends are "
-                "judged by themselves"
+                "simulation computes the same model as it is written); the model is sound, and engines of other "
+                "backends are judged by themselves"
                 if runner == SIMULATOR
                 else "the engine does not compute what its model says, or was given other inputs; check its build and "
                 "the preprocessing, not the ranges"

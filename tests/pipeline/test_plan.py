@@ -111,7 +111,7 @@ batch_size = 5
 num_threads = 3
 
 [tolerate]
-num_samples = 64
+num_samples = 96
 num_draws = 8
 num_deviations = 3
 seed = 5
