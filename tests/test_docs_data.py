@@ -18,7 +18,7 @@ PAGE = (Path(__file__).resolve().parent.parent / "docs" / "data.md").read_text(e
 
 
 def test_the_page_has_every_code_and_every_key() -> None:
-    assert re.findall(r"^\| `(\w+)` \| (?:error|warning) \|", PAGE, flags=re.MULTILINE) == list(CODES)
+    assert re.findall(r"^\| `(\w+)` \| (?:error|warning|note) \|", PAGE, flags=re.MULTILINE) == list(CODES)
     table = PAGE[PAGE.index("| key of settling.json |") :]
     assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == ["reading", "tensors", "points", "settled_at"]
 
@@ -32,4 +32,5 @@ def test_the_pages_commands_run(command: Command, tiny: Path) -> None:
     assert len(lines) == 2
     for line in lines:
         said = command(*shlex.split(line)[1:])
-        assert (said.status, said.out) == (0, ""), f"{line}\n{said.err}"
+        assert said.status == 0, f"{line}\n{said.err}"
+        assert re.fullmatch(r"note\tlabels\t\w+\.npz: 24 labelled samples, .*\n", said.out), line

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "note"]
 FindingCode: TypeAlias = Literal[
-    "range", "layout", "channels", "constant", "duplicates", "few", "classes", "imbalance", "overlap"
+    "range", "layout", "channels", "constant", "duplicates", "few", "classes", "imbalance", "overlap", "labels"
 ]
 
 
 CODES: tuple[FindingCode, ...] = get_args(FindingCode)
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""The worst first."""
 
 
 @dataclass(frozen=True)

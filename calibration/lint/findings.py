@@ -6,6 +6,7 @@ Each finding has its evidence, and where there can be none nothing is said:
   scale, or labels show that another scale is clearly better (``calibration.lint.label_check``).
 - ``layout``: neighbouring pixels are less alike than in the other layout of the same bytes, or labels show it.
 - ``channels``: labels show that reversed channels are clearly better.
+- ``labels``: what labels tell where they show nothing of the kind, as a note.
 - ``constant``, ``duplicates``, ``few``: each sample's values and hash.
 - ``classes``, ``imbalance``: labels, beside the evaluation data's.
 - ``overlap``: samples that are evaluation samples too.
@@ -26,9 +27,10 @@ from calibration.arrays import AnyArray
 from calibration.data.source import spread
 from calibration.errors import DataError
 from calibration.histogram.quantiles import median
-from calibration.lint.finding import Finding
+from calibration.lint.changes import channel_axis, layout_words, other_layout
+from calibration.lint.finding import SEVERITIES, Finding
 from calibration.lint.input_scale import Rescaling
-from calibration.lint.label_check import Better, channel_axis, layout_words, other_layout
+from calibration.lint.label_check import Better, LabelVerdict
 from calibration.lint.survey import InputSurvey, Labels, Survey
 
 LEAST_PEAK = 1 / 8
@@ -77,7 +79,12 @@ def findings(
         *_classes(data, evaluation, bounds.max_imbalance),
         *_overlap(data, evaluation),
     ]
-    return tuple(sorted(all_findings, key=lambda finding: finding.severity))  # "error" < "warning"; stable.
+    return worst_first(all_findings)
+
+
+def worst_first(all_findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """In the order of severity, else as they stand."""
+    return tuple(sorted(all_findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def finding_from_labels(where: str, better: Better) -> Finding:
@@ -94,6 +101,23 @@ def finding_from_labels(where: str, better: Better) -> Finding:
         f"given, and on {better.num_right} with {better.change.words}, which is not by chance (p = "
         f"{better.p_value:.0e}); {mend[better.change.code]}",
     )
+
+
+def note_from_labels(where: str, verdict: LabelVerdict) -> Finding:
+    """The sentence for labels that prove no change to be better: what was asked, and what that tells."""
+    words = {"range": "scale", "layout": "layout", "channels": "channel order"}
+    refuted, undecided = (
+        ", ".join(words[code] for code in words if code in codes) for codes in (verdict.refuted, verdict.undecided)
+    )
+    asked = f"the FP32 model is right on {verdict.num_right}; {verdict.num_runs} runs of it"
+    if undecided:
+        trained = f"{refuted}: as trained; " if refuted else ""
+        conclusion = f"{trained}{undecided}: undecided, these samples are too few"
+    elif not verdict.is_beyond_one_class:
+        conclusion = f"no change of {refuted} helps, but the most frequent class is right as often; check the labels"
+    else:
+        conclusion = f"{refuted}: as trained"
+    return Finding("note", "labels", f"{where}: {verdict.num_samples} labelled samples, {conclusion} ({asked})")
 
 
 def errors_in(all_findings: Iterable[Finding], allow: Iterable[str]) -> list[Finding]:

@@ -1,50 +1,48 @@
-"""Labels tell whether samples look as the model expects them: does a simple change make it right far more often?
+"""Labels tell whether samples look as the model expects them: does a simple change make it right more often?
 
-The model answers for labelled samples as given, and for the same samples changed in ways in which data goes wrong:
-another scale, channels in reverse order, pixels in another layout. A change is clearly better only if an exact sign
-test over the samples on which the two disagree (McNemar, "Note on the sampling error of the difference between
-correlated proportions or percentages", Psychometrika 1947, with the exact binomial distribution) says so at a
-significance that is divided by the number of changes tried (Bonferroni). It must also be so beside an answer that is
-always the most frequent class: samples that a change has spoilt are often all taken for one class.
+The model answers for labelled samples as given, and for the same samples changed in ways in which data goes wrong
+(``calibration.lint.changes``). A change is better if an exact sign test over the samples on which the two disagree
+(McNemar, "Note on the sampling error of the difference between correlated proportions or percentages", Psychometrika
+1947, with the exact binomial distribution) says so. It must also be so beside an answer that is always the most
+frequent class: samples that a change has spoilt are often all taken for one class.
+
+The answers are looked at after 16, 32, 64, … and all samples. So that they may be, each look has a share of the
+significance (Lan and DeMets, "Discrete sequential boundaries for clinical trials", Biometrika 1983): half for the
+last, which has the most power, a quarter for the one before, and so on. A look's share is divided by the number of
+tests in it (Bonferroni): each change, on all samples and, where there are two data sets, on each.
+
+Between the looks, changes are given up (which costs power alone, as giving up can name nothing): a change can only mend
+wrong answers, so only those are asked again, until so few are mended that a gain worth the name is refuted. What the
+model is right on is asked only of a change that has mended enough, or where that is cheaper than more samples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 from calibration.arrays import AnyArray
+from calibration.lint.changes import Change, ChangeCode
+from calibration.lint.labelled import lengths
 
 PredictClass: TypeAlias = Callable[[AnyArray], int]
 """From one sample, without the batch axis, to the class that the model says."""
-Float32s: TypeAlias = npt.NDArray[np.float32]
-ChangeCode = Literal["range", "channels", "layout"]
 
-NUM_FIRST = 16
-"""Where the model must still be asked about samples as they are: if it is right on half of these, that is enough."""
-NUM_SCREENED = 8
-LEAST_WINS = 2
-"""A change that mends fewer than 2 of the first 8 wrong answers is not followed."""
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
-MEAN_OF_BGR = np.array([103.939, 116.779, 123.68], np.float32)
-"""ImageNet's: of Torch's models (RGB, 0..1), and of Caffe's (BGR, 0..255)."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """One way to read a sample otherwise."""
-
-    code: ChangeCode
-    words: str
-    """As in: "with ... the model is right"."""
-    apply: Callable[[AnyArray], AnyArray]
-    """From a sample to a sample of the same shape and dtype."""
+LEAST_GAIN = 0.05
+"""A change that could make the model right on less than so many samples more is given up; the classics, on networks of
+ImageNet, cost 6 to 10 points."""
+LEAST_MENDED = 0.2
+"""Or on less than so many of those on which it is wrong: what the model was trained on mends more."""
+LEAST_DECIDING = 64
+"""So many samples can refute a gain of ``LEAST_GAIN``."""
+REFUTED = 0.05
+"""How unlikely what was seen must be, of a change that gains so much, before it is given up."""
+FIRST_RUNS, RUNS_PER_SAMPLE = 256, 3
+"""The model is run so often at most, all in all: for a network of ImageNet's size and 25 ms, 7.5 s for 100 samples."""
 
 
 @dataclass(frozen=True)
@@ -57,54 +55,195 @@ class Better:
     """With the change."""
     num_right_as_given: int
     p_value: float
-    """Of the sign tests, one-sided, the larger; not yet times the number of changes tried."""
+    """Of the sign tests, one-sided, the larger; not yet times the number of tests."""
+    sets: tuple[int, ...]
+    """The data sets in which it does so."""
 
 
-def better_change(
-    answer: PredictClass,
-    probe: Sequence[tuple[AnyArray, int]],
-    changes: Sequence[Change],
-    significance: float,
-    right: Sequence[bool] = (),
-) -> Better | None:
-    """The change that makes the model right most often, if one is clearly better than none.
+@dataclass(frozen=True)
+class LabelVerdict:
+    """What the labels told."""
 
-    Cheap where all is well: a change can only mend wrong answers, so where these are too few to prove anything the
-    model is not asked again.
+    better: Better | None
+    num_samples: int
+    num_right: int
+    """As given."""
+    num_runs: int
+    """Of the model."""
+    refuted: tuple[ChangeCode, ...]
+    """Kinds of change of which none helps."""
+    undecided: tuple[ChangeCode, ...]
+    is_beyond_one_class: bool
+    """Whether the model is right more often than an answer that is always the most frequent class."""
 
-    Args:
-        answer: the FP32 model.
-        probe: samples and their classes.
-        changes: what is tried.
-        significance: how likely it may be that a change is named that is no better, over all changes.
-        right: whether the model is right on each sample as given, where that is known; else it is asked.
-    """
-    if not changes:
-        return None
-    known = list(right)
-    for sample, label in probe[len(known) :]:
-        known.append(answer(sample) == label)
-        if not right and len(known) == NUM_FIRST and 2 * sum(known) >= NUM_FIRST:
-            return None
-    wrong = [pair for pair, is_right in zip(probe, known) if not is_right]
-    correct = [pair for pair, is_right in zip(probe, known) if is_right]
-    level = significance / len(changes)
-    improvements = []
-    for change in changes:
-        mended = _right(answer, change, wrong[:NUM_SCREENED])
-        if len(wrong) < _least_wins(level) or sum(mended) < LEAST_WINS:
-            continue
-        mended += _right(answer, change, wrong[NUM_SCREENED:])
-        if sum(mended) < _least_wins(level):
-            continue
-        still = _right(answer, change, correct)
-        p_value = max(
-            sign_test(sum(mended), len(still) - sum(still)),
-            _against_one_class([label for _, label in (*wrong, *correct)], [*mended, *still]),
+
+class LabelledSamples(Protocol):
+    """What the check is put to, numbered in the order in which it is asked; see ``calibration.lint.labelled``."""
+
+    def __len__(self) -> int:
+        """All samples."""
+        ...
+
+    def labels(self) -> list[int]:
+        """Of every sample."""
+        ...
+
+    def members(self) -> list[tuple[int, ...]]:
+        """The samples of each data set."""
+        ...
+
+    def known(self) -> dict[int, bool]:
+        """Whether the model is right on a sample, for those on which it has answered."""
+        ...
+
+    def read(self, wanted: Sequence[int]) -> Iterator[tuple[int, AnyArray]]:
+        """These samples without the batch axis, with their numbers, in any order."""
+        ...
+
+
+class _OutOfRunsError(Exception):
+    """The model was run as often as it may be."""
+
+
+@dataclass(eq=False)
+class _Trial:
+    """What the model said of changed samples."""
+
+    change: Change
+    right: dict[int, bool] = field(default_factory=dict)
+    """By the sample's number."""
+
+
+class LabelCheck:
+    """One run of the check."""
+
+    def __init__(self, answer: PredictClass, pool: LabelledSamples, changes: Sequence[Change]) -> None:
+        """``answer`` is the FP32 model; ``changes`` is what is tried."""
+        self._answer, self._pool = answer, pool
+        self._labels = pool.labels()
+        self._given = pool.known()
+        self._changes = changes
+        self._active = [_Trial(change) for change in changes]
+        self._views = _views(pool.members())
+        self._left = FIRST_RUNS + RUNS_PER_SAMPLE * len(pool)
+        self.num_runs = 0
+
+    def verdict(self, significance: float) -> LabelVerdict:
+        """Look until no change is undecided, the samples are at an end, or the model was run often enough.
+
+        Args:
+            significance: how likely it may be that a change is named that is no better, over all looks and changes.
+        """
+        ends, end, better = lengths(len(self._pool)), 0, None
+        try:
+            for look, end in enumerate(ends):
+                self._ask_wrong(ends[look - 1] if look else 0, end)
+                level = significance / 2 ** (len(ends) - look) / (len(self._changes) * len(self._views))
+                better = self._better(end, level)
+                self._give_up(end)
+                if not better and self._is_asking_on_dearer(end, ends[look + 1 : look + 2]):
+                    self._ask_right(range(end), lambda trial: self._is_refuted(trial, end))  # noqa: B023
+                    self._give_up(end)
+                if better or not self._active:
+                    break
+        except _OutOfRunsError:
+            pass
+        undecided = {trial.change.code for trial in self._active}
+        codes = dict.fromkeys(change.code for change in self._changes)
+        seen = [at for at in range(end) if at in self._given]
+        return LabelVerdict(
+            better=better,
+            num_samples=len(seen),
+            num_right=sum(self._given[at] for at in seen),
+            num_runs=self.num_runs,
+            refuted=tuple(code for code in codes if code not in undecided),
+            undecided=tuple(code for code in codes if code in undecided),
+            is_beyond_one_class=self._against_one_class(seen, self._given) < REFUTED,
         )
-        if p_value < level:
-            improvements.append(Better(change, len(probe), sum(mended) + sum(still), len(correct), p_value))
-    return max(improvements, key=lambda better: better.num_right, default=None)
+
+    def _ask_wrong(self, start: int, end: int) -> None:
+        """The next samples as given, and changed where the model is wrong."""
+        for at, sample in self._pool.read([at for at in range(start, end) if not self._given.get(at, False)]):
+            if at not in self._given:
+                self._given[at] = self._is_right(at, sample)
+            if not self._given[at]:
+                for trial in self._active:
+                    trial.right[at] = self._is_right(at, trial.change.apply(sample))
+
+    def _better(self, end: int, level: float) -> Better | None:
+        """The change that makes the model right most often, of those that are better by a test of this look."""
+        improvements: list[Better] = []
+        for sets, members in self._views:
+            view = [at for at in members if at < end]
+            with suppress(_OutOfRunsError):
+                self._ask_right(view, lambda trial: self._p_value(trial, view) >= level)  # noqa: B023
+            for trial in self._active:
+                p_value = self._p_value(trial, view)
+                if p_value < level and all(at in trial.right for at in view):
+                    num_right = sum(trial.right[at] for at in view)
+                    as_given = sum(self._given[at] for at in view)
+                    improvements.append(Better(trial.change, len(view), num_right, as_given, p_value, sets))
+        most = min((better.p_value for better in improvements), default=1.0)
+        sets = next((better.sets for better in improvements if better.p_value == most), ())
+        return max((b for b in improvements if b.sets == sets), key=lambda better: better.num_right, default=None)
+
+    def _ask_right(self, view: Sequence[int], is_settled: Callable[[_Trial], bool]) -> None:
+        """Samples on which the model is right, of every change until that settles it."""
+        trials = [trial for trial in self._active if not is_settled(trial)]
+        missing = {at for at in view if any(at not in trial.right for trial in trials)}
+        for at, sample in self._pool.read(sorted(missing)) if trials else ():
+            for trial in [trial for trial in trials if at not in trial.right]:
+                trial.right[at] = self._is_right(at, trial.change.apply(sample))
+                if not trial.right[at] and is_settled(trial):
+                    trials.remove(trial)
+            if not trials:
+                return
+
+    def _p_value(self, trial: _Trial, view: Sequence[int]) -> float:
+        """Of the two sign tests the larger, as if what was not asked were right."""
+        right = {at: trial.right.get(at, True) for at in view}
+        wins, losses = self._counts(right)
+        return max(sign_test(wins, losses), self._against_one_class(view, right))
+
+    def _counts(self, right: dict[int, bool]) -> tuple[int, int]:
+        wins = sum(is_right and not self._given[at] for at, is_right in right.items())
+        return wins, sum(not is_right and self._given[at] for at, is_right in right.items())
+
+    def _give_up(self, end: int) -> None:
+        self._active = [trial for trial in self._active if not self._is_refuted(trial, end)]
+
+    def _is_refuted(self, trial: _Trial, end: int) -> bool:
+        """Whether a gain worth the name would have shown: in what was mended, or in that less what was spoilt."""
+        wins, losses = self._counts(trial.right)
+        num_wrong = sum(not self._given[at] for at in range(end))
+        gain = max(LEAST_GAIN, LEAST_MENDED * num_wrong / end)
+        if at_most(wins, end, gain) < REFUTED:
+            return True
+        differing = wins + losses
+        share = 0.5 + gain * end / (2 * differing) if differing else 1
+        return share < 1 and at_most(wins, differing, share) < REFUTED
+
+    def _is_asking_on_dearer(self, end: int, following: Sequence[int]) -> bool:
+        """Whether the next look, if there is one, needs more runs than to ask of this one's samples what is left."""
+        if end < LEAST_DECIDING or not following:
+            return end >= LEAST_DECIDING
+        wrong = sum(not self._given[at] for at in range(end)) * (following[0] - end) / end
+        unknown = sum(at not in self._given for at in range(end, following[0]))
+        return sum(end - len(trial.right) for trial in self._active) <= unknown + wrong * len(self._active)
+
+    def _against_one_class(self, view: Sequence[int], right: dict[int, bool]) -> float:
+        """The sign test against whoever says the most frequent class of all, which wrong data often comes to."""
+        counts = Counter(self._labels[at] for at in view).most_common(1)
+        top = counts[0][0] if counts else -1
+        wins = sum(right[at] for at in view if self._labels[at] != top)
+        return sign_test(wins, sum(not right[at] for at in view if self._labels[at] == top))
+
+    def _is_right(self, at: int, sample: AnyArray) -> bool:
+        if not self._left:
+            raise _OutOfRunsError
+        self._left -= 1
+        self.num_runs += 1
+        return self._answer(sample) == self._labels[at]
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -113,102 +252,23 @@ def sign_test(wins: int, losses: int) -> float:
     return float(sum(math.comb(num, k) for k in range(wins, num + 1)) / 2**num)
 
 
-def _least_wins(level: float) -> int:
-    """Wins that are significant if there is no loss: 2^-n below the level."""
-    return math.floor(-math.log2(level)) + 1
+def at_most(count: int, num: int, share: float) -> float:
+    """How likely ``count`` or less are among ``num`` of which each comes with probability ``share``."""
+    if share >= 1:
+        return float(count >= num)
+    logs = (
+        math.lgamma(num + 1) - math.lgamma(k + 1) - math.lgamma(num - k + 1)
+        + k * math.log(share) + (num - k) * math.log1p(-share)
+        for k in range(min(count, num) + 1)
+    )  # fmt: skip
+    return sum(map(math.exp, logs))
 
 
-def _right(answer: PredictClass, change: Change, pairs: Sequence[tuple[AnyArray, int]]) -> list[bool]:
-    return [answer(change.apply(sample)) == label for sample, label in pairs]
-
-
-def _against_one_class(labels: Sequence[int], right: Sequence[bool]) -> float:
-    """The sign test against whoever says the most frequent class of all samples, which wrong data often comes to."""
-    top = max(set(labels), key=labels.count)
-    wins = sum(is_right for label, is_right in zip(labels, right) if label != top)
-    return sign_test(wins, sum(not is_right for label, is_right in zip(labels, right) if label == top))
-
-
-def changes_for(sample: AnyArray, low: float, high: float) -> list[Change]:
-    """The changes that make sense for samples such as this one, without the batch axis, and of values low to high.
-
-    Bytes are on the only scale that they can have.
-    """
-    shape, is_scaled = sample.shape, sample.dtype.kind == "f"
-    axis = channel_axis(shape)
-    changes = _scalings(low, high) if is_scaled else []
-    if axis is not None and shape[axis] == 3:
-        changes.append(Change("channels", "the channels in reverse order (BGR and RGB)", lambda x: np.flip(x, axis)))
-    if axis is not None and shape[axis] > 1:
-        changes.append(Change("layout", layout_words(axis), lambda x: other_layout(x, axis)))
-    rows = 1 if axis == 0 else 0
-    if axis is not None and shape[rows] == shape[rows + 1]:
-        changes.append(Change("layout", "rows and columns exchanged", lambda x: np.swapaxes(x, rows, rows + 1)))
-    if axis is not None and shape[axis] == 3 and is_scaled:
-        changes += _imagenet(low, high, axis)  # The simpler ones first: of two that mend as much, the first is named.
-    return [Change(c.code, c.words, _contiguous(c.apply)) for c in changes]
-
-
-def channel_axis(shape: tuple[int, ...]) -> int | None:
-    """0 for pictures (C, H, W), 2 for (H, W, C), with 1 to 4 channels and more rows and columns; else None."""
-    if len(shape) != 3:
-        return None
-    axes = [axis for axis in (0, 2) if shape[axis] <= 4 < min(shape[1], shape[2 - axis])]
-    return axes[0] if axes else None
-
-
-def other_layout(sample: AnyArray, axis: int) -> AnyArray:
-    """The same bytes taken for the other layout, and put into this one.
-
-    So a picture that was brought from (H, W, C) to (C, H, W), or back, by a reshape instead of a transpose is mended.
-    """
-    if axis == 0:
-        channels, height, width = sample.shape
-        return sample.reshape(height, width, channels).transpose(2, 0, 1)
-    height, width, channels = sample.shape
-    return sample.reshape(channels, height, width).transpose(1, 2, 0)
-
-
-def layout_words(axis: int) -> str:
-    """What ``other_layout`` does."""
-    have, want = ("(H, W, C)", "(C, H, W)") if axis == 0 else ("(C, H, W)", "(H, W, C)")
-    return f"the same bytes read as {have} and transposed to {want}"
-
-
-def _scalings(low: float, high: float) -> list[Change]:
-    if low >= 0 and high <= 1:
-        pairs = [("× 255", 255.0, 0.0), ("× 2 − 1", 2.0, -1.0)]
-    elif -1 <= low < 0 and high <= 1:
-        pairs = [("(x + 1) ÷ 2", 0.5, 0.5), ("(x + 1) × 127.5", 127.5, 127.5), ("× 255", 255.0, 0.0)]
-    elif low >= 0 and 2 < high <= 255:
-        pairs = [("÷ 255", 1 / 255, 0.0), ("÷ 127.5 − 1", 1 / 127.5, -1.0)]
-    else:  # No picture: forgotten or doubled scaling is still a factor of 255 most often.
-        pairs = [("÷ 255", 1 / 255, 0.0), ("× 255", 255.0, 0.0)]
-    return [_affine(words, np.float32(scale), np.float32(shift)) for words, scale, shift in pairs]
-
-
-def _imagenet(low: float, high: float, axis: int) -> list[Change]:
-    """ImageNet's normalizations by channel, for pictures 0..1 or 0..255, and back."""
-    shape = (3, 1, 1) if axis == 0 else (1, 1, 3)
-    mean, std, bgr = MEAN.reshape(shape), STD.reshape(shape), MEAN_OF_BGR.reshape(shape)
-    if low >= 0 and high <= 255 and not 1 < high <= 2:
-        unit = np.float32(1 if high <= 1 else 1 / 255)
-        standard = _affine("ImageNet's mean and std", unit / std, -mean / std)
-        caffe = Change(
-            "range",
-            "Caffe's preprocessing (BGR, 0..255, less the mean)",
-            lambda x: np.flip(x, axis).astype(np.float32) * (255 * unit) - bgr,
-        )
-        return [standard, caffe]
-    if -3 < low < 0 < high < 3 and not (low >= -1 and high <= 1):
-        return [_affine("× ImageNet's std + mean", std, mean), _affine("(× std + mean) × 255", 255 * std, 255 * mean)]
-    return []
-
-
-def _affine(words: str, scale: Float32s | np.float32, shift: Float32s | np.float32) -> Change:
-    return Change("range", words, lambda x: x.astype(np.float32) * scale + shift)
-
-
-def _contiguous(apply: Callable[[AnyArray], AnyArray]) -> Callable[[AnyArray], AnyArray]:
-    """The same in the sample's dtype and in the order in memory that runtimes take."""
-    return lambda x: np.ascontiguousarray(apply(x), dtype=x.dtype)
+def _views(members: Iterable[tuple[int, ...]]) -> list[tuple[tuple[int, ...], list[int]]]:
+    """The samples that are tested together, with the sets that they are of: all, and each of several sets."""
+    single: list[tuple[tuple[int, ...], list[int]]] = [
+        ((number,), list(indices)) for number, indices in enumerate(members) if indices
+    ]
+    if len(single) < 2:
+        return single
+    return [(tuple(n for (n,), _ in single), sorted(at for _, indices in single for at in indices)), *single]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +14,13 @@ import numpy as np
 
 from calibration.arrays import AnyArray
 from calibration.data.batches import Samples
-from calibration.data.source import spread
 from calibration.graph.weightless import skeleton_from_file
+from calibration.lint.changes import Change, changes_for
 from calibration.lint.finding import CODES, Finding
-from calibration.lint.findings import LintThresholds, finding_from_labels, findings
+from calibration.lint.findings import LintThresholds, finding_from_labels, findings, note_from_labels, worst_first
 from calibration.lint.input_scale import rescalings
-from calibration.lint.label_check import PredictClass, better_change, changes_for
+from calibration.lint.label_check import LabelCheck, PredictClass
+from calibration.lint.labelled import LabelledPool, LabelledSet
 from calibration.lint.survey import Survey, survey
 from engines import backend, module_of
 from pipeline.artifact import Findings, OnnxModel, Outputs
@@ -28,6 +29,8 @@ from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
+
+TOLD_BY_LABELS = {"range", "layout", "channels"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Lint(Stage):
     """Check calibration samples before calibrating: scale, layout, constants, duplicates, classes, overlap.
 
     One pass over the samples and one over the evaluation samples, in constant memory. With class labels the FP32 model
-    answers for some of them as given and changed (rescaled, channels reversed, another layout).
+    answers for them as given and changed (rescaled, channels reversed, another layout), until that is decided.
     """
 
     RESULT: ClassVar[str] = "findings"
@@ -62,9 +65,9 @@ class Lint(Stage):
     max_imbalance: float = option(
         4.0, "report classes whose share differs from the evaluation data's by more than this factor"
     )
-    num_labelled: int = option(128, "labelled samples to run the FP32 model on; 0: none")
+    num_labelled: int = option(1024, "labelled samples of both data sets to run the FP32 model on, at most; 0: none")
     significance: float = option(
-        1e-4, "significance level: chance that a change of the samples wrongly appears to be better"
+        0.002, "significance level: chance that a change of the samples wrongly appears to be better"
     )
     runner: ModelRunner = option("onnxruntime", "runtime for the FP32 model")
     num_threads: int = option(0, "threads of the runner; 0: the runner's default")
@@ -104,39 +107,35 @@ class Lint(Stage):
         bounds = LintThresholds(self.min_samples, self.max_scale_ratio, self.max_imbalance)
         data_findings = findings(data_survey, other, rescalings(skeleton_from_file(model.path)), bounds)
         known = {finding.code for finding in data_findings if finding.severity == "error"}
-        shown = [f for f in self._by_labels(model, data_survey, other, evaluation) if f.code not in known]
+        sets = [LabelledSet(data, data_survey)]
+        if evaluation and other:
+            sets.append(LabelledSet(evaluation.samples, other, _right(evaluation, other)))
+        by_labels = self._by_labels(model, sets, evaluation.output if evaluation else "")
+        shown = [f for f in by_labels if f.code not in known and not (f.severity == "note" and known & TOLD_BY_LABELS)]
         (out / "lint.json").write_text(
-            json.dumps([asdict(f) for f in (*shown, *data_findings)], indent=1, ensure_ascii=False), encoding="utf-8"
+            json.dumps([asdict(f) for f in worst_first((*shown, *data_findings))], indent=1, ensure_ascii=False),
+            encoding="utf-8",
         )
         return Findings(out / "lint.json")
 
-    def _by_labels(
-        self, model: OnnxModel, data_survey: Survey, other: Survey | None, evaluation: Evaluated | None
-    ) -> Iterator[Finding]:
-        """What labels tell of the calibration data, and of the evaluation data, preprocessed alike."""
-        from pipeline.accuracy.comparison import (
-            read_outputs,  # With what compares by Polygraphy, which most calls do without.
-        )
-
-        saved_outputs = evaluation.outputs if evaluation else None
-        outputs = read_outputs(saved_outputs.path) if saved_outputs and other and other.labels is not None else {}
-        name = evaluation.output if evaluation else ""
-        for data, answers in ((data_survey, {}), (other, outputs)):
-            if data is None or data.labels is None or data.num_inputs != 1 or not data.inputs or not self.num_labelled:
-                continue
-            labels = data.labels
-            (values,) = data.inputs.values()
-            chosen = spread(len(data.probed), self.num_labelled)
-            scores = _scores(answers, name)
-            right = [] if scores is None else [
-                bool(np.argmax(scores[data.probed[i]]) == labels[data.probed[i]]) for i in chosen
-            ]  # fmt: skip
-            probe = [(values.probe[i], int(labels[data.probed[i]])) for i in chosen]
-            changes = changes_for(values.probe[0], values.min, values.max)
-            with self._answer(model, name) as answer:
-                better = better_change(answer, probe, changes, self.significance, right)
-            if better:
-                yield finding_from_labels(f"{data.where} (preprocessing: {data.preprocess})", better)
+    def _by_labels(self, model: OnnxModel, sets: Sequence[LabelledSet], output: str) -> Iterator[Finding]:
+        """What labels tell of the data sets; of both at once, unless their values are on two scales."""
+        groups: dict[tuple[str, ...], list[LabelledSet]] = {}
+        for each in sets:
+            survey = each.survey
+            if survey.labels is not None and survey.num_inputs == 1 and survey.inputs and self.num_labelled:
+                groups.setdefault(tuple(change.words for change in _changes(survey)), []).append(each)
+        groups.pop((), None)
+        for group in groups.values():
+            pool = LabelledPool(group, self.num_labelled)
+            with self._answer(model, output) as answer:
+                check = LabelCheck(answer, pool, _changes(group[0].survey))
+                verdict = check.verdict(self.significance / len(groups))
+            if better := verdict.better:
+                where = _names(group[number] for number in better.sets)
+                yield finding_from_labels(f"{where} (preprocessing: {group[0].survey.preprocess})", better)
+            else:
+                yield note_from_labels(_names(group), verdict)
 
     @contextmanager
     def _answer(self, model: OnnxModel, output: str) -> Iterator[PredictClass]:
@@ -151,6 +150,27 @@ class Lint(Stage):
                 return -1 if scores is None else int(np.argmax(scores[0]))
 
             yield answer
+
+
+def _names(sets: Iterable[LabelledSet]) -> str:
+    """Where they are, each file once."""
+    return " and ".join(dict.fromkeys(each.survey.where for each in sets))
+
+
+def _changes(survey: Survey) -> list[Change]:
+    """What is tried on samples such as these, of one input."""
+    (values,) = survey.inputs.values()
+    return changes_for(values.probe[0], values.min, values.max)
+
+
+def _right(evaluation: Evaluated, other: Survey) -> tuple[bool, ...]:
+    """Whether the FP32 model was right on each of them; empty where that is not known."""
+    if evaluation.outputs is None or other.labels is None:
+        return ()
+    from pipeline.accuracy.comparison import read_outputs  # With what compares by Polygraphy, which most do without.
+
+    scores = _scores(read_outputs(evaluation.outputs.path), evaluation.output)
+    return () if scores is None else tuple((np.argmax(scores, axis=1) == other.labels).tolist())
 
 
 def _scores(outputs: dict[str, AnyArray], name: str) -> AnyArray | None:

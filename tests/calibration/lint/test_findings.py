@@ -13,10 +13,11 @@ from calibration.arrays import AnyArray
 from calibration.data.batches import DataSource, InputSpec, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.errors import DataError
+from calibration.lint.changes import Change, ChangeCode
 from calibration.lint.finding import Finding
-from calibration.lint.findings import LintThresholds, finding_from_labels, findings, raise_errors
+from calibration.lint.findings import LintThresholds, finding_from_labels, findings, note_from_labels, raise_errors
 from calibration.lint.input_scale import Rescaling
-from calibration.lint.label_check import Better, Change
+from calibration.lint.label_check import Better, LabelVerdict
 from calibration.lint.survey import Survey, survey
 
 Floats = npt.NDArray[np.float32]
@@ -245,12 +246,32 @@ def test_classes_are_called_by_their_names(tmp_path: Path) -> None:
 
 
 def test_what_labels_prove_is_an_error_with_the_numbers() -> None:
-    found = finding_from_labels("d.npz", Better(Change("range", "÷ 255", lambda x: x), 128, 115, 33, 2e-21))
+    found = finding_from_labels("d.npz", Better(Change("range", "÷ 255", lambda x: x), 128, 115, 33, 2e-21, (0,)))
     assert found == Finding(
         "error",
         "range",
         "d.npz: the FP32 model is right on 33 of 128 labelled samples as given, and on 115 with ÷ 255, which is not by "
         "chance (p = 2e-21); correct scale, mean and std in preprocess, or the stored samples",
+    )
+
+
+@pytest.mark.parametrize(
+    ("refuted", "undecided", "is_beyond_one_class", "conclusion"),
+    [
+        (("range", "channels", "layout"), (), True, "scale, layout, channel order: as trained"),
+        (("layout",), (), True, "layout: as trained"),
+        (("range",), ("channels",), True, "scale: as trained; channel order: undecided, these samples are too few"),
+        ((), ("range", "layout"), True, "scale, layout: undecided, these samples are too few"),
+        (("range", "layout"), (), False, "no change of scale, layout helps, but the most frequent class is right as "
+         "often; check the labels"),
+    ],
+)  # fmt: skip
+def test_what_was_checked_is_said_where_all_is_well(
+    refuted: tuple[ChangeCode, ...], undecided: tuple[ChangeCode, ...], is_beyond_one_class: bool, conclusion: str
+) -> None:
+    verdict = LabelVerdict(None, 64, 57, 128, refuted, undecided, is_beyond_one_class)
+    assert note_from_labels("d.npz", verdict) == Finding(
+        "note", "labels", f"d.npz: 64 labelled samples, {conclusion} (the FP32 model is right on 57; 128 runs of it)"
     )
 
 

@@ -29,7 +29,12 @@ MODEL = OnnxModel(Path("quadrants.onnx"))
 
 
 def codes(out: Path, data: Samples, evaluation: Evaluated | None = None, stage: Lint = Lint()) -> list[str]:  # noqa: B008
-    return [finding.code for finding in stage(out, MODEL, data, evaluation).read()]
+    """Of errors and warnings."""
+    return [finding.code for finding in stage(out, MODEL, data, evaluation).read() if finding.severity != "note"]
+
+
+def notes(out: Path, data: Samples, evaluation: Evaluated | None = None) -> list[str]:
+    return [f.sentence for f in Lint()(out, MODEL, data, evaluation).read() if f.severity == "note"]
 
 
 def test_labels_prove_a_wrong_scale_wherever_they_are(pictures: Path) -> None:
@@ -42,6 +47,29 @@ def test_labels_prove_a_wrong_scale_wherever_they_are(pictures: Path) -> None:
     )
     assert codes(pictures, own, other, Lint(num_labelled=0)) == []
     assert codes(pictures, opened("right.npz"), Evaluated(opened("right.npz", "evaluation", "z"))) == []
+
+
+def test_what_was_checked_is_said_of_both_sets(pictures: Path) -> None:
+    data, evaluation = opened("right.npz", labels="y"), Evaluated(opened("right.npz", "evaluation", "z"))
+    checked = "64 labelled samples, scale, layout: as trained (the FP32 model is right on 64; {} runs of it)"
+    assert notes(pictures, data) == ["right.npz: " + checked.format(64)]
+    assert notes(pictures, data, evaluation) == ["right.npz: " + checked.format(64)]
+    outputs = Infer()(pictures, Engine(MODEL.path, "onnxruntime"), evaluation.samples)
+    known = Evaluated(evaluation.samples, outputs)
+    assert notes(pictures, data, known) == ["right.npz: " + checked.format(32)]
+    assert notes(pictures, opened("right.npz"), known) == ["right.npz: " + checked.format(0)]
+    assert notes(pictures, opened("right.npz")) == []
+    assert notes(pictures, opened("wrong.npz", labels="y"), Evaluated(opened("wrong.npz", "evaluation", "z"))) == []
+
+
+def test_sets_on_two_scales_are_looked_at_one_by_one(pictures: Path) -> None:
+    """Calibration data of 0..1 is wrong, evaluation data of 0..255 right; neither falls below 0."""
+    found = Lint(max_scale_ratio=1000.0)(
+        pictures, MODEL, opened("wrong.npz", labels="y"), Evaluated(opened("right.npz", "evaluation", "z"))
+    ).read()
+    assert [(f.severity, f.code) for f in found] == [("error", "range"), ("note", "labels")]
+    assert found[0].sentence.startswith("wrong.npz (preprocessing")
+    assert found[1].sentence.startswith("right.npz: 64 labelled samples, ")
 
 
 def test_answers_that_are_there_are_not_asked_for_again(pictures: Path) -> None:

@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 
 def test_findings_are_lines_on_stdout_and_errors_end_with_2(command: Command, pictures: Path) -> None:
     said = command("lint", "quadrants.onnx", "--data", "right.npz", "--labels", "y")
-    assert (said.status, said.out, said.err) == (0, "", "")
+    assert (said.status, said.err) == (0, "")
+    assert said.out == (
+        "note\tlabels\tright.npz: 64 labelled samples, scale, layout: as trained "
+        "(the FP32 model is right on 64; 64 runs of it)\n"
+    )
     said = command("lint", "quadrants.onnx", "--data", "wrong.npz", "--labels", "y", "--limit", 12, "-o", "found.json")
     assert (said.status, said.err) == (0, ""), "12 samples prove nothing"
     assert said.out.startswith("warning\tfew\twrong.npz: 12 distinct samples")
-    assert [item["code"] for item in json.loads((pictures / "found.json").read_text())] == ["few"]
+    assert [item["code"] for item in json.loads((pictures / "found.json").read_text())] == ["few", "labels"]
     said = command("lint", "quadrants.onnx", "--data", "wrong.npz", "--labels", "y")
     assert said.status == 2
     assert said.out.startswith(
         "error\trange\twrong.npz (preprocessing: none, samples are used as stored): the FP32 model"
     )
-    assert re.search(r"right on \d+ of 100 labelled samples as given, and on 100 with × 255, which is", said.out)
+    assert re.search(r"right on \d+ of \d+ labelled samples as given, and on \d+ with × 255, which is", said.out)
     assert command("lint", "quadrants.onnx", "--data", "wrong.npz", "--labels", "y", "--allow", "range").status == 0
 
 
@@ -57,7 +61,9 @@ def test_damaged_data_is_one_sentence(command: Command, pictures: Path, content:
 def test_the_verb_on_a_plan_prints_and_serves(command: Command, plan: Path) -> None:
     said = command("lint", plan)
     assert said.status == 0
-    assert [line.split("\t")[:2] for line in said.out.splitlines()] == [["warning", "few"], ["warning", "overlap"]]
+    assert [line.split("\t")[:2] for line in said.out.splitlines()] == [
+        ["warning", "few"], ["warning", "overlap"], ["note", "labels"]
+    ]  # fmt: skip
     assert "calibrate" not in said.err
     again = command("lint", plan)
     assert again.out == said.out

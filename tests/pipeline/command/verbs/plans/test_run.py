@@ -15,5 +15,5 @@ def test_a_run_keeps_warnings_in_its_report(command: Command, plan: Path) -> Non
     assert said.err.count("calibration samples are evaluation samples too") == 1
     assert "calibration data, overlap: " in " ".join(said.out.split())
     record = json.loads((plan.parent / "trtforge-report" / "report.json").read_text())
-    assert [finding["code"] for finding in record["lint"]] == ["few", "overlap"]
+    assert [finding["code"] for finding in record["lint"]] == ["few", "overlap", "labels"]
     assert [point["num_samples"] for point in record["settling"]["points"]] == [1, 2, 4, 8, 12]
