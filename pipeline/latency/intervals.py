@@ -21,11 +21,7 @@ benchmarking in reasonable time", ISMM 2013.
   where the sample does not reach so far, the bound is infinite. For the lower bound s is that of the bound itself,
   where it is larger (the test of the bound inverted: Francisco and Fuller, "Quantile estimation with a complex survey
   design", Annals of Statistics 19 (1991) 454-469): a tail that comes in bursts, of which there were many by chance,
-  spreads less above its percentile than below it. Its upper bound is at most ``FAR`` times the smallest latency that
-  too few queries exceed, by the exact binomial test of all queries and by Student's t over the sessions' shares: so a
-  limit far above what was seen is decided although the queries near the percentile come in bursts, for which Woodruff's
-  ranks lie beyond the sample for long. This takes it that bursts which so few sessions may not have seen reach no
-  further than ``FAR`` times.
+  spreads less above its percentile than below it.
 
 A machine may also wander for longer than one session. So each interval is the widest of those from single sessions,
 from the means of two neighbours, of four, and so on, as long as 8 groups are left (batch means: Schmeiser, "Batch size
@@ -58,10 +54,6 @@ WEIGHT = 8
 """A session counts for no more than so many times what the limit allows ..."""
 LEAST_CLIP = math.log(1.25)
 """... or for this, as a logarithm, where that is more."""
-FAR = 3.0
-"""The upper bound of a percentile is at most so many times the latency that too few queries exceed ..."""
-LEAST_FAR = 16
-"""... from so many sessions on."""
 LEAST_GROUPS = 8
 """Student's t from fewer is too wide to be of use, and leans the more on the logarithms being normal."""
 
@@ -121,13 +113,10 @@ def sessions_needed(tables_ms: Sequence[Floats], spec: IntervalSpec, error_rate:
     if math.isnan(interval.estimate):
         return math.inf
     half = interval.high - interval.estimate if interval.estimate <= limit.bound else interval.estimate - interval.low
-    if statistic in SHARES and not spec.relative and interval.estimate <= limit.bound:
-        share, tail = SHARES[statistic], error_rate[1]
-        if limit.bound >= FAR * tables_ms[0].max():  # As many queries as none of which may exceed it.
-            return max(LEAST_FAR, math.ceil(num_sessions * math.log(tail) / math.log(share) / tables_ms[0].size))
-        beyond = _half_rank(tables_ms[0], interval.estimate, share, tail) / (1 - share)
-        if beyond >= 1 or math.isinf(half):  # Its rank lies beyond the sample: so many sessions bring it in.
-            return max(2.0 * num_sessions, math.ceil(num_sessions * (MARGIN * beyond) ** 2))
+    if math.isinf(half) and statistic in SHARES:  # Its rank lies beyond the sample: so many sessions bring it in.
+        center, share = interval.estimate, SHARES[statistic]
+        beyond = _half_rank(tables_ms[0], center, share, error_rate[1]) / (1 - share)
+        return max(2.0 * num_sessions, math.ceil(num_sessions * (MARGIN * beyond) ** 2))
     distance = abs(interval.estimate - limit.bound)
     return math.ceil(num_sessions * (MARGIN * half / distance) ** 2) if distance else math.inf
 
@@ -149,32 +138,7 @@ def statistic_bounds(latency_ms: Floats, statistic: Statistic, tail: float) -> B
         if (below := _half_rank(latency_ms, float(ordered[low - 1]), share, tail)) <= half:
             break
         half = below
-    upper = min(float(ordered[high - 1]) if high <= num else math.inf, FAR * _seldom_exceeded(latency_ms, share, tail))
-    return center, float(ordered[low - 1]) if low >= 1 else 0.0, upper
-
-
-def _seldom_exceeded(latency_ms: Floats, share: float, tail: float) -> float:
-    """A latency that less than ``1 - share`` of the queries exceed, but for an error of ``tail``; else infinity."""
-    most = _most_successes(latency_ms.size, 1 - share, tail)
-    if most < 0 or len(latency_ms) < LEAST_FAR:
-        return math.inf
-    ordered = np.sort(latency_ms, axis=None)
-    for num_above in dict.fromkeys((*(most >> halvings for halvings in range(most.bit_length())), 0)):
-        bound = float(ordered[-1 - num_above])
-        above = (latency_ms > bound).mean(axis=1)
-        if float(above.mean()) + _half_width(above, tail) <= 1 - share:
-            return bound
-    return math.inf
-
-
-def _most_successes(num: int, chance: float, tail: float) -> int:
-    """The most successes of ``num`` that come with a probability of at most ``tail``, as no more; -1 if 0 are more."""
-    log_term, total, successes = num * math.log1p(-chance), 0.0, -1
-    odds = math.log(chance / (1 - chance))
-    while successes < num and (total := total + math.exp(log_term)) <= tail:
-        successes += 1
-        log_term += math.log((num - successes) / (successes + 1)) + odds if successes < num else 0.0
-    return successes
+    return center, float(ordered[low - 1]) if low >= 1 else 0.0, float(ordered[high - 1]) if high <= num else math.inf
 
 
 def _half_rank(latency_ms: Floats, center: float, share: float, tail: float) -> float:
