@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import onnx
 
 from calibration.analysis.rounding import placing_for, rounded_from_onnx
-from calibration.graph.editing import from_constants, opened
-from calibration.graph.fold import join_bias
-from calibration.precision import placement_onnxruntime, placement_tensorrt
-from calibration.precision.placement import PlacementContext, PlacementOptions
+from calibration.graph.editing import opened
+from calibration.precision.place import place
+from calibration.precision.placement import PlacementOptions
 from calibration.precision.scale import Quantization
 from calibration.ranges.span import Span
 
@@ -30,8 +29,6 @@ class AdjustableNetwork:
         """
         self._options = options
         self._graph = opened(model).graph
-        if options.target == "onnxruntime":
-            join_bias(self._graph, options.exclude)
         rounded = rounded_from_onnx(model, None, placing_for(spans, options))
         self.model, self._prefixes = rounded.model, tuple(rounded.steps)
 
@@ -42,7 +39,5 @@ class AdjustableNetwork:
 
     def steps(self, spans: Mapping[str, Span]) -> dict[str, Quantization]:
         """How each tensor is quantized with these ranges, by the prefix of its inputs; see ``steps_feed``."""
-        place = placement_tensorrt.place if self._options.target == "tensorrt" else placement_onnxruntime.place
-        context = PlacementContext(self._graph, spans, self._options, from_constants(self._graph))
-        tensors = place(context).tensors
+        tensors = place(self._graph, spans, self._options).tensors
         return {prefix: tensor.quantization for prefix, tensor in zip(self._prefixes, tensors, strict=True)}

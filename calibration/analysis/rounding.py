@@ -30,12 +30,10 @@ import onnx
 import onnx_ir as ir
 
 from calibration.graph.editing import add_initializer, closed, constant, from_constants, opened, unique, value_names
-from calibration.graph.fold import join_bias
-from calibration.precision import placement_onnxruntime, placement_tensorrt
+from calibration.precision.place import place
 from calibration.precision.placement import (
     PRODUCTS,
     NodeInput,
-    PlacementContext,
     PlacementOptions,
     QdqPlacement,
     is_float_weight,
@@ -132,10 +130,7 @@ def placing_for(ranges: Mapping[str, Span], options: PlacementOptions) -> Placin
     """Where a target wants INT8, with these ranges."""
 
     def placing(graph: ir.Graph) -> QdqPlacement:
-        if options.target == "onnxruntime":
-            join_bias(graph, options.exclude)
-        place = placement_tensorrt.place if options.target == "tensorrt" else placement_onnxruntime.place
-        return place(PlacementContext(graph, ranges, options, from_constants(graph)))
+        return place(graph, ranges, options)
 
     return placing
 

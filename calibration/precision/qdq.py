@@ -17,16 +17,13 @@ from calibration.graph.editing import (
     check_known,
     closed,
     constant,
-    from_constants,
     known_names,
     opened,
     unique,
     value_names,
 )
-from calibration.graph.fold import join_bias
-from calibration.precision import placement_onnxruntime, placement_tensorrt
+from calibration.precision.place import place
 from calibration.precision.placement import (
-    PlacementContext,
     PlacementOptions,
     QdqPlacement,
     QuantizedBias,
@@ -72,11 +69,7 @@ def qdq_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, Span], options: P
     opened_model = opened(model)
     graph = opened_model.graph
     check_known(options.exclude, known_names(graph), "exclude")
-    if options.target == "onnxruntime":
-        join_bias(graph, options.exclude)
-    context = PlacementContext(graph, ranges, options, from_constants(graph))
-    place = placement_tensorrt.place if options.target == "tensorrt" else placement_onnxruntime.place
-    placement = place(context)
+    placement = place(graph, ranges, options)
     _Writer(graph).write(placement)
     return Quantized(closed(opened_model), placement)
 

@@ -16,13 +16,12 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 
-from calibration.graph.editing import attribute_string, constant, dimensions, from_constants, opened
-from calibration.graph.fold import join_bias
+from calibration.graph.editing import attribute_string, constant, dimensions, opened
 from calibration.histogram.histogram import Histogram
-from calibration.precision import placement_onnxruntime, placement_tensorrt
 from calibration.precision.bounds import MOVING, distinct_spans
 from calibration.precision.fp16 import undecided_for_fp16
-from calibration.precision.placement import PlacementContext, PlacementOptions, PlacementTarget
+from calibration.precision.place import place
+from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.ranges.span import Span
 
 Watch = Literal["placements", "tensorrt", "onnxruntime", "all"]
@@ -93,11 +92,8 @@ def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[st
 
 def _placed(graph: ir.Graph, target: PlacementTarget) -> set[str]:
     """Names of the tensors whose ranges a placement asks for."""
-    if target == "onnxruntime":
-        join_bias(graph, ())
     asked = _Asked()
-    place = placement_tensorrt.place if target == "tensorrt" else placement_onnxruntime.place
-    place(PlacementContext(graph, asked, PlacementOptions(target=target), from_constants(graph)))
+    place(graph, asked, PlacementOptions(target=target))
     return asked.names
 
 
