@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 import numpy as np
+import onnx
 
 from calibration.data.batches import Samples
 from calibration.data.source import spread
@@ -86,3 +89,30 @@ class SampleRunner:
         num = next(len(array) for array in feed.values() if array.ndim)
         outputs = self._runner.infer(padded(feed, self.fixed))
         return {name: unpadded(array, num, self.fixed) for name, array in outputs.items()}
+
+
+class Sessions:
+    """Opens models, for as long as the stack is entered."""
+
+    def __init__(self, stack: ExitStack, runner: ModelRunner, num_threads: int) -> None:
+        """``num_threads``: 0 for the runner's default."""
+        self._stack, self._runner, self._num_threads = stack, runner, num_threads
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
+        self._num = 0
+
+    def opened(self, proto: onnx.ModelProto) -> SampleRunner:
+        """A model in memory."""
+        self._num += 1
+        file = self._folder / f"{self._num}.onnx"
+        onnx.save(proto, file)
+        return self.of_file(file)
+
+    def of_file(self, path: Path) -> SampleRunner:
+        """A model in a file."""
+        return SampleRunner(self._stack.enter_context(backend(self._runner).load(path, num_threads=self._num_threads)))
+
+    def of_file_again(self, path: Path) -> SampleRunner:
+        """The same model, computed in another order where the runner can do so."""
+        if self._runner != SIMULATOR:
+            return self.of_file(path)
+        return SampleRunner(self._stack.enter_context(load_simulation(path, 1)))

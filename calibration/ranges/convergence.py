@@ -21,8 +21,9 @@ import numpy as np
 
 from calibration.errors import DataError
 from calibration.histogram.histogram import Histogram
-from calibration.histogram.methods import Method, amax_percentile
+from calibration.histogram.methods import amax_percentile
 from calibration.histogram.quantiles import median, quantile_above
+from calibration.ranges.ranges import RangeMethod
 from calibration.ranges.span import CONVERGENCE_FILE
 
 NUM_TENSORS = 16
@@ -85,7 +86,7 @@ class Convergence:
 class ConvergenceTracker:
     """Keeps the ranges at each part of a calibration; ``on_part`` is for ``calibration.histogram.collect``."""
 
-    def __init__(self, method: Method, percentile: float) -> None:
+    def __init__(self, method: RangeMethod, percentile: float) -> None:
         """``percentile`` counts for the method of that name, percent."""
         self._percentile = {"minmax": 100.0, "percentile": percentile}.get(method, PROXY_PERCENTILE)
         self._tensors: tuple[str, ...] = ()

@@ -137,20 +137,28 @@ def methods_of_tensors(ranges: RangesRecord) -> dict[str, Method]:
 
 
 def ranges_from_histograms(
-    histograms: Mapping[str, Histogram], method: Method, percentile: float, origin: Origin
+    histograms: Mapping[str, Histogram],
+    method: RangeMethod,
+    percentile: float,
+    origin: Origin,
+    methods: Mapping[str, Method] | None = None,
 ) -> RangesRecord:
     """Read every method's range from every tensor's histogram; ``method`` is the chosen one.
+
+    For ``auto`` each tensor's is that of ``methods``, or else entropy.
 
     Raises:
         DataError: the method is unknown, or ``percentile`` is not in (0, 100].
     """
-    if method not in METHODS:
-        raise DataError(f"calibration method '{method}': is unknown; choose one of {', '.join(METHODS)}")
+    if method not in (*METHODS, AUTO):
+        raise DataError(f"calibration method '{method}': is unknown; choose one of {', '.join((*METHODS, AUTO))}")
+    first: Method = "entropy" if method == AUTO else method
     # Tensors that have their values from another, in another shape, share its histogram: it is read once.
     distinct = {id(histogram): histogram for histogram in histograms.values()}
-    read = {key: _tensor_range(histogram, method, percentile) for key, histogram in distinct.items()}
+    read = {key: _tensor_range(histogram, first, percentile) for key, histogram in distinct.items()}
     tensors = {name: read[id(histograms[name])] for name in sorted(histograms)}
-    return RangesRecord(method, percentile, origin, tensors)
+    ranges = RangesRecord(method, percentile, origin, tensors)
+    return ranges.read_by(AUTO, methods) if methods and method == AUTO else ranges
 
 
 def _tensor_range(histogram: Histogram, method: Method, percentile: float) -> TensorRange:

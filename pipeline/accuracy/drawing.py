@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import onnx
 
 from calibration.analysis.rounding import FloatFeed
 from calibration.arrays import AnyArray
 from calibration.data.batches import Samples
 from calibration.data.source import spread, spread_order
 from calibration.graph.watched_outputs import num_computed_values
-from engines import backend
 from pipeline.accuracy.drawn_noise import Bound, DrawnNoise
-from pipeline.engine_runner import SIMULATOR, ModelRunner, SampleRunner, few, load_simulation
+from pipeline.engine_runner import SampleRunner, Sessions, few
 from pipeline.machine.progress import Bar
 
 
@@ -59,33 +55,6 @@ class Draws:
     bounds: Mapping[str, Bound | None]
     num_draws: int
     indices: tuple[int, ...]
-
-
-class Sessions:
-    """Opens models, for as long as the stack is entered."""
-
-    def __init__(self, stack: ExitStack, runner: ModelRunner, num_threads: int) -> None:
-        """``num_threads``: 0 for the runner's default."""
-        self._stack, self._runner, self._num_threads = stack, runner, num_threads
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
-        self._num = 0
-
-    def opened(self, proto: onnx.ModelProto) -> SampleRunner:
-        """A model in memory."""
-        self._num += 1
-        file = self._folder / f"{self._num}.onnx"
-        onnx.save(proto, file)
-        return self.of_file(file)
-
-    def of_file(self, path: Path) -> SampleRunner:
-        """A model in a file."""
-        return SampleRunner(self._stack.enter_context(backend(self._runner).load(path, num_threads=self._num_threads)))
-
-    def of_file_again(self, path: Path) -> SampleRunner:
-        """The same model, computed in another order where the runner can do so."""
-        if self._runner != SIMULATOR:
-            return self.of_file(path)
-        return SampleRunner(self._stack.enter_context(load_simulation(path, 1)))
 
 
 class Drawing:

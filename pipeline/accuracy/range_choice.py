@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -29,12 +25,8 @@ from calibration.graph.answers import answer_tensors
 from calibration.graph.watched_outputs import watch_tensors
 from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.ranges.ranges import AUTO, RangesRecord, spans_from_ranges
-from engines.contract import Runner
-from pipeline.engine_runner import SampleRunner
+from pipeline.engine_runner import Sessions
 from pipeline.machine.progress import Bar
-
-SessionOpener: TypeAlias = Callable[[Path], Runner]
-"""Opens a session of an ONNX file, to be entered."""
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +36,7 @@ def chosen_ranges(
     model: onnx.ModelProto,
     samples: Sequence[Mapping[str, AnyArray]],
     targets: Sequence[PlacementTarget],
-    load: SessionOpener,
+    sessions: Sessions,
 ) -> tuple[RangesRecord, RangeChoice | None]:
     """The ranges by the reading that the outputs are nearest to FP32's with, and how it was chosen.
 
@@ -54,21 +46,27 @@ def chosen_ranges(
         EngineError: the model with rounding in it cannot be run.
     """
     racing, answers = candidates(ranges.tensors), answer_tensors(model)
-    with ExitStack() as stack:
-        judge = _Judge(stack, watch_tensors(model, answers), answers, targets, load)
-        if len(racing) == 1 or not answers or not judge.load(ranges):
-            return ranges.read_by(AUTO, {}), None
-        spans = [spans_from_ranges(ranges.read_by(AUTO, candidate.methods)) for candidate in racing]
-        feeds = [[steps_feed(network.steps(each), None) for network in judge.networks] for each in spans]
-        judge.samples = [samples[index] for index in spread_order(len(samples), ROUNDS)]
-        bar = Bar("choose ranges", len(samples))
-        stack.callback(bar.close)
+    if len(racing) == 1 or not answers:
+        return ranges.read_by(AUTO, {}), None
+    watched, by_entropy = watch_tensors(model, answers), spans_from_ranges(ranges)
+    options = [PlacementOptions(target, arithmetic="u8s8") for target in targets]
+    networks = [n for each in options if (n := AdjustableNetwork(watched, each, by_entropy)).num_tensors]
+    if not networks:
+        return ranges.read_by(AUTO, {}), None
+    spans = [spans_from_ranges(ranges.read_by(AUTO, candidate.methods)) for candidate in racing]
+    feeds = [[steps_feed(network.steps(each), None) for network in networks] for each in spans]
+    ordered = [samples[index] for index in spread_order(len(samples), ROUNDS)]
+    judge = _Judge(sessions, [watched, *(network.model for network in networks)], ordered, answers)
+    bar = Bar("choose ranges", len(samples))
+    try:
 
         def ratios_of(index: int, which: range) -> Floats:
             bar.to(which.stop)
             return np.array([judge.ratio(sample, feeds[index]) for sample in which])
 
         end = race(len(racing), len(samples), ratios_of)
+    finally:
+        bar.close()
     winner = racing[end.winner]
     choice = RangeChoice(winner.name, tuple(targets), tuple(answers), _results(racing, end.ratios))
     log.info("%s", choice.sentence())
@@ -92,31 +90,14 @@ class _Judge:
 
     def __init__(
         self,
-        stack: ExitStack,
-        model: onnx.ModelProto,
+        sessions: Sessions,
+        models: Sequence[onnx.ModelProto],
+        samples: Sequence[Mapping[str, AnyArray]],
         answers: Sequence[str],
-        targets: Sequence[PlacementTarget],
-        load: SessionOpener,
     ) -> None:
-        self._stack, self._model, self._answers, self._targets = stack, model, answers, targets
-        self._load = load
-        self.samples: list[Mapping[str, AnyArray]] = []
-        self.networks: list[AdjustableNetwork] = []
+        self._runs = [sessions.opened(model) for model in models]
+        self._samples, self._answers = samples, answers
         self._expected: dict[int, dict[str, AnyArray]] = {}
-
-    def load(self, ranges: RangesRecord) -> bool:
-        """Open all sessions; whether there is anything in INT8."""
-        spans = spans_from_ranges(ranges)
-        options = [PlacementOptions(target, arithmetic="u8s8") for target in self._targets]
-        self.networks = [AdjustableNetwork(self._model, each, spans) for each in options]
-        self.networks = [network for network in self.networks if network.num_tensors]
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
-        self._runs = []
-        for index, proto in enumerate([self._model, *(network.model for network in self.networks)]):
-            path = folder / f"{index}.onnx"
-            onnx.save(proto, path)
-            self._runs.append(SampleRunner(self._stack.enter_context(self._load(path))))
-        return bool(self.networks)
 
     def ratio(self, sample: int, feeds: Sequence[Mapping[str, AnyArray]]) -> float:
         """Mean over the placements of a sample's SQNR, dB; 0 where it has none."""
@@ -129,5 +110,5 @@ class _Judge:
         return float(np.mean([ratio or 0.0 for ratio in ratios]))
 
     def _answer(self, index: int, sample: int, feed: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-        outputs = self._runs[index]({**self.samples[sample], **feed})
+        outputs = self._runs[index]({**self._samples[sample], **feed})
         return {name: outputs[name] for name in self._answers}

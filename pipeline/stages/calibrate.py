@@ -6,8 +6,8 @@ import json
 import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,7 +33,7 @@ from engines.contract import Array, Runner
 from engines.errors import EngineError
 from pipeline.accuracy.range_choice import chosen_ranges
 from pipeline.artifact import OnnxModel, Ranges
-from pipeline.engine_runner import ModelRunner, fixed_batch
+from pipeline.engine_runner import ModelRunner, Sessions, fixed_batch
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import Bar
 from pipeline.option import check_bounds, option
@@ -96,7 +96,7 @@ class Calibrate(Stage):
         watched = watched_tensors(proto, self.watch, possible)
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
-        tracker = ConvergenceTracker("entropy" if self.method == AUTO else self.method, self.percentile)
+        tracker = ConvergenceTracker(self.method, self.percentile)
         recorder = SampleRecorder(spread(samples.num_samples, NUM_SAMPLES) if self.method == AUTO else ())
         histograms = self._pass(model, watched_model, samples, tracker.on_part, recorder)
         convergence = tracker.convergence(samples.num_samples, histograms)
@@ -108,8 +108,7 @@ class Calibrate(Stage):
             histograms |= self._pass(model, watched_model, samples)
         watched_model.unlink()
         origin = Origin(model.digest(), samples.digest(), samples.num_samples, self.versions(), tensor_digests(proto))
-        first = "entropy" if self.method == AUTO else self.method
-        ranges = ranges_from_histograms(histograms, first, self.percentile, origin)
+        ranges = ranges_from_histograms(histograms, self.method, self.percentile, origin)
         folder = out / "ranges"
         folder.mkdir()
         if self.method == AUTO:
@@ -126,8 +125,9 @@ class Calibrate(Stage):
     ) -> RangesRecord:
         """The ranges by the readings that the outputs ask for; why stands in the folder."""
         targets = TARGETS.get(self.watch, TARGETS["placements"])
-        load = partial(backend(self.runner).load, num_threads=self.num_threads)
-        chosen, choice = chosen_ranges(ranges, proto, recorder.rows, targets, load)
+        with ExitStack() as stack:
+            sessions = Sessions(stack, self.runner, self.num_threads)
+            chosen, choice = chosen_ranges(ranges, proto, recorder.rows, targets, sessions)
         if choice is not None:
             write_choice(choice, folder)
         return chosen

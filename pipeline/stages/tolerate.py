@@ -28,7 +28,6 @@ from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.precision.scale import Arithmetic
 from calibration.precision.watch import watched_tensors
 from calibration.ranges.ranges import (
-    AUTO,
     METHODS,
     Origin,
     RangeMethod,
@@ -39,9 +38,9 @@ from calibration.ranges.ranges import (
 from engines import backend, module_of
 from engines.backends import onnxruntime
 from engines.precision import precision_named
-from pipeline.accuracy.drawing import Drawing, Drawn, Lot, Round, Sessions, draw_lots
+from pipeline.accuracy.drawing import Drawing, Drawn, Lot, Round, draw_lots
 from pipeline.artifact import OnnxModel, Tolerances
-from pipeline.engine_runner import ModelRunner, SampleRunner, few
+from pipeline.engine_runner import ModelRunner, SampleRunner, Sessions, few
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
@@ -163,9 +162,7 @@ class Tolerate(Stage):
         origin = Origin("", "", samples.num_samples)
 
         def read(histograms: Mapping[str, Histogram], method: RangeMethod) -> RangesRecord:
-            first = "entropy" if method == AUTO else method
-            ranges = ranges_from_histograms(histograms, first, rounding.percentile, origin)
-            return ranges.read_by(AUTO, rounding.methods) if method == AUTO else ranges
+            return ranges_from_histograms(histograms, method, rounding.percentile, origin, rounding.methods)
 
         methods: tuple[RangeMethod, ...] = METHODS if rounding.method == "any" else (rounding.method,)
         spans = [[spans_from_ranges(read(half, method)) for half in halves] for method in methods]
