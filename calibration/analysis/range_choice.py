@@ -16,20 +16,19 @@ reading with the least noise at the outputs. It took 30 times the runs and was n
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from calibration.analysis.sqnr import sqnr_db
+from calibration.analysis.sqnr import sqnr_db_of
 from calibration.arrays import AnyArray, Floats
-from calibration.errors import DataError
 from calibration.histogram.methods import Method
 from calibration.ranges.ranges import METHODS, TensorRange
+from calibration.ranges.side_file import read_side_file, write_side_file
 
 MARGINS_DB = (6.0, 3.0, 1.0)
 """6 dB is one of the eight bits."""
@@ -165,18 +164,14 @@ def sample_sqnr_db(expected: Mapping[str, AnyArray], answered: Mapping[str, AnyA
         have = answered[name]
         if want.shape != have.shape:
             continue
-        with np.errstate(all="ignore"):
-            signal = float(np.square(want, dtype=np.float64).sum())
-            noise = float(np.square(np.subtract(have, want, dtype=np.float64)).sum())
-        if signal and math.isfinite(signal):
-            ratios.append(max(min(sqnr_db(signal, noise), MOST_DB), -MOST_DB))
+        if np.isfinite(want).all() and want.any():
+            ratios.append(max(min(sqnr_db_of(want, have), MOST_DB), -MOST_DB))
     return float(np.mean(ratios)) if ratios else None
 
 
 def write_choice(choice: RangeChoice, folder: Path) -> None:
     """Write ``choice.json`` into a folder of ranges."""
-    text = json.dumps(asdict(choice), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / CHOICE_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
+    write_side_file(folder / CHOICE_FILE, asdict(choice))
 
 
 def choice_from_folder(folder: Path) -> RangeChoice | None:
@@ -185,13 +180,10 @@ def choice_from_folder(folder: Path) -> RangeChoice | None:
     Raises:
         DataError: the file is damaged.
     """
-    where = folder / CHOICE_FILE
-    if not where.is_file():
-        return None
-    try:
-        record = json.loads(where.read_text(encoding="utf-8"))
-        results = tuple(CandidateResult(**row) for row in record["results"])
-        names = {key: tuple(map(str, record[key])) for key in ("placements", "outputs")}
-        return RangeChoice(str(record["winner"]), names["placements"], names["outputs"], results)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{where}: is damaged ({error}); delete it, or calibrate again") from error
+    return read_side_file(folder / CHOICE_FILE, _choice)
+
+
+def _choice(record: dict[str, Any]) -> RangeChoice:
+    results = tuple(CandidateResult(**row) for row in record["results"])
+    placements, outputs = (tuple(map(str, record[key])) for key in ("placements", "outputs"))
+    return RangeChoice(str(record["winner"]), placements, outputs, results)

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
+from calibration.arrays import AnyArray
+
+
+def sqnr_db_of(expected: AnyArray, actual: AnyArray) -> float:
+    """Of two arrays of one shape, in double precision; noise that is no finite number leaves nothing of the signal."""
+    with np.errstate(all="ignore"):
+        signal = float(np.square(expected, dtype=np.float64).sum())
+        noise = float(np.square(np.subtract(actual, expected, dtype=np.float64)).sum())
+    return sqnr_db(signal, noise if math.isfinite(noise) else math.inf)
+
 
 def sqnr_db(signal: float, noise: float) -> float:
     """10 log10(signal / noise) of two sums of squares; inf where there is no noise, -inf where no number is left."""

@@ -6,24 +6,24 @@ would cost a tenth of a calibration, so for these the 99.99th percentile of |x| 
 tail; ``minmax`` and ``percentile`` are read as they are.
 
 The curve depends on the order of the samples, as ranges do not; so it is a file of its own beside them,
-``convergence.json``, that merging leaves out and no digest covers.
+``settling.json``, that merging leaves out and no digest covers.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from calibration.errors import DataError
 from calibration.histogram.histogram import Histogram
 from calibration.histogram.methods import amax_percentile
 from calibration.histogram.quantiles import median, quantile_above
 from calibration.ranges.ranges import RangeMethod
+from calibration.ranges.side_file import read_side_file, write_side_file
 from calibration.ranges.span import CONVERGENCE_FILE
 
 NUM_TENSORS = 16
@@ -133,30 +133,26 @@ def _settled_at(points: tuple[Point, ...]) -> int | None:
 
 
 def write_convergence(convergence: Convergence, folder: Path) -> None:
-    """Write ``convergence.json`` into a folder of ranges."""
-    text = json.dumps(asdict(convergence), indent=1, ensure_ascii=False)
-    (folder / CONVERGENCE_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
+    """Write its file into a folder of ranges."""
+    write_side_file(folder / CONVERGENCE_FILE, asdict(convergence))
 
 
 def convergence_from_folder(folder: Path) -> Convergence | None:
-    """Read ``convergence.json``; None where there is none, as beside merged or imported ranges.
+    """Read it; None where there is none, as beside merged or imported ranges.
 
     Raises:
         DataError: the file is damaged.
     """
-    where = folder / CONVERGENCE_FILE
-    if not where.is_file():
-        return None
-    try:
-        record = json.loads(where.read_text(encoding="utf-8"))
-        points = tuple(
-            Point(int(row["num_samples"]), float(row["median_change"]), float(row["most_change"]))
-            for row in record["points"]
-        )
-        values = {row.name: record[row.name] for row in fields(Convergence)}
-        convergence = Convergence(**{**values, "tensors": tuple(map(str, record["tensors"])), "points": points})
-        if not points or not (convergence.settled_at is None or isinstance(convergence.settled_at, int)):
-            raise ValueError("no points, or no number of samples")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{where}: is damaged ({error}); delete it, or calibrate again") from error
+    return read_side_file(folder / CONVERGENCE_FILE, _convergence)
+
+
+def _convergence(record: dict[str, Any]) -> Convergence:
+    points = tuple(
+        Point(int(row["num_samples"]), float(row["median_change"]), float(row["most_change"]))
+        for row in record["points"]
+    )
+    values = {row.name: record[row.name] for row in fields(Convergence)}
+    convergence = Convergence(**{**values, "tensors": tuple(map(str, record["tensors"])), "points": points})
+    if not points or not (convergence.settled_at is None or isinstance(convergence.settled_at, int)):
+        raise ValueError("no points, or no number of samples")
     return convergence

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.analysis.sqnr import sqnr_db
+from calibration.analysis.sqnr import sqnr_db_of
 from calibration.ranges.ranges import RangesRecord
 from engines.contract import Array
 from pipeline.accuracy.comparison import Tolerance
@@ -48,7 +48,7 @@ def too_noisy(
         if bound is None:
             continue
         indices = np.asarray(record["indices"])
-        ratio_db = _sqnr_db(reference[name][indices], candidate[name][indices])
+        ratio_db = sqnr_db_of(reference[name][indices], candidate[name][indices])
         if not ratio_db >= bound["min_sqnr_db"]:
             sentences.append(
                 f"output '{name}' has an SQNR of {ratio_db:.1f} dB on {record['num_samples']} samples, below the "
@@ -78,10 +78,3 @@ def unlike_ranges(record: Mapping[str, Any], ranges: RangesRecord) -> list[str]:
         f"{len(ratios)} tensors; '{name}' is ±{ranges.tensors[name].amax:.4g} and was ±{record['amaxes'][name]:.4g}): "
         "calibration saw other data, or its ranges were changed; calibrate again on samples like the evaluation samples"
     ]
-
-
-def _sqnr_db(expected: Array, actual: Array) -> float:
-    want, have = expected.astype(np.float64), actual.astype(np.float64)
-    with np.errstate(all="ignore"):
-        noise = float(np.square(have - want).sum())
-    return sqnr_db(float(np.square(want).sum()), noise if math.isfinite(noise) else math.inf)
