@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 
 from benchmarks.calibration import cpu_name
 from benchmarks.candidates import ORT, READER, python, trtforge
+from benchmarks.networks import NETWORKS
 from calibration.analysis.range_choice import choice_from_folder, sample_sqnr_db
 from calibration.data.batches import input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
@@ -66,17 +67,12 @@ class Judged:
 
 def networks(folder: Path) -> Iterator[Network]:
     """What is there of the known ones."""
-    for name, source, data, scale in (
-        ("DS-CNN, keyword spotting", "kws_dscnn/kws_ref_model", "kws_dscnn/kws01.npz", 1.0),
-        ("ResNet8, CIFAR-10", "resnet8_cifar10/resnet8_savedmodel", "resnet8_cifar10/cifar10_jpeg_subset.npz", 1.0),
-        ("MobileNetV2-like, Fashion-MNIST", "fashion_mnist/fashion_mnv2_tiny_savedmodel",
-         "fashion_mnist/fashion_mnist_subset.npz", 1 / 255),
-    ):  # fmt: skip
-        if (folder / source).exists():
-            with np.load(folder / data) as stored:
-                calibration, evaluation = (np.asarray(Preprocess(scale=scale, dtype="float32")(stored[k]), np.float32)
-                                           for k in ("x_calib", "x_test"))  # fmt: skip
-            yield Network(name, folder / source, calibration, evaluation)
+    for known in NETWORKS:
+        if (folder / known.source).is_dir():  # Not the Keras files of the same weights.
+            preprocess = Preprocess(scale=known.scale, dtype="float32")
+            with np.load(folder / known.data) as stored:
+                samples = [np.asarray(preprocess(stored[key]), np.float32) for key in ("x_calib", "x_test")]
+            yield Network(known.name, folder / known.source, *samples)
     lite = folder / "efficientnet_lite1"
     if lite.exists():
         images = [photos(lite / kind, lite / f"{kind}.csv") for kind in ("calibration", "evaluation")]
