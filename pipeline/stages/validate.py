@@ -122,11 +122,16 @@ class Judged:
         """The record of the derived tolerances, where they hold.
 
         Raises:
-            ConfigError: they are for engines of another precision.
+            ConfigError: they are for engines of another precision, or of an earlier version of the program.
         """
         if self.tolerances is None or not tolerance.derived:
             return None
         record = self.tolerances.read()
+        if "indices" not in record:
+            raise ConfigError(
+                "tolerances: were derived by an earlier version, which does not say on which samples; derive them "
+                "again, or pack the bundle again"
+            )
         if record["precision"] != self.precision:
             raise ConfigError(
                 f"{self.tolerances.path}: is for {record['precision']} engines, {self.precision} is judged; derive "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,13 @@ def test_each_option_is_bounded() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_tolerances_hold_by_default(precision: str) -> None:
     assert Validate().tolerance(precision).derived
+
+
+def test_tolerances_of_an_earlier_version_are_refused(fp32: OnnxModel, samples: Samples) -> None:
+    tolerances = derived(fp32, samples, Rounding("fp16", "none"))
+    record = tolerances.read()
+    del record["indices"]
+    tolerances.path.write_text(json.dumps(record))
+    judged = Judged(Judge("", "", Path()), "fp16", None, tolerances)
+    with pytest.raises(ConfigError, match="derived by an earlier version, .* pack the bundle again"):
+        judged.derived(Tolerance())
