@@ -211,5 +211,5 @@ def test_tolerances_of_an_earlier_version_are_refused(fp32: OnnxModel, samples: 
     del record["indices"]
     tolerances.path.write_text(json.dumps(record))
     judged = Judged(Judge("", "", Path()), "fp16", None, tolerances)
-    with pytest.raises(ConfigError, match="derived by an earlier version, .* pack the bundle again"):
+    with pytest.raises(ConfigError, match=r"derived by an earlier version, .* pack the bundle again"):
         judged.derived(Tolerance())
