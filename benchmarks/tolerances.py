@@ -320,8 +320,8 @@ def page(tallies: dict[tuple[str, str], Tally], bounds: list[str], methods: list
         "",
         "## What was derived, and where sound engines are",
         "",
-        "SQNR in dB: of the engines that were drawn at random (mean ± standard deviation), the bound, the sound engine's "
-        "on all samples; the derived atol; the SQNR of one FP32 run against another.",
+        "SQNR in dB: of the engines that were drawn at random (mean ± standard deviation), the bound, the sound "
+        "engine's on all samples; the derived atol; the SQNR of one FP32 run against another.",
         "",
         "| network | engine | method | drawn | bound | sound engine | atol | FP32 again |",
         "|---|---|---|---:|---:|---:|---:|---:|",
