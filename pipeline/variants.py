@@ -111,10 +111,15 @@ def is_native(plan: Plan, variant: Variant) -> bool:
 def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -> Engine:
     """What answers for the engine's accuracy: itself, or where it cannot run, the simulation of its model.
 
+    In FP32 both are the model itself where it runs as the reference does; the store then serves what that answered.
+
     Raises:
         Unavailable: it cannot run, and its model is no simulation of it, as with native INT8.
     """
     reason = backend(variant.backend).why_not_run()
+    runtime = variant.backend if not reason else SIMULATOR
+    if variant.precision.is_full and runtime == plan.validate.reference:
+        return Engine(made.models[variant].path, runtime)  # What the reference is, so that it is not computed again.
     if not reason:
         return engine
     if is_native(plan, variant):

@@ -250,8 +250,16 @@ def test_what_cannot_run_here_is_simulated_and_not_timed(folder: Path, monkeypat
     timed = {row["name"] for row in found.timings.read()["timings"]}
     assert timed == {"fp32@onnxruntime", "int8@onnxruntime"}
     for variant, outputs in found.outputs.items():
-        assert (SIMULATION in outputs.path.read_text()) is (variant.backend == "reference")
+        by_simulation = variant.name == "int8@reference"
+        assert (SIMULATION in outputs.path.read_text()) is by_simulation
         assert found.verdicts[variant].read()["passed"]
+
+
+def test_fp32_that_runs_as_the_reference_does_is_not_computed_again(folder: Path) -> None:
+    found = made_by(folder, "infer")
+    assert found.reference is not None
+    same = {variant.name for variant, outputs in found.outputs.items() if outputs.path == found.reference.path}
+    assert same == {"fp32@onnxruntime"}
 
 
 @pytest.mark.skipif(
