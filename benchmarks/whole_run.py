@@ -1,31 +1,150 @@
-"""What a whole run costs, stage by stage: CPU seconds of this process and its children, and the peak of memory.
+"""What a whole run costs: by stage, beside its lower bound, and beside the same job made by hand.
 
-Runs the stages of a plan in an empty store, all in one process, as `trtforge run` does, so its sum is that
-command's but for the report. Usage::
+CPU seconds are of all threads and all children; peak memory is that of the whole tree of processes, looked at every
+50 ms (pages that processes share count in each). Everything of a network is measured in one run, one thing after the
+other, so that ratios hold on a machine that others use too; seconds do less so.
 
-    python benchmarks/whole_run.py PLAN.toml --output benchmarks/results/whole_run.md
+- *Ours*: the stages of a plan in an empty store, as `trtforge run` does: fp32, fp16 and int8, for onnxruntime and
+  tensorrt_rtx, 128 calibration and 256 evaluation images.
+- *Lower bound*: what no such run can do without: the converter, one pass of the trained network over the evaluation
+  images, one of each model that answers, one pass over the calibration images, each a process of its own with nothing
+  else in it; and the builder's and the benchmark's own time, taken from our run.
+- *By hand*: tf2onnx, quant_pre_process, quantize_static with Entropy, ONNX Runtime's converter to float16,
+  ``polygraphy run`` of the three models, and a loop that times each at batch 1. It builds nothing for TensorRT.
+
+Networks: keras.applications with random weights, as in `benchmarks/calibration.py`; and any plan. Usage::
+
+    python benchmarks/whole_run.py FOLDER --plans PLAN.toml --output benchmarks/results/whole_run.md
+
+FOLDER keeps the networks and images.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import resource
+import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 
-from benchmarks.calibration import cpu_name
-from pipeline.flow import run
-from pipeline.plan import read_plan
+from benchmarks.calibration import EXPORT, MODELS, Cost, aside, cpu_name, make_images, run
+from calibration.data.batches import input_specs_from_onnx
+from pipeline.flow import run as run_plan
+from pipeline.plan import Plan, read_plan
+from pipeline.results import Results
 from pipeline.store import Store
 
 T = TypeVar("T")
+
+NUM_CALIBRATION, NUM_EVALUATION, BATCH = 128, 256, 32
+SETTLE_SECONDS, PAGE = 0.05, os.sysconf("SC_PAGESIZE")
+MOST_GIB = 20.0
+TIMED_SECONDS = 3.0
+"""Of each model by hand; our own benchmark chooses by itself, and interleaves."""
+PLAN = """\
+[model]
+source = "{name}_saved"
+[model.inputs.keras_tensor]
+min = [1, 224, 224, 3]
+opt = [8, 224, 224, 3]
+max = [32, 224, 224, 3]
+[data]
+calibration = {{ path = "{name}_calibration.npy" }}
+evaluation = {{ path = "{name}_evaluation.npy" }}
+[variants]
+precisions = ["fp32", "fp16", "int8"]
+backends = ["onnxruntime", "tensorrt_rtx"]
+[benchmark]
+num_threads = 1
+"""
+TRAINED = """
+import sys, numpy as np, tensorflow as tf
+saved, data, batch = sys.argv[1], np.load(sys.argv[2], mmap_mode="r"), int(sys.argv[3])
+function = tf.saved_model.load(saved).signatures["serving_default"]
+name = next(iter(function.structured_input_signature[1]))
+for row in range(0, len(data), batch):
+    function(**{name: tf.constant(np.array(data[row : row + batch]))})
+"""
+PASS = """
+import sys, numpy as np, onnxruntime as ort
+session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+name, data, batch = session.get_inputs()[0].name, np.load(sys.argv[2], mmap_mode="r"), int(sys.argv[3])
+for row in range(0, len(data), batch):
+    session.run(None, {name: np.array(data[row : row + batch])})
+"""
+TO_FLOAT16 = """
+import sys, onnx
+from onnxruntime.transformers.float16 import convert_float_to_float16
+onnx.save(convert_float_to_float16(onnx.load(sys.argv[1]), keep_io_types=True), sys.argv[2])
+"""
+TO_INT8 = """
+import sys, numpy as np
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, quantize_static
+from onnxruntime.quantization.calibrate import CalibrationDataReader
+from onnxruntime.quantization.shape_inference import quant_pre_process
+model, data, prepared, out, name = sys.argv[1:]
+class Reader(CalibrationDataReader):
+    def __init__(self): self.images, self.row = np.load(data, mmap_mode="r"), 0
+    def get_next(self):
+        self.row += 1
+        return None if self.row > len(self.images) else {name: np.array(self.images[self.row - 1 : self.row])}
+quant_pre_process(model, prepared, skip_symbolic_shape=True)
+quantize_static(prepared, out, Reader(), quant_format=QuantFormat.QDQ, calibrate_method=CalibrationMethod.Entropy)
+"""
+LOADER = """
+import numpy as np
+def load_data():
+    data = np.load({data!r}, mmap_mode="r")
+    for row in range(0, len(data), {batch}):
+        yield {{{name!r}: np.array(data[row : row + {batch}])}}
+"""
+LOOP = """
+import sys, time, numpy as np, onnxruntime as ort
+settings = ort.SessionOptions()
+settings.intra_op_num_threads = 1
+session = ort.InferenceSession(sys.argv[1], settings, providers=["CPUExecutionProvider"])
+feed = {session.get_inputs()[0].name: np.array(np.load(sys.argv[2], mmap_mode="r")[:1])}
+end, times = time.perf_counter() + float(sys.argv[3]), []
+while time.perf_counter() < end:
+    start = time.perf_counter()
+    session.run(None, feed)
+    times.append(time.perf_counter() - start)
+print(np.percentile(times, [50, 99]))
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stage, or a process, and what it took."""
+
+    name: str
+    cpu_s: float
+    peak_mib: float
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network: ours by stage, the lower bound by part, and by hand by process."""
+
+    name: str
+    ours: tuple[Part, ...]
+    total: Part
+    bound: tuple[Part, ...]
+    by_hand: tuple[Part, ...]
 
 
 def cpu_seconds() -> float:
@@ -33,10 +152,15 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def peak_mb() -> float:
-    """The largest that this process or one of its children has been so far."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024
+def resident_bytes(process: int) -> int:
+    """Of a process and all below it; 0 if it has just ended."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        threads = list(Path(f"/proc/{process}/task").iterdir())
+        children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    except (OSError, IndexError):
+        return 0
+    return pages * PAGE + sum(resident_bytes(child) for child in children)
 
 
 class TimedStore(Store):
@@ -45,7 +169,7 @@ class TimedStore(Store):
     def __init__(self, folder: Path) -> None:
         """An empty folder."""
         super().__init__(folder)
-        self.costs: list[tuple[str, float, float]] = []
+        self.parts: list[Part] = []
 
     def run(self, stage: Any, *inputs: Any, **named: Any) -> Any:
         """As ``Store.run``."""
@@ -57,39 +181,194 @@ class TimedStore(Store):
 
     def _noted(self, stage: Any, make: Callable[[], T]) -> T:
         start = cpu_seconds()
-        made = make()
-        self.costs.append((type(stage).__name__.lower(), cpu_seconds() - start, peak_mb()))
+        with watched_memory() as peak:
+            made = make()
+        self.parts.append(Part(type(stage).__name__.lower(), cpu_seconds() - start, max(peak) / 2**20))
         return made
 
+    def by_stage(self) -> list[Part]:
+        """In order of the first run of each."""
+        stages = []
+        for name in dict.fromkeys(part.name for part in self.parts):
+            own = [part for part in self.parts if part.name == name]
+            stages.append(Part(name, sum(p.cpu_s for p in own), max(p.peak_mib for p in own), len(own)))
+        return stages
 
-def page(plan: Path, costs: list[tuple[str, float, float]], total: float) -> str:
-    """The table by stage, in order of the first run of each."""
-    lines = ["# What a whole run costs", "", f"`python {' '.join(['benchmarks/whole_run.py', *sys.argv[1:]])}`", ""]
-    lines += [
-        f"{plan.name}; {cpu_name()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end.",
-        "",
-    ]
-    lines += ["| stage | times | CPU s | peak of memory so far, MB |", "|---|---:|---:|---:|"]
-    for name in dict.fromkeys(name for name, _, _ in costs):
-        own = [(seconds, peak) for stage, seconds, peak in costs if stage == name]
-        lines.append(f"| {name} | {len(own)} | {sum(s for s, _ in own):.1f} | {max(peak for _, peak in own):.0f} |")
-    lines += [f"| all, with reading the plan and imports | | {total:.1f} | {peak_mb():.0f} |", ""]
-    return "\n".join(lines)
+
+@contextmanager
+def watched_memory() -> Iterator[list[int]]:
+    """A list that grows by the bytes of this process and its children, as long as it is entered."""
+    seen, ended = [resident_bytes(os.getpid())], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(SETTLE_SECONDS):
+            seen.append(resident_bytes(os.getpid()))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
+def run_stages(path: Path, folder: Path) -> None:
+    """Ours, in this process: the models, the samples as arrays, and ``parts.json``, go to the folder."""
+    store = TimedStore(folder / "store")
+    plan = read_plan(path)
+    made = run_plan(plan, store, "benchmark")
+    total = Part("all, with imports and reading the plan", cpu_seconds(), max(part.peak_mib for part in store.parts))
+    keep(plan, made, folder)
+    (folder / "parts.json").write_text(json.dumps([vars(part) for part in (*store.by_stage(), total)]))
+
+
+def keep(plan: Plan, made: Results, folder: Path) -> None:
+    """The models that answered, each once, and the samples as the network gets them: what the other two start from."""
+    network = next(iter(made.networks.values()))
+    models = dict.fromkeys([network.fp32.path, *(model.path for model in made.models.values())])
+    for number, model in enumerate(models):
+        shutil.copyfile(model, folder / f"model{number}.onnx")
+    specs = input_specs_from_onnx(network.fp32.path)
+    if len(specs) != 1:
+        raise SystemExit(f"{plan.path}: has {len(specs)} inputs; the other two ways are for one")
+    for kind, samples in (("calibration", made.calibration), ("evaluation", made.evaluation)):
+        assert samples is not None
+        np.save(folder / f"{kind}.npy", np.concatenate([feed[specs[0].name] for feed in samples.batches(BATCH)]))
+    (folder / "network.json").write_text(json.dumps({"input": specs[0].name, "source": str(made.source.path)}))
+
+
+def measured(name: str, path: Path) -> Measured:
+    """Ours, the lower bound, and by hand."""
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        aside(run_stages, path, folder)
+        *ours, total = [Part(**part) for part in json.loads((folder / "parts.json").read_text())]
+        commands = Commands(folder)
+        bound = [commands.part(part, *command) for part, command in commands.of_bound().items()]
+        bound += [part for part in ours if part.name in ("build", "benchmark")]
+        by_hand = [commands.part(part, *command) for part, command in commands.by_hand().items()]
+        return Measured(name, tuple(ours), total, tuple(bound), tuple(part for part in by_hand if part))
+
+
+class Commands:
+    """The processes of the lower bound and of the way by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        """What `keep` left there."""
+        self._folder = folder
+        facts = json.loads((folder / "network.json").read_text())
+        self._input, self._source = facts["input"], Path(facts["source"])
+        self._evaluation, self._calibration = str(folder / "evaluation.npy"), str(folder / "calibration.npy")
+        self._from_tensorflow = self._source.is_dir()
+
+    def part(self, name: str, *command: str) -> Part:
+        """Run it as a process, and say what it took; NaN where it failed or took more than ``MOST_GIB``."""
+        cost = run([sys.executable, *command], self._folder, MOST_GIB) or Cost(np.nan, np.nan, np.nan)
+        return Part(name, cost.cpu_s, cost.peak_mib)
+
+    def _converter(self) -> dict[str, tuple[str, ...]]:
+        out = str(self._folder / "converted.onnx")
+        if not self._from_tensorflow:
+            return {}
+        return {
+            "tf2onnx": ("-m", "tf2onnx.convert", "--saved-model", str(self._source), "--opset", "17", "--output", out)
+        }
+
+    def of_bound(self) -> dict[str, tuple[str, ...]]:
+        """By name."""
+        parts = self._converter()
+        if self._from_tensorflow:
+            parts["a pass of the trained network"] = ("-c", TRAINED, str(self._source), self._evaluation, str(BATCH))
+        for model in sorted(self._folder.glob("model*.onnx")):
+            parts[f"a pass of {model.name}"] = ("-c", PASS, str(model), self._evaluation, str(BATCH))
+        first = str(self._folder / "model0.onnx")
+        return parts | {"a pass over the calibration images": ("-c", PASS, first, self._calibration, "1")}
+
+    def by_hand(self) -> dict[str, tuple[str, ...]]:
+        """By name; the models are made of ours in FP32, which tf2onnx's would be too."""
+        fp32 = str(self._folder / "model0.onnx")
+        fp16, int8, prepared = (str(self._folder / f"{name}.onnx") for name in ("fp16", "int8", "prepared"))
+        loader, polygraphy = self._folder / "loader.py", str(Path(sys.executable).with_name("polygraphy"))
+        loader.write_text(LOADER.format(data=self._evaluation, batch=BATCH, name=self._input))
+        parts = self._converter() | {
+            "convert_float_to_float16": ("-c", TO_FLOAT16, fp32, fp16),
+            "quant_pre_process, quantize_static": ("-c", TO_INT8, fp32, self._calibration, prepared, int8, self._input),
+        }
+        for name, model in (("fp32", fp32), ("fp16", fp16), ("int8", int8)):
+            out = ("--data-loader-script", str(loader), "--save-outputs", str(self._folder / f"{name}.json"))
+            parts[f"polygraphy run {name}"] = (polygraphy, "run", model, "--onnxrt", *out)
+        for name, model in (("fp32", fp32), ("fp16", fp16), ("int8", int8)):
+            parts[f"a timing loop, {name}"] = ("-c", LOOP, model, self._evaluation, str(TIMED_SECONDS))
+        return parts
+
+
+def make_network(folder: Path, name: str) -> Path:
+    """Its SavedModel, images and plan, unless they are there."""
+    plan, images = folder / f"{name}.toml", folder / f"{name}_images.npy"
+    if not plan.exists():
+        aside(make_images, images, NUM_CALIBRATION + NUM_EVALUATION, MODELS[name])
+        command = [sys.executable, "-c", EXPORT, name, str(images), str(folder / f"{name}_saved")]
+        subprocess.run(command, check=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True)
+        stored = np.load(images, mmap_mode="r")
+        np.save(folder / f"{name}_calibration.npy", stored[:NUM_CALIBRATION])
+        np.save(folder / f"{name}_evaluation.npy", stored[NUM_CALIBRATION:])
+        plan.write_text(PLAN.format(name=name), encoding="utf-8")
+    return plan
+
+
+def table(title: str, parts: tuple[Part, ...], total: Part) -> list[str]:
+    """The parts and their sum."""
+    lines = ["", f"| {title} | times | CPU s | peak MiB |", "|---|---:|---:|---:|"]
+    lines += [f"| {part.name} | {part.times} | {part.cpu_s:.1f} | {part.peak_mib:.0f} |" for part in parts]
+    return [*lines, f"| **{total.name}** | | **{total.cpu_s:.1f}** | {total.peak_mib:.0f} |"]
+
+
+def sum_of(parts: tuple[Part, ...], name: str) -> Part:
+    """Without what failed, which makes a sum too small; the table has it as nan."""
+    return Part(name, float(np.nansum([p.cpu_s for p in parts])), float(np.nanmax([p.peak_mib for p in parts])))
+
+
+def page(networks: list[Measured], folder: Path) -> str:
+    """The results as Markdown."""
+    command = " ".join(["python", "benchmarks/whole_run.py", *sys.argv[1:]]).replace(str(folder), "FOLDER")
+    lines = ["# What a whole run costs", "", f"`{command}`", ""]
+    lines.append(
+        f"{cpu_name()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end. CPU seconds of all "
+        "threads; peak memory of all processes together, by stage. What each column is: see the head of the script."
+    )
+    lines += ["", "| | ours, CPU s | lower bound | ours / bound | by hand | ours / by hand |", "|---" * 6 + "|"]
+    for each in networks:
+        ours, bound, by_hand = each.total.cpu_s, sum_of(each.bound, "").cpu_s, sum_of(each.by_hand, "").cpu_s
+        lines.append(
+            f"| {each.name} | {ours:.0f} | {bound:.0f} | {ours / bound:.2f} | {by_hand:.0f} | {ours / by_hand:.2f} |"
+        )
+    for each in networks:
+        lines += ["", f"## {each.name}", *table("ours", each.ours, each.total)]
+        lines += table("lower bound", each.bound, sum_of(each.bound, "sum"))
+        lines += table("by hand", each.by_hand, sum_of(each.by_hand, "sum"))
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    """Run a plan and write the page."""
+    """Measure each network and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plan", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--plans", nargs="*", type=Path, default=[], help="plans of other networks")
     parser.add_argument("--output", type=Path, help="the Markdown file to write")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        store = TimedStore(Path(folder) / "store")
-        run(read_plan(options.plan), store, "benchmark")
-    text = page(options.plan, store.costs, cpu_seconds())
+    folder = options.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    plans = {plan.resolve().parent.name: plan.resolve() for plan in options.plans}
+    plans |= {name: make_network(folder, name) for name in options.models}
+    networks = []
+    for name, plan in plans.items():
+        networks.append(measured(name, plan))
+        text = page(networks, folder)
+        if options.output is not None:
+            options.output.write_text(text, encoding="utf-8")
     print(text)
-    if options.output is not None:
-        options.output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

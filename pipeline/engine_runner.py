@@ -99,6 +99,7 @@ class Sessions:
         self._stack, self._runner, self._num_threads = stack, runner, num_threads
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
         self._num = 0
+        self._twice: dict[Path, tuple[SampleRunner, SampleRunner]] = {}
 
     def opened(self, proto: onnx.ModelProto) -> SampleRunner:
         """A model in memory."""
@@ -111,8 +112,12 @@ class Sessions:
         """A model in a file."""
         return SampleRunner(self._stack.enter_context(backend(self._runner).load(path, num_threads=self._num_threads)))
 
-    def of_file_again(self, path: Path) -> SampleRunner:
-        """The same model, computed in another order where the runner can do so."""
-        if self._runner != SIMULATOR:
-            return self.of_file(path)
-        return SampleRunner(self._stack.enter_context(load_simulation(path, 1)))
+    def of_file_twice(self, path: Path) -> tuple[SampleRunner, SampleRunner]:
+        """The model, and the same computed in another order where the runner can do so; opened when first asked for."""
+        if path not in self._twice:
+            first = self.of_file(path)
+            if self._runner != SIMULATOR:
+                self._twice[path] = first, first
+            else:
+                self._twice[path] = first, SampleRunner(self._stack.enter_context(load_simulation(path, 1)))
+        return self._twice[path]

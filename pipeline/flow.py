@@ -32,6 +32,7 @@ from pipeline.store import Store
 from pipeline.variants import (
     check_shape_ranges,
     evidence_of,
+    is_reference,
     judge_of,
     judged_engine,
     rounding_of,
@@ -109,7 +110,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     for variant in variants(plan, until):
         made.models[variant] = written_model(plan, store, made, variant)
     if plan.stage(until).NEEDS_TOLERANCES:
-        derive(plan, store, made)
+        derive(plan, store, made, until)
     return made
 
 
@@ -215,9 +216,17 @@ def time_engines(plan: Plan, store: Store, made: Results) -> None:
         made.timings = store.measure(plan.benchmark, timed, made.evaluation)
 
 
-def derive(plan: Plan, store: Store, made: Results) -> None:
-    """Derive tolerances for the variants that the plan holds to them, from enough samples."""
-    wanted = [variant for variant in made.models if plan.validate.tolerance(variant.precision.name).derived]
+def derive(plan: Plan, store: Store, made: Results, until: str) -> None:
+    """Derive tolerances for the variants that the plan holds to them, from enough samples.
+
+    None for what will be compared with itself here.
+    """
+    wanted = [
+        variant
+        for variant in made.models
+        if plan.validate.tolerance(variant.precision.name).derived
+        and not (plan.stage(until).NEEDS_ENGINES and is_reference(plan, variant))
+    ]
     num = made.evaluation.num_samples
     if wanted and num < LEAST_SAMPLES:
         made.notes.append(

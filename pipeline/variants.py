@@ -108,6 +108,17 @@ def is_native(plan: Plan, variant: Variant) -> bool:
     return plan.build.is_native(variant.backend, variant.precision.name)
 
 
+def runtime_of(variant: Variant) -> str:
+    """The backend that answers for the variant on this machine."""
+    return SIMULATOR if backend(variant.backend).why_not_run() else variant.backend
+
+
+def is_reference(plan: Plan, variant: Variant) -> bool:
+    """Whether its answers are compared with themselves: FP32 of the trained network, run as the reference is."""
+    full = variant.precision.is_full and variant.network == TRAINED
+    return full and runtime_of(variant) == plan.validate.reference
+
+
 def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -> Engine:
     """What answers for the engine's accuracy: itself, or where it cannot run, the simulation of its model.
 
@@ -117,9 +128,8 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
         Unavailable: it cannot run, and its model is no simulation of it, as with native INT8.
     """
     reason = backend(variant.backend).why_not_run()
-    runtime = variant.backend if not reason else SIMULATOR
-    if variant.precision.is_full and runtime == plan.validate.reference:
-        return Engine(made.models[variant].path, runtime)  # What the reference is, so that it is not computed again.
+    if variant.precision.is_full and runtime_of(variant) == plan.validate.reference:
+        return Engine(made.models[variant].path, plan.validate.reference)
     if not reason:
         return engine
     if is_native(plan, variant):

@@ -57,22 +57,44 @@ class Draws:
     indices: tuple[int, ...]
 
 
-class Drawing:
-    """Runs FP32 and draws on samples, each pair once."""
+class Reference:
+    """FP32 on samples, each answered once: for all kinds of engines of a model."""
 
-    def __init__(self, path: Path, samples: Samples, sessions: Sessions, seed: int) -> None:
-        """``path``: the FP32 model. A draw depends on the seed and its number alone, not on how many there are."""
-        self._samples, self._seed = samples, seed
+    def __init__(self, path: Path, samples: Samples) -> None:
+        """``path``: the FP32 model."""
+        self._path, self._samples = path, samples
         shapes = {name: array.shape for name, array in next(few(samples, 1)).items()}
         self.num_values = num_computed_values(path, shapes)
-        self._reference, self._again = sessions.of_file(path), sessions.of_file_again(path)
-        self._feeds: list[dict[str, AnyArray]] = []
-        self._expected: dict[int, dict[str, AnyArray]] = {}
+        self.feeds: list[dict[str, AnyArray]] = []
+        self._answers: dict[int, Answers] = {}
 
     def read(self, num: int) -> tuple[int, ...]:
         """Read so many samples, evenly spread; their indices."""
-        self._feeds = list(few(self._samples, num))
+        if len(self.feeds) != num:
+            self.feeds, self._answers = list(few(self._samples, num)), {}
         return tuple(spread(self._samples.num_samples, num))
+
+    def answer(self, sample: int, sessions: Sessions) -> Answers:
+        """The outputs in floating point for a sample, by its place among those read, of two FP32 runs."""
+        if sample not in self._answers:
+            first, second = (run(self.feeds[sample]) for run in sessions.of_file_twice(self._path))
+            self._answers[sample] = (
+                {name: array for name, array in first.items() if array.dtype.kind == "f"},
+                second,
+            )
+        return self._answers[sample]
+
+
+Answers: TypeAlias = tuple[Mapping[str, AnyArray], Mapping[str, AnyArray]]
+
+
+class Drawing:
+    """Runs FP32 and draws on samples, each pair once."""
+
+    def __init__(self, reference: Reference, sessions: Sessions, seed: int) -> None:
+        """A draw depends on the seed and its number alone, not on how many there are."""
+        self._reference, self._sessions, self._seed = reference, sessions, seed
+        self.num_values, self.read = reference.num_values, reference.read
 
     def run(self, lot: Lot, noises: dict[str, DrawnNoise], chosen: Sequence[int], num_draws: int) -> None:
         """Add what is not there yet of these samples, by their place among those read, and so many draws."""
@@ -82,19 +104,15 @@ class Drawing:
                 expected = self._reference_of(sample, noises)
                 if all((draw, sample) in noise.noise for noise in noises.values()):
                     continue
-                answered = lot[draw % len(lot)].run({**self._feeds[sample], **feed})
+                answered = lot[draw % len(lot)].run({**self._reference.feeds[sample], **feed})
                 for name, noise in noises.items():
                     noise.add(draw, sample, expected[name], answered[name])
 
-    def _reference_of(self, sample: int, noises: dict[str, DrawnNoise]) -> dict[str, AnyArray]:
+    def _reference_of(self, sample: int, noises: dict[str, DrawnNoise]) -> Mapping[str, AnyArray]:
         """FP32's outputs in floating point; those of another FP32 run are noted with them."""
-        if sample not in self._expected:
-            outputs = self._reference(self._feeds[sample])
-            self._expected[sample] = {name: array for name, array in outputs.items() if array.dtype.kind == "f"}
-        expected = self._expected[sample]
-        if missing := [name for name in expected if sample not in noises.setdefault(name, DrawnNoise()).signal]:
-            again = self._again(self._feeds[sample])
-            for name in missing:
+        expected, again = self._reference.answer(sample, self._sessions)
+        for name in expected:
+            if sample not in noises.setdefault(name, DrawnNoise()).signal:
                 noises[name].add_reference(sample, expected[name], again[name])
         return expected
 
