@@ -61,12 +61,14 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     for variant, model in made.models.items():
         target = target_of(plan, variant)
         calibration_data = plan.build.calibration(target, made.networks[variant.network].ranges, made.calibration)
-        made.engines[variant] = store.run(plan.build, model, target, *calibration_data)
+        with store.about(variant.name):
+            made.engines[variant] = store.run(plan.build, model, target, *calibration_data)
     if until == "build":
         return made
 
     for variant, engine in made.engines.items():
-        made.outputs[variant] = store.run(plan.infer, judged_engine(plan, made, variant, engine), made.evaluation)
+        with store.about(variant.name):
+            made.outputs[variant] = store.run(plan.infer, judged_engine(plan, made, variant, engine), made.evaluation)
     if until == "infer":
         return made
 
@@ -74,7 +76,8 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     for variant, outputs in made.outputs.items():
         evidence = evidence_of(plan, made, variant)
         judged = Judged(judge, variant.precision.name, evidence, made.tolerances.get(variant))
-        made.verdicts[variant] = store.run(plan.validate, made.reference, outputs, made.evaluation, judged)
+        with store.about(variant.name):
+            made.verdicts[variant] = store.run(plan.validate, made.reference, outputs, made.evaluation, judged)
     if until == "benchmark" or (until == "gate" and plan.gate.pays):
         time_engines(plan, store, made)
     return made
@@ -89,7 +92,8 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)
     made = Results(source, networks_of(fp32), calibration, evaluation)
-    made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)
+    with store.about("the reference"):
+        made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)
     check_export(plan, store, made)
     if until == "export":
         return made
@@ -108,7 +112,8 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
         return made
 
     for variant in variants(plan, until):
-        made.models[variant] = written_model(plan, store, made, variant)
+        with store.about(variant.name):
+            made.models[variant] = written_model(plan, store, made, variant)
     if plan.stage(until).NEEDS_TOLERANCES:
         derive(plan, store, made, until)
     return made
@@ -236,9 +241,9 @@ def derive(plan: Plan, store: Store, made: Results, until: str) -> None:
         return
     for variant in wanted:
         rounding = rounding_of(plan, made, variant)
-        made.tolerances[variant] = store.run(
-            plan.tolerate, made.networks[variant.network].fp32, made.evaluation, rounding
-        )
+        fp32 = made.networks[variant.network].fp32
+        with store.about(variant.name):
+            made.tolerances[variant] = store.run(plan.tolerate, fp32, made.evaluation, rounding)
 
 
 def check_export(plan: Plan, store: Store, made: Results) -> None:
@@ -248,9 +253,10 @@ def check_export(plan: Plan, store: Store, made: Results) -> None:
         CheckFailed: they differ by more than the tolerances for FP32.
     """
     assert made.reference is not None
-    answers = store.run(plan.infer, trained_network(plan, made), made.evaluation)
     judged = Judged(judge_of(plan), FP32.name)
-    made.source_verdict = store.run(plan.validate, answers, made.reference, made.evaluation, judged)
+    with store.about("the trained network"):
+        answers = store.run(plan.infer, trained_network(plan, made), made.evaluation)
+        made.source_verdict = store.run(plan.validate, answers, made.reference, made.evaluation, judged)
     verdict = made.source_verdict.read()
     if not verdict["passed"]:
         raise CheckFailed(

@@ -26,7 +26,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -49,6 +49,10 @@ class Entry:
     digest: str
     served: bool
     seconds: float
+    cpu_seconds: float = 0.0
+    """Of this process and of those that it waited for."""
+    variant: str = ""
+    """What it was made for; empty where it is for several."""
 
 
 def canonical(data: Any) -> str:
@@ -87,15 +91,23 @@ def modules_of(stage: object, *inputs: object) -> tuple[str, ...]:
 class Store:
     """A folder of results. Safe for several processes at once."""
 
-    def __init__(self, folder: Path, on_entry: Callable[[Entry], object] = lambda _entry: None) -> None:
-        """Open the store; work folders of dead processes are removed. ``on_entry`` is told each result as it comes.
+    def __init__(
+        self,
+        folder: Path,
+        on_entry: Callable[[Entry], object] = lambda _entry: None,
+        working: Callable[[str], AbstractContextManager[None]] = lambda _what: nullcontext(),
+    ) -> None:
+        """Open the store; work folders of dead processes are removed.
+
+        ``on_entry`` is told each result as it comes; a stage works within ``working``, which is told its name.
 
         Raises:
             ConfigError: the folder cannot be made or written.
         """
         self.folder = folder
         self.account: list[Entry] = []
-        self._on_entry = on_entry
+        self._on_entry, self._working = on_entry, working
+        self._variant = ""
         try:
             (folder / "tmp").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -114,19 +126,19 @@ class Store:
         Raises:
             Unavailable: the disk is full; or the program was changed while it ran.
         """
-        begin = time.perf_counter()
+        begin = _Clock()
         name = stage_name(stage)
         recipe = self.recipe(stage, *args, **kwargs)
         digest = hashlib.sha256(canonical(recipe).encode()).hexdigest()
         final = self.folder / name / digest
         served = self._read(final)
         if served is None:
-            with self._work_folder() as work:
+            with self._work_folder() as work, self._working(f"{name} {self._variant}".rstrip()):
                 artifact = stage(work, *args, **kwargs)
                 check_unchanged(*modules_of(stage, *args))
                 self._seal(work, recipe, artifact)
                 self._publish(work, final)
-        self._note(Entry(name, digest, served is not None, time.perf_counter() - begin))
+        self._note(begin.entry(name, digest, served is not None, self._variant))
         if served is None:
             served = self._read(final)
         if served is None:
@@ -147,17 +159,26 @@ class Store:
 
     def measure(self, stage: Callable[Concatenate[Path, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a stage that measures: never served, always added, in a folder named by the time and a random part."""
-        begin = time.perf_counter()
+        begin = _Clock()
         name = stage_name(stage)
         recipe = self.recipe(stage, *args, **kwargs)
-        with self._work_folder() as work:
+        with self._work_folder() as work, self._working(name):
             artifact = stage(work, *args, **kwargs)
             check_unchanged(*modules_of(stage, *args))
             self._seal(work, recipe, artifact)
             final = self.folder / name / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{work.name[-6:]}"
             self._publish(work, final)
-        self._note(Entry(name, final.name, False, time.perf_counter() - begin))
+        self._note(begin.entry(name, final.name, False, ""))
         return artifact_from_record(self._sealed(final)["artifact"], final)  # type: ignore[return-value]
+
+    @contextmanager
+    def about(self, variant: str) -> Iterator[None]:
+        """What is made meanwhile is made for this variant; it stands in the account, not in the recipe."""
+        self._variant = variant
+        try:
+            yield
+        finally:
+            self._variant = ""
 
     def find(self, prefix: str) -> Path:
         """The folder of the one result whose digest, of recipe or of content, begins with ``prefix``.
@@ -263,6 +284,22 @@ class Store:
                 # Between mkdtemp and its lock, or between the lock's end and the rename: a moment; else left behind.
                 if work.exists() and time.time() - work.stat().st_mtime > 60:
                     shutil.rmtree(work, ignore_errors=True)
+
+
+class _Clock:
+    """Wall and CPU time since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), cpu_seconds()
+
+    def entry(self, stage: str, digest: str, served: bool, variant: str) -> Entry:
+        """The line of the account."""
+        return Entry(stage, digest, served, time.perf_counter() - self._wall, cpu_seconds() - self._cpu, variant)
+
+
+def cpu_seconds() -> float:
+    """What this process and those that it waited for have used so far."""
+    return sum(os.times()[:4])
 
 
 def _sync(path: Path) -> None:

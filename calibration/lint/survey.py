@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -122,13 +122,14 @@ class _Tally:
         return InputSurvey(low, high, self.mean_squares / num, share, tuple(self.probe))
 
 
-def survey(samples: Samples, num_labelled: int = 0) -> Survey:
+def survey(samples: Samples, num_labelled: int = 0, on_sample: Callable[[int], object] = lambda _num: None) -> Survey:
     """Read, preprocess and check every sample once. Memory: 32 samples, a hash of each, and those that are kept.
 
     Args:
         samples: an opened data set.
         num_labelled: where there are class labels, how many evenly spaced samples are kept at most, else 32; fewer
             where they are large.
+        on_sample: is told how many samples are read.
 
     Raises:
         DataError: what ``Samples.batches`` refuses, such as NaN.
@@ -153,6 +154,7 @@ def survey(samples: Samples, num_labelled: int = 0) -> Survey:
             pictures = [name for name in floats if sample[name].size > 1]
             if pictures and all(same[name] for name in pictures):
                 constant.append(index)
+        on_sample(len(hashes))
     return Survey(
         where=samples.source.path,
         preprocess=samples.preprocess.describe(),

@@ -96,17 +96,16 @@ class Drawing:
         self._reference, self._sessions, self._seed = reference, sessions, seed
         self.num_values, self.read = reference.num_values, reference.read
 
-    def run(self, lot: Lot, noises: dict[str, DrawnNoise], chosen: Sequence[int], num_draws: int) -> None:
-        """Add what is not there yet of these samples, by their place among those read, and so many draws."""
-        for draw in range(num_draws):
-            feed = lot[draw % len(lot)].draw(np.random.default_rng([self._seed, draw]))
-            for sample in chosen:
-                expected = self._reference_of(sample, noises)
-                if all((draw, sample) in noise.noise for noise in noises.values()):
-                    continue
-                answered = lot[draw % len(lot)].run({**self._reference.feeds[sample], **feed})
-                for name, noise in noises.items():
-                    noise.add(draw, sample, expected[name], answered[name])
+    def run(self, lot: Lot, noises: dict[str, DrawnNoise], chosen: Sequence[int], draw: int) -> None:
+        """Add what is not there yet of these samples, by their place among those read, with this draw."""
+        feed = lot[draw % len(lot)].draw(np.random.default_rng([self._seed, draw]))
+        for sample in chosen:
+            expected = self._reference_of(sample, noises)
+            if all((draw, sample) in noise.noise for noise in noises.values()):
+                continue
+            answered = lot[draw % len(lot)].run({**self._reference.feeds[sample], **feed})
+            for name, noise in noises.items():
+                noise.add(draw, sample, expected[name], answered[name])
 
     def _reference_of(self, sample: int, noises: dict[str, DrawnNoise]) -> Mapping[str, AnyArray]:
         """FP32's outputs in floating point; those of another FP32 run are noted with them."""
@@ -146,13 +145,16 @@ def draw_lots(drawing: Drawing, lots: Sequence[Lot], most: Round, num_deviations
     order = spread_order(num, [each.num_samples for each in ROUNDS])
     noises: list[dict[str, DrawnNoise]] = [{} for _ in lots]
     left = list(range(len(lots)))
-    bar = Bar("tolerate", rounds[-1].num_draws * num)
+    bar, num_before = Bar("draws", rounds[-1].num_draws * num), 0
     try:
         for planned in rounds:
             chosen, num_draws = order[: planned.num_samples], planned.num_draws
-            for index in left:
-                drawing.run(lots[index], noises[index], chosen, num_draws)
-            bar.to(len(chosen) * num_draws)
+            num_more = len(chosen) * num_draws - num_before
+            for at, index in enumerate(left):
+                for draw in range(num_draws):
+                    drawing.run(lots[index], noises[index], chosen, draw)
+                    bar.to(num_before + num_more * (at * num_draws + draw + 1) // (len(left) * num_draws))
+            num_before += num_more
             bounds = {
                 i: {name: noise.bound(num_deviations, clips=clips) for name, noise in noises[i].items()} for i in left
             }

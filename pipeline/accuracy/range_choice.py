@@ -57,7 +57,7 @@ def chosen_ranges(
     feeds = [[steps_feed(network.steps(each), None) for network in networks] for each in spans]
     ordered = [samples[index] for index in spread_order(len(samples), ROUNDS)]
     judge = _Judge(sessions, [watched, *(network.model for network in networks)], ordered, answers)
-    bar = Bar("choose ranges", len(samples))
+    bar = Bar("choice of the reading, samples", len(samples))
     try:
 
         def ratios_of(index: int, which: range) -> Floats:

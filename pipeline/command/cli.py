@@ -86,6 +86,14 @@ class Verbs(click.Group):
                 formatter.write_dl([(file.stem, help_line(file)) for file in files])
 
 
+class _OnStderr(logging.Handler):
+    """Writes to what stderr is at the moment: a line of progress on a terminal stays below what is logged."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One message."""
+        click.echo(self.format(record), err=True)
+
+
 @click.group(
     cls=Verbs,
     subcommand_metavar="VERB [ARGS]...",
@@ -112,7 +120,7 @@ def trtforge(verbose: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="trtforge: %(message)s",
-        stream=sys.stderr,
+        handlers=[_OnStderr()],
         force=True,
     )
 

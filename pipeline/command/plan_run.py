@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,6 +27,7 @@ def run_plan(path: Path, store: Path, until: str, change: Change = lambda plan: 
     """Run a plan, changed as the command line says, up to a verb; say on stderr what was made and what was served."""
     from calibration.file_digest import remember_in
     from pipeline.flow import run
+    from pipeline.machine.progress import working
     from pipeline.machine.user_cache import user_cache
     from pipeline.plan import read_plan
     from pipeline.store import Store
@@ -34,7 +36,7 @@ def run_plan(path: Path, store: Path, until: str, change: Change = lambda plan: 
         from pipeline.machine.digest_table import VERSION, digest_table
 
         remember_in(digest_table(user_cache() / f"digests-{VERSION}.sqlite"))
-    plan, opened = change(read_plan(path)), Store(store, _say)
+    plan, opened = change(read_plan(path)), Store(store, _say, working)
     return plan, opened, run(plan, opened, until)
 
 
@@ -42,6 +44,38 @@ def _say(entry: Entry) -> None:
     how = "served" if entry.served else f"made in {entry.seconds:.1f} s"
     name = entry.digest if entry.stage == "benchmark" else entry.digest[:12]
     click.echo(f"trtforge: {entry.stage:<9} {name}  {how}", err=True)
+
+
+MOST_QUIET_SECONDS = 2.0
+"""Of a shorter run it is not told where the time went."""
+
+
+def tell_time(account: Sequence[Entry], total: Spent) -> None:
+    """Say on stderr where the time went, by stage, the longest first."""
+    if total.seconds < MOST_QUIET_SECONDS:
+        return
+    stages: dict[str, Spent] = {}
+    for entry in account:
+        so_far = stages.get(entry.stage, Spent(0.0, 0.0))
+        stages[entry.stage] = Spent(so_far.seconds + entry.seconds, so_far.cpu_seconds + entry.cpu_seconds)
+    known = Spent(sum(s.seconds for s in stages.values()), sum(s.cpu_seconds for s in stages.values()))
+    stages["the rest"] = Spent(total.seconds - known.seconds, max(total.cpu_seconds - known.cpu_seconds, 0.0))
+    click.echo(f"trtforge: where the time went{'wall s':>10}{'CPU s':>9}", err=True)
+    for name, spent in (*sorted(stages.items(), key=lambda item: -item[1].seconds), ("total", total)):
+        if spent.seconds >= SHOWN_SECONDS:
+            click.echo(f"trtforge:   {name:<19}{spent.seconds:>10.1f}{spent.cpu_seconds:>9.1f}", err=True)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Wall time, and CPU time with that of the processes that were waited for."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+SHOWN_SECONDS = 0.1
+"""A stage that took less has no line."""
 
 
 def by_plan(path: Path, store: Path, until: str) -> None:

@@ -1,9 +1,16 @@
-"""Progress on stderr for whatever takes more than two seconds; silent when stderr is not a terminal."""
+"""Progress on stderr for whatever takes more than two seconds: one line on a terminal, elsewhere a line for each stage.
+
+What is at work is nested: a stage, in it its steps. A terminal shows one line for all of it, which is drawn by a thread
+of its own, a few times a second. Where stderr is no terminal a stage says that it works, and again from time to time.
+With `-v` everything is told when it begins.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -11,42 +18,104 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 2.0
+PLAIN_SECONDS = 30.0
+"""Between two lines of a stage where stderr is no terminal."""
+REFRESH_PER_SECOND = 4
+
+log = logging.getLogger(__name__)
 
 
-def _nothing(*_args: object) -> None:
-    """What a bar does that is not shown."""
+def _nothing() -> None:
+    """What stops a line that is not drawn."""
 
 
 class Bar:
-    """One line: what is done, how far, and how long it still takes."""
+    """What is done, how far, and how long it still takes."""
 
-    def __init__(self, what: str, total: int) -> None:
-        """``total``: number of steps; 0 when it is not known, which draws a clock instead of a bar."""
-        self._what, self._total, self._done = what, total, 0
-        self._timer = threading.Timer(PATIENCE_SECONDS, self._show)
-        self._timer.daemon = True
-        self._lock = threading.Lock()
-        self._closed = False
-        self._stop: Callable[[], None] = _nothing
-        self._update: Callable[[int], None] = _nothing
-        if sys.stderr.isatty():
-            self._timer.start()
+    def __init__(self, what: str, total: int, *, is_stage: bool = False) -> None:
+        """``total``: number of steps; 0 when it is not known, which draws a clock instead of a bar.
+
+        ``is_stage``: it is told also where stderr is no terminal.
+        """
+        self.what, self.total, self.done, self.is_stage = what, total, 0, is_stage
+        self.begin = time.monotonic()
+        _AT_WORK.add(self)
 
     def to(self, done: int) -> None:
         """Say that ``done`` steps are done."""
-        with self._lock:
-            self._done = done
-            self._update(done)
+        self.done = done
+        _AT_WORK.update(self)
 
     def close(self) -> None:
         """Take the line away."""
-        self._timer.cancel()
-        with self._lock:
-            self._closed = True
-            self._stop()
-            self._stop = _nothing
+        _AT_WORK.remove(self)
 
-    def _show(self) -> None:
+
+class _AtWork:
+    """All that is at work, the outermost first, and its line."""
+
+    def __init__(self) -> None:
+        self._bars: list[Bar] = []
+        self._lock = threading.RLock()
+        self._timer: threading.Timer | None = None
+        self._stop: Callable[[], None] = _nothing
+        self._draw: Callable[[], None] = _nothing
+        self._advance: Callable[[], None] = _nothing
+
+    def add(self, bar: Bar) -> None:
+        with self._lock:
+            before = self._sentence() if self._bars else ""
+            self._bars.append(bar)
+            if (sentence := self._sentence()) != before:
+                log.info("%s", sentence)
+            if len(self._bars) == 1 and (bar.is_stage or sys.stderr.isatty()):
+                self._start(PATIENCE_SECONDS, self._show if sys.stderr.isatty() else self._say)
+            self._draw()
+
+    def update(self, bar: Bar) -> None:
+        if self._bars and self._bars[-1] is bar:
+            with self._lock:
+                self._advance()
+
+    def remove(self, bar: Bar) -> None:
+        with self._lock:
+            if bar not in self._bars:
+                return
+            self._bars.remove(bar)
+            if self._bars:
+                self._draw()
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._stop()
+            self._stop = self._draw = self._advance = _nothing
+
+    def _start(self, seconds: float, function: Callable[[Bar], None]) -> None:
+        self._timer = threading.Timer(seconds, function, (self._bars[0],))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _sentence(self) -> str:
+        """``tolerate int8@onnxruntime: draws 12/1024``; a step with the verb of its stage adds its count alone."""
+        outer, inner = self._bars[0], self._bars[-1]
+        verb = outer.what.split()[0]
+        steps = [bar.what for bar in self._bars[1:] if bar.what.split()[0] != verb]
+        count = f" {inner.done}/{inner.total}" if inner.total and inner.done else ""
+        return ": ".join((outer.what, *dict.fromkeys(steps))) + count
+
+    def _say(self, outermost: Bar) -> None:
+        """A plain line, and the next one later."""
+        with self._lock:
+            if outermost not in self._bars:  # It was done while this thread was on its way here.
+                return
+            seconds = time.monotonic() - outermost.begin
+            after = f", {seconds:.0f} s" if seconds > PLAIN_SECONDS else ""
+            sys.stderr.write(f"trtforge: {self._sentence()}{after} ...\n")
+            sys.stderr.flush()
+            self._start(PLAIN_SECONDS, self._say)
+
+    def _show(self, outermost: Bar) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -57,17 +126,29 @@ class Bar:
             TimeRemainingColumn,
         )
 
-        columns: list[ProgressColumn] = [TextColumn("{task.description}"), TimeElapsedColumn()]
-        if self._total:
-            columns[1:] = [BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn()]
-        bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        clock: tuple[ProgressColumn, ...] = (TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        counted = (clock[0], BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+        lines = Progress(*clock, console=Console(stderr=True), transient=True, refresh_per_second=REFRESH_PER_SECOND)
+
+        def draw() -> None:
+            for task in lines.tasks:
+                lines.remove_task(task.id)
+            inner = self._bars[-1]
+            lines.columns = counted if inner.total else clock
+            what = self._sentence().rpartition(f" {inner.done}/")[0] if inner.total and inner.done else self._sentence()
+            task_id = lines.add_task(what, total=inner.total or None, completed=inner.done)
+            lines.tasks[-1].start_time = inner.begin if inner.total else outermost.begin
+            self._advance = lambda: lines.update(task_id, completed=self._bars[-1].done)
+
         with self._lock:
-            if self._closed:  # While this thread was on its way here.
+            if outermost not in self._bars:
                 return
-            task = bar.add_task(self._what, total=self._total or None, completed=self._done)
-            bar.start()
-            self._stop = bar.stop
-            self._update = lambda done: bar.update(task, completed=done)
+            draw()
+            lines.start()
+            self._stop, self._draw = lines.stop, draw
+
+
+_AT_WORK = _AtWork()
 
 
 class Phases:
@@ -96,11 +177,31 @@ class Phases:
 
 
 @contextmanager
+def working(stage: str) -> Iterator[None]:
+    """While a stage of a run works, such as ``infer int8@onnxruntime``."""
+    bar = Bar(stage, 0, is_stage=True)
+    try:
+        yield
+    finally:
+        bar.close()
+
+
+@contextmanager
 def waiting(what: str) -> Iterator[None]:
     """A clock while something runs that cannot say how far it is."""
     bar = Bar(what, 0)
     try:
         yield
+    finally:
+        bar.close()
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar while something runs that tells how many of ``total`` steps are done."""
+    bar = Bar(what, total)
+    try:
+        yield bar.to
     finally:
         bar.close()
 

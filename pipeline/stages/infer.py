@@ -17,8 +17,9 @@ from pipeline.artifact import Engine, Outputs
 from pipeline.engine_runner import SIMULATION, SIMULATOR, batch_bounds, padded, runner_of
 from pipeline.errors import EngineError, Unavailable
 from pipeline.machine import child_process
+from pipeline.machine.child_process import SendProgress
 from pipeline.machine.packages import distribution_versions
-from pipeline.machine.progress import waiting
+from pipeline.machine.progress import counting
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
 
@@ -59,13 +60,16 @@ class Infer(Stage):
         if reason := backend(engine.backend).why_not_run():
             raise Unavailable(reason)
         what = f"infer {engine.path.name} with {SIMULATION if engine.simulated else engine.backend}"
-        with waiting(what):
-            child_process.call(out / "infer.log", what, _infer, self, engine, samples, out / "outputs.json")
+        with counting(what, samples.num_samples) as on_sample:
+            child_process.call_with_progress(
+                out / "infer.log", what, on_sample, _infer, self, engine, samples, out / "outputs.json"
+            )
         return Outputs(out / "outputs.json")
 
 
-def _infer(stage: Infer, engine: Engine, samples: Samples, path: Path) -> None:
+def _infer(on_sample: SendProgress, stage: Infer, engine: Engine, samples: Samples, path: Path) -> None:
     batches: list[dict[str, Array]] = []
+    num_done = 0
     with runner_of(engine, stage.num_threads) as runner:
         smallest, largest = batch_bounds(engine, runner)
         batch_size = max(min(stage.batch_size, largest or stage.batch_size), smallest)
@@ -79,4 +83,6 @@ def _infer(stage: Infer, engine: Engine, samples: Samples, path: Path) -> None:
                         "its first dimension must be the batch"
                     )
             batches.append({name: np.array(array[:num_samples]) for name, array in answer.items()})
+            num_done += num_samples
+            on_sample(num_done)
     write_outputs(path, SIMULATION if engine.simulated else engine.backend, batches)

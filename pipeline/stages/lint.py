@@ -27,6 +27,7 @@ from pipeline.artifact import Findings, OnnxModel, Outputs
 from pipeline.engine_runner import ModelRunner, fixed_batch, padded
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
+from pipeline.machine.progress import counting, waiting
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
 
@@ -102,8 +103,8 @@ class Lint(Stage):
             DataError: samples that do not fit the model, NaN, infinity.
             Unavailable: the runner is not installed.
         """
-        data_survey = survey(data, self.num_labelled)
-        other = survey(evaluation.samples, self.num_labelled) if evaluation else None
+        data_survey = self._survey(data)
+        other = self._survey(evaluation.samples) if evaluation else None
         bounds = LintThresholds(self.min_samples, self.max_scale_ratio, self.max_imbalance)
         data_findings = findings(data_survey, other, rescalings(skeleton_from_file(model.path)), bounds)
         known = {finding.code for finding in data_findings if finding.severity == "error"}
@@ -118,6 +119,10 @@ class Lint(Stage):
         )
         return Findings(out / "lint.json")
 
+    def _survey(self, samples: Samples) -> Survey:
+        with counting("samples read", samples.num_samples) as on_sample:
+            return survey(samples, self.num_labelled, on_sample)
+
     def _by_labels(self, model: OnnxModel, sets: Sequence[LabelledSet], output: str) -> Iterator[Finding]:
         """What labels tell of the data sets; of both at once, unless their values are on two scales."""
         groups: dict[tuple[str, ...], list[LabelledSet]] = {}
@@ -130,7 +135,8 @@ class Lint(Stage):
             pool = LabelledPool(group, self.num_labelled)
             with self._answer(model, output) as answer:
                 check = LabelCheck(answer, pool, _changes(group[0].survey))
-                verdict = check.verdict(self.significance / len(groups))
+                with waiting("answers for labelled samples, as given and changed"):
+                    verdict = check.verdict(self.significance / len(groups))
             if better := verdict.better:
                 where = _names(group[number] for number in better.sets)
                 yield finding_from_labels(f"{where} (preprocessing: {group[0].survey.preprocess})", better)

@@ -42,6 +42,7 @@ from pipeline.accuracy.drawing import Drawing, Drawn, Lot, Reference, Round, dra
 from pipeline.artifact import OnnxModel, Tolerances
 from pipeline.engine_runner import ModelRunner, SampleRunner, Sessions, few
 from pipeline.machine.packages import distribution_versions
+from pipeline.machine.progress import waiting
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
 
@@ -187,7 +188,7 @@ class Tolerate(Stage):
         key = (model.digest(), samples.digest(), str(self.num_samples), self.runner)
         if key not in _LAST_HALVES:
             watched = watched_tensors(proto, "placements", watchable(proto))
-            with ExitStack() as stack:
+            with waiting("ranges on each half of the samples"), ExitStack() as stack:
                 file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-"))) / "watched.onnx"
                 write_watched(model.path, proto, watched.names, file)
                 load = onnxruntime.load_values if self.runner == "onnxruntime" else backend(self.runner).load

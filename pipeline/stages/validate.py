@@ -33,6 +33,7 @@ from pipeline.artifact import Outputs, Tolerances, Verdict
 from pipeline.engine_runner import SIMULATOR, ModelRunner
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
+from pipeline.machine.progress import waiting
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
 
@@ -223,7 +224,8 @@ class Validate(Stage):
         tolerance = self.tolerance(precision)
         derived = judged.derived(tolerance)
         atols = derived_atols(derived, tolerance) if derived else NO_ATOLS
-        compared = compare(reference.path, candidate.path, tolerance, atols)
+        with waiting("comparison of the outputs"):
+            compared = compare(reference.path, candidate.path, tolerance, atols)
         failures = [failure for output in compared.values() for failure in output.failures]
         ours, theirs = read_outputs(candidate.path), read_outputs(reference.path)
         failures += too_noisy(derived, ours, theirs, tolerance) if derived else []
@@ -272,7 +274,8 @@ class Validate(Stage):
         """Where failures come from: a sentence, and the likeliest nodes."""
         if reason := backend(self.reference).why_not_run():
             return f"the layer was not searched for: {reason}", []
-        bisection = run_bisection(evidence, self.num_bisected, self.reference)
+        with waiting("search for the layer"):
+            bisection = run_bisection(evidence, self.num_bisected, self.reference)
         ratios = {name: output.sqnr_db for name, output in compared.items()}
         runner = runner_from_outputs(candidate.path) if self.reference == SIMULATOR else ""
         return bisection.suspicion(ratios, runner), bisection.rows()

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +104,23 @@ def test_each_result_is_told_as_it_comes(tmp_path: Path, model: OnnxModel) -> No
     assert told == [("upper", False)]
     store.run(Upper(), model)
     assert told == [("upper", False), ("upper", True)]
+
+
+def test_the_account_has_variants_and_times_and_only_what_works_says_so(tmp_path: Path, model: OnnxModel) -> None:
+    told: list[str] = []
+
+    @contextmanager
+    def working(what: str) -> Iterator[None]:
+        told.append(what)
+        yield
+
+    store = Store(tmp_path / "s", working=working)
+    with store.about("int8@reference"):
+        store.run(Upper(), model)
+    store.run(Upper(), model)
+    assert [(entry.served, entry.variant) for entry in store.account] == [(False, "int8@reference"), (True, "")]
+    assert all(entry.seconds > 0 and entry.cpu_seconds >= 0 for entry in store.account)
+    assert told == [f"{store.account[0].stage} int8@reference"]
 
 
 def test_every_input_changes_the_recipe(tmp_path: Path, model: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pty
 import re
@@ -9,12 +10,13 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.machine import progress
-from pipeline.machine.progress import Bar, Phases, track, waiting
+from pipeline.machine.progress import Bar, Phases, counting, track, waiting, working
 from tests.terminal import read_until_closed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -83,16 +85,26 @@ def test_patience_is_two_seconds() -> None:
     assert progress.PATIENCE_SECONDS == 2.0
 
 
+def closings(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    closed: list[bool] = []
+    close = Bar.close
+
+    def noted(bar: Bar) -> None:
+        closed.append(True)
+        close(bar)
+
+    monkeypatch.setattr(Bar, "close", noted)
+    return closed
+
+
 def test_track_gives_all_items_and_ends_its_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = []
-    monkeypatch.setattr(Bar, "close", lambda _self: closed.append(True))
+    closed = closings(monkeypatch)
     assert list(track(iter("abc"), 3, "x")) == ["a", "b", "c"]
     assert closed == [True]
 
 
 def test_a_bar_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = []
-    monkeypatch.setattr(Bar, "close", lambda _self: closed.append(True))
+    closed = closings(monkeypatch)
     with pytest.raises(ZeroDivisionError), waiting("x"):
         raise ZeroDivisionError
     assert closed == [True]
@@ -106,14 +118,17 @@ def test_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     bar.to(2)
     bar.close()
     bar.close()
-    bar._timer.join(300)
+    deadline = time.monotonic() + 300
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert threading.active_count() == before
 
 
 def test_a_bar_that_comes_too_late_is_not_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     bar = Bar("x", 3)
     bar.close()
-    bar._show()  # The timer's thread was past `cancel` already.
+    progress._AT_WORK._show(bar)  # The timer's thread was past `cancel` already.
+    progress._AT_WORK._say(bar)
     bar.to(3)
     assert capsys.readouterr() == ("", "")
 
@@ -137,4 +152,64 @@ def test_phases_follow_each_other_and_never_go_back(monkeypatch: pytest.MonkeyPa
         ("build", 0, []),
         ("build: Building", 6, [0, 2, 2]),
         ("build: Serializing", 1, [1]),
+    ]
+
+
+PLAIN_SCRIPT = """
+import sys
+from pipeline.machine import progress
+progress.PATIENCE_SECONDS = progress.PLAIN_SECONDS = 0.02
+with progress.working("tolerate int8@onnxruntime"), progress.counting("draws", 8) as on_draw:
+    on_draw(3)
+    sys.stdin.readline()
+print("result")
+"""
+
+
+def test_a_pipe_is_told_of_a_stage_again_and_again() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PLAIN_SCRIPT]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as running:
+        assert running.stdin is not None
+        assert running.stderr is not None
+        lines = [running.stderr.readline() for _ in range(2)]
+        out, _ = running.communicate("\n", timeout=300)
+    assert out == "result\n"
+    assert all(
+        re.fullmatch(r"trtforge: tolerate int8@onnxruntime: draws( 3/8)?(, \d+ s)? ...\n", line) for line in lines
+    )
+
+
+STAGE_SCRIPT = """
+import sys
+from pipeline.machine import progress
+progress.PATIENCE_SECONDS = 0.05
+with progress.working("infer int8@tensorrt"):
+    with progress.counting("infer model.onnx with tensorrt", 7) as on_sample:
+        on_sample(5)
+        sys.stdin.readline()
+    sys.stdin.readline()
+print("result")
+"""
+
+
+def test_a_terminal_sees_one_line_for_a_stage_and_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SCRIPT", STAGE_SCRIPT.replace("0.05", "{patience}"))
+    out, err = run_on_a_terminal(0.05, r"infer int8@tensorrt .*5/7", r"infer int8@tensorrt +0:\d\d:\d\d")
+    assert out == "result\n"
+    assert "model.onnx" not in err
+
+
+def test_verbose_tells_stages_and_steps_when_they_begin(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pipeline.machine.progress")
+    with working("tolerate int8@onnxruntime"):
+        with waiting("ranges on each half of the samples"):
+            pass
+        with counting("draws", 64) as on_draw:
+            on_draw(12)
+    assert [record.getMessage() for record in caplog.records] == [
+        "tolerate int8@onnxruntime",
+        "tolerate int8@onnxruntime: ranges on each half of the samples",
+        "tolerate int8@onnxruntime: draws",
     ]
