@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +26,15 @@ from calibration.graph.editing import (
     value_names,
 )
 from calibration.precision.bounds import implied_spans
+from calibration.precision.underflow import underflow
 from calibration.ranges.span import Span
 
 FP16_MAX = 65504.0
 FP16_TINY = 2.0**-14
 """Smallest normal FP16, about 6.1e-5; below it digits are lost, below 3e-8 everything."""
 MARGIN = 2.0
-"""Calibration does not see all data: values may grow by this factor before FP16 overflows."""
+"""Calibration does not see all data: values may grow by this factor before FP16 overflows, or shrink so before it
+underflows."""
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _ANY_TYPE = ("Cast", "Shape", "Size")
@@ -99,7 +101,8 @@ def nodes_beyond_fp16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict
     """Nodes that must stay FP32 for the values seen in calibration or for their weights: name -> reason.
 
     A node is named if an input or output of it comes within a factor of 2 of 65,504, or is never as large as FP16's
-    smallest normal number; if the sum inside an average does; if the square inside a norm does.
+    smallest normal number; if the sum inside an average does; if the square inside a norm does; or if a logarithm, root
+    or division reads values that come down there, see ``calibration.precision.underflow``.
 
     Args:
         model: FP32; names are those that ``named`` gives.
@@ -112,24 +115,28 @@ def nodes_beyond_fp16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict
     graph = opened(model).graph
     fixed = from_constants(graph) | _shape_born_values(graph)
     reason_of = _weights_beyond(graph)
+    small = underflow(graph, spans, fixed, FP16_TINY * MARGIN)
+    for name, reader in small.unknown.items():
+        _span(spans, name, reader)
     spans = {**_implied(graph, spans), **spans}
     for node in graph:
         reasons = [reason_of[node.name]] if node.name in reason_of else []
         for value in (*node.inputs, *node.outputs):
             if value is None or value.dtype != _FLOAT or value.name in fixed or not _is_read(value):
                 continue
-            reasons += _beyond(value.name or "", _span(spans, value, node))
+            reasons += _beyond(value.name or "", _span(spans, value.name or "", node.name or ""))
         if node.inputs and node.inputs[0] is not None and node.inputs[0].name in spans:
             reasons += _beyond_inside(node, spans)
         if reasons:
             reason_of[node.name or ""] = reasons[0]
-    return reason_of
+    return {**small.reason_of, **reason_of}
 
 
 def undecided_for_fp16(graph: ir.Graph, spans: Mapping[str, Span]) -> list[str]:
     """The activations of which ``spans`` does not say, neither by itself nor by what follows, that FP16 holds them.
 
-    In topological order. All that goes in or comes out of operators that sum or square inside counts, if not seen.
+    In topological order. All that goes in or comes out of operators that sum or square inside counts, if not seen; so
+    does what goes into a logarithm, a root, or below a fraction.
     """
     fixed = from_constants(graph) | _shape_born_values(graph)
     decided = {*spans, *_implied(graph, spans)}
@@ -141,7 +148,16 @@ def undecided_for_fp16(graph: ir.Graph, spans: Mapping[str, Span]) -> list[str]:
                 name = value.name or ""
                 if name not in decided or (inside and name not in spans):
                     undecided[name] = None
-    return list(undecided)
+    undecided |= dict.fromkeys(underflow(graph, spans, fixed, FP16_TINY * MARGIN).unknown)
+    order = {value.name or "": index for index, value in enumerate(_values(graph))}
+    return sorted(undecided, key=order.__getitem__)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Inputs, and what nodes compute, in topological order."""
+    yield from graph.inputs
+    for node in graph:
+        yield from node.outputs
 
 
 def _implied(graph: ir.Graph, spans: Mapping[str, Span]) -> dict[str, Span]:
@@ -149,11 +165,10 @@ def _implied(graph: ir.Graph, spans: Mapping[str, Span]) -> dict[str, Span]:
     return implied_spans(graph, spans, FP16_MAX / MARGIN, FP16_TINY)
 
 
-def _span(spans: Mapping[str, Span], value: ir.Value, node: ir.Node) -> Span:
-    name = value.name or ""
+def _span(spans: Mapping[str, Span], name: str, node: str) -> Span:
     if name not in spans:
         raise DataError(
-            f"ranges: node '{node.name}' has '{name}', for which calibration has no range; calibrate this model again"
+            f"ranges: node '{node}' has '{name}', for which calibration has no range; calibrate this model again"
         )
     return spans[name]
 
@@ -187,8 +202,12 @@ def _beyond_inside(node: ir.Node, spans: Mapping[str, Span]) -> list[str]:
         total = count * (_largest(output) if one_sided else _largest(span))
         if total * MARGIN > FP16_MAX:
             return [f"the sum of {count} values inside may reach {total:.4g}, FP16 ends at {FP16_MAX:.0f}"]
-    if node.op_type in _SQUARES and (largest := _largest(span)) ** 2 * MARGIN > FP16_MAX:
-        return [f"the square of '{node.inputs[0].name}' reaches {largest**2:.4g}, FP16 ends at {FP16_MAX:.0f}"]
+    if node.op_type in _SQUARES:
+        square = _largest(span) ** 2
+        if square * MARGIN > FP16_MAX:
+            return [f"the square of '{node.inputs[0].name}' reaches {square:.4g}, FP16 ends at {FP16_MAX:.0f}"]
+        if 0.0 < square < FP16_TINY:
+            return [f"the square of '{node.inputs[0].name}' is at most {square:.2g}, which FP16 cannot hold well"]
     return []
 
 

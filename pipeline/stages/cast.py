@@ -25,7 +25,8 @@ from pipeline.stage import Stage
 class Cast(Stage):
     """Write FP16 types into the ONNX model; inputs and outputs stay FP32.
 
-    Nodes whose values leave FP16's range on the calibration data stay FP32, and the report names them.
+    Nodes whose values leave FP16's range on the calibration data stay FP32, and the report names them: values that are
+    too large, or so small that a logarithm, a root or a division would read 0.
     """
 
     WRITES: ClassVar[tuple[str, ...]] = (FP16.name,)
