@@ -34,7 +34,7 @@ from calibration.precision.placement import (
     readers_of,
     weight_axis,
 )
-from calibration.precision.scale import NUM_LEVELS, asymmetric, symmetric
+from calibration.precision.scale import asymmetric, symmetric
 from calibration.ranges.span import Span
 
 PASSING = ("QuantizeLinear", "DequantizeLinear", "Cast")
@@ -286,7 +286,7 @@ class Bisection:
                 if producer is not None and producer.op_type in PRODUCTS and is_float_weight(producer.inputs[1]):
                     weight = producer.inputs[1].name or "" if producer.inputs[1] is not None else ""
                     reader = NodeInput(producer.name or "", 1)
-                    weights.append(QuantizedWeight(weight, reader, weight_axis(producer), "int8", NUM_LEVELS))
+                    weights.append(QuantizedWeight(weight, reader, weight_axis(producer), "int8"))
         return QdqPlacement("tensorrt", tuple(tensors.values()), tuple(weights), (), (), ())
 
     def _has_rounded_weight(self, node: onnx.NodeProto) -> bool:

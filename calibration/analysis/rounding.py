@@ -176,7 +176,7 @@ class _Writer:
         for reader, weight in weights.items():
             array = constant(nodes[reader.node].inputs[reader.index])
             assert array is not None
-            rounded = _rounded_weight(array, weight.axis, weight.limit)
+            rounded = _rounded_weight(array, weight.axis, weight.in_pairs)
             self._replace_weight(nodes[reader.node], reader.index, rounded)
 
     def _cut_weight(self, node: ir.Node, index: int, form: Format) -> None:
@@ -280,12 +280,12 @@ def _cut_array(array: npt.NDArray[Any], bits: int, phase: float) -> npt.NDArray[
     return np.asarray(whole / np.float32(phase), np.float32)
 
 
-def _rounded_weight(array: npt.NDArray[Any], axis: int | None, limit: int) -> npt.NDArray[np.float32]:
-    scales = weight_scales(array, axis, limit)
+def _rounded_weight(array: npt.NDArray[Any], axis: int | None, in_pairs: bool) -> npt.NDArray[np.float32]:
+    scales = weight_scales(array, axis, in_pairs)
     shape = [1] * array.ndim
     if axis is not None:
         shape[axis] = -1
-    return np.asarray(quantized(array, scales, axis, limit) * scales.reshape(shape), np.float32)
+    return np.asarray(quantized(array, scales, axis) * scales.reshape(shape), np.float32)
 
 
 def _is_float(value: ir.Value) -> bool:

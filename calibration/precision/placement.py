@@ -58,8 +58,8 @@ class QuantizedWeight:
     reader: NodeInput
     axis: int | None
     dtype: DataType
-    limit: int
-    """Largest magnitude of a quantized value."""
+    in_pairs: bool = False
+    """Two products of it are added in 16 bits, which its scales leave room for."""
 
 
 @dataclass(frozen=True)

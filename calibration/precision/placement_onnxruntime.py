@@ -8,8 +8,8 @@ TensorRT; a Relu or Clip before that Q vanishes in it. Chains of such operators 
   in int32 with scale(data) * scale(weight).
 - Add, Mul, Concat, pools, Sigmoid, LeakyRelu, and operators that only move data, are quantized where integers come in
   and an integer operator reads the result, so that nothing is rounded for nothing.
-- Weights in -64 … 64 (``u8s7``) are for what ONNX Runtime computes as a matrix product; depthwise convolutions have
-  kernels of their own, which do not add in 16 bits, and keep full int8.
+- Weights that leave room for sums of two in 16 bits (``u8s7``) are for what ONNX Runtime computes as a matrix product;
+  depthwise convolutions have kernels of their own, which do not add in 16 bits, and keep full int8.
 - A MatMul or Gemm whose result nobody reads in integers gives float, which the last layer of a classifier does.
 """
 
@@ -29,7 +29,7 @@ from calibration.precision.placement import (
     readers_of,
     weight_axis,
 )
-from calibration.precision.scale import LIMITS, DataType, Quantization, asymmetric
+from calibration.precision.scale import DataType, Quantization, asymmetric
 
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 """Those with an integer kernel; ConvTranspose has none."""
@@ -159,8 +159,8 @@ def _place_constants(
     arithmetic = context.options.arithmetic
     dtype: DataType = "uint8" if arithmetic == "u8u8" else "int8"
     name = node.name or ""
-    limit = LIMITS["u8s8" if _is_depthwise(node) else arithmetic]
-    weights.append(QuantizedWeight(weight.name or "", NodeInput(name, 1), weight_axis(node), dtype, limit))
+    in_pairs = arithmetic == "u8s7" and not _is_depthwise(node)
+    weights.append(QuantizedWeight(weight.name or "", NodeInput(name, 1), weight_axis(node), dtype, in_pairs))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
         biases.append(QuantizedBias(bias.name or "", NodeInput(name, 2), data.name or ""))

@@ -28,7 +28,7 @@ from calibration.precision.placement import (
     is_float_weight,
     weight_axis,
 )
-from calibration.precision.scale import NUM_LEVELS, Quantization, symmetric
+from calibration.precision.scale import Quantization, symmetric
 from calibration.ranges.span import Span
 
 SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth")
@@ -85,7 +85,7 @@ def _place_product(node: ir.Node, edges: Edges, weights: list[QuantizedWeight]) 
         if is_float_weight(value):
             axis = weight_axis(node) if index == 1 else None
             reader = NodeInput(node.name or "", index)
-            weights.append(QuantizedWeight(value.name or "", reader, axis, "int8", NUM_LEVELS))
+            weights.append(QuantizedWeight(value.name or "", reader, axis, "int8"))
         else:
             _want(edges, node, index)
 

@@ -133,11 +133,11 @@ class _Writer:
         value, node = self._values[weight.tensor], self._nodes[weight.reader.node]
         array = constant(value)
         assert array is not None
-        scales = weight_scales(array, weight.axis, weight.limit)
+        scales = weight_scales(array, weight.axis, weight.in_pairs)
         if bias is not None:
             scales = self._room_for_bias(scales, bias, data_scales[bias.data])
         self._weight_scales[weight.reader.node] = scales
-        key = (weight.tensor, weight.axis, weight.dtype, weight.limit, scales.tobytes())
+        key = (weight.tensor, weight.axis, weight.dtype, scales.tobytes())
         if key not in self._written:
             self._written[key] = self._weight_output(weight, array, scales, stored)
         node.replace_input_with(weight.reader.index, self._written[key])
@@ -152,7 +152,7 @@ class _Writer:
         zero_point = self._constant(f"{weight.tensor}_zero_point", zero_points)
         nodes: list[ir.Node] = []
         if stored:
-            integers = quantized(array, scales, weight.axis, weight.limit) + middle
+            integers = quantized(array, scales, weight.axis) + middle
             source = self._constant(f"{weight.tensor}_quantized", integers.astype(_NUMPY[weight.dtype]))
         else:
             inputs = [self._values[weight.tensor], scale, zero_point]

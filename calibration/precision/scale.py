@@ -12,14 +12,15 @@ import numpy.typing as npt
 from calibration.ranges.span import Span
 
 Arithmetic = Literal["u8s8", "u8s7", "u8u8", "s8s8"]
-"""Activations, then weights: ``u8`` unsigned with a zero point, ``s8`` signed, ``s7`` signed in -64 … 64."""
+"""Activations, then weights: ``u8`` unsigned with a zero point, ``s8`` signed, ``s7`` signed, with two neighbours of
+one sign that add up to 128 at most, which is seven bits at worst."""
 
 DataType = Literal["int8", "uint8"]
 
 NUM_LEVELS = 127
 """Largest magnitude of a symmetric int8 value; -128 is not used."""
-LIMITS: dict[Arithmetic, int] = {"u8s8": 127, "u8s7": 64, "u8u8": 127, "s8s8": 127}
-"""Largest magnitude of a quantized weight. Two products of u8 and s7 fit 16 bits: 2 * 255 * 64 = 32,640 < 32,767."""
+LARGEST_PAIR = 128
+"""Of the sum of two neighbouring weights of one sign: 255 * 128 = 32,640 fits 16 bits, up to 32,767."""
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Smallest normal float32; TensorRT refuses a scale of 0, and 1 / scale must be finite."""
 
@@ -62,30 +63,54 @@ def asymmetric(span: Span, dtype: DataType) -> Quantization | None:
     return Quantization(scale, min(max(zero_point, smallest), smallest + 255), dtype)
 
 
-def weight_scales(weight: npt.NDArray[Any], axis: int | None, limit: int) -> npt.NDArray[np.float32]:
-    """Symmetric scales max|w| / limit: (C,) along ``axis``, or () for one scale. A channel of zeros gets scale 1."""
+def weight_scales(weight: npt.NDArray[Any], axis: int | None, in_pairs: bool = False) -> npt.NDArray[np.float32]:
+    """Symmetric scales max|w| / 127: (C,) along ``axis``, or () for one scale. A channel of zeros gets scale 1.
+
+    With ``in_pairs`` they are as large as ``LARGEST_PAIR`` asks for, which rounding adds at most 1 to.
+    """
+    weight = weight.astype(np.float64)
     others = None if axis is None else tuple(a for a in range(weight.ndim) if a != axis)
-    amax = np.abs(weight.astype(np.float64)).max(axis=others, initial=0.0)
-    scales = np.where(amax > 0.0, np.maximum(amax / limit, SMALLEST_SCALE), 1.0)
+    amax = np.abs(weight).max(axis=others, initial=0.0)
+    steps = np.maximum(amax / NUM_LEVELS, _largest_pairs(weight, axis) / (LARGEST_PAIR - 1) if in_pairs else 0.0)
+    scales = np.where(amax > 0.0, np.maximum(steps, SMALLEST_SCALE), 1.0)
     return np.asarray(scales, np.float32)
 
 
-def quantized(
-    values: npt.NDArray[Any], scales: npt.NDArray[np.float32], axis: int | None, limit: int
-) -> npt.NDArray[np.int64]:
-    """round(values / scale), ties to even, clipped to ±limit."""
+def _largest_pairs(weight: npt.NDArray[np.float64], axis: int | None) -> npt.NDArray[np.float64]:
+    """(C,) or (): the largest sum of two neighbours of one sign.
+
+    Neighbours are what ``vpmaddubsw`` adds: the first and second weight of a sum, the third and fourth, and so on. Sums
+    of ONNX Runtime's convolutions are in the order of (position of the kernel, input channel). Both count where the
+    number of input channels is odd: pairs across positions, and pairs that begin again at each.
+    """
+    if axis is None:
+        return np.asarray(_pairs(weight.swapaxes(-1, -2) if weight.ndim > 1 else weight).max(initial=0.0))
+    rows = np.moveaxis(np.moveaxis(weight, axis, 0), 1, -1)
+    by_position, in_a_row = _pairs(rows).reshape(len(rows), -1), _pairs(rows.reshape(len(rows), -1))
+    return np.asarray(np.maximum(by_position.max(axis=1, initial=0.0), in_a_row.max(axis=1, initial=0.0)))
+
+
+def _pairs(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(…, K) -> (…, K / 2 rounded up): sums of two, of the positive or of the negative ones, whichever is larger."""
+    even = np.concatenate([rows, np.zeros((*rows.shape[:-1], rows.shape[-1] % 2))], axis=-1)
+    pairs = even.reshape(*rows.shape[:-1], -1, 2)
+    return np.asarray(np.maximum(np.maximum(pairs, 0).sum(axis=-1), np.maximum(-pairs, 0).sum(axis=-1)))
+
+
+def quantized(values: npt.NDArray[Any], scales: npt.NDArray[np.float32], axis: int | None) -> npt.NDArray[np.int64]:
+    """round(values / scale), ties to even, clipped to ±127."""
     shape = [1] * values.ndim
     if axis is not None:
         shape[axis] = -1
     divided = values.astype(np.float64) / scales.astype(np.float64).reshape(shape)
-    return np.clip(np.rint(divided), -limit, limit).astype(np.int64)
+    return np.clip(np.rint(divided), -NUM_LEVELS, NUM_LEVELS).astype(np.int64)
 
 
 def arithmetic_for(cpu_flags: Collection[str], machine: str) -> tuple[Arithmetic, str]:
     """The 8-bit arithmetic for ONNX Runtime on a CPU, and a sentence that says why.
 
     x86 without VNNI adds pairs of u8 * s8 products in 16 bits (``vpmaddubsw``), which saturates: 2 * 255 * 127 is
-    beyond 32,767. With weights in -64 … 64 it cannot.
+    beyond 32,767. With two neighbouring weights that add up to 128 at most it cannot.
 
     Args:
         cpu_flags: as /proc/cpuinfo writes them; empty if they are not known.
@@ -104,7 +129,7 @@ def arithmetic_for(cpu_flags: Collection[str], machine: str) -> tuple[Arithmetic
         why = "this CPU has no VNNI and adds pairs of products in 16 bits, which full int8 would saturate"
     else:
         why = f"what this CPU ({machine or 'unknown'}) can do is not known, and these cannot saturate anywhere"
-    return "u8s7", f"uint8 activations and weights in -64 … 64: {why}"
+    return "u8s7", f"uint8 activations, and int8 weights of which two neighbours add up to 128 at most: {why}"
 
 
 def _float32(value: float) -> float:

@@ -182,26 +182,51 @@ def test_signed_activations_mean_the_same() -> None:
     np.testing.assert_allclose(_simulate(signed, x), _simulate(unsigned, x), atol=1e-2)
 
 
-def test_onnxruntime_file_stores_integers_and_seven_bits_are_seven_but_for_depthwise() -> None:
+def test_onnxruntime_file_stores_integers() -> None:
     model, x = _residual_net(), _images()
     made = _quantize(model, x, PlacementOptions("onnxruntime", arithmetic="u8s7")).model
     constants = _constants(made)
-    for name, largest in {"w1": 64, "w2": 127, "w3": 64, "w4": 64}.items():
-        weight = constants[f"{name}_quantized"]
+    for name in ("w1", "w2", "w3", "w4"):
         assert name not in constants
-        assert weight.dtype == np.int8
-        assert np.abs(weight.astype(int)).max() == largest
+        assert constants[f"{name}_quantized"].dtype == np.int8
+    assert np.abs(constants["w2_quantized"].astype(int)).max() == 127, "depthwise"
     for name in ("b1", "b2", "b3"):
         assert constants[f"{name}_quantized"].dtype == np.int32
     assert made.ByteSize() < model.ByteSize()
 
 
-def test_seven_bit_products_stay_within_sixteen_bits_whatever_the_data() -> None:
-    made = _quantize(_residual_net(), _images(), PlacementOptions("onnxruntime", arithmetic="u8s7")).model
-    constants = _constants(made)
-    for name in ("w1", "w3", "w4"):
-        weight = np.abs(constants[f"{name}_quantized"].astype(int)).ravel()
-        assert 255 * np.sort(weight)[-2:].sum() <= 2**15 - 1
+@pytest.mark.parametrize(
+    "shape", [(4, 1, 5, 5), (4, 3, 3, 3), (8, 16, 3, 3), (4, 6, 1, 1), (6, 3, 3, 3), (40, 64, 3, 3)]
+)
+def test_seven_bit_convolutions_never_saturate(shape: tuple[int, ...]) -> None:
+    """Each image is 1, the largest level, where the weights of an output have one sign, and 0 elsewhere."""
+    weight = np.random.default_rng(3).uniform(-1.0, 1.0, shape)
+    group = 2 if shape == (6, 3, 3, 3) else 1
+    size = f"{shape[1] * group},{shape[2]},{shape[3]}"
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[N,{size}] x) => (float[N,{shape[0]},1,1] y) {{ y = Conv <group = {group}> (x, w) }}
+    """
+    images = np.concatenate([weight > 0, weight < 0]).astype(np.float32)
+    _assert_exact(_model(text, {"w": weight}), np.concatenate([images] * group, axis=1))
+
+
+@pytest.mark.parametrize("num_inputs", [1, 3, 37, 600])
+def test_seven_bit_products_never_saturate(num_inputs: int) -> None:
+    weight = np.random.default_rng(3).uniform(-1.0, 1.0, (num_inputs, 5))
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[N,{num_inputs}] x) => (float[N,5] y) {{ y = MatMul (x, w) }}
+    """
+    _assert_exact(_model(text, {"w": weight}), np.concatenate([weight.T > 0, weight.T < 0]).astype(np.float32))
+
+
+def _assert_exact(model: onnx.ModelProto, x: Array) -> None:
+    """The kernels give what the Q/DQ nodes mean, to a level of the output."""
+    made = _quantize(model, x, PlacementOptions("onnxruntime", arithmetic="u8s7")).model
+    expected = _simulate(made, x)
+    level = (max(expected.max(), 0.0) - min(expected.min(), 0.0)) / 255
+    np.testing.assert_allclose(_session(made).run(None, {"x": x})[0], expected, atol=1.01 * level, rtol=0)
 
 
 def test_a_bias_that_would_overflow_int32_enlarges_the_scale_of_its_channel_only() -> None:

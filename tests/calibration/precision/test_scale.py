@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.precision.scale import (
-    LIMITS,
+    LARGEST_PAIR,
     SMALLEST_SCALE,
     Arithmetic,
     DataType,
@@ -78,32 +78,60 @@ def test_no_level_lies_beyond_the_bound_of_a_clip(upper: float) -> None:
 
 def test_weight_scales_for_each_channel_and_for_all() -> None:
     weight = np.array([[127.0, -254.0], [0.0, 0.0], [1.0, 12.7]], np.float32)
-    np.testing.assert_allclose(weight_scales(weight, 0, 127), [2.0, 1.0, 0.1], rtol=1e-6)
-    np.testing.assert_allclose(weight_scales(weight, 1, 127), [1.0, 2.0])
-    assert weight_scales(weight, None, 127) == np.float32(2.0)
-    assert weight_scales(weight, None, 127).shape == ()
+    np.testing.assert_allclose(weight_scales(weight, 0), [2.0, 1.0, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(weight_scales(weight, 1), [1.0, 2.0])
+    assert weight_scales(weight, None) == np.float32(2.0)
+    assert weight_scales(weight, None).shape == ()
 
 
 def test_quantized_rounds_half_to_even_and_clips() -> None:
     values = np.array([[0.5, 1.5, 2.5, -300.0], [5.0, 15.0, -15.0, 90.0]], np.float32)
     scales = np.array([1.0, 10.0], np.float32)
-    assert quantized(values, scales, 0, 64).tolist() == [[0, 2, 2, -64], [0, 2, -2, 9]]
+    assert quantized(values, scales, 0).tolist() == [[0, 2, 2, -127], [0, 2, -2, 9]]
 
 
 @given(st.lists(st.floats(2.0**-60, 2.0**60, width=32) | st.floats(-(2.0**60), 0.0, width=32), min_size=1))
 def test_limits_hold_for_any_weight(values: list[float]) -> None:
     weight = np.array(values, np.float32)[:, None]
-    for limit in (64, 127):
-        integers = quantized(weight, weight_scales(weight, 0, limit), 0, limit)
-        assert np.abs(integers).max() <= limit
-        assert set(np.abs(integers[np.abs(weight) >= 2.0**-60]).ravel()) <= {limit}
+    integers = quantized(weight, weight_scales(weight, 0), 0)
+    assert np.abs(integers).max() <= 127
+    assert set(np.abs(integers[np.abs(weight) >= 2.0**-60]).ravel()) <= {127}
 
 
-def test_seven_bits_cannot_saturate_sixteen_and_eight_can() -> None:
+def test_pairs_of_seven_bits_fit_sixteen_and_full_ones_do_not() -> None:
     largest = 2**15 - 1
-    assert 2 * 255 * LIMITS["u8s7"] <= largest
-    assert 2 * 255 * LIMITS["u8s8"] > largest
-    assert 2 * 128 * LIMITS["s8s8"] <= largest
+    assert largest >= 255 * LARGEST_PAIR
+    assert largest < 2 * 255 * 127
+    assert largest >= 2 * 128 * 127, "as Arm adds them"
+
+
+def test_scales_leave_room_for_neighbours_of_one_sign_alone() -> None:
+    """(2 outputs, 4 inputs): the first has neighbours of 1 and 1, the second of 1 and -1."""
+    weight = np.array([[1.0, 1.0, 0.0, 0.0], [1.0, -1.0, 0.0, 1.0]], np.float32)
+    np.testing.assert_allclose(weight_scales(weight, 0, in_pairs=True), [2 / 127, 1 / 127], rtol=1e-6)
+    np.testing.assert_allclose(weight_scales(weight.T, 1, in_pairs=True), [2 / 127, 1 / 127], rtol=1e-6)
+    assert weight_scales(weight.T, None, in_pairs=True) == np.float32(2 / 127)
+    assert weight_scales(weight[0], None, in_pairs=True) == np.float32(2 / 127)
+
+
+def test_neighbours_of_a_convolution_are_input_channels_at_one_position() -> None:
+    weight = np.zeros((1, 2, 1, 4), np.float32)
+    weight[0, 0] = 1.0
+    np.testing.assert_allclose(weight_scales(weight, 0, in_pairs=True), [1 / 127], rtol=1e-6)
+    weight[0, 1, 0, 2] = 0.5
+    np.testing.assert_allclose(weight_scales(weight, 0, in_pairs=True), [1.5 / 127], rtol=1e-6)
+
+
+@given(st.lists(st.floats(-1.0, 1.0, width=32), min_size=1, max_size=30), st.sampled_from([1, 2, 3]))
+def test_no_pair_is_beyond_sixteen_bits(values: list[float], num_channels: int) -> None:
+    length = -(-len(values) // num_channels)
+    weight = np.resize(np.array(values, np.float32), (1, num_channels, length))
+    integers = quantized(weight, weight_scales(weight, 0, in_pairs=True), 0)
+    order = integers[0].T.ravel()
+    assert np.abs(order).max() <= 127
+    order = np.append(order, np.zeros(len(order) % 2, np.int64)).reshape(-1, 2)
+    for sign in (1, -1):
+        assert np.maximum(sign * order, 0).sum(axis=1).max() <= LARGEST_PAIR
 
 
 @pytest.mark.parametrize(
