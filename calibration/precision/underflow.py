@@ -98,25 +98,30 @@ class _Search:
 
     def _hold(self, value: ir.Value, reason: str) -> None:
         """Keep what computes a value in FP32, and what computes the small values that it is computed of."""
-        producer = value.producer()
-        if value.name in self._held or producer is None or holds_graph(producer):
-            return
-        self._held.add(value.name or "")
-        self._keep(producer, reason)
-        if producer.op_type not in PASSING:
-            return
-        for source in producer.inputs:
-            if source is None or source.name in self._fixed or source.dtype != ir.DataType.FLOAT:
+        values = [value]
+        while values:
+            value = values.pop()
+            producer = value.producer()
+            if value.name in self._held or producer is None or holds_graph(producer):
                 continue
-            if source.name in self._spans:
-                smallest = self._smallest(source.name or "")
-                is_small = smallest is not None and smallest < self._least
-            else:
-                is_small = True
-                if producer.op_type not in MOVING:
-                    self.found.unknown[source.name or ""] = producer.name or ""
-            if is_small:
-                self._hold(source, reason)
+            self._held.add(value.name or "")
+            self._keep(producer, reason)
+            if producer.op_type in PASSING:
+                values += [
+                    source for source in producer.inputs if source is not None and self._passes(source, producer)
+                ]
+
+    def _passes(self, source: ir.Value, producer: ir.Node) -> bool:
+        """Whether values that are small, or not known, pass from there through the node."""
+        name = source.name or ""
+        if name in self._fixed or source.dtype != ir.DataType.FLOAT:
+            return False
+        if name in self._spans:
+            smallest = self._smallest(name)
+            return smallest is not None and smallest < self._least
+        if producer.op_type not in MOVING:
+            self.found.unknown[name] = producer.name or ""
+        return True
 
     def _hold_between(self, value: ir.Value, guard: ir.Node, reason: str) -> None:
         """Keep all from a guard to a value in FP32."""

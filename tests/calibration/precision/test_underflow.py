@@ -154,3 +154,12 @@ def test_the_square_inside_a_norm_counts() -> None:
     model = model_of("y = ReduceL2 <axes = [1]> (x)")
     faint = dict.fromkeys("xy", Span(5e-3, 0.0, 5e-3))
     assert "square of 'x' is at most 2.5e-05" in nodes_beyond_fp16(model, faint)["ReduceL2_y"]
+
+
+def test_a_path_may_be_of_any_length() -> None:
+    num = 2000
+    steps = " ".join(f"v{n + 1} = Mul (v{n}, one)" for n in range(num))
+    model = model_of(f"v0 = Softmax (x)  {steps}  y = Log (v{num})")
+    small = Span(1.0, 1e-7, 1.0)
+    spans = {"x": Span(16.0, -16.0, 1.0), "y": Span(16.0, -16.0, 0.0)} | {f"v{n}": small for n in range(num + 1)}
+    assert len(nodes_beyond_fp16(model, spans)) == num + 2
