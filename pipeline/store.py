@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from pipeline.artifact import Artifact, artifact_from_record, record_from_artifact
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
@@ -126,8 +126,7 @@ class Store:
         Raises:
             Unavailable: the disk is full; or the program was changed while it ran.
         """
-        begin = _Clock()
-        name = stage_name(stage)
+        stopwatch, name = Stopwatch(), stage_name(stage)
         recipe = self.recipe(stage, *args, **kwargs)
         digest = hashlib.sha256(canonical(recipe).encode()).hexdigest()
         final = self.folder / name / digest
@@ -138,7 +137,7 @@ class Store:
                 check_unchanged(*modules_of(stage, *args))
                 self._seal(work, recipe, artifact)
                 self._publish(work, final)
-        self._note(begin.entry(name, digest, served is not None, self._variant))
+        self._note(Entry(name, digest, served is not None, *stopwatch.spent(), self._variant))
         if served is None:
             served = self._read(final)
         if served is None:
@@ -159,8 +158,7 @@ class Store:
 
     def measure(self, stage: Callable[Concatenate[Path, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a stage that measures: never served, always added, in a folder named by the time and a random part."""
-        begin = _Clock()
-        name = stage_name(stage)
+        stopwatch, name = Stopwatch(), stage_name(stage)
         recipe = self.recipe(stage, *args, **kwargs)
         with self._work_folder() as work, self._working(name):
             artifact = stage(work, *args, **kwargs)
@@ -168,7 +166,7 @@ class Store:
             self._seal(work, recipe, artifact)
             final = self.folder / name / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{work.name[-6:]}"
             self._publish(work, final)
-        self._note(begin.entry(name, final.name, False, ""))
+        self._note(Entry(name, final.name, False, *stopwatch.spent()))
         return artifact_from_record(self._sealed(final)["artifact"], final)  # type: ignore[return-value]
 
     @contextmanager
@@ -286,20 +284,28 @@ class Store:
                     shutil.rmtree(work, ignore_errors=True)
 
 
-class _Clock:
-    """Wall and CPU time since it was made."""
+class Spent(NamedTuple):
+    """Wall time, and CPU time with that of the processes that were waited for."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Stopwatch:
+    """Tells the time since it was made."""
 
     def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), cpu_seconds()
+        """Begin."""
+        self._begin = _now()
 
-    def entry(self, stage: str, digest: str, served: bool, variant: str) -> Entry:
-        """The line of the account."""
-        return Entry(stage, digest, served, time.perf_counter() - self._wall, cpu_seconds() - self._cpu, variant)
+    def spent(self) -> Spent:
+        """Since then."""
+        now = _now()
+        return Spent(now.seconds - self._begin.seconds, now.cpu_seconds - self._begin.cpu_seconds)
 
 
-def cpu_seconds() -> float:
-    """What this process and those that it waited for have used so far."""
-    return sum(os.times()[:4])
+def _now() -> Spent:
+    return Spent(time.perf_counter(), sum(os.times()[:4]))
 
 
 def _sync(path: Path) -> None:

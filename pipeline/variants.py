@@ -108,28 +108,23 @@ def is_native(plan: Plan, variant: Variant) -> bool:
     return plan.build.is_native(variant.backend, variant.precision.name)
 
 
-def runtime_of(variant: Variant) -> str:
-    """The backend that answers for the variant on this machine."""
-    return SIMULATOR if backend(variant.backend).why_not_run() else variant.backend
-
-
 def is_reference(plan: Plan, variant: Variant) -> bool:
     """Whether its answers are compared with themselves: FP32 of the trained network, run as the reference is."""
-    full = variant.precision.is_full and variant.network == TRAINED
-    return full and runtime_of(variant) == plan.validate.reference
+    runtime = SIMULATOR if backend(variant.backend).why_not_run() else variant.backend
+    return variant.precision.is_full and variant.network == TRAINED and runtime == plan.validate.reference
 
 
 def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -> Engine:
     """What answers for the engine's accuracy: itself, or where it cannot run, the simulation of its model.
 
-    In FP32 both are the model itself where it runs as the reference does; the store then serves what that answered.
+    Of what is the reference the model itself: the store then serves what that answered.
 
     Raises:
         Unavailable: it cannot run, and its model is no simulation of it, as with native INT8.
     """
-    reason = backend(variant.backend).why_not_run()
-    if variant.precision.is_full and runtime_of(variant) == plan.validate.reference:
+    if is_reference(plan, variant):
         return Engine(made.models[variant].path, plan.validate.reference)
+    reason = backend(variant.backend).why_not_run()
     if not reason:
         return engine
     if is_native(plan, variant):

@@ -26,7 +26,7 @@ from calibration.graph.watched_outputs import watch_tensors
 from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.ranges.ranges import AUTO, RangesRecord, spans_from_ranges
 from pipeline.engine_runner import Sessions
-from pipeline.machine.progress import Bar
+from pipeline.machine.progress import counting
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +57,13 @@ def chosen_ranges(
     feeds = [[steps_feed(network.steps(each), None) for network in networks] for each in spans]
     ordered = [samples[index] for index in spread_order(len(samples), ROUNDS)]
     judge = _Judge(sessions, [watched, *(network.model for network in networks)], ordered, answers)
-    bar = Bar("choice of the reading, samples", len(samples))
-    try:
+    with counting("choice of the reading, samples", len(samples)) as on_sample:
 
         def ratios_of(index: int, which: range) -> Floats:
-            bar.to(which.stop)
+            on_sample(which.stop)
             return np.array([judge.ratio(sample, feeds[index]) for sample in which])
 
         end = race(len(racing), len(samples), ratios_of)
-    finally:
-        bar.close()
     winner = racing[end.winner]
     choice = RangeChoice(winner.name, tuple(targets), tuple(answers), _results(racing, end.ratios))
     log.info("%s", choice.sentence())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,7 +17,7 @@ from pipeline.errors import CheckFailed, ConfigError
 if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.results import Results
-    from pipeline.store import Entry, Store
+    from pipeline.store import Entry, Spent, Store
 
     Change: TypeAlias = Callable[[Plan], Plan]
 
@@ -48,10 +47,14 @@ def _say(entry: Entry) -> None:
 
 MOST_QUIET_SECONDS = 2.0
 """Of a shorter run it is not told where the time went."""
+SHOWN_SECONDS = 0.1
+"""A stage that took less has no line."""
 
 
 def tell_time(account: Sequence[Entry], total: Spent) -> None:
     """Say on stderr where the time went, by stage, the longest first."""
+    from pipeline.store import Spent
+
     if total.seconds < MOST_QUIET_SECONDS:
         return
     stages: dict[str, Spent] = {}
@@ -64,18 +67,6 @@ def tell_time(account: Sequence[Entry], total: Spent) -> None:
     for name, spent in (*sorted(stages.items(), key=lambda item: -item[1].seconds), ("total", total)):
         if spent.seconds >= SHOWN_SECONDS:
             click.echo(f"trtforge:   {name:<19}{spent.seconds:>10.1f}{spent.cpu_seconds:>9.1f}", err=True)
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Wall time, and CPU time with that of the processes that were waited for."""
-
-    seconds: float
-    cpu_seconds: float
-
-
-SHOWN_SECONDS = 0.1
-"""A stage that took less has no line."""
 
 
 def by_plan(path: Path, store: Path, until: str) -> None:

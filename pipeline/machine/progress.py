@@ -97,12 +97,15 @@ class _AtWork:
         self._timer.start()
 
     def _sentence(self) -> str:
-        """``tolerate int8@onnxruntime: draws 12/1024``; a step with the verb of its stage adds its count alone."""
-        outer, inner = self._bars[0], self._bars[-1]
-        verb = outer.what.split()[0]
-        steps = [bar.what for bar in self._bars[1:] if bar.what.split()[0] != verb]
-        count = f" {inner.done}/{inner.total}" if inner.total and inner.done else ""
-        return ": ".join((outer.what, *dict.fromkeys(steps))) + count
+        """``tolerate int8@onnxruntime: draws 12/1024``."""
+        inner = self._bars[-1]
+        return self._words() + (f" {inner.done}/{inner.total}" if inner.total and inner.done else "")
+
+    def _words(self) -> str:
+        """Without the count; a step with the verb of its stage adds nothing."""
+        outer = self._bars[0].what
+        steps = (bar.what for bar in self._bars[1:] if bar.what.split()[0] != outer.split()[0])
+        return ": ".join((outer, *dict.fromkeys(steps)))
 
     def _say(self, outermost: Bar) -> None:
         """A plain line, and the next one later."""
@@ -135,8 +138,7 @@ class _AtWork:
                 lines.remove_task(task.id)
             inner = self._bars[-1]
             lines.columns = counted if inner.total else clock
-            what = self._sentence().rpartition(f" {inner.done}/")[0] if inner.total and inner.done else self._sentence()
-            task_id = lines.add_task(what, total=inner.total or None, completed=inner.done)
+            task_id = lines.add_task(self._words(), total=inner.total or None, completed=inner.done)
             lines.tasks[-1].start_time = inner.begin if inner.total else outermost.begin
             self._advance = lambda: lines.update(task_id, completed=self._bars[-1].done)
 
@@ -189,11 +191,8 @@ def working(stage: str) -> Iterator[None]:
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """A clock while something runs that cannot say how far it is."""
-    bar = Bar(what, 0)
-    try:
+    with counting(what, 0):
         yield
-    finally:
-        bar.close()
 
 
 @contextmanager
@@ -208,10 +207,7 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """The items, with a bar; ``total`` in items."""
-    bar = Bar(what, total)
-    try:
+    with counting(what, total) as on_item:
         for done, item in enumerate(items, 1):
             yield item
-            bar.to(done)
-    finally:
-        bar.close()
+            on_item(done)

@@ -35,7 +35,7 @@ from pipeline.accuracy.range_choice import chosen_ranges
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.engine_runner import ModelRunner, Sessions, fixed_batch
 from pipeline.machine.packages import distribution_versions
-from pipeline.machine.progress import Bar
+from pipeline.machine.progress import counting
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
 
@@ -141,10 +141,12 @@ class Calibrate(Stage):
         recorder: SampleRecorder | None = None,
     ) -> dict[str, Histogram]:
         """Run all samples, each by itself: the last bits of what a runner computes may depend on the batch."""
-        bar = Bar("calibrate", samples.num_samples)
+        load = onnxruntime.load_values if self.runner == "onnxruntime" else backend(self.runner).load
         try:
-            load = onnxruntime.load_values if self.runner == "onnxruntime" else backend(self.runner).load
-            with load(watched_model, num_threads=self.num_threads) as runner:
+            with (
+                counting("calibrate", samples.num_samples) as on_batch,
+                load(watched_model, num_threads=self.num_threads) as runner,
+            ):
                 fixed = fixed_batch(runner)
 
                 def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -152,11 +154,9 @@ class Calibrate(Stage):
 
                 batches = samples.batches(fixed or self.batch_size)
                 ready = runnable(recorder.seen(batches) if recorder else batches, fixed or 1)
-                return collect(run, ready, on_batch=bar.to, on_part=on_part, num_workers=self.num_workers)
+                return collect(run, ready, on_batch=on_batch, on_part=on_part, num_workers=self.num_workers)
         except EngineError as error:  # Names the file that ran, which is gone by the time someone looks for it.
             raise type(error)(str(error).replace(str(watched_model), str(model.path))) from error
-        finally:
-            bar.close()
 
 
 class SampleRecorder:

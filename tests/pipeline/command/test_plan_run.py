@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.command.plan_run import Spent, tell_time
-from pipeline.store import Entry
+from pipeline.command.plan_run import tell_time
+from pipeline.store import Entry, Spent
 
 
 def test_the_end_says_where_the_time_went(capsys: pytest.CaptureFixture[str]) -> None:

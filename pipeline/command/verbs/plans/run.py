@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,13 @@ from rich.console import Console
 
 from engines import builders
 from pipeline.command.options import STORE
-from pipeline.command.plan_run import Spent, raise_failures, run_plan, tell_time
+from pipeline.command.plan_run import raise_failures, run_plan, tell_time
 from pipeline.errors import ConfigError
 from pipeline.plan import Plan
 from pipeline.report.table import print_table
 from pipeline.report.write import write_report
 from pipeline.spelling import nearest
-from pipeline.store import cpu_seconds
+from pipeline.store import Stopwatch
 
 
 @click.command()
@@ -31,13 +30,13 @@ def run(plan: Path, backends: tuple[str, ...], store: Path) -> None:
     Results that are up to date are taken from the store; benchmarks are always run again. Exit status 5 if a variant
     is out of tolerance; the report is written in that case too.
     """
-    begin, cpu_begin = time.perf_counter(), cpu_seconds()
+    stopwatch = Stopwatch()
     read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends))
     record = write_report(read, made, opened.account)
     print_table(record, Console())
     folder = read.output_folder(read.report)
     click.echo(folder / ("report.html" if read.report.html else "report.json"))
-    tell_time(opened.account, Spent(time.perf_counter() - begin, cpu_seconds() - cpu_begin))
+    tell_time(opened.account, stopwatch.spent())
     raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
 
 
