@@ -5,7 +5,7 @@ CPU seconds are of all threads and all children; peak memory is that of the whol
 other, so that ratios hold on a machine that others use too; seconds do less so.
 
 - *Ours*: the stages of a plan in an empty store, as `trtforge run` does: fp32, fp16 and int8, for onnxruntime and
-  tensorrt_rtx, 128 calibration and 256 evaluation images.
+  tensorrt_rtx, 128 calibration and 256 evaluation images. Neither the imports nor the report are in it.
 - *Lower bound*: what no such run can do without: the converter, one pass of the trained network over the evaluation
   images, one of each model that answers, one pass over the calibration images, each a process of its own with nothing
   else in it; and the builder's and the benchmark's own time, taken from our run.
@@ -29,11 +29,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
@@ -45,12 +44,10 @@ from calibration.data.batches import input_specs_from_onnx
 from pipeline.flow import run as run_plan
 from pipeline.plan import Plan, read_plan
 from pipeline.results import Results
-from pipeline.store import Store
-
-T = TypeVar("T")
+from pipeline.store import Stopwatch, Store
 
 NUM_CALIBRATION, NUM_EVALUATION, BATCH = 128, 256, 32
-SETTLE_SECONDS, PAGE = 0.05, os.sysconf("SC_PAGESIZE")
+LOOK_SECONDS, PAGE = 0.05, os.sysconf("SC_PAGESIZE")
 MOST_GIB = 20.0
 TIMED_SECONDS = 3.0
 """Of each model by hand; our own benchmark chooses by itself, and interleaves."""
@@ -147,11 +144,6 @@ class Measured:
     by_hand: tuple[Part, ...]
 
 
-def cpu_seconds() -> float:
-    """Of this process and of its children that have ended, user's and system's."""
-    return sum(os.times()[:4])
-
-
 def resident_bytes(process: int) -> int:
     """Of a process and all below it; 0 if it has just ended."""
     try:
@@ -163,36 +155,20 @@ def resident_bytes(process: int) -> int:
     return pages * PAGE + sum(resident_bytes(child) for child in children)
 
 
-class TimedStore(Store):
-    """Notes what each stage costs."""
+class Peaks:
+    """The peak of memory of each stage."""
 
-    def __init__(self, folder: Path) -> None:
-        """An empty folder."""
-        super().__init__(folder)
-        self.parts: list[Part] = []
+    def __init__(self) -> None:
+        """Of none."""
+        self.mib: dict[str, float] = {}
 
-    def run(self, stage: Any, *inputs: Any, **named: Any) -> Any:
-        """As ``Store.run``."""
-        return self._noted(stage, lambda: super(TimedStore, self).run(stage, *inputs, **named))
-
-    def measure(self, stage: Any, *inputs: Any, **named: Any) -> Any:
-        """As ``Store.measure``."""
-        return self._noted(stage, lambda: super(TimedStore, self).measure(stage, *inputs, **named))
-
-    def _noted(self, stage: Any, make: Callable[[], T]) -> T:
-        start = cpu_seconds()
-        with watched_memory() as peak:
-            made = make()
-        self.parts.append(Part(type(stage).__name__.lower(), cpu_seconds() - start, max(peak) / 2**20))
-        return made
-
-    def by_stage(self) -> list[Part]:
-        """In order of the first run of each."""
-        stages = []
-        for name in dict.fromkeys(part.name for part in self.parts):
-            own = [part for part in self.parts if part.name == name]
-            stages.append(Part(name, sum(p.cpu_s for p in own), max(p.peak_mib for p in own), len(own)))
-        return stages
+    @contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """While a stage works: its name, and its variant."""
+        with watched_memory() as seen:
+            yield
+        stage = what.split()[0]
+        self.mib[stage] = max(self.mib.get(stage, 0.0), max(seen) / 2**20)
 
 
 @contextmanager
@@ -201,7 +177,7 @@ def watched_memory() -> Iterator[list[int]]:
     seen, ended = [resident_bytes(os.getpid())], threading.Event()
 
     def watch() -> None:
-        while not ended.wait(SETTLE_SECONDS):
+        while not ended.wait(LOOK_SECONDS):
             seen.append(resident_bytes(os.getpid()))
 
     thread = threading.Thread(target=watch)
@@ -215,12 +191,17 @@ def watched_memory() -> Iterator[list[int]]:
 
 def run_stages(path: Path, folder: Path) -> None:
     """Ours, in this process: the models, the samples as arrays, and ``parts.json``, go to the folder."""
-    store = TimedStore(folder / "store")
+    peaks, stopwatch = Peaks(), Stopwatch()
+    store = Store(folder / "store", working=peaks.working)
     plan = read_plan(path)
     made = run_plan(plan, store, "benchmark")
-    total = Part("all, with imports and reading the plan", cpu_seconds(), max(part.peak_mib for part in store.parts))
+    parts = []
+    for stage in dict.fromkeys(entry.stage for entry in store.account):
+        own = [entry for entry in store.account if entry.stage == stage]
+        parts.append(Part(stage, sum(entry.cpu_seconds for entry in own), peaks.mib[stage], len(own)))
+    parts.append(Part("all", stopwatch.spent().cpu_seconds, max(peaks.mib.values())))
     keep(plan, made, folder)
-    (folder / "parts.json").write_text(json.dumps([vars(part) for part in (*store.by_stage(), total)]))
+    (folder / "parts.json").write_text(json.dumps([vars(part) for part in parts]))
 
 
 def keep(plan: Plan, made: Results, folder: Path) -> None:
@@ -248,7 +229,7 @@ def measured(name: str, path: Path) -> Measured:
         bound = [commands.part(part, *command) for part, command in commands.of_bound().items()]
         bound += [part for part in ours if part.name in ("build", "benchmark")]
         by_hand = [commands.part(part, *command) for part, command in commands.by_hand().items()]
-        return Measured(name, tuple(ours), total, tuple(bound), tuple(part for part in by_hand if part))
+        return Measured(name, tuple(ours), total, tuple(bound), tuple(by_hand))
 
 
 class Commands:
@@ -325,8 +306,8 @@ def table(title: str, parts: tuple[Part, ...], total: Part) -> list[str]:
 
 
 def sum_of(parts: tuple[Part, ...], name: str) -> Part:
-    """Without what failed, which makes a sum too small; the table has it as nan."""
-    return Part(name, float(np.nansum([p.cpu_s for p in parts])), float(np.nanmax([p.peak_mib for p in parts])))
+    """NaN where a part failed."""
+    return Part(name, sum(part.cpu_s for part in parts), float(np.max([part.peak_mib for part in parts])))
 
 
 def page(networks: list[Measured], folder: Path) -> str:
