@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 
 def _nothing() -> None:
     """What stops a line that is not drawn."""
+
+
+def _is_terminal() -> bool:
+    """Whether stderr is one; where it was closed from the beginning Python has None in its place."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class Bar:
@@ -68,8 +73,10 @@ class _AtWork:
             self._bars.append(bar)
             if (sentence := self._sentence()) != before:
                 log.info("%s", sentence)
-            if len(self._bars) == 1 and (bar.is_stage or sys.stderr.isatty()):
-                self._start(PATIENCE_SECONDS, self._show if sys.stderr.isatty() else self._say)
+            if len(self._bars) == 1 and _is_terminal():
+                self._start(PATIENCE_SECONDS, self._show)
+            elif len(self._bars) == 1 and bar.is_stage:
+                self._start(PATIENCE_SECONDS, self._say)
             self._draw()
 
     def update(self, bar: Bar) -> None:
@@ -114,8 +121,9 @@ class _AtWork:
                 return
             seconds = time.monotonic() - outermost.begin
             after = f", {seconds:.0f} s" if seconds > PLAIN_SECONDS else ""
-            sys.stderr.write(f"trtforge: {self._sentence()}{after} ...\n")
-            sys.stderr.flush()
+            with suppress(OSError, AttributeError):  # Nobody reads it any more, or it was closed from the beginning.
+                sys.stderr.write(f"trtforge: {self._sentence()}{after} ...\n")
+                sys.stderr.flush()
             self._start(PLAIN_SECONDS, self._say)
 
     def _show(self, outermost: Bar) -> None:

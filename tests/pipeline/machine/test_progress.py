@@ -213,3 +213,19 @@ def test_verbose_tells_stages_and_steps_when_they_begin(caplog: pytest.LogCaptur
         "tolerate int8@onnxruntime: ranges on each half of the samples",
         "tolerate int8@onnxruntime: draws",
     ]
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_a_stage_works_where_nothing_can_be_told(stderr: str) -> None:
+    script = """
+import time
+from pipeline.machine import progress
+progress.PATIENCE_SECONDS = 0.0
+with progress.working("infer int8@onnxruntime"), progress.waiting("samples"):
+    time.sleep(0.5)
+print("result")
+"""
+    command = ["sh", "-c", f'exec "$0" -c "$1" {stderr}', sys.executable, script]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "result\n"
