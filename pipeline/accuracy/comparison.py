@@ -82,32 +82,43 @@ def write_outputs(path: Path, runner: str, batches: Sequence[Mapping[str, Array]
         results.save(str(path))
 
 
+class SavedOutputs:
+    """What ``write_outputs`` saved: read once, and kept once, the batches being parts of what they are joined to."""
+
+    def __init__(self, path: Path) -> None:
+        """Read it.
+
+        Raises:
+            ConfigError: the file is missing or is not Polygraphy's RunResults.
+        """
+        self.path = path
+        self.runner, batches = _iterations(path)
+        try:
+            self.arrays = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+            """All outputs by name, batches joined along the first dimension."""
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"{path}: its batches do not match each other ({error}); run `trtforge infer` again"
+            ) from error
+        self._ends = {name: np.cumsum([len(batch[name]) for batch in batches])[:-1] for name in self.arrays}
+
+    def batches(self) -> list[dict[str, Array]]:
+        """As they were run."""
+        parts = {name: np.split(array, self._ends[name]) for name, array in self.arrays.items()}
+        return [dict(zip(parts, batch)) for batch in zip(*parts.values(), strict=True)]
+
+
 def read_outputs(path: Path) -> dict[str, Array]:
     """All outputs by name, batches joined along the first dimension.
 
     Raises:
         ConfigError: the file is missing or is not Polygraphy's RunResults.
     """
-    iterations = _iterations(path)
-    try:
-        return {name: np.concatenate([batch[name] for batch in iterations]) for name in iterations[0]}
-    except (KeyError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: its batches do not match each other ({error}); run `trtforge infer` again"
-        ) from error
-
-
-def runner_from_outputs(path: Path) -> str:
-    """What ran them, as ``write_outputs`` was told, of a file that ``read_outputs`` reads."""
-    with _quiet():
-        from polygraphy.comparator import RunResults
-
-        name, _ = RunResults.load(str(path))[0]
-        return str(name)
+    return SavedOutputs(path).arrays
 
 
 def compare(
-    reference: Path, candidate: Path, tolerance: Tolerance, atols: Mapping[str, float] = NO_ATOLS
+    reference: SavedOutputs, candidate: SavedOutputs, tolerance: Tolerance, atols: Mapping[str, float] = NO_ATOLS
 ) -> dict[str, OutputComparison]:
     """Each output of the candidate against the reference's of the same name, by Polygraphy's comparators.
 
@@ -115,7 +126,7 @@ def compare(
     instead of the tolerance's.
 
     Raises:
-        ConfigError: a file cannot be read, the outputs' names differ, or the numbers of samples do.
+        ConfigError: the outputs' names differ, or the numbers of samples do.
     """
     names, first, second = _aligned(reference, candidate)
     allowed = {name: atols.get(name, tolerance.atol) for name in names}
@@ -204,7 +215,8 @@ def _summary(
     )
 
 
-def _iterations(path: Path) -> list[dict[str, Array]]:
+def _iterations(path: Path) -> tuple[str, list[dict[str, Array]]]:
+    """What ran them, and the outputs of each batch."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError(f"{path}: {what}; give a file that `trtforge infer` or `polygraphy run --save-outputs` wrote")
@@ -213,7 +225,7 @@ def _iterations(path: Path) -> list[dict[str, Array]]:
 
         try:
             results = RunResults.load(str(path))
-            _, iterations = results[0]
+            runner, iterations = results[0]
             batches = [dict(iteration.items()) for iteration in iterations]
         except Exception as error:
             raise ConfigError(
@@ -222,28 +234,29 @@ def _iterations(path: Path) -> list[dict[str, Array]]:
             ) from error
     if not batches:
         raise ConfigError(f"{path}: holds no outputs; run `trtforge infer` again")
-    return batches
+    return str(runner), batches
 
 
-def _aligned(reference: Path, candidate: Path) -> tuple[list[str], list[Any], list[Any]]:
+def _aligned(reference: SavedOutputs, candidate: SavedOutputs) -> tuple[list[str], list[Any], list[Any]]:
     """Output names, and both sides as Polygraphy's iterations cut into the reference's batches."""
-    batches, outputs = _iterations(reference), read_outputs(candidate)
+    batches, outputs = reference.batches(), candidate.arrays
     if set(batches[0]) != set(outputs):
         raise ConfigError(
-            f"{candidate}: has the outputs {', '.join(sorted(outputs))}, but {reference} has "
+            f"{candidate.path}: has the outputs {', '.join(sorted(outputs))}, but {reference.path} has "
             f"{', '.join(sorted(batches[0]))}; compare engines of one model"
         )
     num_reference = sum(len(next(iter(batch.values()))) for batch in batches)
     num_candidate = len(next(iter(outputs.values())))
     if num_reference != num_candidate:
         raise ConfigError(
-            f"{candidate}: holds {num_candidate} samples, but {reference} {num_reference}; run both on the same data"
+            f"{candidate.path}: holds {num_candidate} samples, but {reference.path} {num_reference}; run both on the "
+            "same data"
         )
     for name, array in outputs.items():
         if array.shape[1:] != batches[0][name].shape[1:]:
             raise ConfigError(
-                f"{candidate}: output '{name}' is {array.shape[1:]} a sample, but {batches[0][name].shape[1:]} in "
-                f"{reference}; compare engines of one model"
+                f"{candidate.path}: output '{name}' is {array.shape[1:]} a sample, but {batches[0][name].shape[1:]} in "
+                f"{reference.path}; compare engines of one model"
             )
     with _quiet():
         from polygraphy.comparator import IterationResult

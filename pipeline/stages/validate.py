@@ -22,10 +22,9 @@ from pipeline.accuracy.bisection import Evidence, run_bisection
 from pipeline.accuracy.comparison import (
     NO_ATOLS,
     OutputComparison,
+    SavedOutputs,
     Tolerance,
     compare,
-    read_outputs,
-    runner_from_outputs,
 )
 from pipeline.accuracy.metrics import Metric, metric
 from pipeline.accuracy.tolerances import derived_atols, too_noisy, unlike_ranges
@@ -225,9 +224,10 @@ class Validate(Stage):
         derived = judged.derived(tolerance)
         atols = derived_atols(derived, tolerance) if derived else NO_ATOLS
         with waiting("comparison of the outputs"):
-            compared = compare(reference.path, candidate.path, tolerance, atols)
+            expected_answers, answers = SavedOutputs(reference.path), SavedOutputs(candidate.path)
+            compared = compare(expected_answers, answers, tolerance, atols)
         failures = [failure for output in compared.values() for failure in output.failures]
-        ours, theirs = read_outputs(candidate.path), read_outputs(reference.path)
+        ours, theirs = answers.arrays, expected_answers.arrays
         failures += too_noisy(derived, ours, theirs, tolerance) if derived else []
         value = expected = drop = None
         if judge.name:
@@ -241,7 +241,7 @@ class Validate(Stage):
         failures += self._of_ranges(judged, derived)
         suspects: list[dict[str, Any]] = []
         if failures and judged.evidence and judged.evidence.model and self.num_bisected:
-            suspicion, suspects = self._suspicion(judged.evidence, compared, candidate)
+            suspicion, suspects = self._suspicion(judged.evidence, compared, answers.runner)
             failures.append(suspicion)
         verdict = {
             "precision": precision,
@@ -269,7 +269,7 @@ class Validate(Stage):
         return [*unlike, *evidence.scale_mismatches()]
 
     def _suspicion(
-        self, evidence: Evidence, compared: Mapping[str, OutputComparison], candidate: Outputs
+        self, evidence: Evidence, compared: Mapping[str, OutputComparison], runner: str
     ) -> tuple[str, list[dict[str, Any]]]:
         """Where failures come from: a sentence, and the likeliest nodes."""
         if reason := backend(self.reference).why_not_run():
@@ -277,8 +277,7 @@ class Validate(Stage):
         with waiting("search for the layer"):
             bisection = run_bisection(evidence, self.num_bisected, self.reference)
         ratios = {name: output.sqnr_db for name, output in compared.items()}
-        runner = runner_from_outputs(candidate.path) if self.reference == SIMULATOR else ""
-        return bisection.suspicion(ratios, runner), bisection.rows()
+        return bisection.suspicion(ratios, runner if self.reference == SIMULATOR else ""), bisection.rows()
 
 
 def far_from_reference(compared: Mapping[str, OutputComparison]) -> list[str]:

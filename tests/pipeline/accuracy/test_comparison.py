@@ -15,10 +15,10 @@ from engines.contract import Array
 from pipeline.accuracy.comparison import (
     Element,
     OutputComparison,
+    SavedOutputs,
     Tolerance,
     compare,
     read_outputs,
-    runner_from_outputs,
     write_outputs,
 )
 from pipeline.errors import ConfigError
@@ -32,10 +32,14 @@ def saved(path: Path, *batches: Array, name: str = "scores") -> Path:
     return path
 
 
+def compared_files(theirs: Path, ours: Path, tolerance: Tolerance) -> dict[str, OutputComparison]:
+    return compare(SavedOutputs(theirs), SavedOutputs(ours), tolerance)
+
+
 def compared(folder: Path, ours: list[Array], tolerance: Tolerance) -> OutputComparison:
     """REFERENCE, in batches of 2 and 1, with these batches of a candidate."""
     theirs = saved(folder / "reference.json", REFERENCE[:2], REFERENCE[2:])
-    return compare(theirs, saved(folder / "candidate.json", *ours), tolerance)["scores"]
+    return compared_files(theirs, saved(folder / "candidate.json", *ours), tolerance)["scores"]
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -124,40 +128,40 @@ def test_nan_and_infinity_never_pass(tmp_path: Path, value: float) -> None:
 
 def test_zeros_against_zeros_are_equal(tmp_path: Path) -> None:
     zeros = saved(tmp_path / "zeros.json", np.zeros((2, 3), np.float32))
-    assert compare(zeros, zeros, STRICT)["scores"].passed
+    assert compared_files(zeros, zeros, STRICT)["scores"].passed
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, np.float16, np.float64])
 def test_other_number_types(tmp_path: Path, kind: type[np.generic]) -> None:
     theirs = saved(tmp_path / "a.json", REFERENCE.astype(kind))
     ours = saved(tmp_path / "b.json", (REFERENCE + 1).astype(kind))
-    assert compare(theirs, ours, Tolerance())["scores"].max_abs == 1.0
+    assert compared_files(theirs, ours, Tolerance())["scores"].max_abs == 1.0
 
 
 def test_truth_values(tmp_path: Path) -> None:
     theirs = saved(tmp_path / "a.json", np.array([[True, False]]))
     ours = saved(tmp_path / "b.json", np.array([[True, True]]))
-    assert compare(theirs, theirs, STRICT)["scores"].passed
-    assert compare(theirs, ours, Tolerance(atol=0))["scores"].max_abs == 1.0
+    assert compared_files(theirs, theirs, STRICT)["scores"].passed
+    assert compared_files(theirs, ours, Tolerance(atol=0))["scores"].max_abs == 1.0
 
 
 def test_outputs_are_matched_by_name(tmp_path: Path) -> None:
     write_outputs(tmp_path / "a.json", "a", [{"x": REFERENCE, "y": -REFERENCE}])
     write_outputs(tmp_path / "b.json", "b", [{"y": -REFERENCE, "x": REFERENCE}])
-    found = compare(tmp_path / "a.json", tmp_path / "b.json", STRICT)
+    found = compared_files(tmp_path / "a.json", tmp_path / "b.json", STRICT)
     assert [(name, output.passed) for name, output in found.items()] == [("x", True), ("y", True)]
 
 
 def test_other_names(tmp_path: Path) -> None:
     theirs, ours = saved(tmp_path / "a.json", REFERENCE), saved(tmp_path / "b.json", REFERENCE, name="logits")
     with pytest.raises(ConfigError, match=r"b\.json: has the outputs logits, but \S*a\.json has scores; compare engin"):
-        compare(theirs, ours, STRICT)
+        compared_files(theirs, ours, STRICT)
 
 
 def test_other_numbers_of_samples(tmp_path: Path) -> None:
     theirs, ours = saved(tmp_path / "a.json", REFERENCE), saved(tmp_path / "b.json", REFERENCE[:2])
     with pytest.raises(ConfigError, match=r"b\.json: holds 2 samples, but \S*a\.json 3; run both on the same data"):
-        compare(theirs, ours, STRICT)
+        compared_files(theirs, ours, STRICT)
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -166,7 +170,7 @@ def test_other_shapes_are_never_stretched(tmp_path: Path, columns: int) -> None:
     with pytest.raises(
         ConfigError, match=rf"output 'scores' is \({columns},\) a sample, but \(3,\) in \S*a\.json; com"
     ):
-        compare(theirs, ours, STRICT)
+        compared_files(theirs, ours, STRICT)
 
 
 def test_files_that_are_not_outputs(tmp_path: Path) -> None:
@@ -211,7 +215,7 @@ FLOATS = st.floats(-8, 8, width=16)
 def test_the_numbers_are_numpys(tmp_path_factory: pytest.TempPathFactory, a: Array, b: Array) -> None:
     folder = tmp_path_factory.mktemp("pair")
     theirs, ours = saved(folder / "a.json", a[:3], a[3:]), saved(folder / "b.json", b)
-    found = compare(theirs, ours, Tolerance(atol=1.0))["scores"]
+    found = compared_files(theirs, ours, Tolerance(atol=1.0))["scores"]
     difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
     assert found.max_abs == pytest.approx(difference.max(), rel=1e-5)
     assert found.mean_abs == pytest.approx(difference.mean(), rel=1e-5, abs=1e-7)
@@ -220,4 +224,4 @@ def test_the_numbers_are_numpys(tmp_path_factory: pytest.TempPathFactory, a: Arr
 
 def test_the_runner_of_outputs_is_known(tmp_path: Path) -> None:
     write_outputs(tmp_path / "outputs.json", "onnxruntime", [{"y": np.ones((1, 2), np.float32)}])
-    assert runner_from_outputs(tmp_path / "outputs.json") == "onnxruntime"
+    assert SavedOutputs(tmp_path / "outputs.json").runner == "onnxruntime"
