@@ -312,7 +312,8 @@ def sum_of(parts: tuple[Part, ...], name: str) -> Part:
 
 def page(networks: list[Measured], folder: Path) -> str:
     """The results as Markdown."""
-    command = " ".join(["python", "benchmarks/whole_run.py", *sys.argv[1:]]).replace(str(folder), "FOLDER")
+    words = [Path(word).name if word.endswith(".toml") else word for word in sys.argv[1:]]
+    command = " ".join(["python", "benchmarks/whole_run.py", *words]).replace(str(folder), "FOLDER")
     lines = ["# What a whole run costs", "", f"`{command}`", ""]
     lines.append(
         f"{cpu_name()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end. CPU seconds of all "
