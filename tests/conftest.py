@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,13 +109,22 @@ html = false
     return path
 
 
+@contextmanager
+def logging_as_before() -> Iterator[None]:
+    """The command sets up the logging of its process; afterwards it is as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """`trtforge ...` in this process, with the same errors and exit statuses as the command has."""
     from pipeline.command.cli import status_of
-
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
 
     def call(*arguments: object) -> Said:
         capsys.readouterr()
@@ -122,6 +132,5 @@ def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
         said = capsys.readouterr()
         return Said(status, said.out, said.err)
 
-    yield call
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with logging_as_before():
+        yield call
