@@ -153,6 +153,10 @@ class Tolerances(Artifact):
         return dict(json.loads(self.path.read_text()))
 
 
+class LayerNoises(Artifact):
+    """How much noise each tensor in INT8 brings to the outputs (JSON), see ``pipeline.accuracy.layer_noise``."""
+
+
 class Verdict(Artifact):
     """The comparison of one engine's outputs with the FP32 model's, and the task metric of both (JSON)."""
 
@@ -170,7 +174,8 @@ class Timings(Artifact):
 
 
 TYPES: dict[str, type[Artifact]] = {
-    kind.__name__: kind for kind in (OnnxModel, Findings, Ranges, Engine, Outputs, Tolerances, Verdict, Timings)
+    kind.__name__: kind
+    for kind in (OnnxModel, Findings, Ranges, Engine, Outputs, Tolerances, LayerNoises, Verdict, Timings)
 }
 
 

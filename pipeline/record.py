@@ -23,7 +23,7 @@ from pipeline.latency.protocol import Protocol
 from pipeline.machine.identity import Machine
 from pipeline.machine.monitor import MonitorSummary
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, Q/DQ as written)"]
 ENGINE: MeasuredOn = "engine"
@@ -147,6 +147,21 @@ class BatchTiming:
 
 
 @dataclass(frozen=True)
+class Remedy:
+    """What was tried where INT8 is out of bounds, each trial judged as the variant was."""
+
+    holds: bool
+    sentence: str
+    """The first trial that holds, with its numbers and cost; or that none did."""
+    toml: str
+    """What to write into the plan; empty where nothing held."""
+    tried: tuple[str, ...]
+    """The trials that did not hold, with their numbers."""
+    metric: float | None
+    """Of the trial that holds; None where none does, or the plan names no metric."""
+
+
+@dataclass(frozen=True)
 class VariantRecord:
     """One precision on one backend."""
 
@@ -166,6 +181,8 @@ class VariantRecord:
     comparison: tuple[ComparedOutput, ...]
     failures: tuple[str, ...]
     """What validation found out of tolerance; empty if all passed."""
+    remedy: Remedy | None
+    """Of INT8 out of bounds; None where there is nothing to mend, or nothing was tried."""
     latency_ms: Latency | None
     """This and the next two repeat the first batch size of ``by_batch``; None where nothing was timed."""
     throughput_per_s: float | None

@@ -18,6 +18,7 @@ from pipeline.artifact import (
     Verdict,
 )
 from pipeline.bundle import Bundle
+from pipeline.record import Remedy
 
 TRAINED = "trained"
 """The network as the user brought it; in names of variants it goes without saying."""
@@ -79,6 +80,8 @@ class Results:
     engines: dict[Variant, Engine] = field(default_factory=dict)
     outputs: dict[Variant, Outputs] = field(default_factory=dict)
     verdicts: dict[Variant, Verdict] = field(default_factory=dict)
+    remedies: dict[Variant, Remedy] = field(default_factory=dict)
+    """Of INT8 variants that are out of bounds."""
     timings: Timings | None = None
     not_timed: dict[Variant, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

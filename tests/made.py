@@ -95,6 +95,7 @@ def variant_named(name: str, drop: float | None, size_bytes: int) -> VariantReco
         metric_measured_on=ENGINE,
         agreement=1.0 if drop == 0 else 0.991,
         comparison=(ComparedOutput("probabilities", 0.0123, 0.0004, 0.9987, 0.9999, 41.5, 32.5),),
+        remedy=None,
         failures=(),
         latency_ms=None,
         throughput_per_s=None,

@@ -78,6 +78,8 @@ class Rounded:
     """The same, rounded to the format."""
     placed: Mapping[str, str]
     """The same, rounded to INT8, for those that are."""
+    switches: Mapping[str, str]
+    """Node -> the input that says whether its weight is rounded to INT8; none unless asked for."""
 
     def draw(self, random: np.random.Generator) -> FloatFeed:
         """Values of these inputs for one run, each ()."""
@@ -97,12 +99,29 @@ def steps_feed(steps: Mapping[str, Quantization], random: np.random.Generator | 
     return {name: np.asarray(value) for name, value in feed.items()}
 
 
+SMALLEST_STEP, LARGEST_LEVEL = 2.0**-40, 1e38
+
+
+def unrounded_feed(prefixes: Iterable[str]) -> FloatFeed:
+    """The inputs of tensors in INT8 with which they are not rounded: steps below FP32's, and no ends."""
+    return {
+        f"{prefix}_{name}": np.asarray(np.float32(value))
+        for prefix in prefixes
+        for name, value in (("step", SMALLEST_STEP), ("low", -LARGEST_LEVEL), ("high", LARGEST_LEVEL))
+    }
+
+
 Placing = Callable[[ir.Graph], QdqPlacement]
 """From the opened FP32 model, which it may prepare, to where INT8 is placed."""
 
 
 def rounded_from_onnx(
-    model: onnx.ModelProto, form: Format | None, placing: Placing | None, random: np.random.Generator | None = None
+    model: onnx.ModelProto,
+    form: Format | None,
+    placing: Placing | None,
+    random: np.random.Generator | None = None,
+    *,
+    switched: bool = False,
 ) -> Rounded:
     """The model with the format's rounding of every tensor and weight, and with INT8 where it is placed.
 
@@ -111,6 +130,7 @@ def rounded_from_onnx(
         form: the floating-point format; None where only what INT8 rounds counts.
         placing: for INT8, where; None for none.
         random: draws the phases of the weights' rounding, which are the model's own; by default of seed 0.
+        switched: each weight in INT8 has an input of its own, (), 0 where it is rounded and 1 where it is exact.
 
     Raises:
         DataError: a tensor that must be quantized has no range.
@@ -119,11 +139,13 @@ def rounded_from_onnx(
     opened_model = opened(model)
     placement = placing(opened_model.graph) if placing else None
     writer = _Writer(opened_model.graph, form, placement, random or np.random.default_rng(0))
+    writer.switches = {} if switched else None
     writer.write()
-    names = [
+    exact, cut, placed = (
         {name: value.name or "" for name, value in writer.found[kind].items()} for kind in ("exact", "cut", "placed")
-    ]
-    return Rounded(closed(opened_model), tuple(writer.phases), writer.steps, *names)
+    )
+    phases, switches = tuple(writer.phases), writer.switches or {}
+    return Rounded(closed(opened_model), phases, writer.steps, exact, cut, placed, switches)
 
 
 def placing_for(ranges: Mapping[str, Span], options: PlacementOptions) -> Placing:
@@ -147,6 +169,8 @@ class _Writer:
         self.phases: list[str] = []
         self._numbers: dict[float, ir.Value] = {}
         self.steps: dict[str, Quantization] = {}
+        self.switches: dict[str, str] | None = None
+        """By node; None where weights are rounded for good."""
         self.found: dict[str, dict[str, ir.Value]] = {"exact": {}, "cut": {}, "placed": {}}
 
     def write(self) -> None:
@@ -178,6 +202,8 @@ class _Writer:
             assert array is not None
             rounded = _rounded_weight(array, weight.axis, weight.in_pairs)
             self._replace_weight(nodes[reader.node], reader.index, rounded)
+            if self.switches is not None:
+                self.switches[reader.node] = self._switch(nodes[reader.node], reader.index, array - rounded)
 
     def _cut_weight(self, node: ir.Node, index: int, form: Format) -> None:
         array = constant(node.inputs[index])
@@ -191,6 +217,18 @@ class _Writer:
         value = node.inputs[index]
         assert value is not None
         node.replace_input_with(index, add_initializer(self._graph, self._name(f"{value.name}_rounded"), array, ()))
+
+    def _switch(self, node: ir.Node, index: int, rest: npt.NDArray[np.float32]) -> str:
+        """A weight and its rest, times a new input, whose name it is."""
+        weight = node.inputs[index]
+        assert weight is not None
+        switch = self._input(f"{weight.name}_switch")
+        rest_value = add_initializer(self._graph, self._name(f"{weight.name}_rest"), rest, ())
+        product = self._node("Mul", [rest_value, switch])
+        nodes = [product, self._node("Add", [weight, product.outputs[0]])]
+        self._graph.insert_before(node, nodes)
+        node.replace_input_with(index, nodes[-1].outputs[0])
+        return switch.name or ""
 
     def _cut_tensor(self, value: ir.Value, bits: int) -> ir.Value:
         """Cut a tensor for all its readers; the model's output of this name is the cut one."""

@@ -46,6 +46,10 @@ def print_table(record: Record, console: Console) -> None:
     for line in _footnotes(record):
         console.print(Text(line, style="dim"))
     console.print(Text(record.recommendation.sentence, style="bold"))
+    for remedy in (variant.remedy for variant in record.variants if variant.remedy is not None):
+        console.print(Text(remedy.sentence, style="bold"))
+        if remedy.toml:
+            console.print(Text(remedy.toml.rstrip()))
 
 
 def _variant_table(record: Record) -> Table:

@@ -138,6 +138,7 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
         agreement=verdict["agreement"],
         comparison=tuple(_compared(name, row) for name, row in verdict["comparison"].items()),
         failures=tuple(verdict["failures"]),
+        remedy=results.remedies.get(variant),
         latency_ms=None,
         throughput_per_s=None,
         speedup=None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.option import option
+from pipeline.option import check_bounds, option
 from pipeline.output import check_replaceable
 from pipeline.stage import Stage
 
@@ -27,6 +28,11 @@ class Report(Stage):
     )
     html: bool = option(True, "write report.html (needs the extra `report`)")
     max_metric_drop: float = option(0.01, "largest drop of the metric that the recommendation accepts")
+    num_remedies: int = option(4, "other ways to INT8 that are tried where it is out of bounds, at most; 0: none")
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        check_bounds(self, num_remedies=(0, math.inf))
 
     def check_folder(self, folder: Path) -> None:
         """That the report's folder is new, empty, or an older report: it is going to be replaced as a whole.

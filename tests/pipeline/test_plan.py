@@ -171,6 +171,7 @@ num_streams = 2
 folder = "out"
 html = false
 max_metric_drop = 0.125
+num_remedies = 2
 
 [gate]
 candidate = "int8@reference"

@@ -12,7 +12,16 @@ import onnx.parser
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from calibration.analysis.rounding import FP16, FP32, TF32, Format, Rounded, placing_for, rounded_from_onnx
+from calibration.analysis.rounding import (
+    FP16,
+    FP32,
+    TF32,
+    Format,
+    Rounded,
+    placing_for,
+    rounded_from_onnx,
+    unrounded_feed,
+)
 from calibration.precision.placement import PlacementOptions
 from calibration.ranges.span import Span
 
@@ -173,3 +182,18 @@ def test_noise_of_rounding_is_a_twelfth_of_the_step_squared() -> None:
         expected = step**2 / 12 * np.square(weight).sum() / 16 + of_weight
         errors.append(float(np.square(inner).mean() / expected))
     assert np.mean(errors) == pytest.approx(1, abs=0.25)
+
+
+def test_the_rounding_of_a_weight_can_be_switched_off() -> None:
+    placing = placing_for(SPANS, PlacementOptions(target="tensorrt"))
+    switched, fixed = (rounded_from_onnx(network(), None, placing, switched=each) for each in (True, False))
+    assert not fixed.switches
+    off = unrounded_feed(switched.steps)
+    exact = {name: np.float32(1) for name in switched.switches.values()}
+    rounded = {name: np.float32(0) for name in switched.switches.values()}
+    expected, x = answers(network(), {"x": images()}), images()
+    for name, value in answers(switched.model, {"x": x, **off, **exact}).items():
+        assert np.allclose(value, expected[name], rtol=1e-5, atol=1e-6)
+    by_switch, for_good = answers(switched.model, {"x": x, **off, **rounded}), answers(fixed.model, {"x": x, **off})
+    assert all(np.array_equal(by_switch[name], for_good[name]) for name in expected)
+    assert not np.allclose(by_switch["scores"], expected["scores"], rtol=1e-5, atol=1e-6)

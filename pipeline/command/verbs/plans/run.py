@@ -14,6 +14,7 @@ from pipeline.command.options import STORE
 from pipeline.command.plan_run import raise_failures, run_plan, tell_time
 from pipeline.errors import ConfigError
 from pipeline.plan import Plan
+from pipeline.remedies.search import find_remedies
 from pipeline.report.table import print_table
 from pipeline.report.write import write_report
 from pipeline.spelling import nearest
@@ -27,11 +28,15 @@ from pipeline.store import Stopwatch
 def run(plan: Path, backends: tuple[str, ...], store: Path) -> None:
     """Run PLAN.toml: build, validate and benchmark every variant, print a table, and write a report.
 
+    Where INT8 is out of bounds, other ways to make it are tried, and what holds is said with its cost; see
+    [report] num_remedies.
+
     Results that are up to date are taken from the store; benchmarks are always run again. Exit status 5 if a variant
     is out of tolerance; the report is written in that case too.
     """
     stopwatch = Stopwatch()
     read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends))
+    find_remedies(read, opened, made)
     record = write_report(read, made, opened.account)
     print_table(record, Console())
     folder = read.output_folder(read.report)

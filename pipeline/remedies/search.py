@@ -1,0 +1,112 @@
+"""Try what would hold where an INT8 engine is out of bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from calibration.ranges.ranges import IMPORTED
+from calibration.ranges.ranges_file import ranges_from_folder
+from engines import backend
+from engines.onnx_model import facts
+from pipeline.artifact import Engine, OnnxModel
+from pipeline.engine_runner import SIMULATOR
+from pipeline.json_record import finite
+from pipeline.plan import Plan
+from pipeline.record import Remedy
+from pipeline.remedies.trials import Trial, quantize_for, trials
+from pipeline.results import Network, Results, Variant
+from pipeline.stages.validate import Judged
+from pipeline.store import Store
+from pipeline.variants import evidence_of, is_native, judge_of, judged_engine, rounding_of, target_of
+
+_SLACK = 1e-9
+"""A drop of exactly the bound passes, whatever the subtraction rounded."""
+
+
+def find_remedies(plan: Plan, store: Store, made: Results) -> None:
+    """For each INT8 variant that is out of bounds, set ``made.remedies``: the first trial that holds, or that none did.
+
+    Out of bounds is what failed validation, or dropped by more than the report accepts.
+    """
+    for variant, verdict in made.verdicts.items():
+        if plan.report.num_remedies and _can_be_tried(plan, made, variant) and not _holds(plan, verdict.read()):
+            with store.about(f"{variant.name}, what would hold"):
+                made.remedies[variant] = _remedy(plan, store, made, variant)
+
+
+def _can_be_tried(plan: Plan, made: Results, variant: Variant) -> bool:
+    """Whether INT8 is written into a model here, from ranges that were measured here."""
+    if not variant.precision.is_integer or is_native(plan, variant) or made.calibration is None:
+        return False
+    ranges = made.networks[variant.network].ranges
+    return ranges is not None and ranges_from_folder(ranges.path).method != IMPORTED
+
+
+def _holds(plan: Plan, verdict: Mapping[str, Any]) -> bool:
+    drop = finite(verdict["metric_drop"])
+    return bool(verdict["passed"]) and (drop is None or drop <= plan.report.max_metric_drop + _SLACK)
+
+
+def _remedy(plan: Plan, store: Store, made: Results, variant: Variant) -> Remedy:
+    tried: list[str] = []
+    for trial in islice(trials(plan, store, made, variant), plan.report.num_remedies):
+        fp32 = made.networks[variant.network].fp32
+        model = store.run(replace(quantize_for(plan, variant), exclude=trial.exclude), fp32, trial.ranges)
+        if not (num_left := facts(model.path).num_quantized):
+            break  # Nothing of INT8 is left.
+        verdict = _judged(plan, store, made, variant, (trial, model))
+        result = f"{trial.words()}: {_result(plan, verdict)}"
+        if _holds(plan, verdict):
+            num_now = facts(made.models[variant].path).num_quantized
+            sentence = (
+                f"{variant.name} would hold with {result}; INT8 then computes {num_left} of the convolutions and "
+                f"matrix products, {num_now} now. Write into the plan:"
+            )
+            return Remedy(True, sentence, trial.toml(), tuple(tried), finite(verdict["metric"]))
+        tried.append(result)
+    if not tried:
+        return Remedy(False, f"{variant.name}: there is no other way to try.", "", (), None)
+    sentence = (
+        f"{variant.name} is still out of bounds with {'; with '.join(tried)}. Look at its layers with `trtforge "
+        "bisect`, calibrate on more samples like those it will see, or stay with a higher precision."
+    )
+    return Remedy(False, sentence, "", tuple(tried), None)
+
+
+def _result(plan: Plan, verdict: Mapping[str, Any]) -> str:
+    """The numbers of a trial."""
+    parts = []
+    if finite(verdict["metric"]) is not None:
+        parts.append(f"{plan.data.metric} {verdict['metric']:.4f} against {verdict['reference_metric']:.4f} of FP32")
+    ratios = {name: finite(row["sqnr_db"]) for name, row in verdict["comparison"].items()}
+    known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    if known:
+        worst = min(known, key=lambda name: known[name])
+        parts.append(f"output '{worst}' has an SQNR of {known[worst]:.1f} dB")
+    return ", ".join(parts) or ("passed" if verdict["passed"] else "failed")
+
+
+def _judged(
+    plan: Plan, store: Store, made: Results, variant: Variant, tried: tuple[Trial, OnnxModel]
+) -> Mapping[str, Any]:
+    """The trial's verdict, by the same stages as the variant's own; tolerances are derived for it as well."""
+    assert made.reference is not None
+    (trial, model), fp32 = tried, made.networks[variant.network].fp32
+    networks = {**made.networks, variant.network: Network(fp32, trial.ranges)}
+    changed = replace(made, models={**made.models, variant: model}, networks=networks)
+    engine = Engine(model.path, SIMULATOR, simulated=True)
+    if not backend(variant.backend).why_not_run():
+        target = target_of(plan, variant)
+        engine = store.run(plan.build, model, target, *plan.build.calibration(target, trial.ranges, made.calibration))
+    outputs = store.run(plan.infer, judged_engine(plan, changed, variant, engine), made.evaluation)
+    judged = Judged(judge_of(plan), variant.precision.name, evidence_of(plan, changed, variant))
+    stage = replace(plan.validate, num_bisected=0)
+    verdict = store.run(stage, made.reference, outputs, made.evaluation, judged).read()
+    if not _holds(plan, verdict) or variant not in made.tolerances:
+        return verdict
+    rounding = replace(rounding_of(plan, changed, variant), exclude=trial.exclude)
+    judged = replace(judged, tolerances=store.run(plan.tolerate, fp32, made.evaluation, rounding))
+    return store.run(stage, made.reference, outputs, made.evaluation, judged).read()

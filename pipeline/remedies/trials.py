@@ -1,0 +1,78 @@
+"""The ways to INT8 that are tried, the one that costs the engine least first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from calibration.precision.placement import PlacementOptions, PlacementTarget
+from calibration.ranges.ranges import AUTO
+from calibration.ranges.ranges_file import ranges_from_folder
+from engines import backend
+from pipeline.accuracy.layer_noise import InputNoise, MeasureLayers, noises_from_file, noisiest_nodes
+from pipeline.artifact import Ranges
+from pipeline.plan import Plan
+from pipeline.results import Results, Variant
+from pipeline.stages.quantize import Quantize
+from pipeline.store import Store
+
+SHARES = (0.5, 0.75, 0.9)
+"""Of the noise that the layers which are left in FP32 bring, one trial after the other: some 3, 6 and 10 dB."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Another way to make the INT8 model."""
+
+    ranges: Ranges
+    by_auto: bool
+    """Whether the ranges are ``auto``'s where the plan names another method."""
+    exclude: tuple[str, ...]
+    """All that stays in FP32, what the plan excludes included."""
+    num_added: int
+
+    def words(self) -> str:
+        """A phrase."""
+        layers = f"{self.num_added} {'layer' if self.num_added == 1 else 'layers'} left in FP32"
+        return " and ".join(
+            [*(['[calibrate] method = "auto"'] if self.by_auto else []), *([layers] if self.num_added else [])]
+        )
+
+    def toml(self) -> str:
+        """The lines to write into the plan."""
+        method = f'[calibrate]\nmethod = "{AUTO}"\n' if self.by_auto else ""
+        excluded = f"[quantize]\nexclude = {json.dumps(self.exclude, ensure_ascii=False)}\n" if self.num_added else ""
+        return method + excluded
+
+
+def trials(plan: Plan, store: Store, made: Results, variant: Variant) -> Iterator[Trial]:
+    """Ranges read in another way, which cost no speed; then ever more layers in FP32, those with the most noise first.
+
+    What a trial needs is made when it is asked for.
+    """
+    network, samples = made.networks[variant.network], made.calibration
+    assert network.ranges is not None
+    assert samples is not None
+    ranges, excluded = network.ranges, plan.quantize.exclude
+    by_auto = ranges_from_folder(ranges.path).method != AUTO
+    if by_auto:
+        ranges = store.run(replace(plan.calibrate, method=AUTO), network.fp32, samples)
+        yield Trial(ranges, by_auto, excluded, 0)
+    stage = quantize_for(plan, variant)
+    options = PlacementOptions(stage.target, excluded, stage.chosen_arithmetic()[0])
+    measure = MeasureLayers(options, num_threads=plan.tolerate.num_threads)
+    noises = noises_from_file(store.run(measure, network.fp32, ranges, samples).path)
+    yield from (Trial(ranges, by_auto, (*excluded, *nodes), len(nodes)) for nodes in noisy_sets(noises))
+
+
+def noisy_sets(noises: Sequence[InputNoise]) -> Iterator[tuple[str, ...]]:
+    """The nodes behind ever more of the noise, each set once."""
+    sets = [noisiest_nodes(noises, share) for share in SHARES]
+    yield from (nodes for nodes in dict.fromkeys(sets) if nodes)
+
+
+def quantize_for(plan: Plan, variant: Variant) -> Quantize:
+    """The plan's stage, placed for the variant's backend."""
+    return plan.quantize.placed_for(cast(PlacementTarget, backend(variant.backend).PLACEMENT))
