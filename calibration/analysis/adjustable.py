@@ -45,6 +45,11 @@ class AdjustableNetwork:
         """Tensors in INT8."""
         return len(self._prefixes)
 
+    @property
+    def num_rounded(self) -> int:
+        """Tensors in INT8, and weights that can be switched."""
+        return len(self._prefixes) + len(self.switches)
+
     def placed(self, spans: Mapping[str, Span]) -> dict[str, QuantizedTensor]:
         """The tensors in INT8 with these ranges, by the prefix of their inputs."""
         tensors = place(self._graph, spans, self._options).tensors

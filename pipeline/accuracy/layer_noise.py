@@ -17,7 +17,7 @@ from calibration.analysis.rounding import FloatFeed, steps_feed, unrounded_feed
 from calibration.arrays import AnyArray, Floats
 from calibration.data.batches import Samples
 from calibration.graph.answers import answer_tensors
-from calibration.graph.watched_outputs import watch_tensors
+from calibration.graph.watched_outputs import num_computed_values, watch_tensors
 from calibration.precision.placement import PlacementOptions
 from calibration.ranges.ranges import spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
@@ -31,6 +31,10 @@ from pipeline.machine.progress import Bar
 FILE = "noise.json"
 ROUNDED, EXACT = np.zeros((), np.float32), np.ones((), np.float32)
 """What switches are set to."""
+MOST_SAMPLES = 8
+"""Evenly spread; the order of layers differs little from sample to sample."""
+MOST_VALUES = 1e9
+"""Values that all runs together compute, unless a single sample takes more, as with networks of ImageNet size."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,6 @@ class MeasureLayers:
 
     options: PlacementOptions
     """Where INT8 is placed."""
-    num_samples: int = 2
-    """Of those given, evenly spread: ranks of tensors differ little from sample to sample."""
     num_threads: int = 0
     """Of ONNX Runtime; 0: its default."""
 
@@ -82,10 +84,15 @@ class MeasureLayers:
         if answers and network.num_tensors:
             with ExitStack() as stack:
                 sessions = Sessions(stack, SIMULATOR, self.num_threads)
-                feeds = list(few(samples, self.num_samples))
+                num_values = num_computed_values(model.path, _shapes(samples)) * network.num_rounded
+                feeds = list(few(samples, min(max(int(MOST_VALUES / num_values), 1), MOST_SAMPLES)))
                 noises = _noises(network, spans, sessions.opened(network.model), (feeds, answers))
         (out / FILE).write_text(json.dumps([asdict(noise) for noise in noises], indent=1))
         return LayerNoises(out / FILE)
+
+
+def _shapes(samples: Samples) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in next(few(samples, 1)).items()}
 
 
 def noises_from_file(path: Path) -> list[InputNoise]:

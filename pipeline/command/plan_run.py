@@ -42,7 +42,8 @@ def run_plan(path: Path, store: Path, until: str, change: Change = lambda plan: 
 def _say(entry: Entry) -> None:
     how = "served" if entry.served else f"made in {entry.seconds:.1f} s"
     name = entry.digest if entry.stage == "benchmark" else entry.digest[:12]
-    click.echo(f"trtforge: {entry.stage:<9} {name}  {how}", err=True)
+    variant = f"  {entry.variant}" if entry.variant else ""
+    click.echo(f"trtforge: {entry.stage:<9} {name}  {how}{variant}", err=True)
 
 
 MOST_QUIET_SECONDS = 2.0

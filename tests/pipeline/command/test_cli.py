@@ -212,12 +212,12 @@ def test_0_and_what_goes_where(command: Command, plan: Path) -> None:
     assert "int8@onnxruntime" in said.out
     assert said.out.splitlines()[-1] == str(plan.parent / "trtforge-report" / "report.json")
     assert all(line.startswith("trtforge: ") for line in said.err.splitlines())
-    assert re.search(r"^trtforge: quantize  [0-9a-f]{12}  made in \d+\.\d s$", said.err, re.MULTILINE)
+    assert re.search(r"^trtforge: quantize  [0-9a-f]{12}  made in \d+\.\d s  int8@onnxruntime$", said.err, re.MULTILINE)
     assert "\x1b" not in said.out + said.err
     again = command("run", plan)
     assert again.status == 0
     assert [line for line in again.err.splitlines() if "made in" in line and "benchmark" not in line] == []
-    assert re.search(r"^trtforge: quantize  [0-9a-f]{12}  served$", again.err, re.MULTILINE)
+    assert re.search(r"^trtforge: quantize  [0-9a-f]{12}  served  int8@onnxruntime$", again.err, re.MULTILINE)
 
 
 def test_2_a_plan_that_is_wrong(command: Command, plan: Path) -> None:
