@@ -9,12 +9,14 @@ import onnx.parser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from calibration.analysis.adjustable import AdjustableNetwork
 from calibration.analysis.range_choice import (
     CHOICE_FILE,
     NUM_SAMPLES,
     ROUNDS,
+    STUDENT_T,
     CandidateResult,
     RangeChoice,
     candidates,
@@ -89,6 +91,22 @@ def test_a_race_that_is_clear_takes_few_samples_and_one_that_is_not_takes_all() 
         return np.array([20.0 + 5 * index * (-1) ** i for i in samples])
 
     assert [len(ratios) for ratios in race(2, NUM_SAMPLES, noisy).ratios] == [NUM_SAMPLES] * 2
+
+
+def test_errors_are_student_s_of_as_many_samples() -> None:
+    expected = [stats.t.ppf(0.975, num - 1) for num in range(2, NUM_SAMPLES + 1)]
+    assert pytest.approx(expected, abs=0.006) == STUDENT_T
+
+
+def test_a_race_goes_on_until_what_would_win_is_known() -> None:
+    """The other one leads by 3 dB, with a standard deviation of 3 dB: four samples tell nothing."""
+    random, num_lost = np.random.default_rng(0), 0
+    for _ in range(300):
+        differences = random.normal(3.0, 3.0, NUM_SAMPLES)
+        ratios = np.array([np.full(NUM_SAMPLES, 20.0), 20.0 + differences])
+        end = race(2, NUM_SAMPLES, lambda index, which, ratios=ratios: ratios[index, which.start : which.stop])  # type: ignore[misc]
+        num_lost += end.winner == 0
+    assert num_lost <= 15
 
 
 def test_one_sample_overrules_entropy_by_a_wide_margin_only() -> None:
