@@ -6,13 +6,14 @@ and answer the same evaluation samples in the same run. Usage::
     python benchmarks/accuracy.py FOLDER --environments WORK --output benchmarks/results/accuracy.md
 
 WORK/modelopt is ModelOpt's environment, as `benchmarks/calibration.py` makes it; it is made if it is not there. The
-page is written again after each network.
+page is written again after each network; with `--only` it has the networks of earlier runs too, which `--cache` keeps.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import pickle
 import platform
 import sys
 import tempfile
@@ -69,9 +70,9 @@ answered the same evaluation samples in this run. *ours, auto* is the default.
 
 *The default against the best other* sets the default against the nearest to FP32 of all others, like against like:
 ModelOpt and our other methods for TensorRT against our placement for TensorRT in simulation; ONNX Runtime's and our
-other methods against our placement for it, in the same run; TFLite against that on ONNX Runtime's kernels. A
-difference is ours less the best other's, with twice the standard error of the paired samples. The best of several is
-a little too good by chance.
+other methods against our placement for it in simulation; ONNX Runtime's and TFLite against that on ONNX Runtime's
+kernels. A difference is ours less the best other's, with twice the standard error of the paired samples. The best of
+several is a little too good by chance.
 
 *Ours less theirs* does so with each other tool, by right answers: points, Tango's interval, p of McNemar's exact test,
 and p corrected for all {num} comparisons of the page (Holm); then the same *without the mean shift*: from each
@@ -101,18 +102,16 @@ class Row:
 class Section:
     """One network, judged."""
 
-    network: Trained
+    name: str
+    num_calibration: int
+    sample_size: int
+    is_text: bool
     fp32: Bools
     characters: float
     rows: list[Row]
     failures: list[str]
     choice: str
     """What the default chose, in words."""
-
-    @property
-    def counted(self) -> str:
-        """The samples, in words."""
-        return f"{len(self.fp32)} evaluation samples, {len(self.network.calibration)} for calibration."
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,23 +128,26 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--environments", type=Path, help="where ModelOpt's environment is; without it, no ModelOpt")
     parser.add_argument("--torch", default="torch>=2.8", help="the requirement that brings torch, which ModelOpt needs")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()), help="of trained networks")
-    parser.add_argument("--samples", type=int, default=2000, help="evaluation samples of a network, evenly spread")
-    parser.add_argument("--large-samples", type=int, default=64, help="the same, of a large network")
-    parser.add_argument("--only", default="", help="networks whose names have this")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(tempfile.gettempdir()), help="of trained networks and results"
+    )
+    parser.add_argument("--samples", type=int, default=800, help="evaluation samples of a network, evenly spread")
+    parser.add_argument("--large-samples", type=int, default=200, help="the same, of a large network")
+    parser.add_argument("--only", default="", help="run the networks whose names have this alone")
     parser.add_argument("--output", type=Path, help="the Markdown file to write")
     given = parser.parse_args()
     modelopt = None
     if given.environments is not None:
         make_environment(given.environments.resolve() / "modelopt", given.torch)
         modelopt = given.environments.resolve() / "modelopt" / "bin" / "python"
-    sections: list[Section] = []
+    kept = given.cache / "accuracy.pickle"
+    sections: dict[str, Section] = pickle.loads(kept.read_bytes()) if given.only and kept.exists() else {}
     for network in trained_networks(given.folder.resolve(), given.cache, given.only):
         num = given.large_samples if network.calibration[0].size > LARGE else given.samples
         with tempfile.TemporaryDirectory() as work:
-            sections.append(section(evenly(network, num), Path(work), modelopt))
-        text = page(sections)
-        print("\n".join(section_text(sections[-1], iter([float("nan")] * 99))), flush=True)
+            sections[network.name] = section(evenly(network, num), Path(work), modelopt)
+        kept.write_bytes(pickle.dumps(sections))
+        text = page(sorted(sections.values(), key=lambda each: each.sample_size))
         if given.output is not None:
             given.output.write_text(text, encoding="utf-8")
 
@@ -162,10 +164,10 @@ def page(sections: list[Section]) -> str:
 
 def section_text(each: Section, corrected: Iterator[float]) -> list[str]:
     """One network."""
-    failed = [f"{failure}\n" for failure in dict.fromkeys(each.failures)]
-    without = [] if each.network.source.is_dir() else ["It is an ONNX file: there is no TFLite model of it.", ""]
+    counted = f"{len(each.fp32)} evaluation samples, {each.num_calibration} for calibration. auto: {each.choice}."
+    failed = [f"{failure}\n" for failure in each.failures]
     tables = [*table(each), "", "Ours less theirs:", "", *duel_table(duels(each.rows), corrected), ""]
-    return [f"## {each.network.name}", "", f"{each.counted} auto: {each.choice}.", "", *without, *failed, *tables]
+    return [f"## {each.name}", "", counted, "", *failed, *tables]
 
 
 def head(num_duels: int) -> str:
@@ -189,7 +191,8 @@ def section(network: Trained, work: Path, modelopt: Path | None) -> Section:
     np.save(work / "calibration.npy", network.calibration)
     material = Given(network.source, fp32, work / "calibration.npy", network.tflite, modelopt)
     reference = answers(Candidate("FP32", fp32, "simulation"), network.evaluation, work)
-    rows, failures = [], []
+    rows = []
+    failures = [] if network.source.is_dir() else ["TFLite: none, as there is no SavedModel of it."]
     for candidate in candidates(material, work):
         print(
             f"{datetime.now():%H:%M:%S} {network.name}: {candidate.name}, {candidate.run}", file=sys.stderr, flush=True
@@ -203,9 +206,17 @@ def section(network: Trained, work: Path, modelopt: Path | None) -> Section:
                 raise
             failures.append(f"{candidate.name}: none ({str(error).splitlines()[-1][:300]}).")
     choice = choice_from_folder(work / "ranges")
-    chosen = choice.sentence() if choice else "nothing to choose"
-    fp32_right = right(reference.guesses, network.labels)
-    return Section(network, fp32_right, characters(reference, network), rows, failures, chosen)
+    return Section(
+        network.name,
+        len(network.calibration),
+        network.calibration[0].size,
+        network.is_text,
+        right(reference.guesses, network.labels),
+        characters(reference, network),
+        rows,
+        list(dict.fromkeys(failures)),
+        choice.sentence() if choice else "nothing to choose",
+    )
 
 
 def judged(candidate: Candidate, reference: Answers, network: Trained, work: Path) -> Row:
@@ -238,7 +249,7 @@ def characters(found: Answers, network: Trained) -> float:
 
 def table(each: Section) -> list[str]:
     """All candidates beside FP32."""
-    text = each.network.is_text
+    text = each.is_text
     column, dashes, value = (" characters |", "---:|", f" {each.characters:.4f} |") if text else ("", "", "")
     lines = [f"| candidate | run | int8 | right |{column} to FP32, points | p | agrees | SQNR, dB |"]
     lines += [f"|---|---|---:|---|{dashes}---|---:|---:|---:|", f"| FP32 | | | {share(each.fp32)} |{value} | | | |"]
@@ -263,7 +274,7 @@ def best_table(sections: list[Section]) -> list[str]:
             best = max(others, key=lambda row: float(row.sqnrs_db.mean()))
             most = max(others, key=lambda row: float(row.agreements.mean()))
             lines.append(
-                f"| {each.network.name} | {ours.candidate.target}, {RUNS[ours.candidate.run]} "
+                f"| {each.name} | {ours.candidate.target}, {RUNS[ours.candidate.run]} "
                 f"| {ours.int8} | {ours.sqnrs_db.mean():.1f} "
                 f"| {best.candidate.name}, {best.int8}: {best.sqnrs_db.mean():.1f} "
                 f"| {paired(ours.sqnrs_db - best.sqnrs_db)} | {ours.agreements.mean():.4f} "

@@ -39,7 +39,11 @@ METHODS = ("auto", "entropy", "minmax", "percentile", "mse")
 AS_LITTLE = "as little"
 """In place of a method: the default's, with fewer products in INT8."""
 Run = Literal["simulation", "kernels", "tflite"]
-RUNS_BY_TARGET: dict[str, tuple[Run, ...]] = {"tensorrt": ("simulation",), "onnxruntime": ("simulation", "kernels")}
+RUNS: tuple[tuple[str, Run], ...] = (
+    ("tensorrt", "simulation"),
+    ("onnxruntime", "simulation"),
+    ("onnxruntime", "kernels"),
+)
 
 READER = """
 import sys, numpy as np, onnx
@@ -167,19 +171,16 @@ def as_little(given: Given, other: Path, work: Path) -> Iterator[Candidate]:
 
 
 def ours(given: Given, work: Path) -> Iterator[Candidate]:
-    """By every method, for both placements; that for ONNX Runtime is run in both ways, in this CPU's arithmetic."""
+    """By every method, for both placements; the default also in the arithmetic of this CPU's kernels."""
     ranges = work / "ranges"
     trtforge("calibrate", given.fp32, "--data", given.calibration, "-o", ranges)
     for method in METHODS:
-        named = () if method == METHODS[0] else ("--method", method)
-        for target, runs in RUNS_BY_TARGET.items():
-            for run in runs:
-                path = work / f"ours_{method}_{target}_{run}.onnx"
-                arithmetic = ("--arithmetic", "u8s8") if run == "simulation" else ()
-                trtforge(
-                    "quantize", given.fp32, "--ranges", ranges, *named, "--target", target, *arithmetic, "-o", path
-                )
-                yield Candidate(f"ours, {method}, for {target}", path, run, method, target)
+        for target, run in RUNS if method == METHODS[0] else RUNS[:2]:
+            path = work / f"ours_{method}_{target}_{run}.onnx"
+            named = () if method == METHODS[0] else ("--method", method)
+            arithmetic = ("--arithmetic", "u8s8") if run == "simulation" else ()
+            trtforge("quantize", given.fp32, "--ranges", ranges, *named, "--target", target, *arithmetic, "-o", path)
+            yield Candidate(f"ours, {method}, for {target}", path, run, method, target)
 
 
 def trtforge(*arguments: object) -> None:
