@@ -133,6 +133,7 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=800, help="evaluation samples of a network, evenly spread")
     parser.add_argument("--large-samples", type=int, default=200, help="the same, of a large network")
+    parser.add_argument("--lines", type=int, default=100, help="the same, of one that reads text")
     parser.add_argument("--only", default="", help="run the networks whose names have this alone")
     parser.add_argument("--output", type=Path, help="the Markdown file to write")
     given = parser.parse_args()
@@ -144,6 +145,7 @@ def main() -> None:
     sections: dict[str, Section] = pickle.loads(kept.read_bytes()) if given.only and kept.exists() else {}
     for network in trained_networks(given.folder.resolve(), given.cache, given.only):
         num = given.large_samples if network.calibration[0].size > LARGE else given.samples
+        num = given.lines if network.is_text else num
         with tempfile.TemporaryDirectory() as work:
             sections[network.name] = section(evenly(network, num), Path(work), modelopt)
         kept.write_bytes(pickle.dumps(sections))
