@@ -62,7 +62,7 @@ answered the same evaluation samples in this run. *ours, auto* is the default.
 - *int8*: convolutions and matrix products with 8-bit data and weights, of all; for **kernels**, those that ONNX Runtime
   really computes in integers. ModelOpt leaves some in float; such a candidate is nearer to FP32 because it quantizes
   less: *as little in INT8 as ModelOpt* is our default without the same ones, to tell the ranges' part from that.
-- *right*: the share of samples answered rightly (top-1, or whole lines of text), with Wilson's interval; *to FP32* in
+- *right*: the share of samples answered rightly (top-1; of text, whole lines but for spaces), with Wilson's interval; *to FP32* in
   points with Tango's interval for paired samples, and p of McNemar's exact test. Intervals are of 95 %.
 - *agrees*: with FP32's arg max, mean over the samples (of text: of its positions). *SQNR*: of what goes into the last
   Softmax, FP32's signal to the difference's noise, in dB, mean over the samples. It tells candidates apart where
@@ -213,7 +213,7 @@ def section(network: Trained, work: Path, modelopt: Path | None) -> Section:
         len(network.calibration),
         network.calibration[0].size,
         network.is_text,
-        right(reference.guesses, network.labels),
+        right(reference.guesses, network),
         characters(reference, network),
         rows,
         list(dict.fromkeys(failures)),
@@ -226,7 +226,7 @@ def judged(candidate: Candidate, reference: Answers, network: Trained, work: Pat
     found = answers(candidate, network.evaluation, work)
     same = found.guesses == reference.guesses
     unshifted = (found.logits - (found.logits - reference.logits).mean(axis=0)).argmax(axis=-1)
-    hits, hits_unshifted = (right(guesses, network.labels) for guesses in (found.guesses, unshifted))
+    hits, hits_unshifted = (right(guesses, network) for guesses in (found.guesses, unshifted))
     agreements = same.reshape(len(same), -1).mean(axis=1)
     ratios = sqnrs_db(reference.logits, found.logits)
     return Row(
@@ -234,11 +234,17 @@ def judged(candidate: Candidate, reference: Answers, network: Trained, work: Pat
     )
 
 
-def right(guesses: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> Bools:
-    """(N,): whether each sample is answered rightly: its class, or its whole text."""
-    if labels.ndim == 1:
-        return np.asarray(guesses == labels)
-    return np.array([read == text for read, text in zip(ctc.texts(guesses), ctc.written(labels))])
+def right(guesses: npt.NDArray[np.int64], network: Trained) -> Bools:
+    """(N,): whether each sample is answered rightly: its class, or its whole text but for spaces."""
+    if not network.is_text:
+        return np.asarray(guesses == network.labels)
+    lines = zip(ctc.texts(guesses), ctc.written(network.labels))
+    return np.array([spaceless(read, network) == spaceless(text, network) for read, text in lines])
+
+
+def spaceless(text: list[int], network: Trained) -> list[int]:
+    """Without spaces, such as FP32 reads at the end of nearly each line, where there are none."""
+    return [each for each in text if each != network.space]
 
 
 def characters(found: Answers, network: Trained) -> float:

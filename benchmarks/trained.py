@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ FASHION = "fashion_mnist/fashion_mnist_subset.npz"
 NUM_TRAINING = 9000
 """Of Fashion-MNIST's test split, with which the network with swish is trained; the rest is for its evaluation."""
 PPOCR_SCALE = 0.00784313725
+PPOCR_SPACE = 6624
 SWISH_NAME = "Swish and squeeze-and-excite, Fashion-MNIST"
 LITE_NAME = "EfficientNet-Lite1, ImageNet"
 TEXT_NAME = "PP-OCRv4, text recognition"
@@ -74,6 +75,8 @@ class Trained:
     """Of the evaluation samples: (N,) classes, or (N, L) of a line of text, padded with -1."""
     tflite: Path | None = None
     """The INT8 model that came with it."""
+    space: int = -1
+    """Of text, the class of a space."""
 
     @property
     def is_text(self) -> bool:
@@ -95,7 +98,7 @@ def evenly(network: Trained, num: int) -> Trained:
     """With at most so many of its evaluation samples, evenly spread."""
     at = np.linspace(0, len(network.labels) - 1, min(num, len(network.labels))).astype(int)
     samples, labels = network.evaluation[at], network.labels[at]
-    return Trained(network.name, network.source, network.calibration, samples, labels, network.tflite)
+    return replace(network, evaluation=samples, labels=labels)
 
 
 def _small(known: Network, folder: Path) -> Trained:
@@ -147,4 +150,4 @@ def _text(folder: Path, _cache: Path) -> Iterator[Trained]:
             )
             labels = stored["y_test_index"].astype(np.int64)
         source = text / "ch_PP-OCRv4_rec.onnx"
-        yield Trained(TEXT_NAME, source, calibration, evaluation, labels)
+        yield Trained(TEXT_NAME, source, calibration, evaluation, labels, space=PPOCR_SPACE)
