@@ -62,8 +62,8 @@ answered the same evaluation samples in this run. *ours, auto* is the default.
 - *int8*: convolutions and matrix products with 8-bit data and weights, of all; for **kernels**, those that ONNX Runtime
   really computes in integers. ModelOpt leaves some in float; such a candidate is nearer to FP32 because it quantizes
   less: *as little in INT8 as ModelOpt* is our default without the same ones, to tell the ranges' part from that.
-- *right*: the share of samples answered rightly (top-1; of text, whole lines but for spaces), with Wilson's interval; *to FP32* in
-  points with Tango's interval for paired samples, and p of McNemar's exact test. Intervals are of 95 %.
+- *right*: the share of samples answered rightly (top-1; of text, whole lines but for spaces), with Wilson's interval;
+  *to FP32* in points with Tango's interval for paired samples, and p of McNemar's exact test. Intervals are of 95 %.
 - *agrees*: with FP32's arg max, mean over the samples (of text: of its positions). *SQNR*: of what goes into the last
   Softmax, FP32's signal to the difference's noise, in dB, mean over the samples. It tells candidates apart where
   *right* cannot.
