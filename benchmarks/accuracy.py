@@ -48,12 +48,13 @@ RUNS: dict[Run, str] = {"simulation": "sim", "kernels": "kernels", "tflite": "TF
 HEAD = """\
 # Accuracy of INT8 by quantizer
 
-Made by `{command}` on {day}:
+Made by `{command}`,
+or a network at a time with `--only NAME`, on {day}:
 {cpu};
 {versions}.
 
 Every candidate got the same FP32 network, the same calibration samples in the same order, preprocessed once, and
-answered the same evaluation samples in this run. *ours, auto* is the default.
+answered the same evaluation samples. *ours, auto* is the default. Another tool had at most 10 GiB of memory.
 
 - *run*: **sim**, the Q/DQ model in float (ONNX Runtime, Q/DQ as written): what TensorRT would answer, but for
   its own rounding; **kernels**, ONNX Runtime's default session, in integers; **TFLite**, its built-in integer kernels.
@@ -72,7 +73,8 @@ answered the same evaluation samples in this run. *ours, auto* is the default.
 ModelOpt and our other methods for TensorRT against our placement for TensorRT in simulation; ONNX Runtime's and our
 other methods against our placement for it in simulation; ONNX Runtime's and TFLite against that on ONNX Runtime's
 kernels. A difference is ours less the best other's, with twice the standard error of the paired samples. The best of
-several is a little too good by chance.
+several is a little too good by chance. Where ModelOpt's model is the nearest, *ours, as little* is our default with the
+same products left in float: what is then left of the difference comes from the ranges.
 
 *Ours less theirs* does so with each other tool, by right answers: points, Tango's interval, p of McNemar's exact test,
 and p corrected for all {num} comparisons of the page (Holm); then the same *without the mean shift*: from each
@@ -284,12 +286,18 @@ def best_table(sections: list[Section]) -> list[str]:
             lines.append(
                 f"| {each.name} | {ours.candidate.target}, {RUNS[ours.candidate.run]} "
                 f"| {ours.int8} | {ours.sqnrs_db.mean():.1f} "
-                f"| {best.candidate.name}, {best.int8}: {best.sqnrs_db.mean():.1f} "
+                f"| {best.candidate.name}, {best.int8}: {best.sqnrs_db.mean():.1f}{with_as_little(alike_ours, best)} "
                 f"| {paired(ours.sqnrs_db - best.sqnrs_db)} | {ours.agreements.mean():.4f} "
                 f"| {most.candidate.name}: {most.agreements.mean():.4f} "
                 f"| {paired(100 * (ours.agreements - most.agreements))} |"
             )
     return lines
+
+
+def with_as_little(rows: list[Row], best: Row) -> str:
+    """Beside a model of ModelOpt's: ours with the same products in float."""
+    ratios = [row.sqnrs_db.mean() for row in rows if row.candidate.method == AS_LITTLE]
+    return f" (ours, as little: {ratios[0]:.1f})" if ratios and best.candidate.name.startswith("ModelOpt") else ""
 
 
 def paired(differences: Values) -> str:
