@@ -1,7 +1,7 @@
 """Trained networks for the benchmarks of INT8's accuracy, with their samples, preprocessed.
 
 FOLDER is laid out as for `benchmarks/networks.py`; `efficientnet_lite1/` and `ppocr_rec/` are taken up where they are
-there. A network with swish and squeeze-and-excite is trained here on Fashion-MNIST, in about two CPU minutes, and kept.
+there. A network with swish and squeeze-and-excite is trained here on Fashion-MNIST, in seven CPU minutes, and kept.
 """
 
 from __future__ import annotations
