@@ -54,7 +54,7 @@ from pipeline.latency.scenarios import QueryTimes
 from pipeline.stats.intervals import Interval, Limit, Outcome, outcome, planned_looks
 
 LEAST_POISSON = 30
-LEAST_QUERIES = {"p50": 20, "mean": 20, "p90": 50, "p99": 100}
+LEAST_QUERIES = {"p50": 20, "mean": 20, "p90": 50, "p99": 110}
 """A session has at least so many recorded queries of each side, where there is such a limit and the time allows it."""
 FEWEST_QUERIES = {"p50": 10, "mean": 10, "p90": 25, "p99": 100}
 """... and so many for a ratio, whatever the time: of fewer, p99 is the slowest."""
@@ -114,6 +114,8 @@ class PairedResult:
     """The probability with which one bound at one look may be passed."""
     notes: tuple[str, ...]
     """Why latencies say more of the line than of an engine."""
+    apart_ms: float = math.inf
+    """How far apart queries came, if they came by themselves."""
 
     def interval(self, statistic: Statistic, *, relative: bool) -> Interval:
         """The interval of any statistic of this run, for the limit that it has, or as wide as if it had one.
@@ -123,8 +125,9 @@ class PairedResult:
         """
         tables = [side.latency_ms.reshape(self.num_sessions, -1) for side in (self.candidate, self.baseline) if side]
         limits = (result.latency_limit for result in self.limit_results)
-        bounds = [limit.limit for limit in limits if (limit.statistic, limit.relative) == (statistic, relative)]
-        return interval_of(tables, IntervalSpec(statistic, relative, *bounds[:1]), (self.confidence, self.tail))
+        bounds = (limit.limit for limit in limits if (limit.statistic, limit.relative) == (statistic, relative))
+        spec = IntervalSpec(statistic, relative, next(bounds, IntervalSpec.limit), self.apart_ms)
+        return interval_of(tables, spec, (self.confidence, self.tail))
 
 
 def compare_paired(
@@ -185,6 +188,7 @@ class _PairedRun:
         self._rounds_per_session = 0
         self._queries: list[list[Queries]] = [[] for _ in sides]
         self.began_ns = 0
+        self.apart_ms = pairing.load.apart_ms
 
     def __enter__(self) -> _PairedRun:
         """The session that is not counted: warm up, and find how many queries make a block."""
@@ -261,6 +265,7 @@ class _PairedRun:
             confidence=self._pairing.confidence,
             tail=tail,
             notes=tuple(f"{side}: {note}" for side, note in zip(("candidate", "baseline"), notes) if note),
+            apart_ms=self.apart_ms,
         )
 
     def _load(self, stack: ExitStack) -> list[Candidate]:
@@ -312,7 +317,7 @@ def _updated(before: LimitResult, paired_run: _PairedRun, error_rate: ErrorRate)
     """The result at this look; what was decided before stands."""
     limit, latencies_ms = before.latency_limit, paired_run.latencies_ms()
     rounds_per_session = paired_run.num_rounds / paired_run.num_sessions
-    spec = IntervalSpec(limit.statistic, limit.relative, limit.limit)
+    spec = IntervalSpec(limit.statistic, limit.relative, limit.limit, paired_run.apart_ms)
     interval = interval_of(latencies_ms, spec, error_rate)
     decision = outcome(interval, limit.limit)
     if decision != "not decided" and before.outcome in ("not decided", decision):

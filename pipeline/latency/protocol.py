@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
+from pipeline.latency.intervals import BURST_MS
 from pipeline.latency.scenarios import NUM_STREAMS, Arrivals, Load, Scenario
 from pipeline.option import FINITE, check_bounds, option
 
@@ -143,6 +144,7 @@ class Pairing(ScenarioOptions):
             f"{self.min_block_queries}, and {self.settle_queries} before them not counted; until all is decided{soak} "
             f"or {self.max_seconds:g} s are over. Percentiles are nearest-rank; a ratio is taken within a session, and "
             "of these the geometric mean (for p90 and p99 the influence of one session is limited); intervals are by "
-            "Student's t over sessions (percentiles in milliseconds: by Woodruff's method), each with "
+            "Student's t over sessions (percentiles in milliseconds: by Woodruff's method, and slow "
+            f"queries taken to come in bursts of at most {BURST_MS:g} ms on average), each with "
             f"confidence {self.confidence:.4g} over all looks (Bonferroni)."
         )

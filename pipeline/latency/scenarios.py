@@ -85,6 +85,11 @@ class Load:
                 "leave it out, or write scenario = server"
             )
 
+    @property
+    def apart_ms(self) -> float:
+        """How far apart queries come, on average, if they come by themselves; else infinite."""
+        return 1e3 / self.queries_per_s if self.scenario == "server" else math.inf
+
     def describe(self) -> str:
         """The half sentence that says what is measured."""
         if self.scenario == "server":

@@ -1,16 +1,20 @@
 """Intervals over loads: worked out by hand, and how often they miss the truth on latencies drawn with known noise."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from calibration.arrays import Floats
 from pipeline.latency.benchmark import latency_from_ms
 from pipeline.latency.intervals import (
+    BURST_MS,
     IntervalSpec,
     Statistic,
     interval_of,
+    rank_bounds,
     ratio_bounds,
     sessions_needed,
     statistic_bounds,
@@ -206,6 +210,77 @@ def test_a_tail_that_comes_in_bursts_is_no_false_alarm(num_loads: int) -> None:
     truth = statistic_bounds(latencies(20_000), "p99", 0.005)[0]
     alarms = sum(statistic_bounds(latencies(num_loads), "p99", 0.005)[1] > truth for _ in range(600))
     assert alarms <= 0.005 * 600 + 3 * np.sqrt(0.005 * 600)
+
+
+def in_bursts(random: Random, shape: tuple[int, int], share: float, length: float) -> npt.NDArray[np.bool_]:
+    """Which queries are slow: such a share, in bursts of so many on average."""
+    slow, lasts = np.zeros(math.prod(shape), dtype=bool), random.random() < share
+    at = 0
+    while at < len(slow):
+        until = at + int(random.geometric(1 / length if lasts else share / (1 - share) / length))
+        slow[at:until], at, lasts = lasts, until, not lasts
+    return slow.reshape(shape)
+
+
+@pytest.mark.parametrize(("statistic", "share"), [("p99", 0.01), ("p90", 0.1), ("p50", 0.5)])
+@pytest.mark.parametrize("limit_ms", [20.0, 10.0, 2.0])
+def test_slow_queries_in_bursts_of_20_ms_pass_as_seldom_as_it_says(
+    statistic: Statistic, share: float, limit_ms: float
+) -> None:
+    """As many are slow as the limit allows, and a burst has as many of them as fit into 20 ms."""
+    random, tail = np.random.default_rng(16), 0.005
+    num_passed = 0
+    for _ in range(400):
+        slow = in_bursts(random, (24, 120), share, -1 / math.expm1(-limit_ms / BURST_MS))
+        latency_ms = np.where(slow, 1.02 * limit_ms, 0.2 * limit_ms) * random.normal(1, 0.005, slow.shape)
+        num_passed += statistic_bounds(latency_ms, statistic, tail)[2] <= limit_ms
+    assert num_passed <= tail * 400 + 3 * np.sqrt(tail * 400)
+
+
+def test_a_limit_far_above_the_tail_needs_fewer_queries_also_where_slow_ones_come_in_bursts() -> None:
+    """1.2 % take 6 ms in bursts of ten: that p99 is below 20 ms is seen by sessions whose ranks know no bound."""
+    random = np.random.default_rng(17)
+    slow = in_bursts(random, (12, 112), 0.012, 10.0)
+    latency_ms = np.where(slow, 6.0, 4.0) * random.normal(1, 0.02, slow.shape)
+    assert rank_bounds(latency_ms, "p99", 7e-4)[2] == np.inf
+    high = statistic_bounds(latency_ms, "p99", 7e-4)[2]
+    assert latency_ms.max() < high < 20
+    assert statistic_bounds(latency_ms[:7], "p99", 7e-4)[2] == np.inf, "not by fewer than eight"
+    hiccup = latency_ms.copy()
+    hiccup[3, 50:56] = 30.0
+    assert statistic_bounds(hiccup, "p99", 7e-4)[2] > 20, "a burst above the limit says that there are some"
+
+
+def test_the_upper_bound_is_where_so_few_would_exceed_it_by_chance() -> None:
+    """None of 1,200 queries exceeds 5 ms: of a share of 1 % so in bursts of 20 ms, by 7 in 10,000 at the bound."""
+    latency_ms = np.random.default_rng(18).uniform(4.0, 5.0, (12, 100))
+    high = statistic_bounds(latency_ms, "p99", 7e-4)[2]
+    beginning = 0.01 / 0.99 * (1 - math.exp(-high / BURST_MS))
+    assert (1 - beginning) ** 1200 == pytest.approx(7e-4, rel=1e-3)
+
+
+def test_queries_that_come_by_themselves_are_more_to_a_burst() -> None:
+    latency_ms = np.random.default_rng(19).uniform(4.0, 5.0, (30, 100))
+    alone, arriving = (statistic_bounds(latency_ms, "p99", 7e-4, apart_ms)[2] for apart_ms in (math.inf, 1.0))
+    assert 5.0 < alone < 10.0
+    assert arriving == math.inf, "20 in 20 ms: 15,000 queries"
+
+
+def test_how_many_sessions_a_far_limit_takes_is_told_and_enough() -> None:
+    random = np.random.default_rng(20)
+    wanted = IntervalSpec("p99", False, Limit(10.0, at_most=True))
+    latency_ms = random.uniform(4.0, 5.0, (60, 100))
+    needed = int(sessions_needed([latency_ms[:10]], wanted, (0.99, 7e-4)))
+    assert 10 < needed < 25
+    assert statistic_bounds(latency_ms[:needed], "p99", 7e-4)[2] <= 10.0
+    assert statistic_bounds(latency_ms[: needed - 1], "p99", 7e-4)[2] > 10.0
+
+
+def test_of_latencies_that_the_clock_cannot_tell_from_zero_little_is_said() -> None:
+    latency_ms = np.zeros((10, 200))
+    assert statistic_bounds(latency_ms, "p99", 1e-3)[2] > 1.0
+    latency_ms[:, ::3] = 0.001
+    assert statistic_bounds(latency_ms, "p50", 1e-3)[2] > 0.0
 
 
 def test_a_machine_that_wanders_for_longer_than_a_load_widens_the_interval_of_one_side() -> None:
