@@ -1,6 +1,8 @@
 """Run one function in a process of its own, so that a crash in native code is one clear error.
 
-The process is started fresh (spawn, not fork): it inherits no runtime's state. What it prints goes to a log file.
+The process is started fresh, not forked: it inherits no runtime's state. What it prints goes to a log file. It imports
+from where this process does, and nothing from the current folder, which may be anybody's: `multiprocessing` starts its
+own with that folder first on the module path, and Python before 3.11 has no switch for it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -26,6 +29,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 SendProgress: TypeAlias = Callable[[Any], None]
 
+FIRST_STEPS = (
+    "import sys; sys.path = [entry for entry in sys.path if entry]; import pickle; read = sys.stdin.buffer; "
+    "sys.path = pickle.load(read); work, arguments = pickle.load(read); work(*arguments)"
+)
+"""`python -c` puts an empty entry, the current folder, first on the path; it has imported nothing by then."""
 PROGRESS, ANSWER = "news", "answer"
 DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
 """Signals by which a process dies that ran out of memory or crashed; others were sent by somebody."""
@@ -75,31 +83,26 @@ def _with_progress(function: Callable[..., object], args: Any, kwargs: Any, send
 
 
 def _call(log: Path, what: str, on_progress: Callable[[Any], object], work: Callable[[SendProgress], object]) -> object:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, log, work), daemon=True)
-    # Ctrl-C reaches all processes of a terminal: the child never sees it, this one ends the child.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    receiver, sender = multiprocessing.Pipe(duplex=False)
     try:
-        process.start()
+        process = _started(log, sender, work)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    sender.close()
+        sender.close()
     try:
         while (received := receiver.recv())[0] == PROGRESS:
             on_progress(received[1])
         result, error, trace = received[1]
     except EOFError:
-        process.join()
-        died = ProcessDied(f"{what}: {_death(process.exitcode)}{_quoted(log)}")
-        died.may_be_memory = process.exitcode is not None and -process.exitcode in DEADLY
+        exit_status = process.wait()
+        died = ProcessDied(f"{what}: {_death(exit_status)}{_quoted(log)}")
+        died.may_be_memory = -exit_status in DEADLY
         raise died from None
     except BaseException:
         process.terminate()
         raise
     finally:
         receiver.close()
-        process.join()
+        process.wait()
     if error is None:
         return result
     if isinstance(error, tuple(EXIT_STATUS)) or (isinstance(error, OSError) and error.errno in FULL_DISK):
@@ -107,19 +110,46 @@ def _call(log: Path, what: str, on_progress: Callable[[Any], object], work: Call
     raise StageError(f"{what}: {trace.strip().splitlines()[-1]}{_quoted(log)}") from error
 
 
-def _child(sender: Connection, log: Path, work: Callable[[SendProgress], object]) -> None:
+def _started(log: Path, sender: Connection, work: Callable[[SendProgress], object]) -> subprocess.Popen[bytes]:
+    """A process at work, whose module path is this one's."""
+    # Ctrl-C reaches all processes of a terminal: the child never sees it, this one ends the child.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with log.open("ab") as stream:
+            process = subprocess.Popen(
+                (sys.executable, "-c", FIRST_STEPS),
+                stdin=subprocess.PIPE,
+                stdout=stream,
+                stderr=stream,
+                pass_fds=(sender.fileno(),),
+            )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert process.stdin is not None
+    try:
+        pickle.dump(sys.path, process.stdin)
+        pickle.dump((_child, (sender.fileno(), os.getpid(), work)), process.stdin)
+        process.stdin.close()
+    except BrokenPipeError:  # It has died already, which is seen by its answer that does not come.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process
+
+
+def _child(sender_fd: int, parent_pid: int, work: Callable[[SendProgress], object]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _die_with_parent()
-    lock = threading.Lock()
+    _die_with_parent(parent_pid)
+    sender, lock = Connection(sender_fd, readable=False), threading.Lock()
 
     def send(kind: str, item: object) -> None:
         with lock:
             sender.send((kind, item))
 
     try:
-        with log.open("ab") as stream:
-            os.dup2(stream.fileno(), 1)
-            os.dup2(stream.fileno(), 2)
         answer: tuple[object, BaseException | None, str] = (work(partial(send, PROGRESS)), None, "")
     except BaseException as error:  # noqa: BLE001  # All of it is handed to the parent, which raises it.
         trace = traceback.format_exc()
@@ -134,22 +164,21 @@ def _child(sender: Connection, log: Path, work: Callable[[SendProgress], object]
     sender.close()
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent_pid: int) -> None:
     """Ask Linux to kill this process when its parent is killed, so that nothing works on for nobody."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
-    parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:
+    if os.getppid() != parent_pid:
         os._exit(1)  # It was killed before the line above.
 
 
-def _death(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
+def _death(exit_status: int) -> str:
+    if exit_status < 0:
+        name = signal.Signals(-exit_status).name
         hint = "; the system kills a process like this when memory runs out" if name == "SIGKILL" else ""
         return f"the process was ended by {name}{hint}"
-    return f"the process ended with status {exitcode} without any output"
+    return f"the process ended with status {exit_status} without any output"
 
 
 def _quoted(log: Path) -> str:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,29 @@ def test_which_deaths_may_be_for_lack_of_memory(log: Path, function: Callable[[]
     with pytest.raises(ProcessDied) as caught:
         child_process.call(log, "it", function)
     assert caught.value.may_be_memory == may_be
+
+
+def test_nothing_of_the_current_folder_runs(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("selectors", "struct", "pickle", "socket", "signal", "multiprocessing", "site", "usercustomize"):
+        (tmp_path / f"{module}.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'a').write('x')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert child_process.call(log, "double", double, 21) == 42
+    assert not (tmp_path / "RAN").exists()
+
+
+def module_path() -> list[str]:
+    return sys.path
+
+
+def test_the_child_imports_from_where_its_parent_does(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    assert child_process.call(log, "look", module_path) == sys.path
+
+
+def test_a_child_that_cannot_begin_says_why(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "site-packages" not in entry])
+    with pytest.raises(ProcessDied, match=r"len: the process ended with status 1 without any output"):
+        child_process.call(log, "len", partial(len, bytearray(1 << 24)))
