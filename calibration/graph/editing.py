@@ -13,11 +13,14 @@ import numpy.typing as npt
 import onnx
 import onnx.inliner
 import onnx_ir as ir
+from onnx import numpy_helper
 from onnx_ir.passes import common as passes
 
 from calibration.errors import DataError, ModelError
 from calibration.graph.weightless import HEAVY_BYTES
 
+FIRST_IR_WITHOUT = 4
+"""The first version of ONNX's format whose initializers need not be inputs."""
 LARGEST_BYTES = 2**31 - 1
 """Of one ONNX file, which a rewritten model is."""
 
@@ -91,24 +94,59 @@ def unique(name: str, taken: Collection[str]) -> str:
     return candidate
 
 
+def without_weight_inputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """The model without its initializers among its inputs, where IR 3 and some exporters list them; and their number.
+
+    Nobody feeds weights: runtimes take them as constants, and so does TensorRT.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    left = [value for value in model.graph.input if value.name not in weights]
+    num_weights = len(model.graph.input) - len(left)
+    if num_weights:
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        del changed.graph.input[:]
+        changed.graph.input.extend(left)
+        changed.ir_version = max(model.ir_version, FIRST_IR_WITHOUT)
+        return changed, num_weights
+    return model, 0
+
+
 def opened(model: onnx.ModelProto) -> ir.Model:
     """The model as an editable graph: functions inlined, nodes named, constants lifted, types and shapes inferred.
 
+    Initializers are constants, also where they are listed as inputs.
+
     Raises:
-        ModelError: it has sparse initializers.
+        ModelError: it has sparse initializers, or nodes that train.
     """
     for sparse in model.graph.sparse_initializer:
         raise ModelError(
             f"{model.graph.name}: initializer '{sparse.values.name}' is sparse, dense ones are expected; export it so"
         )
     inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
-    light = shapes_inferred(named(without_weights(inlined)))
+    light = shapes_inferred(named(without_weight_inputs(without_weights(inlined))[0]))
+    _check_inference(light)
     graph = ir.from_proto(light)
     for tensor in inlined.graph.initializer:
         if _is_heavy(tensor):
             graph.graph.initializers[tensor.name].const_value = ir.from_proto(tensor)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     return graph
+
+
+def _check_inference(model: onnx.ModelProto) -> None:
+    """That no node trains: what it answers depends on the batch or on chance, and rewriting would change it."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in nodes_of(model.graph):
+        trains = node.op_type == "BatchNormalization" and any(a.name == "training_mode" and a.i for a in node.attribute)
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in constants:
+            trains = bool(numpy_helper.to_array(constants[node.input[2]]).any())
+        if trains and node.domain in ("", "ai.onnx"):
+            raise ModelError(
+                f"{model.graph.name}: node '{node.name}' ({node.op_type}) is in training mode, so that its answers "
+                "depend on the batch or on chance; export the network in evaluation mode"
+            )
 
 
 def shapes_inferred(model: onnx.ModelProto) -> onnx.ModelProto:

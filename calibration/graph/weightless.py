@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ HEAVY_BYTES = 1024
 
 GRAPH = onnx.ModelProto.GRAPH_FIELD_NUMBER
 INITIALIZER = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
+RAW_DATA = onnx.TensorProto.RAW_DATA_FIELD_NUMBER
+LONGEST_NAME = 255
+"""Bytes in a file's name, on every usual file system."""
 VALUES = frozenset(
     onnx.TensorProto.DESCRIPTOR.fields_by_name[name].number
     for name in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
@@ -51,14 +55,49 @@ def _without_weights(data: mmap.mmap) -> bytes:
             continue
         graph = bytearray()
         for inner, inner_begin, inner_value, inner_end in _fields(data, value, end):
+            if inner == INITIALIZER:
+                fields = list(_fields(data, inner_value, inner_end))
+                tensor = b"".join(data[b:e] for n, b, _, e in fields if n not in VALUES)
+                _check(onnx.TensorProto.FromString(tensor), [e - v for n, _, v, e in fields if n == RAW_DATA])
             if inner == INITIALIZER and inner_end - inner_value > HEAVY_BYTES:
-                parts = [data[b:e] for n, b, _, e in _fields(data, inner_value, inner_end) if n not in VALUES]
-                tensor = b"".join(parts)
                 graph += _tag(INITIALIZER) + _varint(len(tensor)) + tensor
             else:
                 graph += data[inner_begin:inner_end]
         model += _tag(GRAPH) + _varint(len(graph)) + graph
     return bytes(model)
+
+
+def _check(tensor: onnx.TensorProto, raw_sizes: list[int]) -> None:
+    """That the values of a tensor have the size that its type and shape ask for; ``raw_sizes`` of each ``raw_data``.
+
+    Raises:
+        DecodeError: they have not, or it is not said where in another file they lie.
+    """
+    what = f"initializer '{tensor.name}'"
+    for entry in tensor.external_data:
+        if entry.key in ("offset", "length") and not (entry.value.isascii() and entry.value.isdecimal()):
+            raise DecodeError(f"{what} has the {entry.key} '{entry.value}' in its file, a number of bytes is expected")
+        if entry.key == "location" and any(len(part.encode()) > LONGEST_NAME for part in entry.value.split("/")):
+            raise DecodeError(f"{what} lies in a file whose name has more than {LONGEST_NAME} bytes")
+    bits = _BITS.get(tensor.data_type)
+    if bits is None or not raw_sizes:
+        return
+    expected = -(-math.prod(tensor.dims) * bits // 8)
+    if min(tensor.dims, default=0) < 0 or raw_sizes[-1] != expected:
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+        shape = "x".join(map(str, tensor.dims)) or "()"
+        raise DecodeError(f"{what} has {raw_sizes[-1]} bytes, {expected} are expected of {kind} {shape}")
+
+
+def _bits() -> dict[int, int]:
+    """Of each element type of ONNX that has a fixed width: bits of a value in ``raw_data``."""
+    sizes = {"4": ("INT4", "UINT4", "FLOAT4E2M1"), "2": ("INT2", "UINT2")}
+    narrow = {name: int(bits) for bits, names in sizes.items() for name in names}
+    bits = {}
+    for name, number in onnx.TensorProto.DataType.items():
+        if name not in ("UNDEFINED", "STRING"):
+            bits[number] = narrow.get(name) or 8 * onnx.helper.tensor_dtype_to_np_dtype(number).itemsize
+    return bits
 
 
 def _fields(data: mmap.mmap, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
@@ -106,3 +145,6 @@ def _varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
+
+
+_BITS = _bits()

@@ -39,8 +39,10 @@ underflows."""
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _ANY_TYPE = ("Cast", "Shape", "Size")
 """Take what they get: a Cast in front of them would be for nothing."""
-_DATA_ONLY = ("Resize", "GridSample", "Upsample", "RoiAlign")
+_DATA_ONLY = ("Resize", "Upsample")
 """Only their first input becomes FP16: the others are coordinates and scales."""
+_COORDINATES = ("GridSample", "RoiAlign", "MaxRoiPool")
+"""Read coordinates, which FP16 holds coarsely, beside data of what must be one type for TensorRT: FP32 as a whole."""
 _AVERAGES = ("GlobalAveragePool", "AveragePool", "ReduceMean")
 _SQUARES = ("ReduceL2", "LpNormalization", "InstanceNormalization", "MeanVarianceNormalization", "GlobalLpPool")
 """Square their input, or its distance from the mean, on the way."""
@@ -255,6 +257,8 @@ def _shape_born(graph: ir.Graph) -> frozenset[str]:
 def _half_ports(node: ir.Node, opset: int, graph: ir.Graph) -> _Ports:
     """The inputs and outputs of a node that ONNX allows to be FP16; none if it has to stay FP32."""
     if holds_graph(node) or any(value.dtype is None for value in (*node.inputs, *node.outputs) if value is not None):
+        return _Ports()
+    if node.op_type in _COORDINATES and node.domain in ("", "ai.onnx"):
         return _Ports()
     if any(value.is_graph_output() and value not in graph.outputs for value in node.outputs):
         return _Ports()

@@ -10,7 +10,16 @@ import onnx
 import pytest
 
 from calibration.errors import DataError, ModelError
-from calibration.graph.editing import check_known, closed, model_from_file, named, opened, unique
+from calibration.graph.editing import (
+    check_known,
+    closed,
+    constant,
+    model_from_file,
+    named,
+    opened,
+    unique,
+    without_weight_inputs,
+)
 
 
 def _model(text: str) -> onnx.ModelProto:
@@ -131,3 +140,33 @@ def test_more_than_an_onnx_file_holds_is_refused_before_it_is_read(tmp_path: Pat
     path = save_with_weights_outside(tmp_path / "net", (1 << 16, 1 << 14))
     with pytest.raises(ModelError, match=r"net\.onnx: the model has 4096 MiB, at most 2047 MiB fit one ONNX file"):
         model_from_file(path)
+
+
+def test_weights_among_the_inputs_are_constants() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 3, opset_import: ["" : 13]> g (float[N, 2] x, float[2, 2] w) => (float[N, 2] y)'
+        " { y = MatMul (x, w) }"
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 2), np.float32), "w"))
+    without, num = without_weight_inputs(model)
+    assert num == 1
+    assert [value.name for value in without.graph.input] == ["x"]
+    onnx.checker.check_model(without, full_check=True)
+    assert constant(next(iter(opened(model).graph)).inputs[1]) is not None
+    assert without_weight_inputs(without) == (without, 0)
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        ("y, m, v = BatchNormalization <training_mode = 1> (x, s, s, s, s)", "BatchNormalization_y"),
+        ("y = Dropout (x, ratio, yes)", "Dropout_y"),
+    ],
+)
+def test_a_network_that_trains_is_refused(node: str, name: str) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 2] x) => (float[N, 2] y)'
+        f"<float[2] s = {{1, 1}}, float ratio = {{0.5}}, bool yes = {{1}}> {{ {node} }}"
+    )
+    with pytest.raises(ModelError, match=rf"node '{name}' .* is in training mode.*export the network in evaluation"):
+        opened(model)

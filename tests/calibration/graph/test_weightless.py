@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -79,3 +80,33 @@ def test_what_is_no_onnx_file_is_refused(data: bytes, tmp_path: Path) -> None:
 def test_an_empty_file_is_an_empty_model(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     assert skeleton_from_file(tmp_path / "model.onnx") == onnx.ModelProto()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda t: setattr(t, "raw_data", b"\0" * 7),
+            "initializer 'w' has 7 bytes, 864 are expected of FLOAT 8x3",
+        ),
+        (lambda t: setattr(t, "raw_data", b"\0" * 70_000), "has 70000 bytes, 864 are expected"),
+        (lambda t: t.dims.__setitem__(0, 0), "has 864 bytes, 0 are expected of FLOAT 0x3x3x3"),
+        (lambda t: t.dims.__setitem__(0, -1), "has 864 bytes, "),
+        (lambda t: t.external_data.add(key="offset", value="-5"), "has the offset '-5' in its file"),
+        (lambda t: t.external_data.add(key="length", value="abc"), "has the length 'abc' in its file"),
+        (lambda t: t.external_data.add(key="location", value="e" * 5000), "a file whose name has more than 255 bytes"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(change: Any, said: str, tmp_path: Path) -> None:
+    model = model_with({"w": WEIGHT})
+    change(model.graph.initializer[-1])
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(DecodeError, match=said):
+        skeleton_from_file(tmp_path / "model.onnx")
+
+
+def test_values_of_less_than_a_byte_fit(tmp_path: Path) -> None:
+    model = model_with({"w": WEIGHT})
+    model.graph.initializer.append(onnx.helper.make_tensor("four", onnx.TensorProto.INT4, [3], b"\x21\x03", raw=True))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert skeleton_from_file(tmp_path / "model.onnx").graph.initializer[-1].name == "four"

@@ -289,3 +289,22 @@ def test_what_is_named_can_be_kept() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(DataError, match=r"keep_fp32: 'Add_q' .* nearest is 'Add_[ay]'"):
         fp16_from_onnx(_model(NET), ("Add_q",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "float[1,1,4,4] x, float[1,2,2,2] g) => (float[1,1,2,2] y) { a = Relu (x) y = GridSample (a, g) }",
+        "float[1,1,4,4] x, float[1,4] g) => (float[n,1,2,2] y) <int64[1] b = {0}> "
+        "{ a = Relu (x) y = RoiAlign <output_height = 2, output_width = 2> (a, g, b) }",
+        "float[1,1,4,4] x, float[1,5] g) => (float[1,1,2,2] y) "
+        "{ a = Relu (x) y = MaxRoiPool <pooled_shape = [2, 2]> (a, g) }",
+    ],
+)
+def test_what_reads_coordinates_stays_fp32_as_a_whole(text: str) -> None:
+    half = fp16_from_onnx(_model(f'<ir_version: 8, opset_import: ["" : 17]> net ({text}'), ())
+    types = _types(half)
+    node = next(node for node in half.graph.node if node.op_type in ("GridSample", "RoiAlign", "MaxRoiPool"))
+    assert {types[name] for name in (*node.input[:2], *node.output)} == {TensorProto.FLOAT}
+    relu = next(node for node in half.graph.node if node.op_type == "Relu")
+    assert types[relu.output[0]] == TensorProto.FLOAT16

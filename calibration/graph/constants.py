@@ -1,0 +1,119 @@
+"""What follows from constants is a constant: weights behind Transpose, Reshape, Cast, weight norms and the like."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from calibration.graph.editing import (
+    add_initializer,
+    closed,
+    constant,
+    dimensions,
+    from_constants,
+    holds_graph,
+    opened,
+    value_names,
+)
+
+MOST_GROWTH = 2
+"""Times the bytes of a node's inputs that its output may have: what only repeats values stays a node."""
+SMALL_BYTES = 1 << 16
+"""Up to here any output may grow."""
+KEPT = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+"""Written precisions are not computed away."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def fold_constants(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """Compute what does not depend on the model's inputs, by onnx's reference implementation.
+
+    Nodes with subgraphs, random ones, operators of other domains, Q/DQ, and what would make the file much larger stay;
+    so does what the reference implementation cannot compute.
+
+    Returns the model, and how many nodes went.
+
+    Raises:
+        ModelError: the result is not valid ONNX.
+    """
+    opened_model = opened(model)
+    graph = opened_model.graph
+    fixed = from_constants(graph)
+    opsets = dict(opened_model.opset_imports)
+    taken = value_names(graph)
+    num_folded = 0
+    for node in list(graph):
+        if not all(value.name in fixed for value in node.outputs) or not _can_be_computed(node):
+            continue
+        arrays = _computed(node, opsets)
+        if arrays is None:
+            continue
+        for output, array in zip(node.outputs, arrays):
+            _replace(graph, output, array, taken)
+        graph.remove(node, safe=True)
+        num_folded += 1
+    return (closed(opened_model), num_folded) if num_folded else (model, 0)
+
+
+def _can_be_computed(node: ir.Node) -> bool:
+    if node.domain not in ("", "ai.onnx") or node.op_type in KEPT or holds_graph(node):
+        return False
+    inputs = [value for value in node.inputs if value is not None]
+    if not inputs or any(constant(value) is None for value in inputs):
+        return False
+    num_bytes = sum(array.nbytes for value in inputs if (array := constant(value)) is not None)
+    return all(_num_bytes(output) <= max(MOST_GROWTH * num_bytes, SMALL_BYTES) for output in node.outputs)
+
+
+def _num_bytes(value: ir.Value) -> float:
+    """By the inferred shape and type; infinite where these are not known."""
+    shape = dimensions(value)
+    if shape is None or value.dtype is None or value.dtype == ir.DataType.STRING:
+        return math.inf
+    sizes = [size for size in shape if size is not None]
+    return math.prod(sizes) * value.dtype.itemsize if len(sizes) == len(shape) else math.inf
+
+
+def _computed(node: ir.Node, opsets: dict[str, int]) -> list[npt.NDArray[Any]] | None:
+    """The outputs; None if they cannot be computed, or are not what was inferred."""
+    feed = {value.name or "": constant(value) for value in node.inputs if value is not None}
+    names = [output.name or "" for output in node.outputs]
+    try:
+        with np.errstate(all="ignore"):
+            results = ReferenceEvaluator(ir.to_proto(node), opsets=opsets).run(names, feed)
+    except Exception as error:  # noqa: BLE001  # Whatever it cannot do stays in the graph.
+        _LOG.debug("node '%s' is not computed: %s", node.name, error)
+        return None
+    arrays = [np.asarray(result) for result in results]
+    for output, array in zip(node.outputs, arrays):
+        if output.dtype is None or array.dtype != output.dtype.numpy() or array.shape != dimensions(output):
+            return None
+    return arrays
+
+
+def _replace(graph: ir.Graph, output: ir.Value, array: npt.NDArray[Any], taken: set[str]) -> None:
+    """An initializer in place of a node's output; an output of the model stays one, behind an Identity."""
+    if output.is_graph_output():
+        held = add_initializer(graph, f"{output.name}_value", array, taken)
+        taken.add(held.name or "")
+        identity = ir.Node("", "Identity", [held], name=f"{held.name}_identity")
+        name, index = output.name, next(i for i, value in enumerate(graph.outputs) if value is output)
+        graph.append(identity)
+        new = identity.outputs[0]
+        new.type, new.shape = output.type, output.shape
+        graph.outputs[index] = new
+        ir.convenience.replace_all_uses_with(output, new)
+        output.name, new.name = None, name
+        return
+    name = output.name or ""
+    output.name = None
+    held = add_initializer(graph, name, array, ())
+    ir.convenience.replace_all_uses_with(output, held)
