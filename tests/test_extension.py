@@ -63,7 +63,7 @@ def source(path, _signature):
     return TextNetwork(path)
 
 
-def to_onnx(source, out, opset):
+def to_onnx(source, out, how):
     return Converted(onnx.parser.parse_model(source.path.read_text()))
 
 
@@ -218,7 +218,7 @@ def test_the_verb_is_there_and_its_result_is_served(program: Path, work: Path) -
     done = trtforge(program, work, "halve", "plan.toml")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("fp16x@abacus\t")
-    assert [line.split()[-1] for line in done.stderr.splitlines() if " halve " in line] == ["served"]
+    assert [line.split()[-2:] for line in done.stderr.splitlines() if " halve " in line] == [["served", "fp16x@abacus"]]
 
 
 def test_help_and_refusals_know_them(program: Path, work: Path) -> None:

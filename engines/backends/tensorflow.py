@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
 import sys
@@ -115,6 +116,21 @@ def signatures(path: Path) -> dict[str, Signature]:
         Unavailable: tensorflow is not installed.
         EngineError: it is not a SavedModel folder, or a signature has an input of unknown rank.
     """
+    graph = serving_graph(path)
+    return {
+        name: Signature(_specs(signature.inputs, path), _specs(signature.outputs, path))
+        for name, signature in sorted(graph.signature_def.items())
+        if not name.startswith("__")
+    }
+
+
+def serving_graph(path: Path) -> Any:
+    """The ``MetaGraphDef`` for serving in the SavedModel folder ``path``. Reads the protocol buffer, loads no graph.
+
+    Raises:
+        Unavailable: tensorflow is not installed.
+        EngineError: it is not a SavedModel folder, or none of its graphs is for serving.
+    """
     _import()
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorflow.core.protobuf import saved_model_pb2
@@ -132,25 +148,22 @@ def signatures(path: Path) -> dict[str, Signature]:
     graphs = [graph for graph in proto.meta_graphs if "serve" in graph.meta_info_def.tags]
     if not graphs:
         raise EngineError(f"{path}: no graph is tagged 'serve'; save the model for serving")
-    return {
-        name: Signature(_specs(signature.inputs, path), _specs(signature.outputs, path))
-        for name, signature in sorted(graphs[0].signature_def.items())
-        if not name.startswith("__")
-    }
+    return graphs[0]
 
 
-def savedmodel_from_keras(source: Path, folder: Path) -> None:
+def savedmodel_from_keras(source: Path, folder: Path, *, allow_lambda: bool = False) -> None:
     """Write the Keras model file ``source`` (``.keras`` or ``.h5``) as SavedModel into ``folder``.
 
     The SavedModel has the one signature ``serving_default`` with the model's own input and output names, and each
-    weight once. (``model.export`` of Keras 3 writes two signatures and each weight twice.)
+    weight once. (``model.export`` of Keras 3 writes two signatures and each weight twice.) A Lambda layer holds Python
+    bytecode, which is run only if ``allow_lambda``.
 
     Raises:
         Unavailable: tensorflow is not installed, or the file is of Keras 2 and tf_keras is not installed.
-        EngineError: the file cannot be read.
+        EngineError: the file cannot be read, or has a Lambda layer that is not allowed.
     """
     tf = _import()
-    model = _keras_model(tf, source)
+    model = _keras_model(tf, source, allow_lambda)
     takes = [tf.TensorSpec(value.shape, value.dtype, name=value.name.partition(":")[0]) for value in model.inputs]
     gives = list(getattr(model, "output_names", ())) or [model.layers[-1].name]  # a Sequential of Keras 3 has none
     for word, names in (("inputs", [spec.name for spec in takes]), ("outputs", gives)):
@@ -269,14 +282,20 @@ def _load(tf: Any, path: Path) -> Any:
         raise EngineError(f"{path}: TensorFlow cannot load it ({_words(error)}); save the model again") from error
 
 
-def _keras_model(tf: Any, source: Path) -> Any:
+def _keras_model(tf: Any, source: Path, allow_lambda: bool) -> Any:
     """The Keras model, read by the Keras that wrote it."""
     if not source.is_file():
         raise EngineError(f"{source}: there is no such file; give a .keras or .h5 file")
-    keras = _keras_2(tf, source) if source.suffix in (".h5", ".hdf5") and _is_keras_2(source) else tf.keras
+    is_hdf5 = source.suffix in (".h5", ".hdf5")
+    if is_hdf5 and not allow_lambda and (name := _lambda_layer(source)):
+        raise EngineError(
+            f"{source}: layer '{name}' is a Lambda, which holds Python code that reading the file would run; if you "
+            'trust the file, write [export] allow = ["Lambda"], or --allow Lambda'
+        )
+    keras = _keras_2(tf, source) if is_hdf5 and _is_keras_2(source) else tf.keras
     try:
         with _quiet():
-            model = keras.models.load_model(str(source), compile=False)
+            model = keras.models.load_model(str(source), compile=False, safe_mode=not allow_lambda)
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise EngineError(
             f"{source}: Keras {keras.__version__} cannot read it ({_words(error)}); save it again, or give a SavedModel"
@@ -296,15 +315,34 @@ def _arranged(model: Any, values: tuple[Any, ...]) -> Any:
 
 
 def _is_keras_2(source: Path) -> bool:
+    return not _hdf5_text(source, "keras_version", "2").startswith("3")
+
+
+def _lambda_layer(source: Path) -> str:
+    """The name of a Lambda layer in the configuration of an HDF5 file, of nested models too; empty without one."""
+    waiting: list[Any] = [json.loads(_hdf5_text(source, "model_config", "null"))]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            if item.get("class_name") == "Lambda":
+                config = item.get("config")
+                return str(config.get("name", "?") if isinstance(config, dict) else "?")
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return ""
+
+
+def _hdf5_text(source: Path, name: str, default: str) -> str:
+    """An attribute of a Keras HDF5 file."""
     import h5py
 
     try:
         with h5py.File(source) as file:
-            version = file.attrs.get("keras_version", "2")
+            value = file.attrs.get(name, default)
     except OSError as error:
         raise EngineError(f"{source}: cannot be read as HDF5 ({_words(error)}); save the model again") from error
-    text = version.decode() if isinstance(version, bytes) else str(version)
-    return not text.startswith("3")
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _keras_2(tf: Any, source: Path) -> Any:

@@ -15,8 +15,17 @@ from pipeline.errors import ConfigError
 
 RENAMED = "source.onnx"
 """Beside the exported model: an ONNX source with portable tensor names, where it had others."""
-NO_KINDS = ("contract", "limits", "tf2onnx")
+NO_KINDS = ("contract", "limits", "side_effects", "tf2onnx")
 """Files of this room that are no kind of source."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a source is converted."""
+
+    opset: int
+    allow: tuple[str, ...] = ()
+    """Operators and layers that run code of the model's, or touch files, and are allowed to."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +53,11 @@ class SourceKind(Protocol):
         """The source; ``signature``: which of several, where the kind has such."""
         ...
 
-    def to_onnx(self, source: Source, out: Path, opset: int) -> Converted:
-        """Convert it, of ``opset`` at least. What it is compared with later may be left in the folder ``out``.
+    def to_onnx(self, source: Source, out: Path, how: Conversion) -> Converted:
+        """Convert it, of ``how.opset`` at least. What it is compared with later may be left in the folder ``out``.
 
         Raises:
-            ConfigError: it has no such signature.
+            ConfigError: it has no such signature, or runs code that is not allowed.
             Unavailable: what reads or converts it is not installed.
             StageError: it cannot be converted.
         """

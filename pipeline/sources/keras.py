@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from engines.backends.tensorflow import NAME as TENSORFLOW
 from pipeline.artifact import Engine, OnnxModel, Source
-from pipeline.sources.contract import Converted
+from pipeline.sources.contract import Conversion, Converted
 from pipeline.sources.tf2onnx import SAVEDMODEL, convert
 
 WHAT = ".keras, .h5"
@@ -32,9 +32,10 @@ def source(path: Path, _signature: str) -> Source:
     return KerasFile(path)
 
 
-def to_onnx(source: Source, out: Path, opset: int) -> Converted:
+def to_onnx(source: Source, out: Path, how: Conversion) -> Converted:
     """By way of a SavedModel, which is left in ``out``. See ``contract.SourceKind``."""
-    return Converted(convert(source.path, SIGNATURE, out, opset, is_keras=True))
+    model, notes = convert(source.path, SIGNATURE, out, how, is_keras=True)
+    return Converted(model, notes=notes)
 
 
 def trained(source: Source, exported: OnnxModel, runner: str) -> Engine:

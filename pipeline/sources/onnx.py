@@ -6,11 +6,12 @@ from pathlib import Path
 
 import onnx
 
-from calibration.graph.editing import nodes_of
+from calibration.graph.editing import model_from_file, nodes_of, without_weight_inputs
+from calibration.graph.weightless import skeleton_from_file
 from pipeline.artifact import Engine, OnnxModel, Source
 from pipeline.errors import StageError
-from pipeline.sources.contract import RENAMED, Converted
-from pipeline.sources.limits import check_size, first_line
+from pipeline.sources.contract import RENAMED, Conversion, Converted
+from pipeline.sources.limits import first_line
 
 WHAT = ".onnx"
 OWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
@@ -27,11 +28,11 @@ def source(path: Path, _signature: str) -> Source:
     return OnnxModel(path)
 
 
-def to_onnx(source: Source, out: Path, opset: int) -> Converted:
+def to_onnx(source: Source, out: Path, how: Conversion) -> Converted:
     """Read, check and bring it to the opset. See ``contract.SourceKind``."""
-    original = _read_onnx(source.path)
-    notes: list[str] = []
-    return Converted(_upgraded(original, source.path, opset, notes), original, notes)
+    original, num_inputs = without_weight_inputs(_read_onnx(source.path))
+    notes = [f"export: {num_inputs} weights were listed as inputs; they are constants now"] if num_inputs else []
+    return Converted(_upgraded(original, source.path, how.opset, notes), original, notes)
 
 
 def trained(source: Source, exported: OnnxModel, runner: str) -> Engine:
@@ -43,10 +44,10 @@ def trained(source: Source, exported: OnnxModel, runner: str) -> Engine:
 def _read_onnx(path: Path) -> onnx.ModelProto:
     """A user's ONNX model, weights included, of operators that every runtime knows."""
     try:
-        model = onnx.load(path)
+        skeleton_from_file(path)
     except Exception as error:
         raise StageError(f"{path}: is not a whole ONNX model ({first_line(error)}); export it again") from error
-    check_size(model, path)
+    model = model_from_file(path)
     try:
         onnx.checker.check_model(model)
     except Exception as error:

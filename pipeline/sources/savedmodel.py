@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from engines.backends.tensorflow import NAME as TENSORFLOW
 from pipeline.artifact import Engine, OnnxModel, Source
-from pipeline.sources.contract import Converted
+from pipeline.sources.contract import Conversion, Converted
 from pipeline.sources.tf2onnx import convert
 
 WHAT = "SavedModel folder (with saved_model.pb)"
@@ -37,9 +37,10 @@ def source(path: Path, signature: str) -> Source:
     return SavedModel(path, signature)
 
 
-def to_onnx(source: Source, out: Path, opset: int) -> Converted:
+def to_onnx(source: Source, out: Path, how: Conversion) -> Converted:
     """By tf2onnx, in a process of its own. See ``contract.SourceKind``."""
-    return Converted(convert(source.path, source.signature_name(), out, opset))
+    model, notes = convert(source.path, source.signature_name(), out, how)
+    return Converted(model, notes=notes)
 
 
 def trained(source: Source, exported: OnnxModel, runner: str) -> Engine:

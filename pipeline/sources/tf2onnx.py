@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 
 from calibration.graph.editing import nodes_of
 from engines.backends import tensorflow
 from pipeline.errors import ConfigError, StageError, Unavailable
 from pipeline.machine import child_process
+from pipeline.sources.contract import Conversion
 from pipeline.sources.limits import too_large
+from pipeline.sources.side_effects import check_side_effects
 
 INSTALL = "pip install 'trtforge[tensorflow]'"
 HASH_SEED = "PYTHONHASHSEED"
@@ -25,8 +29,10 @@ SAVEDMODEL = "savedmodel"
 """The folder in which a Keras file lies as a SavedModel, beside the ONNX model."""
 
 
-def convert(path: Path, signature: str, out: Path, opset: int, *, is_keras: bool = False) -> onnx.ModelProto:
-    """The ONNX model of a SavedModel, or with ``is_keras`` of a Keras file; ``out``: a folder to work in.
+def convert(
+    path: Path, signature: str, out: Path, how: Conversion, *, is_keras: bool = False
+) -> tuple[onnx.ModelProto, list[str]]:
+    """The ONNX model of a SavedModel, or with ``is_keras`` of a Keras file, and notes; ``out``: a folder to work in.
 
     Raises:
         ConfigError: there is no such signature.
@@ -38,12 +44,12 @@ def convert(path: Path, signature: str, out: Path, opset: int, *, is_keras: bool
     if find_spec("tf2onnx") is None:
         raise Unavailable(f"tf2onnx: is not installed; {INSTALL}")
     with _fixed_hashes():
-        child_process.call(out / "convert.log", f"{path}", _convert, path, signature, out, opset, is_keras)
+        notes = child_process.call(out / "convert.log", f"{path}", _convert, path, signature, out, how, is_keras)
     made = out / "converted.onnx"
     model = onnx.load(made)
     made.unlink()
     _make_reproducible(model.graph)
-    return model
+    return model, notes
 
 
 @contextmanager
@@ -60,11 +66,11 @@ def _fixed_hashes() -> Iterator[None]:
             os.environ[HASH_SEED] = before
 
 
-def _convert(path: Path, name: str, out: Path, opset: int, is_keras: bool) -> None:
-    """Write ``out/converted.onnx``. For a process of its own, whose output goes to ``out/convert.log``."""
+def _convert(path: Path, name: str, out: Path, how: Conversion, is_keras: bool) -> list[str]:
+    """Write ``out/converted.onnx``; notes. For a process of its own, whose output goes to ``out/convert.log``."""
     where = path
     if is_keras:
-        tensorflow.savedmodel_from_keras(path, out / SAVEDMODEL)
+        tensorflow.savedmodel_from_keras(path, out / SAVEDMODEL, allow_lambda="Lambda" in how.allow)
         path = out / SAVEDMODEL
     signatures = tensorflow.signatures(path)
     if name not in signatures:
@@ -80,23 +86,44 @@ def _convert(path: Path, name: str, out: Path, opset: int, is_keras: bool) -> No
             f"{where}: signature '{name}' calls a tensor '{odd[0]}', a name without ':' is expected; "
             "save the model with a signature of other names"
         )
+    notes = check_side_effects(path, name, how.allow)
     made = out / "converted.onnx"
-    trouble = _run_tf2onnx(path, name, made, opset)
+    trouble = _run_tf2onnx(path, name, made, how.opset)
     log_text = (out / "convert.log").read_text(encoding="utf-8", errors="replace")
     if refused := _refused_by_tf2onnx(str(where), log_text, trouble):
         raise refused
     _check_signature_names(onnx.load(made), inputs, outputs, str(where))
+    return notes
 
 
 def _run_tf2onnx(path: Path, name: str, made: Path, opset: int) -> str:
     """The command ``python -m tf2onnx.convert`` in this process; empty, or with what error it ended."""
     arguments = ["--saved-model", str(path), "--output", str(made), "--signature_def", name]
+    _register_erfc()
     sys.argv = ["tf2onnx", *arguments, "--tag", "serve", "--opset", str(opset)]
     try:
         runpy.run_module("tf2onnx.convert", run_name="__main__", alter_sys=True)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # Whatever it is, it becomes one sentence.
         return f"{type(error).__name__}: {error}"
     return "" if made.is_file() else "it wrote no file"
+
+
+def _register_erfc() -> None:
+    """Teach tf2onnx Erfc, which Keras writes for GELU: 1 - Erf."""
+    from tf2onnx import utils
+    from tf2onnx.handler import tf_op
+
+    @tf_op("Erfc")
+    class _Erfc:
+        @classmethod
+        def version_9(cls, ctx: Any, node: Any, **_settings: Any) -> None:
+            shapes, types = [ctx.get_shape(node.output[0])], [ctx.get_dtype(node.output[0])]
+            ones = np.array(1, utils.map_onnx_to_numpy_type(types[0]))
+            ctx.remove_node(node.name)
+            erf = ctx.make_node("Erf", [node.input[0]], shapes=shapes, dtypes=types)
+            held = ctx.make_const(utils.make_name("one"), ones)
+            inputs = [held.output[0], erf.output[0]]
+            ctx.make_node("Sub", inputs, outputs=node.output, name=node.name, shapes=shapes, dtypes=types)
 
 
 def _refused_by_tf2onnx(where: str, log_text: str, trouble: str) -> Exception | None:

@@ -9,12 +9,13 @@ from typing import ClassVar
 
 import onnx
 
+from calibration.graph.constants import fold_constants
 from calibration.graph.fold import fold_batch_norm, portable_names
 from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, StageError
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
-from pipeline.sources.contract import RENAMED, module_of, source_kind
+from pipeline.sources.contract import RENAMED, Conversion, module_of, source_kind
 from pipeline.sources.limits import check_size, first_line
 from pipeline.stage import Stage
 
@@ -36,6 +37,9 @@ class Export(Stage):
     RESULT: ClassVar[str] = "fp32"
 
     opset: int = option(17, "ONNX opset version, 13 to 18 (what tf2onnx supports)")
+    allow: tuple[str, ...] = option(
+        (), "operators that touch files or run Python, and Lambda layers of Keras files, that are allowed to"
+    )
     fold: bool = option(True, "fold batch normalization into the preceding weights")
 
     def versions(self, *_inputs: object) -> dict[str, str]:
@@ -61,9 +65,12 @@ class Export(Stage):
             raise ConfigError(
                 f"[export] opset is {self.opset}, but tf2onnx and Q/DQ take {SMALLEST_OPSET} to {LARGEST_OPSET}"
             )
-        converted = source_kind(source.KIND).to_onnx(source, out, self.opset)
+        converted = source_kind(source.KIND).to_onnx(source, out, Conversion(self.opset, self.allow))
         model, notes = converted.model, converted.notes
         check_size(model, source.path)
+        model, num_computed = fold_constants(model)
+        if num_computed:
+            notes.append(f"export: what depends on constants alone is computed, number of nodes: {num_computed}")
         if self.fold:
             model, num_folded = fold_batch_norm(model)
             if num_folded:

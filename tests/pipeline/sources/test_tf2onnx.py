@@ -13,6 +13,7 @@ from engines.backends import tensorflow
 from pipeline.errors import StageError, Unavailable
 from pipeline.machine import child_process
 from pipeline.sources import tf2onnx
+from pipeline.sources.contract import Conversion
 
 ADD_SLOT = "AttributeError: '_UserObject' object has no attribute 'add_slot'"
 
@@ -109,9 +110,10 @@ def test_the_converter_meets_the_same_order_of_sets_each_time(
 
     def call(
         _log: Path, _what: str, _function: object, _path: Path, _signature: str, out: Path, *_rest: object
-    ) -> None:
+    ) -> list[str]:
         seeds.append(os.environ["PYTHONHASHSEED"])
         onnx.save(onnx.parser.parse_model(SHARED.replace("CONSTANT", "six__1")), tmp_path / "converted.onnx")
+        return []
 
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)
     if before is not None:
@@ -119,6 +121,6 @@ def test_the_converter_meets_the_same_order_of_sets_each_time(
     monkeypatch.setattr(tensorflow, "why_not_run", lambda: "")
     monkeypatch.setattr(tf2onnx, "find_spec", lambda _name: object())
     monkeypatch.setattr(child_process, "call", call)
-    tf2onnx.convert(tmp_path, "serving_default", tmp_path, 17)
+    tf2onnx.convert(tmp_path, "serving_default", tmp_path, Conversion(17))
     assert seeds == ["0"]
     assert os.environ.get("PYTHONHASHSEED") == before
