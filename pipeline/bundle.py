@@ -17,7 +17,7 @@ Layout::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,10 @@ SAMPLES, LABELS = "samples.npz", "labels"
 CALIBRATION = "packed:ranges"
 """What a bundle's plan names as calibration data: the samples stayed behind, their ranges are in the bundle."""
 
+OURS = (".trtforge", "trtforge-report", ".trtforge-report", "trtforge-gate", ".trtforge-gate")
+"""How what runs write into a bundle's folder begins: the store, reports, gates, and where these are made."""
+CACHE = "__pycache__"
+"""Where Python keeps what it compiled of a user's own metric."""
 AGAIN = "copy the bundle again, or pack it again with `trtforge pack`"
 
 
@@ -116,31 +120,58 @@ def tolerance_key(precision: str, placement: Placement, native: bool) -> str:
     return f"{precision}.{'native' if native else placement}"
 
 
-def open_bundle(manifest: Path) -> Bundle:
+def open_bundle(manifest: Path, written: Collection[Path] = ()) -> Bundle:
     """Open an unpacked bundle by its manifest; all files but the plan are checked against ``SHA256SUMS``.
+
+    Args:
+        manifest: manifest.json.
+        written: what runs of the plan write into the bundle's folder, beside what has a name of ours.
 
     Raises:
         ConfigError: there is no manifest, it is of another version, or it does not fit.
-        DataError: a file is missing, or is not what was packed.
+        DataError: a file is missing, is not what was packed, was not packed, or lies outside the bundle.
     """
     record = record_from_json(manifest, Manifest, FORMAT_VERSION, AGAIN)
-    check_sums(manifest.parent)
-    return Bundle(manifest.parent, record)
+    folder = manifest.parent
+    names = check_sums(folder, written)
+    parts = (record.ranges, record.reference, record.verdict, record.findings)
+    for part in (*record.models.values(), *record.caches.values(), *record.tolerances.values(), *parts):
+        if part and part not in names and not any(name.startswith(f"{part}/") for name in names):
+            raise DataError(f"{manifest}: names '{part}', which is no file of the bundle; {AGAIN}")
+    return Bundle(folder, record)
 
 
-def check_sums(folder: Path) -> None:
-    """Raise DataError unless every file that ``SHA256SUMS`` names is there and whole. The plan may be changed."""
+def check_sums(folder: Path, written: Collection[Path] = ()) -> set[str]:
+    """Check a folder against its ``SHA256SUMS``. The plan may be changed; what runs write may be there.
+
+    Returns the names of its files, relative to the folder.
+
+    Raises:
+        DataError: a file that it names is missing or changed, or a file is there that it does not name.
+    """
     sums = folder / SUMS
     if not sums.is_file():
         raise DataError(f"{sums}: is missing; {AGAIN}")
+    digests = {}
     for line in sums.read_text(encoding="utf-8").splitlines():
         want, _, name = line.partition("  ")
-        if name == PLAN:
+        digests[name] = want
+    for name, want in digests.items():
+        file = folder / name
+        if not file.is_file() or file.is_symlink() or not file.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{file}: is missing from the bundle; {AGAIN}")
+        if name != PLAN and digest_now(file) != want:
+            raise DataError(f"{file}: is not what was packed (SHA-256 differs); {AGAIN}")
+    skipped = {path.resolve() for path in written}
+    for entry in sorted(folder.iterdir()):
+        if entry.resolve() in skipped or entry.name.startswith(OURS) or entry.name == SUMS:
             continue
-        if not (folder / name).is_file():
-            raise DataError(f"{folder / name}: is missing from the bundle; {AGAIN}")
-        if digest_now(folder / name) != want:
-            raise DataError(f"{folder / name}: is not what was packed (SHA-256 differs); {AGAIN}")
+        for file in [entry] if entry.is_symlink() or not entry.is_dir() else sorted(entry.rglob("*")):
+            name = file.relative_to(folder).as_posix()
+            is_one = file.is_symlink() or not file.is_dir()
+            if is_one and name not in digests and CACHE not in file.relative_to(folder).parts:
+                raise DataError(f"{file}: was not packed, {sums.name} does not name it; {AGAIN}")
+    return set(digests)
 
 
 def sums_of(folder: Path) -> str:

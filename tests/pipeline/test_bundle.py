@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.bundle import open_bundle
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.report.table import report_from_json
 from tests.pipeline.bundles import packed, unpacked
 
@@ -126,3 +127,38 @@ def test_the_plan_may_be_changed(command: Command, device: Path) -> None:
     plan = device / "plan.toml"
     plan.write_text(plan.read_text().replace("min_queries = 8", "min_queries = 12"))
     assert command("run", "plan.toml", "--backend", "reference").status == 0
+
+
+def test_a_file_that_was_not_packed_is_named(command: Command, device: Path) -> None:
+    assert command("run", "plan.toml", "--backend", "reference").status == 0
+    assert command("run", "plan.toml", "--backend", "reference").status == 0, "what runs write may be there"
+    (device / "models" / "extra.py").write_text("print('extra')")
+    said = command("run", "plan.toml", "--backend", "reference")
+    assert said.status == 2
+    assert "models/extra.py: was not packed, SHA256SUMS does not name it" in said.err
+
+
+def test_a_link_is_no_file_of_a_bundle(device: Path) -> None:
+    (device / "link").symlink_to("/etc")
+    with pytest.raises(DataError, match="link: was not packed"):
+        open_bundle(device / "manifest.json")
+
+
+def test_sums_name_all_files(device: Path) -> None:
+    (device / "SHA256SUMS").write_text("")
+    with pytest.raises(DataError, match="was not packed"):
+        open_bundle(device / "manifest.json")
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "../tiny.onnx", "models/nothing.onnx"])
+def test_a_manifest_names_files_of_the_bundle_alone(path: str, device: Path) -> None:
+    manifest = device / "manifest.json"
+    record = json.loads(manifest.read_text())
+    record["models"]["fp32"] = path
+    manifest.write_text(json.dumps(record))
+    sums = (device / "SHA256SUMS").read_text().splitlines()
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    changed = [f"{digest}  manifest.json" if line.endswith("  manifest.json") else line for line in sums]
+    (device / "SHA256SUMS").write_text("\n".join(changed) + "\n")
+    with pytest.raises(DataError, match=rf"manifest\.json: names '{path}', which is no file of the bundle"):
+        open_bundle(manifest)
