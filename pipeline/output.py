@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import itertools
 import json
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +17,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import click
-
 from pipeline.artifact import Artifact
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
+from pipeline.spelling import echo
 
 R = TypeVar("R", bound=Artifact)
+LOCK = "lock"
+"""In a folder to work in: held by who works there."""
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of linux/fcntl.h and linux/fs.h."""
 
 
 @contextmanager
@@ -26,17 +33,30 @@ def work_folder(target: Path) -> Iterator[Path]:
     """A folder to work in beside the target, on the same disk, removed at the end."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        _remove_leavings(target)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written ({error.strerror}); give another path with -o") from error
     try:
-        yield work
+        with (work / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            work = work.rename(work.with_name(work.name.replace(".new-", ".")))  # Known as a leaving once it is locked.
+            yield work
     except OSError as error:
         if error.errno in FULL_DISK:
             raise Unavailable(f"{target}: the disk is full; free some space and run again") from error
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_leavings(target: Path) -> None:
+    """Remove what processes that were killed left beside the target: folders whose lock nobody holds."""
+    leaving = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}")
+    for work in [path for path in target.parent.iterdir() if leaving.fullmatch(path.name)]:
+        with suppress(OSError), (work / LOCK).open("r+") as lock:  # Without a lock it is not ours; or has just begun.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
@@ -118,14 +138,19 @@ def make(target: Path, stage: Callable[[Path], R]) -> R:
         if record.is_file():
             record.replace(beside)
         for note in artifact.notes():
-            click.echo(f"trtforge: {target.name}: {note}", err=True)
+            echo(f"trtforge: {target.name}: {note}", err=True)
     return replace(artifact, path=target)
 
 
 def put(made: Path, target: Path, aside: Path) -> None:
-    """Rename to the target; a folder there goes aside, also one that another process puts there meanwhile."""
+    """Rename to the target; a folder there changes places with the new one at once, where the system can do so.
+
+    Elsewhere it goes aside first, also one that another process puts there meanwhile.
+    """
     for number in itertools.count():
         if target.is_dir():
+            if _exchanged(made, target):
+                return
             with suppress(FileNotFoundError):
                 target.rename(aside / f"replaced{number}")
         try:
@@ -137,10 +162,17 @@ def put(made: Path, target: Path, aside: Path) -> None:
             return
 
 
+def _exchanged(made: Path, target: Path) -> bool:
+    """Whether the two changed places, by Linux's renameat2(2)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    paths = os.fsencode(made), os.fsencode(target)
+    return renameat2 is not None and renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE) == 0
+
+
 def record_of(engine: Path) -> dict[str, Any]:
     """What `make` wrote beside an engine: empty if there is nothing of ours."""
     try:
         record = json.loads(engine.with_name(f"{engine.name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}

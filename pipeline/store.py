@@ -3,7 +3,8 @@
 Layout of a store (``.trtforge/`` by default)::
 
     <stage>/<digest>/recipe.json    what it was made from (canonical JSON; its SHA-256 is <digest>)
-    <stage>/<digest>/result.json    which artifact it is, and the content digest it had when it was published
+    <stage>/<digest>/result.json    which artifact it is, the content digest it had when it was published, and that of
+                                    all files beside it
     <stage>/<digest>/...            the artifact and what the stage left beside it
     tmp/<random>/                   a stage at work; its lock says that somebody still works there
 
@@ -31,7 +32,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from pipeline.artifact import Artifact, artifact_from_record, record_from_artifact
+from pipeline.artifact import Artifact, artifact_from_record, digest_of_path, record_from_artifact
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
 from pipeline.source_digest import check_unchanged, source_digest
 
@@ -210,7 +211,7 @@ class Store:
         """The content digest of a result; empty if its record is damaged, which `run` mends."""
         try:
             return str(self._sealed(entry)["content"])
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             log.warning("%s: damaged, it cannot be read (%s); it is skipped", entry, error)
             return ""
 
@@ -223,10 +224,13 @@ class Store:
         try:
             sealed = self._sealed(final)
             artifact = artifact_from_record(sealed["artifact"], final)
-            if artifact.digest() == sealed["content"]:
+            if artifact.digest() != sealed["content"]:
+                problem = "its bytes are not those that were published"
+            elif sealed.get("files", files := _digest_of_files(final)) != files:  # Earlier versions did not seal them.
+                problem = "a file beside it is not as it was published"
+            else:
                 return artifact
-            problem = "its bytes are not those that were published"
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             problem = f"it cannot be read ({error})"
         log.warning("%s: damaged, %s; making it again", final, problem)
         with self._work_folder() as work, contextlib.suppress(FileNotFoundError):  # Another process was faster.
@@ -235,7 +239,11 @@ class Store:
 
     def _seal(self, work: Path, recipe: dict[str, Any], artifact: Artifact) -> None:
         (work / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True), encoding="utf-8")
-        result = {"artifact": record_from_artifact(artifact, work), "content": artifact.digest()}
+        result = {
+            "artifact": record_from_artifact(artifact, work),
+            "content": artifact.digest(),
+            "files": _digest_of_files(work),
+        }
         (work / "result.json").write_text(json.dumps(result, indent=2, sort_keys=True), encoding="utf-8")
 
     def _publish(self, work: Path, final: Path) -> None:
@@ -276,8 +284,8 @@ class Store:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     log.info("%s: left by a process that died; removed", work)
                     shutil.rmtree(work, ignore_errors=True)
-            except BlockingIOError:
-                continue  # Somebody works there.
+            except (BlockingIOError, NotADirectoryError, PermissionError):
+                continue  # Somebody works there; or it is not ours: a file manager's, or another user's.
             except FileNotFoundError:
                 # Between mkdtemp and its lock, or between the lock's end and the rename: a moment; else left behind.
                 if work.exists() and time.time() - work.stat().st_mtime > 60:
@@ -306,6 +314,14 @@ class Stopwatch:
 
 def _now() -> Spent:
     return Spent(time.perf_counter(), sum(os.times()[:4]))
+
+
+def _digest_of_files(folder: Path) -> str:
+    """SHA-256 (hex) of all that a stage left, the records beside its artifact and the recipe included."""
+    apart = (folder / "result.json", folder / "lock")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in apart)
+    digests = {path.relative_to(folder).as_posix(): digest_of_path(path) for path in files}
+    return hashlib.sha256(canonical(digests).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

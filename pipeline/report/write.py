@@ -22,7 +22,7 @@ from pipeline.latency.benchmark import Speedup, Timing, speedup
 from pipeline.latency.device_times import layers_from_json, split_from_row
 from pipeline.latency.energy import Energy
 from pipeline.machine.identity import installed_versions, this_machine
-from pipeline.output import work_folder
+from pipeline.output import put, work_folder
 from pipeline.plan import Plan
 from pipeline.record import (
     ENGINE,
@@ -113,9 +113,7 @@ def _publish(options: Report, folder: Path, record: Record, results: Results) ->
         write_json(record, new / "report.json")
         if options.html:
             write_html(record, new / "report.html")
-        if folder.exists():
-            folder.rename(work / "old")
-        new.replace(folder)
+        put(new, folder, work)
 
 
 def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]) -> VariantRecord:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import output
 from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.output import check_file_target, check_folder_target, make, passing_folder, record_of, work_folder
+from pipeline.output import check_file_target, check_folder_target, make, passing_folder, put, record_of, work_folder
 
 
 def text_to(folder: Path, text: str) -> OnnxModel:
@@ -150,3 +151,38 @@ def test_work_is_done_on_the_same_disk(tmp_path: Path) -> None:
         assert tmp_path not in work.parents
         assert work.is_dir()
     assert not work.exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_others_work_in_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "x.onnx"
+    left, foreign = tmp_path / ".x.onnx.abcdefg1", tmp_path / ".x.onnx.mine-own"
+    for folder in (left, foreign):
+        folder.mkdir()
+    (left / "lock").touch()
+    with work_folder(target) as others:
+        make(target, lambda out: text_to(out, "new"))
+        assert others.is_dir()
+    assert not left.exists()
+    assert foreign.is_dir()
+    assert target.read_text() == "new"
+
+
+def test_a_folder_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new, aside = (tmp_path / name for name in ("old", "new", "aside"))
+    for folder in (old, new, aside):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("it goes away first"))
+    put(new, old, aside)
+    assert (old / "name").read_text() == "new"
+
+
+def test_where_the_system_cannot_exchange_it_goes_aside_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new, aside = (tmp_path / name for name in ("old", "new", "aside"))
+    for folder in (old, new, aside):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    monkeypatch.setattr(output, "_exchanged", lambda *_: False)
+    put(new, old, aside)
+    assert (old / "name").read_text() == "new"
+    assert (aside / "replaced0" / "name").read_text() == "old"

@@ -330,3 +330,36 @@ def test_a_folders_digest_sees_names_and_content(tmp_path: Path) -> None:
     renamed = digest_of_path(tmp_path / "d")
     (tmp_path / "d" / "b").write_text("2")
     assert len({before, renamed, digest_of_path(tmp_path / "d")}) == 3
+
+
+@pytest.mark.parametrize("change", ["garbage", None])
+def test_what_lies_beside_a_result_counts_too(
+    change: str | None, tmp_path: Path, model: OnnxModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Store(tmp_path / "s").run(Upper(), model)
+    notes = made.beside("notes.json")
+    if change is None:
+        notes.unlink()
+    else:
+        notes.write_text(change)
+    again = Store(tmp_path / "s")
+    assert again.run(Upper(), model).notes() == ["seen"]
+    assert not again.account[0].served
+    assert "damaged, a file beside it is not as it was published; making it again" in caplog.text
+
+
+def test_results_of_earlier_versions_are_served(tmp_path: Path, model: OnnxModel) -> None:
+    made = Store(tmp_path / "s").run(Upper(), model)
+    sealed = json.loads(made.beside("result.json").read_text())
+    del sealed["files"]
+    made.beside("result.json").write_text(json.dumps(sealed))
+    store = Store(tmp_path / "s")
+    store.run(Upper(), model)
+    assert store.account[0].served
+
+
+def test_what_is_not_ours_in_tmp_is_left_alone(tmp_path: Path, model: OnnxModel) -> None:
+    (tmp_path / "s" / "tmp").mkdir(parents=True)
+    (tmp_path / "s" / "tmp" / ".DS_Store").write_text("x")
+    Store(tmp_path / "s").run(Upper(), model)
+    assert (tmp_path / "s" / "tmp" / ".DS_Store").exists()
