@@ -68,10 +68,11 @@ def test_the_example_in_python_finds_what_the_command_finds(command: Command, ti
 
 
 PHOTOS = """<ir_version: 8, opset_import: ["" : 17]>
-net (float[N, 224, 224, 3] image) => (float[N, 2, 56, 56] y)
+net (float[N, 224, 224, 3] image) => (float[N, 32, 54, 54] y)
 {
     t = Transpose <perm = [0, 3, 1, 2]> (image)
-    y = Conv <strides = [4, 4]> (t, w)
+    a = Conv <strides = [4, 4]> (t, w)
+    y = Conv (a, v)
 }"""
 
 
@@ -82,8 +83,9 @@ def test_the_examples_in_the_help_run(command: Command, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     model = onnx.parser.parse_model(PHOTOS)
-    kernel = random.standard_normal((2, 3, 3, 3), np.float32)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(kernel, "w"))
+    for name, num_in in {"w": 3, "v": 32}.items():
+        kernel = random.standard_normal((32, num_in, 3, 3), np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(kernel, name))
     onnx.save(model, "model.onnx")
     for folder in ("photos", "monday", "tuesday"):
         Path(folder).mkdir()

@@ -18,6 +18,7 @@ from pipeline.plan import Plan
 from pipeline.record import Remedy
 from pipeline.remedies.trials import Trial, quantize_for, trials
 from pipeline.results import Network, Results, Variant
+from pipeline.stages.quantize import NothingQuantized
 from pipeline.stages.validate import Judged
 from pipeline.store import Store
 from pipeline.variants import evidence_of, is_native, judge_of, judged_engine, rounding_of, target_of
@@ -54,13 +55,14 @@ def _remedy(plan: Plan, store: Store, made: Results, variant: Variant) -> Remedy
     tried: list[str] = []
     for trial in islice(trials(plan, store, made, variant), plan.report.num_remedies):
         fp32 = made.networks[variant.network].fp32
-        model = store.run(replace(quantize_for(plan, variant), exclude=trial.exclude), fp32, trial.ranges)
-        if not (num_left := facts(model.path).num_quantized):
-            break  # Nothing of INT8 is left.
+        try:
+            model = store.run(replace(quantize_for(plan, variant), exclude=trial.exclude), fp32, trial.ranges)
+        except NothingQuantized:
+            break
         verdict = _judged(plan, store, made, variant, (trial, model))
         result = f"{trial.words()}: {_result(plan, verdict)}"
         if _holds(plan, verdict):
-            num_now = facts(made.models[variant].path).num_quantized
+            num_left, num_now = (facts(path).num_quantized for path in (model.path, made.models[variant].path))
             sentence = (
                 f"{variant.name} would hold with {result}; INT8 then computes {num_left} of the convolutions and "
                 f"matrix products, {num_now} now. Write into the plan:"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, cast, get_args
 
 import onnx
 
-from calibration.graph.editing import model_from_file
+from calibration.errors import ModelError
+from calibration.graph.editing import model_from_file, nodes_of
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.precision.fp16 import named, nodes_beyond_fp16
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
-from calibration.precision.placement import PlacementOptions, PlacementTarget
+from calibration.precision.placement import PRODUCTS, PlacementOptions, PlacementTarget
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
 from calibration.ranges.ranges import RangesRecord, spans_from_ranges
@@ -70,7 +72,7 @@ class Quantize(Stage):
 
         Raises:
             DataError: the ranges are of another model, or lack a tensor; or they were imported, and FP16 needs more.
-            ModelError: the model cannot be quantized, or `exclude` names no node of it.
+            ModelError: the model cannot be quantized, nothing in it can be INT8, or `exclude` names no node of it.
         """
         proto = model_from_file(model.path)
         record = ranges_from_folder(ranges.path)
@@ -80,6 +82,8 @@ class Quantize(Stage):
         arithmetic, why = self.chosen_arithmetic()
         options = PlacementOptions(target=self.target, exclude=self.exclude, arithmetic=arithmetic)
         quantized = qdq_from_onnx(proto, spans_from_ranges(record), options)
+        if not quantized.placement.nodes:
+            raise NothingQuantized(nothing_quantized(proto, quantized.placement.notes))
         notes = [*quantized.placement.notes, *([why] if self.target == "onnxruntime" else [])]
         made = quantized.model
         if self.rest == "fp16" and self.target == "tensorrt":
@@ -88,6 +92,34 @@ class Quantize(Stage):
         onnx.save(made, out / "model.onnx")
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(out / "model.onnx")
+
+
+class NothingQuantized(ModelError):
+    """No convolution or matrix product of the model can be INT8, or all were excluded."""
+
+
+NUM_NAMED = 5
+"""Reasons in a sentence."""
+
+
+def nothing_quantized(model: onnx.ModelProto, notes: Sequence[str]) -> str:
+    """The sentence about a model in which nothing became INT8: what products it has, where, and why they stay.
+
+    Args:
+        model: FP32.
+        notes: the reasons of a placement.
+    """
+    products = [node.op_type for node in nodes_of(model.graph) if node.op_type in (*PRODUCTS, "Einsum")]
+    inside = len(products) - sum(node.op_type in (*PRODUCTS, "Einsum") for node in model.graph.node)
+    einsums = products.count("Einsum")
+    where = [f"{inside} in the body of a Loop, Scan or If"] * bool(inside) + [f"{einsums} Einsum"] * bool(einsums)
+    sentence = f"{len(products)} convolutions and matrix products" + (f" ({', '.join(where)})" if where else "")
+    reasons = "".join(f"; {note}" for note in notes[:NUM_NAMED])
+    more = f"; and {len(notes) - NUM_NAMED} more" if len(notes) > NUM_NAMED else ""
+    return (
+        f"{model.graph.name}: nothing can be INT8: it has {sentence}{reasons}{more}; stay with FP32 or FP16, or export "
+        "the products as Conv, MatMul or Gemm with constant weights"
+    )
 
 
 def _with_fp16(

@@ -12,9 +12,9 @@ import pytest
 from onnx import numpy_helper
 
 from pipeline.artifact import OnnxModel, Ranges
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ModelError
 from pipeline.stages import quantize as quantize_stage
-from pipeline.stages.quantize import Quantize
+from pipeline.stages.quantize import Quantize, nothing_quantized
 from pipeline.store import Store
 from tests.pipeline.stages.networks import Out
 
@@ -82,3 +82,22 @@ def test_what_is_excluded_by_name_or_type_stays_float(
 def test_an_unknown_exclude_offers_the_nearest(net: OnnxModel, ranges: Ranges, out: Out) -> None:
     with pytest.raises(DataError, match=r"exclude: 'convv' .*the nearest is 'conv'"):
         Quantize(exclude=("convv",))(out(), net, ranges)
+
+
+def test_a_model_in_which_nothing_can_be_int8_says_what_it_has() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,2,3] x, bool yes) => (float[N,2,3] y)'
+        "<float[3,3] w = {1,2,3,4,5,6,7,8,9}> {"
+        ' a = Einsum <equation = "bij,jk->bik"> (x, w)'
+        " b = If (yes) <then_branch = one () => (float[N,2,3] t) { t = MatMul (a, w) },"
+        " else_branch = two () => (float[N,2,3] e) { e = Relu (a) }> y = MatMul (b, x) }"
+    )
+    said = nothing_quantized(model, ["node 'm' (MatMul) stays FP32: its weight is not constant"])
+    assert "it has 3 convolutions and matrix products (1 in the body of a Loop, Scan or If, 1 Einsum)" in said
+    assert "; node 'm' (MatMul) stays FP32: its weight is not constant; stay with" in said
+
+
+def test_everything_excluded_is_no_int8(net: OnnxModel, ranges: Ranges, out: Out) -> None:
+    everything = tuple({node.op_type for node in onnx.load(net.path).graph.node})
+    with pytest.raises(ModelError, match="nothing can be INT8: it has 2 convolutions and matrix products; stay"):
+        Quantize(exclude=everything)(out(), net, ranges)
