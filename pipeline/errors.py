@@ -35,6 +35,9 @@ class NotDecided(Exception):
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when a file cannot grow: disk, quota, or the largest file that a process may write."""
 
+WRONG_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the system says of a path that cannot be opened or written: whoever named it acts."""
+
 EXIT_STATUS: dict[type[Exception], int] = {
     ConfigError: 2,
     DataError: 2,
@@ -59,6 +62,7 @@ def exit_status(error: BaseException) -> int:
 __all__ = [
     "EXIT_STATUS",
     "FULL_DISK",
+    "WRONG_PATH",
     "CheckFailed",
     "ConfigError",
     "DataError",

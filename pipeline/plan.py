@@ -7,10 +7,12 @@ relative to the folder that the plan lies in.
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
@@ -143,6 +145,24 @@ STAGES = tuple(stage_field.name for stage_field in fields(Plan) if isinstance(st
 """The stages by name, in the order in which a run needs them."""
 
 
+MOST_DOTS = 64
+"""In a key: TOML's reader takes minutes for one of ten thousands."""
+
+
+def table_from_toml(text: str) -> dict[str, Any]:
+    """The table that a text in TOML means.
+
+    Raises:
+        ValueError: it is not TOML, or is nested too deeply to be anybody's.
+    """
+    if any(part.count(".") > MOST_DOTS for line in text.splitlines() for part in re.split(r"[=,\[\]{}]", line)):
+        raise ValueError(f"a key has more than {MOST_DOTS} dots")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_plan(path: Path) -> Plan:
     """The plan in a TOML file.
 
@@ -150,12 +170,12 @@ def read_plan(path: Path) -> Plan:
         ConfigError: the file is missing, is not TOML, or has an unknown key or a value of a wrong type.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = table_from_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a plan") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not text in UTF-8; give the path of a plan, or save it in UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: is not TOML: {error}; correct it there") from error
     for key in ("folder", "path"):
         if key in table:
@@ -183,4 +203,4 @@ def _check(plan: Plan, path: Path) -> None:
             raise ConfigError(f"{path}: {key} is empty; name at least one of {', '.join(known)}")
 
 
-__all__ = ["STAGES", "Data", "Model", "Plan", "Variants", "read_plan", "tomllib"]
+__all__ = ["STAGES", "Data", "Model", "Plan", "Variants", "read_plan", "table_from_toml", "tomllib"]

@@ -1,8 +1,46 @@
-"""The nearest known name for a typo."""
+"""Names in what a person reads: the nearest known one for a typo; control characters are shown, never obeyed."""
 
 from __future__ import annotations
 
 import difflib
+import unicodedata
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OBEYED = "\n\t"
+"""Control characters that a sentence or a table may have."""
+
+
+def shown(text: str) -> str:
+    """The text with what Unicode calls a control character, category Cc, spelt out: ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char in OBEYED or unicodedata.category(char) != "Cc" else f"\\x{ord(char):02x}" for char in text
+    )
+
+
+def echo(message: object, *, err: bool = False) -> None:
+    """A line on stdout, or on stderr."""
+    click.echo(shown(str(message)), err=err)
+
+
+def table_console(*, stderr: bool = False) -> Console:
+    """For tables: text is printed as it is, not read as markup."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class _Console(Console):
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(shown(segment.text), segment.style)
+
+    return _Console(stderr=stderr, markup=False)
 
 
 def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:

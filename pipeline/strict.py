@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -179,6 +180,10 @@ def _strict(value: Any, kind: Any) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         words: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false"}
         raise ValueError(_misfit(value, words.get(kind, "a text in quotes")))
+    if kind is str and "\0" in value:
+        raise ValueError(f"is {value!r}, which has a NUL character; no name or path has one")
+    if kind is float and math.isnan(value):
+        raise ValueError("is nan, but takes a number; nothing is above or below nan")
     return value
 
 

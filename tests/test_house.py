@@ -36,7 +36,7 @@ GIANTS = {
     "tensorflow": "engines/backends/tensorflow.py",
     "keras": "engines/backends/tensorflow.py",
     "tf_keras": "engines/backends/tensorflow.py",
-    "tf2onnx": "",  # Run as a command, `python -m tf2onnx.convert`; imported nowhere.
+    "tf2onnx": "pipeline/sources/tf2onnx.py",
     "tensorrt": "engines/backends/tensorrt.py",
     "tensorrt_rtx": "engines/backends/tensorrt_rtx.py",
     "pycuda": "engines/cuda/device.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -173,13 +174,13 @@ def headers(path: Path, where: str) -> dict[str, ArrayHeader]:
     try:
         if path.suffix.lower() == ".npy":
             with path.open("rb") as stream:
-                return {NPY_KEY: _header(stream)}
+                return {NPY_KEY: _header(stream, path.stat().st_size)}
         array_headers = {}
         with zipfile.ZipFile(path) as archive:
-            for entry in archive.namelist():
-                if entry.endswith(".npy"):
+            for entry in archive.infolist():
+                if entry.filename.endswith(".npy"):
                     with archive.open(entry) as member:
-                        array_headers[entry.removesuffix(".npy")] = _header(member)
+                        array_headers[entry.filename.removesuffix(".npy")] = _header(member, entry.file_size)
     except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds for a file that is cut short.
         raise _unreadable(where, error) from error
     return array_headers
@@ -208,11 +209,13 @@ def _unreadable(where: str, error: Exception) -> DataError:
     return DataError(f"{where}: cannot be read as a whole .npz or .npy file ({error}); copy or make it again")
 
 
-def _header(stream: IO[bytes]) -> ArrayHeader:
-    """The header of one array in NumPy's own format."""
+def _header(stream: IO[bytes], num_bytes: int) -> ArrayHeader:
+    """The header of one array in NumPy's own format, checked against the size of the file before anything is read."""
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > num_bytes:
+        raise ValueError(f"its head says {dtype} {shape}, but it has {num_bytes} bytes")
     return ArrayHeader(shape, dtype)
 
 

@@ -142,6 +142,8 @@ def _labels_from_csv(names: list[str], source: DataSource, folder: Path) -> AnyA
                     f"{path}: has the columns {quoted(columns)}, 'file' and 'label' are expected; rename them"
                 )
             for row in rows:
+                if row["file"] is None:
+                    raise DataError(f"{path}:{rows.line_num}: has no 'file', one is expected in each line; correct it")
                 name = PurePosixPath(row["file"]).as_posix()
                 if name in label_of:
                     raise DataError(f"{path}:{rows.line_num}: names '{name}' again, one label is expected; drop a line")

@@ -32,5 +32,5 @@ def read_side_file(path: Path, build: Callable[[Any], T]) -> T | None:
         return None
     try:
         return build(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: is damaged ({error}); delete it, or calibrate again") from error

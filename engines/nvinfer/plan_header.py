@@ -62,7 +62,7 @@ def record_beside(plan: Path) -> dict[str, Any]:
     for file in (plan.with_name(f"{plan.name}.json"), plan.with_name("record.json")):
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(record, dict) and record.get("backend") in WORDS:
             return record

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from typing import NoReturn
 import click
 
 from pipeline import __version__
+from pipeline.spelling import echo
 
 VERBS_FOLDER = Path(__file__).parent / "verbs"
 ROOMS = {"plans": "Whole plans", "models": "Models and samples", "engines": "Engines"}
@@ -91,7 +94,7 @@ class _OnStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """One message."""
-        click.echo(self.format(record), err=True)
+        echo(self.format(record), err=True)
 
 
 @click.group(
@@ -133,27 +136,31 @@ def main() -> NoReturn:
 
 def status_of(arguments: Sequence[str]) -> int:
     """Run the command with these arguments; errors become one sentence on stderr and an exit status."""
-    from pipeline.errors import EXIT_STATUS, FULL_DISK, Unavailable, exit_status
+    from pipeline.errors import EXIT_STATUS, FULL_DISK, WRONG_PATH, ConfigError, Unavailable, exit_status
 
     try:
         trtforge.main(list(arguments), prog_name="trtforge", standalone_mode=False)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        error.show()
+        message = io.StringIO()
+        error.show(message)
+        echo(message.getvalue().rstrip("\n"), err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo(
-            "trtforge: interrupted; no incomplete results are left, a plan continues from what was finished", err=True
-        )
+        echo("trtforge: interrupted; no incomplete results are left, a plan continues from what was finished", err=True)
         return INTERRUPTED
     except tuple(EXIT_STATUS) as error:
-        click.echo(f"trtforge: {error}", err=True)
+        echo(f"trtforge: {error}", err=True)
         return exit_status(error)
     except OSError as error:
+        if error.errno in WRONG_PATH and error.filename is not None:
+            wrong = ConfigError(f"{os.fsdecode(error.filename)}: cannot be used ({error.strerror}); correct the path")
+            echo(f"trtforge: {wrong}", err=True)
+            return exit_status(wrong)
         if error.errno not in FULL_DISK:
             raise
-        click.echo(f"trtforge: no more can be written ({error.strerror}); free some space and run again", err=True)
+        echo(f"trtforge: no more can be written ({error.strerror}); free some space and run again", err=True)
         return exit_status(Unavailable())
     return 0
 

@@ -136,14 +136,14 @@ def preprocess_from(text: str) -> Preprocess:
     """The preprocessing that ``--preprocess`` gives; none if it is empty."""
     if not text:
         return Preprocess()
-    from pipeline.plan import tomllib
+    from pipeline.plan import table_from_toml
     from pipeline.strict import record_from_table
 
     try:
-        table = tomllib.loads(f"x = {{ {text} }}")
+        table = table_from_toml(f"x = {{ {text} }}")
         if len(table) > 1:
             raise ConfigError(f"--preprocess '{text}': is more than one table; write it in one line")
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"--preprocess '{text}': {error}; write it as in a plan, with commas between") from error
     return record_from_table(table["x"], Preprocess, "--preprocess")
 

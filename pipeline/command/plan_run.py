@@ -7,12 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import click
-
 from pipeline.artifact import Findings
 from pipeline.command.options import given_options
 from pipeline.command.sample_check import tell_findings
 from pipeline.errors import CheckFailed, ConfigError
+from pipeline.spelling import echo
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -43,7 +42,7 @@ def _say(entry: Entry) -> None:
     how = "served" if entry.served else f"made in {entry.seconds:.1f} s"
     name = entry.digest if entry.stage == "benchmark" else entry.digest[:12]
     variant = f"  {entry.variant}" if entry.variant else ""
-    click.echo(f"trtforge: {entry.stage:<9} {name}  {how}{variant}", err=True)
+    echo(f"trtforge: {entry.stage:<9} {name}  {how}{variant}", err=True)
 
 
 MOST_QUIET_SECONDS = 2.0
@@ -64,10 +63,10 @@ def tell_time(account: Sequence[Entry], total: Spent) -> None:
         stages[entry.stage] = Spent(so_far.seconds + entry.seconds, so_far.cpu_seconds + entry.cpu_seconds)
     known = Spent(sum(s.seconds for s in stages.values()), sum(s.cpu_seconds for s in stages.values()))
     stages["the rest"] = Spent(total.seconds - known.seconds, max(total.cpu_seconds - known.cpu_seconds, 0.0))
-    click.echo(f"trtforge: where the time went{'wall s':>10}{'CPU s':>9}", err=True)
+    echo(f"trtforge: where the time went{'wall s':>10}{'CPU s':>9}", err=True)
     for name, spent in (*sorted(stages.items(), key=lambda item: -item[1].seconds), ("total", total)):
         if spent.seconds >= SHOWN_SECONDS:
-            click.echo(f"trtforge:   {name:<19}{spent.seconds:>10.1f}{spent.cpu_seconds:>9.1f}", err=True)
+            echo(f"trtforge:   {name:<19}{spent.seconds:>10.1f}{spent.cpu_seconds:>9.1f}", err=True)
 
 
 def by_plan(path: Path, store: Path, until: str) -> None:
@@ -84,9 +83,9 @@ def by_plan(path: Path, store: Path, until: str) -> None:
         tell_findings(result, plan.lint)
     elif isinstance(result, Mapping):
         for variant, artifact in result.items():
-            click.echo(f"{variant.name}\t{artifact.path}")
+            echo(f"{variant.name}\t{artifact.path}")
     elif result is not None:
-        click.echo(result.path)
+        echo(result.path)
     if until == "validate":
         raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
 

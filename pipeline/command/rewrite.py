@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
-
 from calibration.data.batches import input_specs_from_onnx
 from calibration.ranges.ranges import AUTO, RangeMethod
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, write_ranges
@@ -25,6 +23,7 @@ from pipeline.command.sample_check import check_samples
 from pipeline.command.stage_options import stage_from_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make, work_folder
+from pipeline.spelling import echo
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
 from pipeline.stages.quantize import Quantize
@@ -75,4 +74,4 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, A
     check_file_target(output)
     with work_folder(output) as work:
         ranges = ranges_for(opened, options, work)
-        click.echo(make(output, partial(stage, model=opened, ranges=ranges)).path)
+        echo(make(output, partial(stage, model=opened, ranges=ranges)).path)

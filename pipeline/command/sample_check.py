@@ -10,6 +10,7 @@ from calibration.lint.findings import errors_in, how_to_allow, raise_errors
 from pipeline.artifact import Findings, OnnxModel
 from pipeline.command.stage_options import stage_from_options
 from pipeline.output import passing_folder
+from pipeline.spelling import echo
 from pipeline.stages.lint import Lint
 
 ALLOW = click.option(
@@ -28,7 +29,7 @@ def tell_findings(findings: Findings, stage: Lint) -> None:
     """
     all_findings = findings.read()
     for finding in all_findings:
-        click.echo(f"{finding.severity}\t{finding.code}\t{finding.sentence}")
+        echo(f"{finding.severity}\t{finding.code}\t{finding.sentence}")
     if errors := errors_in(all_findings, stage.allow):
         raise DataError(
             f"lint: {len(errors)} of {len(all_findings)} findings prevent calibration; {how_to_allow(errors)}"
@@ -46,4 +47,4 @@ def check_samples(model: OnnxModel, samples: Samples, allow: str) -> None:
         findings = stage(work, model, samples).read()
     raise_errors(findings, stage.allow)
     for finding in findings:
-        click.echo(f"trtforge: {finding.code}: {finding.sentence}", err=True)
+        echo(f"trtforge: {finding.code}: {finding.sentence}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -13,7 +14,20 @@ from pipeline.errors import ConfigError
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
 
-CLICK_TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING}
+
+class _Number(click.types.FloatParamType):
+    """A number; not NaN, which nothing is above or below, so that a bound would never be reached."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The float; click's own error for anything else."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+NUMBER = _Number()
+CLICK_TYPES = {int: click.INT, float: NUMBER, str: click.STRING}
 
 
 def stage_options(kind: type[Any], *leave_out: str) -> Callable[[F], F]:

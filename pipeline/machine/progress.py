@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+from pipeline.spelling import shown, table_console
+
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 2.0
@@ -122,12 +124,11 @@ class _AtWork:
             seconds = time.monotonic() - outermost.begin
             after = f", {seconds:.0f} s" if seconds > PLAIN_SECONDS else ""
             with suppress(OSError, AttributeError):  # Nobody reads it any more, or it was closed from the beginning.
-                sys.stderr.write(f"trtforge: {self._sentence()}{after} ...\n")
+                sys.stderr.write(f"trtforge: {shown(self._sentence())}{after} ...\n")
                 sys.stderr.flush()
             self._start(PLAIN_SECONDS, self._say)
 
     def _show(self, outermost: Bar) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             Progress,
@@ -139,7 +140,9 @@ class _AtWork:
 
         clock: tuple[ProgressColumn, ...] = (TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         counted = (clock[0], BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
-        lines = Progress(*clock, console=Console(stderr=True), transient=True, refresh_per_second=REFRESH_PER_SECOND)
+        lines = Progress(
+            *clock, console=table_console(stderr=True), transient=True, refresh_per_second=REFRESH_PER_SECOND
+        )
 
         def draw() -> None:
             for task in lines.tasks:

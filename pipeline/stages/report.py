@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.option import check_bounds, option
+from pipeline.option import FINITE, check_bounds, option
 from pipeline.output import check_replaceable
 from pipeline.stage import Stage
 
@@ -32,7 +32,7 @@ class Report(Stage):
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
-        check_bounds(self, num_remedies=(0, math.inf))
+        check_bounds(self, max_metric_drop=(-FINITE, FINITE), num_remedies=(0, math.inf))
 
     def check_folder(self, folder: Path) -> None:
         """That the report's folder is new, empty, or an older report: it is going to be replaced as a whole.

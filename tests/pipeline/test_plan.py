@@ -61,6 +61,7 @@ backends = ["reference", "tensorrt"]
 
 [export]
 opset = 15
+allow = ["PyFunc", "Lambda"]
 fold = false
 
 [lint]
@@ -372,3 +373,20 @@ def test_plans_in_one_folder_do_not_overwrite_each_others_output(
     (tmp_path / file).write_text(f"[model]\nsource = 'm'\n[data]\nevaluation = 'e'\ncalibration = 'c'\n{table}")
     plan = read_plan(tmp_path / file)
     assert (plan.output_folder(plan.report).name, plan.output_folder(plan.gate).name) == folders
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[validate.int8]\nmin_cosine = nan", r"\[validate.int8.min_cosine\] is nan, but takes a number"),
+        ("[report]\nmax_metric_drop = nan", r"\[report.max_metric_drop\] is nan"),
+        ("[report]\nmax_metric_drop = inf", "max_metric_drop is inf, but must be at least"),
+        ('[report]\nfolder = "a\\u0000"', "which has a NUL character"),
+        ("x = " + "[" * 100_000, "is not TOML: it is nested too deeply"),
+        ("x = " + "9" * 5000, "is not TOML: "),
+        ("a" + ".a" * 50_000 + " = 1", "is not TOML: a key has more than 64 dots"),
+    ],
+)
+def test_what_no_plan_means(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_plan(written(tmp_path, LEAST + text))

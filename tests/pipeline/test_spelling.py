@@ -1,10 +1,38 @@
-"""The nearest of the names there are."""
+"""The nearest of the names there are; control characters out of names are shown, never obeyed."""
 
 from __future__ import annotations
 
-from pipeline.spelling import nearest
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.spelling import echo, nearest, shown, table_console
+
+EVIL = "\x1b]0;owned\x07[red]"
 
 
 def test_nearest_offers_one_name_and_lists_all() -> None:
     assert nearest("fp61", ["fp32", "fp16"]) == "; did you mean 'fp16'? known: fp32, fp16"
     assert nearest("xyz", ("fp32", "fp16")) == "; known: fp32, fp16"
+
+
+def test_control_characters_are_spelt_out() -> None:
+    assert shown(EVIL) == "\\x1b]0;owned\\x07[red]"
+    assert shown("größe\tµ\n") == "größe\tµ\n"
+    assert shown("\x9b") == "\\x9b"
+
+
+def test_sentences_and_tables_show_them(capsys: pytest.CaptureFixture[str]) -> None:
+    echo(EVIL)
+    echo(EVIL, err=True)
+    console = table_console()
+    table = Table("tensor", title=Text(EVIL))
+    table.add_row(EVIL)
+    table.add_row(Text(EVIL))
+    console.print(table)
+    console.print(EVIL)
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert "\x07" not in said.out + said.err
+    assert said.out.count("owned") == 5
+    assert said.out.splitlines()[-1] == "\\x1b]0;owned[red]", "names are no markup"

@@ -104,7 +104,7 @@ def test_what_is_missing_is_named(tmp_path: Path, text: str, said: str) -> None:
         ("[benchmark]\nbatch_sizes = [1, true]", "[benchmark.batch_sizes] is true, a truth value, but takes a whol"),
         ("[benchmark]\nprotocol = 3", "[benchmark.protocol] is 3, a whole number, but takes a table of scenario, q"),
         ("[validate]\nint8 = 0.1", "[validate.int8] is 0.1, a number, but takes a table of atol, rtol, min_cosine,"),
-        ("[[export]]\nopset = 17", "[export] is [{'opset': 17}], a list, but takes a table of opset, fold"),
+        ("[[export]]\nopset = 17", "[export] is [{'opset': 17}], a list, but takes a table of opset, allow, fold"),
         ("[model.inputs]\nx = [1, 2]", "[model.inputs.x] is [1, 2], a list, but takes a table of min, opt, max"),
         ("[model.inputs.x]\nmin = [1.5]", "[model.inputs.x.min] is 1.5, a number, but takes a whole number"),
         ("[export]\nopset = 2024-01-01", "[export.opset] is datetime.date(2024, 1, 1), a date or time, but takes a"),
@@ -130,7 +130,7 @@ def test_top_level_values_are_no_tables(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("[data.preprocess]\nscale = 0", "[data.preprocess] scale is [0], a 0 in it leaves no signal; correct it"),
-        ("[data.preprocess]\nmean = [nan]", "[data.preprocess] mean is [nan], finite numbers are expected; correct "),
+        ("[data.preprocess]\nmean = [nan]", "[data.preprocess.mean] is nan, but takes a number; "),
         ("[data.preprocess]\ncrop = [224]", "[data.preprocess] crop is [224], two (height, width) of at least 1 is "),
         (
             "[benchmark.protocol]\nmin_seconds = -1",

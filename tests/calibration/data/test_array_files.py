@@ -217,3 +217,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 40 << 10  # KiB.
+
+
+@pytest.mark.parametrize("shape", ["(-1, 2)", "(1000000000000, 2)"])
+def test_a_head_that_does_not_fit_the_file(shape: str, tmp_path: Path) -> None:
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    file = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + bytes(64)
+    (tmp_path / "d.npy").write_bytes(file)
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", file)
+    for name in ("d.npy", "d.npz"):
+        with pytest.raises(DataError, match=r"its head says float32 \(.*\), but it has \d+ bytes"):
+            headers(tmp_path / name, name)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +14,7 @@ from pipeline.command.options import (
 )
 from pipeline.errors import ConfigError
 from pipeline.gate.baseline import Baseline, baselines_in, read_baseline, set_baseline
-from pipeline.spelling import nearest
+from pipeline.spelling import echo, nearest, table_console
 
 
 @click.group()
@@ -33,7 +32,7 @@ def baseline() -> None:
 @STORE
 def set_(name: str, folder: Path, first: bool, store: Path) -> None:
     """Store the candidate of the passed gate in FOLDER as baseline NAME, replacing one of that name."""
-    click.echo(set_baseline(name, folder, store, first=first).folder)
+    echo(set_baseline(name, folder, store, first=first).folder)
 
 
 @baseline.command()
@@ -51,7 +50,7 @@ def show(name: str, store: Path) -> None:
         *(f"{check.outcome}: {check.sentence}" for check in record.checks),
         str(stored_baseline.engine.path),
     ):
-        click.echo(line)
+        echo(line)
 
 
 @baseline.command("list")
@@ -67,9 +66,9 @@ def list_(store: Path) -> None:
         else:
             table.add_row(Text(name), "–", "–", Text(str(baseline_or_error)))
     if not table.rows:
-        click.echo(f"trtforge: no baseline is stored in {store}; set one with `trtforge baseline set`", err=True)
+        echo(f"trtforge: no baseline is stored in {store}; set one with `trtforge baseline set`", err=True)
         return
-    Console().print(table)
+    table_console().print(table)
 
 
 def _kept(name: str, store: Path) -> Baseline:

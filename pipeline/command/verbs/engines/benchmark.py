@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from calibration.data.batches import Samples
@@ -28,6 +27,7 @@ from pipeline.command.table import _table
 from pipeline.errors import ConfigError
 from pipeline.output import passing_folder
 from pipeline.page.numbers import NONE, three_digits
+from pipeline.spelling import echo, table_console
 from pipeline.stages.benchmark import Benchmark
 
 
@@ -87,18 +87,18 @@ def print_timings(timings: Timings) -> None:
         energy = energies[row["name"], row["batch_size"]]
         cells += [NONE if energy is None else three_digits(energy)] * with_energy
         table.add_row(Text(row["name"]), *cells)
-    console = Console()
+    console = table_console()
     console.print(table)
     for line in split_lines(record):
         console.print(Text(line))
     print_layers(record, console)
     console.print(Text(record["protocol"], style="dim"))
     for line in note_lines(record):
-        click.echo(f"trtforge: {line}", err=True)
+        echo(f"trtforge: {line}", err=True)
     for row in record["timings"]:
         if row["note"]:
-            click.echo(f"trtforge: {row['name']} at batch {row['batch_size']}: {row['note']}", err=True)
+            echo(f"trtforge: {row['name']} at batch {row['batch_size']}: {row['note']}", err=True)
     for trace in record.get("traces", ()):
-        click.echo(f"trtforge: {trace['sentence']}", err=True)
+        echo(f"trtforge: {trace['sentence']}", err=True)
     for note in (record["monitor"] or {"notes": ()})["notes"]:
-        click.echo(f"trtforge: {note}", err=True)
+        echo(f"trtforge: {note}", err=True)

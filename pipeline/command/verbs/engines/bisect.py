@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from calibration.data.batches import input_specs_from_onnx
@@ -23,6 +22,7 @@ from pipeline.command.options import (
 from pipeline.command.table import _table
 from pipeline.errors import ConfigError
 from pipeline.output import passing_folder
+from pipeline.spelling import table_console
 from pipeline.stages.validate import Validate
 
 
@@ -83,7 +83,7 @@ def look_into(reference: Path, candidate: Path, options: dict[str, Any]) -> None
         ratios = (suspect.sqnr_in_db, suspect.sqnr_out_db, suspect.sound_db, suspect.drop_db)
         operator = suspect.operator.replace("QuantizeLinear and DequantizeLinear", "Q and DQ")
         table.add_row(Text(suspect.tensor), operator, *(f"{ratio:.1f}" for ratio in ratios))
-    console = Console()
+    console = table_console()
     console.print(table)
     for sentence in sentences:
         console.print(Text(sentence))

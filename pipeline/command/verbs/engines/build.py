@@ -32,6 +32,7 @@ from pipeline.command.sample_check import ALLOW, check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make
+from pipeline.spelling import echo
 from pipeline.stages.build import Build, BuildTarget, takers_of
 
 
@@ -57,7 +58,7 @@ def build(model: Path, backend: str, precision: str, **options: Any) -> None:
     output = needed(options["output"], "-o", "name the engine to write; its record goes beside it")
     check_file_target(output)
     calibration = calibration_for(stage, opened, target, options)
-    click.echo(make(output, partial(stage, model=opened, target=target, calibration=calibration)).path)
+    echo(make(output, partial(stage, model=opened, target=target, calibration=calibration)).path)
     return None
 
 

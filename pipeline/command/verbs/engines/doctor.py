@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.command.diagnosis import Diagnosis, diagnose
 from pipeline.command.options import STORE
 from pipeline.errors import Unavailable
 from pipeline.plan import read_plan
+from pipeline.spelling import echo, table_console
 
 ROOT = Path("/")
 """Where `doctor` looks for /etc, /proc and /sys; a test points it at a made-up tree."""
@@ -29,7 +29,7 @@ def doctor(plan: Path | None, as_json: bool, store: Path) -> None:
     """
     diagnosis = diagnose(ROOT, read_plan(plan) if plan is not None else None, store)
     if as_json:
-        click.echo(diagnosis.json())
+        echo(diagnosis.json())
     else:
         _print_diagnosis(diagnosis)
     if reasons := diagnosis.why_not():
@@ -38,7 +38,7 @@ def doctor(plan: Path | None, as_json: bool, store: Path) -> None:
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
-    console = Console()
+    console = table_console()
     table = Table("backend", "builds", "runs", "versions")
     missing: list[str] = []
     for state in diagnosis.backends:
@@ -48,7 +48,7 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         missing += [f"{state.name}: {reason.removeprefix(f'{state.name}: ')}" for reason in reasons]
     console.print(table)
     for line in [*missing, *diagnosis.facts(), *(finding.line() for finding in diagnosis.findings)]:
-        click.echo(line)
+        echo(line)
 
 
 def _yes(can: bool) -> str:

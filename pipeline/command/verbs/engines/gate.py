@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from pipeline.artifact import Engine
 from pipeline.command.options import (
@@ -35,6 +34,7 @@ from pipeline.gate.record import GateRecord
 from pipeline.gate.summary import print_gate, reasons
 from pipeline.output import check_replaceable, put, work_folder
 from pipeline.plan import Plan
+from pipeline.spelling import echo, table_console
 from pipeline.stages.gate import DEFAULT_FOLDER, Gate
 from pipeline.stages.validate import Judge
 
@@ -71,8 +71,8 @@ def gate(plan: Path | None, **options: Any) -> None:
         gate_record, folder = _gate_plan(plan, options)
     else:
         raise ConfigError(f"{plan}: is not a plan (.toml); to gate an engine without one, write --candidate {plan}")
-    print_gate(gate_record, Console())
-    click.echo(folder)
+    print_gate(gate_record, table_console())
+    echo(folder)
     sentence = f"{gate_record.candidate}: {'; '.join(reasons(gate_record))}"
     if gate_record.outcome == "fail":
         raise CheckFailed(f"must not ship: {sentence}")

@@ -23,6 +23,7 @@ from pipeline.command.options import (
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.output import check_file_target, make
+from pipeline.spelling import echo
 from pipeline.stages.infer import Infer
 
 
@@ -43,5 +44,5 @@ def infer(engine: Path, backend: str, simulate: bool, **options: Any) -> None:
     check_file_target(output)
     samples = samples_from(options, specs_of(opened))
     stage = stage_from_options(Infer(), options)
-    click.echo(make(output, partial(stage, engine=opened, samples=samples)).path)
+    echo(make(output, partial(stage, engine=opened, samples=samples)).path)
     return None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from calibration.data.batches import Samples
@@ -30,9 +29,11 @@ from pipeline.command.options import (
     specs_of,
 )
 from pipeline.command.plan_run import by_plan, raise_failures
+from pipeline.command.stage_options import NUMBER
 from pipeline.command.table import _table
 from pipeline.errors import ConfigError
 from pipeline.output import passing_folder
+from pipeline.spelling import table_console
 from pipeline.stages.infer import Infer
 from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validate
 
@@ -43,12 +44,12 @@ from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validat
 @data_options
 @click.option("--metric", default="", help="accuracy metric: top1, top5, mae, cosine, auc or module:function")
 @click.option("--metric-output", default="", help="output that the metric is computed from, if there are several")
-@click.option("--atol", type=float, help="largest absolute difference of an element")
-@click.option("--rtol", type=float, help="largest relative difference of an element, added to --atol")
-@click.option("--min-cosine", type=float, help="smallest cosine similarity of the outputs")
-@click.option("--min-psnr-db", type=float, help="smallest peak signal-to-noise ratio (PSNR), in dB")
-@click.option("--min-sqnr-db", type=float, help="smallest signal-to-quantization-noise ratio (SQNR), in dB")
-@click.option("--max-metric-drop", type=float, help="largest drop of the metric")
+@click.option("--atol", type=NUMBER, help="largest absolute difference of an element")
+@click.option("--rtol", type=NUMBER, help="largest relative difference of an element, added to --atol")
+@click.option("--min-cosine", type=NUMBER, help="smallest cosine similarity of the outputs")
+@click.option("--min-psnr-db", type=NUMBER, help="smallest peak signal-to-noise ratio (PSNR), in dB")
+@click.option("--min-sqnr-db", type=NUMBER, help="smallest signal-to-quantization-noise ratio (SQNR), in dB")
+@click.option("--max-metric-drop", type=NUMBER, help="largest drop of the metric")
 @click.option(
     "--tolerances", type=Path, help="file written by `trtforge tolerate` for such engines, on the same samples"
 )
@@ -155,7 +156,7 @@ def tolerances_from(path: Path | None) -> Tolerances | None:
         whole = {"precision", "outputs", "num_samples", "num_given", "indices", "method", "amaxes"} <= Tolerances(
             path
         ).read().keys()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{path}: cannot be read as tolerances ({error}); make them with `trtforge tolerate`"
         ) from error
@@ -190,7 +191,7 @@ def print_verdict(record: dict[str, Any]) -> None:
             f"{row['sqnr_db']:.1f}",
             "yes" if row["passed"] else "no",
         )
-    console = Console()
+    console = table_console()
     console.print(table)
     for note in record["notes"]:
         console.print(Text(f"Note: {note}"), highlight=False)

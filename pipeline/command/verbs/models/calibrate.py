@@ -22,6 +22,7 @@ from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import ALLOW, check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.output import check_folder_target, make
+from pipeline.spelling import echo
 from pipeline.stages.calibrate import Calibrate
 
 
@@ -48,5 +49,5 @@ def calibrate(model: Path, **options: Any) -> None:
     samples = samples_from(options, input_specs_from_onnx(model))
     stage = stage_from_options(Calibrate(), options)
     check_samples(opened, samples, options["allow"])
-    click.echo(make(output, partial(stage, model=opened, samples=samples)).path)
+    echo(make(output, partial(stage, model=opened, samples=samples)).path)
     return None

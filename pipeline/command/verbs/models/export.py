@@ -18,6 +18,7 @@ from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.output import check_file_target, make
 from pipeline.sources.contract import source_from_path
+from pipeline.spelling import echo
 from pipeline.stages.export import Export
 
 
@@ -38,5 +39,5 @@ def export(source: Path, **options: Any) -> None:
     network = source_from_path(source, options["signature"])
     output = needed(options["output"], "-o", "name the ONNX file to write")
     check_file_target(output)
-    click.echo(make(output, partial(stage, source=network)).path)
+    echo(make(output, partial(stage, source=network)).path)
     return None

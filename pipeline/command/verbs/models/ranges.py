@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -37,6 +36,7 @@ from pipeline.output import check_file_target, check_folder_target, make
 from pipeline.page.numbers import db_text
 from pipeline.record import MethodSummary
 from pipeline.report.tensor_quality import NEAR_DB, best_where, methods_from_ranges, tensors_from_ranges
+from pipeline.spelling import echo, table_console
 from pipeline.stages.quantize import Quantize
 
 KINDS = ("ranges", "cache", "ort", "qdq")
@@ -63,7 +63,7 @@ def ranges() -> None:
 def show(folder: Path) -> None:
     """Print the range of each tensor in FOLDER by each calibration method, and the best method; worst tensors first."""
     record = ranges_from_folder(folder)
-    console = Console()
+    console = table_console()
     if record.method == IMPORTED:
         console.print(_imported_table(record))
     else:
@@ -118,7 +118,7 @@ def merge(folders: tuple[Path, ...], method: Method | None, output: Path | None)
         write_ranges(record, histograms, folder)
         return Ranges(folder)
 
-    click.echo(make(target, merged).path)
+    echo(make(target, merged).path)
 
 
 @ranges.command(short_help="Convert between ranges, TensorRT's and ONNX Runtime's tables, and Q/DQ.")
@@ -156,7 +156,7 @@ def convert(source: Path, **options: Any) -> None:
     if kind != "cache" and (beside := [flag for flag in given_options() if flag in OF_CACHES]):
         raise ConfigError(f"{beside[0]}: has an effect only on a cache; drop it, or give --to cache")
     (check_folder_target if kind == "ranges" else check_file_target)(output)
-    click.echo(make(output, partial(_converted, source=source, kind=kind, options=options)).path)
+    echo(make(output, partial(_converted, source=source, kind=kind, options=options)).path)
 
 
 def _converted(out: Path, source: Path, kind: str, options: Mapping[str, Any]) -> Artifact:
@@ -242,7 +242,7 @@ def _names(path: Path | None) -> dict[str, str]:
         return {}
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error}); give names.json of `trtforge export`") from error
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise ConfigError(f"{path}: is not a table of names; give names.json of `trtforge export`")

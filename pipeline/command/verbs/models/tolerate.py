@@ -29,6 +29,7 @@ from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make
+from pipeline.spelling import echo
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding, Tolerate
 
@@ -63,7 +64,7 @@ def tolerate(model: Path, backend: str, simulate: bool, **options: Any) -> None:
     check_file_target(output)
     samples = samples_from(options, input_specs_from_onnx(model))
     stage = stage_from_options(Tolerate(), options)
-    click.echo(make(output, partial(stage, model=opened, samples=samples, rounding=rounding)).path)
+    echo(make(output, partial(stage, model=opened, samples=samples, rounding=rounding)).path)
     return None
 
 

@@ -11,6 +11,7 @@ from pipeline.command.options import STORE, needed, output_option
 from pipeline.command.plan_run import run_plan
 from pipeline.output import check_file_target, make
 from pipeline.release.bundle_writer import narrowed, write_bundle
+from pipeline.spelling import echo
 
 
 @click.command()
@@ -26,4 +27,4 @@ def pack(plan: Path, output: Path | None, store: Path) -> None:
     target: Path = needed(output, "-o", "name the bundle to write, such as bundle.tar")
     check_file_target(target)
     read, _, made = run_plan(plan, store, "pack", narrowed)
-    click.echo(make(target, partial(write_bundle, plan=read, made=made)).path)
+    echo(make(target, partial(write_bundle, plan=read, made=made)).path)

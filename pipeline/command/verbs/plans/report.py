@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from pipeline.command.options import STORE, given_options, is_plan
 from pipeline.command.verbs.plans.run import run
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, work_folder
+from pipeline.spelling import echo, table_console
 
 
 @click.command()
@@ -28,11 +28,11 @@ def report(source: Path, output: Path | None, store: Path) -> None:
         click.get_current_context().invoke(run, plan=source, backends=(), store=store)
         return
     record = report_from_json(source)
-    print_table(record, Console())
+    print_table(record, table_console())
     if output is not None:
         check_file_target(output)
         with work_folder(output) as work:
             page = work / "report.html"
             page.write_text(html_from_record(record, source.parent), encoding="utf-8")
             page.replace(output)
-        click.echo(output)
+        echo(output)

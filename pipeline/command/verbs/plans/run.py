@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from engines import builders
 from pipeline.command.options import STORE
@@ -17,7 +16,7 @@ from pipeline.plan import Plan
 from pipeline.remedies.search import find_remedies
 from pipeline.report.table import print_table
 from pipeline.report.write import write_report
-from pipeline.spelling import nearest
+from pipeline.spelling import echo, nearest, table_console
 from pipeline.store import Stopwatch
 
 
@@ -38,9 +37,9 @@ def run(plan: Path, backends: tuple[str, ...], store: Path) -> None:
     read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends))
     find_remedies(read, opened, made)
     record = write_report(read, made, opened.account)
-    print_table(record, Console())
+    print_table(record, table_console())
     folder = read.output_folder(read.report)
-    click.echo(folder / ("report.html" if read.report.html else "report.json"))
+    echo(folder / ("report.html" if read.report.html else "report.json"))
     tell_time(opened.account, stopwatch.spent())
     raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
 

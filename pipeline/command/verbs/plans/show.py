@@ -10,6 +10,7 @@ import click
 
 from pipeline.command.options import STORE
 from pipeline.errors import ConfigError
+from pipeline.spelling import echo
 from pipeline.store import Store
 
 LENGTH_OF_DIGEST = 64
@@ -32,18 +33,18 @@ def _show(entry: Path, makers: Mapping[str, Path], depth: int, shown: set[Path])
     recipe = json.loads((entry / "recipe.json").read_text(encoding="utf-8"))
     indent = "  " * depth
     name = entry.name[:12] if len(entry.name) == LENGTH_OF_DIGEST else entry.name
-    click.echo(f"{indent}{recipe['stage']} {name}" + (" (as above)" if entry in shown else f"  {entry}"))
+    echo(f"{indent}{recipe['stage']} {name}" + (" (as above)" if entry in shown else f"  {entry}"))
     if entry in shown:
         return
     shown.add(entry)
     for what in ("options", "versions"):
         words = ", ".join(f"{key} {json.dumps(value)}" for key, value in recipe[what].items())
         if words:
-            click.echo(f"{indent}  {what}: {words}")
+            echo(f"{indent}  {what}: {words}")
     inputs = [*recipe["inputs"], *recipe["named_inputs"].values()]
     made, outside = _origins(inputs, makers)
     for value in outside:
-        click.echo(f"{indent}  from outside: {json.dumps(value)}")
+        echo(f"{indent}  from outside: {json.dumps(value)}")
     for other in made:
         _show(other, makers, depth + 1, shown)
 
