@@ -80,7 +80,7 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said)
 lines = said.getvalue().splitlines()
 if status:
     sys.exit(chr(10).join(lines[-5:]))
-print(sum(line.endswith("served") for line in lines), sum("made in" in line for line in lines))
+print(sum("  served" in line for line in lines), sum("made in" in line for line in lines))
 """
 """For either program: runs plans in one process, and prints how many results were served and how many made."""
 

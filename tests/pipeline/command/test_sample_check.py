@@ -19,6 +19,6 @@ def test_verbs_that_calibrate_check_their_samples(command: Command, pictures: Pa
     assert "which is not by chance" in said.err
     assert not (pictures / "made").exists()
     said = command(*given, "--allow", "range")
-    assert said.status == 0
+    assert said.status == (4 if verb == "quantize" else 0)  # Nothing in it can be INT8.
     assert said.err.count("which is not by chance") == 1, "what is allowed is said all the same"
     assert command(*given, "--allow", "rang").err.startswith("trtforge: allow has 'rang', which no finding has")
