@@ -314,9 +314,9 @@ class TestTensorFlow:
 
     def test_a_python_function_is_named_with_its_node(self, exported: dict[str, Exported]) -> None:
         error = error_of(exported, "python function")
-        assert isinstance(error, StageError)
-        assert exit_status(error) == 4
-        assert "tf2onnx cannot convert PyFunc (node 'StatefulPartitionedCall/PyFunc')" in str(error)
+        assert isinstance(error, ConfigError)
+        assert exit_status(error) == 2
+        assert "has the operator PyFunc (node 'PyFunc'), which reads or writes files, or runs Python" in str(error)
 
     def test_all_unknown_operators_are_listed(self, exported: dict[str, Exported]) -> None:
         said = str(error_of(exported, "unknown operators"))
