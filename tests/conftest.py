@@ -15,6 +15,7 @@ import onnx.parser
 import pytest
 from hypothesis import HealthCheck, settings
 
+from calibration.file_digest import remember_in, remembered_in
 from tests.made import QUICK_PROTOCOL, model_with_weights
 
 settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -110,19 +111,26 @@ html = false
 
 
 @contextmanager
-def logging_as_before() -> Iterator[None]:
-    """The command sets up the logging of its process; afterwards it is as it was."""
-    root = logging.getLogger()
+def process_as_before() -> Iterator[None]:
+    """The command sets up its process: the logging, and where digests are remembered. Afterwards both are as before."""
+    root, table = logging.getLogger(), remembered_in()
     handlers, level = root.handlers[:], root.level
     try:
         yield
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
+        remember_in(table)
+
+
+@pytest.fixture(autouse=True)
+def _process_as_before() -> Iterator[None]:
+    with process_as_before():
+        yield
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """`trtforge ...` in this process, with the same errors and exit statuses as the command has."""
     from pipeline.command.cli import status_of
 
@@ -132,5 +140,4 @@ def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
         said = capsys.readouterr()
         return Said(status, said.out, said.err)
 
-    with logging_as_before():
-        yield call
+    return call

@@ -18,7 +18,7 @@ from pipeline.gate.baseline import baseline_named, read_baseline, set_baseline
 from pipeline.gate.record import SCHEMA_VERSION, GateRecord
 from pipeline.json_record import record_from_json
 from pipeline.machine.identity import this_machine
-from tests.conftest import logging_as_before
+from tests.conftest import process_as_before
 from tests.pipeline.gate.gates import ANY_MACHINE, Engines, make_engines
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def once(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("once")
     data = ("--data", engines.data, "--labels", "y", "--metric", "top1")
     held = ("--budget", "p50_ms <= 10000", "--budget", "metric >= 0.9")
-    with pytest.MonkeyPatch.context() as patch, logging_as_before():
+    with pytest.MonkeyPatch.context() as patch, process_as_before():
         patch.chdir(folder)
         assert status_of(list(map(str, ("gate", "--candidate", engines.fp32, *data, *held, *QUICK)))) == 0
         assert status_of(["baseline", "set", "last-good", "trtforge-gate"]) == 0
