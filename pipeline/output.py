@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,39 +24,65 @@ from pipeline.spelling import echo
 R = TypeVar("R", bound=Artifact)
 LOCK = "lock"
 """In a folder to work in: held by who works there."""
+UNLOCKED = ".new-"
+"""How the name of one begins that is being made."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of linux/fcntl.h and linux/fs.h."""
 
 
 @contextmanager
-def work_folder(target: Path) -> Iterator[Path]:
-    """A folder to work in beside the target, on the same disk, removed at the end."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leavings(target)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written ({error.strerror}); give another path with -o") from error
+def locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder to work in, removed at the end. Its lock says that somebody works there, from its first moment on.
+
+    Until the lock is held it has another name, which ``remove_unlocked`` leaves alone.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    work = Path(tempfile.mkdtemp(prefix=f"{UNLOCKED}{prefix}", dir=parent))
     try:
         with (work / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            work = work.rename(work.with_name(work.name.replace(".new-", ".")))  # Known as a leaving once it is locked.
+            work = work.rename(parent / work.name.removeprefix(UNLOCKED))
             yield work
-    except OSError as error:
-        if error.errno in FULL_DISK:
-            raise Unavailable(f"{target}: the disk is full; free some space and run again") from error
-        raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _remove_leavings(target: Path) -> None:
-    """Remove what processes that were killed left beside the target: folders whose lock nobody holds."""
-    leaving = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}")
-    for work in [path for path in target.parent.iterdir() if leaving.fullmatch(path.name)]:
-        with suppress(OSError), (work / LOCK).open("r+") as lock:  # Without a lock it is not ours; or has just begun.
+def remove_unlocked(work: Path) -> bool:
+    """Remove such a folder if the process that worked there is dead; whether it was.
+
+    False too where it is not ours: has no lock, or is another user's; or has just begun.
+    """
+    if work.name.startswith(UNLOCKED):
+        return False
+    try:
+        with (work / LOCK).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(work, ignore_errors=True)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def work_folder(target: Path) -> Iterator[Path]:
+    """A folder to work in beside the target, on the same disk, removed at the end."""
+    with ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            leaving = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}")
+            for path in [path for path in target.parent.iterdir() if leaving.fullmatch(path.name)]:
+                remove_unlocked(path)
+            work = stack.enter_context(locked_folder(target.parent, f".{target.name}."))
+        except OSError as error:
+            raise ConfigError(f"{target}: cannot be written ({error.strerror}); give another path with -o") from error
+        try:
+            yield work
+        except OSError as error:
+            if error.errno in FULL_DISK:
+                raise Unavailable(f"{target}: the disk is full; free some space and run again") from error
+            raise
 
 
 @contextmanager

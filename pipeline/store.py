@@ -17,14 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -34,6 +32,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from pipeline.artifact import Artifact, artifact_from_record, digest_of_path, record_from_artifact
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
+from pipeline.output import LOCK, UNLOCKED, locked_folder, remove_unlocked
 from pipeline.source_digest import check_unchanged, source_digest
 
 log = logging.getLogger(__name__)
@@ -247,7 +246,7 @@ class Store:
         (work / "result.json").write_text(json.dumps(result, indent=2, sort_keys=True), encoding="utf-8")
 
     def _publish(self, work: Path, final: Path) -> None:
-        (work / "lock").unlink()
+        (work / LOCK).unlink()
         for path in [*work.rglob("*"), work]:
             _sync(path)
         final.parent.mkdir(exist_ok=True)
@@ -262,10 +261,8 @@ class Store:
     @contextmanager
     def _work_folder(self) -> Iterator[Path]:
         """A folder of one's own under ``tmp/``, locked while this process lives, removed at the end."""
-        work = Path(tempfile.mkdtemp(dir=self.folder / "tmp"))
         try:
-            with (work / "lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with locked_folder(self.folder / "tmp", "") as work:
                 yield work
         except OSError as error:
             if error.errno in FULL_DISK:
@@ -274,21 +271,16 @@ class Store:
                     "free some space and run again: finished results are kept"
                 ) from error
             raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
 
     def _remove_stale_work(self) -> None:
         for work in (self.folder / "tmp").iterdir():
-            try:
-                with (work / "lock").open("r+") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    log.info("%s: left by a process that died; removed", work)
-                    shutil.rmtree(work, ignore_errors=True)
-            except (BlockingIOError, NotADirectoryError, PermissionError):
-                continue  # Somebody works there; or it is not ours: a file manager's, or another user's.
-            except FileNotFoundError:
+            if remove_unlocked(work):
+                log.info("%s: left by a process that died; removed", work)
+                continue
+            with contextlib.suppress(OSError):  # Somebody else's; or a moment later it is no longer there.
                 # Between mkdtemp and its lock, or between the lock's end and the rename: a moment; else left behind.
-                if work.exists() and time.time() - work.stat().st_mtime > 60:
+                is_old = work.is_dir() and time.time() - work.stat().st_mtime > 60
+                if is_old and (work.name.startswith(UNLOCKED) or not (work / LOCK).exists()):
                     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -318,7 +310,7 @@ def _now() -> Spent:
 
 def _digest_of_files(folder: Path) -> str:
     """SHA-256 (hex) of all that a stage left, the records beside its artifact and the recipe included."""
-    apart = (folder / "result.json", folder / "lock")
+    apart = (folder / "result.json", folder / LOCK)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in apart)
     digests = {path.relative_to(folder).as_posix(): digest_of_path(path) for path in files}
     return hashlib.sha256(canonical(digests).encode()).hexdigest()
