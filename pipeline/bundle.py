@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from calibration.file_digest import digest_now, file_digest
 from engines.contract import Placement
@@ -142,7 +143,7 @@ def open_bundle(manifest: Path, written: Collection[Path] = ()) -> Bundle:
 
 
 def check_sums(folder: Path, written: Collection[Path] = ()) -> set[str]:
-    """Check a folder against its ``SHA256SUMS``. The plan may be changed; what runs write may be there.
+    """Check a bundle's folder against its ``SHA256SUMS``. The plan may be changed; what runs write may be there.
 
     Returns the names of its files, relative to the folder.
 
@@ -152,26 +153,50 @@ def check_sums(folder: Path, written: Collection[Path] = ()) -> set[str]:
     sums = folder / SUMS
     if not sums.is_file():
         raise DataError(f"{sums}: is missing; {AGAIN}")
-    digests = {}
-    for line in sums.read_text(encoding="utf-8").splitlines():
-        want, _, name = line.partition("  ")
-        digests[name] = want
-    for name, want in digests.items():
+    digests = read_sums(folder)
+    resolved = {path.resolve() for path in written}
+    apart = [entry for entry in folder.iterdir() if entry.name.startswith(OURS) or entry.resolve() in resolved]
+    words = {
+        "missing": "is missing from the bundle",
+        "changed": "is not what was packed (SHA-256 differs)",
+        "unlisted": f"was not packed, {sums.name} does not name it",
+    }
+    for file, problem in faults_by_sums(folder, digests, apart):
+        compiled = problem == "unlisted" and CACHE in file.relative_to(folder).parts
+        if not compiled and (file, problem) != (folder / PLAN, "changed"):
+            raise DataError(f"{file}: {words[problem]}; {AGAIN}")
+    return set(digests)
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """Relative name -> SHA-256 (hex), of ``SHA256SUMS``."""
+    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+SumFault: TypeAlias = Literal["missing", "changed", "unlisted"]
+
+
+def faults_by_sums(
+    folder: Path, digests: Mapping[str, str], apart: Collection[Path] = ()
+) -> Iterator[tuple[Path, SumFault]]:
+    """Each file that is not as its sums say: not there, or a link, or elsewhere; of other content; or in no sum.
+
+    ``apart`` are files and folders in ``folder`` that need no sum.
+    """
+    for name, digest in digests.items():
         file = folder / name
         if not file.is_file() or file.is_symlink() or not file.resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"{file}: is missing from the bundle; {AGAIN}")
-        if name != PLAN and digest_now(file) != want:
-            raise DataError(f"{file}: is not what was packed (SHA-256 differs); {AGAIN}")
-    skipped = {path.resolve() for path in written}
+            yield file, "missing"
+        elif digest_now(file) != digest:
+            yield file, "changed"
     for entry in sorted(folder.iterdir()):
-        if entry.resolve() in skipped or entry.name.startswith(OURS) or entry.name == SUMS:
+        if entry == folder / SUMS or entry in apart:
             continue
         for file in [entry] if entry.is_symlink() or not entry.is_dir() else sorted(entry.rglob("*")):
-            name = file.relative_to(folder).as_posix()
-            is_one = file.is_symlink() or not file.is_dir()
-            if is_one and name not in digests and CACHE not in file.relative_to(folder).parts:
-                raise DataError(f"{file}: was not packed, {sums.name} does not name it; {AGAIN}")
-    return set(digests)
+            is_folder = file.is_dir() and not file.is_symlink()
+            if not is_folder and file.relative_to(folder).as_posix() not in digests:
+                yield file, "unlisted"
 
 
 def sums_of(folder: Path) -> str:

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from calibration.file_digest import digest_now
 from pipeline.artifact import Engine
-from pipeline.bundle import SUMS, files_in, sums_of
+from pipeline.bundle import SUMS, faults_by_sums, read_sums, sums_of
 from pipeline.errors import ConfigError, DataError
 from pipeline.gate.checks import digest_of_engine, files_of_engine
 from pipeline.gate.record import SCHEMA_VERSION as GATE_SCHEMA
@@ -114,19 +113,16 @@ def read_baseline(folder: Path) -> Baseline:
     """
     name = folder.name
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        digests = read_sums(folder)
     except (OSError, ValueError) as error:
         raise DataError(f"baseline '{name}': {folder / SUMS} cannot be read ({error}); {AGAIN}") from error
-    digests = {file: digest for digest, _, file in (line.partition("  ") for line in lines)}
-    for path in files_in(folder):
-        if path != folder / SUMS and path.relative_to(folder).as_posix() not in digests:
-            raise DataError(f"baseline '{name}': {folder / SUMS} does not list {path}, so it is incomplete; {AGAIN}")
-    for file, digest in digests.items():
-        path = folder / file
-        if not path.is_file():
-            raise DataError(f"baseline '{name}': {path} is missing; {AGAIN}")
-        if digest_now(path) != digest:
-            raise DataError(f"baseline '{name}': {path} is not what was set (SHA-256 differs); {AGAIN}")
+    for path, problem in faults_by_sums(folder, digests):
+        words = {
+            "missing": f"{path} is missing",
+            "changed": f"{path} is not what was set (SHA-256 differs)",
+            "unlisted": f"{folder / SUMS} does not list {path}, so it is incomplete",
+        }
+        raise DataError(f"baseline '{name}': {words[problem]}; {AGAIN}")
     try:
         baseline = Baseline(folder, record_from_json(folder / RECORD, BaselineRecord, SCHEMA_VERSION, AGAIN))
     except ConfigError as error:
