@@ -30,8 +30,8 @@ from pipeline.stages.tolerate import LEAST_SAMPLES
 from pipeline.stages.validate import Judged
 from pipeline.store import Store
 from pipeline.variants import (
+    built_engine,
     check_shape_ranges,
-    evidence_of,
     is_reference,
     judge_of,
     judged_engine,
@@ -39,6 +39,7 @@ from pipeline.variants import (
     target_of,
     trained_network,
     variants,
+    verdict_of,
     written_model,
 )
 
@@ -56,13 +57,9 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     made = models_of_bundle(plan) if plan.packed.manifest else models_of(plan, store, until)
     if not plan.stage(until).NEEDS_ENGINES:
         return made
-    assert made.reference is not None
-
-    for variant, model in made.models.items():
-        target = target_of(plan, variant)
-        calibration_data = plan.build.calibration(target, made.networks[variant.network].ranges, made.calibration)
+    for variant in made.models:
         with store.about(variant.name):
-            made.engines[variant] = store.run(plan.build, model, target, *calibration_data)
+            made.engines[variant] = built_engine(plan, store, made, variant)
     if until == "build":
         return made
 
@@ -72,12 +69,9 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     if until == "infer":
         return made
 
-    judge = judge_of(plan)
-    for variant, outputs in made.outputs.items():
-        evidence = evidence_of(plan, made, variant)
-        judged = Judged(judge, variant.precision.name, evidence, made.tolerances.get(variant))
+    for variant in made.outputs:
         with store.about(variant.name):
-            made.verdicts[variant] = store.run(plan.validate, made.reference, outputs, made.evaluation, judged)
+            made.verdicts[variant] = verdict_of(plan, store, made, variant)
     if until == "benchmark" or (until == "gate" and plan.gate.pays):
         time_engines(plan, store, made)
     return made

@@ -20,6 +20,7 @@ from pipeline.accuracy.bisection import Evidence
 from pipeline.artifact import (
     Engine,
     OnnxModel,
+    Verdict,
 )
 from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
@@ -28,7 +29,7 @@ from pipeline.results import TRAINED, Results, Variant
 from pipeline.sources.contract import source_kind
 from pipeline.stages.build import BuildTarget
 from pipeline.stages.tolerate import Rounding
-from pipeline.stages.validate import Judge
+from pipeline.stages.validate import Judge, Judged
 from pipeline.store import Store
 
 BARE_KEY = re.compile("[A-Za-z0-9_-]+")
@@ -101,6 +102,21 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     stage = cast(ModelStage, plan.stage_writing(precision.name).placed_for(backend(variant.backend).PLACEMENT))
     ranges = (network.ranges,) if network.ranges is not None and precision.needs_ranges else ()
     return store.run(stage, network.fp32, *ranges)
+
+
+def built_engine(plan: Plan, store: Store, made: Results, variant: Variant) -> Engine:
+    """The engine of the variant's model, which is made already."""
+    target = target_of(plan, variant)
+    calibration_data = plan.build.calibration(target, made.networks[variant.network].ranges, made.calibration)
+    return store.run(plan.build, made.models[variant], target, *calibration_data)
+
+
+def verdict_of(plan: Plan, store: Store, made: Results, variant: Variant) -> Verdict:
+    """The verdict on the variant's outputs, which are made already, by the tolerances that were derived for it."""
+    assert made.reference is not None
+    evidence = evidence_of(plan, made, variant)
+    judged = Judged(judge_of(plan), variant.precision.name, evidence, made.tolerances.get(variant))
+    return store.run(plan.validate, made.reference, made.outputs[variant], made.evaluation, judged)
 
 
 def is_native(plan: Plan, variant: Variant) -> bool:

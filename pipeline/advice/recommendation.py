@@ -10,7 +10,11 @@ from pipeline.page.numbers import change_text, drop_text, likeness, metric_text,
 from pipeline.record import MetricInfo, Recommendation, VariantRecord
 
 _SLACK = 1e-9
-"""A drop of exactly the bound passes, whatever the subtraction rounded."""
+
+
+def is_within(drop: float, bound: float) -> bool:
+    """Whether a drop of the metric is allowed; one of exactly the bound is, whatever the subtraction rounded."""
+    return drop <= bound + _SLACK
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def _objection(variant: VariantRecord, metric: MetricInfo, bound: float) -> str:
         return "has only a simulated accuracy"
     if variant.metric_drop is None:
         return f"has no {metric.name}"
-    if variant.metric_drop > bound + _SLACK:
+    if not is_within(variant.metric_drop, bound):
         return f"is {change_text(metric, variant.metric_drop)} in {metric.name}, beyond the {_bound(metric, bound)}"
     if variant.failures:
         return "failed validation"
@@ -178,7 +182,7 @@ def _nothing_timed(variants: Sequence[VariantRecord], metric: MetricInfo, bound:
     """No latency anywhere: say why, and what accuracy alone says."""
     reason = next((v.latency_missing for v in variants if v.latency_missing), "no variant was benchmarked")
     head = f"No variant can be recommended yet: nothing was timed here ({reason.rstrip('.')})."
-    fitting = [v for v in variants if v.metric_drop is not None and v.metric_drop <= bound + _SLACK and not v.failures]
+    fitting = [v for v in variants if v.metric_drop is not None and is_within(v.metric_drop, bound) and not v.failures]
     reduced = [variant for variant in fitting if not is_full(variant)]
     if not reduced:
         return f"{head} No reduced precision keeps {metric.name} within the {_bound(metric, bound)}."

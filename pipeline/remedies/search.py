@@ -11,20 +11,23 @@ from calibration.ranges.ranges import IMPORTED
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.onnx_model import facts
-from pipeline.artifact import Engine, OnnxModel
-from pipeline.engine_runner import SIMULATOR
+from pipeline.advice.recommendation import is_within
+from pipeline.artifact import OnnxModel
 from pipeline.json_record import finite
 from pipeline.plan import Plan
 from pipeline.record import Remedy
-from pipeline.remedies.trials import Trial, quantize_for, trials
+from pipeline.remedies.trials import Trial, trials
 from pipeline.results import Network, Results, Variant
 from pipeline.stages.quantize import NothingQuantized
-from pipeline.stages.validate import Judged
 from pipeline.store import Store
-from pipeline.variants import evidence_of, is_native, judge_of, judged_engine, rounding_of, target_of
-
-_SLACK = 1e-9
-"""A drop of exactly the bound passes, whatever the subtraction rounded."""
+from pipeline.variants import (
+    built_engine,
+    is_native,
+    judged_engine,
+    rounding_of,
+    verdict_of,
+    written_model,
+)
 
 
 def find_remedies(plan: Plan, store: Store, made: Results) -> None:
@@ -48,18 +51,16 @@ def _can_be_tried(plan: Plan, made: Results, variant: Variant) -> bool:
 
 def _holds(plan: Plan, verdict: Mapping[str, Any]) -> bool:
     drop = finite(verdict["metric_drop"])
-    return bool(verdict["passed"]) and (drop is None or drop <= plan.report.max_metric_drop + _SLACK)
+    return bool(verdict["passed"]) and (drop is None or is_within(drop, plan.report.max_metric_drop))
 
 
 def _remedy(plan: Plan, store: Store, made: Results, variant: Variant) -> Remedy:
     tried: list[str] = []
     for trial in islice(trials(plan, store, made, variant), plan.report.num_remedies):
-        fp32 = made.networks[variant.network].fp32
         try:
-            model = store.run(replace(quantize_for(plan, variant), exclude=trial.exclude), fp32, trial.ranges)
+            model, verdict = _judged(plan, store, made, variant, trial)
         except NothingQuantized:
             break
-        verdict = _judged(plan, store, made, variant, (trial, model))
         result = f"{trial.words()}: {_result(plan, verdict)}"
         if _holds(plan, verdict):
             num_left, num_now = (facts(path).num_quantized for path in (model.path, made.models[variant].path))
@@ -92,23 +93,29 @@ def _result(plan: Plan, verdict: Mapping[str, Any]) -> str:
 
 
 def _judged(
-    plan: Plan, store: Store, made: Results, variant: Variant, tried: tuple[Trial, OnnxModel]
-) -> Mapping[str, Any]:
-    """The trial's verdict, by the same stages as the variant's own; tolerances are derived for it as well."""
-    assert made.reference is not None
-    (trial, model), fp32 = tried, made.networks[variant.network].fp32
-    networks = {**made.networks, variant.network: Network(fp32, trial.ranges)}
-    changed = replace(made, models={**made.models, variant: model}, networks=networks)
-    engine = Engine(model.path, SIMULATOR, simulated=True)
-    if not backend(variant.backend).why_not_run():
-        target = target_of(plan, variant)
-        engine = store.run(plan.build, model, target, *plan.build.calibration(target, trial.ranges, made.calibration))
-    outputs = store.run(plan.infer, judged_engine(plan, changed, variant, engine), made.evaluation)
-    judged = Judged(judge_of(plan), variant.precision.name, evidence_of(plan, changed, variant))
-    stage = replace(plan.validate, num_bisected=0)
-    verdict = store.run(stage, made.reference, outputs, made.evaluation, judged).read()
-    if not _holds(plan, verdict) or variant not in made.tolerances:
-        return verdict
-    rounding = replace(rounding_of(plan, changed, variant), exclude=trial.exclude)
-    judged = replace(judged, tolerances=store.run(plan.tolerate, fp32, made.evaluation, rounding))
-    return store.run(stage, made.reference, outputs, made.evaluation, judged).read()
+    plan: Plan, store: Store, made: Results, variant: Variant, trial: Trial
+) -> tuple[OnnxModel, Mapping[str, Any]]:
+    """The trial's model and verdict, by the plan with its changes; tolerances are derived for it as well.
+
+    Raises:
+        NothingQuantized: it leaves nothing in INT8.
+    """
+    tried_plan = replace(
+        plan,
+        quantize=replace(plan.quantize, exclude=trial.exclude),
+        validate=replace(plan.validate, num_bisected=0),
+    )
+    network = Network(made.networks[variant.network].fp32, trial.ranges)
+    tried = replace(made, networks={**made.networks, variant.network: network}, models={}, outputs={}, tolerances={})
+    tried.models[variant] = written_model(tried_plan, store, tried, variant)
+    engine = made.engines[variant]
+    if not backend(variant.backend).why_not_run():  # Else it is judged by a simulation of its model.
+        engine = built_engine(tried_plan, store, tried, variant)
+    judged = judged_engine(tried_plan, tried, variant, engine)
+    tried.outputs[variant] = store.run(plan.infer, judged, made.evaluation)
+    verdict = verdict_of(tried_plan, store, tried, variant).read()
+    if _holds(plan, verdict) and variant in made.tolerances:
+        rounding = rounding_of(tried_plan, tried, variant)
+        tried.tolerances[variant] = store.run(plan.tolerate, network.fp32, made.evaluation, rounding)
+        verdict = verdict_of(tried_plan, store, tried, variant).read()
+    return tried.models[variant], verdict
