@@ -14,6 +14,7 @@ import onnx
 
 from calibration.data.batches import Samples
 from calibration.data.source import spread
+from calibration.graph.watched_outputs import num_computed_values
 from engines import backend, module_of
 from engines.contract import DYNAMIC, Array, Runner
 from pipeline.artifact import Engine
@@ -70,6 +71,12 @@ def few(samples: Samples, num: int) -> Iterator[dict[str, Array]]:
             if at + row in chosen:
                 yield {name: array[row : row + 1] for name, array in piece.items()}
         at += size
+
+
+def num_values_of_sample(path: Path, samples: Samples) -> int:
+    """Values of all tensors that the ONNX model computes for one of the samples."""
+    shapes = {name: array.shape for name, array in next(few(samples, 1)).items()}
+    return num_computed_values(path, shapes)
 
 
 def load_simulation(path: Path, num_threads: int = 0) -> Runner:

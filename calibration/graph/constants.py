@@ -19,7 +19,9 @@ from calibration.graph.editing import (
     dimensions,
     from_constants,
     holds_graph,
+    is_constant,
     opened,
+    take_place,
     value_names,
 )
 
@@ -67,10 +69,10 @@ def _can_be_computed(node: ir.Node) -> bool:
     if node.domain not in ("", "ai.onnx") or node.op_type in KEPT or holds_graph(node):
         return False
     inputs = [value for value in node.inputs if value is not None]
-    if not inputs or any(constant(value) is None for value in inputs):
+    if not inputs or not all(map(is_constant, inputs)):
         return False
-    num_bytes = sum(array.nbytes for value in inputs if (array := constant(value)) is not None)
-    return all(_num_bytes(output) <= max(MOST_GROWTH * num_bytes, SMALL_BYTES) for output in node.outputs)
+    most = max(MOST_GROWTH * sum(map(_num_bytes, inputs)), SMALL_BYTES)
+    return all(_num_bytes(output) <= most and math.isfinite(_num_bytes(output)) for output in node.outputs)
 
 
 def _num_bytes(value: ir.Value) -> float:
@@ -100,20 +102,11 @@ def _computed(node: ir.Node, opsets: dict[str, int]) -> list[npt.NDArray[Any]] |
 
 
 def _replace(graph: ir.Graph, output: ir.Value, array: npt.NDArray[Any], taken: set[str]) -> None:
-    """An initializer in place of a node's output; an output of the model stays one, behind an Identity."""
+    """An initializer in place of a node's output; of an output of the model, behind an Identity."""
+    value = add_initializer(graph, f"{output.name}_value", array, taken)
+    taken.add(value.name or "")
     if output.is_graph_output():
-        held = add_initializer(graph, f"{output.name}_value", array, taken)
-        taken.add(held.name or "")
-        identity = ir.Node("", "Identity", [held], name=f"{held.name}_identity")
-        name, index = output.name, next(i for i, value in enumerate(graph.outputs) if value is output)
+        identity = ir.Node("", "Identity", [value], name=f"{value.name}_identity")
         graph.append(identity)
-        new = identity.outputs[0]
-        new.type, new.shape = output.type, output.shape
-        graph.outputs[index] = new
-        ir.convenience.replace_all_uses_with(output, new)
-        output.name, new.name = None, name
-        return
-    name = output.name or ""
-    output.name = None
-    held = add_initializer(graph, name, array, ())
-    ir.convenience.replace_all_uses_with(output, held)
+        value = identity.outputs[0]
+    take_place(output, value)

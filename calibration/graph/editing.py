@@ -248,6 +248,15 @@ def add_initializer(
     return value
 
 
+def take_place(output: ir.Value, value: ir.Value) -> None:
+    """``value`` is read instead of ``output`` from now on, and has its name; so has an output of the model."""
+    value.type = output.type or value.type
+    value.shape = output.shape if output.shape is not None else value.shape
+    ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
+    name, output.name = output.name, None
+    value.name = name
+
+
 def value_names(graph: ir.Graph) -> set[str]:
     """Names of all values of the graph and its subgraphs."""
     names = {value.name for value in (*graph.inputs, *graph.initializers.values()) if value.name}

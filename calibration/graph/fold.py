@@ -20,6 +20,7 @@ from calibration.graph.editing import (
     constant,
     dimensions,
     opened,
+    take_place,
     unique,
 )
 
@@ -285,13 +286,8 @@ def _turn_into_add(graph: ir.Graph, follower: ir.Node, product: _Product, bias: 
 
 def _drop(graph: ir.Graph, follower: ir.Node, value: ir.Value) -> None:
     """Take ``follower`` out; ``value`` takes the place and the name of its output."""
-    output = follower.outputs[0]
-    name = output.name
-    value.type = output.type or value.type
-    value.shape = output.shape if output.shape is not None else value.shape
-    ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
+    take_place(follower.outputs[0], value)
     graph.remove(follower, safe=True)
-    output.name, value.name = None, name
 
 
 def _tensor_names(graph: onnx.GraphProto) -> Iterator[str]:

@@ -14,9 +14,8 @@ from calibration.analysis.rounding import FloatFeed
 from calibration.arrays import AnyArray
 from calibration.data.batches import Samples
 from calibration.data.source import spread, spread_order
-from calibration.graph.watched_outputs import num_computed_values
 from pipeline.accuracy.drawn_noise import Bound, DrawnNoise
-from pipeline.engine_runner import SampleRunner, Sessions, few
+from pipeline.engine_runner import SampleRunner, Sessions, few, num_values_of_sample
 from pipeline.machine.progress import Bar
 
 
@@ -63,8 +62,7 @@ class Reference:
     def __init__(self, path: Path, samples: Samples) -> None:
         """``path``: the FP32 model."""
         self._path, self._samples = path, samples
-        shapes = {name: array.shape for name, array in next(few(samples, 1)).items()}
-        self.num_values = num_computed_values(path, shapes)
+        self.num_values = num_values_of_sample(path, samples)
         self.feeds: list[dict[str, AnyArray]] = []
         self._answers: dict[int, Answers] = {}
 

@@ -17,14 +17,14 @@ from calibration.analysis.rounding import FloatFeed, steps_feed, unrounded_feed
 from calibration.arrays import AnyArray, Floats
 from calibration.data.batches import Samples
 from calibration.graph.answers import answer_tensors
-from calibration.graph.watched_outputs import num_computed_values, watch_tensors
+from calibration.graph.watched_outputs import watch_tensors
 from calibration.precision.placement import PlacementOptions
 from calibration.ranges.ranges import spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.span import Span
 from engines import module_of
 from pipeline.artifact import LayerNoises, OnnxModel, Ranges
-from pipeline.engine_runner import SIMULATOR, SampleRunner, Sessions, few
+from pipeline.engine_runner import SIMULATOR, SampleRunner, Sessions, few, num_values_of_sample
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import Bar
 
@@ -84,15 +84,11 @@ class MeasureLayers:
         if answers and network.num_tensors:
             with ExitStack() as stack:
                 sessions = Sessions(stack, SIMULATOR, self.num_threads)
-                num_values = num_computed_values(model.path, _shapes(samples)) * network.num_rounded
+                num_values = num_values_of_sample(model.path, samples) * network.num_rounded
                 feeds = list(few(samples, min(max(int(MOST_VALUES / num_values), 1), MOST_SAMPLES)))
                 noises = _noises(network, spans, sessions.opened(network.model), (feeds, answers))
         (out / FILE).write_text(json.dumps([asdict(noise) for noise in noises], indent=1))
         return LayerNoises(out / FILE)
-
-
-def _shapes(samples: Samples) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in next(few(samples, 1)).items()}
 
 
 def noises_from_file(path: Path) -> list[InputNoise]:
