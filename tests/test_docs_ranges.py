@@ -42,6 +42,15 @@ def test_the_page_has_every_kind_of_table() -> None:
     assert keys("to") == list(KINDS)
 
 
+def activation_scales(path: Path) -> dict[str, bytes]:
+    """Scale by the tensor that it rounds."""
+    graph = onnx.load(path).graph
+    arrays = {tensor.name: tensor for tensor in graph.initializer}
+    rounding = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in arrays]
+    assert rounding
+    return {node.input[0]: arrays[node.input[1]].raw_data for node in rounding}
+
+
 def test_the_pages_commands_run(command: Command, tiny: Path) -> None:
     images = np.load("data.npz")["image"]
     np.savez("day1.npz", image=images[:12])
@@ -55,7 +64,8 @@ def test_the_pages_commands_run(command: Command, tiny: Path) -> None:
         said = command(*shlex.split(line)[1:])
         assert said.status == 0, f"{line}\n{said.err}"
     assert json.loads((tiny / "ranges" / "ranges.json").read_text())["num_samples"] == 24
-    assert (tiny / "int8.onnx").read_bytes() == (tiny / "int8_of_cache.onnx").read_bytes()
+    first, other = (activation_scales(tiny / name) for name in ("int8.onnx", "int8_of_cache.onnx"))
+    assert first == other, "a cache has no means of channels, so biases differ"
 
 
 def test_the_example_in_python_finds_what_the_command_finds(command: Command, tiny: Path) -> None:

@@ -29,7 +29,17 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from calibration.graph.editing import add_initializer, closed, constant, from_constants, opened, unique, value_names
+from calibration.arrays import Floats
+from calibration.graph.editing import (
+    add_initializer,
+    change_constant,
+    closed,
+    constant,
+    from_constants,
+    opened,
+    unique,
+    value_names,
+)
 from calibration.precision.place import place
 from calibration.precision.placement import (
     PRODUCTS,
@@ -39,7 +49,8 @@ from calibration.precision.placement import (
     is_float_weight,
     weight_axis,
 )
-from calibration.precision.scale import Quantization, quantized, weight_scales
+from calibration.precision.scale import Quantization
+from calibration.precision.weights import bias_of, rounded_weight
 from calibration.ranges.span import Span
 
 FloatFeed = dict[str, npt.NDArray[np.float32]]
@@ -198,12 +209,15 @@ class _Writer:
                     if NodeInput(node.name or "", index) not in weights and is_float_weight(node.inputs[index]):
                         self._cut_weight(node, index, self._form)
         for reader, weight in weights.items():
-            array = constant(nodes[reader.node].inputs[reader.index])
+            node = nodes[reader.node]
+            array = constant(node.inputs[reader.index])
             assert array is not None
-            rounded = _rounded_weight(array, weight.axis, weight.in_pairs)
-            self._replace_weight(nodes[reader.node], reader.index, rounded)
+            rounded = rounded_weight(node, weight)
+            self._replace_weight(node, reader.index, rounded.values)
             if self.switches is not None:
-                self.switches[reader.node] = self._switch(nodes[reader.node], reader.index, array - rounded)
+                self.switches[reader.node] = self._switch(node, reader.index, array - rounded.values)
+            if rounded.mean_shift is not None:
+                self._shift_bias(node, rounded.mean_shift)
 
     def _cut_weight(self, node: ir.Node, index: int, form: Format) -> None:
         array = constant(node.inputs[index])
@@ -218,11 +232,22 @@ class _Writer:
         assert value is not None
         node.replace_input_with(index, add_initializer(self._graph, self._name(f"{value.name}_rounded"), array, ()))
 
-    def _switch(self, node: ir.Node, index: int, rest: npt.NDArray[np.float32]) -> str:
-        """A weight and its rest, times a new input, whose name it is."""
+    def _shift_bias(self, node: ir.Node, shift: Floats) -> None:
+        """Take the shift of the means back that rounding the node's weight brings, unless the weight is exact."""
+        bias = bias_of(node, len(shift))
+        if bias is None:
+            return
+        array = bias.shifted(shift)
+        change_constant(self._graph, bias.node, bias.index, array, self._name(f"{node.name}_bias_shifted"))
+        if self.switches is not None:
+            switch = next(each for each in self._graph.inputs if each.name == self.switches[node.name or ""])
+            self._switch(bias.node, bias.index, np.asarray(bias.array - array, np.float32), switch)
+
+    def _switch(self, node: ir.Node, index: int, rest: npt.NDArray[np.float32], switch: ir.Value | None = None) -> str:
+        """A constant and its rest times an input, by default a new one; the name of that."""
         weight = node.inputs[index]
         assert weight is not None
-        switch = self._input(f"{weight.name}_switch")
+        switch = switch or self._input(f"{weight.name}_switch")
         rest_value = add_initializer(self._graph, self._name(f"{weight.name}_rest"), rest, ())
         product = self._node("Mul", [rest_value, switch])
         nodes = [product, self._node("Add", [weight, product.outputs[0]])]
@@ -316,14 +341,6 @@ def _cut_array(array: npt.NDArray[Any], bits: int, phase: float) -> npt.NDArray[
         large = whole * np.float32(2.0 ** (FP32_BITS - bits) + 1)
         whole = large - (large - whole)
     return np.asarray(whole / np.float32(phase), np.float32)
-
-
-def _rounded_weight(array: npt.NDArray[Any], axis: int | None, in_pairs: bool) -> npt.NDArray[np.float32]:
-    scales = weight_scales(array, axis, in_pairs)
-    shape = [1] * array.ndim
-    if axis is not None:
-        shape[axis] = -1
-    return np.asarray(quantized(array, scales, axis) * scales.reshape(shape), np.float32)
 
 
 def _is_float(value: ir.Value) -> bool:

@@ -248,6 +248,20 @@ def add_initializer(
     return value
 
 
+def change_constant(graph: ir.Graph, node: ir.Node, index: int, array: npt.NDArray[Any], name: str) -> None:
+    """Let a node read another constant: under the name it has where nobody else reads it, else as ``name``, a free one.
+
+    A node that lacks the input gets it.
+    """
+    node.resize_inputs(max(len(node.inputs), index + 1))
+    value = node.inputs[index]
+    is_alone = value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+    if value is not None and is_alone and value.is_initializer() and not value.is_graph_input():
+        value.const_value = ir.tensor(np.asarray(array, order="C"), name=value.name)
+    else:
+        node.replace_input_with(index, add_initializer(graph, name, array, ()))
+
+
 def take_place(output: ir.Value, value: ir.Value) -> None:
     """``value`` is read instead of ``output`` from now on, and has its name; so has an output of the model."""
     value.type = output.type or value.type

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from calibration.graph.editing import from_constants
 from calibration.graph.fold import join_bias
 from calibration.precision import placement_onnxruntime, placement_tensorrt
-from calibration.precision.placement import PlacementContext, PlacementOptions, QdqPlacement
+from calibration.precision.placement import PlacementContext, PlacementOptions, QdqPlacement, QuantizedWeight
 from calibration.ranges.span import Span
 
 
@@ -22,4 +23,15 @@ def place(graph: ir.Graph, ranges: Mapping[str, Span], options: PlacementOptions
     if options.target == "onnxruntime":
         join_bias(graph, options.exclude)
     decide = placement_tensorrt.place if options.target == "tensorrt" else placement_onnxruntime.place
-    return decide(PlacementContext(graph, ranges, options, from_constants(graph)))
+    placement = decide(PlacementContext(graph, ranges, options, from_constants(graph)))
+    nodes = {node.name or "": node for node in graph}
+    weights = [_corrected(weight, nodes[weight.reader.node], ranges) for weight in placement.weights]
+    return replace(placement, weights=tuple(weights))
+
+
+def _corrected(weight: QuantizedWeight, node: ir.Node, ranges: Mapping[str, Span]) -> QuantizedWeight:
+    """With what is known of the data that the weight is multiplied by."""
+    data = node.inputs[1 - weight.reader.index]
+    name = "" if data is None else data.name or ""
+    means = ranges[name].channel_means if name in ranges else ()
+    return replace(weight, keeps_sums=True, data_means=means)

@@ -60,6 +60,10 @@ class QuantizedWeight:
     dtype: DataType
     in_pairs: bool = False
     """Two products of it are added in 16 bits, which its scales leave room for."""
+    keeps_sums: bool = False
+    """Rounding keeps the sums of a convolution's kernels, see ``calibration.precision.weights``."""
+    data_means: tuple[float, ...] = ()
+    """Of each channel of the data that it is multiplied by; none where they are not known."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from calibration.arrays import Floats
 from calibration.errors import ModelError
 from calibration.graph.editing import (
     add_initializer,
+    change_constant,
     check_known,
     closed,
     constant,
@@ -30,7 +32,8 @@ from calibration.precision.placement import (
     QuantizedTensor,
     QuantizedWeight,
 )
-from calibration.precision.scale import Arithmetic, arithmetic_for, quantized, weight_scales
+from calibration.precision.scale import Arithmetic, arithmetic_for, quantized
+from calibration.precision.weights import Bias, RoundedWeight, bias_of, rounded_weight
 from calibration.ranges.span import Span
 
 MIN_OPSET = 13
@@ -53,7 +56,7 @@ def qdq_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, Span], options: P
     """Place Q/DQ nodes for a target.
 
     For ``tensorrt`` the file parses on TensorRT 8.5 to 11: weights stay FP32 in front of their Q, zero points are 0
-    and written out, scales are FP32, biases are untouched. For ``onnxruntime`` weights and biases are stored as
+    and written out, scales are FP32. For ``onnxruntime`` weights and biases are stored as
     integers, so that the file is small and its session quick to start.
 
     Args:
@@ -94,7 +97,7 @@ class _Writer:
         self._values = {value.name or "": value for value in (*graph.inputs, *graph.initializers.values())}
         self._values.update({value.name or "": value for node in graph for value in node.outputs})
         self._taken = value_names(graph) | set(self._nodes)
-        self._weight_scales: dict[str, npt.NDArray[np.float32]] = {}
+        self._rounded: dict[str, RoundedWeight] = {}
         self._written: dict[tuple[object, ...], ir.Value] = {}
 
     def write(self, placement: QdqPlacement) -> None:
@@ -130,61 +133,89 @@ class _Writer:
     def _write_weight(
         self, weight: QuantizedWeight, bias: QuantizedBias | None, data_scales: Mapping[str, float], stored: bool
     ) -> None:
-        value, node = self._values[weight.tensor], self._nodes[weight.reader.node]
-        array = constant(value)
-        assert array is not None
-        scales = weight_scales(array, weight.axis, weight.in_pairs)
-        if bias is not None:
-            scales = self._room_for_bias(scales, bias, data_scales[bias.data])
-        self._weight_scales[weight.reader.node] = scales
-        key = (weight.tensor, weight.axis, weight.dtype, scales.tobytes())
+        node = self._nodes[weight.reader.node]
+        needed = None if bias is None else self._scales_for_bias(weight, bias, data_scales[bias.data])
+        rounded = rounded_weight(node, weight, needed)
+        self._rounded[weight.reader.node] = rounded
+        key = (weight.tensor, weight.axis, weight.dtype, rounded.scales.tobytes())
         if key not in self._written:
-            self._written[key] = self._weight_output(weight, array, scales, stored)
+            self._written[key] = self._weight_output(weight, rounded, stored)
         node.replace_input_with(weight.reader.index, self._written[key])
+        if bias is None and rounded.mean_shift is not None:
+            self._shift_bias(weight, rounded.mean_shift, data_scales if stored else None)
 
-    def _weight_output(
-        self, weight: QuantizedWeight, array: npt.NDArray[Any], scales: npt.NDArray[np.float32], stored: bool
-    ) -> ir.Value:
+    def _weight_output(self, weight: QuantizedWeight, rounded: RoundedWeight, stored: bool) -> ir.Value:
         """Q (or stored integers) and DQ of a weight; the dequantized value."""
         middle = 128 if weight.dtype == "uint8" else 0
-        scale = self._constant(f"{weight.tensor}_scale", scales)
-        zero_points = np.full(scales.shape, middle, _NUMPY[weight.dtype])
+        scale = self._constant(f"{weight.tensor}_scale", rounded.scales)
+        zero_points = np.full(rounded.scales.shape, middle, _NUMPY[weight.dtype])
         zero_point = self._constant(f"{weight.tensor}_zero_point", zero_points)
         nodes: list[ir.Node] = []
         if stored:
-            integers = quantized(array, scales, weight.axis) + middle
+            integers = rounded.integers + middle
             source = self._constant(f"{weight.tensor}_quantized", integers.astype(_NUMPY[weight.dtype]))
         else:
-            inputs = [self._values[weight.tensor], scale, zero_point]
+            node, index = self._nodes[weight.reader.node], weight.reader.index
+            array = constant(node.inputs[index])
+            assert array is not None
+            if (quantized(array, rounded.scales, weight.axis) != rounded.integers).any():
+                change_constant(self._graph, node, index, rounded.values, self._name(f"{weight.tensor}_rounded"))
+            value = node.inputs[index]
+            assert value is not None
+            inputs = [value, scale, zero_point]
             nodes.append(self._node("QuantizeLinear", inputs, weight.tensor, weight.axis))
             source = nodes[0].outputs[0]
         nodes.append(self._node("DequantizeLinear", [source, scale, zero_point], weight.tensor, weight.axis))
         self._graph.insert_before(self._nodes[weight.reader.node], nodes)
         return nodes[-1].outputs[0]
 
-    def _room_for_bias(
-        self, scales: npt.NDArray[np.float32], bias: QuantizedBias, data_scale: float
+    def _scales_for_bias(
+        self, weight: QuantizedWeight, bias: QuantizedBias, data_scale: float
     ) -> npt.NDArray[np.float32]:
-        """Scales of a weight, enlarged in channels whose bias would not fit int32 in steps of data times weight."""
+        """The least scales of a weight with which the bias fits int32 in steps of data times weight."""
         array = constant(self._values[bias.tensor])
         assert array is not None
         needed = np.abs(array.astype(np.float64)) / (data_scale * LARGEST_BIAS)
-        return np.maximum(scales, needed if scales.ndim else needed.max(initial=0.0)).astype(np.float32)
+        return np.asarray(needed if weight.axis is not None else needed.max(initial=0.0), np.float32)
 
     def _write_bias(self, bias: QuantizedBias, data_scale: float) -> None:
         array = constant(self._values[bias.tensor])
         assert array is not None
-        scales = np.broadcast_to(self._weight_scales[bias.reader.node] * np.float32(data_scale), array.shape)
-        integers = np.rint(array.astype(np.float64) / scales.astype(np.float64)).astype(np.int32)
+        rounded, node = self._rounded[bias.reader.node], self._nodes[bias.reader.node]
+        if rounded.mean_shift is not None:
+            array = array - rounded.mean_shift
+        self._store_bias(Bias(node, bias.reader.index, array), bias.tensor, rounded.scales * np.float32(data_scale))
+
+    def _store_bias(self, bias: Bias, name: str, scale: npt.NDArray[np.float32]) -> None:
+        """Let a product read its bias from int32."""
+        scales = np.asarray(np.broadcast_to(scale, bias.array.shape), np.float32)
+        integers = np.rint(bias.array.astype(np.float64) / scales.astype(np.float64)).astype(np.int32)
         inputs = [
-            self._constant(f"{bias.tensor}_quantized", integers),
-            self._constant(f"{bias.tensor}_scale", scales.astype(np.float32)),
-            self._constant(f"{bias.tensor}_zero_point", np.zeros(array.shape, np.int32)),
+            self._constant(f"{name}_quantized", integers),
+            self._constant(f"{name}_scale", scales),
+            self._constant(f"{name}_zero_point", np.zeros(bias.array.shape, np.int32)),
         ]
-        node = self._nodes[bias.reader.node]
-        dequantize = self._node("DequantizeLinear", inputs, bias.tensor, 0)
-        self._graph.insert_before(node, dequantize)
-        node.replace_input_with(bias.reader.index, dequantize.outputs[0])
+        dequantize = self._node("DequantizeLinear", inputs, name, 0)
+        self._graph.insert_before(bias.node, dequantize)
+        bias.node.resize_inputs(max(len(bias.node.inputs), bias.index + 1))
+        bias.node.replace_input_with(bias.index, dequantize.outputs[0])
+
+    def _shift_bias(self, weight: QuantizedWeight, shift: Floats, data_scales: Mapping[str, float] | None) -> None:
+        """Take the shift of the means back in a bias that the placement leaves alone.
+
+        ``data_scales``: of data in INT8, where a product's own bias has to be in int32.
+        """
+        node = self._nodes[weight.reader.node]
+        bias = bias_of(node, len(shift))
+        if bias is None:
+            return
+        array, name = bias.shifted(shift), f"{node.name}_bias"
+        data = node.inputs[0]
+        if data_scales is not None and bias.node is node and data is not None:
+            scale = self._rounded[weight.reader.node].scales * np.float32(data_scales[data.name or ""])
+            self._store_bias(Bias(node, bias.index, array), name, scale)
+        else:
+            change_constant(self._graph, bias.node, bias.index, array, self._name(name))
 
     def _node(self, operator: str, inputs: list[ir.Value], tensor: str, axis: int | None) -> ir.Node:
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]

@@ -63,15 +63,19 @@ def asymmetric(span: Span, dtype: DataType) -> Quantization | None:
     return Quantization(scale, min(max(zero_point, smallest), smallest + 255), dtype)
 
 
-def weight_scales(weight: npt.NDArray[Any], axis: int | None, in_pairs: bool = False) -> npt.NDArray[np.float32]:
+def weight_scales(
+    weight: npt.NDArray[Any], axis: int | None, in_pairs: bool = False, flipped: bool = False
+) -> npt.NDArray[np.float32]:
     """Symmetric scales max|w| / 127: (C,) along ``axis``, or () for one scale. A channel of zeros gets scale 1.
 
-    With ``in_pairs`` they are as large as ``LARGEST_PAIR`` asks for, which rounding adds at most 1 to.
+    With ``in_pairs`` they are as large as ``LARGEST_PAIR`` asks for. To a pair rounding adds at most 1, and at most 2
+    where weights may be rounded the other way, ``flipped``.
     """
     weight = weight.astype(np.float64)
     others = None if axis is None else tuple(a for a in range(weight.ndim) if a != axis)
     amax = np.abs(weight).max(axis=others, initial=0.0)
-    steps = np.maximum(amax / NUM_LEVELS, _largest_pairs(weight, axis) / (LARGEST_PAIR - 1) if in_pairs else 0.0)
+    largest = _largest_pairs(weight, axis) if in_pairs else 0.0
+    steps = np.maximum(amax / NUM_LEVELS, largest / (LARGEST_PAIR - (2 if flipped else 1)))
     scales = np.where(amax > 0.0, np.maximum(steps, SMALLEST_SCALE), 1.0)
     return np.asarray(scales, np.float32)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from calibration.errors import DataError
 from calibration.graph.tensor_digests import differing
@@ -18,9 +20,10 @@ from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_f
 def merged_ranges(folders: Sequence[Path], method: Method | None = None) -> tuple[RangesRecord, dict[str, Histogram]]:
     """Merge the histograms of runs over different samples, and read the ranges again: by ``method``, or as they were.
 
-    The result has every byte of one run over all samples, but for ``data_digest`` and ``parts``: ``parts`` are the
-    data digests of the runs, sorted, and ``data_digest`` is the SHA-256 of them, a line each. So it depends neither on
-    the order of the folders nor on whether some had been merged before.
+    The result has every byte of one run over all samples, but for ``data_digest``, ``parts`` and ``channel_means``:
+    ``parts`` are the data digests of the runs, sorted, and ``data_digest`` is the SHA-256 of them, a line each; so they
+    depend neither on the order of the folders nor on whether some had been merged before. The means are those of the
+    runs, each of a few samples, weighted by the samples of the run.
 
     Raises:
         DataError: fewer than two folders, a damaged one, imported ranges, the same data twice, or runs that differ in
@@ -33,6 +36,7 @@ def merged_ranges(folders: Sequence[Path], method: Method | None = None) -> tupl
     first.check_measured("merging")
     histograms = histograms_from_folder(folders[0])
     parts, num_samples = list(_parts(first.origin)), first.origin.num_samples
+    means = [(first.origin.num_samples, _means(first))]
     for folder in folders[1:]:
         other = ranges_from_folder(folder)
         other.check_measured("merging")
@@ -44,14 +48,35 @@ def merged_ranges(folders: Sequence[Path], method: Method | None = None) -> tupl
             )
         parts += _parts(other.origin)
         num_samples += other.origin.num_samples
+        means.append((other.origin.num_samples, _means(other)))
         other_histograms = histograms_from_folder(folder)
         histograms = {name: histogram.merged(other_histograms[name]) for name, histogram in histograms.items()}
     parts.sort()
     digest = hashlib.sha256("".join(f"{part}\n" for part in parts).encode()).hexdigest()
     origin = replace(first.origin, data_digest=digest, num_samples=num_samples, parts=tuple(parts))
-    return ranges_from_histograms(
-        histograms, method or _method_of(first, folders[0]), first.percentile, origin
-    ), histograms
+    ranges = ranges_from_histograms(histograms, method or _method_of(first, folders[0]), first.percentile, origin)
+    return ranges.with_means(_weighted(means)), histograms
+
+
+Means: TypeAlias = Mapping[str, tuple[float, ...]]
+
+
+def _means(ranges: RangesRecord) -> Means:
+    return {name: tensor.channel_means for name, tensor in ranges.tensors.items() if tensor.channel_means}
+
+
+def _weighted(runs: Sequence[tuple[int, Means]]) -> dict[str, tuple[float, ...]]:
+    """Means over the runs, of the tensors that all of them have, weighted by their samples; as exact as float64 is."""
+    num_samples = sum(num for num, _ in runs)
+    weighted = {}
+    for name, first in runs[0][1].items():
+        rows = [(num, means.get(name, ())) for num, means in runs]
+        if all(len(row) == len(first) for _, row in rows):
+            columns = zip(*(row for _, row in rows))
+            weighted[name] = tuple(
+                math.fsum(num * mean for (num, _), mean in zip(rows, column)) / num_samples for column in columns
+            )
+    return weighted
 
 
 def _method_of(ranges: RangesRecord, folder: Path) -> Method:

@@ -72,6 +72,8 @@ class TensorRange:
     """The histogram spans |x| in [0, 2^exponent)."""
     notes: tuple[str, ...]
     """What a reader should know: no values, all zero, constant, one-sided, tiny scale, or that a method loses."""
+    channel_means: tuple[float, ...] = ()
+    """Of the data of a product, the mean of each channel that its sums go over, on a few samples; else none."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,11 @@ class RangesRecord:
         self.check_measured("reading ranges by another method")
         tensors = {name: _read_by(tensor, methods.get(name, "entropy")) for name, tensor in self.tensors.items()}
         return replace(self, method=method, tensors=tensors)
+
+    def with_means(self, means: Mapping[str, tuple[float, ...]]) -> RangesRecord:
+        """The same, with the means of these tensors' channels."""
+        tensors = {name: replace(each, channel_means=means.get(name, ())) for name, each in self.tensors.items()}
+        return replace(self, tensors=tensors)
 
 
 def methods_of_tensors(ranges: RangesRecord) -> dict[str, Method]:
@@ -219,5 +226,5 @@ def _listed(names: list[str]) -> str:
 
 
 def spans_from_ranges(ranges: RangesRecord) -> dict[str, Span]:
-    """Tensor name -> the chosen amax and the observed minimum and maximum."""
-    return {name: Span(amax=t.amax, min=t.min, max=t.max) for name, t in ranges.tensors.items()}
+    """Tensor name -> the chosen amax, the observed minimum and maximum, and the means of channels."""
+    return {name: Span(t.amax, t.min, t.max, t.channel_means) for name, t in ranges.tensors.items()}

@@ -1,9 +1,10 @@
 """The file of the ranges of a model's tensors: a folder with ranges.json and histograms.npz.
 
 ``ranges.json``
-    UTF-8, keys sorted. ``format_version`` (3), ``method``, ``percentile``, what the ranges were found on (the fields
+    UTF-8, keys sorted. ``format_version`` (4), ``method``, ``percentile``, what the ranges were found on (the fields
     of ``Origin``), and ``tensors``: by name ``method`` (its own), ``amax`` (by that), ``amax_by_method``, ``sqnr_db``
-    and ``clipped_share`` by method, ``min``, ``max``, ``num_values``, ``num_zeros``, ``exponent`` and ``notes``.
+    and ``clipped_share`` by method, ``min``, ``max``, ``num_values``, ``num_zeros``, ``exponent``,
+    ``channel_means`` and ``notes``.
     Numbers are written so that reading them gives the same bits; an SQNR that does not exist is null.
 ``histograms.npz``
     ``counts``: (num_tensors, 16384) int64, a row per tensor in the order of ``ranges.json``; see
@@ -35,7 +36,7 @@ from calibration.ranges.ranges import AUTO, IMPORTED, METHODS, Origin, RangesRec
 
 RANGES_FILE = "ranges.json"
 HISTOGRAMS_FILE = "histograms.npz"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 BY_METHOD = ("amax_by_method", "sqnr_db", "clipped_share")
 LARGEST_FLOAT = sys.float_info.max
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
@@ -189,7 +190,11 @@ def _tensor_from_record(item: object, methods: tuple[Method, ...], where: str) -
         raise _Malformed(f"{where}: amax is {record['amax']}, a number not below 0 is expected")
     for key in ("num_values", "num_zeros"):
         _count(record, key, where)
-    return TensorRange(**{**record, "notes": tuple(record["notes"])})
+    means = record["channel_means"]
+    if not isinstance(means, list) or not all(_is_finite(mean) for mean in means):
+        raise _Malformed(f"{where}: channel_means are {means!r:.60}, a list of finite numbers is expected")
+    tuples = {"notes": tuple(record["notes"]), "channel_means": tuple(map(float, means))}
+    return TensorRange(**{**record, **tuples})
 
 
 def _one_of(value: object, known: Collection[str], what: str) -> None:
@@ -208,9 +213,13 @@ def _check_keys(item: object, keys: set[str], where: str) -> dict[str, Any]:
 
 def _number(record: Mapping[str, Any], key: str, where: str) -> float:
     value = record[key]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST_FLOAT:
+    if not _is_finite(value):
         raise _Malformed(f"{where}: {key} is {value!r}, a finite number is expected")
     return float(value)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT
 
 
 def _count(record: Mapping[str, Any], key: str, where: str) -> int:

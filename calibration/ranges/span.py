@@ -17,3 +17,5 @@ class Span:
     """Smallest value seen."""
     max: float
     """Largest value seen."""
+    channel_means: tuple[float, ...] = ()
+    """Mean of each channel that a product sums over; none if no product reads the tensor, or they are not known."""

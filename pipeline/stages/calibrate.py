@@ -18,13 +18,15 @@ from calibration.analysis.range_choice import NUM_SAMPLES, write_choice
 from calibration.data.batches import Samples
 from calibration.data.source import spread
 from calibration.errors import ModelError
-from calibration.graph.editing import model_from_file
+from calibration.graph.editing import model_from_file, opened
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.histogram.collect import OnPart, collect, num_in
 from calibration.histogram.histogram import Histogram
 from calibration.precision.watch import TARGETS, Watch, watched_tensors
+from calibration.precision.weights import mean_axes
 from calibration.ranges.convergence import ConvergenceTracker, write_convergence
+from calibration.ranges.means import channel_means
 from calibration.ranges.ranges import AUTO, Origin, RangeMethod, RangesRecord, ranges_from_histograms
 from calibration.ranges.ranges_file import write_ranges
 from engines import backend, module_of
@@ -50,7 +52,8 @@ class Calibrate(Stage):
 
     Streams the samples: memory does not grow with their number. One exact histogram of |x| per tensor, from which
     all methods are read; entropy is Migacz, "8-bit Inference with TensorRT" (GTC 2017), with TensorRT's threshold.
-    ``auto`` is ``calibration.analysis.range_choice``: up to 32 of the samples are run with each candidate's INT8.
+    ``auto`` is ``calibration.analysis.range_choice``: up to 16 of the samples are run with each candidate's INT8. The
+    means of channels, for ``calibration.precision.weights``, are of as many.
     """
 
     RESULT: ClassVar[str] = "ranges"
@@ -97,7 +100,7 @@ class Calibrate(Stage):
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
         tracker = ConvergenceTracker(self.method, self.percentile)
-        recorder = SampleRecorder(spread(samples.num_samples, NUM_SAMPLES) if self.method == AUTO else ())
+        recorder = SampleRecorder(spread(samples.num_samples, NUM_SAMPLES))
         histograms = self._pass(model, watched_model, samples, tracker.on_part, recorder)
         convergence = tracker.convergence(samples.num_samples, histograms)
         histograms = watched.completed(histograms)
@@ -106,9 +109,12 @@ class Calibrate(Stage):
             log.info("second pass, for %d tensors whose fit into FP16 does not follow from the others", len(unclear))
             write_watched(model.path, proto, unclear, watched_model)
             histograms |= self._pass(model, watched_model, samples)
+        axes = mean_axes(opened(proto).graph, set(possible))
+        write_watched(model.path, proto, axes, watched_model)
+        means = self._means(watched_model, recorder, axes)
         watched_model.unlink()
         origin = Origin(model.digest(), samples.digest(), samples.num_samples, self.versions(), tensor_digests(proto))
-        ranges = ranges_from_histograms(histograms, self.method, self.percentile, origin)
+        ranges = ranges_from_histograms(histograms, self.method, self.percentile, origin).with_means(means)
         folder = out / "ranges"
         folder.mkdir()
         if self.method == AUTO:
@@ -119,6 +125,14 @@ class Calibrate(Stage):
             notes.append(convergence.sentence())
         (out / "notes.json").write_text(json.dumps(notes))
         return Ranges(folder)
+
+    def _means(
+        self, watched_model: Path, recorder: SampleRecorder, axes: Mapping[str, int]
+    ) -> dict[str, tuple[float, ...]]:
+        """The means of the channels that products sum over, on the samples that were kept."""
+        with ExitStack() as stack:
+            run = Sessions(stack, self.runner, self.num_threads).of_file(watched_model)
+            return channel_means(run, recorder.rows, axes)
 
     def _chosen(
         self, ranges: RangesRecord, proto: onnx.ModelProto, recorder: SampleRecorder, folder: Path

@@ -16,7 +16,7 @@ from calibration.errors import DataError
 from calibration.histogram.histogram import histogram_from_values
 from calibration.ranges.merge import merged_ranges
 from calibration.ranges.ranges import Origin, RangesRecord, TensorRange, ranges_from_histograms
-from calibration.ranges.ranges_file import write_ranges
+from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, write_ranges
 
 ORIGIN = Origin("a" * 64, "b" * 64, 10, {"onnx": "1.0"}, {"x": "1", "y": "2"})
 
@@ -73,6 +73,18 @@ def test_the_merged_file_differs_in_two_keys_only(tmp_path: Path) -> None:
     lines = [(folder / "ranges.json").read_text().splitlines() for folder in (whole, merged)]
     assert {line.split(":")[0].strip() for line in lines[1] if line not in lines[0]} == {'"data_digest"', '"parts"'}
     assert len(lines[1]) == len(lines[0])
+
+
+def test_means_are_weighted_by_samples(tmp_path: Path) -> None:
+    folders = []
+    for number, (size, means) in enumerate([(1, (3.0, -1.0)), (3, (7.0, 1.0))]):
+        folder = part(tmp_path, number, {"x": [1.0] * size, "y": [2.0]})
+        ranges, histograms = ranges_from_folder(folder), histograms_from_folder(folder)
+        with_one = {"x": means} if number else {"x": means, "y": (1.0,)}
+        write_ranges(ranges.with_means(with_one), histograms, folder)
+        folders.append(folder)
+    merged, _ = merged_ranges(folders)
+    assert {name: tensor.channel_means for name, tensor in merged.tensors.items()} == {"x": (6.0, 0.5), "y": ()}
 
 
 def test_merging_is_associative_and_independent_of_order(tmp_path: Path) -> None:

@@ -21,7 +21,14 @@ from calibration.errors import DataError
 from calibration.histogram.entropy import amax_entropy
 from calibration.histogram.histogram import Histogram, histogram_from_values
 from calibration.histogram.methods import Method, amax_mse, amax_percentile, clipped_share, sqnr_db
-from calibration.ranges.ranges import METHODS, Origin, RangesRecord, TensorRange, ranges_from_histograms
+from calibration.ranges.ranges import (
+    METHODS,
+    Origin,
+    RangesRecord,
+    TensorRange,
+    ranges_from_histograms,
+    spans_from_ranges,
+)
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, write_ranges
 
 ORIGIN = Origin(model_digest="a" * 64, data_digest="b" * 64, num_samples=10)
@@ -196,11 +203,22 @@ def test_the_file_is_documented_json(folder: Path) -> None:
     text = (folder / "ranges.json").read_text(encoding="utf-8")
     record = json.loads(text)
     assert list(record) == sorted(record)
-    assert record["format_version"] == 3
+    assert record["format_version"] == 4
     assert (record["method"], record["percentile"], record["num_samples"]) == ("entropy", 99.9, 10)
     assert record["tensors"]["dead"]["sqnr_db"] == {"entropy": None, "minmax": None, "mse": None, "percentile": None}
     assert '"conv/输出"' in text
     assert text.endswith("}\n")
+
+
+def test_means_of_channels_come_back(folder: Path) -> None:
+    means = {"x": (0.1, -3.5, 1e-30)}
+    ranges = ranges_from_folder(folder).with_means(means)
+    write_ranges(ranges, histograms_from_folder(folder), folder)
+    assert ranges_from_folder(folder) == ranges
+    spans = spans_from_ranges(ranges_from_folder(folder))
+    assert {name: span.channel_means for name, span in spans.items() if span.channel_means} == means
+    other = ranges.read_by("mse", {})
+    assert other.tensors["x"].channel_means == means["x"], "means do not depend on the reading"
 
 
 def test_no_tensors_at_all_are_written_and_read(tmp_path: Path) -> None:
@@ -280,6 +298,8 @@ DAMAGE: dict[str, tuple[tuple[str, ...], object, str]] = {
     "NaN of a method": ((*TENSOR, "amax_by_method", "mse"), math.nan, "tensor 'x', amax_by_method: mse is nan"),
     "NaN ratio": ((*TENSOR, "sqnr_db", "mse"), math.nan, "tensor 'x', sqnr_db: mse is nan"),
     "unknown reading": ((*TENSOR, "clipped_share", "kl"), 0.0, "tensor 'x', clipped_share: has the unknown key 'kl'"),
+    "means that are no list": ((*TENSOR, "channel_means"), 1.0, "tensor 'x': channel_means are 1.0, a list of "),
+    "a mean that is no number": ((*TENSOR, "channel_means"), [1.0, True], "tensor 'x': channel_means are [1.0, True]"),
     "negative count": ((*TENSOR, "num_zeros"), -1, "tensor 'x': num_zeros is -1, a count is expected"),
     "exponent": ((*TENSOR, "exponent"), 1.0, "tensor 'x': exponent is 1.0, a whole number is expected"),
     "notes": ((*TENSOR, "notes"), "all zero", "tensor 'x': notes are 'all zero', a list of texts is expected"),
@@ -321,7 +341,7 @@ def test_a_tensors_missing_key_is_named(folder: Path, key: str) -> None:
 @pytest.mark.parametrize(("version", "is_what"), [(1, "is format version 1"), (None, "has no format version")])
 def test_another_format_version_is_refused(folder: Path, version: int | None, is_what: str) -> None:
     change(folder, lambda record: record.update(format_version=version))
-    with pytest.raises(DataError, match=rf"ranges\.json: {is_what}, this program reads 3; calibrate again"):
+    with pytest.raises(DataError, match=rf"ranges\.json: {is_what}, this program reads 4; calibrate again"):
         ranges_from_folder(folder)
 
 

@@ -1,0 +1,166 @@
+"""How a weight is rounded to 8 bits, and how much of that error the bias of its product takes back.
+
+Rounding a weight to the nearest is best for the weight, not for the product: the errors of a sum that are multiplied by
+similar values add up. Two things are done against it, both free at run time.
+
+- In a convolution the weights of one kernel, for one channel in and one out, multiply neighbours of one picture, which
+  differ little. Those nearest to the middle between two integers are rounded the other way until the errors of the
+  kernel add up to half a step at most (Guo et al., "SQuant: On-the-Fly Data-Free Quantization via Diagonal Hessian
+  Approximation", ICLR 2022, its flips by kernel; those by channel made networks worse beside what follows).
+- What is left shifts the mean of each channel of the product by the error times the mean of the data, channel by
+  channel of the data. The bias takes it back (Nagel et al., "Data-Free Quantization Through Weight Equalization and
+  Bias Correction", ICCV 2019, with means that were measured).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from calibration.arrays import Floats
+from calibration.graph.editing import attribute_float, attribute_int, constant
+from calibration.precision.placement import QuantizedWeight
+from calibration.precision.scale import quantized, weight_scales
+
+
+@dataclass(frozen=True)
+class RoundedWeight:
+    """A weight in integers."""
+
+    integers: npt.NDArray[np.int64]
+    """Within -127 to 127, in the weight's shape."""
+    scales: npt.NDArray[np.float32]
+    """(C,) along the axis, or ()."""
+    values: npt.NDArray[np.float32]
+    """The integers times their scales, in the weight's shape."""
+    mean_shift: Floats | None
+    """(C,): by how much rounding raises the mean of each channel of the product; None where it cannot be told."""
+
+
+def rounded_weight(
+    node: ir.Node,
+    weight: QuantizedWeight,
+    least_scales: npt.NDArray[np.float32] | None = None,
+) -> RoundedWeight:
+    """Round a constant weight of a product.
+
+    Args:
+        node: the product, in the FP32 model.
+        weight: how it is quantized.
+        least_scales: (C,) or (): no scale is smaller.
+    """
+    array = constant(node.inputs[weight.reader.index])
+    assert array is not None
+    kernels = _kernels(node, weight, array)
+    scales = weight_scales(array, weight.axis, weight.in_pairs, flipped=kernels)
+    if least_scales is not None:
+        scales = np.maximum(scales, least_scales)
+    integers = quantized(array, scales, weight.axis)
+    by_channel = _by_channel(scales, array.ndim, weight.axis)
+    if kernels:
+        integers = _with_kernel_sums(array.astype(np.float64) / by_channel.astype(np.float64), integers)
+    values = np.asarray(integers * by_channel, np.float32)
+    return RoundedWeight(integers, scales, values, _mean_shift(node, weight, values.astype(np.float64) - array))
+
+
+def _kernels(node: ir.Node, weight: QuantizedWeight, array: npt.NDArray[Any]) -> bool:
+    """Whether a convolution's kernels have more than one position."""
+    return node.op_type == "Conv" and weight.keeps_sums and array[0, 0].size > 1
+
+
+def _by_channel(scales: npt.NDArray[np.float32], rank: int, axis: int | None) -> npt.NDArray[np.float32]:
+    shape = [1] * rank
+    if axis is not None:
+        shape[axis] = -1
+    return scales.reshape(shape)
+
+
+def _with_kernel_sums(exact: Floats, integers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(C, D, positions…): the integers, some of them rounded the other way, so that kernels keep their sums."""
+    shape = integers.shape
+    exact, integers = exact.reshape(*shape[:2], -1), integers.reshape(*shape[:2], -1)
+    errors = integers - exact
+    sums = errors.sum(axis=-1, keepdims=True)
+    toward = np.sign(sums)
+    ranks = np.argsort(np.argsort(-errors * toward, axis=-1, kind="stable"), axis=-1)
+    return np.asarray(integers - np.where(ranks < np.rint(np.abs(sums)), toward, 0), np.int64).reshape(shape)
+
+
+def _mean_shift(node: ir.Node, weight: QuantizedWeight, error: Floats) -> Floats | None:
+    """The weight's error times the means of what it is multiplied by, summed for each channel of the product."""
+    means = np.asarray(weight.data_means, np.float64)
+    if weight.reader.index != 1 or weight.axis is None or not means.size:
+        return None
+    if node.op_type == "Conv":
+        num_groups = attribute_int(node, "group", 1)
+        num_out, num_in = error.shape[:2]
+        if means.size != num_in * num_groups or num_out % num_groups:
+            return None
+        of_group = np.repeat(means.reshape(num_groups, num_in), num_out // num_groups, axis=0)
+        return np.asarray((error.reshape(num_out, num_in, -1).sum(axis=-1) * of_group).sum(axis=1))
+    if node.op_type not in ("MatMul", "Gemm") or error.ndim != 2 or not _is_plain(node):
+        return None
+    rows = error if weight.axis == 0 else error.T
+    return np.asarray(rows @ means) if rows.shape[1] == means.size else None
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether a product is data times weight plus bias, and nothing is scaled or turned."""
+    scaled = attribute_float(node, "alpha", 1.0) != 1.0 or attribute_float(node, "beta", 1.0) != 1.0
+    return not scaled and not attribute_int(node, "transA", 0)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Where the bias of a product stands."""
+
+    node: ir.Node
+    """The product, or the Add behind a MatMul."""
+    index: int
+    """Of the node's input."""
+    array: npt.NDArray[Any]
+    """In the shape that it has there; zeros where there is none yet."""
+
+    def shifted(self, shift: Floats) -> npt.NDArray[np.float32]:
+        """The bias with a shift of each channel, (C,), taken back."""
+        return np.asarray(self.array.astype(np.float64) - shift.reshape(self.array.shape), np.float32)
+
+
+def bias_of(node: ir.Node, num_channels: int) -> Bias | None:
+    """Where a product has its bias, or can have one; None where there is no place for it."""
+    if node.op_type == "MatMul":
+        return _bias_added(node, num_channels)
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    array = np.zeros(num_channels, np.float32) if value is None else constant(value)
+    return Bias(node, 2, array) if array is not None and array.shape == (num_channels,) else None
+
+
+def _bias_added(node: ir.Node, num_channels: int) -> Bias | None:
+    output = node.outputs[0]
+    uses = list(output.uses())
+    if len(uses) != 1 or output.is_graph_output() or uses[0].node.op_type != "Add" or uses[0].node.graph != node.graph:
+        return None
+    index = 1 - uses[0].idx
+    array = constant(uses[0].node.inputs[index])
+    if array is None or array.size != num_channels or array.shape[-1:] != (num_channels,):
+        return None
+    return Bias(uses[0].node, index, array)
+
+
+def mean_axes(nodes: Iterable[ir.Node], tensors: Collection[str]) -> dict[str, int]:
+    """Which of these tensors a product with a constant weight reads as data -> the axis of it that its sums go over.
+
+    Where several products read a tensor the first counts.
+    """
+    axes: dict[str, int] = {}
+    for node in nodes:
+        if node.op_type in ("Conv", "MatMul", "Gemm") and node.domain in ("", "ai.onnx"):
+            data, weight = node.inputs[0], node.inputs[1]
+            if data is not None and data.name in tensors and constant(weight) is not None:
+                axes.setdefault(data.name or "", 1 if node.op_type == "Conv" else -1)
+    return axes

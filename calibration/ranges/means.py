@@ -1,0 +1,52 @@
+"""Means of the channels that products sum over, on a few samples: what rounded weights shift, the bias takes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from calibration.arrays import AnyArray, Floats
+from calibration.histogram.collect import RunModel
+
+
+def channel_means(
+    run: RunModel, samples: Iterable[Mapping[str, AnyArray]], axes: Mapping[str, int]
+) -> dict[str, tuple[float, ...]]:
+    """The mean of each channel of some tensors; a sample counts as much as another, whatever its size.
+
+    Args:
+        run: gives the tensors that are no inputs.
+        samples: batches of one, in the order in which they are added up.
+        axes: tensor -> the axis of its channels.
+
+    Returns:
+        (C,) float32 values by tensor, without the tensors that are no floating-point data, empty, not finite, or not of
+        so many channels on every sample.
+    """
+    sums: dict[str, Floats] = {}
+    num_samples = 0
+    left = dict(axes)
+    for sample in samples:
+        num_samples += 1
+        tensors = {**sample, **run(sample)}
+        for name, axis in list(left.items()):
+            means = _of_sample(tensors.get(name), axis)
+            if means is None or (name in sums and sums[name].shape != means.shape):
+                del left[name]
+            else:
+                sums[name] = sums[name] + means if name in sums else means
+    return {name: tuple(map(_short, sums[name] / num_samples)) for name in left if name in sums}
+
+
+def _of_sample(values: AnyArray | None, axis: int) -> Floats | None:
+    if values is None or values.dtype.kind != "f" or values.ndim < 2 or not values.size:
+        return None
+    rows = np.moveaxis(values, axis, 0)
+    means = rows.reshape(len(rows), -1).mean(axis=1, dtype=np.float64)
+    return means if np.abs(means).max() <= np.finfo(np.float32).max else None
+
+
+def _short(mean: float) -> float:
+    """To the digits that tell float32 numbers apart."""
+    return float(str(np.float32(mean)))
