@@ -125,12 +125,17 @@ class Samples:
                 f"{shape_hint(array.shape, spec)}"
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            at = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
-            kind = "NaN" if np.isnan(array[at]).any() else "infinity"
-            raise DataError(
-                f"{where} has {kind} in sample {block.indices[at]}, finite numbers are expected; correct or drop the "
-                "sample"
-            )
+            raw = block.arrays[spec.name]
+            is_from_data = raw.dtype.kind == "f" and np.isinf(raw).any()
+            bad = np.isnan(array) if is_from_data else ~np.isfinite(array)
+            rows = bad.reshape(len(array), -1).any(axis=1)
+            if rows.any():
+                at = int(np.argmax(rows))
+                kind = "NaN" if np.isnan(array[at]).any() else "infinity, which the data has not,"
+                raise DataError(
+                    f"{where} has {kind} in sample {block.indices[at]}, numbers are expected; correct or drop the "
+                    "sample, or correct preprocess"
+                )
         return array
 
     def labels(self) -> AnyArray:

@@ -4,8 +4,10 @@ import numpy.typing as npt
 
 NUM_COUNTERS: int
 """In a table."""
+NUM_RESULTS: int
+"""Of ``add``: exponent, smallest and largest value, zeros, infinities."""
 
 def add(
     values: npt.NDArray[np.float32], table: npt.NDArray[np.uint32], exponent: int, /
-) -> tuple[int, float, float, int]: ...
+) -> tuple[int, float, float, int, int]: ...
 def use(instructions: str, /) -> str: ...

@@ -11,8 +11,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from calibration.histogram.histogram import LEAST_EXPONENT, NUM_BINS, Histogram, histogram_from_values
+from calibration.histogram.histogram import LEAST_EXPONENT, NUM_BINS, Histogram, histogram_from_values, nothing
 
+NUM_RESULTS = 5
+"""Of the compiled code's ``add``."""
 LARGEST_COUNT = 2**32 - 1
 """What a counter in the compiled code's table holds."""
 
@@ -23,10 +25,10 @@ class Accumulator(Protocol):
     """The histogram of all values added so far."""
 
     def add(self, values: npt.NDArray[np.generic], where: str) -> None:
-        """Add a floating-point array of any shape, rounded to float32 if it is wider.
+        """Add a floating-point array of any shape, rounded to float32 if it is wider; infinities are counted apart.
 
         Raises:
-            DataError: a value is NaN or infinite; ``where`` says which tensor this is, on which samples.
+            DataError: a value is NaN; ``where`` says which tensor this is, on which samples.
         """
         ...
 
@@ -49,7 +51,7 @@ def compiled_module() -> ModuleType | None:
     except ImportError as error:
         logger.info("counting with numpy, about 5 times slower: %s; to build it, install with a C compiler", error)
         return None
-    if getattr(_histogram, "NUM_COUNTERS", 0) != NUM_BINS:
+    if (getattr(_histogram, "NUM_COUNTERS", 0), getattr(_histogram, "NUM_RESULTS", 0)) != (NUM_BINS, NUM_RESULTS):
         logger.warning("counting with numpy, about 5 times slower: %s is of another version; install again", _histogram)
         return None
     return _histogram
@@ -59,7 +61,7 @@ class NumpyAccumulator:
     """The reference: a histogram of each array, merged."""
 
     def __init__(self) -> None:
-        self._found = histogram_from_values(np.zeros(0, np.float32), "")
+        self._found = nothing()
 
     def add(self, values: npt.NDArray[np.generic], where: str) -> None:
         """See ``Accumulator``."""
@@ -75,9 +77,9 @@ class CompiledAccumulator:
 
     def __init__(self, compiled: ModuleType, capacity: int = LARGEST_COUNT) -> None:
         """``capacity`` is the number of values after which the table is emptied."""
-        self._add: Callable[..., tuple[int, float, float, int]] = compiled.add
+        self._add: Callable[..., tuple[int, float, float, int, int]] = compiled.add
         self._capacity = capacity
-        self._emptied = histogram_from_values(np.zeros(0, np.float32), "")
+        self._emptied = nothing()
         self._table = np.zeros(NUM_BINS, np.uint32)
         self._begin()
 
@@ -85,7 +87,7 @@ class CompiledAccumulator:
         self._table[...] = 0
         self._exponent = LEAST_EXPONENT
         self._min, self._max = np.inf, -np.inf
-        self._num_values = self._num_zeros = 0
+        self._num_values = self._num_zeros = self._num_infinite = 0
 
     def add(self, values: npt.NDArray[np.generic], where: str) -> None:
         """See ``Accumulator``."""
@@ -101,19 +103,22 @@ class CompiledAccumulator:
             self._emptied = self.histogram()
             self._begin()
         try:
-            exponent, low, high, num_zeros = self._add(part, self._table, self._exponent)
+            exponent, low, high, num_zeros, num_infinite = self._add(part, self._table, self._exponent)
         except ArithmeticError:
             histogram_from_values(flat, where)  # Says what is wrong.
             raise
-        self._exponent = exponent
-        self._min, self._max = min(self._min, low), max(self._max, high)
-        self._num_values += part.size
+        self._num_infinite += num_infinite
+        if part.size > num_infinite:
+            self._exponent = exponent
+            self._min, self._max = min(self._min, low), max(self._max, high)
+        self._num_values += part.size - num_infinite
         self._num_zeros += num_zeros
 
     def histogram(self) -> Histogram:
         """See ``Accumulator``."""
         if not self._num_values:
-            return self._emptied
+            return self._emptied.merged(nothing(self._num_infinite))
         counts = self._table.astype(np.int64)
         low, high = self._min + 0.0, self._max + 0.0  # + 0.0: one zero, without a sign.
-        return self._emptied.merged(Histogram(counts, self._exponent, low, high, self._num_zeros))
+        added = Histogram(counts, self._exponent, low, high, self._num_zeros, self._num_infinite)
+        return self._emptied.merged(added)

@@ -34,15 +34,16 @@ def collect(
 
     The result does not depend on the batch size, on the order of the samples, or on the number of workers, as far as
     the runner's values do not. A tensor that is empty on a batch adds nothing; one that is empty on all has a
-    histogram of nothing. ``on_batch`` is told the number of samples done. ``on_part`` is called when that reaches 1, 2,
-    4, ... (or with larger batches, first passes it), with the histograms so far, which are made as they are read; the
-    workers wait for each other there, so that these are of the first samples whatever the number of workers.
+    histogram of nothing. Infinities, such as those of a mask, are counted apart. ``on_batch`` is told the number of
+    samples done. ``on_part`` is called when that reaches 1, 2, 4, ... (or with larger batches, first passes it), with
+    the histograms so far, which are made as they are read; the workers wait for each other there, so that these are of
+    the first samples whatever the number of workers.
 
     Each worker is a thread with histograms of its own, which are merged in the end; so ``run`` is called by several
     threads at once. Memory is that of one batch and its tensors for each worker.
 
     Raises:
-        DataError: there are no samples, or a tensor has a NaN or infinite value.
+        DataError: there are no samples, or a tensor has a NaN.
     """
     queue = _Queue(batches, on_batch, on_part)
     parts: list[dict[str, Accumulator]] = [{} for _ in range(num_workers)]
@@ -65,8 +66,16 @@ def collect(
         )
     histograms = dict(_Merged(parts))
     for name, histogram in histograms.items():
-        if not histogram.num_values:
+        if not histogram.num_values and not histogram.num_infinite:
             logger.warning("tensor '%s' is empty on every sample, so it has no range", name)
+    infinite = {name: histogram for name, histogram in histograms.items() if histogram.num_infinite}
+    for name, histogram in list(infinite.items())[:1]:
+        logger.warning(
+            "infinite values, such as masks have, are left out of ranges: in %d of %d tensors; of the first of them, "
+            "'%s', %d of %d values",
+            *(len(infinite), len(histograms), name, histogram.num_infinite),
+            histogram.num_infinite + histogram.num_values,
+        )
     return histograms
 
 

@@ -175,26 +175,45 @@ static void widen(uint32_t *table, int steps) {
     do {                                                                 \
         int i = 0;                                                       \
         for (; i + 8 <= found; i += 8) {                                 \
-            PREFETCH(block + BLOCK + i);                                 \
+            PREFETCH(values + begin + BLOCK + i);                        \
             for (int each = 0; each < 8; each++) counters[bins[i + each]]++; \
         }                                                                \
         for (; i < found; i++) counters[bins[i]]++;                      \
-        for (i = found; i < num; i += LINE) PREFETCH(block + BLOCK + i); \
+        for (i = found; i < num; i += LINE) PREFETCH(values + begin + BLOCK + i); \
     } while (0)
 
-/* Adds to the table; 0, or -1 at a value that is not finite: the table is then of no use any more. */
-static int count(const float *values, Py_ssize_t size, uint32_t *table, int *exponent, Seen *seen) {
+/* The finite values of a block, and how many; -1 if one is NaN. */
+static int finite_of(const float *block, int num, float *finite) {
+    int kept = 0;
+    for (int i = 0; i < num; i++) {
+        if (isnan(block[i])) return -1;
+        if (!isinf(block[i])) finite[kept++] = block[i];
+    }
+    return kept;
+}
+
+/* Adds what is finite to the table; 0, or -1 at a NaN: the table is then of no use any more. */
+static int count(const float *values, Py_ssize_t size, uint32_t *table, int *exponent, Seen *seen,
+                 int64_t *num_infinite) {
     int32_t bins[BLOCK + 16];
+    float finite[BLOCK];
     uint16_t local[NUM_BINS]; /* Fits the first-level cache, which a table for each of a hundred tensors does not. */
     const int few = size < FEW;
     if (!few) memset(local, 0, sizeof local);
     int num_local = 0;
     for (Py_ssize_t begin = 0; begin < size; begin += BLOCK) {
-        const int num = size - begin < BLOCK ? (int)(size - begin) : BLOCK;
+        int num = size - begin < BLOCK ? (int)(size - begin) : BLOCK;
         const float *block = values + begin;
         Seen here;
         int found = scan_best(block, num, ldexpf(1.0f, LOG2_NUM_BINS - *exponent), bins, &here);
-        if (here.high >= INFINITE || here.low <= key(0xff800000u)) return -1;
+        if (here.high >= INFINITE || here.low <= key(0xff800000u)) {
+            const int kept = finite_of(block, num, finite);
+            if (kept < 0) return -1;
+            *num_infinite += num - kept;
+            if (!kept) continue;
+            block = finite, num = kept;
+            found = scan_best(block, num, ldexpf(1.0f, LOG2_NUM_BINS - *exponent), bins, &here);
+        }
         if (here.low < seen->low) seen->low = here.low;
         if (here.high > seen->high) seen->high = here.high;
         seen->num_zeros += here.num_zeros;
@@ -230,15 +249,18 @@ static PyObject *add(PyObject *self, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "add: takes float32 values and a table of (16384,) uint32");
     } else {
         Seen seen = {INT32_MAX, INT32_MIN, 0};
+        int64_t num_infinite = 0;
         int failed;
         Py_BEGIN_ALLOW_THREADS
-        failed = count(values.buf, values.len / (Py_ssize_t)sizeof(float), table.buf, &exponent, &seen);
+        failed = count(values.buf, values.len / (Py_ssize_t)sizeof(float), table.buf, &exponent, &seen,
+                       &num_infinite);
         Py_END_ALLOW_THREADS
         if (failed) {
-            PyErr_SetString(PyExc_ArithmeticError, "add: a value is NaN or infinite");
+            PyErr_SetString(PyExc_ArithmeticError, "add: a value is NaN");
         } else {
-            result = Py_BuildValue("iddL", exponent, (double)float_of(seen.low), (double)float_of(seen.high),
-                                   (long long)seen.num_zeros);
+            if (seen.low > seen.high) seen.low = 1, seen.high = 0; /* Nothing is finite: the ends are of no use. */
+            result = Py_BuildValue("iddLL", exponent, (double)float_of(seen.low), (double)float_of(seen.high),
+                                   (long long)seen.num_zeros, (long long)num_infinite);
         }
     }
     PyBuffer_Release(&values);
@@ -255,7 +277,7 @@ static PyObject *use(PyObject *self, PyObject *args) {
 }
 
 static PyMethodDef methods[] = {
-    {"add", add, METH_VARARGS, "add(values, table, exponent) -> (exponent, min, max, num_zeros)"},
+    {"add", add, METH_VARARGS, "add(values, table, exponent) -> (exponent, min, max, num_zeros, num_infinite)"},
     {"use", use, METH_VARARGS, "use('plain' | 'avx2' | 'avx512') -> the best of these up to it that this CPU has"},
     {NULL, NULL, 0, NULL},
 };
@@ -268,6 +290,8 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__histogram(void) {
     choose("avx512");
     PyObject *made = PyModule_Create(&module);
-    if (made && PyModule_AddIntConstant(made, "NUM_COUNTERS", NUM_BINS) < 0) Py_CLEAR(made);
+    if (made && (PyModule_AddIntConstant(made, "NUM_COUNTERS", NUM_BINS) < 0 ||
+                 PyModule_AddIntConstant(made, "NUM_RESULTS", 5) < 0))
+        Py_CLEAR(made);
     return made;
 }

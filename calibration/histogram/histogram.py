@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ CHUNK = 1 << 16
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """What is known of a tensor's values: exact counts over [0, 2^exponent), exact extremes."""
+    """What is known of a tensor's finite values: exact counts over [0, 2^exponent), exact extremes."""
 
     counts: Counts
     """(16384,) values per bin of |x|."""
@@ -29,10 +29,12 @@ class Histogram:
     min: float
     max: float
     num_zeros: int
+    num_infinite: int = 0
+    """Infinities beside the values, such as a mask has; they say nothing of a range."""
 
     @property
     def num_values(self) -> int:
-        """All values, zeros included."""
+        """All finite values, zeros included."""
         return int(self.counts.sum())
 
     @property
@@ -47,8 +49,9 @@ class Histogram:
 
     def merged(self, other: Histogram) -> Histogram:
         """The histogram of both sets of values; exact, commutative and associative."""
+        num_infinite = self.num_infinite + other.num_infinite
         if not other.num_values or not self.num_values:
-            return self if self.num_values else other
+            return replace(self if self.num_values else other, num_infinite=num_infinite)
         exponent = max(self.exponent, other.exponent)
         return Histogram(
             counts=_widened(self, exponent) + _widened(other, exponent),
@@ -56,28 +59,37 @@ class Histogram:
             min=min(self.min, other.min),
             max=max(self.max, other.max),
             num_zeros=self.num_zeros + other.num_zeros,
+            num_infinite=num_infinite,
         )
+
+
+def nothing(num_infinite: int = 0) -> Histogram:
+    """The histogram of no finite values."""
+    return Histogram(np.zeros(NUM_BINS, np.int64), LEAST_EXPONENT, 0.0, 0.0, 0, num_infinite)
 
 
 def histogram_from_values(values: npt.NDArray[np.generic], where: str) -> Histogram:
     """The histogram of a floating-point array of any shape, rounded to float32 if it is wider.
 
-    An empty array gives the histogram of nothing, which merging leaves out.
+    An empty array gives the histogram of nothing, which merging leaves out. Infinities are counted and left out: they
+    are as large as values get in any format.
 
     Raises:
-        DataError: a value is NaN or infinite; ``where`` says which tensor this is, on which samples.
+        DataError: a value is NaN; ``where`` says which tensor this is, on which samples.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         flat = np.asarray(values, dtype=np.float32).reshape(-1)
     if not flat.size:
-        return Histogram(np.zeros(NUM_BINS, np.int64), LEAST_EXPONENT, 0.0, 0.0, 0)
+        return nothing()
     low, high = float(flat.min()) + 0.0, float(flat.max()) + 0.0  # + 0.0: one zero, without a sign.
-    if not (math.isfinite(low) and math.isfinite(high)):
-        num_bad = flat.size - int(np.count_nonzero(np.isfinite(flat)))
+    if math.isnan(low):
         raise DataError(
-            f"{where}: {num_bad} of {flat.size} values are NaN or infinite in float32, finite values are expected; "
+            f"{where}: {int(np.count_nonzero(np.isnan(flat)))} of {flat.size} values are NaN, numbers are expected; "
             "correct or leave out the sample that causes them, or the model"
         )
+    if math.isinf(low) or math.isinf(high):
+        finite = flat[np.isfinite(flat)]
+        return replace(histogram_from_values(finite, where), num_infinite=flat.size - finite.size)
     exponent = exponent_of(max(abs(low), abs(high)))
     return Histogram(histogram_of(flat, exponent), exponent, low, high, flat.size - int(np.count_nonzero(flat)))
 

@@ -129,6 +129,17 @@ class PlacementContext:
             )
         return self.ranges[name]
 
+    def why_no_scale(self, value: ir.Value, node: ir.Node) -> str | None:
+        """Why an activation that ``node`` needs has no scale; None if it has one.
+
+        Raises:
+            DataError: calibration has no range of it.
+        """
+        span = self.span(value, node)
+        if not span.is_finite:
+            return f"'{value.name}' has infinite values on the calibration data, which no scale holds"
+        return None if span.amax > 0.0 else f"'{value.name}' was 0 throughout calibration, which gives no scale"
+
     def leave(self, node: ir.Node, why: str) -> None:
         """Note that a node stays FP32; the first reason counts."""
         self.notes.setdefault(node.name or "", f"node '{node.name}' ({node.op_type}) stays FP32: {why}")

@@ -104,8 +104,8 @@ def _why_not(context: PlacementContext, node: ir.Node) -> str | None:
         if bias is None or bias.ndim != 1:
             return "its bias is not one constant for each channel"
     for value in _touched(node):
-        if asymmetric(context.span(value, node), "uint8") is None:
-            return f"'{value.name}' was 0 throughout calibration, which gives no scale"
+        if (reason := context.why_no_scale(value, node)) is not None:
+            return reason
     return None
 
 
@@ -141,7 +141,7 @@ def _joins_in(context: PlacementContext, node: ir.Node, quantized: set[str]) -> 
         return False
     if not all(value.name in quantized and context.is_activation(value) for value in _data_inputs(node)):
         return False
-    return all(asymmetric(context.span(value, node), "uint8") is not None for value in _touched(node))
+    return all(context.why_no_scale(value, node) is None for value in _touched(node))
 
 
 def _is_read_by(value: ir.Value, integer: dict[str, ir.Node]) -> bool:

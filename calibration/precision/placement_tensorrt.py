@@ -65,7 +65,7 @@ def place(context: PlacementContext) -> QdqPlacement:
             wanted = [(index, node.inputs[index]) for index in _wanted(node, depths)]
             if all(context.is_activation(value) for _, value in wanted):
                 for index, value in wanted:
-                    if value is not None and context.span(value, node).amax > 0.0:
+                    if value is not None and context.why_no_scale(value, node) is None:
                         _want(edges, node, index)
     scales = _shared(context, edges)
     tensors = tuple(QuantizedTensor(name, scales[name], tuple(readers)) for name, readers in edges.items())
@@ -102,8 +102,9 @@ def _why_not(context: PlacementContext, node: ir.Node) -> str | None:
     if reason is not None:
         return reason
     for value in (data, weight):
-        if value is not None and not is_float_weight(value) and context.span(value, node).amax == 0.0:
-            return f"'{value.name}' was 0 throughout calibration, which gives no scale"
+        reason = None if value is None or is_float_weight(value) else context.why_no_scale(value, node)
+        if reason is not None:
+            return reason
     return None
 
 

@@ -72,6 +72,8 @@ class TensorRange:
     """The histogram spans |x| in [0, 2^exponent)."""
     notes: tuple[str, ...]
     """What a reader should know: no values, all zero, constant, one-sided, tiny scale, or that a method loses."""
+    num_infinite: int = 0
+    """Infinite values, which are none of ``num_values``."""
     channel_means: tuple[float, ...] = ()
     """Of the data of a product, the mean of each channel that its sums go over, on a few samples; else none."""
 
@@ -184,6 +186,7 @@ def _tensor_range(histogram: Histogram, method: Method, percentile: float) -> Te
         num_zeros=histogram.num_zeros,
         exponent=histogram.exponent,
         notes=(),
+        num_infinite=histogram.num_infinite,
     )
     return _read_by(tensor, method)
 
@@ -199,11 +202,11 @@ def _of_float32_scale(amax: float) -> float:
 
 
 def _notes(tensor: TensorRange, method: Method) -> tuple[str, ...]:
+    notes = [f"{tensor.num_infinite} infinite values, left out of the range"] * bool(tensor.num_infinite)
     if not tensor.num_values:
-        return ("no values on the calibration data",)
+        return (*notes, "no values on the calibration data")
     if tensor.min == tensor.max == 0:
-        return ("all zero on the calibration data",)
-    notes = []
+        return (*notes, "all zero on the calibration data")
     is_constant = tensor.min == tensor.max
     if is_constant:
         notes.append("constant on the calibration data")
@@ -227,4 +230,7 @@ def _listed(names: list[str]) -> str:
 
 def spans_from_ranges(ranges: RangesRecord) -> dict[str, Span]:
     """Tensor name -> the chosen amax, the observed minimum and maximum, and the means of channels."""
-    return {name: Span(t.amax, t.min, t.max, t.channel_means) for name, t in ranges.tensors.items()}
+    return {
+        name: Span(t.amax, t.min, t.max, t.channel_means, is_finite=not t.num_infinite)
+        for name, t in ranges.tensors.items()
+    }

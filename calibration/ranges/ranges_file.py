@@ -4,7 +4,7 @@
     UTF-8, keys sorted. ``format_version`` (4), ``method``, ``percentile``, what the ranges were found on (the fields
     of ``Origin``), and ``tensors``: by name ``method`` (its own), ``amax`` (by that), ``amax_by_method``, ``sqnr_db``
     and ``clipped_share`` by method, ``min``, ``max``, ``num_values``, ``num_zeros``, ``exponent``,
-    ``channel_means`` and ``notes``.
+    ``notes``, ``num_infinite`` and ``channel_means``.
     Numbers are written so that reading them gives the same bits; an SQNR that does not exist is null.
 ``histograms.npz``
     ``counts``: (num_tensors, 16384) int64, a row per tensor in the order of ``ranges.json``; see
@@ -106,7 +106,9 @@ def histograms_from_folder(folder: Path) -> dict[str, Histogram]:
                 f"{where}: has {row.sum()} values of tensor '{name}', {RANGES_FILE} has {tensor.num_values}; "
                 "the two are not of one calibration: calibrate again"
             )
-        histograms[name] = Histogram(row, tensor.exponent, tensor.min, tensor.max, tensor.num_zeros)
+        histograms[name] = Histogram(
+            row, tensor.exponent, tensor.min, tensor.max, tensor.num_zeros, tensor.num_infinite
+        )
     return histograms
 
 
@@ -188,7 +190,7 @@ def _tensor_from_record(item: object, methods: tuple[Method, ...], where: str) -
     _one_of(record["method"], methods or (IMPORTED,), f"{where}: method")
     if record["amax"] < 0:
         raise _Malformed(f"{where}: amax is {record['amax']}, a number not below 0 is expected")
-    for key in ("num_values", "num_zeros"):
+    for key in ("num_values", "num_zeros", "num_infinite"):
         _count(record, key, where)
     means = record["channel_means"]
     if not isinstance(means, list) or not all(_is_finite(mean) for mean in means):

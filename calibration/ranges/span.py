@@ -19,3 +19,5 @@ class Span:
     """Largest value seen."""
     channel_means: tuple[float, ...] = ()
     """Mean of each channel that a product sums over; none if no product reads the tensor, or they are not known."""
+    is_finite: bool = True
+    """False where infinite values were seen too, which no scale holds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.analysis.sqnr import sqnr_db
+from calibration.analysis.sqnr import sqnr_db, without_equal_infinities
 from engines.contract import Array
 from pipeline.errors import ConfigError
 from pipeline.option import option
@@ -138,10 +138,18 @@ def compare(
             "cosine": polygraphy.CosineSimilarityCompareFunc(cosine_similarity_threshold=tolerance.min_cosine),
             "psnr": polygraphy.PsnrCompareFunc(psnr_threshold=tolerance.min_psnr_db),
         }
-        pairs = list(zip(first, second, strict=True))
+        pairs = [_finite(names, want, have) for want, have in zip(first, second, strict=True)]
         checks = {check: [function(have, want) for want, have in pairs] for check, function in results.items()}
         differences = {name: _difference([(want[name], have[name]) for want, have in pairs]) for name in names}
     return {name: _summary(name, checks, differences[name], replace(tolerance, atol=allowed[name])) for name in names}
+
+
+def _finite(
+    names: Iterable[str], want: Mapping[str, Array], have: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Two runners' outputs without the infinities in which they agree."""
+    both = {name: without_equal_infinities(want[name], have[name]) for name in names}
+    return {name: pair[0] for name, pair in both.items()}, {name: pair[1] for name, pair in both.items()}
 
 
 @dataclass

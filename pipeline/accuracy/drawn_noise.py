@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from calibration.analysis.sqnr import sqnr_db
+from calibration.analysis.sqnr import sqnr_db, without_equal_infinities
 from calibration.arrays import AnyArray, Floats
 
 PRIOR_DEVIATION_DB = 1.4
@@ -58,6 +58,7 @@ class DrawnNoise:
 
     def add_reference(self, sample: int, expected: AnyArray, again: AnyArray) -> None:
         """What FP32 answered on a sample, and another FP32 run."""
+        expected, again = without_equal_infinities(expected, again)
         self.signal[sample] = _squares(expected)
         if expected.size:
             self.low, self.high = min(self.low, float(expected.min())), max(self.high, float(expected.max()))
@@ -65,6 +66,7 @@ class DrawnNoise:
 
     def add(self, draw: int, sample: int, expected: AnyArray, actual: AnyArray) -> None:
         """What a drawn engine answered on a sample."""
+        expected, actual = without_equal_infinities(expected, actual)
         with np.errstate(all="ignore"):
             difference = np.abs(np.subtract(actual, expected, dtype=np.float64))
         difference[~np.isfinite(difference)] = math.inf

@@ -270,13 +270,20 @@ def test_a_later_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
         list(samples.batches(2))
 
 
-@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
-def test_what_is_not_finite_names_file_input_and_sample(tmp_path: Path, value: float, word: str) -> None:
+def test_nan_names_file_input_and_sample(tmp_path: Path) -> None:
+    x = vectors(10)
+    x[7, 1], x[5, 0] = np.nan, np.inf
+    samples = opened(npz(tmp_path / "d.npz", x=x))
+    with pytest.raises(DataError, match=r"d\.npz: input 'x' has NaN in sample 7, numbers are expected"):
+        list(samples.batches(4))
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinities_of_the_data_such_as_a_mask_has_are_values(tmp_path: Path, value: float) -> None:
     x = vectors(10)
     x[7, 1] = value
-    samples = opened(npz(tmp_path / "d.npz", x=x))
-    with pytest.raises(DataError, match=rf"d\.npz: input 'x' has {word} in sample 7, finite numbers are expected"):
-        list(samples.batches(4))
+    (batch,) = opened(npz(tmp_path / "d.npz", x=x)).batches(10)
+    np.testing.assert_array_equal(batch["x"], x)
 
 
 def test_a_sample_is_named_by_its_place_in_the_file_under_a_limit(tmp_path: Path) -> None:
@@ -289,7 +296,7 @@ def test_a_sample_is_named_by_its_place_in_the_file_under_a_limit(tmp_path: Path
 
 def test_an_overflow_of_the_preprocessing_is_found(tmp_path: Path) -> None:
     half = (InputSpec("x", "float16", (-1, 2)),)
-    with pytest.raises(DataError, match="has infinity in sample 0"):
+    with pytest.raises(DataError, match="has infinity, which the data has not, in sample 0"):
         open_samples(
             DataSource(npz(tmp_path / "d.npz", x=np.full((3, 2), 1e6))), half, Preprocess(dtype="float16"), tmp_path
         )

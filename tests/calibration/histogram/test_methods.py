@@ -164,10 +164,17 @@ class TestHistogram:
         assert content(histogram([-0.0])) == content(histogram([0.0]))
         assert histogram([-0.0]).num_zeros == 1
 
-    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39])
-    def test_what_is_not_finite_is_an_error_that_says_where(self, bad: float) -> None:
-        with pytest.raises(DataError, match=r"^tensor 'conv1': 1 of 3 values are NaN or infinite in float32.*sample"):
-            histogram_from_values(np.array([1.0, bad, 2.0]), "tensor 'conv1'")
+    def test_nan_is_an_error_that_says_where(self) -> None:
+        with pytest.raises(DataError, match=r"^tensor 'conv1': 1 of 3 values are NaN, numbers are expected.*sample"):
+            histogram_from_values(np.array([1.0, np.nan, 2.0]), "tensor 'conv1'")
+
+    @pytest.mark.parametrize("bad", [np.inf, -np.inf, 1e39])
+    def test_infinities_are_counted_and_left_out(self, bad: float) -> None:
+        found = histogram_from_values(np.array([1.0, bad, 2.0]), "tensor 'conv1'")
+        assert content(found) == content(histogram([1.0, 2.0]))
+        assert found.num_infinite == 1
+        assert found.merged(histogram([])).num_infinite == histogram([]).merged(found).num_infinite == 1
+        assert found.merged(found).num_infinite == 2
 
 
 class TestMinmaxAndPercentile:

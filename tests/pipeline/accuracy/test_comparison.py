@@ -126,6 +126,20 @@ def test_nan_and_infinity_never_pass(tmp_path: Path, value: float) -> None:
     assert not found.passed
 
 
+def test_the_same_infinities_agree_and_others_do_not(tmp_path: Path) -> None:
+    masked = REFERENCE.copy()
+    masked[:, 2] = -np.inf
+    theirs = saved(tmp_path / "reference.json", masked)
+    equal = compared_files(theirs, saved(tmp_path / "equal.json", masked), STRICT)["scores"]
+    assert (equal.passed, equal.max_abs, equal.sqnr_db) == (True, 0.0, math.inf)
+    near = compared_files(theirs, saved(tmp_path / "near.json", masked * np.float32(1.5)), Tolerance(atol=9.0))
+    assert near["scores"].max_abs == 1.5
+    masked[1, 2] = np.inf
+    other = compared_files(theirs, saved(tmp_path / "other.json", masked), Tolerance(atol=9.0))["scores"]
+    assert not other.passed
+    assert other.worst.index == (1, 2)
+
+
 def test_zeros_against_zeros_are_equal(tmp_path: Path) -> None:
     zeros = saved(tmp_path / "zeros.json", np.zeros((2, 3), np.float32))
     assert compared_files(zeros, zeros, STRICT)["scores"].passed
