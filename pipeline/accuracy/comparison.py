@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,18 +138,10 @@ def compare(
             "cosine": polygraphy.CosineSimilarityCompareFunc(cosine_similarity_threshold=tolerance.min_cosine),
             "psnr": polygraphy.PsnrCompareFunc(psnr_threshold=tolerance.min_psnr_db),
         }
-        pairs = [_finite(names, want, have) for want, have in zip(first, second, strict=True)]
+        pairs = list(zip(first, second, strict=True))
         checks = {check: [function(have, want) for want, have in pairs] for check, function in results.items()}
         differences = {name: _difference([(want[name], have[name]) for want, have in pairs]) for name in names}
     return {name: _summary(name, checks, differences[name], replace(tolerance, atol=allowed[name])) for name in names}
-
-
-def _finite(
-    names: Iterable[str], want: Mapping[str, Array], have: Mapping[str, Array]
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Two runners' outputs without the infinities in which they agree."""
-    both = {name: without_equal_infinities(want[name], have[name]) for name in names}
-    return {name: pair[0] for name, pair in both.items()}, {name: pair[1] for name, pair in both.items()}
 
 
 @dataclass
@@ -272,9 +264,11 @@ def _aligned(reference: SavedOutputs, candidate: SavedOutputs) -> tuple[list[str
         references, candidates, begin = [], [], 0
         for batch in batches:
             end = begin + len(next(iter(batch.values())))
-            references.append(IterationResult(_numbers(batch), runner_name="reference"))
-            cut = {name: array[begin:end] for name, array in outputs.items()}
-            candidates.append(IterationResult(_numbers(cut), runner_name="candidate"))
+            cut = {name: (batch[name], array[begin:end]) for name, array in outputs.items()}
+            finite = {name: without_equal_infinities(*pair) for name, pair in cut.items()}
+            want, have = ({name: pair[side] for name, pair in finite.items()} for side in (0, 1))
+            references.append(IterationResult(_numbers(want), runner_name="reference"))
+            candidates.append(IterationResult(_numbers(have), runner_name="candidate"))
             begin = end
     return list(batches[0]), references, candidates
 
