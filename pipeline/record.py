@@ -23,7 +23,7 @@ from pipeline.latency.protocol import Protocol
 from pipeline.machine.identity import Machine
 from pipeline.machine.monitor import MonitorSummary
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, Q/DQ as written)"]
 ENGINE: MeasuredOn = "engine"

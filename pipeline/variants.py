@@ -172,10 +172,16 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
     ranges = ranges_from_folder(network.ranges.path)
     method: RangeMethod | Literal["any"] = "any" if ranges.method == IMPORTED else ranges.method
     rounding = Rounding(
-        name, placement, plan.quantize.exclude, "s8s8", method, ranges.percentile, methods_of_tensors(ranges)
+        name,
+        placement,
+        plan.quantize.exclude,
+        "s8s8",
+        method,
+        ranges.percentile,
+        methods_of_tensors(ranges.read_for(placement)),
     )
     if is_native(plan, variant):  # TensorRT rounds outputs too, as ONNX Runtime does.
-        rounding = replace(rounding, target="onnxruntime", exclude=())
+        rounding = replace(rounding, target="onnxruntime", exclude=())  # With the ranges for TensorRT.
         by_tensorrt = plan.build.native_scales == "tensorrt"
         return replace(rounding, method="entropy", methods={}) if by_tensorrt else rounding
     if placement == "onnxruntime":

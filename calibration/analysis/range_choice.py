@@ -2,8 +2,8 @@
 
 How much a range loses of its own tensor says little of what the network loses: of two networks of a benchmark, one
 answers best where entropy clips what the others keep, and one answers nothing at all there. So candidates are whole
-sets of ranges, and the judge is the SQNR of the network's outputs against FP32's, sample by sample, for each placement
-that the ranges are for.
+sets of ranges, and the judge is the SQNR of the network's outputs against FP32's, sample by sample. Each placement that
+the ranges are for has a race of its own.
 
 Candidates are entropy, TensorRT's own; entropy but for the tensors that another method holds better by 6 or 1 dB;
 and mse, percentile and minmax for all. Each round of the race runs more samples, and leaves out the candidates that
@@ -21,13 +21,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 
 from calibration.analysis.sqnr import sqnr_db_of
 from calibration.arrays import AnyArray, Floats
 from calibration.histogram.methods import Method
+from calibration.precision.placement import PlacementTarget
 from calibration.ranges.ranges import METHODS, TensorRange
 from calibration.ranges.side_file import read_side_file, write_side_file
 
@@ -64,21 +65,20 @@ class CandidateResult:
 
     name: str
     sqnr_db: float
-    """Of the outputs, mean over the placements and samples that it was run on."""
+    """Of the outputs, mean over the samples that it was run on."""
     num_samples: int
     num_changed: int
     """Tensors that it reads otherwise than by entropy."""
 
 
 @dataclass(frozen=True)
-class RangeChoice:
-    """Who won, and against whom."""
+class PlacementChoice:
+    """Who won the race of a placement, and against whom."""
 
+    target: PlacementTarget
     winner: str
-    placements: tuple[str, ...]
-    outputs: tuple[str, ...]
-    """The tensors whose SQNR was measured."""
     results: tuple[CandidateResult, ...]
+    """Entropy's first."""
 
     def sentence(self) -> str:
         """For a person."""
@@ -90,6 +90,22 @@ class RangeChoice:
             f"ranges by {won.name}: the outputs have {won.sqnr_db:.1f} dB on {won.num_samples} calibration samples, "
             f"by entropy they would have {first.sqnr_db:.1f} dB"
         )
+
+
+@dataclass(frozen=True)
+class RangeChoice:
+    """What was chosen for each placement."""
+
+    outputs: tuple[str, ...]
+    """The tensors whose SQNR was measured."""
+    placements: tuple[PlacementChoice, ...]
+
+    def sentence(self) -> str:
+        """For a person."""
+        sentences = [each.sentence() for each in self.placements]
+        if len(set(sentences)) == 1:
+            return sentences[0]
+        return "; ".join(f"for {each.target}, {text}" for each, text in zip(self.placements, sentences))
 
 
 def candidates(tensors: Mapping[str, TensorRange]) -> tuple[RangeCandidate, ...]:
@@ -187,6 +203,13 @@ def choice_from_folder(folder: Path) -> RangeChoice | None:
 
 
 def _choice(record: dict[str, Any]) -> RangeChoice:
-    results = tuple(CandidateResult(**row) for row in record["results"])
-    placements, outputs = (tuple(map(str, record[key])) for key in ("placements", "outputs"))
-    return RangeChoice(str(record["winner"]), placements, outputs, results)
+    return RangeChoice(tuple(map(str, record["outputs"])), tuple(map(_placement, record["placements"])))
+
+
+def _placement(row: dict[str, Any]) -> PlacementChoice:
+    if row["target"] not in get_args(PlacementTarget):
+        raise ValueError(f"target is {row['target']!r:.40}")
+    results = tuple(CandidateResult(**result) for result in row["results"])
+    if row["winner"] not in {result.name for result in results}:
+        raise ValueError(f"winner is {row['winner']!r:.40}, none of the results")
+    return PlacementChoice(row["target"], row["winner"], results)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from calibration.precision.placement import PlacementTarget
 from calibration.precision.scale import DataType, Quantization, asymmetric, symmetric
 from calibration.ranges.span import Span
 
@@ -66,6 +67,17 @@ def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Itera
             math.isclose(mismatch.scale, scale, rel_tol=CLOSE) for scale in fitting
         ):
             yield mismatch
+
+
+def target_of(model: onnx.ModelProto) -> PlacementTarget:
+    """Whom the Q/DQ nodes of a model are placed for: only TensorRT's are all int8 with zero points of 0."""
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and len(node.input) > 2 and node.input[2] in arrays:
+            zero_point = arrays[node.input[2]]
+            if zero_point.data_type != onnx.TensorProto.INT8 or numpy_helper.to_array(zero_point).any():
+                return "onnxruntime"
+    return "tensorrt"
 
 
 def quantization(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> Quantization | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,9 @@ AUTO: Literal["auto"] = "auto"
 """Not one reading for all: each tensor has its own, by what the network's outputs show."""
 IMPORTED: Literal["imported"] = "imported"
 RangeMethod = Literal["auto", "entropy", "minmax", "percentile", "mse"]
+
+MethodsFor: TypeAlias = Mapping[str, Mapping[str, Method]]
+"""Placement -> tensor -> how its range is read."""
 
 SMALLEST_FP16_NORMAL = 2.0**-14
 """6.1e-5: a scale below it loses bits when TensorRT keeps it as FP16."""
@@ -72,6 +75,8 @@ class TensorRange:
     """The histogram spans |x| in [0, 2^exponent)."""
     notes: tuple[str, ...]
     """What a reader should know: no values, all zero, constant, one-sided, tiny scale, or that a method loses."""
+    method_for: Mapping[str, Method] = field(default_factory=dict)
+    """Placement -> how its range is read for that, where it is not ``method``."""
     num_infinite: int = 0
     """Infinite values, which are none of ``num_values``."""
     channel_means: tuple[float, ...] = ()
@@ -122,15 +127,32 @@ class RangesRecord:
                 "`trtforge calibrate` sees of the values; calibrate the model"
             )
 
-    def read_by(self, method: RangeMethod, methods: Mapping[str, Method]) -> RangesRecord:
+    def read_by(
+        self, method: RangeMethod, methods: Mapping[str, Method], methods_for: MethodsFor | None = None
+    ) -> RangesRecord:
         """The same tensors with other readings of the same histograms: each by ``methods``, or else by entropy.
+
+        ``methods_for``: by placement the readings for that, where they are not the same.
 
         Raises:
             DataError: they were imported.
         """
         self.check_measured("reading ranges by another method")
-        tensors = {name: _read_by(tensor, methods.get(name, "entropy")) for name, tensor in self.tensors.items()}
+        tensors = {}
+        for name, tensor in self.tensors.items():
+            first = methods.get(name, "entropy")
+            others = {target: each.get(name, "entropy") for target, each in (methods_for or {}).items()}
+            differing = {target: other for target, other in others.items() if other != first}
+            tensors[name] = replace(_read_by(tensor, first), method_for=differing)
         return replace(self, method=method, tensors=tensors)
+
+    def read_for(self, target: str) -> RangesRecord:
+        """The same with each tensor's reading for that placement."""
+        tensors = {
+            name: _read_by(tensor, tensor.method_for[target]) if target in tensor.method_for else tensor
+            for name, tensor in self.tensors.items()
+        }
+        return replace(self, tensors=tensors)
 
     def with_means(self, means: Mapping[str, tuple[float, ...]]) -> RangesRecord:
         """The same, with the means of these tensors' channels."""

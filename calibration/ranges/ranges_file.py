@@ -4,7 +4,7 @@
     UTF-8, keys sorted. ``format_version`` (4), ``method``, ``percentile``, what the ranges were found on (the fields
     of ``Origin``), and ``tensors``: by name ``method`` (its own), ``amax`` (by that), ``amax_by_method``, ``sqnr_db``
     and ``clipped_share`` by method, ``min``, ``max``, ``num_values``, ``num_zeros``, ``exponent``,
-    ``notes``, ``num_infinite`` and ``channel_means``.
+    ``notes``, ``method_for`` (by placement, where it is another), ``num_infinite`` and ``channel_means``.
     Numbers are written so that reading them gives the same bits; an SQNR that does not exist is null.
 ``histograms.npz``
     ``counts``: (num_tensors, 16384) int64, a row per tensor in the order of ``ranges.json``; see
@@ -192,6 +192,10 @@ def _tensor_from_record(item: object, methods: tuple[Method, ...], where: str) -
         raise _Malformed(f"{where}: amax is {record['amax']}, a number not below 0 is expected")
     for key in ("num_values", "num_zeros", "num_infinite"):
         _count(record, key, where)
+    if not isinstance(record["method_for"], dict):
+        raise _Malformed(f"{where}: method_for is {record['method_for']!r:.60}, a table of methods is expected")
+    for target, method in record["method_for"].items():
+        _one_of(method, methods, f"{where}: method_for {target}")
     means = record["channel_means"]
     if not isinstance(means, list) or not all(_is_finite(mean) for mean in means):
         raise _Malformed(f"{where}: channel_means are {means!r:.60}, a list of finite numbers is expected")

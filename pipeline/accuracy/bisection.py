@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from calibration.analysis.bisection import Bisection, Suspect
-from calibration.analysis.scale_check import scale_mismatches
+from calibration.analysis.scale_check import scale_mismatches, target_of
 from calibration.data.batches import Samples
 from calibration.graph.watched_outputs import watch_tensors, write_watched
 from calibration.histogram.collect import RunModel
@@ -50,7 +50,10 @@ class Evidence:
 
     def spans(self) -> dict[str, Span]:
         """The ranges by tensor; none where they are not known."""
-        return {} if self.ranges is None else spans_from_ranges(ranges_from_folder(self.ranges.path))
+        if self.ranges is None:
+            return {}
+        target = "tensorrt" if self.model is None else target_of(onnx.load(self.model.path, load_external_data=False))
+        return spans_from_ranges(ranges_from_folder(self.ranges.path).read_for(target))
 
     def scale_mismatches(self) -> list[str]:
         """What is wrong with the model's scales, a sentence each; the last says how many more there are."""

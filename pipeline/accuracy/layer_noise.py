@@ -77,7 +77,8 @@ class MeasureLayers:
             DataError: a tensor that is placed has no range.
             ModelError, EngineError: the model cannot be rounded, or not run.
         """
-        proto, spans = onnx.load(model.path), spans_from_ranges(ranges_from_folder(ranges.path))
+        record = ranges_from_folder(ranges.path).read_for(self.options.target)
+        proto, spans = onnx.load(model.path), spans_from_ranges(record)
         answers = answer_tensors(proto)
         network = AdjustableNetwork(watch_tensors(proto, answers), self.options, spans, switched=True)
         noises: list[InputNoise] = []

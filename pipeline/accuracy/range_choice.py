@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -12,8 +12,10 @@ from calibration.analysis.adjustable import AdjustableNetwork
 from calibration.analysis.range_choice import (
     ROUNDS,
     CandidateResult,
+    PlacementChoice,
     RangeCandidate,
     RangeChoice,
+    SampleRatios,
     candidates,
     race,
     sample_sqnr_db,
@@ -23,9 +25,10 @@ from calibration.arrays import AnyArray, Floats
 from calibration.data.source import spread_order
 from calibration.graph.answers import answer_tensors
 from calibration.graph.watched_outputs import watch_tensors
+from calibration.histogram.methods import Method
 from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.ranges.ranges import AUTO, RangesRecord, spans_from_ranges
-from pipeline.engine_runner import Sessions
+from pipeline.engine_runner import SampleRunner, Sessions
 from pipeline.machine.progress import counting
 
 log = logging.getLogger(__name__)
@@ -49,25 +52,25 @@ def chosen_ranges(
     if len(racing) == 1 or not answers:
         return ranges.read_by(AUTO, {}), None
     watched, by_entropy = watch_tensors(model, answers), spans_from_ranges(ranges)
-    options = [PlacementOptions(target, arithmetic="u8s8") for target in targets]
-    networks = [n for each in options if (n := AdjustableNetwork(watched, each, by_entropy)).num_tensors]
-    if not networks:
-        return ranges.read_by(AUTO, {}), None
     spans = [spans_from_ranges(ranges.read_by(AUTO, candidate.methods)) for candidate in racing]
-    feeds = [[steps_feed(network.steps(each), None) for network in networks] for each in spans]
     ordered = [samples[index] for index in spread_order(len(samples), ROUNDS)]
-    judge = _Judge(sessions, [watched, *(network.model for network in networks)], ordered, answers)
-    with counting("choice of the reading, samples", len(samples)) as on_sample:
-
-        def ratios_of(index: int, which: range) -> Floats:
-            on_sample(which.stop)
-            return np.array([judge.ratio(sample, feeds[index]) for sample in which])
-
-        end = race(len(racing), len(samples), ratios_of)
-    winner = racing[end.winner]
-    choice = RangeChoice(winner.name, tuple(targets), tuple(answers), _results(racing, end.ratios))
+    judge = _Judge(sessions, watched, ordered, answers)
+    methods: dict[str, Mapping[str, Method]] = {}
+    placements = []
+    for target in targets:
+        network = AdjustableNetwork(watched, PlacementOptions(target, arithmetic="u8s8"), by_entropy)
+        if network.num_tensors:
+            feeds = [steps_feed(network.steps(each), None) for each in spans]
+            with counting(f"choice of the reading for {target}, samples", len(samples)) as on_sample:
+                end = race(len(racing), len(samples), judge.ratios_of(network.model, feeds, on_sample))
+            winner = racing[end.winner]
+            methods[target] = winner.methods
+            placements.append(PlacementChoice(target, winner.name, _results(racing, end.ratios)))
+    if not placements:
+        return ranges.read_by(AUTO, {}), None
+    choice = RangeChoice(tuple(answers), tuple(placements))
     log.info("%s", choice.sentence())
-    return ranges.read_by(AUTO, winner.methods), choice
+    return ranges.read_by(AUTO, methods[placements[0].target], methods), choice
 
 
 def _results(racing: Sequence[RangeCandidate], ratios: Sequence[Floats]) -> tuple[CandidateResult, ...]:
@@ -83,29 +86,36 @@ def _results(racing: Sequence[RangeCandidate], ratios: Sequence[Floats]) -> tupl
 
 
 class _Judge:
-    """FP32 and the adjustable networks, each in a session."""
+    """FP32 in a session, and its answers."""
 
     def __init__(
         self,
         sessions: Sessions,
-        models: Sequence[onnx.ModelProto],
+        model: onnx.ModelProto,
         samples: Sequence[Mapping[str, AnyArray]],
         answers: Sequence[str],
     ) -> None:
-        self._runs = [sessions.opened(model) for model in models]
+        self._sessions, self._exact = sessions, sessions.opened(model)
         self._samples, self._answers = samples, answers
         self._expected: dict[int, dict[str, AnyArray]] = {}
 
-    def ratio(self, sample: int, feeds: Sequence[Mapping[str, AnyArray]]) -> float:
-        """Mean over the placements of a sample's SQNR, dB; 0 where it has none."""
-        if sample not in self._expected:
-            self._expected[sample] = self._answer(0, sample, {})
-        ratios = [
-            sample_sqnr_db(self._expected[sample], self._answer(index, sample, feed))
-            for index, feed in enumerate(feeds, start=1)
-        ]
-        return float(np.mean([ratio or 0.0 for ratio in ratios]))
+    def ratios_of(
+        self, network: onnx.ModelProto, feeds: Sequence[Mapping[str, AnyArray]], on_sample: Callable[[int], object]
+    ) -> SampleRatios:
+        """The SQNR of a network's answers with these inputs, dB; 0 for a sample that has none."""
+        run = self._sessions.opened(network)
 
-    def _answer(self, index: int, sample: int, feed: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-        outputs = self._runs[index]({**self._samples[sample], **feed})
+        def ratios(index: int, which: range) -> Floats:
+            on_sample(which.stop)
+            return np.array([self._ratio(run, sample, feeds[index]) or 0.0 for sample in which])
+
+        return ratios
+
+    def _ratio(self, run: SampleRunner, sample: int, feed: Mapping[str, AnyArray]) -> float | None:
+        if sample not in self._expected:
+            self._expected[sample] = self._answer(self._exact, sample, {})
+        return sample_sqnr_db(self._expected[sample], self._answer(run, sample, feed))
+
+    def _answer(self, run: SampleRunner, sample: int, feed: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        outputs = run({**self._samples[sample], **feed})
         return {name: outputs[name] for name in self._answers}

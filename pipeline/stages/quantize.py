@@ -81,7 +81,7 @@ class Quantize(Stage):
             record.check_measured("asymmetric quantization for ONNX Runtime")
         arithmetic, why = self.chosen_arithmetic()
         options = PlacementOptions(target=self.target, exclude=self.exclude, arithmetic=arithmetic)
-        quantized = qdq_from_onnx(proto, spans_from_ranges(record), options)
+        quantized = qdq_from_onnx(proto, spans_from_ranges(record.read_for(self.target)), options)
         if not quantized.placement.nodes:
             raise NothingQuantized(nothing_quantized(proto, quantized.placement.notes))
         notes = [*quantized.placement.notes, *([why] if self.target == "onnxruntime" else [])]

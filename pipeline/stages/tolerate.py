@@ -20,6 +20,7 @@ from calibration.analysis.adjustable import AdjustableNetwork
 from calibration.analysis.rounding import FP16, FP32, TF32, Format, rounded_from_onnx, steps_feed
 from calibration.data.batches import Samples
 from calibration.data.source import spread
+from calibration.graph.editing import opened
 from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram
@@ -27,6 +28,8 @@ from calibration.histogram.methods import Method
 from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.precision.scale import Arithmetic
 from calibration.precision.watch import watched_tensors
+from calibration.precision.weights import mean_axes
+from calibration.ranges.means import channel_means
 from calibration.ranges.ranges import (
     METHODS,
     Origin,
@@ -46,6 +49,8 @@ from pipeline.machine.progress import waiting
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
 
+MEAN_SAMPLES = 8
+"""Means of channels differ little with more."""
 LEAST_SAMPLES = 64
 """Of fewer the halves tell too little of how wide ranges are; a plan derives nothing then, and says so."""
 
@@ -64,6 +69,8 @@ class Rounding:
     percentile: float = 99.99
     methods: Mapping[str, Method] = field(default_factory=dict)
     """For ``auto``: how the range of each tensor is read."""
+    corrects_biases: bool = False
+    """Whether biases take back what rounded weights shift (``calibration.precision.weights``)."""
 
     def form(self) -> Format:
         """The floating-point format of what is not INT8."""
@@ -166,12 +173,14 @@ class Tolerate(Stage):
         And, by the one method, each tensor's amax on all of them.
         """
         assert rounding.target != "none"
-        halves = self._halves(model, proto, samples)
+        halves, means = self._halves(model, proto, samples)
+        means = means if rounding.corrects_biases else {}
         both = {name: histogram.merged(halves[1][name]) for name, histogram in halves[0].items()}
         origin = Origin("", "", samples.num_samples)
 
         def read(histograms: Mapping[str, Histogram], method: RangeMethod) -> RangesRecord:
-            return ranges_from_histograms(histograms, method, rounding.percentile, origin, rounding.methods)
+            ranges = ranges_from_histograms(histograms, method, rounding.percentile, origin, rounding.methods)
+            return ranges.with_means(means)
 
         methods: tuple[RangeMethod, ...] = METHODS if rounding.method == "any" else (rounding.method,)
         spans = [[spans_from_ranges(read(half, method)) for half in halves] for method in methods]
@@ -183,8 +192,11 @@ class Tolerate(Stage):
             return lots, {}
         return lots, {name: tensor.amax for name, tensor in read(both, methods[0]).tensors.items()}
 
-    def _halves(self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples) -> Halves:
-        """The histograms of one half of the samples and of the other; kept for the next kind of engine of the model."""
+    def _halves(self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples) -> tuple[Halves, Means]:
+        """The histograms of one half of the samples and of the other, and means of channels on a few of them.
+
+        They are kept for the next kind of engine of the model.
+        """
         key = (model.digest(), samples.digest(), str(self.num_samples), self.runner)
         if key not in _LAST_HALVES:
             watched = watched_tensors(proto, "placements", watchable(proto))
@@ -197,11 +209,14 @@ class Tolerate(Stage):
                     watched.completed(collect(run, islice(few(samples, self.num_samples), half, None, 2)))
                     for half in ((0, 1) if samples.num_samples > 1 else (0, 0))
                 )
+                axes = mean_axes(opened(proto).graph, set(watched.names))
+                means = channel_means(run, few(samples, min(self.num_samples or MEAN_SAMPLES, MEAN_SAMPLES)), axes)
             _LAST_HALVES.clear()
-            _LAST_HALVES[key] = (first, second)
+            _LAST_HALVES[key] = (first, second), means
         return _LAST_HALVES[key]
 
 
 Halves: TypeAlias = tuple[Mapping[str, Histogram], Mapping[str, Histogram]]
-_LAST_HALVES: dict[tuple[str, str, str, str], Halves] = {}
+Means: TypeAlias = dict[str, tuple[float, ...]]
+_LAST_HALVES: dict[tuple[str, str, str, str], tuple[Halves, Means]] = {}
 _LAST_REFERENCE: dict[tuple[str, str, str], Reference] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from calibration.analysis.range_choice import (
     ROUNDS,
     STUDENT_T,
     CandidateResult,
+    PlacementChoice,
     RangeChoice,
     candidates,
     choice_from_folder,
@@ -32,7 +34,14 @@ from calibration.errors import DataError
 from calibration.graph.answers import answer_tensors
 from calibration.histogram.accumulate import accumulator
 from calibration.precision.placement import PlacementOptions, PlacementTarget
-from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms, spans_from_ranges
+from calibration.ranges.ranges import (
+    METHODS,
+    Origin,
+    RangesRecord,
+    methods_of_tensors,
+    ranges_from_histograms,
+    spans_from_ranges,
+)
 from engines.backends import reference
 
 NETWORK = """
@@ -175,16 +184,40 @@ def test_one_network_serves_all_ranges(target: PlacementTarget, tmp_path: Path) 
 def test_a_choice_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert choice_from_folder(tmp_path) is None
     results = (CandidateResult("entropy", 12.0, 8, 0), CandidateResult("mse", 19.0, 8, 85))
-    choice = RangeChoice("mse", ("tensorrt",), ("logits",), results)
+    by_mse, by_entropy = (PlacementChoice("tensorrt", name, results) for name in ("mse", "entropy"))
+    choice = RangeChoice(("logits",), (by_mse,))
     write_choice(choice, tmp_path)
     read = choice_from_folder(tmp_path)
     assert read is not None
     assert read.sentence() == choice.sentence()
     assert "19.0 dB on 8 calibration samples, by entropy they would have 12.0 dB" in read.sentence()
-    assert RangeChoice("entropy", (), (), results).sentence().startswith("ranges by entropy: no other")
-    (tmp_path / CHOICE_FILE).write_text("{}")
-    with pytest.raises(DataError, match="is damaged"):
-        choice_from_folder(tmp_path)
+    assert read == choice
+    assert RangeChoice((), (by_entropy,)).sentence().startswith("ranges by entropy: no other")
+    other = replace(by_entropy, target="onnxruntime")
+    said = RangeChoice((), (by_mse, other)).sentence()
+    assert said.startswith("for tensorrt, ranges by mse: ")
+    assert "; for onnxruntime, ranges by entropy: no other" in said
+    for damaged in ("{}", (tmp_path / CHOICE_FILE).read_text().replace('"mse"', '"max"', 1)):
+        (tmp_path / CHOICE_FILE).write_text(damaged)
+        with pytest.raises(DataError, match="is damaged"):
+            choice_from_folder(tmp_path)
+
+
+def test_a_placement_reads_tensors_in_its_own_way(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    tensors = {"a": random.normal(size=9000), "b": random.exponential(size=9000)}
+    ranges = ranges_of(tensors).read_by(
+        "auto", {"a": "mse"}, {"tensorrt": {"a": "mse"}, "onnxruntime": {"a": "mse", "b": "minmax"}}
+    )
+    assert {name: dict(tensor.method_for) for name, tensor in ranges.tensors.items()} == {
+        "a": {}, "b": {"onnxruntime": "minmax"},
+    }  # fmt: skip
+    assert ranges.read_for("tensorrt") == ranges
+    assert ranges.read_for("onnxruntime").tensors["b"].amax == ranges.tensors["b"].amax_by_method["minmax"]
+    assert methods_of_tensors(ranges.read_for("onnxruntime")) == {"a": "mse", "b": "minmax"}
+    by_name = ranges.read_by("entropy", {})
+    assert not any(tensor.method_for for tensor in by_name.tensors.values())
+    assert by_name.read_for("onnxruntime") == by_name
 
 
 def test_ranges_are_read_by_another_method_without_histograms() -> None:

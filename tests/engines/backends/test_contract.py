@@ -273,6 +273,6 @@ def test_feeds_that_do_not_fit(runner: Runner, feed: dict[str, np.ndarray], word
 
 
 def test_nothing_is_loaded_before_enter(any_backend: Backend, tmp_path: Path) -> None:
-    runner = any_backend.load(tmp_path / "nowhere", num_threads=1)
+    runner = any_backend.load(tmp_path / "nowhere", num_threads=0)
     with pytest.raises((EngineError, Unavailable), match=rf"nowhere|{any_backend.NAME}|GPU"), runner:
         pytest.fail("there is no engine to load")

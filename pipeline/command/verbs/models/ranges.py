@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from calibration.analysis.range_choice import RangeChoice, choice_from_folder
+from calibration.analysis.range_choice import PlacementChoice, choice_from_folder
 from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.histogram.methods import Method
@@ -78,7 +78,8 @@ def show(folder: Path) -> None:
     versions = "".join(f", {tool} {version}" for tool, version in sorted(origin.versions.items()))
     console.print(Text(f"{what}; model {origin.model_digest[:12]}{versions}"))
     if (choice := choice_from_folder(folder)) is not None:
-        console.print(_choice_table(choice))
+        for placement in choice.placements:
+            console.print(_choice_table(choice.outputs, placement))
         console.print(Text(choice.sentence()))
     if (convergence := convergence_from_folder(folder)) is not None:
         console.print(_curve(convergence))
@@ -289,8 +290,9 @@ def _methods_table(methods: Sequence[MethodSummary]) -> Table:
     return table
 
 
-def _choice_table(choice: RangeChoice) -> Table:
-    table = Table("ranges", title=f"the outputs against FP32's ({', '.join(choice.placements)})")
+def _choice_table(outputs: Sequence[str], choice: PlacementChoice) -> Table:
+    which = outputs[0] if len(outputs) == 1 else f"{len(outputs)} outputs"
+    table = Table("ranges", title=f"{which} against FP32's, for {choice.target}")
     for head in ("SQNR", "samples", "tensors not\nby entropy"):
         table.add_column(head, justify="right")
     for result in choice.results:

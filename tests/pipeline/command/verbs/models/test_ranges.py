@@ -294,6 +294,10 @@ def test_two_runs_merged_are_one_run_over_all(command: Command, tiny: Path) -> N
     assert len(records[0].pop("parts")) == 2
     assert records[1].pop("parts") == []
     assert records[0].pop("data_digest") != records[1].pop("data_digest")
+    means, expected = ({n: t.pop("channel_means") for n, t in each["tensors"].items()} for each in records)
+    assert {name for name, values in means.items() if values} == {name for name, values in expected.items() if values}
+    for name, values in means.items():
+        np.testing.assert_allclose(values, expected[name], atol=0.3, err_msg="of other samples")
     assert records[0] == records[1]
     said = command("ranges", "merge", "of_a", "merged", "-o", "twice")
     assert said.status == 2
