@@ -16,7 +16,7 @@ from calibration.analysis.scale_check import scale_mismatches, target_of
 from calibration.data.batches import Samples
 from calibration.graph.watched_outputs import watch_tensors, write_watched
 from calibration.histogram.collect import RunModel
-from calibration.ranges.ranges import spans_from_ranges
+from calibration.ranges.ranges import RangesRecord, spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.span import Span
 from engines import backend
@@ -48,12 +48,17 @@ class Evidence:
         parts = (self.fp32, self.model, self.samples, self.ranges)
         return " ".join("" if part is None else part.digest() for part in parts)
 
+    def ranges_record(self) -> RangesRecord | None:
+        """The ranges, read for whom the model is placed; None where they are not known."""
+        if self.ranges is None:
+            return None
+        target = "tensorrt" if self.model is None else target_of(onnx.load(self.model.path, load_external_data=False))
+        return ranges_from_folder(self.ranges.path).read_for(target)
+
     def spans(self) -> dict[str, Span]:
         """The ranges by tensor; none where they are not known."""
-        if self.ranges is None:
-            return {}
-        target = "tensorrt" if self.model is None else target_of(onnx.load(self.model.path, load_external_data=False))
-        return spans_from_ranges(ranges_from_folder(self.ranges.path).read_for(target))
+        record = self.ranges_record()
+        return {} if record is None else spans_from_ranges(record)
 
     def scale_mismatches(self) -> list[str]:
         """What is wrong with the model's scales, a sentence each; the last says how many more there are."""

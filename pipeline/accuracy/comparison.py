@@ -94,8 +94,8 @@ class SavedOutputs:
         self.path = path
         self.runner, batches = _iterations(path)
         try:
-            self.arrays = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-            """All outputs by name, batches joined along the first dimension."""
+            self.arrays = {name: joined([batch[name] for batch in batches]) for name in batches[0]}
+            """All outputs by name, batches joined along the first dimension; see ``joined``."""
         except (KeyError, ValueError) as error:
             raise ConfigError(
                 f"{path}: its batches do not match each other ({error}); run `trtforge infer` again"
@@ -109,7 +109,7 @@ class SavedOutputs:
 
 
 def read_outputs(path: Path) -> dict[str, Array]:
-    """All outputs by name, batches joined along the first dimension.
+    """All outputs by name, batches joined along the first dimension; see ``joined``.
 
     Raises:
         ConfigError: the file is missing or is not Polygraphy's RunResults.
@@ -128,7 +128,8 @@ def compare(
     Raises:
         ConfigError: the outputs' names differ, or the numbers of samples do.
     """
-    names, first, second = _aligned(reference, candidate)
+    aligned = _aligned(reference, candidate)
+    names = aligned.names
     allowed = {name: atols.get(name, tolerance.atol) for name in names}
     with _quiet():
         from polygraphy.comparator import compare as polygraphy
@@ -138,10 +139,15 @@ def compare(
             "cosine": polygraphy.CosineSimilarityCompareFunc(cosine_similarity_threshold=tolerance.min_cosine),
             "psnr": polygraphy.PsnrCompareFunc(psnr_threshold=tolerance.min_psnr_db),
         }
-        pairs = list(zip(first, second, strict=True))
+        pairs = list(zip(aligned.references, aligned.candidates, strict=True))
         checks = {check: [function(have, want) for want, have in pairs] for check, function in results.items()}
         differences = {name: _difference([(want[name], have[name]) for want, have in pairs]) for name in names}
-    return {name: _summary(name, checks, differences[name], replace(tolerance, atol=allowed[name])) for name in names}
+    summaries = {n: _summary(n, checks, differences[n], replace(tolerance, atol=allowed[n])) for n in names}
+    return {name: _with_unlike(summary, aligned.unlike.get(name, "")) for name, summary in summaries.items()}
+
+
+def _with_unlike(summary: OutputComparison, unlike: str) -> OutputComparison:
+    return replace(summary, passed=False, failures=(unlike, *summary.failures)) if unlike else summary
 
 
 @dataclass
@@ -237,45 +243,115 @@ def _iterations(path: Path) -> tuple[str, list[dict[str, Array]]]:
     return str(runner), batches
 
 
-def _aligned(reference: SavedOutputs, candidate: SavedOutputs) -> tuple[list[str], list[Any], list[Any]]:
-    """Output names, and both sides as Polygraphy's iterations cut into the reference's batches."""
-    batches, outputs = reference.batches(), candidate.arrays
-    if set(batches[0]) != set(outputs):
+@dataclass(frozen=True)
+class _Aligned:
+    """Both sides as Polygraphy's iterations, cut into the reference's batches."""
+
+    names: list[str]
+    references: list[Any]
+    candidates: list[Any]
+    unlike: dict[str, str]
+    """Output -> which samples have other shapes than FP32's; they are left out."""
+
+
+def _aligned(reference: SavedOutputs, candidate: SavedOutputs) -> _Aligned:
+    theirs, ours = dict(reference.arrays), dict(candidate.arrays)
+    if set(theirs) != set(ours):
         raise ConfigError(
-            f"{candidate.path}: has the outputs {', '.join(sorted(outputs))}, but {reference.path} has "
-            f"{', '.join(sorted(batches[0]))}; compare engines of one model"
+            f"{candidate.path}: has the outputs {', '.join(sorted(ours))}, but {reference.path} has "
+            f"{', '.join(sorted(theirs))}; compare engines of one model"
         )
-    num_reference = sum(len(next(iter(batch.values()))) for batch in batches)
-    num_candidate = len(next(iter(outputs.values())))
+    num_reference, num_candidate = (len(next(iter(arrays.values()))) for arrays in (theirs, ours))
     if num_reference != num_candidate:
         raise ConfigError(
             f"{candidate.path}: holds {num_candidate} samples, but {reference.path} {num_reference}; run both on the "
             "same data"
         )
-    for name, array in outputs.items():
-        if array.shape[1:] != batches[0][name].shape[1:]:
+    sizes = [len(next(iter(batch.values()))) for batch in reference.batches()]
+    unlike: dict[str, str] = {}
+    for name, array in ours.items():
+        first, second = theirs[name], array
+        if first.dtype == object or second.dtype == object or first.ndim != second.ndim:
+            theirs[name], ours[name], unlike[name] = _by_sample(name, first, second)
+            sizes = [1] * num_reference
+        elif array.shape[1:] != first.shape[1:]:
             raise ConfigError(
-                f"{candidate.path}: output '{name}' is {array.shape[1:]} a sample, but {batches[0][name].shape[1:]} in "
+                f"{candidate.path}: output '{name}' is {array.shape[1:]} a sample, but {first.shape[1:]} in "
                 f"{reference.path}; compare engines of one model"
             )
     with _quiet():
         from polygraphy.comparator import IterationResult
 
         references, candidates, begin = [], [], 0
-        for batch in batches:
-            end = begin + len(next(iter(batch.values())))
-            cut = {name: (batch[name], array[begin:end]) for name, array in outputs.items()}
+        for size in sizes:
+            end = begin + size
+            cut = {name: (_cut(array, begin, end), _cut(ours[name], begin, end)) for name, array in theirs.items()}
             finite = {name: without_equal_infinities(*pair) for name, pair in cut.items()}
             want, have = ({name: pair[side] for name, pair in finite.items()} for side in (0, 1))
             references.append(IterationResult(_numbers(want), runner_name="reference"))
             candidates.append(IterationResult(_numbers(have), runner_name="candidate"))
             begin = end
-    return list(batches[0]), references, candidates
+    return _Aligned(list(theirs), references, candidates, unlike)
+
+
+def _by_sample(name: str, theirs: Array, ours: Array) -> tuple[Array, Array, str]:
+    """Outputs that belong to their sample whatever their shape, without those whose shapes differ; which these are."""
+    depth = max(_depth(theirs), _depth(ours))
+    first, second = ([_value(array, row, depth) for row in range(len(array))] for array in (theirs, ours))
+    differing = [row for row, (want, have) in enumerate(zip(first, second)) if want.shape != have.shape]
+    for row in differing:
+        first[row] = second[row] = np.zeros(1, theirs[row].dtype)
+    sentence = ""
+    if differing:
+        want, have = _value(theirs, differing[0], depth), _value(ours, differing[0], depth)
+        sentence = (
+            f"output '{name}' has another shape than FP32's on {len(differing)} of {len(theirs)} samples, such as "
+            f"{have.shape} instead of {want.shape} on sample {differing[0]}"
+        )
+    return _apart(first), _apart(second), sentence
+
+
+def _depth(array: Array) -> int:
+    """Dimensions of a sample's value."""
+    return int(array[0].ndim) if array.dtype == object else array.ndim - 1
+
+
+def _value(array: Array, row: int, depth: int) -> Array:
+    """A sample's value; by itself if the other side has one dimension more, as a part of the batch."""
+    value = np.asarray(array[row])
+    return value if value.ndim == depth else value[np.newaxis]
+
+
+def joined(parts: Sequence[Array]) -> Array:
+    """Batches as one array; an (N,) array of arrays where each is of one sample and their shapes differ.
+
+    Raises:
+        ValueError: their shapes differ, and they are of several samples.
+    """
+    if len({(part.ndim, part.shape[1:]) for part in parts}) == 1:
+        return np.concatenate(parts)
+    if any(part.ndim == 0 or len(part) != 1 for part in parts):
+        raise ValueError("outputs of several samples differ in shape")
+    return _apart([part[0] for part in parts])
+
+
+def _cut(array: Array, begin: int, end: int) -> Array:
+    """Some samples; of arrays, one sample as a batch."""
+    return np.asarray(array[begin])[np.newaxis] if array.dtype == object else array[begin:end]
+
+
+def _apart(values: Sequence[Array]) -> Array:
+    """(N,), of arrays."""
+    array = np.empty(len(values), object)
+    for row, value in enumerate(values):
+        array[row] = value
+    return array
 
 
 def _numbers(batch: Mapping[str, Array]) -> dict[str, Array]:
-    """Truth values as 0 and 1, which can be subtracted."""
-    return {name: array.astype(np.uint8) if array.dtype == np.bool_ else array for name, array in batch.items()}
+    """Truth values as 0 and 1, which can be subtracted; of a sample without values a 0."""
+    filled = {name: array if array.size else np.zeros((len(array), 1), array.dtype) for name, array in batch.items()}
+    return {name: array.astype(np.uint8) if array.dtype == np.bool_ else array for name, array in filled.items()}
 
 
 @contextmanager

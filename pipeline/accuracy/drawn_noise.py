@@ -66,6 +66,9 @@ class DrawnNoise:
 
     def add(self, draw: int, sample: int, expected: AnyArray, actual: AnyArray) -> None:
         """What a drawn engine answered on a sample."""
+        if actual.shape != expected.shape:  # Such as another number of detections.
+            self.noise[draw, sample] = self.largest[draw, sample] = math.inf
+            return
         expected, actual = without_equal_infinities(expected, actual)
         with np.errstate(all="ignore"):
             difference = np.abs(np.subtract(actual, expected, dtype=np.float64))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.analysis.sqnr import sqnr_db_of
+from calibration.analysis.sqnr import sqnr_db_of, without_equal_infinities
 from calibration.ranges.ranges import RangesRecord
 from engines.contract import Array
 from pipeline.accuracy.comparison import Tolerance
@@ -48,7 +48,10 @@ def too_noisy(
         if bound is None:
             continue
         indices = np.asarray(record["indices"])
-        ratio_db = sqnr_db_of(reference[name][indices], candidate[name][indices])
+        want, have = (_flat(arrays[name][indices]) for arrays in (reference, candidate))
+        if want.shape != have.shape:
+            continue  # Which is a failure already.
+        ratio_db = sqnr_db_of(*without_equal_infinities(want, have))
         if not ratio_db >= bound["min_sqnr_db"]:
             sentences.append(
                 f"output '{name}' has an SQNR of {ratio_db:.1f} dB on {record['num_samples']} samples, below the "
@@ -56,6 +59,11 @@ def too_noisy(
                 f"{bound['mean_db']:.1f} ± {bound['deviation_db']:.1f} dB"
             )
     return sentences
+
+
+def _flat(array: Array) -> Array:
+    """All values; of an array of arrays too."""
+    return np.concatenate([each.ravel() for each in array]) if array.dtype == object else array.ravel()
 
 
 def unlike_ranges(record: Mapping[str, Any], ranges: RangesRecord) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from calibration.data.batches import Samples
 from engines import backend, module_of
-from engines.contract import Array
+from engines.contract import Array, Runner
 from pipeline.accuracy.comparison import write_outputs
 from pipeline.artifact import Engine, Outputs
 from pipeline.engine_runner import SIMULATION, SIMULATOR, batch_bounds, padded, runner_of
@@ -68,21 +68,48 @@ class Infer(Stage):
 
 
 def _infer(on_sample: SendProgress, stage: Infer, engine: Engine, samples: Samples, path: Path) -> None:
-    batches: list[dict[str, Array]] = []
-    num_done = 0
     with runner_of(engine, stage.num_threads) as runner:
         smallest, largest = batch_bounds(engine, runner)
         batch_size = max(min(stage.batch_size, largest or stage.batch_size), smallest)
-        for feed in samples.batches(batch_size):
-            num_samples = len(next(iter(feed.values())))
-            answer = runner.infer(padded(feed, smallest))
-            for name, array in answer.items():
-                if array.ndim == 0 or len(array) != max(num_samples, smallest):
-                    raise EngineError(
-                        f"{engine.path.name}: output '{name}' is {array.shape} for a batch of {num_samples}; "
-                        "its first dimension must be the batch"
-                    )
-            batches.append({name: np.array(array[:num_samples]) for name, array in answer.items()})
-            num_done += num_samples
-            on_sample(num_done)
+        batches = _by_batch(runner, engine, samples, (batch_size, smallest), on_sample)
+        if batches is None:
+            batches = _by_sample(runner, samples, on_sample)
     write_outputs(path, SIMULATION if engine.simulated else engine.backend, batches)
+
+
+def _by_batch(
+    runner: Runner, engine: Engine, samples: Samples, sizes: tuple[int, int], on_sample: SendProgress
+) -> list[dict[str, Array]] | None:
+    """What a runner answers; None where its outputs do not have the batch first, and samples can be run by themselves.
+
+    ``sizes``: of a batch, and of the smallest one.
+    """
+    (batch_size, smallest), batches, num_done = sizes, [], 0
+    for feed in samples.batches(batch_size):
+        num_samples = len(next(iter(feed.values())))
+        answer = runner.infer(padded(feed, smallest))
+        for name, array in answer.items():
+            if array.ndim == 0 or len(array) != max(num_samples, smallest):
+                if smallest <= 1:
+                    return None
+                raise EngineError(
+                    f"{engine.path.name}: output '{name}' is {array.shape} for a batch of {smallest}, so it cannot be "
+                    "told which sample it belongs to; export the model with a batch of 1, or a dynamic one"
+                )
+        batches.append({name: np.array(array[:num_samples]) for name, array in answer.items()})
+        num_done += num_samples
+        on_sample(num_done)
+    return batches
+
+
+def _by_sample(runner: Runner, samples: Samples, on_sample: SendProgress) -> list[dict[str, Array]]:
+    """What a runner answers to each sample by itself, so that an output belongs to it whatever its shape.
+
+    Outputs that are not of one row on every sample, such as a detector's rows, get the batch's dimension in front.
+    """
+    answers: list[dict[str, Array]] = []
+    for num_done, feed in enumerate(samples.batches(1), start=1):
+        answers.append({name: np.array(array) for name, array in runner.infer(feed).items()})
+        on_sample(num_done)
+    apart = {name for answer in answers for name, array in answer.items() if array.ndim == 0 or len(array) != 1}
+    return [{name: array[np.newaxis] if name in apart else array for name, array in each.items()} for each in answers]

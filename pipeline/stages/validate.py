@@ -14,7 +14,6 @@ import numpy as np
 
 from calibration.arrays import Bools
 from calibration.data.user_function import module_sources
-from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend, module_of
 from engines.contract import Array
 from engines.precision import PRECISIONS, Precision
@@ -263,9 +262,10 @@ class Validate(Stage):
     def _of_ranges(self, judged: Judged, derived: dict[str, Any] | None) -> list[str]:
         """What is wrong with the ranges that the engine was made with, and with the scales in its model."""
         evidence = judged.evidence
-        if evidence is None or evidence.ranges is None:
+        record = None if evidence is None else evidence.ranges_record()
+        if evidence is None or record is None:
             return []
-        unlike = unlike_ranges(derived, ranges_from_folder(evidence.ranges.path)) if derived else []
+        unlike = unlike_ranges(derived, record) if derived else []
         return [*unlike, *evidence.scale_mismatches()]
 
     def _suspicion(

@@ -126,6 +126,19 @@ def test_nan_and_infinity_never_pass(tmp_path: Path, value: float) -> None:
     assert not found.passed
 
 
+def test_samples_of_one_row_are_compared_with_samples_of_several(tmp_path: Path) -> None:
+    """A detector that by chance found one thing on each sample, and another that did not."""
+    theirs = saved(tmp_path / "reference.json", *(np.full((1, 3), value, np.float32) for value in (1, 2, 3)))
+    rows = [np.full((1, size, 3), value, np.float32) for size, value in ((1, 1), (2, 2), (1, 4))]
+    found = compared_files(theirs, saved(tmp_path / "candidate.json", *rows), Tolerance(atol=9.0))["scores"]
+    (failure,) = found.failures
+    assert failure == (
+        "output 'scores' has another shape than FP32's on 1 of 3 samples, such as (2, 3) instead of (1, 3) on sample 1"
+    )
+    assert found.max_abs == 1.0
+    assert found.worst.index[0] == 2
+
+
 def test_the_same_infinities_agree_and_others_do_not(tmp_path: Path) -> None:
     masked = REFERENCE.copy()
     masked[:, 2] = -np.inf

@@ -13,7 +13,7 @@ from calibration.data.batches import Samples
 from engines import backend
 from engines.backends import reference
 from pipeline import record
-from pipeline.accuracy.comparison import read_outputs
+from pipeline.accuracy.comparison import SavedOutputs, Tolerance, compare, read_outputs, write_outputs
 from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.engine_runner import SIMULATION, runner_of
 from pipeline.errors import EngineError, Unavailable
@@ -59,10 +59,52 @@ net (float[N, 5] x) => (float total) { total = ReduceSum <keepdims = 0> (x) }
 """
 
 
-def test_an_output_without_the_batch_is_refused_by_name(tmp_path: Path, out: Out) -> None:
+def test_an_output_without_the_batch_is_each_samples_own(tmp_path: Path, out: Out) -> None:
     model = save(WITHOUT_BATCH, tmp_path / "net.onnx")
-    with pytest.raises(EngineError, match=r"output 'total' is \(\) for a batch of 10; its first dimension must be"):
+    samples = samples_for(model)
+    total = read_outputs(Infer()(out(), Engine(model.path), samples).path)["total"].astype(np.float64)
+    np.testing.assert_allclose(total, np.load(samples.source.path)["x"].sum(axis=1), rtol=1e-5)
+
+
+def test_a_fixed_batch_of_several_and_an_output_without_it_is_refused(tmp_path: Path, out: Out) -> None:
+    model = save(WITHOUT_BATCH.replace("N, 5", "4, 5"), tmp_path / "net.onnx")
+    with pytest.raises(EngineError, match=r"output 'total' is \(\) for a batch of 4, so it cannot be told"):
         Infer()(out(), Engine(model.path), samples_for(model))
+
+
+ROWS = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[1, 5] x) => (int64[K, 2] picked, float[3, 1] late)
+<int64[2] turn = {1, 0}, int64[1] three = {3}, int64[1] first = {1}, int64[2] shape = {3, 1}>
+{
+  above = Relu (x)  indices = NonZero (above)  picked = Transpose <perm = [1, 0]> (indices)
+  zero = Sub (x, x)  sum = ReduceSum (zero)  late = Expand (sum, shape)
+}
+"""
+
+
+def test_outputs_whose_rows_differ_by_sample(tmp_path: Path, out: Out) -> None:
+    model = save(ROWS, tmp_path / "net.onnx")
+    samples = samples_for(model)
+    x = np.load(samples.source.path)["x"]
+    answer = Infer()(out(), Engine(model.path), samples)
+    outputs = read_outputs(answer.path)
+    assert [len(rows) for rows in outputs["picked"]] == (x > 0).sum(axis=1).tolist()
+    assert outputs["picked"].dtype.kind == "O"
+    assert (outputs["picked"].shape, outputs["late"].shape) == ((10,), (10, 3, 1))
+    same = compare(SavedOutputs(answer.path), SavedOutputs(answer.path), Tolerance(atol=0.0))
+    assert {name: (each.passed, each.max_abs) for name, each in same.items()} == {
+        "picked": (True, 0.0), "late": (True, 0.0),
+    }  # fmt: skip
+    rows = [{"picked": outputs["picked"][row][None], "late": outputs["late"][row][None]} for row in range(10)]
+    rows[3]["picked"] = np.zeros((1, 0, 2), np.int64)
+    write_outputs(tmp_path / "other.json", "onnxruntime", rows)
+    other = SavedOutputs(tmp_path / "other.json")
+    (failure,) = compare(SavedOutputs(answer.path), other, Tolerance(atol=99.0))["picked"].failures
+    assert failure.startswith(
+        "output 'picked' has another shape than FP32's on 1 of 10 samples, such as (0, 2) instead"
+    )
+    assert failure.endswith("on sample 3")
 
 
 def test_a_simulated_engine_is_said_to_be_one(net: OnnxModel, ranges: Ranges, out: Out) -> None:
