@@ -86,6 +86,7 @@ def fp16_from_onnx(model: onnx.ModelProto, keep_fp32: Collection[str]) -> onnx.M
         ports[node.name or ""] = _Ports() if is_full else _half_ports(node, opset, graph)
     _retype(graph, ports)
     _drop_idle_casts(graph)
+    _cast_behind_transposes(graph, value_names(graph) | {node.name or "" for node in graph})
     return closed(opened_model)
 
 
@@ -361,6 +362,32 @@ def _drop_idle_casts(graph: ir.Graph) -> None:
         if node.inputs[0].dtype == node.outputs[0].dtype == _HALF:
             node.outputs[0].replace_all_uses_with(node.inputs[0])
             graph.remove(node, safe=True)
+
+
+def _can_move(node: ir.Node) -> bool:
+    return node.op_type == "Transpose" and not node.outputs[0].is_graph_output()
+
+
+def _cast_behind_transposes(graph: ir.Graph, taken: set[str]) -> None:
+    """Let values be cast to FP16 behind the Transpose that reads them, not in front of it.
+
+    ONNX Runtime 1.32 ends with a segmentation fault while it optimizes Cast, Transpose with the batch moved, MatMul.
+    """
+    for node in list(graph):
+        if node.op_type != "Cast" or node.outputs[0].dtype != _HALF or node.outputs[0].is_graph_output():
+            continue
+        uses, value = list(node.outputs[0].uses()), node.inputs[0]
+        movers = [use.node for use in uses]
+        if value is None or value.dtype != _FLOAT or not uses or not all(map(_can_move, movers)):
+            continue
+        for mover in movers:
+            moved = mover.outputs[0]
+            mover.replace_input_with(0, value)
+            moved.type = ir.TensorType(_FLOAT)
+            readers = list(moved.uses())
+            cast = _cast(graph, moved, _HALF, taken)
+            _rewire(readers, cast)
+        graph.remove(node, safe=True)
 
 
 __all__ = ["fp16_from_onnx", "named", "nodes_beyond_fp16", "weights_beyond_fp16"]

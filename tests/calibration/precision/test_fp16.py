@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto
-from onnx.numpy_helper import to_array
+from onnx.numpy_helper import from_array, to_array
 
 from calibration.errors import DataError
 from calibration.precision.fp16 import (
@@ -308,3 +308,22 @@ def test_what_reads_coordinates_stays_fp32_as_a_whole(text: str) -> None:
     assert {types[name] for name in (*node.input[:2], *node.output)} == {TensorProto.FLOAT}
     relu = next(node for node in half.graph.node if node.op_type == "Relu")
     assert types[relu.output[0]] == TensorProto.FLOAT16
+
+
+def test_a_cast_goes_behind_the_transposes_that_read_it() -> None:
+    """ONNX Runtime 1.32 dies of Cast, Transpose of the batch, MatMul; this one runs, and answers."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[N,12,16] x) => (float[12,N,4] y, float[16,12,N] z)
+    { t = Transpose <perm = [1,0,2]> (x)  y = MatMul (t, w)  u = Transpose (x)  z = Mul (u, u) }
+    """
+    model = _model(text)
+    random = np.random.default_rng(0)
+    model.graph.initializer.append(from_array(random.normal(size=(16, 4)).astype(np.float32), "w"))
+    half = fp16_from_onnx(model, keep_fp32=())
+    types = _types(half)
+    assert (types["t"], types["u"]) == (TensorProto.FLOAT, TensorProto.FLOAT)
+    assert _operators(half)["Cast"] == 4, "behind each Transpose, and in front of each output"
+    x = random.normal(size=(8, 12, 16)).astype(np.float32)
+    for expected, found in zip(_run(model, x=x), _run(half, x=x), strict=True):
+        np.testing.assert_allclose(found, expected, atol=0.05)

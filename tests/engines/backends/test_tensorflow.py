@@ -88,6 +88,17 @@ def test_weights_are_stored_once(tf: Any, tmp_path: Path) -> None:
     assert 4_004_000 < size < 1.1 * 4_004_000
 
 
+def test_augmentation_inside_does_nothing(tf: Any, tmp_path: Path) -> None:
+    layers = [tf.keras.layers.RandomFlip(), tf.keras.layers.RandomRotation(0.1), tf.keras.layers.Rescaling(0.5)]
+    tf.keras.Sequential([tf.keras.Input((4, 4, 3)), *layers, tf.keras.layers.Dropout(0.5)]).save(tmp_path / "a.keras")
+    backend.savedmodel_from_keras(tmp_path / "a.keras", tmp_path / "saved")
+    image = np.random.default_rng(0).uniform(size=(3, 4, 4, 3)).astype(np.float32)
+    with backend.load(tmp_path / "saved", num_threads=0) as runner:
+        (name,) = (spec.name for spec in runner.inputs)
+        (found,) = runner.infer({name: image}).values()
+    np.testing.assert_array_equal(found, image / 2)
+
+
 def test_a_dictionary_of_inputs_and_outputs(tf: Any, tmp_path: Path) -> None:
     ports = {"second": tf.keras.Input((1,), name="second"), "first": tf.keras.Input((1,), name="first")}
     model = tf.keras.Model(ports, {"difference": ports["first"] - ports["second"]})

@@ -101,9 +101,7 @@ def test_outputs_whose_rows_differ_by_sample(tmp_path: Path, out: Out) -> None:
     write_outputs(tmp_path / "other.json", "onnxruntime", rows)
     other = SavedOutputs(tmp_path / "other.json")
     (failure,) = compare(SavedOutputs(answer.path), other, Tolerance(atol=99.0))["picked"].failures
-    assert failure.startswith(
-        "output 'picked' has another shape than FP32's on 1 of 10 samples, such as (0, 2) instead"
-    )
+    assert failure.startswith("output 'picked' has another shape than FP32's on 1 of 10 samples, such as (0, 2) inst")
     assert failure.endswith("on sample 3")
 
 
