@@ -171,8 +171,9 @@ def savedmodel_from_keras(source: Path, folder: Path, *, allow_lambda: bool = Fa
             raise EngineError(f"{source}: two {word} of the model have one name ({', '.join(names)}); rename one")
     module = tf.Module()
     module.model = model
-    # Those of layers that Keras 3 does not track as TensorFlow does, such as the seeds of augmentation.
-    module.further = [getattr(variable, "value", variable) for variable in model.variables]
+    weights = {id(weight) for weight in model.weights}
+    # Seeds of augmentation and dropout, which Keras 3 does not track as TensorFlow does.
+    module.seeds = [getattr(v, "value", v) for v in model.variables if id(v) not in weights]
 
     @tf.function(input_signature=takes, autograph=False)  # type: ignore[untyped-decorator]
     def serve(*values: Any) -> dict[str, Any]:
