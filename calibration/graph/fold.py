@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from calibration.graph.editing import (
     add_initializer,
@@ -51,14 +50,32 @@ def fold_batch_norm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         ModelError: the result is not valid ONNX.
     """
     opened_model = opened(model)
-    passes.IdentityEliminationPass()(opened_model)
     graph = opened_model.graph
+    _drop_identities(graph)
     num_folded = 0
     for node in list(graph):
         if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx"):
             while _fold_next(graph, node):
                 num_folded += 1
     return closed(opened_model), num_folded
+
+
+def _drop_identities(graph: ir.Graph) -> None:
+    """Identity nodes go, but for those that give an output what is an input, a constant, or another output.
+
+    Those of a Scan, Loop or If stay: an output there must be a value of its own.
+    """
+    for node in list(graph):
+        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
+            continue
+        value, output = node.inputs[0], node.outputs[0]
+        if not output.is_graph_output():
+            output.replace_all_uses_with(value)
+        elif value.producer() is None or value.is_graph_output() or value.graph is not graph:
+            continue
+        else:
+            take_place(output, value)
+        graph.remove(node, safe=True)
 
 
 def portable_names(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:

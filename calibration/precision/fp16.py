@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import onnx
@@ -26,6 +26,7 @@ from calibration.graph.editing import (
     value_names,
 )
 from calibration.precision.bounds import implied_spans
+from calibration.precision.half_ports import Ports, half_ports
 from calibration.precision.underflow import underflow
 from calibration.ranges.span import Span
 
@@ -39,23 +40,11 @@ underflows."""
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _ANY_TYPE = ("Cast", "Shape", "Size")
 """Take what they get: a Cast in front of them would be for nothing."""
-_DATA_ONLY = ("Resize", "Upsample")
-"""Only their first input becomes FP16: the others are coordinates and scales."""
-_COORDINATES = ("GridSample", "RoiAlign", "MaxRoiPool")
-"""Read coordinates, which FP16 holds coarsely, beside data of what must be one type for TensorRT: FP32 as a whole."""
 _AVERAGES = ("GlobalAveragePool", "AveragePool", "ReduceMean")
 _SQUARES = ("ReduceL2", "LpNormalization", "InstanceNormalization", "MeanVarianceNormalization", "GlobalLpPool")
 """Square their input, or its distance from the mean, on the way."""
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Ports:
-    """The inputs and outputs of one node that are FP16."""
-
-    inputs: frozenset[int] = frozenset()
-    outputs: frozenset[int] = frozenset()
 
 
 def fp16_from_onnx(model: onnx.ModelProto, keep_fp32: Collection[str]) -> onnx.ModelProto:
@@ -80,10 +69,10 @@ def fp16_from_onnx(model: onnx.ModelProto, keep_fp32: Collection[str]) -> onnx.M
         _LOG.info("node '%s' stays FP32: %s", name, reason)
     opset = opened_model.opset_imports.get("", 1)
     shape_born = _shape_born(graph)
-    ports: dict[str, _Ports] = {}
+    ports: dict[str, Ports] = {}
     for node in graph:
         is_full = node.name in keep_fp32 or node.name in beyond or node.name in shape_born
-        ports[node.name or ""] = _Ports() if is_full else _half_ports(node, opset, graph)
+        ports[node.name or ""] = Ports() if is_full else half_ports(node, opset, graph)
     _retype(graph, ports)
     _drop_idle_casts(graph)
     _cast_behind_transposes(graph, value_names(graph) | {node.name or "" for node in graph})
@@ -125,7 +114,7 @@ def nodes_beyond_fp16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict
     for node in graph:
         reasons = [reason_of[node.name]] if node.name in reason_of else []
         for value in (*node.inputs, *node.outputs):
-            if value is None or value.dtype != _FLOAT or value.name in fixed or not _is_read(value):
+            if not _is_float(value) or value.name in fixed or not _is_read(value):
                 continue
             reasons += _beyond(value.name or "", _span(spans, value.name or "", node.name or ""))
         if node.inputs and node.inputs[0] is not None and node.inputs[0].name in spans:
@@ -147,7 +136,7 @@ def undecided_for_fp16(graph: ir.Graph, spans: Mapping[str, Span]) -> list[str]:
     for node in graph:
         inside = node.op_type in (*_AVERAGES, *_SQUARES)
         for value in (*node.inputs, *node.outputs):
-            if value is not None and value.dtype == _FLOAT and value.name not in fixed and _is_read(value):
+            if _is_float(value) and value.name not in fixed and _is_read(value):
                 name = value.name or ""
                 if name not in decided or (inside and name not in spans):
                     undecided[name] = None
@@ -174,6 +163,11 @@ def _span(spans: Mapping[str, Span], name: str, node: str) -> Span:
             f"ranges: node '{node}' has '{name}', for which calibration has no range; calibrate this model again"
         )
     return spans[name]
+
+
+def _is_float(value: ir.Value | None) -> TypeGuard[ir.Value]:
+    """A tensor; not a sequence of tensors, which has its element's type too."""
+    return value is not None and value.dtype == _FLOAT and isinstance(value.type, ir.TensorType)
 
 
 def _is_read(value: ir.Value) -> bool:
@@ -255,45 +249,7 @@ def _shape_born(graph: ir.Graph) -> frozenset[str]:
     return frozenset(node.name or "" for node in graph if any(value.name in born for value in node.outputs))
 
 
-def _half_ports(node: ir.Node, opset: int, graph: ir.Graph) -> _Ports:
-    """The inputs and outputs of a node that ONNX allows to be FP16; none if it has to stay FP32."""
-    if holds_graph(node) or any(value.dtype is None for value in (*node.inputs, *node.outputs) if value is not None):
-        return _Ports()
-    if node.op_type in _COORDINATES and node.domain in ("", "ai.onnx"):
-        return _Ports()
-    if any(value.is_graph_output() and value not in graph.outputs for value in node.outputs):
-        return _Ports()
-    if node.op_type == "Cast" and node.domain in ("", "ai.onnx"):
-        return _Ports(outputs=frozenset({0}) if node.outputs[0].dtype == _FLOAT else frozenset())
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-    except onnx.defs.SchemaError:
-        return _Ports()
-    both = {
-        constraint.type_param_str
-        for constraint in schema.type_constraints
-        if {"tensor(float)", "tensor(float16)"} <= set(constraint.allowed_type_strs)
-    }
-    inputs = {
-        index: schema.inputs[min(index, len(schema.inputs) - 1)].type_str
-        for index, value in enumerate(node.inputs)
-        if value is not None and value.dtype == _FLOAT and (index == 0 or node.op_type not in _DATA_ONLY)
-    }
-    outputs = {
-        index: schema.outputs[min(index, len(schema.outputs) - 1)].type_str
-        for index, value in enumerate(node.outputs)
-        if value.dtype == _FLOAT
-    }
-    bound = set(inputs.values()) & both
-    if any(variable in both - bound for variable in outputs.values()):
-        return _Ports()
-    return _Ports(
-        frozenset(index for index, variable in inputs.items() if variable in bound),
-        frozenset(index for index, variable in outputs.items() if variable in bound),
-    )
-
-
-def _retype(graph: ir.Graph, ports: Mapping[str, _Ports]) -> None:
+def _retype(graph: ir.Graph, ports: Mapping[str, Ports]) -> None:
     """Give every reader the type that its port has: weights are stored in it, activations are cast to it once."""
     weights = [(value, constant(value)) for value in graph.initializers.values()]
     produced = [output for node in graph for output in node.outputs]
@@ -321,7 +277,7 @@ def _retype(graph: ir.Graph, ports: Mapping[str, _Ports]) -> None:
                 _become_output(graph, value, cast, taken)
 
 
-def _inputs(node: ir.Node, graph: ir.Graph, ports: Mapping[str, _Ports]) -> frozenset[int]:
+def _inputs(node: ir.Node, graph: ir.Graph, ports: Mapping[str, Ports]) -> frozenset[int]:
     """Indices of the FP16 inputs of a node; none in a subgraph."""
     return ports[node.name or ""].inputs if node.graph is graph else frozenset()
 

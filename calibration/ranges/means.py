@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
 from calibration.arrays import AnyArray, Floats
 from calibration.histogram.collect import RunModel
 
+ChannelMeans: TypeAlias = dict[str, tuple[float, ...]]
+"""Tensor -> (C,) means."""
 
-def channel_means(
-    run: RunModel, samples: Iterable[Mapping[str, AnyArray]], axes: Mapping[str, int]
-) -> dict[str, tuple[float, ...]]:
+
+def channel_means(run: RunModel, samples: Iterable[Mapping[str, AnyArray]], axes: Mapping[str, int]) -> ChannelMeans:
     """The mean of each channel of some tensors; a sample counts as much as another, whatever its size.
 
     Args:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
 
 from calibration.errors import DataError
 from calibration.graph.tensor_digests import differing
 from calibration.histogram.histogram import Histogram
 from calibration.histogram.methods import Method
+from calibration.ranges.means import ChannelMeans
 from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder
 
@@ -58,17 +58,14 @@ def merged_ranges(folders: Sequence[Path], method: Method | None = None) -> tupl
     return ranges.with_means(_weighted(means)), histograms
 
 
-Means: TypeAlias = Mapping[str, tuple[float, ...]]
-
-
-def _means(ranges: RangesRecord) -> Means:
+def _means(ranges: RangesRecord) -> ChannelMeans:
     return {name: tensor.channel_means for name, tensor in ranges.tensors.items() if tensor.channel_means}
 
 
-def _weighted(runs: Sequence[tuple[int, Means]]) -> dict[str, tuple[float, ...]]:
+def _weighted(runs: Sequence[tuple[int, ChannelMeans]]) -> ChannelMeans:
     """Means over the runs, of the tensors that all of them have, weighted by their samples; as exact as float64 is."""
     num_samples = sum(num for num, _ in runs)
-    weighted = {}
+    weighted: ChannelMeans = {}
     for name, first in runs[0][1].items():
         rows = [(num, means.get(name, ())) for num, means in runs]
         if all(len(row) == len(first) for _, row in rows):

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import onnx
 
+from calibration.errors import ModelError
 from calibration.graph.editing import model_from_file, nodes_of, without_weight_inputs
+from calibration.graph.opset import brought_to, opset_of
 from calibration.graph.weightless import skeleton_from_file
 from pipeline.artifact import Engine, OnnxModel, Source
 from pipeline.errors import StageError
@@ -32,7 +34,7 @@ def to_onnx(source: Source, out: Path, how: Conversion) -> Converted:
     """Read, check and bring it to the opset. See ``contract.SourceKind``."""
     original, num_inputs = without_weight_inputs(_read_onnx(source.path))
     notes = [f"export: {num_inputs} weights were listed as inputs; they are constants now"] if num_inputs else []
-    return Converted(_upgraded(original, source.path, how.opset, notes), original, notes)
+    return Converted(_in_opset(original, source.path, how.opset, notes), original, notes)
 
 
 def trained(source: Source, exported: OnnxModel, runner: str) -> Engine:
@@ -62,18 +64,16 @@ def _read_onnx(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _upgraded(model: onnx.ModelProto, path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:
-    """The model in ``opset`` at least; ``notes`` are added to."""
-    model_opset = next((entry.version for entry in model.opset_import if entry.domain in OWN_DOMAINS[:2]), 0)
-    if model_opset < opset:
-        try:
-            model = onnx.version_converter.convert_version(model, opset)
-        except Exception as error:
-            raise StageError(
-                f"{path}: is opset {model_opset}, and onnx cannot convert it to {opset} ({first_line(error)}); "
-                f"export it with {opset}"
-            ) from error
-        notes.append(f"export: converted from opset {model_opset} to {opset}")
-    elif model_opset > opset:
-        notes.append(f"export: opset {model_opset} is kept, as nothing converts it back to {opset}")
-    return model
+def _in_opset(model: onnx.ModelProto, path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:
+    """The model in ``opset``, or in its own where that is later and onnx cannot bring it down; notes are added to."""
+    before = opset_of(model)
+    try:
+        brought = brought_to(model, opset)
+    except ModelError as error:
+        if before <= opset:
+            raise StageError(f"{path}: {first_line(error)}; export it with {opset}") from error
+        notes.append(f"export: opset {before} is kept: {first_line(error)}")
+        return model
+    if before not in (0, opset):
+        notes.append(f"export: converted from opset {before} to {opset}")
+    return brought

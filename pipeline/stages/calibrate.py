@@ -26,7 +26,7 @@ from calibration.histogram.histogram import Histogram
 from calibration.precision.watch import TARGETS, Watch, watched_tensors
 from calibration.precision.weights import mean_axes
 from calibration.ranges.convergence import ConvergenceTracker, write_convergence
-from calibration.ranges.means import channel_means
+from calibration.ranges.means import ChannelMeans, channel_means
 from calibration.ranges.ranges import AUTO, Origin, RangeMethod, RangesRecord, ranges_from_histograms
 from calibration.ranges.ranges_file import write_ranges
 from engines import backend, module_of
@@ -126,9 +126,7 @@ class Calibrate(Stage):
         (out / "notes.json").write_text(json.dumps(notes))
         return Ranges(folder)
 
-    def _means(
-        self, watched_model: Path, recorder: SampleRecorder, axes: Mapping[str, int]
-    ) -> dict[str, tuple[float, ...]]:
+    def _means(self, watched_model: Path, recorder: SampleRecorder, axes: Mapping[str, int]) -> ChannelMeans:
         """The means of the channels that products sum over, on the samples that were kept."""
         with ExitStack() as stack:
             run = Sessions(stack, self.runner, self.num_threads).of_file(watched_model)

@@ -29,7 +29,7 @@ from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.precision.scale import Arithmetic
 from calibration.precision.watch import watched_tensors
 from calibration.precision.weights import mean_axes
-from calibration.ranges.means import channel_means
+from calibration.ranges.means import ChannelMeans, channel_means
 from calibration.ranges.ranges import (
     METHODS,
     Origin,
@@ -192,7 +192,7 @@ class Tolerate(Stage):
             return lots, {}
         return lots, {name: tensor.amax for name, tensor in read(both, methods[0]).tensors.items()}
 
-    def _halves(self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples) -> tuple[Halves, Means]:
+    def _halves(self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples) -> tuple[Halves, ChannelMeans]:
         """The histograms of one half of the samples and of the other, and means of channels on a few of them.
 
         They are kept for the next kind of engine of the model.
@@ -217,6 +217,5 @@ class Tolerate(Stage):
 
 
 Halves: TypeAlias = tuple[Mapping[str, Histogram], Mapping[str, Histogram]]
-Means: TypeAlias = dict[str, tuple[float, ...]]
-_LAST_HALVES: dict[tuple[str, str, str, str], tuple[Halves, Means]] = {}
+_LAST_HALVES: dict[tuple[str, str, str, str], tuple[Halves, ChannelMeans]] = {}
 _LAST_REFERENCE: dict[tuple[str, str, str], Reference] = {}

@@ -230,7 +230,7 @@ def test_nan_in_a_sample_is_named_with_file_and_index(folder: Path) -> None:
     arrays["x_calibration"][7, 1, 2, 3] = np.nan
     np.savez(folder / "data.npz", **arrays)
     store = Store(folder / "store")
-    with pytest.raises(DataError, match=r"data\.npz: input 'image' has NaN in sample 7, finite numbers are expected"):
+    with pytest.raises(DataError, match=r"data\.npz: input 'image' has NaN in sample 7, numbers are expected"):
         made_by(folder, "calibrate", store)
     assert "calibrate" not in stages_of(store)
 

@@ -75,10 +75,18 @@ def test_folding_can_be_left_out(tmp_path: Path) -> None:
     assert made.notes() == []
 
 
-def test_a_later_opset_is_kept_and_noted(tmp_path: Path) -> None:
+def test_a_later_opset_is_brought_down_with_the_same_answers(tmp_path: Path) -> None:
     made = export_onnx(conv_model(19), tmp_path, Export(fold=False))
-    assert onnx.load(made.path).opset_import[0].version == 19
-    assert made.notes() == ["export: opset 19 is kept, as nothing converts it back to 17"]
+    assert onnx.load(made.path).opset_import[0].version == 17
+    assert made.notes() == ["export: converted from opset 19 to 17"]
+
+
+def test_a_later_opset_that_cannot_be_brought_down_is_kept_and_noted(tmp_path: Path) -> None:
+    text = '<ir_version: 9, opset_import: ["" : 20]> net (float[N] x) => (float[N] y) { y = Gelu (x) }'
+    made = export_onnx(onnx.parser.parse_model(text), tmp_path, Export())
+    assert onnx.load(made.path).opset_import[0].version == 20
+    (note,) = made.notes()
+    assert note.startswith("export: opset 20 is kept: onnx cannot convert it from opset 20 to 17 (")
 
 
 @pytest.mark.parametrize("opset", [12, 19])
