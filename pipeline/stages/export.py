@@ -11,6 +11,7 @@ import onnx
 
 from calibration.graph.constants import fold_constants
 from calibration.graph.fold import fold_batch_norm, portable_names
+from calibration.graph.pools import pool_means
 from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, StageError
 from pipeline.machine.packages import distribution_versions
@@ -71,6 +72,9 @@ class Export(Stage):
         model, num_computed = fold_constants(model)
         if num_computed:
             notes.append(f"export: what depends on constants alone is computed, number of nodes: {num_computed}")
+        model, num_pools = pool_means(model)
+        if num_pools:
+            notes.append(f"export: means over all positions are written as GlobalAveragePool: {num_pools}")
         if self.fold:
             model, num_folded = fold_batch_norm(model)
             if num_folded:

@@ -1,0 +1,71 @@
+"""Global means as pools, which runtimes have integer kernels for."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from calibration.graph.editing import (
+    attribute_int,
+    closed,
+    constant,
+    dimensions,
+    opened,
+    take_place,
+    unique,
+    value_names,
+)
+
+
+def pool_means(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """Write each ReduceMean over all positions of (N, C, …) data, as PyTorch exports a pool, as GlobalAveragePool.
+
+    With ``keepdims = 0`` a Flatten follows. Returns the model, and how many there were; the same model if none.
+
+    Raises:
+        ModelError: the result is not valid ONNX.
+    """
+    opened_model = opened(model)
+    graph = opened_model.graph
+    taken = value_names(graph) | {node.name or "" for node in graph}
+    means = [node for node in graph if _is_global_mean(node)]
+    for node in means:
+        _write_pool(graph, node, taken)
+    return (closed(opened_model), len(means)) if means else (model, 0)
+
+
+def _is_global_mean(node: ir.Node) -> bool:
+    if node.op_type != "ReduceMean" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
+        return False
+    shape = dimensions(node.inputs[0])
+    if shape is None or len(shape) < 3 or node.inputs[0].dtype != ir.DataType.FLOAT:
+        return False
+    axes = _axes(node)
+    return axes is not None and sorted(axis % len(shape) for axis in axes) == list(range(2, len(shape)))
+
+
+def _axes(node: ir.Node) -> list[int] | None:
+    """As an attribute, or from opset 18 on an input; None where they are not known, or left out."""
+    if "axes" in node.attributes:
+        return [int(axis) for axis in node.attributes["axes"].as_ints()]
+    array = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    return None if array is None else [int(axis) for axis in array]
+
+
+def _write_pool(graph: ir.Graph, node: ir.Node, taken: set[str]) -> None:
+    data, mean = node.inputs[0], node.outputs[0]
+    assert data is not None
+    assert data.shape is not None
+    pool = ir.Node("", "GlobalAveragePool", [data], name=node.name)
+    nodes = [pool]
+    pool.outputs[0].name = unique(f"{mean.name}_pool", taken)
+    pool.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    pool.outputs[0].shape = ir.Shape([*data.shape[:2], *[1] * (len(data.shape) - 2)])
+    if not attribute_int(node, "keepdims", 1):
+        flatten = ir.Node("", "Flatten", [pool.outputs[0]], name=unique(f"{node.name}_Flatten", taken))
+        flatten.outputs[0].name = unique(f"{mean.name}_flat", taken)
+        nodes.append(flatten)
+    taken |= {each.outputs[0].name or "" for each in nodes} | {each.name or "" for each in nodes}
+    graph.insert_after(node, nodes)
+    take_place(mean, nodes[-1].outputs[0])
+    graph.remove(node, safe=True)
