@@ -261,7 +261,8 @@ def _open(source: DataSource, specs: tuple[InputSpec, ...], preprocess: Preproce
     foreign = [file for file in files if file.suffix.lower() in image_folder.FOREIGN_SUFFIXES]
     if foreign:
         raise DataError(
-            f"{foreign[0]}: is a '{foreign[0].suffix}' picture, JPEG or PNG is expected; convert or move it"
+            f"{foreign[0]}: is a '{foreign[0].suffix}' picture, JPEG, PNG, BMP, WebP or TIFF is expected; convert or "
+            "move it"
         )
     if arrays and images:
         raise DataError(
@@ -270,7 +271,9 @@ def _open(source: DataSource, specs: tuple[InputSpec, ...], preprocess: Preproce
     if arrays:
         return open_array_files(arrays, source, specs, folder)
     if not images:
-        raise DataError(f"{source.path}: holds no .npz, .npy, .jpg, .jpeg or .png file; put samples there")
+        raise DataError(
+            f"{source.path}: holds no .npz, no .npy and no picture (.jpg, .png, .bmp, .webp, .tif); put samples there"
+        )
     if len(specs) != 1:
         raise DataError(
             f"{source.path}: holds images, which can feed one input, the model's are {quoted(names)}; use .npz "

@@ -1,4 +1,4 @@
-"""Read samples from a folder of JPEG and PNG files, labelled by sub-folder or by a CSV."""
+"""Read samples from a folder of pictures, labelled by sub-folder or by a CSV."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from calibration.data.source import (
 )
 from calibration.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-FOREIGN_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
+FOREIGN_SUFFIXES = (".gif", ".heic", ".avif", ".jp2")
 """Pictures that are not read; left out in silence they would thin the data."""
 BY_FOLDER = "folders"
 
@@ -153,7 +153,7 @@ def _labels_from_csv(names: list[str], source: DataSource, folder: Path) -> AnyA
     listed = set(names)
     for problem, files in {
         "has no label for the image": [name for name in names if name not in label_of],
-        f"has a label for a file that is no JPEG or PNG image in {source.path}:": [
+        f"has a label for a file that is no picture in {source.path}:": [
             name for name in label_of if name not in listed
         ],
     }.items():

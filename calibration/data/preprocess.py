@@ -14,6 +14,7 @@ from calibration.arrays import AnyArray
 from calibration.errors import DataError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "area", "hamming", "lanczos"]
+Fit = Literal["stretch", "letterbox"]
 Channels = Literal["keep", "rgb", "bgr", "gray"]
 Layout = Literal["keep", "nhwc", "nchw"]
 Dtype = Literal["keep", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8"]
@@ -30,6 +31,11 @@ class Preprocess:
     resize: tuple[int, ...] = ()
     """One number: the shorter side becomes this, the aspect stays (the longer side rounds down, as in torchvision).
     Two: height and width, whatever the aspect."""
+    fit: Fit = "stretch"
+    """With two numbers of ``resize``: ``letterbox`` keeps the aspect and fills the rest, an odd margin with its extra
+    line below and to the right, as YOLO's detectors are trained."""
+    fill: float = 114.0
+    """What ``letterbox`` fills with, in the units of the stored samples."""
     crop: tuple[int, ...] = ()
     """Height and width cut from the centre; an odd margin leaves its extra line below and to the right."""
     interpolation: Interpolation = "bilinear"
@@ -60,7 +66,12 @@ class Preprocess:
                 raise DataError(f"preprocess: {name} is {value!r}, one of {', '.join(choices)} is expected; choose one")
         _check_sizes("resize", self.resize, (1, 2))
         _check_sizes("crop", self.crop, (2,))
-        for name, values in {"scale": (self.scale,), "mean": self.mean, "std": self.std}.items():
+        if self.fit == "letterbox" and len(self.resize) != 2:
+            raise DataError(
+                f'preprocess: fit is "letterbox", resize of two (height, width) is expected, it is '
+                f"{_numbers(self.resize)}; correct it"
+            )
+        for name, values in {"fill": (self.fill,), "scale": (self.scale,), "mean": self.mean, "std": self.std}.items():
             if not all(math.isfinite(value) for value in values):
                 raise DataError(f"preprocess: {name} is {_numbers(values)}, finite numbers are expected; correct it")
         for name, values in {"scale": (self.scale,), "std": self.std}.items():
@@ -73,6 +84,8 @@ class Preprocess:
         if self.resize:
             target = "×".join(map(str, self.resize))
             words = f"resize the shorter side to {target}" if len(self.resize) == 1 else f"resize to {target}"
+            if self.fit == "letterbox":
+                words = f"fit into {target}, filled with {self.fill:g}"
             steps.append(f"{words} ({self.interpolation})")
         if self.crop:
             steps.append("crop the centre " + "×".join(map(str, self.crop)))
@@ -106,8 +119,10 @@ class Preprocess:
             )
         if self.resize or self.crop or self.channels != "keep" or self.layout != "keep":
             _check_image(array, where)
-        if self.resize:
-            array = _resized(array, self.resize, self.interpolation, where)
+        if self.resize and self.fit == "letterbox":
+            array = self._letterboxed(array, where)
+        elif self.resize:
+            array = _resized(array, self._size(array.shape[1:3]), self.interpolation, where)
         if self.crop:
             array = _cropped(array, self.crop, where)
         if self.channels != "keep":
@@ -116,6 +131,24 @@ class Preprocess:
         if self.layout == "nchw":
             array = array.transpose(0, 3, 1, 2)
         return array if self.dtype == "keep" else _cast(array, self.dtype, where)
+
+    def _size(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width after ``resize`` of a picture of a size."""
+        if len(self.resize) == 2:
+            return self.resize[0], self.resize[1]
+        shorter = max(min(size), 1)
+        return size[0] * self.resize[0] // shorter, size[1] * self.resize[0] // shorter
+
+    def _letterboxed(self, array: AnyArray, where: str) -> AnyArray:
+        """As Ultralytics' LetterBox."""
+        num, height, width, num_channels = array.shape
+        ratio = min(self.resize[0] / max(height, 1), self.resize[1] / max(width, 1))
+        inside = max(round(height * ratio), 1), max(round(width * ratio), 1)
+        fitted = _resized(array, inside, self.interpolation, where)
+        framed = np.full((num, *self.resize, num_channels), self.fill, array.dtype)
+        top, left = (self.resize[0] - inside[0]) // 2, (self.resize[1] - inside[1]) // 2
+        framed[:, top : top + inside[0], left : left + inside[1]] = fitted
+        return framed
 
     def _normalized(self, array: AnyArray, where: str) -> AnyArray:
         """(array × scale − mean) ÷ std in float32; untouched where none of the three is asked."""
@@ -139,6 +172,7 @@ class Preprocess:
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "interpolation": get_args(Interpolation),
+    "fit": get_args(Fit),
     "channels": get_args(Channels),
     "layout": get_args(Layout),
     "dtype": get_args(Dtype),
@@ -148,10 +182,10 @@ _PILLOW_FILTER = {"area": "BOX"}
 
 
 def decode_image(path: Path, channels: Channels, where: str) -> AnyArray:
-    """A JPEG or PNG file as uint8 (1, H, W, 1) or (1, H, W, 3), turned upright as its EXIF orientation says.
+    """A picture as uint8 (1, H, W, 1) or (1, H, W, 3), turned upright as its EXIF orientation says.
 
     With ``channels="keep"`` gray stays gray and RGB stays RGB, and anything else (palette, alpha, CMYK) is an error;
-    with any other choice such a picture is first made RGB by Pillow, which drops alpha. 16-bit pictures are an error.
+    with any other choice such a picture is first made RGB by Pillow, which drops alpha. Gray of 16 bits is uint16.
 
     Raises:
         DataError: not a whole image, or of a mode that would have to be guessed at.
@@ -168,8 +202,11 @@ def decode_image(path: Path, channels: Channels, where: str) -> AnyArray:
         raise DataError(f"{where}: cannot be read as an image ({error}); replace the file or drop it") from error
     if mode in ("L", "RGB"):
         picture = upright
+    elif mode.startswith("I;16"):
+        pixels = np.asarray(upright).astype(np.uint16)
+        return pixels.reshape(1, *pixels.shape, 1)
     elif mode.startswith(("I", "F")):
-        raise DataError(f"{where}: has pixels of mode '{mode}', 8 bits a channel are expected; convert the file")
+        raise DataError(f"{where}: has pixels of mode '{mode}', 8 or 16 bits a channel are expected; convert the file")
     elif channels == "keep":
         raise DataError(f"{where}: is an image of mode '{mode}', gray or RGB is expected; set channels = \"rgb\"")
     else:
@@ -202,28 +239,27 @@ def _check_image(array: AnyArray, where: str) -> None:
         )
 
 
-def _resized(array: AnyArray, resize: tuple[int, ...], interpolation: str, where: str) -> AnyArray:
+def _resized(array: AnyArray, size: tuple[int, int], interpolation: str, where: str) -> AnyArray:
     """Every image to the asked size, channel by channel, in its own dtype."""
     from PIL import Image
 
     num, height, width, num_channels = array.shape
     if height == 0 or width == 0:
         raise DataError(f"{where}: is {array.dtype} {array.shape}, which has no pixels to resize; drop it")
-    if len(resize) == 2:
-        to_height, to_width = resize
-    else:
-        shorter = min(height, width)
-        to_height, to_width = height * resize[0] // shorter, width * resize[0] // shorter
+    to_height, to_width = size
     if (to_height, to_width) == (height, width):
         return array
-    if array.dtype not in (np.uint8, np.float32):
-        raise DataError(f"{where}: is {array.dtype}, resize takes uint8 or float32; convert the stored samples")
+    if array.dtype not in (np.uint8, np.uint16, np.float32):
+        raise DataError(f"{where}: is {array.dtype}, resize takes uint8, uint16 or float32; convert the stored samples")
     kind = Image.Resampling[_PILLOW_FILTER.get(interpolation, interpolation.upper())]
     result = np.empty((num, to_height, to_width, num_channels), array.dtype)
     for i in range(num):
         for c in range(num_channels):
-            plane = Image.fromarray(np.ascontiguousarray(array[i, :, :, c]))
-            result[i, :, :, c] = np.asarray(plane.resize((to_width, to_height), kind))
+            plane = np.ascontiguousarray(array[i, :, :, c])
+            wide = array.dtype == np.uint16  # Which Pillow's filters do not take.
+            image = Image.fromarray(plane.astype(np.float32) if wide else plane)
+            scaled = np.asarray(image.resize((to_width, to_height), kind))
+            result[i, :, :, c] = np.clip(np.rint(scaled), 0, 65535) if wide else scaled
     return result
 
 

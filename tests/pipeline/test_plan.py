@@ -44,7 +44,9 @@ inputs = { image = "z" }
 labels = "folders"
 limit = 7
 [data.preprocess]
-resize = [256]
+resize = [256, 256]
+fit = "letterbox"
+fill = 0.0
 crop = [224, 224]
 interpolation = "bicubic"
 channels = "bgr"

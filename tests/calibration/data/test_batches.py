@@ -400,7 +400,7 @@ def test_the_digest_depends_on_all_that_changes_the_samples(tmp_path: Path) -> N
     ("make", "message"),
     [
         (lambda p: None, "does not exist; correct the path, or give module:function"),
-        (lambda p: p.mkdir(), r"holds no \.npz, \.npy, \.jpg, \.jpeg or \.png file; put samples there"),
+        (lambda p: p.mkdir(), r"holds no \.npz, no \.npy and no picture \(.*\); put samples there"),
         (lambda p: p.write_bytes(b""), "is a '.data' file, .npz, .npy or a folder is expected; for other formats"),
     ],
 )
@@ -435,9 +435,18 @@ def test_arrays_beside_images(tmp_path: Path) -> None:
 
 def test_pictures_that_are_not_read_are_not_left_out_in_silence(tmp_path: Path) -> None:
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
-    Image.new("L", (2, 2)).save(tmp_path / "b.bmp")
-    with pytest.raises(DataError, match=r"b\.bmp: is a '\.bmp' picture, JPEG or PNG is expected"):
+    Image.new("L", (2, 2)).save(tmp_path / "b.gif")
+    with pytest.raises(DataError, match=r"b\.gif: is a '\.gif' picture, JPEG, PNG, BMP, WebP or TIFF is expected"):
         opened(tmp_path, IMAGE)
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".JPE", ".bmp", ".webp", ".tif", ".tiff"])
+def test_pictures_of_every_usual_kind(tmp_path: Path, ending: str) -> None:
+    kind = {".jfif": "JPEG", ".jpe": "JPEG", ".tif": "TIFF"}.get(ending.lower(), ending[1:].upper())
+    Image.new("L", (2, 2), 90).save(tmp_path / f"a{ending}", kind)
+    preprocess = Preprocess(channels="gray", dtype="float32")
+    (batch,) = open_samples(DataSource(str(tmp_path)), IMAGE, preprocess, tmp_path).batches(1)
+    assert np.abs(batch["image"].astype(np.float64) - 90).max() <= 1
 
 
 def test_images_cannot_feed_two_inputs(tmp_path: Path) -> None:

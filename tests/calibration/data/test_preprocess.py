@@ -179,6 +179,8 @@ def test_an_overflow_to_infinity_is_left_for_the_check_of_the_batches() -> None:
     [
         ({"resize": (1, 2, 3)}, r"resize is \[1, 2, 3\], one number or two \(height, width\)"),
         ({"resize": (0,)}, r"resize is \[0\]"),
+        ({"resize": (8,), "fit": "letterbox"}, r'fit is "letterbox", resize of two \(height, width\)'),
+        ({"fill": float("nan")}, r"fill is \[nan\], finite"),
         ({"crop": (224,)}, r"crop is \[224\], two \(height, width\)"),
         ({"crop": (4, -1)}, r"crop is \[4, -1\]"),
         ({"std": (1.0, 0.0, 1.0)}, r"std is \[1, 0, 1\], a 0 in it"),
@@ -211,7 +213,7 @@ def test_options_that_nothing_can_satisfy_are_refused_at_once(options: dict[str,
         ),
         ({"layout": "nchw"}, np.zeros((2, 10), np.float32), r"is float32 \(2, 10\), .* take images"),
         ({"resize": (2,)}, np.zeros((1, 3, 8, 8), np.uint8), r"looks like \(N, C, H, W\)"),
-        ({"resize": (2,)}, RGB.astype(np.float64), "is float64, resize takes uint8 or float32"),
+        ({"resize": (2,)}, RGB.astype(np.float64), "is float64, resize takes uint8, uint16 or float32"),
         ({"resize": (2,)}, np.zeros((1, 0, 3, 1), np.uint8), "no pixels to resize"),
         ({}, np.array(["a"]), "numbers with a batch axis are expected"),
         ({}, np.float32(1.0), "numbers with a batch axis are expected"),
@@ -251,10 +253,43 @@ def test_a_transparent_palette_is_read_without_a_warning(tmp_path: Path) -> None
     assert decode_image(tmp_path / "p.png", "rgb", "p").shape == (1, 1, 2, 3)
 
 
-def test_sixteen_bits_are_refused_not_clipped(tmp_path: Path) -> None:
-    path = png(tmp_path, np.full((2, 2), 40000, np.uint16))
-    with pytest.raises(DataError, match="8 bits a channel are expected"):
-        decode_image(path, "rgb", "depth.png")
+def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 65536, (6, 8), dtype=np.uint16)
+    for name in ("deep.png", "deep.tif"):
+        Image.fromarray(stored).save(tmp_path / name)
+        pixels = decode_image(tmp_path / name, "keep", name)
+        assert pixels.dtype == np.uint16
+        np.testing.assert_array_equal(pixels[0, :, :, 0], stored)
+    half = Preprocess(resize=(3, 4), interpolation="area")(pixels)
+    assert half.dtype == np.uint16
+    np.testing.assert_allclose(
+        half[0, :, :, 0].astype(np.float64), stored.reshape(3, 2, 4, 2).mean(axis=(1, 3)), atol=0.51
+    )
+
+
+def test_thirty_two_bits_are_refused_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((2, 2), np.int32)).save(tmp_path / "deep.tif")
+    with pytest.raises(DataError, match="8 or 16 bits a channel are expected"):
+        decode_image(tmp_path / "deep.tif", "keep", "deep.tif")
+
+
+@pytest.mark.parametrize(
+    ("stored", "inside", "at"), [((40, 80), (5, 10), (2, 0)), ((80, 40), (10, 5), (0, 2)), ((20, 20), (10, 10), (0, 0))]
+)
+def test_letterbox_keeps_the_aspect_and_fills_the_rest(
+    stored: tuple[int, int], inside: tuple[int, int], at: tuple[int, int]
+) -> None:
+    framed = Preprocess(resize=(10, 10), fit="letterbox")(np.full((1, *stored, 3), 200, np.uint8))
+    expected = np.full((10, 10, 3), 114, np.uint8)
+    expected[at[0] : at[0] + inside[0], at[1] : at[1] + inside[1]] = 200
+    np.testing.assert_array_equal(framed[0], expected)
+
+
+def test_letterbox_fills_with_what_is_asked_for() -> None:
+    preprocess = Preprocess(resize=(4, 2), fit="letterbox", fill=0.5)
+    framed = preprocess(np.ones((1, 2, 2, 1), np.float32))
+    assert framed[0, :, :, 0].tolist() == [[0.5, 0.5], [1, 1], [1, 1], [0.5, 0.5]]
+    assert preprocess.describe() == "fit into 4×2, filled with 0.5 (bilinear)"
 
 
 def test_exif_turns_the_image_upright(tmp_path: Path) -> None:

@@ -45,7 +45,10 @@ def test_calibrate_again_replaces_its_own_folder(command: Command, ranges: Path)
     ("options", "said"),
     [
         (("--data", "none"), "none: does not exist; correct the path, or give module:function"),
-        (("--data", "empty"), "empty: holds no .npz, .npy, .jpg, .jpeg or .png file; put samples there"),
+        (
+            ("--data", "empty"),
+            "empty: holds no .npz, no .npy and no picture (.jpg, .png, .bmp, .webp, .tif); put ",
+        ),
         (("--data", "tiny.onnx"), "tiny.onnx: is a '.onnx' file, .npz, .npy or a folder is expected; "),
         (("--data", "shape.npz"), "shape.npz: input 'image' is float32 (1, 4, 8, 7), the model takes (N, 4, 8, 8); "),
         (("--data", "dtype.npz"), "dtype.npz: input 'image' is float64 (1, 4, 8, 8), the model takes float32; "),
