@@ -83,6 +83,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     fp32 = store.run(plan.export, source)
     calibration, evaluation = _samples(plan, fp32)
     check_shapes(plan, evaluation, until)
+    check_labels(plan, evaluation)
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)
     made = Results(source, networks_of(fp32), calibration, evaluation)
@@ -132,6 +133,7 @@ def models_of_bundle(plan: Plan) -> Results:
     specs = input_specs_from_onnx(fp32.path)
     evaluation = open_samples(_resolved(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
     check_shapes(plan, evaluation, "build")
+    check_labels(plan, evaluation)
     plan.benchmark.check_samples(evaluation)
     networks = {TRAINED: Network(fp32, bundle.ranges())}
     made = Results(fp32, networks, None, evaluation, bundle, bundle.verdict(), bundle.reference())
@@ -185,6 +187,17 @@ def check_plan(plan: Plan, until: str) -> None:
             plan.build.refuse(target_of(plan, variant))
     if until == "benchmark":
         plan.report.check_folder(plan.output_folder(plan.report))
+
+
+def check_labels(plan: Plan, samples: Samples) -> None:
+    """That the metric can read the labels.
+
+    Raises:
+        ConfigError, DataError: there are none, or of another kind.
+    """
+    judge = judge_of(plan)
+    if judge.name:
+        judge.metric().check_labels(None if samples.reader.labels() is None else samples.labels())
 
 
 def check_shapes(plan: Plan, samples: Samples, until: str) -> None:

@@ -139,10 +139,10 @@ class Samples:
         return array
 
     def labels(self) -> AnyArray:
-        """(num_samples, ...): int64 for class indices, floats as stored, in the order of the batches.
+        """(num_samples, ...): int64 for class indices, floats and text as stored, in the order of the batches.
 
         Raises:
-            DataError: there are none, or not one for each sample, or not finite numbers within int64.
+            DataError: there are none, or not one for each sample, or neither text nor finite numbers within int64.
         """
         labels = self.reader.labels()
         if labels is None:
@@ -155,9 +155,11 @@ class Samples:
             raise DataError(
                 f"{self.source.path}: has {len(labels)} labels, {self.num_samples} samples; make the lengths equal"
             )
+        if labels.dtype.kind == "U":
+            return np.array(labels)
         if labels.dtype.kind not in "biuf":
             raise DataError(
-                f"{self.source.path}: labels are {labels.dtype}, numbers are expected; store each class's index"
+                f"{self.source.path}: labels are {labels.dtype}, numbers or text are expected; store each class's index"
             )
         if labels.dtype.kind == "f":
             if not np.isfinite(labels).all():

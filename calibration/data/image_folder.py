@@ -164,7 +164,7 @@ def _labels_from_csv(names: list[str], source: DataSource, folder: Path) -> AnyA
 
 
 def _numbers(texts: list[str], path: Path) -> AnyArray:
-    """Class indices as int64 where all are whole numbers, else float64."""
+    """Class indices as int64 where all are whole numbers, else float64; where none is a number they are text."""
     try:
         whole = [int(text) for text in texts]
     except ValueError:
@@ -173,11 +173,18 @@ def _numbers(texts: list[str], path: Path) -> AnyArray:
         if not -(2**63) <= min(whole) <= max(whole) < 2**63:
             raise DataError(f"{path}: has a label outside the 64-bit integers; correct it")
         return np.asarray(whole, np.int64)
-    for text in texts:
-        try:
-            float(text)
-        except ValueError:
-            raise DataError(
-                f"{path}: has the label '{text}', a number is expected; write the class's index, counted from 0"
-            ) from None
-    return np.asarray([float(text) for text in texts])
+    others = [text for text in texts if not _is_number(text)]
+    if others and len(others) < len(texts):
+        raise DataError(
+            f"{path}: has the label '{others[0]}', a number is expected, as others are; write the class's index, "
+            "counted from 0"
+        )
+    return np.asarray(texts if others else [float(text) for text in texts])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -141,7 +141,8 @@ def hash_file(path: Path, digest: hashlib._Hash) -> None:
 def hash_array(array: AnyArray, digest: hashlib._Hash) -> None:
     """Feed an array's dtype, shape and values into a hash."""
     digest.update(f"{array.dtype.str}{array.shape}:".encode())
-    digest.update(np.ascontiguousarray(array).data)
+    whole = np.ascontiguousarray(array)
+    digest.update(whole.tobytes() if whole.dtype.kind == "U" else whole.data)
 
 
 def mapping_lines(name: str, key: str) -> str:

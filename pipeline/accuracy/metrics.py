@@ -48,11 +48,24 @@ class Metric:
             ConfigError: labels are missing or do not fit the outputs, the output is not named, or a user's function
                 raised (``__cause__``) or gave no number.
         """
-        if self.needs_labels and labels is None:
-            raise ConfigError(f"metric '{self.name}': needs labels, there are none; set labels in [data]")
+        self.check_labels(labels)
         if labels is None or ":" in self.name:
             return self._own(outputs, labels)
         return float(self.compute(self._scores(outputs, labels), labels))
+
+    def check_labels(self, labels: Array | None) -> None:
+        """What can be told before anything is run.
+
+        Raises:
+            ConfigError: there are no labels, or they are text, and the metric is not a user's own function.
+        """
+        if self.needs_labels and labels is None:
+            raise ConfigError(f"metric '{self.name}': needs labels, there are none; set labels in [data]")
+        if labels is not None and labels.dtype.kind == "U" and ":" not in self.name:
+            raise ConfigError(
+                f"metric '{self.name}': labels are text, such as {str(labels.reshape(-1)[0])!r:.40}, numbers are "
+                "expected; store each class's index, or name a function of your own as module:function"
+            )
 
     def correct(self, outputs: Mapping[str, Array], labels: Array) -> Bools:
         """(num_samples,): whether each sample was answered rightly. For paired tests of two engines.

@@ -81,6 +81,7 @@ class Export(Stage):
                 notes.append(f"export: {num_folded} multiplications and additions of batch norms folded into weights")
         model, names = portable_names(model)
         _name_batch_dimension(model)
+        _tell_unknown_dimensions_apart(model)
         path = out / "model.onnx"
         _write_checked(model, path)
         if names and converted.original is not None:
@@ -99,6 +100,28 @@ def _name_batch_dimension(model: onnx.ModelProto) -> None:
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param in unknown:
                 dimension.dim_param = "batch"
+
+
+NAMELESS = ("", "none", "unk", "unknown", "dynamic", "dyn", "any")
+
+
+def _tell_unknown_dimensions_apart(model: onnx.ModelProto) -> None:
+    """Dimensions that share a name without a meaning, such as ``?``, would be one and the same to TensorRT.
+
+    Each of an input gets a name of its own, but for the first, which is the batch; elsewhere they stay unknown.
+    """
+    for value in model.graph.input:
+        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+            if dimension.HasField("dim_param") and _is_nameless(dimension.dim_param):
+                dimension.dim_param = "batch" if axis == 0 else f"{value.name}_{axis}"
+    for value in (*model.graph.output, *model.graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.HasField("dim_param") and _is_nameless(dimension.dim_param):
+                dimension.ClearField("dim_param")
+
+
+def _is_nameless(name: str) -> bool:
+    return not any(map(str.isalpha, name)) or name.lower() in NAMELESS
 
 
 def _write_checked(model: onnx.ModelProto, path: Path) -> None:

@@ -345,7 +345,7 @@ def test_no_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.array(["a", "b", "c"]), "labels are <U1, numbers are expected; store each class's index"),
+        (np.array([b"a", b"b", b"c"]), r"labels are \|S1, numbers or text are expected; store each class's index"),
         (np.array([0.0, np.nan, 1.0]), "labels have NaN or infinity"),
         (np.array([0, 1, 2**63], np.uint64), "has the label 9223372036854775808, beyond the 64-bit integers"),
     ],
@@ -354,6 +354,12 @@ def test_labels_that_are_no_numbers(tmp_path: Path, labels: AnyArray, message: s
     samples = opened(npz(tmp_path / "d.npz", x=vectors(3), y=labels), labels="y")
     with pytest.raises(DataError, match=message):
         samples.labels()
+
+
+def test_labels_may_be_text(tmp_path: Path) -> None:
+    samples = opened(npz(tmp_path / "d.npz", x=vectors(3), y=np.array(["ab", "", "c"])), labels="y")
+    assert samples.labels().tolist() == ["ab", "", "c"]
+    assert samples.describe()["label_counts"] == {}
 
 
 def test_labels_may_be_arrays_of_floats(tmp_path: Path) -> None:

@@ -155,7 +155,10 @@ def test_labels_from_a_csv_may_be_fractions(tmp_path: Path) -> None:
             r"has a label for a file that is no .* 'd\.png' and 1 more",
         ),
         ("file,label\na.png,1\nb/c.png,1\na.png,2\n", r"names 'a\.png' again"),
-        ("file,label\na.png,cat\nb/c.png,dog\n", "has the label 'cat', a number is expected; write the class's index"),
+        (
+            "file,label\na.png,cat\nb/c.png,1\n",
+            "has the label 'cat', a number is expected, as others are; write the class's index",
+        ),
         ("file,label\na.png\nb/c.png,1\n", "has the label '', a number is expected"),
         ("file,label\na.png,99999999999999999999\nb/c.png,1\n", "has a label outside the 64-bit integers"),
     ],
@@ -192,3 +195,9 @@ def test_only_the_chosen_images_count_for_the_digest(tmp_path: Path) -> None:
     assert opened(tmp_path, limit=2).digest() == before
     image(tmp_path / "images/2.png", 99)
     assert opened(tmp_path, limit=2).digest() != before
+
+
+def test_text_labels_are_text_for_a_users_own_metric(tmp_path: Path) -> None:
+    samples = csv_of(tmp_path, "file,label\na.png,cat\nb/c.png,dog\n")
+    assert samples.labels().tolist() == ["cat", "dog"]
+    assert samples.digest() != csv_of(tmp_path, "file,label\na.png,cat\nb/c.png,cow\n").digest()

@@ -258,3 +258,18 @@ def test_a_users_function_that_is_not_there(tmp_path: Path) -> None:
 def test_labels_of_any_integer_type() -> None:
     kinds: list[Array] = [np.array([1, 0, 2, 0], kind) for kind in (np.uint8, np.int32, np.int64, np.uint64)]
     assert {value("top1", SCORES, labels) for labels in kinds} == {1.0}
+
+
+def test_text_is_for_a_users_own_function(tmp_path: Path) -> None:
+    words = np.array(["cat", "dog"])
+    with pytest.raises(ConfigError, match=r"metric 'top1': labels are text, such as 'cat', numbers are expected"):
+        metric("top1").check_labels(words)
+    with pytest.raises(ConfigError, match="metric 'mae': needs labels, there are none"):
+        metric("mae").check_labels(None)
+    name = f"own_{next(NUMBER)}"
+    (tmp_path / f"{name}.py").write_text(
+        "def right(outputs, labels):\n    return float((outputs['y'] == labels).mean())\n"
+    )
+    own = metric(f"{name}:right", "", tmp_path)
+    own.check_labels(words)
+    assert own({"y": np.array(["cat", "cow"])}, words) == 0.5

@@ -211,3 +211,22 @@ print(Export()(Path(sys.argv[1]), OnnxModel(Path(sys.argv[1], "source.onnx"))).p
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "model.onnx\n"
+
+
+def test_dimensions_without_a_meaning_are_told_apart(tmp_path: Path) -> None:
+    """As Paddle's exporter writes them: TensorRT takes two of one name for one and the same."""
+    shape: list[str | int | None] = ["?", 3, "?", "?"]
+    named: list[str | int | None] = ["N", 3, "H", "H"]
+    values = [onnx.helper.make_tensor_value_info(name, 1, s) for name, s in (("x", shape), ("z", named))]
+    outputs = [onnx.helper.make_tensor_value_info(name, 1, s) for name, s in (("y", shape), ("v", named))]
+    nodes = [onnx.helper.make_node("Relu", [a], [b]) for a, b in (("x", "y"), ("z", "v"))]
+    graph = onnx.helper.make_graph(nodes, "net", values, outputs)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    made = onnx.load(export_onnx(model, tmp_path, Export()).path).graph
+    dims = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*made.input, *made.output)
+    }
+    assert dims["x"] == ["batch", 3, "x_2", "x_3"]
+    assert dims["z"] == dims["v"] == named
+    assert dims["y"] in ([0, 3, 0, 0], ["batch", 3, "x_2", "x_3"])
