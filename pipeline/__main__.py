@@ -1,4 +1,4 @@
-"""`python -m pipeline`: the command, where no script was installed. Older Pythons can read this file, and no other."""
+"""The command, also as `python -m pipeline`. Older Pythons can read this file, and no other."""
 
 import sys
 
@@ -9,6 +9,16 @@ if sys.version_info < (3, 10):  # noqa: UP036
     )
     sys.exit(3)
 
-from pipeline.command.cli import main
 
-main()
+def main() -> None:
+    """Run the command."""
+    from pipeline.machine.signals import stopped_at_once
+
+    with stopped_at_once():
+        import pipeline.errors  # noqa: F401  # What the command needs to end in a sentence.
+        from pipeline.command.cli import main as command
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ from typing import NoReturn
 import click
 
 from pipeline import __version__
+from pipeline.machine.signals import stopped_at_once
 from pipeline.spelling import echo
 
 VERBS_FOLDER = Path(__file__).parent / "verbs"
@@ -29,8 +30,8 @@ ORDER = (
 )  # fmt: skip
 """How `--help` lists the verbs: in the order of a run. One that is not named here comes after those of its folder."""
 
-INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
+INTERRUPTED, TERMINATED = 130, 143
+"""128 + SIGINT and 128 + SIGTERM, as shells have it."""
 
 
 @functools.cache
@@ -64,7 +65,8 @@ class Verbs(click.Group):
         if cmd_name not in verb_files():
             return None
         room = verb_files()[cmd_name].parent.name
-        module = importlib.import_module(f"pipeline.command.verbs.{room}.{cmd_name}")
+        with stopped_at_once():
+            module = importlib.import_module(f"pipeline.command.verbs.{room}.{cmd_name}")
         command = getattr(module, cmd_name)
         return command if isinstance(command, click.Command) else None
 
@@ -119,6 +121,7 @@ def trtforge(verbose: bool) -> None:
       5    accuracy or latency is out of bounds
       6    accuracy or latency could not be decided on this machine
       130  interrupted
+      143  terminated
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -147,9 +150,9 @@ def status_of(arguments: Sequence[str]) -> int:
         error.show(message)
         echo(message.getvalue().rstrip("\n"), err=True)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
         echo("trtforge: interrupted; no incomplete results are left, a plan continues from what was finished", err=True)
-        return INTERRUPTED
+        return TERMINATED if isinstance(stop.__cause__ or stop, Terminated) else INTERRUPTED
     except tuple(EXIT_STATUS) as error:
         echo(f"trtforge: {error}", err=True)
         return exit_status(error)
@@ -165,8 +168,12 @@ def status_of(arguments: Sequence[str]) -> int:
     return 0
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
 def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    raise Terminated
 
 
 if __name__ == "__main__":

@@ -294,6 +294,20 @@ def test_ctrl_c_in_a_stage(command: Command, slow_plan: Path) -> None:
     assert Path(said.out.strip(), "ranges.json").is_file()
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("slow", ["click", "onnx"], ids=["of the command", "of a verb"])
+def test_a_signal_while_code_is_loaded(tmp_path: Path, slow: str, number: int, status: int) -> None:
+    wait = "import pathlib, time; pathlib.Path('started').touch(); time.sleep(600)"
+    (tmp_path / f"{slow}.py").write_text(wait)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", "pipeline", "export", "model.onnx", "-o", "out.onnx"]
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "started", running)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=PATIENCE_SECONDS)
+    assert (running.returncode, err) == (status, "trtforge: interrupted; nothing was begun\n")
+
+
 @pytest.mark.parametrize("slow_plan", ["evaluation"], indirect=True)
 def test_sigterm_in_a_stage(slow_plan: Path) -> None:
     folder = slow_plan.parent
@@ -301,7 +315,7 @@ def test_sigterm_in_a_stage(slow_plan: Path) -> None:
     wait_for(folder / "started", running)
     running.terminate()  # As systemd, Docker and CI do: to the command alone.
     _, err = running.communicate(timeout=PATIENCE_SECONDS)
-    assert running.returncode == 130
+    assert running.returncode == 143
     assert "trtforge: interrupted; " in err
     assert "Traceback" not in err
     assert group_is_gone(running)
