@@ -164,7 +164,7 @@ def judge_all(setting: Setting, name: str, method: str, tallies: dict[tuple[str,
     for target in TARGETS:
         stage = Quantize(target=target)
         arithmetic = stage.chosen_arithmetic()[0] if target == "onnxruntime" else "s8s8"
-        rounding = Rounding("int8", target, arithmetic=arithmetic, method=method)  # type: ignore[arg-type]
+        rounding = Rounding("int8", target, arithmetic=arithmetic, method=method, corrects_biases=True)  # type: ignore[arg-type]
         tolerances = made_in(
             folder / f"tolerances_{target}",
             partial(Tolerate(), model=setting.fp32, samples=setting.evaluation, rounding=rounding),
