@@ -11,6 +11,10 @@ from calibration.graph.editing import nodes_of
 ONNX_DOMAINS = ("", "ai.onnx")
 FIRST_SCAN = 9
 """Scan of opset 8 has a batch, which the converter drops."""
+FIRST_COORDINATES = 11
+"""Resize and Upsample of opset 10 and before scale coordinates as they are; the converter leaves the new default."""
+FIRST_HARDMAX = 13
+"""Hardmax, Softmax and LogSoftmax of opset 12 and before flatten all axes from theirs on."""
 USUAL_AXES = (0, 2, 3)
 """Of MeanVarianceNormalization; onnx's own checks fail where they are left to the operator's default."""
 
@@ -33,15 +37,43 @@ def brought_to(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     for node in nodes_of(brought.graph):
         if node.domain in ONNX_DOMAINS:
             _prepare(node, opset_of(model), opset)
+            if node.op_type == "Hardmax" and opset_of(model) < FIRST_HARDMAX <= opset and _flattens(model, node):
+                raise ModelError(
+                    f"node '{node.name or node.output[0]}' is a Hardmax of opset {opset_of(model)} over several axes, "
+                    "which onnx's converter makes one of the last axis alone"
+                )
     if opset_of(brought) == opset:
         return brought
     try:
         brought = version_converter.convert_version(brought, opset)
+        if opset_of(model) < FIRST_COORDINATES <= opset:
+            _keep_coordinates(brought)
         onnx.checker.check_model(brought, full_check=True)
         return brought
     except Exception as error:  # It raises RuntimeError and its own kind, which has no name in Python.
         words = " ".join(str(error).split())
         raise ModelError(f"onnx cannot convert it from opset {opset_of(model)} to {opset} ({words:.300})") from error
+
+
+def _keep_coordinates(model: onnx.ModelProto) -> None:
+    for node in nodes_of(model.graph):
+        if node.op_type == "Resize" and node.domain in ONNX_DOMAINS:
+            attributes = {each.name: each.s.decode() for each in node.attribute}
+            kept = {"coordinate_transformation_mode": "asymmetric"}
+            kept |= {"nearest_mode": "floor"} if attributes.get("mode", "nearest") == "nearest" else {}
+            for name, value in kept.items():
+                if name not in attributes:
+                    node.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def _flattens(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Whether a Hardmax of opset 12 or before takes more than the last axis together, as far as is known."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = {value.name: value for value in (*inferred.input, *inferred.value_info, *inferred.output)}
+    known = node.input[0] in values and values[node.input[0]].type.tensor_type.HasField("shape")
+    rank = len(values[node.input[0]].type.tensor_type.shape.dim) if known else 0
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    return not rank or axis % rank != rank - 1
 
 
 def _prepare(node: onnx.NodeProto, before: int, after: int) -> None:

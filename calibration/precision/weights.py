@@ -155,12 +155,12 @@ def _bias_added(node: ir.Node, num_channels: int) -> Bias | None:
 def mean_axes(nodes: Iterable[ir.Node], tensors: Collection[str]) -> dict[str, int]:
     """Which of these tensors a product with a constant weight reads as data -> the axis of it that its sums go over.
 
-    Where several products read a tensor the first counts.
+    Left out are those that products read along different axes.
     """
-    axes: dict[str, int] = {}
+    axes: dict[str, set[int]] = {}
     for node in nodes:
         if node.op_type in ("Conv", "MatMul", "Gemm") and node.domain in ("", "ai.onnx"):
             data, weight = node.inputs[0], node.inputs[1]
             if data is not None and data.name in tensors and constant(weight) is not None:
-                axes.setdefault(data.name or "", 1 if node.op_type == "Conv" else -1)
-    return axes
+                axes.setdefault(data.name or "", set()).add(1 if node.op_type == "Conv" else -1)
+    return {name: next(iter(each)) for name, each in axes.items() if len(each) == 1}

@@ -71,7 +71,7 @@ class DrawnNoise:
             return
         expected, actual = without_equal_infinities(expected, actual)
         with np.errstate(all="ignore"):
-            difference = np.abs(np.subtract(actual, expected, dtype=np.float64))
+            difference = np.asarray(np.abs(np.subtract(actual, expected, dtype=np.float64)))
         difference[~np.isfinite(difference)] = math.inf
         self.noise[draw, sample] = _squares(difference)
         self.largest[draw, sample] = float(np.max(difference, initial=0.0))

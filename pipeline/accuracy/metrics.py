@@ -112,6 +112,11 @@ class Metric:
         """The output that is judged, with as many samples as there are labels."""
         name = self._chosen(outputs)
         scores = outputs[name]
+        if scores.dtype.kind == "O":
+            raise ConfigError(
+                f"metric '{self.name}': output '{name}' has another shape for each sample, one for all is expected; "
+                "name a function of your own as module:function, or another output"
+            )
         if scores.ndim == 0 or labels.ndim == 0 or len(scores) != len(labels) or len(labels) == 0:
             raise ConfigError(
                 f"metric '{self.name}': output '{name}' is {scores.shape}, the labels are {labels.shape}; the same "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import onnx.inliner
 
 from calibration.errors import ModelError
 from calibration.graph.editing import model_from_file, nodes_of, without_weight_inputs
@@ -32,7 +33,7 @@ def source(path: Path, _signature: str) -> Source:
 
 def to_onnx(source: Source, out: Path, how: Conversion) -> Converted:
     """Read, check and bring it to the opset. See ``contract.SourceKind``."""
-    original, num_inputs = without_weight_inputs(_read_onnx(source.path))
+    original, num_inputs = without_weight_inputs(_without_functions(_read_onnx(source.path)))
     notes = [f"export: {num_inputs} weights were listed as inputs; they are constants now"] if num_inputs else []
     return Converted(_in_opset(original, source.path, how.opset, notes), original, notes)
 
@@ -62,6 +63,11 @@ def _read_onnx(path: Path) -> onnx.ModelProto:
                 "operators of ONNX itself are expected; export the model without it"
             )
     return model
+
+
+def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its local functions written out where they are called; onnx's converter drops them."""
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def _in_opset(model: onnx.ModelProto, path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:

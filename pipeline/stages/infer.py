@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +12,7 @@ import numpy as np
 
 from calibration.data.batches import Samples
 from engines import backend, module_of
-from engines.contract import Array, Runner
+from engines.contract import DYNAMIC, Array, Runner
 from pipeline.accuracy.comparison import write_outputs
 from pipeline.artifact import Engine, Outputs
 from pipeline.engine_runner import SIMULATION, SIMULATOR, batch_bounds, padded, runner_of
@@ -84,9 +85,15 @@ def _by_batch(
 
     ``sizes``: of a batch, and of the smallest one.
     """
-    (batch_size, smallest), batches, num_done = sizes, [], 0
+    batch_size, smallest = sizes
+    batches: list[dict[str, Array]] = []
+    num_done = 0
+    if smallest <= 1 and _has_fixed_rows(runner):
+        return None
     for feed in samples.batches(batch_size):
         num_samples = len(next(iter(feed.values())))
+        if smallest <= 1 < num_samples and not batches and not _is_one_row(runner, feed):
+            return None
         answer = runner.infer(padded(feed, smallest))
         for name, array in answer.items():
             if array.ndim == 0 or len(array) != max(num_samples, smallest):
@@ -100,6 +107,18 @@ def _by_batch(
         num_done += num_samples
         on_sample(num_done)
     return batches
+
+
+def _has_fixed_rows(runner: Runner) -> bool:
+    """Whether an output has so many rows whatever the batch, which is dynamic: it may have them by chance as well."""
+    dynamic = any(spec.shape and spec.shape[0] == DYNAMIC for spec in runner.inputs)
+    return dynamic and any(spec.shape[:1] not in ((), (DYNAMIC,)) for spec in runner.outputs)
+
+
+def _is_one_row(runner: Runner, feed: Mapping[str, Array]) -> bool:
+    """Whether the first sample by itself has one row of each output; a whole batch may have its rows by chance."""
+    alone = {name: array[:1] if array.ndim else array for name, array in feed.items()}
+    return all(array.ndim and len(array) == 1 for array in runner.infer(alone).values())
 
 
 def _by_sample(runner: Runner, samples: Samples, on_sample: SendProgress) -> list[dict[str, Array]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
@@ -67,3 +68,29 @@ def test_a_model_without_onnxs_own_operators_gets_the_opset() -> None:
         "{ y = ai.onnx.ml.Binarizer <threshold = 0.5> (x) }"
     )
     assert (opset_of(model), opset_of(brought_to(model, 17))) == (0, 17)
+
+
+@pytest.mark.parametrize(("opset", "operator"), [(9, "Upsample"), (10, "Resize")])
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_a_resize_keeps_its_coordinates(opset: int, operator: str, mode: str) -> None:
+    head = "float[2,3,4,4] x) => (float[2,3,8,6] y"
+    model = parsed(opset, f'<float[4] s = {{1, 1, 2, 1.5}}> {{ y = {operator} <mode = "{mode}"> (x, s) }}', head)
+    brought = brought_to(model, 17)
+    np.testing.assert_allclose(run(brought), run(model), rtol=1e-5, atol=1e-5)
+
+
+def run(model: onnx.ModelProto) -> Floats:
+    """In ONNX Runtime, as onnx's reference has no old resizes."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    return np.asarray(session.run(None, {"x": x})[0], np.float64)
+
+
+def test_a_hardmax_over_several_axes_is_refused() -> None:
+    head = "float[2,3,4,4] x) => (float[2,3,4,4] y"
+    with pytest.raises(ModelError, match="node 'y' is a Hardmax of opset 9 over several axes"):
+        brought_to(parsed(9, "{ y = Hardmax (x) }", head), 17)
+    last = parsed(9, "{ y = Hardmax <axis = 3> (x) }", head)
+    np.testing.assert_array_equal(run(brought_to(last, 17)), run(last))

@@ -235,4 +235,9 @@ def test_what_is_summed_over() -> None:
     graph = opened(model).graph
     assert mean_axes(graph, {"x", "k", "c", "f", "m"}) == {"x": 1, "f": -1}
     assert mean_axes(graph, {"x"}) == {"x": 1}
+    graph[4].replace_input_with(0, graph[2].inputs[0])
+    assert mean_axes(graph, {"x", "f", "c"}) == {"x": 1, "f": -1, "c": -1}
+    graph[1].replace_input_with(0, graph[2].inputs[0])
+    graph[1].replace_input_with(1, graph[0].inputs[1])
+    assert mean_axes(graph, {"c"}) == {}, "a convolution and a product read it along different axes"
     assert bias_of(graph[3], 4) is None, "a MatMul without an Add"

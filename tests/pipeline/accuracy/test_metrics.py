@@ -273,3 +273,11 @@ def test_text_is_for_a_users_own_function(tmp_path: Path) -> None:
     own = metric(f"{name}:right", "", tmp_path)
     own.check_labels(words)
     assert own({"y": np.array(["cat", "cow"])}, words) == 0.5
+
+
+@pytest.mark.parametrize("name", ["top1", "mae", "cosine", "auc"])
+def test_an_output_of_another_shape_for_each_sample_is_for_a_users_own_function(name: str) -> None:
+    rows = np.empty(2, object)
+    rows[0], rows[1] = np.zeros((3, 2)), np.zeros((1, 2))
+    with pytest.raises(ConfigError, match="output 'y' has another shape for each sample, one for all is expected"):
+        metric(name)({"y": rows}, np.array([0, 1]))

@@ -230,3 +230,18 @@ def test_dimensions_without_a_meaning_are_told_apart(tmp_path: Path) -> None:
     assert dims["x"] == ["batch", 3, "x_2", "x_3"]
     assert dims["z"] == dims["v"] == named
     assert dims["y"] in ([0, 3, 0, 0], ["batch", 3, "x_2", "x_3"])
+
+
+@pytest.mark.parametrize("opset", [11, 17, 18, 20])
+def test_local_functions_are_written_out(tmp_path: Path, opset: int) -> None:
+    """As exporters of PyTorch write them; onnx's converter would drop them."""
+    helper = onnx.helper
+    own = [helper.make_opsetid("", opset)]
+    function = helper.make_function("mine", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], own)
+    x, y = (helper.make_tensor_value_info(name, 1, ["N", 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("F", ["x"], ["y"], domain="mine")], "net", [x], [y])
+    imports = [*own, helper.make_opsetid("mine", 1)]
+    model = helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=8)
+    made = onnx.load(export_onnx(model, tmp_path, Export()).path)
+    assert [node.op_type for node in made.graph.node] == ["Relu"]
+    assert made.opset_import[0].version == 17

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibration.data.batches import Samples
+from calibration.data.batches import DataSource, Samples, input_specs_from_onnx, open_samples
+from calibration.data.preprocess import Preprocess
 from engines import backend
 from engines.backends import reference
 from pipeline import record
@@ -19,6 +20,7 @@ from pipeline.engine_runner import SIMULATION, runner_of
 from pipeline.errors import EngineError, Unavailable
 from pipeline.stages.infer import Infer
 from pipeline.stages.quantize import Quantize
+from pipeline.stages.tolerate import Rounding, Tolerate
 from tests.pipeline.stages.networks import ELEMENTWISE, Array, Out, samples_for, save
 
 
@@ -122,3 +124,29 @@ def test_an_engine_that_cannot_run_here_is_unavailable(net: OnnxModel, out: Out,
     monkeypatch.setattr(reference, "why_not_run", lambda: "reference: is asleep; wake it")
     with pytest.raises(Unavailable, match="is asleep; wake it"):
         Infer()(out(), Engine(net.path, "reference"), samples_for(net))
+
+
+def test_rows_that_are_as_many_as_samples_by_chance_are_not_the_batch(tmp_path: Path, out: Out) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[N, 1] x) => (int64[K, 2] picked, float[3, 1] fixed) <float[3, 1] three = {1, 2, 3}>
+    {
+      above = Relu (x)  indices = NonZero (above)  picked = Transpose <perm = [1, 0]> (indices)
+      fixed = Identity (three)
+    }
+    """
+    model = save(text, tmp_path / "net.onnx")
+    x = np.array([[1], [-1], [1], [-1], [1], [1]], np.float32)
+    np.savez(tmp_path / "x.npz", x=np.repeat(x, 5, axis=0)[:6])
+    samples = open_samples(DataSource(str(tmp_path / "x.npz")), input_specs_from_onnx(model.path), Preprocess())
+    for batch_size in (1, 3, 6):
+        outputs = read_outputs(Infer(batch_size=batch_size)(out(), Engine(model.path), samples).path)
+        assert outputs["fixed"].shape == (6, 3, 1)
+        assert [len(rows) for rows in outputs["picked"]] == [1, 1, 1, 1, 1, 0]
+
+
+def test_a_scalar_is_drawn_and_judged(tmp_path: Path, out: Out) -> None:
+    model = save(WITHOUT_BATCH, tmp_path / "net.onnx")
+    samples = samples_for(model, 70)
+    bounds = Tolerate(num_samples=8)(out(), model, samples, Rounding("fp16", "none")).read()["outputs"]
+    assert bounds["total"]["min_sqnr_db"] > 40
