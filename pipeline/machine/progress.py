@@ -8,6 +8,7 @@ With `-v` everything is told when it begins.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -34,6 +35,18 @@ def _nothing() -> None:
 def _is_terminal() -> bool:
     """Whether stderr is one; where it was closed from the beginning Python has None in its place."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _write_line(line: str) -> None:
+    """On stderr, past its buffer: that keeps what cannot be written, and fails with it when the process ends."""
+    sys.stderr.flush()
+    try:
+        descriptor = sys.stderr.fileno()
+    except OSError:  # It is not a file, such as where a test reads it.
+        sys.stderr.write(line)
+        sys.stderr.flush()
+        return
+    os.write(descriptor, line.encode(sys.stderr.encoding, "backslashreplace"))
 
 
 class Bar:
@@ -124,8 +137,7 @@ class _AtWork:
             seconds = time.monotonic() - outermost.begin
             after = f", {seconds:.0f} s" if seconds > PLAIN_SECONDS else ""
             with suppress(OSError, AttributeError):  # Nobody reads it any more, or it was closed from the beginning.
-                sys.stderr.write(f"trtforge: {shown(self._sentence())}{after} ...\n")
-                sys.stderr.flush()
+                _write_line(f"trtforge: {shown(self._sentence())}{after} ...\n")
             self._start(PLAIN_SECONDS, self._say)
 
     def _show(self, outermost: Bar) -> None:
