@@ -59,9 +59,9 @@ def _keep_coordinates(model: onnx.ModelProto) -> None:
     for node in nodes_of(model.graph):
         if node.op_type == "Resize" and node.domain in ONNX_DOMAINS:
             attributes = {each.name: each.s.decode() for each in node.attribute}
-            kept = {"coordinate_transformation_mode": "asymmetric"}
-            kept |= {"nearest_mode": "floor"} if attributes.get("mode", "nearest") == "nearest" else {}
-            for name, value in kept.items():
+            before = {"coordinate_transformation_mode": "asymmetric"}
+            before |= {"nearest_mode": "floor"} if attributes.get("mode", "nearest") == "nearest" else {}
+            for name, value in before.items():
                 if name not in attributes:
                     node.attribute.append(onnx.helper.make_attribute(name, value))
 
