@@ -184,6 +184,7 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
         rounding = replace(rounding, target="onnxruntime", exclude=())  # With the ranges for TensorRT.
         by_tensorrt = plan.build.native_scales == "tensorrt"
         return replace(rounding, method="entropy", methods={}) if by_tensorrt else rounding
+    rounding = replace(rounding, corrects_biases=any(tensor.channel_means for tensor in ranges.tensors.values()))
     if placement == "onnxruntime":
         return replace(rounding, arithmetic=plan.quantize.chosen_arithmetic()[0])
     return rounding

@@ -76,7 +76,10 @@ def test_derived_tolerances_come_along(command: Command, plan: Path) -> None:
         plan.read_text().replace('{ path = "data.npz", labels = "y" }', '{ path = "many.npz", labels = "y" }')
     )
     folder = unpacked(packed(command, plan))
-    assert set(open_bundle(folder / "manifest.json").manifest.tolerances) == {"fp32.tensorrt", "int8.tensorrt"}
+    tolerances = open_bundle(folder / "manifest.json").manifest.tolerances
+    assert set(tolerances) == {"fp32.tensorrt", "int8.tensorrt"}
+    corrected = {kind: json.loads((folder / path).read_text())["corrects_biases"] for kind, path in tolerances.items()}
+    assert corrected == {"fp32.tensorrt": False, "int8.tensorrt": True}, "as the engines that are judged"
     own = folder / "plan.toml"
     own.write_text(own.read_text().replace('["tensorrt"]', '["reference"]'))
     said = command("validate", own)
