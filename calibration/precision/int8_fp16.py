@@ -17,6 +17,7 @@ from onnx import version_converter
 
 from calibration.errors import ModelError
 from calibration.graph.editing import constant, named, opened
+from calibration.graph.opset import opset_of
 from calibration.precision.fp16 import FP16_MAX, FP16_TINY, fp16_from_onnx, weights_beyond_fp16
 
 FIRST_OPSET = 19
@@ -59,7 +60,7 @@ def typed_int8_from_qdq(model: onnx.ModelProto, keep_fp32: Collection[str]) -> T
 
 def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in opset 19 or later."""
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    opset = opset_of(model)
     if opset >= FIRST_OPSET:
         return model
     try:

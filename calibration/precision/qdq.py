@@ -24,6 +24,7 @@ from calibration.graph.editing import (
     unique,
     value_names,
 )
+from calibration.graph.opset import opset_of
 from calibration.precision.place import place
 from calibration.precision.placement import (
     PlacementOptions,
@@ -78,7 +79,7 @@ def qdq_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, Span], options: P
 
 
 def _check_can_be_quantized(model: onnx.ModelProto) -> None:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if opset < MIN_OPSET:
         raise ModelError(
             f"{model.graph.name}: is opset {opset}, Q/DQ with a scale for each channel needs {MIN_OPSET} or later; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class Evidence:
         parts = (self.fp32, self.model, self.samples, self.ranges)
         return " ".join("" if part is None else part.digest() for part in parts)
 
+    @cached_property
     def ranges_record(self) -> RangesRecord | None:
         """The ranges, read for whom the model is placed; None where they are not known."""
         if self.ranges is None:
@@ -57,7 +59,7 @@ class Evidence:
 
     def spans(self) -> dict[str, Span]:
         """The ranges by tensor; none where they are not known."""
-        record = self.ranges_record()
+        record = self.ranges_record
         return {} if record is None else spans_from_ranges(record)
 
     def scale_mismatches(self) -> list[str]:

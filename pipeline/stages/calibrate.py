@@ -18,7 +18,7 @@ from calibration.analysis.range_choice import NUM_SAMPLES, write_choice
 from calibration.data.batches import Samples
 from calibration.data.source import spread
 from calibration.errors import ModelError
-from calibration.graph.editing import model_from_file, opened
+from calibration.graph.editing import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.histogram.collect import OnPart, collect, num_in
@@ -109,7 +109,7 @@ class Calibrate(Stage):
             log.info("second pass, for %d tensors whose fit into FP16 does not follow from the others", len(unclear))
             write_watched(model.path, proto, unclear, watched_model)
             histograms |= self._pass(model, watched_model, samples)
-        axes = mean_axes(opened(proto).graph, set(possible))
+        axes = mean_axes(watched.graph, set(possible))
         write_watched(model.path, proto, axes, watched_model)
         means = self._means(watched_model, recorder, axes)
         watched_model.unlink()

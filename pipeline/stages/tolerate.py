@@ -20,7 +20,6 @@ from calibration.analysis.adjustable import AdjustableNetwork
 from calibration.analysis.rounding import FP16, FP32, TF32, Format, rounded_from_onnx, steps_feed
 from calibration.data.batches import Samples
 from calibration.data.source import spread
-from calibration.graph.editing import opened
 from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram
@@ -209,7 +208,7 @@ class Tolerate(Stage):
                     watched.completed(collect(run, islice(few(samples, self.num_samples), half, None, 2)))
                     for half in ((0, 1) if samples.num_samples > 1 else (0, 0))
                 )
-                axes = mean_axes(opened(proto).graph, set(watched.names))
+                axes = mean_axes(watched.graph, set(watched.names))
                 means = channel_means(run, few(samples, min(self.num_samples or MEAN_SAMPLES, MEAN_SAMPLES)), axes)
             _LAST_HALVES.clear()
             _LAST_HALVES[key] = (first, second), means

@@ -262,7 +262,7 @@ class Validate(Stage):
     def _of_ranges(self, judged: Judged, derived: dict[str, Any] | None) -> list[str]:
         """What is wrong with the ranges that the engine was made with, and with the scales in its model."""
         evidence = judged.evidence
-        record = None if evidence is None else evidence.ranges_record()
+        record = None if evidence is None else evidence.ranges_record
         if evidence is None or record is None:
             return []
         unlike = unlike_ranges(derived, record) if derived else []
