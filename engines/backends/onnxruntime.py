@@ -291,6 +291,8 @@ class _ValuesRunner(_OrtRunner):
 
 
 def _import() -> Any:
+    # From 1.29 on it leaves an id of this machine below the home folder as it is loaded, and sends models' names away.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

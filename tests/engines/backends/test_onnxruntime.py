@@ -49,6 +49,27 @@ def test_a_convolution_without_quantized_output_does_not(
     )
 
 
+def test_it_leaves_nothing_in_the_users_folders(linear: Path, tmp_path: Path) -> None:
+    """Its telemetry keeps an id of the machine and a table of events there, and a file with a name that can be guessed.
+
+    In a process whose environment has nothing of CI, where it is off by itself.
+    """
+    code = f"""
+from pathlib import Path
+from engines.backends import onnxruntime as ort
+ort.versions()
+with ort.load(Path({str(linear)!r}), num_threads=1):
+    pass
+"""
+    folders = {name: tmp_path / name for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR")}
+    for folder in folders.values():
+        folder.mkdir()
+    root = Path(__file__).resolve().parents[3]
+    environment = {name: str(folder) for name, folder in folders.items()} | {"PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-B", "-c", code], env=environment, check=True)
+    assert {name: list(folder.iterdir()) for name, folder in folders.items()} == {name: [] for name in folders}
+
+
 def test_the_engine_is_the_model(linear: Path, tmp_path: Path) -> None:
     ort.build(linear, tmp_path / "engine.onnx", BuildOptions())
     assert (tmp_path / "engine.onnx").read_bytes() == linear.read_bytes()
