@@ -10,13 +10,15 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
+from calibration.file_digest import file_digest
 from pipeline.artifact import Artifact
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
 from pipeline.spelling import echo
@@ -24,45 +26,73 @@ from pipeline.spelling import echo
 R = TypeVar("R", bound=Artifact)
 LOCK = "lock"
 """In a folder to work in: held by who works there."""
-UNLOCKED = ".new-"
-"""How the name of one begins that is being made."""
+RANDOM = "[a-z0-9_]{8}"
+"""How the name of one ends."""
+SHA256, REPLACED = "sha256", "replaced"
+"""In the record beside an engine: of which file it is; and the record of the engine that is being replaced."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of linux/fcntl.h and linux/fs.h."""
 
 
 @contextmanager
 def locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder to work in, removed at the end. Its lock says that somebody works there, from its first moment on.
-
-    Until the lock is held it has another name, which ``remove_unlocked`` leaves alone.
+    """A new folder to work in, removed at the end. Its lock says that somebody works there.
 
     Raises:
         OSError: it cannot be made.
     """
-    work = Path(tempfile.mkdtemp(prefix=f"{UNLOCKED}{prefix}", dir=parent))
-    try:
-        with (work / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            work = work.rename(parent / work.name.removeprefix(UNLOCKED))
+    work, lock = _new_locked(parent, prefix)
+    with lock:
+        try:
             yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        finally:
+            _remove(work)
+
+
+def _new_locked(parent: Path, prefix: str) -> tuple[Path, IO[str]]:
+    """A new folder, and the open file in it that is locked."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            lock = (work / LOCK).open("w")
+        except BaseException as error:
+            if isinstance(error, FileNotFoundError) and parent.is_dir():
+                continue  # In this moment another process took it for a dead one's, and removed it.
+            _remove(work)
+            raise
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (work / LOCK).exists():
+            return work, lock
+        lock.close()  # Likewise.
+
+
+def _remove(work: Path) -> None:
+    """The lock goes last, so that whoever dies here leaves a folder that is still known as a dead one's."""
+    with suppress(OSError):
+        for entry in work.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != LOCK:
+                entry.unlink()
+        (work / LOCK).unlink(missing_ok=True)
+        work.rmdir()
 
 
 def remove_unlocked(work: Path) -> bool:
     """Remove such a folder if the process that worked there is dead; whether it was.
 
-    False too where it is not ours: has no lock, or is another user's; or has just begun.
+    False too where it is not ours: has files and no lock, or is another user's.
     """
-    if work.name.startswith(UNLOCKED):
-        return False
     try:
+        if not (work / LOCK).exists():
+            work.rmdir()  # Of one who died before there was a lock. Who is alive then makes another.
+            return True
         with (work / LOCK).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(work, ignore_errors=True)
+            _remove(work)
     except OSError:
         return False
-    return True
+    return not work.exists()
 
 
 @contextmanager
@@ -71,7 +101,7 @@ def work_folder(target: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            leaving = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}")
+            leaving = re.compile(rf"\.{re.escape(target.name)}\.{RANDOM}")
             for path in [path for path in target.parent.iterdir() if leaving.fullmatch(path.name)]:
                 remove_unlocked(path)
             work = stack.enter_context(locked_folder(target.parent, f".{target.name}."))
@@ -152,31 +182,52 @@ def make(target: Path, stage: Callable[[Path], R]) -> R:
     with work_folder(target) as work:
         artifact = stage(work)
         record = artifact.beside("record.json")
-        beside = target.with_name(f"{target.name}.json")
         if record.is_file():
             artifact_fields = {
                 field.name: getattr(artifact, field.name) for field in fields(artifact) if field.name != "path"
             }
-            record.write_text(json.dumps(json.loads(record.read_text()) | artifact_fields, indent=1, sort_keys=True))
-        elif "backend" in record_of(target):
-            beside.unlink()  # Of an engine that is now replaced by something else.
-        put(artifact.path, target, work)
-        if record.is_file():
-            record.replace(beside)
+            _put_with_record(artifact.path, target, json.loads(record.read_text()) | artifact_fields, work)
+        elif _own_record(target):  # Of an engine that is now replaced by something else.
+            _put_with_record(artifact.path, target, {}, work)
+        else:
+            put(artifact.path, target, work)
         for note in artifact.notes():
             echo(f"trtforge: {target.name}: {note}", err=True)
     return replace(artifact, path=target)
 
 
+def _put_with_record(made: Path, target: Path, record: dict[str, Any], work: Path) -> None:
+    """Put an engine and its record as one, which two renames are not.
+
+    First the record is put, with that of the engine which is still there: each says of which file it is. So the rename
+    of the engine is what changes both.
+    """
+    beside = target.with_name(f"{target.name}.json")
+    before = record_of(target)
+    new = record | {SHA256: file_digest(made).hex()}
+    _put_record(new | ({REPLACED: before} if before else {}), beside, work)
+    put(made, target, work)
+    if not record:
+        beside.unlink()
+    elif before:
+        _put_record(new, beside, work)
+
+
+def _put_record(record: dict[str, Any], beside: Path, work: Path) -> None:
+    (work / "record").write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+    put(work / "record", beside, work)
+
+
 def put(made: Path, target: Path, aside: Path) -> None:
-    """Rename to the target; a folder there changes places with the new one at once, where the system can do so.
+    """Rename to the target, all on disk; a folder there changes places with the new one at once, if the system can.
 
     Elsewhere it goes aside first, also one that another process puts there meanwhile.
     """
+    sync(made)
     for number in itertools.count():
         if target.is_dir():
             if _exchanged(made, target):
-                return
+                break
             with suppress(FileNotFoundError):
                 target.rename(aside / f"replaced{number}")
         try:
@@ -185,7 +236,36 @@ def put(made: Path, target: Path, aside: Path) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         else:
-            return
+            break
+    sync_one(target.parent)
+
+
+def sync(path: Path) -> None:
+    """All of a file, or of a folder, is on disk when this returns."""
+    for part in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        sync_one(part)
+
+
+def sync_one(path: Path) -> None:
+    """A file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def share(path: Path, store: Path) -> None:
+    """Give all of a file or a folder the modes of the store's folder: who may use that may use all in it."""
+    for part in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        share_one(part, store)
+
+
+def share_one(path: Path, store: Path) -> None:
+    """As ``share``, of a folder without what is in it."""
+    modes = stat.S_IMODE(store.stat().st_mode)
+    with suppress(PermissionError):  # Somebody else made it, and shared it.
+        path.chmod(modes if path.is_dir() else modes & 0o666)
 
 
 def _exchanged(made: Path, target: Path) -> bool:
@@ -196,9 +276,33 @@ def _exchanged(made: Path, target: Path) -> bool:
 
 
 def record_of(engine: Path) -> dict[str, Any]:
-    """What `make` wrote beside an engine: empty if there is nothing of ours."""
+    """What `make` wrote beside an engine: empty if there is nothing of ours, or nothing of this very file."""
+    whole = _own_record(engine)
+    if not whole or not engine.is_file():
+        return {}
+    new = {key: value for key, value in whole.items() if key != REPLACED}
+    candidates = [new, *([whole[REPLACED]] if isinstance(whole.get(REPLACED), dict) else [])]
+    digest = file_digest(engine).hex()  # Earlier versions did not write of which file a record is.
+    return next((record for record in candidates if record.get(SHA256, digest) == digest), {})
+
+
+def check_record(engine: Path) -> None:
+    """Refuse an engine beside which there is the record of another.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if engine.is_file() and _own_record(engine) and not record_of(engine):
+        raise ConfigError(
+            f"{engine}: {engine.name}.json beside it is the record of another file (SHA-256 differs); build the engine "
+            "again, or copy both"
+        )
+
+
+def _own_record(engine: Path) -> dict[str, Any]:
+    """As it was written; empty if it is none of ours."""
     try:
         record = json.loads(engine.with_name(f"{engine.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) else {}
+    return record if isinstance(record, dict) and record.keys() & {"backend", REPLACED} else {}

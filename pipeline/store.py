@@ -10,7 +10,8 @@ Layout of a store (``.trtforge/`` by default)::
 
 Looked up by recipe, passed on by content. A stage works in ``tmp/`` and the folder is renamed when all is on disk,
 so that a crash, a kill or a full disk leaves nothing that could be taken for a result. Two processes may make the
-same result at once: the first rename wins, the other throws its own away, and both are right.
+same result at once: the first rename wins, the other throws its own away, and both are right. All in a store has the
+modes of its folder, so that a group can share one (``chmod 2775 .trtforge``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +34,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from pipeline.artifact import Artifact, artifact_from_record, digest_of_path, record_from_artifact
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
-from pipeline.output import LOCK, UNLOCKED, locked_folder, remove_unlocked
+from pipeline.output import LOCK, RANDOM, locked_folder, remove_unlocked, share, share_one, sync, sync_one
 from pipeline.source_digest import check_unchanged, source_digest
 
 log = logging.getLogger(__name__)
@@ -110,11 +112,12 @@ class Store:
         self._variant = ""
         try:
             (folder / "tmp").mkdir(parents=True, exist_ok=True)
+            share_one(folder / "tmp", folder)
         except OSError as error:
             raise ConfigError(
                 f"{folder}: cannot be used as a store ({error.strerror}); name another with --store"
             ) from error
-        if not os.access(folder / "tmp", os.W_OK):
+        if not os.access(folder / "tmp", os.R_OK | os.W_OK | os.X_OK):
             raise ConfigError(f"{folder}: the store cannot be written; name another with --store")
         self._remove_stale_work()
 
@@ -246,17 +249,19 @@ class Store:
         (work / "result.json").write_text(json.dumps(result, indent=2, sort_keys=True), encoding="utf-8")
 
     def _publish(self, work: Path, final: Path) -> None:
-        (work / LOCK).unlink()
-        for path in [*work.rglob("*"), work]:
-            _sync(path)
+        share(work, self.folder)
+        sync(work)
         final.parent.mkdir(exist_ok=True)
+        share_one(final.parent, self.folder)
         try:
             work.rename(final)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             log.info("%s: another process made the same result first; its own is used", final)
-        _sync(final.parent)
+        sync_one(final.parent)
+        sync_one(self.folder)
+        (final / LOCK).unlink(missing_ok=True)  # Not before: without it, what a kill left would be nobody's.
 
     @contextmanager
     def _work_folder(self) -> Iterator[Path]:
@@ -274,14 +279,8 @@ class Store:
 
     def _remove_stale_work(self) -> None:
         for work in (self.folder / "tmp").iterdir():
-            if remove_unlocked(work):
+            if re.fullmatch(RANDOM, work.name) and remove_unlocked(work):
                 log.info("%s: left by a process that died; removed", work)
-                continue
-            with contextlib.suppress(OSError):  # Somebody else's; or a moment later it is no longer there.
-                # Between mkdtemp and its lock, or between the lock's end and the rename: a moment; else left behind.
-                is_old = work.is_dir() and time.time() - work.stat().st_mtime > 60
-                if is_old and (work.name.startswith(UNLOCKED) or not (work / LOCK).exists()):
-                    shutil.rmtree(work, ignore_errors=True)
 
 
 class Spent(NamedTuple):
@@ -314,11 +313,3 @@ def _digest_of_files(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in apart)
     digests = {path.relative_to(folder).as_posix(): digest_of_path(path) for path in files}
     return hashlib.sha256(canonical(digests).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,6 @@ kept, nothing is written to the cache after one, and whoever builds calls ``chec
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 
 from engines.contract import Array, BuildOptions, GivenBatches, GivenScales
 from engines.errors import EngineError, Unavailable
+from engines.nvinfer.whole_file import write_whole
 
 R = TypeVar("R")
 CalibrationAlgorithm = Literal["EntropyCalibration2", "MinMaxCalibration"]
@@ -258,10 +258,7 @@ class _State:
         data = bytes(cache)
         if self._given is not None and data == self._given:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        part.write_bytes(data)
-        part.replace(self._path)
+        write_whole(self._path, data)
 
     def close(self) -> None:
         """Free the buffers and the stream, while the device's context is current."""

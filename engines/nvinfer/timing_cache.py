@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from engines.nvinfer.whole_file import write_whole
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,17 +57,13 @@ def begin(config: Any, file: Path, warnings: deque[str]) -> str:
 
 def keep(config: Any, file: Path) -> None:
     """Write the cache, whole or not at all; the last of two builds at once wins. A full disk is a warning."""
-    part = file.with_name(f".{file.name}.{os.getpid()}")
     cache = config.get_timing_cache()
     if cache is None:  # It took none, not even an empty one; the engine is built all the same.
         _LOG.warning("timing cache %s: TensorRT keeps none; later builds time its kernels again", file)
         return
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(bytes(cache.serialize()))
-        part.replace(file)
+        write_whole(file, bytes(cache.serialize()))
     except OSError as error:
-        part.unlink(missing_ok=True)
         _LOG.warning("timing cache %s: cannot be written (%s); later builds time its kernels again", file, error)
 
 

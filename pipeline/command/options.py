@@ -18,7 +18,7 @@ from engines.contract import ShapeRange
 from engines.precision import FP32, PRECISIONS
 from pipeline.artifact import Engine, OnnxModel
 from pipeline.errors import ConfigError
-from pipeline.output import record_of
+from pipeline.output import check_record, record_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -176,13 +176,14 @@ def engine_from(path: Path, backend: str, simulate: bool) -> Engine:
     """A user's engine file.
 
     Raises:
-        ConfigError: it does not exist, or its record says that it is another backend's.
+        ConfigError: it does not exist, or its record says that it is another backend's, or is another engine's.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError(f"{path}: {what}; give an engine that `trtforge build` wrote, or an ONNX file")
     if not path.stat().st_size:
         raise ConfigError(f"{path}: is empty; copy or build it again")
+    check_record(path)
     record = record_of(path)
     made_by = record.get("backend", backend)
     if made_by != backend:

@@ -30,7 +30,7 @@ from pipeline.gate.record import SCHEMA_VERSION as GATE_SCHEMA
 from pipeline.gate.record import Check, EngineInfo, GateRecord, LatencyMeasurement
 from pipeline.json_record import record_from_json, write_json
 from pipeline.machine.identity import Machine, this_machine
-from pipeline.output import put, work_folder
+from pipeline.output import put, share, share_one, work_folder
 
 SCHEMA_VERSION = 1
 FOLDER, RECORD, GATE_RECORD = "baselines", "baseline.json", "gate.json"
@@ -167,7 +167,7 @@ def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool) -> B
         what = "is not what was gated" if engine.path.is_file() else "is no longer there"
         raise DataError(f"{engine.path}: {what}; gate it again, and set the baseline from that")
     final = store / FOLDER / name
-    with work_folder(final) as work, _alone(final.parent):
+    with work_folder(final) as work, _alone(store):
         new = work / "new"
         for file in files_of_engine(engine.path):
             _take(file, new / "engine" / file.relative_to(engine.path.parent), store)
@@ -177,6 +177,7 @@ def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool) -> B
         write_json(_baseline_record(gate, info, measurements), new / RECORD)
         (new / SUMS).write_text(sums_of(new), encoding="utf-8")
         _check_copy(new, engine, info)
+        share(new, store)
         put(new, final, work)
     return read_baseline(final)
 
@@ -190,9 +191,11 @@ def gate_from_folder(folder: Path) -> GateRecord:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until nobody else sets a baseline in this folder."""
-    with (folder / ".lock").open("w") as lock:
+def _alone(store: Path) -> Iterator[None]:
+    """Wait until nobody else sets a baseline in this store, which its group may do."""
+    share_one(store / FOLDER, store)
+    with (store / FOLDER / ".lock").open("w") as lock:
+        share_one(store / FOLDER / ".lock", store)
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -12,7 +12,17 @@ import pytest
 from pipeline import output
 from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.output import check_file_target, check_folder_target, make, passing_folder, put, record_of, work_folder
+from pipeline.output import (
+    check_file_target,
+    check_folder_target,
+    check_record,
+    locked_folder,
+    make,
+    passing_folder,
+    put,
+    record_of,
+    work_folder,
+)
 
 
 def text_to(folder: Path, text: str) -> OnnxModel:
@@ -186,3 +196,71 @@ def test_where_the_system_cannot_exchange_it_goes_aside_first(tmp_path: Path, mo
     put(new, old, aside)
     assert (old / "name").read_text() == "new"
     assert (aside / "replaced0" / "name").read_text() == "old"
+
+
+def engine_of(folder: Path, text: str) -> Engine:
+    (folder / "model.plan").write_text(text)
+    (folder / "record.json").write_text(json.dumps({"backend": "tensorrt", "engine": text}))
+    return Engine(folder / "model.plan", "tensorrt")
+
+
+@pytest.mark.parametrize("new", ["an engine", "a model without a record"])
+def test_an_engine_and_its_record_change_at_once(new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each rename in turn, whoever dies there leaves the old pair or the new one."""
+    target = tmp_path / "e.plan"
+    make(target, lambda out: engine_of(out, "old"))
+    seen: list[tuple[str, str]] = []
+
+    def watched(made: Path, where: Path, aside: Path) -> None:
+        put(made, where, aside)
+        check_record(target)
+        seen.append((target.read_text(), record_of(target).get("engine", "none")))
+
+    monkeypatch.setattr(output, "put", watched)
+    if new == "an engine":
+        make(target, lambda out: engine_of(out, "new"))
+        assert seen == [("old", "old"), ("new", "new"), ("new", "new")]
+        assert sorted(json.loads((tmp_path / "e.plan.json").read_text())) == [
+            "backend", "engine", "max_batch", "min_batch", "sha256", "signature", "simulated",
+        ]  # fmt: skip
+    else:
+        make(target, lambda out: text_to(out, "new"))
+        assert seen == [("old", "old"), ("new", "none")]
+        assert not (tmp_path / "e.plan.json").exists()
+
+
+def test_the_record_of_another_file_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "e.plan", lambda out: engine_of(out, "old"))
+    (tmp_path / "e.plan").write_text("copied over it")
+    assert record_of(tmp_path / "e.plan") == {}
+    with pytest.raises(ConfigError, match=r"e.plan: e.plan.json beside it is the record of another file .* copy both"):
+        check_record(tmp_path / "e.plan")
+    make(tmp_path / "e.plan", lambda out: engine_of(out, "new"))
+    assert record_of(tmp_path / "e.plan")["engine"] == "new"
+
+
+def test_a_record_of_before_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "e.plan").write_text("engine")
+    (tmp_path / "e.plan.json").write_text('{"backend": "tensorrt"}')
+    check_record(tmp_path / "e.plan")
+    assert record_of(tmp_path / "e.plan") == {"backend": "tensorrt"}
+
+
+def test_a_work_folder_that_others_took_for_a_dead_ones_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its lock."""
+    made: list[Path] = []
+
+    def flock(stream: object, kind: int) -> None:
+        work = next(tmp_path.iterdir())
+        if not made:
+            made.append(work)
+            (work / "lock").unlink()
+            work.rmdir()
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with locked_folder(tmp_path, "x.") as work:
+        assert work.is_dir()
+        assert work != made[0]
+    assert list(tmp_path.iterdir()) == []

@@ -363,3 +363,39 @@ def test_what_is_not_ours_in_tmp_is_left_alone(tmp_path: Path, model: OnnxModel)
     (tmp_path / "s" / "tmp" / ".DS_Store").write_text("x")
     Store(tmp_path / "s").run(Upper(), model)
     assert (tmp_path / "s" / "tmp" / ".DS_Store").exists()
+
+
+def test_a_group_can_share_a_store(tmp_path: Path, model: OnnxModel) -> None:
+    """Whatever the umask of who makes something, all in a store has the modes of its folder."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s").chmod(0o2775)
+    before = os.umask(0o077)
+    try:
+        Store(tmp_path / "s").run(Upper(), model)
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(tmp_path): oct(path.stat().st_mode & 0o7777) for path in (tmp_path / "s").rglob("*")}
+    assert len(modes) == 7, "tmp, the stage's folder, the result's, and four files"
+    expected = {path: "0o2775" if (tmp_path / path).is_dir() else "0o664" for path in modes}
+    assert modes == expected
+
+
+def test_what_processes_left_in_tmp_is_removed_wherever_they_died(tmp_path: Path, model: OnnxModel) -> None:
+    tmp = tmp_path / "s" / "tmp"
+    for name, files in {"abcdefg1": [], "abcdefg2": ["lock"], "abcdefg3": ["lock", "half"], "their-own": []}.items():
+        (tmp / name).mkdir(parents=True)
+        for file in files:
+            (tmp / name / file).touch()
+    (tmp / "abcdefg4").mkdir()
+    (tmp / "abcdefg4" / "no-lock").touch()
+    Store(tmp_path / "s").run(Upper(), model)
+    assert sorted(path.name for path in tmp.iterdir()) == ["abcdefg4", "their-own"], "what is not ours stays"
+
+
+def test_a_lock_in_a_result_is_no_damage(tmp_path: Path, model: OnnxModel) -> None:
+    """A process that was killed right after it published leaves one."""
+    made = Store(tmp_path / "s").run(Upper(), model)
+    made.beside("lock").touch()
+    store = Store(tmp_path / "s")
+    store.run(Upper(), model)
+    assert [entry.served for entry in store.account] == [True]

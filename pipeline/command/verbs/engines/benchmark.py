@@ -25,7 +25,7 @@ from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.command.table import _table
 from pipeline.errors import ConfigError
-from pipeline.output import passing_folder
+from pipeline.output import passing_folder, put
 from pipeline.page.numbers import NONE, three_digits
 from pipeline.spelling import echo, table_console
 from pipeline.stages.benchmark import Benchmark
@@ -61,8 +61,8 @@ def time_files(engines: list[Engine], options: dict[str, Any]) -> None:
         timings = stage(work, names, samples)
         if output:
             for row in timings.read()["timings"]:
-                (work / row["samples"]).replace(output.with_name(row["samples"]))
-            timings.path.replace(output)
+                put(work / row["samples"], output.with_name(row["samples"]), work)
+            put(timings.path, output, work)
             timings = Timings(output)
         print_timings(timings)
 

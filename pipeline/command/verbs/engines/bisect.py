@@ -21,7 +21,7 @@ from pipeline.command.options import (
 )
 from pipeline.command.table import _table
 from pipeline.errors import ConfigError
-from pipeline.output import passing_folder
+from pipeline.output import passing_folder, put
 from pipeline.spelling import table_console
 from pipeline.stages.validate import Validate
 
@@ -73,7 +73,7 @@ def look_into(reference: Path, candidate: Path, options: dict[str, Any]) -> None
         }
         with passing_folder(output) as work:
             (work / "suspects.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-            (work / "suspects.json").replace(output)
+            put(work / "suspects.json", output, work)
     table = _table(f"{candidate.name}: SQNR, dB, on {bisection.num_samples} samples")
     table.add_column("tensor of FP32", overflow="fold")
     table.add_column("operator", overflow="fold")

@@ -32,7 +32,7 @@ from pipeline.command.plan_run import by_plan, raise_failures
 from pipeline.command.stage_options import NUMBER
 from pipeline.command.table import _table
 from pipeline.errors import ConfigError
-from pipeline.output import passing_folder
+from pipeline.output import passing_folder, put
 from pipeline.spelling import table_console
 from pipeline.stages.infer import Infer
 from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validate
@@ -114,7 +114,7 @@ def judge_files(reference: Path, candidate: Path, options: dict[str, Any]) -> No
         verdict = stage(work, outputs[0], outputs[1], labelled, judged)
         record = verdict.read()
         if options["output"]:
-            verdict.path.replace(options["output"])
+            put(verdict.path, options["output"], work)
     print_verdict(record)
     raise_failures({candidate.name: record})
 

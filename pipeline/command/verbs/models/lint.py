@@ -16,7 +16,7 @@ from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import tell_findings
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
-from pipeline.output import passing_folder
+from pipeline.output import passing_folder, put
 from pipeline.stages.lint import Evaluated, Lint
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -66,7 +66,7 @@ def lint(model: Path, **options: Any) -> None:
         findings = stage(work, opened, samples, other)
         if output is not None:
             shutil.copyfile(findings.path, work / "copy")
-            (work / "copy").replace(output)
+            put(work / "copy", output, work)
         tell_findings(findings, stage)
     return None
 

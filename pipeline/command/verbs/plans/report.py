@@ -9,7 +9,7 @@ import click
 from pipeline.command.options import STORE, given_options, is_plan
 from pipeline.command.verbs.plans.run import run
 from pipeline.errors import ConfigError
-from pipeline.output import check_file_target, work_folder
+from pipeline.output import check_file_target, put, work_folder
 from pipeline.spelling import echo, table_console
 
 
@@ -34,5 +34,5 @@ def report(source: Path, output: Path | None, store: Path) -> None:
         with work_folder(output) as work:
             page = work / "report.html"
             page.write_text(html_from_record(record, source.parent), encoding="utf-8")
-            page.replace(output)
+            put(page, output, work)
         echo(output)
