@@ -35,6 +35,7 @@ from pipeline.variants import (
     is_reference,
     judge_of,
     judged_engine,
+    ranges_of,
     rounding_of,
     target_of,
     trained_network,
@@ -100,7 +101,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
 
     check_findings(plan, made.findings)
     for network in made.networks.values():
-        network.ranges = store.run(plan.calibrate, network.fp32, calibration)
+        network.ranges = ranges_of(plan, store, network.fp32, calibration)
         for note in network.ranges.notes():
             log.warning("%s", note)
     if until == "calibrate":

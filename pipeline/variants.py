@@ -20,6 +20,7 @@ from pipeline.accuracy.bisection import Evidence
 from pipeline.artifact import (
     Engine,
     OnnxModel,
+    Ranges,
     Verdict,
 )
 from pipeline.engine_runner import SIMULATOR
@@ -104,6 +105,13 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     return store.run(stage, network.fp32, *ranges)
 
 
+def ranges_of(plan: Plan, store: Store, fp32: OnnxModel, samples: Samples) -> Ranges:
+    """The ranges of a network, those that [[quantize.override]] sets included."""
+    ranges = store.run(plan.calibrate, fp32, samples)
+    overrides = plan.quantize.overrides_of_ranges()
+    return ranges if overrides is None else store.run(overrides, fp32, ranges)
+
+
 def built_engine(plan: Plan, store: Store, made: Results, variant: Variant) -> Engine:
     """The engine of the variant's model, which is made already."""
     target = target_of(plan, variant)
@@ -174,7 +182,7 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
     rounding = Rounding(
         name,
         placement,
-        plan.quantize.exclude,
+        plan.quantize.excluded(network.fp32),
         "s8s8",
         method,
         ranges.percentile,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 from onnx_ir.passes import common as passes
 
-from calibration.errors import DataError, ModelError
+from calibration.errors import ModelError
 from calibration.graph.weightless import HEAVY_BYTES
 
 FIRST_IR_WITHOUT = 4
@@ -300,16 +299,3 @@ def attribute_string(node: ir.Node, name: str, default: str) -> str:
 def known_names(graph: ir.Graph) -> frozenset[str]:
     """What a user may call nodes by: their names and their operator types."""
     return frozenset(name for node in graph for name in (node.name, node.op_type) if name)
-
-
-def check_known(names: Collection[str], known: Collection[str], what: str) -> None:
-    """That each name is known.
-
-    Raises:
-        DataError: one is not; the message offers the nearest.
-    """
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
-            hint = f"the nearest is '{near[0]}'" if near else "the model has none"
-            raise DataError(f"{what}: '{name}' is in the list, but the model has no such node or operator; {hint}")

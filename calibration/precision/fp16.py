@@ -14,7 +14,6 @@ import onnx_ir as ir
 from calibration.errors import DataError
 from calibration.graph.editing import (
     add_initializer,
-    check_known,
     closed,
     constant,
     dimensions,
@@ -25,6 +24,7 @@ from calibration.graph.editing import (
     unique,
     value_names,
 )
+from calibration.graph.patterns import check_known
 from calibration.precision.bounds import implied_spans
 from calibration.precision.half_ports import Ports, half_ports
 from calibration.precision.underflow import underflow

@@ -16,7 +16,6 @@ from calibration.errors import ModelError
 from calibration.graph.editing import (
     add_initializer,
     change_constant,
-    check_known,
     closed,
     constant,
     known_names,
@@ -25,6 +24,7 @@ from calibration.graph.editing import (
     value_names,
 )
 from calibration.graph.opset import opset_of
+from calibration.graph.patterns import check_known
 from calibration.precision.place import place
 from calibration.precision.placement import (
     PlacementOptions,

@@ -15,10 +15,9 @@ from calibration.graph.watched_outputs import watchable
 from calibration.histogram.histogram import LEAST_EXPONENT, exponent_of
 from calibration.histogram.methods import LARGEST_CODE
 from calibration.ranges.ort_table import scales_from_flatbuffers, scales_from_json, scales_from_text
-from calibration.ranges.ranges import IMPORTED, Origin, RangesRecord, TensorRange
+from calibration.ranges.ranges import IMPORTED, Origin, RangesRecord, TensorRange, listed
 from calibration.ranges.trt_cache import MARK, cache_from_bytes
 
-NUM_NAMED = 5
 SAME_VALUES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity")
 """Operators that give each value of their first input once: input and output have one range."""
 
@@ -76,7 +75,7 @@ def ranges_from_table(
     tensors = {name: _imported(scales[name], table.source) for name in sorted(scales)}
     origin = Origin(model_digest, "", 0, tensor_digests=tensor_digests(model), source=table.source)
     if lacking := [name for name in known if name not in scales]:
-        notes.append(f"{_listed(lacking)} of the model's tensors have no scale in {table.source}")
+        notes.append(f"{listed(lacking)} of the model's tensors have no scale in {table.source}")
     return RangesRecord(IMPORTED, 100.0, origin, tensors), notes
 
 
@@ -84,7 +83,7 @@ def scales_from_ranges(ranges: RangesRecord) -> tuple[dict[str, float], list[str
     """Tensor name -> scale, sorted by name; and a sentence on the all-zero tensors, which have none."""
     scales = {name: float(np.float32(tensor.amax / LARGEST_CODE)) for name, tensor in sorted(ranges.tensors.items())}
     zero = [name for name, scale in scales.items() if not scale]
-    notes = [f"{_listed(zero)} tensors had no value but 0 in calibration, which gives no scale"] if zero else []
+    notes = [f"{listed(zero)} tensors had no value but 0 in calibration, which gives no scale"] if zero else []
     return {name: scale for name, scale in scales.items() if scale}, notes
 
 
@@ -106,7 +105,7 @@ def scales_of_every_tensor(
     known = watchable(model)
     if lacking := [name for name in known if name not in scale_of and name not in zero]:
         raise DataError(
-            f"ranges: {_listed(lacking)} of the model's tensors have no range, a cache for DLA needs each of them; "
+            f"ranges: {listed(lacking)} of the model's tensors have no range, a cache for DLA needs each of them; "
             "calibrate with --watch all, or leave out --model for a cache of those that are there"
         )
     return {name: scale_of[name] for name in sorted(scale_of) if name in set(known)}
@@ -132,11 +131,11 @@ def _renamed(table: ScaleTable, known: Collection[str], names: Mapping[str, str]
         renamed += [old] if new != old else []
     if not origin_of:
         raise DataError(
-            f"{table.source}: none of its {_listed(unknown)} tensors is in the model; give the model it was made for, "
+            f"{table.source}: none of its {listed(unknown)} tensors is in the model; give the model it was made for, "
             "or --names with the names.json that `trtforge export` left"
         )
-    notes = [f"{_listed(renamed)} tensors were renamed as `trtforge export` renames them"] if renamed else []
-    notes += [f"{_listed(unknown)} tensors of {table.source} are not in the model, and left out"] if unknown else []
+    notes = [f"{listed(renamed)} tensors were renamed as `trtforge export` renames them"] if renamed else []
+    notes += [f"{listed(unknown)} tensors of {table.source} are not in the model, and left out"] if unknown else []
     return {new: table.scales[old] for new, old in origin_of.items()}, notes
 
 
@@ -145,9 +144,3 @@ def _imported(scale: float, source: str) -> TensorRange:
     notes = () if scale else (f"all zero, says {source}",)
     exponent = exponent_of(amax) if amax else LEAST_EXPONENT
     return TensorRange(IMPORTED, amax, {}, {}, {}, -amax, amax, 0, 0, exponent, notes)
-
-
-def _listed(names: list[str]) -> str:
-    """Their number, and the first of them."""
-    shown = ", ".join(f"'{name}'" for name in names[:NUM_NAMED])
-    return f"{len(names)} ({shown}{', …' * (len(names) > NUM_NAMED)})"

@@ -8,7 +8,7 @@ Their file is in ``calibration.ranges.ranges_file``; how ``auto`` chooses, in ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -24,6 +24,8 @@ METHODS: tuple[Method, ...] = ("entropy", "minmax", "percentile", "mse")
 AUTO: Literal["auto"] = "auto"
 """Not one reading for all: each tensor has its own, by what the network's outputs show."""
 IMPORTED: Literal["imported"] = "imported"
+OVERRIDE: Literal["override"] = "override"
+"""Set by the user, see ``calibration.ranges.override``."""
 RangeMethod = Literal["auto", "entropy", "minmax", "percentile", "mse"]
 
 MethodsFor: TypeAlias = Mapping[str, Mapping[str, Method]]
@@ -58,7 +60,7 @@ class Origin:
 class TensorRange:
     """One tensor's range, -amax to amax, and what is known of its values."""
 
-    method: Method | Literal["imported"]
+    method: Method | Literal["imported", "override"]
     """How ``amax`` was read."""
     amax: float
     """0 for a tensor that is all zero."""
@@ -81,6 +83,8 @@ class TensorRange:
     """Infinite values, which are none of ``num_values``."""
     channel_means: tuple[float, ...] = ()
     """Of the data of a product, the mean of each channel that its sums go over, on a few samples; else none."""
+    bounds: tuple[float, ...] = ()
+    """Least and largest value that the user set; else none."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,9 @@ class RangesRecord:
         ours, others = self.origin.tensor_digests, tensor_digests()
         missing = [name for name in others if name not in ours and name not in self.tensors]
         changed = differing(ours, others)
-        which = f", which lacks {_listed(missing)} of this one's tensors" if missing else ""
+        which = f", which lacks {listed(missing)} of this one's tensors" if missing else ""
         if changed:
-            which += f"; by weights or operators, {_listed(changed)} differ, the first of them in order of computation"
+            which += f"; by weights or operators, {listed(changed)} differ, the first of them in order of computation"
         raise DataError(
             f"ranges: were found on model {self.origin.model_digest[:12]}, not on this one, {model_digest[:12]}"
             f"{which}; calibrate this model"
@@ -140,18 +144,26 @@ class RangesRecord:
         self.check_measured("reading ranges by another method")
         tensors = {}
         for name, tensor in self.tensors.items():
+            if tensor.bounds:
+                tensors[name] = tensor
+                continue
             first = methods.get(name, "entropy")
             others = {target: each.get(name, "entropy") for target, each in (methods_for or {}).items()}
             differing = {target: other for target, other in others.items() if other != first}
-            tensors[name] = replace(_read_by(tensor, first), method_for=differing)
+            tensors[name] = replace(read_by_method(tensor, first), method_for=differing)
         return replace(self, method=method, tensors=tensors)
 
     def read_for(self, target: str) -> RangesRecord:
-        """The same with each tensor's reading for that placement."""
-        tensors = {
-            name: _read_by(tensor, tensor.method_for[target]) if target in tensor.method_for else tensor
-            for name, tensor in self.tensors.items()
-        }
+        """The same with each tensor's reading for that placement; bounds that the user set clip."""
+        tensors = {}
+        for name, tensor in self.tensors.items():
+            if tensor.bounds:
+                low, high = tensor.bounds
+                tensors[name] = replace(tensor, min=low, max=high, num_infinite=0)
+            elif target in tensor.method_for:
+                tensors[name] = replace(read_by_method(tensor, tensor.method_for[target]), method_for=tensor.method_for)
+            else:
+                tensors[name] = tensor
         return replace(self, tensors=tensors)
 
     def with_means(self, means: Mapping[str, tuple[float, ...]]) -> RangesRecord:
@@ -161,10 +173,11 @@ class RangesRecord:
 
 
 def methods_of_tensors(ranges: RangesRecord) -> dict[str, Method]:
-    """Tensor name -> how its range was read, where they have readings of their own; else nothing."""
-    if ranges.method != AUTO:
-        return {}
-    return {name: tensor.method for name, tensor in ranges.tensors.items() if tensor.method != IMPORTED}
+    """Tensor name -> how its range was read, where that is not the same for all."""
+    methods: dict[str, Method] = {
+        name: tensor.method for name, tensor in ranges.tensors.items() if tensor.method not in (IMPORTED, OVERRIDE)
+    }
+    return {} if set(methods.values()) <= {ranges.method} else methods
 
 
 def ranges_from_histograms(
@@ -176,7 +189,7 @@ def ranges_from_histograms(
 ) -> RangesRecord:
     """Read every method's range from every tensor's histogram; ``method`` is the chosen one.
 
-    For ``auto`` each tensor's is that of ``methods``, or else entropy.
+    Tensors in ``methods`` have that; for ``auto`` the others are read by entropy.
 
     Raises:
         DataError: the method is unknown, or ``percentile`` is not in (0, 100].
@@ -189,7 +202,7 @@ def ranges_from_histograms(
     read = {key: _tensor_range(histogram, first, percentile) for key, histogram in distinct.items()}
     tensors = {name: read[id(histograms[name])] for name in sorted(histograms)}
     ranges = RangesRecord(method, percentile, origin, tensors)
-    return ranges.read_by(AUTO, methods) if methods and method == AUTO else ranges
+    return ranges.read_by(method, {**dict.fromkeys(tensors, first), **methods}) if methods else ranges
 
 
 def _tensor_range(histogram: Histogram, method: Method, percentile: float) -> TensorRange:
@@ -210,11 +223,35 @@ def _tensor_range(histogram: Histogram, method: Method, percentile: float) -> Te
         notes=(),
         num_infinite=histogram.num_infinite,
     )
-    return _read_by(tensor, method)
+    return read_by_method(tensor, method)
 
 
-def _read_by(tensor: TensorRange, method: Method) -> TensorRange:
-    return replace(tensor, method=method, amax=tensor.amax_by_method[method], notes=_notes(tensor, method))
+def read_by_method(tensor: TensorRange, method: Method | Literal["override"]) -> TensorRange:
+    """The same tensor by another reading of its histogram, for all placements."""
+    bounds = tensor.bounds if method == OVERRIDE else ()
+    return replace(
+        tensor,
+        method=method,
+        amax=tensor.amax_by_method[method],
+        notes=_notes(tensor, method),
+        method_for={},
+        bounds=bounds,
+    )
+
+
+def with_bounds(tensor: TensorRange, bounds: tuple[float, ...], histogram: Histogram | None) -> TensorRange:
+    """The same tensor with a range that the user set; ``histogram`` is None of an imported one."""
+    amax = _of_float32_scale(max(map(abs, bounds)))
+    if histogram is None:
+        return replace(tensor, amax=amax, min=bounds[0], max=bounds[1], bounds=bounds)
+    rated = replace(
+        tensor,
+        bounds=bounds,
+        amax_by_method={**tensor.amax_by_method, OVERRIDE: amax},
+        sqnr_db={**tensor.sqnr_db, OVERRIDE: sqnrs_db(histogram, [amax])[0]},
+        clipped_share={**tensor.clipped_share, OVERRIDE: clipped_share(histogram, amax)},
+    )
+    return read_by_method(rated, OVERRIDE)
 
 
 def _of_float32_scale(amax: float) -> float:
@@ -223,7 +260,7 @@ def _of_float32_scale(amax: float) -> float:
     return LARGEST_CODE * float(scale) if scale >= np.finfo(np.float32).tiny else amax
 
 
-def _notes(tensor: TensorRange, method: Method) -> tuple[str, ...]:
+def _notes(tensor: TensorRange, method: str) -> tuple[str, ...]:
     notes = [f"{tensor.num_infinite} infinite values, left out of the range"] * bool(tensor.num_infinite)
     if not tensor.num_values:
         return (*notes, "no values on the calibration data")
@@ -244,7 +281,7 @@ def _notes(tensor: TensorRange, method: Method) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Their number, and the first of them."""
     shown = ", ".join(f"'{name}'" for name in names[:NUM_NAMED])
     return f"{len(names)} ({shown}{', …' * (len(names) > NUM_NAMED)})"

@@ -4,7 +4,8 @@
     UTF-8, keys sorted. ``format_version`` (4), ``method``, ``percentile``, what the ranges were found on (the fields
     of ``Origin``), and ``tensors``: by name ``method`` (its own), ``amax`` (by that), ``amax_by_method``, ``sqnr_db``
     and ``clipped_share`` by method, ``min``, ``max``, ``num_values``, ``num_zeros``, ``exponent``,
-    ``notes``, ``method_for`` (by placement, where it is another), ``num_infinite`` and ``channel_means``.
+    ``notes``, ``method_for`` (by placement, where it is another), ``num_infinite``, ``channel_means`` and, where the
+    user set a range, ``bounds``, with ``override`` as the method and as a further key of the tables by method.
     Numbers are written so that reading them gives the same bits; an SQNR that does not exist is null.
 ``histograms.npz``
     ``counts``: (num_tensors, 16384) int64, a row per tensor in the order of ``ranges.json``; see
@@ -32,7 +33,7 @@ import numpy as np
 from calibration.errors import DataError
 from calibration.histogram.histogram import NUM_BINS, Counts, Histogram
 from calibration.histogram.methods import Method
-from calibration.ranges.ranges import AUTO, IMPORTED, METHODS, Origin, RangesRecord, TensorRange
+from calibration.ranges.ranges import AUTO, IMPORTED, METHODS, OVERRIDE, Origin, RangesRecord, TensorRange
 
 RANGES_FILE = "ranges.json"
 HISTOGRAMS_FILE = "histograms.npz"
@@ -45,10 +46,7 @@ UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError
 
 def write_ranges(ranges: RangesRecord, histograms: Mapping[str, Histogram], folder: Path) -> None:
     """Write ``ranges.json`` and, unless they were imported, ``histograms.npz`` into the folder."""
-    record: dict[str, Any] = {"format_version": FORMAT_VERSION, "method": ranges.method}
-    record |= {"percentile": ranges.percentile, **vars(ranges.origin)}
-    record["tensors"] = {name: vars(tensor) for name, tensor in ranges.tensors.items()}
-    (folder / RANGES_FILE).write_text(_json_text(record), encoding="utf-8", newline="\n")
+    rewrite_ranges(ranges, folder)
     if ranges.method == IMPORTED:
         return
     counts = np.zeros((len(ranges.tensors), NUM_BINS), np.int64)
@@ -60,6 +58,18 @@ def write_ranges(ranges: RangesRecord, histograms: Mapping[str, Histogram], fold
         archive.open("counts.npy", "w", force_zip64=True) as stream,
     ):
         np.lib.format.write_array(stream, counts, allow_pickle=False)
+
+
+def rewrite_ranges(ranges: RangesRecord, folder: Path) -> None:
+    """Write ``ranges.json`` into the folder; the histograms stay as they are."""
+    record: dict[str, Any] = {"format_version": FORMAT_VERSION, "method": ranges.method}
+    record |= {"percentile": ranges.percentile, **vars(ranges.origin)}
+    record["tensors"] = {name: _plain_tensor(tensor) for name, tensor in ranges.tensors.items()}
+    (folder / RANGES_FILE).write_text(_json_text(record), encoding="utf-8", newline="\n")
+
+
+def _plain_tensor(tensor: TensorRange) -> dict[str, Any]:
+    return {key: value for key, value in vars(tensor).items() if key != "bounds" or value}
 
 
 def ranges_from_folder(folder: Path) -> RangesRecord:
@@ -175,10 +185,12 @@ def _origin_from_record(record: dict[str, Any]) -> Origin:
 
 
 def _tensor_from_record(item: object, methods: tuple[Method, ...], where: str) -> TensorRange:
-    record = _check_keys(item, {range_field.name for range_field in fields(TensorRange)}, where)
-    by_method = {key: _check_keys(record[key], set(methods), f"{where}, {key}") for key in BY_METHOD}
+    keys = {range_field.name for range_field in fields(TensorRange)}
+    record = _check_keys({"bounds": [], **item} if isinstance(item, dict) else item, keys, where)
+    readings: tuple[str, ...] = (*methods, OVERRIDE) if methods and record["method"] == OVERRIDE else methods
+    by_method = {key: _check_keys(record[key], set(readings), f"{where}, {key}") for key in BY_METHOD}
     for key, values in by_method.items():
-        for name in methods:
+        for name in readings:
             if not (key == "sqnr_db" and values[name] is None):
                 _number(values, name, f"{where}, {key}")
     if not isinstance(record["notes"], list) or not all(isinstance(note, str) for note in record["notes"]):
@@ -187,7 +199,7 @@ def _tensor_from_record(item: object, methods: tuple[Method, ...], where: str) -
         raise _Malformed(f"{where}: exponent is {record['exponent']!r}, a whole number is expected")
     for key in ("amax", "min", "max"):
         _number(record, key, where)
-    _one_of(record["method"], methods or (IMPORTED,), f"{where}: method")
+    _one_of(record["method"], readings or (IMPORTED,), f"{where}: method")
     if record["amax"] < 0:
         raise _Malformed(f"{where}: amax is {record['amax']}, a number not below 0 is expected")
     for key in ("num_values", "num_zeros", "num_infinite"):
@@ -199,7 +211,10 @@ def _tensor_from_record(item: object, methods: tuple[Method, ...], where: str) -
     means = record["channel_means"]
     if not isinstance(means, list) or not all(_is_finite(mean) for mean in means):
         raise _Malformed(f"{where}: channel_means are {means!r:.60}, a list of finite numbers is expected")
-    tuples = {"notes": tuple(record["notes"]), "channel_means": tuple(map(float, means))}
+    bounds = record["bounds"]
+    if not isinstance(bounds, list) or not all(_is_finite(bound) for bound in bounds) or len(bounds) not in (0, 2):
+        raise _Malformed(f"{where}: bounds are {bounds!r:.60}, two finite numbers are expected")
+    tuples = {"notes": tuple(record["notes"]), "channel_means": tuple(map(float, means)), "bounds": tuple(bounds)}
     return TensorRange(**{**record, **tuples})
 
 

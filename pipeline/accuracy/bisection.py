@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,6 +18,7 @@ import onnx
 from calibration.analysis.bisection import Bisection, Suspect
 from calibration.analysis.scale_check import scale_mismatches, target_of
 from calibration.data.batches import Samples
+from calibration.graph.patterns import nodes_by_name
 from calibration.graph.watched_outputs import watch_tensors, write_watched
 from calibration.histogram.collect import RunModel
 from calibration.ranges.ranges import RangesRecord, spans_from_ranges
@@ -72,6 +76,28 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Suggestion:
+    """Exceptions for a tensor or some nodes, to be written into a plan or a command."""
+
+    stage: str
+    selector: str
+    names: tuple[str, ...]
+    change: str
+
+    def _entries(self) -> list[tuple[str, str]]:
+        return [(f"{self.selector} = {json.dumps(name, ensure_ascii=False)}", self.change) for name in self.names]
+
+    def toml(self) -> str:
+        """The lines for a plan."""
+        return "\n".join("\n".join((f"[[{self.stage}.override]]", *entry)) for entry in self._entries())
+
+    def flags(self) -> str:
+        """The options for the verb, as a shell takes them."""
+        options = (f"--override {shlex.quote(', '.join(entry))}" for entry in self._entries())
+        return f"trtforge {self.stage} … {' '.join(options)}"
+
+
+@dataclass(frozen=True)
 class BisectionResult:
     """What was found."""
 
@@ -80,6 +106,10 @@ class BisectionResult:
     sqnrs_db: dict[str, float]
     """Output -> its SQNR in the simulation of the model."""
     num_samples: int
+    layers: tuple[str, ...] = ()
+    """The nodes of FP32 behind the first suspect."""
+    is_integer: bool = False
+    """Whether the model has Q/DQ nodes."""
 
     def suspicion(self, engine_sqnrs_db: dict[str, float], runner: str = "") -> str:
         """The likely layer in a sentence; or, where the simulated model is right and the engine is not, just that.
@@ -105,6 +135,18 @@ class BisectionResult:
         if first is None or not first.is_clear():
             return f"no single layer stands out {on}: the loss is spread over many"
         return f"the likely layer, {on}: {first.sentence()}"
+
+    def override(self) -> Suggestion | None:
+        """What would take the loss away where a single layer stands out; None where none does."""
+        first = next(iter(self.suspects), None)
+        if first is None or not first.is_clear():
+            return None
+        if first.scale is None:
+            stage = "quantize" if self.is_integer else "cast"
+            return Suggestion(stage, "nodes", self.layers, 'precision = "fp32"') if self.layers else None
+        low, high = min(first.scale.min, 0.0), max(first.scale.max, 0.0)
+        change = f"range = [{low!r}, {high!r}]"
+        return Suggestion("quantize", "tensors", (first.tensor,), change) if low < high else None
 
     def rows(self, num: int = NUM_KEPT) -> list[dict[str, Any]]:
         """The first suspects as plain data; what is not finite is None."""
@@ -154,7 +196,23 @@ def run_bisection(evidence: Evidence, num_samples: int, runner: ModelRunner) -> 
         random = np.random.default_rng(0)
         for feed in few(evidence.samples, num_samples):
             bisection.add(feed, (*runs, rounded_run), random)
-    return BisectionResult(tuple(bisection.suspects(evidence.spans())), bisection.sqnrs_db(), num)
+    suspects = tuple(bisection.suspects(evidence.spans()))
+    is_integer = any(node.op_type == "QuantizeLinear" for node in candidate.graph.node)
+    return BisectionResult(suspects, bisection.sqnrs_db(), num, _layers(suspects, reference), is_integer)
+
+
+def _layers(suspects: Sequence[Suspect], reference: onnx.ModelProto) -> tuple[str, ...]:
+    """The nodes of FP32 behind the first suspect: that of its name, or else the one that makes its tensor.
+
+    Of a Cast those that read the tensor: it is for them.
+    """
+    nodes = nodes_by_name(reference)
+    for suspect in suspects[:1]:
+        if suspect.operator == "Cast":
+            return tuple(name for name, node in nodes.items() if suspect.tensor in node.input)
+        makers = tuple(name for name, node in nodes.items() if suspect.tensor in node.output)
+        return (suspect.node,) if suspect.node in nodes else makers
+    return ()
 
 
 def _run(runner: Runner) -> RunModel:

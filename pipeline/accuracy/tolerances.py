@@ -73,7 +73,7 @@ def unlike_ranges(record: Mapping[str, Any], ranges: RangesRecord) -> list[str]:
     ratios = {
         name: ranges.tensors[name].amax / amax
         for name, amax in record["amaxes"].items()
-        if amax and name in ranges.tensors and ranges.tensors[name].amax
+        if amax and name in ranges.tensors and ranges.tensors[name].amax and not ranges.tensors[name].bounds
     }
     if len(ratios) < LEAST_RANGES:
         return []

@@ -17,6 +17,7 @@ from pipeline.plan import Plan
 from pipeline.results import Results, Variant
 from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
+from pipeline.variants import ranges_of
 
 SHARES = (0.5, 0.75, 0.9)
 """Of the noise that the layers which are left in FP32 bring, one trial after the other: some 3, 6 and 10 dB."""
@@ -58,10 +59,11 @@ def trials(plan: Plan, store: Store, made: Results, variant: Variant) -> Iterato
     ranges, excluded = network.ranges, plan.quantize.exclude
     by_auto = ranges_from_folder(ranges.path).method != AUTO
     if by_auto:
-        ranges = store.run(replace(plan.calibrate, method=AUTO), network.fp32, samples)
+        auto = replace(plan, calibrate=replace(plan.calibrate, method=AUTO))
+        ranges = ranges_of(auto, store, network.fp32, samples)
         yield Trial(ranges, by_auto, excluded, 0)
     stage = quantize_for(plan, variant)
-    options = PlacementOptions(stage.target, excluded, stage.chosen_arithmetic()[0])
+    options = PlacementOptions(stage.target, stage.excluded(network.fp32), stage.chosen_arithmetic()[0])
     measure = MeasureLayers(options, num_threads=plan.tolerate.num_threads)
     noises = noises_from_file(store.run(measure, network.fp32, ranges, samples).path)
     yield from (Trial(ranges, by_auto, (*excluded, *nodes), len(nodes)) for nodes in noisy_sets(noises))

@@ -99,7 +99,7 @@ def _quality(name: str, tensor: TensorRange, quantized: bool) -> TensorQuality:
 
 
 def _known(ratios: Mapping[str, float | None]) -> dict[str, float]:
-    return {method: ratio for method, ratio in ratios.items() if ratio is not None}
+    return {method: ratio for method, ratio in ratios.items() if ratio is not None and method in METHODS}
 
 
 def _best(ratios: Mapping[str, float], chosen: str) -> str:

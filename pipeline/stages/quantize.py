@@ -13,17 +13,22 @@ import onnx
 
 from calibration.errors import ModelError
 from calibration.graph.editing import model_from_file, nodes_of
+from calibration.graph.patterns import nodes_by_name, nodes_meant
 from calibration.graph.tensor_digests import tensor_digests
+from calibration.graph.weightless import skeleton_from_file
 from calibration.precision.fp16 import named, nodes_beyond_fp16
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
 from calibration.precision.placement import PRODUCTS, PlacementOptions, PlacementTarget
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
-from calibration.ranges.ranges import RangesRecord, spans_from_ranges
+from calibration.ranges.override import WHERE, Override, overridden
+from calibration.ranges.ranges import RangesRecord, listed, spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines.cpu import cpu_flags
-from engines.precision import INT8
+from engines.precision import FP32, INT8
+from pipeline.accuracy.override import OverrideRanges
 from pipeline.artifact import OnnxModel, Ranges
+from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
 from pipeline.stage import Stage
@@ -42,7 +47,7 @@ class Quantize(Stage):
     RESULT: ClassVar[str] = "models"
 
     target: PlacementTarget = option("tensorrt", "backend whose kernels the Q/DQ nodes are placed for")
-    exclude: tuple[str, ...] = option((), "names or operator types of nodes to keep in FP32")
+    exclude: tuple[str, ...] = option((), "names, operator types or patterns (head/*) of nodes to keep in FP32")
     arithmetic: Literal["cpu", "u8s8", "u8s7", "u8u8", "s8s8"] = option(
         "cpu", "for onnxruntime: types of activations and weights (u8s8: UINT8 and INT8); cpu: best on this CPU"
     )
@@ -50,6 +55,37 @@ class Quantize(Stage):
     rest: Literal["fp32", "fp16"] = option(
         "fp32", "for tensorrt: precision of everything that is not INT8; fp16 needs opset 19 and TensorRT 10 or later"
     )
+    override: tuple[Override, ...] = option(
+        (),
+        "exception by pattern, as in a plan: tensors = 'features/*', range = [0, 6]; or nodes = 'head/*', and method "
+        "or precision; can be repeated",
+    )
+
+    def __post_init__(self) -> None:
+        """Check what belongs together; ConfigError."""
+        for override in self._of_nodes():
+            if override.precision != FP32.name and override.precision != self.rest:
+                raise ConfigError(f'{override.words()}: FP16 is written with rest = "fp16" alone; write that, or fp32')
+
+    def _of_nodes(self) -> list[Override]:
+        return [override for override in self.override if override.precision]
+
+    def overrides_of_ranges(self) -> OverrideRanges | None:
+        """What changes ranges before they are used; None where nothing does."""
+        overrides = tuple(override for override in self.override if not override.precision)
+        return OverrideRanges(overrides) if overrides else None
+
+    def excluded(self, model: OnnxModel) -> tuple[str, ...]:
+        """The names and operator types that are not INT8, of a model.
+
+        Raises:
+            DataError: a pattern matches nothing; the message offers the nearest.
+        """
+        if not (self.exclude or self.override):
+            return ()
+        nodes = nodes_by_name(skeleton_from_file(model.path))
+        overrides = [override.nodes for override in self._of_nodes()]
+        return (*nodes_meant(nodes, self.exclude, "exclude"), *nodes_meant(nodes, overrides, f"{WHERE} nodes"))
 
     def placed_for(self, placement: str) -> Quantize:
         """For a backend that wants its nodes so."""
@@ -71,23 +107,29 @@ class Quantize(Stage):
         """Write ``out/model.onnx`` and ``out/notes.json``.
 
         Raises:
-            DataError: the ranges are of another model, or lack a tensor; or they were imported, and FP16 needs more.
-            ModelError: the model cannot be quantized, nothing in it can be INT8, or `exclude` names no node of it.
+            DataError: the ranges are of another model, or lack a tensor; or they were imported, and FP16 needs more; or
+                a pattern matches no node.
+            ModelError: the model cannot be quantized, or nothing in it can be INT8.
         """
         proto = model_from_file(model.path)
         record = ranges_from_folder(ranges.path)
         record.check_model(model.digest(), lambda: tensor_digests(proto))
         if self.target == "onnxruntime":
             record.check_measured("asymmetric quantization for ONNX Runtime")
+        record, overrides = overridden(record, self.override, skeleton_from_file(model.path), {})
         arithmetic, why = self.chosen_arithmetic()
-        options = PlacementOptions(target=self.target, exclude=self.exclude, arithmetic=arithmetic)
+        options = PlacementOptions(target=self.target, exclude=self.excluded(model), arithmetic=arithmetic)
         quantized = qdq_from_onnx(proto, spans_from_ranges(record.read_for(self.target)), options)
         if not quantized.placement.nodes:
             raise NothingQuantized(nothing_quantized(proto, quantized.placement.notes))
-        notes = [*quantized.placement.notes, *([why] if self.target == "onnxruntime" else [])]
+        notes = [*overrides, *quantized.placement.notes, *([why] if self.target == "onnxruntime" else [])]
+        placed = {tensor.tensor for tensor in quantized.placement.tensors}
+        if idle := [name for name, tensor in record.tensors.items() if tensor.bounds and name not in placed]:
+            notes.append(f"{WHERE}: {listed(idle)} tensors are not INT8 for {self.target}, their range is not used")
         made = quantized.model
         if self.rest == "fp16" and self.target == "tensorrt":
-            made, more = _with_fp16(named(proto), made, record)
+            full = [override.nodes for override in self._of_nodes() if override.precision == FP32.name]
+            made, more = _with_fp16(named(proto), made, record, full)
             notes += more
         onnx.save(made, out / "model.onnx")
         (out / "notes.json").write_text(json.dumps(notes))
@@ -123,11 +165,13 @@ def nothing_quantized(model: onnx.ModelProto, notes: Sequence[str]) -> str:
 
 
 def _with_fp16(
-    model: onnx.ModelProto, quantized: onnx.ModelProto, ranges: RangesRecord
+    model: onnx.ModelProto, quantized: onnx.ModelProto, ranges: RangesRecord, keep_fp32: Sequence[str]
 ) -> tuple[onnx.ModelProto, list[str]]:
     """FP16 for what is not INT8, but where the values seen or the scales leave FP16's range; and sentences on those."""
     ranges.check_measured("FP16")
     beyond = nodes_beyond_fp16(model, spans_from_ranges(ranges))
-    there = {node.name for node in named(quantized).graph.node}
-    typed = typed_int8_from_qdq(quantized, keep_fp32=beyond.keys() & there)
+    nodes = nodes_by_name(quantized)
+    meant = nodes_meant(nodes_by_name(model), keep_fp32, f"{WHERE} nodes")
+    excepted = {node.name for node in nodes.values() if node.name in meant or node.op_type in meant}
+    typed = typed_int8_from_qdq(quantized, keep_fp32={*excepted, *(beyond.keys() & nodes.keys())})
     return typed.model, [*(f"node '{name}' stays FP32: {reason}" for name, reason in beyond.items()), *typed.notes]

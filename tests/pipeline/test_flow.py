@@ -12,6 +12,7 @@ import onnx.parser
 import pytest
 from PIL import Image
 
+from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.backends import reference
 from pipeline.engine_runner import SIMULATION
@@ -376,3 +377,33 @@ def test_results_are_plain_files_that_others_can_read(folder: Path) -> None:
     found = made_by(folder, "build")
     for engine in found.engines.values():
         assert json.loads(engine.beside("recipe.json").read_text())["stage"] == "build"
+
+
+# Exceptions by pattern.
+
+
+def test_exceptions_reach_models_ranges_and_notes_and_calibration_is_served(folder: Path) -> None:
+    made_by(folder, "calibrate")
+    text = (folder / "plan.toml").read_text()
+    text += '[[quantize.override]]\ntensors = "act*"\nrange = [0, 9]\n[[quantize.override]]\nnodes = "MatMul*"\n'
+    (folder / "plan.toml").write_text(text + 'precision = "fp32"\n')
+    store = Store(folder / "store")
+    made = made_by(folder, "validate", store)
+    assert [entry.served for entry in store.account if entry.stage == "calibrate"] == [True]
+    assert made.ranges is not None
+    assert ranges_from_folder(made.ranges.path).tensors["active"].bounds == (0, 9)
+    (model,) = (model for variant, model in made.models.items() if variant.precision.is_integer)
+    assert [note for note in model.notes() if note.startswith("[[quantize.override]]")][:2] == [
+        "[[quantize.override]] tensors = 'act*': range 0 to 9: 1 ('active') tensors",
+        "[[quantize.override]] nodes = 'MatMul*': fp32: 1 ('MatMul_scores') nodes",
+    ]
+    verdicts = [verdict.read() for verdict in made.verdicts.values()]
+    assert all(verdict["passed"] for verdict in verdicts), "the scales are those of the ranges that were set"
+
+
+@pytest.mark.parametrize("table", ["quantize.override", "cast.override"])
+def test_an_exception_that_means_nothing_is_an_error(folder: Path, table: str) -> None:
+    text = (folder / "plan.toml").read_text()
+    (folder / "plan.toml").write_text(f'{text}[[{table}]]\nnodes = "MetMul"\nprecision = "fp32"\n')
+    with pytest.raises(DataError, match=r"'MetMul' .*the nearest is 'MatMul'"):
+        made_by(folder, "build")

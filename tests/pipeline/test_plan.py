@@ -12,10 +12,12 @@ import pytest
 
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
+from calibration.ranges.override import Override
 from engines.contract import ShapeRange
 from pipeline.errors import ConfigError
 from pipeline.plan import STAGES, Plan, read_plan
 from pipeline.stages.benchmark import Benchmark
+from pipeline.stages.cast import KeptNodes
 from pipeline.stages.validate import Validate
 from tests.pipeline.plans import LEAST, refused, written
 
@@ -87,12 +89,21 @@ watch = "all"
 
 [cast]
 keep_fp32 = ["head"]
+[[cast.override]]
+nodes = "head/*"
+precision = "fp32"
 
 [quantize]
 target = "onnxruntime"
 exclude = ["Gemm"]
 arithmetic = "s8s8"
 rest = "fp16"
+[[quantize.override]]
+tensors = "features/*/relu6"
+range = [0, 6]
+[[quantize.override]]
+nodes = "head/*"
+precision = "fp32"
 
 [build]
 workspace_mib = 64
@@ -245,6 +256,11 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
     wanted = dict(values_in(pipeline.plan.tomllib.loads(EVERYTHING)))
     wanted["model.inputs"] = {"image": ShapeRange((1, 3, 8, 8), (4, 3, 8, 8), (16, 3, 8, 8))}
     wanted["model.profiles"] = ({"image": ShapeRange((32, 3, 8, 8), (32, 3, 8, 8), (64, 3, 8, 8))},)
+    wanted["quantize.override"] = (
+        Override(tensors="features/*/relu6", range=(0.0, 6.0)),
+        Override(nodes="head/*", precision="fp32"),
+    )
+    wanted["cast.override"] = (KeptNodes("head/*", "fp32"),)
     wanted |= {"folder": tmp_path, "path": tmp_path / "plan.toml"}
     assert found == wanted
 

@@ -9,9 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.errors import DataError, ModelError
+from calibration.errors import ModelError
 from calibration.graph.editing import (
-    check_known,
     closed,
     constant,
     model_from_file,
@@ -94,12 +93,6 @@ def test_sparse_initializers_are_refused() -> None:
 def test_unique_counts_up() -> None:
     assert unique("a", {"b"}) == "a"
     assert unique("a", {"a", "a_1"}) == "a_2"
-
-
-def test_check_known_offers_the_nearest() -> None:
-    check_known(["conv_1"], {"conv_1"}, "exclude")
-    with pytest.raises(DataError, match=r"exclude: 'conv1' .* the nearest is 'conv_1'"):
-        check_known(["conv1"], {"conv_1", "relu"}, "exclude")
 
 
 # With weights in files beside it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pipeline.accuracy.comparison import Tolerance, read_outputs
 from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.engine_runner import few
 from pipeline.flow import run
-from pipeline.plan import read_plan
+from pipeline.plan import read_plan, tomllib
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.infer import Infer
 from pipeline.stages.quantize import Quantize
@@ -223,10 +224,53 @@ def test_the_verb_prints_nodes_and_the_likely_layer(evidence: Evidence, tiny: Pa
     assert "bad.onnx: SQNR, dB, on 4 samples" in said.out
     assert "the likely layer, on 4 samples: node 'active_DequantizeLinear'" in said.out
     assert "tensor 'active' is quantized" in said.out
-    assert max(map(len, said.out.splitlines())) <= 80
+    assert max(len(line) for line in said.out.splitlines() if "--override" not in line) <= 80
     record = json.loads((tiny / "found.json").read_text())
     assert (record["num_samples"], record["suspects"][0]["tensor"]) == (4, "active")
     assert len(record["suspects"]) > NUM_KEPT
+
+
+def test_the_verb_ends_with_lines_to_paste_that_mend_a_range(tiny: Path, command: Command) -> None:
+    narrow = "tensors = 'active', range = [0.0, 0.01]"
+    options = ("--data", "data.npz", "--method", "minmax", "--target", "onnxruntime")
+    assert command("quantize", "tiny.onnx", *options, "--override", narrow, "-o", "bad.onnx").status == 0
+    said = command("bisect", "tiny.onnx", "bad.onnx", "--data", "data.npz")
+    heading, *toml, flag = said.out.splitlines()[-5:]
+    assert heading == "To except it, write into the plan:"
+    (override,) = tomllib.loads("\n".join(toml))["quantize"]["override"]
+    assert override["tensors"] == "active"
+    low, high = override["range"]
+    assert low == 0.0
+    assert high > 0.01
+    line = shlex.split(flag)
+    assert line[:4] == ["or:", "trtforge", "quantize", "…"]
+    assert command("quantize", "tiny.onnx", *options, *line[4:], "-o", "good.onnx").status == 0
+    assert command("quantize", "tiny.onnx", *options, "-o", "plain.onnx").status == 0
+    quality = [command("bisect", "tiny.onnx", name, "--data", "data.npz").out for name in ("good.onnx", "plain.onnx")]
+    assert all("no single layer stands out" in text and "--override" not in text for text in quality)
+
+
+def test_the_verb_ends_with_the_node_that_fp16_loses(tmp_path: Path, command: Command) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> net (float[N, 4] x) => (float[N, 4] y) <float k = {300.0}>
+        { [grow] large = Mul (x, k) [square] huge = Mul (large, large) [root] y = Sqrt (huge) }"""
+    model = onnx.parser.parse_model(text)
+    onnx.save(model, tmp_path / "net.onnx")
+    np.savez(tmp_path / "small.npz", x=np.full((16, 4), 0.1, np.float32))
+    np.savez(tmp_path / "large.npz", x=np.random.default_rng(0).uniform(1, 4, (16, 4)).astype(np.float32))
+    cast = ("cast", tmp_path / "net.onnx", "--data", tmp_path / "small.npz", "--allow", "duplicates,few,constant")
+    said = command(*cast, "-o", tmp_path / "bad.onnx")
+    assert said.status == 0, said.err
+    bisect = ("bisect", tmp_path / "net.onnx", tmp_path / "bad.onnx", "--data", tmp_path / "large.npz")
+    said = command(*bisect)
+    *_, first, second, third, flag = said.out.splitlines()
+    assert [first, second, third] == ["[[cast.override]]", 'nodes = "square"', 'precision = "fp32"'], said
+    assert command(*cast, *shlex.split(flag)[4:], "-o", tmp_path / "bad.onnx").status == 0
+    said = command(*bisect)
+    assert said.out.splitlines()[-3:-1] == ['nodes = "root"', 'precision = "fp32"'], "it reads what is large"
+    both = [*shlex.split(flag)[4:], *shlex.split(said.out.splitlines()[-1])[4:]]
+    assert command(*cast, *both, "-o", tmp_path / "good.onnx").status == 0
+    good = command("bisect", tmp_path / "net.onnx", tmp_path / "good.onnx", "--data", tmp_path / "large.npz")
+    assert "--override" not in good.out
 
 
 @pytest.mark.parametrize(

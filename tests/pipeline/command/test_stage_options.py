@@ -23,6 +23,14 @@ class Oven:
 
 
 @dataclass(frozen=True)
+class Topping:
+    """A record that there are several of."""
+
+    seed: str
+    grams: float = 1.0
+
+
+@dataclass(frozen=True)
 class Bake:
     """A stage with a field of every kind."""
 
@@ -32,6 +40,7 @@ class Bake:
     form: Literal["round", "long"] = option("round", "which form")
     minutes: tuple[int, ...] = option((10, 40), "for how long")
     seeds: tuple[str, ...] = option((), "what goes on top")
+    toppings: tuple[Topping, ...] = option((), "what else")
     oven: Oven = Oven()
 
 
@@ -63,7 +72,7 @@ def test_every_kind_of_field(baked: Callable[..., tuple[Any, str]]) -> None:
         "--num-loaves", "3", "--flour", "wheat", "--no-salted", "--form", "long", "--minutes", "5, 6",
         "--seeds", "poppy,sesame", "--heat-c", "220",
     )  # fmt: skip
-    assert stage == Bake(3, "wheat", False, "long", (5, 6), ("poppy", "sesame"), Oven(220.0))
+    assert stage == Bake(3, "wheat", False, "long", (5, 6), ("poppy", "sesame"), (), Oven(220.0))
 
 
 def test_help_shows_defaults_and_sentences(baked: Callable[..., tuple[Any, str]]) -> None:
@@ -93,3 +102,24 @@ def test_options_can_be_left_out() -> None:
 
     assert CliRunner().invoke(bake, ["--flour", "x"]).exit_code == 2
     assert CliRunner().invoke(bake, []).exit_code == 0
+
+
+def test_records_are_written_as_in_a_plan(baked: Callable[..., tuple[Any, str]]) -> None:
+    stage, _ = baked("--toppings", "seed = 'poppy'", "--toppings", 'seed = "a=b, c", grams = 2')
+    assert stage.toppings == (Topping("poppy"), Topping("a=b, c", 2.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed", "--toppings: 'seed' is not KEY = VALUE, … as in TOML"),
+        ("sed = 'x'", "--toppings: unknown key 'sed'; did you mean 'seed'? known: seed, grams"),
+        ("grams = 1", "--toppings: the key 'seed' is missing"),
+        ("seed = 'x', grams = nan", "--toppings: [grams] is nan, but takes a number"),
+        ("seed = 'x' } \n[other]\na = {", "--toppings: 'seed = 'x' } "),
+    ],
+)
+def test_records_are_read_strictly(baked: Callable[..., tuple[Any, str]], text: str, said: str) -> None:
+    error, _ = baked("--toppings", text)
+    assert isinstance(error, ConfigError)
+    assert str(error).startswith(said)

@@ -12,6 +12,7 @@ import pytest
 from calibration.errors import DataError
 from calibration.histogram.histogram import Histogram, histogram_from_values
 from calibration.histogram.methods import Method
+from calibration.ranges.override import Override, overridden
 from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms
 from calibration.ranges.ranges_file import ranges_from_folder, write_ranges
 from pipeline.artifact import OnnxModel
@@ -159,3 +160,16 @@ def test_a_damaged_file_of_histograms_is_one_sentence(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(DataError, match=r"histograms\.npz: cannot be read"):
         worst_histograms(tmp_path)
+
+
+def test_a_range_that_the_user_set_is_rated_beside_the_methods() -> None:
+    values = np.random.default_rng(0).laplace(size=20_000)
+    histograms = {"t": histogram_from_values(values, "t")}
+    ranges = ranges_from_histograms(histograms, "minmax", 99.99, Origin("a" * 64, "b" * 64, 10))
+    changed, _ = overridden(ranges, [Override(tensors="t", range=(-2, 2))], onnx.ModelProto(), histograms)
+    (tensor,) = tensors_from_ranges(changed)
+    assert tensor.method == "override"
+    assert tensor.amax == pytest.approx(2)
+    assert tensor.sqnr_db == changed.tensors["t"].sqnr_db["override"]
+    assert tensor.best_method in METHODS
+    assert [summary.num_chosen for summary in methods_from_ranges(changed)] == [0, 0, 0, 0]

@@ -12,7 +12,7 @@ import pytest
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.errors import DataError
 from pipeline.stages.calibrate import Calibrate
-from pipeline.stages.cast import Cast
+from pipeline.stages.cast import Cast, KeptNodes
 from pipeline.stages.quantize import Quantize
 from tests.pipeline.stages.networks import Out, samples_for, save, types
 
@@ -53,6 +53,16 @@ def test_a_user_keeps_a_node_in_fp32(tmp_path: Path, out: Out) -> None:
     assert types(onnx.load(made.path))["large"] == onnx.TensorProto.FLOAT
     with pytest.raises(DataError, match=r"'grew' is in the list, but the model has no such node .*'grow'"):
         Cast(keep_fp32=("grew",))(out(), model, ranges)
+
+
+@pytest.mark.parametrize("pattern", ["grow", "gr*", "Mul"])
+def test_nodes_are_kept_by_pattern_in_either_spelling(tmp_path: Path, out: Out, pattern: str) -> None:
+    model = save(WIDE.replace("30000.0", "3.0"), tmp_path / "net.onnx")
+    ranges = Calibrate(method="minmax")(out(), model, samples_for(model))
+    made = [stage(out(), model, ranges) for stage in (Cast(keep_fp32=(pattern,)), Cast(override=(KeptNodes(pattern),)))]
+    assert types(onnx.load(made[0].path))["large"] == onnx.TensorProto.FLOAT
+    assert onnx.load(made[0].path) == onnx.load(made[1].path)
+    assert made[0].notes() == ["1 ('grow') nodes stay FP32, as the user wants"]
 
 
 @pytest.mark.parametrize("stage", [Cast(), Quantize()])

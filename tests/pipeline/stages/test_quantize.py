@@ -11,8 +11,9 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
+from calibration.ranges.override import Override
 from pipeline.artifact import OnnxModel, Ranges
-from pipeline.errors import DataError, ModelError
+from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.stages import quantize as quantize_stage
 from pipeline.stages.quantize import Quantize, nothing_quantized
 from pipeline.store import Store
@@ -101,3 +102,46 @@ def test_everything_excluded_is_no_int8(net: OnnxModel, ranges: Ranges, out: Out
     everything = tuple({node.op_type for node in onnx.load(net.path).graph.node})
     with pytest.raises(ModelError, match="nothing can be INT8: it has 2 convolutions and matrix products; stay"):
         Quantize(exclude=everything)(out(), net, ranges)
+
+
+def scale_of(model: OnnxModel, tensor: str) -> float:
+    graph = onnx.load(model.path).graph
+    (node,) = (n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == tensor)
+    return float(numpy_helper.to_array(next(t for t in graph.initializer if t.name == node.input[1])))
+
+
+@pytest.mark.parametrize(("target", "scale"), [("tensorrt", 6 / 127), ("onnxruntime", 6 / 255)])
+def test_a_range_by_pattern(net: OnnxModel, ranges: Ranges, out: Out, target: Any, scale: float) -> None:
+    exceptions = (Override(tensors="ima*", range=(0.0, 6.0)), Override(tensors="scores", range=(0.0, 9.0)))
+    made = Quantize(target=target, override=exceptions)(out(), net, ranges)
+    assert scale_of(made, "image") == pytest.approx(scale, rel=1e-6)
+    assert made.notes()[0] == "[[quantize.override]] tensors = 'ima*': range 0 to 6: 1 ('image') tensors"
+    unused = f"[[quantize.override]]: 1 ('scores') tensors are not INT8 for {target}, their range is not used"
+    assert unused in made.notes()
+
+
+@pytest.mark.parametrize("pattern", ["conv", "Conv", "c?nv", "[c]*"])
+def test_precision_and_exclude_by_pattern(net: OnnxModel, ranges: Ranges, out: Out, pattern: str) -> None:
+    left_out = Quantize(exclude=("conv",))(out(), net, ranges)
+    for stage in (Quantize(exclude=(pattern,)), Quantize(override=(Override(nodes=pattern, precision="fp32"),))):
+        assert onnx.load(stage(out(), net, ranges).path) == onnx.load(left_out.path)
+    with pytest.raises(DataError, match=r"\[\[quantize.override\]\] nodes: 'convv' .*the nearest is 'conv'"):
+        Quantize(override=(Override(nodes="convv", precision="fp32"),))(out(), net, ranges)
+
+
+def test_with_the_rest_in_fp16_a_node_can_be_either(net: OnnxModel, ranges: Ranges, out: Out) -> None:
+    types = {}
+    for precision in ("fp32", "fp16"):
+        exceptions = (Override(nodes="conv", precision=precision),)
+        made = Quantize(rest="fp16", override=exceptions)(out(), net, ranges)
+        graph = onnx.shape_inference.infer_shapes(onnx.load(made.path)).graph
+        types[precision] = next(v.type.tensor_type.elem_type for v in graph.value_info if v.name == "features")
+    assert types == {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}
+    with pytest.raises(ConfigError, match=r"nodes = 'conv': fp16: FP16 is written with rest = \"fp16\" alone"):
+        Quantize(override=(Override(nodes="conv", precision="fp16"),))
+
+
+def test_exceptions_are_part_of_the_recipe(net: OnnxModel, ranges: Ranges, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    stages = [Quantize(), *(Quantize(override=(Override(tensors="image", range=(0.0, b)),)) for b in (5.0, 6.0))]
+    assert len({str(store.recipe(stage, net, ranges)) for stage in stages}) == 3

@@ -22,7 +22,7 @@ from pipeline.command.options import (
 from pipeline.command.table import _table
 from pipeline.errors import ConfigError
 from pipeline.output import passing_folder, put
-from pipeline.spelling import table_console
+from pipeline.spelling import echo, table_console
 from pipeline.stages.validate import Validate
 
 
@@ -41,7 +41,8 @@ from pipeline.stages.validate import Validate
 def bisect(reference: Path, candidate: Path, **options: Any) -> None:
     """Find the layer at which CANDIDATE (ONNX in FP16 or with Q/DQ nodes) loses accuracy against REFERENCE (FP32 ONNX).
 
-    Prints the SQNR before and after each node, and the SQNR that correct rounding at the same places would leave.
+    Prints the SQNR before and after each node, the SQNR that correct rounding at the same places would leave, and the
+    lines that except the layer.
     `trtforge validate` does this by itself for engines that fail.
     """
 
@@ -64,11 +65,13 @@ def look_into(reference: Path, candidate: Path, options: dict[str, Any]) -> None
     evidence = Evidence(*models, samples, None if ranges is None else Ranges(ranges))
     stage = Validate(num_bisected=options["num_bisected"])
     bisection = run_bisection(evidence, stage.num_bisected, stage.reference)
+    suggestion = bisection.override()
     sentences = [bisection.suspicion({}), *evidence.scale_mismatches()]
     if output := options["output"]:
         record = {
             "num_samples": bisection.num_samples,
             "sentences": sentences,
+            "override": None if suggestion is None else suggestion.toml(),
             "suspects": bisection.rows(len(bisection.suspects)),
         }
         with passing_folder(output) as work:
@@ -87,3 +90,5 @@ def look_into(reference: Path, candidate: Path, options: dict[str, Any]) -> None
     console.print(table)
     for sentence in sentences:
         console.print(Text(sentence))
+    if suggestion is not None:
+        echo(f"To except it, write into the plan:\n{suggestion.toml()}\nor: {suggestion.flags()}")
