@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -117,6 +117,8 @@ class LayerFacts:
     """``INT8``, ``FP16``, ``FP32``, ``BF16`` or ``FP8``: the type that goes in; empty where it is not told."""
     nodes: tuple[str, ...]
     """Names of the ONNX nodes that it comes from, as far as they are told."""
+    profile: int = 0
+    """The optimization profile that it is of: each has layers of its own."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ class EngineRecord:
     num_quantizable: int
     """Convolutions and matrix products in the model."""
     num_int8: int
-    """Those of them that really run in integer arithmetic, as far as the backend can tell; -1 if it cannot."""
+    """Those of them that really run in integer arithmetic, in the first optimization profile; -1 if the backend cannot
+    tell of each that may."""
     notes: tuple[str, ...] = ()
     """Sentences for the report."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -143,7 +146,7 @@ class EngineRecord:
     layers_from: str = ""
     """Who told of them."""
     num_layers_by_precision: Mapping[str, int] = field(default_factory=dict)
-    """Layers by precision, and ``reformat`` for those that only reformat."""
+    """Layers of the first profile by precision, and ``reformat`` for those that only reformat."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +237,19 @@ class Runner(Protocol):
 
     def facts(self) -> RunnerFacts:
         """Where the last query's time went, the memory taken, and what could not be done."""
+        ...
+
+
+@runtime_checkable
+class ProfiledRunner(Runner, Protocol):
+    """A runner of an engine that has optimization profiles, each for shapes of its own."""
+
+    def batch_ranges(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
+        """The smallest and largest batch of each profile that holds samples of these shapes, in order.
+
+        ``shapes``: of each input, whatever its first dimension. Empty where no input has a dynamic first dimension, or
+        no profile holds them.
+        """
         ...
 
 

@@ -31,6 +31,7 @@ _TYPES = (
 )
 _INTEGER_TACTIC = re.compile(r"i8i8|int8x4|_int8_|imma", re.IGNORECASE)
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_PROFILE = re.compile(r" \[profile (\d+)\]")
 _PARTS = re.compile(r" \+ |, |\|\||\bPWN\(|[(){}]")
 
 
@@ -49,7 +50,7 @@ def layers_from_inspector(text: str, nodes: Collection[str]) -> tuple[LayerFacts
         layers = information["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(f"EngineInspector: gave no JSON with Layers ({type(error).__name__}: {error})") from error
-    known = set(nodes)
+    known = frozenset(nodes)
     return tuple(_layer(layer if isinstance(layer, Mapping) else {"Name": str(layer)}, known) for layer in layers)
 
 
@@ -59,15 +60,12 @@ def layers_from_record(record: Mapping[str, Any]) -> tuple[LayerFacts, ...]:
 
 
 def num_layers_by_precision(layers: Iterable[LayerFacts]) -> dict[str, int]:
-    """How many layers run in each precision; layers that only reformat, and those of unknown type, by these words."""
-    counted = Counter(REFORMAT if layer.kind == REFORMAT else layer.precision or "unknown" for layer in layers)
+    """How many layers of the first profile run in each precision; those that only reformat, and those of unknown type,
+    by these words."""
+    counted = Counter(
+        REFORMAT if layer.kind == REFORMAT else layer.precision or "unknown" for layer in layers if not layer.profile
+    )
     return dict(sorted(counted.items()))
-
-
-def num_nodes_in(layers: Iterable[LayerFacts], precision: str, nodes: Collection[str]) -> int:
-    """How many of these ONNX nodes are in a layer of that precision."""
-    inside = {node for layer in layers if layer.precision == precision for node in layer.nodes}
-    return len(inside & set(nodes))
 
 
 def layer_times_from(times_ms: Mapping[str, list[float]], known: Iterable[LayerFacts]) -> tuple[LayerTime, ...]:
@@ -87,7 +85,7 @@ def layer_times_from(times_ms: Mapping[str, list[float]], known: Iterable[LayerF
 
 
 def summary(layers: Collection[LayerFacts]) -> str:
-    """One sentence: the share of layers in each precision, and how many only reformat."""
+    """One sentence: the share of layers of the first profile in each precision, and how many only reformat."""
     counts = num_layers_by_precision(layers)
     num_reformats = counts.pop(REFORMAT, 0)
     total = sum(counts.values())
@@ -96,10 +94,11 @@ def summary(layers: Collection[LayerFacts]) -> str:
     return f"Of {total} layers that compute, {shares or 'none reports its precision'}{reformats}."
 
 
-def _layer(layer: Mapping[str, Any], known: set[str]) -> LayerFacts:
+def _layer(layer: Mapping[str, Any], known: frozenset[str]) -> LayerFacts:
     name, kind = str(layer.get("Name", "")), str(layer.get("LayerType", ""))
     kind = REFORMAT if kind.lower() == REFORMAT or name.startswith("Reformatting CopyNode") else kind
-    return LayerFacts(name, kind, "" if kind == REFORMAT else _precision(layer), tuple(_nodes(layer, known)))
+    profile = int(match[1]) if (match := _PROFILE.search(name)) else 0
+    return LayerFacts(name, kind, "" if kind == REFORMAT else _precision(layer), tuple(_nodes(layer, known)), profile)
 
 
 def _precision(layer: Mapping[str, Any]) -> str:
@@ -119,7 +118,7 @@ def _type_of(tensor: Any) -> str:
     return next((name for text in type_texts for name, pattern in _TYPES if pattern.search(text)), "")
 
 
-def _nodes(layer: Mapping[str, Any], known: set[str]) -> Iterator[str]:
+def _nodes(layer: Mapping[str, Any], known: frozenset[str]) -> Iterator[str]:
     metadata = _NODE.findall(str(layer.get("Metadata", "")))
-    parts = metadata or [part.strip() for part in _PARTS.split(str(layer.get("Name", "")))]
+    parts = metadata or [part.strip() for part in _PARTS.split(_PROFILE.sub("", str(layer.get("Name", ""))))]
     yield from dict.fromkeys(part for part in parts if metadata or part in known)

@@ -17,6 +17,11 @@ from engines.precision import precision_named
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """Convolutions and matrix products: the operators that INT8 is about."""
+INTEGER_PRODUCTS = (
+    "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QGemm",
+    "QLinearConv", "QLinearConvTranspose", "QLinearMatMul",
+)  # fmt: skip
+"""Those that multiply 8-bit integers by themselves: ONNX's (QOperator format), and ONNX Runtime's."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class OnnxModelFacts:
     num_quantizable: int
     """Convolutions and matrix products."""
     num_quantized: int
-    """Those of them whose first two inputs both come out of a DequantizeLinear."""
+    """Those of them whose first two inputs both come out of a DequantizeLinear, or that take integers."""
     depthwise_quantized: tuple[str, ...]
     """Names of the quantized convolutions with one group for each input channel."""
     has_quantize: bool
@@ -36,10 +41,12 @@ class OnnxModelFacts:
     has_half_scales: bool = False
     """Whether a DequantizeLinear has an FP16 scale, which strongly typed networks alone take."""
     product_names: tuple[str, ...] = ()
-    """Of the convolutions and matrix products, where they have names."""
+    """Of the convolutions and matrix products; of one without a name what TensorRT's parser calls it."""
     node_names: frozenset[str] = frozenset()
     full_names: frozenset[str] = frozenset()
     """Of the nodes that a model with FP16 tensors computes in FP32; casts are none."""
+    quantized_names: tuple[str, ...] = ()
+    """Those of ``product_names`` that are quantized."""
 
     def is_full(self, layer: str) -> bool:
         """Whether a parser's layer is of such a node; of several layers of one node the later ones end in a number."""
@@ -78,20 +85,21 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     producers = {name: node for node in _nodes(graph) for name in node.output}
-    products = [node for node in _nodes(graph) if node.op_type in PRODUCTS]
-    quantized = [node for node in products if all(_is_dequantized(name, producers) for name in node.input[:2])]
+    products = [node for node in _nodes(graph) if node.op_type in (*PRODUCTS, *INTEGER_PRODUCTS)]
+    quantized = [node for node in products if _is_quantized(node, producers)]
     return OnnxModelFacts(
         inputs=tuple(_spec(value, path) for value in graph.input if value.name not in weights),
         outputs=tuple(_spec(value, path) for value in graph.output),
         num_quantizable=len(products),
         num_quantized=len(quantized),
         depthwise_quantized=tuple(node.name or node.output[0] for node in quantized if _num_groups(node) > 1),
-        has_quantize=any(node.op_type == "QuantizeLinear" for node in _nodes(graph)),
+        has_quantize=any(node.op_type in ("QuantizeLinear", *INTEGER_PRODUCTS) for node in _nodes(graph)),
         has_float16=_has_float16(graph),
         has_half_scales=_has_half_scales(graph),
-        product_names=tuple(node.name for node in products if node.name),
+        product_names=tuple(map(_name, products)),
         node_names=frozenset(node.name for node in _nodes(graph) if node.name),
         full_names=_full_names(model) if _has_float16(graph) else frozenset(),
+        quantized_names=tuple(map(_name, quantized)),
     )
 
 
@@ -207,6 +215,14 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 yield from _nodes(inner)
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return node.name or f"node_of_{node.output[0]}"
+
+
+def _is_quantized(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    return node.op_type in INTEGER_PRODUCTS or all(_is_dequantized(name, producers) for name in node.input[:2])
 
 
 def _is_dequantized(name: str, producers: Mapping[str, onnx.NodeProto]) -> bool:

@@ -138,7 +138,7 @@ class Engine(Artifact):
     """Of a trained network that is a SavedModel; empty for all else."""
     min_batch: int = 0
     max_batch: int = 0
-    """The batches that its optimization profile takes; 0: no bound."""
+    """The batches that one or other of its optimization profiles takes; 0: no bound."""
 
 
 class Outputs(Artifact):

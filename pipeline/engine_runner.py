@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
@@ -16,7 +17,7 @@ from calibration.data.batches import Samples
 from calibration.data.source import spread
 from calibration.graph.watched_outputs import num_computed_values
 from engines import backend, module_of
-from engines.contract import DYNAMIC, Array, Runner
+from engines.contract import DYNAMIC, Array, ProfiledRunner, Runner
 from pipeline.artifact import Engine
 
 ModelRunner: TypeAlias = Literal["onnxruntime", "reference"]
@@ -36,10 +37,35 @@ def runner_of(engine: Engine, num_threads: int) -> Runner:
     return backend(engine.backend).load(engine.path, num_threads=num_threads)
 
 
-def batch_bounds(engine: Engine, runner: Runner) -> tuple[int, int]:
-    """The smallest and largest batch that the engine takes; 0 for no upper bound."""
-    fixed = fixed_batch(runner)
-    return (fixed, fixed) if fixed else (max(engine.min_batch, 1), engine.max_batch)
+@dataclass(frozen=True)
+class BatchSizes:
+    """The batches that an engine takes: of each profile the smallest and the largest, in order; 0: no upper bound."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+    def __contains__(self, size: int) -> bool:
+        return any(low <= size <= (high or size) for low, high in self.ranges)
+
+    def __str__(self) -> str:
+        return " and ".join(f"from {low} to {high}" for low, high in self.ranges)
+
+    def at_most(self, size: int) -> int:
+        """The largest that is not above ``size``; the smallest of all if there is none."""
+        below = [min(size, high or size) for low, high in self.ranges if low <= size]
+        return max(below, default=self.ranges[0][0])
+
+    def at_least(self, size: int) -> int:
+        """The smallest that so many samples can be filled up to; ``size`` itself if there is none."""
+        return size if size in self else min((low for low, _ in self.ranges if low > size), default=size)
+
+
+def batch_sizes(engine: Engine, runner: Runner, feed: Mapping[str, Array]) -> BatchSizes:
+    """The batches that the engine takes of samples such as those in ``feed``."""
+    if fixed := fixed_batch(runner):
+        return BatchSizes(((fixed, fixed),))
+    shapes = {name: array.shape for name, array in feed.items()}
+    profiles = runner.batch_ranges(shapes) if isinstance(runner, ProfiledRunner) else ()
+    return BatchSizes(profiles or ((max(engine.min_batch, 1), engine.max_batch),))
 
 
 def fixed_batch(runner: Runner) -> int:

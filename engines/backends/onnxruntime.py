@@ -32,7 +32,7 @@ from engines.contract import (
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
 from engines.layers import layer_times_from
-from engines.onnx_model import check_options, facts, is_qdq_in_fp32, read_model, refuse_tensorrt
+from engines.onnx_model import INTEGER_PRODUCTS, check_options, facts, is_qdq_in_fp32, read_model, refuse_tensorrt
 from engines.ort.blocked_layout import unordered
 from engines.ort.profile import kernels_from_profile
 
@@ -52,20 +52,6 @@ NUM_UNTOLD = 3
 
 LEAST_EXTERNAL_BYTES = 1024
 """Weights of so many bytes are written beside the optimized graph, from where they are mapped and not copied."""
-
-INTEGER_PRODUCTS = frozenset(
-    {
-        "ConvInteger",
-        "DynamicQuantizeMatMul",
-        "MatMulInteger",
-        "MatMulIntegerToFloat",
-        "QGemm",
-        "QLinearConv",
-        "QLinearConvTranspose",
-        "QLinearMatMul",
-    }
-)
-"""Operators of ONNX Runtime's optimized graph that multiply 8-bit integers."""
 
 _DTYPES = {
     "tensor(bool)": "bool",

@@ -6,18 +6,19 @@ Networks are strongly typed. Not for Jetson, nor for data-centre GPUs of compute
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.contract import BuildOptions, EngineRecord, LayerFacts, ModelFormat, Placement
+from engines.contract import BuildOptions, EngineRecord, ModelFormat, Placement
 from engines.cuda import device
 from engines.errors import EngineError, Unavailable
 from engines.nvinfer import builder as nvinfer_builder
 from engines.nvinfer import capability
 from engines.nvinfer.builder_config import NVINFER_OPTIONS
-from engines.nvinfer.inspection import Inspection
+from engines.nvinfer.inspection import Inspection, integer_products
 from engines.nvinfer.loading import EngineLoader
-from engines.nvinfer.rtx_plan import PlanProducts, plan_products
+from engines.nvinfer.rtx_plan import plan_products
 from engines.onnx_model import OnnxModelFacts
 
 NAME = "tensorrt_rtx"
@@ -111,31 +112,23 @@ def _target(trt: Any, text: str) -> Any:
 
 
 def _inspect(plan: bytes, model_facts: OnnxModelFacts, _options: BuildOptions) -> Inspection:
-    """Counted in the plan's own text; cannot tell if that has none of the expected lines."""
-    seen = plan_products(plan)
-    notes = []
+    """Counted in the plan's own text; cannot tell if that does not tell of each quantized product."""
+    names = frozenset(model_facts.product_names)
+    layers = tuple(
+        replace(product, nodes=tuple(node for node in product.nodes if node in names))
+        for product in sorted(plan_products(plan), key=lambda product: (product.profile, product.name))
+    )
+    notes: tuple[str, ...] = ()
     if model_facts.depthwise_quantized:
-        notes.append(
+        notes = (
             f"{len(model_facts.depthwise_quantized)} quantized depthwise or grouped convolutions, such as "
             f"'{model_facts.depthwise_quantized[0]}': TensorRT-RTX repeats their channels to use its INT8 kernels, "
-            "which costs size and time; consider leaving them in floating point."
+            "which costs size and time; consider leaving them in floating point.",
         )
-    if model_facts.num_quantized and not seen.products:
+    if model_facts.num_quantized and not layers:
         return Inspection(-1, (*notes, "The plan's text does not say which operations run in INT8."))
-    if len(seen.integer) < model_facts.num_quantized:
-        notes.append(
-            f"{len(seen.integer)} of {model_facts.num_quantized} quantized convolutions and matrix products multiply "
-            "integers, going by the plan's text."
-        )
-    source = "the plan's text, products alone" if seen.products else ""
-    return Inspection(len(seen.integer), tuple(notes), _layers(seen, model_facts), source)
-
-
-def _layers(seen: PlanProducts, model_facts: OnnxModelFacts) -> tuple[LayerFacts, ...]:
-    return tuple(
-        LayerFacts(name, "product", precision, (name,) if name in model_facts.node_names else ())
-        for name, precision in sorted(seen.precisions.items())
-    )
+    num_int8, counts = integer_products(layers, model_facts, model_facts.quantized_names, "the plan's text")
+    return Inspection(num_int8, (*notes, *counts), layers, "the plan's text, products alone" if layers else "")
 
 
 _LOADING = EngineLoader(NAME, _import, lambda: versions())

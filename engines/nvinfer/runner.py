@@ -111,6 +111,10 @@ class NvinferRunner:
             for execution in flying:  # Left over where it ended early: their memory is in use until then.
                 execution.finish()
 
+    def batch_ranges(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
+        """As the contract says."""
+        return self._io.batch_ranges(shapes)
+
     def device_ms(self) -> float | None:
         """Milliseconds between the start and the end of execution on the GPU, copies not included."""
         return None if self._last is None else self._last.compute_ms()
@@ -181,7 +185,7 @@ class NvinferRunner:
         except OSError as error:
             raise EngineError(f"{self._path}: cannot be read ({error}); build it again") from error
         engine = self._deserialized(data)
-        io = io_of(trt, engine, self._path)
+        io = self._io = io_of(trt, engine, self._path)
         self.inputs, self.outputs = io.inputs, io.outputs
         self._check = FeedCheck(self._path, self.inputs)
         wants_graph = self._use.cuda_graph and options.get("cuda_graph", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -47,6 +48,23 @@ class EngineIo:
         if holding:
             return min(holding, key=lambda index: (_usual(self.profiles[index]) != shapes, self._room(index), index))
         raise EngineError(self._outside(shapes))
+
+    def batch_ranges(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
+        """As the contract says of a ``ProfiledRunner``."""
+        batched = [index for index, spec in enumerate(self.inputs) if spec.shape[:1] == (DYNAMIC,)]
+        if not batched:
+            return ()
+        ranges = []
+        for profile in self.profiles:
+            low = max(profile[index].min[0] for index in batched)
+            high = min(profile[index].max[0] for index in batched)
+            usual = tuple(
+                (low, *shapes[spec.name][1:]) if index in batched else shapes[spec.name]
+                for index, spec in enumerate(self.inputs)
+            )
+            if low <= high and _holds(profile, usual):
+                ranges.append((low, high))
+        return tuple(sorted(ranges))
 
     def _room(self, index: int) -> int:
         return sum(math.prod(shape_range.max) for shape_range in self.profiles[index])

@@ -15,7 +15,7 @@ from calibration.data.batches import Samples
 from engines import backend, module_of
 from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
 from pipeline.artifact import Engine, Timings
-from pipeline.engine_runner import batch_bounds, runner_of
+from pipeline.engine_runner import batch_sizes, runner_of
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.json_record import record_from_data
 from pipeline.latency.benchmark import Candidate, Latency, Timing, measure, queries_from_npz
@@ -249,10 +249,10 @@ def _layers(stage: Benchmark, engine: Engine, samples: Samples) -> LayersRun:
 def candidate_of(engine: Engine, runner: Runner, name: str, feed: Mapping[str, Array]) -> Candidate:
     """A loaded engine bound to one batch; ConfigError if it does not take a batch of that size."""
     size = len(next(iter(feed.values())))
-    smallest, largest = batch_bounds(engine, runner)
-    if not smallest <= size <= (largest or size):
+    sizes = batch_sizes(engine, runner, feed)
+    if size not in sizes:
         raise ConfigError(
-            f"{name}: takes batches from {smallest} to {largest}, but [benchmark] batch_sizes has {size}; "
+            f"{name}: takes batches {sizes}, but [benchmark] batch_sizes has {size}; "
             "change it, or the input's shapes in [model.inputs]"
         )
     return Candidate(name, size, partial(runner.infer, feed), runner.device_ms)

@@ -48,10 +48,12 @@ class BuildTarget:
     """Further optimization profiles."""
 
     def batch_bounds(self) -> tuple[int, int]:
-        """The smallest and largest batch that the first profile allows; zeros where nothing bounds it."""
-        if not self.shapes:
+        """The smallest and largest batch that some profile holds; zeros where nothing bounds it."""
+        profiles = [ranges.values() for ranges in (self.shapes, *self.more_shapes) if ranges]
+        if not profiles:
             return 0, 0
-        return max(s.min[0] for s in self.shapes.values()), min(s.max[0] for s in self.shapes.values())
+        smallest = min(max(shape.min[0] for shape in shapes) for shapes in profiles)
+        return smallest, max(min(shape.max[0] for shape in shapes) for shapes in profiles)
 
 
 @dataclass(frozen=True)

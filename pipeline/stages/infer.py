@@ -15,7 +15,7 @@ from engines import backend, module_of
 from engines.contract import DYNAMIC, Array, Runner
 from pipeline.accuracy.comparison import write_outputs
 from pipeline.artifact import Engine, Outputs
-from pipeline.engine_runner import SIMULATION, SIMULATOR, batch_bounds, padded, runner_of
+from pipeline.engine_runner import SIMULATION, SIMULATOR, BatchSizes, batch_sizes, fixed_batch, padded, runner_of
 from pipeline.errors import EngineError, Unavailable
 from pipeline.machine import child_process
 from pipeline.machine.child_process import SendProgress
@@ -70,37 +70,44 @@ class Infer(Stage):
 
 def _infer(on_sample: SendProgress, stage: Infer, engine: Engine, samples: Samples, path: Path) -> None:
     with runner_of(engine, stage.num_threads) as runner:
-        smallest, largest = batch_bounds(engine, runner)
-        batch_size = max(min(stage.batch_size, largest or stage.batch_size), smallest)
-        batches = _by_batch(runner, engine, samples, (batch_size, smallest), on_sample)
-        if batches is None:
-            batches = _by_sample(runner, samples, on_sample)
+        batches = answers(runner, engine, samples, stage.batch_size, on_sample)
     write_outputs(path, SIMULATION if engine.simulated else engine.backend, batches)
 
 
+def answers(
+    runner: Runner, engine: Engine, samples: Samples, batch_size: int, on_sample: SendProgress
+) -> list[dict[str, Array]]:
+    """What an engine, loaded in ``runner``, answers to all samples, up to ``batch_size`` of them at once."""
+    sizes = batch_sizes(engine, runner, next(iter(samples.batches(fixed_batch(runner) or 1))))
+    batches = _by_batch(runner, engine, samples, (batch_size, sizes), on_sample)
+    return _by_sample(runner, samples, on_sample) if batches is None else batches
+
+
 def _by_batch(
-    runner: Runner, engine: Engine, samples: Samples, sizes: tuple[int, int], on_sample: SendProgress
+    runner: Runner, engine: Engine, samples: Samples, batching: tuple[int, BatchSizes], on_sample: SendProgress
 ) -> list[dict[str, Array]] | None:
     """What a runner answers; None where its outputs do not have the batch first, and samples can be run by themselves.
 
-    ``sizes``: of a batch, and of the smallest one.
+    ``batching``: how many samples are to be run at once, and what the engine takes.
     """
-    batch_size, smallest = sizes
+    wanted, sizes = batching
     batches: list[dict[str, Array]] = []
     num_done = 0
-    if smallest <= 1 and _has_fixed_rows(runner):
+    takes_one = 1 in sizes
+    if takes_one and _has_fixed_rows(runner):
         return None
-    for feed in samples.batches(batch_size):
+    for feed in samples.batches(sizes.at_most(wanted)):
         num_samples = len(next(iter(feed.values())))
-        if smallest <= 1 < num_samples and not batches and not _is_one_row(runner, feed):
+        size = sizes.at_least(num_samples)
+        if takes_one and num_samples > 1 and not batches and not _is_one_row(runner, feed):
             return None
-        answer = runner.infer(padded(feed, smallest))
+        answer = runner.infer(padded(feed, size))
         for name, array in answer.items():
-            if array.ndim == 0 or len(array) != max(num_samples, smallest):
-                if smallest <= 1:
+            if array.ndim == 0 or len(array) != size:
+                if takes_one:
                     return None
                 raise EngineError(
-                    f"{engine.path.name}: output '{name}' is {array.shape} for a batch of {smallest}, so it cannot be "
+                    f"{engine.path.name}: output '{name}' is {array.shape} for a batch of {size}, so it cannot be "
                     "told which sample it belongs to; export the model with a batch of 1, or a dynamic one"
                 )
         batches.append({name: np.array(array[:num_samples]) for name, array in answer.items()})

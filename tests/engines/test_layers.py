@@ -20,7 +20,6 @@ from engines.layers import (
     layers_from_inspector,
     layers_from_record,
     num_layers_by_precision,
-    num_nodes_in,
     summary,
 )
 from engines.nvinfer.inspection import inspection_from
@@ -141,16 +140,44 @@ def test_what_is_no_inspectors_json(text: str) -> None:
 def test_counts_and_shares() -> None:
     layers = layers_from_inspector(json.dumps(OF_8), NODES)
     assert num_layers_by_precision(layers) == {"FP16": 1, "INT8": 1, "reformat": 1}
-    assert num_nodes_in(layers, "INT8", FACTS.product_names) == 1
     assert summary(layers) == "Of 2 layers that compute, 1 in FP16 (50 %), 1 in INT8 (50 %); 1 more only reformat."
     found = inspection_from(layers, FACTS, "EngineInspector")
     assert (found.num_int8, found.notes) == (1, (summary(layers),))
 
 
+def of_profile(number: int, kind: str) -> dict[str, Any]:
+    """A layer of 8, without metadata, in its second profile as its binding's name there tells."""
+    suffix = f" [profile {number}]" if number else ""
+    return {"Name": f"w + Conv_12 + Relu_13{suffix}", "LayerType": "CaskConvolution", "Inputs": [tensor("x", kind)]}
+
+
+def test_each_profile_is_counted_by_itself() -> None:
+    layers = layers_from_inspector(json.dumps({"Layers": [of_profile(0, INT8), of_profile(1, HALF)]}), NODES)
+    assert [(layer.nodes, layer.profile) for layer in layers] == [(("Conv_12",), 0), (("Conv_12",), 1)]
+    assert num_layers_by_precision(layers) == {"INT8": 1}
+    found = inspection_from(layers, replace(FACTS, product_names=("Conv_12",), quantized_names=("Conv_12",)), "it")
+    words = "1 of 1 quantized convolutions and matrix products multiply integers, going by it."
+    assert (found.num_int8, found.notes) == (1, (summary(layers), words, "In optimization profile 1, 0 do."))
+
+
+def test_products_that_no_layer_tells_of_are_not_guessed() -> None:
+    layers = layers_from_inspector(json.dumps({"Layers": [of_profile(0, INT8), "{ForeignNode[a...b]}"]}), NODES)
+    found = inspection_from(layers, replace(FACTS, quantized_names=("Conv_12", "Conv_46")), "EngineInspector")
+    assert found.num_int8 == -1
+    assert found.notes[1] == (
+        "1 of 2 quantized convolutions and matrix products multiply integers, going by EngineInspector, which does not "
+        "tell of 1, such as 'Conv_46'."
+    )
+    assert inspection_from(layers, replace(FACTS, has_quantize=False), "EngineInspector").num_int8 == 1
+    assert inspection_from(layers, replace(FACTS, has_quantize=False), "EngineInspector", is_native=True).num_int8 == -1
+
+
 def test_precisions_that_are_not_told_are_not_made_up() -> None:
     names = layers_from_inspector('{"Layers": ["conv1"]}', {"conv1"})
     assert inspection_from(names, FACTS, "EngineInspector").num_int8 == -1
-    assert inspection_from(names, replace(FACTS, has_quantize=False), "EngineInspector").num_int8 == 0
+    without = replace(FACTS, has_quantize=False)
+    assert inspection_from(names, without, "EngineInspector").num_int8 == 0
+    assert inspection_from(names, without, "EngineInspector", is_native=True).num_int8 == -1
 
 
 def test_layers_come_back_from_a_record() -> None:

@@ -72,6 +72,17 @@ def test_a_product_is_quantized_only_with_both_operands(save_model: SaveModel) -
     assert (found.num_quantizable, found.num_quantized) == (1, 0)
 
 
+def test_a_dynamically_quantized_model_is_quantized(save_model: SaveModel) -> None:
+    found = facts(
+        save_model(
+            """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3] x) => (int32[N, 2] y)
+            <int8[3, 2] w = {1, 2, 3, 4, 5, 6}> { q, s, z = DynamicQuantizeLinear(x)  y = MatMulInteger(q, w, z) }"""
+        )
+    )
+    assert (found.num_quantizable, found.num_quantized, found.has_quantize) == (1, 1, True)
+    assert found.quantized_names == found.product_names == ("node_of_y",)
+
+
 def test_products_in_subgraphs_count(save_model: SaveModel) -> None:
     found = facts(
         save_model(

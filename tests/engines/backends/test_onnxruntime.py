@@ -38,6 +38,24 @@ def test_a_convolution_between_quantize_and_dequantize_runs_in_integers(save_mod
     assert (record.num_quantizable, record.num_int8, record.notes) == (1, 1, ())
 
 
+INTEGER_OPERATORS = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 1, 4, 4] x) => (float[N, 1, 4, 4] y, int32[N, 1, 4, 4] z)
+<float sx = {0.1}, uint8 zx = {128}, int8[1, 1, 1, 1] w = {100}, float sw = {0.02}, int8 zw = {0},
+ float sy = {0.2}, uint8 zy = {128}>
+{
+    xq = QuantizeLinear(x, sx, zx)
+    [conv] cq = QLinearConv(xq, sx, zx, w, sw, zw, sy, zy)
+    y = DequantizeLinear(cq, sy, zy)
+    [integer] z = ConvInteger(xq, w)
+}"""
+
+
+def test_operators_that_take_integers_count(save_model: SaveModel, tmp_path: Path) -> None:
+    """As ONNX Runtime's own quantizer writes them (QOperator)."""
+    record = ort.build(save_model(INTEGER_OPERATORS), tmp_path / "engine.onnx", BuildOptions("int8"))
+    assert (record.num_quantizable, record.num_int8, record.notes) == (2, 2, ())
+
+
 def test_a_convolution_without_quantized_output_does_not(
     save_quantized_conv: Callable[[int], Path], tmp_path: Path
 ) -> None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from engines.backends import tensorrt_rtx
 from engines.contract import BuildOptions, GivenScales, LayerFacts, ShapeRange
 from engines.errors import EngineError, Unavailable
+from engines.nvinfer import rtx_plan
 
 if tensorrt_rtx.why_not_build():
     pytest.skip(tensorrt_rtx.why_not_build(), allow_module_level=True)
@@ -152,6 +156,81 @@ def test_several_profiles(linear: Path, tmp_path: Path) -> None:
     record = tensorrt_rtx.build(linear, tmp_path / "engine", BuildOptions(shapes=LINEAR, more_shapes=(large, large)))
     single = tensorrt_rtx.build(linear, tmp_path / "engine", BuildOptions(shapes=LINEAR))
     assert record.size_bytes > single.size_bytes
+
+
+def test_products_are_counted_in_one_profile(save_quantized_conv: SaveConv, tmp_path: Path) -> None:
+    large = {"x": ShapeRange((9, 16, 8, 8), (16, 16, 8, 8), (32, 16, 8, 8))}
+    options = BuildOptions("int8", CONV, more_shapes=(large, large))
+    record = tensorrt_rtx.build(save_quantized_conv(1), tmp_path / "engine", options)
+    assert (record.num_quantizable, record.num_int8) == (1, 1)
+    assert [(layer.name, layer.nodes, layer.profile) for layer in record.layers] == [
+        ("conv", ("conv",), 0),
+        ("conv [profile 1]", ("conv",), 1),
+        ("conv [profile 2]", ("conv",), 2),
+    ]
+    assert record.num_layers_by_precision == {"INT8": 1}
+
+
+ATTENTION = """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 16, 64] x) => (float[N, 16, 64] y)
+<int64[4] heads = {0, 16, 4, 16}, int64[3] merged = {0, 16, 64}> {
+    h = Cast<to = TYPE>(x)
+    [q] q1 = MatMul(h, wq)  q2 = Reshape(q1, heads)  q3 = Transpose<perm = [0, 2, 1, 3]>(q2)
+    [k] k1 = MatMul(h, wk)  k2 = Reshape(k1, heads)  k3 = Transpose<perm = [0, 2, 3, 1]>(k2)
+    [v] v1 = MatMul(h, wv)  v2 = Reshape(v1, heads)  v3 = Transpose<perm = [0, 2, 1, 3]>(v2)
+    [scores] s = MatMul(q3, k3)  p = Softmax(s)  [mix] m = MatMul(p, v3)
+    t = Transpose<perm = [0, 2, 1, 3]>(m)  r = Reshape(t, merged)  [out] o = MatMul(r, wo)  y = Cast<to = 1>(o)
+}"""
+
+
+def attention(path: Path, precision: str) -> Path:
+    """Self-attention of four heads; in INT8 with Q/DQ in front of all six products, weights and both of attention."""
+    is_half = precision == "fp16"
+    model = onnx.parser.parse_model(
+        ATTENTION.replace("TYPE", str(TensorProto.FLOAT16 if is_half else TensorProto.FLOAT))
+    )
+    graph, random = model.graph, np.random.default_rng(0)
+    weights = {name: (random.standard_normal((64, 64)) / 8).astype("float16" if is_half else "float32")
+               for name in ("wq", "wk", "wv", "wo")}  # fmt: skip
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    graph.initializer.append(numpy_helper.from_array(np.array(0.02, np.float32), "scale"))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), "zero"))
+    nodes: dict[str, onnx.NodeProto] = {}
+    for node in graph.node:
+        for index, name in enumerate(node.input if precision == "int8" and node.op_type == "MatMul" else ()):
+            for word, source, target in (("Quantize", name, f"{name}_q"), ("Dequantize", f"{name}_q", f"{name}_d")):
+                nodes[target] = helper.make_node(f"{word}Linear", [source, "scale", "zero"], [target], target)
+            node.input[index] = f"{name}_d"
+        nodes[node.output[0]] = node
+    ordered = list(nodes.values())
+    graph.ClearField("node")
+    graph.node.extend(ordered)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(("precision", "num_int8"), [("fp32", 0), ("fp16", 0), ("int8", 6)])
+def test_of_attention_what_the_plan_tells_is_counted(tmp_path: Path, precision: str, num_int8: int) -> None:
+    """q, k and v are one product there, and the two of attention one kernel."""
+    usual, large = ({"x": ShapeRange(*((size, 16, 64) for size in sizes))} for sizes in ((1, 4, 8), (9, 16, 16)))
+    model = attention(tmp_path / "model.onnx", precision)
+    record = tensorrt_rtx.build(model, tmp_path / "engine", BuildOptions(precision, usual, (large,)))
+    assert (record.num_quantizable, record.num_int8) == (6, num_int8)
+    assert not any("multiply" in note for note in record.notes)
+    fused = {layer.nodes for layer in record.layers if len(layer.nodes) > 1 and layer.profile == 1}
+    assert fused == {("v", "k", "q")} | ({("mix", "scores")} if num_int8 else set())
+
+
+def test_what_the_plan_does_not_tell_of_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where attention is in a kernel without its source."""
+    monkeypatch.setattr(rtx_plan, "_IS_INTEGER", b"of a later version")
+    options = BuildOptions("int8", {"x": ShapeRange((1, 16, 64), (4, 16, 64), (8, 16, 64))})
+    record = tensorrt_rtx.build(attention(tmp_path / "model.onnx", "int8"), tmp_path / "engine", options)
+    assert record.num_int8 == -1
+    assert (
+        "4 of 6 quantized convolutions and matrix products multiply integers, going by the plan's text, which does not "
+        "tell of 2, such as 'scores'."
+    ) in record.notes
 
 
 def test_each_profile_names_each_dynamic_input(linear: Path, tmp_path: Path) -> None:

@@ -39,6 +39,13 @@ def test_a_build_leaves_its_record_beside_the_engine(net: OnnxModel, out: Out) -
     assert record["made_from"] == {"model": net.digest(), "calibration": ""}
 
 
+def test_the_largest_batch_is_that_of_all_profiles(net: OnnxModel, out: Out) -> None:
+    more = ({"image": ShapeRange((8, 16, 6, 6), (8, 16, 6, 6), (64, 16, 6, 6))},)
+    engine = Build()(out(), net, BuildTarget("onnxruntime", "fp32", PROFILE, more))
+    assert (engine.min_batch, engine.max_batch) == (1, 64)
+    assert BuildTarget("onnxruntime", "fp32", more_shapes=more).batch_bounds() == (8, 64)
+
+
 def test_without_shapes_nothing_bounds_the_batch(net: OnnxModel, out: Out) -> None:
     engine = Build()(out(), net, BuildTarget("onnxruntime", "fp32"))
     assert (engine.min_batch, engine.max_batch) == (0, 0)
