@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.contract import BuildOptions, EngineRecord, ModelFormat, Placement
-from engines.cuda import device
+from engines.cuda import device, libraries
 from engines.errors import Unavailable
 from engines.nvinfer import builder as nvinfer_builder
 from engines.nvinfer import capability
@@ -50,8 +50,12 @@ def why_not_run() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Version of TensorRT; driver, GPU and compute capability where there is one."""
-    return {"tensorrt": _import().__version__, **device.versions()}
+    """Version of TensorRT; driver, GPU and compute capability where there is one; cuDNN and cuBLAS if it takes kernels
+    of theirs."""
+    trt = _import()
+    gpu = device.versions()
+    external = gpu and capability.capability_of(trt).external_kernels
+    return {"tensorrt": trt.__version__, **gpu, **(libraries.kernel_libraries() if external else {})}
 
 
 def refuse(options: BuildOptions) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,8 @@ _COMPUTE_CAPABILITY_MAJOR = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, 
 _COMPUTE_CAPABILITY_MINOR = 76
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the null stream, without which nothing can be captured
 _NVIDIA_DRIVER = Path("/sys/module/nvidia/version")
+_NVIDIA_DRIVER_TEXT = Path("/proc/driver/nvidia/version")
+"""Where a container does not see the module: ``NVRM version: ... Kernel Module  535.104.05  ...``."""
 
 
 def why_no_gpu() -> str:
@@ -48,7 +51,10 @@ def why_no_pycuda() -> str:
 
 
 def versions() -> dict[str, str]:
-    """CUDA driver, GPU name and compute capability of GPU 0; empty on a machine without a GPU."""
+    """What the driver has of CUDA, and its own version; GPU name and compute capability of GPU 0.
+
+    Empty on a machine without a GPU.
+    """
     driver = _driver()
     if driver is None or why_no_gpu():
         return {}
@@ -62,12 +68,21 @@ def versions() -> dict[str, str]:
         driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, 0)
         numbers.append(str(number.value))
     gpu_versions["compute_capability"] = ".".join(numbers)
-    if _NVIDIA_DRIVER.is_file():
-        gpu_versions["nvidia_driver"] = _NVIDIA_DRIVER.read_text().strip()
+    if driver_version := _nvidia_driver():
+        gpu_versions["nvidia_driver"] = driver_version
     if not why_no_pycuda():
         cuda = _pycuda()
         gpu_versions["cuda"] = ".".join(map(str, cuda.get_version()))
     return gpu_versions
+
+
+def _nvidia_driver() -> str:
+    """The kernel module's version; empty where there is none of that name, as on older Jetsons, whose is L4T's."""
+    if _NVIDIA_DRIVER.is_file():
+        return _NVIDIA_DRIVER.read_text().strip()
+    text = _NVIDIA_DRIVER_TEXT.read_text() if _NVIDIA_DRIVER_TEXT.is_file() else ""
+    match = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return match[0] if match else ""
 
 
 class Device:

@@ -17,12 +17,14 @@ from engines.nvinfer.whole_file import write_whole
 
 _LOG = logging.getLogger(__name__)
 
-KEYS = ("tensorrt", "cuda_driver", "gpu", "compute_capability", "power_mode")
+KEYS = (
+    "tensorrt", "cuda_driver", "nvidia_driver", "l4t", "cudnn", "cublas", "gpu", "compute_capability", "power_mode",
+)  # fmt: skip
 """What a timing depends on, as a backend's versions call it."""
 
 
 def timing_cache_path(folder: Path, versions: Mapping[str, str]) -> Path:
-    """The cache's file for this TensorRT, GPU and power mode: named by the SHA-256 of what ``KEYS`` say of them."""
+    """The cache's file for this machine: named by the SHA-256 of what ``versions`` say of ``KEYS``."""
     text = "\n".join(f"{key} {versions.get(key, '')}" for key in KEYS)
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.timing"
 

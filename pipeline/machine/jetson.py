@@ -121,15 +121,15 @@ def jetson_here(root: Path) -> Jetson | None:
         return None
     installed = installed_packages(root)
     l4t_packages = {name: v.split("-")[0] for name, v in installed.items() if name.startswith("nvidia-l4t-")}
-    l4t = _l4t(release_file) or l4t_packages.get("nvidia-l4t-core", "")
+    l4t_version = l4t(root) or l4t_packages.get("nvidia-l4t-core", "")
     versions = {what: _version_of(pattern, installed) for what, pattern in PACKAGES.items()}
     nvcc = root / "usr/local/cuda/bin/nvcc"
     return Jetson(
         board=text_of(root / "proc/device-tree/model"),
         soc=soc,
         compute_capability=COMPUTE_CAPABILITIES.get(soc, ""),
-        l4t=l4t,
-        jetpack=_jetpack(l4t),
+        l4t=l4t_version,
+        jetpack=_jetpack(l4t_version),
         packages={what: version for what, version in versions.items() if version},
         l4t_packages=l4t_packages,
         bindings=tuple(
@@ -151,6 +151,12 @@ def installed_packages(root: Path) -> dict[str, str]:
         if fields.get("Status", "").endswith("ok installed"):
             versions[fields.get("Package", "")] = fields.get("Version", "")
     return versions
+
+
+def l4t(root: Path) -> str:
+    """The version of L4T, by its release file, such as ``36.4.3``; empty on other machines."""
+    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text_of(root / "etc/nv_tegra_release"))
+    return f"{match[1]}.{match[2]}" if match else ""
 
 
 def power_mode(root: Path) -> str:
@@ -184,15 +190,10 @@ def num_overcurrent(root: Path) -> int:
     return int(sum(counts)) if counts else -1
 
 
-def _l4t(release_file: str) -> str:
-    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release_file)
-    return f"{match[1]}.{match[2]}" if match else ""
-
-
-def _jetpack(l4t: str) -> str:
-    if l4t in JETPACKS:
-        return JETPACKS[l4t]
-    return next((line.jetpack for line in RELEASES if l4t and l4t.startswith(line.l4t)), "")
+def _jetpack(version: str) -> str:
+    if version in JETPACKS:
+        return JETPACKS[version]
+    return next((line.jetpack for line in RELEASES if version and version.startswith(line.l4t)), "")
 
 
 def _version_of(pattern: str, installed: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 from calibration.data.batches import Samples
 from engines import BACKENDS, backend, module_of
 from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, ShapeRange, Weights
+from engines.cuda.libraries import SONAMES
 from engines.nvinfer.timing_cache import timing_cache_path
 from engines.precision import precision_named
 from pipeline.artifact import Engine, OnnxModel, Ranges
@@ -20,7 +21,7 @@ from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_cali
 from pipeline.builder.retries import attempts, build_with_retries
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.machine import child_process
-from pipeline.machine.jetson import power_mode
+from pipeline.machine.jetson import l4t, power_mode
 from pipeline.machine.progress import Phases
 from pipeline.machine.user_cache import user_cache
 from pipeline.option import check_bounds, option
@@ -135,8 +136,11 @@ class Build(Stage):
     def versions(self, _model: object, target: BuildTarget, *_calibration: object) -> dict[str, str]:
         """Everything below that the engine depends on: runtime, and device where the backend builds for one."""
         runtime = backend(target.backend)
-        times_kernels = "timing_cache" in runtime.OBEYS
-        return runtime.versions() | ({"power_mode": power_mode(Path("/"))} if times_kernels else {})
+        versions = runtime.versions()
+        if "timing_cache" in runtime.OBEYS:  # It chooses kernels by their times on this machine.
+            versions |= {"power_mode": power_mode(Path("/")), "l4t": l4t(Path("/"))}
+        takes = self.external_kernels or "external_kernels" not in runtime.OBEYS
+        return {name: version for name, version in versions.items() if takes or name not in SONAMES}
 
     def modules(self, _model: object, target: BuildTarget, *_calibration: object) -> tuple[str, ...]:
         """What is loaded by name."""

@@ -42,9 +42,35 @@ class PretendedDriver:
 def test_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cuda, "_driver", PretendedDriver)
     monkeypatch.setattr(cuda, "_NVIDIA_DRIVER", tmp_path / "none")
+    monkeypatch.setattr(cuda, "_NVIDIA_DRIVER_TEXT", tmp_path / "none")
     monkeypatch.setattr(cuda, "why_no_pycuda", lambda: "pycuda: is not installed")
     assert cuda.why_no_gpu() == ""
     assert cuda.versions() == {"cuda_driver": "12.6", "gpu": "Orin", "compute_capability": "8.7"}
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "version"),
+    [
+        ("535.104.05\n", "", "535.104.05"),
+        (
+            "",
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\nGCC 12.3.0",
+            "535.104.05",
+        ),
+        ("", "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build", "540.4.0"),
+        ("", "", None),
+    ],
+)
+def test_the_drivers_own_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, text: str, version: str | None
+) -> None:
+    for name, content in (("_NVIDIA_DRIVER", module), ("_NVIDIA_DRIVER_TEXT", text)):
+        if content:
+            (tmp_path / name).write_text(content)
+        monkeypatch.setattr(cuda, name, tmp_path / name)
+    monkeypatch.setattr(cuda, "_driver", PretendedDriver)
+    monkeypatch.setattr(cuda, "why_no_pycuda", lambda: "pycuda: is not installed")
+    assert cuda.versions().get("nvidia_driver") == version
 
 
 @pytest.mark.parametrize("driver", [PretendedDriver(num_gpus=0), PretendedDriver(status=100)])

@@ -98,6 +98,7 @@ def test_precision_flags_for_weakly_typed_networks(said: dict[str, Any]) -> None
 
 def test_a_timing_cache_is_for_one_version_gpu_and_power_mode() -> None:
     versions = {"tensorrt": "10.3.0", "gpu": "Orin", "compute_capability": "8.7", "power_mode": "15W", "cuda": "12.6"}
+    versions |= {"nvidia_driver": "535.104", "l4t": "36.4.3", "cudnn": "8.9.4", "cublas": "12.2.5"}
     path = timing_cache_path(Path("a"), versions)
     assert timing_cache_path(Path("a"), versions | {"cuda": "12.8"}) == path
     others = [timing_cache_path(Path("a"), versions | {key: "other"}) for key in versions if key != "cuda"]

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 
 from pipeline.machine.identity import this_machine
-from pipeline.machine.jetson import JETPACKS, RELEASES, jetson_here, num_overcurrent
+from pipeline.machine.jetson import JETPACKS, RELEASES, jetson_here, l4t, num_overcurrent
 from tests.pipeline.machine.jetsons import JETSONS, dpkg_status, jetson_files, tree
 
 
 @pytest.mark.parametrize("jetpack", JETSONS)
 def test_each_jetpack(tmp_path: Path, jetpack: str) -> None:
-    l4t, (board, _, soc), packages = JETSONS[jetpack]
+    version, (board, _, soc), packages = JETSONS[jetpack]
     found = jetson_here(tree(tmp_path, jetson_files(jetpack)))
     assert found is not None
-    assert (found.board, found.soc, found.l4t, found.jetpack) == (board, soc, l4t, jetpack)
+    assert (found.board, found.soc, found.l4t, found.jetpack) == (board, soc, version, jetpack)
     assert found.compute_capability == {"tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}[soc]
+    assert l4t(tmp_path) == version
     assert found.power_mode == "MAXN"
     assert found.power_modes == ("0 MAXN", "2 MODE_30W")
     assert {clock.name.split()[0] for clock in found.clocks} == {"cpu", "gpu"}, "the video engine's clock is neither"
@@ -35,8 +36,8 @@ def test_each_jetpack(tmp_path: Path, jetpack: str) -> None:
 
 
 def test_the_tables_fit_each_other() -> None:
-    for l4t, jetpack in JETPACKS.items():
-        release = next(one for one in RELEASES if l4t.startswith(one.l4t))
+    for version, jetpack in JETPACKS.items():
+        release = next(one for one in RELEASES if version.startswith(one.l4t))
         assert jetpack.startswith(release.jetpack)
 
 

@@ -12,7 +12,7 @@ import onnx.parser
 import pytest
 
 from engines import backend
-from engines.backends import reference
+from engines.backends import reference, tensorrt
 from engines.contract import ShapeRange
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.errors import ConfigError, EngineError, StageError, Unavailable
@@ -44,6 +44,18 @@ def test_the_largest_batch_is_that_of_all_profiles(net: OnnxModel, out: Out) -> 
     engine = Build()(out(), net, BuildTarget("onnxruntime", "fp32", PROFILE, more))
     assert (engine.min_batch, engine.max_batch) == (1, 64)
     assert BuildTarget("onnxruntime", "fp32", more_shapes=more).batch_bounds() == (8, 64)
+
+
+def test_a_recipe_has_what_is_below_tensorrt(net: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = {"tensorrt": "8.6.2", "nvidia_driver": "540.4.0", "cudnn": "8.9.4", "cublas": "12.2.5"}
+    monkeypatch.setattr(tensorrt, "versions", lambda: dict(below))
+    monkeypatch.setattr(build_stage, "l4t", lambda root: "36.3.0")
+    target = BuildTarget("tensorrt", "fp32")
+    assert (below | {"l4t": "36.3.0"}).items() <= Build().versions(net, target).items()
+    without = Build(external_kernels=False).versions(net, target)
+    assert "cudnn" not in without
+    assert "cublas" not in without
+    assert "l4t" not in Build().versions(net, BuildTarget("onnxruntime", "fp32"))
 
 
 def test_without_shapes_nothing_bounds_the_batch(net: OnnxModel, out: Out) -> None:
