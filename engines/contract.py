@@ -340,6 +340,19 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class ChoosyBackend(Backend, Protocol):
+    """One that does not read every ONNX model, and can tell so before it builds."""
+
+    def refuse_model(self, model: Path) -> None:
+        """Raise what ``build`` would raise of the operators of a model, as far as that is known without its builder.
+
+        Raises:
+            Unavailable: this version does not read them; the sentence says what the model is to be like.
+        """
+        ...
+
+
 class StreamingBackend(Backend, Protocol):
     """One whose runners can have several queries in flight: those on the GPU."""
 

@@ -17,6 +17,7 @@ from engines.precision import precision_named
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """Convolutions and matrix products: the operators that INT8 is about."""
+ONNX_DOMAINS = ("", "ai.onnx")
 INTEGER_PRODUCTS = (
     "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QGemm",
     "QLinearConv", "QLinearConvTranspose", "QLinearMatMul",
@@ -47,6 +48,10 @@ class OnnxModelFacts:
     """Of the nodes that a model with FP16 tensors computes in FP32; casts are none."""
     quantized_names: tuple[str, ...] = ()
     """Those of ``product_names`` that are quantized."""
+    opset: int = 0
+    """Of ONNX's own operators; 0 if it has none."""
+    reduces_by_input: str = ""
+    """A reduction other than ReduceSum whose axes are an input, as from opset 18 on; empty if there is none."""
 
     def is_full(self, layer: str) -> bool:
         """Whether a parser's layer is of such a node; of several layers of one node the later ones end in a number."""
@@ -100,6 +105,8 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         node_names=frozenset(node.name for node in _nodes(graph) if node.name),
         full_names=_full_names(model) if _has_float16(graph) else frozenset(),
         quantized_names=tuple(map(_name, quantized)),
+        opset=next((entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS), 0),
+        reduces_by_input=next((_name(node) for node in _nodes(graph) if _reduces_by_input(node)), ""),
     )
 
 
@@ -219,6 +226,22 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 def _name(node: onnx.NodeProto) -> str:
     return node.name or f"node_of_{node.output[0]}"
+
+
+def _reduces_by_input(node: onnx.NodeProto) -> bool:
+    return node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and any(node.input[1:])
+
+
+def plugin_words(model: onnx.ModelProto) -> str:
+    """What is to be said of a model with a plugin of TensorRT, by the first one's name or domain; empty without one."""
+    for node in _nodes(model.graph):
+        name, domain = node.op_type, node.domain.lower().split(".")[0]
+        if name.endswith(("_TRT", "PluginDynamic")) or name.startswith("TRT") or domain in ("trt", "tensorrt"):
+            return (
+                f"node '{node.name or node.output[0]}': {name} is a TensorRT plugin: nothing but TensorRT runs it; cut "
+                "the model in front of it, or build the file as it is for the tensorrt backend"
+            )
+    return ""
 
 
 def _is_quantized(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> bool:

@@ -12,6 +12,7 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.source import FUNCTION, DataSource
 from calibration.lint.findings import raise_errors
 from engines import backend
+from engines.contract import ChoosyBackend
 from engines.precision import FP32
 from pipeline.artifact import (
     Engine,
@@ -84,6 +85,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     fp32 = store.run(plan.export, source)
     calibration, evaluation = _samples(plan, fp32)
     check_shapes(plan, evaluation, until)
+    check_operators(plan, fp32, until)
     check_labels(plan, evaluation)
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)
@@ -134,6 +136,7 @@ def models_of_bundle(plan: Plan) -> Results:
     specs = input_specs_from_onnx(fp32.path)
     evaluation = open_samples(_resolved(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
     check_shapes(plan, evaluation, "build")
+    check_operators(plan, fp32, "build")
     check_labels(plan, evaluation)
     plan.benchmark.check_samples(evaluation)
     networks = {TRAINED: Network(fp32, bundle.ranges())}
@@ -216,6 +219,18 @@ def check_shapes(plan: Plan, samples: Samples, until: str) -> None:
                 raise ConfigError(f"{plan.path}: [{table}] the model has no input '{name}'{nearest(name, known)}")
     if plan.stage(until).NEEDS_ENGINES:
         check_shape_ranges(plan, samples)
+
+
+def check_operators(plan: Plan, fp32: OnnxModel, until: str) -> None:
+    """That the model is in an opset that the backends read.
+
+    Raises:
+        Unavailable: one does not; the sentence says what brings it down.
+    """
+    if plan.stage(until).NEEDS_ENGINES:
+        for runtime in map(backend, plan.variants.backends):
+            if isinstance(runtime, ChoosyBackend):
+                runtime.refuse_model(fp32.path)
 
 
 def time_engines(plan: Plan, store: Store, made: Results) -> None:

@@ -32,7 +32,15 @@ from engines.contract import (
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
 from engines.layers import layer_times_from
-from engines.onnx_model import INTEGER_PRODUCTS, check_options, facts, is_qdq_in_fp32, read_model, refuse_tensorrt
+from engines.onnx_model import (
+    INTEGER_PRODUCTS,
+    check_options,
+    facts,
+    is_qdq_in_fp32,
+    plugin_words,
+    read_model,
+    refuse_tensorrt,
+)
 from engines.ort.blocked_layout import unordered
 from engines.ort.profile import kernels_from_profile
 
@@ -302,7 +310,16 @@ def _session(ort: Any, path: Path, settings: Any) -> Any:
     try:
         return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except _errors() as error:
+        if words := _plugin_words(path):
+            raise EngineError(f"{path}: {words}") from error
         raise EngineError(f"{path}: ONNX Runtime refuses the model ({_words(error)}); export it again") from error
+
+
+def _plugin_words(path: Path) -> str:
+    try:
+        return plugin_words(read_model(path))
+    except EngineError:  # What is wrong with it ONNX Runtime has said.
+        return ""
 
 
 def _errors() -> tuple[type[Exception], ...]:

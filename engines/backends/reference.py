@@ -25,7 +25,7 @@ from engines.contract import (
 )
 from engines.errors import EngineError
 from engines.feed import FeedCheck
-from engines.onnx_model import check_options, facts_from_model, read_model, refuse_tensorrt
+from engines.onnx_model import check_options, facts_from_model, plugin_words, read_model, refuse_tensorrt
 
 if TYPE_CHECKING:
     from onnx.reference import ReferenceEvaluator
@@ -147,8 +147,11 @@ def _evaluator(proto: onnx.ModelProto, path: Path) -> ReferenceEvaluator:
         onnx.checker.check_model(proto)
         return ReferenceEvaluator(proto, new_ops=[_dequantize_linear()] if opset < 19 else [])
     except (onnx.checker.ValidationError, NotImplementedError, TypeError, ValueError, RuntimeError) as error:
-        words = " ".join(str(error).split())
-        raise EngineError(f"{path}: onnx's evaluator refuses the model ({words}); export it again") from error
+        words = (
+            plugin_words(proto)
+            or f"onnx's evaluator refuses the model ({' '.join(str(error).split())}); export it again"
+        )
+        raise EngineError(f"{path}: {words}") from error
 
 
 def _dequantize_linear() -> type[OpRun]:

@@ -10,11 +10,11 @@ from engines.contract import BuildOptions, EngineRecord, ModelFormat, Placement
 from engines.cuda import device, libraries
 from engines.errors import Unavailable
 from engines.nvinfer import builder as nvinfer_builder
-from engines.nvinfer import capability
+from engines.nvinfer import capability, parser_limits
 from engines.nvinfer.builder_config import NVINFER_OPTIONS
 from engines.nvinfer.inspection import Inspection, inspected
 from engines.nvinfer.loading import EngineLoader
-from engines.onnx_model import OnnxModelFacts, refuse_targets
+from engines.onnx_model import OnnxModelFacts, facts, refuse_targets
 
 NAME = "tensorrt"
 TAKES: ModelFormat = "onnx"
@@ -62,6 +62,11 @@ def refuse(options: BuildOptions) -> None:
     """Raise Unavailable or EngineError if this version cannot do what is requested, as far as the options tell."""
     refuse_targets(options, NAME)
     capability.refuse(capability.capability_of(_import()), options)
+
+
+def refuse_model(model: Path) -> None:
+    """Raise Unavailable if this version's parser does not read the model's opset or reductions."""
+    parser_limits.refuse_model(_import(), facts(model), model)
 
 
 def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:

@@ -27,6 +27,7 @@ from engines.nvinfer.calibrator import calibrator_for
 from engines.nvinfer.capability import capability_of, platform_of, refuse, refuse_platform, typing_for
 from engines.nvinfer.error_hints import is_out_of_memory, lacks_memory, with_hint
 from engines.nvinfer.inspection import Inspection
+from engines.nvinfer.parser_limits import refuse_model
 from engines.nvinfer.shape_profiles import add_profiles, calibration_profile, calibration_shapes, located
 from engines.onnx_model import OnnxModelFacts, check_options, facts
 from engines.precision import precision_named
@@ -130,6 +131,7 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
             f"{model}: has FP16 scales, {family.name} {family.trt.__version__} takes FP32 scales and puts the rest "
             'into FP16 by itself; quantize with rest = "fp32"'
         )
+    refuse_model(family.trt, model_facts, model)
     with calibrator_for(family.trt, options, family.open_device) as calibrator:
         data, notes = _serialized(family, model, options, calibrator, model_facts)
     engine.write_bytes(data)

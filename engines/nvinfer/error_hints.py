@@ -64,6 +64,11 @@ MEANINGS: tuple[tuple[str, str], ...] = (
         "raise workspace_mib, free memory, or give the layer another type",
     ),
     (
+        r"(_TRT|PluginDynamic|\bTRT\w+): .*(Plugin not found|No importer registered for op)",
+        "it is a plugin of TensorRT that this library does not have (TensorRT for RTX has none); cut the model in "
+        "front of it, or build for the tensorrt backend, in a version with this plugin",
+    ),
+    (
         r"Plugin not found|No importer registered for op|is not supported in TensorRT",
         "TensorRT has no such operator; replace it in the network, or build for a backend that has it",
     ),

@@ -11,6 +11,7 @@ from calibration.errors import ModelError
 from calibration.graph.editing import model_from_file, nodes_of, without_weight_inputs
 from calibration.graph.opset import brought_to, opset_of
 from calibration.graph.weightless import skeleton_from_file
+from engines.onnx_model import plugin_words
 from pipeline.artifact import Engine, OnnxModel, Source
 from pipeline.errors import StageError
 from pipeline.sources.contract import RENAMED, Conversion, Converted
@@ -51,6 +52,8 @@ def _read_onnx(path: Path) -> onnx.ModelProto:
     except Exception as error:
         raise StageError(f"{path}: is not a whole ONNX model ({first_line(error)}); export it again") from error
     model = model_from_file(path)
+    if words := plugin_words(model):
+        raise StageError(f"{path}: {words}")
     try:
         onnx.checker.check_model(model)
     except Exception as error:

@@ -11,7 +11,7 @@ import pytest
 
 from engines.contract import DYNAMIC, BuildOptions, TensorSpec
 from engines.errors import EngineError
-from engines.onnx_model import check_options, facts, is_qdq_in_fp32, shape_text
+from engines.onnx_model import check_options, facts, is_qdq_in_fp32, plugin_words, shape_text
 
 SaveModel = Callable[[str], Path]
 
@@ -152,3 +152,23 @@ def test_shape_text() -> None:
 def test_which_models_are_simulated_with_graph_optimizations(nodes: str, expected: bool) -> None:
     text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) <float s = {0.5}, int8 z = {0}>'
     assert is_qdq_in_fp32(onnx.parser.parse_model(f"{text} {{ {nodes} }}")) is expected
+
+
+@pytest.mark.parametrize(
+    ("operator", "is_plugin"),
+    [
+        ("EfficientNMS_TRT", True),
+        ("TRT.ROIAlign", True),
+        ("mmdeploy.TRTBatchedNMS", True),
+        ("CustomSkipLayerNormPluginDynamic", True),
+        ("com.microsoft.Gelu", False),
+        ("Relu", False),
+    ],
+)
+def test_plugins_of_tensorrt_are_named(operator: str, is_plugin: bool) -> None:
+    domain, _, name = operator.rpartition(".")
+    node = onnx.helper.make_node(name, ["x"], ["y"], "last", domain=domain)
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []))
+    words = f"node 'last': {name} is a TensorRT plugin: nothing but TensorRT runs it; cut the model in front of it, or "
+    assert plugin_words(model).startswith(words) == is_plugin
+    assert bool(plugin_words(model)) == is_plugin

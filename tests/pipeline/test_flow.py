@@ -72,6 +72,26 @@ def test_each_verb_stops_where_it_says(folder: Path) -> None:
     assert made["benchmark"] == [*made["validate"], "benchmark"]
 
 
+def test_what_a_backend_does_not_read_is_refused_before_anything_is_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorRT 8 does of opset 18, which nothing else here can build for."""
+    models: list[Path] = []
+
+    def refuse_model(model: Path) -> None:
+        models.append(model)
+        raise Unavailable(f"{model}: is in opset 18, tensorrt 8.6.1 reads up to 17; write it in opset 17")
+
+    monkeypatch.setattr(reference, "refuse_model", refuse_model, raising=False)
+    change(folder, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
+    store = Store(folder / "store")
+    with pytest.raises(Unavailable, match="is in opset 18"):
+        made_by(folder, "build", store)
+    assert stages_of(store) == ["export"]
+    assert [model.name for model in models] == ["model.onnx"]
+    made_by(folder, "calibrate", store)
+
+
 def test_the_store_may_serve_all_but_the_benchmark(folder: Path) -> None:
     made_by(folder, "benchmark")
     again = Store(folder / "store")

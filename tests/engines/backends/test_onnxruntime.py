@@ -75,6 +75,7 @@ def test_it_leaves_nothing_in_the_users_folders(linear: Path, tmp_path: Path) ->
     code = f"""
 from pathlib import Path
 from engines.backends import onnxruntime as ort
+from engines.backends import reference
 ort.versions()
 with ort.load(Path({str(linear)!r}), num_threads=1):
     pass
@@ -160,3 +161,19 @@ def test_warnings_stay_off_the_screen(save_model: SaveModel, tmp_path: Path) -> 
 def test_versions_name_the_cpu() -> None:
     assert {"onnxruntime", "providers", "cpu", "machine", "cpu_flags"} == set(ort.versions())
     assert "CPUExecutionProvider" in ort.versions()["providers"]
+
+
+@pytest.mark.parametrize("operator", ["EfficientNMS_TRT", "TRT.ROIAlign"])
+def test_a_plugin_of_tensorrt_is_named(save_model: SaveModel, operator: str) -> None:
+    model = save_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "TRT" : 1]> g (float[3] x) => (float[3] y)
+        {{ [first] h = Relu(x)  [last] y = {operator}(h) }}"""
+    )
+    name = operator.removeprefix("TRT.")
+    words = (
+        rf"model\.onnx: node 'last': {name} is a TensorRT plugin: nothing but TensorRT runs it; cut the model in front"
+    )
+    with pytest.raises(EngineError, match=words), ort.load(model, num_threads=1):
+        pytest.fail("it runs")
+    with pytest.raises(EngineError, match=words), reference.load(model, num_threads=1):
+        pytest.fail("it runs")

@@ -68,6 +68,17 @@ def test_an_operator_that_tensorrt_lacks_is_named_with_its_node(
         tensorrt_rtx.build(model, tmp_path / "engine", BuildOptions())
 
 
+@pytest.mark.parametrize("operator", ["EfficientNMS_TRT", "TRT.TRTBatchedNMS"])
+def test_a_plugin_of_tensorrt_that_it_lacks_is_named(save_model: SaveModel, tmp_path: Path, operator: str) -> None:
+    model = save_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "TRT" : 1]> g (float[3, 3] x) => (float[3, 3] y)
+        {{ [first] h = Relu(x)  [odd] y = {operator}(h) }}"""
+    )
+    words = rf"it is a plugin of TensorRT that this library does not have .* \(node 'odd', {operator.split('.')[-1]}: "
+    with pytest.raises(EngineError, match=words):
+        tensorrt_rtx.build(model, tmp_path / "engine", BuildOptions())
+
+
 def test_compute_capabilities_are_written_into_the_engine(linear: Path, tmp_path: Path) -> None:
     # Found by reading plans: a bit mask of targets at byte 0x20; 8.6 is bit 2, 8.9 is bit 3.
     options = BuildOptions(shapes=LINEAR, compute_capabilities=("8.6", "8.9"))

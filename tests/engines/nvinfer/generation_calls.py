@@ -41,6 +41,12 @@ WORD, SIZE = ctypes.c_void_p, ctypes.c_uint64
 HALF = """<ir_version: 9, opset_import: ["" : 19]> half (float16[2, 3] x) => (float16[2, 3] y)
 <float16 s = {14336}, int8 z = {0}> { q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }"""
 """The scale is 0.5, which ONNX's syntax has as its bits."""
+REDUCTIONS = {
+    f"{operator} {opset}": f"""<ir_version: 8, opset_import: ["" : {opset}]> g (float[2, 3] x) => (float[2, 1] y)
+    <int64[1] axes = {{1}}> {{ [mean] y = {operator}(x, axes) }}"""
+    for operator, opset in (("ReduceMean", 18), ("ReduceMean", 17), ("ReduceSum", 17))
+}
+"""ReduceMean of opset 17 has no such input; who makes one passes the parser of 8 by."""
 
 
 def virtual(made: Any, index: int, result: Any, *arguments: Any) -> Any:
@@ -148,14 +154,14 @@ def flags(trt: Any, precision: str, *, native: bool) -> list[str]:
     return sorted(name for name, value in kind.__members__.items() if bits & 1 << int(value))
 
 
-def half_scales(trt: Any) -> str:
-    """What a build says of a model with FP16 scales; where it takes them, of the GPU that is not there."""
+def refusal(trt: Any, text: str, precision: str) -> str:
+    """What a build says of a model; where it takes it, of the GPU that is not there."""
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "half.onnx"
-        onnx.save(onnx.parser.parse_model(HALF), model)
+        model = Path(folder) / "model.onnx"
+        onnx.save(onnx.parser.parse_model(text), model)
         family = builder.Family("tensorrt", trt, {}, lambda _config, _options: None, lambda *_seen: Inspection(0))
         try:
-            builder.build(family, model, Path(folder) / "engine", BuildOptions("int8"))
+            builder.build(family, model, Path(folder) / "engine", BuildOptions(precision))
         except Unavailable as error:
             return str(error).replace(f"{folder}/", "")
     return ""
@@ -180,7 +186,8 @@ def main() -> None:
     said["flags"] = {"int8": flags(trt, "int8", native=False), "native": flags(trt, "int8", native=True)}
     said |= {"profiled": profiled(trt), "allocated": allocated(trt)}
     if not found.ahead_of_time:
-        said |= {"half scales": half_scales(trt), "runtime": runtime(trt)}
+        said |= {"half scales": refusal(trt, HALF, "int8"), "runtime": runtime(trt)}
+        said |= {name: refusal(trt, text, "fp32") for name, text in REDUCTIONS.items()}
     if found.progress:
         said["progressed"] = progressed(trt)
     print(json.dumps(said))

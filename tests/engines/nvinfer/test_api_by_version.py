@@ -20,7 +20,7 @@ SHARED = tuple(
     f"nvinfer/{name}.py"
     for name in (
         "allocator", "builder", "builder_config", "calibrator", "capability", "execution", "inspection",
-        "layer_profiler", "progress", "runner", "shape_profiles", "tensor_io", "timing_cache",
+        "layer_profiler", "parser_limits", "progress", "runner", "shape_profiles", "tensor_io", "timing_cache",
     )
 )  # fmt: skip
 FILES = {"tensorrt": (*SHARED, "backends/tensorrt.py"), "tensorrt_rtx": (*SHARED, "backends/tensorrt_rtx.py")}

@@ -107,7 +107,7 @@ def test_our_progress_monitor_is_one_of_its_own(generation: str) -> None:
     [
         (
             "8.6.1",
-            "half.onnx: has FP16 scales, tensorrt 8.6.1 takes FP32 scales and puts the rest into FP16 by itse",
+            "model.onnx: has FP16 scales, tensorrt 8.6.1 takes FP32 scales and puts the rest into FP16 by itse",
         ),
         ("10.3.0", "tensorrt: the builder does not start"),
         ("11.4.0.106", "tensorrt: the builder does not start"),
@@ -115,6 +115,28 @@ def test_our_progress_monitor_is_one_of_its_own(generation: str) -> None:
 )
 def test_fp16_scales_are_for_strongly_typed_networks(generation: str, words: str) -> None:
     assert facts(generation)["half scales"].startswith(words)
+
+
+DOWN = "write it in opset 17 (`trtforge export --opset 17`, or [export] opset), or update TensorRT"
+
+
+@pytest.mark.parametrize(
+    ("generation", "model", "words"),
+    [
+        ("8.6.1", "ReduceMean 18", f"model.onnx: is in opset 18, tensorrt 8.6.1 reads up to 17; {DOWN}"),
+        (
+            "8.6.1",
+            "ReduceMean 17",
+            "model.onnx: node 'mean' reduces over axes that are an input, tensorrt 8.6.1 takes no notice of them; "
+            + DOWN,
+        ),
+        ("8.6.1", "ReduceSum 17", "tensorrt: the builder does not start"),
+        ("10.3.0", "ReduceMean 18", "tensorrt: the builder does not start"),
+        ("11.4.0.106", "ReduceMean 18", "tensorrt: the builder does not start"),
+    ],
+)
+def test_what_its_parser_does_not_read_is_refused(generation: str, model: str, words: str) -> None:
+    assert facts(generation)[model].startswith(words)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
