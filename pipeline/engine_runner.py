@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -33,8 +33,9 @@ def runner_of(engine: Engine, num_threads: int) -> Runner:
         return load_simulation(engine.path, num_threads)
     if engine.signature:
         module = import_module(module_of(engine.backend))
-        return cast(Runner, module.load_signature(engine.path, engine.signature, num_threads=num_threads))
-    return backend(engine.backend).load(engine.path, num_threads=num_threads)
+        runner = cast(Runner, module.load_signature(engine.path, engine.signature, num_threads=num_threads))
+        return cast(Runner, SampleFeeds(runner))
+    return load_model(engine.path, engine.backend, num_threads)
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,51 @@ def batch_sizes(engine: Engine, runner: Runner, feed: Mapping[str, Array]) -> Ba
 
 
 def fixed_batch(runner: Runner) -> int:
-    """The batch that the model was exported for; 0 if it takes any."""
-    return max((spec.shape[0] for spec in runner.inputs if spec.shape and spec.shape[0] != DYNAMIC), default=0)
+    """The batch that the model was exported for, 1 if an input has no batch axis; 0 if it takes any."""
+    sizes = {spec.shape[0] for spec in runner.inputs if spec.shape}
+    return 1 if len(sizes) > 1 else max(sizes - {DYNAMIC}, default=0)
+
+
+class SampleFeeds:
+    """Loads an engine for feeds that have the batch axis in front of every input, also where the model has none."""
+
+    def __init__(self, runner: Runner) -> None:
+        """``runner`` is entered and left with this."""
+        self._runner = runner
+        self._ranks: dict[str, int] = {}
+
+    def __enter__(self) -> Runner:
+        """The runner itself, where all its inputs have a batch axis: nothing stands between."""
+        runner = self._runner.__enter__()
+        if len({spec.shape[:1] for spec in runner.inputs}) == 1 and runner.inputs[0].shape:
+            return runner
+        self._runner, self._ranks = runner, {spec.name: len(spec.shape) for spec in runner.inputs}
+        return cast(Runner, self)
+
+    def __exit__(self, *error: Any) -> None:
+        """Give everything back."""
+        self._runner.__exit__(*error)
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the runner's."""
+        return getattr(self._runner, name)
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one sample."""
+        return self._runner.infer(as_model_takes(feed, self._ranks))
+
+
+def as_model_takes(feed: Mapping[str, Array], ranks: Mapping[str, int]) -> dict[str, Array]:
+    """A sample without the axis in front of those inputs that have fewer in the model; ``ranks`` are the model's."""
+    return {
+        name: array.reshape(array.shape[1:]) if array.ndim > ranks.get(name, array.ndim) else array
+        for name, array in feed.items()
+    }
+
+
+def model_ranks(samples: Samples) -> dict[str, int]:
+    """Each input's number of axes in the model."""
+    return {spec.name: len(spec.shape) - spec.is_whole for spec in samples.specs}
 
 
 def padded(feed: Mapping[str, Array], num_samples: int) -> dict[str, Array]:
@@ -101,13 +145,20 @@ def few(samples: Samples, num: int) -> Iterator[dict[str, Array]]:
 
 def num_values_of_sample(path: Path, samples: Samples) -> int:
     """Values of all tensors that the ONNX model computes for one of the samples."""
-    shapes = {name: array.shape for name, array in next(few(samples, 1)).items()}
+    feed = as_model_takes(next(few(samples, 1)), model_ranks(samples))
+    shapes = {name: array.shape for name, array in feed.items()}
     return num_computed_values(path, shapes)
 
 
 def load_simulation(path: Path, num_threads: int = 0) -> Runner:
     """ONNX Runtime with every node computed as it stands. Who calls it names ``SIMULATOR`` among its modules."""
-    return cast(Runner, import_module(module_of(SIMULATOR)).load_simulation(path, num_threads=num_threads))
+    runner = cast(Runner, import_module(module_of(SIMULATOR)).load_simulation(path, num_threads=num_threads))
+    return cast(Runner, SampleFeeds(runner))
+
+
+def load_model(path: Path, runner: str, num_threads: int) -> Runner:
+    """A model or an engine, to be fed samples."""
+    return cast(Runner, SampleFeeds(backend(runner).load(path, num_threads=num_threads)))
 
 
 class SampleRunner:
@@ -143,7 +194,7 @@ class Sessions:
 
     def of_file(self, path: Path) -> SampleRunner:
         """A model in a file."""
-        return SampleRunner(self._stack.enter_context(backend(self._runner).load(path, num_threads=self._num_threads)))
+        return SampleRunner(self._stack.enter_context(load_model(path, self._runner, self._num_threads)))
 
     def of_file_twice(self, path: Path) -> tuple[SampleRunner, SampleRunner]:
         """The model, and the same computed in another order where the runner can do so; opened when first asked for."""

@@ -23,7 +23,7 @@ from pipeline.artifact import (
     Ranges,
     Verdict,
 )
-from pipeline.engine_runner import SIMULATOR
+from pipeline.engine_runner import SIMULATOR, as_model_takes, model_ranks
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import Plan
 from pipeline.results import TRAINED, Results, Variant
@@ -58,20 +58,22 @@ def check_shape_ranges(plan: Plan, samples: Samples) -> None:
     for table, shapes in profiles.items():
         lacking = [spec for spec in dynamic if spec.name not in shapes]
         if names and lacking:
+            shape = lacking[0].shape[lacking[0].is_whole :]
             raise ConfigError(
                 f"{plan.path}: [model.{table}] has no shape range for input '{lacking[0].name}' "
-                f"{shape_text(lacking[0].shape)}, and {names[0]} builds an engine for given shapes; write this into "
+                f"{shape_text(shape)}, and {names[0]} builds an engine for given shapes; write this into "
                 f"the plan, with the shapes that will be used:\n{_ranges_to_write(plan, samples, lacking)}"
             )
 
 
 def _ranges_to_write(plan: Plan, samples: Samples, lacking: Sequence[InputSpec]) -> str:
     """TOML for these inputs: of the shape of the first sample, and batches up to the largest of the plan."""
-    first = next(iter(samples.batches(max(1, *(spec.shape[0] for spec in samples.specs)))))
+    first = as_model_takes(next(iter(samples.batches(samples.fixed_batch or 1))), model_ranks(samples))
     sizes = plan.benchmark.batch_sizes
     tables = []
     for spec in lacking:
-        batches = (1, sizes[0], max(plan.infer.batch_size, *sizes)) if spec.shape[0] == DYNAMIC else spec.shape[:1] * 3
+        is_open = spec.shape[0] == DYNAMIC and not samples.fixed_batch
+        batches = (1, sizes[0], max(plan.infer.batch_size, *sizes)) if is_open else first[spec.name].shape[:1] * 3
         key = spec.name if BARE_KEY.fullmatch(spec.name) else json.dumps(spec.name, ensure_ascii=False)
         rows = [f"{word} = {[size, *first[spec.name].shape[1:]]}" for word, size in zip(("min", "opt", "max"), batches)]
         tables.append("\n".join((f"[model.inputs.{key}]", *rows)))

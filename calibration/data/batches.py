@@ -50,6 +50,11 @@ class Samples:
         """Samples after the selection by ``limit``."""
         return self.reader.num_samples
 
+    @property
+    def fixed_batch(self) -> int:
+        """The batch that the model takes alone; 0 if it takes any."""
+        return max((spec.shape[0] for spec in self.specs if spec.shape[0] != DYNAMIC), default=0)
+
     def batches(self, batch_size: int) -> Iterator[dict[str, AnyArray]]:
         """All samples in order: model input name -> (n, ...) array of exactly the model's dtype and shape.
 
@@ -63,6 +68,11 @@ class Samples:
         if batch_size < 1:
             raise DataError(f"{self.source.path}: batches of {batch_size} were requested; at least 1 is expected")
         for spec in self.specs:
+            if spec.is_whole and batch_size > 1:
+                raise DataError(
+                    f"{self.source.path}: batches of {batch_size} were requested, the model's input '{spec.name}' has "
+                    "no batch axis, so that it takes one sample at a time; set batch_size = 1"
+                )
             if spec.shape[0] not in (DYNAMIC, batch_size):
                 raise DataError(
                     f"{self.source.path}: batches of {batch_size} were requested, the model's input '{spec.name}' "
@@ -225,12 +235,6 @@ def open_samples(
         if name not in names:
             raise DataError(
                 f"preprocess: inputs names '{name}', the model's inputs are {quoted(names)}; correct the name"
-            )
-    for spec in specs:
-        if not spec.shape:
-            raise DataError(
-                f"{source.path}: the model's input '{spec.name}' is one number without a batch axis, which no data set "
-                "can feed; export the model with this input as a constant"
             )
     samples = Samples(source, specs, preprocess, _open(source, specs, preprocess, folder))
     next(samples._pieces(1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +29,26 @@ def input_specs_from_onnx(path: Path) -> tuple[InputSpec, ...]:
     except Exception as error:  # protobuf's DecodeError, which its versions keep in different places
         raise ModelError(f"{path}: is not a whole ONNX file ({str(error).strip()}); copy or export it again") from error
     weights = {tensor.name for tensor in model.graph.initializer}
-    specs = tuple(_spec(info, path) for info in model.graph.input if info.name not in weights)
+    specs = sample_specs([_spec(info, path) for info in model.graph.input if info.name not in weights])
     if not specs:
         raise ModelError(f"{path}: has no inputs, an ONNX model with at least one is expected; export it again")
     return specs
+
+
+def sample_specs(specs: Iterable[InputSpec]) -> tuple[InputSpec, ...]:
+    """The inputs as samples are stored: those without a batch axis, such as a number or a state, have a 1 in front.
+
+    They are numbers; and where the inputs' first axes differ, or one input is a number, those whose first axis is
+    fixed at another size than 1.
+    """
+    inputs = tuple(specs)
+    mixed = len({spec.shape[:1] for spec in inputs}) > 1
+    return tuple(
+        replace(spec, shape=(1, *spec.shape), is_whole=True)
+        if not spec.shape or (mixed and spec.shape[0] not in (1, DYNAMIC))
+        else spec
+        for spec in inputs
+    )
 
 
 def _spec(info: onnx.ValueInfoProto, path: Path) -> InputSpec:
@@ -55,6 +73,8 @@ def _spec(info: onnx.ValueInfoProto, path: Path) -> InputSpec:
 def shape_words(spec: InputSpec) -> str:
     """A shape for a message: (N, 224, 224, 3), with ? for another dynamic dimension."""
     words = [("?" if i else "N") if size == DYNAMIC else str(size) for i, size in enumerate(spec.shape)]
+    if spec.is_whole:
+        words[0] = "N"
     return f"({', '.join(words)}{',' * (len(words) == 1)})"
 
 

@@ -31,6 +31,8 @@ class InputSpec:
     name: str
     dtype: str
     shape: tuple[int, ...]
+    is_whole: bool = False
+    """The model takes one sample of it whole, without a batch axis; ``shape`` has a 1 in front all the same."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class DataSource:
     path: str
     """An ``.npz`` or ``.npy`` file, a folder of them, a folder of JPEG or PNG images, or ``module:function``.
 
-    Every array has the batch axis first, also in a folder with one sample per file. A function takes no argument and
+    Every array has the batch axis first, also in a folder with one sample per file, and also for an input that the
+    model takes without one. A function takes no argument and
     yields batches: an array (a model with one input), a dict from name to array, or ``(either, labels)``. It is called
     anew for every pass, and must yield the same bytes each time.
     """

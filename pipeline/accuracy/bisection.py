@@ -24,10 +24,18 @@ from calibration.histogram.collect import RunModel
 from calibration.ranges.ranges import RangesRecord, spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.span import Span
-from engines import backend
 from engines.contract import Runner
 from pipeline.artifact import OnnxModel, Ranges
-from pipeline.engine_runner import SIMULATOR, ModelRunner, few, fixed_batch, load_simulation, padded, unpadded
+from pipeline.engine_runner import (
+    SIMULATOR,
+    ModelRunner,
+    few,
+    fixed_batch,
+    load_model,
+    load_simulation,
+    padded,
+    unpadded,
+)
 from pipeline.errors import ConfigError
 from pipeline.json_record import finite
 
@@ -175,7 +183,7 @@ def run_bisection(evidence: Evidence, num_samples: int, runner: ModelRunner) -> 
             else:
                 write_watched(source, model, names, watched)
             simulates = runner == "onnxruntime"
-            loaded = load_simulation(watched) if simulates else backend(runner).load(watched, num_threads=0)
+            loaded = load_simulation(watched) if simulates else load_model(watched, runner, 0)
             return _run(stack.enter_context(loaded))
 
         reference_names, candidate_names = bisection.watched()

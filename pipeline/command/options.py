@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
+from calibration.data.input_specs import sample_specs
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource, InputSpec
 from calibration.ranges.ranges import AUTO, METHODS
@@ -199,4 +200,4 @@ def specs_of(engine: Engine) -> tuple[InputSpec, ...]:
     from pipeline.engine_runner import runner_of
 
     with runner_of(engine, 0) as runner:
-        return tuple(InputSpec(spec.name, spec.dtype, spec.shape) for spec in runner.inputs)
+        return sample_specs(InputSpec(spec.name, spec.dtype, spec.shape) for spec in runner.inputs)

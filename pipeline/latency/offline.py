@@ -10,6 +10,7 @@ from calibration.data.batches import Samples
 from engines import streaming_backend
 from engines.contract import Array, GpuUse, Runner, StreamingRunner
 from pipeline.artifact import Engine
+from pipeline.engine_runner import as_model_takes, model_ranks
 from pipeline.latency.benchmark import Candidate
 from pipeline.latency.scenarios import Load
 
@@ -29,9 +30,10 @@ def batches_in_memory(samples: Samples, batch_size: int) -> list[Mapping[str, Ar
     """As many whole batches as fit ``ROOM_MIB``, at least one."""
     feeds: list[Mapping[str, Array]] = []
     room = ROOM_MIB * 2**20
-    for feed in samples.batches(batch_size):
+    for batch in samples.batches(batch_size):
+        feed = as_model_takes(batch, model_ranks(samples))
         room -= sum(array.nbytes for array in feed.values())
-        if feeds and (room < 0 or len(next(iter(feed.values()))) < batch_size):
+        if feeds and (room < 0 or len(next(iter(batch.values()))) < batch_size):
             break
         feeds.append(feed)
     return feeds

@@ -15,7 +15,6 @@ import numpy as np
 import tomli_w
 
 from calibration.data.batches import Samples
-from calibration.data.source import DYNAMIC
 from calibration.data.user_function import module_sources
 from calibration.ranges.foreign_tables import scales_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
@@ -178,13 +177,12 @@ def write_tar(folder: Path, path: Path) -> None:
 
 
 def _write_input(archive: zipfile.ZipFile, samples: Samples, name: str) -> None:
-    spec = next(spec for spec in samples.specs if spec.name == name)
-    batch_size = spec.shape[0] if spec.shape[0] != DYNAMIC else BATCH_SIZE
-    shape: tuple[int, ...] = ()
+    batch_size = samples.fixed_batch or BATCH_SIZE
+    shape: tuple[int, ...] | None = None
     with _member(archive, name) as stream:
         for batch in samples.batches(batch_size):
             array = batch[name]
-            if not shape:
+            if shape is None:
                 shape = array.shape[1:]
                 _write_header(stream, array.dtype, (samples.num_samples, *shape))
             if array.shape[1:] != shape:

@@ -15,7 +15,7 @@ from calibration.data.batches import Samples
 from engines import backend, module_of
 from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
 from pipeline.artifact import Engine, Timings
-from pipeline.engine_runner import batch_sizes, runner_of
+from pipeline.engine_runner import as_model_takes, batch_sizes, model_ranks, runner_of
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.json_record import record_from_data
 from pipeline.latency.benchmark import Candidate, Latency, Timing, measure, queries_from_npz
@@ -242,7 +242,7 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
 
 def _layers(stage: Benchmark, engine: Engine, samples: Samples) -> LayersRun:
     size = stage.batch_sizes[0]
-    feed = feed_of(next(iter(samples.batches(size))))
+    feed = feed_of(as_model_takes(next(iter(samples.batches(size))), model_ranks(samples)))
     return LayersRun(size, NUM_RUNS, backend(engine.backend).layer_times(engine.path, feed, NUM_RUNS))
 
 

@@ -35,7 +35,7 @@ from engines.contract import Array, Runner
 from engines.errors import EngineError
 from pipeline.accuracy.range_choice import chosen_ranges
 from pipeline.artifact import OnnxModel, Ranges
-from pipeline.engine_runner import ModelRunner, Sessions, fixed_batch
+from pipeline.engine_runner import ModelRunner, SampleFeeds, Sessions, fixed_batch
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import counting
 from pipeline.option import check_bounds, option
@@ -157,9 +157,9 @@ class Calibrate(Stage):
         try:
             with (
                 counting("calibrate", samples.num_samples) as on_batch,
-                load(watched_model, num_threads=self.num_threads) as runner,
+                SampleFeeds(load(watched_model, num_threads=self.num_threads)) as runner,
             ):
-                fixed = fixed_batch(runner)
+                fixed = samples.fixed_batch or fixed_batch(runner)
 
                 def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
                     return runner.infer(feed) if num_in(feed) == (fixed or 1) else alone(runner, feed, fixed)

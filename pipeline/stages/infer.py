@@ -78,7 +78,10 @@ def answers(
     runner: Runner, engine: Engine, samples: Samples, batch_size: int, on_sample: SendProgress
 ) -> list[dict[str, Array]]:
     """What an engine, loaded in ``runner``, answers to all samples, up to ``batch_size`` of them at once."""
-    sizes = batch_sizes(engine, runner, next(iter(samples.batches(fixed_batch(runner) or 1))))
+    fixed = samples.fixed_batch or fixed_batch(runner)
+    sizes = (
+        BatchSizes(((1, 1),)) if fixed == 1 else batch_sizes(engine, runner, next(iter(samples.batches(fixed or 1))))
+    )
     batches = _by_batch(runner, engine, samples, (batch_size, sizes), on_sample)
     return _by_sample(runner, samples, on_sample) if batches is None else batches
 

@@ -22,9 +22,9 @@ from calibration.lint.input_scale import rescalings
 from calibration.lint.label_check import LabelCheck, PredictClass
 from calibration.lint.labelled import LabelledPool, LabelledSet
 from calibration.lint.survey import Survey, survey
-from engines import backend, module_of
+from engines import module_of
 from pipeline.artifact import Findings, OnnxModel, Outputs
-from pipeline.engine_runner import ModelRunner, fixed_batch, padded
+from pipeline.engine_runner import ModelRunner, fixed_batch, load_model, padded
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import counting, waiting
@@ -146,7 +146,7 @@ class Lint(Stage):
     @contextmanager
     def _answer(self, model: OnnxModel, output: str) -> Iterator[PredictClass]:
         """The FP32 model as a function from a sample to its class; -1 where its output is no array of class scores."""
-        with backend(self.runner).load(model.path, num_threads=self.num_threads) as runner:
+        with load_model(model.path, self.runner, self.num_threads) as runner:
             (spec,) = runner.inputs
             fixed = fixed_batch(runner)
 

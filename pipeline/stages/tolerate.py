@@ -42,7 +42,7 @@ from engines.backends import onnxruntime
 from engines.precision import precision_named
 from pipeline.accuracy.drawing import Drawing, Drawn, Lot, Reference, Round, draw_lots
 from pipeline.artifact import OnnxModel, Tolerances
-from pipeline.engine_runner import ModelRunner, SampleRunner, Sessions, few
+from pipeline.engine_runner import ModelRunner, SampleFeeds, SampleRunner, Sessions, few
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import waiting
 from pipeline.option import check_bounds, option
@@ -203,7 +203,7 @@ class Tolerate(Stage):
                 file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-"))) / "watched.onnx"
                 write_watched(model.path, proto, watched.names, file)
                 load = onnxruntime.load_values if self.runner == "onnxruntime" else backend(self.runner).load
-                run = SampleRunner(stack.enter_context(load(file, num_threads=self.num_threads)))
+                run = SampleRunner(stack.enter_context(SampleFeeds(load(file, num_threads=self.num_threads))))
                 first, second = (
                     watched.completed(collect(run, islice(few(samples, self.num_samples), half, None, 2)))
                     for half in ((0, 1) if samples.num_samples > 1 else (0, 0))

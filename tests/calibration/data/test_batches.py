@@ -17,6 +17,7 @@ from PIL import Image
 
 from calibration.arrays import AnyArray
 from calibration.data.batches import DataSource, InputSpec, Samples, open_samples
+from calibration.data.input_specs import sample_specs
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import spread
 from calibration.errors import DataError
@@ -311,8 +312,11 @@ def test_a_fixed_batch_is_kept(tmp_path: Path) -> None:
 
 
 def test_an_input_without_a_batch_axis(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="input 'training' is one number without a batch axis"):
-        opened(npz(tmp_path / "d.npz", training=np.ones(3, bool)), (InputSpec("training", "bool", ()),))
+    specs = sample_specs([InputSpec("training", "bool", ()), InputSpec("x", "float32", (-1, 2))])
+    samples = opened(npz(tmp_path / "d.npz", training=np.arange(3) > 1, x=vectors(3)), specs)
+    assert [batch["training"].tolist() for batch in samples.batches(1)] == [[False], [False], [True]]
+    with pytest.raises(DataError, match="input 'training' has no batch axis, so that it takes one sample at a time"):
+        samples.batches(2)
 
 
 def test_samples_of_different_length_fill_batches_of_one_only(tmp_path: Path) -> None:

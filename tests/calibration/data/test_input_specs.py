@@ -9,7 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from calibration.data.input_specs import input_specs_from_onnx, shape_hint, shape_words
+from calibration.data.input_specs import input_specs_from_onnx, sample_specs, shape_hint, shape_words
 from calibration.data.source import InputSpec
 from calibration.errors import ModelError
 
@@ -104,3 +104,25 @@ def test_shapes_in_words() -> None:
 )
 def test_what_to_do_about_another_shape(have: tuple[int, ...], want: tuple[int, ...], hint: str) -> None:
     assert shape_hint(have, InputSpec("x", "float32", want)) == hint
+
+
+@pytest.mark.parametrize(
+    ("shapes", "whole"),
+    [
+        ([(-1, 3), (-1, 5)], []),
+        ([(4, 3), (4, 5)], []),
+        ([(2, 3)], []),
+        ([(-1, 64), (2, 1, 16), ()], [1, 2]),
+        ([(1, 64), (2, 1, 16), ()], [1, 2]),
+        ([(1, 64), (2, -1, 16)], [1]),
+        ([(-1, 64), (1, 2)], []),
+        ([(-1, 64), ()], [1]),
+        ([(4, 64), ()], [0, 1]),
+        ([()], [0]),
+    ],
+)
+def test_inputs_without_a_batch_axis(shapes: list[tuple[int, ...]], whole: list[int]) -> None:
+    specs = sample_specs(InputSpec(str(number), "float32", shape) for number, shape in enumerate(shapes))
+    assert [number for number, spec in enumerate(specs) if spec.is_whole] == whole
+    expected = [(1, *shape) if number in whole else shape for number, shape in enumerate(shapes)]
+    assert [spec.shape for spec in specs] == expected
