@@ -1,7 +1,8 @@
 """Trained networks for the benchmarks of INT8's accuracy, with their samples, preprocessed.
 
 FOLDER is laid out as for `benchmarks/networks.py`; `efficientnet_lite1/` and `ppocr_rec/` are taken up where they are
-there. A network with swish and squeeze-and-excite is trained here on Fashion-MNIST, in seven CPU minutes, and kept.
+there. A network with swish and squeeze-and-excite is trained here on Fashion-MNIST, in seven CPU minutes, and kept;
+so are the three of `benchmarks/transformers.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from PIL import Image
 
 from benchmarks.candidates import python
 from benchmarks.networks import NETWORKS, Network
+from benchmarks.transformers import transformers
 from calibration.data.preprocess import Preprocess
 
 Floats = npt.NDArray[np.float32]
@@ -92,6 +94,8 @@ def trained_networks(folder: Path, cache: Path, only: str = "") -> Iterator[Trai
     for name, make in {SWISH_NAME: _swish, LITE_NAME: _lite, TEXT_NAME: _text}.items():
         if only in name:
             yield from make(folder, cache)
+    for name, source, calibration, evaluation, labels in transformers(folder / FASHION, cache, only):
+        yield Trained(name, source, calibration, evaluation, labels)
 
 
 def evenly(network: Trained, num: int) -> Trained:

@@ -194,7 +194,8 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
         rounding = replace(rounding, target="onnxruntime", exclude=())  # With the ranges for TensorRT.
         by_tensorrt = plan.build.native_scales == "tensorrt"
         return replace(rounding, method="entropy", methods={}) if by_tensorrt else rounding
-    rounding = replace(rounding, corrects_biases=any(tensor.channel_means for tensor in ranges.tensors.values()))
+    corrects = any(tensor.channel_means for tensor in ranges.tensors.values())
+    rounding = replace(rounding, corrects_biases=corrects, attention=plan.quantize.attention)
     if placement == "onnxruntime":
         return replace(rounding, arithmetic=plan.quantize.chosen_arithmetic()[0])
     return rounding

@@ -261,6 +261,15 @@ def change_constant(graph: ir.Graph, node: ir.Node, index: int, array: npt.NDArr
         node.replace_input_with(index, add_initializer(graph, name, array, ()))
 
 
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The node that alone reads a value, in its own graph; None where others do, or the model gives it out."""
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    reader = next(iter(uses)).node
+    return reader if reader.graph is value.graph else None
+
+
 def take_place(output: ir.Value, value: ir.Value) -> None:
     """``value`` is read instead of ``output`` from now on, and has its name; so has an output of the model."""
     value.type = output.type or value.type

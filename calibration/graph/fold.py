@@ -18,6 +18,7 @@ from calibration.graph.editing import (
     closed,
     constant,
     dimensions,
+    only_reader,
     opened,
     take_place,
     unique,
@@ -142,7 +143,7 @@ def _fold_next(graph: ir.Graph, node: ir.Node) -> bool:
     product = _product(node)
     if product is None:
         return False
-    follower = _only_reader(product.end)
+    follower = only_reader(product.end)
     affine = None if follower is None else _affine(follower, product)
     bias = _bias(product)
     if follower is None or affine is None or bias is None:
@@ -175,18 +176,10 @@ def _product(node: ir.Node) -> _Product | None:
     elif node.op_type == "MatMul":
         rank = len(dimensions(node.outputs[0]) or (None,))
     product = _Product(node, weight, num_channels, rank, None)
-    reader = _only_reader(node.outputs[0]) if node.op_type == "MatMul" else None
+    reader = only_reader(node.outputs[0]) if node.op_type == "MatMul" else None
     if reader is not None and reader.op_type == "Add" and _affine(reader, product) is not None:
         return replace(product, bias_add=reader)
     return product
-
-
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    uses = value.uses()
-    if len(uses) != 1 or value.is_graph_output():
-        return None
-    reader = next(iter(uses)).node
-    return reader if reader.graph is value.graph else None
 
 
 def _channel_vector(value: ir.Value | None, product: _Product) -> Vector | None:

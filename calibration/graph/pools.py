@@ -20,6 +20,7 @@ from calibration.graph.editing import (
 def pool_means(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """Write each ReduceMean over all positions of (N, C, …) data, as PyTorch exports a pool, as GlobalAveragePool.
 
+    Those of a normalization (of layers, of instances) stay: a mean that is subtracted, or that is of squares.
     With ``keepdims = 0`` a Flatten follows. Returns the model, and how many there were; the same model if none.
 
     Raises:
@@ -41,7 +42,26 @@ def _is_global_mean(node: ir.Node) -> bool:
     if shape is None or len(shape) < 3 or node.inputs[0].dtype != ir.DataType.FLOAT:
         return False
     axes = _axes(node)
-    return axes is not None and sorted(axis % len(shape) for axis in axes) == list(range(2, len(shape)))
+    if axes is None or _normalizes(node, node.inputs[0]):
+        return False
+    return sorted(axis % len(shape) for axis in axes) == list(range(2, len(shape)))
+
+
+def _normalizes(node: ir.Node, data: ir.Value) -> bool:
+    """Whether a mean, or that of the squares beside it, is a normalization's."""
+    producer = data.producer()
+    if producer is not None and _is_square(producer):
+        return True
+    readers = [use.node for use in (*data.uses(), *node.outputs[0].uses())]
+    return any(reader.op_type == "Sub" or _is_square(reader) for reader in readers)
+
+
+def _is_square(node: ir.Node) -> bool:
+    """Whether a node multiplies a value by itself."""
+    if node.op_type == "Pow":
+        exponent = constant(node.inputs[1])
+        return exponent is not None and exponent.size == 1 and float(exponent.reshape(-1)[0]) == 2.0
+    return node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
 
 
 def _axes(node: ir.Node) -> list[int] | None:

@@ -15,6 +15,9 @@ from calibration.ranges.span import Span
 
 PlacementTarget = Literal["tensorrt", "onnxruntime"]
 
+AttentionChoice = Literal["auto", "int8", "rest"]
+"""``auto``: INT8 where TensorRT has a fused kernel for it."""
+
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """The operators that INT8 is about: their first input is data, the second a weight (or data, in a MatMul)."""
 
@@ -28,6 +31,8 @@ class PlacementOptions:
     """Names or operator types of nodes that stay FP32."""
     arithmetic: Arithmetic = "u8s7"
     """For ``onnxruntime``: the default is right on any CPU; ``arithmetic_for`` finds the best one for a given CPU."""
+    attention: AttentionChoice = "auto"
+    """For ``tensorrt``: the products of query and key, and of attention and values."""
 
 
 @dataclass(frozen=True)

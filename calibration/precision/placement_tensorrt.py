@@ -9,6 +9,9 @@ Rules from NVIDIA's TensorFlow quantization toolkit (tools/tensorflow-quantizati
 - Tensors that are joined by Concat, or that differ only in shape or order, have one scale, so that TensorRT can move
   its Q/DQ through without another rounding.
 - Convolutions and products that TensorRT's INT8 kernels do not serve well stay FP32.
+- The two products of attention, where TensorRT has one INT8 kernel for the whole of it (docs.nvidia.com, TensorRT,
+  Fused Attention): heads of 16, 32 or 64, at most 512 steps. Elsewhere it runs them as single products in INT8 with
+  a Softmax in between, slower than its fused kernel in FP16.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from calibration.graph.attention import Attention, attentions
 from calibration.graph.editing import attribute_int, constant, dimensions
 from calibration.precision.placement import (
     PRODUCTS,
@@ -40,6 +44,9 @@ BRANCH = ("BatchNormalization", "Relu", "Clip", "LeakyRelu")
 MIN_CHANNELS = 16
 """Fewer channels than that leave tensor cores idle, but for the cases in ``_is_served``."""
 
+FUSED_HEADS, FUSED_LENGTH = (16, 32, 64), 512
+"""Head sizes, and the most steps of query and key, of TensorRT's fused attention in INT8."""
+
 Edges = dict[str, list[NodeInput]]
 """Activation tensor -> the inputs that want it quantized."""
 
@@ -54,9 +61,10 @@ def place(context: PlacementContext) -> QdqPlacement:
     weights: list[QuantizedWeight] = []
     nodes: list[str] = []
     depths = _depths(context.graph)
+    in_float = _attention_in_float(context)
     for node in context.nodes():
         if node.op_type in PRODUCTS:
-            if (reason := _why_not(context, node)) is not None:
+            if (reason := in_float.get(node.name or "") or _why_not(context, node)) is not None:
                 context.leave(node, reason)
                 continue
             nodes.append(node.name or "")
@@ -105,6 +113,27 @@ def _why_not(context: PlacementContext, node: ir.Node) -> str | None:
         reason = None if value is None or is_float_weight(value) else context.why_no_scale(value, node)
         if reason is not None:
             return reason
+    return None
+
+
+def _attention_in_float(context: PlacementContext) -> dict[str, str]:
+    """Names of the products of attention that stay in float, and why."""
+    choice = context.options.attention
+    reasons: dict[str, str] = {}
+    for attention in attentions(context.graph) if choice != "int8" else ():
+        reason = "a product of attention, which the user keeps in float" if choice == "rest" else _unfused(attention)
+        if reason is not None:
+            reasons |= {node.name or "": reason for node in (attention.scores, attention.mixed)}
+    return reasons
+
+
+def _unfused(attention: Attention) -> str | None:
+    """Why TensorRT has no fused INT8 kernel for an attention; None if it has, or if its sizes are not known."""
+    head, (query, key) = attention.head_size, attention.lengths
+    if head is not None and head not in FUSED_HEADS:
+        return f"attention with heads of {head}; TensorRT's fused INT8 kernels are for {FUSED_HEADS}"
+    if max(query or 0, key or 0) > FUSED_LENGTH:
+        return f"attention over {max(query or 0, key or 0)} steps; TensorRT's fused INT8 kernels take {FUSED_LENGTH}"
     return None
 
 

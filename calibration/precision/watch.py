@@ -93,7 +93,7 @@ def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[st
 def _placed(graph: ir.Graph, target: PlacementTarget) -> set[str]:
     """Names of the tensors whose ranges a placement asks for."""
     asked = _Asked()
-    place(graph, asked, PlacementOptions(target=target))
+    place(graph, asked, PlacementOptions(target=target, attention="int8"))
     return asked.names
 
 

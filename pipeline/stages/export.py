@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import onnx
 
+from calibration.graph.attention import scale_queries
 from calibration.graph.constants import fold_constants
 from calibration.graph.fold import fold_batch_norm, portable_names
 from calibration.graph.pools import pool_means
@@ -75,6 +76,9 @@ class Export(Stage):
         model, num_pools = pool_means(model)
         if num_pools:
             notes.append(f"export: means over all positions are written as GlobalAveragePool: {num_pools}")
+        model, num_scaled = scale_queries(model)
+        if num_scaled:
+            notes.append(f"export: scales of attention are multiplied into the query, before its product: {num_scaled}")
         if self.fold:
             model, num_folded = fold_batch_norm(model)
             if num_folded:

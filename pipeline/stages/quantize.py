@@ -18,7 +18,7 @@ from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.weightless import skeleton_from_file
 from calibration.precision.fp16 import named, nodes_beyond_fp16
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
-from calibration.precision.placement import PRODUCTS, PlacementOptions, PlacementTarget
+from calibration.precision.placement import PRODUCTS, AttentionChoice, PlacementOptions, PlacementTarget
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
 from calibration.ranges.override import WHERE, Override, overridden
@@ -48,6 +48,9 @@ class Quantize(Stage):
 
     target: PlacementTarget = option("tensorrt", "backend whose kernels the Q/DQ nodes are placed for")
     exclude: tuple[str, ...] = option((), "names, operator types or patterns (head/*) of nodes to keep in FP32")
+    attention: AttentionChoice = option(
+        "auto", "for tensorrt: products of attention; auto: INT8 where TensorRT has a fused kernel for them"
+    )
     arithmetic: Literal["cpu", "u8s8", "u8s7", "u8u8", "s8s8"] = option(
         "cpu", "for onnxruntime: types of activations and weights (u8s8: UINT8 and INT8); cpu: best on this CPU"
     )
@@ -118,7 +121,7 @@ class Quantize(Stage):
             record.check_measured("asymmetric quantization for ONNX Runtime")
         record, overrides = overridden(record, self.override, skeleton_from_file(model.path), {})
         arithmetic, why = self.chosen_arithmetic()
-        options = PlacementOptions(target=self.target, exclude=self.excluded(model), arithmetic=arithmetic)
+        options = PlacementOptions(self.target, self.excluded(model), arithmetic, self.attention)
         quantized = qdq_from_onnx(proto, spans_from_ranges(record.read_for(self.target)), options)
         if not quantized.placement.nodes:
             raise NothingQuantized(nothing_quantized(proto, quantized.placement.notes))

@@ -53,3 +53,21 @@ def test_other_means_stay(rank: int, axes: list[int]) -> None:
     made, num = pool_means(model)
     assert num == 0
     assert made is model
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "m = ReduceMean <axes = [2]> (x) y = Sub (x, m)",
+        "s = Mul (x, x) m = ReduceMean <axes = [2]> (s) y = Sqrt (m)",
+        "s = Pow (x, two) m = ReduceMean <axes = [2]> (s) y = Sqrt (m)",
+        "s = Mul (x, x) n = ReduceMean <axes = [2]> (s) m = ReduceMean <axes = [2]> (x) y = Add (m, n)",
+    ],
+)
+def test_means_of_a_normalization_stay(body: str) -> None:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> net (float[N,C,L] x) => (float[N,C,M] y) {{ {body} }}'
+    )
+    if "two" in body:
+        model.graph.initializer.append(from_array(np.array(2, np.float32), "two"))
+    assert pool_means(model)[1] == 0

@@ -1,0 +1,165 @@
+"""Attention in a graph: softmax(query · keyᵀ · scale + mask) · value, and its scale where runtimes want it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from calibration.graph.editing import (
+    add_initializer,
+    closed,
+    constant,
+    dimensions,
+    is_constant,
+    only_reader,
+    opened,
+    take_place,
+    unique,
+    value_names,
+)
+
+AFTER_SOFTMAX = ("Cast", "Dropout", "Identity", "Where")
+"""What may stand between a Softmax and the product with the values: PyTorch's Where makes 0 of NaN."""
+BEFORE_SOFTMAX = ("Add", "Cast", "Div", "Identity", "Mul", "Reshape", "Squeeze", "Sub", "Unsqueeze", "Where")
+"""What may stand between the product with the keys and the Softmax: scales and masks."""
+MOVES_WHOLE = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""A factor for all values may as well be multiplied before these."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The two products of one attention."""
+
+    scores: ir.Node
+    """MatMul of query and key, both data."""
+    mixed: ir.Node
+    """MatMul of the Softmax's output and the values."""
+
+    @property
+    def head_size(self) -> int | None:
+        """Of the query, where it is known."""
+        return _size(self.scores.inputs[0], -1)
+
+    @property
+    def lengths(self) -> tuple[int | None, int | None]:
+        """Of the query and of the key, in steps, where they are known."""
+        return _size(self.scores.outputs[0], -2), _size(self.scores.outputs[0], -1)
+
+
+def attentions(graph: ir.Graph) -> Iterator[Attention]:
+    """Each attention of a graph, in topological order of its Softmax."""
+    for node in graph:
+        if node.op_type == "Softmax" and node.domain in ("", "ai.onnx"):
+            scores, mixed = _product_before(node.inputs[0]), _product_behind(node.outputs[0])
+            if scores is not None and mixed is not None:
+                yield Attention(scores, mixed)
+
+
+def scale_queries(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """Multiply the query, instead of the product of query and key, by the scale of attention.
+
+    TensorRT asks for it, for its fused attention and so that FP16 does not overflow in the product
+    (docs.nvidia.com, TensorRT, Fused Attention). A scale that meets the projection of the query can be folded into
+    its weights.
+
+    Returns the model, and how many scales there were; the same model if none.
+
+    Raises:
+        ModelError: the result is not valid ONNX.
+    """
+    opened_model = opened(model)
+    graph = opened_model.graph
+    taken = value_names(graph) | {node.name or "" for node in graph}
+    num_moved = sum(_scale_query(graph, each.scores, taken) for each in attentions(graph))
+    return (closed(opened_model), num_moved) if num_moved else (model, 0)
+
+
+def _scale_query(graph: ir.Graph, scores: ir.Node, taken: set[str]) -> bool:
+    """Move the scale behind a product to its query; False if there is none."""
+    product = scores.outputs[0]
+    follower = only_reader(product)
+    factor = None if follower is None else _factor(follower, product)
+    query = scores.inputs[0]
+    if follower is None or factor is None or query is None or query.dtype != ir.DataType.FLOAT:
+        return False
+    scaled = _earliest(query)
+    name = unique(f"{scaled.name}_scaled", taken)
+    node_name = unique(f"{scaled.name}_scale", taken)
+    value = add_initializer(graph, unique(f"{scaled.name}_attention_scale", taken), np.asarray(factor, np.float32))
+    readers = list(scaled.uses()) if scaled is not query else [use for use in scaled.uses() if use == (scores, 0)]
+    node = ir.Node("", "Mul", [scaled, value], name=node_name)
+    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, scaled.type, scaled.shape
+    taken |= {name, node_name, value.name or ""}
+    producer = scaled.producer()
+    if producer is None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, node)
+    for use in readers:
+        use.node.replace_input_with(use.idx, node.outputs[0])
+    take_place(follower.outputs[0], product)
+    graph.remove(follower, safe=True)
+    return True
+
+
+def _earliest(query: ir.Value) -> ir.Value:
+    """The value before all that only moves the query, and that nothing else reads."""
+    value = query
+    while (producer := value.producer()) is not None and producer.op_type in MOVES_WHOLE:
+        source = producer.inputs[0]
+        if source is None or only_reader(value) is None or source.dtype != ir.DataType.FLOAT:
+            break
+        if only_reader(source) is None:
+            break
+        value = source
+    return value
+
+
+def _factor(node: ir.Node, product: ir.Value) -> float | None:
+    """What a Mul or Div multiplies the product by, if that is one constant for all its values."""
+    if node.op_type not in ("Mul", "Div") or len(node.inputs) != 2 or node.inputs[0] is node.inputs[1]:
+        return None
+    index = 1 if node.inputs[0] is product else 0
+    array = constant(node.inputs[index])
+    if array is None or array.size != 1 or array.dtype != np.float32 or array.ndim > len(dimensions(product) or ()):
+        return None
+    number = float(array.reshape(-1)[0])
+    if node.op_type == "Div":
+        number = 1 / number if index == 1 and number else np.nan
+    return number if np.isfinite(np.float32(number)) else None
+
+
+def _product_before(value: ir.Value | None) -> ir.Node | None:
+    """The product of two tensors of data whose scores a Softmax reads."""
+    node = value.producer() if value is not None else None
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type == "MatMul":
+        return node if not any(each is None or is_constant(each) for each in node.inputs) else None
+    if node.op_type not in BEFORE_SOFTMAX:
+        return None
+    sources = node.inputs if node.op_type in ("Add", "Mul", "Sub", "Where") else node.inputs[:1]
+    products = (_product_before(source) for source in sources)
+    return next((product for product in products if product is not None), None)
+
+
+def _product_behind(value: ir.Value) -> ir.Node | None:
+    """The product with the values that reads the output of a Softmax as its first input."""
+    for use in value.uses():
+        node = use.node
+        if node.graph is not value.graph or node.domain not in ("", "ai.onnx"):
+            continue
+        if node.op_type == "MatMul" and use.idx == 0 and node.inputs[1] is not None:
+            return node if not is_constant(node.inputs[1]) else None
+        if node.op_type in AFTER_SOFTMAX and (product := _product_behind(node.outputs[0])) is not None:
+            return product
+    return None
+
+
+def _size(value: ir.Value | None, axis: int) -> int | None:
+    shape = dimensions(value)
+    return shape[axis] if shape is not None and len(shape) >= 2 else None
