@@ -30,6 +30,7 @@ from calibration.precision.placement import (
     QdqPlacement,
     QuantizedTensor,
     QuantizedWeight,
+    fixed_span,
     is_float_weight,
     readers_of,
     weight_axis,
@@ -275,6 +276,7 @@ class Bisection:
                 how, span = quantization(node, self._arrays), self.spans.get(name)
                 if how is None or span is None or name not in values:
                     continue
+                span = fixed_span(values[name]) or span
                 one_sided = how.dtype == "uint8" or how.zero_point != 0
                 best = asymmetric(span, how.dtype) if one_sided else symmetric(span)
                 if best is not None:

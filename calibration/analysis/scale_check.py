@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from calibration.precision.placement import PlacementTarget
+from calibration.precision.placement import FIXED_SPANS, PlacementTarget
 from calibration.precision.scale import DataType, Quantization, asymmetric, symmetric
 from calibration.ranges.span import Span
 
@@ -53,7 +53,9 @@ def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Itera
         tensor = source if source in spans else node.output[0]
         if actual is None or source in arrays or tensor not in spans:
             continue
-        expected = [how.scale for how in _possible(spans[tensor], actual)]
+        maker = producers.get(source)
+        fixed = None if maker is None or maker.domain not in ("", "ai.onnx") else FIXED_SPANS.get(maker.op_type)
+        expected = [how.scale for how in _possible(fixed or spans[tensor], actual)]
         is_half = arrays[node.input[1]].data_type == onnx.TensorProto.FLOAT16
         close = CLOSE_IN_FP16 if is_half else CLOSE
         if any(math.isclose(actual.scale, scale, rel_tol=close) for scale in expected):

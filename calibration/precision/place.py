@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -10,7 +10,13 @@ import onnx_ir as ir
 from calibration.graph.editing import from_constants
 from calibration.graph.fold import join_bias
 from calibration.precision import placement_onnxruntime, placement_tensorrt
-from calibration.precision.placement import PlacementContext, PlacementOptions, QdqPlacement, QuantizedWeight
+from calibration.precision.placement import (
+    PlacementContext,
+    PlacementOptions,
+    QdqPlacement,
+    QuantizedWeight,
+    fixed_span,
+)
 from calibration.ranges.span import Span
 
 
@@ -23,10 +29,36 @@ def place(graph: ir.Graph, ranges: Mapping[str, Span], options: PlacementOptions
     if options.target == "onnxruntime":
         join_bias(graph, options.exclude)
     decide = placement_tensorrt.place if options.target == "tensorrt" else placement_onnxruntime.place
+    ranges = _FixedRanges(graph, ranges)
     placement = decide(PlacementContext(graph, ranges, options, from_constants(graph)))
     nodes = {node.name or "": node for node in graph}
     weights = [_corrected(weight, nodes[weight.reader.node], ranges) for weight in placement.weights]
     return replace(placement, weights=tuple(weights))
+
+
+class _FixedRanges(Mapping[str, Span]):
+    """Ranges by calibration, but for the tensors that have one by definition."""
+
+    def __init__(self, graph: ir.Graph, ranges: Mapping[str, Span]) -> None:
+        spans = {value.name or "": fixed_span(value) for node in graph for value in node.outputs}
+        self._fixed = {name: span for name, span in spans.items() if span is not None}
+        self._ranges = ranges
+
+    def __getitem__(self, name: str) -> Span:
+        if name not in self._fixed:
+            return self._ranges[name]
+        fixed = self._fixed[name]
+        means = self._ranges[name].channel_means if name in self._ranges else ()
+        return replace(fixed, channel_means=means)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fixed or name in self._ranges
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self._ranges, *self._fixed)))
+
+    def __len__(self) -> int:
+        return len(set(self._ranges) | set(self._fixed))
 
 
 def _corrected(weight: QuantizedWeight, node: ir.Node, ranges: Mapping[str, Span]) -> QuantizedWeight:

@@ -18,6 +18,10 @@ PlacementTarget = Literal["tensorrt", "onnxruntime"]
 AttentionChoice = Literal["auto", "int8", "rest"]
 """``auto``: INT8 where TensorRT has a fused kernel for it."""
 
+FIXED_SPANS = {"Softmax": Span(1.0, 0.0, 1.0)}
+"""Operators whose outputs have a range by definition. Calibration would do harm: of attention, where most values are
+next to 0, entropy keeps a half."""
+
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """The operators that INT8 is about: their first input is data, the second a weight (or data, in a MatMul)."""
 
@@ -148,6 +152,12 @@ class PlacementContext:
     def leave(self, node: ir.Node, why: str) -> None:
         """Note that a node stays FP32; the first reason counts."""
         self.notes.setdefault(node.name or "", f"node '{node.name}' ({node.op_type}) stays FP32: {why}")
+
+
+def fixed_span(value: ir.Value) -> Span | None:
+    """The range that a value has by definition, whatever calibration saw of it."""
+    node = value.producer()
+    return FIXED_SPANS.get(node.op_type) if node is not None and node.domain in ("", "ai.onnx") else None
 
 
 def weight_axis(node: ir.Node) -> int | None:

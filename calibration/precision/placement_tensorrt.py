@@ -16,7 +16,7 @@ Rules from NVIDIA's TensorFlow quantization toolkit (tools/tensorflow-quantizati
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import onnx_ir as ir
 
@@ -24,6 +24,7 @@ from calibration.graph.attention import Attention, attentions
 from calibration.graph.editing import attribute_int, constant, dimensions
 from calibration.precision.placement import (
     PRODUCTS,
+    AttentionChoice,
     NodeInput,
     PlacementContext,
     QdqPlacement,
@@ -118,11 +119,10 @@ def _why_not(context: PlacementContext, node: ir.Node) -> str | None:
 
 def _attention_in_float(context: PlacementContext) -> dict[str, str]:
     """Names of the products of attention that stay in float, and why."""
-    choice = context.options.attention
+    why_in_float = WHY_IN_FLOAT[context.options.attention]
     reasons: dict[str, str] = {}
-    for attention in attentions(context.graph) if choice != "int8" else ():
-        reason = "a product of attention, which the user keeps in float" if choice == "rest" else _unfused(attention)
-        if reason is not None:
+    for attention in attentions(context.graph):
+        if (reason := why_in_float(attention)) is not None:
             reasons |= {node.name or "": reason for node in (attention.scores, attention.mixed)}
     return reasons
 
@@ -135,6 +135,17 @@ def _unfused(attention: Attention) -> str | None:
     if max(query or 0, key or 0) > FUSED_LENGTH:
         return f"attention over {max(query or 0, key or 0)} steps; TensorRT's fused INT8 kernels take {FUSED_LENGTH}"
     return None
+
+
+def _as_asked(_attention: Attention) -> str:
+    return "a product of attention, which the user keeps in float"
+
+
+WHY_IN_FLOAT: dict[AttentionChoice, Callable[[Attention], str | None]] = {
+    "auto": _unfused,
+    "int8": lambda _attention: None,
+    "rest": _as_asked,
+}
 
 
 def _is_served(node: ir.Node) -> str | None:

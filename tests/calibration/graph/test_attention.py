@@ -26,7 +26,7 @@ MASKS = {
         "masked",
     ),
 }
-ARRAYS = {
+ARRAYS: dict[str, np.ndarray[Any, Any]] = {
     "zero": np.zeros((), np.float32),
     "lowest": np.array(-np.inf, np.float32),
     "heads": np.array([0, STEPS, 2, HEAD], np.int64),

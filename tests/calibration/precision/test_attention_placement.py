@@ -1,0 +1,83 @@
+"""Attention for TensorRT: its products in INT8 where a fused kernel takes them, and a Softmax's range by definition."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx.numpy_helper import from_array
+
+from calibration.analysis.scale_check import scale_mismatches
+from calibration.precision.placement import AttentionChoice, PlacementOptions, QdqPlacement
+from calibration.precision.qdq import Quantized, qdq_from_onnx
+from calibration.precision.scale import NUM_LEVELS
+from calibration.ranges.span import Span
+
+
+def attention(head: int = 32, steps: int | str = 64) -> onnx.ModelProto:
+    """Of two heads and so many steps, with a projection behind it."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N, 2, {steps}, {head}] query, float[N, 2, {head}, {steps}] key, float[N, 2, {steps}, {head}] value)
+            => (float[N, 2, {steps}, 16] y)
+        {{ raw = MatMul (query, key)  weights = Softmax <axis = -1> (raw)
+           mixed = MatMul (weights, value)  y = MatMul (mixed, w) }}"""
+    )
+    weight = np.random.default_rng(0).normal(size=(head, 16)).astype(np.float32)
+    model.graph.initializer.append(from_array(weight, "w"))
+    return model
+
+
+SPANS = {name: Span(2.0, -2.0, 2.0) for name in ("query", "key", "value", "raw", "mixed", "y")}
+SPANS["weights"] = Span(0.25, 0.0, 0.75)  # As entropy reads it: a third of what was seen.
+
+
+def quantized(model: onnx.ModelProto, choice: AttentionChoice = "auto") -> Quantized:
+    for node in model.graph.node:
+        node.name = node.output[0]
+    return qdq_from_onnx(model, SPANS, PlacementOptions("tensorrt", attention=choice))
+
+
+def products(placement: QdqPlacement) -> set[str]:
+    return set(placement.nodes)
+
+
+@pytest.mark.parametrize("choice", get_args(AttentionChoice))
+def test_the_user_chooses_and_the_projection_is_int8_in_any_case(choice: AttentionChoice) -> None:
+    placement = quantized(attention(), choice).placement
+    assert products(placement) == ({"y"} if choice == "rest" else {"raw", "mixed", "y"})
+    assert any("the user keeps in float" in note for note in placement.notes) == (choice == "rest")
+
+
+@pytest.mark.parametrize(
+    ("head", "steps", "reason"),
+    [(16, 512, ""), (64, "S", ""), (24, 64, "heads of 24"), (128, 64, "heads of 128"), (32, 513, "over 513 steps")],
+)
+def test_auto_is_int8_where_tensorrt_has_a_fused_kernel(head: int, steps: int | str, reason: str) -> None:
+    placement = quantized(attention(head, steps)).placement
+    assert products(placement) == ({"y"} if reason else {"raw", "mixed", "y"})
+    assert sum(reason in note for note in placement.notes) == (2 if reason else 0)
+    assert products(quantized(attention(head, steps), "int8").placement) == {"raw", "mixed", "y"}
+
+
+def test_the_softmax_has_its_range_by_definition_and_that_scale_is_right() -> None:
+    made = quantized(attention())
+    scales = {tensor.tensor: tensor.quantization.scale for tensor in made.placement.tensors}
+    assert scales["weights"] == pytest.approx(1 / NUM_LEVELS)
+    assert scales["query"] == pytest.approx(2 / NUM_LEVELS)
+    assert not list(scale_mismatches(made.model, SPANS))
+    (scale,) = (tensor for tensor in made.model.graph.initializer if tensor.name == "weights_scale")
+    scale.CopyFrom(from_array(np.array(0.25 / NUM_LEVELS, np.float32), "weights_scale"))
+    assert [mismatch.tensor for mismatch in scale_mismatches(made.model, SPANS)] == ["weights"]
+
+
+def test_no_calibration_is_asked_for_what_has_its_range_by_definition() -> None:
+    spans = {name: span for name, span in SPANS.items() if name != "weights"}
+    assert qdq_from_onnx(attention(), spans, PlacementOptions("tensorrt")).model == quantized_plain().model
+
+
+def quantized_plain() -> Quantized:
+    return qdq_from_onnx(attention(), SPANS, PlacementOptions("tensorrt"))
