@@ -100,6 +100,7 @@ def _run_tf2onnx(path: Path, name: str, made: Path, opset: int) -> str:
     """The command ``python -m tf2onnx.convert`` in this process; empty, or with what error it ended."""
     arguments = ["--saved-model", str(path), "--output", str(made), "--signature_def", name]
     _register_erfc()
+    _leave_out_optimizers()
     sys.argv = ["tf2onnx", *arguments, "--tag", "serve", "--opset", str(opset)]
     try:
         runpy.run_module("tf2onnx.convert", run_name="__main__", alter_sys=True)
@@ -124,6 +125,18 @@ def _register_erfc() -> None:
             held = ctx.make_const(utils.make_name("one"), ones)
             inputs = [held.output[0], erf.output[0]]
             ctx.make_node("Sub", inputs, outputs=node.output, name=node.name, shapes=shapes, dtypes=types)
+
+
+def _leave_out_optimizers() -> None:
+    """Those whose work ``export`` does better.
+
+    tf2onnx takes Einsums apart with shapes that are computed at run time, and makes pools of all means, also of those
+    of a layer normalization, which are no pools to be quantized.
+    """
+    from tf2onnx import optimizer
+
+    for name in ("einsum_optimizer", "global_pool_optimizer"):
+        optimizer._get_optimizers().pop(name, None)
 
 
 def _refused_by_tf2onnx(where: str, log_text: str, trouble: str) -> Exception | None:

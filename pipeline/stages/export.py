@@ -11,6 +11,7 @@ import onnx
 
 from calibration.graph.attention import scale_queries
 from calibration.graph.constants import fold_constants
+from calibration.graph.einsum import products_from_einsums
 from calibration.graph.fold import fold_batch_norm, portable_names
 from calibration.graph.pools import pool_means
 from pipeline.artifact import OnnxModel, Source
@@ -70,6 +71,9 @@ class Export(Stage):
         converted = source_kind(source.KIND).to_onnx(source, out, Conversion(self.opset, self.allow))
         model, notes = converted.model, converted.notes
         check_size(model, source.path)
+        model, num_products = products_from_einsums(model)
+        if num_products:
+            notes.append(f"export: Einsums that are one product are written as MatMul: {num_products}")
         model, num_computed = fold_constants(model)
         if num_computed:
             notes.append(f"export: what depends on constants alone is computed, number of nodes: {num_computed}")

@@ -96,6 +96,7 @@ precision = "fp32"
 [quantize]
 target = "onnxruntime"
 exclude = ["Gemm"]
+attention = "rest"
 arithmetic = "s8s8"
 rest = "fp16"
 [[quantize.override]]
