@@ -38,7 +38,7 @@ def answers(candidate: Candidate, samples: Floats, work: Path) -> Answers:
     model = onnx.load(candidate.path)
     logits, output = logits_of(model), model.graph.output[0].name
     if logits != output:
-        model.graph.output.append(onnx.helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, None))
+        model.graph.output.append(onnx.ValueInfoProto(name=logits))  # Of whatever type it is.
     path = work / "run.onnx"
     onnx.save(model, path)
     load = onnxruntime.load if candidate.run == "kernels" else onnxruntime.load_simulation
@@ -49,7 +49,7 @@ def answers(candidate: Candidate, samples: Floats, work: Path) -> Answers:
         for row in range(0, len(samples), size):
             found = runner.infer({name: samples[row : row + size]})
             guesses.append(found[output].argmax(axis=-1))
-            kept.append(found[logits])
+            kept.append(found[logits].astype(np.float32))
     return Answers(np.concatenate(guesses), np.concatenate(kept))
 
 

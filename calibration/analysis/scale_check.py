@@ -55,7 +55,8 @@ def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Itera
             continue
         maker = producers.get(source)
         fixed = None if maker is None or maker.domain not in ("", "ai.onnx") else FIXED_SPANS.get(maker.op_type)
-        expected = [how.scale for how in _possible(fixed or spans[tensor], actual)]
+        span = spans[tensor] if fixed is None or spans[tensor].is_set else fixed
+        expected = [how.scale for how in _possible(span, actual)]
         is_half = arrays[node.input[1]].data_type == onnx.TensorProto.FLOAT16
         close = CLOSE_IN_FP16 if is_half else CLOSE
         if any(math.isclose(actual.scale, scale, rel_tol=close) for scale in expected):

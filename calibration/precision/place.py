@@ -37,7 +37,7 @@ def place(graph: ir.Graph, ranges: Mapping[str, Span], options: PlacementOptions
 
 
 class _FixedRanges(Mapping[str, Span]):
-    """Ranges by calibration, but for the tensors that have one by definition."""
+    """Ranges by calibration, but for the tensors that have one by definition and that the user set none for."""
 
     def __init__(self, graph: ir.Graph, ranges: Mapping[str, Span]) -> None:
         spans = {value.name or "": fixed_span(value) for node in graph for value in node.outputs}
@@ -45,11 +45,11 @@ class _FixedRanges(Mapping[str, Span]):
         self._ranges = ranges
 
     def __getitem__(self, name: str) -> Span:
-        if name not in self._fixed:
-            return self._ranges[name]
-        fixed = self._fixed[name]
-        means = self._ranges[name].channel_means if name in self._ranges else ()
-        return replace(fixed, channel_means=means)
+        fixed = self._fixed.get(name)
+        if fixed is None or name not in self._ranges:
+            return fixed or self._ranges[name]
+        span = self._ranges[name]
+        return span if span.is_set else replace(fixed, channel_means=span.channel_means)
 
     def __contains__(self, name: object) -> bool:
         return name in self._fixed or name in self._ranges

@@ -290,6 +290,6 @@ def listed(names: Sequence[str]) -> str:
 def spans_from_ranges(ranges: RangesRecord) -> dict[str, Span]:
     """Tensor name -> the chosen amax, the observed minimum and maximum, and the means of channels."""
     return {
-        name: Span(t.amax, t.min, t.max, t.channel_means, is_finite=not t.num_infinite)
+        name: Span(t.amax, t.min, t.max, t.channel_means, is_finite=not t.num_infinite, is_set=bool(t.bounds))
         for name, t in ranges.tensors.items()
     }

@@ -21,3 +21,5 @@ class Span:
     """Mean of each channel that a product sums over; none if no product reads the tensor, or they are not known."""
     is_finite: bool = True
     """False where infinite values were seen too, which no scale holds."""
+    is_set: bool = False
+    """The user set it."""

@@ -74,6 +74,14 @@ def test_the_softmax_has_its_range_by_definition_and_that_scale_is_right() -> No
     assert [mismatch.tensor for mismatch in scale_mismatches(made.model, SPANS)] == ["weights"]
 
 
+def test_a_range_that_the_user_set_counts() -> None:
+    spans = SPANS | {"weights": Span(0.5, 0.0, 0.5, is_set=True)}
+    made = qdq_from_onnx(attention(), spans, PlacementOptions("tensorrt"))
+    scales = {tensor.tensor: tensor.quantization.scale for tensor in made.placement.tensors}
+    assert scales["weights"] == pytest.approx(0.5 / NUM_LEVELS)
+    assert not list(scale_mismatches(made.model, spans))
+
+
 def test_no_calibration_is_asked_for_what_has_its_range_by_definition() -> None:
     spans = {name: span for name, span in SPANS.items() if name != "weights"}
     assert qdq_from_onnx(attention(), spans, PlacementOptions("tensorrt")).model == quantized_plain().model
