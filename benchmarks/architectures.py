@@ -1,4 +1,4 @@
-"""Every architecture of keras.applications, with random weights, through the pipeline: what stops, and how near it stays.
+"""Every architecture of keras.applications, with random weights, through the pipeline: what stops, how near it stays.
 
 Each is built for small pictures, its batch norms take their means from smooth pictures, and it goes through ``export``,
 ``calibrate``, ``quantize`` for both placements, ``cast``, and a build of FP32, FP16 and INT8 by TensorRT for RTX, which
@@ -185,11 +185,11 @@ def page(lines: list[Line], size: int) -> str:
         [
             "# keras.applications through the pipeline",
             "",
-            "Made by `python benchmarks/architectures.py --output benchmarks/results/architectures.md`, random weights,",
-            f"pictures of {size} pixels, {cpu_name()}. {len(lines)} architectures, {failed} with a failure.",
+            "Made by `python benchmarks/architectures.py --output benchmarks/results/architectures.md`, random",
+            f"weights, pictures of {size} pixels, {cpu_name()}. {len(lines)} architectures, {failed} with a failure.",
             "",
-            "SQNR of what goes into the last Softmax against FP32, in dB, mean over smooth pictures; weights are random, so",
-            "it tells whether something is broken, not what a trained network loses.",
+            "SQNR of what goes into the last Softmax against FP32, in dB, mean over smooth pictures; weights are random,",
+            "so it tells whether something is broken, not what a trained network loses.",
             "",
             "| architecture | products | INT8 for TensorRT | for ONNX Runtime | FP16, dB | INT8 for TensorRT, dB "
             "| for ONNX Runtime, dB | built by RTX | |",
