@@ -188,8 +188,8 @@ def page(lines: list[Line], size: int) -> str:
             "Made by `python benchmarks/architectures.py --output benchmarks/results/architectures.md`, random",
             f"weights, pictures of {size} pixels, {cpu_name()}. {len(lines)} architectures, {failed} with a failure.",
             "",
-            "SQNR of what goes into the last Softmax against FP32, in dB, mean over smooth pictures; weights are random,",
-            "so it tells whether something is broken, not what a trained network loses.",
+            "SQNR of what goes into the last Softmax against FP32, in dB, mean over smooth pictures; weights are",
+            "random, so it tells whether something is broken, not what a trained network loses.",
             "",
             "| architecture | products | INT8 for TensorRT | for ONNX Runtime | FP16, dB | INT8 for TensorRT, dB "
             "| for ONNX Runtime, dB | built by RTX | |",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,12 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
+from calibration.graph.attention import attentions
+from calibration.graph.editing import opened
+from calibration.graph.watched_outputs import watchable
+from calibration.precision.placement import PlacementOptions
+from calibration.precision.qdq import qdq_from_onnx
+from calibration.ranges.span import Span
 from engines.backends import onnxruntime, tensorflow
 from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, EngineError, StageError, Unavailable, exit_status
@@ -63,6 +70,7 @@ JOBS: dict[str, tuple[str, str, int]] = {
     "colon": ("colon", "serving_default", 17),
     "keras": ("model.keras", "", 17),
     "h5": ("model.h5", "", 17),
+    "attention": ("attention.keras", "", 17),
     "keras export": ("exported", "serving_default", 17),
     "keras 2 with optimizer": ("keras2", "serving_default", 17),
     "keras 2 h5": ("keras2.h5", "", 17),
@@ -124,6 +132,18 @@ def keras_model(keras: Any) -> Any:
     return model
 
 
+def attention_model(keras: Any) -> Any:
+    """A layer of a transformer: Keras's own attention of two heads, normalizations and GELU."""
+    layers = keras.layers
+    steps = keras.Input((5, 8), name="steps")
+    x = steps + layers.MultiHeadAttention(2, 16)(*[layers.LayerNormalization()(steps)] * 2)
+    x = x + layers.Dense(8)(layers.Dense(16, activation="gelu")(layers.LayerNormalization()(x)))
+    model = keras.Model(steps, layers.Dense(3, name="scores")(x))
+    random = np.random.default_rng(3)
+    model.set_weights([random.normal(size=weight.shape) for weight in model.get_weights()])
+    return model
+
+
 def save_all(folder: Path) -> None:
     """Everything that ``JOBS`` names."""
     tf = tensorflow._import()
@@ -137,6 +157,7 @@ def save_all(folder: Path) -> None:
     model.save(folder / "model.keras")
     model.save(folder / "model.h5")
     model.export(str(folder / "exported"))
+    attention_model(tf.keras).save(folder / "attention.keras")
 
     old = keras_model(tf_keras)
     old.compile(optimizer="adam", loss="mse")
@@ -226,6 +247,7 @@ def dimensions(value: onnx.ValueInfoProto) -> list[str | int]:
         "unused input",
         "keras",
         "h5",
+        "attention",
         "keras export",
         "keras 2 with optimizer",
         "keras 2 h5",
@@ -252,6 +274,16 @@ class TestTensorFlow:
         graph = exported["two ports"].made().graph
         assert {value.name for value in graph.input} == {"image", "zoom"}
         assert {value.name for value in graph.output} == {"alpha", "zeta"}
+
+    def test_keras_s_attention_is_plain_products_that_are_recognized(self, exported: dict[str, Exported]) -> None:
+        model = exported["attention"].made()
+        counts = Counter(operators(model))
+        assert (counts["MatMul"], counts["Einsum"], counts["GlobalAveragePool"], counts["ReduceProd"]) == (9, 0, 0, 0)
+        (attention,) = attentions(opened(model).graph)
+        assert (attention.head_size, attention.lengths) == (16, (5, 5))
+        ranges = {name: Span(1.0, -1.0, 1.0) for name in watchable(model)}
+        made = qdq_from_onnx(model, ranges, PlacementOptions("tensorrt"))
+        assert {attention.scores.name, attention.mixed.name} < set(made.placement.nodes)
 
     def test_no_tensor_name_has_a_colon(self, exported: dict[str, Exported]) -> None:
         for job in ("two ports", "keras", "keras 2 h5"):
@@ -292,7 +324,10 @@ class TestTensorFlow:
     def test_folding_is_noted(self, exported: dict[str, Exported]) -> None:
         made = exported["two ports"].model
         assert made is not None
-        assert made.notes() == ["export: 2 multiplications and additions of batch norms folded into weights"]
+        assert made.notes() == [
+            "export: means over all positions are written as GlobalAveragePool: 1",
+            "export: 2 multiplications and additions of batch norms folded into weights",
+        ]
 
     @pytest.mark.parametrize(("job", "opset"), [("two ports", 17), ("opset 18", 18)])
     def test_the_opset_is_the_one_asked_for(self, exported: dict[str, Exported], job: str, opset: int) -> None:
