@@ -26,6 +26,7 @@ from pipeline.plan import Plan
 from pipeline.results import TRAINED, Network, Results
 from pipeline.sources.contract import source_from_path
 from pipeline.spelling import nearest
+from pipeline.stages.calibrate import check_float
 from pipeline.stages.lint import Evaluated
 from pipeline.stages.tolerate import LEAST_SAMPLES
 from pipeline.stages.validate import Judged
@@ -86,6 +87,8 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     calibration, evaluation = _samples(plan, fp32)
     check_shapes(plan, evaluation, until)
     check_operators(plan, fp32, until)
+    if until not in ("export", "lint") and any(variant.precision.is_integer for variant in variants(plan, until)):
+        check_float(fp32)
     check_labels(plan, evaluation)
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)

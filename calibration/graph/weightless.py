@@ -107,6 +107,8 @@ def _fields(data: mmap.mmap, begin: int, end: int) -> Iterator[tuple[int, int, i
         start = at
         key, at = _read_varint(data, at, end)
         kind, value = key & 7, at
+        if not key >> 3:  # As in a file of zeros, of which each byte would be a field.
+            raise DecodeError(f"Error parsing message: field number 0 at byte {start}")
         if kind == _VARINT:
             _, at = _read_varint(data, at, end)
         elif kind == _BYTES:

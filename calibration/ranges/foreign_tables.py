@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from calibration.errors import DataError
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.watched_outputs import watchable
+from calibration.graph.weightless import skeleton_from_file
 from calibration.histogram.histogram import LEAST_EXPONENT, exponent_of
 from calibration.histogram.methods import LARGEST_CODE
 from calibration.ranges.ort_table import scales_from_flatbuffers, scales_from_json, scales_from_text
@@ -20,6 +22,10 @@ from calibration.ranges.trt_cache import MARK, cache_from_bytes
 
 SAME_VALUES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity")
 """Operators that give each value of their first input once: input and output have one range."""
+
+
+LARGEST_TABLE_BYTES = 256 * 2**20
+"""A table has some 50 bytes for each tensor."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,17 @@ def table_from_file(path: Path) -> ScaleTable:
         DataError: the file cannot be read, is damaged, or is none of these.
     """
     try:
+        size = path.stat().st_size
+        if _is_model(path):
+            raise DataError(
+                f"{path}: is an ONNX model, a calibration cache, a table or a folder of ranges is expected; scales are "
+                "not read out of Q/DQ nodes: give the cache or the ranges that it was made from"
+            )
+        if size > LARGEST_TABLE_BYTES:
+            raise DataError(
+                f"{path}: has {size // 2**20} MiB, a table of a model's tensors is expected, which has at most "
+                f"{LARGEST_TABLE_BYTES // 2**20}; give a calibration cache or table"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give a calibration cache or table") from error
@@ -52,6 +69,14 @@ def table_from_file(path: Path) -> ScaleTable:
     else:
         scales = scales_from_text(data, str(path))
     return ScaleTable("ONNX Runtime calibration table", scales)
+
+
+def _is_model(path: Path) -> bool:
+    """Whether it is an ONNX file, of which little is read."""
+    try:
+        return bool(skeleton_from_file(path).graph.node)
+    except DecodeError:
+        return False
 
 
 def ranges_from_table(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def scales_from_flatbuffers(data: bytes, where: str) -> dict[str, float]:
         DataError: the file is damaged, a tensor stands there twice, or an amax is not a positive finite number.
     """
     try:
-        pairs = list(_pairs(data))
+        pairs = _pairs(data)
     except _UNREADABLE as error:
         raise DataError(
             f"{where}: is not a calibration table of ONNX Runtime, or damaged ({error}); restore it, or calibrate again"
@@ -142,8 +143,14 @@ def _pairs(data: bytes) -> list[tuple[str, str]]:
     start, length = root.Vector(where), root.VectorLen(where)
     if start + 4 * length > len(data):
         raise ValueError(f"{length} tensors do not fit its {len(data)} bytes")
-    entries = [Table(data, root.Indirect(start + 4 * index)) for index in range(length)]
-    return [(_text(entry, _KEY), _text(entry, _VALUE)) for entry in entries]
+    pairs, num_bytes = [], 0
+    for index in range(length):
+        entry = Table(data, root.Indirect(start + 4 * index))
+        pairs.append((_text(entry, _KEY), _text(entry, _VALUE)))
+        num_bytes += sum(map(len, pairs[-1]))
+        if num_bytes > len(data):
+            raise ValueError("its texts overlap, and would be more than the file")
+    return pairs
 
 
 def _text(entry: Any, place: int) -> str:
@@ -161,8 +168,7 @@ def _text(entry: Any, place: int) -> str:
 def _once(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
         raise DataError(f"{where}: has '{twice}' twice; remove one of the two")
     return table
 

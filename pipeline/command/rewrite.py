@@ -24,7 +24,7 @@ from pipeline.command.stage_options import stage_from_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make, work_folder
 from pipeline.spelling import echo
-from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.calibrate import Calibrate, check_float
 from pipeline.stages.cast import Cast
 from pipeline.stages.quantize import Quantize
 
@@ -72,6 +72,8 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, A
     stage = stage_from_options(stage, options)
     output = needed(options["output"], "-o", "name the ONNX file to write")
     check_file_target(output)
+    if isinstance(stage, Quantize):
+        check_float(opened)
     with work_folder(output) as work:
         ranges = ranges_for(opened, options, work)
         echo(make(output, partial(stage, model=opened, ranges=ranges)).path)

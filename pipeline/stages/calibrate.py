@@ -18,9 +18,10 @@ from calibration.analysis.range_choice import NUM_SAMPLES, write_choice
 from calibration.data.batches import Samples
 from calibration.data.source import spread
 from calibration.errors import ModelError
-from calibration.graph.editing import model_from_file
+from calibration.graph.editing import model_from_file, nodes_of
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.watched_outputs import watchable, write_watched
+from calibration.graph.weightless import skeleton_from_file
 from calibration.histogram.collect import OnPart, collect, num_in
 from calibration.histogram.histogram import Histogram
 from calibration.precision.watch import TARGETS, Watch, watched_tensors
@@ -33,6 +34,7 @@ from engines import backend, module_of
 from engines.backends import onnxruntime
 from engines.contract import Array, Runner
 from engines.errors import EngineError
+from engines.onnx_model import INTEGER_PRODUCTS, PRODUCTS
 from pipeline.accuracy.range_choice import chosen_ranges
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.engine_runner import ModelRunner, SampleFeeds, Sessions, fixed_batch
@@ -189,6 +191,22 @@ class SampleRecorder:
                     self.rows.append({name: array[row : row + 1].copy() for name, array in batch.items()})
             begin += size
             yield batch
+
+
+def check_float(model: OnnxModel) -> None:
+    """That a model is not INT8 already, of which no INT8 can be made; only its graph is read.
+
+    Raises:
+        ModelError: it has Q/DQ nodes, or integer operators alone.
+    """
+    operators = {node.op_type for node in nodes_of(skeleton_from_file(model.path).graph)}
+    has_qdq = not operators.isdisjoint(("QuantizeLinear", "DequantizeLinear"))
+    if has_qdq or (not operators.isdisjoint(INTEGER_PRODUCTS) and operators.isdisjoint(PRODUCTS)):
+        what = "has Q/DQ nodes already" if has_qdq else "multiplies integers already"
+        raise ModelError(
+            f"{model.path}: {what}, so that there is no INT8 to make of it; give the FP32 model, or build this one as "
+            "it is with `trtforge build --precision int8`"
+        )
 
 
 def _told_of_half_precision(model: OnnxModel, proto: onnx.ModelProto, watchable_names: list[str]) -> list[str]:

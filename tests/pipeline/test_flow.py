@@ -16,7 +16,7 @@ from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.backends import reference
 from pipeline.engine_runner import SIMULATION
-from pipeline.errors import CheckFailed, ConfigError, DataError, Unavailable
+from pipeline.errors import CheckFailed, ConfigError, DataError, ModelError, Unavailable
 from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.results import Results
@@ -90,6 +90,16 @@ def test_what_a_backend_does_not_read_is_refused_before_anything_is_run(
     assert stages_of(store) == ["export"]
     assert [model.name for model in models] == ["model.onnx"]
     made_by(folder, "calibrate", store)
+
+
+def test_a_network_that_is_int8_already_is_refused_before_it_is_run(folder: Path) -> None:
+    int8 = made_by(folder, "quantize").models
+    (model,) = [model for variant, model in int8.items() if variant.precision.is_integer]
+    (folder / "net.onnx").write_bytes(model.path.read_bytes())
+    store = Store(folder / "other")
+    with pytest.raises(ModelError, match="has Q/DQ nodes already"):
+        made_by(folder, "benchmark", store)
+    assert stages_of(store) == ["export"]
 
 
 def test_the_store_may_serve_all_but_the_benchmark(folder: Path) -> None:

@@ -110,3 +110,10 @@ def test_values_of_less_than_a_byte_fit(tmp_path: Path) -> None:
     model.graph.initializer.append(onnx.helper.make_tensor("four", onnx.TensorProto.INT4, [3], b"\x21\x03", raw=True))
     onnx.save(model, tmp_path / "model.onnx")
     assert skeleton_from_file(tmp_path / "model.onnx").graph.initializer[-1].name == "four"
+
+
+def test_a_file_of_zeros_is_no_model(tmp_path: Path) -> None:
+    with (tmp_path / "zeros.onnx").open("wb") as stream:
+        stream.truncate(3 << 30)
+    with pytest.raises(DecodeError, match="field number 0 at byte 0"):
+        skeleton_from_file(tmp_path / "zeros.onnx")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 import numpy as np
 import pytest
 from hypothesis import given
@@ -172,3 +173,24 @@ def test_a_flatbuffer_with_an_impossible_amax_is_refused(amax: str) -> None:
     data = good.replace(text, amax.encode().ljust(len(text)))
     with pytest.raises(DataError, match=r"^t, tensor 'x': amax is "):
         scales_from_flatbuffers(data, "t")
+
+
+def test_texts_that_are_more_than_the_file_are_refused() -> None:
+    """A thousand tensors of one long name: they need not be read to the end."""
+    builder = flatbuffers.Builder(1024)
+    key, value = builder.CreateString("x" * 10_000), builder.CreateString("1.0")
+    entries = []
+    for _ in range(1000):
+        builder.StartObject(2)
+        builder.PrependUOffsetTRelativeSlot(0, key, 0)
+        builder.PrependUOffsetTRelativeSlot(1, value, 0)
+        entries.append(builder.EndObject())
+    builder.StartVector(4, len(entries), 4)
+    for entry in entries:
+        builder.PrependUOffsetTRelative(entry)
+    vector = builder.EndVector()
+    builder.StartObject(1)
+    builder.PrependUOffsetTRelativeSlot(0, vector, 0)
+    builder.Finish(builder.EndObject())
+    with pytest.raises(DataError, match="its texts overlap, and would be more than the file"):
+        scales_from_flatbuffers(bytes(builder.Output()), "t")

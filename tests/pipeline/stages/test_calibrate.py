@@ -20,7 +20,7 @@ from calibration.histogram.histogram import histogram_from_values
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder
 from pipeline.artifact import OnnxModel
 from pipeline.errors import DataError, EngineError, ModelError
-from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.calibrate import Calibrate, check_float
 from tests.pipeline.stages.networks import ELEMENTWISE, Out, samples_for, save
 
 
@@ -141,3 +141,23 @@ def test_an_engine_that_cannot_take_the_samples_is_said(net: OnnxModel, out: Out
     other = save(ELEMENTWISE.replace("BATCH", "N"), tmp_path / "other.onnx")
     with pytest.raises(EngineError, match="'x'"):
         Calibrate()(out(), net, samples_for(other))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ("q = QuantizeLinear (x, s) y = DequantizeLinear (q, s)", "has Q/DQ nodes already"),
+        ("q, s1, z = DynamicQuantizeLinear (x) y = MatMulInteger (q, w, z)", "multiplies integers already"),
+        ("q, s1, z = DynamicQuantizeLinear (x) h = MatMulInteger (q, w, z) y = MatMul (x, v)", ""),
+        ("y = MatMul (x, v)", ""),
+    ],
+)
+def test_what_is_int8_already(tmp_path: Path, nodes: str, words: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> net (float[N, 1] x) => (float[N, 1] y)
+    <float s = {{0.1}}, int8[1, 1] w = {{1}}, float[1, 1] v = {{1}}> {{ {nodes} }}"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
+    if words:
+        with pytest.raises(ModelError, match=rf"net\.onnx: {words}, .*; give the FP32 model"):
+            check_float(OnnxModel(tmp_path / "net.onnx"))
+    else:
+        check_float(OnnxModel(tmp_path / "net.onnx"))

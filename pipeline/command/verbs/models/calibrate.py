@@ -23,7 +23,7 @@ from pipeline.command.sample_check import ALLOW, check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.output import check_folder_target, make
 from pipeline.spelling import echo
-from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.calibrate import Calibrate, check_float
 
 
 @click.command()
@@ -46,6 +46,7 @@ def calibrate(model: Path, **options: Any) -> None:
     opened = model_from(model)
     output = needed(options["output"], "-o", "name the folder to write the ranges to")
     check_folder_target(output)
+    check_float(opened)
     samples = samples_from(options, input_specs_from_onnx(model))
     stage = stage_from_options(Calibrate(), options)
     check_samples(opened, samples, options["allow"])

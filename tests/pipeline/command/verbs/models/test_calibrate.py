@@ -99,3 +99,12 @@ def test_where_no_ranges_can_be_written(command: Command, tiny: Path, target: st
     one_sentence(command("calibrate", "tiny.onnx", "--data", "data.npz", "-o", target), 2, said)
     assert files(tiny) == {"taken"}
     assert files(tiny / "taken") == {"mine.txt"}
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "quantize"])
+def test_a_model_that_is_int8_already_is_refused_before_it_is_run(command: Command, tiny: Path, verb: str) -> None:
+    assert command("quantize", "tiny.onnx", "--data", "data.npz", "--limit", 4, "-o", "int8.onnx").status == 0
+    said = command(verb, "int8.onnx", "--data", "data.npz", "-o", "made")
+    one_sentence(said, 4, "int8.onnx: has Q/DQ nodes already, so that there is no INT8 to make of it; give the FP32 ")
+    assert len(said.err.splitlines()) == 1
+    assert command("cast", "int8.onnx", "--data", "data.npz", "--limit", 4, "-o", "fp16.onnx").status == 0

@@ -411,3 +411,24 @@ def test_the_curve_is_no_part_of_the_ranges_digest(command: Command, tiny: Path)
     assert Ranges(tiny / "ranges").digest() == before
     (tiny / "ranges" / "ranges.json").unlink()
     assert Ranges(tiny / "ranges").digest() != before
+
+
+def test_a_model_is_no_table(command: Command, tiny: Path) -> None:
+    """Its bytes are no FlatBuffer of gigabytes."""
+    (tiny / "named.flatbuffers").write_bytes((tiny / "tiny.onnx").read_bytes())
+    for name in ("tiny.onnx", "named.flatbuffers"):
+        said = command("ranges", "convert", name, "-o", "out.json")
+        assert said.status == 2
+        assert said.err.startswith(
+            f"trtforge: {name}: is an ONNX model, a calibration cache, a table or a folder of ranges"
+        )
+
+
+def test_a_file_that_is_too_large_for_a_table_is_not_read(command: Command, tiny: Path) -> None:
+    with (tiny / "huge.cache").open("wb") as stream:
+        stream.truncate(3 << 30)
+    said = command("ranges", "convert", "huge.cache", "-o", "out.json")
+    assert said.status == 2
+    assert said.err.startswith(
+        "trtforge: huge.cache: has 3072 MiB, a table of a model's tensors is expected, which has at"
+    )
