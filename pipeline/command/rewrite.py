@@ -72,7 +72,7 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, A
     stage = stage_from_options(stage, options)
     output = needed(options["output"], "-o", "name the ONNX file to write")
     check_file_target(output)
-    if isinstance(stage, Quantize):
+    if isinstance(stage, Quantize) and not options["ranges"]:  # Else it is said at once, by the stage.
         check_float(opened)
     with work_folder(output) as work:
         ranges = ranges_for(opened, options, work)
