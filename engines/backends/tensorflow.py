@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
 import logging
 import os
 import sys
@@ -37,6 +36,7 @@ from engines.contract import (
 )
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
+from engines.keras_file import custom_code, is_hdf5, is_keras_2, lambda_layer
 
 _LOG = logging.getLogger(__name__)
 
@@ -289,17 +289,18 @@ def _keras_model(tf: Any, source: Path, allow_lambda: bool) -> Any:
     """The Keras model, read by the Keras that wrote it."""
     if not source.is_file():
         raise EngineError(f"{source}: there is no such file; give a .keras or .h5 file")
-    is_hdf5 = source.suffix in (".h5", ".hdf5")
-    if is_hdf5 and not allow_lambda and (name := _lambda_layer(source)):
+    if is_hdf5(source) and not allow_lambda and (name := lambda_layer(source)):
         raise EngineError(
             f"{source}: layer '{name}' is a Lambda, which holds Python code that reading the file would run; if you "
             'trust the file, write [export] allow = ["Lambda"], or --allow Lambda'
         )
-    keras = _keras_2(tf, source) if is_hdf5 and _is_keras_2(source) else tf.keras
+    keras = _keras_2(tf, source) if is_keras_2(source) else tf.keras
     try:
         with _quiet():
             model = keras.models.load_model(str(source), compile=False, safe_mode=not allow_lambda)
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+        if sentence := custom_code(source, str(error)):
+            raise EngineError(sentence) from error
         raise EngineError(
             f"{source}: Keras {keras.__version__} cannot read it ({_words(error)}); save it again, or give a SavedModel"
         ) from error
@@ -315,37 +316,6 @@ def _arranged(model: Any, values: tuple[Any, ...]) -> Any:
         by_name = {tensor.name: value for tensor, value in zip(model.inputs, values, strict=True)}
         return {key: by_name[tensor.name] for key, tensor in form.items()}
     return list(values) if isinstance(form, (list, tuple)) else values[0]
-
-
-def _is_keras_2(source: Path) -> bool:
-    return not _hdf5_text(source, "keras_version", "2").startswith("3")
-
-
-def _lambda_layer(source: Path) -> str:
-    """The name of a Lambda layer in the configuration of an HDF5 file, of nested models too; empty without one."""
-    waiting: list[Any] = [json.loads(_hdf5_text(source, "model_config", "null"))]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            if item.get("class_name") == "Lambda":
-                config = item.get("config")
-                return str(config.get("name", "?") if isinstance(config, dict) else "?")
-            waiting += item.values()
-        elif isinstance(item, list):
-            waiting += item
-    return ""
-
-
-def _hdf5_text(source: Path, name: str, default: str) -> str:
-    """An attribute of a Keras HDF5 file."""
-    import h5py
-
-    try:
-        with h5py.File(source) as file:
-            value = file.attrs.get(name, default)
-    except OSError as error:
-        raise EngineError(f"{source}: cannot be read as HDF5 ({_words(error)}); save the model again") from error
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _keras_2(tf: Any, source: Path) -> Any:
