@@ -99,6 +99,7 @@ def remove_unlocked(work: Path) -> bool:
 def work_folder(target: Path) -> Iterator[Path]:
     """A folder to work in beside the target, on the same disk, removed at the end."""
     with ExitStack() as stack:
+        stack.enter_context(_full_disk_told(target))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             leaving = re.compile(rf"\.{re.escape(target.name)}\.{RANDOM}")
@@ -106,13 +107,20 @@ def work_folder(target: Path) -> Iterator[Path]:
                 remove_unlocked(path)
             work = stack.enter_context(locked_folder(target.parent, f".{target.name}."))
         except OSError as error:
-            raise ConfigError(f"{target}: cannot be written ({error.strerror}); give another path with -o") from error
-        try:
-            yield work
-        except OSError as error:
             if error.errno in FULL_DISK:
-                raise Unavailable(f"{target}: the disk is full; free some space and run again") from error
-            raise
+                raise
+            raise ConfigError(f"{target}: cannot be written ({error.strerror}); give another path with -o") from error
+        yield work
+
+
+@contextmanager
+def _full_disk_told(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise Unavailable(f"{target}: the disk is full; free some space and run again") from error
+        raise
 
 
 @contextmanager

@@ -105,13 +105,15 @@ class Store:
 
         Raises:
             ConfigError: the folder cannot be made or written.
+            Unavailable: the disk is full.
         """
         self.folder = folder
         self.account: list[Entry] = []
         self._on_entry, self._working = on_entry, working
         self._variant = ""
         try:
-            (folder / "tmp").mkdir(parents=True, exist_ok=True)
+            with self._full_disk_told():
+                (folder / "tmp").mkdir(parents=True, exist_ok=True)
             share_one(folder / "tmp", folder)
         except OSError as error:
             raise ConfigError(
@@ -266,16 +268,21 @@ class Store:
     @contextmanager
     def _work_folder(self) -> Iterator[Path]:
         """A folder of one's own under ``tmp/``, locked while this process lives, removed at the end."""
+        with self._full_disk_told(), locked_folder(self.folder / "tmp", "") as work:
+            yield work
+
+    @contextmanager
+    def _full_disk_told(self) -> Iterator[None]:
         try:
-            with locked_folder(self.folder / "tmp", "") as work:
-                yield work
+            yield
         except OSError as error:
-            if error.errno in FULL_DISK:
-                raise Unavailable(
-                    f"{self.folder}: the disk is full ({shutil.disk_usage(self.folder).free >> 20} MiB free); "
-                    "free some space and run again: finished results are kept"
-                ) from error
-            raise
+            if error.errno not in FULL_DISK:
+                raise
+            there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
+            raise Unavailable(
+                f"{self.folder}: the disk is full ({shutil.disk_usage(there).free >> 20} MiB free); "
+                "free some space and run again: finished results are kept"
+            ) from error
 
     def _remove_stale_work(self) -> None:
         for work in (self.folder / "tmp").iterdir():

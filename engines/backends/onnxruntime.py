@@ -115,7 +115,11 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     with tempfile.TemporaryDirectory() as folder:
         settings = _settings(ort, num_threads=1)
         settings.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        _session(ort, model, settings)
+        try:
+            _session(ort, model, settings)
+        except EngineError:
+            _check_room(Path(folder), model.stat().st_size)
+            raise
         operators = Counter(n.op_type for n in onnx.load(settings.optimized_model_filepath).graph.node)
     shutil.copyfile(model, engine)
     num_int8 = sum(number for name, number in operators.items() if name in INTEGER_PRODUCTS)

@@ -233,12 +233,14 @@ def _iterations(path: Path) -> tuple[str, list[dict[str, Array]]]:
             results = RunResults.load(str(path))
             runner, iterations = results[0]
             batches = [dict(iteration.items()) for iteration in iterations]
+            if not all(isinstance(array, np.ndarray) for batch in batches for array in batch.values()):
+                raise TypeError("an output is no array")
         except Exception as error:
             raise ConfigError(
                 f"{path}: cannot be read as Polygraphy's RunResults ({type(error).__name__}); "
                 "make it with `trtforge infer` or `polygraphy run --save-outputs`"
             ) from error
-    if not batches:
+    if not batches or not all(batches):
         raise ConfigError(f"{path}: holds no outputs; run `trtforge infer` again")
     return str(runner), batches
 

@@ -13,6 +13,7 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.input_specs import sample_specs
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource, InputSpec
+from calibration.graph.validity import check_file
 from calibration.ranges.ranges import AUTO, METHODS
 from engines import builders
 from engines.contract import ShapeRange
@@ -100,15 +101,16 @@ def given_options() -> list[str]:
 
 
 def model_from(path: Path) -> OnnxModel:
-    """A user's ONNX file, of which at least the inputs can be read.
+    """A user's ONNX file, a valid model but for its large weights, which are not read.
 
     Raises:
         ConfigError: there is no such file.
-        ModelError: it is not a whole ONNX file.
+        ModelError: it is not a whole ONNX file, or no valid model.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: {'is a folder' if path.is_dir() else 'does not exist'}; give an ONNX file")
     input_specs_from_onnx(path)
+    check_file(path)
     return OnnxModel(path)
 
 

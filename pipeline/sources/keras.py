@@ -7,11 +7,13 @@ from typing import ClassVar
 
 from engines.backends.tensorflow import NAME as TENSORFLOW
 from pipeline.artifact import Engine, OnnxModel, Source
+from pipeline.errors import ConfigError
 from pipeline.sources.contract import Conversion, Converted
 from pipeline.sources.tf2onnx import SAVEDMODEL, convert
 
 WHAT = ".keras, .h5"
 SUFFIXES = (".keras", ".h5", ".hdf5")
+HEADS = (b"PK\x03\x04", b"\x89HDF\r\n\x1a\n")
 SIGNATURE = "serving_default"
 """Of the SavedModel that Keras writes."""
 
@@ -28,7 +30,17 @@ def recognises(path: Path) -> bool:
 
 
 def source(path: Path, _signature: str) -> Source:
-    """The file."""
+    """The file, which is seen to be no other before TensorFlow is loaded.
+
+    Raises:
+        ConfigError: it is neither a zip archive nor HDF5.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    if not head.startswith(HEADS):
+        raise ConfigError(
+            f"{path}: is no Keras file, it begins with {head!r}, not as a zip archive or HDF5; save the model again"
+        )
     return KerasFile(path)
 
 

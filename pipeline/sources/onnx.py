@@ -10,6 +10,7 @@ import onnx.inliner
 from calibration.errors import ModelError
 from calibration.graph.editing import model_from_file, nodes_of, without_weight_inputs
 from calibration.graph.opset import brought_to, opset_of
+from calibration.graph.validity import check_valid
 from calibration.graph.weightless import skeleton_from_file
 from engines.onnx_model import plugin_words
 from pipeline.artifact import Engine, OnnxModel, Source
@@ -54,10 +55,7 @@ def _read_onnx(path: Path) -> onnx.ModelProto:
     model = model_from_file(path)
     if words := plugin_words(model):
         raise StageError(f"{path}: {words}")
-    try:
-        onnx.checker.check_model(model)
-    except Exception as error:
-        raise StageError(f"{path}: is not a valid ONNX model ({first_line(error)}); export it again") from error
+    check_valid(model, path)
     local = {(function.domain, function.name) for function in model.functions}
     for node in nodes_of(model.graph):
         if node.domain not in OWN_DOMAINS and (node.domain, node.op_type) not in local:
