@@ -13,7 +13,9 @@ from calibration.graph.attention import scale_queries
 from calibration.graph.constants import fold_constants
 from calibration.graph.einsum import products_from_einsums
 from calibration.graph.fold import fold_batch_norm, portable_names
+from calibration.graph.pads import fold_pads
 from calibration.graph.pools import pool_means
+from calibration.graph.strides import raise_strides
 from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, StageError
 from pipeline.machine.packages import distribution_versions
@@ -80,6 +82,9 @@ class Export(Stage):
         model, num_pools = pool_means(model)
         if num_pools:
             notes.append(f"export: means over all positions are written as GlobalAveragePool: {num_pools}")
+        model, num_padded = fold_pads(model)
+        if num_padded:
+            notes.append(f"export: convolutions and pools that pad for themselves now, instead of a Pad: {num_padded}")
         model, num_scaled = scale_queries(model)
         if num_scaled:
             notes.append(f"export: scales of attention are multiplied into the query, before its product: {num_scaled}")
@@ -87,6 +92,11 @@ class Export(Stage):
             model, num_folded = fold_batch_norm(model)
             if num_folded:
                 notes.append(f"export: {num_folded} multiplications and additions of batch norms folded into weights")
+        model, num_strides = raise_strides(model)
+        if num_strides:
+            notes.append(
+                f"export: strides of 1x1 convolutions moved up to where the values are computed: {num_strides}"
+            )
         model, names = portable_names(model)
         _name_batch_dimension(model)
         _tell_unknown_dimensions_apart(model)

@@ -1,0 +1,148 @@
+"""Strides of 1x1 convolutions, which leave out values computed before, moved up to where they are computed."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from calibration.graph.editing import (
+    attribute_string,
+    closed,
+    constant,
+    dimensions,
+    only_reader,
+    opened,
+    unique,
+    value_names,
+)
+
+BY_ELEMENT = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu")
+"""What may lie between, if it reads nothing else but constants."""
+
+
+def raise_strides(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """Compute only what 1x1 convolutions with a stride read, as the first and the shortcut of a ResNet's stage do.
+
+    Where all readers of a tensor are such convolutions of one stride, the stride goes up: through functions of single
+    elements and sums of two tensors, to convolutions, whose stride it is multiplied into. A branch of a sum that
+    others read too is thinned out by a MaxPool of kernel 1. The answers are the same bits.
+
+    Returns the model, and how many strides were moved; the same model if none.
+
+    Raises:
+        ModelError: the result is not valid ONNX.
+    """
+    opened_model = opened(model)
+    graph = opened_model.graph
+    mover = _Mover(graph)
+    num_moved = 0
+    for node in reversed(list(graph)):
+        if node.op_type in ("Conv", *BY_ELEMENT, "Add"):
+            num_moved += mover.move(node.outputs[0])
+    return (closed(opened_model), num_moved) if num_moved else (model, 0)
+
+
+class _Mover:
+    """Moves strides up, one tensor that strided convolutions read at a time."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._taken = value_names(graph) | {node.name or "" for node in graph}
+
+    def move(self, value: ir.Value) -> bool:
+        """Move the stride of all readers of a value up; False if they have none in common, or it leads nowhere."""
+        readers = [use.node for use in value.uses()]
+        strides = {_stride(use.node) if use.idx == 0 else None for use in value.uses()}
+        if value.is_graph_output() or len(strides) != 1 or any(node.graph is not self._graph for node in readers):
+            return False
+        (stride,) = strides
+        if stride is None or not self._leads_up(value):
+            return False
+        self._thin(value, stride)
+        for reader in readers:
+            reader.attributes["strides"] = ir.AttrInt64s("strides", [1] * len(stride))
+        return True
+
+    def _leads_up(self, value: ir.Value) -> bool:
+        """Whether fewer values can be computed of a tensor that is thinned out."""
+        node = value.producer()
+        if node is None or node.domain not in ("", "ai.onnx") or node.graph is not self._graph:
+            return False
+        if node.op_type == "Conv":
+            return attribute_string(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        if node.op_type in BY_ELEMENT:
+            alone = all(each is None or constant(each) is not None for each in node.inputs[1:])
+            return alone and self._is_free(node.inputs[0])
+        return node.op_type == "Add" and _adds_alike(node) and any(map(self._is_free, node.inputs))
+
+    def _is_free(self, value: ir.Value | None) -> bool:
+        return value is not None and only_reader(value) is not None and self._leads_up(value)
+
+    def _thin(self, value: ir.Value, stride: tuple[int, ...]) -> None:
+        """Let the producer compute each so many-th value alone."""
+        node = value.producer()
+        assert node is not None
+        value.shape = _thinned(value, stride)
+        if node.op_type == "Conv":
+            had = _strides(node, len(stride))
+            node.attributes["strides"] = ir.AttrInt64s("strides", [a * b for a, b in zip(had, stride, strict=True)])
+            return
+        for index in range(2 if node.op_type == "Add" else 1):
+            source = node.inputs[index]
+            assert source is not None
+            if self._is_free(source):
+                self._thin(source, stride)
+            else:
+                node.replace_input_with(index, self._picked(source, stride, node))
+
+    def _picked(self, source: ir.Value, stride: tuple[int, ...], reader: ir.Node) -> ir.Value:
+        """A MaxPool of kernel 1, which gives each so many-th value."""
+        ones = ir.AttrInt64s("kernel_shape", [1] * len(stride))
+        name = self._name(f"{source.name}_strided")
+        attributes = [ones, ir.AttrInt64s("strides", list(stride))]
+        pool = ir.Node("", "MaxPool", [source], attributes, name=self._name(f"{name}_pool"))
+        pool.outputs[0].name, pool.outputs[0].type, pool.outputs[0].shape = name, source.type, _thinned(source, stride)
+        self._graph.insert_before(reader, pool)
+        return pool.outputs[0]
+
+    def _name(self, name: str) -> str:
+        name = unique(name, self._taken)
+        self._taken.add(name)
+        return name
+
+
+def _thinned(value: ir.Value, stride: tuple[int, ...]) -> ir.Shape | None:
+    """The shape with each so many-th position alone."""
+    if value.shape is None:
+        return None
+    sizes = [-(-size // step) if isinstance(size, int) else None for size, step in zip(value.shape[2:], stride)]
+    return ir.Shape([*value.shape[:2], *sizes])
+
+
+def _stride(node: ir.Node) -> tuple[int, ...] | None:
+    """Of a 1x1 convolution without padding, where it is more than 1."""
+    if node.op_type != "Conv" or node.domain not in ("", "ai.onnx"):
+        return None
+    shape = dimensions(node.inputs[1])
+    if shape is None or len(shape) < 3 or any(size != 1 for size in shape[2:]):
+        return None
+    pads = node.attributes.get("pads")
+    is_bare = attribute_string(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
+    if not is_bare or (pads is not None and any(pads.as_ints())):
+        return None
+    stride = _strides(node, len(shape) - 2)
+    return stride if max(stride) > 1 else None
+
+
+def _strides(node: ir.Node, rank: int) -> tuple[int, ...]:
+    strides = node.attributes.get("strides")
+    return tuple(strides.as_ints()) if strides is not None else (1,) * rank
+
+
+def _adds_alike(node: ir.Node) -> bool:
+    """Whether an Add repeats nothing: both inputs are data of one shape."""
+    first, second = node.inputs
+    shapes = dimensions(first), dimensions(second)
+    if first is second or None in shapes or constant(first) is not None or constant(second) is not None:
+        return False
+    return shapes[0] == shapes[1] and all(size is not None for size in (shapes[0] or ())[1:])
