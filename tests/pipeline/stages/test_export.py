@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from engines.backends import onnxruntime
 from pipeline.artifact import OnnxModel
-from pipeline.errors import ConfigError, StageError
+from pipeline.errors import ConfigError, ModelError, StageError
 from pipeline.sources import limits
 from pipeline.stages.export import Export
 from tests.pipeline.stages.networks import Arrays, operators
@@ -190,13 +190,13 @@ def test_a_truncated_onnx_file_is_one_sentence(tmp_path: Path) -> None:
 def test_an_invalid_onnx_file_is_one_sentence(tmp_path: Path) -> None:
     model = conv_model(17)
     model.graph.node[0].input[0] = "nowhere"
-    with pytest.raises(StageError, match=r"source\.onnx: is not a valid ONNX model .*nowhere"):
+    with pytest.raises(ModelError, match=r"source\.onnx: is not a valid ONNX model .*nowhere"):
         export_onnx(model, tmp_path)
 
 
 def test_an_empty_onnx_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").touch()
-    with pytest.raises(StageError, match=r"empty\.onnx: is not a valid ONNX model"):
+    with pytest.raises(ModelError, match=r"empty\.onnx: the model has no outputs"):
         Export()(tmp_path, OnnxModel(tmp_path / "empty.onnx"))
 
 
