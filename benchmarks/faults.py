@@ -37,7 +37,7 @@ RIGHT = {
     "full disk": "Status 3 and a sentence, or all is there nevertheless; nothing is left beside; the next call is as "
     "after a kill.",
     "two writers": "Both end well on one store and one target; the rest as after a kill.",
-    "input": "A sentence within 30 s and 6 GiB of address space, a status of the table other than 0, no traceback, no "
+    "input": "A sentence within 30 s of CPU and 6 GiB of address space, a status of the table other than 0, no traceback, no "
     "control characters, nothing left beside. Status 0 only where the format cannot show the change.",
 }
 
@@ -117,7 +117,7 @@ def main() -> None:
         for part, every in (("verbs", options.every), ("runs", options.every_run)):
             names = [name for name in SCENARIOS if name.startswith(SLOW) == (part == "runs")]
             only = [argument for name in names for argument in ("--only", name)]
-            every = {"kill": every, "full disk": 3 * every, "two writers": 1}[kind]
+            every = {"kill": every, "full disk": 3 * every, "two writers": 4 if part == "runs" else 1}[kind]
             arguments = ["--kind", kind, "--every", str(every), *only]
             lines = lines_of(f"{kind}, {part}", "injection", options.work, arguments)
             calls = sum({line["scenario"]: line["calls"] for line in lines}.values())

@@ -16,6 +16,8 @@ OUTSIDE = frozenset({
     "WriteImageSummary", "WriteRawProtoSummary", "WriteScalarSummary", "WriteSummary",
 })  # fmt: skip
 """Operators of TensorFlow that read or write files, or call Python of the process that saved the model."""
+AT_LOAD = OUTSIDE - {"Restore", "RestoreSlice", "RestoreV2"}
+"""Of these, what loading alone must not do: it reads the variables' files."""
 WRITES = ("Assign", "ResourceScatter", "ResourceApply", "ScatterUpdate", "ScatterAdd", "ScatterSub")
 """How the names of operators begin that write a variable."""
 READS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
@@ -63,15 +65,35 @@ def check_side_effects(path: Path, signature: str, allow: Collection[str]) -> li
             called[name] = _Body({node.name: node for node in functions[name].node_def})
             waiting += _called(called[name], functions)
     bodies += called.values()
+    _check_outside(f"{path}: signature '{signature}'", bodies, OUTSIDE - set(allow), "run")
+    _check_outside(f"{path}: the SavedModel", _bodies_at_load(graph, functions), AT_LOAD - set(allow), "loaded")
+    return _updates(path, signature, bodies, called)
+
+
+def _check_outside(where: str, bodies: Iterable[_Body], refused: Collection[str], when: str) -> None:
     for body in bodies:
         for node in body.nodes.values():
-            if node.op in OUTSIDE and node.op not in allow:
+            if node.op in refused:
                 raise ConfigError(
-                    f"{path}: signature '{signature}' has the operator {node.op} (node '{node.name}'), which reads or "
-                    f"writes files, or runs Python, when the model is run; if you trust the model, write [export] "
+                    f"{where} has the operator {node.op} (node '{node.name}'), which reads or writes files, or runs "
+                    f"Python, when the model is {when}; if you trust the model, write [export] "
                     f'allow = ["{node.op}"], or --allow {node.op}'
                 )
-    return _updates(path, signature, bodies, called)
+
+
+def _bodies_at_load(graph: Any, functions: dict[str, Any]) -> list[_Body]:
+    """What may run as TensorFlow loads the model: initializers, functions of its objects; all but its own saving."""
+    nodes = _Body({node.name: node for node in graph.graph_def.node})
+    saving = nodes.reached_from([graph.saver_def.save_tensor_name])
+    rest = _Body({name: node for name, node in nodes.nodes.items() if name not in saving})
+    names = [name for name in graph.object_graph_def.concrete_functions if name in functions]
+    bodies, waiting, seen = [rest], [*names, *_called(rest, functions)], set[str]()
+    while waiting:
+        if (name := waiting.pop()) not in seen:
+            seen.add(name)
+            bodies.append(_Body({node.name: node for node in functions[name].node_def}))
+            waiting += _called(bodies[-1], functions)
+    return bodies
 
 
 def _updates(path: Path, signature: str, bodies: list[_Body], called: dict[str, _Body]) -> list[str]:

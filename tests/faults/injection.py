@@ -35,7 +35,7 @@ from tests.faults.shim import KILL, Shim
 
 PR_SET_CHILD_SUBREAPER = 36
 FULL = errno.ENOSPC
-MOST_SECONDS = 120
+MOST_SECONDS = 600
 MOST_PAIRS = 8
 """Of writers, of each scenario."""
 

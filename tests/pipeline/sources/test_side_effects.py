@@ -54,6 +54,29 @@ class RunningMean(tf.Module):  # type: ignore[misc]
         return {"y": x - self.mean}
 
 
+class Resource(tf.saved_model.experimental.TrackableResource):  # type: ignore[misc]
+    """What TensorFlow initializes as it loads a model, by whatever function the model has for that."""
+
+    def _create_resource(self) -> Any:
+        return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[], shared_name="r", container="")
+
+    def _initialize(self) -> None:
+        tf.io.write_file("RAN", "x")
+
+
+class Initialized(tf.Module):  # type: ignore[misc]
+    """Computes, and has something to initialize on which the answer does not depend."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resource = Resource()
+        self.weight = tf.Variable(tf.ones([4, 3]))
+
+    @tf.function(input_signature=TAKES)  # type: ignore[untyped-decorator]
+    def f(self, x: Any) -> Any:
+        return {"y": tf.matmul(x, self.weight)}
+
+
 def saved(module: Any, folder: Path) -> Path:
     tf.saved_model.save(module, str(folder / "model"), signatures=module.f)
     return folder / "model"
@@ -102,6 +125,16 @@ def test_files_and_python_are_refused_unless_allowed(
         exported(path, tmp_path / "out")
     assert not (tmp_path / "RAN").exists()
     check_side_effects(path, "serving_default", (operator,))
+
+
+def test_what_runs_as_the_model_is_loaded_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = saved(Initialized(), tmp_path)
+    (tmp_path / "RAN").unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match=r"the SavedModel has the operator WriteFile .* when the model is loaded"):
+        exported(path, tmp_path / "out")
+    assert not (tmp_path / "RAN").exists()
+    check_side_effects(path, "serving_default", ("WriteFile",))
 
 
 def test_erfc_is_one_minus_erf(tmp_path: Path) -> None:
