@@ -36,7 +36,9 @@ class OverrideRanges:
         histograms = histograms_from_folder(ranges.path) if sets_ranges and record.method != IMPORTED else {}
         changed, notes = overridden(record, self.overrides, skeleton_from_file(model.path), histograms)
         folder = out / "overridden"
-        shutil.copytree(ranges.path, folder)
+        folder.mkdir()
+        for file in ranges.path.iterdir():  # shutil.copytree makes a list of its errors, a full disk among them.
+            shutil.copyfile(file, folder / file.name)
         rewrite_ranges(changed, folder)
         (out / "notes.json").write_text(json.dumps(notes))
         return Ranges(folder)

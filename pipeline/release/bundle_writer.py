@@ -87,7 +87,9 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
     models = {model_key(FP32.name, "none"): made.fp32}
     for variant, model in made.models.items():
         models[model_key(variant.precision.name, backend(variant.backend).PLACEMENT)] = model
-    shutil.copytree(made.ranges.path, folder / "ranges")
+    (folder / "ranges").mkdir()
+    for file in made.ranges.path.iterdir():  # shutil.copytree makes a list of its errors, a full disk among them.
+        shutil.copyfile(file, folder / "ranges" / file.name)
     caches = dict(_caches(folder, plan.pack.caches, made.ranges.path))
     write_samples(folder / SAMPLES, made.evaluation)
     tolerances = dict(_copy_tolerances(folder, plan, made))
