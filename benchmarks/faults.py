@@ -37,8 +37,8 @@ RIGHT = {
     "full disk": "Status 3 and a sentence, or all is there nevertheless; nothing is left beside; the next call is as "
     "after a kill.",
     "two writers": "Both end well on one store and one target; the rest as after a kill.",
-    "input": "A sentence within 30 s of CPU and 6 GiB of address space, a status of the table other than 0, no traceback, "
-    "no control characters, nothing left beside. Status 0 only where the format cannot show the change.",
+    "input": "A sentence within 30 s of CPU and 6 GiB of address space, a status of the table other than 0, no "
+    "traceback, no control characters, nothing left beside. Status 0 only where the format cannot show the change.",
 }
 
 
