@@ -34,13 +34,17 @@ from calibration.ranges.side_file import read_side_file, write_side_file
 
 MARGINS_DB = (6.0, 1.0)
 """6 dB is one of the eight bits."""
-ROUNDS = (4, 8, 12, 16)
+ROUNDS = (4, 8, 12, 16, 24, 32, 48, 64)
 """Samples after each round."""
-NUM_SAMPLES = ROUNDS[-1]
+LEAST_SAMPLES, SHARE_OF_SAMPLES = 16, 1 / 8
+"""A race takes at most that many, or that share of the calibration samples where it is more: so it costs no more, for
+one sample of the calibration, than with few of them."""
 LEAST_GAIN_DB = 0.25
 """What is less does not count."""
 STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
 """Of 2 to 16 samples: standard errors of a mean difference that may be chance; one in twenty is larger."""
+STUDENT_T_OF_MORE = {24: 2.07, 32: 2.04, 48: 2.01, 64: 2.00}
+"""Of that many samples, and of more up to the next."""
 ERROR_OF_ONE_DB = 2.0
 """Of a difference that one sample shows: samples of real networks differ by a standard deviation of 0.5 to 2 dB."""
 MOST_DB = 200.0
@@ -172,8 +176,19 @@ def _difference(first: Floats, second: Floats) -> _Difference:
     values = first - second
     if len(values) == 1:
         return _Difference(float(values[0]), ERROR_OF_ONE_DB)
-    error = STUDENT_T[len(values) - 2] * float(values.std(ddof=1)) / math.sqrt(len(values))
+    error = student_t(len(values)) * float(values.std(ddof=1)) / math.sqrt(len(values))
     return _Difference(float(values.mean()), error)
+
+
+def student_t(num_samples: int) -> float:
+    """Standard errors of a mean that may be chance; of a number between two of the tables, that of the smaller."""
+    more = [factor for num, factor in STUDENT_T_OF_MORE.items() if num <= num_samples]
+    return more[-1] if more else STUDENT_T[min(num_samples - 2, len(STUDENT_T) - 1)]
+
+
+def most_samples(num_calibration: int) -> int:
+    """How many samples a race takes at most."""
+    return min(max(LEAST_SAMPLES, int(num_calibration * SHARE_OF_SAMPLES)), ROUNDS[-1])
 
 
 def sample_sqnr_db(expected: Mapping[str, AnyArray], answered: Mapping[str, AnyArray]) -> float | None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import onnx
 
-from calibration.analysis.range_choice import NUM_SAMPLES, write_choice
+from calibration.analysis.range_choice import LEAST_SAMPLES, most_samples, write_choice
 from calibration.data.batches import Samples
 from calibration.data.source import spread
 from calibration.errors import ModelError
@@ -102,7 +102,7 @@ class Calibrate(Stage):
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
         tracker = ConvergenceTracker(self.method, self.percentile)
-        recorder = SampleRecorder(spread(samples.num_samples, NUM_SAMPLES))
+        recorder = SampleRecorder(spread(samples.num_samples, most_samples(samples.num_samples)))
         histograms = self._pass(model, watched_model, samples, tracker.on_part, recorder)
         convergence = tracker.convergence(samples.num_samples, histograms)
         histograms = watched.completed(histograms)
@@ -132,7 +132,8 @@ class Calibrate(Stage):
         """The means of the channels that products sum over, on the samples that were kept."""
         with ExitStack() as stack:
             run = Sessions(stack, self.runner, self.num_threads).of_file(watched_model)
-            return channel_means(run, recorder.rows, axes)
+            few = [recorder.rows[index] for index in spread(len(recorder.rows), LEAST_SAMPLES)]
+            return channel_means(run, few, axes)
 
     def _chosen(
         self, ranges: RangesRecord, proto: onnx.ModelProto, recorder: SampleRecorder, folder: Path

@@ -15,16 +15,17 @@ from scipy import stats
 from calibration.analysis.adjustable import AdjustableNetwork
 from calibration.analysis.range_choice import (
     CHOICE_FILE,
-    NUM_SAMPLES,
+    LEAST_SAMPLES,
     ROUNDS,
-    STUDENT_T,
     CandidateResult,
     PlacementChoice,
     RangeChoice,
     candidates,
     choice_from_folder,
+    most_samples,
     race,
     sample_sqnr_db,
+    student_t,
     write_choice,
 )
 from calibration.analysis.rounding import steps_feed
@@ -77,7 +78,7 @@ def ranges_of(tensors: dict[str, Floats]) -> RangesRecord:
 
 def constant(*ratios: float) -> object:
     def ratios_of(index: int, samples: range) -> Floats:
-        noise = np.random.default_rng(0).normal(size=NUM_SAMPLES)[samples.start : samples.stop]
+        noise = np.random.default_rng(0).normal(size=ROUNDS[-1])[samples.start : samples.stop]
         return np.asarray(ratios[index] + noise)
 
     return ratios_of
@@ -88,32 +89,38 @@ def constant(*ratios: float) -> object:
     [((30.0, 30.2, 10.0), 0), ((30.0, 35.0, 31.0), 1), ((14.0, 23.0, 23.1), 2), ((5.0,), 0), ((30.0, 30.0), 0)],
 )
 def test_entropy_wins_unless_another_is_clearly_better(ratios: tuple[float, ...], winner: int) -> None:
-    end = race(len(ratios), NUM_SAMPLES, constant(*ratios))  # type: ignore[arg-type]
+    end = race(len(ratios), ROUNDS[-1], constant(*ratios))  # type: ignore[arg-type]
     assert end.winner == winner
 
 
 def test_a_race_that_is_clear_takes_few_samples_and_one_that_is_not_takes_all() -> None:
-    clear = race(3, NUM_SAMPLES, constant(30.0, 20.0, 10.0))  # type: ignore[arg-type]
+    clear = race(3, ROUNDS[-1], constant(30.0, 20.0, 10.0))  # type: ignore[arg-type]
     assert [len(ratios) for ratios in clear.ratios] == [4, 4, 4]
 
     def noisy(index: int, samples: range) -> Floats:
         return np.array([20.0 + 5 * index * (-1) ** i for i in samples])
 
-    assert [len(ratios) for ratios in race(2, NUM_SAMPLES, noisy).ratios] == [NUM_SAMPLES] * 2
+    assert [len(ratios) for ratios in race(2, ROUNDS[-1], noisy).ratios] == [ROUNDS[-1]] * 2
 
 
 def test_errors_are_student_s_of_as_many_samples() -> None:
-    expected = [stats.t.ppf(0.975, num - 1) for num in range(2, NUM_SAMPLES + 1)]
-    assert pytest.approx(expected, abs=0.006) == STUDENT_T
+    expected = [stats.t.ppf(0.975, num - 1) for num in (*range(2, LEAST_SAMPLES + 1), *ROUNDS[4:])]
+    assert [student_t(num) for num in (*range(2, LEAST_SAMPLES + 1), *ROUNDS[4:])] == pytest.approx(expected, abs=0.006)
+    assert all(student_t(num) >= stats.t.ppf(0.975, num - 1) - 0.006 for num in range(2, ROUNDS[-1] + 1))
+
+
+@pytest.mark.parametrize(("num", "most"), [(1, 16), (128, 16), (256, 32), (300, 37), (1000, 64)])
+def test_a_race_takes_a_share_of_the_samples(num: int, most: int) -> None:
+    assert most_samples(num) == most
 
 
 def test_a_race_goes_on_until_what_would_win_is_known() -> None:
     """The other one leads by 3 dB, with a standard deviation of 3 dB: four samples tell nothing."""
     random, num_lost = np.random.default_rng(0), 0
     for _ in range(300):
-        differences = random.normal(3.0, 3.0, NUM_SAMPLES)
-        ratios = np.array([np.full(NUM_SAMPLES, 20.0), 20.0 + differences])
-        end = race(2, NUM_SAMPLES, lambda index, which, ratios=ratios: ratios[index, which.start : which.stop])  # type: ignore[misc]
+        differences = random.normal(3.0, 3.0, ROUNDS[-1])
+        ratios = np.array([np.full(ROUNDS[-1], 20.0), 20.0 + differences])
+        end = race(2, ROUNDS[-1], lambda index, which, ratios=ratios: ratios[index, which.start : which.stop])  # type: ignore[misc]
         num_lost += end.winner == 0
     assert num_lost <= 15
 
@@ -123,7 +130,7 @@ def test_one_sample_overrules_entropy_by_a_wide_margin_only() -> None:
     assert race(2, 1, lambda index, _: np.array([20.0 + 10 * index])).winner == 1
 
 
-@given(st.integers(1, NUM_SAMPLES))
+@given(st.integers(1, ROUNDS[-1]))
 def test_every_sample_is_run_once_and_those_of_a_round_lie_among_all(num: int) -> None:
     order = spread_order(num, ROUNDS)
     assert sorted(order) == list(range(num))
