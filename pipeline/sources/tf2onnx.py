@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -88,12 +89,33 @@ def _convert(path: Path, name: str, out: Path, how: Conversion, is_keras: bool) 
         )
     notes = check_side_effects(path, name, how.allow)
     made = out / "converted.onnx"
-    trouble = _run_tf2onnx(path, name, made, how.opset)
+    with tempfile.TemporaryDirectory(prefix="trtforge-") as folder:
+        trouble = _run_tf2onnx(_inlinable(path, Path(folder)), name, made, how.opset)
     log_text = (out / "convert.log").read_text(encoding="utf-8", errors="replace")
     if refused := _refused_by_tf2onnx(str(where), log_text, trouble):
         raise refused
     _check_signature_names(onnx.load(made), inputs, outputs, str(where))
     return notes
+
+
+MUST_COMPILE, MAY_COMPILE = b"_XlaMustCompile\x12\x02\x28\x01", b"_XlaMustCompile\x12\x02\x28\x00"
+"""An attribute of functions that is true, and that is false, as protobuf writes them."""
+
+
+def _inlinable(path: Path, folder: Path) -> Path:
+    """The SavedModel, or a copy in ``folder`` without functions that XLA must compile, which would not be inlined.
+
+    Keras has such around convolutions in groups, and tf2onnx knows no calls of functions.
+    """
+    graph_file = path / "saved_model.pb"
+    graph = graph_file.read_bytes() if graph_file.is_file() else b""
+    if MUST_COMPILE not in graph:
+        return path
+    for entry in path.iterdir():
+        if entry.name not in (graph_file.name, "fingerprint.pb"):
+            (folder / entry.name).symlink_to(entry.resolve())
+    (folder / graph_file.name).write_bytes(graph.replace(MUST_COMPILE, MAY_COMPILE))
+    return folder
 
 
 def _run_tf2onnx(path: Path, name: str, made: Path, opset: int) -> str:

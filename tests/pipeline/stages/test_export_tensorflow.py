@@ -71,6 +71,7 @@ JOBS: dict[str, tuple[str, str, int]] = {
     "keras": ("model.keras", "", 17),
     "h5": ("model.h5", "", 17),
     "attention": ("attention.keras", "", 17),
+    "groups": ("groups", "serving_default", 17),
     "keras export": ("exported", "serving_default", 17),
     "keras 2 with optimizer": ("keras2", "serving_default", 17),
     "keras 2 h5": ("keras2.h5", "", 17),
@@ -158,6 +159,7 @@ def save_all(folder: Path) -> None:
     model.save(folder / "model.h5")
     model.export(str(folder / "exported"))
     attention_model(tf.keras).save(folder / "attention.keras")
+    save_with_groups(tf.keras, folder / "groups")
 
     old = keras_model(tf_keras)
     old.compile(optimizer="adam", loss="mse")
@@ -170,6 +172,14 @@ def save_all(folder: Path) -> None:
         (folder / cut).write_bytes((folder / whole).read_bytes()[:3000])
     (folder / "cut").mkdir()
     (folder / "cut" / "saved_model.pb").write_bytes((folder / "saved" / "saved_model.pb").read_bytes()[:1501])
+
+
+def save_with_groups(keras: Any, folder: Path) -> None:
+    """A convolution in groups, which Keras calls in a function that XLA has to compile, as ConvNeXt's are."""
+    image = keras.Input((8, 8, 4), name="picture")
+    x = keras.layers.Conv2D(4, 3, groups=4)(keras.layers.Conv2D(8, 3, groups=2)(image))
+    keras.utils.set_random_seed(4)
+    keras.Model(image, keras.layers.GlobalAveragePooling2D(name="scores")(x)).export(str(folder))
 
 
 def save_with_colon(v1: Any, folder: Path) -> None:
@@ -248,6 +258,7 @@ def dimensions(value: onnx.ValueInfoProto) -> list[str | int]:
         "keras",
         "h5",
         "attention",
+        "groups",
         "keras export",
         "keras 2 with optimizer",
         "keras 2 h5",
