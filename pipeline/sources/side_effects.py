@@ -18,6 +18,10 @@ OUTSIDE = frozenset({
 """Operators of TensorFlow that read or write files, or call Python of the process that saved the model."""
 AT_LOAD = OUTSIDE - {"Restore", "RestoreSlice", "RestoreV2"}
 """Of these, what loading alone must not do: it reads the variables' files."""
+INITIALIZER, INITIALIZERS_OF_1 = "__saved_model_init_op", ("saved_model_main_op", "legacy_init_op")
+"""The signature, and in TensorFlow 1 the collections, of what is run once the variables are restored."""
+OF_RESOURCES = ("_create_resource", "_initialize", "_destroy_resource")
+"""Names by which the objects of a SavedModel hold functions that are run without being asked for."""
 WRITES = ("Assign", "ResourceScatter", "ResourceApply", "ScatterUpdate", "ScatterAdd", "ScatterSub")
 """How the names of operators begin that write a variable."""
 READS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
@@ -82,12 +86,17 @@ def _check_outside(where: str, bodies: Iterable[_Body], refused: Collection[str]
 
 
 def _bodies_at_load(graph: Any, functions: dict[str, Any]) -> list[_Body]:
-    """What may run as TensorFlow loads the model: initializers, functions of its objects; all but its own saving."""
+    """What runs as TensorFlow loads the model: what initializes it, and what makes and frees its resources."""
     nodes = _Body({node.name: node for node in graph.graph_def.node})
-    saving = nodes.reached_from([graph.saver_def.save_tensor_name])
-    rest = _Body({name: node for name, node in nodes.nodes.items() if name not in saving})
-    names = [name for name in graph.object_graph_def.concrete_functions if name in functions]
-    bodies, waiting, seen = [rest], [*names, *_called(rest, functions)], set[str]()
+    entries = [info.name for info in graph.signature_def[INITIALIZER].outputs.values()]
+    entries += [name for key in INITIALIZERS_OF_1 for name in graph.collection_def[key].node_list.value]
+    objects = graph.object_graph_def.nodes
+    children = [child for each in objects for child in each.children if child.local_name in OF_RESOURCES]
+    named = [objects[child.node_id] for child in children]
+    names = [name for each in named for name in each.function.concrete_functions]
+    names += [each.bare_concrete_function.concrete_function_name for each in named]
+    bodies = [_Body(nodes.reached_from(entries))]
+    waiting, seen = [*(name for name in names if name in functions), *_called(bodies[0], functions)], set[str]()
     while waiting:
         if (name := waiting.pop()) not in seen:
             seen.add(name)
