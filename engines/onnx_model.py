@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,10 @@ class OnnxModelFacts:
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """The ONNX model in ``path``.
+    """The ONNX model in ``path``, without the weights in files beside it.
 
     Raises:
-        EngineError: there is no such file, it is not ONNX, it has no outputs, or its weights lie in other files.
+        EngineError: there is no such file, it is not ONNX, it has no outputs, or a file of its weights is not there.
     """
     try:
         model = onnx.load(path, load_external_data=False)
@@ -70,13 +71,32 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise EngineError(f"{path}: cannot be read as an ONNX model ({_one_line(error)}); export it again") from error
     if not model.graph.output:
         raise EngineError(f"{path}: is not an ONNX model with outputs, or is cut short; export it again")
-    for tensor in model.graph.initializer:
-        if external_data_helper.uses_external_data(tensor):
+    for name in _weight_names(model):
+        file = path.parent / name
+        if not file.resolve().is_relative_to(path.parent.resolve()) or not file.is_file():
             raise EngineError(
-                f"{path}: the weight '{tensor.name}' lies in another file, an engine needs everything in one file; "
-                "save the model with its weights inside"
+                f"{path}: weights lie in '{name}', a file in the model's folder is expected; copy the model and the "
+                "files of weights beside it again"
             )
     return model
+
+
+def copy_model(model: Path, engine: Path) -> int:
+    """Copy an ONNX file and the files of its weights, which keep their names; the number of bytes of all.
+
+    Raises:
+        EngineError: see ``read_model``.
+    """
+    pairs = {model: engine, **{model.parent / n: engine.parent / n for n in _weight_names(read_model(model))}}
+    for source, target in pairs.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    return sum(target.stat().st_size for target in pairs.values())
+
+
+def _weight_names(model: onnx.ModelProto) -> list[str]:
+    tensors = filter(external_data_helper.uses_external_data, model.graph.initializer)
+    return sorted({external_data_helper.ExternalDataInfo(tensor).location for tensor in tensors})
 
 
 def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:

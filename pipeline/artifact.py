@@ -60,11 +60,14 @@ class Artifact:
     """A file in the artifact's folder that does not count for its digest."""
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the content and of every other field; the path itself does not count."""
+        """SHA-256 (hex) of the content, of files of weights beside it, and of every other field, not of the path."""
         others = {f.name: str(getattr(self, f.name)) for f in fields(self) if f.name != "path"}
         content = digest_of_path(self.path, self.NOT_DIGESTED)
         named = f"{type(self).__name__}\0{json.dumps(others, sort_keys=True)}\0{content}"
-        return hashlib.sha256(named.encode()).hexdigest()
+        digest = hashlib.sha256(named.encode()).hexdigest()
+        if not (weights := self.weight_files()):
+            return digest
+        return hashlib.sha256("\0".join([digest, *map(digest_of_path, weights)]).encode()).hexdigest()
 
     @property
     def is_onnx(self) -> bool:
@@ -97,17 +100,9 @@ class Source(Artifact):
 
 
 class OnnxModel(Source):
-    """An ONNX file; the precision is written in it. A user's may keep its weights in further files beside it."""
+    """An ONNX file; the precision is written in it. Its weights may lie in files beside it."""
 
     KIND: ClassVar[str] = "onnx"
-
-    def digest(self) -> str:
-        """As of every artifact; files of weights beside the ONNX file count as well."""
-        model_digest = super().digest()
-        weights = self.weight_files()
-        if not weights:
-            return model_digest
-        return hashlib.sha256("\0".join([model_digest, *map(digest_of_path, weights)]).encode()).hexdigest()
 
 
 class Ranges(Artifact):

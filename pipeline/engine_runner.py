@@ -15,6 +15,7 @@ import onnx
 
 from calibration.data.batches import Samples
 from calibration.data.source import spread
+from calibration.graph.external_data import save_model
 from calibration.graph.watched_outputs import num_computed_values
 from engines import backend, module_of
 from engines.contract import DYNAMIC, Array, ProfiledRunner, Runner
@@ -189,7 +190,7 @@ class Sessions:
         """A model in memory."""
         self._num += 1
         file = self._folder / f"{self._num}.onnx"
-        onnx.save(proto, file)
+        save_model(proto, file)
         return self.of_file(file)
 
     def of_file(self, path: Path) -> SampleRunner:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from calibration.file_digest import file_digest
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, external_files
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
 from pipeline.spelling import echo
 
@@ -30,6 +30,8 @@ RANDOM = "[a-z0-9_]{8}"
 """How the name of one ends."""
 SHA256, REPLACED = "sha256", "replaced"
 """In the record beside an engine: of which file it is; and the record of the engine that is being replaced."""
+NUM_DIGITS = 16
+"""Of a digest in the name of a file of weights, hexadecimal."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of linux/fcntl.h and linux/fs.h."""
 
@@ -102,8 +104,7 @@ def work_folder(target: Path) -> Iterator[Path]:
         stack.enter_context(_full_disk_told(target))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            leaving = re.compile(rf"\.{re.escape(target.name)}\.{RANDOM}")
-            for path in [path for path in target.parent.iterdir() if leaving.fullmatch(path.name)]:
+            for path in [path for path in target.parent.iterdir() if _works_for(path, target)]:
                 remove_unlocked(path)
             work = stack.enter_context(locked_folder(target.parent, f".{target.name}."))
         except OSError as error:
@@ -111,6 +112,11 @@ def work_folder(target: Path) -> Iterator[Path]:
                 raise
             raise ConfigError(f"{target}: cannot be written ({error.strerror}); give another path with -o") from error
         yield work
+
+
+def _works_for(path: Path, target: Path) -> bool:
+    """Whether it is, by its name, a folder in which somebody makes the target."""
+    return re.fullmatch(rf"\.{re.escape(target.name)}\.{RANDOM}", path.name) is not None
 
 
 @contextmanager
@@ -185,10 +191,11 @@ def make(target: Path, stage: Callable[[Path], R]) -> R:
     """Run a stage and put its artifact, by one rename, where the user wants it.
 
     The stage's record, if it left one, goes to ``<target>.json``, with the artifact's own fields; its notes are
-    printed on stderr.
+    printed on stderr. An ONNX file's weights, if they lie beside it, go to ``<target>.<digest>.data``.
     """
     with work_folder(target) as work:
         artifact = stage(work)
+        _put_weights(artifact, target, work)
         record = artifact.beside("record.json")
         if record.is_file():
             artifact_fields = {
@@ -199,9 +206,35 @@ def make(target: Path, stage: Callable[[Path], R]) -> R:
             _put_with_record(artifact.path, target, {}, work)
         else:
             put(artifact.path, target, work)
+        _remove_weights(target, work)
         for note in artifact.notes():
             echo(f"trtforge: {target.name}: {note}", err=True)
     return replace(artifact, path=target)
+
+
+def _put_weights(artifact: Artifact, target: Path, work: Path) -> None:
+    """Put the files of weights of an ONNX file under names of their content, which the file then has.
+
+    So no file that another model needs changes, and the rename of the ONNX file is what changes all.
+    """
+    if not (files := artifact.weight_files()):
+        return
+    from calibration.graph.external_data import rename_weight_files
+
+    names = {file: f"{target.name}.{file_digest(file).hex()[:NUM_DIGITS]}.data" for file in files}
+    folder = artifact.path.parent
+    rename_weight_files(artifact.path, {file.relative_to(folder).as_posix(): name for file, name in names.items()})
+    for file, name in names.items():
+        put(file, target.with_name(name), work)
+
+
+def _remove_weights(target: Path, work: Path) -> None:
+    """Remove what `_put_weights` put for models that were here before; not while another process makes one."""
+    of_target = re.compile(rf"{re.escape(target.name)}\.[0-9a-f]{{{NUM_DIGITS}}}\.data")
+    before = [path for path in target.parent.iterdir() if of_target.fullmatch(path.name)]
+    if before and not any(_works_for(path, target) and path != work for path in target.parent.iterdir()):
+        for path in set(before) - set(external_files(target)):
+            path.unlink(missing_ok=True)
 
 
 def _put_with_record(made: Path, target: Path, record: dict[str, Any], work: Path) -> None:

@@ -81,7 +81,7 @@ from typing import ClassVar
 
 import onnx
 
-from calibration.graph.editing import model_from_file
+from calibration.graph.external_data import model_from_file
 from calibration.precision.fp16 import fp16_from_onnx, named
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.option import option

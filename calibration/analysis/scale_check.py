@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
+from calibration.graph.external_data import array_of
 from calibration.precision.placement import FIXED_SPANS, PlacementTarget
 from calibration.precision.scale import DataType, Quantization, asymmetric, symmetric
 from calibration.ranges.span import Span
@@ -78,7 +78,7 @@ def target_of(model: onnx.ModelProto) -> PlacementTarget:
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and len(node.input) > 2 and node.input[2] in arrays:
             zero_point = arrays[node.input[2]]
-            if zero_point.data_type != onnx.TensorProto.INT8 or numpy_helper.to_array(zero_point).any():
+            if zero_point.data_type != onnx.TensorProto.INT8 or array_of(zero_point).any():
                 return "onnxruntime"
     return "tensorrt"
 
@@ -87,9 +87,9 @@ def quantization(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -
     """A DequantizeLinear's scale and zero point; None unless they are constants of 8 bits, one for the whole tensor."""
     if node.input[1] not in arrays:
         return None
-    scale = numpy_helper.to_array(arrays[node.input[1]]).astype(np.float64)
+    scale = array_of(arrays[node.input[1]]).astype(np.float64)
     has_zero_point = len(node.input) > 2 and node.input[2] in arrays
-    zero_point = numpy_helper.to_array(arrays[node.input[2]]) if has_zero_point else np.zeros(1, np.uint8)
+    zero_point = array_of(arrays[node.input[2]]) if has_zero_point else np.zeros(1, np.uint8)
     if scale.size != 1 or zero_point.dtype not in (np.int8, np.uint8):
         return None
     dtype: DataType = "int8" if zero_point.dtype == np.int8 else "uint8"

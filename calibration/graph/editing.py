@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,41 +14,10 @@ from onnx import numpy_helper
 from onnx_ir.passes import common as passes
 
 from calibration.errors import ModelError
-from calibration.graph.weightless import HEAVY_BYTES
+from calibration.graph.external_data import check_model, is_heavy, with_weights_of, without_weights
 
 FIRST_IR_WITHOUT = 4
 """The first version of ONNX's format whose initializers need not be inputs."""
-LARGEST_BYTES = 2**31 - 1
-"""Of one ONNX file, which a rewritten model is."""
-
-
-def model_from_file(path: Path) -> onnx.ModelProto:
-    """The model with all its weights, those that lie in files beside it too.
-
-    Raises:
-        ModelError: it is not a whole ONNX file, a file of weights is missing, cut off or outside the model's folder, or
-            all of it does not fit one ONNX file.
-    """
-    try:
-        model = onnx.load(path, load_external_data=False)
-        outside = [tensor for tensor in model.graph.initializer if tensor.external_data]
-        num_bytes = path.stat().st_size + sum(map(_num_bytes, outside))
-        if num_bytes <= LARGEST_BYTES:
-            onnx.load_external_data_for_model(model, str(path.parent))
-            return model
-    except Exception as error:  # onnx, protobuf and the system raise half a dozen kinds.
-        raise ModelError(
-            f"{path}: cannot be read with all its weights ({' '.join(str(error).split())}); copy the model and the "
-            "files of weights beside it again"
-        ) from error
-    raise ModelError(
-        f"{path}: the model has {num_bytes >> 20} MiB, at most {LARGEST_BYTES >> 20} MiB fit one ONNX file; "
-        "take a smaller model"
-    )
-
-
-def _num_bytes(tensor: onnx.TensorProto) -> int:
-    return int(math.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def named(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -123,15 +90,21 @@ def opened(model: onnx.ModelProto) -> ir.Model:
         raise ModelError(
             f"{model.graph.name}: initializer '{sparse.values.name}' is sparse, dense ones are expected; export it so"
         )
-    inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
-    light = shapes_inferred(named(without_weight_inputs(without_weights(inlined))[0]))
+    light = shapes_inferred(named(without_weight_inputs(without_functions(without_weights(model)))[0]))
     _check_inference(light)
     graph = ir.from_proto(light)
-    for tensor in inlined.graph.initializer:
-        if _is_heavy(tensor):
+    for tensor in model.graph.initializer:
+        if is_heavy(tensor):
             graph.graph.initializers[tensor.name].const_value = ir.from_proto(tensor)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     return graph
+
+
+def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its local functions written out where they are called."""
+    if not model.functions:
+        return model
+    return with_weights_of(model, onnx.inliner.inline_local_functions(without_weights(model)))
 
 
 def _check_inference(model: onnx.ModelProto) -> None:
@@ -153,35 +126,6 @@ def shapes_inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose large initializers have type and shape but no values: quick to copy, enough to infer shapes from."""
-    light = onnx.ModelProto()
-    _copy_fields(model, light, "graph")
-    _copy_fields(model.graph, light.graph, "initializer")
-    for tensor in model.graph.initializer:
-        if _is_heavy(tensor):
-            light.graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-        else:
-            light.graph.initializer.add().CopyFrom(tensor)
-    return light
-
-
-def _is_heavy(tensor: onnx.TensorProto) -> bool:
-    """By its shape, as reading ``raw_data`` copies it; an element has at most eight bytes."""
-    return bool(tensor.HasField("raw_data")) and math.prod(tensor.dims) > HEAVY_BYTES // 8
-
-
-def _copy_fields(source: Any, target: Any, leave_out: str) -> None:
-    """Copy all fields of a protobuf message that are set, but one."""
-    for field, value in source.ListFields():
-        if field.name == leave_out:
-            continue
-        if isinstance(value, (str, bytes, int, float)):
-            setattr(target, field.name, value)
-        else:
-            getattr(target, field.name).MergeFrom(value)
-
-
 def closed(model: ir.Model) -> onnx.ModelProto:
     """The edited graph as ONNX: topologically sorted, without unused nodes and initializers, checked in full.
 
@@ -192,7 +136,7 @@ def closed(model: ir.Model) -> onnx.ModelProto:
     passes.TopologicalSortPass()(model)
     proto = ir.to_proto(model)
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
             f"{proto.graph.name}: onnx's checker refuses the rewritten model ({error}); report it"

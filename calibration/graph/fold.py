@@ -23,6 +23,7 @@ from calibration.graph.editing import (
     take_place,
     unique,
 )
+from calibration.graph.external_data import check_model
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators with a weight that a scale for each output channel can go into."""
@@ -96,7 +97,7 @@ def portable_names(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, s
             new_names[name] = unique(name.removesuffix(":0").replace(":", "_"), taken)
             taken.add(new_names[name])
     _rename(result.graph, new_names)
-    onnx.checker.check_model(result, full_check=True)
+    check_model(result, full_check=True)
     return result, {new: old for old, new in new_names.items()}
 
 

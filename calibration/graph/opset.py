@@ -7,6 +7,7 @@ from onnx import version_converter
 
 from calibration.errors import ModelError
 from calibration.graph.editing import nodes_of
+from calibration.graph.external_data import check_model, with_weights_of, without_weights
 
 ONNX_DOMAINS = ("", "ai.onnx")
 FIRST_SCAN = 9
@@ -30,8 +31,7 @@ def brought_to(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     Raises:
         ModelError: onnx's converter cannot do it; says why.
     """
-    brought = onnx.ModelProto()
-    brought.CopyFrom(model)
+    brought = without_weights(model)
     if not opset_of(model):  # It has operators of ai.onnx.ml alone.
         brought.opset_import.append(onnx.helper.make_opsetid("", opset))
     for node in nodes_of(brought.graph):
@@ -43,13 +43,13 @@ def brought_to(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
                     "which onnx's converter makes one of the last axis alone"
                 )
     if opset_of(brought) == opset:
-        return brought
+        return with_weights_of(model, brought)
     try:
         brought = version_converter.convert_version(brought, opset)
         if opset_of(model) < FIRST_COORDINATES <= opset:
             _keep_coordinates(brought)
-        onnx.checker.check_model(brought, full_check=True)
-        return brought
+        check_model(brought, full_check=True)
+        return with_weights_of(model, brought)
     except Exception as error:  # It raises RuntimeError and its own kind, which has no name in Python.
         words = " ".join(str(error).split())
         raise ModelError(f"onnx cannot convert it from opset {opset_of(model)} to {opset} ({words:.300})") from error
@@ -68,7 +68,7 @@ def _keep_coordinates(model: onnx.ModelProto) -> None:
 
 def _flattens(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     """Whether a Hardmax of opset 12 or before takes more than the last axis together, as far as is known."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model)).graph
     values = {value.name: value for value in (*inferred.input, *inferred.value_info, *inferred.output)}
     known = node.input[0] in values and values[node.input[0]].type.tensor_type.HasField("shape")
     rank = len(values[node.input[0]].type.tensor_type.shape.dim) if known else 0

@@ -10,7 +10,8 @@ import onnx
 import onnx.inliner
 
 from calibration.errors import DataError
-from calibration.graph.editing import named
+from calibration.graph.editing import named, without_functions
+from calibration.graph.external_data import without_weights
 
 NUM_NEAREST = 3
 
@@ -54,8 +55,7 @@ def matching(patterns: Iterable[str], known: Collection[str], what: str, kind: s
 
 def nodes_by_name(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     """Name -> node of the graph, as passes name them; functions are written out."""
-    inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
-    return {node.name: node for node in named(inlined).graph.node}
+    return {node.name: node for node in named(without_functions(without_weights(model))).graph.node}
 
 
 def nodes_meant(nodes: Mapping[str, onnx.NodeProto], patterns: Iterable[str], what: str) -> tuple[str, ...]:

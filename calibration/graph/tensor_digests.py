@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from calibration.graph.editing import nodes_of
+from calibration.graph.external_data import array_of
 
 NUM_DIGITS = 16
 """Of each digest, hexadecimal: 64 bits tell the tensors of two models apart, they need not resist an attack."""
@@ -57,7 +58,7 @@ def _read_inside(node: onnx.NodeProto) -> Iterable[str]:
 def _of_initializer(tensor: onnx.TensorProto) -> str:
     if tensor.data_type == onnx.TensorProto.STRING:
         return _of(b"texts", *tensor.string_data)
-    values = np.ascontiguousarray(onnx.numpy_helper.to_array(tensor))
+    values = np.ascontiguousarray(array_of(tensor))
     data = values.reshape(-1).view(np.uint8).data  # Not a copy of the weights.
     return _of(str(tensor.data_type).encode(), str(tuple(tensor.dims)).encode(), data)
 

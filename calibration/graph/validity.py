@@ -7,29 +7,20 @@ from pathlib import Path
 import onnx
 
 from calibration.errors import ModelError
+from calibration.graph.external_data import check_model
 from calibration.graph.opset import opset_of
-from calibration.graph.weightless import VALUES, skeleton_from_file
+from calibration.graph.weightless import skeleton_from_file
 
 TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 
 
 def check_file(path: Path) -> None:
-    """As ``check_valid``, without reading large weights, which are taken for inputs.
+    """As ``check_valid``, without reading large weights.
 
     Raises:
         ModelError: it is not valid.
     """
-    model = skeleton_from_file(path)
-    initializers = list(model.graph.initializer)
-    inputs = {value.name for value in model.graph.input}
-    del model.graph.initializer[:]
-    for tensor in initializers:
-        _check_type(tensor, path)
-        if any(field.number in VALUES for field, _ in tensor.ListFields()):
-            model.graph.initializer.add().CopyFrom(tensor)
-        elif tensor.name not in inputs:
-            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    check_valid(model, path)
+    check_valid(skeleton_from_file(path), path)
 
 
 def check_valid(model: onnx.ModelProto, path: Path) -> None:
@@ -48,7 +39,7 @@ def check_valid(model: onnx.ModelProto, path: Path) -> None:
     for tensor in model.graph.initializer:
         _check_type(tensor, path)
     try:
-        onnx.checker.check_model(model)
+        check_model(model)
     except Exception as error:  # onnx raises half a dozen kinds.
         words = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"{path}: is not a valid ONNX model ({words}); export it again") from error

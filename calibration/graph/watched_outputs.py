@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 
 from calibration.errors import ModelError
-from calibration.graph.editing import nodes_of, shapes_inferred, unique, without_weights
+from calibration.graph.editing import nodes_of, shapes_inferred, unique
+from calibration.graph.external_data import save_model, without_weights
 from calibration.graph.weightless import skeleton_from_file
 
 
@@ -78,7 +79,7 @@ def write_watched(source: Path, model: onnx.ModelProto, names: Iterable[str], ta
     watched = watch_tensors(without_weights(model), names)
     has_external = any(tensor.external_data for tensor in light.graph.initializer)
     if has_external or len(watched.graph.node) != len(light.graph.node):
-        onnx.save(watch_tensors(model, names), target)
+        save_model(watch_tensors(model, names), target)
         return
     shutil.copyfile(source, target)
     outputs = watched.graph.output[len(light.graph.output) :]

@@ -17,6 +17,7 @@ from onnx import version_converter
 
 from calibration.errors import ModelError
 from calibration.graph.editing import constant, named, opened
+from calibration.graph.external_data import with_weights_of, without_weights
 from calibration.graph.opset import opset_of
 from calibration.precision.fp16 import FP16_MAX, FP16_TINY, fp16_from_onnx, weights_beyond_fp16
 
@@ -64,7 +65,7 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     if opset >= FIRST_OPSET:
         return model
     try:
-        raised = version_converter.convert_version(model, FIRST_OPSET)
+        raised = with_weights_of(model, version_converter.convert_version(without_weights(model), FIRST_OPSET))
     except Exception as error:  # It raises RuntimeError and its own kind, which has no name in Python.
         words = " ".join(str(error).split())
         raise ModelError(

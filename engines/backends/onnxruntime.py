@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -35,6 +34,7 @@ from engines.layers import layer_times_from
 from engines.onnx_model import (
     INTEGER_PRODUCTS,
     check_options,
+    copy_model,
     facts,
     is_qdq_in_fp32,
     plugin_words,
@@ -114,14 +114,15 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     check_options(model_facts, options, model)
     with tempfile.TemporaryDirectory() as folder:
         settings = _settings(ort, num_threads=1)
-        settings.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        _save_optimized(settings, Path(folder))
         try:
             _session(ort, model, settings)
         except EngineError:
             _check_room(Path(folder), model.stat().st_size)
             raise
-        operators = Counter(n.op_type for n in onnx.load(settings.optimized_model_filepath).graph.node)
-    shutil.copyfile(model, engine)
+        optimized = onnx.load(settings.optimized_model_filepath, load_external_data=False)
+        operators = Counter(node.op_type for node in optimized.graph.node)
+    size_bytes = copy_model(model, engine)
     num_int8 = sum(number for name, number in operators.items() if name in INTEGER_PRODUCTS)
     notes: tuple[str, ...] = ()
     if num_int8 < model_facts.num_quantized:
@@ -132,7 +133,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     return EngineRecord(
         backend=NAME,
         precision=options.precision,
-        size_bytes=engine.stat().st_size,
+        size_bytes=size_bytes,
         build_seconds=time.perf_counter() - start,
         versions=versions(),
         inputs=model_facts.inputs,
@@ -256,9 +257,7 @@ class _ValuesRunner(_OrtRunner):
 
     def _settings(self, ort: Any) -> Any:
         settings = super()._settings(ort)
-        settings.optimized_model_filepath = str(Path(self._folder.name) / "optimized.onnx")
-        for name, value in (("file_name", "weights"), ("min_size_in_bytes", str(LEAST_EXTERNAL_BYTES))):
-            settings.add_session_config_entry(f"session.optimized_model_external_initializers_{name}", value)
+        _save_optimized(settings, Path(self._folder.name))
         settings.add_session_config_entry("session.disable_prepacking", "1")  # It only optimizes and saves.
         return settings
 
@@ -308,6 +307,13 @@ def _settings(ort: Any, num_threads: int) -> Any:
     # interleaved benchmark. Costs up to 5 % of the latency of a 0.1 ms model on two threads, nothing on one.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings
+
+
+def _save_optimized(settings: Any, folder: Path) -> None:
+    """The optimized graph goes to ``optimized.onnx`` in the folder, and its weights to a file beside it."""
+    settings.optimized_model_filepath = str(folder / "optimized.onnx")
+    for name, value in (("file_name", "weights"), ("min_size_in_bytes", str(LEAST_EXTERNAL_BYTES))):
+        settings.add_session_config_entry(f"session.optimized_model_external_initializers_{name}", value)
 
 
 def _session(ort: Any, path: Path, settings: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +24,14 @@ from engines.contract import (
 )
 from engines.errors import EngineError
 from engines.feed import FeedCheck
-from engines.onnx_model import check_options, facts_from_model, plugin_words, read_model, refuse_tensorrt
+from engines.onnx_model import (
+    check_options,
+    copy_model,
+    facts_from_model,
+    plugin_words,
+    read_model,
+    refuse_tensorrt,
+)
 
 if TYPE_CHECKING:
     from onnx.reference import ReferenceEvaluator
@@ -76,11 +82,11 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     model_facts = facts_from_model(proto, model)
     check_options(model_facts, options, model)
     _evaluator(proto, model)
-    shutil.copyfile(model, engine)
+    size_bytes = copy_model(model, engine)
     return EngineRecord(
         backend=NAME,
         precision=options.precision,
-        size_bytes=engine.stat().st_size,
+        size_bytes=size_bytes,
         build_seconds=time.perf_counter() - start,
         versions=versions(),
         inputs=model_facts.inputs,
@@ -144,7 +150,8 @@ def _evaluator(proto: onnx.ModelProto, path: Path) -> ReferenceEvaluator:
 
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     try:
-        onnx.checker.check_model(proto)
+        onnx.load_external_data_for_model(proto, str(path.parent))
+        onnx.checker.check_model(str(path))
         return ReferenceEvaluator(proto, new_ops=[_dequantize_linear()] if opset < 19 else [])
     except (onnx.checker.ValidationError, NotImplementedError, TypeError, ValueError, RuntimeError) as error:
         words = (

@@ -18,6 +18,7 @@ import onnx
 from calibration.analysis.bisection import Bisection, Suspect
 from calibration.analysis.scale_check import scale_mismatches, target_of
 from calibration.data.batches import Samples
+from calibration.graph.external_data import model_from_file, save_model
 from calibration.graph.patterns import nodes_by_name
 from calibration.graph.watched_outputs import watch_tensors, write_watched
 from calibration.histogram.collect import RunModel
@@ -66,7 +67,7 @@ class Evidence:
         """The ranges, read for whom the model is placed; None where they are not known."""
         if self.ranges is None:
             return None
-        target = "tensorrt" if self.model is None else target_of(onnx.load(self.model.path, load_external_data=False))
+        target = "tensorrt" if self.model is None else target_of(model_from_file(self.model.path))
         return ranges_from_folder(self.ranges.path).read_for(target)
 
     def spans(self) -> dict[str, Span]:
@@ -78,7 +79,7 @@ class Evidence:
         """What is wrong with the model's scales, a sentence each; the last says how many more there are."""
         if self.model is None or self.ranges is None:
             return []
-        mismatches = list(scale_mismatches(onnx.load(self.model.path), self.spans()))
+        mismatches = list(scale_mismatches(model_from_file(self.model.path), self.spans()))
         sentences = [mismatch.sentence() for mismatch in mismatches[:NUM_KEPT]]
         return sentences + [f"so are {len(mismatches) - NUM_KEPT} further tensors"] * (len(mismatches) > NUM_KEPT)
 
@@ -171,7 +172,7 @@ def run_bisection(evidence: Evidence, num_samples: int, runner: ModelRunner) -> 
         DataError: the ranges cannot be read.
     """
     assert evidence.model is not None
-    reference, candidate = (onnx.load(model.path) for model in (evidence.fp32, evidence.model))
+    reference, candidate = (model_from_file(model.path) for model in (evidence.fp32, evidence.model))
     bisection = Bisection(reference, candidate)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
@@ -179,7 +180,7 @@ def run_bisection(evidence: Evidence, num_samples: int, runner: ModelRunner) -> 
         def open_model(model: onnx.ModelProto, names: list[str], source: Path | None) -> RunModel:
             watched = folder / f"{len(list(folder.iterdir()))}.onnx"
             if source is None:
-                onnx.save(watch_tensors(model, names), watched)
+                save_model(watch_tensors(model, names), watched)
             else:
                 write_watched(source, model, names, watched)
             simulates = runner == "onnxruntime"

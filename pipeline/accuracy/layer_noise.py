@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import onnx
 
 from calibration.analysis.adjustable import AdjustableNetwork
 from calibration.analysis.rounding import FloatFeed, steps_feed, unrounded_feed
 from calibration.arrays import AnyArray, Floats
 from calibration.data.batches import Samples
 from calibration.graph.answers import answer_tensors
+from calibration.graph.external_data import model_from_file
 from calibration.graph.watched_outputs import watch_tensors
 from calibration.precision.placement import PlacementOptions
 from calibration.ranges.ranges import spans_from_ranges
@@ -78,7 +78,7 @@ class MeasureLayers:
             ModelError, EngineError: the model cannot be rounded, or not run.
         """
         record = ranges_from_folder(ranges.path).read_for(self.options.target)
-        proto, spans = onnx.load(model.path), spans_from_ranges(record)
+        proto, spans = model_from_file(model.path), spans_from_ranges(record)
         answers = answer_tensors(proto)
         network = AdjustableNetwork(watch_tensors(proto, answers), self.options, spans, switched=True)
         noises: list[InputNoise] = []

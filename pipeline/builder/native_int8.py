@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from calibration.data.batches import Samples
-from calibration.graph.editing import model_from_file
+from calibration.graph.external_data import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.watched_outputs import watchable
 from calibration.ranges.foreign_tables import scales_from_ranges, scales_of_every_tensor

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 
 RENAMED = "source.onnx"
 """Beside the exported model: an ONNX source with portable tensor names, where it had others."""
-NO_KINDS = ("contract", "limits", "side_effects", "tf2onnx")
+NO_KINDS = ("contract", "side_effects", "tf2onnx")
 """Files of this room that are no kind of source."""
 
 
@@ -101,3 +101,8 @@ def source_from_path(path: Path, signature: str) -> Source:
         if kind.recognises(path):
             return kind.source(path, signature)
     raise ConfigError(f"{path}: is none of {listed}; convert it to one of these first")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a tool says of its error."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-import onnx.inliner
 
 from calibration.errors import ModelError
-from calibration.graph.editing import model_from_file, nodes_of, without_weight_inputs
+from calibration.graph.editing import nodes_of, without_functions, without_weight_inputs
+from calibration.graph.external_data import model_from_file
 from calibration.graph.opset import brought_to, opset_of
 from calibration.graph.validity import check_valid
 from calibration.graph.weightless import skeleton_from_file
 from engines.onnx_model import plugin_words
 from pipeline.artifact import Engine, OnnxModel, Source
 from pipeline.errors import StageError
-from pipeline.sources.contract import RENAMED, Conversion, Converted
-from pipeline.sources.limits import first_line
+from pipeline.sources.contract import RENAMED, Conversion, Converted, first_line
 
 WHAT = ".onnx"
 OWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
@@ -35,7 +34,7 @@ def source(path: Path, _signature: str) -> Source:
 
 def to_onnx(source: Source, out: Path, how: Conversion) -> Converted:
     """Read, check and bring it to the opset. See ``contract.SourceKind``."""
-    original, num_inputs = without_weight_inputs(_without_functions(_read_onnx(source.path)))
+    original, num_inputs = without_weight_inputs(without_functions(_read_onnx(source.path)))
     notes = [f"export: {num_inputs} weights were listed as inputs; they are constants now"] if num_inputs else []
     return Converted(_in_opset(original, source.path, how.opset, notes), original, notes)
 
@@ -64,11 +63,6 @@ def _read_onnx(path: Path) -> onnx.ModelProto:
                 "operators of ONNX itself are expected; export the model without it"
             )
     return model
-
-
-def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its local functions written out where they are called; onnx's converter drops them."""
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def _in_opset(model: onnx.ModelProto, path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:

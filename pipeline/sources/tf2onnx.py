@@ -21,7 +21,6 @@ from engines.backends import tensorflow
 from pipeline.errors import ConfigError, StageError, Unavailable
 from pipeline.machine import child_process
 from pipeline.sources.contract import Conversion
-from pipeline.sources.limits import too_large
 from pipeline.sources.side_effects import check_side_effects
 
 INSTALL = "pip install 'trtforge[tensorflow]'"
@@ -190,7 +189,10 @@ def _refused_by_tf2onnx(where: str, log_text: str, trouble: str) -> Exception | 
             f"minor version; {INSTALL}"
         )
     if "maximum protobuf size" in trouble or "exceeds 2GB" in trouble or "larger than 2GB" in trouble:
-        return StageError(too_large(where))
+        return StageError(
+            f"{where}: tf2onnx writes at most 2047 MiB, and the model has more; take a smaller model, or give it as an "
+            "ONNX file with its weights in a file beside it"
+        )
     return StageError(f"{where}: tf2onnx failed ({' '.join(trouble.split())[:400]}); fix the model, and save it again")
 
 

@@ -18,7 +18,8 @@ from calibration.analysis.range_choice import LEAST_SAMPLES, most_samples, write
 from calibration.data.batches import Samples
 from calibration.data.source import spread
 from calibration.errors import ModelError
-from calibration.graph.editing import model_from_file, nodes_of
+from calibration.graph.editing import nodes_of
+from calibration.graph.external_data import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.graph.weightless import skeleton_from_file

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import onnx
-
-from calibration.graph.editing import model_from_file
+from calibration.graph.external_data import model_from_file, save_model
 from calibration.graph.patterns import nodes_by_name, nodes_meant
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.precision.fp16 import fp16_from_onnx, named, nodes_beyond_fp16
@@ -68,7 +66,7 @@ class Cast(Stage):
         meant = nodes_meant(nodes, (*self.keep_fp32, *(each.nodes for each in self.override)), "keep_fp32")
         excepted = [node.name for node in nodes.values() if node.name in meant or node.op_type in meant]
         typed = fp16_from_onnx(proto, keep_fp32={*beyond, *excepted})
-        onnx.save(typed, out / "model.onnx")
+        save_model(typed, out / "model.onnx")
         notes = [f"node '{name}' stays FP32: {reason}" for name, reason in beyond.items()]
         notes += [f"{listed(excepted)} nodes stay FP32, as the user wants"] * bool(excepted)
         (out / "notes.json").write_text(json.dumps(notes))

@@ -12,6 +12,7 @@ import onnx
 from calibration.graph.attention import scale_queries
 from calibration.graph.constants import fold_constants
 from calibration.graph.einsum import products_from_einsums
+from calibration.graph.external_data import save_model
 from calibration.graph.fold import fold_batch_norm, portable_names
 from calibration.graph.pads import fold_pads
 from calibration.graph.pools import pool_means
@@ -20,8 +21,7 @@ from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, StageError
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
-from pipeline.sources.contract import RENAMED, Conversion, module_of, source_kind
-from pipeline.sources.limits import check_size, first_line
+from pipeline.sources.contract import RENAMED, Conversion, first_line, module_of, source_kind
 from pipeline.stage import Stage
 
 LARGEST_OPSET = 18
@@ -72,7 +72,6 @@ class Export(Stage):
             )
         converted = source_kind(source.KIND).to_onnx(source, out, Conversion(self.opset, self.allow))
         model, notes = converted.model, converted.notes
-        check_size(model, source.path)
         model, num_products = products_from_einsums(model)
         if num_products:
             notes.append(f"export: Einsums that are one product are written as MatMul: {num_products}")
@@ -103,7 +102,7 @@ class Export(Stage):
         path = out / "model.onnx"
         _write_checked(model, path)
         if names and converted.original is not None:
-            onnx.save(portable_names(converted.original)[0], out / RENAMED)
+            save_model(portable_names(converted.original)[0], out / RENAMED)
         (out / "names.json").write_text(json.dumps(names, indent=1))
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(path)
@@ -143,7 +142,7 @@ def _is_nameless(name: str) -> bool:
 
 
 def _write_checked(model: onnx.ModelProto, path: Path) -> None:
-    onnx.save(model, path)
+    save_model(model, path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:

@@ -12,7 +12,8 @@ from typing import ClassVar, Literal, cast, get_args
 import onnx
 
 from calibration.errors import ModelError
-from calibration.graph.editing import model_from_file, nodes_of
+from calibration.graph.editing import nodes_of
+from calibration.graph.external_data import model_from_file, save_model
 from calibration.graph.patterns import nodes_by_name, nodes_meant
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.weightless import skeleton_from_file
@@ -134,7 +135,7 @@ class Quantize(Stage):
             full = [override.nodes for override in self._of_nodes() if override.precision == FP32.name]
             made, more = _with_fp16(named(proto), made, record, full)
             notes += more
-        onnx.save(made, out / "model.onnx")
+        save_model(made, out / "model.onnx")
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(out / "model.onnx")
 

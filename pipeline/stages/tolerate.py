@@ -20,6 +20,7 @@ from calibration.analysis.adjustable import AdjustableNetwork
 from calibration.analysis.rounding import FP16, FP32, TF32, Format, rounded_from_onnx, steps_feed
 from calibration.data.batches import Samples
 from calibration.data.source import spread
+from calibration.graph.external_data import model_from_file
 from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram
@@ -129,7 +130,7 @@ class Tolerate(Stage):
             DataError: samples that do not fit the model.
             ModelError, EngineError: the model cannot be rounded, or not run.
         """  # fmt: skip
-        proto = onnx.load(model.path)
+        proto = model_from_file(model.path)
         with ExitStack() as stack:
             sessions = Sessions(stack, self.runner, self.num_threads)
             amaxes: dict[str, float] = {}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +10,6 @@ from calibration.errors import ModelError
 from calibration.graph.editing import (
     closed,
     constant,
-    model_from_file,
     named,
     opened,
     unique,
@@ -93,46 +89,6 @@ def test_sparse_initializers_are_refused() -> None:
 def test_unique_counts_up() -> None:
     assert unique("a", {"b"}) == "a"
     assert unique("a", {"a", "a_1"}) == "a_2"
-
-
-# With weights in files beside it.
-
-
-def save_with_weights_outside(folder: Path, shape: tuple[int, ...] = (2000,), location: str = "w.bin") -> Path:
-    """A model whose weights lie in ``w.bin``, or say that they have another shape or place."""
-    folder.mkdir()
-    model = _model('<ir_version: 8, opset_import: ["" : 17]> net (float[N, 1] x) => (float[N, M] y) { y = Mul (x, w) }')
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2000, np.float32), "w"))
-    path = folder / "net.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
-    weight = onnx.load(path, load_external_data=False)
-    weight.graph.initializer[0].dims[:] = shape
-    weight.graph.initializer[0].external_data[0].value = location
-    onnx.save(weight, path)
-    return path
-
-
-def test_weights_in_files_beside_the_model_are_read(tmp_path: Path) -> None:
-    (weight,) = model_from_file(save_with_weights_outside(tmp_path / "net")).graph.initializer
-    assert np.array_equal(onnx.numpy_helper.to_array(weight), np.ones(2000, np.float32))
-    assert not weight.external_data
-
-
-def test_weights_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
-    missing, short = (save_with_weights_outside(tmp_path / name) for name in ("missing", "short"))
-    missing.with_name("w.bin").unlink()
-    short.with_name("w.bin").write_bytes(b"half")
-    shutil.copytree(tmp_path / "short", tmp_path / "else")
-    outside = save_with_weights_outside(tmp_path / "outside", location="../else/w.bin")
-    for path in (missing, short, outside, tmp_path / "nowhere.onnx"):
-        with pytest.raises(ModelError, match=rf"^{path}: cannot be read with all its weights \([^\n]+\); copy"):
-            model_from_file(path)
-
-
-def test_more_than_an_onnx_file_holds_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    path = save_with_weights_outside(tmp_path / "net", (1 << 16, 1 << 14))
-    with pytest.raises(ModelError, match=r"net\.onnx: the model has 4096 MiB, at most 2047 MiB fit one ONNX file"):
-        model_from_file(path)
 
 
 def test_weights_among_the_inputs_are_constants() -> None:

@@ -16,7 +16,6 @@ from onnx import numpy_helper
 from engines.backends import onnxruntime
 from pipeline.artifact import OnnxModel
 from pipeline.errors import ConfigError, ModelError, StageError
-from pipeline.sources import limits
 from pipeline.stages.export import Export
 from tests.pipeline.stages.networks import Arrays, operators
 
@@ -200,12 +199,6 @@ def test_an_empty_onnx_file_is_one_sentence(tmp_path: Path) -> None:
         Export()(tmp_path, OnnxModel(tmp_path / "empty.onnx"))
 
 
-def test_a_model_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LARGEST_BYTES", 300)
-    with pytest.raises(StageError, match="the model has 0 MiB, at most 0 MiB fit one ONNX file"):
-        export_onnx(conv_model(17), tmp_path)
-
-
 def test_an_onnx_source_needs_no_tensorflow(tmp_path: Path) -> None:
     onnx.save(conv_model(11), tmp_path / "source.onnx")
     code = """
@@ -213,7 +206,6 @@ import sys
 from pathlib import Path
 sys.modules["tensorflow"] = sys.modules["tf2onnx"] = None  # As if they were not installed.
 from pipeline.artifact import OnnxModel
-from pipeline.sources import limits
 from pipeline.stages.export import Export
 print(Export()(Path(sys.argv[1]), OnnxModel(Path(sys.argv[1], "source.onnx"))).path.name)
 """

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from calibration.analysis.range_choice import PlacementChoice, choice_from_folder
-from calibration.graph.editing import model_from_file
+from calibration.graph.external_data import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.histogram.methods import Method
 from calibration.ranges.convergence import Convergence, convergence_from_folder
