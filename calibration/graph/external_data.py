@@ -14,8 +14,10 @@ import onnx_ir as ir
 from calibration.errors import ModelError
 from calibration.graph.weightless import HEAVY_BYTES, VALUES
 
+LARGEST_BYTES = 2**31 - 1
+"""Of one ONNX file, which is a message of protobuf."""
 MOST_BYTES = 1900 << 20
-"""Of weights in one ONNX file, which protobuf limits to 2 GiB; of more, all large ones lie in a file beside it."""
+"""Of weights in one ONNX file; of more, all large ones lie in a file beside it."""
 PAGE_BYTES = 4096
 """Large weights begin at a multiple of it, so that they can be mapped (ONNX, "External Data")."""
 CHUNK_BYTES = 1 << 20
@@ -56,16 +58,15 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
     Raises:
         ModelError: what is not a weight of the main graph does not fit either.
     """
-    if num_weight_bytes(model) <= MOST_BYTES:
-        if any(map(_is_located, model.graph.initializer)):
-            model = with_weights_of(model, without_weights(model), inside=True)
-        onnx.save(model, path)
-        return
     light = without_weights(model)
-    if light.ByteSize() > MOST_BYTES:
+    if num_weight_bytes(model) <= MOST_BYTES and light.ByteSize() <= LARGEST_BYTES - MOST_BYTES:
+        has_located = any(map(_is_located, model.graph.initializer))
+        onnx.save(with_weights_of(model, light, inside=True) if has_located else model, path)
+        return
+    if light.ByteSize() > LARGEST_BYTES:
         raise ModelError(
             f"{path.name}: constants of nodes and small weights alone have {light.ByteSize() >> 20} MiB, at most "
-            f"{MOST_BYTES >> 20} MiB fit one ONNX file; make initializers of them"
+            f"{LARGEST_BYTES >> 20} MiB fit one ONNX file; make initializers of them"
         )
     location = f"{path.name}.data"
     with path.with_name(location).open("wb") as stream:

@@ -47,7 +47,9 @@ def test_many_unknown_operators_are_cut_short() -> None:
 
 def test_a_model_beyond_two_gib_is_said() -> None:
     trouble = "ValueError: Message onnx.ModelProto exceeds maximum protobuf size of 2GB: 2400000000"
-    assert "is too large, at most 2047 MiB fit one ONNX file" in str(tf2onnx._refused_by_tf2onnx("net", "", trouble))
+    assert "writes at most 2047 MiB, and the model has more; take a smaller model, or give it as an ONNX" in str(
+        tf2onnx._refused_by_tf2onnx("net", "", trouble)
+    )
 
 
 def test_any_other_failure_quotes_the_error() -> None:
