@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -185,6 +185,12 @@ class Sessions:
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-")))
         self._num = 0
         self._twice: dict[Path, tuple[SampleRunner, SampleRunner]] = {}
+
+    @contextmanager
+    def apart(self) -> Iterator[Sessions]:
+        """For models that are closed before the others are."""
+        with ExitStack() as stack:
+            yield Sessions(stack, self._runner, self._num_threads)
 
     def opened(self, proto: onnx.ModelProto) -> SampleRunner:
         """A model in memory."""

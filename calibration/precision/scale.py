@@ -17,6 +17,8 @@ one sign that add up to 128 at most, which is seven bits at worst."""
 
 DataType = Literal["int8", "uint8"]
 
+ROWS = 256
+"""Channels of a weight that are looked at together."""
 NUM_LEVELS = 127
 """Largest magnitude of a symmetric int8 value; -128 is not used."""
 LARGEST_PAIR = 128
@@ -71,16 +73,16 @@ def weight_scales(
     With ``in_pairs`` they are as large as ``LARGEST_PAIR`` asks for. To a pair rounding adds at most 1, and at most 2
     where weights may be rounded the other way, ``flipped``.
     """
-    weight = weight.astype(np.float64)
     others = None if axis is None else tuple(a for a in range(weight.ndim) if a != axis)
-    amax = np.abs(weight).max(axis=others, initial=0.0)
+    low, high = weight.min(axis=others, initial=0.0), weight.max(axis=others, initial=0.0)
+    amax = np.maximum(-low, high).astype(np.float64)
     largest = _largest_pairs(weight, axis) if in_pairs else 0.0
     steps = np.maximum(amax / NUM_LEVELS, largest / (LARGEST_PAIR - (2 if flipped else 1)))
     scales = np.where(amax > 0.0, np.maximum(steps, SMALLEST_SCALE), 1.0)
     return np.asarray(scales, np.float32)
 
 
-def _largest_pairs(weight: npt.NDArray[np.float64], axis: int | None) -> npt.NDArray[np.float64]:
+def _largest_pairs(weight: npt.NDArray[Any], axis: int | None) -> npt.NDArray[np.float64]:
     """(C,) or (): the largest sum of two neighbours of one sign.
 
     Neighbours are what ``vpmaddubsw`` adds: the first and second weight of a sum, the third and fourth, and so on. Sums
@@ -89,25 +91,32 @@ def _largest_pairs(weight: npt.NDArray[np.float64], axis: int | None) -> npt.NDA
     """
     if axis is None:
         return np.asarray(_pairs(weight.swapaxes(-1, -2) if weight.ndim > 1 else weight).max(initial=0.0))
-    rows = np.moveaxis(np.moveaxis(weight, axis, 0), 1, -1)
-    by_position, in_a_row = _pairs(rows).reshape(len(rows), -1), _pairs(rows.reshape(len(rows), -1))
-    return np.asarray(np.maximum(by_position.max(axis=1, initial=0.0), in_a_row.max(axis=1, initial=0.0)))
+    channels = np.moveaxis(np.moveaxis(weight, axis, 0), 1, -1)
+    largest = np.zeros(len(channels))
+    for begin in range(0, len(channels), ROWS):  # Five copies of a weight may be more than there is memory for.
+        rows = channels[begin : begin + ROWS]
+        for pairs in (_pairs(rows), _pairs(rows.reshape(len(rows), -1))):
+            part = largest[begin : begin + ROWS]
+            np.maximum(part, pairs.reshape(len(rows), -1).max(axis=1, initial=0.0), out=part)
+    return largest
 
 
-def _pairs(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _pairs(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """(…, K) -> (…, K / 2 rounded up): sums of two, of the positive or of the negative ones, whichever is larger."""
+    rows = rows.astype(np.float64)
     even = np.concatenate([rows, np.zeros((*rows.shape[:-1], rows.shape[-1] % 2))], axis=-1)
     pairs = even.reshape(*rows.shape[:-1], -1, 2)
     return np.asarray(np.maximum(np.maximum(pairs, 0).sum(axis=-1), np.maximum(-pairs, 0).sum(axis=-1)))
 
 
-def quantized(values: npt.NDArray[Any], scales: npt.NDArray[np.float32], axis: int | None) -> npt.NDArray[np.int64]:
+def quantized(values: npt.NDArray[Any], scales: npt.NDArray[np.float32], axis: int | None) -> npt.NDArray[np.int16]:
     """round(values / scale), ties to even, clipped to ±127."""
     shape = [1] * values.ndim
     if axis is not None:
         shape[axis] = -1
-    divided = values.astype(np.float64) / scales.astype(np.float64).reshape(shape)
-    return np.clip(np.rint(divided), -NUM_LEVELS, NUM_LEVELS).astype(np.int64)
+    divided = np.divide(values, scales.astype(np.float64).reshape(shape), dtype=np.float64)
+    np.clip(np.rint(divided, out=divided), -NUM_LEVELS, NUM_LEVELS, out=divided)  # A weight may have a gigabyte.
+    return np.asarray(divided, np.int16)
 
 
 def arithmetic_for(cpu_flags: Collection[str], machine: str) -> tuple[Arithmetic, str]:

@@ -32,7 +32,7 @@ from calibration.precision.scale import quantized, weight_scales
 class RoundedWeight:
     """A weight in integers."""
 
-    integers: npt.NDArray[np.int64]
+    integers: npt.NDArray[np.int16]
     """Within -127 to 127, in the weight's shape."""
     scales: npt.NDArray[np.float32]
     """(C,) along the axis, or ()."""
@@ -65,7 +65,9 @@ def rounded_weight(
     if kernels:
         integers = _with_kernel_sums(array.astype(np.float64) / by_channel.astype(np.float64), integers)
     values = np.asarray(integers * by_channel, np.float32)
-    return RoundedWeight(integers, scales, values, _mean_shift(node, weight, values.astype(np.float64) - array))
+    return RoundedWeight(
+        integers, scales, values, _mean_shift(node, weight, np.subtract(values, array, dtype=np.float64))
+    )
 
 
 def _kernels(node: ir.Node, weight: QuantizedWeight, array: npt.NDArray[Any]) -> bool:
@@ -80,7 +82,7 @@ def _by_channel(scales: npt.NDArray[np.float32], rank: int, axis: int | None) ->
     return scales.reshape(shape)
 
 
-def _with_kernel_sums(exact: Floats, integers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _with_kernel_sums(exact: Floats, integers: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
     """(C, D, positions…): the integers, some of them rounded the other way, so that kernels keep their sums."""
     shape = integers.shape
     exact, integers = exact.reshape(*shape[:2], -1), integers.reshape(*shape[:2], -1)
@@ -88,7 +90,7 @@ def _with_kernel_sums(exact: Floats, integers: npt.NDArray[np.int64]) -> npt.NDA
     sums = errors.sum(axis=-1, keepdims=True)
     toward = np.sign(sums)
     ranks = np.argsort(np.argsort(-errors * toward, axis=-1, kind="stable"), axis=-1)
-    return np.asarray(integers - np.where(ranks < np.rint(np.abs(sums)), toward, 0), np.int64).reshape(shape)
+    return np.asarray(integers - np.where(ranks < np.rint(np.abs(sums)), toward, 0), np.int16).reshape(shape)
 
 
 def _mean_shift(node: ir.Node, weight: QuantizedWeight, error: Floats) -> Floats | None:

@@ -61,8 +61,11 @@ def chosen_ranges(
         network = AdjustableNetwork(watched, PlacementOptions(target, arithmetic="u8s8"), by_entropy)
         if network.num_tensors:
             feeds = [steps_feed(network.steps(each), None) for each in spans]
-            with counting(f"choice of the reading for {target}, samples", len(samples)) as on_sample:
-                end = race(len(racing), len(samples), judge.ratios_of(network.model, feeds, on_sample))
+            what = f"choice of the reading for {target}, samples"
+            with sessions.apart() as apart, counting(what, len(samples)) as on_sample:
+                run = apart.opened(network.model)
+                del network  # Its weights are in the session.
+                end = race(len(racing), len(samples), judge.ratios_of(run, feeds, on_sample))
             winner = racing[end.winner]
             methods[target] = winner.methods
             placements.append(PlacementChoice(target, winner.name, _results(racing, end.ratios)))
@@ -95,15 +98,14 @@ class _Judge:
         samples: Sequence[Mapping[str, AnyArray]],
         answers: Sequence[str],
     ) -> None:
-        self._sessions, self._exact = sessions, sessions.opened(model)
+        self._exact = sessions.opened(model)
         self._samples, self._answers = samples, answers
         self._expected: dict[int, dict[str, AnyArray]] = {}
 
     def ratios_of(
-        self, network: onnx.ModelProto, feeds: Sequence[Mapping[str, AnyArray]], on_sample: Callable[[int], object]
+        self, run: SampleRunner, feeds: Sequence[Mapping[str, AnyArray]], on_sample: Callable[[int], object]
     ) -> SampleRatios:
         """The SQNR of a network's answers with these inputs, dB; 0 for a sample that has none."""
-        run = self._sessions.opened(network)
 
         def ratios(index: int, which: range) -> Floats:
             on_sample(which.stop)
