@@ -137,8 +137,8 @@ class _Writer:
         node = self._nodes[weight.reader.node]
         needed = None if bias is None else self._scales_for_bias(weight, bias, data_scales[bias.data])
         rounded = rounded_weight(node, weight, needed)
-        kept = replace(rounded, integers=np.zeros(0, np.int16), values=np.zeros(0, np.float32))
-        self._rounded[weight.reader.node] = kept  # All weights at once may be more than there is memory for.
+        light = replace(rounded, integers=np.zeros(0, np.int16), values=np.zeros(0, np.float32))
+        self._rounded[weight.reader.node] = light  # All weights at once may be more than there is memory for.
         key = (weight.tensor, weight.axis, weight.dtype, rounded.scales.tobytes())
         if key not in self._written:
             self._written[key] = self._weight_output(weight, rounded, stored)
