@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from calibration.graph.weightless import skeleton_from_file
 from calibration.histogram.histogram import NUM_BINS, Histogram
-from calibration.ranges.ranges import METHODS, RangesRecord, TensorRange
+from calibration.precision.placement import FIXED_SPANS
+from calibration.ranges.ranges import IMPORTED, METHODS, RangesRecord, TensorRange, with_bounds
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder
 from pipeline.artifact import OnnxModel
 from pipeline.record import MethodQuality, MethodSummary, TensorHistogram, TensorQuality
@@ -24,6 +26,24 @@ def quantized_tensors(models: Iterable[OnnxModel]) -> frozenset[str]:
     """The tensors that one of these models has QuantizeLinear nodes on."""
     nodes = (node for model in models for node in skeleton_from_file(model.path).graph.node)
     return frozenset(node.input[0] for node in nodes if node.op_type == "QuantizeLinear")
+
+
+def ranges_in_models(folder: Path, models: Iterable[OnnxModel]) -> RangesRecord:
+    """The ranges of a folder, but for tensors that have one by definition, which these models' scales are of.
+
+    Raises:
+        DataError: the ranges or their histograms are missing or damaged.
+    """
+    ranges = ranges_from_folder(folder)
+    nodes = [node for model in models for node in skeleton_from_file(model.path).graph.node]
+    fixed = {node.output[0]: FIXED_SPANS[node.op_type] for node in nodes if node.op_type in FIXED_SPANS}
+    fixed = {name: span for name, span in fixed.items() if name in ranges.tensors and not ranges.tensors[name].bounds}
+    histograms = histograms_from_folder(folder) if fixed and ranges.method != IMPORTED else {}
+    set_ranges = {
+        name: with_bounds(ranges.tensors[name], (span.min, span.max), histograms.get(name))
+        for name, span in fixed.items()
+    }
+    return replace(ranges, tensors={**ranges.tensors, **set_ranges})
 
 
 def tensors_from_ranges(ranges: RangesRecord, quantized: Collection[str] = ()) -> tuple[TensorQuality, ...]:
@@ -57,17 +77,19 @@ def best_where(methods: Sequence[MethodSummary]) -> str:
     return f"Highest SQNR of {num_rated} tensors: {', '.join(counts)}." if counts else "No tensor has an SQNR."
 
 
-def worst_histograms(folder: Path, quantized: Collection[str] = ()) -> tuple[TensorHistogram, ...]:
-    """The histograms of the tensors of the lowest SQNR in a folder of ranges, each once however many tensors have it.
+def worst_histograms(
+    ranges: RangesRecord, folder: Path, quantized: Collection[str] = ()
+) -> tuple[TensorHistogram, ...]:
+    """The histograms of the tensors of the lowest SQNR, each once however many tensors have it.
 
-    ``quantized``: as of ``tensors_from_ranges``; the others are left out.
+    ``ranges`` and their ``folder``; ``quantized``: as of ``tensors_from_ranges``; the others are left out.
 
     Raises:
         DataError: the ranges or their histograms are missing or damaged, or were imported.
     """
     histograms = histograms_from_folder(folder)
     shared: dict[object, list[str]] = {}
-    for tensor in tensors_from_ranges(ranges_from_folder(folder), quantized):
+    for tensor in tensors_from_ranges(ranges, quantized):
         if tensor.sqnr_db is None:
             break
         if not tensor.quantized:

@@ -12,7 +12,6 @@ from typing import Any
 
 from calibration.analysis.range_choice import choice_from_folder
 from calibration.ranges.convergence import convergence_from_folder
-from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.contract import TensorSpec
 from engines.precision import FP32
@@ -44,6 +43,7 @@ from pipeline.report.page import write_html
 from pipeline.report.tensor_quality import (
     methods_from_ranges,
     quantized_tensors,
+    ranges_in_models,
     tensors_from_ranges,
     worst_histograms,
 )
@@ -68,7 +68,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
     others = None if results.timings is None else results.timings.read()["load_from_others"]
     variants = tuple(variant_record(results, built, timings) for built in results.engines)
     metric = _metric_info(plan, results)
-    ranges = ranges_from_folder(results.ranges.path) if results.ranges else None
+    ranges = ranges_in_models(results.ranges.path, results.models.values()) if results.ranges else None
     quantized = quantized_tensors(results.models.values())
     record = Record(
         schema_version=SCHEMA_VERSION,
@@ -85,7 +85,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         variants=variants,
         tensors=tensors_from_ranges(ranges, quantized) if ranges else (),
         methods=methods_from_ranges(ranges) if ranges else (),
-        histograms=worst_histograms(results.ranges.path, quantized) if results.ranges else (),
+        histograms=worst_histograms(ranges, results.ranges.path, quantized) if ranges and results.ranges else (),
         lint=results.findings.read() if results.findings else (),
         range_choice=choice_from_folder(results.ranges.path) if results.ranges else None,
         settling=convergence_from_folder(results.ranges.path) if results.ranges else None,

@@ -16,12 +16,14 @@ from calibration.ranges.override import Override, overridden
 from calibration.ranges.ranges import METHODS, Origin, RangesRecord, ranges_from_histograms
 from calibration.ranges.ranges_file import ranges_from_folder, write_ranges
 from pipeline.artifact import OnnxModel
+from pipeline.record import TensorHistogram
 from pipeline.report.tensor_quality import (
     MAX_HISTOGRAMS,
     NUM_DRAWN_BINS,
     best_where,
     methods_from_ranges,
     quantized_tensors,
+    ranges_in_models,
     tensors_from_ranges,
     worst_histograms,
 )
@@ -45,6 +47,10 @@ def ranges_of(histograms: dict[str, Histogram], method: Method = "entropy") -> R
 def written(histograms: dict[str, Histogram], folder: Path) -> Path:
     write_ranges(ranges_of(histograms), histograms, folder)
     return folder
+
+
+def worst(folder: Path, quantized: frozenset[str] = frozenset()) -> tuple[TensorHistogram, ...]:
+    return worst_histograms(ranges_from_folder(folder), folder, quantized)
 
 
 def test_every_method_stands_beside_the_chosen_one() -> None:
@@ -89,7 +95,7 @@ def test_without_a_signal_no_method_is_best(histograms: dict[str, Histogram], tm
     assert [tensor.best_method for tensor in tensors_from_ranges(found)] == [""] * len(histograms)
     assert {one.mean_sqnr_db for one in methods_from_ranges(found)} == {None}
     assert best_where(methods_from_ranges(found)) == "No tensor has an SQNR."
-    assert worst_histograms(written(histograms, tmp_path)) == ()
+    assert worst(written(histograms, tmp_path)) == ()
 
 
 def test_special_tensors_are_named(tmp_path: Path) -> None:
@@ -115,7 +121,7 @@ def test_the_worst_histograms_come_first_and_shared_ones_once(tmp_path: Path) ->
     histograms["again"] = histograms["bell_7"]
     histograms["reshaped"] = histograms["bell_7"]
     order = [tensor.name for tensor in tensors_from_ranges(ranges_from_folder(written(histograms, tmp_path)))]
-    found = worst_histograms(tmp_path)
+    found = worst(tmp_path)
     assert len(found) == MAX_HISTOGRAMS
     distinct = [name for name in order if name not in ("bell_7", "reshaped")]
     assert [one.tensors[0] for one in found] == distinct[:MAX_HISTOGRAMS]
@@ -136,17 +142,17 @@ def test_tensors_without_quantizers_are_told_and_have_no_histogram(tmp_path: Pat
     folder = written(histograms, tmp_path)
     tensors = tensors_from_ranges(ranges_from_folder(folder), quantized)
     assert {tensor.name: tensor.quantized for tensor in tensors} == {"a": False, "b": True}
-    assert [histogram.tensors for histogram in worst_histograms(folder, quantized)] == [("b",)]
+    assert [histogram.tensors for histogram in worst(folder, quantized)] == [("b",)]
     assert all(tensor.quantized for tensor in tensors_from_ranges(ranges_from_folder(folder)))
 
 
 def test_equal_ratios_of_other_values_are_not_taken_for_one_histogram(tmp_path: Path) -> None:
     histograms = {"positive": histogram(0.25, 1.0), "negative": histogram(-0.25, -1.0)}
-    assert [one.tensors for one in worst_histograms(written(histograms, tmp_path))] == [("negative",), ("positive",)]
+    assert [one.tensors for one in worst(written(histograms, tmp_path))] == [("negative",), ("positive",)]
 
 
 def test_a_drawn_histogram_loses_no_value_but_the_zeros(tmp_path: Path) -> None:
-    (found,) = worst_histograms(written({"x": histogram(0.0, 0.0, 1e-6, -0.5, 0.5, 99.0)}, tmp_path))
+    (found,) = worst(written({"x": histogram(0.0, 0.0, 1e-6, -0.5, 0.5, 99.0)}, tmp_path))
     assert sum(found.counts) == 4
     assert found.num_zeros == 2
     assert found.bin_width == 128 / NUM_DRAWN_BINS
@@ -159,7 +165,7 @@ def test_a_damaged_file_of_histograms_is_one_sentence(tmp_path: Path) -> None:
     file = written({"x": histogram(1.0, 2.0)}, tmp_path) / "histograms.npz"
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(DataError, match=r"histograms\.npz: cannot be read"):
-        worst_histograms(tmp_path)
+        worst(tmp_path)
 
 
 def test_a_range_that_the_user_set_is_rated_beside_the_methods() -> None:
@@ -173,3 +179,13 @@ def test_a_range_that_the_user_set_is_rated_beside_the_methods() -> None:
     assert tensor.sqnr_db == changed.tensors["t"].sqnr_db["override"]
     assert tensor.best_method in METHODS
     assert [summary.num_chosen for summary in methods_from_ranges(changed)] == [0, 0, 0, 0]
+
+
+def test_a_softmax_is_rated_by_the_range_it_has_by_definition(tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> net (float[N,4] x) => (float[N,4] y) { y = Softmax (x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    folder = written({"x": normal(1000, 5.0), "y": histogram(*[0.01] * 1000, 0.9)}, tmp_path)
+    tensors = ranges_in_models(folder, [OnnxModel(tmp_path / "model.onnx")]).tensors
+    assert tensors["y"].amax == pytest.approx(1.0)
+    assert tensors["y"].bounds == (0.0, 1.0)
+    assert tensors["x"] == ranges_from_folder(folder).tensors["x"]
