@@ -72,8 +72,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     if not model.graph.output:
         raise EngineError(f"{path}: is not an ONNX model with outputs, or is cut short; export it again")
     for name in _weight_names(model):
-        file = path.parent / name
-        if not file.resolve().is_relative_to(path.parent.resolve()) or not file.is_file():
+        if not _is_beside(path, name):
             raise EngineError(
                 f"{path}: weights lie in '{name}', a file in the model's folder is expected; copy the model and the "
                 "files of weights beside it again"
@@ -92,6 +91,14 @@ def copy_model(model: Path, engine: Path) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     return sum(target.stat().st_size for target in pairs.values())
+
+
+def _is_beside(path: Path, name: str) -> bool:
+    """Whether there is a file of that relative name in the model's folder."""
+    if "\0" in name or Path(name).is_absolute():
+        return False
+    file = path.parent / name
+    return file.is_file() and file.resolve().is_relative_to(path.parent.resolve())
 
 
 def _weight_names(model: onnx.ModelProto) -> list[str]:

@@ -34,12 +34,10 @@ def model_from_file(path: Path) -> onnx.ModelProto:
     """
     try:
         model = onnx.load(path, load_external_data=False)
-        if path.stat().st_size + num_weight_bytes(model) > MOST_BYTES:
-            for tensor in model.graph.initializer:
-                if tensor.external_data and is_heavy(tensor):
-                    _locate(tensor, path.parent)
-        located = [tensor for tensor in model.graph.initializer if _is_located(tensor)]
+        is_large = path.stat().st_size + num_weight_bytes(model) > MOST_BYTES
+        located = [t for t in model.graph.initializer if is_large and t.external_data and is_heavy(t)]
         for tensor in located:
+            _locate(tensor, path.parent)
             tensor.data_location = onnx.TensorProto.DEFAULT  # So that onnx reads the others alone.
         onnx.load_external_data_for_model(model, str(path.parent))
         for tensor in located:
@@ -169,7 +167,7 @@ def _locate(tensor: onnx.TensorProto, folder: Path) -> None:
     """
     info = onnx.external_data_helper.ExternalDataInfo(tensor)
     file = (folder / info.location).resolve()
-    if not file.is_relative_to(folder.resolve()):
+    if Path(info.location).is_absolute() or not file.is_relative_to(folder.resolve()):
         raise ValueError(f"the file of weight '{tensor.name}', {info.location}, is outside the model's folder")
     if not file.is_file():
         raise ValueError(f"the file of weight '{tensor.name}', {info.location}, is not there")

@@ -79,8 +79,13 @@ def test_weights_that_cannot_be_read_are_one_sentence(
     short.with_name("w.bin").write_bytes(b"half")
     shutil.copytree(tmp_path / "short", tmp_path / "else")
     outside = saved(tmp_path / "outside", location="../else/w.bin")
+    absolute = saved(tmp_path / "absolute", location=str(tmp_path / "else" / "w.bin"))
+    small = saved(tmp_path / "small", shape=(8,), location=str(tmp_path / "else" / "w.bin"))
     larger = saved(tmp_path / "larger", shape=(2001,))
-    for path in (missing, short, outside, tmp_path / "nowhere.onnx", *([larger] if most < 8000 else [])):
+    for path in (
+        *(missing, short, outside, absolute, small, tmp_path / "nowhere.onnx"),
+        *([larger] if most < 8000 else []),
+    ):
         with pytest.raises(ModelError, match=rf"^{path}: cannot be read with all its weights \([^\n]+\); copy"):
             model_from_file(path)
 

@@ -164,9 +164,13 @@ def test_weights_in_another_file(builder: Backend, linear: Path, tmp_path: Path)
     folder.mkdir()
     record = builder.build(outside, folder / f"engine{builder.SUFFIX}", OPTIONS)
     assert record.size_bytes == sum(file.stat().st_size for file in folder.iterdir())
-    (tmp_path / "weights.bin").unlink()
-    with pytest.raises(EngineError, match=r"weights lie in 'weights.bin', a file in the model's folder is expected"):
-        builder.build(outside, tmp_path / "engine", OPTIONS)
+    (tmp_path / "weights.bin").rename(tmp_path / "engines" / "weights.bin")
+    for location in ("weights.bin", f"{tmp_path}/engines/weights.bin", "we\0ights.bin"):
+        model = onnx.load(outside, load_external_data=False)
+        model.graph.initializer[0].external_data[0].value = location
+        onnx.save(model, outside)
+        with pytest.raises(EngineError, match=r"weights lie in '.*', a file in the model's folder is expected"):
+            builder.build(outside, tmp_path / "engine", OPTIONS)
 
 
 @pytest.mark.parametrize(
