@@ -36,10 +36,10 @@ SAMPLES, LABELS = "samples.npz", "labels"
 CALIBRATION = "packed:ranges"
 """What a bundle's plan names as calibration data: the samples stayed behind, their ranges are in the bundle."""
 
+CACHE = "__pycache__"
+"""Where Python looks for what it compiled: it would run that instead of the source beside it."""
 OURS = (".trtforge", "trtforge-report", ".trtforge-report", "trtforge-gate", ".trtforge-gate")
 """How what runs write into a bundle's folder begins: the store, reports, gates, and where these are made."""
-CACHE = "__pycache__"
-"""Where Python keeps what it compiled of a user's own metric."""
 AGAIN = "copy the bundle again, or pack it again with `trtforge pack`"
 
 
@@ -162,15 +162,16 @@ def check_sums(folder: Path, written: Collection[Path] = ()) -> set[str]:
         "unlisted": f"was not packed, {sums.name} does not name it",
     }
     for file, problem in faults_by_sums(folder, digests, apart):
-        compiled = problem == "unlisted" and CACHE in file.relative_to(folder).parts
-        if not compiled and (file, problem) != (folder / PLAN, "changed"):
+        if (file, problem) != (folder / PLAN, "changed"):
+            if CACHE in file.relative_to(folder).parts:
+                raise DataError(f"{file}: {words[problem]}, and Python would run it instead of the source; delete it")
             raise DataError(f"{file}: {words[problem]}; {AGAIN}")
     return set(digests)
 
 
 def read_sums(folder: Path) -> dict[str, str]:
     """Relative name -> SHA-256 (hex), of ``SHA256SUMS``."""
-    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    lines = (folder / SUMS).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 

@@ -133,8 +133,7 @@ def models_of_bundle(plan: Plan) -> Results:
         DataError: a file of it is not what was packed.
         Unavailable: an engine could neither be run here nor simulated.
     """
-    written = [plan.output_folder(stage) for stage in (plan.report, plan.gate)]
-    bundle = open_bundle(plan.resolved(plan.packed.manifest), written)
+    bundle = open_bundle(plan.resolved(plan.packed.manifest), plan.output_folders())
     fp32 = bundle.model(FP32.name, "none")
     specs = input_specs_from_onnx(fp32.path)
     evaluation = open_samples(_resolved(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)

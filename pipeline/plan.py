@@ -119,6 +119,10 @@ class Plan:
         name = self.path.stem
         return self.resolved(stage.folder or (default if name in ("", "plan") else f"{default}-{name}"))
 
+    def output_folders(self) -> list[Path]:
+        """Where its runs write, beside the store."""
+        return [self.output_folder(stage) for stage in (self.report, self.gate)]
+
     def stage(self, name: str) -> Stage:
         """The stage of that name, with the plan's options."""
         stage = getattr(self, name)

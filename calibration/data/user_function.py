@@ -6,7 +6,8 @@ import ast
 import difflib
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +51,20 @@ def module_file(spec: str, folder: Path) -> Path:
     if file is None:
         raise DataError(f"{spec}: the module has no source file; put the function into a .py file")
     return Path(file)
+
+
+def local_file(spec: str, folder: Path) -> Path | None:
+    """The file in ``folder`` that ``module:function`` would be loaded from, or None; nothing is loaded."""
+    places: Sequence[str] = [str(folder.resolve())]
+    parts = spec.split(":")[0].split(".")
+    origin = None
+    for count in range(1, len(parts) + 1):
+        importlib.invalidate_caches()
+        module = PathFinder.find_spec(".".join(parts[:count]), places)
+        if module is None:
+            return None
+        origin, places = module.origin, module.submodule_search_locations or ()
+    return None if origin is None else Path(origin)
 
 
 def module_sources(spec: str, folder: Path) -> list[Path]:

@@ -53,6 +53,12 @@ METHOD = click.option(
     "--method", type=click.Choice((AUTO, *METHODS)), default=AUTO, show_default=True,
     help="how each range is read from the tensor's histogram; with --ranges: another reading of the same histograms",
 )  # fmt: skip
+FUNCTIONS = click.option(
+    "--allow",
+    default="",
+    metavar="A,B,…",
+    help="functions that the plan of a bundle names (module:function) and may run",
+)
 """Options that several verbs share."""
 
 DATA_FLAGS = ("--data", "--input", "--labels", "--limit", "--preprocess", "--method")
@@ -165,6 +171,16 @@ def shape_ranges(options: dict[str, Any]) -> dict[str, ShapeRange]:
         if len(shapes) < 3:
             raise ConfigError(f"shapes of '{name}': only {', '.join(shapes)} given; give min, opt and max")
     return {name: ShapeRange(**shapes) for name, shapes in shapes_of_inputs.items()}
+
+
+def refuse_functions(options: dict[str, Any]) -> None:
+    """What ``FUNCTIONS`` allows has no effect on files; takes it out of ``options``.
+
+    Raises:
+        ConfigError: something is allowed.
+    """
+    if options.pop("allow"):
+        raise ConfigError("--allow: has an effect only on the plan of a bundle; drop it")
 
 
 def profile_options(function: F) -> F:

@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     Change: TypeAlias = Callable[[Plan], Plan]
 
 
-def run_plan(path: Path, store: Path, until: str, change: Change = lambda plan: plan) -> tuple[Plan, Store, Results]:
-    """Run a plan, changed as the command line says, up to a verb; say on stderr what was made and what was served."""
+def run_plan(
+    path: Path, store: Path, until: str, change: Change = lambda plan: plan, allow: str = ""
+) -> tuple[Plan, Store, Results]:
+    """Run a plan, changed as the command line says, up to a verb; say on stderr what was made and what was served.
+
+    ``allow`` has the functions that the plan of a bundle may run, with commas between.
+    """
     from calibration.file_digest import remember_in
+    from pipeline.command.bundle_functions import check_functions
     from pipeline.flow import run
     from pipeline.machine.progress import working
     from pipeline.machine.user_cache import user_cache
@@ -34,7 +40,9 @@ def run_plan(path: Path, store: Path, until: str, change: Change = lambda plan: 
         from pipeline.machine.digest_table import VERSION, digest_table
 
         remember_in(digest_table(user_cache() / f"digests-{VERSION}.sqlite"))
-    plan, opened = change(read_plan(path)), Store(store, _say, working)
+    plan = read_plan(path)
+    check_functions(plan, until, [name.strip() for name in allow.split(",") if name.strip()])
+    plan, opened = change(plan), Store(store, _say, working)
     return plan, opened, run(plan, opened, until)
 
 
@@ -69,15 +77,16 @@ def tell_time(account: Sequence[Entry], total: Spent) -> None:
             echo(f"trtforge:   {name:<19}{spent.seconds:>10.1f}{spent.cpu_seconds:>9.1f}", err=True)
 
 
-def by_plan(path: Path, store: Path, until: str) -> None:
-    """A single verb on a plan: print what it made.
+def by_plan(path: Path, store: Path, until: str, allow: str | None = None) -> None:
+    """A single verb on a plan: print what it made. ``allow`` as for ``run_plan``; None for a verb without engines.
 
     Raises:
         ConfigError: an option stands beside the plan, which would have no effect.
     """
-    if beside := [flag for flag in given_options() if flag != "--store"]:
+    taken = ("--store",) if allow is None else ("--store", "--allow")
+    if beside := [flag for flag in given_options() if flag not in taken]:
         raise ConfigError(f"{beside[0]}: has no effect together with a plan; write it into {path}, or give files")
-    plan, _, made = run_plan(path, store, until)
+    plan, _, made = run_plan(path, store, until, allow=allow or "")
     result = getattr(made, plan.stage(until).RESULT)
     if isinstance(result, Findings):
         tell_findings(result, plan.lint)

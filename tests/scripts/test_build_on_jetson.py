@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.report.table import report_from_json
-from tests.pipeline.bundles import packed
+from tests.pipeline.bundles import bundle_of, packed
 
 if TYPE_CHECKING:
     from tests.conftest import Command
@@ -22,11 +22,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "build_on_jetson"
 
 
-def on_jetson(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def on_jetson(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """The script with an interpreter that can run it, unless another is given."""
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(
         [str(SCRIPT), *map(str, arguments)],
+        cwd=cwd,
         env=clean | {"PYTHON": sys.executable} | environment,
         capture_output=True,
         text=True,
@@ -39,6 +40,8 @@ def on_jetson(*arguments: object, **environment: str) -> subprocess.CompletedPro
     [
         ([], 2, "usage: "),
         (["b.tar", "reference"], 2, "usage: "),
+        (["b.tar", "--backend"], 2, "usage: "),
+        (["b.tar", "--allow", "my:metric", "--yes", "all"], 2, "usage: "),
         (["nowhere.tar"], 2, "nowhere.tar: does not exist; give the file that `trtforge pack` wrote"),
     ],
 )
@@ -53,14 +56,32 @@ def test_the_script_on_a_damaged_bundle(command: Command, plan: Path) -> None:
     bundle.write_bytes(data[: len(data) // 2])
     done = on_jetson(bundle, "--backend", "reference", VENV=str(plan.parent / "venv"))
     assert done.returncode == 2
-    assert "cannot be unpacked; copy it again" in done.stderr
+    assert "bundle.tar: cannot be unpacked: unexpected end of data; copy it again" in done.stderr
     at = data.index(b"QuantizeLinear")
     bundle.write_bytes(data[:at] + b"X" + data[at + 1 :])
     done = on_jetson(bundle, "--backend", "reference", VENV=str(plan.parent / "venv"))
     assert done.returncode == 2
-    assert "models/int8.tensorrt/model.onnx: FAILED" in done.stdout
-    assert "bundle.tar: is damaged; copy it again" in done.stderr
+    assert "'models/int8.tensorrt/model.onnx' is not what was packed (SHA-256 differs); copy it again" in done.stderr
     assert not (plan.parent / "venv").exists()
+    assert not (plan.parent / "bundle").exists(), "nothing is unpacked before all of it is held to its sums"
+
+
+def test_the_script_passes_the_users_choice_on(tmp_path: Path) -> None:
+    """The environment is a made-up one whose `trtforge` says how it was called; all before it is real."""
+    bin_folder, checkout = tmp_path / "venv/bin", SCRIPT.parent.parent
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "trtforge").write_text('#!/bin/sh\necho "$PWD:$*"\n')
+    (bin_folder / "trtforge").chmod(0o755)
+    wanted = ("setup.cfg", "setup.py", "calibration/histogram/histogram.c", "scripts/constraints.txt")
+    text = b"".join((checkout / name).read_bytes() for name in wanted)
+    stamp = subprocess.run(["cksum"], input=text, capture_output=True, check=True).stdout
+    (bin_folder.parent / "made-for-reference").write_bytes(stamp)
+    bundle = bundle_of(tmp_path / "host:b.tar")
+    (tmp_path / "selectors.py").write_text("raise SystemExit('the current folder ran')")
+    for allowed in ([], ["--allow", "my.metric:f,g:h"]):
+        done = on_jetson(bundle.name, *allowed, "--backend", "reference", cwd=tmp_path, VENV=str(tmp_path / "venv"))
+        call = " ".join(["run", "plan.toml", "--backend", "reference", *allowed])
+        assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'host:b'}:{call}\n"), done.stderr
 
 
 def test_the_script_with_the_python_of_jetpack_5(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calibration.data.user_function import load_function, module_file, module_sources
+from calibration.data.user_function import load_function, local_file, module_file, module_sources
 from calibration.errors import DataError
 
 
@@ -109,3 +109,18 @@ def test_relative_imports_of_a_package_in_a_package_are_found(tmp_path: Path) ->
     (inner.parent / "above.py").write_text("L = 2\n")
     found = {file.relative_to(tmp_path).as_posix() for file in module_sources("outer_rel.inner.mine:answer", tmp_path)}
     assert found >= {"outer_rel/inner/mine.py", "outer_rel/inner/beside.py", "outer_rel/above.py"}
+
+
+def test_the_file_is_known_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "mine_k").mkdir()
+    for name in ("mine_k/__init__.py", "mine_k/inner.py", "mine_l.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit('was loaded')")
+    for spec, file in (
+        ("mine_k:f", "mine_k/__init__.py"),
+        ("mine_k.inner:f", "mine_k/inner.py"),
+        ("mine_l:f", "mine_l.py"),
+        ("json:dumps", "json.py"),
+    ):
+        assert local_file(spec, tmp_path) == tmp_path / file
+    for spec in ("mine_k.nothing:f", "mine_l.inner:f", "os.path:join"):
+        assert local_file(spec, tmp_path) is None

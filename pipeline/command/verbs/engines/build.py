@@ -28,7 +28,7 @@ from pipeline.command.options import (
     shape_ranges,
 )
 from pipeline.command.plan_run import by_plan
-from pipeline.command.sample_check import ALLOW, check_samples
+from pipeline.command.sample_check import check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make
@@ -43,14 +43,20 @@ from pipeline.stages.build import Build, BuildTarget, takers_of
 @profile_options
 @stage_options(Build)
 @data_options
-@ALLOW
+@click.option(
+    "--allow",
+    default="",
+    metavar="A,B,…",
+    help="codes of `trtforge lint` findings that are not treated as errors, such as range; with the plan of a bundle: "
+    "functions that it names (module:function) and may run",
+)
 @RANGES
 @output_option("engine file to write; its record is written next to it")
 @STORE
 def build(model: Path, backend: str, precision: str, **options: Any) -> None:
     """Build an engine from MODEL (an ONNX file that carries its precision), or all engines of PLAN.toml."""
     if is_plan(model):
-        return by_plan(model, options["store"], "build")
+        return by_plan(model, options["store"], "build", options["allow"])
     opened = model_from(model)
     target = BuildTarget(backend, precision, shape_ranges(options))
     check_options_for(backend)

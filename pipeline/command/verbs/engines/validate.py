@@ -16,6 +16,7 @@ from pipeline.accuracy.comparison import Tolerance
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
 from pipeline.command.options import (
     BACKEND,
+    FUNCTIONS,
     PRECISION,
     SIMULATE,
     STORE,
@@ -25,6 +26,7 @@ from pipeline.command.options import (
     model_from,
     needed,
     output_option,
+    refuse_functions,
     samples_from,
     specs_of,
 )
@@ -59,6 +61,7 @@ from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validat
 @SIMULATE
 @PRECISION
 @output_option("also write the verdict to this JSON file")
+@FUNCTIONS
 @STORE
 def validate(reference: Path, candidate: Path | None, **options: Any) -> None:
     """Compare the outputs of CANDIDATE with those of REFERENCE, or all engines of PLAN.toml with its FP32 model.
@@ -70,7 +73,8 @@ def validate(reference: Path, candidate: Path | None, **options: Any) -> None:
     """
 
     if is_plan(reference):
-        return by_plan(reference, options["store"], "validate")
+        return by_plan(reference, options["store"], "validate", options["allow"])
+    refuse_functions(options)
     judge_files(reference, needed(candidate, "CANDIDATE", "name outputs or an engine to validate"), options)
     return None
 

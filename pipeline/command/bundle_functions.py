@@ -1,0 +1,73 @@
+"""Functions that the plan of a bundle names are somebody else's code: each runs only if the command line names it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from calibration.data.source import FUNCTION
+from calibration.data.user_function import local_file
+from pipeline.bundle import SUMS, check_sums, read_sums
+from pipeline.errors import ConfigError
+from pipeline.plan import Plan
+from pipeline.spelling import nearest
+
+
+def check_functions(plan: Plan, until: str, allowed: Sequence[str]) -> None:
+    """Refuse the functions of a bundle's plan that are not allowed, or not as they were packed; nothing is imported.
+
+    Args:
+        plan: as it was read.
+        until: the verb; one that a bundle has no work for is refused elsewhere.
+        allowed: ``module:function`` of the command line.
+
+    Raises:
+        ConfigError: a function that is not allowed, an allowed one that the plan does not name, or a plan in a bundle
+            that does not use it. A plan that is the user's own may name any function.
+        DataError: the bundle is not what was packed.
+    """
+    if not is_of_bundle(plan):
+        if allowed:
+            raise ConfigError(f"--allow: has an effect only on the plan of a bundle, {plan.path} is none; drop it")
+        return
+    if not plan.packed.manifest:
+        raise ConfigError(
+            f"{plan.path}: lies in a bundle ({SUMS} names it), but has no [packed] manifest, as `trtforge pack` "
+            "writes; copy the bundle again, or copy the plan to a folder of your own once you have read it"
+        )
+    if not plan.stage(until).NEEDS_ENGINES:
+        return
+    functions = functions_of(plan)
+    for name in allowed:
+        if name not in functions.values():
+            known = nearest(name, list(functions.values())) if functions else ", nor any other; drop it"
+            raise ConfigError(f"--allow '{name}': {plan.path} names no such function{known}")
+    refused = {key: name for key, name in functions.items() if name not in allowed}
+    if refused:
+        parts = [f"{key} is {name}, {_place(plan, name)}" for key, name in refused.items()]
+        everything = ",".join(dict.fromkeys(functions.values()))
+        raise ConfigError(
+            f"{plan.path}: {'; '.join(parts)}: code that came with the bundle's plan is not run unasked; read it and "
+            f"what it imports, and if you trust it, give --allow {everything}"
+        )
+    if functions:
+        check_sums(plan.resolved(plan.packed.manifest).parent, plan.output_folders())
+        sys.dont_write_bytecode = True  # It would be a file that no sum names.
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
+def is_of_bundle(plan: Plan) -> bool:
+    """Whether ``trtforge pack`` wrote the plan, or somebody who means to look like it."""
+    return bool(plan.packed.manifest) or ((plan.folder / SUMS).is_file() and plan.path.name in read_sums(plan.folder))
+
+
+def functions_of(plan: Plan) -> dict[str, str]:
+    """Key of the plan -> ``module:function``; the calibration data of a bundle's plan stayed behind."""
+    named = {"[data] metric": plan.data.metric, "[data.evaluation] path": plan.data.evaluation.path}
+    return {key: name for key, name in named.items() if FUNCTION.fullmatch(name)}
+
+
+def _place(plan: Plan, name: str) -> str:
+    file = local_file(name, plan.folder)
+    return "of a module that is no file of the bundle" if file is None else f"from {file}"
