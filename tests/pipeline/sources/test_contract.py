@@ -31,8 +31,9 @@ def test_what_is_no_source_is_refused(tmp_path: Path, name: str, words: str) -> 
 def test_a_source_is_told_by_its_ending(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "saved_model.pb").touch()
-    for name in ("a.keras", "b.h5", "c.onnx"):
-        (tmp_path / name).touch()
+    (tmp_path / "c.onnx").touch()
+    (tmp_path / "a.keras").write_bytes(b"PK\x03\x04")  # As a zip archive begins, and HDF5.
+    (tmp_path / "b.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     assert source_from_path(tmp_path / "net", "two") == SavedModel(tmp_path / "net", "two")
     assert source_from_path(tmp_path / "a.keras", "") == KerasFile(tmp_path / "a.keras")
     assert source_from_path(tmp_path / "b.h5", "") == KerasFile(tmp_path / "b.h5")
