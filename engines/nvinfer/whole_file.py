@@ -7,6 +7,14 @@ import os
 from pathlib import Path
 
 
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def write_whole(file: Path, data: bytes) -> None:
     """Write beside the file, to the disk, and rename; the last one wins. What a killed process left is used again.
 
@@ -18,7 +26,7 @@ def write_whole(file: Path, data: bytes) -> None:
     while True:
         with part.open("ab") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
-            if not part.exists() or not os.path.samestat(os.fstat(stream.fileno()), part.stat()):
+            if not _is_at(part, stream.fileno()):
                 continue  # Who had the lock has renamed it.
             try:
                 stream.truncate(0)

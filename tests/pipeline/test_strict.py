@@ -21,7 +21,7 @@ from tests.pipeline.plans import LEAST, refused
     [
         ("[quantise]\n", "unknown key 'quantise'; did you mean 'quantize'? known: model, data, variants, export, "),
         ("[quantize]\ntarge = 1", "[quantize] unknown key 'targe'; did you mean 'target'? known: target, exclude, "),
-        ("[quantize]\nzzz = 1", "[quantize] unknown key 'zzz'; known: target, exclude, arithmetic"),
+        ("[quantize]\nzzz = 1", "[quantize] unknown key 'zzz'; known: target, exclude, attention, arithmetic"),
         ("[benchmark.protocol]\nmin_second = 1", "[benchmark.protocol] unknown key 'min_second'; did you mean 'min_s"),
         ("[benchmark.protocoll]\nseed = 1", "[benchmark] unknown key 'protocoll'; did you mean 'protocol'? known: ba"),
         ("[validate.int4]\natol = 1", "[validate] unknown key 'int4'; did you mean 'int8'? known: reference, fp32, "),
