@@ -14,6 +14,7 @@ from calibration.graph.editing import (
     closed,
     constant,
     dimensions,
+    has_operator,
     is_constant,
     only_reader,
     opened,
@@ -71,6 +72,8 @@ def scale_queries(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     Raises:
         ModelError: the result is not valid ONNX.
     """
+    if not has_operator(model, "Softmax"):
+        return model, 0
     opened_model = opened(model)
     graph = opened_model.graph
     taken = value_names(graph) | {node.name or "" for node in graph}

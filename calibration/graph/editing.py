@@ -51,6 +51,11 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from nodes_of(subgraph)
 
 
+def has_operator(model: onnx.ModelProto, operator: str) -> bool:
+    """Whether a node of the graph, not of those in it, has this operator type."""
+    return any(node.op_type == operator for node in model.graph.node)
+
+
 def unique(name: str, taken: Collection[str]) -> str:
     """``name``, or the first of ``name_1``, ``name_2``, … that is not taken."""
     candidate, number = name, 0

@@ -17,6 +17,7 @@ from calibration.graph.editing import (
     closed,
     dimensions,
     from_constants,
+    has_operator,
     opened,
     take_place,
     unique,
@@ -40,6 +41,8 @@ def products_from_einsums(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]
     Raises:
         ModelError: the result is not valid ONNX.
     """
+    if not has_operator(model, "Einsum"):
+        return model, 0
     opened_model = opened(model)
     graph = opened_model.graph
     writer = _Writer(graph)

@@ -6,7 +6,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from calibration.graph.editing import attribute_int, attribute_string, closed, constant, dimensions, opened
+from calibration.graph.editing import (
+    attribute_int,
+    attribute_string,
+    closed,
+    constant,
+    dimensions,
+    has_operator,
+    opened,
+)
 
 NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
 """Of their output no value is below 0."""
@@ -23,6 +31,8 @@ def fold_pads(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     Raises:
         ModelError: the result is not valid ONNX.
     """
+    if not has_operator(model, "Pad"):
+        return model, 0
     opened_model = opened(model)
     graph = opened_model.graph
     num_folded = 0

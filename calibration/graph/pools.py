@@ -10,6 +10,7 @@ from calibration.graph.editing import (
     closed,
     constant,
     dimensions,
+    has_operator,
     opened,
     take_place,
     unique,
@@ -26,6 +27,8 @@ def pool_means(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     Raises:
         ModelError: the result is not valid ONNX.
     """
+    if not has_operator(model, "ReduceMean"):
+        return model, 0
     opened_model = opened(model)
     graph = opened_model.graph
     taken = value_names(graph) | {node.name or "" for node in graph}

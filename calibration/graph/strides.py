@@ -10,6 +10,7 @@ from calibration.graph.editing import (
     closed,
     constant,
     dimensions,
+    has_operator,
     only_reader,
     opened,
     unique,
@@ -32,6 +33,8 @@ def raise_strides(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     Raises:
         ModelError: the result is not valid ONNX.
     """
+    if not has_operator(model, "Conv"):
+        return model, 0
     opened_model = opened(model)
     graph = opened_model.graph
     mover = _Mover(graph)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import onnx
 
@@ -28,6 +29,19 @@ LARGEST_OPSET = 18
 """tf2onnx 1.17 says of 19: `Opset 19 is not supported yet`."""
 SMALLEST_OPSET = 13
 """The first with per-channel QuantizeLinear."""
+
+Rewrite: TypeAlias = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, int]]
+
+REWRITES: tuple[tuple[Rewrite, str], ...] = (
+    (products_from_einsums, "Einsums that are one product are written as MatMul: {num}"),
+    (fold_constants, "what depends on constants alone is computed, number of nodes: {num}"),
+    (pool_means, "means over all positions are written as GlobalAveragePool: {num}"),
+    (fold_pads, "convolutions and pools that pad for themselves now, instead of a Pad: {num}"),
+    (scale_queries, "scales of attention are multiplied into the query, before its product: {num}"),
+    (fold_batch_norm, "{num} multiplications and additions of batch norms folded into weights"),
+    (raise_strides, "strides of 1x1 convolutions moved up to where the values are computed: {num}"),
+)
+"""In this order: what a rewrite finds may be what one before it wrote. None changes the function."""
 
 
 @dataclass(frozen=True)
@@ -72,30 +86,10 @@ class Export(Stage):
             )
         converted = source_kind(source.KIND).to_onnx(source, out, Conversion(self.opset, self.allow))
         model, notes = converted.model, converted.notes
-        model, num_products = products_from_einsums(model)
-        if num_products:
-            notes.append(f"export: Einsums that are one product are written as MatMul: {num_products}")
-        model, num_computed = fold_constants(model)
-        if num_computed:
-            notes.append(f"export: what depends on constants alone is computed, number of nodes: {num_computed}")
-        model, num_pools = pool_means(model)
-        if num_pools:
-            notes.append(f"export: means over all positions are written as GlobalAveragePool: {num_pools}")
-        model, num_padded = fold_pads(model)
-        if num_padded:
-            notes.append(f"export: convolutions and pools that pad for themselves now, instead of a Pad: {num_padded}")
-        model, num_scaled = scale_queries(model)
-        if num_scaled:
-            notes.append(f"export: scales of attention are multiplied into the query, before its product: {num_scaled}")
-        if self.fold:
-            model, num_folded = fold_batch_norm(model)
-            if num_folded:
-                notes.append(f"export: {num_folded} multiplications and additions of batch norms folded into weights")
-        model, num_strides = raise_strides(model)
-        if num_strides:
-            notes.append(
-                f"export: strides of 1x1 convolutions moved up to where the values are computed: {num_strides}"
-            )
+        for rewrite, sentence in REWRITES:
+            if rewrite is not fold_batch_norm or self.fold:
+                model, num = rewrite(model)
+                notes += [f"export: {sentence.format(num=num)}"] * bool(num)
         model, names = portable_names(model)
         _name_batch_dimension(model)
         _tell_unknown_dimensions_apart(model)
