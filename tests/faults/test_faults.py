@@ -1,4 +1,4 @@
-"""Kills, full disks, two writers, broken inputs: a part of each always, all of them where there is time (`slow`)."""
+"""Kills, full disks, two writers, broken inputs: a part of each always, all of them where there is time (`-m long`)."""
 
 from __future__ import annotations
 
@@ -83,6 +83,7 @@ def test_broken_inputs_are_sentences(work: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["kill", "full disk", "two writers"])
 def test_every_call_of_every_scenario(kind: str, work: Path) -> None:
     lines = lines_of("injection", work, "--kind", kind, "--every", "2" if kind == "kill" else "4")
@@ -91,6 +92,7 @@ def test_every_call_of_every_scenario(kind: str, work: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_broken_input(work: Path) -> None:
     lines = lines_of("feeding", work)
     assert len(lines) >= 300
@@ -98,6 +100,7 @@ def test_every_broken_input(work: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_broken_inputs_to_real_processes(work: Path) -> None:
     lines = lines_of("feeding", work, "--every", "25", "--processes", "--quick")
     assert wrong(lines) == []
