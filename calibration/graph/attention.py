@@ -11,13 +11,11 @@ import onnx_ir as ir
 
 from calibration.graph.editing import (
     add_initializer,
-    closed,
     constant,
     dimensions,
-    has_operator,
     is_constant,
     only_reader,
-    opened,
+    rewritten,
     take_place,
     unique,
     value_names,
@@ -72,13 +70,12 @@ def scale_queries(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     Raises:
         ModelError: the result is not valid ONNX.
     """
-    if not has_operator(model, "Softmax"):
-        return model, 0
-    opened_model = opened(model)
-    graph = opened_model.graph
+    return rewritten(model, "Softmax", _scale_queries)
+
+
+def _scale_queries(graph: ir.Graph) -> int:
     taken = value_names(graph) | {node.name or "" for node in graph}
-    num_moved = sum(_scale_query(graph, each.scores, taken) for each in attentions(graph))
-    return (closed(opened_model), num_moved) if num_moved else (model, 0)
+    return sum(_scale_query(graph, each.scores, taken) for each in attentions(graph))
 
 
 def _scale_query(graph: ir.Graph, scores: ir.Node, taken: set[str]) -> bool:
@@ -138,28 +135,36 @@ def _factor(node: ir.Node, product: ir.Value) -> float | None:
 
 def _product_before(value: ir.Value | None) -> ir.Node | None:
     """The product of two tensors of data whose scores a Softmax reads."""
-    node = value.producer() if value is not None else None
-    if node is None or node.domain not in ("", "ai.onnx"):
-        return None
-    if node.op_type == "MatMul":
-        return node if not any(each is None or is_constant(each) for each in node.inputs) else None
-    if node.op_type not in BEFORE_SOFTMAX:
-        return None
-    sources = node.inputs if node.op_type in ("Add", "Mul", "Sub", "Where") else node.inputs[:1]
-    products = (_product_before(source) for source in sources)
-    return next((product for product in products if product is not None), None)
+    waiting, seen = [value], set[ir.Node]()
+    while waiting:
+        last = waiting.pop()
+        node = last.producer() if last is not None else None
+        if node is None or node in seen or node.domain not in ("", "ai.onnx"):
+            continue
+        seen.add(node)
+        if node.op_type == "MatMul" and not any(each is None or is_constant(each) for each in node.inputs):
+            return node
+        if node.op_type in BEFORE_SOFTMAX:
+            sources = node.inputs if node.op_type in ("Add", "Mul", "Sub", "Where") else node.inputs[:1]
+            waiting += reversed(sources)
+    return None
 
 
 def _product_behind(value: ir.Value) -> ir.Node | None:
     """The product with the values that reads the output of a Softmax as its first input."""
-    for use in value.uses():
-        node = use.node
-        if node.graph is not value.graph or node.domain not in ("", "ai.onnx"):
-            continue
-        if node.op_type == "MatMul" and use.idx == 0 and node.inputs[1] is not None:
-            return node if not is_constant(node.inputs[1]) else None
-        if node.op_type in AFTER_SOFTMAX and (product := _product_behind(node.outputs[0])) is not None:
-            return product
+    waiting, seen = [value], set[ir.Node]()
+    while waiting:
+        last = waiting.pop()
+        behind = []
+        for node, index in last.uses():
+            if node in seen or node.graph is not value.graph or node.domain not in ("", "ai.onnx"):
+                continue
+            if node.op_type == "MatMul" and index == 0 and node.inputs[1] is not None:
+                return node if not is_constant(node.inputs[1]) else None
+            if node.op_type in AFTER_SOFTMAX:
+                seen.add(node)
+                behind.append(node.outputs[0])
+        waiting += reversed(behind)
     return None
 
 

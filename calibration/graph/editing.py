@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,19 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from nodes_of(subgraph)
 
 
-def has_operator(model: onnx.ModelProto, operator: str) -> bool:
-    """Whether a node of the graph, not of those in it, has this operator type."""
-    return any(node.op_type == operator for node in model.graph.node)
+def rewritten(model: onnx.ModelProto, operator: str, rewrite: Callable[[ir.Graph], int]) -> tuple[onnx.ModelProto, int]:
+    """Open a model with such an operator in its main graph, rewrite that, and close it again.
+
+    Returns the model, and how many changes ``rewrite`` made; the same model if none.
+
+    Raises:
+        ModelError: the result is not valid ONNX.
+    """
+    if not any(node.op_type == operator for node in model.graph.node):
+        return model, 0
+    opened_model = opened(model)
+    num_changes = rewrite(opened_model.graph)
+    return (closed(opened_model), num_changes) if num_changes else (model, 0)
 
 
 def unique(name: str, taken: Collection[str]) -> str:

@@ -14,11 +14,9 @@ import onnx_ir as ir
 from calibration.graph.editing import (
     add_initializer,
     attribute_string,
-    closed,
     dimensions,
     from_constants,
-    has_operator,
-    opened,
+    rewritten,
     take_place,
     unique,
     value_names,
@@ -41,10 +39,10 @@ def products_from_einsums(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]
     Raises:
         ModelError: the result is not valid ONNX.
     """
-    if not has_operator(model, "Einsum"):
-        return model, 0
-    opened_model = opened(model)
-    graph = opened_model.graph
+    return rewritten(model, "Einsum", _write_products)
+
+
+def _write_products(graph: ir.Graph) -> int:
     writer = _Writer(graph)
     num_written = 0
     for node in list(graph):
@@ -52,7 +50,7 @@ def products_from_einsums(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]
         if contraction is not None:
             writer.write(node, contraction)
             num_written += 1
-    return (closed(opened_model), num_written) if num_written else (model, 0)
+    return num_written
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,9 @@ import onnx_ir as ir
 from calibration.graph.editing import (
     attribute_int,
     attribute_string,
-    closed,
     constant,
     dimensions,
-    has_operator,
-    opened,
+    rewritten,
 )
 
 NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
@@ -31,10 +29,10 @@ def fold_pads(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     Raises:
         ModelError: the result is not valid ONNX.
     """
-    if not has_operator(model, "Pad"):
-        return model, 0
-    opened_model = opened(model)
-    graph = opened_model.graph
+    return rewritten(model, "Pad", _fold_pads)
+
+
+def _fold_pads(graph: ir.Graph) -> int:
     num_folded = 0
     for pad in [node for node in graph if node.op_type == "Pad" and node.domain in ("", "ai.onnx")]:
         edges, data = _edges(pad), pad.inputs[0]
@@ -45,7 +43,7 @@ def fold_pads(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
             num_folded += _fold_into(reader, edges, data)
         if not output.uses() and not output.is_graph_output():
             graph.remove(pad, safe=True)
-    return (closed(opened_model), num_folded) if num_folded else (model, 0)
+    return num_folded
 
 
 def _edges(pad: ir.Node) -> tuple[list[int], list[int]] | None:

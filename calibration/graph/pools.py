@@ -7,11 +7,9 @@ import onnx_ir as ir
 
 from calibration.graph.editing import (
     attribute_int,
-    closed,
     constant,
     dimensions,
-    has_operator,
-    opened,
+    rewritten,
     take_place,
     unique,
     value_names,
@@ -27,15 +25,15 @@ def pool_means(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     Raises:
         ModelError: the result is not valid ONNX.
     """
-    if not has_operator(model, "ReduceMean"):
-        return model, 0
-    opened_model = opened(model)
-    graph = opened_model.graph
+    return rewritten(model, "ReduceMean", _write_pools)
+
+
+def _write_pools(graph: ir.Graph) -> int:
     taken = value_names(graph) | {node.name or "" for node in graph}
     means = [node for node in graph if _is_global_mean(node)]
     for node in means:
         _write_pool(graph, node, taken)
-    return (closed(opened_model), len(means)) if means else (model, 0)
+    return len(means)
 
 
 def _is_global_mean(node: ir.Node) -> bool:

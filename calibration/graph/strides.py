@@ -7,12 +7,10 @@ import onnx_ir as ir
 
 from calibration.graph.editing import (
     attribute_string,
-    closed,
     constant,
     dimensions,
-    has_operator,
     only_reader,
-    opened,
+    rewritten,
     unique,
     value_names,
 )
@@ -33,16 +31,13 @@ def raise_strides(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     Raises:
         ModelError: the result is not valid ONNX.
     """
-    if not has_operator(model, "Conv"):
-        return model, 0
-    opened_model = opened(model)
-    graph = opened_model.graph
+    return rewritten(model, "Conv", _raise_strides)
+
+
+def _raise_strides(graph: ir.Graph) -> int:
     mover = _Mover(graph)
-    num_moved = 0
-    for node in reversed(list(graph)):
-        if node.op_type in ("Conv", *BY_ELEMENT, "Add"):
-            num_moved += mover.move(node.outputs[0])
-    return (closed(opened_model), num_moved) if num_moved else (model, 0)
+    nodes = [node for node in reversed(list(graph)) if node.op_type in ("Conv", *BY_ELEMENT, "Add")]
+    return sum(mover.move(node.outputs[0]) for node in nodes)
 
 
 class _Mover:
@@ -67,36 +62,35 @@ class _Mover:
         return True
 
     def _leads_up(self, value: ir.Value) -> bool:
-        """Whether fewer values can be computed of a tensor that is thinned out."""
-        node = value.producer()
-        if node is None or node.domain not in ("", "ai.onnx") or node.graph is not self._graph:
-            return False
-        if node.op_type == "Conv":
-            return attribute_string(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
-        if node.op_type in BY_ELEMENT:
-            alone = all(each is None or constant(each) is not None for each in node.inputs[1:])
-            return alone and self._is_free(node.inputs[0])
-        return node.op_type == "Add" and _adds_alike(node) and any(map(self._is_free, node.inputs))
-
-    def _is_free(self, value: ir.Value | None) -> bool:
-        return value is not None and only_reader(value) is not None and self._leads_up(value)
+        """Whether fewer values can be computed of a tensor that is thinned out: a way up ends in a convolution."""
+        waiting = [value]
+        while waiting:
+            node = waiting.pop().producer()
+            if node is None or node.domain not in ("", "ai.onnx") or node.graph is not self._graph:
+                continue
+            if node.op_type == "Conv" and attribute_string(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID"):
+                return True
+            waiting += [source for source in _ways_up(node) if source is not None and only_reader(source) is not None]
+        return False
 
     def _thin(self, value: ir.Value, stride: tuple[int, ...]) -> None:
-        """Let the producer compute each so many-th value alone."""
-        node = value.producer()
-        assert node is not None
-        value.shape = _thinned(value, stride)
-        if node.op_type == "Conv":
-            had = _strides(node, len(stride))
-            node.attributes["strides"] = ir.AttrInt64s("strides", [a * b for a, b in zip(had, stride, strict=True)])
-            return
-        for index in range(2 if node.op_type == "Add" else 1):
-            source = node.inputs[index]
-            assert source is not None
-            if self._is_free(source):
-                self._thin(source, stride)
-            else:
-                node.replace_input_with(index, self._picked(source, stride, node))
+        """Let what produces a tensor compute each so many-th value alone."""
+        waiting = [value]
+        while waiting:
+            thinned = waiting.pop()
+            node = thinned.producer()
+            assert node is not None
+            thinned.shape = _thinned(thinned, stride)
+            if node.op_type == "Conv":
+                had = _strides(node, len(stride))
+                node.attributes["strides"] = ir.AttrInt64s("strides", [a * b for a, b in zip(had, stride, strict=True)])
+            ways = _ways_up(node)
+            for index, source in enumerate(ways):
+                assert source is not None
+                if len(ways) == 1 or (only_reader(source) is not None and self._leads_up(source)):
+                    waiting.append(source)
+                else:
+                    node.replace_input_with(index, self._picked(source, stride, node))
 
     def _picked(self, source: ir.Value, stride: tuple[int, ...], reader: ir.Node) -> ir.Value:
         """A MaxPool of kernel 1, which gives each so many-th value."""
@@ -112,6 +106,13 @@ class _Mover:
         name = unique(name, self._taken)
         self._taken.add(name)
         return name
+
+
+def _ways_up(node: ir.Node) -> tuple[ir.Value | None, ...]:
+    """The inputs that a stride can be moved on to, as the node computes each value by itself; none of a convolution."""
+    if node.op_type in BY_ELEMENT and all(each is None or constant(each) is not None for each in node.inputs[1:]):
+        return tuple(node.inputs[:1])
+    return tuple(node.inputs) if node.op_type == "Add" and _adds_alike(node) else ()
 
 
 def _thinned(value: ir.Value, stride: tuple[int, ...]) -> ir.Shape | None:

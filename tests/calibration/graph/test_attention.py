@@ -120,3 +120,18 @@ def test_what_is_no_constant_for_all_scores_stays(scale: str) -> None:
     made, num_moved = scale_queries(model)
     assert num_moved == 0
     assert made is model
+
+
+@pytest.mark.parametrize("scored", [True, False])
+@pytest.mark.parametrize("operator", ["Add", "Identity"])
+def test_a_long_way_before_a_softmax_is_walked_once(operator: str, scored: bool) -> None:
+    """A sum of a value with itself doubles the number of ways at each step."""
+    first = "s0 = MatMul (query, key)" if scored else "s0 = Relu (query)"
+    inputs = ["{0}, {0}" if operator == "Add" else "{0}"] * 2000
+    steps = " ".join(f"s{at + 1} = {operator} ({each.format(f's{at}')})" for at, each in enumerate(inputs))
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N, 4, 4] query, float[N, 4, 4] key) => (float[N, 4, 4] y)
+        {{ {first} {steps} w = Softmax (s2000) y = MatMul (w, key) }}"""
+    )
+    assert len(list(attentions(opened(model).graph))) == scored

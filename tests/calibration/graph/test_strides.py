@@ -101,3 +101,11 @@ def test_what_others_read_or_what_cannot_be_left_out_stays(body: str) -> None:
     made, num_moved = raise_strides(model)
     assert num_moved == 0
     assert made is model
+
+
+def test_a_long_way_up(tmp_path: Path) -> None:
+    steps = " ".join(f"r{at + 1} = Relu (r{at})" for at in range(1500))
+    model = net(f"r0 = Conv (x, k1) {steps} y = Conv {STRIDED} (r1500, p1)")
+    made, num_moved = raise_strides(model)
+    assert (num_moved, strides(made)) == (1, {"r0": [2, 2]})
+    np.testing.assert_array_equal(answer(made, tmp_path), answer(model, tmp_path))
