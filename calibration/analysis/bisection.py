@@ -30,9 +30,9 @@ from calibration.precision.placement import (
     QdqPlacement,
     QuantizedTensor,
     QuantizedWeight,
-    fixed_span,
     is_float_weight,
     readers_of,
+    span_in_model,
     weight_axis,
 )
 from calibration.precision.scale import asymmetric, symmetric
@@ -276,7 +276,7 @@ class Bisection:
                 how, span = quantization(node, self._arrays), self.spans.get(name)
                 if how is None or span is None or name not in values:
                     continue
-                span = fixed_span(values[name]) or span
+                span = span_in_model(values[name].producer(), span)
                 one_sided = how.dtype == "uint8" or how.zero_point != 0
                 best = asymmetric(span, how.dtype) if one_sided else symmetric(span)
                 if best is not None:

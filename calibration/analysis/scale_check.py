@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from calibration.graph.external_data import array_of
-from calibration.precision.placement import FIXED_SPANS, PlacementTarget
+from calibration.precision.placement import PlacementTarget, span_in_model
 from calibration.precision.scale import DataType, Quantization, asymmetric, symmetric
 from calibration.ranges.span import Span
 
@@ -53,10 +53,7 @@ def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Itera
         tensor = source if source in spans else node.output[0]
         if actual is None or source in arrays or tensor not in spans:
             continue
-        maker = producers.get(source)
-        fixed = None if maker is None or maker.domain not in ("", "ai.onnx") else FIXED_SPANS.get(maker.op_type)
-        span = spans[tensor] if fixed is None or spans[tensor].is_set else fixed
-        expected = [how.scale for how in _possible(span, actual)]
+        expected = [how.scale for how in _possible(span_in_model(producers.get(source), spans[tensor]), actual)]
         is_half = arrays[node.input[1]].data_type == onnx.TensorProto.FLOAT16
         close = CLOSE_IN_FP16 if is_half else CLOSE
         if any(math.isclose(actual.scale, scale, rel_tol=close) for scale in expected):

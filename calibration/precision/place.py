@@ -16,6 +16,7 @@ from calibration.precision.placement import (
     QdqPlacement,
     QuantizedWeight,
     fixed_span,
+    span_in_model,
 )
 from calibration.ranges.span import Span
 
@@ -40,25 +41,25 @@ class _FixedRanges(Mapping[str, Span]):
     """Ranges by calibration, but for the tensors that have one by definition and that the user set none for."""
 
     def __init__(self, graph: ir.Graph, ranges: Mapping[str, Span]) -> None:
-        spans = {value.name or "": fixed_span(value) for node in graph for value in node.outputs}
-        self._fixed = {name: span for name, span in spans.items() if span is not None}
+        makers = {value.name or "": node for node in graph for value in node.outputs}
+        self._makers = {name: node for name, node in makers.items() if fixed_span(node) is not None}
         self._ranges = ranges
 
     def __getitem__(self, name: str) -> Span:
-        fixed = self._fixed.get(name)
-        if fixed is None or name not in self._ranges:
-            return fixed or self._ranges[name]
-        span = self._ranges[name]
-        return span if span.is_set else replace(fixed, channel_means=span.channel_means)
+        maker = self._makers.get(name)
+        fixed = fixed_span(maker)
+        if fixed is not None and name not in self._ranges:
+            return fixed
+        return span_in_model(maker, self._ranges[name])
 
     def __contains__(self, name: object) -> bool:
-        return name in self._fixed or name in self._ranges
+        return name in self._makers or name in self._ranges
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys((*self._ranges, *self._fixed)))
+        return iter(dict.fromkeys((*self._ranges, *self._makers)))
 
     def __len__(self) -> int:
-        return len(set(self._ranges) | set(self._fixed))
+        return len(set(self._ranges) | set(self._makers))
 
 
 def _corrected(weight: QuantizedWeight, node: ir.Node, ranges: Mapping[str, Span]) -> QuantizedWeight:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import onnx
 import onnx_ir as ir
 
 from calibration.errors import DataError
@@ -154,10 +155,15 @@ class PlacementContext:
         self.notes.setdefault(node.name or "", f"node '{node.name}' ({node.op_type}) stays FP32: {why}")
 
 
-def fixed_span(value: ir.Value) -> Span | None:
-    """The range that a value has by definition, whatever calibration saw of it."""
-    node = value.producer()
+def fixed_span(node: ir.Node | onnx.NodeProto | None) -> Span | None:
+    """The range that what a node makes has by definition, whatever calibration saw of it."""
     return FIXED_SPANS.get(node.op_type) if node is not None and node.domain in ("", "ai.onnx") else None
+
+
+def span_in_model(node: ir.Node | onnx.NodeProto | None, span: Span) -> Span:
+    """The range that a placement takes for what a node makes: the user's, or that by definition, or ``span`` itself."""
+    fixed = fixed_span(node)
+    return span if fixed is None or span.is_set else replace(fixed, channel_means=span.channel_means)
 
 
 def weight_axis(node: ir.Node) -> int | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from calibration.graph.weightless import skeleton_from_file
 from calibration.histogram.histogram import NUM_BINS, Histogram
-from calibration.precision.placement import FIXED_SPANS
+from calibration.precision.placement import fixed_span
 from calibration.ranges.ranges import IMPORTED, METHODS, RangesRecord, TensorRange, with_bounds
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder
 from pipeline.artifact import OnnxModel
@@ -35,15 +35,15 @@ def ranges_in_models(folder: Path, models: Iterable[OnnxModel]) -> RangesRecord:
         DataError: the ranges or their histograms are missing or damaged.
     """
     ranges = ranges_from_folder(folder)
-    nodes = [node for model in models for node in skeleton_from_file(model.path).graph.node]
-    fixed = {node.output[0]: FIXED_SPANS[node.op_type] for node in nodes if node.op_type in FIXED_SPANS}
-    fixed = {name: span for name, span in fixed.items() if name in ranges.tensors and not ranges.tensors[name].bounds}
+    nodes = (node for model in models for node in skeleton_from_file(model.path).graph.node)
+    spans = {name: span for node in nodes if (span := fixed_span(node)) is not None for name in node.output}
+    fixed = {name: span for name, span in spans.items() if name in ranges.tensors and not ranges.tensors[name].bounds}
     histograms = histograms_from_folder(folder) if fixed and ranges.method != IMPORTED else {}
-    set_ranges = {
+    tensors = {
         name: with_bounds(ranges.tensors[name], (span.min, span.max), histograms.get(name))
         for name, span in fixed.items()
     }
-    return replace(ranges, tensors={**ranges.tensors, **set_ranges})
+    return replace(ranges, tensors={**ranges.tensors, **tensors})
 
 
 def tensors_from_ranges(ranges: RangesRecord, quantized: Collection[str] = ()) -> tuple[TensorQuality, ...]:
