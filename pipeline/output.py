@@ -281,6 +281,13 @@ def put(made: Path, target: Path, aside: Path) -> None:
     sync_one(target.parent)
 
 
+def copy_files(source: Path, target: Path) -> None:
+    """The files of a folder into a new one; ``shutil.copytree`` makes a list of its errors, a full disk among them."""
+    target.mkdir()
+    for file in source.iterdir():
+        shutil.copyfile(file, target / file.name)
+
+
 def sync(path: Path) -> None:
     """All of a file, or of a folder, is on disk when this returns."""
     for part in [*path.rglob("*"), path] if path.is_dir() else [path]:
@@ -327,17 +334,19 @@ def record_of(engine: Path) -> dict[str, Any]:
     return next((record for record in candidates if record.get(SHA256, digest) == digest), {})
 
 
-def check_record(engine: Path) -> None:
-    """Refuse an engine beside which there is the record of another.
+def checked_record(engine: Path) -> dict[str, Any]:
+    """As ``record_of``, of an engine beside which there is not the record of another.
 
     Raises:
-        ConfigError: as said.
+        ConfigError: there is.
     """
-    if engine.is_file() and _own_record(engine) and not record_of(engine):
+    record = record_of(engine)
+    if not record and engine.is_file() and _own_record(engine):
         raise ConfigError(
             f"{engine}: {engine.name}.json beside it is the record of another file (SHA-256 differs); build the engine "
             "again, or copy both"
         )
+    return record
 
 
 def _own_record(engine: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from calibration.ranges.ranges import IMPORTED
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, rewrite_ranges
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.machine.packages import distribution_versions
+from pipeline.output import copy_files
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,7 @@ class OverrideRanges:
         histograms = histograms_from_folder(ranges.path) if sets_ranges and record.method != IMPORTED else {}
         changed, notes = overridden(record, self.overrides, skeleton_from_file(model.path), histograms)
         folder = out / "overridden"
-        folder.mkdir()
-        for file in ranges.path.iterdir():  # shutil.copytree makes a list of its errors, a full disk among them.
-            shutil.copyfile(file, folder / file.name)
+        copy_files(ranges.path, folder)
         rewrite_ranges(changed, folder)
         (out / "notes.json").write_text(json.dumps(notes))
         return Ranges(folder)

@@ -20,7 +20,7 @@ from engines.contract import ShapeRange
 from engines.precision import FP32, PRECISIONS
 from pipeline.artifact import Engine, OnnxModel
 from pipeline.errors import ConfigError
-from pipeline.output import check_record, record_of
+from pipeline.output import checked_record
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -202,8 +202,7 @@ def engine_from(path: Path, backend: str, simulate: bool) -> Engine:
         raise ConfigError(f"{path}: {what}; give an engine that `trtforge build` wrote, or an ONNX file")
     if not path.stat().st_size:
         raise ConfigError(f"{path}: is empty; copy or build it again")
-    check_record(path)
-    record = record_of(path)
+    record = checked_record(path)
     made_by = record.get("backend", backend)
     if made_by != backend:
         raise ConfigError(f"{path}: was built by {made_by}, not {backend}; give --backend {made_by}")

@@ -30,8 +30,9 @@ def batches_in_memory(samples: Samples, batch_size: int) -> list[Mapping[str, Ar
     """As many whole batches as fit ``ROOM_MIB``, at least one."""
     feeds: list[Mapping[str, Array]] = []
     room = ROOM_MIB * 2**20
+    ranks = model_ranks(samples)
     for batch in samples.batches(batch_size):
-        feed = as_model_takes(batch, model_ranks(samples))
+        feed = as_model_takes(batch, ranks)
         room -= sum(array.nbytes for array in feed.values())
         if feeds and (room < 0 or len(next(iter(batch.values()))) < batch_size):
             break

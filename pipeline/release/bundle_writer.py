@@ -39,6 +39,7 @@ from pipeline.bundle import (
 from pipeline.errors import ConfigError
 from pipeline.json_record import write_json
 from pipeline.machine.identity import installed_versions
+from pipeline.output import copy_files
 from pipeline.plan import STAGES, Plan, tomllib
 from pipeline.record import data_info
 from pipeline.results import Results
@@ -87,9 +88,7 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
     models = {model_key(FP32.name, "none"): made.fp32}
     for variant, model in made.models.items():
         models[model_key(variant.precision.name, backend(variant.backend).PLACEMENT)] = model
-    (folder / "ranges").mkdir()
-    for file in made.ranges.path.iterdir():  # shutil.copytree makes a list of its errors, a full disk among them.
-        shutil.copyfile(file, folder / "ranges" / file.name)
+    copy_files(made.ranges.path, folder / "ranges")
     caches = dict(_caches(folder, plan.pack.caches, made.ranges.path))
     write_samples(folder / SAMPLES, made.evaluation)
     tolerances = dict(_copy_tolerances(folder, plan, made))

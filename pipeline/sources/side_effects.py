@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,7 @@ def check_side_effects(path: Path, signature: str, allow: Collection[str]) -> li
     outputs = [info.name for info in graph.signature_def[signature].outputs.values()]
     bodies = [_Body({node.name: node for node in graph.graph_def.node})]
     bodies = [_Body(bodies[0].reached_from(outputs))]
-    called: dict[str, _Body] = {}
-    waiting = list(_called(bodies[0], functions))
-    while waiting:
-        if (name := waiting.pop()) not in called:
-            called[name] = _Body({node.name: node for node in functions[name].node_def})
-            waiting += _called(called[name], functions)
+    called = _reached_functions(_called(bodies[0], functions), functions)
     bodies += called.values()
     _check_outside(f"{path}: signature '{signature}'", bodies, OUTSIDE - set(allow), "run")
     _check_outside(f"{path}: the SavedModel", _bodies_at_load(graph, functions), AT_LOAD - set(allow), "loaded")
@@ -95,14 +90,9 @@ def _bodies_at_load(graph: Any, functions: dict[str, Any]) -> list[_Body]:
     named = [objects[child.node_id] for child in children]
     names = [name for each in named for name in each.function.concrete_functions]
     names += [each.bare_concrete_function.concrete_function_name for each in named]
-    bodies = [_Body(nodes.reached_from(entries))]
-    waiting, seen = [*(name for name in names if name in functions), *_called(bodies[0], functions)], set[str]()
-    while waiting:
-        if (name := waiting.pop()) not in seen:
-            seen.add(name)
-            bodies.append(_Body({node.name: node for node in functions[name].node_def}))
-            waiting += _called(bodies[-1], functions)
-    return bodies
+    body = _Body(nodes.reached_from(entries))
+    names = [*(name for name in names if name in functions), *_called(body, functions)]
+    return [body, *_reached_functions(names, functions).values()]
 
 
 def _updates(path: Path, signature: str, bodies: list[_Body], called: dict[str, _Body]) -> list[str]:
@@ -141,6 +131,17 @@ def _writing_functions(called: dict[str, _Body]) -> set[str]:
         if more == writing:
             return writing
         writing = more
+
+
+def _reached_functions(names: Iterable[str], functions: Mapping[str, Any]) -> dict[str, _Body]:
+    """The functions of these names and all that they call, by name."""
+    reached: dict[str, _Body] = {}
+    waiting = list(names)
+    while waiting:
+        if (name := waiting.pop()) not in reached:
+            reached[name] = _Body({node.name: node for node in functions[name].node_def})
+            waiting += _called(reached[name], functions)
+    return reached
 
 
 def _called(body: _Body, functions: Collection[str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from pipeline.artifact import digest_of_path
-from pipeline.output import check_record, record_of
+from pipeline.output import checked_record, record_of
 from tests.pipeline.plan_folder import PLAN, network
 
 STORE = ".trtforge"
@@ -150,7 +150,7 @@ def state_of(target: Path) -> str:
         for file in target.rglob("*.json") if target.is_dir() else [target] if target.suffix == ".json" else []:
             json.loads(file.read_text())
         return "whole"
-    check_record(target)
+    checked_record(target)
     if target.with_name(f"{target.name}.json").is_file():
         assert record_of(target)["backend"] == "onnxruntime"
     return digest_of_path(target)

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError, Unavailable
 from pipeline.output import (
     check_file_target,
     check_folder_target,
-    check_record,
+    checked_record,
     locked_folder,
     make,
     passing_folder,
@@ -213,7 +213,7 @@ def test_an_engine_and_its_record_change_at_once(new: str, tmp_path: Path, monke
 
     def watched(made: Path, where: Path, aside: Path) -> None:
         put(made, where, aside)
-        check_record(target)
+        checked_record(target)
         seen.append((target.read_text(), record_of(target).get("engine", "none")))
 
     monkeypatch.setattr(output, "put", watched)
@@ -234,7 +234,7 @@ def test_the_record_of_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "e.plan").write_text("copied over it")
     assert record_of(tmp_path / "e.plan") == {}
     with pytest.raises(ConfigError, match=r"e.plan: e.plan.json beside it is the record of another file .* copy both"):
-        check_record(tmp_path / "e.plan")
+        checked_record(tmp_path / "e.plan")
     make(tmp_path / "e.plan", lambda out: engine_of(out, "new"))
     assert record_of(tmp_path / "e.plan")["engine"] == "new"
 
@@ -242,7 +242,7 @@ def test_the_record_of_another_file_is_refused(tmp_path: Path) -> None:
 def test_a_record_of_before_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "e.plan").write_text("engine")
     (tmp_path / "e.plan.json").write_text('{"backend": "tensorrt"}')
-    check_record(tmp_path / "e.plan")
+    checked_record(tmp_path / "e.plan")
     assert record_of(tmp_path / "e.plan") == {"backend": "tensorrt"}
 
 
