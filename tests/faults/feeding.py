@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from PIL import Image
 from tests.faults.broken_files import Broken, all_broken
 from tests.faults.injection import load_everything, run
 from tests.faults.scenarios import EVALUATION, GATE, PREPARING, RUN, SHAPES, copied, prepare
+from tests.pipeline.bundles import unpacked
 
 MOST_SECONDS, MOST_BYTES = 30, 6 << 30
 """Of the CPU's time, since others may keep the machine busy; of address space, which libraries take two GiB of."""
@@ -78,8 +78,8 @@ def make_one_of_each(folder: Path, log: Path) -> None:
     for arguments in MAKING:
         status = run(arguments, folder, log)
         assert status == 0, f"{arguments}: {status}\n{log.read_text()}"
-    shutil.unpack_archive(folder / "bundle.tar", folder, filter="data")
-    (folder / "trtforge-bundle").rename(folder / "bundle")
+    unpacked(folder / "bundle.tar").rename(folder / "bundle")
+    (folder / "device").rmdir()
 
 
 def faults_of(broken: Broken, status: int, text: str, left: list[str]) -> list[str]:
