@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,6 +128,19 @@ def process_as_before() -> Iterator[None]:
 def _process_as_before() -> Iterator[None]:
     with process_as_before():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _users_modules_as_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test imports from its own folder is forgotten after it: another test's file may have the same name."""
+    before, path = set(sys.modules), sys.path[:]
+    yield
+    sys.path[:] = path
+    folder = tmp_path_factory.getbasetemp()
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and folder in Path(file).parents:
+            del sys.modules[name]
 
 
 @pytest.fixture

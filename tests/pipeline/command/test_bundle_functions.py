@@ -31,16 +31,11 @@ REFERENCE = ("--backend", "reference")
 
 
 @pytest.fixture(autouse=True)
-def _modules_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test imports, and what its allowance sets, counts for that test alone."""
+def _bytecode_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What an allowance sets counts for one test alone."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    before, path = set(sys.modules), sys.path[:]
     yield
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("counting", "right"):
-            del sys.modules[name]
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
