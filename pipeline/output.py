@@ -303,6 +303,17 @@ def sync_one(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def alone(folder: Path, store: Path) -> Iterator[None]:
+    """Wait until nobody else changes the folder, one of a store, which its group may do; it is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    share_one(folder, store)
+    with (folder / f".{LOCK}").open("w") as lock:
+        share_one(folder / f".{LOCK}", store)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def share(path: Path, store: Path) -> None:
     """Give all of a file or a folder the modes of the store's folder: who may use that may use all in it."""
     for part in [*path.rglob("*"), path] if path.is_dir() else [path]:

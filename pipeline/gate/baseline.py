@@ -13,7 +13,6 @@ It is published by one rename. The engine is a hard link where it lies in the st
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -30,7 +29,7 @@ from pipeline.gate.record import SCHEMA_VERSION as GATE_SCHEMA
 from pipeline.gate.record import Check, EngineInfo, GateRecord, LatencyMeasurement
 from pipeline.json_record import record_from_json, write_json
 from pipeline.machine.identity import Machine, this_machine
-from pipeline.output import put, share, share_one, work_folder
+from pipeline.output import alone, put, share, work_folder
 
 SCHEMA_VERSION = 1
 FOLDER, RECORD, GATE_RECORD = "baselines", "baseline.json", "gate.json"
@@ -167,7 +166,7 @@ def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool) -> B
         what = "is not what was gated" if engine.path.is_file() else "is no longer there"
         raise DataError(f"{engine.path}: {what}; gate it again, and set the baseline from that")
     final = store / FOLDER / name
-    with work_folder(final) as work, _alone(store):
+    with work_folder(final) as work, alone(store / FOLDER, store):
         new = work / "new"
         for file in files_of_engine(engine.path):
             _take(file, new / "engine" / file.relative_to(engine.path.parent), store)
@@ -188,16 +187,6 @@ def gate_from_folder(folder: Path) -> GateRecord:
     if not file.is_file():
         raise ConfigError(f"{folder}: has no {GATE_RECORD}; give the folder that `trtforge gate` wrote")
     return record_from_json(file, GateRecord, GATE_SCHEMA, "gate it again")
-
-
-@contextlib.contextmanager
-def _alone(store: Path) -> Iterator[None]:
-    """Wait until nobody else sets a baseline in this store, which its group may do."""
-    share_one(store / FOLDER, store)
-    with (store / FOLDER / ".lock").open("w") as lock:
-        share_one(store / FOLDER / ".lock", store)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _check_passed(gate: GateRecord, folder: Path, *, first: bool) -> None:

@@ -84,6 +84,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/machine/progress.py", set()),
         ("pipeline/page/svg.py", set()),
         ("pipeline/release/bundle_writer.py", set()),
+        ("pipeline/retention/pins.py", set()),
         ("pipeline/remedies/trials.py", set()),
         ("pipeline/report/write.py", set()),
         ("pipeline/sources/contract.py", {"export"}),
