@@ -18,6 +18,7 @@ from calibration.graph.fold import fold_batch_norm, portable_names
 from calibration.graph.pads import fold_pads
 from calibration.graph.pools import pool_means
 from calibration.graph.strides import raise_strides
+from calibration.graph.views import drop_views
 from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, StageError
 from pipeline.machine.packages import distribution_versions
@@ -36,6 +37,7 @@ REWRITES: tuple[tuple[Rewrite, str], ...] = (
     (products_from_einsums, "Einsums that are one product are written as MatMul: {num}"),
     (fold_constants, "what depends on constants alone is computed, number of nodes: {num}"),
     (pool_means, "means over all positions are written as GlobalAveragePool: {num}"),
+    (drop_views, "Reshapes back to a shape that the values had before are left out: {num}"),
     (fold_pads, "convolutions and pools that pad for themselves now, instead of a Pad: {num}"),
     (scale_queries, "scales of attention are multiplied into the query, before its product: {num}"),
     (fold_batch_norm, "{num} multiplications and additions of batch norms folded into weights"),
