@@ -35,7 +35,7 @@ from calibration.precision.placement import (
     span_in_model,
     weight_axis,
 )
-from calibration.precision.scale import asymmetric, symmetric
+from calibration.precision.scale import Quantization, asymmetric, symmetric
 from calibration.ranges.span import Span
 
 PASSING = ("QuantizeLinear", "DequantizeLinear", "Cast")
@@ -196,6 +196,8 @@ class Bisection:
             node = self._producers.get(name)
             if node is not None and node.op_type == "DequantizeLinear":
                 for before in self._sources(node):
+                    if self.counterparts[before] != self.counterparts[name]:
+                        continue  # Of what its QuantizeLinear computes too.
                     power.own_noise += _squares(ours[name], ours[before])
                     power.own_sound += _squares(sound[self._sound(name)], sound[self._sound(before)])
 
@@ -301,15 +303,25 @@ def counterparts(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> dict
     known = {*watchable(reference)}
     reference_of = {value.name: value.name for value in candidate.graph.input if value.name in known}
     reference_of |= {name: name for node in candidate.graph.node for name in node.output if name in known}
-    passing = [node for node in candidate.graph.node if node.op_type in PASSING]
+    arrays = {tensor.name: tensor for tensor in candidate.graph.initializer}
+    steps = {n.input[0]: quantization(n, arrays) for n in candidate.graph.node if n.op_type == "DequantizeLinear"}
+    passing = [node for node in candidate.graph.node if node.op_type in PASSING and not _computes(node, arrays, steps)]
     for node in passing:
         if node.input[0] in reference_of:
             reference_of.setdefault(node.output[0], reference_of[node.input[0]])
     for node in reversed(passing):
         if node.output[0] in reference_of:
             reference_of.setdefault(node.input[0], reference_of[node.output[0]])
-    constants = {tensor.name for tensor in candidate.graph.initializer}
-    return {name: other for name, other in reference_of.items() if name not in constants}
+    return {name: other for name, other in reference_of.items() if name not in arrays}
+
+
+def _computes(
+    node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto], steps: Mapping[str, Quantization | None]
+) -> bool:
+    """Whether a QuantizeLinear has another scale or zero point than the DequantizeLinear behind it."""
+    if node.op_type != "QuantizeLinear" or node.output[0] not in steps:
+        return False
+    return quantization(node, arrays) != steps[node.output[0]]
 
 
 def _above_db(noise: float, sound: float) -> float:

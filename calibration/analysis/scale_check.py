@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from calibration.graph.external_data import array_of
+from calibration.precision.input_arithmetic import aligned
 from calibration.precision.placement import PlacementTarget, span_in_model
 from calibration.precision.scale import DataType, Quantization, asymmetric, symmetric
 from calibration.ranges.span import Span
@@ -49,11 +50,13 @@ def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Itera
     for node in model.graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in producers:
             continue
-        source, actual = producers[node.input[0]].input[0], quantization(node, arrays)
-        tensor = source if source in spans else node.output[0]
+        quantize, actual = producers[node.input[0]], quantization(node, arrays)
+        source = quantize.input[0]
+        tensor = node.output[0] if node.output[0] in spans else source
         if actual is None or source in arrays or tensor not in spans:
             continue
-        expected = [how.scale for how in _possible(span_in_model(producers.get(source), spans[tensor]), actual)]
+        span = span_in_model(producers.get(source), spans[tensor])
+        expected = [how.scale for how in _possible(span, actual, quantization(quantize, arrays))]
         is_half = arrays[node.input[1]].data_type == onnx.TensorProto.FLOAT16
         close = CLOSE_IN_FP16 if is_half else CLOSE
         if any(math.isclose(actual.scale, scale, rel_tol=close) for scale in expected):
@@ -81,8 +84,8 @@ def target_of(model: onnx.ModelProto) -> PlacementTarget:
 
 
 def quantization(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> Quantization | None:
-    """A DequantizeLinear's scale and zero point; None unless they are constants of 8 bits, one for the whole tensor."""
-    if node.input[1] not in arrays:
+    """Scale and zero point of a Q or DQ; None unless they are constants of 8 bits, one for the whole tensor."""
+    if len(node.input) < 2 or node.input[1] not in arrays:
         return None
     scale = array_of(arrays[node.input[1]]).astype(np.float64)
     has_zero_point = len(node.input) > 2 and node.input[2] in arrays
@@ -93,9 +96,15 @@ def quantization(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -
     return Quantization(float(scale.ravel()[0]), int(zero_point.ravel()[0]), dtype)
 
 
-def _possible(span: Span, actual: Quantization) -> list[Quantization]:
-    """What a range may become in the type that was found: the likelier first."""
+def _possible(span: Span, actual: Quantization, before: Quantization | None) -> list[Quantization]:
+    """What a range may become in the type that was found: the likelier first.
+
+    ``before``: of the QuantizeLinear, which does an input's arithmetic where its scale is another.
+    """
     both = [asymmetric(span, actual.dtype), symmetric(span)]
     if actual.dtype == "int8" and actual.zero_point == 0:
         both.reverse()
+    if before is not None and before != actual:
+        factor, shift = actual.scale / before.scale, (before.zero_point - actual.zero_point) * actual.scale
+        both.insert(0, aligned(span, actual.dtype, factor, shift))
     return [how for how in both if how is not None]

@@ -10,6 +10,8 @@ TensorRT; a Relu or Clip before that Q vanishes in it. Chains of such operators 
   and an integer operator reads the result, so that nothing is rounded for nothing.
 - Weights that leave room for sums of two in 16 bits (``u8s7``) are for what ONNX Runtime computes as a matrix product;
   depthwise convolutions have kernels of their own, which do not add in 16 bits, and keep full int8.
+- Arithmetic by scalars on an input of the model, such as a picture's scaling, goes into the input's Q where its scale
+  allows (``calibration.precision.input_arithmetic``).
 - A MatMul or Gemm whose result nobody reads in integers gives float, which the last layer of a classifier does.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from calibration.graph.editing import attribute_float, attribute_int, constant
+from calibration.precision.input_arithmetic import aligned, input_arithmetic
 from calibration.precision.placement import (
     NodeInput,
     PlacementContext,
@@ -180,7 +183,8 @@ def _tensor(context: PlacementContext, value: ir.Value, integer: dict[str, ir.No
         source = producer.inputs[0]
         producer = source.producer()
     dtype: DataType = "int8" if context.options.arithmetic == "s8s8" else "uint8"
-    quantization = asymmetric(context.ranges[source.name or ""], dtype)
+    span, before = context.ranges[source.name or ""], input_arithmetic(source, context.excluded)
+    quantization = aligned(span, dtype, before.factor, before.shift) if before is not None else asymmetric(span, dtype)
     assert isinstance(quantization, Quantization)
     is_output = value.is_graph_output() and not value.is_graph_input()  # An input that is given out stays as it came.
     return QuantizedTensor(value.name or "", quantization, readers_of(value), is_output)

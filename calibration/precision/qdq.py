@@ -25,6 +25,7 @@ from calibration.graph.editing import (
 )
 from calibration.graph.opset import opset_of
 from calibration.graph.patterns import check_known
+from calibration.precision.input_arithmetic import absorb_input_arithmetic
 from calibration.precision.place import place
 from calibration.precision.placement import (
     PlacementOptions,
@@ -75,6 +76,8 @@ def qdq_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, Span], options: P
     check_known(options.exclude, known_names(graph), "exclude")
     placement = place(graph, ranges, options)
     _Writer(graph).write(placement)
+    if options.target == "onnxruntime":
+        absorb_input_arithmetic(graph, lambda node: node.op_type in options.exclude or node.name in options.exclude)
     return Quantized(closed(opened_model), placement)
 
 

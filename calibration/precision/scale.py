@@ -47,14 +47,18 @@ def symmetric(span: Span) -> Quantization | None:
     return Quantization(_float32(span.amax / NUM_LEVELS), 0, "int8") if span.amax > 0.0 else None
 
 
+def limits(span: Span) -> tuple[float, float]:
+    """The values seen, clipped to ±amax and always with 0 among them."""
+    return min(0.0, max(span.min, -span.amax)), max(0.0, min(span.max, span.amax))
+
+
 def asymmetric(span: Span, dtype: DataType) -> Quantization | None:
     """256 levels over the values seen, clipped to ±amax and always with 0 among them. None if all values are zero.
 
     Zero is one of the levels exactly, so that zero padding costs nothing. The scale is rounded so that the largest
     level does not exceed the largest value: ONNX Runtime drops a Clip only if no level lies beyond its bounds.
     """
-    low = min(0.0, max(span.min, -span.amax))
-    high = max(0.0, min(span.max, span.amax))
+    low, high = limits(span)
     if low == high:
         return None
     scale = _float32((high - low) / 255)

@@ -23,9 +23,10 @@ NEAR_DB = 0.5
 
 
 def quantized_tensors(models: Iterable[OnnxModel]) -> frozenset[str]:
-    """The tensors that one of these models has QuantizeLinear nodes on."""
-    nodes = (node for model in models for node in skeleton_from_file(model.path).graph.node)
-    return frozenset(node.input[0] for node in nodes if node.op_type == "QuantizeLinear")
+    """The tensors that one of these models has QuantizeLinear nodes on, or has dequantized under their own names."""
+    nodes = [node for model in models for node in skeleton_from_file(model.path).graph.node]
+    quantized = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    return frozenset(quantized | {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"})
 
 
 def ranges_in_models(folder: Path, models: Iterable[OnnxModel]) -> RangesRecord:
