@@ -58,6 +58,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     """
     check_plan(plan, until)
     made = models_of_bundle(plan) if plan.packed.manifest else models_of(plan, store, until)
+    made.notes += [f"The command line changed a key of the plan: --set {text}" for text in plan.settings]
     if not plan.stage(until).NEEDS_ENGINES:
         return made
     for variant in made.models:

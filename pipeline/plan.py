@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
@@ -109,6 +112,9 @@ class Plan:
     path: Path = field(default=Path(), metadata=NO_KEY)
     """The plan's file; not a table."""
 
+    settings: tuple[str, ...] = field(default=(), metadata=NO_KEY)
+    """Keys that the command line gave other values; not a table."""
+
     def resolved(self, path: str) -> Path:
         """A path of the plan, taken from the plan's folder."""
         return self.folder / path
@@ -141,8 +147,8 @@ class Plan:
         raise ConfigError(f"{self.path}: no stage writes {precision}; take it out of [variants] precisions")
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the plan's file."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        """SHA-256 (hex) of the plan's file, and of the keys that the command line gave other values."""
+        return hashlib.sha256("\n".join(self.settings).encode() + self.path.read_bytes()).hexdigest()
 
 
 STAGES = tuple(stage_field.name for stage_field in fields(Plan) if isinstance(stage_field.default, Stage))
@@ -167,29 +173,70 @@ def table_from_toml(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from error
 
 
-def read_plan(path: Path) -> Plan:
+def table_from_file(path: Path, what: str) -> dict[str, Any]:
+    """The table that a file in TOML means; ``what`` the file should be, for the sentence about one that is not.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
+    try:
+        return table_from_toml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of {what}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not text in UTF-8; give the path of {what}, or save it in UTF-8") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}; correct it there") from error
+
+
+def read_plan(path: Path, settings: Sequence[str] = ()) -> Plan:
     """The plan in a TOML file.
+
+    Args:
+        path: the file.
+        settings: keys with other values than there, each a line of TOML such as ``build.workspace_mib = 2048``.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or has an unknown key or a value of a wrong type.
     """
-    try:
-        table = table_from_toml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a plan") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not text in UTF-8; give the path of a plan, or save it in UTF-8") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not TOML: {error}; correct it there") from error
-    for key in ("folder", "path"):
+    table = table_from_file(path, "a plan")
+    for key in ("folder", "path", "settings"):
         if key in table:
             raise ConfigError(f"{path}: unknown key '{key}'; the tables are {', '.join(names_in_file(Plan))}")
     for needed in ("model", "data"):
         if needed not in table:
             raise ConfigError(f"{path}: the table [{needed}] is missing; `examples/` has a whole plan")
-    plan = record_from_table(table | {"folder": path.parent, "path": path}, Plan, str(path))
+    for text in settings:
+        table = merged(table, setting_from_text(text))
+    where = str(path) if not settings else f"{path} with {', '.join(f'--set {text}' for text in settings)}"
+    own_keys = {"folder": path.parent, "path": path, "settings": tuple(settings)}
+    plan = record_from_table(table | own_keys, Plan, where)
     _check(plan, path)
     return plan
+
+
+def setting_from_text(text: str) -> dict[str, Any]:
+    """The tables that ``TABLE.KEY=VALUE`` means; a value that is not TOML is taken as text.
+
+    Raises:
+        ConfigError: it has no such form.
+    """
+    key, equals, value = text.partition("=")
+    for line in (text, f"{key}={tomli_w.dumps({'x': value.strip()}).partition('=')[2]}"):
+        with suppress(ValueError):
+            table = table_from_toml(line)
+            if equals and all(isinstance(inner, dict) for inner in table.values()):
+                return table
+    raise ConfigError(f"--set {text}: is not TABLE.KEY=VALUE; write for example --set build.workspace_mib=2048")
+
+
+def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with those keys changed, also of tables within it."""
+    both = {
+        key: merged(table[key], value) if isinstance(table.get(key), dict) and isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
+    return {**table, **both}
 
 
 def _check(plan: Plan, path: Path) -> None:
@@ -207,4 +254,6 @@ def _check(plan: Plan, path: Path) -> None:
             raise ConfigError(f"{path}: {key} is empty; name at least one of {', '.join(known)}")
 
 
-__all__ = ["STAGES", "Data", "Model", "Plan", "Variants", "read_plan", "table_from_toml", "tomllib"]
+__all__ = [
+    "STAGES", "Data", "Model", "Plan", "Variants", "read_plan", "table_from_file", "table_from_toml", "tomllib",
+]  # fmt: skip

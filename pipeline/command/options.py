@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,16 +55,49 @@ METHOD = click.option(
     "--method", type=click.Choice((AUTO, *METHODS)), default=AUTO, show_default=True,
     help="how each range is read from the tensor's histogram; with --ranges: another reading of the same histograms",
 )  # fmt: skip
-FUNCTIONS = click.option(
-    "--allow",
-    default="",
-    metavar="A,B,…",
-    help="functions that the plan of a bundle names (module:function) and may run",
+SETTINGS = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="a key of the plan with another value, such as build.workspace_mib=2048; repeatable",
 )
 """Options that several verbs share."""
 
 DATA_FLAGS = ("--data", "--input", "--labels", "--limit", "--preprocess", "--method")
 """What asks for ranges to be found anew."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What the command line adds to a plan."""
+
+    allow: tuple[str, ...] = ()
+    """Functions that the plan of a bundle may run."""
+    settings: tuple[str, ...] = ()
+    """Keys of the plan with other values, as ``read_plan`` takes them."""
+
+
+def names_from(text: str) -> tuple[str, ...]:
+    """Names with commas between."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def plan_options(function: F) -> F:
+    """--allow and --set, which the verb gets as ``beside_plan``."""
+
+    @click.option(
+        "--allow",
+        default="",
+        metavar="A,B,…",
+        help="functions that the plan of a bundle names (module:function) and may run",
+    )
+    @SETTINGS
+    @functools.wraps(function)
+    def with_plan_options(*arguments: Any, allow: str, settings: tuple[str, ...], **options: Any) -> Any:
+        return function(*arguments, beside_plan=PlanOptions(names_from(allow), settings), **options)
+
+    return with_plan_options  # type: ignore[return-value]  # But for the two options it is the same.
 
 
 def output_option(text: str) -> Callable[[F], F]:
@@ -173,14 +208,17 @@ def shape_ranges(options: dict[str, Any]) -> dict[str, ShapeRange]:
     return {name: ShapeRange(**shapes) for name, shapes in shapes_of_inputs.items()}
 
 
-def refuse_functions(options: dict[str, Any]) -> None:
-    """What ``FUNCTIONS`` allows has no effect on files; takes it out of ``options``.
+def refuse_plan_options(options: dict[str, Any]) -> None:
+    """What ``plan_options`` gives has no effect on files; takes it out of ``options``.
 
     Raises:
-        ConfigError: something is allowed.
+        ConfigError: something is given.
     """
-    if options.pop("allow"):
+    beside_plan: PlanOptions = options.pop("beside_plan")
+    if beside_plan.allow:
         raise ConfigError("--allow: has an effect only on the plan of a bundle; drop it")
+    if beside_plan.settings:
+        raise ConfigError(f"--set {beside_plan.settings[0]}: has an effect only on a plan; drop it")
 
 
 def profile_options(function: F) -> F:

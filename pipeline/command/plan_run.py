@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.artifact import Findings
-from pipeline.command.options import given_options
+from pipeline.command.options import PlanOptions, given_options
 from pipeline.command.sample_check import tell_findings
 from pipeline.errors import CheckFailed, ConfigError
 from pipeline.spelling import echo
@@ -21,29 +21,39 @@ if TYPE_CHECKING:
     Change: TypeAlias = Callable[[Plan], Plan]
 
 
-def run_plan(
-    path: Path, store: Path, until: str, change: Change = lambda plan: plan, allow: str = ""
-) -> tuple[Plan, Store, Results]:
-    """Run a plan, changed as the command line says, up to a verb; say on stderr what was made and what was served.
+NOTHING_BESIDE = PlanOptions()
 
-    ``allow`` has the functions that the plan of a bundle may run, with commas between.
-    """
-    from calibration.file_digest import remember_in
+
+def run_plan(
+    path: Path,
+    store: Path,
+    until: str,
+    change: Change = lambda plan: plan,
+    beside_plan: PlanOptions = NOTHING_BESIDE,
+) -> tuple[Plan, Store, Results]:
+    """Run a plan, changed as the command line says, up to a verb; say on stderr what was made and what was served."""
     from pipeline.command.bundle_functions import check_functions
     from pipeline.flow import run
     from pipeline.machine.progress import working
-    from pipeline.machine.user_cache import user_cache
     from pipeline.plan import read_plan
     from pipeline.store import Store
+
+    remember_digests()
+    plan = read_plan(path, beside_plan.settings)
+    check_functions(plan, until, beside_plan.allow)
+    plan, opened = change(plan), Store(store, _say, working)
+    return plan, opened, run(plan, opened, until)
+
+
+def remember_digests() -> None:
+    """Digests of files are kept from one process to the next, in the user's cache folder."""
+    from calibration.file_digest import remember_in
+    from pipeline.machine.user_cache import user_cache
 
     with suppress(ImportError):  # A Python that was built without SQLite remembers nothing.
         from pipeline.machine.digest_table import VERSION, digest_table
 
         remember_in(digest_table(user_cache() / f"digests-{VERSION}.sqlite"))
-    plan = read_plan(path)
-    check_functions(plan, until, [name.strip() for name in allow.split(",") if name.strip()])
-    plan, opened = change(plan), Store(store, _say, working)
-    return plan, opened, run(plan, opened, until)
 
 
 def _say(entry: Entry) -> None:
@@ -77,16 +87,16 @@ def tell_time(account: Sequence[Entry], total: Spent) -> None:
             echo(f"trtforge:   {name:<19}{spent.seconds:>10.1f}{spent.cpu_seconds:>9.1f}", err=True)
 
 
-def by_plan(path: Path, store: Path, until: str, allow: str | None = None) -> None:
-    """A single verb on a plan: print what it made. ``allow`` as for ``run_plan``; None for a verb without engines.
+def by_plan(path: Path, store: Path, until: str, beside_plan: PlanOptions | None = None) -> None:
+    """A single verb on a plan: print what it made. ``beside_plan`` is None for a verb without engines.
 
     Raises:
         ConfigError: an option stands beside the plan, which would have no effect.
     """
-    taken = ("--store",) if allow is None else ("--store", "--allow")
+    taken = ("--store",) if beside_plan is None else ("--store", "--allow", "--set")
     if beside := [flag for flag in given_options() if flag not in taken]:
         raise ConfigError(f"{beside[0]}: has no effect together with a plan; write it into {path}, or give files")
-    plan, _, made = run_plan(path, store, until, allow=allow or "")
+    plan, _, made = run_plan(path, store, until, beside_plan=beside_plan or NOTHING_BESIDE)
     result = getattr(made, plan.stage(until).RESULT)
     if isinstance(result, Findings):
         tell_findings(result, plan.lint)

@@ -262,7 +262,7 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
         Override(nodes="head/*", precision="fp32"),
     )
     wanted["cast.override"] = (KeptNodes("head/*", "fp32"),)
-    wanted |= {"folder": tmp_path, "path": tmp_path / "plan.toml"}
+    wanted |= {"folder": tmp_path, "path": tmp_path / "plan.toml", "settings": ()}
     assert found == wanted
 
 
@@ -270,7 +270,7 @@ def test_the_test_above_changes_every_default(tmp_path: Path) -> None:
     least = dict(leaves(read_plan(written(tmp_path, LEAST))))
     most = dict(leaves(read_plan(written(tmp_path, EVERYTHING))))
     only_offline = ["benchmark.protocol.num_streams", "gate.pairing.num_streams"]  # A rate is for server alone.
-    assert [place for place in least if least[place] == most[place]] == [*only_offline, "folder", "path"]
+    assert [place for place in least if least[place] == most[place]] == [*only_offline, "folder", "path", "settings"]
 
 
 def test_the_least_plan_has_the_stages_own_defaults(tmp_path: Path) -> None:
@@ -409,3 +409,19 @@ def test_plans_in_one_folder_do_not_overwrite_each_others_output(
 def test_what_no_plan_means(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         read_plan(written(tmp_path, LEAST + text))
+
+
+def test_a_key_may_get_another_value_for_one_call(tmp_path: Path) -> None:
+    file = written(tmp_path, LEAST + "[build]\nworkspace_mib = 64\n")
+    plan = read_plan(file, ["build.workspace_mib=2048", "calibrate.method=mse", 'variants.precisions = ["fp32"]'])
+    assert (plan.build.workspace_mib, plan.calibrate.method, plan.variants.precisions) == (2048, "mse", ("fp32",))
+    assert plan.digest() != read_plan(file).digest(), "a report says that it is not the file's plan alone"
+    for text in ("workspace_mib", "workspace_mib=3", "=3", "a.b.c"):
+        with pytest.raises(ConfigError, match=r"is not TABLE\.KEY=VALUE; write for example --set build\.workspace"):
+            read_plan(file, [text])
+    with pytest.raises(
+        ConfigError, match=r"plan\.toml with --set build\.workspace=3: \[build\] unknown key 'workspace'"
+    ):
+        read_plan(file, ["build.workspace=3"])
+    with pytest.raises(ConfigError, match=r"--set build\.workspace_mib=lots: \[build.workspace_mib\]"):
+        read_plan(file, ["build.workspace_mib=lots"])

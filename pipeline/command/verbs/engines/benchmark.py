@@ -13,13 +13,13 @@ from pipeline.artifact import Engine, Timings
 from pipeline.command.layer_table import note_lines, print_layers, split_lines
 from pipeline.command.options import (
     BACKEND,
-    FUNCTIONS,
     STORE,
     data_options,
     engine_from,
     is_plan,
     output_option,
-    refuse_functions,
+    plan_options,
+    refuse_plan_options,
     samples_from,
     specs_of,
 )
@@ -39,7 +39,7 @@ from pipeline.stages.benchmark import Benchmark
 @BACKEND
 @stage_options(Benchmark)
 @output_option("also write the results to this JSON file, and raw latencies next to it")
-@FUNCTIONS
+@plan_options
 @STORE
 def benchmark(engines: tuple[Path, ...], backend: str, **options: Any) -> None:
     """Measure and compare the latency of ENGINES of one backend on --data, or of all engines of PLAN.toml."""
@@ -47,8 +47,8 @@ def benchmark(engines: tuple[Path, ...], backend: str, **options: Any) -> None:
     if is_plan(engines[0]):
         if len(engines) > 1:
             raise ConfigError(f"{engines[1]}: has no effect together with a plan; give a plan, or engines")
-        return by_plan(engines[0], options["store"], "benchmark", options["allow"])
-    refuse_functions(options)
+        return by_plan(engines[0], options["store"], "benchmark", options["beside_plan"])
+    refuse_plan_options(options)
     time_files([engine_from(path, backend, False) for path in engines], options)
     return None
 

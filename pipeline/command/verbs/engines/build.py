@@ -16,11 +16,14 @@ from pipeline.command.options import (
     DATA_FLAGS,
     PRECISION,
     RANGES,
+    SETTINGS,
     STORE,
+    PlanOptions,
     data_options,
     given_options,
     is_plan,
     model_from,
+    names_from,
     needed,
     output_option,
     profile_options,
@@ -50,13 +53,17 @@ from pipeline.stages.build import Build, BuildTarget, takers_of
     help="codes of `trtforge lint` findings that are not treated as errors, such as range; with the plan of a bundle: "
     "functions that it names (module:function) and may run",
 )
+@SETTINGS
 @RANGES
 @output_option("engine file to write; its record is written next to it")
 @STORE
 def build(model: Path, backend: str, precision: str, **options: Any) -> None:
     """Build an engine from MODEL (an ONNX file that carries its precision), or all engines of PLAN.toml."""
     if is_plan(model):
-        return by_plan(model, options["store"], "build", options["allow"])
+        beside_plan = PlanOptions(names_from(options["allow"]), options["settings"])
+        return by_plan(model, options["store"], "build", beside_plan)
+    if options["settings"]:
+        raise ConfigError(f"--set {options['settings'][0]}: has an effect only on a plan; drop it")
     opened = model_from(model)
     target = BuildTarget(backend, precision, shape_ranges(options))
     check_options_for(backend)

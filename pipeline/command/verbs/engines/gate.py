@@ -11,7 +11,6 @@ import click
 from pipeline.artifact import Engine
 from pipeline.command.options import (
     BACKEND,
-    FUNCTIONS,
     STORE,
     data_options,
     engine_from,
@@ -19,7 +18,8 @@ from pipeline.command.options import (
     is_plan,
     needed,
     output_option,
-    refuse_functions,
+    plan_options,
+    refuse_plan_options,
     samples_from,
     specs_of,
 )
@@ -40,7 +40,7 @@ from pipeline.spelling import echo, table_console
 from pipeline.stages.gate import DEFAULT_FOLDER, Gate
 from pipeline.stages.validate import Judge
 
-BESIDE_A_PLAN = ("--candidate", "--baseline", "--budget", "--allow", "-o", "--store")
+BESIDE_A_PLAN = ("--candidate", "--baseline", "--budget", "--allow", "--set", "-o", "--store")
 REPLACES = "{} exists, but a gate replaces its whole folder"
 
 
@@ -59,7 +59,7 @@ REPLACES = "{} exists, but a gate replaces its whole folder"
 @data_options
 @stage_options(Gate, "candidate", "baseline", "budgets", "folder", "pays")
 @output_option("output folder  [default: trtforge-gate, with the plan's name]")
-@FUNCTIONS
+@plan_options
 @STORE
 def gate(plan: Path | None, **options: Any) -> None:
     """Decide whether the candidate of PLAN.toml, or the engine --candidate, may ship: it must meet all budgets.
@@ -103,7 +103,7 @@ def _gate_plan(path: Path, options: dict[str, Any]) -> tuple[GateRecord, Path]:
         check_replaceable(_folder(changed_plan, options), OWN_FILES, f"[gate] folder: {REPLACES}")
         return changed_plan
 
-    plan, store, results = run_plan(path, options["store"], "gate", changed, options["allow"])
+    plan, store, results = run_plan(path, options["store"], "gate", changed, options["beside_plan"])
     folder = _folder(plan, options)
     inputs = inputs_from_plan(plan, store, results)
     return _decide(plan.gate, inputs, folder, f"{path}: [gate] budgets"), folder
@@ -115,7 +115,7 @@ def _folder(plan: Plan, options: dict[str, Any]) -> Path:
 
 
 def _gate_engines(options: dict[str, Any]) -> tuple[GateRecord, Path]:
-    refuse_functions(options)
+    refuse_plan_options(options)
     file = needed(options.pop("candidate"), "--candidate", "name the engine that is to ship, or give a PLAN.toml")
     folder: Path = options.pop("output") or Path(DEFAULT_FOLDER)
     check_replaceable(folder, OWN_FILES, f"-o: {REPLACES}")

@@ -10,7 +10,6 @@ import click
 
 from pipeline.command.options import (
     BACKEND,
-    FUNCTIONS,
     SIMULATE,
     STORE,
     data_options,
@@ -18,7 +17,8 @@ from pipeline.command.options import (
     is_plan,
     needed,
     output_option,
-    refuse_functions,
+    plan_options,
+    refuse_plan_options,
     samples_from,
     specs_of,
 )
@@ -36,13 +36,13 @@ from pipeline.stages.infer import Infer
 @SIMULATE
 @stage_options(Infer)
 @output_option("file to write the outputs to, such as outputs.json")
-@FUNCTIONS
+@plan_options
 @STORE
 def infer(engine: Path, backend: str, simulate: bool, **options: Any) -> None:
     """Run ENGINE, or all engines of PLAN.toml, on all samples, and save the outputs in Polygraphy's format."""
     if is_plan(engine):
-        return by_plan(engine, options["store"], "infer", options["allow"])
-    refuse_functions(options)
+        return by_plan(engine, options["store"], "infer", options["beside_plan"])
+    refuse_plan_options(options)
     opened = engine_from(engine, backend, simulate)
     output = needed(options["output"], "-o", "name the file for the outputs, such as outputs.json")
     check_file_target(output)

@@ -16,7 +16,6 @@ from pipeline.accuracy.comparison import Tolerance
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
 from pipeline.command.options import (
     BACKEND,
-    FUNCTIONS,
     PRECISION,
     SIMULATE,
     STORE,
@@ -26,7 +25,8 @@ from pipeline.command.options import (
     model_from,
     needed,
     output_option,
-    refuse_functions,
+    plan_options,
+    refuse_plan_options,
     samples_from,
     specs_of,
 )
@@ -61,7 +61,7 @@ from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validat
 @SIMULATE
 @PRECISION
 @output_option("also write the verdict to this JSON file")
-@FUNCTIONS
+@plan_options
 @STORE
 def validate(reference: Path, candidate: Path | None, **options: Any) -> None:
     """Compare the outputs of CANDIDATE with those of REFERENCE, or all engines of PLAN.toml with its FP32 model.
@@ -73,8 +73,8 @@ def validate(reference: Path, candidate: Path | None, **options: Any) -> None:
     """
 
     if is_plan(reference):
-        return by_plan(reference, options["store"], "validate", options["allow"])
-    refuse_functions(options)
+        return by_plan(reference, options["store"], "validate", options["beside_plan"])
+    refuse_plan_options(options)
     judge_files(reference, needed(candidate, "CANDIDATE", "name outputs or an engine to validate"), options)
     return None
 

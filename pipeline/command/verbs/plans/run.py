@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from engines import builders
-from pipeline.command.options import FUNCTIONS, STORE
+from pipeline.command.options import STORE, PlanOptions, plan_options
 from pipeline.command.plan_run import raise_failures, run_plan, tell_time
 from pipeline.errors import ConfigError
 from pipeline.plan import Plan
@@ -23,9 +23,9 @@ from pipeline.store import Stopwatch
 @click.command()
 @click.argument("plan", type=Path)
 @click.option("--backend", "backends", multiple=True, help="use this backend instead of those of the plan; repeatable")
-@FUNCTIONS
+@plan_options
 @STORE
-def run(plan: Path, backends: tuple[str, ...], allow: str, store: Path) -> None:
+def run(plan: Path, backends: tuple[str, ...], beside_plan: PlanOptions, store: Path) -> None:
     """Run PLAN.toml: build, validate and benchmark every variant, print a table, and write a report.
 
     Where INT8 is out of bounds, other ways to make it are tried, and what holds is said with its cost; see
@@ -35,7 +35,7 @@ def run(plan: Path, backends: tuple[str, ...], allow: str, store: Path) -> None:
     is out of tolerance; the report is written in that case too.
     """
     stopwatch = Stopwatch()
-    read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends), allow)
+    read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends), beside_plan)
     find_remedies(read, opened, made)
     record = write_report(read, made, opened.account)
     print_table(record, table_console())
