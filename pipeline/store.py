@@ -3,8 +3,8 @@
 Layout of a store (``.trtforge/`` by default)::
 
     <stage>/<digest>/recipe.json    what it was made from (canonical JSON; its SHA-256 is <digest>)
-    <stage>/<digest>/result.json    which artifact it is, the content digest it had when it was published, and that of
-                                    all files beside it
+    <stage>/<digest>/result.json    which artifact it is, the content digest it had when it was published, that of all
+                                    files beside it, and a few words on each input
     <stage>/<digest>/...            the artifact and what the stage left beside it
     tmp/<random>/                   a stage at work; its lock says that somebody still works there
 
@@ -26,12 +26,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
+from calibration.data.batches import Samples
+from calibration.data.source import FUNCTION
 from pipeline.artifact import Artifact, artifact_from_record, digest_of_path, record_from_artifact
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
 from pipeline.output import LOCK, RANDOM, locked_folder, remove_unlocked, share, share_one, sync, sync_one
@@ -57,6 +59,20 @@ class Entry:
     """What it was made for; empty where it is for several."""
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A result that the store does not have."""
+
+    stage: str
+    digest: str
+    """Of its recipe."""
+    variant: str
+    """As of ``Entry``."""
+    recipe: Mapping[str, Any]
+    inputs: Sequence[str]
+    """A few words on each."""
+
+
 def canonical(data: Any) -> str:
     """JSON with sorted keys and no spaces: equal data, equal bytes."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -77,6 +93,18 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     raise TypeError(f"{type(value).__name__} cannot stand in a recipe")
+
+
+def described(inputs: Sequence[object]) -> list[str]:
+    """A few words on each input, for people: where it lies, of data also how many samples; empty for other values."""
+    return [_words(value) for value in inputs]
+
+
+def _words(value: object) -> str:
+    if isinstance(value, Samples):
+        place = value.source.path if FUNCTION.fullmatch(value.source.path) else Path(value.source.path).absolute()
+        return f"{place} ({value.num_samples} samples)"
+    return str(value.path.absolute()) if isinstance(value, Artifact) else ""
 
 
 def stage_name(stage: object) -> str:
@@ -137,10 +165,11 @@ class Store:
         final = self.folder / name / digest
         served = self._read(final)
         if served is None:
+            self.on_missing(Missing(name, digest, self._variant, recipe, described(args)))
             with self._work_folder() as work, self._working(f"{name} {self._variant}".rstrip()):
                 artifact = stage(work, *args, **kwargs)
                 check_unchanged(*modules_of(stage, *args))
-                self._seal(work, recipe, artifact)
+                self._seal(work, recipe, artifact, described(args))
                 self._publish(work, final)
         self._note(Entry(name, digest, served is not None, *stopwatch.spent(), self._variant))
         if served is None:
@@ -148,6 +177,9 @@ class Store:
         if served is None:
             raise ConfigError(f"{final}: vanished while it was published; does something clean this store?")
         return served  # type: ignore[return-value]  # the type that was sealed is the type that comes back
+
+    def on_missing(self, missing: Missing) -> None:
+        """What happens before a result is made; here nothing."""
 
     def recipe(self, stage: object, *args: object, **kwargs: object) -> dict[str, Any]:
         """All that the result depends on, as plain data."""
@@ -168,7 +200,7 @@ class Store:
         with self._work_folder() as work, self._working(name):
             artifact = stage(work, *args, **kwargs)
             check_unchanged(*modules_of(stage, *args))
-            self._seal(work, recipe, artifact)
+            self._seal(work, recipe, artifact, described(args))
             final = self.folder / name / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{work.name[-6:]}"
             self._publish(work, final)
         self._note(Entry(name, final.name, False, *stopwatch.spent()))
@@ -241,12 +273,13 @@ class Store:
             final.rename(work / "damaged")
         return None
 
-    def _seal(self, work: Path, recipe: dict[str, Any], artifact: Artifact) -> None:
+    def _seal(self, work: Path, recipe: dict[str, Any], artifact: Artifact, inputs: list[str]) -> None:
         (work / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True), encoding="utf-8")
         result = {
             "artifact": record_from_artifact(artifact, work),
             "content": artifact.digest(),
             "files": _digest_of_files(work),
+            "inputs": inputs,
         }
         (work / "result.json").write_text(json.dumps(result, indent=2, sort_keys=True), encoding="utf-8")
 

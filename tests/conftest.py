@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import onnx.parser
 import pytest
 from hypothesis import HealthCheck, settings
 
+from calibration.data.user_function import forgotten_modules
 from calibration.file_digest import remember_in, remembered_in
 from tests.made import QUICK_PROTOCOL, model_with_weights
 
@@ -133,14 +133,8 @@ def _process_as_before() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _users_modules_as_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a test imports from its own folder is forgotten after it: another test's file may have the same name."""
-    before, path = set(sys.modules), sys.path[:]
-    yield
-    sys.path[:] = path
-    folder = tmp_path_factory.getbasetemp()
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file is not None and folder in Path(file).parents:
-            del sys.modules[name]
+    with forgotten_modules(tmp_path_factory.getbasetemp()):
+        yield
 
 
 @pytest.fixture

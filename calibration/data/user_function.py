@@ -6,7 +6,8 @@ import ast
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -85,6 +86,20 @@ def module_sources(spec: str, folder: Path) -> list[Path]:
             base = root.joinpath(*name.split("."))
             queue += [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
     return sorted(sources)
+
+
+@contextmanager
+def forgotten_modules(folder: Path) -> Iterator[None]:
+    """Forget after it what is imported from ``folder`` meanwhile: another folder may have files of these names."""
+    before, path = set(sys.modules), sys.path[:]
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and folder.resolve() in Path(file).resolve().parents:
+                del sys.modules[name]
 
 
 def _imported_names(file: Path, root: Path) -> list[str]:

@@ -24,7 +24,7 @@ VERBS_FOLDER = Path(__file__).parent / "verbs"
 ROOMS = {"plans": "Whole plans", "models": "Models and samples", "engines": "Engines"}
 """Folder of verbs -> its heading in `--help`."""
 ORDER = (
-    "run", "pack", "report", "show",
+    "run", "nightly", "why", "pack", "report", "show",
     "export", "lint", "calibrate", "ranges", "cast", "quantize", "tolerate",
     "build", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "doctor",
 )  # fmt: skip
@@ -142,9 +142,7 @@ def status_of(arguments: Sequence[str]) -> int:
     from pipeline.errors import EXIT_STATUS, FULL_DISK, WRONG_PATH, ConfigError, Unavailable, exit_status
 
     try:
-        trtforge.main(list(arguments), prog_name="trtforge", standalone_mode=False)
-    except click.exceptions.Exit as done:
-        return done.exit_code
+        status = trtforge.main(list(arguments), prog_name="trtforge", standalone_mode=False)
     except click.ClickException as error:
         message = io.StringIO()
         error.show(message)
@@ -165,7 +163,7 @@ def status_of(arguments: Sequence[str]) -> int:
             raise
         echo(f"trtforge: no more can be written ({error.strerror}); free some space and run again", err=True)
         return exit_status(Unavailable())
-    return 0
+    return status if isinstance(status, int) else 0  # That of a verb which ended by click's Exit.
 
 
 class Terminated(KeyboardInterrupt):

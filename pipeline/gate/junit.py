@@ -27,11 +27,11 @@ def junit_from_gate(gate: GateRecord) -> str:
         "time": f"{gate.seconds:.3f}",
     }
     root = ET.Element("testsuites", {"name": "trtforge gate", **counts})
-    named = {"name": _text(f"gate {gate.candidate}"), "skipped": "0", "timestamp": gate.created}
+    named = {"name": xml_text(f"gate {gate.candidate}"), "skipped": "0", "timestamp": gate.created}
     suite = ET.SubElement(root, "testsuite", {**named, **counts})
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(gate):
-        ET.SubElement(properties, "property", {"name": name, "value": _text(value)})
+        ET.SubElement(properties, "property", {"name": name, "value": xml_text(value)})
     for check in gate.checks:
         _add_case(suite, check)
     ET.indent(root)
@@ -45,8 +45,10 @@ def _properties(gate: GateRecord) -> list[tuple[str, str]]:
 
 
 def _add_case(suite: ET.Element, check: Check) -> None:
-    case = ET.SubElement(suite, "testcase", {"classname": _text(f"gate.{check.variant}"), "name": _text(check.budget)})
-    message = _text(check.sentence + (f"; {check.advice}" if check.advice else ""))
+    case = ET.SubElement(
+        suite, "testcase", {"classname": xml_text(f"gate.{check.variant}"), "name": xml_text(check.budget)}
+    )
+    message = xml_text(check.sentence + (f"; {check.advice}" if check.advice else ""))
     if check.outcome == "pass":
         ET.SubElement(case, "system-out").text = message
         return
@@ -54,5 +56,6 @@ def _add_case(suite: ET.Element, check: Check) -> None:
     element.text = message
 
 
-def _text(text: str) -> str:
+def xml_text(text: str) -> str:
+    """The text without what XML cannot hold."""
     return _FORBIDDEN.sub("\ufffd", text)

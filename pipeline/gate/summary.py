@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.gate.checks import UNITS, UNQUIET, number_beside
 from pipeline.gate.record import Check, GateRecord
+from pipeline.page.markdown import cell
 from pipeline.page.numbers import NONE
 
 if TYPE_CHECKING:
@@ -24,19 +25,19 @@ def headline(gate: GateRecord) -> str:
 
 def summary_from_gate(gate: GateRecord) -> str:
     """The text of gate.md."""
-    lines = [f"### {MARKS[gate.outcome].split()[0]} {_cell(headline(gate))}", ""]
+    lines = [f"### {MARKS[gate.outcome].split()[0]} {cell(headline(gate))}", ""]
     lines += ["| budget | measured | interval | outcome |", "|---|---:|---:|---|"]
     for check in gate.checks:
         value, interval = numbers_of(check)
-        cells = (_cell(budget_of(check, gate)), value, interval, MARKS[check.outcome])
+        cells = (cell(budget_of(check, gate)), value, interval, MARKS[check.outcome])
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
-    lines += [f"- {_cell(reason)}" for reason in reasons(gate)]
-    lines += [f"- {_cell(step.sentence)}" for step in gate.steps]
-    lines += [f"- {_cell(note)}" for note in gate.notes]
-    lines += ["", f"{_cell(gate.advice)}", ""] if gate.advice else [""]
-    against = f" Baseline: {_cell(gate.baseline)}{_since(gate)}." if gate.baseline else ""
-    lines += [f"<sub>{_cell(gate.machine.describe())}.{against} {_cell(gate.protocol)}</sub>", ""]
+    lines += [f"- {cell(reason)}" for reason in reasons(gate)]
+    lines += [f"- {cell(step.sentence)}" for step in gate.steps]
+    lines += [f"- {cell(note)}" for note in gate.notes]
+    lines += ["", f"{cell(gate.advice)}", ""] if gate.advice else [""]
+    against = f" Baseline: {cell(gate.baseline)}{_since(gate)}." if gate.baseline else ""
+    lines += [f"<sub>{cell(gate.machine.describe())}.{against} {cell(gate.protocol)}</sub>", ""]
     return "\n".join(lines)
 
 
@@ -103,10 +104,3 @@ def print_gate(gate: GateRecord, console: Console) -> None:
 
 def _since(gate: GateRecord) -> str:
     return f", set {gate.baseline_set[:10]}" if gate.baseline_set else ""
-
-
-def _cell(text: str) -> str:
-    """Text that Markdown takes as it is, also within a table."""
-    for mark in "\\|*_`<>[]&~$":
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("\n", " ")

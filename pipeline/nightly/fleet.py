@@ -1,0 +1,187 @@
+"""The fleet file: which plans, on which devices, and what the nightly job does with them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from pipeline.errors import ConfigError
+from pipeline.option import check_bounds, option
+from pipeline.plan import Plan, read_plan, table_from_file
+from pipeline.spelling import nearest
+from pipeline.strict import NO_KEY, record_from_table
+
+Until = Literal["build", "validate", "gate"]
+Remeasure = Literal["changed", "always"]
+
+DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """[fleet]: the plans."""
+
+    plans: tuple[str, ...] = option((), "patterns of plans' paths, from the folder of this file, such as */plan.toml")
+    until: Until = option("gate", "how far: build, validate, or gate, which decides beside the last good engine")
+    jobs: int = option(1, "plans whose models are made at the same time; what is timed is timed alone")
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        check_bounds(self, jobs=(1, 1024))
+
+
+@dataclass(frozen=True)
+class DeviceTable:
+    """[device.NAME]: one way to build the plans, on this machine."""
+
+    plans: tuple[str, ...] = option(("*",), "patterns of models' names")
+    set: Mapping[str, Any] = field(default_factory=dict)
+    """Tables of the plan with other values, as [device.NAME.set.build] workspace_mib."""
+
+    def settings(self) -> tuple[str, ...]:
+        """The same as lines, as `trtforge gate --set` takes them."""
+        return tuple(_lines(self.set, ""))
+
+
+@dataclass(frozen=True)
+class Night:
+    """[nightly]: what is done with what was made."""
+
+    budgets: tuple[str, ...] = option(("p50_ms <= 1.05 x baseline",), "of plans whose [gate] has none")
+    promote: bool = option(True, "what passes its gate becomes the last good engine of its model and device")
+    remeasure: Remeasure = option("changed", "when a gate is held: if something changed, or always")
+    report: str = option("nightly", "folder of the report, relative to this file's; another fleet needs another")
+    html: bool = option(True, "write index.html (needs the extra `report`)")
+    pins: int = option(3, "nights whose results `trtforge store gc` does not remove")
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        check_bounds(self, pins=(1, 1000))
+
+
+@dataclass(frozen=True)
+class FleetFile:
+    """A whole fleet file."""
+
+    fleet: Fleet
+    device: Mapping[str, DeviceTable] = field(default_factory=lambda: {"here": DeviceTable()})
+    nightly: Night = Night()
+    path: Path = field(default=Path(), metadata=NO_KEY)
+    """The file; not a table."""
+
+    @property
+    def report_folder(self) -> Path:
+        """Where the report and the state of the lines lie."""
+        return self.path.parent / self.nightly.report
+
+
+@dataclass(frozen=True)
+class Line:
+    """One plan on one device."""
+
+    model: str
+    device: str
+    plan_path: Path
+    settings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As it stands in reports; also the name of its last good engine."""
+        return f"{self.model}.{self.device}"
+
+    def plan(self) -> Plan:
+        """The plan, as the device wants it.
+
+        Raises:
+            ConfigError: see ``read_plan``.
+        """
+        return read_plan(self.plan_path, self.settings)
+
+
+def read_fleet(path: Path) -> FleetFile:
+    """The fleet in a TOML file.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or has an unknown key or a value of a wrong type.
+    """
+    table = table_from_file(path, "a fleet file")
+    if "fleet" not in table:
+        raise ConfigError(f"{path}: the table [fleet] is missing; write at least [fleet] plans = ['*/plan.toml']")
+    fleet_file = record_from_table(table | {"path": path}, FleetFile, str(path))
+    if not fleet_file.fleet.plans:
+        raise ConfigError(f"{path}: [fleet] plans is empty; write for example plans = ['*/plan.toml']")
+    for name in fleet_file.device:
+        if not DEVICE_NAME.fullmatch(name):
+            raise ConfigError(f"{path}: [device.{name}] is no name for a device; use letters, digits, '_' and '-'")
+    if not fleet_file.device:
+        raise ConfigError(f"{path}: [device] is empty; leave it out, or name a device: [device.orin]")
+    return fleet_file
+
+
+def lines_of(fleet_file: FleetFile) -> list[Line]:
+    """Every plan on every device that takes it, in the order of names.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or two plans have one name.
+    """
+    models = models_of(fleet_file)
+    lines = []
+    for device_name, device in fleet_file.device.items():
+        chosen = [model for model in models if any(fnmatchcase(model, pattern) for pattern in device.plans)]
+        for pattern in device.plans:
+            if not any(fnmatchcase(model, pattern) for model in models):
+                raise ConfigError(
+                    f"{fleet_file.path}: [device.{device_name}] plans: '{pattern}' matches no model"
+                    f"{nearest(pattern, list(models))}"
+                )
+        settings = device.settings()
+        lines += [Line(model, device_name, models[model], settings) for model in chosen]
+    return sorted(lines, key=lambda line: (line.model, line.device))
+
+
+def models_of(fleet_file: FleetFile) -> dict[str, Path]:
+    """The plans by the names of their models: that of its file, or for a ``plan.toml`` that of its folder.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or two plans have one name.
+    """
+    models: dict[str, Path] = {}
+    folder = fleet_file.path.parent
+    for pattern in fleet_file.fleet.plans:
+        paths = sorted(folder.glob(pattern)) if not Path(pattern).is_absolute() else [Path(pattern)]
+        if not paths:
+            raise ConfigError(f"{fleet_file.path}: [fleet] plans: '{pattern}' matches no file in {folder}")
+        for path in paths:
+            name = path.resolve().parent.name if path.stem == "plan" else path.stem
+            if not MODEL_NAME.fullmatch(name):
+                raise ConfigError(f"{path}: '{name}' is no name for a model; use letters, digits, '.', '_' and '-'")
+            if models.get(name, path) != path:
+                raise ConfigError(
+                    f"{fleet_file.path}: {models[name]} and {path} are both named '{name}'; rename a folder or a file"
+                )
+            models[name] = path
+    return models
+
+
+def _lines(table: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in table.items():
+        bare = tomli_w.dumps({key: 0}).partition(" = ")[0]
+        if isinstance(value, dict):
+            yield from _lines(value, f"{prefix}{bare}.")
+        else:
+            yield f"{prefix}{bare}={_value(value)}"
+
+
+def _value(value: Any) -> str:
+    """A value of TOML in one line."""
+    if isinstance(value, list) and not any(isinstance(item, dict) for item in value):
+        return json.dumps(value, ensure_ascii=False)
+    return tomli_w.dumps({"x": value}).partition("=")[2].strip()

@@ -1,0 +1,103 @@
+"""Why something is made again: the first cause, in words."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from pipeline.flow import run
+from pipeline.nightly.walk import walk
+from pipeline.nightly.why import History, why_made, why_missing
+from pipeline.plan import read_plan
+from pipeline.store import Store
+from tests.conftest import Command
+
+
+@pytest.fixture
+def store(plan: Path) -> Path:
+    """The store of the tiny plan, which was run until validate."""
+    run(read_plan(plan), Store(plan.parent / "store"), "validate")
+    return plan.parent / "store"
+
+
+def causes(plan: Path, store: Path, *settings: str) -> list[str]:
+    walked = walk(read_plan(plan, settings), store, "validate")
+    return [] if walked.missing is None else why_missing(walked.missing, History(store))
+
+
+def test_nothing_changed_and_a_walk_makes_nothing(plan: Path, store: Path) -> None:
+    files = sorted(store.rglob("*"))
+    assert causes(plan, store) == []
+    causes(plan, store, "calibrate.method=mse")
+    assert sorted(store.rglob("*")) == files
+
+
+def test_options_of_the_first_stage_that_differs(plan: Path, store: Path) -> None:
+    assert causes(plan, store, "calibrate.method=mse") == ["[calibrate] method minmax -> mse"]
+    assert causes(plan, store, 'quantize.exclude=["convolved"]') == ["[quantize] exclude[0] none -> convolved"]
+    assert causes(plan, store, "data.calibration.limit=10") == [
+        f"lint: its data changed: {plan.parent / 'data.npz'} (12 samples) -> {plan.parent / 'data.npz'} (10 samples)"
+    ]
+
+
+def test_a_model_that_changed_is_named_also_where_export_was_made_already(plan: Path, store: Path) -> None:
+    model = onnx.load(plan.parent / "tiny.onnx")
+    (kernel,) = (tensor for tensor in model.graph.initializer if tensor.name == "kernel")
+    kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel) * np.float32(0.5), "kernel"))
+    onnx.save(model, plan.parent / "tiny.onnx")
+    expected = [f"export: its source changed, {plan.parent / 'tiny.onnx'}"]
+    assert causes(plan, store) == expected
+    run(read_plan(plan), Store(store), "export")
+    assert causes(plan, store) == expected, "what is missing now is lint's result, for the same cause"
+
+
+def test_another_model_is_no_earlier_version_of_this_one(plan: Path, store: Path) -> None:
+    other = plan.parent / "other"
+    other.mkdir()
+    for file in ("data.npz", "plan.toml"):
+        shutil.copy(plan.parent / file, other / file)
+    model = onnx.load(plan.parent / "tiny.onnx")
+    model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[::-1]
+    onnx.save(model, other / "tiny.onnx")
+    assert causes(other / "plan.toml", store) == ["export: nothing like it is in the store"]
+
+
+def test_a_result_that_is_gone_is_said_to_be(plan: Path, store: Path) -> None:
+    shutil.rmtree(store / "calibrate")
+    assert causes(plan, store) == ["calibrate: nothing like it is in the store"]
+
+
+def test_damaged_records_are_skipped(plan: Path, store: Path) -> None:
+    for file in (store / "calibrate").glob("*/recipe.json"):
+        file.write_text("{")
+    assert causes(plan, store, "calibrate.method=mse") == ["calibrate: nothing like it is in the store"]
+
+
+def test_the_verb_tells_each_variant_and_of_a_digest(plan: Path, store: Path, command: Command) -> None:
+    fresh = command("why", plan, "--store", store)
+    assert (fresh.status, [line.partition(":")[2] for line in fresh.out.splitlines()]) == (
+        0, [" up to date, 9 results", " up to date, 10 results"],
+    )  # fmt: skip
+    stale = command("why", plan, "int8@onnxruntime", "--set", "calibrate.method=mse", "--store", store)
+    assert stale.out == "int8@onnxruntime: calibrate would be made: [calibrate] method minmax -> mse\n"
+    again = read_plan(plan, ["calibrate.method=mse"])
+    opened = Store(store)
+    run(again, opened, "calibrate")
+    digest = opened.account[-1].digest
+    assert command("why", digest[:12], "--store", store).out == "[calibrate] method minmax -> mse\n"
+    assert why_made(opened.find(digest), History(store)) == ["[calibrate] method minmax -> mse"]
+
+
+def test_the_verb_refuses_what_has_no_meaning(plan: Path, store: Path, command: Command) -> None:
+    assert command("why", plan, "--store", "none").err == (
+        "trtforge: none: there is no store; run a plan first, or name its store with --store\n"
+    )
+    typo = command("why", plan, "int8@onnxruntim", "--store", store)
+    assert typo.status == 2
+    assert "there is no variant 'int8@onnxruntim'; did you mean 'int8@onnxruntime'?" in typo.err
+    assert command("why", "abc", "int8@onnxruntime", "--store", store).status == 2
