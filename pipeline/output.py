@@ -267,7 +267,7 @@ def put(made: Path, target: Path, aside: Path) -> None:
     sync(made)
     for number in itertools.count():
         if target.is_dir():
-            if _exchanged(made, target):
+            if exchanged(made, target):
                 break
             with suppress(FileNotFoundError):
                 target.rename(aside / f"replaced{number}")
@@ -327,7 +327,7 @@ def share_one(path: Path, store: Path) -> None:
         path.chmod(modes if path.is_dir() else modes & 0o666)
 
 
-def _exchanged(made: Path, target: Path) -> bool:
+def exchanged(made: Path, target: Path) -> bool:
     """Whether the two changed places, by Linux's renameat2(2)."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     paths = os.fsencode(made), os.fsencode(target)

@@ -7,34 +7,54 @@ Layout, in the store's folder::
     baselines/NAME/samples/*.npz   the raw latencies of the gate that it passed
     baselines/NAME/SHA256SUMS      of every file, as `sha256sum` reads it
 
-It is published by one rename. The engine is a hard link where it lies in the store, else a copy.
+It is published by one rename, and those before it are kept (``pipeline.gate.generations``). The engine is a hard link
+where it lies in the store, else a copy.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from pipeline.artifact import Engine
 from pipeline.bundle import SUMS, faults_by_sums, read_sums, sums_of
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, NotDecided
 from pipeline.gate.checks import digest_of_engine, files_of_engine
+from pipeline.gate.generations import (
+    FOLDER,
+    add_generation,
+    check_name,
+    check_stored,
+    current_folder,
+    current_number,
+    folder_of,
+    make_current,
+    names_in,
+    numbers_of,
+    settle,
+    withdrawn,
+    write_withdrawn,
+)
 from pipeline.gate.record import SCHEMA_VERSION as GATE_SCHEMA
 from pipeline.gate.record import Check, EngineInfo, GateRecord, LatencyMeasurement
 from pipeline.json_record import record_from_json, write_json
 from pipeline.machine.identity import Machine, this_machine
-from pipeline.output import alone, put, share, work_folder
+from pipeline.machine.upgrade import MachineChange, change_since
+from pipeline.output import alone, share, sync, work_folder
 
 SCHEMA_VERSION = 1
-FOLDER, RECORD, GATE_RECORD = "baselines", "baseline.json", "gate.json"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RECORD, GATE_RECORD = "baseline.json", "gate.json"
+KEEP = 3
+"""Generations before the current one."""
 AGAIN = "set it again from a gate that passed, with `trtforge baseline set`"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,47 +90,86 @@ class Baseline:
         return Engine(path, info.backend, min_batch=info.min_batch, max_batch=info.max_batch)
 
 
+@dataclass(frozen=True)
+class Generation:
+    """One generation of a baseline, whose files were not checked."""
+
+    number: int
+    folder: Path
+    record: BaselineRecord
+    is_current: bool
+    withdrawn_on: str
+    """When it was rolled back from (ISO 8601); empty for all others."""
+
+
 def is_variant_name(name: str) -> bool:
     """Whether ``[gate] baseline`` names a variant of the plan, ``precision@backend``, not a kept baseline."""
     return "@" in name
-
-
-def check_name(name: str) -> None:
-    """Raise ConfigError unless the name can be that of a kept baseline."""
-    if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"baseline '{name}': is not a valid name; use letters, digits, '.', '_' and '-', such as last-good"
-        )
 
 
 def baseline_named(name: str, store: Path) -> Baseline | None:
     """The kept baseline of that name, checked; None if there is none.
 
     Raises:
-        ConfigError: the name cannot be one, or it was measured on another machine.
+        ConfigError: the name cannot be one, or it was measured on another machine, or as this one is not set now.
+        NotDecided: it was measured on this machine before that was upgraded.
         DataError: it is damaged.
     """
     check_name(name)
-    folder = store / FOLDER / name
-    if not folder.exists():
+    if (baseline := stored_baseline(name, store)) is None:
         return None
-    baseline = read_baseline(folder)
-    here = this_machine()
-    if differences := here.differences(baseline.record.machine):
+    change = change_since(baseline.record.machine, this_machine())
+    differences, accept = "; ".join(change.differences), f"`trtforge baseline set {name} FOLDER --first`"
+    if change.kind == "upgrade":
+        raise NotDecided(
+            f"baseline '{name}' was measured before this machine was upgraded ({differences}), and is not compared "
+            f"with what is measured now; gate again, and accept the first engine of the new system with {accept}"
+        )
+    if change.kind == "settings":
         raise ConfigError(
-            f"baseline '{name}': was measured on another machine ({'; '.join(differences)}: here against there), and "
-            "runs of different machines are not compared; gate there, or set one that was measured here"
+            f"baseline '{name}': was measured with other settings of this machine ({differences}); set them as they "
+            "were, or name another baseline for these settings"
+        )
+    if change.kind != "none":
+        raise ConfigError(
+            f"baseline '{name}': was measured on another machine ({differences}), and runs of different machines are "
+            "not compared; gate there, or set one that was measured here"
         )
     return baseline
 
 
-def read_baseline(folder: Path) -> Baseline:
+def machine_change(name: str, store: Path) -> MachineChange | None:
+    """What became of this machine since the current baseline was measured; None if there is none that can be read."""
+    folder = current_folder(name, store)
+    try:
+        record = None if folder is None else record_from_json(folder / RECORD, BaselineRecord, SCHEMA_VERSION, AGAIN)
+    except ConfigError:
+        return None
+    return None if record is None else change_since(record.machine, this_machine())
+
+
+def stored_baseline(name: str, store: Path) -> Baseline | None:
+    """The current one, checked, on whatever machine it was measured; None if there is none.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    while (folder := current_folder(name, store)) is not None:
+        try:
+            return read_baseline(folder, name)
+        except DataError:
+            if current_folder(name, store) == folder:
+                raise  # Else it was set again, and this generation removed, in between.
+    return None
+
+
+def read_baseline(folder: Path, name: str = "") -> Baseline:
     """A baseline in its folder, every file checked against ``SHA256SUMS``.
 
     Raises:
-        DataError: a file is missing or is not what was set.
+        DataError: a file is missing or is not what was set; of the baseline ``name``, if not that of the folder.
     """
-    name = folder.name
+    name = name or folder.name
     try:
         digests = read_sums(folder)
     except (OSError, ValueError) as error:
@@ -133,23 +192,44 @@ def read_baseline(folder: Path) -> Baseline:
 
 def baselines_in(store: Path) -> Iterator[tuple[str, Baseline | DataError]]:
     """Every baseline that is kept, in the order of names; a damaged one as what is wrong with it."""
-    for folder in sorted((store / FOLDER).glob("*/")):
-        if not NAME.fullmatch(folder.name):
-            continue  # One that is being set.
+    for name in names_in(store):
         try:
-            yield folder.name, read_baseline(folder)
+            if (baseline := stored_baseline(name, store)) is not None:
+                yield name, baseline
         except DataError as error:
-            yield folder.name, error
+            yield name, error
 
 
-def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool) -> Baseline:
-    """Keep the candidate of a gate that passed.
+def generations(name: str, store: Path) -> tuple[Generation, ...]:
+    """All that can be rolled back to, and the current one, in the order in which they were set; files are not checked.
+
+    One that was being set when its process was killed is none of them.
+    """
+    current, engines, listed = current_number(name, store), withdrawn(name, store), []
+    for number in numbers_of(name, store):
+        folder = folder_of(name, number, store)
+        try:
+            record = record_from_json(folder / RECORD, BaselineRecord, SCHEMA_VERSION, AGAIN)
+        except ConfigError as error:
+            log.warning("baseline '%s', generation %d: %s", name, number, error)
+            continue
+        withdrawn_on = engines.get(record.engine.digest, "")
+        if number <= current or withdrawn_on:
+            listed.append(Generation(number, folder, record, number == current, withdrawn_on))
+    return tuple(listed)
+
+
+def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool, keep: int = KEEP) -> Baseline:
+    """Keep the candidate of a gate that passed. The one before stays, as a generation that can be rolled back to.
+
+    Where it is the same engine it takes the place of that one; if it had been rolled back from, it no longer is.
 
     Args:
-        name: of the baseline; one of that name is replaced.
+        name: of the baseline.
         gate_folder: what `trtforge gate` wrote.
         store: the store's folder.
         first: also take a gate that lacks nothing but this baseline.
+        keep: how many generations before this one stay; those that were rolled back from go first.
 
     Raises:
         ConfigError: the gate did not pass, or was run on another machine.
@@ -177,8 +257,79 @@ def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool) -> B
         (new / SUMS).write_text(sums_of(new), encoding="utf-8")
         _check_copy(new, engine, info)
         share(new, store)
-        put(new, final, work)
+        sync(new)
+        settle(name, store)
+        make_current(name, add_generation(name, new, store), store, work)
+        _take_back(name, info.digest, store, work)
+        _drop_generations(name, keep, store, work)
     return read_baseline(final)
+
+
+def rollback(name: str, store: Path, to: int = 0) -> Baseline:
+    """Make an earlier generation the current one, by one rename; its files are checked, and nothing is built.
+
+    What is rolled back from is remembered as withdrawn, with the generations in between; going on to a later one takes
+    that back.
+
+    Args:
+        name: of the baseline.
+        store: the store's folder.
+        to: the generation's number; 0: the last one before the current one that is another engine, not withdrawn.
+
+    Raises:
+        ConfigError: there is no such baseline, or no such generation of it.
+        DataError: it is damaged.
+    """
+    check_stored(name, store)
+    with work_folder(store / FOLDER / name) as work, alone(store / FOLDER, store):
+        settle(name, store)
+        by_number = {generation.number: generation for generation in generations(name, store)}
+        current = current_number(name, store)
+        if to == 0:
+            engine = {g.record.engine.digest for g in by_number.values() if g.is_current}
+            others = [g for g in by_number.values() if not g.withdrawn_on and g.record.engine.digest not in engine]
+            to = max((g.number for g in others if g.number < current), default=0)
+        if to not in by_number or to == current:
+            raise ConfigError(_no_such_generation(name, to, current, by_number))
+        read_baseline(by_number[to].folder, name)
+        target = by_number[to].record.engine.digest
+        passed = {g.record.engine.digest for g in by_number.values() if to < g.number <= current} - {target}
+        write_withdrawn(name, dict.fromkeys(passed, _now()) | withdrawn(name, store), store, work)
+        make_current(name, to, store, work)
+        _take_back(name, target, store, work)
+    return read_baseline(store / FOLDER / name)
+
+
+def _no_such_generation(name: str, to: int, current: int, by_number: Mapping[int, Generation]) -> str:
+    numbers = ", ".join(str(number) for number in by_number if number != current)
+    if not numbers:
+        return f"baseline '{name}': has no generation but the current one, {current}; set another from a gate"
+    if not to:
+        return (
+            f"baseline '{name}': no generation before the current one, {current}, was not withdrawn; name one with "
+            f"--to: {numbers}"
+        )
+    what = "is the current one" if to == current else "is not stored"
+    return f"baseline '{name}': generation {to} {what}; give one of {numbers} with --to"
+
+
+def _take_back(name: str, engine: str, store: Path, work: Path) -> None:
+    """The engine with this digest, which is the current one now, is not withdrawn any more."""
+    engines = withdrawn(name, store)
+    if since := engines.pop(engine, ""):
+        log.warning("baseline '%s': its engine was withdrawn on %s; it is the current one again", name, since)
+        write_withdrawn(name, engines, store, work)
+
+
+def _drop_generations(name: str, keep: int, store: Path, work: Path) -> None:
+    """Remove what holds the current engine too, what a kill left, and what is more than ``keep``, the oldest first."""
+    listed = {generation.number: generation for generation in generations(name, store)}
+    current = listed[current_number(name, store)]
+    others = [g for g in listed.values() if g.record.engine.digest != current.record.engine.digest]
+    others.sort(key=lambda generation: (not generation.withdrawn_on, generation.number))
+    staying = {current.number, *(generation.number for generation in others[max(len(others) - keep, 0) :])}
+    for number in {*numbers_of(name, store)} - staying:
+        folder_of(name, number, store).rename(work / f"dropped{number}")
 
 
 def gate_from_folder(folder: Path) -> GateRecord:
@@ -200,8 +351,8 @@ def _check_passed(gate: GateRecord, folder: Path, *, first: bool) -> None:
         )
     if excused and not first:
         raise ConfigError(
-            f"{folder}: the gate of {gate.candidate} was not decided because there was no baseline "
-            f"({excused[0].budget}); "
+            f"{folder}: the gate of {gate.candidate} was not decided because there was no baseline to "
+            f"compare with ({excused[0].budget}); "
             "add --first to take it as the first one"
         )
 
@@ -213,7 +364,7 @@ def _lacks_baseline(check: Check, gate: GateRecord) -> bool:
 def _baseline_record(gate: GateRecord, info: EngineInfo, measured: tuple[LatencyMeasurement, ...]) -> BaselineRecord:
     return BaselineRecord(
         schema_version=SCHEMA_VERSION,
-        set_on=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        set_on=_now(),
         gated_on=gate.created,
         engine=EngineInfo(**{**vars(info), "path": f"engine/{Path(info.path).name}"}),
         machine=gate.machine,
@@ -222,6 +373,10 @@ def _baseline_record(gate: GateRecord, info: EngineInfo, measured: tuple[Latency
         checks=gate.checks,
         measured=measured,
     )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _take(source: Path, target: Path, store: Path) -> None:

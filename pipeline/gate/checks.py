@@ -105,7 +105,7 @@ def check_not_finite(engine_budget: EngineBudget, why: str) -> Check:
 
 def check_without_baseline(engine_budget: EngineBudget, why: str) -> Check:
     """The check of a budget that compares with a baseline which is not there."""
-    return check_not_measured(engine_budget, why, "set one, with `trtforge baseline set`")
+    return check_not_measured(engine_budget, why, "set a first one, with `trtforge baseline set NAME FOLDER --first`")
 
 
 def check_size(engine_budget: EngineBudget, gate_engines: GateEngines) -> Check:

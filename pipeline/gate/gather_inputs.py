@@ -13,11 +13,12 @@ from engines import backend
 from pipeline.advice.precision_steps import steps_from
 from pipeline.advice.recommendation import recommend
 from pipeline.artifact import Engine, Outputs
-from pipeline.errors import ConfigError, Unavailable
+from pipeline.errors import ConfigError, NotDecided, Unavailable
 from pipeline.gate.accuracy import EvaluationOutputs, check_meaning
-from pipeline.gate.baseline import Baseline, baseline_named, baselines_in, is_variant_name
+from pipeline.gate.baseline import baseline_named, is_variant_name
 from pipeline.gate.budget import budgets_from_texts
 from pipeline.gate.checks import Validated
+from pipeline.gate.generations import names_in
 from pipeline.gate.inputs import BaselineEngine, GateInputs, check_budgets, engine_budgets
 from pipeline.plan import Plan
 from pipeline.record import MetricInfo, PlanInfo
@@ -53,7 +54,7 @@ def check_gate(plan: Plan, store: Path) -> None:
             )
         used.add(plan.gate.baseline)
     elif plan.gate.baseline:
-        baseline_named(plan.gate.baseline, store)
+        baseline_engine(plan.gate.baseline, store)
     check_budgets(budgets, names, has_baseline=bool(plan.gate.baseline))
     judge = Judge(plan.data.metric, plan.data.output, plan.folder)
     for budget in budgets:
@@ -131,13 +132,22 @@ def _baseline_of(plan: Plan, store: Path, engines: Mapping[str, Engine]) -> tupl
         return None, ""
     if is_variant_name(name):
         return BaselineEngine(name, engines[name]), ""
-    return baseline_engine(baseline_named(name, store), name, store)
+    return baseline_engine(name, store)
 
 
-def baseline_engine(baseline: Baseline | None, name: str, store: Path) -> tuple[BaselineEngine | None, str]:
-    """A kept baseline to measure beside the candidate, or why there is none."""
+def baseline_engine(name: str, store: Path) -> tuple[BaselineEngine | None, str]:
+    """A kept baseline to measure beside the candidate, or why there is none.
+
+    Raises:
+        ConfigError: it was measured on another machine.
+        DataError: it is damaged.
+    """
+    try:
+        baseline = baseline_named(name, store)
+    except NotDecided as upgraded:
+        return None, str(upgraded).partition(";")[0]
     if baseline is None:
-        stored_names = ", ".join(other for other, _ in baselines_in(store))
+        stored_names = ", ".join(names_in(store))
         return None, f"no baseline '{name}' is kept in {store}{f', only {stored_names}' if stored_names else ' yet'}"
     record = baseline.record
     p50_ms = {measured.batch_size: measured.percentiles[0].candidate_ms.estimate for measured in record.measured}

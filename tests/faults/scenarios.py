@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from pipeline.artifact import digest_of_path
+from pipeline.gate.baseline import generations, stored_baseline
 from pipeline.output import checked_record, record_of
 from tests.pipeline.plan_folder import PLAN, network
 
@@ -36,6 +37,8 @@ GATE = (
     "size_mib <= 40",
     "--no-html",
 )
+GATES = ((*GATE, "-o", "gate-1"), (*GATE[:2], "other.onnx", *GATE[3:], "-o", "gate-2"))
+SET, BASELINE = ("baseline", "set", "good"), (f"{STORE}/baselines/good",)
 CHANGING = ("timings", "gate", "report", ".tar")
 """In the names of targets: with times inside, so that no two are equal."""
 
@@ -98,6 +101,9 @@ SCENARIOS = {
                  (RUN, ("pack", "plan.toml", "-o", "bundle.tar"))),
         Scenario("gate", (*GATE, "-o", "new-gate"), ("new-gate",), statuses=(0, 6)),
         Scenario("gate again", (*GATE, "-o", "new-gate"), ("new-gate",), ((*GATE, "-o", "new-gate"),), (0, 6)),
+        Scenario("baseline set", (*SET, "gate-2"), BASELINE, (*GATES, (*SET, "gate-1"))),
+        Scenario("baseline rollback", ("baseline", "rollback", "good", "--to", "1"), BASELINE,
+                 (*GATES, (*SET, "gate-1"), (*SET, "gate-2")), (0, 2)),
         *_verbs(),
     )
 }  # fmt: skip
@@ -137,6 +143,8 @@ def state_of(target: Path) -> str:
     Raises:
         Exception: it is half.
     """
+    if f"{target.parent.name}/{target.name}" in BASELINE[0]:
+        return _baseline_state(target)
     if target.name.endswith(".onnx.json"):
         return "with its engine"
     if not target.exists():
@@ -156,10 +164,24 @@ def state_of(target: Path) -> str:
     return digest_of_path(target)
 
 
+def _baseline_state(folder: Path) -> str:
+    """Its generations by their engines, the current one, which is whole, with a star, withdrawn ones in brackets."""
+    name, store, words = folder.name, folder.parent.parent, []
+    baseline = stored_baseline(name, store)
+    for generation in generations(name, store):
+        digest = generation.record.engine.digest[:8]
+        if generation.is_current:
+            assert baseline is not None
+            assert baseline.record == generation.record
+        words.append(f"{digest}*" if generation.is_current else f"({digest})" if generation.withdrawn_on else digest)
+    return " ".join(words) or "nothing"
+
+
 def litter(folder: Path, expected: set[str]) -> list[str]:
     """What lies there beside what is expected; work folders of the store included."""
     left = [path.name for path in folder.iterdir() if path.name not in expected]
-    return left + [str(path.relative_to(folder)) for path in folder.glob(f"{STORE}/tmp/*")]
+    work = (path for where in ("tmp/*", "baselines/.*.????????") for path in folder.glob(f"{STORE}/{where}"))
+    return left + [str(path.relative_to(folder)) for path in work]
 
 
 def copied(template: Path, folder: Path) -> Path:

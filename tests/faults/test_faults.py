@@ -58,6 +58,12 @@ def test_kills_in_a_run(work: Path) -> None:
     assert wrong(lines) == []
 
 
+def test_kills_leave_a_baseline_and_its_generations(work: Path) -> None:
+    lines = lines_of("injection", work, "--every", "9", *only("baseline set", "baseline rollback"))
+    assert len(lines) >= 6
+    assert wrong(lines) == []
+
+
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(work: Path) -> None:
     names = only("build again", "lint", "ranges convert", "calibrate")
     lines = lines_of("injection", work, "--kind", "full disk", "--every", "12", *names)

@@ -192,7 +192,7 @@ def test_where_the_system_cannot_exchange_it_goes_aside_first(tmp_path: Path, mo
     for folder in (old, new, aside):
         folder.mkdir()
         (folder / "name").write_text(folder.name)
-    monkeypatch.setattr(output, "_exchanged", lambda *_: False)
+    monkeypatch.setattr(output, "exchanged", lambda *_: False)
     put(new, old, aside)
     assert (old / "name").read_text() == "new"
     assert (aside / "replaced0" / "name").read_text() == "old"

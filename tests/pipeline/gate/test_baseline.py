@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.command.cli import status_of
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, NotDecided
 from pipeline.gate import baseline as baseline_module
-from pipeline.gate.baseline import baseline_named, read_baseline, set_baseline
+from pipeline.gate import decide
+from pipeline.gate.baseline import baseline_named, generations, machine_change, read_baseline, set_baseline
 from pipeline.gate.record import SCHEMA_VERSION, GateRecord
 from pipeline.json_record import record_from_json
-from pipeline.machine.identity import this_machine
+from pipeline.machine.identity import Machine, this_machine
+from pipeline.machine.upgrade import MachineChange
 from tests.conftest import process_as_before
 from tests.pipeline.gate.gates import ANY_MACHINE, Engines, make_engines
 
@@ -62,7 +64,7 @@ def once(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kept(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a baseline `last-good`, in a store of the test's own."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(once, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(once, tmp_path, symlinks=True, dirs_exist_ok=True)
     return STORE / "baselines" / "last-good"
 
 
@@ -73,7 +75,7 @@ def test_what_is_kept(engines: Engines, kept: Path, command: Command) -> None:
     assert found.record.engine.digest == read_baseline(kept).record.engine.digest
     (measured,) = found.record.measured
     assert (kept / measured.queries_file).is_file()
-    assert sorted(path.name for path in kept.parent.iterdir()) == [".lock", "last-good"]
+    assert sorted(path.name for path in kept.parent.iterdir()) == [".generations", ".lock", "last-good"]
     shown = command("baseline", "show", "last-good")
     assert "pass: metric is 1.000" in shown.out
     assert str(found.engine.path) in shown.out
@@ -105,14 +107,12 @@ def test_the_first_one(engines: Engines, gate: Callable[..., Said], command: Com
     held = ("--baseline", "last-good", "--budget", "p50_ms <= 1.03 x baseline", "--budget", "size_mib <= 1")
     said = gate(engines.fp32, *held)
     assert said.status == 6
-    assert "is not known: no baseline 'last-good' is kept in .trtforge yet; set one, with `trtforge" in said.err
+    assert "is not known: no baseline 'last-good' is kept in .trtforge yet; set a first one, with `trtforge" in said.err
     assert "No baseline 'last-good' is kept in .trtforge yet." in said.out
     refused = command("baseline", "set", "last-good", "trtforge-gate")
     assert refused.status == 2
-    assert (
-        "was not decided because there was no baseline (p50_ms at batch 1 <= 1.03 x baseline); add --first"
-        in refused.err
-    )
+    because = "there was no baseline to compare with (p50_ms at batch 1 <= 1.03 x baseline); add --first"
+    assert f"was not decided because {because}" in refused.err
     assert command("baseline", "set", "last-good", "trtforge-gate", "--first").status == 0
     assert gate(engines.fp32, *held[:2], "--budget", "p50_ms <= 99 x baseline").status == 0
 
@@ -132,7 +132,7 @@ def test_one_of_the_same_name_is_replaced(engines: Engines, kept: Path, gate: Ca
     assert gate(engines.int8, "--budget", "size_mib <= 1").status == 0
     set_baseline("last-good", Path("trtforge-gate"), STORE, first=False)
     assert read_baseline(kept).engine.path.read_bytes() == engines.int8.read_bytes()
-    assert [path.name for path in kept.parent.iterdir() if path.name != ".lock"] == ["last-good"]
+    assert sorted(path.name for path in kept.parent.iterdir()) == [".generations", ".lock", "last-good"]
 
 
 def test_an_engine_in_the_store_is_linked(engines: Engines, gate: Callable[..., Said]) -> None:
@@ -167,7 +167,7 @@ def test_a_truncated_baseline_is_caught(
     assert "set it again from a gate that passed, with `trtforge baseline set`" in said.err
     assert not Path("new").exists()
     if damage != "SHA256SUMS":
-        assert f"{kept / damage} is not what was set (SHA-256 differs)" in said.err
+        assert f"{kept.parent / kept.readlink() / damage} is not what was set (SHA-256 differs)" in said.err
     assert "last-good" in command("baseline", "list").out
     assert command("baseline", "show", "last-good").status == 2
 
@@ -191,7 +191,7 @@ def test_a_baseline_without_its_engine_is_not_whole(kept: Path) -> None:
 
 
 def test_a_file_in_the_place_of_a_baseline_is_no_missing_one(kept: Path) -> None:
-    shutil.rmtree(kept)
+    kept.unlink()
     kept.write_text("not a folder")
     with pytest.raises(DataError, match="baseline 'last-good': "):
         baseline_named("last-good", STORE)
@@ -204,17 +204,53 @@ def test_a_baseline_with_a_file_missing_is_caught(kept: Path, missing: str) -> N
         read_baseline(kept)
 
 
+def on(machine: Machine, patch: pytest.MonkeyPatch) -> None:
+    """From now on this is the machine."""
+    for module in (baseline_module, decide):
+        patch.setattr(module, "this_machine", lambda: machine)
+
+
 def test_another_machine_is_refused_with_the_fields(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = this_machine()
-    other = replace(here, cpu="Example CPU 4000", num_cores=64)
-    monkeypatch.setattr(baseline_module, "this_machine", lambda: other)
+    on(replace(here, cpu="Example CPU 4000", board="", num_cores=64), monkeypatch)
     with pytest.raises(ConfigError) as caught:
         baseline_named("last-good", STORE)
     assert str(caught.value) == (
-        f"baseline 'last-good': was measured on another machine (cpu: 'Example CPU 4000' against '{here.cpu}'; "
-        f"num_cores: 64 against {here.num_cores}: here against there), and runs of different machines are not "
-        "compared; gate there, or set one that was measured here"
+        f"baseline 'last-good': was measured on another machine (cpu {here.cpu} -> Example CPU 4000; num_cores "
+        f"{here.num_cores} -> 64), and runs of different machines are not compared; gate there, or set one that was "
+        "measured here"
     )
+    change = machine_change("last-good", STORE)
+    assert change is not None
+    assert change.kind == "other machine"
+
+
+def test_other_settings_are_to_be_set_back(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on(replace(this_machine(), governor="made-up"), monkeypatch)
+    with pytest.raises(ConfigError, match=r"with other settings of this machine \(governor .* -> made-up\); set them"):
+        baseline_named("last-good", STORE)
+
+
+def test_after_an_upgrade_nothing_is_compared_until_a_first_engine_is_accepted(
+    engines: Engines, kept: Path, gate: Callable[..., Said], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = this_machine()
+    assert machine_change("last-good", STORE) == MachineChange("none", ())
+    assert machine_change("other", STORE) is None
+    on(replace(here, kernel="99.1"), monkeypatch)
+    assert machine_change("last-good", STORE) == MachineChange("upgrade", (f"kernel {here.kernel} -> 99.1",))
+    with pytest.raises(NotDecided, match=r"accept the first engine of the new system with `trtforge baseline set last"):
+        baseline_named("last-good", STORE)
+    held = ("--baseline", "last-good", "--budget", "size_mib <= 1", "--budget", "p50_ms <= 99 x baseline")
+    said = gate(engines.int8, *held)
+    assert said.status == 6
+    upgraded = f"aseline 'last-good' was measured before this machine was upgraded (kernel {here.kernel} -> 99.1)"
+    assert f"b{upgraded}, and is not compared with what is measured now; set a first one, with `trtforge" in said.err
+    assert f"B{upgraded}" in " ".join(said.out.split())
+    assert "add --first" in command("baseline", "set", "last-good", "trtforge-gate").err
+    assert command("baseline", "set", "last-good", "trtforge-gate", "--first").status == 0
+    assert gate(engines.int8, *held).status == 0
+    assert [generation.record.machine.kernel for generation in generations("last-good", STORE)] == [here.kernel, "99.1"]
 
 
 def test_a_gate_of_another_machine_sets_nothing(engines: Engines, gate: Callable[..., Said], command: Command) -> None:

@@ -26,11 +26,11 @@ from pipeline.command.options import (
 from pipeline.command.plan_run import run_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import CheckFailed, ConfigError, NotDecided
-from pipeline.gate.baseline import FOLDER, baseline_named
 from pipeline.gate.budget import budgets_from_texts
 from pipeline.gate.decide import decide
 from pipeline.gate.files import OWN_FILES, check_html, write_gate
 from pipeline.gate.gather_inputs import DirectInputs, baseline_engine, check_gate, inputs_from_engines, inputs_from_plan
+from pipeline.gate.generations import names_in
 from pipeline.gate.inputs import BaselineEngine, GateInputs
 from pipeline.gate.record import GateRecord
 from pipeline.gate.summary import print_gate, reasons
@@ -141,10 +141,10 @@ def _baseline_of(name: str, candidate: Engine, store: Path) -> tuple[BaselineEng
         return None, ""
     if path.is_file():
         return BaselineEngine(path.name, engine_from(path, candidate.backend, False)), ""
-    is_kept = len(path.parts) == 1 and (store / FOLDER / name).exists()
+    is_kept = name in names_in(store)
     if not is_kept and (len(path.parts) > 1 or (path.suffix and path.suffix == candidate.path.suffix)):
         raise ConfigError(f"baseline '{name}': there is no such engine; correct the path, or name a stored baseline")
-    return baseline_engine(baseline_named(name, store), name, store)
+    return baseline_engine(name, store)
 
 
 def _decide(stage: Gate, inputs: GateInputs, folder: Path, where: str) -> GateRecord:
