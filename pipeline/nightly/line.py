@@ -13,11 +13,11 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.errors import EXIT_STATUS, ConfigError, DataError, NotDecided, exit_status
-from pipeline.gate.baseline import FOLDER as BASELINES
 from pipeline.gate.baseline import RECORD as BASELINE_RECORD
 from pipeline.gate.baseline import gate_from_folder, is_variant_name, set_baseline
 from pipeline.gate.decide import STATUS
 from pipeline.gate.gather_inputs import check_gate
+from pipeline.gate.generations import FOLDER as BASELINES
 from pipeline.gate.record import GateRecord
 from pipeline.gate.summary import headline, reasons
 from pipeline.json_record import record_from_json, write_json
