@@ -152,6 +152,14 @@ class LayerNoises(Artifact):
     """How much noise each tensor in INT8 brings to the outputs (JSON), see ``pipeline.accuracy.layer_noise``."""
 
 
+class PlacementTimes(Artifact):
+    """What of an INT8 model is quicker in float on one CPU (JSON)."""
+
+    def read(self) -> dict[str, Any]:
+        """The record; see ``pipeline.latency.placement_times``."""
+        return dict(json.loads(self.path.read_text()))
+
+
 class Verdict(Artifact):
     """The comparison of one engine's outputs with the FP32 model's, and the task metric of both (JSON)."""
 
@@ -170,7 +178,18 @@ class Timings(Artifact):
 
 TYPES: dict[str, type[Artifact]] = {
     kind.__name__: kind
-    for kind in (OnnxModel, Findings, Ranges, Engine, Outputs, Tolerances, LayerNoises, Verdict, Timings)
+    for kind in (
+        OnnxModel,
+        Findings,
+        Ranges,
+        Engine,
+        Outputs,
+        Tolerances,
+        LayerNoises,
+        PlacementTimes,
+        Verdict,
+        Timings,
+    )
 }
 
 

@@ -20,15 +20,19 @@ from pipeline.accuracy.bisection import Evidence
 from pipeline.artifact import (
     Engine,
     OnnxModel,
+    PlacementTimes,
     Ranges,
     Verdict,
 )
 from pipeline.engine_runner import SIMULATOR, as_model_takes, model_ranks
 from pipeline.errors import ConfigError, Unavailable
+from pipeline.latency.placement_times import TimePlacement
 from pipeline.plan import Plan
 from pipeline.results import TRAINED, Results, Variant
 from pipeline.sources.contract import source_kind
+from pipeline.stage import Stage
 from pipeline.stages.build import BuildTarget
+from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding
 from pipeline.stages.validate import Judge, Judged
 from pipeline.store import Store
@@ -102,9 +106,20 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
         return network.fp32
     if precision.needs_ranges and network.ranges is None:
         raise ConfigError(f"{variant.name}: needs ranges; run `calibrate` first")
-    stage = cast(ModelStage, plan.stage_writing(precision.name).placed_for(backend(variant.backend).PLACEMENT))
-    ranges = (network.ranges,) if network.ranges is not None and precision.needs_ranges else ()
-    return store.run(stage, network.fp32, *ranges)
+    stage = plan.stage_writing(precision.name).placed_for(backend(variant.backend).PLACEMENT)
+    inputs: tuple[Ranges | PlacementTimes, ...] = ()
+    if network.ranges is not None and precision.needs_ranges:
+        measure = timing_for(stage, network.fp32)
+        times = () if measure is None else (store.run(measure, network.fp32, network.ranges),)
+        inputs = (network.ranges, *times)
+    return store.run(cast(ModelStage, stage), network.fp32, *inputs)
+
+
+def timing_for(stage: Stage, model: OnnxModel) -> TimePlacement | None:
+    """What measures the placement that a stage wants by time; None if it does not."""
+    if not isinstance(stage, Quantize) or not stage.is_timed():
+        return None
+    return TimePlacement(stage.placement_options(model))
 
 
 def ranges_of(plan: Plan, store: Store, fp32: OnnxModel, samples: Samples) -> Ranges:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from pipeline.spelling import echo
 from pipeline.stages.calibrate import Calibrate, check_float
 from pipeline.stages.cast import Cast
 from pipeline.stages.quantize import Quantize
+from pipeline.variants import timing_for
 
 
 def ranges_for(model: OnnxModel, options: dict[str, Any], work: Path) -> Ranges:
@@ -76,4 +76,6 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, A
         check_float(opened)
     with work_folder(output) as work:
         ranges = ranges_for(opened, options, work)
-        echo(make(output, partial(stage, model=opened, ranges=ranges)).path)
+        measure = timing_for(stage, opened)
+        times = () if measure is None else (measure(work, opened, ranges),)
+        echo(make(output, lambda out: stage(out, opened, ranges, *times)).path)

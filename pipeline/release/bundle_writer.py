@@ -53,12 +53,17 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def narrowed(plan: Plan) -> Plan:
-    """The plan with [pack]'s backends and evaluation samples, and INT8 by Q/DQ, which native INT8 needs not."""
+    """The plan with [pack]'s backends and evaluation samples, and INT8 by Q/DQ, which native INT8 needs not.
+
+    Placements by time are static ones in it: the device has another CPU.
+    """
     limits = [limit for limit in (plan.data.evaluation.limit, plan.pack.limit) if limit]
     evaluation = replace(plan.data.evaluation, limit=min(limits, default=0))
     variants = replace(plan.variants, backends=plan.pack.backends)
     build = replace(plan.build, int8="qdq")
-    return replace(plan, data=replace(plan.data, evaluation=evaluation), variants=variants, build=build)
+    quantize = replace(plan.quantize, placement="static")
+    data = replace(plan.data, evaluation=evaluation)
+    return replace(plan, data=data, variants=variants, quantize=quantize, build=build)
 
 
 def write_bundle(out: Path, plan: Plan, made: Results) -> Artifact:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from calibration.precision.placement import PlacementOptions, PlacementTarget
+from calibration.precision.placement import PlacementTarget
 from calibration.ranges.ranges import AUTO
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
@@ -63,10 +63,7 @@ def trials(plan: Plan, store: Store, made: Results, variant: Variant) -> Iterato
         ranges = ranges_of(auto, store, network.fp32, samples)
         yield Trial(ranges, by_auto, excluded, 0)
     stage = quantize_for(plan, variant)
-    options = PlacementOptions(
-        stage.target, stage.excluded(network.fp32), stage.chosen_arithmetic()[0], stage.attention
-    )
-    measure = MeasureLayers(options, num_threads=plan.tolerate.num_threads)
+    measure = MeasureLayers(stage.placement_options(network.fp32), num_threads=plan.tolerate.num_threads)
     noises = noises_from_file(store.run(measure, network.fp32, ranges, samples).path)
     yield from (Trial(ranges, by_auto, (*excluded, *nodes), len(nodes)) for nodes in noisy_sets(noises))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import onnx
 
@@ -28,9 +28,9 @@ from calibration.ranges.ranges_file import ranges_from_folder
 from engines.cpu import cpu_flags
 from engines.precision import FP32, INT8
 from pipeline.accuracy.override import OverrideRanges
-from pipeline.artifact import OnnxModel, Ranges
+from pipeline.artifact import OnnxModel, PlacementTimes, Ranges
 from pipeline.errors import ConfigError
-from pipeline.machine.packages import distribution_versions
+from pipeline.machine.packages import cpu_versions, distribution_versions
 from pipeline.option import option
 from pipeline.stage import Stage
 
@@ -56,6 +56,9 @@ class Quantize(Stage):
         "cpu", "for onnxruntime: types of activations and weights (u8s8: UINT8 and INT8); cpu: best on this CPU"
     )
 
+    placement: Literal["static", "timed"] = option(
+        "static", "for onnxruntime: what stays in float; timed: also what is quicker so on this CPU, which is measured"
+    )
     rest: Literal["fp32", "fp16"] = option(
         "fp32", "for tensorrt: precision of everything that is not INT8; fp16 needs opset 19 and TensorRT 10 or later"
     )
@@ -91,6 +94,14 @@ class Quantize(Stage):
         overrides = [override.nodes for override in self._of_nodes()]
         return (*nodes_meant(nodes, self.exclude, "exclude"), *nodes_meant(nodes, overrides, f"{WHERE} nodes"))
 
+    def is_timed(self) -> bool:
+        """Whether what is quicker in float is to be measured."""
+        return self.placement == "timed" and self.target == "onnxruntime"
+
+    def placement_options(self, model: OnnxModel) -> PlacementOptions:
+        """What placements are decided by, of a model."""
+        return PlacementOptions(self.target, self.excluded(model), self.chosen_arithmetic()[0], self.attention)
+
     def placed_for(self, placement: str) -> Quantize:
         """For a backend that wants its nodes so."""
         assert placement in get_args(PlacementTarget), f"a backend that takes no INT8 ({placement}) is refused before"
@@ -105,10 +116,15 @@ class Quantize(Stage):
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on, and for ONNX Runtime what this CPU was found to do."""
         tool_versions = distribution_versions("onnx", "onnx-ir", "numpy")
-        return tool_versions | ({"arithmetic": self.chosen_arithmetic()[0]} if self.target == "onnxruntime" else {})
+        if self.target != "onnxruntime":
+            return tool_versions
+        measured_on = cpu_versions() if self.is_timed() else {}
+        return tool_versions | {"arithmetic": self.chosen_arithmetic()[0]} | measured_on
 
-    def __call__(self, out: Path, model: OnnxModel, ranges: Ranges) -> OnnxModel:
-        """Write ``out/model.onnx`` and ``out/notes.json``.
+    def __call__(
+        self, out: Path, model: OnnxModel, ranges: Ranges, measured: PlacementTimes | None = None
+    ) -> OnnxModel:
+        """Write ``out/model.onnx`` and ``out/notes.json``; with ``measured``, what is quicker in float stays so.
 
         Raises:
             DataError: the ranges are of another model, or lack a tensor; or they were imported, and FP16 needs more; or
@@ -121,12 +137,16 @@ class Quantize(Stage):
         if self.target == "onnxruntime":
             record.check_measured("asymmetric quantization for ONNX Runtime")
         record, overrides = overridden(record, self.override, skeleton_from_file(model.path), {})
-        arithmetic, why = self.chosen_arithmetic()
-        options = PlacementOptions(self.target, self.excluded(model), arithmetic, self.attention)
+        why = self.chosen_arithmetic()[1]
+        in_float, by_time = quicker_in_float(measured)
+        options = self.placement_options(model)
+        options = replace(options, exclude=(*options.exclude, *in_float))
         quantized = qdq_from_onnx(proto, spans_from_ranges(record.read_for(self.target)), options)
         if not quantized.placement.nodes:
             raise NothingQuantized(nothing_quantized(proto, quantized.placement.notes))
-        notes = [*overrides, *quantized.placement.notes, *([why] if self.target == "onnxruntime" else [])]
+        timed = {f"node '{name}' " for name in in_float}
+        placed_notes = [note for note in quantized.placement.notes if not note.startswith(tuple(timed))]
+        notes = [*overrides, *placed_notes, *([why] if self.target == "onnxruntime" else []), *by_time]
         placed = {tensor.tensor for tensor in quantized.placement.tensors}
         if idle := [name for name, tensor in record.tensors.items() if tensor.bounds and name not in placed]:
             notes.append(f"{WHERE}: {listed(idle)} tensors are not INT8 for {self.target}, their range is not used")
@@ -138,6 +158,34 @@ class Quantize(Stage):
         save_model(made, out / "model.onnx")
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(out / "model.onnx")
+
+
+def quicker_in_float(measured: PlacementTimes | None) -> tuple[tuple[str, ...], list[str]]:
+    """The nodes that are quicker in float by what was measured, if it was on this machine; and sentences on it."""
+    if measured is None:
+        return (), []
+    record = measured.read()
+    made_on, here = record["made_on"], cpu_versions()
+    if made_on != here:
+        named = " and ".join(
+            f"{name} {made_on.get(name)} (here {here[name]})" for name in here if made_on.get(name) != here[name]
+        )
+        return (), [f"placement by time: was measured with {named}, so that the static one is taken; measure it here"]
+    if record["why_not"]:
+        return (), [f"placement by time: {record['why_not']}, so that the static one is taken"]
+    groups = [each["group"] for each in record["tried"] if each["is_float"] and each["num_nodes"]]
+    return tuple(record["in_float"]), [time_sentence(record, groups)]
+
+
+def time_sentence(record: Mapping[str, Any], groups: Sequence[str]) -> str:
+    """What the times say."""
+    ms, fp32_ms, static_ms = record["ms"], record["fp32_ms"], record["static_ms"]
+    where = f"{record['made_on']['cpu']} ({', '.join(groups) or 'no group'})"
+    sentence = (
+        f"placement by time: {len(record['in_float'])} nodes are quicker in float on this CPU, {where}: {ms:.2f} ms, "
+        f"{fp32_ms / ms:.2f} times as fast as FP32, and {static_ms / ms:.2f} times as fast as with all in INT8"
+    )
+    return sentence if ms <= fp32_ms else f"{sentence}; INT8 does not pay here: stay with FP32"
 
 
 class NothingQuantized(ModelError):

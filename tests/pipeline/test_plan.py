@@ -98,6 +98,7 @@ target = "onnxruntime"
 exclude = ["Gemm"]
 attention = "rest"
 arithmetic = "s8s8"
+placement = "timed"
 rest = "fp16"
 [[quantize.override]]
 tensors = "features/*/relu6"

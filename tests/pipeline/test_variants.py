@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -13,9 +14,12 @@ from pipeline import flow
 from pipeline import variants as variants_module
 from pipeline.artifact import OnnxModel
 from pipeline.plan import read_plan
+from pipeline.release.bundle_writer import narrowed
 from pipeline.results import TRAINED, Network, Variant, variant_named
+from pipeline.stages.cast import Cast
+from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
-from pipeline.variants import variants
+from pipeline.variants import timing_for, variants
 from tests.pipeline.plan_folder import change
 
 
@@ -65,3 +69,34 @@ def test_another_network_has_ranges_models_and_tolerances_of_its_own(
     assert trained.digest() != tuned.digest()
     assert len({model.digest() for model in made.models.values()}) == len(names)
     assert len({outputs.digest() for outputs in made.outputs.values()}) == len(names)
+
+
+def test_what_was_measured_for_a_placement_is_measured_once(folder: Path) -> None:
+    change(folder, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["int8"]')
+    with (folder / "plan.toml").open("a") as stream:
+        stream.write('[quantize]\nplacement = "timed"\n')
+    plan = read_plan(folder / "plan.toml")
+    runs = []
+    for _ in range(2):
+        store = Store(folder / "store")
+        made = flow.run(plan, store, "quantize")
+        served = [
+            (entry.stage, entry.served) for entry in store.account if entry.stage in ("placement_times", "quantize")
+        ]
+        runs.append((served, made.models[Variant(INT8, "onnxruntime")].digest()))
+    assert [served for served, _ in runs] == [
+        [("placement_times", False), ("quantize", False)],
+        [("placement_times", True), ("quantize", True)],
+    ]
+    assert runs[0][1] == runs[1][1]
+    assert any("placement by time" in note for note in made.models[Variant(INT8, "onnxruntime")].notes())
+
+
+def test_only_int8_for_onnxruntime_is_placed_by_time(folder: Path) -> None:
+    model = OnnxModel(folder / "tiny.onnx")
+    timed = Quantize(target="onnxruntime", placement="timed")
+    assert timing_for(timed, model) is not None
+    for stage in (replace(timed, target="tensorrt"), replace(timed, placement="static"), Cast()):
+        assert timing_for(stage, model) is None
+    plan = read_plan(folder / "plan.toml")
+    assert narrowed(replace(plan, quantize=timed)).quantize.placement == "static", "a bundle's device is another CPU"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import pytest
 from onnx import numpy_helper
 
 from calibration.ranges.override import Override
-from pipeline.artifact import OnnxModel, Ranges
+from engines.cpu import cpu_name
+from pipeline.artifact import OnnxModel, PlacementTimes, Ranges
 from pipeline.errors import ConfigError, DataError, ModelError
+from pipeline.latency.placement_times import GroupTime, MeasuredPlacement
+from pipeline.machine.packages import cpu_versions
 from pipeline.stages import quantize as quantize_stage
 from pipeline.stages.quantize import Quantize, nothing_quantized
 from pipeline.store import Store
@@ -145,3 +150,51 @@ def test_exceptions_are_part_of_the_recipe(net: OnnxModel, ranges: Ranges, tmp_p
     store = Store(tmp_path / "store")
     stages = [Quantize(), *(Quantize(override=(Override(tensors="image", range=(0.0, b)),)) for b in (5.0, 6.0))]
     assert len({str(store.recipe(stage, net, ranges)) for stage in stages}) == 3
+
+
+def measured(out: Out, made_on: dict[str, str], **changes: Any) -> PlacementTimes:
+    """A record of times, as it is written."""
+    record = MeasuredPlacement(made_on, ("conv",), "", 3.0, 2.5, 2.0, (GroupTime("Conv", 1, 0.8, True),))
+    path = out() / "placement.json"
+    path.write_text(json.dumps(asdict(replace(record, **changes))))
+    return PlacementTimes(path)
+
+
+def test_what_is_quicker_in_float_stays_in_float_and_the_notes_say_so(net: OnnxModel, ranges: Ranges, out: Out) -> None:
+    stage = Quantize(target="onnxruntime", placement="timed")
+    made = stage(out(), net, ranges, measured(out, cpu_versions()))
+    assert onnx.load(made.path) == onnx.load(Quantize(target="onnxruntime", exclude=("conv",))(out(), net, ranges).path)
+    assert made.notes()[-1] == (
+        f"placement by time: 1 nodes are quicker in float on this CPU, {cpu_name()} (Conv): 2.00 ms, "
+        "1.50 times as fast as FP32, and 1.25 times as fast as with all in INT8"
+    )
+    assert not any("the user excluded it" in note for note in made.notes())
+    slow = stage(out(), net, ranges, measured(out, cpu_versions(), fp32_ms=1.0))
+    assert slow.notes()[-1].endswith("; INT8 does not pay here: stay with FP32")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"made_on": {**cpu_versions(), "cpu": "80386"}}, "was measured with cpu 80386 (here "),
+        ({"why_not": "an input has a size that is not known"}, "an input has a size that is not known, so that the"),
+    ],
+)
+def test_another_cpu_takes_the_static_placement(
+    net: OnnxModel, ranges: Ranges, out: Out, changes: dict[str, Any], words: str
+) -> None:
+    stage = Quantize(target="onnxruntime", placement="timed")
+    made = stage(out(), net, ranges, measured(out, **{"made_on": cpu_versions(), **changes}))
+    assert onnx.load(made.path) == onnx.load(Quantize(target="onnxruntime")(out(), net, ranges).path)
+    assert words in made.notes()[-1]
+    assert "the static one is taken" in made.notes()[-1]
+
+
+def test_the_times_and_the_cpu_are_part_of_the_recipe(net: OnnxModel, ranges: Ranges, out: Out, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    stages = [Quantize(target="onnxruntime", placement=placement) for placement in ("static", "timed")]
+    versions = [store.recipe(stage, net, ranges)["versions"] for stage in stages]
+    assert ["cpu" in each for each in versions] == [False, True]
+    assert "cpu" not in Quantize(target="tensorrt", placement="timed").versions()
+    both = [measured(out, cpu_versions()), measured(out, cpu_versions(), in_float=("dense",))]
+    assert len({str(store.recipe(stages[1], net, ranges, each)) for each in both}) == 2

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 import pytest
 
+from engines.cpu import cpu_name
 from tests.pipeline.command.verbs.calls import files, one_sentence
 
 if TYPE_CHECKING:
@@ -57,3 +58,13 @@ def test_another_reading_of_the_same_histograms_takes_no_samples(command: Comman
     options = ("--data", "data.npz", "--method", "minmax")
     assert command("quantize", "tiny.onnx", *options, "-o", "anew.onnx").status == 0
     assert (tiny / "read.onnx").read_bytes() == (tiny / "anew.onnx").read_bytes()
+
+
+def test_the_placement_by_time_is_said_with_the_cpu(command: Command, ranges: Path) -> None:
+    quantize = ("quantize", "tiny.onnx", "--ranges", ranges, "--placement", "timed", "-o", "a.onnx")
+    said = command(*quantize, "--target", "onnxruntime")
+    assert said.status == 0
+    assert "trtforge: a.onnx: placement by time: " in said.err
+    assert f" in float on this CPU, {cpu_name()} (" in said.err
+    assert "DequantizeLinear" in operators(Path("a.onnx"))
+    assert "placement by time" not in command(*quantize, "--target", "tensorrt").err

@@ -1,0 +1,235 @@
+"""What of an INT8 model is quicker in float on this CPU: measured on the whole network, group by group."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from calibration.graph.external_data import model_from_file, save_model
+from calibration.precision.float_groups import FloatGroup, first_choices, float_groups, integer_nodes
+from calibration.precision.placement import PlacementOptions
+from calibration.precision.qdq import qdq_from_onnx
+from calibration.ranges.ranges import spans_from_ranges
+from calibration.ranges.ranges_file import ranges_from_folder
+from calibration.ranges.span import Span
+from engines import module_of
+from engines.contract import DYNAMIC, Array, Runner, TensorSpec
+from pipeline.artifact import OnnxModel, PlacementTimes, Ranges
+from pipeline.engine_runner import SIMULATOR, load_model
+from pipeline.machine.packages import cpu_versions, distribution_versions
+from pipeline.machine.progress import Bar
+
+FILE = "placement.json"
+NUM_BLOCKS = 15
+"""Of runs of each model, in turns with the others'."""
+BLOCK_MS = 4.0
+"""A block is no shorter."""
+CLEAR_RATIO, CLEAR_SHARE = 0.985, 0.75
+"""A model is quicker than another if it takes no more than that share of its time, and is so in so many blocks."""
+
+Times: TypeAlias = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GroupTime:
+    """One thing that was tried: a group in float beside what was in float already."""
+
+    group: str
+    num_nodes: int
+    ratio: float
+    """Of the CPU time to that without it; the median of blocks of runs in turns."""
+    is_float: bool
+    """Whether it stays in float."""
+
+
+@dataclass(frozen=True)
+class MeasuredPlacement:
+    """What stays in float, and for which machine that holds."""
+
+    made_on: dict[str, str]
+    """The CPU with its instructions, and ONNX Runtime's version."""
+    in_float: tuple[str, ...] = ()
+    """Names of nodes."""
+    why_not: str = ""
+    """Why nothing was measured."""
+    fp32_ms: float = 0.0
+    static_ms: float = 0.0
+    """With all in integers that can be."""
+    ms: float = 0.0
+    tried: tuple[GroupTime, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class TimePlacement:
+    """Which nodes of the INT8 model are quicker in float on this CPU; the store can keep it.
+
+    By CPU time, one thread, one sample. It begins with the quickest of some placements; then each group of nodes, the
+    large ones first, goes to float where the whole network is clearly quicker so.
+    """
+
+    options: PlacementOptions
+    """Where INT8 is placed if it pays."""
+
+    def versions(self, *_inputs: object) -> dict[str, str]:
+        """What the result depends on: also the CPU."""
+        return {**distribution_versions("numpy", "onnx", "onnx-ir"), **cpu_versions()}
+
+    def modules(self, *_inputs: object) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return (module_of(SIMULATOR),)
+
+    def __call__(self, out: Path, model: OnnxModel, ranges: Ranges) -> PlacementTimes:
+        """Write ``out/placement.json``, a ``MeasuredPlacement``.
+
+        Raises:
+            DataError: a tensor that is placed has no range.
+            ModelError, EngineError: the model cannot be quantized, or not run.
+            Unavailable: ONNX Runtime is not installed.
+        """
+        record = ranges_from_folder(ranges.path).read_for(self.options.target)
+        measured = measured_placement(model_from_file(model.path), spans_from_ranges(record), self.options)
+        (out / FILE).write_text(json.dumps(asdict(measured), indent=1))
+        return PlacementTimes(out / FILE)
+
+
+def measured_placement(
+    model: onnx.ModelProto, spans: Mapping[str, Span], options: PlacementOptions
+) -> MeasuredPlacement:
+    """Measure what is quicker in float; see ``TimePlacement``."""
+    nodes = integer_nodes(model, spans, options)
+    with tempfile.TemporaryDirectory(prefix="trtforge-") as folder, ExitStack() as stack:
+        models = _Models(Path(folder), model, spans, options)
+        fp32 = models.fp32(stack)
+        feed = feed_for(fp32.inputs, spans)
+        if feed is None or not any(node.is_product for node in nodes):
+            why = "no product is in INT8" if feed is not None else "an input has a size that is not known"
+            return MeasuredPlacement(cpu_versions(), why_not=why)
+        first, tried = _first_choice(models, fp32, feed, first_choices(nodes))
+        products = frozenset(node.name for node in nodes if node.is_product)
+        in_float, more = _with_groups(models, feed, first, [g for g in float_groups(nodes) if not products <= g.nodes])
+        runners = [fp32, models.placed(frozenset(), stack), models.placed(in_float, stack)]
+        fp32_ms, static_ms, ms = (round(float(each) * 1e3, 4) for each in np.median(race(runners, feed), axis=1))
+        order = tuple(node.name for node in nodes if node.name in in_float)
+        return MeasuredPlacement(cpu_versions(), order, "", fp32_ms, static_ms, ms, (*tried, *more))
+
+
+def _first_choice(
+    models: _Models, fp32: Runner, feed: Mapping[str, Array], choices: Sequence[FloatGroup]
+) -> tuple[frozenset[str], list[GroupTime]]:
+    """The quickest of some placements; the first of them unless another is clearly quicker."""
+    with ExitStack() as stack:
+        times = race([fp32, *(models.placed(choice.nodes, stack) for choice in choices)], feed)[1:]
+    best = int(np.argmin(np.median(times, axis=1)))
+    best = best if is_quicker(times[0], times[best]) else 0
+    tried = [
+        GroupTime(choice.name, len(choice.nodes), round(float(np.median(row / times[0])), 4), number == best)
+        for number, (choice, row) in enumerate(zip(choices, times, strict=True))
+    ]
+    return choices[best].nodes, tried
+
+
+def _with_groups(
+    models: _Models, feed: Mapping[str, Array], in_float: frozenset[str], groups: Sequence[FloatGroup]
+) -> tuple[frozenset[str], list[GroupTime]]:
+    """What is in float once each group was tried."""
+    tried: list[GroupTime] = []
+    bar = Bar("placement by time", len(groups))
+    with ExitStack() as stack:
+        stack.callback(bar.close)
+        holder = ExitStack()
+        stack.callback(lambda: holder.close())
+        best = models.placed(in_float, holder)
+        for number, group in enumerate(groups, start=1):
+            candidate = in_float | group.nodes
+            if candidate != in_float and models.has_products(candidate):
+                with ExitStack() as attempt:
+                    runner = models.placed(candidate, attempt)
+                    old, new = race([best, runner], feed)
+                    stays = is_quicker(old, new)
+                    if stays:
+                        holder.close()
+                        in_float, best, holder = candidate, runner, attempt.pop_all()
+                ratio = round(float(np.median(new / old)), 4)
+                tried.append(GroupTime(group.name, len(group.nodes), ratio, stays))
+            bar.to(number)
+    return in_float, tried
+
+
+def is_quicker(old: Times, new: Times) -> bool:
+    """Whether the blocks of a model are clearly quicker than those of another that ran in turns with it."""
+    ratios = new / old
+    return bool(np.median(ratios) <= CLEAR_RATIO and (ratios < 1).mean() >= CLEAR_SHARE)
+
+
+class _Models:
+    """Opens the models that are compared, on one thread."""
+
+    def __init__(
+        self, folder: Path, model: onnx.ModelProto, spans: Mapping[str, Span], options: PlacementOptions
+    ) -> None:
+        self._folder, self._model, self._spans, self._options = folder, model, spans, options
+        self._products = {node.name for node in integer_nodes(model, spans, options) if node.is_product}
+
+    def fp32(self, stack: ExitStack) -> Runner:
+        """The model as it is."""
+        return self._opened(self._model, stack)
+
+    def placed(self, in_float: frozenset[str], stack: ExitStack) -> Runner:
+        """INT8 without these nodes."""
+        options = replace(self._options, exclude=(*self._options.exclude, *sorted(in_float)))
+        return self._opened(qdq_from_onnx(self._model, self._spans, options).model, stack)
+
+    def has_products(self, in_float: frozenset[str]) -> bool:
+        """Whether anything would be left in INT8."""
+        return not self._products <= in_float
+
+    def _opened(self, model: onnx.ModelProto, stack: ExitStack) -> Runner:
+        file = self._folder / "model.onnx"
+        save_model(model, file)
+        return stack.enter_context(load_model(file, SIMULATOR, 1))
+
+
+def feed_for(inputs: Sequence[TensorSpec], spans: Mapping[str, Span]) -> dict[str, Array] | None:
+    """A sample of numbers in the range of each input; None where a size other than the batch is not known."""
+    random = np.random.default_rng(0)
+    feed: dict[str, Array] = {}
+    for spec in inputs:
+        shape = [1 if index == 0 and size == DYNAMIC else size for index, size in enumerate(spec.shape)]
+        if DYNAMIC in shape:
+            return None
+        span = spans.get(spec.name, Span(1.0, 0.0, 1.0))
+        is_float = np.dtype(spec.dtype).kind == "f"
+        numbers = random.uniform(span.min, span.max, shape) if is_float else np.zeros(shape)
+        feed[spec.name] = numbers.astype(spec.dtype)
+    return feed
+
+
+def race(runners: Sequence[Runner], feed: Mapping[str, Array]) -> Times:
+    """CPU seconds of one run: a row for each runner, a column for each block, in turns that begin with another each."""
+    sizes = []
+    for runner in runners:
+        runner.infer(feed)
+        sizes.append(max(1, round(BLOCK_MS / 1e3 / max(_cpu_seconds(runner, feed, 1), 1e-6))))
+    times = np.empty((len(runners), NUM_BLOCKS))
+    for block in range(NUM_BLOCKS):
+        for turn in range(len(runners)):
+            index = (turn + block) % len(runners)
+            times[index, block] = _cpu_seconds(runners[index], feed, sizes[index])
+    return times
+
+
+def _cpu_seconds(runner: Runner, feed: Mapping[str, Array], num_runs: int) -> float:
+    begin = time.process_time()
+    for _ in range(num_runs):
+        runner.infer(feed)
+    return (time.process_time() - begin) / num_runs
