@@ -15,6 +15,8 @@ from calibration.graph.constants import fold_constants
 from calibration.graph.einsum import products_from_einsums
 from calibration.graph.external_data import save_model
 from calibration.graph.fold import fold_batch_norm, portable_names
+from calibration.graph.hard_sigmoid import write_hard_sigmoids
+from calibration.graph.layout import join_transposes
 from calibration.graph.pads import fold_pads
 from calibration.graph.pools import pool_means
 from calibration.graph.strides import raise_strides
@@ -36,6 +38,8 @@ Rewrite: TypeAlias = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, int]]
 REWRITES: tuple[tuple[Rewrite, str], ...] = (
     (products_from_einsums, "Einsums that are one product are written as MatMul: {num}"),
     (fold_constants, "what depends on constants alone is computed, number of nodes: {num}"),
+    (join_transposes, "what stands between convolutions has its channels first as they do, Transposes fewer: {num}"),
+    (write_hard_sigmoids, "hard sigmoids in pieces are written as HardSigmoid: {num}"),
     (pool_means, "means over all positions are written as GlobalAveragePool: {num}"),
     (drop_views, "Reshapes back to a shape that the values had before are left out: {num}"),
     (fold_pads, "convolutions and pools that pad for themselves now, instead of a Pad: {num}"),
