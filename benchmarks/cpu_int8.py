@@ -147,10 +147,10 @@ int main(void) {
     __m256i sums[12], data = _mm256_set1_epi8(3), weight = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
     for (int i = 0; i < 12; i++) sums[i] = _mm256_setzero_si256();
     double best = 0;
-    for (int repeat = 0; repeat < 5; repeat++) {
+    for (int repeat = 0; repeat < 20; repeat++) {
         struct timespec begin, end;
         clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &begin);
-        for (int round = 0; round < 20000000; round++)
+        for (int round = 0; round < 5000000; round++)
             for (int i = 0; i < 12; i++) {
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__) || defined(__AVXVNNI__)
                 sums[i] = _mm256_dpbusd_epi32(sums[i], data, weight);
@@ -163,7 +163,7 @@ int main(void) {
             }
         clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
         double seconds = (end.tv_sec - begin.tv_sec) + 1e-9 * (end.tv_nsec - begin.tv_nsec);
-        double rate = 20000000.0 * 12 * 32 / seconds;
+        double rate = 5000000.0 * 12 * 32 / seconds;
         best = rate > best ? rate : best;
     }
     printf("%.6g\\n", best + 0 * _mm256_extract_epi32(sums[0], 0));
@@ -328,7 +328,7 @@ def peak(folder: Path) -> float:
     source, program, known = folder / "peak.c", folder / "peak", folder / "peak.json"
     if not known.exists():
         source.write_text(PEAK)
-        subprocess.run(["cc", "-O2", "-march=native", source, "-o", program], check=True)
+        subprocess.run(["cc", "-O3", "-funroll-loops", "-march=native", source, "-o", program], check=True)
         known.write_text(subprocess.run([program], check=True, capture_output=True, text=True).stdout)
     return float(known.read_text())
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from calibration.graph.external_data import array_of
+from calibration.precision.hard_sigmoid_levels import hard_sigmoid_result
 from calibration.precision.input_arithmetic import aligned
 from calibration.precision.placement import PlacementTarget, span_in_model
 from calibration.precision.scale import DataType, Quantization, asymmetric, symmetric
@@ -107,4 +108,5 @@ def _possible(span: Span, actual: Quantization, before: Quantization | None) -> 
     if before is not None and before != actual:
         factor, shift = actual.scale / before.scale, (before.zero_point - actual.zero_point) * actual.scale
         both.insert(0, aligned(span, actual.dtype, factor, shift))
+        both.append(hard_sigmoid_result(actual.dtype))
     return [how for how in both if how is not None]

@@ -20,6 +20,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from calibration.graph.editing import attribute_float, attribute_int, constant
+from calibration.precision.hard_sigmoid_levels import hard_sigmoid_levels
 from calibration.precision.input_arithmetic import aligned, input_arithmetic
 from calibration.precision.placement import (
     NodeInput,
@@ -38,8 +39,8 @@ PRODUCTS = ("Conv", "MatMul", "Gemm")
 """Those with an integer kernel; ConvTranspose has none."""
 MOVERS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "Expand", "Tile", "MaxPool")
 """Give back values of their first input: input and output have one scale and zero point."""
-ARITHMETIC = ("Add", "Mul", "Concat", "Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool")
-"""Have an integer kernel with scales of their own for inputs and output."""
+ARITHMETIC = ("Add", "Mul", "Concat", "Sigmoid", "HardSigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool")
+"""Have an integer kernel with scales of their own for inputs and output; a HardSigmoid is just another scale."""
 POOLS = ("AveragePool", "GlobalAveragePool")
 ABSORBED = ("Relu", "Clip")
 
@@ -142,6 +143,8 @@ def _joins_in(context: PlacementContext, node: ir.Node, quantized: set[str]) -> 
         return False
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return False
+    if node.op_type == "HardSigmoid" and hard_sigmoid_levels(node, _dtype(context)) is None:
+        return False
     if not all(value.name in quantized and context.is_activation(value) for value in _data_inputs(node)):
         return False
     return all(context.why_no_scale(value, node) is None for value in _touched(node))
@@ -175,6 +178,11 @@ def _is_depthwise(node: ir.Node) -> bool:
     return node.op_type == "Conv" and weight is not None and weight.shape[:2] == (attribute_int(node, "group", 1), 1)
 
 
+def _dtype(context: PlacementContext) -> DataType:
+    """Of activations."""
+    return "int8" if context.options.arithmetic == "s8s8" else "uint8"
+
+
 def _tensor(context: PlacementContext, value: ir.Value, integer: dict[str, ir.Node]) -> QuantizedTensor:
     source = value
     producer = source.producer()
@@ -182,9 +190,11 @@ def _tensor(context: PlacementContext, value: ir.Value, integer: dict[str, ir.No
         assert producer.inputs[0] is not None
         source = producer.inputs[0]
         producer = source.producer()
-    dtype: DataType = "int8" if context.options.arithmetic == "s8s8" else "uint8"
+    dtype = _dtype(context)
     span, before = context.ranges[source.name or ""], input_arithmetic(source, context.excluded)
     quantization = aligned(span, dtype, before.factor, before.shift) if before is not None else asymmetric(span, dtype)
+    if (levels := hard_sigmoid_levels(source.producer(), dtype)) is not None:
+        quantization = levels[1]
     assert isinstance(quantization, Quantization)
     is_output = value.is_graph_output() and not value.is_graph_input()  # An input that is given out stays as it came.
     return QuantizedTensor(value.name or "", quantization, readers_of(value), is_output)

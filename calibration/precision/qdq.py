@@ -26,6 +26,7 @@ from calibration.graph.editing import (
 from calibration.graph.opset import opset_of
 from calibration.graph.patterns import check_known
 from calibration.precision.first_convolution import widen_convolutions
+from calibration.precision.hard_sigmoid_levels import absorb_hard_sigmoids
 from calibration.precision.input_arithmetic import absorb_input_arithmetic
 from calibration.precision.place import place
 from calibration.precision.placement import (
@@ -79,6 +80,7 @@ def qdq_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, Span], options: P
     _Writer(graph).write(placement)
     if options.target == "onnxruntime":
         absorb_input_arithmetic(graph, lambda node: node.op_type in options.exclude or node.name in options.exclude)
+        absorb_hard_sigmoids(graph)
         if options.arithmetic == "u8s8":
             widen_convolutions(graph)
     return Quantized(closed(opened_model), placement)
