@@ -1,9 +1,10 @@
 """Speed of INT8 on one core of the CPU: ours in ONNX Runtime beside its own quantizer, OpenVINO with NNCF, and LiteRT.
 
 All engines of a network run in one process, on one thread, one sample at a time, in blocks in random order; what counts
-is the median CPU time of a run. Others get the network as tf2onnx (or LiteRT's converter) makes it of the SavedModel,
-ours what `trtforge export` makes of it; all the same 32 calibration samples. Networks: keras.applications with random
-weights, whose times are those of trained ones, and EfficientNet-Lite1 where DATA has it. Usage, a network at a time::
+is the median CPU time of a run. All get the ONNX file that tf2onnx makes of the SavedModel, ours by way of `trtforge
+export` (LiteRT: what its own converter makes of the SavedModel), and the same 32 calibration samples. Networks:
+keras.applications with random weights, whose times are those of trained ones, and EfficientNet-Lite1 where DATA has it.
+Usage, a network at a time::
 
     python benchmarks/cpu_int8.py FOLDER --data DATA --only NAME --output benchmarks/results/cpu_int8.md
 
@@ -288,7 +289,7 @@ def make_ours(work: Path) -> dict[str, tuple[str, Path]]:
     """Ours: FP32 as exported, INT8, and INT8 placed by time, made anew."""
     fp32, ranges, int8, timed = (work / name for name in ("fp32.onnx", "ranges", "int8.onnx", "timed.onnx"))
     shutil.rmtree(ranges, ignore_errors=True)
-    trtforge("export", work / "saved", "-o", fp32)
+    trtforge("export", work / "plain.onnx", "-o", fp32)
     trtforge("calibrate", fp32, "--data", work / "samples.npy", "--watch", "onnxruntime", "-o", ranges)
     quantize = ["quantize", fp32, "--ranges", ranges, "--target", "onnxruntime"]
     trtforge(*quantize, "-o", int8)
@@ -346,8 +347,8 @@ def page(known: list[Raced], peak_per_second: float, versions: str) -> str:
         "One thread, one sample, all engines of a network in one process, 30 blocks in random order, medians of CPU "
         "time; ± is half of what lies between the quartiles. *×* is the speed over that of ONNX Runtime's FP32 on the "
         "model that tf2onnx makes. *Of the peak*: the multiply-adds that the model asks for, of the "
-        f"{peak_per_second / 1e9:.0f} G of 8 bits that one core of this CPU does in a second by {instruction}. Others "
-        "get the model that tf2onnx makes (LiteRT: that of its converter), ours comes from `trtforge export`.",
+        f"{peak_per_second / 1e9:.0f} G of 8 bits that one core of this CPU does in a second by {instruction}. All get "
+        "the model that tf2onnx makes, ours by way of `trtforge export` (LiteRT: what its own converter makes).",
         "",
         "## Ours beside the others",
         "",
