@@ -114,7 +114,7 @@ def litert(path):
         interpreter.invoke()
         return interpreter.get_tensor(result)
     return run
-def blocks(run, num):
+def seconds(run, num):
     begin = time.process_time()
     for _ in range(num):
         run()
@@ -124,21 +124,19 @@ runs, failures = {}, {}
 for name, (kind, path) in candidates.items():
     try:
         run = {"onnxruntime": onnxruntime, "openvino": openvino, "litert": litert}[kind](path)
-        blocks(run, 3)
+        seconds(run, 3)
         runs[name] = run
     except Exception as error:
         failures[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-sizes = {name: max(1, round(0.02 / blocks(run, 3))) for name, run in runs.items()}
+sizes = {name: max(1, round(0.02 / seconds(run, 3))) for name, run in runs.items()}
 times = {name: [] for name in runs}
 order = list(runs)
 for _ in range(30):
     random.shuffle(order)
     for name in order:
-        times[name].append(blocks(runs[name], sizes[name]))
-median = {name: float(np.median(each)) for name, each in times.items()}
-spread = {name: float(np.quantile(each, 0.75) - np.quantile(each, 0.25)) for name, each in times.items()}
-json.dump({"ms": {n: 1e3 * s for n, s in median.items()}, "spread_ms": {n: 1e3 * s for n, s in spread.items()},
-           "failures": failures}, open(out, "w"))
+        times[name].append(seconds(runs[name], sizes[name]))
+milliseconds = {name: [1e3 * each for each in blocks] for name, blocks in times.items()}
+json.dump({"blocks_ms": milliseconds, "failures": failures}, open(out, "w"))
 """
 PEAK = """
 #include <immintrin.h>
@@ -178,12 +176,14 @@ class Raced:
 
     name: str
     multiply_adds: int
-    ms: dict[str, float]
-    """Of one run: medians of CPU time."""
-    spread_ms: dict[str, float]
-    """Between the quartiles."""
+    blocks_ms: dict[str, list[float]]
+    """CPU time of one run: by engine, in each round of blocks."""
     failures: dict[str, str]
     notes: list[str]
+
+    def speed(self, label: str, other: str) -> float:
+        """Of an engine over another's: the median of the rounds, whatever else the machine did meanwhile."""
+        return float(np.median(np.array(self.blocks_ms[other]) / np.array(self.blocks_ms[label])))
 
 
 def main() -> None:
@@ -257,7 +257,7 @@ def raced(work: Path, name: str, interpreter: Path) -> Raced:
     times: dict[str, Any] = json.loads((work / "times.json").read_text())
     notes = [note for note in (work / "timed.txt").read_text().splitlines() if "placement by time" in note]
     multiply_adds = count_multiply_adds(onnx.load(work / "plain.onnx"))
-    return Raced(name, multiply_adds, times["ms"], times["spread_ms"], failures | times["failures"], notes)
+    return Raced(name, multiply_adds, times["blocks_ms"], failures | times["failures"], notes)
 
 
 def made_candidates(work: Path, interpreter: Path) -> tuple[dict[str, tuple[str, Path]], dict[str, str]]:
@@ -345,10 +345,10 @@ def page(known: list[Raced], peak_per_second: float, versions: str) -> str:
         f"{cpu_name()}; python {sys.version.split()[0]}, {versions}.",
         "",
         "One thread, one sample, all engines of a network in one process, 30 blocks in random order, medians of CPU "
-        "time; ± is half of what lies between the quartiles. *×* is the speed over that of ONNX Runtime's FP32 on the "
-        "model that tf2onnx makes. *Of the peak*: the multiply-adds that the model asks for, of the "
-        f"{peak_per_second / 1e9:.0f} G of 8 bits that one core of this CPU does in a second by {instruction}. All get "
-        "the model that tf2onnx makes, ours by way of `trtforge export` (LiteRT: what its own converter makes).",
+        "time with their quartiles. Speeds are medians of the ratios in each round of blocks; *×* is that over ONNX "
+        "Runtime's FP32 on the model that tf2onnx makes. *Of the peak*: the multiply-adds that the model asks for, of "
+        f"the {peak_per_second / 1e9:.0f} G of 8 bits that one core of this CPU does in a second by {instruction}. All "
+        "get the model that tf2onnx makes, ours by way of `trtforge export` (LiteRT: what its own converter makes).",
         "",
         "## Ours beside the others",
         "",
@@ -359,7 +359,7 @@ def page(known: list[Raced], peak_per_second: float, versions: str) -> str:
     ]
     others = (FP32, OWN, NNCF, LITERT, OURS)
     for each in known:
-        ratios = [f"{each.ms[other] / each.ms[TIMED]:.2f}" if other in each.ms else "none" for other in others]
+        ratios = [f"{each.speed(TIMED, other):.2f}" if other in each.blocks_ms else "none" for other in others]
         lines.append(f"| {each.name} | {' | '.join(ratios)} |")
     for each in known:
         lines += ["", *section(each, peak_per_second)]
@@ -370,9 +370,10 @@ def section(each: Raced, peak_per_second: float) -> list[str]:
     """One network."""
     lines = [f"## {each.name}, {each.multiply_adds / 1e6:.0f} M multiply-adds", ""]
     lines += ["| engine | ms | × | of the peak |", "|---|---:|---:|---:|"]
-    for label, ms in each.ms.items():
+    for label, blocks in each.blocks_ms.items():
+        low, ms, high = np.quantile(blocks, (0.25, 0.5, 0.75))
         share = f"{100 * each.multiply_adds / peak_per_second / (ms / 1e3):.0f} %" if "INT8" in label else ""
-        lines.append(f"| {label} | {ms:.2f} ± {each.spread_ms[label] / 2:.2f} | {each.ms[FP32] / ms:.2f} | {share} |")
+        lines.append(f"| {label} | {ms:.2f} ({low:.2f} to {high:.2f}) | {each.speed(label, FP32):.2f} | {share} |")
     notes = [note.partition(": ")[2].partition(": ")[2] or note for note in each.notes]
     told = [f"{label}: none ({why})." for label, why in each.failures.items()] + [f"Ours: {note}." for note in notes]
     return [*lines, *(line for one in told for line in ("", one))]

@@ -25,19 +25,18 @@ def test_multiply_adds_of_one_sample() -> None:
 
 
 def test_the_page_has_ratios_shares_and_what_could_not_be_made() -> None:
-    ms = {FP32: 8.0, OURS: 4.0, TIMED: 2.0, OWN: 3.0}
+    blocks = {FP32: [8.0, 8.0, 80.0], OURS: [4.0, 4.0, 40.0], TIMED: [2.0, 2.0, 20.0], OWN: [3.0, 3.0, 30.0]}
     raced = Raced(
         "Net",
         200_000_000,
-        ms,
-        dict.fromkeys(ms, 0.1),
+        blocks,
         {NNCF: "does not know the operator"},
         ["trtforge: timed.onnx: placement by time: 3 nodes"],
     )
     text = page([raced], 4e11, "onnxruntime 1")
     assert "| Net | 4.00 | 1.50 | none | none | 2.00 |" in text
-    assert "| ours, INT8, placement by time | 2.00 ± 0.05 | 4.00 | 25 % |" in text
-    assert "| ONNX Runtime, FP32 | 8.00 ± 0.05 | 1.00 |  |" in text
+    assert "| ours, INT8, placement by time | 2.00 (2.00 to 11.00) | 4.00 | 25 % |" in text
+    assert "| ONNX Runtime, FP32 | 8.00 (8.00 to 44.00) | 1.00 |  |" in text
     assert "OpenVINO + NNCF, INT8: none (does not know the operator)." in text
     assert "Ours: placement by time: 3 nodes." in text
     assert "400 G of 8 bits" in text
