@@ -15,6 +15,7 @@ from calibration.analysis.range_choice import RangeChoice
 from calibration.data.batches import Samples
 from calibration.lint.finding import Finding
 from calibration.ranges.convergence import Convergence
+from calibration.ranges.stop import Stop
 from engines.contract import DeviceTimes, Placement, TensorSpec
 from engines.precision import PRECISIONS, precision_named
 from pipeline.latency.benchmark import Latency
@@ -345,6 +346,8 @@ class Record:
     """What was found of the calibration data, errors (which the plan allows) first."""
     range_choice: RangeChoice | None
     """How the reading of the ranges was chosen; None where a method was named."""
+    stop: Stop | None
+    """Where calibration ended and why; None where it was not to stop."""
     settling: Convergence | None
     """None where nothing was calibrated."""
     served: tuple[StageRun, ...]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from calibration.ranges.ranges import METHODS, Origin, TensorRange
 from calibration.ranges.ranges_file import FORMAT_VERSION
+from calibration.ranges.stop import Stop
 from pipeline.command.verbs.models.ranges import KINDS
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def test_the_page_has_every_key_of_the_file() -> None:
     own = ("format_version", "method", "percentile", *(one.name for one in fields(Origin)), "tensors")
     assert sorted(keys("key")) == sorted(own)
     assert keys("key of a tensor") == [one.name for one in fields(TensorRange)]
+    assert keys("key of stop.json") == [one.name for one in fields(Stop)]
     assert f"Format version {FORMAT_VERSION}." in PAGE
     assert all(f"`{method}`" in PAGE for method in METHODS)
 
@@ -59,7 +61,7 @@ def test_the_pages_commands_run(command: Command, tiny: Path) -> None:
     lines = [
         line[2:] for block in re.findall(r"```console\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()
     ]
-    assert len(lines) == 9
+    assert len(lines) == 10
     for line in lines:
         said = command(*shlex.split(line)[1:])
         assert said.status == 0, f"{line}\n{said.err}"

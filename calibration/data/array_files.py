@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,8 @@ from calibration.data.source import (
     Block,
     DataSource,
     InputSpec,
+    digests_of_rows,
+    gathered,
     hash_file,
     mapping_lines,
     quoted,
@@ -28,6 +31,8 @@ from calibration.data.source import (
 from calibration.errors import DataError
 
 SUFFIXES = (".npz", ".npy")
+DIGESTED_AT_ONCE = 32
+"""Samples that are mapped at a time."""
 NPY_KEY = ""
 """Stands for the one array of an ``.npy`` file, which has no name."""
 
@@ -100,6 +105,26 @@ class ArrayFiles:
                 if is_mapped and start:  # Mapped anew: pages that were read count as memory in use.
                     arrays = {name: read_array(path, key, where) for name, key in self.keys.items()}
                 yield Block({name: _take(array, part) for name, array in arrays.items()}, where, part)
+
+    def samples_at(self, indices: Sequence[int]) -> Iterator[Block]:
+        """One sample after the other; of several ``.npz`` with many samples each, see ``gathered``."""
+        if len(self.files) > 1 and max(self.counts) > 1 and NPY_KEY not in self.keys.values():
+            yield from gathered(self, indices)
+            return
+        starts = [0, *accumulate(self.counts)]
+        opened, arrays = -1, {}
+        for index in indices:
+            chosen = self._chosen[index]
+            number = bisect_right(starts, chosen) - 1
+            path, where, row = self.files[number], self.names[number], chosen - starts[number]
+            if number != opened or NPY_KEY in self.keys.values():  # Mapped anew, as above.
+                arrays = {name: read_array(path, key, where) for name, key in self.keys.items()}
+                opened = number
+            yield Block({name: array[row : row + 1] for name, array in arrays.items()}, where, (row,))
+
+    def digests(self) -> list[bytes]:
+        """Of the rows of the arrays that are inputs."""
+        return digests_of_rows(self.blocks(DIGESTED_AT_ONCE))
 
     def labels(self) -> AnyArray | None:
         """(num_samples, ...) as stored, or None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from calibration.arrays import AnyArray
-from calibration.data.source import Block, DataSource, InputSpec, hash_array, mapping_lines, quoted
+from calibration.data.source import (
+    Block,
+    DataSource,
+    InputSpec,
+    digests_of_rows,
+    gathered,
+    hash_array,
+    mapping_lines,
+    quoted,
+)
 from calibration.data.user_function import load_function
 from calibration.errors import DataError
 
@@ -58,6 +67,14 @@ class BatchFunction:
                 yield Block(part, f"{self.spec}, batch {number}", range(start, stop))
         if num_batches != len(self.fingerprints):
             raise self._differs(num_batches)
+
+    def samples_at(self, indices: Sequence[int]) -> Iterator[Block]:
+        """As a function yields in an order of its own, it is run again for each 256 MiB of samples."""
+        return gathered(self, indices)
+
+    def digests(self) -> list[bytes]:
+        """Of each sample that the function yields, in one more run."""
+        return digests_of_rows(self.blocks(max(self.lengths)))
 
     def _differs(self, number: int) -> DataError:
         return DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +16,7 @@ from calibration.data.source import (
     Block,
     DataSource,
     InputSpec,
+    digest_of_file,
     hash_array,
     hash_file,
     quoted,
@@ -57,10 +58,18 @@ class ImageFolder:
 
     def blocks(self, num_max: int) -> Iterator[Block]:
         """One image in a block, whatever ``num_max``: images may differ in size until they are preprocessed."""
-        for name in self.files:
-            path = Path(self.root, name)
+        yield from self.samples_at(range(len(self.files)))
+
+    def samples_at(self, indices: Sequence[int]) -> Iterator[Block]:
+        """One image after the other."""
+        for index in indices:
+            path = Path(self.root, self.files[index])
             where = path.as_posix()
             yield Block({self.input_name: decode_image(path, self.channels, where)}, where, (0,))
+
+    def digests(self) -> list[bytes]:
+        """Of the files, which are not decoded for it."""
+        return [digest_of_file(Path(self.root, name)) for name in self.files]
 
     def labels(self) -> AnyArray | None:
         """(num_samples,) or None."""

@@ -17,6 +17,8 @@ from calibration.arrays import AnyArray
 from calibration.errors import DataError
 from calibration.file_digest import file_digest
 
+GATHERED_BYTES = 256 << 20
+"""Memory for samples that are read in another order than they are stored in, where they cannot be read one by one."""
 DYNAMIC = -1
 """Stands for a dimension that is only known when the model runs."""
 
@@ -111,6 +113,14 @@ class SampleReader(Protocol):
         """Feed all content that the samples and labels depend on into a hash; where it lies does not matter."""
         ...
 
+    def digests(self) -> list[bytes]:
+        """SHA-256 of each selected sample's content, in order; its labels and where it lies do not matter."""
+        ...
+
+    def samples_at(self, indices: Sequence[int]) -> Iterator[Block]:
+        """The selected samples of these numbers, as they are listed here, each in a block of its own."""
+        ...
+
 
 def spread(num: int, limit: int) -> Sequence[int]:
     """``limit`` of ``num`` indices at even distances, ascending; all of them where ``limit`` is 0 or not smaller."""
@@ -135,8 +145,13 @@ def selection_words(num: int, limit: int) -> str:
 
 def hash_file(path: Path, digest: hashlib._Hash) -> None:
     """Feed the digest of a file's content into a hash."""
+    digest.update(digest_of_file(path))
+
+
+def digest_of_file(path: Path) -> bytes:
+    """SHA-256 of a file's content."""
     try:
-        digest.update(file_digest(path))
+        return file_digest(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
 
@@ -146,6 +161,37 @@ def hash_array(array: AnyArray, digest: hashlib._Hash) -> None:
     digest.update(f"{array.dtype.str}{array.shape}:".encode())
     whole = np.ascontiguousarray(array)
     digest.update(whole.tobytes() if whole.dtype.kind == "U" else whole.data)
+
+
+def digests_of_rows(blocks: Iterable[Block]) -> list[bytes]:
+    """SHA-256 of each sample: of its arrays in the order of the inputs' names."""
+    digests = []
+    for block in blocks:
+        for row in range(len(block.indices)):
+            digest = hashlib.sha256()
+            for _, array in sorted(block.arrays.items()):
+                hash_array(array[row], digest)
+            digests.append(digest.digest())
+    return digests
+
+
+def gathered(reader: SampleReader, indices: Sequence[int]) -> Iterator[Block]:
+    """``SampleReader.samples_at`` for a source that can only be read from its beginning on.
+
+    It is read several times, and each time as many of the samples as fit into 256 MiB are kept.
+    """
+    begin = 0
+    while begin < len(indices):
+        sizes = (sum(array.nbytes for array in block.arrays.values()) for block in reader.blocks(1))
+        end = begin + max(1, GATHERED_BYTES // max(1, next(sizes)))
+        wanted = frozenset(indices[begin:end])
+        rows: dict[int, Block] = {}
+        for index, block in enumerate(reader.blocks(1)):
+            if index in wanted:
+                arrays = {name: array.copy() for name, array in block.arrays.items()}
+                rows[index] = Block(arrays, block.where, block.indices)
+        yield from (rows[index] for index in indices[begin:end])
+        begin = end
 
 
 def mapping_lines(name: str, key: str) -> str:

@@ -54,7 +54,7 @@ class Histogram:
             return replace(self if self.num_values else other, num_infinite=num_infinite)
         exponent = max(self.exponent, other.exponent)
         return Histogram(
-            counts=_widened(self, exponent) + _widened(other, exponent),
+            counts=widened(self, exponent) + widened(other, exponent),
             exponent=exponent,
             min=min(self.min, other.min),
             max=max(self.max, other.max),
@@ -114,8 +114,8 @@ def histogram_of(values: npt.NDArray[np.float32], exponent: int) -> Counts:
     return counts
 
 
-def _widened(histogram: Histogram, exponent: int) -> Counts:
-    """The counts over [0, 2^exponent), for an exponent at least the histogram's own."""
+def widened(histogram: Histogram, exponent: int) -> Counts:
+    """The histogram's counts over [0, 2^exponent), for an exponent at least its own."""
     steps = exponent - histogram.exponent
     if not steps:
         return histogram.counts

@@ -21,7 +21,7 @@ from calibration.histogram.histogram import Histogram
 from calibration.precision.bounds import MOVING, distinct_spans
 from calibration.precision.fp16 import undecided_for_fp16
 from calibration.precision.place import place
-from calibration.precision.placement import PlacementOptions, PlacementTarget
+from calibration.precision.placement import PlacementOptions, PlacementTarget, fixed_span
 from calibration.ranges.span import Span
 
 Watch = Literal["placements", "tensorrt", "onnxruntime", "all"]
@@ -52,6 +52,8 @@ class WatchedTensors:
     """In topological order: the source of one may itself follow."""
     graph: ir.Graph
     """The model's, for what is looked up later."""
+    scaled: frozenset[str]
+    """Those of ``names`` whose ranges become scales of INT8, here or of a tensor that follows."""
 
     def completed(self, histograms: Mapping[str, Histogram]) -> dict[str, Histogram]:
         """The histograms, and those that follow from them."""
@@ -78,16 +80,18 @@ def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[st
     names = list(watchable)
     graph = opened(model).graph
     following = {} if watch == "all" else dict(_following(graph, set(names)))
+    fixed = {value.name or "" for node in graph for value in node.outputs if fixed_span(node) is not None}
     if watch == "all":
-        return WatchedTensors(tuple(names), following, graph)
-    needed = {value.name or "" for value in (*graph.inputs, *graph.outputs)}
+        return WatchedTensors(tuple(names), following, graph, frozenset(names) - fixed)
+    placed = set()
     for target in TARGETS[watch]:
-        needed |= _placed(opened(model).graph if target == "onnxruntime" else graph, target)
-    needed = _sources(needed, following)
+        placed |= _placed(opened(model).graph if target == "onnxruntime" else graph, target)
+    needed = _sources({*placed, *(value.name or "" for value in (*graph.inputs, *graph.outputs))}, following)
     known = needed | {name for name in following if _sources([name], following) <= needed}
     undecided = undecided_for_fp16(graph, distinct_spans(name for name in names if name in known))
     needed = _sources({*needed, *undecided}, following)
-    return WatchedTensors(tuple(name for name in names if name in needed), following, graph)
+    scaled = frozenset(_sources(placed - fixed, following))
+    return WatchedTensors(tuple(name for name in names if name in needed), following, graph, scaled)
 
 
 def _placed(graph: ir.Graph, target: PlacementTarget) -> set[str]:

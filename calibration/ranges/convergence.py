@@ -84,7 +84,7 @@ class Convergence:
 
 
 class ConvergenceTracker:
-    """Keeps the ranges at each part of a calibration; ``on_part`` is for ``calibration.histogram.collect``."""
+    """Keeps the ranges after 1, 2, 4, ... samples: an observer of ``calibration.histogram.collect``."""
 
     def __init__(self, method: RangeMethod, percentile: float) -> None:
         """``percentile`` counts for the method of that name, percent."""
@@ -92,13 +92,35 @@ class ConvergenceTracker:
         self._tensors: tuple[str, ...] = ()
         self._ranges: list[tuple[int, list[float]]] = []
 
-    def on_part(self, num_samples: int, histograms: Mapping[str, Histogram]) -> None:
+    def begun(self) -> tuple[int, Mapping[str, Histogram]]:
+        """With nothing."""
+        return 0, {}
+
+    def is_due(self, num_samples: int) -> bool:
+        """At the next power of two, or with larger batches where it is first passed."""
+        return num_samples >= (1 << self._ranges[-1][0].bit_length() if self._ranges else 1)
+
+    def on_part(self, num_samples: int, histograms: Mapping[str, Histogram]) -> bool:
         """Read the ranges after so many samples."""
         if not self._tensors:
             names = list(histograms)
             num = min(NUM_TENSORS, len(names))
             self._tensors = tuple(names[i * len(names) // num] for i in range(num))
         self._ranges.append((num_samples, [self._read(histograms[name]) for name in self._tensors]))
+        return True
+
+    def record(self) -> dict[str, Any]:
+        """What ``resume`` goes on from, as JSON takes it."""
+        return {"tensors": list(self._tensors), "ranges": [[num, *row] for num, row in self._ranges]}
+
+    def resume(self, record: Mapping[str, Any]) -> None:
+        """Go on from there.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such record.
+        """
+        self._tensors = tuple(map(str, record["tensors"]))
+        self._ranges = [(int(num), [float(value) for value in row]) for num, *row in record["ranges"]]
 
     def _read(self, histogram: Histogram) -> float:
         if self._percentile == 100 or not histogram.num_values:

@@ -180,6 +180,12 @@ def methods_of_tensors(ranges: RangesRecord) -> dict[str, Method]:
     return {} if set(methods.values()) <= {ranges.method} else methods
 
 
+def methods_in(tensor: TensorRange) -> list[Method]:
+    """How its range was read from a histogram, for whatever placement."""
+    methods = {tensor.method, *tensor.method_for.values()}
+    return [method for method in METHODS if method in methods]
+
+
 def ranges_from_histograms(
     histograms: Mapping[str, Histogram],
     method: RangeMethod,

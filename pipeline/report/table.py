@@ -145,6 +145,8 @@ def _footnotes(record: Record) -> list[str]:
         texts = [f"{name} {three_digits(t.energy_mj or 0)} (batch {t.batch_size})" for name, t in energies]
         lines.append(f"Energy per inference, mJ: {', '.join(texts)}.")
     lines += [f"calibration data, {finding.code}: {finding.sentence}" for finding in record.lint]
+    if record.stop is not None:
+        lines.append(record.stop.sentence())
     if record.settling is not None:
         lines.append(record.settling.sentence())
     lines += record.notes

@@ -12,6 +12,7 @@ from typing import Any
 
 from calibration.analysis.range_choice import choice_from_folder
 from calibration.ranges.convergence import convergence_from_folder
+from calibration.ranges.stop import stop_from_folder
 from engines import backend
 from engines.contract import TensorSpec
 from engines.precision import FP32
@@ -88,6 +89,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         histograms=worst_histograms(ranges, results.ranges.path, quantized) if ranges and results.ranges else (),
         lint=results.findings.read() if results.findings else (),
         range_choice=choice_from_folder(results.ranges.path) if results.ranges else None,
+        stop=stop_from_folder(results.ranges.path) if results.ranges else None,
         settling=convergence_from_folder(results.ranges.path) if results.ranges else None,
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
         notes=(*results.fp32.notes(), *results.notes, *(() if watched is None else watched.notes)),

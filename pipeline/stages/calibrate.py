@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import onnx
 
-from calibration.analysis.range_choice import LEAST_SAMPLES, most_samples, write_choice
+from calibration.analysis.range_choice import LEAST_SAMPLES, RangeChoice, most_samples, write_choice
 from calibration.data.batches import Samples
+from calibration.data.content_order import first_of, in_content_order
 from calibration.data.source import spread
 from calibration.errors import ModelError
 from calibration.graph.editing import nodes_of
@@ -23,14 +26,17 @@ from calibration.graph.external_data import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.graph.weightless import skeleton_from_file
-from calibration.histogram.collect import OnPart, collect, num_in
+from calibration.histogram.collect import collect, num_in
 from calibration.histogram.histogram import Histogram
-from calibration.precision.watch import TARGETS, Watch, watched_tensors
+from calibration.histogram.methods import Method
+from calibration.precision.watch import TARGETS, Watch, WatchedTensors, watched_tensors
 from calibration.precision.weights import mean_axes
+from calibration.ranges.checkpoint import CalibrationObserver, Checkpoint
 from calibration.ranges.convergence import ConvergenceTracker, write_convergence
 from calibration.ranges.means import ChannelMeans, channel_means
-from calibration.ranges.ranges import AUTO, Origin, RangeMethod, RangesRecord, ranges_from_histograms
+from calibration.ranges.ranges import AUTO, Origin, RangeMethod, RangesRecord, methods_in, ranges_from_histograms
 from calibration.ranges.ranges_file import write_ranges
+from calibration.ranges.stop import StopRule, write_stop
 from engines import backend, module_of
 from engines.backends import onnxruntime
 from engines.contract import Array, Runner
@@ -42,6 +48,7 @@ from pipeline.engine_runner import ModelRunner, SampleFeeds, Sessions, fixed_bat
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import counting
 from pipeline.option import check_bounds, option
+from pipeline.source_digest import source_digest
 from pipeline.stage import Stage
 
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -73,12 +80,16 @@ class Calibrate(Stage):
     runner: ModelRunner = option("onnxruntime", "runtime for the FP32 model")
     num_threads: int = option(0, "threads of the runner per sample; 0: the runner's default")
     num_workers: int = option(1, "samples run in parallel; combine more than 1 with --num-threads 1")
+    stop: float = option(
+        0.0, "share of a range within which those of all samples are enough: samples are run until then; 0: all are run"
+    )
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
         check_bounds(
             self, percentile=(1e-9, 100), batch_size=(1, math.inf), num_threads=(0, math.inf), num_workers=(1, math.inf)
         )
+        check_bounds(self, stop=(0, 1))
 
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""
@@ -96,64 +107,73 @@ class Calibrate(Stage):
             ModelError: the model cannot be read, or has no FP32 tensor that depends on its inputs.
             Unavailable: the runner is not installed.
         """
+        if self.stop:
+            samples = in_content_order(samples)
         proto = model_from_file(model.path)
         possible = watchable(proto)
         notes = _told_of_half_precision(model, proto, possible)
         watched = watched_tensors(proto, self.watch, possible)
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
-        tracker = ConvergenceTracker(self.method, self.percentile)
-        recorder = SampleRecorder(spread(samples.num_samples, most_samples(samples.num_samples)))
-        histograms = self._pass(model, watched_model, samples, tracker.on_part, recorder)
-        convergence = tracker.convergence(samples.num_samples, histograms)
+        num_kept = most_samples(samples.num_samples)
+        recorder = SampleRecorder(range(num_kept) if self.stop else spread(samples.num_samples, num_kept))
+        origin = Origin(model.digest(), samples.digest(), samples.num_samples, self.versions(), tensor_digests(proto))
+        axes = mean_axes(watched.graph, set(possible))
+        reader = _Reader(self, model.path, proto, watched, axes, recorder, out)
+        observer = CalibrationObserver(
+            ConvergenceTracker(self.method, self.percentile),
+            self._rule(samples, reader),
+            Checkpoint(out.parent, lambda: self._key(origin), origin),
+        )
+        try:
+            histograms = self._pass(model, watched_model, samples, observer, recorder)
+        except BaseException:
+            observer.close(is_done=False)
+            raise
+        if observer.rule is not None:
+            samples = first_of(samples, observer.rule.stop().num_used)
+            origin = replace(origin, data_digest=samples.digest(), num_samples=samples.num_samples)
+        convergence = observer.tracker.convergence(samples.num_samples, histograms)
         histograms = watched.completed(histograms)
         unclear = [name for name in watched.unclear(histograms) if name in possible]
         if unclear:
             log.info("second pass, for %d tensors whose fit into FP16 does not follow from the others", len(unclear))
             write_watched(model.path, proto, unclear, watched_model)
             histograms |= self._pass(model, watched_model, samples)
-        axes = mean_axes(watched.graph, set(possible))
-        write_watched(model.path, proto, axes, watched_model)
-        means = self._means(watched_model, recorder, axes)
         watched_model.unlink()
-        origin = Origin(model.digest(), samples.digest(), samples.num_samples, self.versions(), tensor_digests(proto))
-        ranges = ranges_from_histograms(histograms, self.method, self.percentile, origin).with_means(means)
         folder = out / "ranges"
         folder.mkdir()
-        if self.method == AUTO:
-            ranges = self._chosen(ranges, proto, recorder, folder)
+        ranges, choice = reader.read(histograms, origin)
         write_ranges(ranges, histograms, folder)
         write_convergence(convergence, folder)
-        if convergence.settled_at is None:
-            notes.append(convergence.sentence())
-        (out / "notes.json").write_text(json.dumps(notes))
-        return Ranges(folder)
-
-    def _means(self, watched_model: Path, recorder: SampleRecorder, axes: Mapping[str, int]) -> ChannelMeans:
-        """The means of the channels that products sum over, on the samples that were kept."""
-        with ExitStack() as stack:
-            run = Sessions(stack, self.runner, self.num_threads).of_file(watched_model)
-            few = [recorder.rows[index] for index in spread(len(recorder.rows), LEAST_SAMPLES)]
-            return channel_means(run, few, axes)
-
-    def _chosen(
-        self, ranges: RangesRecord, proto: onnx.ModelProto, recorder: SampleRecorder, folder: Path
-    ) -> RangesRecord:
-        """The ranges by the readings that the outputs ask for; why stands in the folder."""
-        targets = TARGETS.get(self.watch, TARGETS["placements"])
-        with ExitStack() as stack:
-            sessions = Sessions(stack, self.runner, self.num_threads)
-            chosen, choice = chosen_ranges(ranges, proto, recorder.rows, targets, sessions)
         if choice is not None:
             write_choice(choice, folder)
-        return chosen
+        if observer.rule is not None:
+            stop = observer.rule.stop()
+            write_stop(stop, folder)
+            notes.append(stop.sentence())
+        elif convergence.settled_at is None:
+            notes.append(convergence.sentence())
+        (out / "notes.json").write_text(json.dumps(notes))
+        observer.close(is_done=True)
+        return Ranges(folder)
+
+    def _rule(self, samples: Samples, reader: _Reader) -> StopRule | None:
+        """When it may stop, if it may."""
+        sizes = (samples.num_samples, samples.fixed_batch or 1)
+        return StopRule(self.stop, sizes, self.percentile, reader.methods_of) if self.stop else None
+
+    def _key(self, origin: Origin) -> str:
+        """A word for all that the ranges depend on."""
+        source = source_digest(type(self).__module__, *self.modules())
+        return hashlib.sha256(repr((self, origin, source)).encode()).hexdigest()[:32]
 
     def _pass(
         self,
         model: OnnxModel,
         watched_model: Path,
         samples: Samples,
-        on_part: OnPart | None = None,
+        observer: CalibrationObserver | None = None,
         recorder: SampleRecorder | None = None,
     ) -> dict[str, Histogram]:
         """Run all samples, each by itself: the last bits of what a runner computes may depend on the batch."""
@@ -170,9 +190,66 @@ class Calibrate(Stage):
 
                 batches = samples.batches(fixed or self.batch_size)
                 ready = runnable(recorder.seen(batches) if recorder else batches, fixed or 1)
-                return collect(run, ready, on_batch=on_batch, on_part=on_part, num_workers=self.num_workers)
+                return collect(run, ready, on_batch=on_batch, observer=observer, num_workers=self.num_workers)
         except EngineError as error:  # Names the file that ran, which is gone by the time someone looks for it.
             raise type(error)(str(error).replace(str(watched_model), str(model.path))) from error
+
+
+@dataclass(eq=False)
+class _Reader:
+    """Reads ranges from histograms, and where no reading was named chooses among them."""
+
+    stage: Calibrate
+    path: Path
+    """Of the model."""
+    proto: onnx.ModelProto
+    watched: WatchedTensors
+    axes: Mapping[str, int]
+    """Tensor -> the axis whose means are needed."""
+    recorder: SampleRecorder
+    work: Path
+    """A folder to work in."""
+    _last: tuple[dict[str, int], RangesRecord, RangeChoice | None] | None = None
+
+    def methods_of(self, histograms: Mapping[str, Histogram]) -> dict[str, list[Method]]:
+        """Of each tensor whose range becomes a scale of INT8, how it is read, for whatever placement."""
+        names = [name for name in histograms if name in self.watched.scaled]
+        if self.stage.method != AUTO:
+            return {name: [self.stage.method] for name in names}
+        ranges, _ = self.read(self.watched.completed(histograms), Origin("", "", 0))
+        return {name: methods_in(ranges.tensors[name]) for name in names}
+
+    def read(self, histograms: Mapping[str, Histogram], origin: Origin) -> tuple[RangesRecord, RangeChoice | None]:
+        """The ranges, and how they were chosen; of the histograms that it had last, without doing it again."""
+        sizes = {name: histogram.num_values for name, histogram in histograms.items()}
+        if self._last is None or self._last[0] != sizes:
+            stage, choice = self.stage, None
+            ranges = ranges_from_histograms(histograms, stage.method, stage.percentile, origin).with_means(self._means)
+            if stage.method == AUTO:
+                ranges, choice = self._by_outputs(ranges)
+            self._last = sizes, ranges, choice
+        _, ranges, choice = self._last
+        return replace(ranges, origin=origin), choice
+
+    @cached_property
+    def _means(self) -> ChannelMeans:
+        """The means of the channels that products sum over, on the samples that were kept."""
+        watched_model, rows = self.work / "means.onnx", self.recorder.rows
+        write_watched(self.path, self.proto, self.axes, watched_model)
+        with ExitStack() as stack:
+            run = Sessions(stack, self.stage.runner, self.stage.num_threads).of_file(watched_model)
+            few = [rows[index] for index in spread(len(rows), LEAST_SAMPLES)]
+            means = channel_means(run, few, self.axes)
+        watched_model.unlink()
+        return means
+
+    def _by_outputs(self, ranges: RangesRecord) -> tuple[RangesRecord, RangeChoice | None]:
+        """The ranges by the readings that the outputs ask for, and why."""
+        stage = self.stage
+        targets = TARGETS.get(stage.watch, TARGETS["placements"])
+        with ExitStack() as stack:
+            sessions = Sessions(stack, stage.runner, stage.num_threads)
+            return chosen_ranges(ranges, self.proto, self.recorder.rows, targets, sessions)
 
 
 class SampleRecorder:

@@ -86,6 +86,7 @@ runner = "reference"
 num_threads = 2
 num_workers = 4
 watch = "all"
+stop = 0.25
 
 [cast]
 keep_fp32 = ["head"]

@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -105,8 +106,30 @@ def test_progress_counts_every_sample_once(workers: int) -> None:
     assert len(said) == 4
 
 
+@dataclass
+class Looking:
+    """An observer that looks after 1, 2, 4, ... samples."""
+
+    look: Callable[[int, Mapping[str, Histogram]], object]
+    num_before: int = 0
+    before: Mapping[str, Histogram] = field(default_factory=dict)
+    last: int = 0
+    next: int = 1
+
+    def begun(self) -> tuple[int, Mapping[str, Histogram]]:
+        return self.num_before, self.before
+
+    def is_due(self, num_samples: int) -> bool:
+        return num_samples >= self.next
+
+    def on_part(self, num_samples: int, histograms: Mapping[str, Histogram]) -> bool:
+        self.next = 1 << num_samples.bit_length()
+        self.look(num_samples, histograms)
+        return num_samples != self.last
+
+
 class TestParts:
-    """``on_part``: the histograms after 1, 2, 4, ... samples."""
+    """``observer``: the histograms after 1, 2, 4, ... samples."""
 
     @pytest.mark.parametrize("num_workers", [1, 2, 4])
     def test_each_part_has_the_first_samples_and_no_other(self, num_workers: int) -> None:
@@ -121,7 +144,7 @@ class TestParts:
             parts.append((num_samples, histograms["y"].max, histograms["x"].num_values))
 
         feeds = [{"x": np.full((1, 1), index, np.float32)} for index in range(11)]
-        collect(run, feeds, on_part=on_part, num_workers=num_workers)
+        collect(run, feeds, observer=Looking(on_part), num_workers=num_workers)
         assert parts == [(1, 0, 1), (2, 1, 2), (4, 3, 4), (8, 7, 8)]
 
     @pytest.mark.parametrize(("batch_size", "expected"), [(3, [3, 6, 9, 18]), (8, [8, 16]), (64, [20])])
@@ -129,13 +152,14 @@ class TestParts:
         parts: list[int] = []
         x = np.zeros((20, 1), np.float32)
         feeds = [{"x": x[i : i + batch_size]} for i in range(0, 20, batch_size)]
-        collect(lambda _batch: {}, feeds, on_part=lambda num, _histograms: parts.append(num), num_workers=2)
+        collect(lambda _batch: {}, feeds, observer=Looking(lambda num, _found: parts.append(num)), num_workers=2)
         assert parts == expected
 
     def test_the_result_is_the_same_with_parts_and_without(self) -> None:
         x = np.random.default_rng(0).normal(size=(13, 9)).astype(np.float32)
         feeds = [{"x": x[i : i + 1]} for i in range(13)]
-        with_parts = collect(lambda _batch: {}, feeds, on_part=lambda _num, found: found["x"].counts.sum())["x"]
+        looking = Looking(lambda _num, found: found["x"].counts.sum())
+        with_parts = collect(lambda _batch: {}, feeds, observer=looking)["x"]
         without = collect(lambda _batch: {}, feeds)["x"]
         np.testing.assert_array_equal(with_parts.counts, without.counts)
         assert (with_parts.min, with_parts.max) == (without.min, without.max)
@@ -159,4 +183,30 @@ class TestParts:
                 yield {"x": np.full((1, 1), index, np.float32)}
 
         with pytest.raises(RuntimeError, match=fails):
-            collect(run, feeds(), on_part=on_part, num_workers=3)
+            collect(run, feeds(), observer=Looking(on_part), num_workers=3)
+
+    @pytest.mark.parametrize("num_workers", [1, 3])
+    def test_an_observer_may_end_it(self, num_workers: int) -> None:
+        feeds = [{"x": np.full((1, 1), index, np.float32)} for index in range(20)]
+        ran: list[int] = []
+        found = collect(
+            lambda _batch: ran.append(1) or {},  # type: ignore[func-returns-value]
+            feeds,
+            observer=Looking(lambda _num, _found: None, last=8),
+            num_workers=num_workers,
+        )
+        assert (len(ran), found["x"].num_values, found["x"].max) == (8, 8, 7)
+
+    @pytest.mark.parametrize("num_workers", [1, 3])
+    @pytest.mark.parametrize("num_before", [1, 6, 11])
+    def test_it_goes_on_from_histograms_that_are_there(self, num_workers: int, num_before: int) -> None:
+        x = np.random.default_rng(0).normal(size=(11, 9)).astype(np.float32)
+        feeds = [{"x": x[i : i + 1]} for i in range(11)]
+        before, whole = collect(square, feeds[:num_before]), collect(square, feeds)
+        parts: list[tuple[int, int]] = []
+        looking = Looking(lambda num, found: parts.append((num, found["y"].num_values)), num_before, before, next=8)
+        ours = collect(square, feeds, observer=looking, num_workers=num_workers)
+        assert parts == [(max(8, num_before), 9 * max(8, num_before))]
+        for name, expected in whole.items():
+            np.testing.assert_array_equal(ours[name].counts, expected.counts)
+            assert (ours[name].min, ours[name].max) == (expected.min, expected.max)

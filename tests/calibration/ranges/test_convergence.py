@@ -32,7 +32,7 @@ def curve(samples: AnyArray, method: Method = "minmax", percentile: float = 99.0
         return {"y": np.asarray(batch["x"], np.float32) * 2}
 
     feeds = [{"x": samples[i : i + 1]} for i in range(len(samples))]
-    found = collect(run, feeds, on_part=settler.on_part, num_workers=num_workers)
+    found = collect(run, feeds, observer=settler, num_workers=num_workers)
     return settler.convergence(len(samples), found)
 
 

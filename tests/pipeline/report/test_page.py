@@ -216,6 +216,7 @@ def test_a_run_without_metric_timings_or_ranges_has_a_page(record: Record, folde
         methods=(),
         histograms=(),
         lint=(),
+        stop=None,
         settling=None,
         served=(),
         notes=(),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -13,11 +17,13 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from calibration.data.batches import input_specs_from_onnx, open_samples
+from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from calibration.histogram.histogram import histogram_from_values
+from calibration.ranges import checkpoint
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder
+from engines.backends import onnxruntime
 from pipeline.artifact import OnnxModel
 from pipeline.errors import DataError, EngineError, ModelError
 from pipeline.stages.calibrate import Calibrate, check_float
@@ -161,3 +167,149 @@ def test_what_is_int8_already(tmp_path: Path, nodes: str, words: str) -> None:
             check_float(OnnxModel(tmp_path / "net.onnx"))
     else:
         check_float(OnnxModel(tmp_path / "net.onnx"))
+
+
+def shuffled(samples: Samples, seed: int, folder: Path) -> Samples:
+    """The same samples in another order."""
+    with np.load(samples.source.path) as stored:
+        order = np.random.default_rng(seed).permutation(samples.num_samples)
+        np.savez(folder / f"shuffled{seed}.npz", **{name: stored[name][order] for name in stored.files})
+    return replace(samples, reader=_opened(folder / f"shuffled{seed}.npz", samples).reader)
+
+
+def _opened(path: Path, samples: Samples) -> Samples:
+    return open_samples(DataSource(str(path)), samples.specs, Preprocess())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("method", ["auto", "mse"])
+def test_with_a_stop_neither_order_nor_batches_nor_workers_show(
+    net: OnnxModel, out: Out, tmp_path: Path, method: Literal["auto", "mse"]
+) -> None:
+    samples = samples_for(net, 256)
+    stage = Calibrate(stop=0.5, method=method, num_threads=1)
+    whole = out()
+    ours = content(stage(whole, net, samples).path)
+    assert json.loads(ours["stop.json"])["num_used"] < 256
+    assert json.loads(ours["ranges.json"])["num_samples"] == json.loads(ours["stop.json"])["num_used"]
+    assert json.loads((whole / "notes.json").read_text())[-1].startswith("calibration stopped after ")
+    for seed, other in enumerate((stage, replace(stage, batch_size=3), replace(stage, num_workers=3))):
+        assert content(other(out(), net, shuffled(samples, seed, tmp_path)).path) == ours
+
+
+def test_a_stop_that_is_not_reached_gives_what_all_samples_give(net: OnnxModel, out: Out, tmp_path: Path) -> None:
+    samples = samples_for(net, 256)
+    stage = Calibrate(stop=1e-6, method="mse", num_threads=1)
+    ours = stage(out(), net, samples).path
+    expected = replace(stage, stop=0.0)(out(), net, samples).path
+    assert json.loads((ours / "stop.json").read_text())["num_used"] == 256
+    assert (ours / "histograms.npz").read_bytes() == (expected / "histograms.npz").read_bytes()
+    amaxes = [[each.amax for each in ranges_from_folder(folder).tensors.values()] for folder in (ours, expected)]
+    assert amaxes[0] == amaxes[1]
+
+
+def test_with_a_stop_the_fixed_batch_of_a_model_is_kept_together(tmp_path: Path, out: Out) -> None:
+    fixed = save(ELEMENTWISE.replace("BATCH", "4"), tmp_path / "fixed.onnx")
+    samples = samples_for(fixed, 301)
+    ours = [
+        content(Calibrate(stop=0.9, method="mse")(out(), fixed, each).path)
+        for each in (samples, shuffled(samples, 1, tmp_path))
+    ]
+    assert ours[0] == ours[1]
+    assert json.loads(ours[0]["stop.json"])["num_used"] == 64
+
+
+class Killed(BaseException):
+    """As Ctrl-C."""
+
+
+@pytest.mark.parametrize("stop", [0.0, 0.5])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_interrupted_calibration_goes_on_to_the_same_bytes(
+    net: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: float, num_workers: int
+) -> None:
+    samples = samples_for(net, 80)
+    stage = Calibrate(stop=stop, num_threads=1, num_workers=num_workers)
+    (tmp_path / "whole").mkdir()
+    expected = content(stage(tmp_path / "whole", net, samples).path)
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "TIMES_ITS_OWN", 0)
+    ran, infer = [], onnxruntime._ValuesRunner.infer
+
+    def counted(self: Any, feed: Any) -> Any:
+        ran.append(1)
+        if len(ran) in (10, 40):
+            raise Killed
+        return infer(self, feed)
+
+    monkeypatch.setattr(onnxruntime._ValuesRunner, "infer", counted)
+    for attempt in range(2):
+        (tmp_path / f"out{attempt}").mkdir()
+        with pytest.raises(Killed):
+            stage(tmp_path / f"out{attempt}", net, samples)
+        assert len(list(tmp_path.glob(".calibrate-*"))) == 1
+    (tmp_path / "last").mkdir()
+    assert content(stage(tmp_path / "last", net, samples).path) == expected
+    num_used = json.loads(expected["ranges.json"])["num_samples"]
+    assert len(ran) <= num_used + 2 * num_workers, "no sample that was counted is run again"
+    assert not list(tmp_path.glob(".calibrate-*"))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from calibration.ranges import checkpoint
+from engines.backends import onnxruntime
+from pipeline.__main__ import main
+checkpoint.SECONDS = checkpoint.TIMES_ITS_OWN = 0
+ran, infer = [], onnxruntime._ValuesRunner.infer
+def counted(self, feed):
+    ran.append(1)
+    if len(ran) == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return infer(self, feed)
+onnxruntime._ValuesRunner.infer = counted
+main()
+"""
+
+
+def test_kill_9_leaves_what_the_command_goes_on_from(net: OnnxModel, tmp_path: Path) -> None:
+    samples_for(net, 40)
+    command = ["calibrate", str(net.path), "--data", str(tmp_path / "net40.npz"), "--num-threads", "1"]
+    ours = [*command, "-o", str(tmp_path / "ours")]
+    assert subprocess.run([sys.executable, "-c", KILLED, *ours], capture_output=True).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".calibrate-*"))) == 1
+    for target in ("ours", "whole"):
+        done = subprocess.run([sys.executable, "-m", "pipeline", "-v", *command, "-o", str(tmp_path / target)],
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        assert ("goes on after 19 samples" in done.stderr) == (target == "ours")
+    assert content(tmp_path / "ours") == content(tmp_path / "whole")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_another_calibration_does_not_go_on_from_it(
+    net: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "TIMES_ITS_OWN", 0)
+    samples, stage, infer = samples_for(net, 20), Calibrate(), onnxruntime._ValuesRunner.infer
+    ran: list[int] = []
+
+    def counted(self: Any, feed: Any) -> Any:
+        ran.append(1)
+        if len(ran) == 15:
+            raise Killed
+        return infer(self, feed)
+
+    monkeypatch.setattr(onnxruntime._ValuesRunner, "infer", counted)
+    (tmp_path / "first").mkdir()
+    with pytest.raises(Killed):
+        stage(tmp_path / "first", net, samples)
+    for other, data in ((replace(stage, method="mse"), samples), (stage, samples_for(net, 21))):
+        (work := tmp_path / f"{len(ran)}").mkdir()
+        before = len(ran)
+        other(work, net, data)
+        assert len(ran) - before == data.num_samples

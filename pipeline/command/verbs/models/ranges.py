@@ -28,6 +28,7 @@ from calibration.ranges.merge import merged_ranges
 from calibration.ranges.ort_table import flatbuffers_from_scales, json_from_scales
 from calibration.ranges.ranges import IMPORTED, METHODS, RangesRecord
 from calibration.ranges.ranges_file import ranges_from_folder, write_ranges
+from calibration.ranges.stop import stop_from_folder
 from calibration.ranges.trt_cache import ALGORITHMS, Cache, bytes_from_cache, header_for
 from pipeline.artifact import Artifact, OnnxModel, Ranges
 from pipeline.command.options import given_options, model_from, needed, output_option
@@ -81,6 +82,8 @@ def show(folder: Path) -> None:
         for placement in choice.placements:
             console.print(_choice_table(choice.outputs, placement))
         console.print(Text(choice.sentence()))
+    if (stop := stop_from_folder(folder)) is not None:
+        console.print(Text(stop.sentence()))
     if (convergence := convergence_from_folder(folder)) is not None:
         console.print(_curve(convergence))
         console.print(Text(convergence.sentence()))
