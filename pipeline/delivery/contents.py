@@ -1,0 +1,87 @@
+"""What of an engine a server's configuration is made from: its tensors, profiles, precision and GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibration.data.source import DYNAMIC
+from engines.contract import ShapeRange, TensorSpec
+from pipeline.artifact import Artifact
+from pipeline.errors import ConfigError
+from pipeline.output import checked_record
+
+Profile = Mapping[str, ShapeRange]
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """An engine with what its record says of it."""
+
+    name: str
+    """Of the baseline."""
+    path: Path
+    backend: str
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profiles: tuple[Profile, ...]
+    """Optimization profiles; empty where the engine takes its inputs' shapes as they are."""
+    compute_capability: str
+    """Of the GPU that it was built on, such as ``8.7``; empty where it is for none."""
+    max_batch: int
+    """The largest batch that any profile takes; 0: no bound."""
+
+    def files(self) -> list[Path]:
+        """The engine's file, and those that hold weights of it."""
+        return [self.path, *Artifact(self.path).weight_files()]
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether the first dimension of every input and output is the batch, and may vary."""
+        return all(spec.shape[:1] == (DYNAMIC,) for spec in (*self.inputs, *self.outputs))
+
+    def batch_of(self, profile: Profile) -> int:
+        """The largest batch of a profile: the smallest of its inputs' largest, as Triton has it."""
+        return min(ranges.max[0] for ranges in profile.values())
+
+
+def delivered_from(name: str, path: Path, backend: str) -> Delivered:
+    """An engine's file with its record, which lies beside it.
+
+    Raises:
+        ConfigError: there is no record of this file.
+    """
+    record = checked_record(path)
+    if not record:
+        raise ConfigError(
+            f"{path}: has no record, which says what its inputs are; set the baseline again, from a gate of an engine "
+            "that `trtforge build` or a plan made"
+        )
+    try:
+        return Delivered(
+            name=name,
+            path=path,
+            backend=backend,
+            precision=record["precision"],
+            inputs=tuple(map(_spec, record["inputs"])),
+            outputs=tuple(map(_spec, record["outputs"])),
+            profiles=tuple(map(_profile, record.get("options", {}).get("profiles", ()))),
+            compute_capability=str(record.get("versions", {}).get("compute_capability", "")),
+            max_batch=int(record.get("max_batch", 0)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: its record is not whole ({error}); build the engine again") from error
+
+
+def _spec(data: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(str(data["name"]), str(data["dtype"]), tuple(int(size) for size in data["shape"]))
+
+
+def _profile(data: Mapping[str, Any]) -> Profile:
+    return {
+        name: ShapeRange(*(tuple(int(size) for size in ranges[which]) for which in ("min", "opt", "max")))
+        for name, ranges in data.items()
+    }

@@ -1,0 +1,88 @@
+"""DeepStream's configuration: it agrees with the engine, and what nvinfer cannot do is refused by its key."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.data.preprocess import Preprocess
+from pipeline.delivery.deepstream import config_text, deliver_to_deepstream, engine_name, picture_from
+from pipeline.errors import ConfigError
+from tests.pipeline.delivery.engines import IMAGE, engine
+
+
+def properties(text: str) -> dict[str, str]:
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
+    parser.read_string(text)
+    assert parser.sections() == ["property"]
+    return dict(parser["property"])
+
+
+def test_the_configuration_agrees_with_the_engine(tmp_path: Path) -> None:
+    made = engine(tmp_path)
+    preprocess = Preprocess(resize=(224, 224), scale=1 / 255, mean=(0.5, 0.25, 0.125), std=(0.5,), layout="nchw")
+    picture = picture_from(made, preprocess)
+    written = properties(config_text(made, picture, "classifier"))
+    assert written["model-engine-file"] == engine_name(made) == "model.onnx_b8_gpu0_int8.engine"
+    assert (written["batch-size"], written["network-mode"], written["network-type"]) == ("8", "1", "1")
+    assert (written["infer-dims"], written["network-input-order"]) == ("3;224;224", "0")
+    assert (written["model-color-format"], written["maintain-aspect-ratio"]) == ("0", "0")
+    assert written["output-blob-names"] == "scores"
+    assert "output-tensor-meta" not in written
+    # The formula of nvinfer gives what the plan's preprocessing gives, for every grey level of every channel.
+    x = np.arange(256, dtype=np.float64)[:, None].repeat(3, 1)
+    offsets = np.array([float(number) for number in written["offsets"].split(";")])
+    ours = (x * preprocess.scale - np.array(preprocess.mean)) / 0.5
+    np.testing.assert_allclose(float(written["net-scale-factor"]) * (x - offsets), ours, atol=1e-6)
+
+
+def test_bgr_nhwc_gray_and_letterbox(tmp_path: Path) -> None:
+    nhwc = engine(tmp_path, inputs=(replace(IMAGE, shape=(-1, 224, 160, 3)),), precision="fp16")
+    framed = Preprocess(resize=(224, 160), fit="letterbox", fill=0.0, channels="bgr", mean=(104.0,))
+    written = properties(config_text(nhwc, picture_from(nhwc, framed), "other"))
+    assert (written["infer-dims"], written["network-input-order"], written["network-mode"]) == ("3;224;160", "1", "2")
+    assert (written["model-color-format"], written["offsets"]) == ("1", "104;104;104")
+    assert (written["maintain-aspect-ratio"], written["symmetric-padding"]) == ("1", "1")
+    assert (written["network-type"], written["output-tensor-meta"]) == ("100", "1")
+    gray = engine(tmp_path, inputs=(replace(IMAGE, shape=(-1, 1, 28, 28)),))
+    assert properties(config_text(gray, picture_from(gray, Preprocess()), "detector"))["model-color-format"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "sentence"),
+    [
+        (
+            Preprocess(std=(0.229, 0.224, 0.225)),
+            "[data.preprocess] std: is [0.229, 0.224, 0.225], and DeepStream has one",
+        ),
+        (Preprocess(resize=(256,), crop=(224, 224)), "[data.preprocess] crop: DeepStream cuts nothing from the centre"),
+        (Preprocess(resize=(224,)), "[data.preprocess] resize: the shorter side is resized"),
+        (Preprocess(resize=(224, 224), fit="letterbox"), "[data.preprocess] fill: is 114, and DeepStream pads with 0"),
+        (Preprocess(mean=(1.0, 2.0)), "[data.preprocess] mean: has 2 numbers, the input has 3 channels"),
+    ],
+)
+def test_what_deepstream_cannot_do_is_refused_by_its_key(tmp_path: Path, preprocess: Preprocess, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        picture_from(engine(tmp_path), preprocess)
+
+
+@pytest.mark.parametrize("shape", [(-1, 10), (-1, 3, -1, -1), (-1, 5, 5, 5)])
+def test_an_input_that_is_no_picture_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"resnet\.orin: "):
+        picture_from(engine(tmp_path, inputs=(replace(IMAGE, shape=shape),)), Preprocess())
+    with pytest.raises(ConfigError, match="takes int64, nvinfer gives floats"):
+        picture_from(engine(tmp_path, inputs=(replace(IMAGE, dtype="int64"),)), Preprocess())
+
+
+def test_the_engine_is_there_before_the_configuration_names_it(tmp_path: Path) -> None:
+    made = engine(tmp_path / "e")
+    config = deliver_to_deepstream(made, picture_from(made, Preprocess()), "other", tmp_path / "out")
+    assert config.with_name(properties(config.read_text())["model-engine-file"]).read_bytes() == b"engine resnet.orin"
+    other = engine(tmp_path / "e", backend="onnxruntime")
+    with pytest.raises(ConfigError, match="is an engine of onnxruntime, and DeepStream runs TensorRT's"):
+        deliver_to_deepstream(other, picture_from(other, Preprocess()), "other", tmp_path / "out")
