@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,12 +20,28 @@ def digest_of_path(path: Path, leave_out: str = "") -> str:
     Files of the name ``leave_out`` do not count.
     """
     sha = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        if file.name == leave_out:
-            continue
-        name = "" if file == path else file.relative_to(path).as_posix()
-        sha.update(f"{name}\0".encode() + file_digest(file))
+    for name, file in {"": path}.items() if path.is_file() else files_below(path).items():
+        if file.name != leave_out:
+            sha.update(f"{name}\0".encode() + file_digest(file))
     return sha.hexdigest()
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """The files in a folder and in folders in it, by their names from there with ``/``, in the order of these parts.
+
+    A link to a file counts as one, a link to a folder does not.
+    """
+    names: list[str] = []
+    waiting = [""] if folder.is_dir() else []
+    while waiting:
+        prefix = waiting.pop()
+        with os.scandir(folder / prefix) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    names.append(f"{prefix}{entry.name}")
+                elif entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{prefix}{entry.name}/")
+    return {name: folder / name for name in sorted(names, key=lambda name: name.split("/"))}
 
 
 WEIGHT_FILES = "weight files 1"

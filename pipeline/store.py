@@ -34,7 +34,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from calibration.data.batches import Samples
 from calibration.data.source import FUNCTION
-from pipeline.artifact import Artifact, artifact_from_record, digest_of_path, record_from_artifact
+from pipeline.artifact import Artifact, artifact_from_record, digest_of_path, files_below, record_from_artifact
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
 from pipeline.output import LOCK, RANDOM, locked_folder, remove_unlocked, share, share_one, sync, sync_one
 from pipeline.source_digest import check_unchanged, source_digest
@@ -349,7 +349,6 @@ def _now() -> Spent:
 
 def _digest_of_files(folder: Path) -> str:
     """SHA-256 (hex) of all that a stage left, the records beside its artifact and the recipe included."""
-    apart = (folder / "result.json", folder / LOCK)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in apart)
-    digests = {path.relative_to(folder).as_posix(): digest_of_path(path) for path in files}
+    apart = ("result.json", LOCK)
+    digests = {name: digest_of_path(path) for name, path in files_below(folder).items() if name not in apart}
     return hashlib.sha256(canonical(digests).encode()).hexdigest()
