@@ -360,6 +360,19 @@ def checked_record(engine: Path) -> dict[str, Any]:
     return record
 
 
+def record_to_keep(engine: Path) -> dict[str, Any]:
+    """The record of an engine in a store or beside one that a verb made, with the digest of the file that it is of.
+
+    Empty for an engine that neither made.
+
+    Raises:
+        ConfigError: beside it is the record of another engine.
+    """
+    in_store = engine.with_name("record.json")
+    record = json.loads(in_store.read_text(encoding="utf-8")) if in_store.is_file() else checked_record(engine)
+    return record | {SHA256: file_digest(engine).hex()} if record else {}
+
+
 def _own_record(engine: Path) -> dict[str, Any]:
     """As it was written; empty if it is none of ours."""
     try:

@@ -120,6 +120,7 @@ keras.Model(image, keras.layers.Dense(4, activation="softmax")(x)).export(sys.ar
     toml = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)[0]
     quick = "\n[validate.int8]\nmax_metric_drop = 1.0\nmin_cosine = 0.0\n[benchmark.protocol]\nmin_seconds = 0.1\n"
     (folder / "plan.toml").write_text(toml + quick)
+    (folder / "fleet.toml").write_text(re.findall(r"```toml\n(\[fleet\]\n.*?)```", README, flags=re.DOTALL)[0])
     return folder
 
 
@@ -139,3 +140,5 @@ def test_the_readmes_commands_run(workplace: Path) -> None:
         assert "Traceback" not in done.stderr
     assert (workplace / "trtforge-report" / "report.html").is_file()
     assert (workplace / "model.engine").is_file()
+    assert (workplace / "nightly" / "index.html").is_file()
+    assert (workplace / "models" / "last-good" / "config.pbtxt").is_file()

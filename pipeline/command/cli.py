@@ -26,7 +26,7 @@ ROOMS = {"plans": "Whole plans", "models": "Models and samples", "engines": "Eng
 ORDER = (
     "run", "nightly", "why", "pack", "report", "show",
     "export", "lint", "calibrate", "ranges", "cast", "quantize", "tolerate",
-    "build", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "doctor",
+    "build", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "deliver", "doctor",
 )  # fmt: skip
 """How `--help` lists the verbs: in the order of a run. One that is not named here comes after those of its folder."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from calibration.data.source import DYNAMIC
 from engines.contract import ShapeRange, TensorSpec
+from engines.onnx_model import facts
 from pipeline.artifact import Artifact
 from pipeline.errors import ConfigError
 from pipeline.output import checked_record
@@ -49,12 +50,16 @@ class Delivered:
 
 
 def delivered_from(name: str, path: Path, backend: str) -> Delivered:
-    """An engine's file with its record, which lies beside it.
+    """An engine's file with its record, which lies beside it; an ONNX file says itself what it takes and gives.
 
     Raises:
         ConfigError: there is no record of this file.
+        ModelError: the ONNX file is damaged.
     """
     record = checked_record(path)
+    if not record and path.suffix == ".onnx":
+        model = facts(path)
+        return Delivered(name, path, backend, "", model.inputs, model.outputs, (), "", 0)
     if not record:
         raise ConfigError(
             f"{path}: has no record, which says what its inputs are; set the baseline again, from a gate of an engine "

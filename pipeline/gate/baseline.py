@@ -3,7 +3,7 @@
 Layout, in the store's folder::
 
     baselines/NAME/baseline.json   what it is, and on which machine it was measured (``BaselineRecord``)
-    baselines/NAME/engine/...      the engine itself, and the files of its weights
+    baselines/NAME/engine/...      the engine itself, its record, and the files of its weights
     baselines/NAME/samples/*.npz   the raw latencies of the gate that it passed
     baselines/NAME/SHA256SUMS      of every file, as `sha256sum` reads it
 
@@ -14,6 +14,7 @@ where it lies in the store, else a copy.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -46,7 +47,7 @@ from pipeline.gate.record import Check, EngineInfo, GateRecord, LatencyMeasureme
 from pipeline.json_record import record_from_json, write_json
 from pipeline.machine.identity import Machine, this_machine
 from pipeline.machine.upgrade import MachineChange, change_since
-from pipeline.output import alone, share, sync, work_folder
+from pipeline.output import alone, record_to_keep, share, sync, work_folder
 
 SCHEMA_VERSION = 1
 RECORD, GATE_RECORD = "baseline.json", "gate.json"
@@ -250,6 +251,9 @@ def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool, keep
         new = work / "new"
         for file in files_of_engine(engine.path):
             _take(file, new / "engine" / file.relative_to(engine.path.parent), store)
+        if record := record_to_keep(engine.path):
+            record |= {"min_batch": info.min_batch, "max_batch": info.max_batch}
+            (new / "engine" / f"{engine.path.name}.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
         measurements = tuple(measurement for measurement in gate.measured if measurement.variant == gate.candidate)
         for measurement in measurements:
             _take(gate_folder / measurement.queries_file, new / measurement.queries_file, store)

@@ -6,7 +6,6 @@ import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,7 +16,7 @@ from pipeline.json_record import record_from_json
 from pipeline.machine.child_process import call
 from pipeline.machine.identity import installed_versions, this_machine
 from pipeline.nightly.fleet import FleetFile, Line, lines_of
-from pipeline.nightly.line import Job, Look, RunCommand, look, tend, unchanged
+from pipeline.nightly.line import Job, Look, RunCommand, Wanted, look, tend, unchanged
 from pipeline.nightly.record import SCHEMA_VERSION, LineRecord, NightRecord
 from pipeline.plan import read_plan
 from pipeline.retention.pins import pin
@@ -28,15 +27,6 @@ RECORD = "nightly.json"
 WORST_FIRST = (1, 4, 2, 3, 5, 6, 0)
 """Exit statuses: our bug, a tool that failed, a plan that is wrong, a machine that lacks something, out of bounds, not
 decided, done."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the command line asks for."""
-
-    only: tuple[str, ...] = ()
-    """Patterns of models, devices or lines (MODEL.DEVICE); empty: all."""
-    always: bool = False
 
 
 def night_of(
@@ -114,7 +104,7 @@ def job_of(fleet_file: FleetFile, store: Path, wanted: Wanted, run_command: RunC
     """The job of tonight; of a night that was stopped, the same one again."""
     last = last_night(fleet_file)
     Store(store)  # Which refuses what is no folder, or cannot be written.
-    return Job(fleet_file, store, 1 if last is None else last.night + 1, wanted.always, run_command)
+    return Job(fleet_file, store, 1 if last is None else last.night + 1, wanted, run_command)
 
 
 def last_night(fleet_file: FleetFile) -> NightRecord | None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pipeline.errors import EXIT_STATUS, ConfigError, DataError, NotDecided, exit_status
 from pipeline.gate.baseline import RECORD as BASELINE_RECORD
-from pipeline.gate.baseline import gate_from_folder, is_variant_name, set_baseline
+from pipeline.gate.baseline import gate_from_folder, is_variant_name, machine_change, set_baseline
 from pipeline.gate.decide import STATUS
 from pipeline.gate.gather_inputs import check_gate
-from pipeline.gate.generations import FOLDER as BASELINES
+from pipeline.gate.generations import current_folder, withdrawn
 from pipeline.gate.record import GateRecord
 from pipeline.gate.summary import headline, reasons
 from pipeline.json_record import record_from_json, write_json
@@ -48,13 +48,25 @@ CHANGED = {
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What the command line asks for."""
+
+    only: tuple[str, ...] = ()
+    """Patterns of models, devices or lines (MODEL.DEVICE); empty: all."""
+    always: bool = False
+    """Judge also what did not change."""
+    accept_machine: bool = False
+    """Take what passes after an upgrade of this machine as the first last good engine of the new system."""
+
+
+@dataclass(frozen=True)
 class Job:
     """One nightly run."""
 
     fleet_file: FleetFile
     store: Path
     night: int
-    always: bool
+    wanted: Wanted
     run_command: RunCommand
 
     def folder(self, line: Line) -> Path:
@@ -143,7 +155,8 @@ def _gated(job: Job, line: Line, plan: Plan) -> Plan:
 def last_good(store: Path, name: str) -> str:
     """SHA-256 (hex) of the last good engine's file, as its record has it; empty where none is whole."""
     try:
-        record = json.loads((store / BASELINES / name / BASELINE_RECORD).read_text(encoding="utf-8"))
+        folder = current_folder(name, store)
+        record = {} if folder is None else json.loads((folder / BASELINE_RECORD).read_text(encoding="utf-8"))
         return str(record["engine"]["digest"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
@@ -165,7 +178,7 @@ def _why(job: Job, line: Line, last: LineRecord | None, plan: Plan, walked: Walk
     """What makes a line stale; empty if nothing does."""
     if walked.missing is not None:
         return why_missing(walked.missing, job.history, last.recipes if last else ())
-    if job.always or (job.fleet_file.nightly.remeasure == "always" and (last is None or last.night < job.night)):
+    if job.wanted.always or (job.fleet_file.nightly.remeasure == "always" and (last is None or last.night < job.night)):
         return ["it is always measured again"]
     if last is None:
         return ["it was never judged in this fleet"]
@@ -258,7 +271,11 @@ def _promoted(job: Job, line: Line, record: LineRecord) -> LineRecord:
     if record.outcome == "fail" or (record.candidate is not None and record.candidate.digest == record.baseline):
         return record
     try:
-        set_baseline(line.name, job.folder(line) / GATE, job.store, first=not record.baseline)
+        if record.candidate is not None and (date := withdrawn(line.name, job.store).get(record.candidate.digest)):
+            return replace(record, sentence=f"{record.sentence}; not promoted: this engine was withdrawn on {date}")
+        set_baseline(
+            line.name, job.folder(line) / GATE, job.store, first=not record.baseline or _is_accepted(job, line)
+        )
     except (ConfigError, DataError) as error:
         if record.outcome == "pass":
             return replace(record, status=exit_status(error), sentence=f"{record.sentence}; not promoted: {error}")
@@ -267,6 +284,12 @@ def _promoted(job: Job, line: Line, record: LineRecord) -> LineRecord:
         sentence = "it passed all that needs no baseline, and is the first last good engine"
         return replace(record, status=0, outcome="pass", promoted=True, sentence=sentence)
     return replace(record, promoted=True)
+
+
+def _is_accepted(job: Job, line: Line) -> bool:
+    """Whether the last good engine is of before an upgrade of this machine, and what passes now may take its place."""
+    change = machine_change(line.name, job.store)
+    return job.wanted.accept_machine and change is not None and change.kind == "upgrade"
 
 
 def _blank(job: Job, looked: Look, arguments: Sequence[str]) -> LineRecord:

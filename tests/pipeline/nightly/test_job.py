@@ -106,6 +106,24 @@ def test_what_fails_its_gate_is_not_promoted_and_stays_on_the_list(nightly: Comm
     assert (record["why"], record["promoted"]) == (["[gate], [benchmark] or the metric changed"], True)
 
 
+def test_what_was_rolled_back_from_is_not_promoted_again(nightly: Command, plan: Path, command: Command) -> None:
+    fleet = fleet_of(plan, "a")
+    assert nightly(fleet).status == 0
+    good = line(fleet, "a.here")["candidate"]["digest"]
+    change(fleet.parent / "a/plan.toml", 'method = "minmax"', 'method = "mse"')
+    assert nightly(fleet).status == 0
+    newer = line(fleet, "a.here")["candidate"]["digest"]
+    assert newer != good
+    assert command("baseline", "rollback", "a.here").status == 0
+    assert nightly(fleet).status == 0
+    record = line(fleet, "a.here")
+    assert record["why"] == ["the last good engine is another one since"]
+    assert (record["candidate"]["digest"], record["baseline"], record["promoted"]) == (newer, good, False)
+    assert "not promoted: this engine was withdrawn on " in record["sentence"]
+    assert nightly(fleet).status == 0
+    assert states(fleet) == {"a.here": ("served", 0)}
+
+
 def test_without_gates_it_goes_as_far_as_the_fleet_says(nightly: Command, plan: Path) -> None:
     fleet = fleet_of(plan, "a", text=UNGATED.replace("build", "validate").replace("[nightly]", "jobs = 2\n[nightly]"))
     assert nightly(fleet).status == 0

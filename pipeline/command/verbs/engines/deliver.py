@@ -12,7 +12,8 @@ from pipeline.delivery.contents import Delivered, delivered_from
 from pipeline.delivery.deepstream import NETWORK_TYPES, deliver_to_deepstream, picture_from
 from pipeline.delivery.triton import deliver_to_triton, triton_model
 from pipeline.errors import ConfigError
-from pipeline.gate.baseline import FOLDER, check_name, read_baseline
+from pipeline.gate.baseline import stored_baseline
+from pipeline.gate.generations import check_name, check_stored
 from pipeline.plan import read_plan
 from pipeline.spelling import echo
 
@@ -63,7 +64,7 @@ def deliver(names: tuple[str, ...], target: tuple[str, Path], store: Path, **opt
 
 def _engine(name: str, store: Path) -> Delivered:
     check_name(name)
-    if not (store / FOLDER / name).is_dir():
-        raise ConfigError(f"baseline '{name}': is not stored in {store}; `trtforge baseline list` has those that are")
-    engine = read_baseline(store / FOLDER / name).engine
-    return delivered_from(name, engine.path, engine.backend)
+    check_stored(name, store)
+    baseline = stored_baseline(name, store)
+    assert baseline is not None
+    return delivered_from(name, baseline.engine.path, baseline.engine.backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,7 +11,8 @@ from pipeline.command.cli import status_of
 from pipeline.command.options import STORE
 from pipeline.command.plan_run import remember_digests
 from pipeline.nightly.fleet import read_fleet
-from pipeline.nightly.job import Wanted, night_of, to_do
+from pipeline.nightly.job import night_of, to_do
+from pipeline.nightly.line import Wanted
 from pipeline.nightly.record import LineRecord, NightRecord
 from pipeline.nightly.report import PAGE, RECORD, check_report, write_report
 from pipeline.nightly.summary import print_night
@@ -22,8 +24,11 @@ from pipeline.spelling import echo, table_console
 @click.option("--only", multiple=True, metavar="PATTERN", help="models, devices or MODEL.DEVICE alone; repeatable")
 @click.option("--dry-run", is_flag=True, help="print what would be made, and why; make nothing")
 @click.option("--always", is_flag=True, help="judge also what did not change")
+@click.option(
+    "--accept-machine", is_flag=True, help="after an upgrade of this machine: take what passes as the first last good"
+)
 @STORE
-def nightly(fleet: Path, only: tuple[str, ...], dry_run: bool, always: bool, store: Path) -> None:
+def nightly(fleet: Path, dry_run: bool, store: Path, **options: Any) -> None:
     """Tend all plans of FLEET.toml: make what is stale, validate it, gate it beside the last good engine, promote it.
 
     What passes its gate becomes the last good engine of its model and device. A plan that fails stops no other. Killed
@@ -32,7 +37,7 @@ def nightly(fleet: Path, only: tuple[str, ...], dry_run: bool, always: bool, sto
     """
     remember_digests()
     fleet_file = read_fleet(fleet)
-    wanted = Wanted(only, always)
+    wanted = Wanted(**options)
     if dry_run:
         for looked in to_do(fleet_file, store, wanted):
             echo(f"{looked.line.name}: {looked.error or '; '.join(looked.why)}")

@@ -1,0 +1,51 @@
+"""`trtforge deliver`: from a gate that passed to a repository that Triton serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+from tests.pipeline.delivery.model_config import parsed
+
+
+@pytest.fixture
+def baseline(command: Command, plan: Path) -> Path:
+    """The tiny network's FP32 engine, as baseline `good`."""
+    changed = ("--set", 'variants.precisions=["fp32"]', "--set", "gate.pays=false", "--set", "gate.html=false")
+    gated = command("gate", plan, *changed, "--budget", "size_mib <= 1", "-o", "gate")
+    assert gated.status == 0, gated.err
+    assert command("baseline", "set", "good", "gate").status == 0
+    return plan
+
+
+def test_a_baseline_becomes_a_model_that_triton_serves(command: Command, baseline: Path) -> None:
+    missing = command("deliver", "good", "--to", "triton", "repository")
+    assert missing.status == 2
+    assert missing.err == (
+        "trtforge: good: takes batches of any size, and Triton must be told the largest; give --max-batch\n"
+    )
+    done = command("deliver", "good", "--to", "triton", "repository", "--max-batch", "16", "--as", "tiny")
+    assert (done.status, done.out) == (0, "repository/tiny/1\n"), done.err
+    config = parsed(Path("repository/tiny/config.pbtxt").read_text())
+    assert (config.name, config.backend, config.max_batch_size) == ("tiny", "onnxruntime", 16)
+    assert [list(spec.dims) for spec in (*config.input, *config.output)] == [[4, 8, 8], [3]]
+    assert Path("repository/tiny/1/model.onnx").is_file()
+
+
+def test_what_has_no_effect_or_no_meaning_is_refused(command: Command, baseline: Path) -> None:
+    typo = command("deliver", "god", "--to", "triton", "repository")
+    assert (typo.status, "did you mean 'good'?" in typo.err) == (2, True)
+    for arguments, sentence in (
+        (("triton", "r", "--network-type", "other"), "--network-type: has no effect for triton; drop it"),
+        (("deepstream", "r", "--as", "x"), "--as: has no effect for deepstream; drop it"),
+        (("deepstream", "r"), "--plan is missing: name the plan, whose [data.preprocess] DeepStream has to do"),
+        (("deepstream", "r", "--plan", baseline), "good: its input has the shape (-1, 4, 8, 8)"),
+    ):
+        refused = command("deliver", "good", "--to", *arguments)
+        assert refused.status == 2
+        assert sentence in refused.err
+    assert not Path("r").exists()
+    two = command("deliver", "good", "good", "--to", "deepstream", "r", "--plan", baseline)
+    assert "a configuration has one engine; give one NAME" in two.err
