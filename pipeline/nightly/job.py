@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.errors import EXIT_STATUS, ConfigError, Unavailable
 from pipeline.flow import run
 from pipeline.json_record import record_from_json
-from pipeline.machine.child_process import call
+from pipeline.machine import child_process
 from pipeline.machine.identity import installed_versions, this_machine
 from pipeline.nightly.fleet import FleetFile, Line, lines_of
 from pipeline.nightly.line import Job, Look, RunCommand, Wanted, look, tend, unchanged
@@ -159,7 +159,7 @@ def _make_models(log: Path, line: Line, store: Path) -> None:
     """Whatever stops it stops the judging too, which says so."""
     log.unlink(missing_ok=True)
     try:
-        call(log, line.name, _models_only, line, store)
+        child_process.call(log, line.name, _models_only, line, store)
     except tuple(EXIT_STATUS):
         return
 

@@ -21,7 +21,7 @@ from pipeline.gate.generations import current_folder, withdrawn
 from pipeline.gate.record import GateRecord
 from pipeline.gate.summary import headline, reasons
 from pipeline.json_record import record_from_json, write_json
-from pipeline.machine.child_process import call
+from pipeline.machine import child_process
 from pipeline.machine.identity import installed_versions, this_machine
 from pipeline.nightly.fleet import FleetFile, Line
 from pipeline.nightly.record import SCHEMA_VERSION, Figures, LineRecord, LineState
@@ -224,7 +224,7 @@ def _tended(job: Job, looked: Look) -> LineRecord:
     log.unlink(missing_ok=True)
     held_against = last_good(job.store, line.name)
     try:
-        status = call(log, line.name, job.run_command, arguments)
+        status = child_process.call(log, line.name, job.run_command, arguments)
     except tuple(EXIT_STATUS) as error:
         return replace(blank, status=exit_status(error), sentence=str(error), log=_relative(log, job))
     blank = replace(blank, status=status, log=_relative(log, job))
