@@ -33,7 +33,7 @@ NUM_COLORS = {3: "rgb", 1: "gray"}
 
 
 @dataclass(frozen=True)
-class Picture:
+class CameraPicture:
     """The engine's input, as nvinfer has to make it."""
 
     order: Literal["nchw", "nhwc"]
@@ -46,7 +46,7 @@ class Picture:
     letterbox: bool
 
 
-def picture_from(engine: Delivered, preprocess: Preprocess) -> Picture:
+def picture_from(engine: Delivered, preprocess: Preprocess) -> CameraPicture:
     """What nvinfer has to do to a frame.
 
     Raises:
@@ -75,7 +75,7 @@ def picture_from(engine: Delivered, preprocess: Preprocess) -> Picture:
     if len(means) not in (0, channels):
         raise ConfigError(f"[data.preprocess] mean: has {len(means)} numbers, the input has {channels} channels")
     color = NUM_COLORS[channels] if preprocess.channels == "keep" else preprocess.channels
-    return Picture(
+    return CameraPicture(
         order=order,
         channels=channels,
         height=height,
@@ -87,7 +87,7 @@ def picture_from(engine: Delivered, preprocess: Preprocess) -> Picture:
     )
 
 
-def deliver_to_deepstream(engine: Delivered, picture: Picture, kind: NetworkType, folder: Path) -> Path:
+def deliver_to_deepstream(engine: Delivered, picture: CameraPicture, kind: NetworkType, folder: Path) -> Path:
     """Write the engine and, last, the configuration; returns the configuration's path.
 
     Raises:
@@ -116,13 +116,13 @@ def batch_size(engine: Delivered) -> int:
     return engine.max_batch or engine.inputs[0].shape[0]
 
 
-def config_text(engine: Delivered, picture: Picture, kind: NetworkType) -> str:
+def config_text(engine: Delivered, picture: CameraPicture, kind: NetworkType) -> str:
     """The text of config_infer.txt."""
     lines = [f"{key}={value}" for key, value in _properties(engine, picture, kind)]
     return "\n".join(["[property]", *lines]) + "\n"
 
 
-def _properties(engine: Delivered, picture: Picture, kind: NetworkType) -> Iterator[tuple[str, object]]:
+def _properties(engine: Delivered, picture: CameraPicture, kind: NetworkType) -> Iterator[tuple[str, object]]:
     yield "gpu-id", 0
     yield "gie-unique-id", 1
     yield "model-engine-file", engine_name(engine)
