@@ -70,14 +70,19 @@ def _new_locked(parent: Path, prefix: str) -> tuple[Path, IO[str]]:
 
 def _remove(work: Path) -> None:
     """The lock goes last, so that whoever dies here leaves a folder that is still known as a dead one's."""
+    remove_ending_with(work, LOCK)
+
+
+def remove_ending_with(folder: Path, last: str) -> None:
+    """Remove a folder, and the file of that name last: it says what the folder is, to whoever goes on with this."""
     with suppress(OSError):
-        for entry in work.iterdir():
+        for entry in folder.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
-            elif entry.name != LOCK:
+            elif entry.name != last:
                 entry.unlink()
-        (work / LOCK).unlink(missing_ok=True)
-        work.rmdir()
+        (folder / last).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def remove_unlocked(work: Path) -> bool:
@@ -304,13 +309,16 @@ def sync_one(path: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path, store: Path) -> Iterator[None]:
-    """Wait until nobody else changes the folder, one of a store, which its group may do; it is made if need be."""
+def alone(folder: Path, store: Path, *, shared: bool = False) -> Iterator[None]:
+    """Wait until nobody else changes the folder, one of a store, which its group may do; it is made if need be.
+
+    Those who ask for it ``shared`` do not wait for each other.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     share_one(folder, store)
     with (folder / f".{LOCK}").open("w") as lock:
         share_one(folder / f".{LOCK}", store)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 

@@ -4,7 +4,7 @@ Layout of a store (``.trtforge/`` by default)::
 
     <stage>/<digest>/recipe.json    what it was made from (canonical JSON; its SHA-256 is <digest>)
     <stage>/<digest>/result.json    which artifact it is, the content digest it had when it was published, that of all
-                                    files beside it, and a few words on each input
+                                    files beside it, and a few words on each input; its time is that of the last use
     <stage>/<digest>/...            the artifact and what the stage left beside it
     tmp/<random>/                   a stage at work; its lock says that somebody still works there
 
@@ -36,10 +36,24 @@ from calibration.data.batches import Samples
 from calibration.data.source import FUNCTION
 from pipeline.artifact import Artifact, artifact_from_record, digest_of_path, files_below, record_from_artifact
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
-from pipeline.output import LOCK, RANDOM, locked_folder, remove_unlocked, share, share_one, sync, sync_one
+from pipeline.output import (
+    LOCK,
+    RANDOM,
+    alone,
+    locked_folder,
+    remove_ending_with,
+    remove_unlocked,
+    share,
+    share_one,
+    sync,
+    sync_one,
+)
 from pipeline.source_digest import check_unchanged, source_digest
 
 log = logging.getLogger(__name__)
+
+NOTED_SECONDS = 3600
+"""Its use is not noted again for so long; `trtforge store gc` leaves what was used within a day."""
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Artifact)
@@ -204,7 +218,7 @@ class Store:
             final = self.folder / name / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{work.name[-6:]}"
             self._publish(work, final)
         self._note(Entry(name, final.name, False, *stopwatch.spent()))
-        return artifact_from_record(self._sealed(final)["artifact"], final)  # type: ignore[return-value]
+        return artifact_from_record(_sealed(final)["artifact"], final)  # type: ignore[return-value]
 
     @contextmanager
     def about(self, variant: str) -> Iterator[None]:
@@ -246,32 +260,31 @@ class Store:
     def _content(self, entry: Path) -> str:
         """The content digest of a result; empty if its record is damaged, which `run` mends."""
         try:
-            return str(self._sealed(entry)["content"])
+            return str(_sealed(entry)["content"])
         except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             log.warning("%s: damaged, it cannot be read (%s); it is skipped", entry, error)
             return ""
 
-    def _sealed(self, entry: Path) -> dict[str, Any]:
-        return dict(json.loads((entry / "result.json").read_text(encoding="utf-8")))
-
     def _read(self, final: Path) -> Artifact | None:
-        if not (final / "result.json").is_file():
+        if not self._noted_as_used(final):
             return None
+        artifact, problem = checked_result(final)
+        if artifact is None:
+            log.warning("%s: damaged, %s; making it again", final, problem)
+            with self._work_folder() as work, contextlib.suppress(FileNotFoundError):  # Another process was faster.
+                final.rename(work / "damaged")
+        return artifact
+
+    def _noted_as_used(self, final: Path) -> bool:
+        """Whether the result is there; if so, its record's time says that it is used now, and it is not removed."""
+        record = final / "result.json"
         try:
-            sealed = self._sealed(final)
-            artifact = artifact_from_record(sealed["artifact"], final)
-            if artifact.digest() != sealed["content"]:
-                problem = "its bytes are not those that were published"
-            elif sealed.get("files", files := _digest_of_files(final)) != files:  # Earlier versions did not seal them.
-                problem = "a file beside it is not as it was published"
-            else:
-                return artifact
-        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-            problem = f"it cannot be read ({error})"
-        log.warning("%s: damaged, %s; making it again", final, problem)
-        with self._work_folder() as work, contextlib.suppress(FileNotFoundError):  # Another process was faster.
-            final.rename(work / "damaged")
-        return None
+            if time.time() - record.stat().st_mtime > NOTED_SECONDS:
+                with alone(self.folder, self.folder, shared=True), contextlib.suppress(PermissionError):
+                    os.utime(record)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return record.is_file()
 
     def _seal(self, work: Path, recipe: dict[str, Any], artifact: Artifact, inputs: list[str]) -> None:
         (work / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True), encoding="utf-8")
@@ -319,7 +332,11 @@ class Store:
 
     def _remove_stale_work(self) -> None:
         for work in (self.folder / "tmp").iterdir():
-            if re.fullmatch(RANDOM, work.name) and remove_unlocked(work):
+            if not re.fullmatch(RANDOM, work.name):
+                continue
+            if (work / "result.json").exists() and not (work / LOCK).exists():  # Of one who removed a result.
+                remove_ending_with(work, "result.json")
+            elif remove_unlocked(work):
                 log.info("%s: left by a process that died; removed", work)
 
 
@@ -345,6 +362,24 @@ class Stopwatch:
 
 def _now() -> Spent:
     return Spent(time.perf_counter(), sum(os.times()[:4]))
+
+
+def checked_result(folder: Path) -> tuple[Artifact | None, str]:
+    """A result whose bytes are those that were published; None, and what is wrong with it, of one that is damaged."""
+    try:
+        sealed = _sealed(folder)
+        artifact = artifact_from_record(sealed["artifact"], folder)
+        if artifact.digest() != sealed["content"]:
+            return None, "its bytes are not those that were published"
+        if sealed.get("files", files := _digest_of_files(folder)) != files:  # Earlier versions did not seal them.
+            return None, "a file beside it is not as it was published"
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        return None, f"it cannot be read ({error})"
+    return artifact, ""
+
+
+def _sealed(entry: Path) -> dict[str, Any]:
+    return dict(json.loads((entry / "result.json").read_text(encoding="utf-8")))
 
 
 def _digest_of_files(folder: Path) -> str:

@@ -90,7 +90,7 @@ def pins_in(store: Path) -> Iterator[tuple[str, tuple[PinGeneration, ...]]]:
         DataError: a file of them is damaged, so that nobody knows what it holds.
     """
     for file in sorted((store / FOLDER).glob("*.json")):
-        yield unquote(file.stem), _read(file)
+        yield unquote(file.stem), read_pins(file)
 
 
 def pinned(store: Path, newest: int = 0) -> set[str]:
@@ -115,13 +115,14 @@ def _generations(file: Path) -> tuple[PinGeneration, ...]:
     if not file.exists():
         return ()
     try:
-        return _read(file)
+        return read_pins(file)
     except DataError as error:
         log.warning("%s", error)
         return ()
 
 
-def _read(file: Path) -> tuple[PinGeneration, ...]:
+def read_pins(file: Path) -> tuple[PinGeneration, ...]:
+    """The generations in a file of pins; DataError if it is damaged."""
     try:
         return record_from_json(file, PinsRecord, SCHEMA_VERSION, AGAIN).generations
     except ConfigError as error:

@@ -30,7 +30,7 @@ from pipeline.command.cli import status_of
 from pipeline.machine import child_process
 from pipeline.store import _digest_of_files
 from tests.faults import scenarios
-from tests.faults.scenarios import SCENARIOS, STORE, Scenario, copied, litter, results_in_store, state_of
+from tests.faults.scenarios import SCENARIOS, STORE, Scenario, copied, let_pass, litter, results_in_store, state_of
 from tests.faults.shim import KILL, Shim
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -149,6 +149,8 @@ class Trial:
         copied(base, self._folder)
         for arguments in scenario.before:
             self._must(arguments)
+        if scenario.days_ago:
+            let_pass(scenario.days_ago, self._folder)
         copied(self._folder, self._template)
         self._before = self._states()
         shim.arm(self._folder)

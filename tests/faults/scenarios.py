@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,8 @@ class Scenario:
     """Calls that make what is there before."""
     statuses: tuple[int, ...] = (0,)
     """How it may end where nothing happens."""
+    days_ago: int = 0
+    """So long before the call results were last used."""
 
 
 def _verbs() -> Iterator[Scenario]:
@@ -104,6 +108,7 @@ SCENARIOS = {
         Scenario("baseline set", (*SET, "gate-2"), BASELINE, (*GATES, (*SET, "gate-1"))),
         Scenario("baseline rollback", ("baseline", "rollback", "good", "--to", "1"), BASELINE,
                  (*GATES, (*SET, "gate-1"), (*SET, "gate-2")), (0, 2)),
+        Scenario("store gc", ("store", "gc", "--delete"), (), (RUN,), days_ago=30),
         *_verbs(),
     )
 }  # fmt: skip
@@ -126,6 +131,13 @@ def prepare(folder: Path) -> None:
     plan = f"{plan}\n[validate.fp32]\nderived = false\n[gate]\nmax_other_load = 1.0\n"
     plan = plan.replace("[benchmark.protocol]", "[benchmark]\nmonitor_ms = 0\n[benchmark.protocol]")
     (folder / "plan.toml").write_text(plan)
+
+
+def let_pass(days: int, folder: Path) -> None:
+    """Results were last used so many days ago."""
+    then = time.time() - days * 86_400
+    for record in folder.glob(f"{STORE}/*/*/result.json"):
+        os.utime(record, (then, then))
 
 
 def results_in_store(folder: Path) -> dict[str, str]:

@@ -58,9 +58,9 @@ def test_kills_in_a_run(work: Path) -> None:
     assert wrong(lines) == []
 
 
-def test_kills_leave_a_baseline_and_its_generations(work: Path) -> None:
-    lines = lines_of("injection", work, "--every", "9", *only("baseline set", "baseline rollback"))
-    assert len(lines) >= 6
+def test_kills_leave_a_baseline_its_generations_and_whole_results(work: Path) -> None:
+    lines = lines_of("injection", work, "--every", "9", *only("baseline set", "baseline rollback", "store gc"))
+    assert len(lines) >= 12
     assert wrong(lines) == []
 
 
