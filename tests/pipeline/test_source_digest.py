@@ -83,6 +83,8 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/machine/child_process.py", set()),
         ("pipeline/machine/progress.py", set()),
         ("pipeline/page/svg.py", set()),
+        ("pipeline/delivery/contents.py", set()),
+        ("pipeline/nightly/line.py", set()),
         ("pipeline/release/bundle_writer.py", set()),
         ("pipeline/retention/pins.py", set()),
         ("pipeline/remedies/trials.py", set()),

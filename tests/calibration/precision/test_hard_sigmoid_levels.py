@@ -17,7 +17,6 @@ from calibration.graph.editing import closed, opened
 from calibration.precision.hard_sigmoid_levels import absorb_hard_sigmoids, hard_sigmoid_levels
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
-from calibration.precision.scale import Quantization
 from calibration.ranges.span import Span
 
 Array = np.ndarray[Any, Any]
