@@ -1,4 +1,4 @@
-"""Show what the store of results takes, remove what nothing needs, verify all of it."""
+"""Show the size of stored results, remove unneeded ones, verify them."""
 
 from __future__ import annotations
 
