@@ -17,6 +17,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def main() -> None:
                 lines.append(line(name, Path(folder), given.size))
             print(lines[-1].row(), f"{lines[-1].seconds:.0f} s", flush=True)
             if given.output is not None:
-                given.output.write_text(page(lines, given.size), encoding="utf-8")
+                given.output.write_text(page(lines, given.size, sys.argv[1:]), encoding="utf-8")
 
 
 def every_name(work: Path) -> tuple[str, ...]:
@@ -178,14 +179,14 @@ def smooth(num: int, size: int) -> npt.NDArray[np.float32]:
     return np.stack([np.asarray(picture, np.float32) for picture in pictures])
 
 
-def page(lines: list[Line], size: int) -> str:
-    """The table as Markdown."""
+def page(lines: list[Line], size: int, arguments: Sequence[str]) -> str:
+    """The table as Markdown; ``arguments`` are those of the command that made it."""
     failed = sum(bool(each.failures) for each in lines)
     return "\n".join(
         [
             "# keras.applications through the pipeline",
             "",
-            "Made by `python benchmarks/architectures.py --output benchmarks/results/architectures.md`, random",
+            f"Made by `python benchmarks/architectures.py {' '.join(arguments)}`, random",
             f"weights, pictures of {size} pixels, {cpu_name()}. {len(lines)} architectures, {failed} with a failure.",
             "",
             "SQNR of what goes into the last Softmax against FP32, in dB, mean over smooth pictures; weights are",
