@@ -11,13 +11,12 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from engines.model_format import ModelFormat
 from engines.precision import FP32
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Placement = Literal["tensorrt", "onnxruntime", "none"]
-"""Where a backend wants its Q/DQ nodes; ``none`` for a backend that takes no INT8 model."""
-ModelFormat = Literal["onnx", "tflite", "savedmodel"]
-"""What a backend reads: an ONNX file, a TFLite file, or a SavedModel folder."""
+"""Where a backend wants its Q/DQ nodes; ``none`` for a backend that takes no ONNX model in INT8."""
 Hardware = Literal["exact", "same_compute_capability", "ampere_plus"]
 """The GPUs that an engine is to run on: the kind that it was built on, that compute capability, or 8.0 and later."""
 Weights = Literal["fixed", "refittable", "stripped"]

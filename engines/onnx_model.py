@@ -149,6 +149,11 @@ def check_options(model_facts: OnnxModelFacts, options: BuildOptions, path: Path
         EngineError: they do not; an engine of another precision than asked would be the result.
     """
     precision = precision_named(options.precision)
+    if precision.is_integer and not precision.has_scales:
+        raise EngineError(
+            f"{path}: precision {precision.name} is requested, which no ONNX file is written in here; ask for int8, or "
+            "take litert, which has it"
+        )
     if options.native is not None:
         _check_for_calibrator(model_facts, path)
     elif precision.is_integer and not model_facts.has_quantize:
@@ -170,7 +175,7 @@ def check_options(model_facts: OnnxModelFacts, options: BuildOptions, path: Path
             "or give the model from before the cast"
         )
     for ranges in options.profiles():
-        _check_ranges(model_facts.inputs, ranges, path)
+        check_ranges(model_facts.inputs, ranges, path)
 
 
 def _check_for_calibrator(model_facts: OnnxModelFacts, path: Path) -> None:
@@ -206,7 +211,12 @@ def refuse_tensorrt(options: BuildOptions, backend: str) -> None:
         raise Unavailable(f"{backend}: {asked[0]} is requested, only TensorRT has it; leave it out, or take tensorrt")
 
 
-def _check_ranges(inputs: tuple[TensorSpec, ...], ranges: Mapping[str, ShapeRange], path: Path) -> None:
+def check_ranges(inputs: tuple[TensorSpec, ...], ranges: Mapping[str, ShapeRange], path: Path) -> None:
+    """That shape ranges are of the model's inputs, fit them, and are in order.
+
+    Raises:
+        EngineError: they are not.
+    """
     specs = {spec.name: spec for spec in inputs}
     for name, shape_range in ranges.items():
         if name not in specs:

@@ -31,6 +31,11 @@ class Precision:
     """Whether the model is written with the ranges that calibration found."""
 
     @property
+    def has_scales(self) -> bool:
+        """Whether it is integers of one width throughout, with scales that calibration found, as Q/DQ nodes write."""
+        return self.is_integer and not self.is_dynamic and self.weight_bits == self.activation_bits
+
+    @property
     def title(self) -> str:
         """In sentences: ``INT8``."""
         return self.name.upper()
@@ -48,9 +53,11 @@ class Precision:
 
 FP32 = Precision("fp32", weight_bits=32, activation_bits=32, order=0)
 FP16 = Precision("fp16", weight_bits=16, activation_bits=16, order=20, needs_ranges=True)
+INT16X8 = Precision("int16x8", weight_bits=8, activation_bits=16, order=24, is_integer=True, needs_ranges=True)
+DYNAMIC = Precision("dynamic", weight_bits=8, activation_bits=8, order=28, is_integer=True, is_dynamic=True)
 INT8 = Precision("int8", weight_bits=8, activation_bits=8, order=40, is_integer=True, needs_ranges=True)
 
-PRECISIONS: dict[str, Precision] = {precision.name: precision for precision in (FP32, FP16, INT8)}
+PRECISIONS: dict[str, Precision] = {precision.name: precision for precision in (FP32, FP16, INT16X8, DYNAMIC, INT8)}
 """By name, from the highest to the lowest."""
 
 

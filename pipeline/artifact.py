@@ -7,11 +7,12 @@ import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from calibration.file_digest import file_digest, of_content
 from calibration.lint.finding import Finding
 from calibration.ranges.span import CONVERGENCE_FILE
+from engines.model_format import ModelFormat
 
 
 def digest_of_path(path: Path, leave_out: str = "") -> str:
@@ -110,6 +111,8 @@ class Source(Artifact):
 
     KIND: ClassVar[str] = ""
     """The file of its kind."""
+    BECOMES: ClassVar[frozenset[ModelFormat]] = frozenset({"onnx"})
+    """The formats that a network of this kind can be brought to."""
 
     def signature_name(self) -> str:
         """Which of several functions of the network is meant, where its kind has such; else empty."""
@@ -120,6 +123,17 @@ class OnnxModel(Source):
     """An ONNX file; the precision is written in it. Its weights may lie in files beside it."""
 
     KIND: ClassVar[str] = "onnx"
+    FORMAT: ClassVar[ModelFormat] = "onnx"
+
+
+class TfliteModel(Artifact):
+    """A `.tflite` file with a fixed batch; the precision is written in it."""
+
+    FORMAT: ClassVar[ModelFormat] = "tflite"
+
+
+ModelFile: TypeAlias = OnnxModel | TfliteModel
+"""What a precision is written in, and engines are built from."""
 
 
 class Ranges(Artifact):
@@ -197,6 +211,7 @@ TYPES: dict[str, type[Artifact]] = {
     kind.__name__: kind
     for kind in (
         OnnxModel,
+        TfliteModel,
         Findings,
         Ranges,
         Engine,

@@ -13,18 +13,20 @@ from calibration.data.source import FUNCTION, DataSource
 from calibration.lint.findings import raise_errors
 from engines import backend
 from engines.contract import ChoosyBackend
+from engines.model_format import ModelFormat
 from engines.precision import FP32
 from pipeline.artifact import (
     Engine,
     Findings,
     OnnxModel,
+    TfliteModel,
 )
 from pipeline.bundle import open_bundle, tolerance_key
 from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
 from pipeline.plan import Plan
-from pipeline.results import TRAINED, Network, Results
-from pipeline.sources.contract import source_from_path
+from pipeline.results import TRAINED, Form, Network, Results
+from pipeline.sources.contract import check_convertible, source_from_path
 from pipeline.spelling import nearest
 from pipeline.stages.calibrate import check_float
 from pipeline.stages.lint import Evaluated
@@ -39,6 +41,7 @@ from pipeline.variants import (
     judged_engine,
     ranges_of,
     rounding_of,
+    stage_for,
     target_of,
     trained_network,
     variants,
@@ -84,6 +87,8 @@ def run(plan: Plan, store: Store, until: str) -> Results:
 def models_of(plan: Plan, store: Store, until: str) -> Results:
     """The first half of a run: from the trained network to the ONNX models, or as far as ``until``."""
     source = source_from_path(plan.resolved(plan.model.source), plan.model.signature)
+    if TfliteModel.FORMAT in formats_of(plan):
+        check_convertible(source)
     fp32 = store.run(plan.export, source)
     calibration, evaluation = _samples(plan, fp32)
     check_shapes(plan, evaluation, until)
@@ -106,9 +111,12 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
         return made
 
     check_findings(plan, made.findings)
-    for network in made.networks.values():
-        network.ranges = ranges_of(plan, store, network.fp32, calibration)
-        for note in network.ranges.notes():
+    convert_networks(plan, store, made)
+    if until == "convert":
+        return made
+    for form in [form for network in made.networks.values() for form in network.all_forms()]:
+        form.ranges = ranges_of(plan, store, form.fp32, calibration)
+        for note in form.ranges.notes():
             log.warning("%s", note)
     if until == "calibrate":
         return made
@@ -124,6 +132,18 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
 def networks_of(fp32: OnnxModel) -> dict[str, Network]:
     """All networks that variants are made of, by name: the trained one as it is; what trains or prunes adds its own."""
     return {TRAINED: Network(fp32)}
+
+
+def convert_networks(plan: Plan, store: Store, made: Results) -> None:
+    """Make the `.tflite` file of the trained network, where a backend takes such."""
+    if TfliteModel.FORMAT in formats_of(plan):
+        converted = store.run(plan.convert, trained_network(plan, made))
+        made.networks[TRAINED].forms[TfliteModel.FORMAT] = Form(converted)
+
+
+def formats_of(plan: Plan) -> set[ModelFormat]:
+    """Of the files that the plan's backends take."""
+    return {backend(name).TAKES for name in plan.variants.backends}
 
 
 def models_of_bundle(plan: Plan) -> Results:
@@ -172,8 +192,8 @@ def check_plan(plan: Plan, until: str) -> None:
 
     Raises:
         Unavailable: a backend cannot build on this machine, or not what [build] asks for.
-        ConfigError: the models of a bundle are requested, there is no such metric, or INT8 is asked of a backend that
-            takes none, [build] has what no backend takes, or the report's folder holds something else.
+        ConfigError: the models of a bundle are requested, there is no such metric, a backend takes no model of a
+            precision, [build] has what no backend takes, or the report's folder holds something else.
     """
     if plan.packed.manifest and not plan.stage(until).NEEDS_ENGINES:
         raise ConfigError(
@@ -182,12 +202,10 @@ def check_plan(plan: Plan, until: str) -> None:
     if plan.data.metric:
         judge_of(plan).metric()
     plan.build.check_backends(plan.variants.backends)
+    if until == "convert" and TfliteModel.FORMAT not in formats_of(plan):
+        raise ConfigError(f"{plan.path}: no backend of [variants] takes a .tflite file; add one, such as litert")
     for variant in variants(plan, until):
-        if variant.precision.is_integer and backend(variant.backend).PLACEMENT == "none":
-            raise ConfigError(
-                f"{variant.name}: the backend takes no {variant.precision.title} model; take {variant.precision.name} "
-                "out of [variants] precisions"
-            )
+        stage_for(plan, variant)
         if plan.stage(until).NEEDS_ENGINES:
             if reason := backend(variant.backend).why_not_build():
                 raise Unavailable(reason)
@@ -266,8 +284,15 @@ def derive(plan: Plan, store: Store, made: Results, until: str) -> None:
             f"{LEAST_SAMPLES} are needed."
         )
         return
+    unknown = [variant.name for variant in wanted if rounding_of(plan, made, variant) is None]
+    if unknown:
+        made.notes.append(
+            f"Tolerances are not derived for {', '.join(unknown)}: what is rounded there is not known from the ONNX "
+            "model; [validate] alone holds them."
+        )
     for variant in wanted:
-        rounding = rounding_of(plan, made, variant)
+        if (rounding := rounding_of(plan, made, variant)) is None:
+            continue
         fp32 = made.networks[variant.network].fp32
         with store.about(variant.name):
             made.tolerances[variant] = store.run(plan.tolerate, fp32, made.evaluation, rounding)

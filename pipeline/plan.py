@@ -19,9 +19,11 @@ import tomli_w
 
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
-from engines import builders
+from engines import backend, builders
 from engines.contract import ShapeRange
-from engines.precision import PRECISIONS
+from engines.model_format import ModelFormat
+from engines.precision import FP16, FP32, INT8, PRECISIONS
+from pipeline.artifact import OnnxModel
 from pipeline.errors import ConfigError
 from pipeline.option import option
 from pipeline.spelling import nearest
@@ -31,11 +33,13 @@ from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.build import Build
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
+from pipeline.stages.convert import Convert
 from pipeline.stages.export import Export
 from pipeline.stages.gate import Gate
 from pipeline.stages.infer import Infer
 from pipeline.stages.lint import Lint
 from pipeline.stages.pack import Pack
+from pipeline.stages.ptq import Ptq
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.report import Report
 from pipeline.stages.tolerate import Tolerate
@@ -75,8 +79,8 @@ class Data:
 class Variants:
     """[variants]: what is built: every precision for every backend."""
 
-    precisions: tuple[str, ...] = option(tuple(PRECISIONS), "of fp32, fp16, int8")
-    backends: tuple[str, ...] = option(("onnxruntime",), "of onnxruntime, reference, tensorrt, tensorrt_rtx")
+    precisions: tuple[str, ...] = option((FP32.name, FP16.name, INT8.name), "of fp32, fp16, int16x8, dynamic, int8")
+    backends: tuple[str, ...] = option(("onnxruntime",), "of litert, onnxruntime, reference, tensorrt, tensorrt_rtx")
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,11 @@ class Plan:
     variants: Variants = Variants()
     export: Export = Export()
     lint: Lint = Lint()
+    convert: Convert = Convert()
     calibrate: Calibrate = Calibrate()
     cast: Cast = Cast()
     quantize: Quantize = Quantize()
+    ptq: Ptq = Ptq()
     tolerate: Tolerate = Tolerate()
     build: Build = Build()
     infer: Infer = Infer()
@@ -135,16 +141,21 @@ class Plan:
         assert isinstance(stage, Stage), f"{name} is no stage"
         return stage
 
-    def stage_writing(self, precision: str) -> Stage:
-        """The stage that writes a precision into a model.
+    def stage_writing(self, precision: str, model_format: ModelFormat) -> Stage:
+        """The stage that writes a precision into a model of that format.
 
         Raises:
             ConfigError: none does.
         """
-        for name in STAGES:
-            if precision in self.stage(name).WRITES:
-                return self.stage(name)
-        raise ConfigError(f"{self.path}: no stage writes {precision}; take it out of [variants] precisions")
+        stages = [self.stage(name) for name in STAGES]
+        for stage in stages:
+            if precision in stage.WRITES and model_format == stage.FORMAT:
+                return stage
+        others = [
+            name for name in builders() if backend(name).TAKES in {s.FORMAT for s in stages if precision in s.WRITES}
+        ]
+        where = f", or take {' or '.join(others)}, which has it" if others else ""
+        raise ConfigError(f"the backend takes no {precision} model; take it out of [variants] precisions{where}")
 
     def digest(self) -> str:
         """SHA-256 (hex) of the plan's file, and of the keys that the command line gave other values."""
@@ -242,10 +253,11 @@ def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 def _check(plan: Plan, path: Path) -> None:
     if not plan.model.source:
         raise ConfigError(f"{path}: [model] has no source; name a SavedModel folder, .keras, .h5 or .onnx file")
+    onnx_builders = tuple(name for name in builders() if backend(name).TAKES == OnnxModel.FORMAT)
     for key, names, known in (
         ("[variants] precisions", plan.variants.precisions, tuple(PRECISIONS)),
         ("[variants] backends", plan.variants.backends, builders()),
-        ("[pack] backends", plan.pack.backends, builders()),
+        ("[pack] backends", plan.pack.backends, onnx_builders),
     ):
         for name in names:
             if name not in known:

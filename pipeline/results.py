@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from calibration.data.batches import Samples
+from engines.model_format import ModelFormat
 from engines.precision import Precision, precision_named
 from pipeline.artifact import (
     Engine,
     Findings,
+    ModelFile,
     OnnxModel,
     Outputs,
     Ranges,
     Source,
+    TfliteModel,
     Timings,
     Tolerances,
     Verdict,
@@ -51,11 +54,29 @@ def variant_named(name: str) -> Variant:
 
 
 @dataclass
+class Form:
+    """A network in FP32 in another file format than ONNX, and what calibration found on that file."""
+
+    fp32: ModelFile
+    ranges: Ranges | None = None
+
+
+@dataclass
 class Network:
     """A network in FP32, and what calibration found of it. Training and pruning make further ones of the first."""
 
     fp32: OnnxModel
     ranges: Ranges | None = None
+    forms: dict[ModelFormat, Form] = field(default_factory=dict)
+    """The same network in the other formats that backends take: its tensors have other names there, so other ranges."""
+
+    def all_forms(self) -> list[Network | Form]:
+        """Itself, which is in ONNX, and those."""
+        return [self, *self.forms.values()]
+
+    def form(self, wanted: ModelFormat) -> Network | Form:
+        """What is written, quantized and built for backends that take that format."""
+        return self if wanted == OnnxModel.FORMAT else self.forms[wanted]
 
 
 @dataclass
@@ -74,7 +95,7 @@ class Results:
     """The exported FP32 model against the trained network itself."""
     reference: Outputs | None = None
     findings: Findings | None = None
-    models: dict[Variant, OnnxModel] = field(default_factory=dict)
+    models: dict[Variant, ModelFile] = field(default_factory=dict)
     tolerances: dict[Variant, Tolerances] = field(default_factory=dict)
     """Derived, for the variants that the plan holds to them."""
     engines: dict[Variant, Engine] = field(default_factory=dict)
@@ -95,3 +116,13 @@ class Results:
     def ranges(self) -> Ranges | None:
         """The trained network's."""
         return self.networks[TRAINED].ranges
+
+    @property
+    def converted(self) -> ModelFile | None:
+        """The trained network as a float `.tflite` file; None where no backend of the plan takes one."""
+        form = self.networks[TRAINED].forms.get(TfliteModel.FORMAT)
+        return None if form is None else form.fp32
+
+    def onnx_models(self) -> dict[Variant, OnnxModel]:
+        """Those of ``models`` that are ONNX files, which more can be said of."""
+        return {variant: model for variant, model in self.models.items() if isinstance(model, OnnxModel)}

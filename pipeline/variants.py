@@ -19,6 +19,7 @@ from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence
 from pipeline.artifact import (
     Engine,
+    ModelFile,
     OnnxModel,
     PlacementTimes,
     Ranges,
@@ -39,7 +40,7 @@ from pipeline.store import Store
 
 BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 """A TOML key that needs no quotes."""
-ModelStage: TypeAlias = Callable[Concatenate[Path, OnnxModel, ...], OnnxModel]
+ModelStage: TypeAlias = Callable[Concatenate[Path, ModelFile, ...], ModelFile]
 """A stage that writes a precision: from the FP32 model, and the ranges where the precision needs them."""
 
 
@@ -86,11 +87,11 @@ def _ranges_to_write(plan: Plan, samples: Samples, lacking: Sequence[InputSpec])
 
 def variants(plan: Plan, until: str) -> Iterator[Variant]:
     """Every network in every precision for every backend; for a verb that writes models, those it writes."""
-    written = plan.stage(until).WRITES or plan.variants.precisions
+    stage = plan.stage(until)
     for network in network_names():
         for backend_name in plan.variants.backends:
             for precision in plan.variants.precisions:
-                if precision in written:
+                if not stage.WRITES or (precision in stage.WRITES and backend(backend_name).TAKES == stage.FORMAT):
                     yield Variant(precision_named(precision), backend_name, network)
 
 
@@ -99,20 +100,35 @@ def network_names() -> tuple[str, ...]:
     return (TRAINED,)
 
 
-def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> OnnxModel:
-    """The ONNX model with the variant's precision written in it, placed as its backend wants it."""
-    network, precision = made.networks[variant.network], variant.precision
+def stage_for(plan: Plan, variant: Variant) -> Stage | None:
+    """The stage that writes the variant's precision, as its backend wants it; None where FP32 is what it takes.
+
+    Raises:
+        ConfigError: none writes it for that backend.
+    """
+    precision, runtime = variant.precision, backend(variant.backend)
     if precision.is_full or is_native(plan, variant):
-        return network.fp32
-    if precision.needs_ranges and network.ranges is None:
+        return None
+    try:
+        stage = plan.stage_writing(precision.name, runtime.TAKES)
+        return stage.placed_for(runtime.PLACEMENT).writing(precision.name)
+    except ConfigError as error:
+        raise ConfigError(f"{variant.name}: {error}") from error
+
+
+def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> ModelFile:
+    """The model with the variant's precision written in it, placed as its backend wants it."""
+    form = made.networks[variant.network].form(backend(variant.backend).TAKES)
+    if (stage := stage_for(plan, variant)) is None:
+        return form.fp32
+    if not stage.reads_ranges(variant.precision):
+        return store.run(cast(ModelStage, stage), form.fp32)
+    if form.ranges is None:
         raise ConfigError(f"{variant.name}: needs ranges; run `calibrate` first")
-    stage = plan.stage_writing(precision.name).placed_for(backend(variant.backend).PLACEMENT)
-    inputs: tuple[Ranges | PlacementTimes, ...] = ()
-    if network.ranges is not None and precision.needs_ranges:
-        measure = timing_for(stage, network.fp32)
-        times = () if measure is None else (store.run(measure, network.fp32, network.ranges),)
-        inputs = (network.ranges, *times)
-    return store.run(cast(ModelStage, stage), network.fp32, *inputs)
+    times: tuple[PlacementTimes, ...] = ()
+    if isinstance(form.fp32, OnnxModel) and (measure := timing_for(stage, form.fp32)) is not None:
+        times = (store.run(measure, form.fp32, form.ranges),)
+    return store.run(cast(ModelStage, stage), form.fp32, form.ranges, *times)
 
 
 def timing_for(stage: Stage, model: OnnxModel) -> TimePlacement | None:
@@ -122,11 +138,11 @@ def timing_for(stage: Stage, model: OnnxModel) -> TimePlacement | None:
     return TimePlacement(stage.placement_options(model))
 
 
-def ranges_of(plan: Plan, store: Store, fp32: OnnxModel, samples: Samples) -> Ranges:
-    """The ranges of a network, those that [[quantize.override]] sets included."""
+def ranges_of(plan: Plan, store: Store, fp32: ModelFile, samples: Samples) -> Ranges:
+    """The ranges of a network, those that [[quantize.override]] sets included: in ONNX, by whose names it goes."""
     ranges = store.run(plan.calibrate, fp32, samples)
     overrides = plan.quantize.overrides_of_ranges()
-    return ranges if overrides is None else store.run(overrides, fp32, ranges)
+    return store.run(overrides, fp32, ranges) if overrides and isinstance(fp32, OnnxModel) else ranges
 
 
 def built_engine(plan: Plan, store: Store, made: Results, variant: Variant) -> Engine:
@@ -168,6 +184,8 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
     reason = backend(variant.backend).why_not_run()
     if not reason:
         return engine
+    if backend(variant.backend).TAKES != OnnxModel.FORMAT:
+        raise Unavailable(f"{reason}; nothing else computes what its kernels do, so it must run to be validated")
     if is_native(plan, variant):
         raise Unavailable(
             f"{variant.name}: native INT8 is in the engine alone, so that it must run to be validated ({reason}); "
@@ -177,17 +195,23 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
 
 
 def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
-    """The models behind a variant's engine; None for FP32, which is all there is."""
-    if variant.precision.is_full:
+    """The models behind a variant's engine; None for FP32, which is all there is, and for what is not ONNX."""
+    written = made.models[variant]
+    if variant.precision.is_full or not isinstance(written, OnnxModel):
         return None
     network = made.networks[variant.network]
-    model = None if is_native(plan, variant) else made.models[variant]
+    model = None if is_native(plan, variant) else written
     return Evidence(network.fp32, model, made.evaluation, network.ranges)
 
 
-def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding:
-    """What engines of this kind round, and how their ranges are read."""
+def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
+    """What engines of this kind round, and how their ranges are read.
+
+    None where no rules say so: what LiteRT rounds below FP32 is known to its file alone, whose tensors are not ONNX's.
+    """
     placement = backend(variant.backend).PLACEMENT
+    if not variant.precision.is_full and backend(variant.backend).TAKES != OnnxModel.FORMAT:
+        return None
     name, network = variant.precision.name, made.networks[variant.network]
     if not variant.precision.is_integer:
         # Of the formats only FP32's depends on the library: TensorRT's may be TF32.

@@ -41,6 +41,8 @@ GIANTS = {
     "tensorrt_rtx": "engines/backends/tensorrt_rtx.py",
     "pycuda": "engines/cuda/device.py",
     "onnxruntime": "engines/backends/onnxruntime.py",
+    "ai_edge_litert": "engines/backends/litert.py",
+    "ai_edge_quantizer": "engines/litert/quantizer.py",
     "polygraphy": "pipeline/accuracy/comparison.py",
 }
 """The one source file that imports each giant."""

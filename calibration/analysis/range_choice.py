@@ -18,17 +18,17 @@ reading with the least noise at the outputs. It took 30 times the runs and was n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from calibration.analysis.sqnr import sqnr_db_of
 from calibration.arrays import AnyArray, Floats
 from calibration.histogram.methods import Method
-from calibration.precision.placement import PlacementTarget
 from calibration.ranges.ranges import METHODS, TensorRange
 from calibration.ranges.side_file import read_side_file, write_side_file
 
@@ -50,6 +50,8 @@ ERROR_OF_ONE_DB = 2.0
 MOST_DB = 200.0
 """Of outputs that are equal: beyond what float32 can tell apart."""
 CHOICE_FILE = "choice.json"
+TARGET = re.compile("[a-z0-9_]{1,32}")
+"""What a target's name may be."""
 
 SampleRatios: TypeAlias = Callable[[int, range], Floats]
 """From the index of a candidate and of samples to the SQNR of each sample, dB: (n,)."""
@@ -79,7 +81,8 @@ class CandidateResult:
 class PlacementChoice:
     """Who won the race of a placement, and against whom."""
 
-    target: PlacementTarget
+    target: str
+    """A placement of Q/DQ nodes, or a backend that has none."""
     winner: str
     results: tuple[CandidateResult, ...]
     """Entropy's first."""
@@ -222,7 +225,7 @@ def _choice(record: dict[str, Any]) -> RangeChoice:
 
 
 def _placement(row: dict[str, Any]) -> PlacementChoice:
-    if row["target"] not in get_args(PlacementTarget):
+    if not TARGET.fullmatch(row["target"]):
         raise ValueError(f"target is {row['target']!r:.40}")
     results = tuple(CandidateResult(**result) for result in row["results"])
     if row["winner"] not in {result.name for result in results}:

@@ -22,7 +22,6 @@ from engines.contract import (
     BuildOptions,
     EngineRecord,
     LayerTimes,
-    ModelFormat,
     Placement,
     Runner,
     RunnerFacts,
@@ -31,6 +30,7 @@ from engines.contract import (
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
 from engines.layers import layer_times_from
+from engines.model_format import ModelFormat
 from engines.onnx_model import (
     INTEGER_PRODUCTS,
     check_options,

@@ -16,7 +16,6 @@ from engines.contract import (
     BuildOptions,
     EngineRecord,
     LayerTimes,
-    ModelFormat,
     Placement,
     Runner,
     RunnerFacts,
@@ -24,6 +23,7 @@ from engines.contract import (
 )
 from engines.errors import EngineError
 from engines.feed import FeedCheck
+from engines.model_format import ModelFormat
 from engines.onnx_model import (
     check_options,
     copy_model,

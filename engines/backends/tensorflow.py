@@ -6,14 +6,13 @@ that it does not take the memory that TensorRT needs.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
-import logging
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +27,6 @@ from engines.contract import (
     BuildOptions,
     EngineRecord,
     LayerTimes,
-    ModelFormat,
     Placement,
     Runner,
     RunnerFacts,
@@ -37,8 +35,8 @@ from engines.contract import (
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
 from engines.keras_file import custom_code, is_hdf5, is_keras_2, lambda_layer
-
-_LOG = logging.getLogger(__name__)
+from engines.model_format import ModelFormat
+from engines.quiet import quiet
 
 NAME = "tensorflow"
 TAKES: ModelFormat = "savedmodel"
@@ -180,8 +178,45 @@ def savedmodel_from_keras(source: Path, folder: Path, *, allow_lambda: bool = Fa
         result = model(_arranged(model, values), training=False)
         return dict(result) if isinstance(result, dict) else dict(zip(gives, tf.nest.flatten(result), strict=True))
 
-    with _quiet():
+    with quiet():
         tf.saved_model.save(module, str(folder), signatures={DEFAULT_SIGNATURE: serve})
+
+
+def tflite_from_savedmodel(path: Path, name: str, batch_size: int) -> bytes:
+    """The float `.tflite` file of a signature of the SavedModel folder ``path``, for batches of that size alone.
+
+    Tensor names are the converter's, inputs and outputs are named by the signature.
+
+    Raises:
+        Unavailable: tensorflow is not installed.
+        EngineError: another dimension than the batch is dynamic, or an operator is not TensorFlow Lite's.
+    """
+    tf = _import()
+    module = tf.Module()
+    module.loaded = _load(tf, path)
+    call = module.loaded.signatures[name]
+    takes = {}
+    for spec in signatures(path)[name].inputs:
+        if DYNAMIC in spec.shape[1:]:
+            raise EngineError(
+                f"{path}: input '{spec.name}' is {spec.shape}, -1 for a dynamic dimension; only the first may be, the "
+                "batch: save the network with fixed shapes"
+            )
+        shape = (batch_size, *spec.shape[1:]) if spec.shape[:1] == (DYNAMIC,) else spec.shape
+        takes[spec.name] = tf.TensorSpec(shape, spec.dtype, name=spec.name)
+    module.serve = tf.function(lambda **values: call(**values), autograph=False)
+    fixed = module.serve.get_concrete_function(**takes)
+    with tempfile.TemporaryDirectory(prefix="trtforge-") as folder, quiet():
+        tf.saved_model.save(module, folder, signatures={DEFAULT_SIGNATURE: fixed})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[DEFAULT_SIGNATURE])
+        try:
+            return bytes(converter.convert())
+        except Exception as error:  # ConverterError is of no public module; whatever it is, it becomes one sentence.
+            operators = sorted(set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", str(error))))
+            what = f"has no {', '.join(operators)}" if operators else f"does not convert it ({_words(error)})"
+            raise EngineError(
+                f"{path}: TensorFlow Lite {what}; replace that in the network, or take onnxruntime"
+            ) from error
 
 
 def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
@@ -242,7 +277,7 @@ def _import() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
-        with _quiet():
+        with quiet():
             import tensorflow as tf
 
             tf.config.set_visible_devices([], "GPU")
@@ -252,26 +287,9 @@ def _import() -> Any:
     return tf
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """TensorFlow's C++ part writes to file descriptor 2 before it can be told not to; that goes to the debug log."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as stderr_file:
-        screen = os.dup(2)
-        os.dup2(stderr_file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
-            stderr_file.seek(0)
-            for line in stderr_file.read().decode(errors="replace").splitlines():
-                _LOG.debug("%s", line)
-
-
 def _load(tf: Any, path: Path) -> Any:
     try:
-        with _quiet():
+        with quiet():
             return tf.saved_model.load(str(path))
     except AttributeError as error:
         if "add_slot" not in str(error):
@@ -296,7 +314,7 @@ def _keras_model(tf: Any, source: Path, allow_lambda: bool) -> Any:
         )
     keras = _keras_2(tf, source) if is_keras_2(source) else tf.keras
     try:
-        with _quiet():
+        with quiet():
             model = keras.models.load_model(str(source), compile=False, safe_mode=not allow_lambda)
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
         if sentence := custom_code(source, str(error)):
@@ -320,7 +338,7 @@ def _arranged(model: Any, values: tuple[Any, ...]) -> Any:
 
 def _keras_2(tf: Any, source: Path) -> Any:
     try:
-        with _quiet():
+        with quiet():
             import tf_keras
     except ImportError as error:
         minor = ".".join(tf.__version__.split(".")[:2])

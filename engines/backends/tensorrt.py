@@ -6,9 +6,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from engines.contract import BuildOptions, EngineRecord, ModelFormat, Placement
+from engines.contract import BuildOptions, EngineRecord, Placement
 from engines.cuda import device, libraries
 from engines.errors import Unavailable
+from engines.model_format import ModelFormat
 from engines.nvinfer import builder as nvinfer_builder
 from engines.nvinfer import capability, parser_limits
 from engines.nvinfer.builder_config import NVINFER_OPTIONS

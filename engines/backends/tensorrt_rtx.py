@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.contract import BuildOptions, EngineRecord, ModelFormat, Placement
+from engines.contract import BuildOptions, EngineRecord, Placement
 from engines.cuda import device
 from engines.errors import EngineError, Unavailable
+from engines.model_format import ModelFormat
 from engines.nvinfer import builder as nvinfer_builder
 from engines.nvinfer import capability
 from engines.nvinfer.builder_config import NVINFER_OPTIONS

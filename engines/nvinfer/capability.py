@@ -67,7 +67,9 @@ class Platform:
 
     def has(self, precision: Precision) -> bool:
         """Whether there is fast arithmetic for it."""
-        return precision.is_full or (self.has_int8 if precision.is_integer else self.has_fp16)
+        if precision.is_integer:
+            return self.has_int8 and precision.has_scales
+        return precision.is_full or self.has_fp16
 
 
 def capability_of(trt: Any) -> Capability:

@@ -68,7 +68,7 @@ def chosen_ranges(
                 end = race(len(racing), len(samples), judge.ratios_of(run, feeds, on_sample))
             winner = racing[end.winner]
             methods[target] = winner.methods
-            placements.append(PlacementChoice(target, winner.name, _results(racing, end.ratios)))
+            placements.append(PlacementChoice(target, winner.name, results_of(racing, end.ratios)))
     if not placements:
         return ranges.read_by(AUTO, {}), None
     choice = RangeChoice(tuple(answers), tuple(placements))
@@ -76,7 +76,8 @@ def chosen_ranges(
     return ranges.read_by(AUTO, methods[placements[0].target], methods), choice
 
 
-def _results(racing: Sequence[RangeCandidate], ratios: Sequence[Floats]) -> tuple[CandidateResult, ...]:
+def results_of(racing: Sequence[RangeCandidate], ratios: Sequence[Floats]) -> tuple[CandidateResult, ...]:
+    """How each candidate ended; ``ratios``: of each, those of the samples that it was run on."""
     return tuple(
         CandidateResult(
             candidate.name,

@@ -18,9 +18,11 @@ from calibration.data.source import DataSource, InputSpec
 from calibration.graph.validity import check_file
 from calibration.ranges.ranges import AUTO, METHODS
 from engines import builders
+from engines.backends import litert
 from engines.contract import ShapeRange
+from engines.litert.facts import is_tflite
 from engines.precision import FP32, PRECISIONS
-from pipeline.artifact import Engine, OnnxModel
+from pipeline.artifact import Engine, ModelFile, OnnxModel, TfliteModel
 from pipeline.errors import ConfigError
 from pipeline.output import checked_record
 
@@ -51,6 +53,7 @@ SIMULATE = click.option(
     "--simulate", is_flag=True, help="simulate Q/DQ nodes in floating point (accuracy of a placement for TensorRT)"
 )
 RANGES = click.option("--ranges", type=Path, help="folder written by `trtforge calibrate`; instead of --data")
+RANGES_FOLDER = click.option("--ranges", type=Path, help="folder written by `trtforge calibrate`, for that model")
 METHOD = click.option(
     "--method", type=click.Choice((AUTO, *METHODS)), default=AUTO, show_default=True,
     help="how each range is read from the tensor's histogram; with --ranges: another reading of the same histograms",
@@ -153,6 +156,34 @@ def model_from(path: Path) -> OnnxModel:
     input_specs_from_onnx(path)
     check_file(path)
     return OnnxModel(path)
+
+
+def tflite_from(path: Path) -> TfliteModel:
+    """A user's `.tflite` file, whose tables can be read.
+
+    Raises:
+        ConfigError: there is no such file.
+        Unavailable: ai-edge-litert is not installed.
+        EngineError: it is no `.tflite` file, or damaged.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: {'is a folder' if path.is_dir() else 'does not exist'}; give a .tflite file")
+    litert.tflite_facts(path)
+    return TfliteModel(path)
+
+
+def model_file_from(path: Path) -> ModelFile:
+    """A user's `.tflite` file, by its magic, or else ONNX file; raises as what opens each."""
+    return tflite_from(path) if path.is_file() and is_tflite(path) else model_from(path)
+
+
+def model_specs(model: ModelFile) -> tuple[InputSpec, ...]:
+    """The inputs of a model, as samples are stored."""
+    return (
+        specs_of(Engine(model.path, litert.NAME))
+        if isinstance(model, TfliteModel)
+        else input_specs_from_onnx(model.path)
+    )
 
 
 def needed(value: Any, flag: str, why: str) -> Any:

@@ -7,7 +7,7 @@ import click
 from calibration.data.batches import Samples
 from calibration.errors import DataError
 from calibration.lint.findings import errors_in, how_to_allow, raise_errors
-from pipeline.artifact import Findings, OnnxModel
+from pipeline.artifact import Findings, ModelFile
 from pipeline.command.stage_options import stage_from_options
 from pipeline.output import passing_folder
 from pipeline.spelling import echo
@@ -36,7 +36,7 @@ def tell_findings(findings: Findings, stage: Lint) -> None:
         )
 
 
-def check_samples(model: OnnxModel, samples: Samples, allow: str) -> None:
+def check_samples(model: ModelFile, samples: Samples, allow: str) -> None:
     """Lint samples that are about to be calibrated on: warnings go to stderr.
 
     Raises:

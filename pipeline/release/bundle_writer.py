@@ -91,7 +91,7 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
     assert made.source_verdict is not None
     assert made.calibration is not None
     models = {model_key(FP32.name, "none"): made.fp32}
-    for variant, model in made.models.items():
+    for variant, model in made.onnx_models().items():
         models[model_key(variant.precision.name, backend(variant.backend).PLACEMENT)] = model
     copy_files(made.ranges.path, folder / "ranges")
     caches = dict(_caches(folder, plan.pack.caches, made.ranges.path))

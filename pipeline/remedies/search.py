@@ -45,6 +45,8 @@ def _can_be_tried(plan: Plan, made: Results, variant: Variant) -> bool:
     """Whether INT8 is written into a model here, from ranges that were measured here."""
     if not variant.precision.is_integer or is_native(plan, variant) or made.calibration is None:
         return False
+    if not isinstance(made.models[variant], OnnxModel):
+        return False
     ranges = made.networks[variant.network].ranges
     return ranges is not None and ranges_from_folder(ranges.path).method != IMPORTED
 
@@ -107,7 +109,9 @@ def _judged(
     )
     network = Network(made.networks[variant.network].fp32, trial.ranges)
     tried = replace(made, networks={**made.networks, variant.network: network}, models={}, outputs={}, tolerances={})
-    tried.models[variant] = written_model(tried_plan, store, tried, variant)
+    model = written_model(tried_plan, store, tried, variant)
+    assert isinstance(model, OnnxModel), "no other is tried"
+    tried.models[variant] = model
     engine = made.engines[variant]
     if not backend(variant.backend).why_not_run():  # Else it is judged by a simulation of its model.
         engine = built_engine(tried_plan, store, tried, variant)
@@ -116,6 +120,7 @@ def _judged(
     verdict = verdict_of(tried_plan, store, tried, variant).read()
     if _holds(plan, verdict) and variant in made.tolerances:
         rounding = rounding_of(tried_plan, tried, variant)
+        assert rounding is not None, "tolerances were derived for it before"
         tried.tolerances[variant] = store.run(plan.tolerate, network.fp32, made.evaluation, rounding)
         verdict = verdict_of(tried_plan, store, tried, variant).read()
-    return tried.models[variant], verdict
+    return model, verdict

@@ -69,8 +69,8 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
     others = None if results.timings is None else results.timings.read()["load_from_others"]
     variants = tuple(variant_record(results, built, timings) for built in results.engines)
     metric = _metric_info(plan, results)
-    ranges = ranges_in_models(results.ranges.path, results.models.values()) if results.ranges else None
-    quantized = quantized_tensors(results.models.values())
+    ranges = ranges_in_models(results.ranges.path, results.onnx_models().values()) if results.ranges else None
+    quantized = quantized_tensors(results.onnx_models().values())
     record = Record(
         schema_version=SCHEMA_VERSION,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

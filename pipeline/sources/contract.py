@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 import onnx
 
-from pipeline.artifact import Engine, OnnxModel, Source
+from pipeline.artifact import Engine, OnnxModel, Source, TfliteModel
 from pipeline.errors import ConfigError
 
 RENAMED = "source.onnx"
@@ -101,6 +101,19 @@ def source_from_path(path: Path, signature: str) -> Source:
         if kind.recognises(path):
             return kind.source(path, signature)
     raise ConfigError(f"{path}: is none of {listed}; convert it to one of these first")
+
+
+def check_convertible(source: Source) -> None:
+    """That a network can become a `.tflite` file.
+
+    Raises:
+        ConfigError: it is of a kind from which no way leads there.
+    """
+    if TfliteModel.FORMAT not in source.BECOMES:
+        raise ConfigError(
+            f"{source.path}: a .tflite file is made of a SavedModel or a Keras file; what makes it of ONNX cannot be "
+            "installed beside the rest: give the network that it came from, or take a backend other than litert"
+        )
 
 
 def first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from engines.backends.tensorflow import NAME as TENSORFLOW
+from engines.model_format import ModelFormat
 from pipeline.artifact import Engine, OnnxModel, Source
 from pipeline.errors import ConfigError
 from pipeline.sources.contract import Conversion, Converted
@@ -22,6 +23,7 @@ class KerasFile(Source):
     """A ``.keras`` file, or a Keras ``.h5`` file."""
 
     KIND: ClassVar[str] = "keras"
+    BECOMES: ClassVar[frozenset[ModelFormat]] = frozenset({"onnx", "tflite"})
 
 
 def recognises(path: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from engines.backends.tensorflow import NAME as TENSORFLOW
+from engines.model_format import ModelFormat
 from pipeline.artifact import Engine, OnnxModel, Source
 from pipeline.sources.contract import Conversion, Converted
 from pipeline.sources.tf2onnx import convert
@@ -20,6 +21,7 @@ class SavedModel(Source):
     """A TensorFlow SavedModel folder and one of its signatures."""
 
     KIND: ClassVar[str] = "savedmodel"
+    BECOMES: ClassVar[frozenset[ModelFormat]] = frozenset({"onnx", "tflite"})
     signature: str = DEFAULT_SIGNATURE
 
     def signature_name(self) -> str:

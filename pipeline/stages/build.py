@@ -16,7 +16,7 @@ from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, 
 from engines.cuda.libraries import SONAMES
 from engines.nvinfer.timing_cache import timing_cache_path
 from engines.precision import precision_named
-from pipeline.artifact import Engine, OnnxModel, Ranges
+from pipeline.artifact import Engine, ModelFile, OnnxModel, Ranges
 from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_calibrator
 from pipeline.builder.retries import attempts, build_with_retries
 from pipeline.errors import ConfigError, Unavailable
@@ -161,7 +161,7 @@ class Build(Stage):
         return replace(asked, **{name: getattr(self, name) for name in obeyed})
 
     def __call__(
-        self, out: Path, model: OnnxModel, target: BuildTarget, calibration: Ranges | Samples | None = None
+        self, out: Path, model: ModelFile, target: BuildTarget, calibration: Ranges | Samples | None = None
     ) -> Engine:
         """Write the engine and its record. ``calibration``: for TensorRT's own calibrator; None for all else.
 
@@ -177,6 +177,12 @@ class Build(Stage):
         runtime = backend(target.backend)
         if reason := runtime.why_not_build():
             raise Unavailable(reason)
+        if model.FORMAT != runtime.TAKES:
+            raise ConfigError(
+                f"{model.path}: is in the format {model.FORMAT}, {target.backend} builds from {runtime.TAKES}; give "
+                f"such a file (of a SavedModel, `trtforge {'convert' if model.FORMAT == 'onnx' else 'export'}` writes "
+                "it), or another backend"
+            )
         self.refuse(target)
         options, notes = self._with_machine(model, target, calibration)
         engine = out / f"model{runtime.SUFFIX}"
@@ -192,7 +198,7 @@ class Build(Stage):
         return Engine(engine, backend=target.backend, min_batch=smallest, max_batch=largest)
 
     def _with_machine(
-        self, model: OnnxModel, target: BuildTarget, calibration: Ranges | Samples | None
+        self, model: ModelFile, target: BuildTarget, calibration: Ranges | Samples | None
     ) -> tuple[BuildOptions, tuple[str, ...]]:
         """The options, with what lies on this machine; and sentences for the record."""
         options = self.options(target)
@@ -202,6 +208,7 @@ class Build(Stage):
         if not self.is_native(target.backend, target.precision):
             return options, ()
         version = versions[target.backend]
+        assert isinstance(model, OnnxModel), "TensorRT reads no other"
         if isinstance(calibration, Ranges):
             scales, notes = scales_for_calibrator(model, calibration, version, of_every_tensor=self.dla_core >= 0)
             return replace(options, native=scales), notes
@@ -234,7 +241,7 @@ def _what(target: BuildTarget) -> str:
     return f"build {target.precision} for {target.backend}"
 
 
-def _attempt(out: Path, model: OnnxModel, engine: Path, target: BuildTarget, options: BuildOptions) -> EngineRecord:
+def _attempt(out: Path, model: ModelFile, engine: Path, target: BuildTarget, options: BuildOptions) -> EngineRecord:
     """One build in its own process, with a line on how far it is."""
     with Phases(_what(target)) as bar:
         return child_process.call_with_progress(

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,18 +32,21 @@ from calibration.histogram.methods import Method
 from calibration.precision.watch import TARGETS, Watch, WatchedTensors, watched_tensors
 from calibration.precision.weights import mean_axes
 from calibration.ranges.checkpoint import CalibrationObserver, Checkpoint
-from calibration.ranges.convergence import ConvergenceTracker, write_convergence
+from calibration.ranges.convergence import Convergence, ConvergenceTracker, write_convergence
 from calibration.ranges.means import ChannelMeans, channel_means
 from calibration.ranges.ranges import AUTO, Origin, RangeMethod, RangesRecord, methods_in, ranges_from_histograms
 from calibration.ranges.ranges_file import write_ranges
 from calibration.ranges.stop import StopRule, write_stop
 from engines import backend, module_of
-from engines.backends import onnxruntime
+from engines.backends import litert, onnxruntime
 from engines.contract import Array, Runner
 from engines.errors import EngineError
+from engines.litert import quantizer
+from engines.model_format import ModelFormat
 from engines.onnx_model import INTEGER_PRODUCTS, PRODUCTS
 from pipeline.accuracy.range_choice import chosen_ranges
-from pipeline.artifact import OnnxModel, Ranges
+from pipeline.accuracy.tflite_ranges import TfliteReader
+from pipeline.artifact import ModelFile, OnnxModel, Ranges, TfliteModel
 from pipeline.engine_runner import ModelRunner, SampleFeeds, Sessions, fixed_batch
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import counting
@@ -51,6 +54,11 @@ from pipeline.option import check_bounds, option
 from pipeline.source_digest import source_digest
 from pipeline.stage import Stage
 
+TOOLS: dict[ModelFormat, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime"),
+    "tflite": (litert.DISTRIBUTION, quantizer.DISTRIBUTION),
+}
+"""What computes the values of a model in each format, and judges their ranges."""
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 log = logging.getLogger(__name__)
@@ -91,108 +99,156 @@ class Calibrate(Stage):
         )
         check_bounds(self, stop=(0, 1))
 
-    def versions(self, *_inputs: object) -> dict[str, str]:
+    def versions(self, model: ModelFile, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""
-        return distribution_versions("numpy", "onnx", "onnxruntime")
+        return distribution_versions("numpy", *TOOLS[model.FORMAT])
 
-    def modules(self, *_inputs: object) -> tuple[str, ...]:
+    def modules(self, model: ModelFile, *_inputs: object) -> tuple[str, ...]:
         """What is loaded by name."""
-        return (module_of(self.runner),)
+        return (module_of(litert.NAME if isinstance(model, TfliteModel) else self.runner),)
 
-    def __call__(self, out: Path, model: OnnxModel, samples: Samples) -> Ranges:
+    def __call__(self, out: Path, model: ModelFile, samples: Samples) -> Ranges:
         """Write ``out/ranges`` (``calibration.ranges``: ``ranges`` and ``convergence``) and ``out/notes.json``.
+
+        Of a `.tflite` file every tensor gets a range: all that it computes is INT8 then.
 
         Raises:
             DataError: no samples, or samples that do not fit the model.
             ModelError: the model cannot be read, or has no FP32 tensor that depends on its inputs.
+            EngineError: the `.tflite` file is no float one, or cannot be run.
             Unavailable: the runner is not installed.
         """
         if self.stop:
             samples = in_content_order(samples)
+        num_kept = most_samples(samples.num_samples)
+        recorder = SampleRecorder(range(num_kept) if self.stop else spread(samples.num_samples, num_kept))
+        if isinstance(model, TfliteModel):
+            return self._of_tflite(out, model, samples, recorder)
+        return self._of_onnx(out, model, samples, recorder)
+
+    def _of_tflite(self, out: Path, model: TfliteModel, samples: Samples, recorder: SampleRecorder) -> Ranges:
+        origin = Origin(model.digest(), samples.digest(), samples.num_samples, self.versions(model))
+        reader = TfliteReader((self.method, self.percentile), model.path, recorder.rows, self.num_threads)
+        observer = self._observer(out, model, origin, self._rule(samples, reader))
+        loaded = litert.load_values(model.path, num_threads=self.num_threads)
+        histograms = self._observed(loaded, samples, observer, recorder)
+        samples, origin = _used(samples, origin, observer)
+        convergence = observer.tracker.convergence(samples.num_samples, histograms)
+        return _written(out, (*reader.read(histograms, origin), histograms), convergence, observer, [])
+
+    def _of_onnx(self, out: Path, model: OnnxModel, samples: Samples, recorder: SampleRecorder) -> Ranges:
         proto = model_from_file(model.path)
         possible = watchable(proto)
         notes = _told_of_half_precision(model, proto, possible)
         watched = watched_tensors(proto, self.watch, possible)
         watched_model = out / "watched.onnx"
         write_watched(model.path, proto, watched.names, watched_model)
-        num_kept = most_samples(samples.num_samples)
-        recorder = SampleRecorder(range(num_kept) if self.stop else spread(samples.num_samples, num_kept))
-        origin = Origin(model.digest(), samples.digest(), samples.num_samples, self.versions(), tensor_digests(proto))
+        versions, digests = self.versions(model), tensor_digests(proto)
+        origin = Origin(model.digest(), samples.digest(), samples.num_samples, versions, digests)
         axes = mean_axes(watched.graph, set(possible))
         reader = _Reader(self, model.path, proto, watched, axes, recorder, out)
-        observer = CalibrationObserver(
-            ConvergenceTracker(self.method, self.percentile),
-            self._rule(samples, reader),
-            Checkpoint(out.parent, lambda: self._key(origin), origin),
-        )
-        try:
-            histograms = self._pass(model, watched_model, samples, observer, recorder)
-        except BaseException:
-            observer.close(is_done=False)
-            raise
-        if observer.rule is not None:
-            samples = first_of(samples, observer.rule.stop().num_used)
-            origin = replace(origin, data_digest=samples.digest(), num_samples=samples.num_samples)
+        observer = self._observer(out, model, origin, self._rule(samples, reader))
+        with _named(watched_model, model.path):
+            histograms = self._observed(self._load(watched_model), samples, observer, recorder)
+        samples, origin = _used(samples, origin, observer)
         convergence = observer.tracker.convergence(samples.num_samples, histograms)
         histograms = watched.completed(histograms)
         unclear = [name for name in watched.unclear(histograms) if name in possible]
         if unclear:
             log.info("second pass, for %d tensors whose fit into FP16 does not follow from the others", len(unclear))
             write_watched(model.path, proto, unclear, watched_model)
-            histograms |= self._pass(model, watched_model, samples)
+            with _named(watched_model, model.path):
+                histograms |= self._pass(self._load(watched_model), samples)
         watched_model.unlink()
-        folder = out / "ranges"
-        folder.mkdir()
-        ranges, choice = reader.read(histograms, origin)
-        write_ranges(ranges, histograms, folder)
-        write_convergence(convergence, folder)
-        if choice is not None:
-            write_choice(choice, folder)
-        if observer.rule is not None:
-            stop = observer.rule.stop()
-            write_stop(stop, folder)
-            notes.append(stop.sentence())
-        elif convergence.settled_at is None:
-            notes.append(convergence.sentence())
-        (out / "notes.json").write_text(json.dumps(notes))
-        observer.close(is_done=True)
-        return Ranges(folder)
+        return _written(out, (*reader.read(histograms, origin), histograms), convergence, observer, notes)
 
-    def _rule(self, samples: Samples, reader: _Reader) -> StopRule | None:
+    def _observer(self, out: Path, model: ModelFile, origin: Origin, rule: StopRule | None) -> CalibrationObserver:
+        checkpoint = Checkpoint(out.parent, lambda: self._key(model, origin), origin)
+        return CalibrationObserver(ConvergenceTracker(self.method, self.percentile), rule, checkpoint)
+
+    def _observed(
+        self, loaded: Runner, samples: Samples, observer: CalibrationObserver, recorder: SampleRecorder
+    ) -> dict[str, Histogram]:
+        try:
+            return self._pass(loaded, samples, observer, recorder)
+        except BaseException:
+            observer.close(is_done=False)
+            raise
+
+    def _load(self, watched_model: Path) -> Runner:
+        load = onnxruntime.load_values if self.runner == "onnxruntime" else backend(self.runner).load
+        return load(watched_model, num_threads=self.num_threads)
+
+    def _rule(self, samples: Samples, reader: _Reader | TfliteReader) -> StopRule | None:
         """When it may stop, if it may."""
         sizes = (samples.num_samples, samples.fixed_batch or 1)
         return StopRule(self.stop, sizes, self.percentile, reader.methods_of) if self.stop else None
 
-    def _key(self, origin: Origin) -> str:
+    def _key(self, model: ModelFile, origin: Origin) -> str:
         """A word for all that the ranges depend on."""
-        source = source_digest(type(self).__module__, *self.modules())
+        source = source_digest(type(self).__module__, *self.modules(model))
         return hashlib.sha256(repr((self, origin, source)).encode()).hexdigest()[:32]
 
     def _pass(
         self,
-        model: OnnxModel,
-        watched_model: Path,
+        loaded: Runner,
         samples: Samples,
         observer: CalibrationObserver | None = None,
         recorder: SampleRecorder | None = None,
     ) -> dict[str, Histogram]:
         """Run all samples, each by itself: the last bits of what a runner computes may depend on the batch."""
-        load = onnxruntime.load_values if self.runner == "onnxruntime" else backend(self.runner).load
-        try:
-            with (
-                counting("calibrate", samples.num_samples) as on_batch,
-                SampleFeeds(load(watched_model, num_threads=self.num_threads)) as runner,
-            ):
-                fixed = samples.fixed_batch or fixed_batch(runner)
+        with counting("calibrate", samples.num_samples) as on_batch, SampleFeeds(loaded) as runner:
+            fixed = samples.fixed_batch or fixed_batch(runner)
 
-                def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
-                    return runner.infer(feed) if num_in(feed) == (fixed or 1) else alone(runner, feed, fixed)
+            def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
+                return runner.infer(feed) if num_in(feed) == (fixed or 1) else alone(runner, feed, fixed)
 
-                batches = samples.batches(fixed or self.batch_size)
-                ready = runnable(recorder.seen(batches) if recorder else batches, fixed or 1)
-                return collect(run, ready, on_batch=on_batch, observer=observer, num_workers=self.num_workers)
-        except EngineError as error:  # Names the file that ran, which is gone by the time someone looks for it.
-            raise type(error)(str(error).replace(str(watched_model), str(model.path))) from error
+            batches = samples.batches(fixed or self.batch_size)
+            ready = runnable(recorder.seen(batches) if recorder else batches, fixed or 1)
+            return collect(run, ready, on_batch=on_batch, observer=observer, num_workers=self.num_workers)
+
+
+@contextmanager
+def _named(watched_model: Path, model: Path) -> Iterator[None]:
+    """Errors name the model, not the file that ran, which is gone by the time someone looks for it."""
+    try:
+        yield
+    except EngineError as error:
+        raise type(error)(str(error).replace(str(watched_model), str(model))) from error
+
+
+def _used(samples: Samples, origin: Origin, observer: CalibrationObserver) -> tuple[Samples, Origin]:
+    """The samples that were run, and the origin that they are of."""
+    if observer.rule is None:
+        return samples, origin
+    used = first_of(samples, observer.rule.stop().num_used)
+    return used, replace(origin, data_digest=used.digest(), num_samples=used.num_samples)
+
+
+def _written(
+    out: Path,
+    read: tuple[RangesRecord, RangeChoice | None, Mapping[str, Histogram]],
+    convergence: Convergence,
+    observer: CalibrationObserver,
+    notes: list[str],
+) -> Ranges:
+    """The folder of the ranges, and of what they were read from; the notes lie beside it."""
+    folder = out / "ranges"
+    folder.mkdir()
+    ranges, choice, histograms = read
+    write_ranges(ranges, histograms, folder)
+    write_convergence(convergence, folder)
+    if choice is not None:
+        write_choice(choice, folder)
+    if observer.rule is not None:
+        stop = observer.rule.stop()
+        write_stop(stop, folder)
+        notes.append(stop.sentence())
+    elif convergence.settled_at is None:
+        notes.append(convergence.sentence())
+    (out / "notes.json").write_text(json.dumps(notes))
+    observer.close(is_done=True)
+    return Ranges(folder)
 
 
 @dataclass(eq=False)

@@ -23,7 +23,8 @@ from calibration.lint.label_check import LabelCheck, PredictClass
 from calibration.lint.labelled import LabelledPool, LabelledSet
 from calibration.lint.survey import Survey, survey
 from engines import module_of
-from pipeline.artifact import Findings, OnnxModel, Outputs
+from engines.backends import litert
+from pipeline.artifact import Findings, ModelFile, OnnxModel, Outputs
 from pipeline.engine_runner import ModelRunner, fixed_batch, load_model, padded
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
@@ -92,11 +93,14 @@ class Lint(Stage):
         """Versions of the tools that the result depends on."""
         return distribution_versions("numpy", "onnx", "onnxruntime")
 
-    def modules(self, *_inputs: object) -> tuple[str, ...]:
+    def modules(self, model: ModelFile, *_inputs: object) -> tuple[str, ...]:
         """What is loaded by name."""
-        return (module_of(self.runner),)
+        return (module_of(self._runtime(model)),)
 
-    def __call__(self, out: Path, model: OnnxModel, data: Samples, evaluation: Evaluated | None = None) -> Findings:
+    def _runtime(self, model: ModelFile) -> str:
+        return self.runner if isinstance(model, OnnxModel) else litert.NAME
+
+    def __call__(self, out: Path, model: ModelFile, data: Samples, evaluation: Evaluated | None = None) -> Findings:
         """Write ``out/lint.json``: a list of findings, each with ``severity``, ``code`` and ``sentence``.
 
         Raises:
@@ -105,8 +109,9 @@ class Lint(Stage):
         """
         data_survey = self._survey(data)
         other = self._survey(evaluation.samples) if evaluation else None
+        scales = rescalings(skeleton_from_file(model.path)) if isinstance(model, OnnxModel) else {}
         bounds = LintThresholds(self.min_samples, self.max_scale_ratio, self.max_imbalance)
-        data_findings = findings(data_survey, other, rescalings(skeleton_from_file(model.path)), bounds)
+        data_findings = findings(data_survey, other, scales, bounds)
         known = {finding.code for finding in data_findings if finding.severity == "error"}
         sets = [LabelledSet(data, data_survey)]
         if evaluation and other:
@@ -123,7 +128,7 @@ class Lint(Stage):
         with counting("samples read", samples.num_samples) as on_sample:
             return survey(samples, self.num_labelled, on_sample)
 
-    def _by_labels(self, model: OnnxModel, sets: Sequence[LabelledSet], output: str) -> Iterator[Finding]:
+    def _by_labels(self, model: ModelFile, sets: Sequence[LabelledSet], output: str) -> Iterator[Finding]:
         """What labels tell of the data sets; of both at once, unless their values are on two scales."""
         groups: dict[tuple[str, ...], list[LabelledSet]] = {}
         for each in sets:
@@ -144,9 +149,9 @@ class Lint(Stage):
                 yield note_from_labels(_names(group), verdict)
 
     @contextmanager
-    def _answer(self, model: OnnxModel, output: str) -> Iterator[PredictClass]:
+    def _answer(self, model: ModelFile, output: str) -> Iterator[PredictClass]:
         """The FP32 model as a function from a sample to its class; -1 where its output is no array of class scores."""
-        with load_model(model.path, self.runner, self.num_threads) as runner:
+        with load_model(model.path, self._runtime(model), self.num_threads) as runner:
             (spec,) = runner.inputs
             fixed = fixed_batch(runner)
 

@@ -104,7 +104,8 @@ class Quantize(Stage):
 
     def placed_for(self, placement: str) -> Quantize:
         """For a backend that wants its nodes so."""
-        assert placement in get_args(PlacementTarget), f"a backend that takes no INT8 ({placement}) is refused before"
+        if placement not in get_args(PlacementTarget):
+            raise ConfigError("the backend takes no INT8 model; take int8 out of [variants] precisions")
         return replace(self, target=cast(PlacementTarget, placement))
 
     def chosen_arithmetic(self) -> tuple[Arithmetic, str]:

@@ -216,6 +216,35 @@ def test_int8_for_a_backend_that_takes_none_is_refused(folder: Path, monkeypatch
     assert [v.name for v in made_by(folder, "cast").models] == ["fp16@onnxruntime", "fp16@reference"]
 
 
+@pytest.mark.parametrize(
+    ("precision", "backend", "said"),
+    [
+        (
+            "dynamic",
+            "onnxruntime",
+            r"dynamic@onnxruntime: the backend takes no dynamic model; .*, or take litert, which",
+        ),
+        ("int16x8", "reference", r"int16x8@reference: the backend takes no int16x8 model; .*, or take litert, which"),
+        (
+            "int8",
+            "litert",
+            r"net\.onnx: a \.tflite file is made of a SavedModel or a Keras file; what makes it of ONNX",
+        ),
+    ],
+)
+def test_what_a_backend_cannot_do_is_refused_before_anything_is_made(
+    folder: Path, precision: str, backend: str, said: str
+) -> None:
+    if backend == "litert":
+        pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+    change(folder, 'precisions = ["fp32", "fp16", "int8"]', f'precisions = ["fp32", "{precision}"]')
+    change(folder, 'backends = ["onnxruntime"]', f'backends = ["{backend}"]')
+    store = Store(folder / "store")
+    with pytest.raises(ConfigError, match=said):
+        made_by(folder, "build", store)
+    assert stages_of(store) == []
+
+
 def test_samples_that_serve_twice_are_noted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with np.load(folder / "data.npz") as stored:
         arrays = dict(stored)

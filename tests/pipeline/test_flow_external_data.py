@@ -47,8 +47,8 @@ def test_a_whole_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [large.fp32.weight_files(), plain.fp32.weight_files()] == [[large.fp32.beside("model.onnx.data")], []]
     assert digests(large.fp32) == digests(plain.fp32)
     assert large.models.keys() == plain.models.keys()
-    for variant, model in large.models.items():
-        assert digests(model) == digests(plain.models[variant])
+    for variant, model in large.onnx_models().items():
+        assert digests(model) == digests(plain.onnx_models()[variant])
         assert bool(model.weight_files()) is (variant.precision.name != "int8"), "INT8 is small enough"
     for variant, engine in large.engines.items():
         assert bool(engine.weight_files()) is (variant.precision.name != "int8")

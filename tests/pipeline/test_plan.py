@@ -88,6 +88,14 @@ num_workers = 4
 watch = "all"
 stop = 0.25
 
+[convert]
+batch_size = 4
+
+[ptq]
+precision = "dynamic"
+per_channel = false
+io = "integer"
+
 [cast]
 keep_fp32 = ["head"]
 [[cast.override]]
@@ -162,6 +170,22 @@ min_psnr_db = 30
 min_sqnr_db = 30.5
 derived = false
 max_metric_drop = 0.5
+[validate.dynamic]
+atol = 3.25
+rtol = 3.5
+min_cosine = 0.625
+min_psnr_db = 40
+min_sqnr_db = 40.5
+derived = false
+max_metric_drop = 0.75
+[validate.int16x8]
+atol = 4.25
+rtol = 4.5
+min_cosine = 0.75
+min_psnr_db = 50
+min_sqnr_db = 50.5
+derived = false
+max_metric_drop = 0.875
 
 [benchmark]
 monitor_ms = 0
@@ -326,11 +350,11 @@ def test_the_verbs_are_fields_of_the_plan() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("precisions = ['fp23']", "[variants] precisions: is 'fp23'; did you mean 'fp32'? known: fp32, fp16, int8"),
-        ("backends = ['onnxrt']", "[variants] backends: is 'onnxrt'; did you mean 'onnxruntime'? known: onnxruntime"),
-        ("backends = ['tensorflow']", "[variants] backends: is 'tensorflow'; did you mean 'tensorrt'? known: onnxrunt"),
-        ("precisions = []", "[variants] precisions is empty; name at least one of fp32, fp16, int8"),
-        ("backends = []", "[variants] backends is empty; name at least one of onnxruntime, reference, tensorrt, te"),
+        ("precisions = ['fp23']", "[variants] precisions: is 'fp23'; did you mean 'fp32'? known: fp32, fp16, int16x8"),
+        ("backends = ['onnxrt']", "[variants] backends: is 'onnxrt'; did you mean 'onnxruntime'? known: litert, onnx"),
+        ("backends = ['tensorflow']", "[variants] backends: is 'tensorflow'; did you mean 'tensorrt'? known: litert, "),
+        ("precisions = []", "[variants] precisions is empty; name at least one of fp32, fp16, int16x8"),
+        ("backends = []", "[variants] backends is empty; name at least one of litert, onnxruntime, reference, te"),
     ],
 )
 def test_unknown_variants_are_refused(tmp_path: Path, text: str, said: str) -> None:

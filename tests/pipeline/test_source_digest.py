@@ -25,8 +25,10 @@ STAGES = {
     "export": ("pipeline.stages.export", "pipeline.sources.savedmodel"),
     "lint": ("pipeline.stages.lint", "engines.backends.onnxruntime"),
     "calibrate": ("pipeline.stages.calibrate", "engines.backends.onnxruntime"),
+    "convert": ("pipeline.stages.convert", "engines.backends.tensorflow", "engines.backends.litert"),
     "cast": ("pipeline.stages.cast",),
     "quantize": ("pipeline.stages.quantize",),
+    "ptq": ("pipeline.stages.ptq",),
     "tolerate": ("pipeline.stages.tolerate", "engines.backends.onnxruntime"),
     "build": ("pipeline.stages.build", "engines.backends.onnxruntime"),
     "build-trt": ("pipeline.stages.build", "engines.backends.tensorrt"),
@@ -102,7 +104,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("calibration/data/batches.py", RUNNING | {"build", "build-trt"}),  # native INT8 reads samples
         ("calibration/graph/fold.py", {"export", "quantize", "calibrate", "tolerate", "validate"}),
         ("calibration/graph/weightless.py", {*STAGES}),
-        ("calibration/histogram/methods.py", {*STAGES} - {"export", "lint", "infer", "infer-trt"}),
+        ("calibration/histogram/methods.py", {*STAGES} - {"export", "convert", "lint", "infer", "infer-trt"}),
         ("calibration/histogram/accumulate.py", {"calibrate", "tolerate", "validate"}),
         ("calibration/lint/findings.py", {"lint"}),
         ("calibration/precision/qdq.py", {"quantize"}),
@@ -112,9 +114,12 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("calibration/ranges/merge.py", set()),
         ("engines/__init__.py", set()),  # which backends there are
         ("engines/precision.py", {*STAGES}),
-        ("engines/contract.py", {*STAGES} - {"cast", "quantize"}),
+        ("engines/contract.py", {*STAGES} - {"cast", "quantize", "ptq"}),
         ("engines/backends/onnxruntime.py", RUNNING - {"infer-trt"} | {"build"}),
-        ("engines/backends/tensorflow.py", {"export"}),
+        ("engines/backends/tensorflow.py", {"export", "convert"}),
+        ("engines/backends/litert.py", {"convert", "calibrate", "lint"}),
+        ("engines/litert/facts.py", {"convert", "calibrate", "lint"}),
+        ("engines/litert/quantizer.py", {"calibrate", "ptq"}),
         ("engines/backends/tensorrt.py", {"build-trt", "infer-trt"}),
         ("engines/backends/tensorrt_rtx.py", set()),
         ("engines/backends/reference.py", set()),
@@ -273,7 +278,8 @@ def test_what_a_stage_executes_is_in_its_recipe(plan: Path, tmp_path: Path, monk
         if not name.endswith("-trt"):
             watch(type(getattr(opened, name)))
     run(opened, Store(tmp_path / "store"), "validate")
-    assert {modules[0] for modules in executed} == {modules[0] for modules in STAGES.values()}
+    of_tflite = {"pipeline.stages.convert", "pipeline.stages.ptq"}  # They need a SavedModel.
+    assert {modules[0] for modules in executed} == {modules[0] for modules in STAGES.values()} - of_tflite
     nowhere = {f"{module.replace('.', '/')}{end}.py" for module in NOT_IN_RECIPES for end in ("", "/__init__")}
     for modules, files in executed.items():
         ours = {

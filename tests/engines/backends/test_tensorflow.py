@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -187,17 +186,6 @@ def test_it_is_quiet(saved: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, saved], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("2\n", "")
-
-
-def test_what_is_kept_off_the_screen_is_in_the_debug_log(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level("DEBUG"), pytest.raises(KeyError), backend._quiet():
-        os.environ[str(os.write(2, b"from C++\n"))]
-    assert capfd.readouterr().err == ""
-    assert caplog.messages == ["from C++"]
-    os.write(2, b"afterwards\n")
-    assert capfd.readouterr().err == "afterwards\n"
 
 
 def test_a_savedmodel_with_its_optimizer_needs_tf_keras(tf: Any, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,7 @@ def test_an_unknown_verb_like_nothing_lists_all(command: Command) -> None:
             ["quantize", "m.onnx", "--method", "best"],
             "'best' is not one of 'auto', 'entropy', 'minmax', 'percentile', 'mse'",
         ),
-        (["build", "m.onnx", "--backend", "tensorflow"], "'tensorflow' is not one of 'onnxruntime', 'reference',"),
+        (["build", "m.onnx", "--backend", "tensorflow"], "'tensorflow' is not one of 'litert', 'onnxruntime',"),
         (["infer", "m.onnx", "--batch-size", "x"], "'x' is not a valid integer"),
         (["show", "a", "b"], "Got unexpected extra argument (b)"),
     ],

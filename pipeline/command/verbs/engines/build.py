@@ -1,4 +1,4 @@
-"""ONNX -> engine."""
+"""ONNX or .tflite -> engine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from calibration.data.batches import Samples, input_specs_from_onnx
-from pipeline.artifact import OnnxModel, Ranges
+from calibration.data.batches import Samples
+from pipeline.artifact import ModelFile, Ranges
 from pipeline.command.options import (
     BACKEND,
     DATA_FLAGS,
@@ -22,7 +22,8 @@ from pipeline.command.options import (
     data_options,
     given_options,
     is_plan,
-    model_from,
+    model_file_from,
+    model_specs,
     names_from,
     needed,
     output_option,
@@ -58,13 +59,13 @@ from pipeline.stages.build import Build, BuildTarget, takers_of
 @output_option("engine file to write; its record is written next to it")
 @STORE
 def build(model: Path, backend: str, precision: str, **options: Any) -> None:
-    """Build an engine from MODEL (an ONNX file that carries its precision), or all engines of PLAN.toml."""
+    """Build an engine from MODEL (an ONNX or .tflite file that carries its precision), or all engines of PLAN.toml."""
     if is_plan(model):
         beside_plan = PlanOptions(names_from(options["allow"]), options["settings"])
         return by_plan(model, options["store"], "build", beside_plan)
     if options["settings"]:
         raise ConfigError(f"--set {options['settings'][0]}: has an effect only on a plan; drop it")
-    opened = model_from(model)
+    opened = model_file_from(model)
     target = BuildTarget(backend, precision, shape_ranges(options))
     check_options_for(backend)
     stage = stage_from_options(Build(), options)
@@ -87,7 +88,7 @@ def check_options_for(backend: str) -> None:
 
 
 def calibration_for(
-    stage: Build, model: OnnxModel, target: BuildTarget, options: dict[str, Any]
+    stage: Build, model: ModelFile, target: BuildTarget, options: dict[str, Any]
 ) -> Ranges | Samples | None:
     """What TensorRT's calibrator reads; None for what is not native INT8.
 
@@ -101,7 +102,7 @@ def calibration_for(
         if flag == "--ranges" and wanted != "ranges":
             raise ConfigError(f"{flag}: has an effect only with --int8 native --native-scales ranges; drop it")
     if wanted == "tensorrt":
-        samples = samples_from(options, input_specs_from_onnx(model.path))
+        samples = samples_from(options, model_specs(model))
         check_samples(model, samples, options["allow"])
         return samples
     if wanted == "ranges":

@@ -1,4 +1,4 @@
-"""FP32 ONNX and samples -> the range of each tensor."""
+"""FP32 ONNX or .tflite file and samples -> the range of each tensor."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from calibration.data.batches import input_specs_from_onnx
+from pipeline.artifact import OnnxModel
 from pipeline.command.options import (
     STORE,
     data_options,
     is_plan,
-    model_from,
+    model_file_from,
+    model_specs,
     needed,
     output_option,
     samples_from,
@@ -34,7 +35,7 @@ from pipeline.stages.calibrate import Calibrate, check_float
 @output_option("folder to write the ranges to")
 @STORE
 def calibrate(model: Path, **options: Any) -> None:
-    """Run representative samples through MODEL (FP32 ONNX, or that of PLAN.toml), and write the range of each tensor.
+    """Run samples through MODEL (FP32 ONNX or float .tflite, or that of PLAN.toml), and write each tensor's range.
 
     \b
     trtforge calibrate model.onnx --data photos -o ranges \\
@@ -43,11 +44,12 @@ def calibrate(model: Path, **options: Any) -> None:
     """
     if is_plan(model):
         return by_plan(model, options["store"], "calibrate")
-    opened = model_from(model)
+    opened = model_file_from(model)
     output = needed(options["output"], "-o", "name the folder to write the ranges to")
     check_folder_target(output)
-    check_float(opened)
-    samples = samples_from(options, input_specs_from_onnx(model))
+    if isinstance(opened, OnnxModel):
+        check_float(opened)
+    samples = samples_from(options, model_specs(opened))
     stage = stage_from_options(Calibrate(), options)
     check_samples(opened, samples, options["allow"])
     echo(make(output, partial(stage, model=opened, samples=samples)).path)

@@ -13,6 +13,7 @@ from calibration.histogram.methods import Method
 from calibration.ranges.ranges import METHODS
 from engines import backend as backend_named
 from engines.precision import precision_named
+from pipeline.artifact import OnnxModel
 from pipeline.command.options import (
     BACKEND,
     PRECISION,
@@ -74,8 +75,14 @@ def rounding_for(precision: str, name: str, simulate: bool, method: Method | Lit
     Raises:
         ConfigError: the backend takes no INT8.
     """
-    placement = "tensorrt" if simulate else backend_named(name).PLACEMENT
-    if not precision_named(precision).is_integer:
+    asked, runtime = precision_named(precision), backend_named(name)
+    if not asked.is_full and (runtime.TAKES != OnnxModel.FORMAT or (asked.is_integer and not asked.has_scales)):
+        raise ConfigError(
+            f"--precision {precision} --backend {name}: what is rounded there is not known from the ONNX model, so "
+            "that no tolerances follow; choose another"
+        )
+    placement = "tensorrt" if simulate else runtime.PLACEMENT
+    if not asked.is_integer:
         return Rounding(precision, "tensorrt" if placement == "tensorrt" else "none")
     if placement == "none":
         raise ConfigError(f"--backend {name}: does not take INT8 models; choose another")

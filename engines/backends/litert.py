@@ -1,0 +1,357 @@
+"""LiteRT, once TensorFlow Lite: `.tflite` files on CPUs, such as a Raspberry Pi's. An engine is the file itself."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from engines import cpu
+from engines.contract import (
+    DYNAMIC,
+    Array,
+    BuildOptions,
+    EngineRecord,
+    LayerTimes,
+    Placement,
+    Runner,
+    RunnerFacts,
+    TensorSpec,
+)
+from engines.errors import EngineError, Unavailable
+from engines.feed import FeedCheck
+from engines.layers import num_layers_by_precision
+from engines.litert.delegated import operators_left
+from engines.litert.facts import FLOATS, TfliteFacts, TfliteOperator, TfliteTensor, facts_from_file
+from engines.litert.probe import relu_model
+from engines.model_format import ModelFormat
+from engines.onnx_model import check_ranges, refuse_tensorrt, shape_text
+from engines.precision import precision_named
+from engines.quiet import quiet
+
+NAME = "litert"
+TAKES: ModelFormat = "tflite"
+PLACEMENT: Placement = "none"
+CAN_BUILD = True
+GPU = False
+STREAMS = False
+NEEDS_RANGES = False
+OBEYS: frozenset[str] = frozenset()
+SUFFIX = ".tflite"
+INSTALL = "pip install 'trtforge[litert]'"
+
+DISTRIBUTION = "ai-edge-litert"
+XNNPACK, BUILT_IN = "XNNPACK", "built-in"
+"""Whose kernels run. Their answers differ: a verdict on the one says nothing of the other."""
+NUM_NAMED = 5
+"""Operators in a sentence."""
+
+
+def why_not_build() -> str:
+    """Empty if ai-edge-litert is installed."""
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        return f"litert: is not installed; {INSTALL}"
+    return ""
+
+
+def why_not_run() -> str:
+    """Empty if ai-edge-litert is installed."""
+    return why_not_build()
+
+
+def versions() -> dict[str, str]:
+    """The version of LiteRT, whose kernels it runs, and the CPU with the instructions that they choose by."""
+    _import()
+    return {DISTRIBUTION: importlib.metadata.version(DISTRIBUTION), "kernels": _kernels(), **cpu.versions()}
+
+
+def refuse(options: BuildOptions) -> None:
+    """Raise Unavailable if something of TensorRT's is requested."""
+    refuse_tensorrt(options, NAME)
+
+
+def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
+    """Check that LiteRT takes the file and that it is of the precision throughout, and keep it as the engine.
+
+    Raises:
+        Unavailable: ai-edge-litert is not installed, or something of TensorRT's is requested.
+        EngineError: LiteRT refuses the file, it has a dynamic shape, or what is to be integers is in floating point.
+    """
+    _import()
+    refuse(options)
+    start = time.perf_counter()
+    facts = facts_from_file(_schema(), model)
+    inputs, outputs = facts.specs(facts.inputs), facts.specs(facts.outputs)
+    _check_operators(facts, model)
+    _check_specs(inputs, options, model)
+    _check_precision(facts, options.precision, model)
+    interpreter = _opened(model, 1)
+    shutil.copyfile(model, engine)
+    layers = tuple(operator.layer() for operator in facts.operators)
+    return EngineRecord(
+        backend=NAME,
+        precision=options.precision,
+        size_bytes=engine.stat().st_size,
+        build_seconds=time.perf_counter() - start,
+        versions=versions(),
+        inputs=inputs,
+        outputs=outputs,
+        num_quantizable=len(facts.products),
+        num_int8=len(facts.in_integers()) + len(facts.with_integer_weights()),
+        notes=tuple(_notes(facts, interpreter)),
+        layers=layers,
+        layers_from="the .tflite file",
+        num_layers_by_precision=num_layers_by_precision(layers),
+    )
+
+
+def load(engine: Path, *, num_threads: int) -> Runner:
+    """LiteRT as a user would run it: with its default delegate, XNNPACK. ``num_threads`` 0 is LiteRT's default, 1."""
+    return _LiteRtRunner(engine, num_threads)
+
+
+def load_values(engine: Path, *, num_threads: int) -> Runner:
+    """As ``load``, by the built-in kernels, with every floating-point tensor that is computed among the outputs.
+
+    By the tensors' own names, so they must be unique. May be called by several threads, one after the other.
+    """
+    return _ValuesRunner(engine, num_threads)
+
+
+def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
+    """It does not tell: the package has no way to its profiler from Python."""
+    return LayerTimes()
+
+
+def tflite_facts(path: Path) -> TfliteFacts:
+    """What a `.tflite` file says of itself.
+
+    Raises:
+        Unavailable: ai-edge-litert is not installed.
+        EngineError: the file cannot be read.
+    """
+    _import()
+    return facts_from_file(_schema(), path)
+
+
+def schema() -> Any:
+    """The module that the format's schema was compiled to.
+
+    Raises:
+        Unavailable: ai-edge-litert is not installed.
+    """
+    _import()
+    return _schema()
+
+
+class _LiteRtRunner:
+    """One interpreter; the file's batch is fixed."""
+
+    def __init__(self, engine: Path, num_threads: int) -> None:
+        self._engine, self._num_threads = engine, num_threads
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+
+    def __enter__(self) -> Runner:
+        _import()
+        facts = facts_from_file(_schema(), self._engine)
+        self.inputs, self.outputs = facts.specs(facts.inputs), facts.specs(facts.outputs)
+        _check_specs(self.inputs, BuildOptions(), self._engine)
+        self._open(facts)
+        self._feeds = tuple((name, tensor.index, _quantizer(tensor)) for name, tensor in facts.inputs)
+        self._answers = tuple((name, tensor.index, _restorer(tensor)) for name, tensor in facts.outputs)
+        self._check = FeedCheck(self._engine, self.inputs)
+        return self
+
+    def _open(self, _facts: TfliteFacts) -> None:
+        self._interpreter = _opened(self._engine, self._num_threads)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._interpreter
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        self._check(feed)
+        interpreter = self._interpreter
+        try:
+            for name, index, quantize in self._feeds:
+                interpreter.set_tensor(index, feed[name] if quantize is None else quantize(feed[name]))
+            interpreter.invoke()
+            return {
+                name: interpreter.get_tensor(index) if restore is None else restore(interpreter.get_tensor(index))
+                for name, index, restore in self._answers
+            }
+        except (ValueError, RuntimeError) as error:
+            raise EngineError(f"{self._engine}: LiteRT failed ({_words(error)})") from error
+
+    def device_ms(self) -> float | None:
+        return None
+
+    def facts(self) -> RunnerFacts:
+        return RunnerFacts()
+
+
+class _ValuesRunner(_LiteRtRunner):
+    """Keeps what every operator computes."""
+
+    def _open(self, facts: TfliteFacts) -> None:
+        if not facts.names_are_unique():
+            raise EngineError(
+                f"{self._engine}: two of its tensors have one name, and ranges go by names; convert the network with "
+                "`trtforge convert`"
+            )
+        self._interpreter = _opened(self._engine, self._num_threads, values=True)
+        tensors = [tensor for each in facts.operators[: facts.num_main] for tensor in each.outputs]
+        tensors += [tensor for _, tensor in facts.inputs]
+        self._watched = {tensor.name: tensor.index for tensor in tensors if tensor.type in FLOATS}
+        self._lock = threading.Lock()
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        with self._lock:
+            super().infer(feed)
+            return {name: self._interpreter.get_tensor(index) for name, index in self._watched.items()}
+
+
+def _import() -> Any:
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError as error:
+        raise Unavailable(f"litert: cannot be imported ({_words(error)}); {INSTALL}") from error
+    return interpreter
+
+
+def _schema() -> Any:
+    from ai_edge_litert import schema_py_generated
+
+    return schema_py_generated
+
+
+@functools.cache
+def _kernels() -> str:
+    """Whose kernels the runtime has: those of the delegate that it takes by itself, if it takes one."""
+    import flatbuffers
+
+    with quiet():
+        interpreter = _import().Interpreter(model_content=relu_model(_schema(), flatbuffers), num_threads=1)
+        interpreter.allocate_tensors()
+    return XNNPACK if len(interpreter._get_ops_details()) > 1 else BUILT_IN
+
+
+def _opened(path: Path, num_threads: int, *, values: bool = False) -> Any:
+    """An interpreter that is ready; with ``values``, one that keeps all of them, by the built-in kernels."""
+    lite = _import()
+    how = {}
+    if values:
+        kind = lite.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        how = {"experimental_preserve_all_tensors": True, "experimental_op_resolver_type": kind}
+    try:
+        with quiet():
+            interpreter = lite.Interpreter(model_path=str(path), num_threads=num_threads or None, **how)
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise EngineError(f"{path}: LiteRT refuses the file ({_words(error)}); convert it again") from error
+    return interpreter
+
+
+def _check_operators(facts: TfliteFacts, path: Path) -> None:
+    if customs := [operator for operator in facts.operators if operator.is_custom]:
+        raise EngineError(
+            f"{path}: {_listed(customs)} are no operators of TensorFlow Lite's own, which alone LiteRT runs here; "
+            "replace them in the network"
+        )
+
+
+def _check_specs(inputs: tuple[TensorSpec, ...], options: BuildOptions, path: Path) -> None:
+    """That all shapes are fixed, and within the ranges that are asked for."""
+    for spec in inputs:
+        if DYNAMIC in spec.shape:
+            raise EngineError(
+                f"{path}: input '{spec.name}' is {shape_text(spec.shape)}, a fixed shape is expected; convert the "
+                "network with `trtforge convert`, which fixes the batch"
+            )
+        if not spec.dtype:
+            raise EngineError(f"{path}: input '{spec.name}' is of a type that numpy does not have; give it a number's")
+    shapes = {spec.name: spec.shape for spec in inputs}
+    free = tuple(TensorSpec(spec.name, spec.dtype, (DYNAMIC, *spec.shape[1:])) for spec in inputs)
+    for ranges in options.profiles():
+        check_ranges(free, ranges, path)
+        for name, each in ranges.items():
+            if not all(low <= size <= high for low, size, high in zip(each.min, shapes[name], each.max)):
+                raise EngineError(
+                    f"{path}: input '{name}' is {shape_text(shapes[name])}, which is not within the shapes asked for, "
+                    f"{shape_text(each.min)} to {shape_text(each.max)}; set [convert] batch_size, or the shapes"
+                )
+
+
+def _check_precision(facts: TfliteFacts, precision: str, path: Path) -> None:
+    """That the file is what is asked for, throughout."""
+    if (written := facts.precision()) != precision:
+        raise EngineError(
+            f"{path}: precision {precision} is requested, the file is in {written}; ask for {written}, or write "
+            f"{precision} with `trtforge ptq`"
+        )
+    asked = precision_named(precision)
+    if asked.is_integer and not asked.is_dynamic and (floats := facts.in_floats()):
+        raise EngineError(
+            f"{path}: {len(floats)} of {len(facts.operators)} operators compute in floating point, {_listed(floats)}; "
+            f"in {precision} all are expected to compute in integers: replace them in the network, or take dynamic"
+        )
+
+
+def _notes(facts: TfliteFacts, interpreter: Any) -> list[str]:
+    """What computes in what, and by whose kernels."""
+    notes = []
+    if hybrid := facts.with_integer_weights():
+        notes.append(
+            f"{len(hybrid)} of {len(facts.products)} convolutions and matrix products round their data to INT8 at "
+            "each run, and answer in FP32; everything else computes in FP32."
+        )
+    if halves := facts.halves():
+        notes.append(f"{len(halves)} weights are kept in FP16 and computed with in FP32, so that the file is smaller.")
+    left = operators_left(interpreter._get_ops_details(), len(facts.operators[: facts.num_main]))
+    kinds = sorted({facts.operators[index].kind for index in left})
+    kernels = f"{facts.num_main - len(left)} of {facts.num_main} operators run in kernels of {XNNPACK}"
+    return [*notes, f"{kernels}, {', '.join(kinds)} in LiteRT's own." if kinds else f"{kernels}."]
+
+
+def _listed(operators: list[TfliteOperator] | tuple[TfliteOperator, ...]) -> str:
+    named = ", ".join(f"{operator.kind} '{operator.name}'" for operator in operators[:NUM_NAMED])
+    return named + (f" and {len(operators) - NUM_NAMED} more" if len(operators) > NUM_NAMED else "")
+
+
+def _quantizer(tensor: TfliteTensor) -> Any:
+    """From floating point to a quantized input; None where it is not quantized."""
+    if not tensor.scales:
+        return None
+    scale, zero_point = np.float32(tensor.scales[0]), (tensor.zero_points or (0,))[0]
+    limits = np.iinfo(tensor.type.lower())
+
+    def quantize(values: Array) -> Array:
+        rounded = np.rint(np.asarray(values, np.float32) / scale) + zero_point
+        clipped: Array = np.clip(rounded, limits.min, limits.max).astype(limits.dtype)
+        return clipped
+
+    return quantize
+
+
+def _restorer(tensor: TfliteTensor) -> Any:
+    """From a quantized output to floating point; None where it is not quantized."""
+    if not tensor.scales:
+        return None
+    scale, zero_point = np.float32(tensor.scales[0]), np.float32((tensor.zero_points or (0,))[0])
+    return lambda values: (values.astype(np.float32) - zero_point) * scale
+
+
+def _words(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else text[:400] + " …"

@@ -1,0 +1,101 @@
+"""Writes a precision into a float `.tflite` file by ai-edge-quantizer, with ranges that are handed in.
+
+Its own calibration is not used: it is a moving average, which depends on the order of the samples. Nor is TensorFlow's
+converter, which takes no ranges, and whose own are wider than what was seen: of two tensors that are added, one gets
+the range of the sum as well (the sum is written in its place, and then it is looked at).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.errors import EngineError, Unavailable
+from engines.precision import Precision
+from engines.quiet import quiet
+
+INSTALL = "pip install 'trtforge[litert]'"
+DISTRIBUTION = "ai-edge-quantizer"
+
+
+@dataclass(frozen=True)
+class TfliteFormat:
+    """What is written."""
+
+    precision: Precision
+    per_channel: bool = True
+    """Whether weights have a scale for each channel, and not one for all."""
+    integer_io: bool = False
+    """Whether inputs and outputs are integers as well, where the precision is."""
+
+
+def why_not_quantize() -> str:
+    """Empty if ai-edge-quantizer is installed."""
+    if importlib.util.find_spec("ai_edge_quantizer") is None:
+        return f"litert: ai-edge-quantizer is not installed, which writes its precisions; {INSTALL}"
+    return ""
+
+
+def quantized(model: Path, wanted: TfliteFormat, ranges: Mapping[str, tuple[float, float]]) -> bytes:
+    """The bytes of the file in that precision.
+
+    Args:
+        model: the float `.tflite` file.
+        wanted: the precision, and how it is written.
+        ranges: tensor -> its least and largest value, 0 among them; of every floating-point tensor that is computed or
+            fed. Read where scales of activations are fixed, and else empty.
+
+    Raises:
+        Unavailable: ai-edge-quantizer is not installed.
+        EngineError: it refuses the file.
+    """
+    if reason := why_not_quantize():
+        raise Unavailable(reason)
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It keeps all values of an interpreter that it runs nothing on, and warns.
+        from ai_edge_quantizer import quantizer
+
+        values = {
+            name: {"min": np.full(1, low, np.float32), "max": np.full(1, high, np.float32)}
+            for name, (low, high) in ranges.items()
+        }
+        try:
+            result = quantizer.Quantizer(str(model), _recipe(wanted)).quantize(
+                values or None, enable_progress_bar=False, enable_progress_report=False
+            )
+        except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+            words = " ".join(str(error).split())[:400]
+            raise EngineError(
+                f"{model}: ai-edge-quantizer does not write {wanted.precision.name} ({words}); take another precision"
+            ) from error
+    return bytes(result.quantized_model)
+
+
+def _recipe(wanted: TfliteFormat) -> Any:
+    from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
+
+    recipe, precision = recipe_manager.RecipeManager(), wanted.precision
+    everything = {"regex": ".*", "operation_name": qtyping.TFLOperationName.ALL_SUPPORTED}
+    granularity = qtyping.QuantGranularity.CHANNELWISE if wanted.per_channel else qtyping.QuantGranularity.TENSORWISE
+    if not precision.is_integer:
+        half = algorithm_manager.AlgorithmName.FLOAT_CASTING
+        recipe.add_weight_only_config(**everything, num_bits=precision.weight_bits, algorithm_key=half)
+    elif precision.is_dynamic:
+        recipe.add_dynamic_config(**everything, num_bits=precision.weight_bits, granularity=granularity)
+    else:
+        recipe.add_static_config(
+            **everything,
+            activation_num_bits=precision.activation_bits,
+            weight_num_bits=precision.weight_bits,
+            weight_granularity=granularity,
+        )
+        if not wanted.integer_io:
+            for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+                recipe.add_quantization_config(".*", end, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
+    return recipe.get_quantization_recipe()

@@ -1,0 +1,87 @@
+"""Write a precision into a float `.tflite` file: post-training quantization, for LiteRT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal, cast, get_args
+
+from calibration.precision.scale import limits
+from calibration.ranges.ranges import RangesRecord, spans_from_ranges
+from calibration.ranges.ranges_file import ranges_from_folder
+from engines.litert import quantizer
+from engines.litert.quantizer import TfliteFormat
+from engines.precision import DYNAMIC, FP16, INT8, INT16X8, Precision, precision_named
+from pipeline.artifact import Ranges, TfliteModel
+from pipeline.errors import ConfigError
+from pipeline.machine.packages import distribution_versions
+from pipeline.option import option
+from pipeline.stage import Stage
+
+WrittenPrecision = Literal["fp16", "dynamic", "int8", "int16x8"]
+MANY_LEVELS = 16
+"""Bits of activations from which on rounding loses less than clipping does: all values that were seen are kept."""
+
+
+@dataclass(frozen=True)
+class Ptq(Stage):
+    """Write a precision into a float `.tflite` file, by ai-edge-quantizer, with the ranges of `trtforge calibrate`.
+
+    ``fp16`` keeps weights in FP16 and computes in FP32. ``dynamic`` keeps them in INT8 and rounds data as it comes; it
+    needs no data. ``int8`` computes in INT8 throughout, ``int16x8`` with data in INT16, for processors that have
+    kernels for it.
+    """
+
+    WRITES: ClassVar[tuple[str, ...]] = (FP16.name, DYNAMIC.name, INT8.name, INT16X8.name)
+    FORMAT: ClassVar[Literal["tflite"]] = "tflite"
+    RESULT: ClassVar[str] = "models"
+
+    precision: WrittenPrecision = option("int8", "what is written; in a plan this follows from the variant")
+    per_channel: bool = option(True, "a scale for each channel of weights; no: one for all of a tensor")
+    io: Literal["float", "integer"] = option(
+        "float", "types of inputs and outputs, for int8 and int16x8; integer: those of the precision"
+    )
+
+    def writing(self, precision: str) -> Ptq:
+        """For a variant of that precision."""
+        assert precision in get_args(WrittenPrecision), "others are another stage's to write"
+        return replace(self, precision=cast(WrittenPrecision, precision))
+
+    def reads_ranges(self, precision: Precision) -> bool:
+        """Where the scales of activations are fixed; so not for FP16, which is not clipped here."""
+        return precision.is_integer and not precision.is_dynamic
+
+    def versions(self, *_inputs: object) -> dict[str, str]:
+        """Versions of the tools that the result depends on."""
+        return distribution_versions(quantizer.DISTRIBUTION, "ai-edge-litert", "numpy")
+
+    def __call__(self, out: Path, model: TfliteModel, ranges: Ranges | None = None) -> TfliteModel:
+        """Write ``out/model.tflite`` and ``out/notes.json``.
+
+        Raises:
+            ConfigError: the precision needs ranges and there are none.
+            DataError: the ranges are of another model.
+            Unavailable: ai-edge-quantizer is not installed.
+            EngineError: it refuses the model.
+        """
+        precision = precision_named(self.precision)
+        bounds: Mapping[str, tuple[float, float]] = {}
+        if self.reads_ranges(precision):
+            if ranges is None:
+                raise ConfigError(f"{precision.name}: needs ranges; run `trtforge calibrate`, and give --ranges")
+            record = ranges_from_folder(ranges.path)
+            record.check_model(model.digest(), dict)
+            bounds = bounds_for(record, precision)
+        wanted = TfliteFormat(precision, self.per_channel, self.io == "integer")
+        (out / "model.tflite").write_bytes(quantizer.quantized(model.path, wanted, bounds))
+        (out / "notes.json").write_text("[]")
+        return TfliteModel(out / "model.tflite")
+
+
+def bounds_for(record: RangesRecord, precision: Precision) -> dict[str, tuple[float, float]]:
+    """Tensor -> least and largest value, 0 among them: clipped by the range, or with many levels as they were seen."""
+    record.check_measured("asymmetric quantization for LiteRT")
+    if precision.activation_bits >= MANY_LEVELS:
+        record = record.read_by("minmax", dict.fromkeys(record.tensors, "minmax"))
+    return {name: limits(span) for name, span in spans_from_ranges(record).items()}

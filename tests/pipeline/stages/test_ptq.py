@@ -1,0 +1,71 @@
+"""The stage `ptq`: what it writes into a `.tflite` file by which ranges, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from calibration.ranges.ranges_file import ranges_from_folder
+from engines.backends import litert
+from engines.precision import DYNAMIC, FP16, INT8, INT16X8
+from pipeline.artifact import Ranges, TfliteModel
+from pipeline.errors import ConfigError, DataError
+from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.ptq import Ptq, bounds_for
+from tests.pipeline.stages.networks import Out
+from tests.pipeline.stages.tflite_samples import residual, samples_of
+
+pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> TfliteModel:
+    return residual(tmp_path)
+
+
+@pytest.fixture
+def model_ranges(model: TfliteModel, tmp_path: Path, out: Out) -> Ranges:
+    """By entropy, of data with an outlier, so that they clip."""
+    return Calibrate(method="entropy")(out(), model, samples_of(tmp_path, 64, 30.0))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "dynamic", "int8", "int16x8"])
+def test_it_writes_each_of_its_precisions(precision: str, model: TfliteModel, model_ranges: Ranges, out: Out) -> None:
+    written = Ptq().writing(precision)(out(), model, model_ranges)
+    assert litert.tflite_facts(written.path).precision() == precision
+    assert written.notes() == []
+
+
+def test_no_scale_is_wider_than_the_range(model: TfliteModel, model_ranges: Ranges, out: Out) -> None:
+    record = ranges_from_folder(model_ranges.path)
+    facts = litert.tflite_facts(Ptq()(out(), model, model_ranges).path)
+    scales = {each.name: each.outputs[0].scales for each in facts.operators if each.outputs[0].scales}
+    bounds = bounds_for(record, INT8)
+    assert {name for name in bounds if name in scales} >= {"first", "active", "second", "added"}
+    for name in scales.keys() & bounds.keys():
+        low, high = bounds[name]
+        assert scales[name][0] == pytest.approx((high - low) / 255, rel=1e-5)
+
+
+def test_int8_clips_and_int16_holds_all_that_was_seen(model_ranges: Ranges) -> None:
+    record = ranges_from_folder(model_ranges.path)
+    wide, narrow = bounds_for(record, INT16X8), bounds_for(record, INT8)
+    for name, tensor in record.tensors.items():
+        assert wide[name] == pytest.approx((min(tensor.min, 0.0), max(tensor.max, 0.0)))
+    assert any(narrow[name][1] < 0.5 * wide[name][1] for name in wide)
+
+
+def test_which_precisions_read_ranges() -> None:
+    assert [Ptq().reads_ranges(each) for each in (FP16, DYNAMIC, INT8, INT16X8)] == [False, False, True, True]
+
+
+def test_without_ranges(model: TfliteModel, out: Out) -> None:
+    with pytest.raises(ConfigError, match="int8: needs ranges; run `trtforge calibrate`, and give --ranges"):
+        Ptq()(out(), model)
+    assert Ptq(precision="dynamic")(out(), model).path.is_file()
+
+
+def test_ranges_of_another_file(model_ranges: Ranges, tmp_path: Path, out: Out) -> None:
+    with pytest.raises(DataError, match=r"ranges: were found on model .*, not on this one"):
+        Ptq()(out(), residual(tmp_path, 2), model_ranges)
