@@ -302,7 +302,8 @@ def page(costs: dict[tuple[str, int], dict[str, list[Cost]]], folder: Path) -> s
         "",
         f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}. Whole processes, interleaved; "
         f"medians of {num_repetitions} runs at the smallest number of images, one run at the others. *Times ours* is "
-        "the ratio of CPU time to that of `ours` (watching for TensorRT and FP16, one thread).",
+        "the ratio of CPU time to that of `ours` (watching for TensorRT and FP16, one thread). What a stop saves is in "
+        "[calibration_stop.md](calibration_stop.md).",
     ]
     for (name, num), found in costs.items():
         lines += ["", f"## {name}, {num} images", "", "| | CPU s | wall s | peak MiB | times ours |", "|---" * 5 + "|"]
