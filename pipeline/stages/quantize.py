@@ -174,10 +174,9 @@ def quicker_in_float(measured: PlacementTimes | None) -> tuple[tuple[str, ...], 
         return (), [f"placement by time: was measured with {named}, so that the static one is taken; measure it here"]
     if record["why_not"]:
         return (), [f"placement by time: {record['why_not']}, so that the static one is taken"]
-    by_int8 = [
-        each["group"] for each in record["tried"] if each["group"].startswith("in INT8") and not each["is_float"]
-    ]
-    groups = by_int8 or [each["group"] for each in record["tried"] if each["is_float"] and each["num_nodes"]]
+    tried = record["tried"] if record["in_float"] else []
+    by_int8 = [each["group"] for each in tried if each["group"].startswith("in INT8") and not each["is_float"]]
+    groups = by_int8 or [each["group"] for each in tried if each["is_float"] and each["num_nodes"]]
     return tuple(record["in_float"]), [time_sentence(record, groups)]
 
 
