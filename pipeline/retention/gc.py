@@ -80,13 +80,13 @@ def plan_gc(store: Path, rules: Rules) -> GcPlan:
     used_after = time.time() - max(rules.keep_days, LEAST_DAYS) * DAY_SECONDS
     older = {result.folder: result for result in inventory.results if result.used_s <= used_after}
     num_used = len(inventory.results) - len(older)
-    held = _held(inventory, rules.keep_last, used_after) if older else set()
+    held = _held(inventory, older, rules.keep_last) if older else set()
     free = [result for folder, result in older.items() if folder not in held]
     free += [result for result in inventory.damaged if result.used_s <= used_after]
     free.sort(key=lambda result: result.used_s)
     going = _until_it_fits(free, inventory, rules.max_gib)
     freed = inventory.num_bytes_freed(going)
-    return GcPlan(inventory, rules, tuple(going), freed, num_used, len(older.keys() & held), len(free) - len(going))
+    return GcPlan(inventory, rules, tuple(going), freed, num_used, len(held), len(free) - len(going))
 
 
 def sweep(plan: GcPlan) -> tuple[StoredResult, ...]:
@@ -111,19 +111,18 @@ def sweep(plan: GcPlan) -> tuple[StoredResult, ...]:
     return tuple(removed)
 
 
-def _held(inventory: Inventory, keep_last: int, used_after: float) -> set[Path]:
-    """The folders of all that must stay, for itself or since another was made from it."""
+def _held(inventory: Inventory, older: Mapping[Path, StoredResult], keep_last: int) -> set[Path]:
+    """The folders of those older ones that must stay, for themselves or since another was made from them."""
     store = inventory.folder
     makers: dict[str, list[StoredResult]] = {}
-    by_name: dict[str, StoredResult] = {}
-    for result in inventory.results:
-        by_name[result.name] = result
+    by_name = {result.name: result for result in older.values()}
+    for result in older.values():
         if content := result.content():
             makers.setdefault(content, []).append(result)
-    waiting = [result for result in inventory.results if result.used_s > used_after]
-    waiting += [by_name[name] for name in pinned(store, keep_last) if name in by_name]
-    waiting += [maker for content in _engines_of_baselines(store, keep_last) for maker in makers.get(content, ())]
-    held = {result.folder for result in waiting}
+    needed = [by_name[name] for name in pinned(store, keep_last) if name in by_name]
+    needed += [maker for content in _engines_of_baselines(store, keep_last) for maker in makers.get(content, ())]
+    held = {result.folder for result in needed}
+    waiting = [*needed, *(result for result in inventory.results if result.folder not in older)]
     while waiting:
         for maker in _forebears(waiting.pop(), makers):
             if maker.folder not in held:
