@@ -34,7 +34,7 @@ def test_the_page_has_ratios_shares_and_what_could_not_be_made() -> None:
         ["trtforge: timed.onnx: placement by time: 3 nodes"],
     )
     text = page([raced], 4e11, "onnxruntime 1")
-    assert "| Net | 4.00 | 1.50 | none | none | 2.00 |" in text
+    assert "| Net | 2.00 | 0.75 | – | – | 2.00 |" in text
     assert "| ours, INT8, placement by time | 2.00 (2.00 to 11.00) | 4.00 | 25 % |" in text
     assert "| ONNX Runtime, FP32 | 8.00 (8.00 to 44.00) | 1.00 |  |" in text
     assert "OpenVINO + NNCF, INT8: none (does not know the operator)." in text
