@@ -119,6 +119,13 @@ def work_folder(target: Path) -> Iterator[Path]:
         yield work
 
 
+def remove_left_work(folder: Path) -> None:
+    """Remove what processes that were killed while they made something in the folder left there."""
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        if re.fullmatch(rf"\..+\.{RANDOM}", path.name):
+            remove_unlocked(path)
+
+
 def _works_for(path: Path, target: Path) -> bool:
     """Whether it is, by its name, a folder in which somebody makes the target."""
     return re.fullmatch(rf"\.{re.escape(target.name)}\.{RANDOM}", path.name) is not None

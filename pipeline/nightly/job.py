@@ -12,13 +12,16 @@ from pathlib import Path
 
 from pipeline.errors import EXIT_STATUS, ConfigError, Unavailable
 from pipeline.flow import run
+from pipeline.gate.generations import FOLDER as BASELINES
 from pipeline.json_record import record_from_json
 from pipeline.machine import child_process
 from pipeline.machine.identity import installed_versions, this_machine
 from pipeline.nightly.fleet import FleetFile, Line, lines_of
 from pipeline.nightly.line import Job, Look, RunCommand, Wanted, look, tend, unchanged
 from pipeline.nightly.record import SCHEMA_VERSION, LineRecord, NightRecord
+from pipeline.output import remove_left_work
 from pipeline.plan import read_plan
+from pipeline.retention.pins import FOLDER as PINS
 from pipeline.retention.pins import pin
 from pipeline.spelling import nearest
 from pipeline.store import Store
@@ -52,6 +55,8 @@ def night_of(
     began = _now()
     with _alone(store):
         job = job_of(fleet_file, store, wanted, run_command)
+        for folder in (BASELINES, PINS):
+            remove_left_work(store / folder)
         chosen = chosen_lines(fleet_file, wanted)
         looks = [look(job, line) for line in lines_of(fleet_file)]
         stale = [looked for looked in looks if looked.line in chosen and _is_to_do(looked)]

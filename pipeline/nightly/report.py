@@ -19,6 +19,8 @@ from pipeline.page.template import check_drawable
 RECORD, JUNIT, SUMMARY, PAGE = "nightly.json", "nightly.xml", "nightly.md", "index.html"
 OWN = {RECORD, JUNIT, SUMMARY, PAGE, HISTORY, LINES}
 """All that the folder of a report may hold."""
+WORK = tuple(f".{name}." for name in sorted(OWN))
+"""How what a process that was killed left there begins; the next one removes it."""
 
 
 def check_report(fleet_file: FleetFile) -> None:
@@ -33,7 +35,8 @@ def check_report(fleet_file: FleetFile) -> None:
         check_drawable(f"{PAGE} (or write html = false into [nightly])")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; name another folder in [nightly] report")
-    if folder.is_dir() and (foreign := sorted({path.name for path in folder.iterdir()} - OWN)):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if foreign := sorted(name for name in names - OWN if not name.startswith(WORK)):
         raise ConfigError(
             f"{folder / foreign[0]}: is no part of a nightly report; name a folder of its own in [nightly] report"
         )

@@ -40,8 +40,18 @@ GATE = (
     "--no-html",
 )
 GATES = ((*GATE, "-o", "gate-1"), (*GATE[:2], "other.onnx", *GATE[3:], "-o", "gate-2"))
+FLEET = """
+[fleet]
+plans = ["plan.toml"]
+[nightly]
+budgets = ["size_mib <= 1.0 x baseline"]
+html = false
+[device.here.set.gate]
+pays = false
+html = false
+"""
 SET, BASELINE = ("baseline", "set", "good"), (f"{STORE}/baselines/good",)
-CHANGING = ("timings", "gate", "report", ".tar")
+CHANGING = ("timings", "gate", "report", "nightly", ".tar")
 """In the names of targets: with times inside, so that no two are equal."""
 
 
@@ -95,6 +105,7 @@ def _verbs() -> Iterator[Scenario]:
 
 
 RUN = ("run", "plan.toml")
+NIGHTLY = ("nightly", "fleet.toml", "--always")
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -108,6 +119,8 @@ SCENARIOS = {
         Scenario("baseline set", (*SET, "gate-2"), BASELINE, (*GATES, (*SET, "gate-1"))),
         Scenario("baseline rollback", ("baseline", "rollback", "good", "--to", "1"), BASELINE,
                  (*GATES, (*SET, "gate-1"), (*SET, "gate-2")), (0, 2)),
+        Scenario("nightly", NIGHTLY, ("nightly",), statuses=(0, 3)),
+        Scenario("nightly again", NIGHTLY, ("nightly",), (NIGHTLY,), (0, 3)),
         Scenario("store gc", ("store", "gc", "--delete"), (), (RUN,), days_ago=30),
         *_verbs(),
     )
@@ -131,6 +144,7 @@ def prepare(folder: Path) -> None:
     plan = f"{plan}\n[validate.fp32]\nderived = false\n[gate]\nmax_other_load = 1.0\n"
     plan = plan.replace("[benchmark.protocol]", "[benchmark]\nmonitor_ms = 0\n[benchmark.protocol]")
     (folder / "plan.toml").write_text(plan)
+    (folder / "fleet.toml").write_text(FLEET)
 
 
 def let_pass(days: int, folder: Path) -> None:
@@ -192,7 +206,8 @@ def _baseline_state(folder: Path) -> str:
 def litter(folder: Path, expected: set[str]) -> list[str]:
     """What lies there beside what is expected; work folders of the store included."""
     left = [path.name for path in folder.iterdir() if path.name not in expected]
-    work = (path for where in ("tmp/*", "baselines/.*.????????") for path in folder.glob(f"{STORE}/{where}"))
+    places = (f"{STORE}/tmp/*", f"{STORE}/baselines/.*.????????", f"{STORE}/pins/.*.????????", "nightly/**/.*.????????")
+    work = (path for where in places for path in folder.glob(where))
     return left + [str(path.relative_to(folder)) for path in work]
 
 

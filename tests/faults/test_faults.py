@@ -58,6 +58,12 @@ def test_kills_in_a_run(work: Path) -> None:
     assert wrong(lines) == []
 
 
+def test_kills_in_a_night(work: Path) -> None:
+    lines = lines_of("injection", work, "--every", "100", *only("nightly"))
+    assert len(lines) >= 4
+    assert wrong(lines) == []
+
+
 def test_kills_leave_a_baseline_its_generations_and_whole_results(work: Path) -> None:
     lines = lines_of("injection", work, "--every", "9", *only("baseline set", "baseline rollback", "store gc"))
     assert len(lines) >= 12
