@@ -222,7 +222,7 @@ def sample_record() -> Record:
         histograms=(shared, TensorHistogram((names[1],), 6.2 / 120, counts[:-1], 0)),
         lint=(Finding("warning", "overlap", "12 of 200 calibration samples are <evaluation> samples too"),),
         range_choice=None,
-        stop=Stop(0.1, 0.95, 800, 200, (SectionsLook(104, "a", 0.13), SectionsLook(200, "b", 0.08))),
+        stop=Stop(0.1, 0.95, 800, 200, (SectionsLook(104, "a", 0.13, 0.1), SectionsLook(200, "b", 0.08, 0.1))),
         settling=Convergence("minmax", ("a", "b"), (Point(1, 0.4, 0.8), Point(2, 0.1, 0.12), Point(3, 0.0, 0.0)), None),
         served=(StageRun("export", "cc" * 32, True, 0.01), StageRun("build", "dd" * 32, False, 2.5)),
         notes=("12 of 200 calibration samples are evaluation samples too",),
