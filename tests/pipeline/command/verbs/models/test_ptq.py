@@ -1,0 +1,65 @@
+"""`.tflite` files a step at a time: `calibrate`, `ptq`, `build`, and what is no such file or of another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Command
+from tests.tflite_files import save_cosine_in_int8, save_linear, save_residual
+
+pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A float network and samples."""
+    monkeypatch.chdir(tmp_path)
+    save_residual(tmp_path / "m.tflite")
+    np.savez("s.npz", x=np.random.default_rng(0).uniform(-1, 1, (24, 8)).astype(np.float32))
+    return tmp_path
+
+
+def test_from_a_float_file_to_an_engine(folder: Path, command: Command) -> None:
+    for line in (
+        "calibrate m.tflite --data s.npz -o ranges",
+        "ptq m.tflite --ranges ranges -o int8.tflite",
+        "build int8.tflite --backend litert --precision int8 -o engine.tflite",
+        "infer engine.tflite --backend litert --data s.npz -o outputs.json",
+    ):
+        said = command(*line.split())
+        assert (said.status, said.out) == (0, f"{line.split()[-1]}\n"), said.err
+    assert (folder / "engine.tflite").read_bytes() == (folder / "int8.tflite").read_bytes()
+
+
+def test_samples_of_another_shape(folder: Path, command: Command) -> None:
+    np.savez("s.npz", x=np.zeros((24, 9), np.float32))
+    said = command("calibrate", "m.tflite", "--data", "s.npz", "-o", "ranges")
+    assert said.status == 2
+    assert "input 'x' is float32 (1, 9), the model takes (1, 8); convert the data" in said.err
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "words"),
+    [
+        ("ptq m.tflite -o o.tflite", 2, "int8: needs ranges; run `trtforge calibrate`, and give --ranges"),
+        ("ptq nowhere.tflite -o o.tflite", 2, "nowhere.tflite: does not exist; give a .tflite file"),
+        ("ptq s.npz -o o.tflite", 4, "s.npz: is not a .tflite file, bytes 4 to 8 are"),
+        ("build m.tflite -o o.onnx", 2, "m.tflite: is in the format tflite, onnxruntime builds from onnx; give such a"),
+        ("build cos.tflite --backend litert --precision int8 -o o.tflite", 4, "COS 'turned'; in int8 all are expected"),
+        ("build open.tflite --backend litert -o o.tflite", 4, "input 'x' is (?, 3), a fixed shape is expected"),
+        ("build cut.tflite --backend litert -o o.tflite", 4, "cut.tflite: is not a whole .tflite file"),
+        ("build m.tflite --backend litert --precision int8 -o o.tflite", 4, "the file is in fp32; ask for fp32, or"),
+    ],
+)
+def test_what_is_refused(folder: Path, command: Command, line: str, status: int, words: str) -> None:
+    save_cosine_in_int8(folder / "cos.tflite")
+    save_linear(folder / "open.tflite", batch=-1)
+    (folder / "cut.tflite").write_bytes((folder / "m.tflite").read_bytes()[:500])
+    said = command(*line.split())
+    assert said.status == status
+    assert words in said.err
+    assert said.err.count("\n") == 1
+    assert not list(folder.glob("o.*"))

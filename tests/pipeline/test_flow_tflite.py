@@ -1,0 +1,107 @@
+"""A plan for LiteRT from a SavedModel to verdicts: one float file, its ranges, each precision made of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pipeline.flow import run
+from pipeline.plan import read_plan
+from pipeline.results import Results
+from pipeline.store import Store
+from tests.made import QUICK_PROTOCOL
+
+pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytestmark = pytest.mark.slow
+
+NETWORK = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+class Net(tf.Module):
+    def __init__(self):
+        random = np.random.default_rng(0)
+        self.first = tf.Variable(random.normal(size=(8, 16)).astype(np.float32))
+        self.second = tf.Variable(random.normal(size=(16, 3)).astype(np.float32))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8], tf.float32, name="row")])
+    def __call__(self, row):
+        return {"scores": tf.nn.relu(row @ self.first) @ self.second}
+
+net = Net()
+tf.saved_model.save(net, sys.argv[1], {"serving_default": net.__call__})
+"""
+
+PLAN = """
+[model]
+source = "saved"
+[data]
+calibration = { path = "data.npz", inputs = { row = "calibration" } }
+evaluation = { path = "data.npz", inputs = { row = "evaluation" } }
+[variants]
+precisions = ["fp32", "fp16", "int16x8", "dynamic", "int8"]
+backends = ["litert"]
+[lint]
+allow = ["range"]
+[convert]
+batch_size = 4
+[tolerate]
+num_draws = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("litert")
+    subprocess.run([sys.executable, "-c", NETWORK, str(folder / "saved")], check=True, capture_output=True)
+    random = np.random.default_rng(3)
+    calibration, evaluation = random.normal(size=(2, 66, 8)).astype(np.float32)
+    np.savez(folder / "data.npz", calibration=calibration, evaluation=evaluation)
+    (folder / "plan.toml").write_text(PLAN + QUICK_PROTOCOL)
+    return run(read_plan(folder / "plan.toml"), Store(folder / "store"), "validate")
+
+
+def test_each_precision_is_judged_beside_the_onnx_model(made: Results) -> None:
+    verdicts = {variant.precision.name: verdict.read() for variant, verdict in made.verdicts.items()}
+    assert list(verdicts) == ["fp32", "fp16", "int16x8", "dynamic", "int8"]
+    assert [verdict["failures"] for verdict in verdicts.values()] == [[]] * 5
+    cosines = {name: verdict["comparison"]["scores"]["cosine_min"] for name, verdict in verdicts.items()}
+    assert cosines["fp32"] > 0.999999
+    assert 0.99 < cosines["int8"] < cosines["int16x8"] < 1
+
+
+def test_what_is_in_integers_and_whose_kernels_run_is_in_the_records(made: Results) -> None:
+    records = {
+        variant.precision.name: json.loads(engine.beside("record.json").read_text())
+        for variant, engine in made.engines.items()
+    }
+    assert {name: record["num_int8"] for name, record in records.items()} == {
+        "fp32": 0, "fp16": 0, "int16x8": 2, "dynamic": 2, "int8": 2,
+    }  # fmt: skip
+    assert {record["versions"]["kernels"] for record in records.values()} <= {"XNNPACK", "built-in"}
+    assert records["int8"]["inputs"] == [{"name": "row", "dtype": "float32", "shape": [4, 8]}]
+
+
+def test_ranges_are_of_the_float_file(made: Results) -> None:
+    assert made.converted is not None
+    form = made.networks["trained"].forms["tflite"]
+    assert form.fp32 == made.converted
+    assert form.ranges is not None
+    assert made.ranges is not None
+    origins = [json.loads((ranges.path / "ranges.json").read_text()) for ranges in (form.ranges, made.ranges)]
+    assert origins[0]["model_digest"] == made.converted.digest() != origins[1]["model_digest"]
+    assert "row" in origins[0]["tensors"]
+
+
+def test_what_has_no_derived_tolerances_is_said(made: Results) -> None:
+    assert [variant.name for variant in made.tolerances] == ["fp32@litert"]
+    assert [
+        note for note in made.notes if note.startswith("Tolerances are not derived for fp16@litert, int16x8@litert,")
+    ]
