@@ -64,12 +64,10 @@ def logits_of(model: onnx.ModelProto) -> str:
 
 def interpreter_of(path: Path) -> Any:
     """TFLite's, with its own integer kernels, which keeps every tensor."""
-    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    resolver = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = tf.lite.Interpreter(
-        str(path), experimental_preserve_all_tensors=True, experimental_op_resolver_type=resolver
-    )
+    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(str(path), experimental_preserve_all_tensors=True, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
     return interpreter
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -139,12 +138,11 @@ def tflite_top1(network: Network, folder: Path) -> float | None:
     """Top-1 of the upstream's full-integer model on the same samples, by TFLite's interpreter."""
     if not network.tflite:
         return None
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
 
     with np.load(folder / network.data) as stored:
         samples, labels = stored["x_test"].astype(np.float32), stored["y_test"]
-    interpreter = tf.lite.Interpreter(str(folder / network.tflite))
+    interpreter = Interpreter(str(folder / network.tflite))
     interpreter.allocate_tensors()
     given, asked = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     codes = codes_of(samples, given)
