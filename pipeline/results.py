@@ -118,6 +118,12 @@ class Results:
         return self.networks[TRAINED].ranges
 
     @property
+    def reported_ranges(self) -> Ranges | None:
+        """Those that a report shows: of the ONNX model, or where no variant is made of it, of what they are made of."""
+        forms = self.networks[TRAINED].forms
+        return self.ranges if self.onnx_models() or not forms else next(iter(forms.values())).ranges
+
+    @property
     def converted(self) -> ModelFile | None:
         """The trained network as a float `.tflite` file; None where no backend of the plan takes one."""
         form = self.networks[TRAINED].forms.get(TfliteModel.FORMAT)

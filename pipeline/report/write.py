@@ -69,7 +69,11 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
     others = None if results.timings is None else results.timings.read()["load_from_others"]
     variants = tuple(variant_record(results, built, timings) for built in results.engines)
     metric = _metric_info(plan, results)
-    ranges = ranges_in_models(results.ranges.path, results.onnx_models().values()) if results.ranges else None
+    ranges = (
+        ranges_in_models(results.reported_ranges.path, results.onnx_models().values())
+        if results.reported_ranges
+        else None
+    )
     quantized = quantized_tensors(results.onnx_models().values())
     record = Record(
         schema_version=SCHEMA_VERSION,
@@ -86,11 +90,13 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         variants=variants,
         tensors=tensors_from_ranges(ranges, quantized) if ranges else (),
         methods=methods_from_ranges(ranges) if ranges else (),
-        histograms=worst_histograms(ranges, results.ranges.path, quantized) if ranges and results.ranges else (),
+        histograms=worst_histograms(ranges, results.reported_ranges.path, quantized)
+        if ranges and results.reported_ranges
+        else (),
         lint=results.findings.read() if results.findings else (),
-        range_choice=choice_from_folder(results.ranges.path) if results.ranges else None,
-        stop=stop_from_folder(results.ranges.path) if results.ranges else None,
-        settling=convergence_from_folder(results.ranges.path) if results.ranges else None,
+        range_choice=choice_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
+        stop=stop_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
+        settling=convergence_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
         notes=(*results.fp32.notes(), *results.notes, *(() if watched is None else watched.notes)),
         recommendation=recommend(

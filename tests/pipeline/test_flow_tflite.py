@@ -105,3 +105,7 @@ def test_what_has_no_derived_tolerances_is_said(made: Results) -> None:
     assert [
         note for note in made.notes if note.startswith("Tolerances are not derived for fp16@litert, int16x8@litert,")
     ]
+
+
+def test_a_report_shows_the_ranges_that_the_variants_have(made: Results) -> None:
+    assert made.reported_ranges == made.networks["trained"].forms["tflite"].ranges
