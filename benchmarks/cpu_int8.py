@@ -253,7 +253,7 @@ def make_network(work: Path, name: str, data: Path | None) -> None:
 def raced(work: Path, name: str, interpreter: Path, *, is_timed: bool) -> Raced:
     """All ways to INT8 of one network, and their times."""
     candidates, failures = made_candidates(work, interpreter)
-    notes = []
+    notes: list[str] = []
     if is_timed:
         candidates[TIMED], notes = make_timed(work)
     files = {label: [kind, str(path)] for label, (kind, path) in candidates.items()}
