@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from calibration.arrays import Floats
+from engines.precision import rank
 from pipeline.latency.benchmark import queries_from_npz
 from pipeline.page.svg import MAX_NAME, Picture, empty_figure, latency_axis, shortened
 from pipeline.record import Record, TensorQuality
@@ -95,7 +96,7 @@ def test_colours_and_fonts_come_from_the_page(record: Record, latencies: dict[st
         assert "var(--ink)" in picture.svg or "var(--quiet)" in picture.svg
         assert "DejaVu" not in picture.svg
         assert "<style" not in picture.svg
-    assert "var(--series-2)" in drawn(record, latencies)["sizes"].svg
+    assert f"var(--series-{rank('int8')})" in drawn(record, latencies)["sizes"].svg
 
 
 def test_the_same_record_is_the_same_bytes_without_a_date(record: Record, latencies: dict[str, Floats]) -> None:
