@@ -43,7 +43,7 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path, text: str, sai
         ("folder = 'x'\n[model]\n[data]", "unknown key 'folder'; the tables are model, data, variants, export, lint,"),
         (
             "path = 'x'\n[model]\n[data]",
-            "unknown key 'path'; the tables are model, data, variants, export, lint, calib",
+            "unknown key 'path'; the tables are model, data, variants, export, lint, convert, calib",
         ),
     ],
 )

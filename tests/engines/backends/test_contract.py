@@ -110,7 +110,7 @@ def test_names(any_backend: Backend) -> None:
 
 
 def test_unknown_backend_offers_the_known_ones() -> None:
-    with pytest.raises(Unavailable, match=r"backend 'tensort': no such backend; choose one of onnxruntime, "):
+    with pytest.raises(Unavailable, match=r"backend 'tensort': no such backend; choose one of litert, onnxruntime, "):
         backend("tensort")
 
 
