@@ -204,6 +204,11 @@ def check_plan(plan: Plan, until: str) -> None:
     plan.build.check_backends(plan.variants.backends)
     if until == "convert" and TfliteModel.FORMAT not in formats_of(plan):
         raise ConfigError(f"{plan.path}: no backend of [variants] takes a .tflite file; add one, such as litert")
+    if plan.quantize.override and OnnxModel.FORMAT not in formats_of(plan):
+        raise ConfigError(
+            f"{plan.path}: [[quantize.override]] goes by the names of an ONNX model, and no backend of [variants] takes "
+            "one; leave it out"
+        )
     for variant in variants(plan, until):
         stage_for(plan, variant)
         if plan.stage(until).NEEDS_ENGINES:

@@ -245,6 +245,16 @@ def test_what_a_backend_cannot_do_is_refused_before_anything_is_made(
     assert stages_of(store) == []
 
 
+def test_overrides_by_the_names_of_onnx_are_refused_where_no_backend_takes_onnx(folder: Path) -> None:
+    override = '[[quantize.override]]\nnodes = "x"\nprecision = "fp32"\n[variants]'
+    change(folder, "[variants]", override)
+    change(folder, 'backends = ["onnxruntime"]', 'backends = ["litert"]')
+    with pytest.raises(
+        ConfigError, match=r"\[\[quantize\.override\]\] goes by the names of an ONNX model, and no backend"
+    ):
+        made_by(folder, "build")
+
+
 def test_samples_that_serve_twice_are_noted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with np.load(folder / "data.npz") as stored:
         arrays = dict(stored)
