@@ -206,8 +206,8 @@ def check_plan(plan: Plan, until: str) -> None:
         raise ConfigError(f"{plan.path}: no backend of [variants] takes a .tflite file; add one, such as litert")
     if plan.quantize.override and OnnxModel.FORMAT not in formats_of(plan):
         raise ConfigError(
-            f"{plan.path}: [[quantize.override]] goes by the names of an ONNX model, and no backend of [variants] takes "
-            "one; leave it out"
+            f"{plan.path}: [[quantize.override]] goes by the names of an ONNX model, and no backend of [variants] "
+            "takes one; leave it out"
         )
     for variant in variants(plan, until):
         stage_for(plan, variant)
