@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
@@ -12,6 +13,11 @@ from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     import cattrs
+
+
+def now_text() -> str:
+    """The time as records have it: ISO 8601 to the second, with the offset from UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def finite(value: float | None) -> float | None:

@@ -21,6 +21,7 @@ from engines.contract import TensorSpec
 from pipeline.artifact import digest_of_path
 from pipeline.delivery.contents import Delivered
 from pipeline.errors import ConfigError
+from pipeline.gate.generations import NAME
 from pipeline.output import put, sync, work_folder
 
 CONFIG = "config.pbtxt"
@@ -45,7 +46,6 @@ SERVED_BY = {
     "onnxruntime": ("onnxruntime", "model.onnx", "KIND_AUTO"),
 }
 """Backend -> Triton's, the name of its file, and where its instances run."""
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def triton_model(name: str, engines: Sequence[Delivered], max_batch: int) -> Tri
         ConfigError: Triton has no backend for one, they do not take the same tensors, two are for one GPU, or the
             largest batch is not known, or is beyond what an engine takes.
     """
-    if not MODEL_NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ConfigError(f"--as '{name}': is no name for a model; use letters, digits, '.', '_' and '-'")
     first = engines[0]
     for engine in engines:

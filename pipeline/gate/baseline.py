@@ -20,7 +20,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 from pipeline.artifact import Engine
@@ -44,7 +43,7 @@ from pipeline.gate.generations import (
 )
 from pipeline.gate.record import SCHEMA_VERSION as GATE_SCHEMA
 from pipeline.gate.record import Check, EngineInfo, GateRecord, LatencyMeasurement
-from pipeline.json_record import record_from_json, write_json
+from pipeline.json_record import now_text, record_from_json, write_json
 from pipeline.machine.identity import Machine, this_machine
 from pipeline.machine.upgrade import MachineChange, change_since
 from pipeline.output import alone, record_to_keep, share, sync, work_folder
@@ -298,7 +297,7 @@ def rollback(name: str, store: Path, to: int = 0) -> Baseline:
         read_baseline(by_number[to].folder, name)
         target = by_number[to].record.engine.digest
         passed = {g.record.engine.digest for g in by_number.values() if to < g.number <= current} - {target}
-        write_withdrawn(name, dict.fromkeys(passed, _now()) | withdrawn(name, store), store, work)
+        write_withdrawn(name, dict.fromkeys(passed, now_text()) | withdrawn(name, store), store, work)
         make_current(name, to, store, work)
         _take_back(name, target, store, work)
     return read_baseline(store / FOLDER / name)
@@ -368,7 +367,7 @@ def _lacks_baseline(check: Check, gate: GateRecord) -> bool:
 def _baseline_record(gate: GateRecord, info: EngineInfo, measured: tuple[LatencyMeasurement, ...]) -> BaselineRecord:
     return BaselineRecord(
         schema_version=SCHEMA_VERSION,
-        set_on=_now(),
+        set_on=now_text(),
         gated_on=gate.created,
         engine=EngineInfo(**{**vars(info), "path": f"engine/{Path(info.path).name}"}),
         machine=gate.machine,
@@ -377,10 +376,6 @@ def _baseline_record(gate: GateRecord, info: EngineInfo, measured: tuple[Latency
         checks=gate.checks,
         measured=measured,
     )
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _take(source: Path, target: Path, store: Path) -> None:

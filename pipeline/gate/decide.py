@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from pipeline.artifact import Engine
@@ -42,6 +41,7 @@ from pipeline.gate.steadiness import (
     machine_state,
     objections,
 )
+from pipeline.json_record import now_text
 from pipeline.machine.cpu_load import CpuTimes, cpu_times, load_from_others
 from pipeline.machine.identity import this_machine
 from pipeline.machine.monitor import Monitor
@@ -180,7 +180,7 @@ def _record(
     baseline = inputs.baseline
     return GateRecord(
         schema_version=SCHEMA_VERSION,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=now_text(),
         outcome=outcome,
         exit_status=STATUS[outcome],
         candidate=inputs.candidate,

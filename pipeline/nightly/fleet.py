@@ -13,6 +13,7 @@ from typing import Any, Literal
 import tomli_w
 
 from pipeline.errors import ConfigError
+from pipeline.gate.generations import NAME
 from pipeline.option import check_bounds, option
 from pipeline.plan import Plan, read_plan, table_from_file
 from pipeline.spelling import nearest
@@ -22,7 +23,6 @@ Until = Literal["build", "validate", "gate"]
 Remeasure = Literal["changed", "always"]
 
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def models_of(fleet_file: FleetFile) -> dict[str, Path]:
             raise ConfigError(f"{fleet_file.path}: [fleet] plans: '{pattern}' matches no file in {folder}")
         for path in paths:
             name = path.resolve().parent.name if path.stem == "plan" else path.stem
-            if not MODEL_NAME.fullmatch(name):
+            if not NAME.fullmatch(name):
                 raise ConfigError(f"{path}: '{name}' is no name for a model; use letters, digits, '.', '_' and '-'")
             if models.get(name, path) != path:
                 raise ConfigError(

@@ -6,19 +6,19 @@ import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipeline.errors import EXIT_STATUS, ConfigError, Unavailable
 from pipeline.flow import run
 from pipeline.gate.generations import FOLDER as BASELINES
-from pipeline.json_record import record_from_json
+from pipeline.json_record import now_text, record_from_json
 from pipeline.machine import child_process
-from pipeline.machine.identity import installed_versions, this_machine
+from pipeline.machine.identity import installed_versions
 from pipeline.nightly.fleet import FleetFile, Line, lines_of
-from pipeline.nightly.line import Job, Look, RunCommand, Wanted, look, tend, unchanged
-from pipeline.nightly.record import SCHEMA_VERSION, LineRecord, NightRecord
+from pipeline.nightly.line import Job, Look, RunCommand, Wanted, glance, look, tend, unchanged
+from pipeline.nightly.record import RECORD, SCHEMA_VERSION, LineRecord, NightRecord
 from pipeline.output import remove_left_work
 from pipeline.plan import read_plan
 from pipeline.retention.pins import FOLDER as PINS
@@ -26,7 +26,6 @@ from pipeline.retention.pins import pin
 from pipeline.spelling import nearest
 from pipeline.store import Store
 
-RECORD = "nightly.json"
 WORST_FIRST = (1, 4, 2, 3, 5, 6, 0)
 """Exit statuses: our bug, a tool that failed, a plan that is wrong, a machine that lacks something, out of bounds, not
 decided, done."""
@@ -52,42 +51,39 @@ def night_of(
         ConfigError: the fleet file is wrong.
         Unavailable: another nightly job works on this store.
     """
-    began = _now()
+    began = now_text()
     with _alone(store):
         job = job_of(fleet_file, store, wanted, run_command)
         for folder in (BASELINES, PINS):
             remove_left_work(store / folder)
-        chosen = chosen_lines(fleet_file, wanted)
-        looks = [look(job, line) for line in lines_of(fleet_file)]
-        stale = [looked for looked in looks if looked.line in chosen and _is_to_do(looked)]
+        lines = lines_of(fleet_file)
+        chosen = set(chosen_lines(lines, wanted))
+        looks = [look(job, line) if line in chosen else glance(job, line) for line in lines]
+        stale = [looked for looked in looks if looked.is_to_do]
         with ThreadPoolExecutor(fleet_file.fleet.jobs) as executor:
             models = {looked.line: future for looked, future in _made_models(job, stale, executor)}
             records = []
             for looked in looks:
-                if looked in stale:
-                    if looked.line in models:
-                        models[looked.line].result()
-                    records.append(tend(job, looked))
-                elif looked.last is not None:
-                    records.append(unchanged(looked, "served" if looked.line in chosen else "left out"))
-                    if looked.line in chosen and looked.last.night == job.night:  # Made before this night was stopped.
-                        records[-1] = looked.last
-                else:
+                if looked.line in models:
+                    models[looked.line].result()
+                record = tend(job, looked) if looked.is_to_do else unchanged(job, looked, looked.line in chosen)
+                if record is None:
                     continue
-                if records[-1].recipes:
-                    pin(store, f"nightly {records[-1].name}", records[-1].recipes, fleet_file.nightly.pins)
-                on_line(records[-1])
+                records.append(record)
+                if record.recipes:
+                    pin(store, f"nightly {record.name}", record.recipes, fleet_file.nightly.pins)
+                on_line(record)
     return NightRecord(
         schema_version=SCHEMA_VERSION,
         night=job.night,
         fleet=str(fleet_file.path),
         began=began,
-        ended=_now(),
+        ended=now_text(),
         exit_status=worst(record.status for record in records if record.state != "left out"),
-        machine=this_machine(),
+        machine=job.machine,
         versions=installed_versions(),
         lines=tuple(records),
-        notes=tuple(_notes(fleet_file, began)),
+        notes=tuple(_notes(job.last, began)),
     )
 
 
@@ -98,7 +94,8 @@ def to_do(fleet_file: FleetFile, store: Path, wanted: Wanted) -> list[Look]:
         ConfigError: the fleet file is wrong.
     """
     job = job_of(fleet_file, store, wanted, _run_nothing)
-    return [looked for line in chosen_lines(fleet_file, wanted) if _is_to_do(looked := look(job, line))]
+    chosen = chosen_lines(lines_of(fleet_file), wanted)
+    return [looked for line in chosen if (looked := look(job, line)).is_to_do]
 
 
 def _run_nothing(_arguments: Sequence[str]) -> int:
@@ -107,9 +104,8 @@ def _run_nothing(_arguments: Sequence[str]) -> int:
 
 def job_of(fleet_file: FleetFile, store: Path, wanted: Wanted, run_command: RunCommand) -> Job:
     """The job of tonight; of a night that was stopped, the same one again."""
-    last = last_night(fleet_file)
     Store(store)  # Which refuses what is no folder, or cannot be written.
-    return Job(fleet_file, store, 1 if last is None else last.night + 1, wanted, run_command)
+    return Job(fleet_file, store, last_night(fleet_file), wanted, run_command)
 
 
 def last_night(fleet_file: FleetFile) -> NightRecord | None:
@@ -120,13 +116,12 @@ def last_night(fleet_file: FleetFile) -> NightRecord | None:
     return record_from_json(file, NightRecord, SCHEMA_VERSION, f"move {file.parent} away, and run again")
 
 
-def chosen_lines(fleet_file: FleetFile, wanted: Wanted) -> list[Line]:
-    """The lines that the command line asks for.
+def chosen_lines(lines: Sequence[Line], wanted: Wanted) -> list[Line]:
+    """Those of the fleet's lines that the command line asks for.
 
     Raises:
         ConfigError: a pattern matches none.
     """
-    lines = lines_of(fleet_file)
     for pattern in wanted.only:
         if not any(_matches(line, pattern) for line in lines):
             names = sorted({name for line in lines for name in (line.model, line.device)})
@@ -142,10 +137,6 @@ def worst(statuses: Iterator[int]) -> int:
 
 def _matches(line: Line, pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) for name in (line.model, line.device, line.name))
-
-
-def _is_to_do(looked: Look) -> bool:
-    return looked.error is not None or bool(looked.why)
 
 
 def _made_models(job: Job, stale: Sequence[Look], executor: Executor) -> Iterator[tuple[Look, Future[None]]]:
@@ -186,11 +177,6 @@ def _alone(store: Path) -> Iterator[None]:
         yield
 
 
-def _notes(fleet_file: FleetFile, began: str) -> Iterator[str]:
-    last = last_night(fleet_file)
+def _notes(last: NightRecord | None, began: str) -> Iterator[str]:
     if last is not None and datetime.fromisoformat(last.ended) > datetime.fromisoformat(began):
         yield f"The clock went backwards: the last night ended at {last.ended}, this one began at {began}."
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

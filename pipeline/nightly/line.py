@@ -8,11 +8,10 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.errors import EXIT_STATUS, ConfigError, DataError, NotDecided, exit_status
+from pipeline.errors import EXIT_STATUS, ConfigError, DataError, exit_status
 from pipeline.gate.baseline import RECORD as BASELINE_RECORD
 from pipeline.gate.baseline import gate_from_folder, is_variant_name, machine_change, set_baseline
 from pipeline.gate.decide import STATUS
@@ -20,11 +19,11 @@ from pipeline.gate.gather_inputs import check_gate
 from pipeline.gate.generations import current_folder, withdrawn
 from pipeline.gate.record import GateRecord
 from pipeline.gate.summary import headline, reasons
-from pipeline.json_record import record_from_json, write_json
+from pipeline.json_record import now_text, record_from_json, write_json
 from pipeline.machine import child_process
-from pipeline.machine.identity import installed_versions, this_machine
+from pipeline.machine.identity import Machine, installed_versions, this_machine
 from pipeline.nightly.fleet import FleetFile, Line
-from pipeline.nightly.record import SCHEMA_VERSION, Figures, LineRecord, LineState
+from pipeline.nightly.record import SCHEMA_VERSION, Figures, LineRecord, NightRecord
 from pipeline.nightly.walk import Walk, walk
 from pipeline.nightly.why import History, why_missing
 from pipeline.output import put, work_folder
@@ -65,7 +64,8 @@ class Job:
 
     fleet_file: FleetFile
     store: Path
-    night: int
+    last: NightRecord | None
+    """The last night that was finished."""
     wanted: Wanted
     run_command: RunCommand
 
@@ -78,10 +78,25 @@ class Job:
         """What the store had when this was asked first."""
         return History(self.store)
 
+    @property
+    def night(self) -> int:
+        """The number of tonight; a night that was stopped goes on under its own."""
+        return 1 if self.last is None else self.last.night + 1
+
+    @property
+    def walks_to(self) -> str:
+        """The verb up to which a plan is walked: it has all that a gate needs, and measures nothing."""
+        return "validate" if self.gates else self.fleet_file.fleet.until
+
+    @property
+    def gates(self) -> bool:
+        """Whether lines are gated."""
+        return self.fleet_file.fleet.until == "gate"
+
     @cached_property
-    def machine(self) -> str:
-        """The machine's digest."""
-        return this_machine().digest()
+    def machine(self) -> Machine:
+        """This machine."""
+        return this_machine()
 
 
 @dataclass(frozen=True)
@@ -97,24 +112,34 @@ class Look:
     """Why it cannot be made."""
     plan: Plan | None = None
 
+    @property
+    def is_to_do(self) -> bool:
+        """Whether something changed, or cannot be made."""
+        return self.error is not None or bool(self.why)
+
+
+def glance(job: Job, line: Line) -> Look:
+    """A line that is not asked for: what became of it last."""
+    return Look(line, _last(job, line))
+
 
 def look(job: Job, line: Line) -> Look:
     """Look at a line; nothing is made."""
-    last = _last(job, line)
+    looked = glance(job, line)
     try:
-        plan = line.plan()
-        walked = walk(plan, job.store, "validate" if _gates(job) else job.fleet_file.fleet.until)
-        why = _why(job, line, last, plan, walked)
-        if why and _gates(job):
-            check_gate(_gated(job, line, plan), job.store)
+        looked = replace(looked, plan=line.plan())
+        assert looked.plan is not None
+        why = _why(job, looked, looked.plan, walk(looked.plan, job.store, job.walks_to))
+        if why and job.gates:
+            check_gate(_gated(job, line, looked.plan), job.store)
     except tuple(EXIT_STATUS) as error:
-        return Look(line, last, error=error)
-    return Look(line, last, tuple(why), plan=plan)
+        return replace(looked, error=error)
+    return replace(looked, why=tuple(why))
 
 
 def tend(job: Job, looked: Look) -> LineRecord:
     """Make what a line lacks, judge it, promote it; what became of it is written and returned."""
-    began, clock = _now(), time.monotonic()
+    began, clock = now_text(), time.monotonic()
     record = _tended(job, looked)
     record = replace(record, began=began, seconds=time.monotonic() - clock)
     folder = job.folder(looked.line)
@@ -125,19 +150,20 @@ def tend(job: Job, looked: Look) -> LineRecord:
     return record
 
 
-def unchanged(looked: Look, state: LineState) -> LineRecord:
-    """The record of a line that nothing was done for."""
-    assert looked.last is not None
-    return replace(looked.last, state=state, why=())
+def unchanged(job: Job, looked: Look, is_chosen: bool) -> LineRecord | None:
+    """The record of a line that nothing is done for; None of one that was never made, and is not asked for."""
+    if looked.last is None or (is_chosen and looked.last.night == job.night):  # Made before this night was stopped.
+        return looked.last
+    return replace(looked.last, state="served" if is_chosen else "left out", why=())
 
 
 def command_of(job: Job, line: Line, plan: Plan | None) -> list[str]:
     """The arguments of `trtforge` that make and judge a line."""
     until = job.fleet_file.fleet.until
     arguments = [until, str(line.plan_path), "--store", str(job.store)]
-    if _gates(job):
+    if job.gates:
         arguments += ["-o", str(job.folder(line) / GATE)]
-    if _gates(job) and plan is not None:
+    if job.gates and plan is not None:
         gated = _gated(job, line, plan).gate
         arguments += ["--baseline", gated.baseline] if gated.baseline != plan.gate.baseline else []
         budgets = gated.budgets if gated.budgets != plan.gate.budgets else ()
@@ -162,10 +188,6 @@ def last_good(store: Path, name: str) -> str:
         return ""
 
 
-def _gates(job: Job) -> bool:
-    return job.fleet_file.fleet.until == "gate"
-
-
 def _last(job: Job, line: Line) -> LineRecord | None:
     file = job.folder(line) / LINE
     try:
@@ -174,15 +196,16 @@ def _last(job: Job, line: Line) -> LineRecord | None:
         return None  # None, or one that an earlier version wrote: the line is judged again.
 
 
-def _why(job: Job, line: Line, last: LineRecord | None, plan: Plan, walked: Walk) -> list[str]:
+def _why(job: Job, looked: Look, plan: Plan, walked: Walk) -> list[str]:
     """What makes a line stale; empty if nothing does."""
+    line, last = looked.line, looked.last
     if walked.missing is not None:
         return why_missing(walked.missing, job.history, last.recipes if last else ())
     if job.wanted.always or (job.fleet_file.nightly.remeasure == "always" and (last is None or last.night < job.night)):
         return ["it is always measured again"]
     if last is None:
         return ["it was never judged in this fleet"]
-    if last.status not in (0, exit_status(NotDecided())) and last.outcome is None:
+    if last.state == "failed":
         return ["it failed the last time"]
     now = _depends_on(job, line, plan, walked)
     if changed := [CHANGED[name] for name in now if last.depends_on.get(name) != now[name]]:
@@ -190,7 +213,7 @@ def _why(job: Job, line: Line, last: LineRecord | None, plan: Plan, walked: Walk
     if last.outcome == "not decided" and last.night < job.night:
         return ["it was not decided the last time"]
     judged = last.candidate.digest if last.promoted and last.candidate else last.baseline
-    if _gates(job) and job.fleet_file.nightly.promote and last_good(job.store, line.name) != judged:
+    if job.gates and job.fleet_file.nightly.promote and last_good(job.store, line.name) != judged:
         return ["the last good engine is another one since"]
     return []
 
@@ -198,14 +221,14 @@ def _why(job: Job, line: Line, last: LineRecord | None, plan: Plan, walked: Walk
 def _depends_on(job: Job, line: Line, plan: Plan, walked: Walk) -> dict[str, str]:
     """SHA-256 (hex) of all that a judgement depends on, by what it is."""
     results = sorted({entry.digest for entry in walked.served})
-    if not _gates(job):
+    if not job.gates:
         return {"results": _sha(results)}
     gated = _gated(job, line, plan)
     return {
         "results": _sha(results),
         "gate": _sha([plain(gated.gate), plain(gated.benchmark), gated.data.metric, gated.data.output]),
         "program": source_digest(*JUDGES),
-        "machine": job.machine,
+        "machine": job.machine.digest(),
     }
 
 
@@ -228,7 +251,7 @@ def _tended(job: Job, looked: Look) -> LineRecord:
     except tuple(EXIT_STATUS) as error:
         return replace(blank, status=exit_status(error), sentence=str(error), log=_relative(log, job))
     blank = replace(blank, status=status, log=_relative(log, job))
-    if not _gates(job):
+    if not job.gates:
         return _without_gate(job, looked, blank, log)
     gate = _gate_of(folder) if status in STATUS.values() else None
     if gate is None or gate.exit_status != status:
@@ -255,7 +278,7 @@ def _without_gate(job: Job, looked: Look, blank: LineRecord, log: Path) -> LineR
 def _kept_record(job: Job, looked: Look, record: LineRecord) -> LineRecord:
     """The record with what it depends on; the candidate of a gate that passed becomes the last good one."""
     assert looked.plan is not None
-    walked = walk(looked.plan, job.store, "validate" if _gates(job) else job.fleet_file.fleet.until)
+    walked = walk(looked.plan, job.store, job.walks_to)
     if walked.missing is not None:
         return replace(record, sentence=f"{record.sentence}; the plan or its data changed meanwhile")
     record = replace(
@@ -263,7 +286,7 @@ def _kept_record(job: Job, looked: Look, record: LineRecord) -> LineRecord:
         depends_on=_depends_on(job, looked.line, looked.plan, walked),
         recipes=tuple(sorted({entry.digest for entry in walked.served})),
     )
-    return _promoted(job, looked.line, record) if _gates(job) and job.fleet_file.nightly.promote else record
+    return _promoted(job, looked.line, record) if job.gates and job.fleet_file.nightly.promote else record
 
 
 def _promoted(job: Job, line: Line, record: LineRecord) -> LineRecord:
@@ -348,7 +371,3 @@ def _last_words(log: Path) -> str:
 
 def _relative(path: Path, job: Job) -> str:
     return path.relative_to(job.fleet_file.report_folder).as_posix()
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -12,6 +12,8 @@ from pipeline.machine.identity import Machine
 from pipeline.stats.intervals import Outcome
 
 SCHEMA_VERSION = 1
+RECORD = "nightly.json"
+"""The file of a night, in the report's folder."""
 
 LineState = Literal["made", "served", "failed", "left out"]
 """Something was made or measured; nothing had changed; an error stopped it before it was judged; not asked for."""

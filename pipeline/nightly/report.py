@@ -11,12 +11,12 @@ from pipeline.nightly.history import FILE as HISTORY
 from pipeline.nightly.history import with_night
 from pipeline.nightly.junit import junit_from_night
 from pipeline.nightly.line import LINES
-from pipeline.nightly.record import NightRecord
+from pipeline.nightly.record import RECORD, NightRecord
 from pipeline.nightly.summary import markdown_from_night
 from pipeline.output import put, work_folder
 from pipeline.page.template import check_drawable
 
-RECORD, JUNIT, SUMMARY, PAGE = "nightly.json", "nightly.xml", "nightly.md", "index.html"
+JUNIT, SUMMARY, PAGE = "nightly.xml", "nightly.md", "index.html"
 OWN = {RECORD, JUNIT, SUMMARY, PAGE, HISTORY, LINES}
 """All that the folder of a report may hold."""
 WORK = tuple(f".{name}." for name in sorted(OWN))

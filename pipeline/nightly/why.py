@@ -29,7 +29,7 @@ class Kept:
     inputs: tuple[str, ...]
     """A few words on each."""
     made: float
-    """When, in seconds since 1970."""
+    """When, in seconds since 1970; the time of its record is that of its last use."""
 
     @cached_property
     def leaves(self) -> frozenset[tuple[str, str]]:
@@ -209,9 +209,9 @@ def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, str]]:
 def _kept(folder: Path) -> Kept | None:
     """A result, or None where it is damaged, which `run` mends."""
     try:
-        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-        file = folder / "result.json"
-        result = json.loads(file.read_text(encoding="utf-8"))
+        file = folder / "recipe.json"
+        recipe = json.loads(file.read_text(encoding="utf-8"))
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         inputs = tuple(result.get("inputs", ()))  # Earlier versions did not keep them.
         return Kept(folder, recipe, result["content"], inputs, file.stat().st_mtime)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

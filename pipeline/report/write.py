@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from engines import backend
 from engines.contract import TensorSpec
 from engines.precision import FP32
 from pipeline.advice.recommendation import OtherLoad, recommend
-from pipeline.json_record import finite, write_json
+from pipeline.json_record import finite, now_text, write_json
 from pipeline.latency.benchmark import Speedup, Timing, speedup
 from pipeline.latency.device_times import layers_from_json, split_from_row
 from pipeline.latency.energy import Energy
@@ -77,7 +76,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
     quantized = quantized_tensors(results.onnx_models().values())
     record = Record(
         schema_version=SCHEMA_VERSION,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=now_text(),
         plan=PlanInfo(str(plan.path), plan.digest()),
         model=_model_info(plan, results),
         data=_data(results),

@@ -12,12 +12,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.json_record import record_from_json, write_json
+from pipeline.json_record import now_text, record_from_json, write_json
 from pipeline.output import alone, put, share_one, work_folder
 
 SCHEMA_VERSION = 1
@@ -72,7 +71,7 @@ def pin(store: Path, name: str, digests: Iterable[str], keep: int = KEEP) -> Non
     with alone(file.parent, store), work_folder(file) as work:
         before = _generations(file)
         if not before or before[-1].digests != used:
-            before = (*before, PinGeneration(datetime.now(timezone.utc).isoformat(timespec="seconds"), used))
+            before = (*before, PinGeneration(now_text(), used))
         write_json(PinsRecord(SCHEMA_VERSION, before[-keep:]), work / file.name)
         share_one(work / file.name, store)
         put(work / file.name, file, work)

@@ -16,8 +16,8 @@ from pipeline.json_record import record_from_json
 from pipeline.nightly.history import rows_of, with_night
 from pipeline.nightly.junit import junit_from_night
 from pipeline.nightly.page import html_from_night
-from pipeline.nightly.record import SCHEMA_VERSION, LineRecord, NightRecord
-from pipeline.nightly.report import RECORD, write_report
+from pipeline.nightly.record import RECORD, SCHEMA_VERSION, LineRecord, NightRecord
+from pipeline.nightly.report import write_report
 from pipeline.nightly.summary import headline, markdown_from_night, to_act_on
 from pipeline.nightly.trend import picture, trends
 from tests.pipeline.nightly.made_night import BROKEN, FAILED, LEFT_OUT, MADE, OPEN, SERVED, made_night

@@ -13,8 +13,8 @@ from pipeline.command.plan_run import remember_digests
 from pipeline.nightly.fleet import read_fleet
 from pipeline.nightly.job import night_of, to_do
 from pipeline.nightly.line import Wanted
-from pipeline.nightly.record import LineRecord, NightRecord
-from pipeline.nightly.report import PAGE, RECORD, check_report, write_report
+from pipeline.nightly.record import RECORD, LineRecord, NightRecord
+from pipeline.nightly.report import PAGE, check_report, write_report
 from pipeline.nightly.summary import print_night
 from pipeline.spelling import echo, table_console
 
