@@ -16,6 +16,7 @@ import onnx
 from pipeline.artifact import digest_of_path
 from pipeline.gate.baseline import generations, stored_baseline
 from pipeline.output import checked_record, record_of
+from tests.pipeline.nightly.fleets import FLEET
 from tests.pipeline.plan_folder import PLAN, network
 
 STORE = ".trtforge"
@@ -40,16 +41,7 @@ GATE = (
     "--no-html",
 )
 GATES = ((*GATE, "-o", "gate-1"), (*GATE[:2], "other.onnx", *GATE[3:], "-o", "gate-2"))
-FLEET = """
-[fleet]
-plans = ["plan.toml"]
-[nightly]
-budgets = ["size_mib <= 1.0 x baseline"]
-html = false
-[device.here.set.gate]
-pays = false
-html = false
-"""
+ONE_PLAN = FLEET.replace("*/plan.toml", "plan.toml")
 SET, BASELINE = ("baseline", "set", "good"), (f"{STORE}/baselines/good",)
 CHANGING = ("timings", "gate", "report", "nightly", ".tar")
 """In the names of targets: with times inside, so that no two are equal."""
@@ -144,7 +136,7 @@ def prepare(folder: Path) -> None:
     plan = f"{plan}\n[validate.fp32]\nderived = false\n[gate]\nmax_other_load = 1.0\n"
     plan = plan.replace("[benchmark.protocol]", "[benchmark]\nmonitor_ms = 0\n[benchmark.protocol]")
     (folder / "plan.toml").write_text(plan)
-    (folder / "fleet.toml").write_text(FLEET)
+    (folder / "fleet.toml").write_text(ONE_PLAN)
 
 
 def let_pass(days: int, folder: Path) -> None:
