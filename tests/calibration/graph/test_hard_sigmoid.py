@@ -12,7 +12,7 @@ import pytest
 from onnx.numpy_helper import from_array
 
 from calibration.graph.hard_sigmoid import write_hard_sigmoids
-from engines.backends import onnxruntime
+from tests.calibration.graph.nets import answer_to
 
 NUMBERS = {"zero": 0.0, "one": 1.0, "three": 3.0, "minus": -3.0, "six": 6.0, "sixth": 1 / 6, "fifth": 0.2, "none": -1.0}
 KERAS = "a = Add (x, three) b = Clip (a, zero, six) c = Mul (b, sixth) y = Mul (x, c)"
@@ -30,10 +30,7 @@ def net(body: str) -> onnx.ModelProto:
 
 
 def answer(model: onnx.ModelProto, folder: Path) -> np.ndarray[Any, Any]:
-    onnx.save(model, folder / "model.onnx")
-    x = np.random.default_rng(1).uniform(-5, 5, (4, 9)).astype(np.float32)
-    with onnxruntime.load_simulation(folder / "model.onnx", num_threads=1) as runner:
-        return runner.infer({"x": x})["y"]
+    return answer_to(np.random.default_rng(1).uniform(-5, 5, (4, 9)).astype(np.float32), model, folder)
 
 
 @pytest.mark.parametrize(

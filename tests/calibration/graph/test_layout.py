@@ -9,10 +9,9 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx.numpy_helper import from_array
 
 from calibration.graph.layout import join_transposes
-from engines.backends import onnxruntime
+from tests.calibration.graph.nets import answer_to, with_arrays
 
 LAST, FIRST = "Transpose <perm = [0, 2, 3, 1]>", "Transpose <perm = [0, 3, 1, 2]>"
 HARD_SWISH = f"""
@@ -48,16 +47,11 @@ def net(body: str, opset: int = 17) -> onnx.ModelProto:
             for name, value in {"zero": 0, "three": 3, "six": 6, "sixth": 1 / 6}.items()
         },
     }
-    read = {name for node in model.graph.node for name in node.input}
-    model.graph.initializer.extend(from_array(array, name) for name, array in arrays.items() if name in read)
-    return model
+    return with_arrays(model, arrays)
 
 
 def answer(model: onnx.ModelProto, folder: Path) -> np.ndarray[Any, Any]:
-    onnx.save(model, folder / "model.onnx")
-    x = np.random.default_rng(1).normal(size=(2, 4, 6, 5)).astype(np.float32)
-    with onnxruntime.load_simulation(folder / "model.onnx", num_threads=1) as runner:
-        return runner.infer({"x": x})["y"]
+    return answer_to(np.random.default_rng(1).normal(size=(2, 4, 6, 5)).astype(np.float32), model, folder)
 
 
 def num_transposes(model: onnx.ModelProto) -> int:

@@ -13,7 +13,7 @@ import pytest
 from onnx.numpy_helper import from_array
 
 from calibration.graph.strides import raise_strides
-from engines.backends import onnxruntime
+from tests.calibration.graph.nets import answer_to
 
 STRIDED = "<strides = [2, 2]>"
 BLOCK = f"""
@@ -37,10 +37,7 @@ def net(body: str, height: int = 9) -> onnx.ModelProto:
 
 
 def answer(model: onnx.ModelProto, folder: Path, height: int = 9) -> np.ndarray[Any, Any]:
-    onnx.save(model, folder / "model.onnx")
-    x = np.random.default_rng(1).normal(size=(2, 4, height, 8)).astype(np.float32)
-    with onnxruntime.load_simulation(folder / "model.onnx", num_threads=1) as runner:
-        return runner.infer({"x": x})["y"]
+    return answer_to(np.random.default_rng(1).normal(size=(2, 4, height, 8)).astype(np.float32), model, folder)
 
 
 def strides(model: onnx.ModelProto) -> dict[str, list[int]]:

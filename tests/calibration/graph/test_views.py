@@ -9,10 +9,9 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx.numpy_helper import from_array
 
 from calibration.graph.views import drop_views
-from engines.backends import onnxruntime
+from tests.calibration.graph.nets import answer_to, with_arrays
 
 FORKED = """
 a = Reshape (x, turned) b = Reshape (a, whole) c = Relu (b) d = Relu (a) e = Reshape (d, whole) y = Add (c, e)
@@ -38,16 +37,11 @@ def net(body: str, shape: str = "N,4,5,6") -> onnx.ModelProto:
         "whole": np.array([-1, 4, 5, 6], np.int64),
         "axes": np.array([2, 3], np.int64),
     }
-    read = {name for node in model.graph.node for name in node.input}
-    model.graph.initializer.extend(from_array(array, name) for name, array in arrays.items() if name in read)
-    return model
+    return with_arrays(model, arrays)
 
 
 def answer(model: onnx.ModelProto, folder: Path) -> np.ndarray[Any, Any]:
-    onnx.save(model, folder / "model.onnx")
-    x = np.random.default_rng(1).normal(size=(2, 4, 5, 6)).astype(np.float32)
-    with onnxruntime.load_simulation(folder / "model.onnx", num_threads=1) as runner:
-        return runner.infer({"x": x})["y"]
+    return answer_to(np.random.default_rng(1).normal(size=(2, 4, 5, 6)).astype(np.float32), model, folder)
 
 
 @pytest.mark.parametrize(
