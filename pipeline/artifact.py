@@ -45,6 +45,14 @@ def files_below(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in sorted(names, key=lambda name: name.split("/"))}
 
 
+TRAINED = "trained"
+"""The network as the user brought it; in names of variants it goes without saying."""
+PRUNED = "pruned"
+"""With a share of its weights at zero."""
+TUNED = "tuned"
+"""With weights that were trained for INT8; of the pruned network, where there is one. In INT8 alone."""
+NETWORKS = (TRAINED, PRUNED, TUNED)
+
 WEIGHT_FILES = "weight files 1"
 """What is remembered of an ONNX file, by each release: another number where ``_external_names`` changes."""
 
@@ -146,6 +154,26 @@ class Ranges(Artifact):
     NOT_DIGESTED: ClassVar[str] = CONVERGENCE_FILE
 
 
+class Tuned(Artifact):
+    """A folder with a network whose weights were trained for INT8: ``model.onnx``, ``ranges`` and ``training.json``."""
+
+    NOT_DIGESTED: ClassVar[str] = "training.json"
+
+    @property
+    def model(self) -> OnnxModel:
+        """FP32, for that INT8 alone."""
+        return OnnxModel(self.path / "model.onnx")
+
+    @property
+    def ranges(self) -> Ranges:
+        """Of that model."""
+        return Ranges(self.path / "ranges")
+
+    def read(self) -> dict[str, Any]:
+        """How the training went; see ``pipeline.training.curve``."""
+        return dict(json.loads((self.path / "training.json").read_text(encoding="utf-8")))
+
+
 class Findings(Artifact):
     """What the lint found of the calibration data (JSON), see ``pipeline.stages.lint``."""
 
@@ -214,6 +242,7 @@ TYPES: dict[str, type[Artifact]] = {
         TfliteModel,
         Findings,
         Ranges,
+        Tuned,
         Engine,
         Outputs,
         Tolerances,

@@ -25,7 +25,7 @@ from typing import Literal, TypeAlias
 from calibration.file_digest import digest_now, file_digest
 from engines.contract import Placement
 from engines.precision import precision_named
-from pipeline.artifact import Findings, OnnxModel, Outputs, Ranges, Tolerances, Verdict
+from pipeline.artifact import TRAINED, Findings, OnnxModel, Outputs, Ranges, Tolerances, Verdict
 from pipeline.errors import ConfigError, DataError
 from pipeline.json_record import record_from_json
 from pipeline.record import DataInfo
@@ -76,13 +76,13 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
-    def model(self, precision: str, placement: Placement) -> OnnxModel:
-        """The ONNX model with that precision written in it.
+    def model(self, precision: str, placement: Placement, network: str) -> OnnxModel:
+        """The ONNX model of that network with that precision written in it.
 
         Raises:
             ConfigError: the bundle was packed without it.
         """
-        which = model_key(precision, placement)
+        which = model_key(precision, placement, network)
         if which not in self.manifest.models:
             raise ConfigError(
                 f"{self.folder}: the bundle has no model '{which}', only {', '.join(self.manifest.models)}; pack it "
@@ -111,9 +111,10 @@ class Bundle:
         return Findings(self.folder / self.manifest.findings)
 
 
-def model_key(precision: str, placement: Placement) -> str:
-    """A model's name in the manifest; only INT8 depends on the placement."""
-    return f"{precision}.{placement}" if precision_named(precision).is_integer else precision
+def model_key(precision: str, placement: Placement, network: str) -> str:
+    """A model's name in the manifest; only INT8 depends on the placement. The trained network has no name."""
+    head = "" if network == TRAINED else f"{network}+"
+    return f"{head}{precision}.{placement}" if precision_named(precision).is_integer else f"{head}{precision}"
 
 
 def tolerance_key(precision: str, placement: Placement, native: bool) -> str:

@@ -16,6 +16,9 @@ from engines.contract import ChoosyBackend
 from engines.model_format import ModelFormat
 from engines.precision import FP32
 from pipeline.artifact import (
+    PRUNED,
+    TRAINED,
+    TUNED,
     Engine,
     Findings,
     OnnxModel,
@@ -25,7 +28,7 @@ from pipeline.bundle import open_bundle, tolerance_key
 from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import CheckFailed, ConfigError, Unavailable
 from pipeline.plan import Plan
-from pipeline.results import TRAINED, Form, Network, Results
+from pipeline.results import Form, Network, Results
 from pipeline.sources.contract import check_convertible, source_from_path
 from pipeline.spelling import nearest
 from pipeline.stages.calibrate import check_float
@@ -35,6 +38,7 @@ from pipeline.stages.validate import Judged
 from pipeline.store import Store
 from pipeline.variants import (
     built_engine,
+    check_networks,
     check_shape_ranges,
     is_reference,
     judge_of,
@@ -44,6 +48,9 @@ from pipeline.variants import (
     stage_for,
     target_of,
     trained_network,
+    training_aim,
+    tuned_network,
+    tuning_samples,
     variants,
     verdict_of,
     written_model,
@@ -98,7 +105,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     check_labels(plan, evaluation)
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)
-    made = Results(source, networks_of(fp32), calibration, evaluation)
+    made = Results(source, {TRAINED: Network(fp32)}, calibration, evaluation, _tuning_samples(plan, fp32))
     with store.about("the reference"):
         made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)
     check_export(plan, store, made)
@@ -111,27 +118,36 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
         return made
 
     check_findings(plan, made.findings)
-    convert_networks(plan, store, made)
-    if until == "convert":
-        return made
-    for form in [form for network in made.networks.values() for form in network.all_forms()]:
-        form.ranges = ranges_of(plan, store, form.fp32, calibration)
-        for note in form.ranges.notes():
-            log.warning("%s", note)
-    if until == "calibrate":
-        return made
-
-    for variant in variants(plan, until):
-        with store.about(variant.name):
-            made.models[variant] = written_model(plan, store, made, variant)
-    if plan.stage(until).NEEDS_TOLERANCES:
-        derive(plan, store, made, until)
+    write_models(plan, store, made, until)
     return made
 
 
-def networks_of(fp32: OnnxModel) -> dict[str, Network]:
-    """All networks that variants are made of, by name: the trained one as it is; what trains or prunes adds its own."""
-    return {TRAINED: Network(fp32)}
+def write_models(plan: Plan, store: Store, made: Results, until: str) -> None:
+    """From the FP32 model and samples that were checked to all models, or as far as ``until``."""
+    convert_networks(plan, store, made)
+    if until == "convert":
+        return
+    if PRUNED in plan.variants.networks:
+        pruned = store.run(plan.prune, made.fp32, tuning_samples(plan, made), training_aim(plan, made, None))
+        made.networks[PRUNED] = Network(pruned)
+    if until == "prune":
+        return
+    assert made.calibration is not None, "only a bundle has none"
+    for form in [form for network in made.networks.values() for form in network.all_forms()]:
+        form.ranges = ranges_of(plan, store, form.fp32, made.calibration)
+        for note in form.ranges.notes():
+            log.warning("%s", note)
+    if until == "calibrate":
+        return
+
+    for variant in variants(plan, until):
+        with store.about(variant.name):
+            if variant.network == TUNED:
+                made.tuned[variant] = tuned_network(plan, store, made, variant)
+            if until != "tune":
+                made.models[variant] = written_model(plan, store, made, variant)
+    if plan.stage(until).NEEDS_TOLERANCES:
+        derive(plan, store, made, until)
 
 
 def convert_networks(plan: Plan, store: Store, made: Results) -> None:
@@ -155,15 +171,15 @@ def models_of_bundle(plan: Plan) -> Results:
         Unavailable: an engine could neither be run here nor simulated.
     """
     bundle = open_bundle(plan.resolved(plan.packed.manifest), plan.output_folders())
-    fp32 = bundle.model(FP32.name, "none")
+    fp32 = bundle.model(FP32.name, "none", TRAINED)
     specs = input_specs_from_onnx(fp32.path)
     evaluation = open_samples(_resolved(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
     check_shapes(plan, evaluation, "build")
     check_operators(plan, fp32, "build")
     check_labels(plan, evaluation)
     plan.benchmark.check_samples(evaluation)
-    networks = {TRAINED: Network(fp32, bundle.ranges())}
-    made = Results(fp32, networks, None, evaluation, bundle, bundle.verdict(), bundle.reference())
+    networks = {name: Network(fp32, bundle.ranges()) for name in plan.variants.networks}
+    made = Results(fp32, networks, None, evaluation, None, bundle, bundle.verdict(), bundle.reference())
     made.findings = bundle.findings()
     made.notes += bundle.manifest.notes
     for variant in variants(plan, "benchmark"):
@@ -173,8 +189,8 @@ def models_of_bundle(plan: Plan) -> Results:
                 f"{plan.path}: [build] native_scales is tensorrt, but a bundle has no calibration samples; use ranges"
             )
         placement = backend(variant.backend).PLACEMENT
-        made.models[variant] = fp32 if native else bundle.model(variant.precision.name, placement)
-        if plan.validate.tolerance(variant.precision.name).derived:
+        made.models[variant] = fp32 if native else bundle.model(variant.precision.name, placement, variant.network)
+        if variant.network == TRAINED and plan.validate.tolerance(variant.precision.name).derived:
             if (tolerances := bundle.tolerances(tolerance_key(variant.precision.name, placement, native))) is not None:
                 made.tolerances[variant] = tolerances
             elif bundle.manifest.tolerances:
@@ -202,6 +218,10 @@ def check_plan(plan: Plan, until: str) -> None:
     if plan.data.metric:
         judge_of(plan).metric()
     plan.build.check_backends(plan.variants.backends)
+    check_networks(plan)
+    for verb, network in (("prune", PRUNED), ("tune", TUNED)):
+        if until == verb and network not in plan.variants.networks:
+            raise ConfigError(f"{plan.path}: has no table [{verb}]; add it, empty if its defaults will do")
     if until == "convert" and TfliteModel.FORMAT not in formats_of(plan):
         raise ConfigError(f"{plan.path}: no backend of [variants] takes a .tflite file; add one, such as litert")
     if plan.quantize.override and OnnxModel.FORMAT not in formats_of(plan):
@@ -279,7 +299,8 @@ def derive(plan: Plan, store: Store, made: Results, until: str) -> None:
     wanted = [
         variant
         for variant in made.models
-        if plan.validate.tolerance(variant.precision.name).derived
+        if variant.network == TRAINED
+        and plan.validate.tolerance(variant.precision.name).derived
         and not (plan.stage(until).NEEDS_ENGINES and is_reference(plan, variant))
     ]
     num = made.evaluation.num_samples
@@ -298,7 +319,7 @@ def derive(plan: Plan, store: Store, made: Results, until: str) -> None:
     for variant in wanted:
         if (rounding := rounding_of(plan, made, variant)) is None:
             continue
-        fp32 = made.networks[variant.network].fp32
+        fp32 = made.network_of(variant).fp32
         with store.about(variant.name):
             made.tolerances[variant] = store.run(plan.tolerate, fp32, made.evaluation, rounding)
 
@@ -330,6 +351,14 @@ def _samples(plan: Plan, fp32: OnnxModel) -> tuple[Samples, Samples]:
         open_samples(_resolved(plan, source), specs, plan.data.preprocess, plan.folder) for source in sources
     )
     return calibration, evaluation
+
+
+def _tuning_samples(plan: Plan, fp32: OnnxModel) -> Samples | None:
+    """What [data.tuning] names, where a network is trained on it."""
+    source = plan.data.tuning
+    if source is None or {PRUNED, TUNED}.isdisjoint(plan.variants.networks):
+        return None
+    return open_samples(_resolved(plan, source), input_specs_from_onnx(fp32.path), plan.data.preprocess, plan.folder)
 
 
 def check_findings(plan: Plan, findings: Findings) -> None:

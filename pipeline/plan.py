@@ -23,7 +23,7 @@ from engines import backend, builders
 from engines.contract import ShapeRange
 from engines.model_format import ModelFormat
 from engines.precision import FP16, FP32, INT8, PRECISIONS
-from pipeline.artifact import OnnxModel
+from pipeline.artifact import NETWORKS, PRUNED, TRAINED, TUNED, OnnxModel
 from pipeline.errors import ConfigError
 from pipeline.option import option
 from pipeline.spelling import nearest
@@ -39,10 +39,12 @@ from pipeline.stages.gate import Gate
 from pipeline.stages.infer import Infer
 from pipeline.stages.lint import Lint
 from pipeline.stages.pack import Pack
+from pipeline.stages.prune import Prune
 from pipeline.stages.ptq import Ptq
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.report import Report
 from pipeline.stages.tolerate import Tolerate
+from pipeline.stages.tune import Tune
 from pipeline.stages.validate import Validate
 from pipeline.strict import NO_KEY, names_in_file, record_from_table
 
@@ -70,6 +72,8 @@ class Data:
 
     calibration: DataSource
     evaluation: DataSource
+    tuning: DataSource | None = None
+    """What [tune] and [prune] train on; none: the calibration samples."""
     preprocess: Preprocess = field(default_factory=Preprocess)
     metric: str = option("", "top1, top5, mae, cosine, auc or module:function; empty: agreement with FP32 only")
     output: str = option("", "the output that the metric reads; needed where the model has several")
@@ -77,10 +81,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Variants:
-    """[variants]: what is built: every precision for every backend."""
+    """[variants]: what is built: every precision for every backend, of every network."""
 
     precisions: tuple[str, ...] = option((FP32.name, FP16.name, INT8.name), "of fp32, fp16, int16x8, dynamic, int8")
     backends: tuple[str, ...] = option(("onnxruntime",), "of litert, onnxruntime, reference, tensorrt, tensorrt_rtx")
+    networks: tuple[str, ...] = option(
+        (TRAINED,), "of trained, pruned, tuned (INT8 alone); without it, trained and those that have a table"
+    )
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,10 @@ class Plan:
     export: Export = Export()
     lint: Lint = Lint()
     convert: Convert = Convert()
+    prune: Prune = Prune()
     calibrate: Calibrate = Calibrate()
     cast: Cast = Cast()
+    tune: Tune = Tune()
     quantize: Quantize = Quantize()
     ptq: Ptq = Ptq()
     tolerate: Tolerate = Tolerate()
@@ -220,6 +229,9 @@ def read_plan(path: Path, settings: Sequence[str] = ()) -> Plan:
     for text in settings:
         table = merged(table, setting_from_text(text))
     where = str(path) if not settings else f"{path} with {', '.join(f'--set {text}' for text in settings)}"
+    if isinstance(variants := table.get("variants", {}), dict) and "networks" not in variants:
+        networks = [TRAINED, *(name for name, key in ((PRUNED, "prune"), (TUNED, "tune")) if key in table)]
+        table = merged(table, {"variants": {**variants, "networks": networks}})
     own_keys = {"folder": path.parent, "path": path, "settings": tuple(settings)}
     plan = record_from_table(table | own_keys, Plan, where)
     _check(plan, path)
@@ -257,6 +269,7 @@ def _check(plan: Plan, path: Path) -> None:
     for key, names, known in (
         ("[variants] precisions", plan.variants.precisions, tuple(PRECISIONS)),
         ("[variants] backends", plan.variants.backends, builders()),
+        ("[variants] networks", plan.variants.networks, NETWORKS),
         ("[pack] backends", plan.pack.backends, onnx_builders),
     ):
         for name in names:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from calibration.data.batches import Samples
+from engines import backend
 from engines.model_format import ModelFormat
 from engines.precision import Precision, precision_named
 from pipeline.artifact import (
+    PRUNED,
+    TRAINED,
     Engine,
     Findings,
     ModelFile,
@@ -18,13 +21,11 @@ from pipeline.artifact import (
     TfliteModel,
     Timings,
     Tolerances,
+    Tuned,
     Verdict,
 )
 from pipeline.bundle import Bundle
 from pipeline.record import Remedy
-
-TRAINED = "trained"
-"""The network as the user brought it; in names of variants it goes without saying."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ def variant_named(name: str) -> Variant:
     Raises:
         Unavailable: it has no such form, or there is no such precision.
     """
-    head, _, backend = name.partition("@")
+    head, _, runtime = name.partition("@")
     network, _, precision = head.rpartition("+")
-    return Variant(precision_named(precision), backend, network or TRAINED)
+    return Variant(precision_named(precision), runtime, network or TRAINED)
 
 
 @dataclass
@@ -69,6 +70,8 @@ class Network:
     ranges: Ranges | None = None
     forms: dict[ModelFormat, Form] = field(default_factory=dict)
     """The same network in the other formats that backends take: its tensors have other names there, so other ranges."""
+    placed: dict[str, Network] = field(default_factory=dict)
+    """Of the tuned network, by the placement of INT8 that it was trained for: other weights and ranges for each."""
 
     def all_forms(self) -> list[Network | Form]:
         """Itself, which is in ONNX, and those."""
@@ -89,6 +92,8 @@ class Results:
     calibration: Samples | None
     """None on a device that was given a bundle: the samples stayed behind."""
     evaluation: Samples
+    tuning: Samples | None = None
+    """What networks are trained on, where it is not the calibration samples."""
     packed: Bundle | None = None
     """Where the models come from a bundle."""
     source_verdict: Verdict | None = None
@@ -96,6 +101,7 @@ class Results:
     reference: Outputs | None = None
     findings: Findings | None = None
     models: dict[Variant, ModelFile] = field(default_factory=dict)
+    tuned: dict[Variant, Tuned] = field(default_factory=dict)
     tolerances: dict[Variant, Tolerances] = field(default_factory=dict)
     """Derived, for the variants that the plan holds to them."""
     engines: dict[Variant, Engine] = field(default_factory=dict)
@@ -106,6 +112,11 @@ class Results:
     timings: Timings | None = None
     not_timed: dict[Variant, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def network_of(self, variant: Variant) -> Network:
+        """What the variant is made of."""
+        network = self.networks[variant.network]
+        return network.placed.get(backend(variant.backend).PLACEMENT, network)
 
     @property
     def fp32(self) -> OnnxModel:
@@ -122,6 +133,11 @@ class Results:
         """Those that a report shows: of the ONNX model, or where no variant is made of it, of what they are made of."""
         forms = self.networks[TRAINED].forms
         return self.ranges if self.onnx_models() or not forms else next(iter(forms.values())).ranges
+
+    @property
+    def pruned(self) -> OnnxModel | None:
+        """The network with weights at zero; None where none was asked for."""
+        return self.networks[PRUNED].fp32 if PRUNED in self.networks else None
 
     @property
     def converted(self) -> ModelFile | None:

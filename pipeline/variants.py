@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Concatenate, Literal, TypeAlias, cast
 
 from calibration.data.batches import InputSpec, Samples
+from calibration.precision.placement import PlacementOptions
 from calibration.ranges.ranges import IMPORTED, RangeMethod, methods_of_tensors
+from calibration.ranges.ranges import TUNED as TUNED_RANGES
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.contract import DYNAMIC
@@ -18,18 +20,22 @@ from engines.onnx_model import shape_text
 from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence
 from pipeline.artifact import (
+    PRUNED,
+    TRAINED,
+    TUNED,
     Engine,
     ModelFile,
     OnnxModel,
     PlacementTimes,
     Ranges,
+    Tuned,
     Verdict,
 )
 from pipeline.engine_runner import SIMULATOR, as_model_takes, model_ranks
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.placement_times import TimePlacement
 from pipeline.plan import Plan
-from pipeline.results import TRAINED, Results, Variant
+from pipeline.results import Network, Results, Variant
 from pipeline.sources.contract import source_kind
 from pipeline.stage import Stage
 from pipeline.stages.build import BuildTarget
@@ -37,6 +43,7 @@ from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding
 from pipeline.stages.validate import Judge, Judged
 from pipeline.store import Store
+from pipeline.training.options import TrainingAim
 
 BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 """A TOML key that needs no quotes."""
@@ -88,16 +95,44 @@ def _ranges_to_write(plan: Plan, samples: Samples, lacking: Sequence[InputSpec])
 def variants(plan: Plan, until: str) -> Iterator[Variant]:
     """Every network in every precision for every backend; for a verb that writes models, those it writes."""
     stage = plan.stage(until)
-    for network in network_names():
+    for network in plan.variants.networks:
         for backend_name in plan.variants.backends:
             for precision in plan.variants.precisions:
-                if not stage.WRITES or (precision in stage.WRITES and backend(backend_name).TAKES == stage.FORMAT):
-                    yield Variant(precision_named(precision), backend_name, network)
+                variant = Variant(precision_named(precision), backend_name, network)
+                takes = backend(backend_name).TAKES
+                if is_made(variant) and (not stage.WRITES or (precision in stage.WRITES and takes == stage.FORMAT)):
+                    yield variant
 
 
-def network_names() -> tuple[str, ...]:
-    """The networks that a plan makes variants of, before any of them is made."""
-    return (TRAINED,)
+def is_made(variant: Variant) -> bool:
+    """Whether there is such a variant: other networks than the trained one are in ONNX, the tuned one in INT8 alone."""
+    if variant.network == TRAINED:
+        return True
+    if backend(variant.backend).TAKES != OnnxModel.FORMAT:
+        return False
+    return variant.network != TUNED or variant.precision.has_scales
+
+
+def check_networks(plan: Plan) -> None:
+    """That each network of the plan has a variant.
+
+    Raises:
+        ConfigError: one has none, or native INT8 is asked for of a network that was tuned for Q/DQ.
+    """
+    for network in plan.variants.networks:
+        these = [variant for variant in variants(plan, "benchmark") if variant.network == network]
+        if not these:
+            needs = "int8 among the precisions and " if network == TUNED else ""
+            raise ConfigError(
+                f"{plan.path}: [variants] networks: of '{network}' nothing is made; it needs {needs}a backend that "
+                "takes an ONNX model, such as onnxruntime"
+            )
+        for variant in these:
+            if network == TUNED and is_native(plan, variant):
+                raise ConfigError(
+                    f"{variant.name}: native INT8 places its rounding elsewhere than it was trained for; write int8 = "
+                    '"qdq" in [build], or take tuned out of [variants] networks'
+                )
 
 
 def stage_for(plan: Plan, variant: Variant) -> Stage | None:
@@ -118,9 +153,11 @@ def stage_for(plan: Plan, variant: Variant) -> Stage | None:
 
 def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> ModelFile:
     """The model with the variant's precision written in it, placed as its backend wants it."""
-    form = made.networks[variant.network].form(backend(variant.backend).TAKES)
+    form = made.network_of(variant).form(backend(variant.backend).TAKES)
     if (stage := stage_for(plan, variant)) is None:
         return form.fp32
+    if variant.network == TUNED and isinstance(stage, Quantize):
+        stage = replace(stage, placement="static")  # As it was trained.
     if not stage.reads_ranges(variant.precision):
         return store.run(cast(ModelStage, stage), form.fp32)
     if form.ranges is None:
@@ -129,6 +166,34 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     if isinstance(form.fp32, OnnxModel) and (measure := timing_for(stage, form.fp32)) is not None:
         times = (store.run(measure, form.fp32, form.ranges),)
     return store.run(cast(ModelStage, stage), form.fp32, form.ranges, *times)
+
+
+def tuned_network(plan: Plan, store: Store, made: Results, variant: Variant) -> Tuned:
+    """The network that is trained for the variant's INT8: the pruned one, where there is one, or else the trained one.
+
+    Its weights and ranges are ``made.network_of(variant)`` from then on.
+    """
+    begin = made.networks.get(PRUNED, made.networks[TRAINED])
+    stage = stage_for(plan, variant)
+    assert isinstance(stage, Quantize), "is_made knows"
+    assert begin.ranges is not None
+    aim = training_aim(plan, made, stage.placement_options(begin.fp32))
+    tune = plan.tune.placed_for(backend(variant.backend).PLACEMENT)
+    tuned = store.run(tune, begin.fp32, begin.ranges, tuning_samples(plan, made), aim)
+    network = made.networks.setdefault(TUNED, Network(begin.fp32, begin.ranges))
+    network.placed[backend(variant.backend).PLACEMENT] = Network(tuned.model, tuned.ranges)
+    return tuned
+
+
+def training_aim(plan: Plan, made: Results, placement: PlacementOptions | None) -> TrainingAim:
+    """What networks are trained towards."""
+    return TrainingAim(made.fp32, plan.data.metric, plan.data.output, plan.folder, placement)
+
+
+def tuning_samples(plan: Plan, made: Results) -> Samples:
+    """What networks are trained on."""
+    assert made.calibration is not None
+    return made.tuning or made.calibration
 
 
 def timing_for(stage: Stage, model: OnnxModel) -> TimePlacement | None:
@@ -148,7 +213,7 @@ def ranges_of(plan: Plan, store: Store, fp32: ModelFile, samples: Samples) -> Ra
 def built_engine(plan: Plan, store: Store, made: Results, variant: Variant) -> Engine:
     """The engine of the variant's model, which is made already."""
     target = target_of(plan, variant)
-    calibration_data = plan.build.calibration(target, made.networks[variant.network].ranges, made.calibration)
+    calibration_data = plan.build.calibration(target, made.network_of(variant).ranges, made.calibration)
     return store.run(plan.build, made.models[variant], target, *calibration_data)
 
 
@@ -156,7 +221,8 @@ def verdict_of(plan: Plan, store: Store, made: Results, variant: Variant) -> Ver
     """The verdict on the variant's outputs, which are made already, by the tolerances that were derived for it."""
     assert made.reference is not None
     evidence = evidence_of(plan, made, variant)
-    judged = Judged(judge_of(plan), variant.precision.name, evidence, made.tolerances.get(variant))
+    is_retrained = variant.network != TRAINED
+    judged = Judged(judge_of(plan), variant.precision.name, evidence, made.tolerances.get(variant), is_retrained)
     return store.run(plan.validate, made.reference, made.outputs[variant], made.evaluation, judged)
 
 
@@ -195,11 +261,13 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
 
 
 def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
-    """The models behind a variant's engine; None for FP32, which is all there is, and for what is not ONNX."""
+    """The models behind a variant's engine; None for FP32, which is all there is, for what is not ONNX, and for a
+    network with other weights, whose answers differ by more than rounding.
+    """
     written = made.models[variant]
-    if variant.precision.is_full or not isinstance(written, OnnxModel):
+    if variant.precision.is_full or not isinstance(written, OnnxModel) or variant.network != TRAINED:
         return None
-    network = made.networks[variant.network]
+    network = made.network_of(variant)
     model = None if is_native(plan, variant) else written
     return Evidence(network.fp32, model, made.evaluation, network.ranges)
 
@@ -207,18 +275,22 @@ def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
 def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
     """What engines of this kind round, and how their ranges are read.
 
-    None where no rules say so: what LiteRT rounds below FP32 is known to its file alone, whose tensors are not ONNX's.
+    None where no rules say so: what LiteRT rounds below FP32 is known to its file alone, whose tensors are not ONNX's;
+    and other networks than the trained one differ from it by more than rounding.
     """
+    if variant.network != TRAINED:
+        return None
     placement = backend(variant.backend).PLACEMENT
     if not variant.precision.is_full and backend(variant.backend).TAKES != OnnxModel.FORMAT:
         return None
-    name, network = variant.precision.name, made.networks[variant.network]
+    name, network = variant.precision.name, made.network_of(variant)
     if not variant.precision.is_integer:
         # Of the formats only FP32's depends on the library: TensorRT's may be TF32.
         return Rounding(name, "tensorrt" if variant.precision.is_full and placement == "tensorrt" else "none")
     assert network.ranges is not None
     assert placement != "none"
     ranges = ranges_from_folder(network.ranges.path)
+    assert ranges.method != TUNED_RANGES, "a tuned network is not the trained one"
     method: RangeMethod | Literal["any"] = "any" if ranges.method == IMPORTED else ranges.method
     rounding = Rounding(
         name,

@@ -50,7 +50,7 @@ def tables(kind: type[Any], prefix: str) -> Iterator[tuple[str, dict[str, Field[
     if prefix:
         yield prefix, own
     for name, one in own.items():
-        if one.type == "DataSource":
+        if str(one.type).startswith("DataSource"):
             yield f"{prefix}.{name}", {f.name: f for f in fields(DataSource)}
         elif is_dataclass(one.default) or is_dataclass(one.default_factory):
             inner = type(one.default) if is_dataclass(one.default) else one.default_factory

@@ -43,6 +43,7 @@ GIANTS = {
     "onnxruntime": "engines/backends/onnxruntime.py",
     "ai_edge_litert": "engines/backends/litert.py",
     "ai_edge_quantizer": "engines/litert/quantizer.py",
+    "torch": "engines/torch_graph/library.py",
     "polygraphy": "pipeline/accuracy/comparison.py",
 }
 """The one source file that imports each giant."""

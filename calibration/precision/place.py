@@ -31,7 +31,9 @@ def place(graph: ir.Graph, ranges: Mapping[str, Span], options: PlacementOptions
         join_bias(graph, options.exclude)
     decide = placement_tensorrt.place if options.target == "tensorrt" else placement_onnxruntime.place
     ranges = _FixedRanges(graph, ranges)
-    placement = decide(PlacementContext(graph, ranges, options, from_constants(graph)))
+    placement = decide(PlacementContext(graph, ranges, options, from_constants(graph), ranges.by_definition))
+    if options.nearest:
+        return placement
     nodes = {node.name or "": node for node in graph}
     weights = [_corrected(weight, nodes[weight.reader.node], ranges) for weight in placement.weights]
     return replace(placement, weights=tuple(weights))
@@ -44,6 +46,11 @@ class _FixedRanges(Mapping[str, Span]):
         makers = {value.name or "": node for node in graph for value in node.outputs}
         self._makers = {name: node for name, node in makers.items() if fixed_span(node) is not None}
         self._ranges = ranges
+
+    @property
+    def by_definition(self) -> frozenset[str]:
+        """Names of those."""
+        return frozenset(self._makers)
 
     def __getitem__(self, name: str) -> Span:
         maker = self._makers.get(name)

@@ -38,6 +38,8 @@ class PlacementOptions:
     """For ``onnxruntime``: the default is right on any CPU; ``arithmetic_for`` finds the best one for a given CPU."""
     attention: AttentionChoice = "auto"
     """For ``tensorrt``: the products of query and key, and of attention and values."""
+    nearest: bool = False
+    """Weights are rounded to the nearest and biases left alone, as where they were trained so."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class QuantizedTensor:
     """Who reads the dequantized value; everybody else goes on reading the tensor itself."""
     is_output: bool = False
     """The model's output of this name is the dequantized value."""
+    scale_of: str = ""
+    """A name for the tensors that share this scale: what changes it for one must change it for all."""
+    is_fixed: bool = False
+    """The scale follows from the graph, such as that of a Softmax, and must stay as it is."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class PlacementContext:
     options: PlacementOptions
     fixed: frozenset[str]
     """Names of the values that do not depend on the model's inputs."""
+    fixed_ranges: frozenset[str] = frozenset()
+    """Names of the tensors that have a range by definition, see ``fixed_span``."""
     notes: dict[str, str] = field(default_factory=dict)
     """Node name -> why it stays FP32."""
 
@@ -138,6 +146,10 @@ class PlacementContext:
                 "calibrate this model again, or exclude the node"
             )
         return self.ranges[name]
+
+    def has_fixed_range(self, name: str) -> bool:
+        """Whether a tensor's range follows from what makes it, and is not the user's."""
+        return name in self.fixed_ranges and not (name in self.ranges and self.ranges[name].is_set)
 
     def why_no_scale(self, value: ir.Value, node: ir.Node) -> str | None:
         """Why an activation that ``node`` needs has no scale; None if it has one.

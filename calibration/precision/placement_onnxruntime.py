@@ -197,4 +197,6 @@ def _tensor(context: PlacementContext, value: ir.Value, integer: dict[str, ir.No
         quantization = levels[1]
     assert isinstance(quantization, Quantization)
     is_output = value.is_graph_output() and not value.is_graph_input()  # An input that is given out stays as it came.
-    return QuantizedTensor(value.name or "", quantization, readers_of(value), is_output)
+    name = source.name or ""
+    is_fixed = before is not None or levels is not None or context.has_fixed_range(name)
+    return QuantizedTensor(value.name or "", quantization, readers_of(value), is_output, name, is_fixed)

@@ -76,8 +76,12 @@ def place(context: PlacementContext) -> QdqPlacement:
                 for index, value in wanted:
                     if value is not None and context.why_no_scale(value, node) is None:
                         _want(edges, node, index)
-    scales = _shared(context, edges)
-    tensors = tuple(QuantizedTensor(name, scales[name], tuple(readers)) for name, readers in edges.items())
+    scales, roots = _shared(context, edges)
+    fixed = {roots[name] for name in edges if context.has_fixed_range(name)}
+    tensors = tuple(
+        QuantizedTensor(name, scales[name], tuple(readers), scale_of=roots[name], is_fixed=roots[name] in fixed)
+        for name, readers in edges.items()
+    )
     return QdqPlacement("tensorrt", tensors, tuple(weights), (), tuple(nodes), tuple(context.notes.values()))
 
 
@@ -224,8 +228,8 @@ def _depths(graph: ir.Graph) -> dict[str, int]:
     return depths
 
 
-def _shared(context: PlacementContext, edges: Iterable[str]) -> dict[str, Quantization]:
-    """The scale of each quantized tensor: the largest amax among those that must agree."""
+def _shared(context: PlacementContext, edges: Iterable[str]) -> tuple[dict[str, Quantization], dict[str, str]]:
+    """The scale of each quantized tensor: the largest amax among those that must agree; and a name for those."""
     group: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -246,4 +250,5 @@ def _shared(context: PlacementContext, edges: Iterable[str]) -> dict[str, Quanti
     for name in edges:
         amax[root(name)] = max(amax.get(root(name), 0.0), context.ranges[name].amax)
     quantizations = {name: symmetric(Span(amax[root(name)], 0.0, 0.0)) for name in edges}
-    return {name: quantization for name, quantization in quantizations.items() if quantization is not None}
+    scales = {name: quantization for name, quantization in quantizations.items() if quantization is not None}
+    return scales, {name: root(name) for name in edges}

@@ -26,6 +26,10 @@ AUTO: Literal["auto"] = "auto"
 IMPORTED: Literal["imported"] = "imported"
 OVERRIDE: Literal["override"] = "override"
 """Set by the user, see ``calibration.ranges.override``."""
+TUNED: Literal["tuned"] = "tuned"
+"""Learned together with the weights, which are to be rounded to the nearest."""
+SET = (OVERRIDE, TUNED)
+"""Not read from the histogram."""
 RangeMethod = Literal["auto", "entropy", "minmax", "percentile", "mse"]
 
 MethodsFor: TypeAlias = Mapping[str, Mapping[str, Method]]
@@ -60,7 +64,7 @@ class Origin:
 class TensorRange:
     """One tensor's range, -amax to amax, and what is known of its values."""
 
-    method: Method | Literal["imported", "override"]
+    method: Method | Literal["imported", "override", "tuned"]
     """How ``amax`` was read."""
     amax: float
     """0 for a tensor that is all zero."""
@@ -84,14 +88,14 @@ class TensorRange:
     channel_means: tuple[float, ...] = ()
     """Of the data of a product, the mean of each channel that its sums go over, on a few samples; else none."""
     bounds: tuple[float, ...] = ()
-    """Least and largest value that the user set; else none."""
+    """Least and largest value that the user set, or that tuning learned; else none."""
 
 
 @dataclass(frozen=True)
 class RangesRecord:
     """The ranges of a model's tensors, sorted by name."""
 
-    method: RangeMethod | Literal["imported"]
+    method: RangeMethod | Literal["imported", "tuned"]
     percentile: float
     origin: Origin
     tensors: Mapping[str, TensorRange]
@@ -175,7 +179,7 @@ class RangesRecord:
 def methods_of_tensors(ranges: RangesRecord) -> dict[str, Method]:
     """Tensor name -> how its range was read, where that is not the same for all."""
     methods: dict[str, Method] = {
-        name: tensor.method for name, tensor in ranges.tensors.items() if tensor.method not in (IMPORTED, OVERRIDE)
+        name: tensor.method for name, tensor in ranges.tensors.items() if tensor.method not in (IMPORTED, *SET)
     }
     return {} if set(methods.values()) <= {ranges.method} else methods
 
@@ -232,9 +236,9 @@ def _tensor_range(histogram: Histogram, method: Method, percentile: float) -> Te
     return read_by_method(tensor, method)
 
 
-def read_by_method(tensor: TensorRange, method: Method | Literal["override"]) -> TensorRange:
+def read_by_method(tensor: TensorRange, method: Method | Literal["override", "tuned"]) -> TensorRange:
     """The same tensor by another reading of its histogram, for all placements."""
-    bounds = tensor.bounds if method == OVERRIDE else ()
+    bounds = tensor.bounds if method in SET else ()
     return replace(
         tensor,
         method=method,
@@ -245,19 +249,24 @@ def read_by_method(tensor: TensorRange, method: Method | Literal["override"]) ->
     )
 
 
-def with_bounds(tensor: TensorRange, bounds: tuple[float, ...], histogram: Histogram | None) -> TensorRange:
-    """The same tensor with a range that the user set; ``histogram`` is None of an imported one."""
+def with_bounds(
+    tensor: TensorRange,
+    bounds: tuple[float, ...],
+    histogram: Histogram | None,
+    method: Literal["override", "tuned"] = OVERRIDE,
+) -> TensorRange:
+    """The same tensor with a range that the user set, or that was learned; ``histogram`` is None of an imported one."""
     amax = _of_float32_scale(max(map(abs, bounds)))
     if histogram is None:
         return replace(tensor, amax=amax, min=bounds[0], max=bounds[1], bounds=bounds)
     rated = replace(
         tensor,
         bounds=bounds,
-        amax_by_method={**tensor.amax_by_method, OVERRIDE: amax},
-        sqnr_db={**tensor.sqnr_db, OVERRIDE: sqnrs_db(histogram, [amax])[0]},
-        clipped_share={**tensor.clipped_share, OVERRIDE: clipped_share(histogram, amax)},
+        amax_by_method={**tensor.amax_by_method, method: amax},
+        sqnr_db={**tensor.sqnr_db, method: sqnrs_db(histogram, [amax])[0]},
+        clipped_share={**tensor.clipped_share, method: clipped_share(histogram, amax)},
     )
-    return read_by_method(rated, OVERRIDE)
+    return read_by_method(rated, method)
 
 
 def _of_float32_scale(amax: float) -> float:

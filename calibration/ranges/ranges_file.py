@@ -5,7 +5,8 @@
     of ``Origin``), and ``tensors``: by name ``method`` (its own), ``amax`` (by that), ``amax_by_method``, ``sqnr_db``
     and ``clipped_share`` by method, ``min``, ``max``, ``num_values``, ``num_zeros``, ``exponent``,
     ``notes``, ``method_for`` (by placement, where it is another), ``num_infinite``, ``channel_means`` and, where the
-    user set a range, ``bounds``, with ``override`` as the method and as a further key of the tables by method.
+    user set a range, or it was learned, ``bounds``, with ``override`` or ``tuned`` as the method and as a further key
+    of the tables by method.
     Numbers are written so that reading them gives the same bits; an SQNR that does not exist is null.
 ``histograms.npz``
     ``counts``: (num_tensors, 16384) int64, a row per tensor in the order of ``ranges.json``; see
@@ -33,7 +34,7 @@ import numpy as np
 from calibration.errors import DataError
 from calibration.histogram.histogram import NUM_BINS, Counts, Histogram
 from calibration.histogram.methods import Method
-from calibration.ranges.ranges import AUTO, IMPORTED, METHODS, OVERRIDE, Origin, RangesRecord, TensorRange
+from calibration.ranges.ranges import AUTO, IMPORTED, METHODS, SET, TUNED, Origin, RangesRecord, TensorRange
 
 RANGES_FILE = "ranges.json"
 HISTOGRAMS_FILE = "histograms.npz"
@@ -157,7 +158,7 @@ def _ranges_from_record(record: dict[str, Any]) -> RangesRecord:
     _check_keys(
         record, {"method", "percentile", "tensors"} | {origin_field.name for origin_field in fields(Origin)}, "the file"
     )
-    _one_of(record["method"], (*METHODS, AUTO, IMPORTED), "method")
+    _one_of(record["method"], (*METHODS, AUTO, IMPORTED, TUNED), "method")
     if not 0 < _number(record, "percentile", "the file") <= 100:
         raise _Malformed(f"percentile is {record['percentile']}, a number above 0 and up to 100 is expected")
     if not isinstance(record["tensors"], dict):
@@ -187,7 +188,8 @@ def _origin_from_record(record: dict[str, Any]) -> Origin:
 def _tensor_from_record(item: object, methods: tuple[Method, ...], where: str) -> TensorRange:
     keys = {range_field.name for range_field in fields(TensorRange)}
     record = _check_keys({"bounds": [], **item} if isinstance(item, dict) else item, keys, where)
-    readings: tuple[str, ...] = (*methods, OVERRIDE) if methods and record["method"] == OVERRIDE else methods
+    is_set = bool(methods) and record["method"] in SET
+    readings: tuple[str, ...] = (*methods, record["method"]) if is_set else methods
     by_method = {key: _check_keys(record[key], set(readings), f"{where}, {key}") for key in BY_METHOD}
     for key, values in by_method.items():
         for name in readings:

@@ -21,7 +21,7 @@ from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.trt_cache import Cache, bytes_from_cache, header_for
 from engines import backend
 from engines.precision import FP32
-from pipeline.artifact import Artifact, external_files
+from pipeline.artifact import TRAINED, Artifact, external_files
 from pipeline.bundle import (
     CALIBRATION,
     FORMAT_VERSION,
@@ -90,9 +90,9 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
     assert made.findings is not None
     assert made.source_verdict is not None
     assert made.calibration is not None
-    models = {model_key(FP32.name, "none"): made.fp32}
+    models = {model_key(FP32.name, "none", TRAINED): made.fp32}
     for variant, model in made.onnx_models().items():
-        models[model_key(variant.precision.name, backend(variant.backend).PLACEMENT)] = model
+        models[model_key(variant.precision.name, backend(variant.backend).PLACEMENT, variant.network)] = model
     copy_files(made.ranges.path, folder / "ranges")
     caches = dict(_caches(folder, plan.pack.caches, made.ranges.path))
     write_samples(folder / SAMPLES, made.evaluation)
@@ -145,7 +145,8 @@ def bundle_plan(plan: Plan, *, has_labels: bool) -> str:
     table |= {
         "model": model | {"source": "models/fp32/model.onnx"},
         "data": metric_options | {"calibration": {"path": CALIBRATION}, "evaluation": {"path": SAMPLES} | labels},
-        "variants": table.get("variants", {}) | {"backends": list(plan.variants.backends)},
+        "variants": table.get("variants", {})
+        | {"backends": list(plan.variants.backends), "networks": list(plan.variants.networks)},
         "report": report | {"html": False},
         "gate": gate | {"html": False},
         "packed": {"manifest": MANIFEST},

@@ -12,7 +12,7 @@ from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.onnx_model import facts
 from pipeline.advice.recommendation import is_within
-from pipeline.artifact import OnnxModel
+from pipeline.artifact import TRAINED, OnnxModel
 from pipeline.json_record import finite
 from pipeline.plan import Plan
 from pipeline.record import Remedy
@@ -45,9 +45,9 @@ def _can_be_tried(plan: Plan, made: Results, variant: Variant) -> bool:
     """Whether INT8 is written into a model here, from ranges that were measured here."""
     if not variant.precision.is_integer or is_native(plan, variant) or made.calibration is None:
         return False
-    if not isinstance(made.models[variant], OnnxModel):
+    if not isinstance(made.models[variant], OnnxModel) or variant.network != TRAINED:
         return False
-    ranges = made.networks[variant.network].ranges
+    ranges = made.network_of(variant).ranges
     return ranges is not None and ranges_from_folder(ranges.path).method != IMPORTED
 
 
@@ -107,7 +107,7 @@ def _judged(
         quantize=replace(plan.quantize, exclude=trial.exclude),
         validate=replace(plan.validate, num_bisected=0),
     )
-    network = Network(made.networks[variant.network].fp32, trial.ranges)
+    network = Network(made.network_of(variant).fp32, trial.ranges)
     tried = replace(made, networks={**made.networks, variant.network: network}, models={}, outputs={}, tolerances={})
     model = written_model(tried_plan, store, tried, variant)
     assert isinstance(model, OnnxModel), "no other is tried"

@@ -53,7 +53,7 @@ def trials(plan: Plan, store: Store, made: Results, variant: Variant) -> Iterato
 
     What a trial needs is made when it is asked for.
     """
-    network, samples = made.networks[variant.network], made.calibration
+    network, samples = made.network_of(variant), made.calibration
     assert network.ranges is not None
     assert samples is not None
     ranges, excluded = network.ranges, plan.quantize.exclude

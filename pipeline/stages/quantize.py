@@ -23,7 +23,7 @@ from calibration.precision.placement import PRODUCTS, AttentionChoice, Placement
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
 from calibration.ranges.override import WHERE, Override, overridden
-from calibration.ranges.ranges import RangesRecord, listed, spans_from_ranges
+from calibration.ranges.ranges import OVERRIDE, TUNED, RangesRecord, listed, spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines.cpu import cpu_flags
 from engines.precision import FP32, INT8
@@ -137,11 +137,13 @@ class Quantize(Stage):
         record.check_model(model.digest(), lambda: tensor_digests(proto))
         if self.target == "onnxruntime":
             record.check_measured("asymmetric quantization for ONNX Runtime")
-        record, overrides = overridden(record, self.override, skeleton_from_file(model.path), {})
+        is_tuned = record.method == TUNED  # With the user's ranges in it already.
+        exceptions = self._of_nodes() if is_tuned else self.override
+        record, overrides = overridden(record, exceptions, skeleton_from_file(model.path), {})
         why = self.chosen_arithmetic()[1]
         in_float, by_time = quicker_in_float(measured)
         options = self.placement_options(model)
-        options = replace(options, exclude=(*options.exclude, *in_float))
+        options = replace(options, exclude=(*options.exclude, *in_float), nearest=is_tuned)
         quantized = qdq_from_onnx(proto, spans_from_ranges(record.read_for(self.target)), options)
         if not quantized.placement.nodes:
             raise NothingQuantized(nothing_quantized(proto, quantized.placement.notes))
@@ -149,7 +151,8 @@ class Quantize(Stage):
         placed_notes = [note for note in quantized.placement.notes if not note.startswith(tuple(timed))]
         notes = [*overrides, *placed_notes, *([why] if self.target == "onnxruntime" else []), *by_time]
         placed = {tensor.tensor for tensor in quantized.placement.tensors}
-        if idle := [name for name, tensor in record.tensors.items() if tensor.bounds and name not in placed]:
+        user_set = {name for name, tensor in record.tensors.items() if tensor.method == OVERRIDE}
+        if idle := [name for name in record.tensors if name in user_set and name not in placed]:
             notes.append(f"{WHERE}: {listed(idle)} tensors are not INT8 for {self.target}, their range is not used")
         made = quantized.model
         if self.rest == "fp16" and self.target == "tensorrt":

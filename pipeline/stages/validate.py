@@ -111,11 +111,13 @@ class Judged:
     """None where nothing is known of the engine but its outputs, and for FP32, behind which there is no other model."""
     tolerances: Tolerances | None = None
     """Derived for engines of this kind; None where they are not."""
+    is_retrained: bool = False
+    """The network has other weights than the trained one, so that its answers differ by more than rounding."""
 
     def digest(self) -> str:
         """SHA-256 (hex) digests of all of it."""
         known = [part.digest() for part in (self.judge, self.evidence, self.tolerances) if part is not None]
-        return " ".join([self.precision, *known])
+        return " ".join([self.precision, RETRAINED * self.is_retrained, *known])
 
     def derived(self, tolerance: Tolerance) -> dict[str, Any] | None:
         """The record of the derived tolerances, where they hold.
@@ -148,9 +150,14 @@ def default_tolerance(precision: Precision) -> Tolerance:
     return Tolerance(min_cosine=0.999, max_metric_drop=0.005)
 
 
+RETRAINED = "retrained"
+"""The table of tolerances for networks that were pruned or tuned, in whatever precision: the metric decides."""
+
+
 def default_tolerances() -> dict[str, Tolerance]:
-    """``default_tolerance`` of every precision, by name."""
-    return {name: default_tolerance(precision) for name, precision in PRECISIONS.items()}
+    """``default_tolerance`` of every precision, by name; and that of networks with other weights."""
+    by_precision = {name: default_tolerance(precision) for name, precision in PRECISIONS.items()}
+    return {**by_precision, RETRAINED: Tolerance(max_metric_drop=0.02, derived=False)}
 
 
 USUAL_COSINE = 0.99
@@ -161,7 +168,8 @@ USUAL_COSINE = 0.99
 class Validate(Stage):
     """Judge an engine's outputs against the FP32 model's, with Polygraphy's comparators and the task metric.
 
-    One table of tolerances per precision. Saved outputs can be judged again with other tolerances.
+    One table of tolerances per precision, and one for networks that were pruned or tuned. Saved outputs can be judged
+    again with other tolerances.
     """
 
     NEEDS_ENGINES: ClassVar[bool] = True
@@ -172,7 +180,7 @@ class Validate(Stage):
     tolerances: Mapping[str, Tolerance] = field(
         default_factory=default_tolerances, metadata={"keys": default_tolerances}
     )
-    """By precision; in a plan each is a table of its own, such as ``[validate.int8]``."""
+    """By precision, and of retrained networks; in a plan each is a table of its own, such as ``[validate.int8]``."""
     num_bisected: int = option(32, "samples used to locate the failing layer of an engine out of tolerance; 0: do not")
 
     def __post_init__(self) -> None:
@@ -219,7 +227,7 @@ class Validate(Stage):
             DataError: the metric needs labels and there are none.
         """  # fmt: skip
         judge, precision = judged.judge, judged.precision
-        tolerance = self.tolerance(precision)
+        tolerance = self.tolerance(RETRAINED if judged.is_retrained else precision)
         derived = judged.derived(tolerance)
         atols = derived_atols(derived, tolerance) if derived else NO_ATOLS
         with waiting("comparison of the outputs"):

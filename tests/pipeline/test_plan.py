@@ -45,6 +45,11 @@ path = "e"
 inputs = { image = "z" }
 labels = "folders"
 limit = 7
+[data.tuning]
+path = "t"
+inputs = { image = "w" }
+labels = "labels.csv"
+limit = 8
 [data.preprocess]
 resize = [256, 256]
 fit = "letterbox"
@@ -62,6 +67,7 @@ inputs = ["image"]
 [variants]
 precisions = ["int8"]
 backends = ["reference", "tensorrt"]
+networks = ["trained", "tuned"]
 
 [export]
 opset = 15
@@ -77,6 +83,32 @@ num_labelled = 0
 significance = 1e-6
 runner = "reference"
 num_threads = 3
+
+[prune]
+share = 0.75
+pattern = "any"
+exclude = ["stem"]
+loss = "both"
+epochs = 4
+rate = 0.25
+batch_size = 6
+held_out = 0.125
+seed = 12
+answers = ["logits"]
+device = "cpu"
+num_threads = 5
+
+[tune]
+learn_ranges = false
+loss = "labels"
+epochs = 5
+rate = 0.125
+batch_size = 7
+held_out = 0.5
+seed = 13
+answers = ["scores"]
+device = "cuda"
+num_threads = 6
 
 [calibrate]
 method = "mse"
@@ -187,6 +219,15 @@ min_sqnr_db = 50.5
 derived = false
 max_metric_drop = 0.875
 
+[validate.retrained]
+atol = 5.25
+rtol = 5.5
+min_cosine = 0.875
+min_psnr_db = 60
+min_sqnr_db = 60.5
+derived = true
+max_metric_drop = 0.03125
+
 [benchmark]
 monitor_ms = 0
 batch_sizes = [2, 4]
@@ -296,7 +337,8 @@ def test_the_test_above_changes_every_default(tmp_path: Path) -> None:
     least = dict(leaves(read_plan(written(tmp_path, LEAST))))
     most = dict(leaves(read_plan(written(tmp_path, EVERYTHING))))
     only_offline = ["benchmark.protocol.num_streams", "gate.pairing.num_streams"]  # A rate is for server alone.
-    assert [place for place in least if least[place] == most[place]] == [*only_offline, "folder", "path", "settings"]
+    same = [place for place in least if place in most and least[place] == most[place]]
+    assert same == ["prune.pattern", *only_offline, "folder", "path", "settings"]  # 2:4 has no share.
 
 
 def test_the_least_plan_has_the_stages_own_defaults(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from pipeline.store import Store, modules_of
 STAGES = {
     "export": ("pipeline.stages.export", "pipeline.sources.savedmodel"),
     "lint": ("pipeline.stages.lint", "engines.backends.onnxruntime"),
+    "prune": ("pipeline.stages.prune", "engines.backends.onnxruntime"),
+    "tune": ("pipeline.stages.tune", "engines.backends.onnxruntime"),
     "calibrate": ("pipeline.stages.calibrate", "engines.backends.onnxruntime"),
     "convert": ("pipeline.stages.convert", "engines.backends.tensorflow", "engines.backends.litert"),
     "cast": ("pipeline.stages.cast",),
@@ -37,7 +39,7 @@ STAGES = {
     "validate": ("pipeline.stages.validate", "engines.backends.onnxruntime"),
 }
 """The stages that the store serves, with the module of the backend that they run."""
-RUNNING = {"lint", "calibrate", "tolerate", "infer", "infer-trt", "validate"}
+RUNNING = {"lint", "prune", "tune", "calibrate", "tolerate", "infer", "infer-trt", "validate"}
 """Those that run an ONNX model."""
 
 
@@ -98,6 +100,9 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/stages/cast.py", {"cast"}),
         ("pipeline/stages/build.py", {"build", "build-trt"}),
         ("pipeline/stats/bootstrap.py", set()),
+        ("pipeline/training/loop.py", {"prune", "tune"}),
+        ("pipeline/training/simulation.py", {"tune"}),
+        ("calibration/sparsity/masks.py", {"prune"}),
         ("calibration/errors.py", {*STAGES}),
         ("calibration/file_digest.py", set()),
         ("calibration/analysis/rounding.py", {"calibrate", "tolerate", "validate"}),
@@ -126,6 +131,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("engines/cuda/device.py", {"build-trt", "infer-trt"}),
         ("engines/nvinfer/allocator.py", {"build-trt", "infer-trt"}),
         ("engines/nvinfer/progress.py", set()),
+        ("engines/torch_graph/network.py", {"prune", "tune"}),
         ("engines/ort/profile.py", RUNNING - {"infer-trt"} | {"build"}),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from onnx import numpy_helper
 
 from engines.precision import FP16, INT8
 from pipeline import flow
-from pipeline import variants as variants_module
-from pipeline.artifact import OnnxModel
+from pipeline.artifact import PRUNED, TRAINED, TUNED, OnnxModel
+from pipeline.errors import ConfigError
 from pipeline.plan import read_plan
 from pipeline.release.bundle_writer import narrowed
-from pipeline.results import TRAINED, Network, Variant, variant_named
+from pipeline.results import Variant, variant_named
 from pipeline.stages.cast import Cast
 from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
@@ -45,30 +46,50 @@ def test_a_variant_is_read_back_from_its_name(variant: Variant, name: str) -> No
     assert variant_named(name) == variant
 
 
-def test_another_network_has_ranges_models_and_tolerances_of_its_own(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As one that was tuned or pruned will be: here the trained network with its first weights doubled."""
-
-    def networks_of(fp32: OnnxModel) -> dict[str, Network]:
-        model = onnx.load(fp32.path)
-        weight = model.graph.initializer[0]
-        weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), weight.name))
-        onnx.save(model, folder / "tuned.onnx")
-        return {TRAINED: Network(fp32), "tuned": Network(OnnxModel(folder / "tuned.onnx"))}
-
-    monkeypatch.setattr(flow, "networks_of", networks_of)
-    monkeypatch.setattr(variants_module, "network_names", lambda: (TRAINED, "tuned"))
+def test_other_networks_have_ranges_models_and_verdicts_of_their_own(folder: Path) -> None:
     change(folder, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["fp32", "int8"]')
-    made = flow.run(read_plan(folder / "plan.toml"), Store(folder / "store"), "infer")
-    names = ["fp32@onnxruntime", "int8@onnxruntime", "tuned+fp32@onnxruntime", "tuned+int8@onnxruntime"]
+    with (folder / "plan.toml").open("a") as stream:
+        stream.write("[prune]\nshare = 0.25\n[tune]\nepochs = 1\n")
+    plan = read_plan(folder / "plan.toml")
+    assert plan.variants.networks == (TRAINED, PRUNED, TUNED)
+    made = flow.run(plan, Store(folder / "store"), "validate")
+    names = [
+        "fp32@onnxruntime", "int8@onnxruntime", "pruned+fp32@onnxruntime", "pruned+int8@onnxruntime",
+        "tuned+int8@onnxruntime",
+    ]  # fmt: skip
     assert [variant.name for variant in made.models] == names
-    trained, tuned = (network.ranges for network in made.networks.values())
-    assert trained is not None
-    assert tuned is not None
-    assert trained.digest() != tuned.digest()
+    assert [variant.name for variant in made.verdicts] == names
+    networks = [made.network_of(variant) for variant in made.models]
+    assert len({network.ranges.digest() for network in networks if network.ranges is not None}) == 3
     assert len({model.digest() for model in made.models.values()}) == len(names)
-    assert len({outputs.digest() for outputs in made.outputs.values()}) == len(names)
+    assert {variant.network for variant in made.tolerances} == {TRAINED}, "others differ by more than rounding"
+    judged = [verdict.read()["tolerance"] for verdict in made.verdicts.values()]
+    assert [each["max_metric_drop"] for each in judged] == [0.001, 0.01, 0.02, 0.02, 0.02]
+    weights = onnx.load(networks[-1].fp32.path).graph.initializer
+    assert any((numpy_helper.to_array(weight) == 0).mean() >= 0.2 for weight in weights), "it is the pruned one, tuned"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            'networks = ["tuned"]\nprecisions = ["fp32"]',
+            "of 'tuned' nothing is made; it needs int8 among the",
+        ),
+        ('networks = ["tuned"]\nprecisions = ["int8"]\nbackends = ["litert"]', "of 'tuned' nothing is made"),
+        (
+            'networks = ["pruned"]\nbackends = ["litert"]',
+            "of 'pruned' nothing is made; it needs a backend that takes",
+        ),
+        ('networks = ["pruend"]', "[variants] networks: is 'pruend'; did you mean 'pruned'?"),
+    ],
+)
+def test_a_network_of_which_nothing_is_made_is_refused(folder: Path, text: str, sentence: str) -> None:
+    plan = (folder / "plan.toml").read_text()
+    (folder / "plan.toml").write_text(re.sub(r"\[variants\]\n(.+\n)+", f"[variants]\n{text}\n", plan))
+    with pytest.raises(ConfigError) as caught:
+        flow.run(read_plan(folder / "plan.toml"), Store(folder / "store"), "benchmark")
+    assert sentence in str(caught.value)
 
 
 def test_what_was_measured_for_a_placement_is_measured_once(folder: Path) -> None:

@@ -272,7 +272,11 @@ def test_another_json_file_is_refused(folder: Path) -> None:
 
 TENSOR = "tensors", "x"
 DAMAGE: dict[str, tuple[tuple[str, ...], object, str]] = {
-    "unknown method": (("method",), "max", "method is 'max', one of entropy, minmax, percentile, mse, auto, imported "),
+    "unknown method": (
+        ("method",),
+        "max",
+        "method is 'max', one of entropy, minmax, percentile, mse, auto, imported, ",
+    ),
     "percentile of 0": (("percentile",), 0, "percentile is 0, a number above 0 and up to 100 is expected"),
     "percentile as text": (("percentile",), "99", "the file: percentile is '99', a finite number is expected"),
     "digest as number": (("model_digest",), 3, "model_digest is 3, text is expected"),

@@ -1,0 +1,1 @@
+"""ONNX models in torch: its operators, the network, the rounding of INT8 in training."""

@@ -1,0 +1,37 @@
+"""torch itself: this is the only file that imports it."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from typing import Any
+
+from engines.errors import Unavailable
+
+INSTALL = "pip install 'trtforge[tune]'"
+DISTRIBUTION = "torch"
+
+
+def why_not() -> str:
+    """Why nothing can be trained here; empty if it can."""
+    return "" if importlib.util.find_spec("torch") else f"torch is not installed; {INSTALL}"
+
+
+@lru_cache(maxsize=1)
+def load_torch() -> Any:
+    """The module.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
+    if reason := why_not():
+        raise Unavailable(reason)
+    import torch
+
+    return torch
+
+
+def set_threads(num_threads: int) -> None:
+    """Threads of one operator; 0: torch's default."""
+    if num_threads:
+        load_torch().set_num_threads(num_threads)

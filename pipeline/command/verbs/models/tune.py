@@ -1,0 +1,72 @@
+"""FP32 ONNX and samples -> weights and ranges trained for INT8."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calibration.data.batches import input_specs_from_onnx
+from pipeline.artifact import OnnxModel, Ranges
+from pipeline.command.options import (
+    METHOD,
+    RANGES_FOLDER,
+    STORE,
+    data_options,
+    is_plan,
+    model_from,
+    needed,
+    output_option,
+    samples_from,
+)
+from pipeline.command.plan_run import by_plan
+from pipeline.command.sample_check import ALLOW, check_samples
+from pipeline.command.stage_options import stage_from_options, stage_options
+from pipeline.command.training import aim_from, aim_options, check_torch
+from pipeline.output import check_folder_target, make, work_folder
+from pipeline.spelling import echo
+from pipeline.stages.calibrate import Calibrate, check_float
+from pipeline.stages.quantize import Quantize
+from pipeline.stages.tune import Tune
+
+
+@click.command()
+@click.argument("model", type=Path)
+@data_options
+@RANGES_FOLDER
+@METHOD
+@ALLOW
+@aim_options
+@stage_options(Quantize, "placement", "rest", "override")
+@stage_options(Tune)
+@output_option("folder to write: model.onnx, ranges and training.json")
+@STORE
+def tune(model: Path, **options: Any) -> None:
+    """Train MODEL (FP32 ONNX, or that of PLAN.toml) for INT8 on one backend, so that it answers as FP32 does.
+
+    Quantization-aware training, without labels: FP32 is the teacher. Then write the INT8 model of what was learned:
+
+    \b
+    trtforge tune model.onnx --data samples.npz --target onnxruntime -o tuned
+    trtforge quantize tuned/model.onnx --ranges tuned/ranges --target onnxruntime -o int8.onnx
+    """
+    if is_plan(model):
+        return by_plan(model, options["store"], "tune")
+    check_torch("tune")
+    opened = model_from(model)
+    output = needed(options["output"], "-o", "name the folder to write to")
+    check_folder_target(output)
+    check_float(opened)
+    samples = samples_from(options, input_specs_from_onnx(model))
+    placement = stage_from_options(Quantize(), options).placement_options(opened)
+    aim = aim_from(opened, options, placement)
+    stage = stage_from_options(Tune(), options)
+    check_samples(opened, samples, options["allow"])
+    with work_folder(output) as work:
+        ranges = options["ranges"] and Ranges(options["ranges"])
+        ranges = ranges or Calibrate(method=options["method"])(work, opened, samples)
+        run = partial(stage, model=OnnxModel(opened.path), ranges=ranges, samples=samples, aim=aim)
+        echo(make(output, run).path)
+    return None

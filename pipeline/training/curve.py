@@ -1,0 +1,87 @@
+"""What a training leaves behind: the loss by epoch, and which epoch was kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+TRAINING_FILE = "training.json"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch as the held-out samples judge it; epoch 0 is the network before it was trained."""
+
+    epoch: int
+    train_loss: float | None
+    """Mean over the epoch's steps; None of epoch 0."""
+    held_out_loss: float
+    metric: float | None
+    """The task's metric on the held-out samples; None without labels."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a training went."""
+
+    loss: str
+    metric: str
+    """The task's metric that chose the epoch; empty: the loss did."""
+    num_train: int
+    num_held_out: int
+    epochs: tuple[Epoch, ...]
+    best: int
+    """The epoch that was kept; 0: none was better than what it began with."""
+    is_used: bool
+    """Whether that epoch is used."""
+    decision: str
+    """What it was decided by: the deployed file against the one before, on the held-out samples; empty of epoch 0."""
+    agreement_db: float | None
+    """Signal to noise ratio of the deployed file's answers against those in training, dB; None where it was not
+    compared, or they are equal."""
+    stopped: str
+    """Why it ended before its last epoch; empty if it did not."""
+    device: str
+
+    def decided(self, is_used: bool, decision: str, agreement_db: float | None = None) -> TrainingRecord:
+        """With what the best epoch was decided by."""
+        return replace(self, is_used=is_used, decision=decision, agreement_db=agreement_db)
+
+    def write(self, folder: Path) -> None:
+        """Write ``training.json``; numbers that are not finite are null."""
+        text = json.dumps(_finite(asdict(self)), indent=1, allow_nan=False)
+        (folder / TRAINING_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def sentence(self, verb: str) -> str:
+        """What came of it."""
+        first, best = self.epochs[0], self.epochs[self.best]
+        before = f"epoch 0, before training: {_judged(first, self.metric)}"
+        stopped = f"; {self.stopped}" if self.stopped else ""
+        if not self.is_used:
+            what = "pruned at once" if verb == "prune" else "by post-training quantization"
+            why = f"epoch {self.best}: {self.decision}" if self.best else before
+            return (
+                f"{verb}: no epoch was better beyond doubt than the network {what}, which is used "
+                f"({self.num_held_out} held-out samples; {why}){stopped}"
+            )
+        return (
+            f"{verb}: of {len(self.epochs) - 1} epochs, epoch {self.best} was the best on {self.num_held_out} held-out "
+            f"samples: {self.decision or _judged(best, self.metric)}{stopped}"
+        )
+
+
+def _judged(epoch: Epoch, metric: str) -> str:
+    """An epoch's figures."""
+    loss = f"loss {epoch.held_out_loss:.4g}"
+    return loss if epoch.metric is None or not metric else f"{metric} {epoch.metric:.4g}, {loss}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

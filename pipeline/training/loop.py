@@ -1,0 +1,302 @@
+"""The training itself: epochs of Adam, judged on samples that were held out; the best one is kept.
+
+Steps are relative: Adam's rate is multiplied with the root mean square of each weight, and scales are learned by their
+logarithm, so that one rate serves networks whose weights differ by orders of magnitude. It falls to 0 along a cosine.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from engines.contract import Array
+from engines.torch_graph.library import load_torch, set_threads
+from engines.torch_graph.network import TorchNetwork
+from engines.torch_graph.rounding import FakeQuantization, parameters_of
+from pipeline.accuracy.metrics import Metric
+from pipeline.machine.progress import Phases
+from pipeline.training.checkpoint import EpochCheckpoint
+from pipeline.training.curve import Epoch
+from pipeline.training.losses import Head, Loss
+from pipeline.training.options import Training
+from pipeline.training.samples import SampleIndices, TrainingSamples, tensors
+
+PIECE = 64
+"""Samples that are run at a time where nothing is learned."""
+DIVERGED = 4.0
+"""Times the loss before training, on held-out samples, from which on a training is given up."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which weights are held at zero."""
+
+    of_epoch: Callable[[int], Mapping[str, Any]]
+    """Epoch -> weight -> 0 where it is held at zero, else 1, in the weight's shape; called once for each epoch."""
+    first_whole: int = 1
+    """The first epoch that has all zeros, and can be kept."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The network that is trained, and all that it is judged by."""
+
+    network: TorchNetwork
+    rounding: FakeQuantization | None
+    heads: Sequence[Head]
+    loss: Loss
+    metric: Metric | None
+    samples: TrainingSamples
+    teacher: Mapping[str, Array]
+    """Its answers on all samples, by tensor."""
+
+    def wanted(self) -> tuple[str, ...]:
+        """The tensors that are compared, and where a metric judges also the outputs."""
+        outputs = self.network.outputs if self.metric is not None else ()
+        return tuple(dict.fromkeys((*(head.tensor for head in self.heads), *outputs)))
+
+
+@dataclass
+class Learned:
+    """The state that was best so far, and the curve."""
+
+    weights: dict[str, Array] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict)
+    best: int = 0
+    curve: list[Epoch] = field(default_factory=list)
+    stopped: str = ""
+
+    def is_better(self, epoch: Epoch, metric: Metric | None) -> bool:
+        """Whether an epoch beats the best so far: by the metric, of equal ones by the loss."""
+        best = self.curve[self.best]
+        if not math.isfinite(epoch.held_out_loss):
+            return False
+        if metric is None or epoch.metric is None or best.metric is None or epoch.metric == best.metric:
+            return epoch.held_out_loss < best.held_out_loss
+        return (epoch.metric > best.metric) == metric.higher_is_better
+
+
+@contextmanager
+def device_of(options: Training) -> Iterator[str]:
+    """Where torch computes meanwhile."""
+    torch = load_torch()
+    set_threads(options.num_threads)
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.get_rng_state()
+    torch.manual_seed(options.seed)
+    try:
+        with torch.device(name):
+            yield name
+    finally:
+        torch.set_rng_state(generator)
+
+
+def answers_of(
+    network: TorchNetwork, samples: TrainingSamples, wanted: Sequence[str], indices: SampleIndices, rounding: Any = None
+) -> dict[str, Array]:
+    """Tensors of the network on these samples, in their order: nothing is learned."""
+    torch = load_torch()
+    parts: dict[str, list[Array]] = {name: [] for name in wanted}
+    with torch.no_grad():
+        for piece in samples.pieces(indices, PIECE):
+            if rounding is not None:
+                rounding.begin()
+            answers = network(tensors(torch, samples.rows(piece)), wanted, rounding)
+            for name in wanted:
+                parts[name].append(answers[name].cpu().numpy())
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def judged(learner: Learner, answers: Mapping[str, Array]) -> tuple[float, float | None]:
+    """The loss and the metric of answers on the held-out samples, wherever they come from."""
+    torch, samples = load_torch(), learner.samples
+    num = len(next(iter(answers.values())))
+    expected = {name: array[samples.held_out[:num]] for name, array in learner.teacher.items()}
+    labels = samples.labels_of(samples.held_out[:num])
+    with torch.no_grad():
+        given_labels = None if labels is None or labels.dtype.kind == "U" else torch.tensor(labels)
+        loss = float(learner.loss(tensors(torch, answers), tensors(torch, expected), given_labels))
+    if learner.metric is None:
+        return loss, None
+    outputs = {name: answers[name] for name in learner.network.outputs}
+    return loss, learner.metric(outputs, labels)
+
+
+def trained(
+    learner: Learner,
+    options: Training,
+    first: Epoch,
+    checkpoint: EpochCheckpoint,
+    masks: Masks | None = None,
+) -> Learned:
+    """Train, and give the best epoch; ``first`` is epoch 0, which what is learned must beat.
+
+    Raises:
+        EngineError: a node cannot be computed.
+        ConfigError: a user's loss raises.
+    """
+    torch = load_torch()
+    weights = list(learner.network.parameters.items())
+    groups = [
+        {"params": [tensor], "lr": options.rate * max(float(tensor.detach().square().mean().sqrt()), 1e-6)}
+        for _, tensor in weights
+    ]
+    if scales := list(parameters_of(learner.rounding)):
+        groups.append({"params": scales, "lr": options.rate})
+    optimizer = torch.optim.Adam(groups)
+    num_steps = max(1, -(-len(learner.samples.train) // options.batch_size))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, options.epochs * num_steps))
+    learned = Learned(curve=[first])
+    state = _State(learner, optimizer, schedule, learned)
+    state.first = 1 if masks is None else masks.first_whole
+    is_done = False
+    try:
+        begin = checkpoint.load(state.restore)
+        with Phases("train") as phases:
+            for epoch in range(begin + 1, options.epochs + 1):
+                mask = masks.of_epoch(epoch) if masks is not None else {}
+                progress = _Progress(phases, f"epoch {epoch} of {options.epochs}, {_words(learned)}", num_steps)
+                order = np.random.default_rng([options.seed, epoch]).permutation(learner.samples.train)
+                loss = _one_epoch(learner, options, (optimizer, schedule), (order, mask, progress))
+                state.keep(epoch, loss)
+                if learned.stopped:
+                    break
+                checkpoint.save(epoch, state.dump)
+        is_done = True
+    finally:
+        checkpoint.close(is_done=is_done)
+    return learned
+
+
+def _words(learned: Learned) -> str:
+    return f"held-out loss {learned.curve[-1].held_out_loss:.4g}"
+
+
+@dataclass(frozen=True)
+class _Progress:
+    phases: Phases
+    words: str
+    num_steps: int
+
+    def to(self, step: int) -> None:
+        self.phases.update((self.words, step, self.num_steps))
+
+
+def _one_epoch(
+    learner: Learner,
+    options: Training,
+    steps: tuple[Any, Any],
+    how: tuple[SampleIndices, Mapping[str, Any], _Progress],
+) -> float:
+    """One pass over the samples; the mean loss of its steps. It ends early when a loss is no number."""
+    samples, (optimizer, schedule), (shuffled, mask, progress) = learner.samples, steps, how
+    losses = []
+    _apply(learner.network, mask)
+    for step, begin in enumerate(range(0, len(shuffled), options.batch_size)):
+        batch = shuffled[begin : begin + options.batch_size]
+        optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for piece in samples.pieces(batch, options.batch_size):
+            loss = _step_loss(learner, piece) * (len(piece) / len(batch))
+            loss.backward()
+            total += float(loss.detach())
+        losses.append(total)
+        if not math.isfinite(total):
+            break
+        optimizer.step()
+        schedule.step()
+        if learner.rounding is not None:
+            learner.rounding.keep_within()
+        _apply(learner.network, mask)
+        progress.to(step + 1)
+    return float(np.mean(losses))
+
+
+def _step_loss(learner: Learner, piece: SampleIndices) -> Any:
+    torch, samples = load_torch(), learner.samples
+    if learner.rounding is not None:
+        learner.rounding.begin()
+    wanted = tuple(dict.fromkeys(head.tensor for head in learner.heads))
+    answers = learner.network(tensors(torch, samples.rows(piece)), wanted, learner.rounding)
+    expected = tensors(torch, {name: array[piece] for name, array in learner.teacher.items()})
+    labels = samples.labels_of(piece)
+    return learner.loss(answers, expected, None if labels is None or labels.dtype.kind == "U" else torch.tensor(labels))
+
+
+def _apply(network: TorchNetwork, mask: Mapping[str, Any]) -> None:
+    """Set to zero what a mask says."""
+    with load_torch().no_grad():
+        for name, each in mask.items():
+            network.parameters[name].mul_(each)
+
+
+class _State:
+    """What a training has reached, to be kept and taken up again."""
+
+    def __init__(self, learner: Learner, optimizer: Any, schedule: Any, learned: Learned) -> None:
+        self._learner, self._optimizer, self._schedule, self._learned = learner, optimizer, schedule, learned
+        self.first = 1
+
+    def keep(self, epoch: int, train_loss: float) -> None:
+        """Judge an epoch that is over, and keep it if it is the best."""
+        learner, learned = self._learner, self._learned
+        if math.isfinite(train_loss):
+            answers = answers_of(
+                learner.network, learner.samples, learner.wanted(), learner.samples.held_out, learner.rounding
+            )
+            loss, value = judged(learner, answers)
+        else:
+            loss, value = math.nan, None
+        entry = Epoch(epoch, train_loss, loss, value)
+        if epoch >= self.first and learned.is_better(entry, learner.metric):
+            learned.best = epoch
+            learned.weights = learner.network.arrays()
+            learned.scales = {} if learner.rounding is None else learner.rounding.scales()
+        learned.curve.append(entry)
+        log.info("epoch %d: held-out loss %.4g, metric %s", epoch, loss, value)
+        first = learned.curve[0].held_out_loss
+        if not math.isfinite(loss):
+            learned.stopped = f"stopped in epoch {epoch}, where the loss is no number: a lower rate may help"
+        elif loss > DIVERGED * max(first, 1e-3) and epoch > 1 and loss > learned.curve[-2].held_out_loss:
+            learned.stopped = f"stopped after epoch {epoch}, where the loss grows ({loss:.4g}): a lower rate may help"
+
+    def dump(self) -> dict[str, Any]:
+        """All that is needed to go on, as tensors and plain data."""
+        learner, learned = self._learner, self._learned
+        scales = {} if learner.rounding is None else learner.rounding.log_scales
+        torch = load_torch()
+        return {
+            "parameters": {name: tensor.detach() for name, tensor in learner.network.parameters.items()},
+            "log_scales": {name: tensor.detach() for name, tensor in scales.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "best": {name: torch.tensor(array) for name, array in learned.weights.items()},
+            "best_scales": learned.scales,
+            "best_epoch": learned.best,
+            "curve": [[e.epoch, e.train_loss, e.held_out_loss, e.metric] for e in learned.curve],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        learner, learned = self._learner, self._learned
+        with load_torch().no_grad():
+            for name, tensor in learner.network.parameters.items():
+                tensor.copy_(state["parameters"][name])
+            for name, tensor in ({} if learner.rounding is None else learner.rounding.log_scales).items():
+                tensor.copy_(state["log_scales"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        learned.weights = {name: tensor.numpy().copy() for name, tensor in state["best"].items()}
+        learned.scales = dict(state["best_scales"])
+        learned.best = int(state["best_epoch"])
+        learned.curve[:] = [Epoch(*entry) for entry in state["curve"]]

@@ -1,0 +1,90 @@
+"""How a network is trained: what `tune` and `prune` have in common, and what they are told of the network."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from calibration.data.user_function import module_sources
+from calibration.precision.placement import PlacementOptions
+from engines import module_of
+from engines.torch_graph import library
+from pipeline.artifact import OnnxModel
+from pipeline.engine_runner import SIMULATOR
+from pipeline.errors import ConfigError
+from pipeline.machine.packages import distribution_versions
+from pipeline.option import check_bounds, option
+from pipeline.stage import Stage
+
+LOSSES = ("teacher", "labels", "both")
+TrainingDevice: TypeAlias = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Training(Stage):
+    """The options of training by distillation: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015)."""
+
+    loss: str = option(
+        "teacher", "teacher: the FP32 network's answers, no labels needed; labels, both, or module:function"
+    )
+    epochs: int = option(10, "passes over the samples that train")
+    rate: float = option(0.003, "learning rate of Adam, relative to the root mean square of each weight")
+    batch_size: int = option(32, "samples of one step")
+    held_out: float = option(0.25, "share of the samples that do not train, by which the best epoch is chosen")
+    seed: int = option(1, "random seed: which samples are held out, and the order of the others")
+    answers: tuple[str, ...] = option(
+        (), "tensors in which answers are compared; default: the outputs, before their last softmax or sigmoid"
+    )
+    device: TrainingDevice = option("auto", "where torch computes; auto: on a GPU if it has one")
+    num_threads: int = option(0, "threads of torch; 0: torch's default")
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        check_bounds(self, epochs=(0, math.inf), rate=(1e-9, 1.0), batch_size=(1, math.inf), held_out=(0.01, 0.9))
+        check_bounds(self, seed=(0, math.inf), num_threads=(0, math.inf))
+        if self.loss not in LOSSES and ":" not in self.loss:
+            raise ConfigError(f"loss is '{self.loss}', but must be one of {', '.join(LOSSES)} or module:function")
+
+    def versions(self, *_inputs: object) -> dict[str, str]:
+        """Versions of the tools that the result depends on."""
+        return distribution_versions(library.DISTRIBUTION, "onnx", "onnx-ir", "onnxruntime", "numpy")
+
+    def modules(self, *_inputs: object) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return (module_of(SIMULATOR),)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether there is nothing to train by without labels; a user's function gets them if there are any."""
+        return self.loss in ("labels", "both")
+
+
+@dataclass(frozen=True)
+class TrainingAim:
+    """What a network is trained towards, and where a user's functions lie."""
+
+    teacher: OnnxModel
+    """The trained network, whose answers are learned."""
+    metric: str
+    """The task's metric, by which epochs are judged where there are labels; empty: by the loss."""
+    output: str
+    """The output that metric and labels are for; empty: the only one."""
+    folder: Path
+    placement: PlacementOptions | None = None
+    """Where INT8 stands; None where FP32 is trained."""
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of all of it, and of the source of a user's metric."""
+        source = sources_digest(self.metric, self.folder)
+        parts = [self.teacher.digest(), self.metric, self.output, repr(self.placement), source]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def sources_digest(function: str, folder: Path) -> str:
+    """SHA-256 (hex) of a user's ``module:function`` and of what it imports beside it; empty for our own names."""
+    if ":" not in function:
+        return ""
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in module_sources(function, folder))).hexdigest()
