@@ -107,13 +107,13 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("calibration/file_digest.py", set()),
         ("calibration/analysis/rounding.py", {"calibrate", "tolerate", "validate"}),
         ("calibration/data/batches.py", RUNNING | {"build", "build-trt"}),  # native INT8 reads samples
-        ("calibration/graph/fold.py", {"export", "quantize", "calibrate", "tolerate", "validate"}),
+        ("calibration/graph/fold.py", {"export", "quantize", "calibrate", "tolerate", "tune", "validate"}),
         ("calibration/graph/weightless.py", {*STAGES}),
-        ("calibration/histogram/methods.py", {*STAGES} - {"export", "convert", "lint", "infer", "infer-trt"}),
-        ("calibration/histogram/accumulate.py", {"calibrate", "tolerate", "validate"}),
+        ("calibration/histogram/methods.py", {*STAGES} - {"export", "convert", "lint", "prune", "infer", "infer-trt"}),
+        ("calibration/histogram/accumulate.py", {"calibrate", "prune", "tolerate", "validate"}),
         ("calibration/lint/findings.py", {"lint"}),
-        ("calibration/precision/qdq.py", {"quantize"}),
-        ("calibration/precision/placement_tensorrt.py", {"quantize", "calibrate", "tolerate", "validate"}),
+        ("calibration/precision/qdq.py", {"quantize", "tune"}),
+        ("calibration/precision/placement_tensorrt.py", {"quantize", "calibrate", "tolerate", "tune", "validate"}),
         ("calibration/ranges/convergence.py", {"calibrate"}),
         ("calibration/ranges/ort_table.py", {"build", "build-trt"}),  # native INT8 is given a table
         ("calibration/ranges/merge.py", set()),
@@ -140,7 +140,7 @@ def test_a_changed_statement_changes_the_stages_that_run_it(copy: Path, file: st
 
 
 def test_changed_c_changes_the_stages_that_count_with_it(copy: Path) -> None:
-    counting = {"calibrate", "tolerate", "validate"}
+    counting = {"calibrate", "prune", "tolerate", "validate"}
     assert stages_changed_by("\nint x;\n", "calibration/histogram/histogram.c", copy) == counting
     assert stages_changed_by("\n// x\n/* y\nz */\n", "calibration/histogram/histogram.c", copy) == set()
 
@@ -278,7 +278,8 @@ def test_what_a_stage_executes_is_in_its_recipe(plan: Path, tmp_path: Path, monk
 
     images = np.random.default_rng(9).normal(size=(64, 4, 8, 8)).astype(np.float32)  # Enough to derive tolerances.
     np.savez("data.npz", image=images, y=np.arange(64) % 3)
-    plan.write_text(plan.read_text().replace('"int8"', '"fp16", "int8"'))
+    trains = "[prune]\nepochs = 1\n[tune]\nepochs = 1\n"
+    plan.write_text(plan.read_text().replace('"int8"', '"fp16", "int8"') + trains)
     opened = read_plan(plan)
     for name in STAGES:
         if not name.endswith("-trt"):
