@@ -65,7 +65,7 @@ def test_other_networks_have_ranges_models_and_verdicts_of_their_own(folder: Pat
     assert pruned is not None
     assert trained.digest() != pruned.digest()
     assert len({model.digest() for model in list(made.models.values())[:4]}) == 4
-    assert {variant.network for variant in made.tolerances} == {TRAINED}, "others differ by more than rounding"
+    assert {variant.network for variant in made.tolerances} <= {TRAINED}, "others differ by more than rounding"
     judged = [verdict.read()["tolerance"] for verdict in made.verdicts.values()]
     assert [each["max_metric_drop"] for each in judged] == [0.001, 0.01, 0.02, 0.02, 0.02]
     weights = onnx.load(networks[-1].fp32.path).graph.initializer
