@@ -67,7 +67,7 @@ def test_other_networks_have_ranges_models_and_verdicts_of_their_own(folder: Pat
     assert len({model.digest() for model in list(made.models.values())[:4]}) == 4
     assert {variant.network for variant in made.tolerances} <= {TRAINED}, "others differ by more than rounding"
     judged = [verdict.read()["tolerance"] for verdict in made.verdicts.values()]
-    assert [each["max_metric_drop"] for each in judged] == [0.001, 0.01, 0.02, 0.02, 0.02]
+    assert [each["max_metric_drop"] for each in judged] == [0.001, 0.3, 0.02, 0.02, 0.02]
     weights = onnx.load(networks[-1].fp32.path).graph.initializer
     assert any((numpy_helper.to_array(weight) == 0).mean() >= 0.2 for weight in weights), "it is the pruned one, tuned"
 
