@@ -23,8 +23,9 @@ from pipeline.latency.device_times import LayersRun
 from pipeline.latency.protocol import Protocol
 from pipeline.machine.identity import Machine
 from pipeline.machine.monitor import MonitorSummary
+from pipeline.training.curve import TrainingRecord
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, Q/DQ as written)"]
 ENGINE: MeasuredOn = "engine"
@@ -167,11 +168,13 @@ class VariantRecord:
     """One precision on one backend."""
 
     name: str
-    """``<precision>@<backend>``."""
+    """``<precision>@<backend>``, of another network than the trained one ``<network>+<precision>@<backend>``."""
     precision: str
     backend: str
     placement: Placement
     size_bytes: int
+    size_compressed_bytes: Mapping[str, int]
+    """Of the engine's file by compressor: gzip, xz, zstd; empty where no network of the run has weights at zero."""
     metric: float | None
     """None where the plan names no metric, or where it came out as NaN."""
     metric_drop: float | None
@@ -350,6 +353,8 @@ class Record:
     """Where calibration ended and why; None where it was not to stop."""
     settling: Convergence | None
     """None where nothing was calibrated."""
+    trainings: Mapping[str, TrainingRecord]
+    """How networks were trained, by ``pruned`` or the name of the variant; empty where none was."""
     served: tuple[StageRun, ...]
     notes: tuple[str, ...]
     recommendation: Recommendation

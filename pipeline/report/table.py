@@ -123,6 +123,15 @@ def _table(title: str) -> Table:
     return Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
 
 
+def _compressed(record: Record) -> list[str]:
+    """The compressed sizes, where there are some."""
+    rows = [(v.name, v.size_compressed_bytes) for v in record.variants if v.size_compressed_bytes]
+    texts = [
+        f"{name} {', '.join(f'{way} {three_digits(size / 1024)}' for way, size in row.items())}" for name, row in rows
+    ]
+    return [f"Compressed, KiB: {'; '.join(texts)}."] if rows else []
+
+
 def _footnotes(record: Record) -> list[str]:
     """What a reader must know to read the numbers right."""
     lines = []
@@ -149,6 +158,7 @@ def _footnotes(record: Record) -> list[str]:
         lines.append(record.stop.sentence())
     if record.settling is not None:
         lines.append(record.settling.sentence())
+    lines += _compressed(record)
     lines += record.notes
     if record.protocol is not None:
         lines.append(f"Latency on {record.machine.describe()}. {record.protocol.description}")

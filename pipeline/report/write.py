@@ -16,6 +16,7 @@ from engines import backend
 from engines.contract import TensorSpec
 from engines.precision import FP32
 from pipeline.advice.recommendation import OtherLoad, recommend
+from pipeline.artifact import PRUNED
 from pipeline.json_record import finite, now_text, write_json
 from pipeline.latency.benchmark import Speedup, Timing, speedup
 from pipeline.latency.device_times import layers_from_json, split_from_row
@@ -39,6 +40,7 @@ from pipeline.record import (
     VariantRecord,
     data_info,
 )
+from pipeline.report.compressed_size import compressed_sizes
 from pipeline.report.page import write_html
 from pipeline.report.tensor_quality import (
     methods_from_ranges,
@@ -52,6 +54,7 @@ from pipeline.stages.benchmark import energies_from, timings_from, watched_from
 from pipeline.stages.report import Report
 from pipeline.stages.validate import Judge
 from pipeline.store import Entry
+from pipeline.training.curve import TrainingRecord, training_from_folder
 
 
 def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Record:
@@ -96,8 +99,14 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         range_choice=choice_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
         stop=stop_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
         settling=convergence_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
+        trainings=trainings_of(results),
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
-        notes=(*results.fp32.notes(), *results.notes, *(() if watched is None else watched.notes)),
+        notes=(
+            *results.fp32.notes(),
+            *_training_notes(results),
+            *results.notes,
+            *(() if watched is None else watched.notes),
+        ),
         recommendation=recommend(
             variants,
             metric,
@@ -107,6 +116,21 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
     )
     _publish(plan.report, plan.output_folder(plan.report), record, results)
     return record
+
+
+def trainings_of(results: Results) -> dict[str, TrainingRecord]:
+    """How networks were trained, by the network's or the variant's name."""
+    folders = {} if results.pruned is None else {PRUNED: results.pruned.path.parent}
+    folders |= {variant.name: tuned.path for variant, tuned in results.tuned.items()}
+    records = {name: training_from_folder(folder) for name, folder in folders.items()}
+    return {name: record for name, record in records.items() if record is not None}
+
+
+def _training_notes(results: Results) -> list[str]:
+    """What pruning and tuning say of themselves."""
+    pruned = [] if results.pruned is None else results.pruned.notes()
+    tuned = [f"{variant.name}: {note}" for variant, made in results.tuned.items() for note in made.notes()]
+    return [*pruned, *tuned]
 
 
 def _publish(options: Report, folder: Path, record: Record, results: Results) -> None:
@@ -137,6 +161,7 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
         backend=variant.backend,
         placement=backend(variant.backend).PLACEMENT,
         size_bytes=engine_record["size_bytes"],
+        size_compressed_bytes={} if results.pruned is None else compressed_sizes(engine.path),
         metric=finite(verdict["metric"]),
         metric_drop=finite(verdict["metric_drop"]),
         metric_measured_on=SIMULATION if variant in results.not_timed else ENGINE,

@@ -27,6 +27,7 @@ from engines.torch_graph import library
 from engines.torch_graph.network import TorchNetwork
 from pipeline.artifact import OnnxModel, Ranges, Tuned
 from pipeline.errors import ConfigError
+from pipeline.json_record import finite
 from pipeline.option import option
 from pipeline.output import copy_files
 from pipeline.training.acceptance import accepted
@@ -176,7 +177,7 @@ class _Tuning:
         if acceptance.is_better:
             (folder / "ranges").mkdir()
             write_ranges(record, histograms, folder / "ranges")
-        return training.decided(acceptance.is_better, acceptance.words(), agreement)
+        return training.decided(acceptance.is_better, acceptance.words(), finite(agreement))
 
     def _agreement_db(self, learned: Learned, deployed: Mapping[str, Array]) -> float:
         """The least of all answers."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+from pipeline.json_record import record_from_data, write_json
 
 TRAINING_FILE = "training.json"
 
@@ -18,7 +18,8 @@ class Epoch:
     epoch: int
     train_loss: float | None
     """Mean over the epoch's steps; None of epoch 0."""
-    held_out_loss: float
+    held_out_loss: float | None
+    """None where it is no number, as after steps that were too large."""
     metric: float | None
     """The task's metric on the held-out samples; None without labels."""
 
@@ -51,9 +52,8 @@ class TrainingRecord:
         return replace(self, is_used=is_used, decision=decision, agreement_db=agreement_db)
 
     def write(self, folder: Path) -> None:
-        """Write ``training.json``; numbers that are not finite are null."""
-        text = json.dumps(_finite(asdict(self)), indent=1, allow_nan=False)
-        (folder / TRAINING_FILE).write_text(text + "\n", encoding="utf-8")
+        """Write ``training.json``."""
+        write_json(self, folder / TRAINING_FILE)
 
     def sentence(self, verb: str) -> str:
         """What came of it."""
@@ -75,13 +75,14 @@ class TrainingRecord:
 
 def _judged(epoch: Epoch, metric: str) -> str:
     """An epoch's figures."""
-    loss = f"loss {epoch.held_out_loss:.4g}"
+    loss = f"loss {epoch.held_out_loss or 0.0:.4g}"
     return loss if epoch.metric is None or not metric else f"{metric} {epoch.metric:.4g}, {loss}"
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def training_from_folder(folder: Path) -> TrainingRecord | None:
+    """The record of a training that a stage left in its folder; None where nothing was trained."""
+    file = folder / TRAINING_FILE
+    if not file.is_file():
+        return None
+    data = json.loads(file.read_text(encoding="utf-8"))
+    return record_from_data(data, TrainingRecord, str(file), "train again")

@@ -26,6 +26,7 @@ from engines.torch_graph.network import TorchNetwork
 from engines.torch_graph.rounding import FakeQuantization
 from pipeline.accuracy.metrics import Metric, metric
 from pipeline.engine_runner import SampleRunner, load_simulation
+from pipeline.json_record import finite
 from pipeline.source_digest import source_digest
 from pipeline.training.checkpoint import EpochCheckpoint
 from pipeline.training.curve import Epoch, TrainingRecord
@@ -133,7 +134,8 @@ def train_network(
 
 def first_epoch(learner: Learner, answers: Mapping[str, Array]) -> Epoch:
     """Epoch 0: what stands there without any training, as it answers on the held-out samples."""
-    return Epoch(0, None, *judged(learner, answers))
+    loss, value = judged(learner, answers)
+    return Epoch(0, None, finite(loss), finite(value))
 
 
 def with_weights(model: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:

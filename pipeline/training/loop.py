@@ -20,6 +20,7 @@ from engines.torch_graph.library import load_torch, set_threads
 from engines.torch_graph.network import TorchNetwork
 from engines.torch_graph.rounding import FakeQuantization, parameters_of
 from pipeline.accuracy.metrics import Metric
+from pipeline.json_record import finite
 from pipeline.machine.progress import Phases
 from pipeline.training.checkpoint import EpochCheckpoint
 from pipeline.training.curve import Epoch
@@ -77,8 +78,8 @@ class Learned:
     def is_better(self, epoch: Epoch, metric: Metric | None) -> bool:
         """Whether an epoch beats the best so far: by the metric, of equal ones by the loss."""
         best = self.curve[self.best]
-        if not math.isfinite(epoch.held_out_loss):
-            return False
+        if epoch.held_out_loss is None or best.held_out_loss is None:
+            return epoch.held_out_loss is not None
         if metric is None or epoch.metric is None or best.metric is None or epoch.metric == best.metric:
             return epoch.held_out_loss < best.held_out_loss
         return (epoch.metric > best.metric) == metric.higher_is_better
@@ -179,7 +180,7 @@ def trained(
 
 
 def _words(learned: Learned) -> str:
-    return f"held-out loss {learned.curve[-1].held_out_loss:.4g}"
+    return f"held-out loss {learned.curve[-1].held_out_loss or 0.0:.4g}"
 
 
 @dataclass(frozen=True)
@@ -257,17 +258,17 @@ class _State:
             loss, value = judged(learner, answers)
         else:
             loss, value = math.nan, None
-        entry = Epoch(epoch, train_loss, loss, value)
+        entry = Epoch(epoch, finite(train_loss), finite(loss), finite(value))
         if epoch >= self.first and learned.is_better(entry, learner.metric):
             learned.best = epoch
             learned.weights = learner.network.arrays()
             learned.scales = {} if learner.rounding is None else learner.rounding.scales()
         learned.curve.append(entry)
         log.info("epoch %d: held-out loss %.4g, metric %s", epoch, loss, value)
-        first = learned.curve[0].held_out_loss
+        first, last = learned.curve[0].held_out_loss or 0.0, learned.curve[-2].held_out_loss or 0.0
         if not math.isfinite(loss):
             learned.stopped = f"stopped in epoch {epoch}, where the loss is no number: a lower rate may help"
-        elif loss > DIVERGED * max(first, 1e-3) and epoch > 1 and loss > learned.curve[-2].held_out_loss:
+        elif loss > DIVERGED * max(first, 1e-3) and epoch > 1 and loss > last:
             learned.stopped = f"stopped after epoch {epoch}, where the loss grows ({loss:.4g}): a lower rate may help"
 
     def dump(self) -> dict[str, Any]:
