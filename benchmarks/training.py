@@ -1,0 +1,255 @@
+"""What tuning and pruning win on the three networks, beside post-training quantization, with intervals over seeds.
+
+For each network and each placement: top-1 of FP32 and of INT8 by post-training quantization, tuned without labels and
+tuned with the labels of the same calibration samples; and of FP32 and INT8 after pruning, at once and while training,
+with the size of the file, raw and compressed. Every figure is of the whole test set, each seed a run of its own; p is
+of McNemar's exact test against post-training quantization on the same samples, of the seed that is worst. CPU seconds
+are those of `tune`, beside a plain pass of FP32 in ONNX Runtime over the same samples, in the same process. Usage::
+
+    python -m benchmarks.training FOLDER --output benchmarks/results/training.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.networks import NETWORKS, PLAN, Network
+from calibration.precision.placement import PlacementTarget
+from pipeline.artifact import OnnxModel
+from pipeline.engine_runner import load_simulation
+from pipeline.flow import models_of
+from pipeline.plan import Plan, read_plan
+from pipeline.report.compressed_size import compressed_sizes
+from pipeline.results import Results
+from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.prune import Prune
+from pipeline.stages.quantize import Quantize
+from pipeline.stages.tune import Tune
+from pipeline.stats.proportions import mcnemar
+from pipeline.store import Store
+from pipeline.training.options import TrainingAim
+
+Bools = npt.NDArray[np.bool_]
+SHORT = {"kws_dscnn/kws_ref_model": "kws", "resnet8_cifar10/resnet8_savedmodel": "resnet8",
+         "fashion_mnist/fashion_mnv2_tiny_savedmodel": "fashion"}  # fmt: skip
+TARGETS: tuple[PlacementTarget, ...] = ("tensorrt", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Made:
+    """One network, exported and calibrated, and the samples that judge it."""
+
+    plan: Plan
+    results: Results
+    work: Path
+
+    def right(self, model: OnnxModel) -> Bools:
+        """(N,): whether each test sample is answered rightly, every node computed as it stands."""
+        samples = self.results.evaluation
+        with load_simulation(model.path) as runner:
+            outputs = [next(iter(runner.infer(feed).values())) for feed in samples.batches(100)]
+        return np.asarray(np.concatenate(outputs).argmax(axis=-1) == samples.labels())
+
+    def folder(self) -> Path:
+        """A new one."""
+        return Path(tempfile.mkdtemp(dir=self.work))
+
+    def aim(self, target: PlacementTarget | None) -> TrainingAim:
+        """What is learned."""
+        options = None if target is None else self.quantize(target).placement_options(self.results.fp32)
+        return TrainingAim(self.results.fp32, "top1", "", Path(), options)
+
+    def quantize(self, target: PlacementTarget) -> Quantize:
+        """For a placement; u8s8, so that the machine does not matter."""
+        return Quantize(target=target, arithmetic="u8s8")
+
+
+@dataclass
+class Row:
+    """One line of the table: a figure for each seed."""
+
+    network: str
+    what: str
+    top1: list[float]
+    p_value: float | None
+    used: str
+    cpu_seconds: list[float]
+
+    def text(self) -> str:
+        """As Markdown."""
+        mean = float(np.mean(self.top1))
+        spread = f" ± {interval(self.top1):.4f}" if len(self.top1) > 1 else ""
+        p = "" if self.p_value is None else f"{self.p_value:.2g}"
+        cpu = f"{np.mean(self.cpu_seconds):.1f}" if self.cpu_seconds else ""
+        return f"| {self.network} | {self.what} | {mean:.4f}{spread} | {p} | {self.used} | {cpu} |"
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean, by Student's t with the few seeds that there are."""
+    quantile = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), 2.0)
+    return float(quantile * np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def made_of(folder: Path, network: Network, work: Path) -> Made:
+    """Export and calibrate."""
+    shapes = {name: [batch, *network.shape] for name, batch in (("smallest", 1), ("usual", 8), ("largest", 32))}
+    text = PLAN.format(source=folder / network.source, input=network.input, data=folder / network.data,
+                       scale=network.scale, method="auto", seconds=0.1, **shapes)  # fmt: skip
+    path = work / "plan.toml"
+    path.write_text(text.replace('"fp16", ', "").replace(', "tensorrt_rtx"', ""))
+    plan = read_plan(path)
+    return Made(plan, models_of(plan, Store(work / "store"), "calibrate"), work)
+
+
+def tuning_rows(made: Made, name: str, seeds: Sequence[int], epochs: int) -> Iterator[Row]:
+    """FP32, and for each placement what post-training quantization and tuning make of it."""
+    results = made.results
+    assert results.ranges is not None
+    assert results.calibration is not None
+    yield Row(name, "FP32", [float(made.right(results.fp32).mean())], None, "", [])
+    for target in TARGETS:
+        ptq = made.right(made.quantize(target)(made.folder(), results.fp32, results.ranges))
+        yield Row(name, f"INT8 {target}, PTQ", [float(ptq.mean())], None, "", [])
+        for loss in ("teacher", "both"):
+            top1, p_values, seconds, used = [], [], [], 0
+            for seed in seeds:
+                stage = Tune(seed=seed, epochs=epochs, loss=loss, num_threads=1)
+                begin = time.process_time()
+                tuned = stage(made.folder(), results.fp32, results.ranges, results.calibration, made.aim(target))
+                seconds.append(time.process_time() - begin)
+                used += tuned.read()["is_used"]
+                right = made.right(made.quantize(target)(made.folder(), tuned.model, tuned.ranges))
+                top1.append(float(right.mean()))
+                p_values.append(p_of(right, ptq))
+            what = f"INT8 {target}, tuned by {loss}"
+            yield Row(name, what, top1, max(p_values), f"{used} of {len(seeds)}", seconds)
+
+
+def p_of(first: Bools, second: Bools) -> float:
+    """Exact and two-sided, of two judgements of the same samples."""
+    return mcnemar(int((first & ~second).sum()), int((~first & second).sum()))
+
+
+def pruning_rows(made: Made, name: str, seeds: Sequence[int], epochs: int) -> Iterator[str]:
+    """Top-1 and sizes after pruning a half, of FP32 and of INT8 for ONNX Runtime."""
+    results = made.results
+    assert results.calibration is not None
+    assert results.ranges is not None
+    dense = results.fp32
+    int8 = made.quantize("onnxruntime")(made.folder(), dense, results.ranges)
+    yield _pruned_row(name, "dense", [float(made.right(dense).mean())], [float(made.right(int8).mean())], (dense, int8))
+    stages = [("at once", Prune(), (1,)), ("trained", Prune(epochs=epochs, num_threads=1), seeds)]
+    stages.append(("2:4, trained", Prune(pattern="2:4", epochs=epochs, num_threads=1), seeds[:1]))
+    for how, stage, each_seed in stages:
+        full, small = [], []
+        for seed in each_seed:
+            out = made.folder()
+            pruned = replace(stage, seed=seed)(out, dense, results.calibration, made.aim(None))
+            ranges = Calibrate()(made.folder(), pruned, results.calibration)
+            int8 = made.quantize("onnxruntime")(made.folder(), pruned, ranges)
+            full.append(float(made.right(pruned).mean()))
+            small.append(float(made.right(int8).mean()))
+        yield _pruned_row(name, how, full, small, (pruned, int8))
+
+
+def _pruned_row(
+    name: str, how: str, full: Sequence[float], small: Sequence[float], files: tuple[OnnxModel, OnnxModel]
+) -> str:
+    sizes = []
+    for file in files:
+        each = compressed_sizes(file.path)
+        sizes.append(" / ".join(f"{size / 1024:.0f}" for size in (file.path.stat().st_size, *each.values())))
+    spread = f" ± {interval(full):.4f}" if len(full) > 1 else ""
+    return f"| {name} | {how} | {np.mean(full):.4f}{spread} | {np.mean(small):.4f} | {' | '.join(sizes)} |"
+
+
+def plain_pass_seconds(made: Made) -> float:
+    """CPU seconds of FP32 in ONNX Runtime over the calibration samples, one thread, in batches as `tune` takes."""
+    assert made.results.calibration is not None
+    with load_simulation(made.results.fp32.path, 1) as runner:
+        feeds = list(made.results.calibration.batches(32))
+        runner.infer(feeds[0])
+        begin = time.process_time()
+        for feed in feeds:
+            runner.infer(feed)
+        return time.process_time() - begin
+
+
+def main() -> None:
+    """Run and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--pruning-epochs", type=int, default=30)
+    parser.add_argument("--only", default="", help="names with commas between")
+    options = parser.parse_args()
+    seeds = list(range(1, options.seeds + 1))
+    rows: list[str] = []
+    pruned: list[str] = []
+    costs: list[str] = []
+    for network in NETWORKS:
+        name = SHORT.get(network.source, "")
+        if not name or (options.only and name not in options.only.split(",")):
+            continue
+        with tempfile.TemporaryDirectory() as text:
+            made = made_of(options.folder.resolve(), network, Path(text))
+            plain = plain_pass_seconds(made)
+            begin = len(rows)
+            for row in tuning_rows(made, name, seeds, options.epochs):
+                rows.append(row.text())
+                print(rows[-1], flush=True)
+                if row.cpu_seconds:
+                    costs.append(_cost(name, row, plain, options.epochs, made))
+            assert len(rows) > begin
+            for line in pruning_rows(made, name, seeds, options.pruning_epochs):
+                pruned.append(line)
+                print(line, flush=True)
+        write(options.output, rows, pruned, costs, vars(options))
+
+
+def _cost(name: str, row: Row, plain: float, epochs: int, made: Made) -> str:
+    """CPU seconds of a tuning in passes, everything included: reading, the teacher, the files that are judged."""
+    assert made.results.calibration is not None
+    passes = float(np.mean(row.cpu_seconds)) / plain
+    return f"| {name} | {row.what} | {plain:.3f} | {np.mean(row.cpu_seconds):.1f} | {passes / epochs:.1f} |"
+
+
+def write(path: Path, rows: list[str], pruned: list[str], costs: list[str], options: dict[str, Any]) -> None:
+    """The page, as far as it is."""
+    how = f"python -m benchmarks.training FOLDER --seeds {options['seeds']} --epochs {options['epochs']}"
+    path.write_text(
+        "\n".join([
+            "# Tuning and pruning", "",
+            f"`{how} --pruning-epochs {options['pruning_epochs']}`; whole test sets (kws 800, resnet8 2000, fashion "
+            "10,000); trained on the calibration samples (200, 500, 1000) alone, a quarter of them held out.",
+            "", "## INT8", "",
+            "± is the 95 % interval over seeds; p of McNemar's exact test against PTQ, of the worst seed; used: how "
+            "many seeds beat PTQ on the held-out samples beyond doubt, the others are PTQ itself.", "",
+            "| network | variant | top-1 | p | used | CPU s |", "|---|---|---|---|---|---|", *rows,
+            "", "## What a tuning costs", "",
+            "CPU seconds of one thread, with everything but loading torch the first time; a plain pass is FP32 in ONNX "
+            "Runtime over the same samples.", "",
+            "| network | variant | plain pass, s | tuning, s | plain passes for each epoch |", "|---|---|---|---|---|",
+            *costs, "", "## A half of the weights at zero", "",
+            "Sizes in KiB: raw / gzip / xz / zstd.", "",
+            "| network | how | FP32 top-1 | INT8 top-1 | FP32 file | INT8 file (ONNX Runtime) |",
+            "|---|---|---|---|---|---|", *pruned, "",
+        ]),
+        encoding="utf-8",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
