@@ -35,6 +35,7 @@ from engines.contract import (
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
 from engines.keras_file import custom_code, is_hdf5, is_keras_2, lambda_layer
+from engines.left_out import left_out
 from engines.model_format import ModelFormat
 from engines.quiet import quiet
 
@@ -50,6 +51,9 @@ SUFFIX = ""
 INSTALL = "pip install 'trtforge[tensorflow]'"
 
 DEFAULT_SIGNATURE = "serving_default"
+
+NO_PARTS_OF_A_RUN = ("matplotlib", "pandas", "sklearn")
+"""What Keras imports where it is installed, for drawing and training: a third of the time that TensorFlow takes."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,7 @@ def _import() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
-        with quiet():
+        with quiet(), left_out(NO_PARTS_OF_A_RUN):
             import tensorflow as tf
 
             tf.config.set_visible_devices([], "GPU")

@@ -179,13 +179,15 @@ def test_another_number_of_threads_in_one_process_is_refused(saved: Path) -> Non
         pytest.fail("threads cannot be changed any more")
 
 
-def test_it_is_quiet(saved: Path) -> None:
+def test_it_is_quiet_and_loads_no_more_than_it_needs(saved: Path) -> None:
+    """What Keras draws and trains with is not imported with it, and nothing stands in the way of it afterwards."""
     program = (
         "import sys; from pathlib import Path; from engines.backends import tensorflow as t\n"
-        "with t.load(Path(sys.argv[1]), num_threads=1) as runner: print(len(runner.inputs))"
+        "with t.load(Path(sys.argv[1]), num_threads=1) as runner: print(len(runner.inputs))\n"
+        "print([name for name in t.NO_PARTS_OF_A_RUN if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program, saved], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("2\n", "")
+    assert (done.stdout, done.stderr) == ("2\n[]\n", "")
 
 
 def test_a_savedmodel_with_its_optimizer_needs_tf_keras(tf: Any, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
