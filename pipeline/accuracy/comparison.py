@@ -13,6 +13,7 @@ import numpy as np
 
 from calibration.analysis.sqnr import sqnr_db, without_equal_infinities
 from engines.contract import Array
+from engines.left_out import left_out
 from pipeline.errors import ConfigError
 from pipeline.option import option
 
@@ -358,8 +359,11 @@ def _numbers(batch: Mapping[str, Array]) -> dict[str, Array]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Polygraphy's log and numpy's warnings of NaN kept off the terminal; errors still raise, and NaN still fails."""
+    """Polygraphy's log and numpy's warnings of NaN kept off the terminal; errors still raise, and NaN still fails.
+
+    Polygraphy imports PyTorch, which takes seconds, to ask whether an array is a tensor of it: none is.
+    """
     from polygraphy.logger import G_LOGGER
 
-    with np.errstate(all="ignore"), G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+    with left_out(("torch",)), np.errstate(all="ignore"), G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         yield

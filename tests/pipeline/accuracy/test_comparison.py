@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["b"], [0, 1, 2, 9])
     assert found["a"].dtype == np.float32
     assert found["b"].dtype == np.int64
+
+
+def test_pytorch_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert compared(tmp_path, [REFERENCE], STRICT).passed
+    assert "torch" not in sys.modules
 
 
 def test_polygraphy_itself_reads_the_file(tmp_path: Path) -> None:
