@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,21 +69,17 @@ def tiny_model() -> onnx.ModelProto:
     return model_with_weights(TINY, 7, kernel=(8, 4, 3, 3), bias=(8,), weight=(8, 3), offset=(3,))
 
 
-@pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder, made the current one, with `tiny.onnx`, and `data.npz`: 24 images and labels `y`."""
+def tiny_in(folder: Path) -> None:
+    """Write `tiny.onnx`, and `data.npz`: 24 images and labels `y`."""
     random = np.random.default_rng(8)
-    onnx.save(tiny_model(), tmp_path / "tiny.onnx")
+    onnx.save(tiny_model(), folder / "tiny.onnx")
     images = random.normal(size=(24, 4, 8, 8)).astype(np.float32)
-    np.savez(tmp_path / "data.npz", image=images, y=np.arange(24) % 3)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    np.savez(folder / "data.npz", image=images, y=np.arange(24) % 3)
 
 
-@pytest.fixture
-def plan(tiny: Path) -> Path:
-    """A plan beside the tiny network: FP32 and INT8 on ONNX Runtime, timed in a moment."""
-    path = tiny / "plan.toml"
+def plan_in(folder: Path) -> Path:
+    """Write a plan for the tiny network beside it: FP32 and INT8 on ONNX Runtime, timed in a moment."""
+    path = folder / "plan.toml"
     path.write_text(
         """
 [model]
@@ -109,6 +106,20 @@ html = false
 """
     )
     return path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, made the current one, with the tiny network and data for it."""
+    tiny_in(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def plan(tiny: Path) -> Path:
+    """The plan beside the tiny network."""
+    return plan_in(tiny)
 
 
 @contextmanager
@@ -149,3 +160,32 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
         return Said(status, said.out, said.err)
 
     return call
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What packing the tiny plan made; nobody changes these files."""
+
+    bundle: Path
+    store: Path
+
+
+@pytest.fixture(scope="session")
+def packed_once(tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    """The tiny plan packed; the network, its data and the plan are gone."""
+    from pipeline.command.cli import status_of
+
+    made = tmp_path_factory.mktemp("packed")
+    packed, folder = Packed(made / "bundle.tar", made / "store"), made / "source"
+    folder.mkdir()
+    tiny_in(folder)
+    with process_as_before():
+        assert status_of(["pack", str(plan_in(folder)), "-o", str(packed.bundle), "--store", str(packed.store)]) == 0
+    shutil.rmtree(folder)
+    return packed
+
+
+@pytest.fixture
+def warm_store(packed_once: Packed, tmp_path: Path) -> Path:
+    """A store of the test's own with all that packing the tiny plan made."""
+    return Path(shutil.copytree(packed_once.store, tmp_path / "warm", symlinks=True))

@@ -12,18 +12,16 @@ import pytest
 from pipeline.bundle import open_bundle
 from pipeline.errors import ConfigError, DataError
 from pipeline.report.table import report_from_json
-from tests.pipeline.bundles import packed, unpacked
+from tests.pipeline.bundles import unpacked
 
 if TYPE_CHECKING:
-    from tests.conftest import Command
+    from tests.conftest import Command, Packed
 
 
 @pytest.fixture
-def device(command: Command, plan: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An unpacked bundle on a device: the network, its data and the store are gone."""
-    folder = unpacked(packed(command, plan))
-    for name in ("tiny.onnx", "data.npz"):
-        (plan.parent / name).unlink()
+def device(packed_once: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An unpacked bundle on a device: the network, its data and the store are not there."""
+    folder = unpacked(packed_once.bundle, tmp_path)
     monkeypatch.chdir(folder)
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.report.table import report_from_json
-from tests.pipeline.bundles import bundle_of, packed
+from tests.pipeline.bundles import bundle_of
 
 if TYPE_CHECKING:
-    from tests.conftest import Command
+    from tests.conftest import Packed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,20 +51,20 @@ def test_the_script_on_a_wrong_command_line(arguments: list[str], status: int, s
     assert (done.returncode, said in done.stderr) == (status, True), done.stderr
 
 
-def test_the_script_on_a_damaged_bundle(command: Command, plan: Path) -> None:
-    bundle = packed(command, plan)
+def test_the_script_on_a_damaged_bundle(packed_once: Packed, tmp_path: Path) -> None:
+    bundle = Path(shutil.copy(packed_once.bundle, tmp_path))
     data = bundle.read_bytes()
     bundle.write_bytes(data[: len(data) // 2])
-    done = on_jetson(bundle, "--backend", "reference", VENV=str(plan.parent / "venv"))
+    done = on_jetson(bundle, "--backend", "reference", VENV=str(tmp_path / "venv"))
     assert done.returncode == 2
     assert "bundle.tar: cannot be unpacked: unexpected end of data; copy it again" in done.stderr
     at = data.index(b"QuantizeLinear")
     bundle.write_bytes(data[:at] + b"X" + data[at + 1 :])
-    done = on_jetson(bundle, "--backend", "reference", VENV=str(plan.parent / "venv"))
+    done = on_jetson(bundle, "--backend", "reference", VENV=str(tmp_path / "venv"))
     assert done.returncode == 2
     assert "'models/int8.tensorrt/model.onnx' is not what was packed (SHA-256 differs); copy it again" in done.stderr
-    assert not (plan.parent / "venv").exists()
-    assert not (plan.parent / "bundle").exists(), "nothing is unpacked before all of it is held to its sums"
+    assert not (tmp_path / "venv").exists()
+    assert not (tmp_path / "bundle").exists(), "nothing is unpacked before all of it is held to its sums"
 
 
 def test_the_script_passes_the_users_choice_on(tmp_path: Path) -> None:
@@ -99,15 +100,13 @@ def test_the_script_with_the_python_of_jetpack_5(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_script_in_a_fresh_environment(command: Command, plan: Path) -> None:
-    bundle = packed(command, plan)
-    for name in ("tiny.onnx", "data.npz", "plan.toml"):
-        (plan.parent / name).unlink()
-    venv = plan.parent / "venv"
+def test_the_whole_script_in_a_fresh_environment(packed_once: Packed, tmp_path: Path) -> None:
+    bundle = Path(shutil.copy(packed_once.bundle, tmp_path))
+    venv = tmp_path / "venv"
     done = on_jetson(bundle, "--backend", "reference", VENV=str(venv))
     assert done.returncode == 0, done.stderr
     assert "int8@reference" in done.stdout
-    record = report_from_json(plan.parent / "bundle" / "trtforge-report" / "report.json")
+    record = report_from_json(tmp_path / "bundle" / "trtforge-report" / "report.json")
     assert [variant.failures for variant in record.variants] == [(), ()]
     assert not {"tensorflow", "onnxruntime", "tf2onnx"} & set(record.versions), "the core is all that was installed"
     again = on_jetson(bundle, "--backend", "reference", VENV=str(venv))

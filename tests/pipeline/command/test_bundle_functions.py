@@ -53,9 +53,9 @@ def plan_with_metric(plan: Path) -> Path:
 
 
 @pytest.fixture
-def device(command: Command, plan_with_metric: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def device(command: Command, plan_with_metric: Path, warm_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An unpacked bundle with a metric of its own, as another machine gets it: nothing of it was imported here."""
-    folder = unpacked(packed(command, plan_with_metric))
+    folder = unpacked(packed(command, plan_with_metric, store=warm_store))
     for name in [name for name in sys.modules if name.split(".")[0] in ("counting", "right")]:
         del sys.modules[name]
     (plan_with_metric.parent / "RAN").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,31 @@ from pipeline.nightly.walk import walk
 from pipeline.nightly.why import History, why_made, why_missing
 from pipeline.plan import read_plan
 from pipeline.store import Store
-from tests.conftest import Command
+from tests.conftest import Command, plan_in, tiny_in
+
+
+@pytest.fixture(scope="module")
+def as_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny plan and its store: it was run until validate, in a folder `work` beside this one."""
+    work = tmp_path_factory.mktemp("why") / "work"
+    work.mkdir()
+    tiny_in(work)
+    run(read_plan(plan_in(work)), Store(work / "store"), "validate")
+    return work.rename(work.with_name("as_made"))
+
+
+@pytest.fixture
+def plan(as_made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The plan where it was run, with its store as the run left it."""
+    work = as_made.with_name("work")
+    shutil.copytree(as_made, work, symlinks=True)
+    monkeypatch.chdir(work)
+    yield work / "plan.toml"
+    shutil.rmtree(work)
 
 
 @pytest.fixture
 def store(plan: Path) -> Path:
-    """The store of the tiny plan, which was run until validate."""
-    run(read_plan(plan), Store(plan.parent / "store"), "validate")
     return plan.parent / "store"
 
 

@@ -26,7 +26,7 @@ from pipeline.release.bundle_writer import bundle_plan, write_samples
 from tests.pipeline.bundles import packed, unpacked
 
 if TYPE_CHECKING:
-    from tests.conftest import Command
+    from tests.conftest import Command, Packed
 
 FILES = {
     "SHA256SUMS", "manifest.json", "plan.toml", "samples.npz",
@@ -38,8 +38,8 @@ FILES = {
 """Of the plan of `tests/conftest.py`: FP32 and INT8."""
 
 
-def test_what_a_bundle_holds(command: Command, plan: Path) -> None:
-    folder = unpacked(packed(command, plan))
+def test_what_a_bundle_holds(packed_once: Packed, tmp_path: Path) -> None:
+    folder = unpacked(packed_once.bundle, tmp_path)
     found = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert found == FILES
     done = subprocess.run(
@@ -57,25 +57,22 @@ def test_what_a_bundle_holds(command: Command, plan: Path) -> None:
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
 
 
-def test_equal_inputs_give_equal_bytes(command: Command, plan: Path) -> None:
-    first = packed(command, plan, "first.tar")
-    elsewhere = plan.parent / "elsewhere"
-    elsewhere.mkdir()
-    for name in ("tiny.onnx", "data.npz", "plan.toml"):
-        shutil.copy(plan.parent / name, elsewhere / name)
-    again = packed(command, elsewhere / "plan.toml", "again.tar", store="another-store")
+def test_equal_inputs_give_equal_bytes(packed_once: Packed, command: Command, plan: Path) -> None:
+    """From another folder, into another store."""
+    first = packed_once.bundle
+    again = packed(command, plan, "again.tar", store="another-store")
     assert first.read_bytes() == again.read_bytes()
     with tarfile.open(first) as archive:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in archive} == {(0, 0, 0, "", 0o644)}
 
 
-def test_derived_tolerances_come_along(command: Command, plan: Path) -> None:
+def test_derived_tolerances_come_along(command: Command, plan: Path, warm_store: Path) -> None:
     images = np.random.default_rng(9).normal(size=(64, 4, 8, 8)).astype(np.float32)
     np.savez(plan.parent / "many.npz", image=images, y=np.arange(64) % 3)
     plan.write_text(
         plan.read_text().replace('{ path = "data.npz", labels = "y" }', '{ path = "many.npz", labels = "y" }')
     )
-    folder = unpacked(packed(command, plan))
+    folder = unpacked(packed(command, plan, store=warm_store))
     tolerances = open_bundle(folder / "manifest.json").manifest.tolerances
     assert set(tolerances) == {"fp32.tensorrt", "int8.tensorrt"}
     corrected = {kind: json.loads((folder / path).read_text())["corrects_biases"] for kind, path in tolerances.items()}
@@ -87,10 +84,10 @@ def test_derived_tolerances_come_along(command: Command, plan: Path) -> None:
     assert all(json.loads(path.read_text())["derived"]["scores"]["min_sqnr_db"] > 0 for path in paths)
 
 
-def test_packed_for_several_backends_with_a_cache_and_fewer_samples(command: Command, plan: Path) -> None:
+def test_packed_for_several_backends_with_a_cache_and_fewer_samples(command: Command, plan: Path, warm_store: Path) -> None:
     table = '\n[pack]\nbackends = ["onnxruntime", "tensorrt"]\ncaches = ["8.5.2", "10.3.0"]\nlimit = 8\n'
     plan.write_text(plan.read_text() + table)
-    folder = unpacked(packed(command, plan))
+    folder = unpacked(packed(command, plan, store=warm_store))
     bundle = open_bundle(folder / "manifest.json")
     assert set(bundle.manifest.models) == {"fp32", "int8.onnxruntime", "int8.tensorrt"}
     caches = {v: cache_from_bytes((folder / path).read_bytes(), path) for v, path in bundle.manifest.caches.items()}
@@ -105,14 +102,14 @@ def test_packed_for_several_backends_with_a_cache_and_fewer_samples(command: Com
     assert read_plan(folder / "plan.toml").variants.backends == ("onnxruntime", "tensorrt")
 
 
-def test_a_users_metric_comes_along(command: Command, plan: Path) -> None:
+def test_a_users_metric_comes_along(command: Command, plan: Path, warm_store: Path) -> None:
     (plan.parent / "counting.py").write_text("from scores import right\n\ndef metric(outputs, labels):\n"
                                              "    return right(outputs['scores'], labels)\n")  # fmt: skip
     (plan.parent / "scores.py").write_text(
         "def right(scores, labels):\n    return float((scores.argmax(1) == 0).sum())\n"
     )
     plan.write_text(plan.read_text().replace('"top1"', '"counting:metric"'))
-    folder = unpacked(packed(command, plan))
+    folder = unpacked(packed(command, plan, store=warm_store))
     assert (folder / "counting.py").read_bytes() == (plan.parent / "counting.py").read_bytes()
     assert (folder / "scores.py").is_file()
 
@@ -124,8 +121,10 @@ def test_a_metric_from_elsewhere_is_refused(command: Command, plan: Path) -> Non
     assert not Path("bundle.tar").exists()
 
 
-def test_a_failure_leaves_the_older_bundle(command: Command, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = packed(command, plan)
+def test_a_failure_leaves_the_older_bundle(
+    command: Command, plan: Path, packed_once: Packed, warm_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Path(shutil.copy(packed_once.bundle, plan.parent))
     before = bundle.read_bytes()
 
     def half(_folder: Path, path: Path) -> None:
@@ -134,7 +133,7 @@ def test_a_failure_leaves_the_older_bundle(command: Command, plan: Path, monkeyp
 
     monkeypatch.setattr(bundle_writer, "write_tar", half)
     plan.write_text(plan.read_text() + "\n[pack]\nlimit = 8\n")
-    said = command("pack", plan, "-o", bundle)
+    said = command("pack", plan, "-o", bundle, "--store", warm_store)
     assert (said.status, "the disk is full" in said.err) == (3, True), said.err
     assert bundle.read_bytes() == before
     assert [path.name for path in plan.parent.iterdir() if path.name.startswith(".bundle")] == []
