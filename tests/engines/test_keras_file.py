@@ -13,7 +13,7 @@ from engines.backends import tensorflow
 from engines.errors import EngineError
 from engines.keras_file import custom_code, is_keras_2
 
-pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.skipif(bool(tensorflow.why_not_run()), reason="needs TensorFlow")
 
 WAY_OUT = "where it is defined, load the model, write a SavedModel with model.export('FOLDER'), and export that"
 
@@ -40,6 +40,7 @@ def saved(keras: Any, path: Path, *, of_a_function: bool) -> Path:
 def test_the_layer_and_its_code_are_named(
     tmp_path: Path, library: str, suffix: str, of_a_function: bool, name: str
 ) -> None:
+    tensorflow._import()
     keras = pytest.importorskip(library)
     file = saved(keras, tmp_path / f"net{suffix}", of_a_function=of_a_function)
     assert is_keras_2(file) is (library == "tf_keras")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engines.backends import tensorflow
 from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.results import Results
@@ -16,28 +16,8 @@ from pipeline.store import Store
 from tests.made import QUICK_PROTOCOL
 
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
-pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-pytestmark = pytest.mark.slow
-
-NETWORK = """
-import sys
-import numpy as np
-import tensorflow as tf
-
-class Net(tf.Module):
-    def __init__(self):
-        random = np.random.default_rng(0)
-        self.first = tf.Variable(random.normal(size=(8, 16)).astype(np.float32))
-        self.second = tf.Variable(random.normal(size=(16, 3)).astype(np.float32))
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 8], tf.float32, name="row")])
-    def __call__(self, row):
-        return {"scores": tf.nn.relu(row @ self.first) @ self.second}
-
-net = Net()
-tf.saved_model.save(net, sys.argv[1], {"serving_default": net.__call__})
-"""
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(tensorflow.why_not_run()), reason="needs TensorFlow")]
 
 PLAN = """
 [model]
@@ -57,10 +37,21 @@ num_draws = 3
 """
 
 
+def save_network(folder: Path) -> None:
+    tf, random = tensorflow._import(), np.random.default_rng(0)
+    net = tf.Module()
+    net.first, net.second = (tf.Variable(random.normal(size=shape).astype(np.float32)) for shape in ((8, 16), (16, 3)))
+    serve = tf.function(
+        lambda row: {"scores": tf.nn.relu(row @ net.first) @ net.second},
+        input_signature=[tf.TensorSpec([None, 8], tf.float32, name="row")],
+    )
+    tf.saved_model.save(net, str(folder), {"serving_default": serve})
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("litert")
-    subprocess.run([sys.executable, "-c", NETWORK, str(folder / "saved")], check=True, capture_output=True)
+    save_network(folder / "saved")
     random = np.random.default_rng(3)
     calibration, evaluation = random.normal(size=(2, 66, 8)).astype(np.float32)
     np.savez(folder / "data.npz", calibration=calibration, evaluation=evaluation)

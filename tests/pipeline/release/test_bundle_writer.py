@@ -84,7 +84,9 @@ def test_derived_tolerances_come_along(command: Command, plan: Path, warm_store:
     assert all(json.loads(path.read_text())["derived"]["scores"]["min_sqnr_db"] > 0 for path in paths)
 
 
-def test_packed_for_several_backends_with_a_cache_and_fewer_samples(command: Command, plan: Path, warm_store: Path) -> None:
+def test_packed_for_several_backends_with_a_cache_and_fewer_samples(
+    command: Command, plan: Path, warm_store: Path
+) -> None:
     table = '\n[pack]\nbackends = ["onnxruntime", "tensorrt"]\ncaches = ["8.5.2", "10.3.0"]\nlimit = 8\n'
     plan.write_text(plan.read_text() + table)
     folder = unpacked(packed(command, plan, store=warm_store))
