@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import plan_in, tiny_in
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "examples" / "ci"
@@ -34,16 +37,36 @@ min_cosine = 0.0
 """
 
 
-@pytest.fixture
-def runner(plan: Path) -> dict[str, str]:
+def runner_in(folder: Path) -> dict[str, str]:
     """The environment of a runner that has the command `trtforge`, in a folder with a plan that can be gated."""
+    plan = folder / "plan.toml"
     plan.write_text(plan.read_text() + GATE)
-    command = plan.parent / "bin" / "trtforge"
+    command = folder / "bin" / "trtforge"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m pipeline "$@"\n')
     command.chmod(0o755)
     paths = {"PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     return os.environ | paths | {"TRTFORGE": str(command)}
+
+
+@pytest.fixture
+def runner(plan: Path) -> dict[str, str]:
+    return runner_in(plan.parent)
+
+
+@pytest.fixture(scope="module")
+def first_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is done once, by hand: gate without a baseline, and take it as the first."""
+    folder = tmp_path_factory.mktemp("first")
+    tiny_in(folder)
+    plan_in(folder)
+    environment = runner_in(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        first = shell("trtforge gate plan.toml --baseline last-good -o trtforge-gate", environment)
+        assert first.returncode == 6, first.stderr
+        assert shell("trtforge baseline set last-good trtforge-gate --first", environment).returncode == 0
+    return folder / ".trtforge"
 
 
 def github_lines() -> list[str]:
@@ -65,16 +88,9 @@ def shell(text: str, environment: dict[str, str]) -> subprocess.CompletedProcess
     return subprocess.run(["bash", "-e", "-c", text], env=environment, capture_output=True, text=True, check=False)
 
 
-def set_the_first(environment: dict[str, str]) -> None:
-    """Once, by hand: gate without a baseline, and take it as the first."""
-    first = shell("trtforge gate plan.toml --baseline last-good -o trtforge-gate", environment)
-    assert first.returncode == 6, first.stderr
-    assert shell("trtforge baseline set last-good trtforge-gate --first", environment).returncode == 0
-
-
-def test_github_actions(runner: dict[str, str], tiny: Path) -> None:
+def test_github_actions(runner: dict[str, str], tiny: Path, first_store: Path) -> None:
     gate, summary, keep = github_lines()
-    set_the_first(runner)
+    shutil.copytree(first_store, tiny / ".trtforge", symlinks=True)
     environment = runner | {"GITHUB_STEP_SUMMARY": str(tiny / "summary.md")}
     done = shell(gate, environment)
     assert done.returncode == 0, done.stderr
@@ -90,8 +106,8 @@ def test_github_actions(runner: dict[str, str], tiny: Path) -> None:
     assert not (tiny / "trtforge-gate").exists()
 
 
-def test_gitlab(runner: dict[str, str], tiny: Path) -> None:
-    set_the_first(runner)
+def test_gitlab(runner: dict[str, str], tiny: Path, first_store: Path) -> None:
+    shutil.copytree(first_store, tiny / ".trtforge", symlinks=True)
     on_main = runner | {"CI_COMMIT_BRANCH": "main", "CI_DEFAULT_BRANCH": "main"}
     done = shell("\n".join(gitlab_lines()), on_main)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +60,29 @@ html = false
 """
 
 
-@pytest.fixture
-def plan_file(tmp_path: Path) -> Path:
-    """A folder with a network, its data and a plan, as a user would have it."""
+@pytest.fixture(scope="module")
+def users_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network, its data and a plan, as a user would have them, and the store after a run until validate."""
+    folder = tmp_path_factory.mktemp("user")
     random = np.random.default_rng(0)
     network = onnx.parser.parse_model(NETWORK)
     weights = {"kernel": (16, 1, 3, 3), "dense": (4, 16), "bias": (4,)}
     for name, shape in weights.items():
         values = random.normal(size=shape).astype(np.float32)
         network.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    onnx.save(network, tmp_path / "network.onnx")
+    onnx.save(network, folder / "network.onnx")
     images = random.normal(size=(96, 1, 8, 8)).astype(np.float32)
-    labels = answers(tmp_path / "network.onnx", images).argmax(axis=1)
-    np.savez(tmp_path / "samples.npz", x_calibration=images[:32], x_evaluation=images[32:], y_evaluation=labels[32:])
-    (tmp_path / "plan.toml").write_text(PLAN)
-    return tmp_path / "plan.toml"
+    labels = answers(folder / "network.onnx", images).argmax(axis=1)
+    np.savez(folder / "samples.npz", x_calibration=images[:32], x_evaluation=images[32:], y_evaluation=labels[32:])
+    (folder / "plan.toml").write_text(PLAN)
+    run(read_plan(folder / "plan.toml"), Store(folder / "store"), until="validate")
+    return folder
+
+
+@pytest.fixture
+def plan_file(users_folder: Path, tmp_path: Path) -> Path:
+    """The plan in such a folder."""
+    return Path(shutil.copytree(users_folder, tmp_path / "user", symlinks=True)) / "plan.toml"
 
 
 def answers(network: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -86,7 +95,7 @@ def answers(network: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.fl
 
 def test_from_a_network_to_a_decision(plan_file: Path) -> None:
     plan = read_plan(plan_file)
-    store = Store(plan_file.parent / "store")
+    store = Store(plan_file.parent / "new-store")
 
     made = run(plan, store, until="benchmark")
 
@@ -119,15 +128,12 @@ def test_from_a_network_to_a_decision(plan_file: Path) -> None:
 
 
 def test_a_second_run_is_served(plan_file: Path) -> None:
-    plan = read_plan(plan_file)
-    run(plan, Store(plan_file.parent / "store"), until="validate")
     again = Store(plan_file.parent / "store")
-    run(plan, again, until="validate")
+    run(read_plan(plan_file), again, until="validate")
     assert all(entry.served for entry in again.account)
 
 
 def test_only_what_changed_is_made_again(plan_file: Path) -> None:
-    run(read_plan(plan_file), Store(plan_file.parent / "store"), until="validate")
     plan_file.write_text(PLAN + '\n[quantize]\nexclude = ["Gemm"]\n')
     again = Store(plan_file.parent / "store")
     run(read_plan(plan_file), again, until="validate")
