@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +14,13 @@ import pytest
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
-from engines import backend
 from pipeline.artifact import OnnxModel
-from pipeline.record import (
-    VariantRecord,
-)
+from pipeline.flow import run
+from pipeline.plan import read_plan
+from pipeline.record import VariantRecord
+from pipeline.store import Store
 from tests.made import timed, variant_named
-from tests.pipeline.plan_folder import PLAN, network
+from tests.pipeline.plan_folder import make_users_folder
 from tests.pipeline.quadrants import QUADRANTS
 
 
@@ -70,10 +71,21 @@ def fp32(tiny: Path) -> OnnxModel:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A user's folder: `net.onnx`, `data.npz` and `plan.toml`."""
-    onnx.save(network(), tmp_path / "net.onnx")
-    images = np.random.default_rng(12).normal(size=(36, 4, 8, 8)).astype(np.float32)
-    with backend("reference").load(tmp_path / "net.onnx", num_threads=1) as runner:
-        labels = runner.infer({"image": images[12:]})["scores"].argmax(axis=1)
-    np.savez(tmp_path / "data.npz", x_calibration=images[:12], x_evaluation=images[12:], y_evaluation=labels)
-    (tmp_path / "plan.toml").write_text(PLAN)
+    make_users_folder(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def store_of_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store after a run of the plan of such a folder, until benchmark; nobody changes it."""
+    made = tmp_path_factory.mktemp("run")
+    make_users_folder(made)
+    run(read_plan(made / "plan.toml"), Store(made / "store"), "benchmark")
+    return made / "store"
+
+
+@pytest.fixture
+def warm(folder: Path, store_of_a_run: Path) -> Path:
+    """A user's folder whose plan was run: what that made lies in `store`."""
+    shutil.copytree(store_of_a_run, folder / "store", symlinks=True)
+    return folder

@@ -9,6 +9,7 @@ import onnx
 import onnx.parser
 from onnx import numpy_helper
 
+from engines import backend
 from tests.made import QUICK_PROTOCOL
 
 NET = """
@@ -62,6 +63,16 @@ def network() -> onnx.ModelProto:
     for name in ("gamma", "beta", "mean", "variance"):
         model.graph.initializer.append(numpy_helper.from_array(random.uniform(0.5, 2, 16).astype(np.float32), name))
     return model
+
+
+def make_users_folder(folder: Path) -> None:
+    """Write `net.onnx`, `data.npz`, whose labels are the network's own answers, and `plan.toml`."""
+    onnx.save(network(), folder / "net.onnx")
+    images = np.random.default_rng(12).normal(size=(36, 4, 8, 8)).astype(np.float32)
+    with backend("reference").load(folder / "net.onnx", num_threads=1) as runner:
+        labels = runner.infer({"image": images[12:]})["scores"].argmax(axis=1)
+    np.savez(folder / "data.npz", x_calibration=images[:12], x_evaluation=images[12:], y_evaluation=labels)
+    (folder / "plan.toml").write_text(PLAN)
 
 
 def change(folder: Path, old: str, new: str) -> None:

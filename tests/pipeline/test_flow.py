@@ -73,7 +73,7 @@ def test_each_verb_stops_where_it_says(folder: Path) -> None:
 
 
 def test_what_a_backend_does_not_read_is_refused_before_anything_is_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As TensorRT 8 does of opset 18, which nothing else here can build for."""
     models: list[Path] = []
@@ -83,29 +83,28 @@ def test_what_a_backend_does_not_read_is_refused_before_anything_is_run(
         raise Unavailable(f"{model}: is in opset 18, tensorrt 8.6.1 reads up to 17; write it in opset 17")
 
     monkeypatch.setattr(reference, "refuse_model", refuse_model, raising=False)
-    change(folder, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
-    store = Store(folder / "store")
+    change(warm, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
+    store = Store(warm / "store")
     with pytest.raises(Unavailable, match="is in opset 18"):
-        made_by(folder, "build", store)
+        made_by(warm, "build", store)
     assert stages_of(store) == ["export"]
     assert [model.name for model in models] == ["model.onnx"]
-    made_by(folder, "calibrate", store)
+    made_by(warm, "calibrate", store)
 
 
-def test_a_network_that_is_int8_already_is_refused_before_it_is_run(folder: Path) -> None:
-    int8 = made_by(folder, "quantize").models
+def test_a_network_that_is_int8_already_is_refused_before_it_is_run(warm: Path) -> None:
+    int8 = made_by(warm, "quantize").models
     (model,) = [model for variant, model in int8.items() if variant.precision.is_integer]
-    (folder / "net.onnx").write_bytes(model.path.read_bytes())
-    store = Store(folder / "other")
+    (warm / "net.onnx").write_bytes(model.path.read_bytes())
+    store = Store(warm / "other")
     with pytest.raises(ModelError, match="has Q/DQ nodes already"):
-        made_by(folder, "benchmark", store)
+        made_by(warm, "benchmark", store)
     assert stages_of(store) == ["export"]
 
 
-def test_the_store_may_serve_all_but_the_benchmark(folder: Path) -> None:
-    made_by(folder, "benchmark")
-    again = Store(folder / "store")
-    made_by(folder, "benchmark", again)
+def test_the_store_may_serve_all_but_the_benchmark(warm: Path) -> None:
+    again = Store(warm / "store")
+    made_by(warm, "benchmark", again)
     assert {entry.stage for entry in again.account if not entry.served} == {"benchmark"}
 
 
@@ -167,36 +166,36 @@ def test_shapes_of_an_input_that_is_not_there_are_the_plans_fault(folder: Path, 
 
 
 def test_a_dynamic_input_without_a_shape_range_is_refused_with_what_to_write(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reference, "NEEDS_RANGES", True)
-    change(folder, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
-    store = Store(folder / "store")
+    change(warm, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
+    store = Store(warm / "store")
     with pytest.raises(ConfigError) as error:
-        made_by(folder, "benchmark", store)
+        made_by(warm, "benchmark", store)
     sentence, toml = str(error.value).split("\n", maxsplit=1)
     assert "[model.inputs] has no shape range for input 'image' (?, 4, 8, 8), and reference builds" in sentence
     assert stages_of(store) == ["export"]
-    made_by(folder, "calibrate")  # Makes no engine.
+    made_by(warm, "calibrate")  # Makes no engine.
 
-    change(folder, "[data]", f"{toml}\n[data]")
-    assert read_plan(folder / "plan.toml").model.inputs["image"].max == (32, 4, 8, 8)
-    made_by(folder, "build")
-    change(folder, "[data]", "[[model.profiles]]\n[data]")
+    change(warm, "[data]", f"{toml}\n[data]")
+    assert read_plan(warm / "plan.toml").model.inputs["image"].max == (32, 4, 8, 8)
+    made_by(warm, "build")
+    change(warm, "[data]", "[[model.profiles]]\n[data]")
     with pytest.raises(ConfigError, match=r"\[model.profiles\[0\]\] has no shape range for input 'image'"):
-        made_by(folder, "build")
+        made_by(warm, "build")
 
 
-def test_a_metric_is_judged_anew_when_what_it_imports_changes(folder: Path) -> None:
-    (folder / "own_metric_of_test_flow.py").write_text(
+def test_a_metric_is_judged_anew_when_what_it_imports_changes(warm: Path) -> None:
+    (warm / "own_metric_of_test_flow.py").write_text(
         "import own_factor_of_test_flow\ndef share(outputs, labels):\n    return own_factor_of_test_flow.FACTOR\n"
     )
-    (folder / "own_factor_of_test_flow.py").write_text("FACTOR = 1.0\n")
-    change(folder, 'metric = "top1"', 'metric = "own_metric_of_test_flow:share"')
-    made_by(folder, "validate")
-    (folder / "own_factor_of_test_flow.py").write_text("FACTOR = 0.5\n")
-    again = Store(folder / "store")
-    made_by(folder, "validate", again)
+    (warm / "own_factor_of_test_flow.py").write_text("FACTOR = 1.0\n")
+    change(warm, 'metric = "top1"', 'metric = "own_metric_of_test_flow:share"')
+    made_by(warm, "validate")
+    (warm / "own_factor_of_test_flow.py").write_text("FACTOR = 0.5\n")
+    again = Store(warm / "store")
+    made_by(warm, "validate", again)
     assert {entry.stage for entry in again.account if not entry.served} == {"validate"}
 
 
@@ -208,12 +207,12 @@ def test_a_batch_that_is_larger_than_the_data_is_refused_before_calibration(fold
     assert stages_of(store) == ["export"]
 
 
-def test_int8_for_a_backend_that_takes_none_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_for_a_backend_that_takes_none_is_refused(warm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "PLACEMENT", "none")
-    change(folder, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
+    change(warm, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
     with pytest.raises(ConfigError, match=r"int8@reference: the backend takes no INT8 model; take int8 out of"):
-        made_by(folder, "quantize")
-    assert [v.name for v in made_by(folder, "cast").models] == ["fp16@onnxruntime", "fp16@reference"]
+        made_by(warm, "quantize")
+    assert [v.name for v in made_by(warm, "cast").models] == ["fp16@onnxruntime", "fp16@reference"]
 
 
 @pytest.mark.parametrize(
@@ -308,11 +307,11 @@ def test_nan_in_a_sample_is_named_with_file_and_index(folder: Path) -> None:
 # Backends that build here and run elsewhere.
 
 
-def test_what_cannot_run_here_is_simulated_and_not_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_run_here_is_simulated_and_not_timed(warm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "why_not_run", lambda: "reference: no such device here")
-    change(folder, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
-    change(folder, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["fp32", "int8"]')
-    found = made_by(folder, "benchmark")
+    change(warm, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "reference"]')
+    change(warm, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["fp32", "int8"]')
+    found = made_by(warm, "benchmark")
     away = {variant.name for variant in found.not_timed}
     assert away == {"fp32@reference", "int8@reference"}
     assert set(found.not_timed.values()) == {"reference: no such device here"}
@@ -325,8 +324,8 @@ def test_what_cannot_run_here_is_simulated_and_not_timed(folder: Path, monkeypat
         assert found.verdicts[variant].read()["passed"]
 
 
-def test_fp32_that_runs_as_the_reference_does_is_not_computed_again(folder: Path) -> None:
-    found = made_by(folder, "infer")
+def test_fp32_that_runs_as_the_reference_does_is_not_computed_again(warm: Path) -> None:
+    found = made_by(warm, "infer")
     assert found.reference is not None
     same = {variant.name for variant, outputs in found.outputs.items() if outputs.path == found.reference.path}
     assert same == {"fp32@onnxruntime"}
@@ -335,16 +334,14 @@ def test_fp32_that_runs_as_the_reference_does_is_not_computed_again(folder: Path
 @pytest.mark.skipif(
     bool(backend("tensorrt_rtx").why_not_build()), reason=backend("tensorrt_rtx").why_not_build() or "it is there"
 )
-def test_tensorrt_rtx_builds_for_gpus_that_are_elsewhere(folder: Path) -> None:
+def test_tensorrt_rtx_builds_for_gpus_that_are_elsewhere(warm: Path) -> None:
     reason = backend("tensorrt_rtx").why_not_run()
     if not reason:
         pytest.skip("this machine runs what it builds")
-    change(folder, 'backends = ["onnxruntime"]', 'backends = ["tensorrt_rtx"]')
-    change(
-        folder, "[data]", "[model.inputs.image]\nmin = [1, 4, 8, 8]\nopt = [4, 4, 8, 8]\nmax = [8, 4, 8, 8]\n\n[data]"
-    )
-    change(folder, "[calibrate]", '[build]\ncompute_capabilities = ["8.6"]\n\n[calibrate]')
-    found = made_by(folder, "benchmark")
+    change(warm, 'backends = ["onnxruntime"]', 'backends = ["tensorrt_rtx"]')
+    change(warm, "[data]", "[model.inputs.image]\nmin = [1, 4, 8, 8]\nopt = [4, 4, 8, 8]\nmax = [8, 4, 8, 8]\n\n[data]")
+    change(warm, "[calibrate]", '[build]\ncompute_capabilities = ["8.6"]\n\n[calibrate]')
+    found = made_by(warm, "benchmark")
     assert found.timings is None
     assert set(found.not_timed.values()) == {reason}
     assert all(engine.path.name == "model.rtx.plan" for engine in found.engines.values())
@@ -354,14 +351,12 @@ def test_tensorrt_rtx_builds_for_gpus_that_are_elsewhere(folder: Path) -> None:
 @pytest.mark.skipif(
     bool(backend("tensorrt_rtx").why_not_build()), reason=backend("tensorrt_rtx").why_not_build() or "it is there"
 )
-def test_int8_with_fp16_for_the_rest_is_built_and_simulated(folder: Path) -> None:
-    change(folder, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "tensorrt_rtx"]')
-    change(folder, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["int8"]')
-    change(
-        folder, "[data]", "[model.inputs.image]\nmin = [1, 4, 8, 8]\nopt = [4, 4, 8, 8]\nmax = [8, 4, 8, 8]\n\n[data]"
-    )
-    change(folder, "[calibrate]", '[quantize]\nrest = "fp16"\n\n[calibrate]')
-    found = made_by(folder, "validate")
+def test_int8_with_fp16_for_the_rest_is_built_and_simulated(warm: Path) -> None:
+    change(warm, 'backends = ["onnxruntime"]', 'backends = ["onnxruntime", "tensorrt_rtx"]')
+    change(warm, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["int8"]')
+    change(warm, "[data]", "[model.inputs.image]\nmin = [1, 4, 8, 8]\nopt = [4, 4, 8, 8]\nmax = [8, 4, 8, 8]\n\n[data]")
+    change(warm, "[calibrate]", '[quantize]\nrest = "fp16"\n\n[calibrate]')
+    found = made_by(warm, "validate")
     opsets = {v.backend: onnx.load(model.path).opset_import[0].version for v, model in found.models.items()}
     assert opsets == {"onnxruntime": 17, "tensorrt_rtx": 19}, "fp16 for the rest is TensorRT's alone"
     assert all(verdict.read()["passed"] for verdict in found.verdicts.values())
@@ -442,8 +437,8 @@ dtype = "float32"
     assert "resize to 8×8" in record
 
 
-def test_results_are_plain_files_that_others_can_read(folder: Path) -> None:
-    found = made_by(folder, "build")
+def test_results_are_plain_files_that_others_can_read(warm: Path) -> None:
+    found = made_by(warm, "build")
     for engine in found.engines.values():
         assert json.loads(engine.beside("recipe.json").read_text())["stage"] == "build"
 
@@ -451,13 +446,13 @@ def test_results_are_plain_files_that_others_can_read(folder: Path) -> None:
 # Exceptions by pattern.
 
 
-def test_exceptions_reach_models_ranges_and_notes_and_calibration_is_served(folder: Path) -> None:
-    made_by(folder, "calibrate")
-    text = (folder / "plan.toml").read_text()
+def test_exceptions_reach_models_ranges_and_notes_and_calibration_is_served(warm: Path) -> None:
+    made_by(warm, "calibrate")
+    text = (warm / "plan.toml").read_text()
     text += '[[quantize.override]]\ntensors = "act*"\nrange = [0, 9]\n[[quantize.override]]\nnodes = "MatMul*"\n'
-    (folder / "plan.toml").write_text(text + 'precision = "fp32"\n')
-    store = Store(folder / "store")
-    made = made_by(folder, "validate", store)
+    (warm / "plan.toml").write_text(text + 'precision = "fp32"\n')
+    store = Store(warm / "store")
+    made = made_by(warm, "validate", store)
     assert [entry.served for entry in store.account if entry.stage == "calibrate"] == [True]
     assert made.ranges is not None
     assert ranges_from_folder(made.ranges.path).tensors["active"].bounds == (0, 9)
@@ -471,8 +466,8 @@ def test_exceptions_reach_models_ranges_and_notes_and_calibration_is_served(fold
 
 
 @pytest.mark.parametrize("table", ["quantize.override", "cast.override"])
-def test_an_exception_that_means_nothing_is_an_error(folder: Path, table: str) -> None:
-    text = (folder / "plan.toml").read_text()
-    (folder / "plan.toml").write_text(f'{text}[[{table}]]\nnodes = "MetMul"\nprecision = "fp32"\n')
+def test_an_exception_that_means_nothing_is_an_error(warm: Path, table: str) -> None:
+    text = (warm / "plan.toml").read_text()
+    (warm / "plan.toml").write_text(f'{text}[[{table}]]\nnodes = "MetMul"\nprecision = "fp32"\n')
     with pytest.raises(DataError, match=r"'MetMul' .*the nearest is 'MatMul'"):
-        made_by(folder, "build")
+        made_by(warm, "build")

@@ -40,10 +40,10 @@ def made_by(folder: Path, store: str) -> Results:
 
 
 @pytest.mark.slow
-def test_a_whole_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = made_by(folder, "plain")
+def test_a_whole_run(warm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = made_by(warm, "store")
     monkeypatch.setattr(external_data, "MOST_BYTES", 1024)
-    large = made_by(folder, "large")
+    large = made_by(warm, "large")
     assert [large.fp32.weight_files(), plain.fp32.weight_files()] == [[large.fp32.beside("model.onnx.data")], []]
     assert digests(large.fp32) == digests(plain.fp32)
     assert large.models.keys() == plain.models.keys()

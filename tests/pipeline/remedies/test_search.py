@@ -34,14 +34,14 @@ def hold_to(folder: Path, sqnr_db: float) -> None:
     change(folder, '"fp32", "fp16", "int8"', '"fp32", "int8"')
 
 
-def test_int8_within_its_bounds_needs_none(folder: Path) -> None:
-    assert remedies(folder, Store(folder / "store")) == {}
+def test_int8_within_its_bounds_needs_none(warm: Path) -> None:
+    assert remedies(warm, Store(warm / "store")) == {}
 
 
-def test_where_nothing_holds_all_that_was_tried_is_told(folder: Path) -> None:
-    hold_to(folder, 300.0)
-    store = Store(folder / "store")
-    (remedy,) = remedies(folder, store).values()
+def test_where_nothing_holds_all_that_was_tried_is_told(warm: Path) -> None:
+    hold_to(warm, 300.0)
+    store = Store(warm / "store")
+    (remedy,) = remedies(warm, store).values()
     assert not remedy.holds
     assert remedy.toml == ""
     assert remedy.tried[0].startswith('[calibrate] method = "auto": top1 ')
@@ -49,8 +49,8 @@ def test_where_nothing_holds_all_that_was_tried_is_told(folder: Path) -> None:
     assert len(remedy.tried) == 2  # The next would leave nothing in INT8.
     assert all(trial in remedy.sentence for trial in remedy.tried)
     assert "bisect" in remedy.sentence
-    again = Store(folder / "store")
-    assert remedies(folder, again) == {"int8@onnxruntime": remedy}
+    again = Store(warm / "store")
+    assert remedies(warm, again) == {"int8@onnxruntime": remedy}
     assert all(entry.served for entry in again.account)
 
 
@@ -85,7 +85,7 @@ def test_with_what_holds_the_plan_passes(folder: Path, command: Command) -> None
     assert passed.status == 0, passed.err
 
 
-def test_none_are_tried_where_the_plan_says_so(folder: Path) -> None:
-    hold_to(folder, 300.0)
-    change(folder, "html = false", "html = false\nnum_remedies = 0")
-    assert remedies(folder, Store(folder / "store")) == {}
+def test_none_are_tried_where_the_plan_says_so(warm: Path) -> None:
+    hold_to(warm, 300.0)
+    change(warm, "html = false", "html = false\nnum_remedies = 0")
+    assert remedies(warm, Store(warm / "store")) == {}
