@@ -134,7 +134,7 @@ def test_the_readmes_commands_run(workplace: Path) -> None:
         if words[1] == "show":
             words[2] = next((workplace / ".trtforge" / "build").iterdir()).name[:12]
         elif words[1] == "benchmark":
-            words += ["--min-seconds", "0.1"]
+            words += ["--min-seconds", "0.1", "--min-queries", "20"]
         command = [sys.executable, "-m", "pipeline", *words[1:]]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, check=False)
