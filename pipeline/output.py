@@ -164,8 +164,8 @@ def check_file_target(target: Path) -> None:
         raise ConfigError(f"{target}: is {what}; give the path of a file with -o")
 
 
-def check_folder_target(target: Path) -> None:
-    """Refuse a file, or a folder that holds other things than ranges, where ranges are to be written.
+def check_folder_target(target: Path, file: str = "ranges.json") -> None:
+    """Refuse a file, or a folder that holds other things than an older one of its kind, which has ``file`` in it.
 
     Raises:
         ConfigError: as said.
@@ -174,7 +174,7 @@ def check_folder_target(target: Path) -> None:
         raise ConfigError(f"{target}: has no name of its own; give a new path with -o")
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target}: is a file; give the path of a folder with -o")
-    if target.is_dir() and any(target.iterdir()) and not (target / "ranges.json").is_file():
+    if target.is_dir() and any(target.iterdir()) and not (target / file).is_file():
         raise ConfigError(f"{target}: is a folder with other files in it; give a new path with -o")
 
 

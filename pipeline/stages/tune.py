@@ -66,7 +66,9 @@ class Tune(Training):
 
     RESULT: ClassVar[str] = "tuned"
 
-    rate: float = option(0.0001, "learning rate of Adam, relative to the root mean square of each weight")
+    rate: float = option(
+        0.0, "learning rate of Adam, relative to the rms of each weight; 0: 0.0001 for the teacher, 0.001 with labels"
+    )
     learn_ranges: bool = option(True, "ranges of activations are learned too; no: they stay as calibrated")
 
     def placed_for(self, placement: str) -> Tune:

@@ -2,8 +2,8 @@
 
 The loss of each held-out sample before and after is a pair. If training did nothing, the sign of each difference would
 be a coin's: the p-value is the share of random signs with which the mean improves by as much (a randomization test,
-Fisher, "The Design of Experiments", 1935). Answers that win by the loss and yet name other classes than the teacher
-more often are no gain.
+Fisher, "The Design of Experiments", 1935). Where the teacher alone is learned from, answers that win by the loss and
+yet name other classes than it more often are no gain.
 """
 
 from __future__ import annotations
@@ -37,17 +37,19 @@ class Acceptance:
     metric_before: float | None
     metric_after: float | None
     is_worse_by_metric: bool
+    is_teachers: bool
+    """The teacher's answers are all that was learned; labels may know better."""
 
     @property
     def is_better(self) -> bool:
         """Whether what was trained is to be used."""
-        fewer = self.agreement_after < self.agreement_before  # False of NaN.
+        fewer = self.is_teachers and self.agreement_after < self.agreement_before  # False of NaN.
         return self.p_value < SIGNIFICANT and not fewer and not self.is_worse_by_metric
 
     def words(self) -> str:
         """The numbers."""
         parts = [f"loss {self.loss_after:.4g} against {self.loss_before:.4g} before, p = {self.p_value:.2g}"]
-        if not math.isnan(self.agreement_after):
+        if self.is_teachers and not math.isnan(self.agreement_after):
             parts.append(f"{self.agreement_after:.2%} of the teacher's classes against {self.agreement_before:.2%}")
         if self.metric_after is not None and self.metric_before is not None:
             parts.append(f"metric {self.metric_after:.4g} against {self.metric_before:.4g}")
@@ -64,7 +66,15 @@ def accepted(learner: Learner, before: Mapping[str, Array], after: Mapping[str, 
     gains = losses_of(learner, before, num) - losses_of(learner, after, num)
     same_before, same_after = (agreement(learner, answers) for answers in (before, after))
     return Acceptance(
-        loss_before, loss_after, p_value(gains, seed), same_before, same_after, metric_before, metric_after, worse
+        loss_before,
+        loss_after,
+        p_value(gains, seed),
+        same_before,
+        same_after,
+        metric_before,
+        metric_after,
+        worse,
+        is_teachers=learner.samples.labels is None,
     )
 
 

@@ -20,6 +20,7 @@ from engines.torch_graph.library import load_torch, set_threads
 from engines.torch_graph.network import TorchNetwork
 from engines.torch_graph.rounding import FakeQuantization, parameters_of
 from pipeline.accuracy.metrics import Metric
+from pipeline.errors import Unavailable
 from pipeline.json_record import finite
 from pipeline.machine.progress import Phases
 from pipeline.training.checkpoint import EpochCheckpoint
@@ -87,12 +88,18 @@ class Learned:
 
 @contextmanager
 def device_of(options: Training) -> Iterator[str]:
-    """Where torch computes meanwhile."""
+    """Where torch computes meanwhile.
+
+    Raises:
+        Unavailable: on a GPU, and there is none.
+    """
     torch = load_torch()
     set_threads(options.num_threads)
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Unavailable("device is cuda, but torch finds no GPU that it can use here; take auto or cpu")
     generator = torch.get_rng_state()
     torch.manual_seed(options.seed)
     try:
@@ -149,11 +156,11 @@ def trained(
     torch = load_torch()
     weights = list(learner.network.parameters.items())
     groups = [
-        {"params": [tensor], "lr": options.rate * max(float(tensor.detach().square().mean().sqrt()), 1e-6)}
+        {"params": [tensor], "lr": options.step * max(float(tensor.detach().square().mean().sqrt()), 1e-6)}
         for _, tensor in weights
     ]
     if scales := list(parameters_of(learner.rounding)):
-        groups.append({"params": scales, "lr": options.rate})
+        groups.append({"params": scales, "lr": options.step})
     optimizer = torch.optim.Adam(groups)
     num_steps = max(1, -(-len(learner.samples.train) // options.batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, options.epochs * num_steps))

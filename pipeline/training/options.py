@@ -20,6 +20,9 @@ from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
 
 LOSSES = ("teacher", "labels", "both")
+TEACHER_RATE, LABELS_RATE = 0.0001, 0.001
+"""Where none is named, relative to the root mean square of a weight: of a network that answers well already, and of
+one that learns what it did not know. 0.003 and more were too much for 8 bits on each network that was tried."""
 TrainingDevice: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 
@@ -31,7 +34,7 @@ class Training(Stage):
         "teacher", "teacher: the FP32 network's answers, no labels needed; labels, both, or module:function"
     )
     epochs: int = option(10, "passes over the samples that train")
-    rate: float = option(0.003, "learning rate of Adam, relative to the root mean square of each weight")
+    rate: float = option(0.0, "learning rate of Adam, relative to the root mean square of each weight")
     batch_size: int = option(32, "samples of one step")
     held_out: float = option(0.25, "share of the samples that do not train, by which the best epoch is chosen")
     seed: int = option(1, "random seed: which samples are held out, and the order of the others")
@@ -43,7 +46,7 @@ class Training(Stage):
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
-        check_bounds(self, epochs=(0, math.inf), rate=(1e-9, 1.0), batch_size=(1, math.inf), held_out=(0.01, 0.9))
+        check_bounds(self, epochs=(0, math.inf), rate=(0, 1.0), batch_size=(1, math.inf), held_out=(0.01, 0.9))
         check_bounds(self, seed=(0, math.inf), num_threads=(0, math.inf))
         if self.loss not in LOSSES and ":" not in self.loss:
             raise ConfigError(f"loss is '{self.loss}', but must be one of {', '.join(LOSSES)} or module:function")
@@ -55,6 +58,11 @@ class Training(Stage):
     def modules(self, *_inputs: object) -> tuple[str, ...]:
         """What is loaded by name."""
         return (module_of(SIMULATOR),)
+
+    @property
+    def step(self) -> float:
+        """The learning rate."""
+        return self.rate or (LABELS_RATE if self.needs_labels else TEACHER_RATE)
 
     @property
     def needs_labels(self) -> bool:

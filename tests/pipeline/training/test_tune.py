@@ -89,7 +89,7 @@ def test_what_narrow_ranges_lose_is_learned_back(
 def test_what_is_not_better_beyond_doubt_is_not_used(
     tmp_path: Path, model: OnnxModel, ranges: Ranges, samples: Samples
 ) -> None:
-    still = replace(QUICK, rate=1e-9, epochs=1)
+    still = replace(QUICK, rate=1e-12, epochs=1)
     tuned = still(tmp_path, model, ranges, samples, aim_of(model, "tensorrt"))
     assert not tuned.read()["is_used"]
     (note, _) = json.loads((tmp_path / "notes.json").read_text())

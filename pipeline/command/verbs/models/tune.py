@@ -30,6 +30,7 @@ from pipeline.spelling import echo
 from pipeline.stages.calibrate import Calibrate, check_float
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tune import Tune
+from pipeline.training.curve import TRAINING_FILE
 
 
 @click.command()
@@ -57,7 +58,7 @@ def tune(model: Path, **options: Any) -> None:
     check_torch("tune")
     opened = model_from(model)
     output = needed(options["output"], "-o", "name the folder to write to")
-    check_folder_target(output)
+    check_folder_target(output, TRAINING_FILE)
     check_float(opened)
     samples = samples_from(options, input_specs_from_onnx(model))
     placement = stage_from_options(Quantize(), options).placement_options(opened)

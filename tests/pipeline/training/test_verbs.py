@@ -1,0 +1,91 @@
+"""`trtforge tune` and `trtforge prune` on files, as a user calls them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from engines.torch_graph import library
+from pipeline.command.cli import status_of
+
+
+def call(*words: str) -> int:
+    """The exit status."""
+    return status_of(words)
+
+
+def test_what_is_tuned_is_quantized_with_its_own_ranges(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, data = str(place / "net.onnx"), str(place / "data.npz")
+    tune = (
+        "tune",
+        model,
+        "--data",
+        data,
+        "--target",
+        "onnxruntime",
+        "--epochs",
+        "1",
+        "--num-threads",
+        "1",
+        "-o",
+        "tuned",
+    )
+    for _ in range(2):  # A folder of its own kind is replaced.
+        assert call(*tune) == 0
+    assert sorted(file.name for file in (tmp_path / "tuned").iterdir()) == ["model.onnx", "ranges", "training.json"]
+    quantize = (
+        "quantize",
+        "tuned/model.onnx",
+        "--ranges",
+        "tuned/ranges",
+        "--target",
+        "onnxruntime",
+        "-o",
+        "int8.onnx",
+    )
+    assert call(*quantize) == 0
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load("int8.onnx").graph.node)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("kept")
+    assert call(*tune[:-1], "notes") == 2
+    assert "is a folder with other files in it" in capsys.readouterr().err
+
+
+def test_what_is_pruned_is_a_file(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "prune",
+        str(place / "net.onnx"),
+        "--data",
+        str(place / "data.npz"),
+        "--share",
+        "0.25",
+        "-o",
+        "pruned.onnx",
+    )
+    assert call(*words) == 0
+    assert (tmp_path / "pruned.onnx").is_file()
+
+
+def test_a_plan_without_the_table_and_a_machine_without_torch_or_gpu(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = tmp_path / "plan.toml"
+    data = f'{{ path = "{place / "data.npz"}" }}'
+    plan.write_text(f'[model]\nsource = "{place / "net.onnx"}"\n[data]\ncalibration = {data}\nevaluation = {data}\n')
+    assert call("tune", str(plan)) == 2
+    assert "plan.toml: has no table [tune]; add it, empty if its defaults will do" in capsys.readouterr().err
+    words = ("tune", str(place / "net.onnx"), "--data", str(place / "data.npz"), "-o", "tuned")
+    if not library.load_torch().cuda.is_available():
+        assert call(*words, "--device", "cuda") == 3
+        assert "torch finds no GPU that it can use here; take auto or cpu" in capsys.readouterr().err
+    monkeypatch.setattr(library, "why_not", lambda: f"torch is not installed; {library.INSTALL}")
+    assert call(*words) == 3
+    assert "tune: torch is not installed; pip install 'trtforge[tune]'" in capsys.readouterr().err
+    assert not (tmp_path / "tuned").exists()
