@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ INTEGER_PRODUCTS = (
     "QLinearConv", "QLinearConvTranspose", "QLinearMatMul",
 )  # fmt: skip
 """Those that multiply 8-bit integers by themselves: ONNX's (QOperator format), and ONNX Runtime's."""
+DYNAMIC_OPERATORS = ("DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "QAttention")
+"""Those that find the scale of their data themselves."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class OnnxModelFacts:
     """Those of ``product_names`` that are quantized."""
     opset: int = 0
     """Of ONNX's own operators; 0 if it has none."""
+    is_dynamic: bool = False
+    """Whether weights are in INT8 and scales of data are found at each run, or data stays FP32."""
     reduces_by_input: str = ""
     """A reduction other than ReduceSum whose axes are an input, as from opset 18 on; empty if there is none."""
 
@@ -133,6 +137,7 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         full_names=_full_names(model) if _has_float16(graph) else frozenset(),
         quantized_names=tuple(map(_name, quantized)),
         opset=next((entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS), 0),
+        is_dynamic=_is_dynamic(graph, producers),
         reduces_by_input=next((_name(node) for node in _nodes(graph) if _reduces_by_input(node)), ""),
     )
 
@@ -149,14 +154,24 @@ def check_options(model_facts: OnnxModelFacts, options: BuildOptions, path: Path
         EngineError: they do not; an engine of another precision than asked would be the result.
     """
     precision = precision_named(options.precision)
-    if precision.is_integer and not precision.has_scales:
+    if precision.is_integer and not precision.has_scales and not precision.is_dynamic:
         raise EngineError(
             f"{path}: precision {precision.name} is requested, which no ONNX file is written in here; ask for int8, or "
             "take litert, which has it"
         )
+    if precision.is_dynamic and not model_facts.is_dynamic:
+        raise EngineError(
+            f"{path}: precision {precision.name} is requested, the model has no DynamicQuantizeLinear, nor a weight in "
+            f"INT8 that is restored; write it with `trtforge quantize --precision {precision.name}`"
+        )
+    if model_facts.is_dynamic and not precision.is_dynamic:
+        raise EngineError(
+            f"{path}: precision {precision.name} is requested, the model finds its scales at each run; ask for "
+            "dynamic, or give the model from before quantization"
+        )
     if options.native is not None:
         _check_for_calibrator(model_facts, path)
-    elif precision.is_integer and not model_facts.has_quantize:
+    elif precision.has_scales and not model_facts.has_quantize:
         raise EngineError(
             f"{path}: precision {precision.name} is requested, the model has no QuantizeLinear; quantize it first"
         )
@@ -308,6 +323,22 @@ def _has_float16(graph: onnx.GraphProto) -> bool:
         for node in _nodes(graph)
         for attribute in node.attribute
     )
+
+
+def _is_dynamic(graph: onnx.GraphProto, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    if any(node.op_type in DYNAMIC_OPERATORS for node in _nodes(graph)):
+        return True
+    integers = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    weights = {tensor.name for tensor in graph.initializer if tensor.data_type in integers}
+    return any(
+        _restores(producers.get(node.input[1]), producers, weights) for node in graph.node if node.op_type in PRODUCTS
+    )
+
+
+def _restores(node: onnx.NodeProto | None, producers: Mapping[str, onnx.NodeProto], integers: Collection[str]) -> bool:
+    """Whether a node scales integers of the file to the FP32 that is computed in."""
+    cast = producers.get(node.input[0]) if node is not None and node.op_type == "Mul" else None
+    return cast is not None and cast.op_type == "Cast" and cast.input[0] in integers
 
 
 def _has_half_scales(graph: onnx.GraphProto) -> bool:

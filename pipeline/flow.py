@@ -43,6 +43,7 @@ from pipeline.variants import (
     is_reference,
     judge_of,
     judged_engine,
+    needs_ranges,
     ranges_of,
     rounding_of,
     stage_for,
@@ -134,6 +135,8 @@ def write_models(plan: Plan, store: Store, made: Results, until: str) -> None:
         return
     assert made.calibration is not None, "only a bundle has none"
     for form in [form for network in made.networks.values() for form in network.all_forms()]:
+        if not needs_ranges(plan, form.fp32.FORMAT, until):
+            continue
         form.ranges = ranges_of(plan, store, form.fp32, made.calibration)
         for note in form.ranges.notes():
             log.warning("%s", note)
@@ -231,7 +234,8 @@ def check_plan(plan: Plan, until: str) -> None:
         )
     for variant in variants(plan, until):
         stage_for(plan, variant)
-        if plan.stage(until).NEEDS_ENGINES:
+    if plan.stage(until).NEEDS_ENGINES:
+        for variant in variants(plan, until):
             if reason := backend(variant.backend).why_not_build():
                 raise Unavailable(reason)
             plan.build.refuse(target_of(plan, variant))

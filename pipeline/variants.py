@@ -16,6 +16,7 @@ from calibration.ranges.ranges import TUNED as TUNED_RANGES
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.contract import DYNAMIC
+from engines.model_format import ModelFormat
 from engines.onnx_model import shape_text
 from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence
@@ -146,7 +147,7 @@ def stage_for(plan: Plan, variant: Variant) -> Stage | None:
         return None
     try:
         stage = plan.stage_writing(precision.name, runtime.TAKES)
-        return stage.placed_for(runtime.PLACEMENT).writing(precision.name)
+        return stage.writing(precision.name).placed_for(runtime.PLACEMENT)
     except ConfigError as error:
         raise ConfigError(f"{variant.name}: {error}") from error
 
@@ -201,6 +202,19 @@ def timing_for(stage: Stage, model: OnnxModel) -> TimePlacement | None:
     if not isinstance(stage, Quantize) or not stage.is_timed():
         return None
     return TimePlacement(stage.placement_options(model))
+
+
+def needs_ranges(plan: Plan, model_format: ModelFormat, until: str) -> bool:
+    """Whether a run up to there reads the ranges of models of that format; ``calibrate`` and ``pack`` are for them."""
+    stage = plan.stage(until)
+    if not (stage.WRITES or stage.NEEDS_ENGINES):
+        return True
+    for variant in variants(plan, until):
+        if model_format == backend(variant.backend).TAKES and not variant.precision.is_full:
+            writer = stage_for(plan, variant)
+            if writer is None or writer.reads_ranges(variant.precision):
+                return True
+    return False
 
 
 def ranges_of(plan: Plan, store: Store, fp32: ModelFile, samples: Samples) -> Ranges:
@@ -261,11 +275,15 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
 
 
 def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
-    """The models behind a variant's engine; None for FP32, which is all there is, for what is not ONNX, and for a
-    network with other weights, whose answers differ by more than rounding.
+    """The models behind a variant's engine; None for FP32, which is all there is, and for what no simulation follows.
+
+    That is what is not ONNX, what finds its scales at each run, and a network with other weights, whose answers differ
+    by more than rounding.
     """
     written = made.models[variant]
-    if variant.precision.is_full or not isinstance(written, OnnxModel) or variant.network != TRAINED:
+    if variant.precision.is_full or variant.precision.is_dynamic or variant.network != TRAINED:
+        return None
+    if not isinstance(written, OnnxModel):
         return None
     network = made.network_of(variant)
     model = None if is_native(plan, variant) else written
@@ -275,13 +293,16 @@ def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
 def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
     """What engines of this kind round, and how their ranges are read.
 
-    None where no rules say so: what LiteRT rounds below FP32 is known to its file alone, whose tensors are not ONNX's;
-    and other networks than the trained one differ from it by more than rounding.
+    None where no rules say so: what LiteRT rounds below FP32 is known to its file alone, whose tensors are not ONNX's,
+    dynamic scales are known at each run alone, and other networks than the trained one differ from it by more than
+    rounding.
     """
     if variant.network != TRAINED:
         return None
     placement = backend(variant.backend).PLACEMENT
     if not variant.precision.is_full and backend(variant.backend).TAKES != OnnxModel.FORMAT:
+        return None
+    if variant.precision.is_dynamic:
         return None
     name, network = variant.precision.name, made.network_of(variant)
     if not variant.precision.is_integer:

@@ -164,6 +164,12 @@ def refuse_platform(capability: Capability, platform: Platform, options: BuildOp
 def _lacking(capability: Capability, options: BuildOptions) -> Iterator[str]:
     """A sentence for each thing that this generation does not have."""
     has = f"version {capability.version} has"
+    precision = precision_named(options.precision)
+    if precision.is_integer and not precision.has_scales:
+        yield (
+            f"{options.precision} is requested, TensorRT has no such engines: its INT8 has fixed scales; take int8, or "
+            "another backend"
+        )
     if options.native is not None and not capability.native_int8:
         yield f'native INT8 is requested, {has} no calibrators; take int8 = "qdq", which writes INT8 into the model'
     level = options.optimization_level

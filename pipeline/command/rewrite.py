@@ -63,6 +63,18 @@ def reread(folder: Path, method: RangeMethod, work: Path) -> Ranges:
     return Ranges(work / "ranges")
 
 
+def refuse_data(stage: Quantize) -> None:
+    """That nothing is named which a precision without ranges has no use for.
+
+    Raises:
+        ConfigError: something is.
+    """
+    idle = [flag for flag in given_options() if flag in (*DATA_FLAGS, "--allow", "--ranges")]
+    idle += ["--override of ranges"] * bool(stage.overrides_of_ranges())
+    if idle:
+        raise ConfigError(f"{idle[0]}: has no effect with --precision {stage.precision}, which needs no data; drop it")
+
+
 def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, Any]) -> None:
     """What `cast` and `quantize` have in common: a model and ranges in, a model out."""
     if is_plan(model):
@@ -74,6 +86,10 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, A
     check_file_target(output)
     if isinstance(stage, Quantize) and not options["ranges"]:  # Else it is said at once, by the stage.
         check_float(opened)
+    if isinstance(stage, Quantize) and stage.is_dynamic():
+        refuse_data(stage)
+        echo(make(output, lambda out: stage(out, opened)).path)
+        return
     with work_folder(output) as work:
         ranges = ranges_for(opened, options, work)
         measure = timing_for(stage, opened)

@@ -43,7 +43,7 @@ def find_remedies(plan: Plan, store: Store, made: Results) -> None:
 
 def _can_be_tried(plan: Plan, made: Results, variant: Variant) -> bool:
     """Whether INT8 is written into a model here, from ranges that were measured here."""
-    if not variant.precision.is_integer or is_native(plan, variant) or made.calibration is None:
+    if not variant.precision.has_scales or is_native(plan, variant) or made.calibration is None:
         return False
     if not isinstance(made.models[variant], OnnxModel) or variant.network != TRAINED:
         return False

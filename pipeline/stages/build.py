@@ -120,8 +120,8 @@ class Build(Stage):
 
     def is_native(self, name: str, precision: str) -> bool:
         """Whether that engine's INT8 comes from TensorRT's calibrator: it is built from the FP32 model then."""
-        is_integer = precision_named(precision).is_integer
-        return self.int8 == "native" and is_integer and NATIVE in backend(name).OBEYS
+        has_scales = precision_named(precision).has_scales
+        return self.int8 == "native" and has_scales and NATIVE in backend(name).OBEYS
 
     def calibration(
         self, target: BuildTarget, ranges: Ranges | None, samples: Samples | None

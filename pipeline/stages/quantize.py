@@ -1,4 +1,4 @@
-"""Write INT8 into the ONNX model as Q/DQ nodes, placed as the target wants them."""
+"""Write INT8 into the ONNX model: as Q/DQ nodes, placed as the target wants them, or with dynamic ranges."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from calibration.graph.external_data import model_from_file, save_model
 from calibration.graph.patterns import nodes_by_name, nodes_meant
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.weightless import skeleton_from_file
+from calibration.precision.dynamic import DynamicallyQuantized, dynamic_from_onnx
 from calibration.precision.fp16 import named, nodes_beyond_fp16
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
 from calibration.precision.placement import PRODUCTS, AttentionChoice, PlacementOptions, PlacementTarget
@@ -26,13 +27,15 @@ from calibration.ranges.override import WHERE, Override, overridden
 from calibration.ranges.ranges import OVERRIDE, TUNED, RangesRecord, listed, spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines.cpu import cpu_flags
-from engines.precision import FP32, INT8
+from engines.precision import DYNAMIC, FP32, INT8, Precision, precision_named
 from pipeline.accuracy.override import OverrideRanges
 from pipeline.artifact import OnnxModel, PlacementTimes, Ranges
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import cpu_versions, distribution_versions
 from pipeline.option import option
 from pipeline.stage import Stage
+
+WrittenInteger = Literal["int8", "dynamic"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,15 @@ class Quantize(Stage):
     For ``tensorrt``: symmetric int8, weights per channel, activations per tensor, on the inputs and weights of
     convolutions and matrix products. For ``onnxruntime``: so that the CPU's integer kernels run, in the arithmetic
     that this CPU does without saturating.
+
+    ``dynamic``, for ``onnxruntime`` alone, needs no ranges: matrix products round their data as it comes, and
+    convolutions keep their weights in INT8 and compute in FP32, since its integer convolutions of such data are slow.
     """
 
-    WRITES: ClassVar[tuple[str, ...]] = (INT8.name,)
+    WRITES: ClassVar[tuple[str, ...]] = (INT8.name, DYNAMIC.name)
     RESULT: ClassVar[str] = "models"
 
+    precision: WrittenInteger = option("int8", "what is written; in a plan this follows from the variant")
     target: PlacementTarget = option("tensorrt", "backend whose kernels the Q/DQ nodes are placed for")
     exclude: tuple[str, ...] = option((), "names, operator types or patterns (head/*) of nodes to keep in FP32")
     attention: AttentionChoice = option(
@@ -96,7 +103,7 @@ class Quantize(Stage):
 
     def is_timed(self) -> bool:
         """Whether what is quicker in float is to be measured."""
-        return self.placement == "timed" and self.target == "onnxruntime"
+        return self.placement == "timed" and self.target == "onnxruntime" and not self.is_dynamic()
 
     def placement_options(self, model: OnnxModel) -> PlacementOptions:
         """What placements are decided by, of a model."""
@@ -105,8 +112,29 @@ class Quantize(Stage):
     def placed_for(self, placement: str) -> Quantize:
         """For a backend that wants its nodes so."""
         if placement not in get_args(PlacementTarget):
-            raise ConfigError("the backend takes no INT8 model; take int8 out of [variants] precisions")
+            raise ConfigError(
+                f"the backend takes no {precision_named(self.precision).title} model; take {self.precision} out of "
+                "[variants] precisions"
+            )
+        if self.is_dynamic() and placement != "onnxruntime":
+            raise ConfigError(
+                f"the backend takes no {self.precision} model; take it out of [variants] precisions, or take "
+                "onnxruntime or litert, which have it"
+            )
         return replace(self, target=cast(PlacementTarget, placement))
+
+    def writing(self, precision: str) -> Quantize:
+        """For a variant of that precision."""
+        assert precision in get_args(WrittenInteger), "others are another stage's to write"
+        return replace(self, precision=cast(WrittenInteger, precision))
+
+    def is_dynamic(self) -> bool:
+        """Whether scales of data are found anew at each run."""
+        return precision_named(self.precision).is_dynamic
+
+    def reads_ranges(self, precision: Precision) -> bool:
+        """Where the scales of data are fixed."""
+        return not precision.is_dynamic
 
     def chosen_arithmetic(self) -> tuple[Arithmetic, str]:
         """The arithmetic, and a sentence that says why."""
@@ -123,16 +151,21 @@ class Quantize(Stage):
         return tool_versions | {"arithmetic": self.chosen_arithmetic()[0]} | measured_on
 
     def __call__(
-        self, out: Path, model: OnnxModel, ranges: Ranges, measured: PlacementTimes | None = None
+        self, out: Path, model: OnnxModel, ranges: Ranges | None = None, measured: PlacementTimes | None = None
     ) -> OnnxModel:
         """Write ``out/model.onnx`` and ``out/notes.json``; with ``measured``, what is quicker in float stays so.
 
         Raises:
+            ConfigError: INT8 is to be written and there are no ranges, or dynamic ranges for another target.
             DataError: the ranges are of another model, or lack a tensor; or they were imported, and FP16 needs more; or
                 a pattern matches no node.
             ModelError: the model cannot be quantized, or nothing in it can be INT8.
         """
         proto = model_from_file(model.path)
+        if self.is_dynamic():
+            return self._dynamic(out, model, proto)
+        if ranges is None:
+            raise ConfigError(f"{self.precision}: needs ranges; run `trtforge calibrate`, and give --ranges")
         record = ranges_from_folder(ranges.path)
         record.check_model(model.digest(), lambda: tensor_digests(proto))
         if self.target == "onnxruntime":
@@ -162,6 +195,31 @@ class Quantize(Stage):
         save_model(made, out / "model.onnx")
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(out / "model.onnx")
+
+    def _dynamic(self, out: Path, model: OnnxModel, proto: onnx.ModelProto) -> OnnxModel:
+        if self.target != "onnxruntime":
+            raise ConfigError(f"--precision {self.precision}: is for onnxruntime alone; give --target onnxruntime")
+        arithmetic, why = self.chosen_arithmetic()
+        written = dynamic_from_onnx(proto, self.excluded(model), arithmetic)
+        if not written.in_integers and not written.stored:
+            raise NothingQuantized(nothing_quantized(proto, written.notes))
+        save_model(written.model, out / "model.onnx")
+        notes = [*dynamic_notes(written), *written.notes, *([why] if written.in_integers else [])]
+        (out / "notes.json").write_text(json.dumps(notes))
+        return OnnxModel(out / "model.onnx")
+
+
+def dynamic_notes(written: DynamicallyQuantized) -> list[str]:
+    """Sentences on what computes in what."""
+    notes = []
+    if written.in_integers:
+        notes.append(f"{len(written.in_integers)} matrix products round their data to UINT8 at each run")
+    if written.stored:
+        notes.append(
+            f"{len(written.stored)} convolutions have INT8 weights in the file alone and compute in FP32: ONNX "
+            "Runtime's integer convolutions of data that is rounded at each run are slower than those in FP32"
+        )
+    return notes
 
 
 def quicker_in_float(measured: PlacementTimes | None) -> tuple[tuple[str, ...], list[str]]:

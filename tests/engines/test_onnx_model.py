@@ -81,6 +81,35 @@ def test_a_dynamically_quantized_model_is_quantized(save_model: SaveModel) -> No
     )
     assert (found.num_quantizable, found.num_quantized, found.has_quantize) == (1, 1, True)
     assert found.quantized_names == found.product_names == ("node_of_y",)
+    assert found.is_dynamic
+
+
+STORED = """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3] x) => (float[N, 2] y)
+<int8[3, 2] w = {1, 2, 3, 4, 5, 6}, float s = {0.5}> { c = Cast <to = 1> (w)  r = Mul (c, s)  y = MatMul (x, r) }"""
+MASK = """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 2] x) => (float[N, 2] y)
+<uint8[2, 2] m = {1, 0, 1, 1}, float s = {0.5}>
+{ c = Cast <to = 1> (m)  r = Mul (c, s)  p = Add (x, r)  y = MatMul (p, p) }"""
+
+
+def test_a_weight_that_is_restored_makes_a_model_dynamic_and_a_mask_does_not(save_model: SaveModel) -> None:
+    assert facts(save_model(STORED)).is_dynamic
+    assert not facts(save_model(MASK)).is_dynamic
+
+
+def test_a_model_with_dynamic_ranges_is_built_as_such_alone(save_model: SaveModel, linear: Path) -> None:
+    path = save_model(STORED)
+    check_options(facts(path), BuildOptions("dynamic"), path)
+    for precision in ("fp32", "int8"):
+        words = f"precision {precision} is requested, the model finds its scales at each run; ask for dynamic"
+        with pytest.raises(EngineError, match=words):
+            check_options(facts(path), BuildOptions(precision), path)
+
+
+def test_dynamic_of_another_model_is_refused(linear: Path) -> None:
+    with pytest.raises(EngineError, match=r"has no DynamicQuantizeLinear, .*; write it with `trtforge quantize --pre"):
+        check_options(facts(linear), BuildOptions("dynamic"), linear)
+    with pytest.raises(EngineError, match="precision int16x8 is requested, which no ONNX file is written in here"):
+        check_options(facts(linear), BuildOptions("int16x8"), linear)
 
 
 def test_products_in_subgraphs_count(save_model: SaveModel) -> None:

@@ -220,8 +220,8 @@ def test_int8_for_a_backend_that_takes_none_is_refused(warm: Path, monkeypatch: 
     [
         (
             "dynamic",
-            "onnxruntime",
-            r"dynamic@onnxruntime: the backend takes no dynamic model; .*, or take litert, which",
+            "tensorrt",
+            r"dynamic@tensorrt: the backend takes no dynamic model; .*, or take onnxruntime or litert, which have it",
         ),
         ("int16x8", "reference", r"int16x8@reference: the backend takes no int16x8 model; .*, or take litert, which"),
         (
@@ -242,6 +242,20 @@ def test_what_a_backend_cannot_do_is_refused_before_anything_is_made(
     with pytest.raises(ConfigError, match=said):
         made_by(folder, "build", store)
     assert stages_of(store) == []
+
+
+def test_dynamic_needs_no_calibration(folder: Path) -> None:
+    change(folder, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["fp32", "dynamic"]')
+    store = Store(folder / "store")
+    made = made_by(folder, "validate", store)
+    assert "calibrate" not in stages_of(store)
+    assert [(variant.name, verdict.read()["passed"]) for variant, verdict in made.verdicts.items()] == [
+        ("fp32@onnxruntime", True),
+        ("dynamic@onnxruntime", True),
+    ]
+    change(folder, 'precisions = ["fp32", "dynamic"]', 'precisions = ["dynamic", "int8"]')
+    assert [v.name for v in made_by(folder, "quantize", store).models] == ["dynamic@onnxruntime", "int8@onnxruntime"]
+    assert stages_of(store).count("calibrate") == 1
 
 
 def test_overrides_by_the_names_of_onnx_are_refused_where_no_backend_takes_onnx(folder: Path) -> None:

@@ -135,6 +135,7 @@ nodes = "head/*"
 precision = "fp32"
 
 [quantize]
+precision = "dynamic"
 target = "onnxruntime"
 exclude = ["Gemm"]
 attention = "rest"

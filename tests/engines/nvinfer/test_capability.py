@@ -85,6 +85,8 @@ def test_typing(found: Capability, options: BuildOptions, typing: str) -> None:
         (TRT_8, {"version_compatible": True}, "a version-compatible engine is requested, version 8.5.2 has none"),
         (TRT_8, {"weights": "stripped"}, 'weights = "stripped" is requested, version 8.5.2 has no such plans; take "f'),
         (RTX, {"weights": "refittable"}, 'weights = "refittable" is requested, version 1.7.1 has none without a GPU'),
+        (TRT_10, {"precision": "dynamic"}, "dynamic is requested, TensorRT has no such engines: its INT8 has fixed sc"),
+        (TRT_8, {"precision": "dynamic", "native": NATIVE}, "dynamic is requested, TensorRT has no such engines"),
         (RTX, {"dla_core": 1}, "DLA core 1 is requested, version 1.7.1 has no DLA; leave dla_core at -1"),
     ],
 )

@@ -54,6 +54,38 @@ def test_for_onnxruntime_weights_are_stored_as_integers(net: OnnxModel, ranges: 
     assert "arithmetic u8u8, as asked for" in made.notes()
 
 
+def test_dynamic_needs_no_ranges_and_says_what_computes_in_what(net: OnnxModel, out: Out) -> None:
+    stage = Quantize(target="onnxruntime").writing("dynamic")
+    made = stage(out(), net)
+    assert {"DynamicQuantizeLinear", "MatMulInteger"} < set(operators(made))
+    notes = made.notes()
+    assert notes[0].endswith("matrix products round their data to UINT8 at each run")
+    assert any("have INT8 weights in the file alone and compute in FP32" in note for note in notes)
+    assert stage.chosen_arithmetic()[1] in notes
+    with pytest.raises(ConfigError, match="--precision dynamic: is for onnxruntime alone; give --target onnxruntime"):
+        Quantize(precision="dynamic")(out(), net)
+    with pytest.raises(ModelError, match="nothing can be INT8"):
+        replace(stage, exclude=("Conv", "MatMul"))(out(), net)
+
+
+def test_int8_without_ranges(net: OnnxModel, out: Out) -> None:
+    with pytest.raises(ConfigError, match="int8: needs ranges; run `trtforge calibrate`, and give --ranges"):
+        Quantize()(out(), net)
+
+
+@pytest.mark.parametrize(
+    ("precision", "placement", "words"),
+    [
+        ("dynamic", "tensorrt", "the backend takes no dynamic model; .*, or take onnxruntime or litert, which have it"),
+        ("dynamic", "none", r"the backend takes no DYNAMIC model; take dynamic out of \[variants\] precisions"),
+        ("int8", "none", r"the backend takes no INT8 model; take int8 out of \[variants\] precisions"),
+    ],
+)
+def test_a_backend_that_takes_no_such_model(precision: str, placement: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Quantize().writing(precision).placed_for(placement)
+
+
 def test_what_the_cpu_does_best_is_said(net: OnnxModel, ranges: Ranges, out: Out) -> None:
     stage = Quantize(target="onnxruntime")
     assert stage.chosen_arithmetic()[1] in stage(out(), net, ranges).notes()

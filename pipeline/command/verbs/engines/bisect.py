@@ -10,6 +10,7 @@ import click
 from rich.text import Text
 
 from calibration.data.batches import input_specs_from_onnx
+from engines.onnx_model import facts
 from pipeline.accuracy.bisection import Evidence, run_bisection
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.command.options import (
@@ -61,6 +62,11 @@ def look_into(reference: Path, candidate: Path, options: dict[str, Any]) -> None
     """Print which nodes of a candidate lose what the reference computes, the most suspect first."""
     ranges: Path | None = options["ranges"]
     models = OnnxModel(model_from(reference).path), OnnxModel(model_from(candidate).path)
+    if facts(candidate).is_dynamic:
+        raise ConfigError(
+            f"{candidate}: finds its scales at each run, which no simulation follows; keep nodes in FP32 by `trtforge "
+            "quantize --exclude`, and compare"
+        )
     samples = samples_from(options, input_specs_from_onnx(reference))
     evidence = Evidence(*models, samples, None if ranges is None else Ranges(ranges))
     stage = Validate(num_bisected=options["num_bisected"])

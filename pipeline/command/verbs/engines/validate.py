@@ -11,6 +11,7 @@ import click
 from rich.text import Text
 
 from calibration.data.batches import Samples
+from engines.onnx_model import facts
 from pipeline.accuracy.bisection import Evidence
 from pipeline.accuracy.comparison import Tolerance
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
@@ -143,7 +144,7 @@ def evidence_from(
                     f"{flag}: has an effect only if REFERENCE is an ONNX file and --data is given; give both"
                 )
         return None
-    if model_from(model).digest() == OnnxModel(reference.path).digest():
+    if model_from(model).digest() == OnnxModel(reference.path).digest() or facts(model).is_dynamic:
         return None
     return Evidence(OnnxModel(reference.path), OnnxModel(model), samples, None if ranges is None else Ranges(ranges))
 

@@ -1,4 +1,4 @@
-"""FP32 ONNX and ranges -> INT8 ONNX (Q/DQ nodes)."""
+"""FP32 ONNX and ranges -> INT8 ONNX (Q/DQ nodes, or dynamic)."""
 
 from __future__ import annotations
 
@@ -30,5 +30,8 @@ from pipeline.stages.quantize import Quantize
 @output_option("ONNX file to write")
 @STORE
 def quantize(model: Path, **options: Any) -> None:
-    """Quantize MODEL (FP32 ONNX, or that of PLAN.toml) to INT8, with Q/DQ nodes placed for one backend."""
+    """Quantize MODEL (FP32 ONNX, or that of PLAN.toml) to INT8, with Q/DQ nodes placed for one backend.
+
+    With `--precision dynamic --target onnxruntime` it needs no data: scales are found anew at each run.
+    """
     rewrite("quantize", Quantize(), model, options)

@@ -48,6 +48,20 @@ def test_quantize_leaves_out_what_is_excluded(command: Command, ranges: Path) ->
     assert operators(Path("a.onnx")).count("QuantizeLinear") == 2  # Of the convolution's data and weight.
 
 
+def test_dynamic_takes_no_data(command: Command, tiny: Path, ranges: Path) -> None:
+    quantize = ("quantize", "tiny.onnx", "--precision", "dynamic", "-o", "a.onnx")
+    said = command(*quantize, "--target", "onnxruntime")
+    assert (said.status, said.out) == (0, "a.onnx\n")
+    assert "MatMulInteger" in operators(tiny / "a.onnx")
+    assert command("build", "a.onnx", "--precision", "dynamic", "-o", "engine.onnx").status == 0
+    one_sentence(command("build", "a.onnx", "--precision", "int8", "-o", "b.onnx"), 4, "a.onnx: precision int8 is req")
+    one_sentence(command(*quantize), 2, "--precision dynamic: is for onnxruntime alone")
+    for beside in (("--ranges", ranges), ("--data", "data.npz"), ("--override", "tensors = '*', range = [0, 1]")):
+        one_sentence(command(*quantize, "--target", "onnxruntime", *beside), 2, beside[0])
+    looked = command("bisect", "tiny.onnx", "a.onnx", "--data", "data.npz")
+    one_sentence(looked, 2, "a.onnx: finds its scales at each run, which no simulation follows")
+
+
 def test_ranges_of_another_model(command: Command, ranges: Path, int8: Path) -> None:
     one_sentence(command("quantize", int8, "--ranges", ranges, "-o", "x.onnx"), 2, "ranges: were found on model ")
     assert files(ranges.parent) == {"ranges", "int8.onnx"}
