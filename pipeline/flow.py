@@ -101,8 +101,8 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     calibration, evaluation = _samples(plan, fp32)
     check_shapes(plan, evaluation, until)
     check_operators(plan, fp32, until)
-    if until not in ("export", "lint") and any(variant.precision.is_integer for variant in variants(plan, until)):
-        check_float(fp32)
+    if until not in ("export", "lint"):
+        check_float(fp32, source.path)
     check_labels(plan, evaluation)
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)

@@ -58,7 +58,7 @@ else:
 class Model:
     """[model]: the trained network."""
 
-    source: str = option("", "SavedModel folder, .keras, .h5 or .onnx file")
+    source: str = option("", "SavedModel folder, .keras, .h5, .onnx or .tflite file")
     signature: str = option("serving_default", "the SavedModel's signature")
     inputs: Mapping[str, ShapeRange] = field(default_factory=dict)
     """For each input with a dynamic dimension: the shapes it may take, as min, opt and max."""
@@ -264,7 +264,9 @@ def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def _check(plan: Plan, path: Path) -> None:
     if not plan.model.source:
-        raise ConfigError(f"{path}: [model] has no source; name a SavedModel folder, .keras, .h5 or .onnx file")
+        raise ConfigError(
+            f"{path}: [model] has no source; name a SavedModel folder, .keras, .h5, .onnx or .tflite file"
+        )
     onnx_builders = tuple(name for name in builders() if backend(name).TAKES == OnnxModel.FORMAT)
     for key, names, known in (
         ("[variants] precisions", plan.variants.precisions, tuple(PRECISIONS)),

@@ -132,15 +132,15 @@ def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> Layer
     return LayerTimes()
 
 
-def tflite_facts(path: Path) -> TfliteFacts:
-    """What a `.tflite` file says of itself.
+def tflite_facts(path: Path, *, unsigned: bool = False) -> TfliteFacts:
+    """What a `.tflite` file says of itself; with ``unsigned`` also one without a signature, by the tensors' names.
 
     Raises:
         Unavailable: ai-edge-litert is not installed.
         EngineError: the file cannot be read.
     """
     _import()
-    return facts_from_file(_schema(), path)
+    return facts_from_file(_schema(), path, unsigned=unsigned)
 
 
 def schema() -> Any:

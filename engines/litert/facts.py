@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from engines.contract import DYNAMIC, LayerFacts, TensorSpec
 from engines.errors import EngineError
@@ -163,8 +163,10 @@ def is_tflite(path: Path) -> bool:
         return stream.read(8)[4:] == MAGIC
 
 
-def facts_from_file(schema: Any, path: Path) -> TfliteFacts:
+def facts_from_file(schema: Any, path: Path, *, unsigned: bool = False) -> TfliteFacts:
     """What the file says; ``schema``: the module that the format's schema was compiled to.
+
+    With ``unsigned``, inputs and outputs of a file without any signature have their tensors' names.
 
     Raises:
         EngineError: it cannot be read, is no such file, or has no signature that names its inputs and outputs.
@@ -182,7 +184,10 @@ def facts_from_file(schema: Any, path: Path) -> TfliteFacts:
         tensors = [_tensors(schema, model, graph) for graph in graphs]
         operators = [tuple(_operators(schema, model, graph, made)) for graph, made in zip(graphs, tensors)]
         signatures = [model.SignatureDefs(n) for n in range(model.SignatureDefsLength())]
-        sides = _signature_sides(signatures, path) if graphs else ((), ())
+        if graphs and unsigned and not signatures:
+            sides = _graph_sides(graphs[0], tensors[0])
+        else:
+            sides = _signature_sides(signatures, path) if graphs else ((), ())
         inputs, outputs = (tuple((name, tensors[0][index]) for name, index in side) for side in sides)
     except UNREADABLE as error:
         raise EngineError(f"{path}: is not a whole .tflite file ({type(error).__name__}); convert it again") from error
@@ -193,7 +198,17 @@ def facts_from_file(schema: Any, path: Path) -> TfliteFacts:
     return TfliteFacts(inputs, outputs, tuple(each for graph in operators for each in graph), len(operators[0]))
 
 
-def _signature_sides(signatures: list[Any], path: Path) -> tuple[Iterable[tuple[str, int]], Iterable[tuple[str, int]]]:
+Sides: TypeAlias = tuple[Iterable[tuple[str, int]], Iterable[tuple[str, int]]]
+"""Names and indices of inputs, and of outputs."""
+
+
+def _graph_sides(graph: Any, tensors: list[TfliteTensor]) -> Sides:
+    inputs = [graph.Inputs(n) for n in range(graph.InputsLength())]
+    outputs = [graph.Outputs(n) for n in range(graph.OutputsLength())]
+    return [(tensors[n].name, n) for n in inputs], [(tensors[n].name, n) for n in outputs]
+
+
+def _signature_sides(signatures: list[Any], path: Path) -> Sides:
     """Names and indices of inputs, and of outputs."""
     by_key = {_text(signature.SignatureKey()): signature for signature in signatures}
     key = next(iter(by_key)) if len(by_key) == 1 else DEFAULT_SIGNATURE
@@ -201,7 +216,7 @@ def _signature_sides(signatures: list[Any], path: Path) -> tuple[Iterable[tuple[
         there = f"it has {', '.join(by_key)}" if by_key else "it has none"
         raise EngineError(
             f"{path}: has no signature of its main graph, which names its inputs and outputs ({there}); "
-            "convert it with TensorFlow 2.5 or later"
+            f"`trtforge convert {path.name} -o NEW.tflite` names them"
         )
     signature = by_key[key]
     maps = (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from engines.backends.tensorflow import NAME as TENSORFLOW
+from engines.litert.facts import is_tflite
 from engines.model_format import ModelFormat
 from pipeline.artifact import Engine, OnnxModel, Source
 from pipeline.errors import ConfigError
@@ -27,8 +28,8 @@ class KerasFile(Source):
 
 
 def recognises(path: Path) -> bool:
-    """By its ending."""
-    return path.is_file() and path.suffix in SUFFIXES
+    """By its ending, but for a `.tflite` file of that name."""
+    return path.is_file() and path.suffix in SUFFIXES and not is_tflite(path)
 
 
 def source(path: Path, _signature: str) -> Source:

@@ -12,6 +12,7 @@ from calibration.graph.external_data import model_from_file
 from calibration.graph.opset import brought_to, opset_of
 from calibration.graph.validity import check_valid
 from calibration.graph.weightless import skeleton_from_file
+from engines.litert.facts import is_tflite
 from engines.onnx_model import plugin_words
 from pipeline.artifact import Engine, OnnxModel, Source
 from pipeline.errors import StageError
@@ -23,8 +24,8 @@ OWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
 
 def recognises(path: Path) -> bool:
-    """By its ending."""
-    return path.is_file() and path.suffix == ".onnx"
+    """By its ending, but for a `.tflite` file of that name."""
+    return path.is_file() and path.suffix == ".onnx" and not is_tflite(path)
 
 
 def source(path: Path, _signature: str) -> Source:

@@ -25,6 +25,7 @@ from pipeline.sources.side_effects import check_side_effects
 
 INSTALL = "pip install 'trtforge[tensorflow]'"
 HASH_SEED = "PYTHONHASHSEED"
+CONVERTED = "converted.onnx"
 SAVEDMODEL = "savedmodel"
 """The folder in which a Keras file lies as a SavedModel, beside the ONNX model."""
 
@@ -39,17 +40,38 @@ def convert(
         Unavailable: TensorFlow or tf2onnx is not installed.
         StageError: tf2onnx refused the model, or crashed.
     """
+    _check_installed()
+    with _fixed_hashes():
+        notes = child_process.call(out / "convert.log", f"{path}", _convert, path, signature, out, how, is_keras)
+    return _taken(out / CONVERTED), notes
+
+
+def convert_tflite(path: Path, where: Path, out: Path, how: Conversion) -> onnx.ModelProto:
+    """The ONNX model of a `.tflite` file, with Q/DQ nodes where that is quantized; ``where``: its name for sentences.
+
+    Raises:
+        Unavailable: TensorFlow or tf2onnx is not installed.
+        StageError: tf2onnx refused the model, or crashed.
+    """
+    _check_installed()
+    with _fixed_hashes():
+        child_process.call(out / "convert.log", f"{where}", _convert_tflite, path, where, out, how.opset)
+    return _taken(out / CONVERTED)
+
+
+def _check_installed() -> None:
     if reason := tensorflow.why_not_run():
         raise Unavailable(reason)
     if find_spec("tf2onnx") is None:
         raise Unavailable(f"tf2onnx: is not installed; {INSTALL}")
-    with _fixed_hashes():
-        notes = child_process.call(out / "convert.log", f"{path}", _convert, path, signature, out, how, is_keras)
-    made = out / "converted.onnx"
+
+
+def _taken(made: Path) -> onnx.ModelProto:
+    """The model that a process wrote, whose file is not kept."""
     model = onnx.load(made)
     made.unlink()
     _make_reproducible(model.graph)
-    return model, notes
+    return model
 
 
 @contextmanager
@@ -87,9 +109,10 @@ def _convert(path: Path, name: str, out: Path, how: Conversion, is_keras: bool) 
             "save the model with a signature of other names"
         )
     notes = check_side_effects(path, name, how.allow)
-    made = out / "converted.onnx"
+    made = out / CONVERTED
     with tempfile.TemporaryDirectory(prefix="trtforge-") as folder:
-        trouble = _run_tf2onnx(_inlinable(path, Path(folder)), name, made, how.opset)
+        source = ["--saved-model", str(_inlinable(path, Path(folder))), "--signature_def", name, "--tag", "serve"]
+        trouble = _run_tf2onnx(source, made, how.opset)
     log_text = (out / "convert.log").read_text(encoding="utf-8", errors="replace")
     if refused := _refused_by_tf2onnx(str(where), log_text, trouble):
         raise refused
@@ -117,12 +140,20 @@ def _inlinable(path: Path, folder: Path) -> Path:
     return folder
 
 
-def _run_tf2onnx(path: Path, name: str, made: Path, opset: int) -> str:
+def _convert_tflite(path: Path, where: Path, out: Path, opset: int) -> None:
+    """Write ``out/converted.onnx``. For a process of its own, whose output goes to ``out/convert.log``."""
+    _keep_biases()
+    trouble = _run_tf2onnx(["--tflite", str(path)], out / CONVERTED, opset)
+    log_text = (out / "convert.log").read_text(encoding="utf-8", errors="replace")
+    if refused := _refused_by_tf2onnx(str(where), log_text, trouble):
+        raise refused
+
+
+def _run_tf2onnx(source: list[str], made: Path, opset: int) -> str:
     """The command ``python -m tf2onnx.convert`` in this process; empty, or with what error it ended."""
-    arguments = ["--saved-model", str(path), "--output", str(made), "--signature_def", name]
     _register_erfc()
     _leave_out_optimizers()
-    sys.argv = ["tf2onnx", *arguments, "--tag", "serve", "--opset", str(opset)]
+    sys.argv = ["tf2onnx", *source, "--output", str(made), "--opset", str(opset)]
     try:
         runpy.run_module("tf2onnx.convert", run_name="__main__", alter_sys=True)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # Whatever it is, it becomes one sentence.
@@ -146,6 +177,27 @@ def _register_erfc() -> None:
             held = ctx.make_const(utils.make_name("one"), ones)
             inputs = [held.output[0], erf.output[0]]
             ctx.make_node("Sub", inputs, outputs=node.output, name=node.name, shapes=shapes, dtypes=types)
+
+
+def _keep_biases() -> None:
+    """Of dense layers behind data of more than two dimensions: tf2onnx 1.17 flattens it, and forgets the bias."""
+    from tf2onnx import utils
+    from tf2onnx.handler import tfl_op
+    from tf2onnx.tflite_handlers.tfl_math import TflFullyConnectedOp
+
+    @tfl_op(["TFL_FULLY_CONNECTED"])
+    class _Dense:
+        @classmethod
+        def to_tf(cls, ctx: Any, node: Any, **settings: Any) -> None:
+            data, weight = node.input[:2]
+            if not node.attr["keep_num_dims"].i and ctx.get_rank(data) != 2:  # Then there is nothing left to flatten.
+                num_inputs = ctx.get_shape(weight)[1]
+                shape = ctx.make_const(utils.make_name("flat_shape"), np.array([-1, num_inputs], np.int64))
+                types = [ctx.get_dtype(data)]
+                flat = ctx.make_node("Reshape", [data, shape.output[0]], shapes=[[-1, num_inputs]], dtypes=types)
+                flat.skip_conversion = True
+                ctx.replace_inputs(node, [flat.output[0], *node.input[1:]])
+            TflFullyConnectedOp.to_tf(ctx, node, **settings)
 
 
 def _leave_out_optimizers() -> None:

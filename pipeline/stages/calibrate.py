@@ -328,8 +328,10 @@ class SampleRecorder:
             yield batch
 
 
-def check_float(model: OnnxModel) -> None:
+def check_float(model: OnnxModel, source: Path | None = None) -> None:
     """That a model is not INT8 already, of which no INT8 can be made; only its graph is read.
+
+    ``source``: what it was exported from, for the sentence.
 
     Raises:
         ModelError: it has Q/DQ nodes, or integer operators alone.
@@ -338,9 +340,10 @@ def check_float(model: OnnxModel) -> None:
     has_qdq = not operators.isdisjoint(("QuantizeLinear", "DequantizeLinear"))
     if has_qdq or (not operators.isdisjoint(INTEGER_PRODUCTS) and operators.isdisjoint(PRODUCTS)):
         what = "has Q/DQ nodes already" if has_qdq else "multiplies integers already"
+        how = "" if source is None else f"`trtforge export {source} -o model.onnx` and "
         raise ModelError(
-            f"{model.path}: {what}, so that there is no INT8 to make of it; give the FP32 model, or build this one as "
-            "it is with `trtforge build --precision int8`"
+            f"{source or model.path}: {what}, so that there is no INT8 to make of it; give the FP32 model, or build "
+            f"this one as it is with {how}`trtforge build {'model.onnx ' if how else ''}--precision int8`"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -52,16 +53,29 @@ class Convert(Stage):
                 lacks.
             StageError: the converter crashed.
         """
+        if backend(trained.backend).TAKES == TfliteModel.FORMAT:
+            return _taken_over(trained, out, self.batch_size)
         assert backend(trained.backend).TAKES == "savedmodel", "others are refused before, see check_convertible"
         for reason in (tensorflow.why_not_run(), litert.why_not_build()):
             if reason:
                 raise Unavailable(reason)
         path = out / "model.tflite"
         child_process.call(out / "convert.log", f"{trained.path}", _convert, trained, self.batch_size, path)
-        sizes = {tensor.shape[:1] for _, tensor in litert.tflite_facts(path).inputs}
-        notes = [] if sizes == {(self.batch_size,)} else [f"convert: the network's own batch is kept, {sizes}"]
-        (out / "notes.json").write_text(json.dumps(notes))
-        return TfliteModel(path)
+        return _noted(path, self.batch_size)
+
+
+def _taken_over(trained: Engine, out: Path, batch_size: int) -> TfliteModel:
+    """A `.tflite` file as it came: nothing is to be converted."""
+    shutil.copyfile(trained.path, out / "model.tflite")
+    return _noted(out / "model.tflite", batch_size)
+
+
+def _noted(path: Path, batch_size: int) -> TfliteModel:
+    """The file, and beside it what is to be said of its batch."""
+    sizes = {tensor.shape[:1] for _, tensor in litert.tflite_facts(path).inputs}
+    notes = [] if sizes == {(batch_size,)} else [f"convert: the network's own batch is kept, {sizes}"]
+    path.with_name("notes.json").write_text(json.dumps(notes))
+    return TfliteModel(path)
 
 
 def _convert(trained: Engine, batch_size: int, path: Path) -> None:

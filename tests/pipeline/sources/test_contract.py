@@ -17,8 +17,11 @@ from pipeline.sources.savedmodel import SavedModel
     ("name", "words"),
     [
         ("missing", r"does not exist; give one of \.keras, \.h5, \.onnx, SavedModel folder"),
-        ("folder", r"is none of .*, SavedModel folder \(with saved_model\.pb\); convert it"),
-        ("model.pt", r"is none of \.keras, \.h5, \.onnx, SavedModel folder \(with saved_model\.pb\); convert it"),
+        ("folder", r"is none of .*, SavedModel folder \(with saved_model\.pb\), \.tflite; convert it"),
+        (
+            "model.pt",
+            r"is none of \.keras, \.h5, \.onnx, SavedModel folder \(with saved_model\.pb\), \.tflite; convert it",
+        ),
     ],
 )
 def test_what_is_no_source_is_refused(tmp_path: Path, name: str, words: str) -> None:

@@ -34,6 +34,8 @@ from pipeline.stages.export import Export
 def convert(source: Path, signature: str, allow: str, **options: Any) -> None:
     """Convert SOURCE (SavedModel folder, .keras, .h5), or the source of PLAN.toml, to a float .tflite file.
 
+    A .tflite file is written again with names for its inputs and outputs, and a fixed batch.
+
     It is exported to ONNX on the way, by which it is checked as `trtforge export` does.
     """
     if is_plan(source):

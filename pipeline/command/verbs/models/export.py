@@ -29,7 +29,9 @@ from pipeline.stages.export import Export
 @output_option("ONNX file to write")
 @STORE
 def export(source: Path, **options: Any) -> None:
-    """Convert SOURCE (SavedModel folder, .keras, .h5, .onnx), or the source of PLAN.toml, to an FP32 ONNX model.
+    """Convert SOURCE (SavedModel, .keras, .h5, .onnx, .tflite), or the source of PLAN.toml, to an FP32 ONNX model.
+
+    Of a quantized .tflite file it has Q/DQ nodes, and is built and judged as INT8.
 
     With a plan, the outputs of the ONNX model are compared with those of the trained network on the evaluation data.
     """
