@@ -95,6 +95,8 @@ class BuildOptions:
     these libraries are not loaded, which saves memory, and need not be there."""
     cuda_graph: bool = True
     """Whether runners may hand the engine's work over as a CUDA graph; kept in the record, for all who run it."""
+    edgetpu: bool = False
+    """Whether a full-integer file has to be ready for an Edge TPU."""
     timing_cache: Path | None = None
     """A file of kernel timings to begin with and to add to. None: every kernel is timed."""
     progress: Callable[[str, int, int], None] = _silent

@@ -225,6 +225,11 @@ def check_plan(plan: Plan, until: str) -> None:
     for verb, network in (("prune", PRUNED), ("tune", TUNED)):
         if until == verb and network not in plan.variants.networks:
             raise ConfigError(f"{plan.path}: has no table [{verb}]; add it, empty if its defaults will do")
+    if plan.build.edgetpu and plan.convert.batch_size != 1:
+        raise ConfigError(
+            f"{plan.path}: [build] edgetpu is true, but [convert] batch_size is {plan.convert.batch_size}: the Edge "
+            "TPU takes one sample at a time; set it to 1"
+        )
     if until == "convert" and TfliteModel.FORMAT not in formats_of(plan):
         raise ConfigError(f"{plan.path}: no backend of [variants] takes a .tflite file; add one, such as litert")
     if plan.quantize.override and OnnxModel.FORMAT not in formats_of(plan):

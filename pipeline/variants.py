@@ -40,6 +40,7 @@ from pipeline.results import Network, Results, Variant
 from pipeline.sources.contract import source_kind
 from pipeline.stage import Stage
 from pipeline.stages.build import BuildTarget
+from pipeline.stages.ptq import Ptq
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding
 from pipeline.stages.validate import Judge, Judged
@@ -147,6 +148,8 @@ def stage_for(plan: Plan, variant: Variant) -> Stage | None:
         return None
     try:
         stage = plan.stage_writing(precision.name, runtime.TAKES)
+        if isinstance(stage, Ptq) and plan.build.edgetpu:
+            stage = replace(stage, edgetpu=True)
         return stage.writing(precision.name).placed_for(runtime.PLACEMENT)
     except ConfigError as error:
         raise ConfigError(f"{variant.name}: {error}") from error

@@ -31,6 +31,9 @@ from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
 from engines.layers import num_layers_by_precision
 from engines.litert.delegated import operators_left
+from engines.litert.edgetpu import first_on_cpu
+from engines.litert.edgetpu import notes as edgetpu_notes
+from engines.litert.edgetpu_compiler import compiled, compiler
 from engines.litert.facts import FLOATS, TfliteFacts, TfliteOperator, TfliteTensor, facts_from_file
 from engines.litert.probe import relu_model
 from engines.model_format import ModelFormat
@@ -45,13 +48,14 @@ CAN_BUILD = True
 GPU = False
 STREAMS = False
 NEEDS_RANGES = False
-OBEYS: frozenset[str] = frozenset()
+OBEYS: frozenset[str] = frozenset({"edgetpu"})
 SUFFIX = ".tflite"
 INSTALL = "pip install 'trtforge[litert]'"
 
 DISTRIBUTION = "ai-edge-litert"
 XNNPACK, BUILT_IN = "XNNPACK", "built-in"
 """Whose kernels run. Their answers differ: a verdict on the one says nothing of the other."""
+EDGETPU_BITS = 8
 NUM_NAMED = 5
 """Operators in a sentence."""
 
@@ -94,6 +98,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     _check_operators(facts, model)
     _check_specs(inputs, options, model)
     _check_precision(facts, options.precision, model)
+    for_edgetpu = _edgetpu_notes(facts, model) if _is_for_edgetpu(options) else []
     interpreter = _opened(model, 1)
     shutil.copyfile(model, engine)
     layers = tuple(operator.layer() for operator in facts.operators)
@@ -107,7 +112,8 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         outputs=outputs,
         num_quantizable=len(facts.products),
         num_int8=len(facts.in_integers()) + len(facts.with_integer_weights()),
-        notes=tuple(_notes(facts, interpreter)),
+        notes=(*_notes(facts, interpreter), *for_edgetpu),
+        options={"edgetpu": True} if for_edgetpu else {},
         layers=layers,
         layers_from="the .tflite file",
         num_layers_by_precision=num_layers_by_precision(layers),
@@ -306,6 +312,33 @@ def _check_precision(facts: TfliteFacts, precision: str, path: Path) -> None:
             f"{path}: {len(floats)} of {len(facts.operators)} operators compute in floating point, {_listed(floats)}; "
             f"in {precision} all are expected to compute in integers: replace them in the network, or take dynamic"
         )
+
+
+def _is_for_edgetpu(options: BuildOptions) -> bool:
+    """Other precisions than its own are built as they are, for the CPU."""
+    precision = precision_named(options.precision)
+    return options.edgetpu and precision.has_scales and precision.weight_bits == EDGETPU_BITS
+
+
+def _edgetpu_notes(facts: TfliteFacts, path: Path) -> list[str]:
+    """What the rules of its compiler say of the file, and where that is installed, what it says itself.
+
+    Raises:
+        EngineError: an operator would stay on the CPU, or the compiler refuses the file.
+    """
+    if (left := first_on_cpu(facts)) is not None:
+        raise EngineError(
+            f"{path}: is not ready for the Edge TPU: {left.sentence(facts.num_main)}; write the file by "
+            "`trtforge ptq --edgetpu`, replace the operator in the network, or leave out edgetpu"
+        )
+    sentences = edgetpu_notes(facts, path.stat().st_size / 2**20)
+    if compiler():
+        return [compiled(path).sentence(), *sentences]
+    return [
+        "It is ready for the Edge TPU by the published rules, not compiled: `edgetpu_compiler -s ENGINE.tflite` "
+        "compiles it on a machine that has that.",
+        *sentences,
+    ]
 
 
 def _notes(facts: TfliteFacts, interpreter: Any) -> list[str]:

@@ -33,6 +33,8 @@ DTYPES = {
 }  # fmt: skip
 FLOATS = frozenset({"FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16"})
 PRECISION_OF_TYPE = {"FLOAT32": "FP32", "FLOAT16": "FP16", "INT8": "INT8", "UINT8": "INT8", "INT16": "INT16"}
+MOST_VALUES = 16
+"""Of a constant whose values are read."""
 UNREADABLE = (struct.error, IndexError, ValueError, OverflowError, TypeError, AttributeError, KeyError, MemoryError)
 """What reading a damaged flatbuffer raises."""
 
@@ -51,6 +53,8 @@ class TfliteTensor:
     """One for the whole tensor, or one for each channel; none where it is not quantized."""
     zero_points: tuple[int, ...]
     constant: bool
+    values: tuple[int, ...] = ()
+    """Of a small constant of type INT32, such as axes, one after the other."""
 
     def spec(self, name: str) -> TensorSpec:
         """As a runner shows it: quantized inputs and outputs are fed and answered in floating point."""
@@ -68,6 +72,8 @@ class TfliteOperator:
     version: int
     inputs: tuple[TfliteTensor | None, ...]
     outputs: tuple[TfliteTensor, ...]
+    activation: str = ""
+    """What is computed with its result at once, as the schema writes it; empty where there is no such option."""
 
     @property
     def name(self) -> str:
@@ -245,7 +251,15 @@ def _tensor(types: dict[int, str], model: Any, tensor: Any, index: int) -> Tflit
         tuple(map(float, quantization.ScaleAsNumpy())) if has_scales else (),
         tuple(map(int, quantization.ZeroPointAsNumpy())) if has_scales and quantization.ZeroPointLength() else (),
         bool(model.Buffers(tensor.Buffer()).DataLength() or model.Buffers(tensor.Buffer()).Size()),
+        _small(types[tensor.Type()], model.Buffers(tensor.Buffer())),
     )
+
+
+def _small(type_name: str, buffer: Any) -> tuple[int, ...]:
+    length = buffer.DataLength()
+    if type_name != "INT32" or not 0 < length <= 4 * MOST_VALUES:
+        return ()
+    return struct.unpack(f"<{length // 4}i", bytes(buffer.DataAsNumpy())[: length // 4 * 4])
 
 
 def _operators(schema: Any, model: Any, graph: Any, tensors: list[TfliteTensor]) -> Iterator[TfliteOperator]:
@@ -268,7 +282,19 @@ def _operators(schema: Any, model: Any, graph: Any, tensors: list[TfliteTensor])
             code.Version(),
             tuple(None if index < 0 else tensors[index] for index in inputs),
             tuple(tensors[index] for index in outputs),
+            _activation(schema, operator),
         )
+
+
+def _activation(schema: Any, operator: Any) -> str:
+    table, kind = operator.BuiltinOptions(), _names(schema.BuiltinOptions).get(operator.BuiltinOptionsType(), "")
+    if table is None or not hasattr(schema, kind):
+        return ""
+    options = getattr(schema, kind)()
+    options.Init(table.Bytes, table.Pos)
+    if not hasattr(options, "FusedActivationFunction"):
+        return ""
+    return _names(schema.ActivationFunctionType).get(options.FusedActivationFunction(), "")
 
 
 def _names(enumeration: Any) -> dict[int, str]:

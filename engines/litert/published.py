@@ -12,12 +12,10 @@ from typing import Any
 
 from engines.litert.facts import DEFAULT_SIGNATURE
 from engines.litert.names import with_short_names
+from engines.litert.op_versions import set_old_codes
 
 CALLED = re.compile(r"^serving_default_(.+?)(:\d+)?$|^(.+?):\d+$")
 """What TensorFlow's converter makes of an input's name, and of an output's."""
-
-LARGEST_OLD_CODE = 127
-"""PLACEHOLDER_FOR_GREATER_OP_CODES: of operators that those readers do not know."""
 
 
 def with_signature(schema: Any, flatbuffers: Any, data: bytes) -> bytes:
@@ -35,9 +33,7 @@ def with_signature(schema: Any, flatbuffers: Any, data: bytes) -> bytes:
     graph = model.subgraphs[0]
     if not model.signatureDefs:
         model.signatureDefs = [_signature(schema, graph)]
-    for code in model.operatorCodes:
-        code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
-        code.deprecatedBuiltinCode = min(code.builtinCode, LARGEST_OLD_CODE)
+    set_old_codes(model)
     for each in model.subgraphs:
         for tensor in each.tensors:
             tensor.shapeSignature = None

@@ -33,6 +33,8 @@ class TfliteFormat:
     """Whether weights have a scale for each channel, and not one for all."""
     integer_io: bool = False
     """Whether inputs and outputs are integers as well, where the precision is."""
+    per_dense_tensor: bool = False
+    """Whether weights of dense layers have one scale all the same."""
 
 
 def why_not_quantize() -> str:
@@ -95,6 +97,14 @@ def _recipe(wanted: TfliteFormat) -> Any:
             weight_num_bits=precision.weight_bits,
             weight_granularity=granularity,
         )
+        if wanted.per_dense_tensor:
+            recipe.add_static_config(
+                regex=".*",
+                operation_name=qtyping.TFLOperationName.FULLY_CONNECTED,
+                activation_num_bits=precision.activation_bits,
+                weight_num_bits=precision.weight_bits,
+                weight_granularity=qtyping.QuantGranularity.TENSORWISE,
+            )
         if not wanted.integer_io:
             for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
                 recipe.add_quantization_config(".*", end, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)

@@ -14,6 +14,7 @@ from calibration.data.batches import Samples
 from engines import BACKENDS, backend, module_of
 from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, ShapeRange, Weights
 from engines.cuda.libraries import SONAMES
+from engines.litert.edgetpu_compiler import COMPILER, compiler_version
 from engines.nvinfer.timing_cache import timing_cache_path
 from engines.precision import precision_named
 from pipeline.artifact import Engine, ModelFile, OnnxModel, Ranges
@@ -92,6 +93,9 @@ class Build(Stage):
         True, "for TensorRT up to 10: also try kernels of cuBLAS and cuDNN; without them less memory is used"
     )
     cuda_graph: bool = option(True, "for TensorRT: launch inference as a CUDA graph where possible")
+    edgetpu: bool = option(
+        False, "for LiteRT in int8: write files that are ready for the Edge TPU by its published rules, and check them"
+    )
     timing_cache: bool = option(True, "for TensorRT: keep a timing cache for later builds on this machine")
 
     def __post_init__(self) -> None:
@@ -139,6 +143,8 @@ class Build(Stage):
         versions = runtime.versions()
         if "timing_cache" in runtime.OBEYS:  # It chooses kernels by their times on this machine.
             versions |= {"power_mode": power_mode(Path("/")), "l4t": l4t(Path("/"))}
+        if self.edgetpu and "edgetpu" in runtime.OBEYS:
+            versions |= {COMPILER: compiler_version()}
         takes = self.external_kernels or "external_kernels" not in runtime.OBEYS
         return {name: version for name, version in versions.items() if takes or name not in SONAMES}
 

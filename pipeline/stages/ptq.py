@@ -10,7 +10,9 @@ from typing import ClassVar, Literal, cast, get_args
 from calibration.precision.scale import limits
 from calibration.ranges.ranges import RangesRecord, spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
+from engines.backends import litert
 from engines.litert import quantizer
+from engines.litert.op_versions import with_int8_versions
 from engines.litert.quantizer import TfliteFormat
 from engines.precision import DYNAMIC, FP16, INT8, INT16X8, Precision, precision_named
 from pipeline.artifact import Ranges, TfliteModel
@@ -41,6 +43,11 @@ class Ptq(Stage):
     per_channel: bool = option(True, "a scale for each channel of weights; no: one for all of a tensor")
     io: Literal["float", "integer"] = option(
         "float", "types of inputs and outputs, for int8 and int16x8; integer: those of the precision"
+    )
+    edgetpu: bool = option(
+        False,
+        "int8 for the Edge TPU: integer inputs and outputs, one scale for the weights of a dense layer, versions of "
+        "operators that its compiler reads; in a plan this follows from [build] edgetpu",
     )
 
     def writing(self, precision: str) -> Ptq:
@@ -73,10 +80,18 @@ class Ptq(Stage):
             record = ranges_from_folder(ranges.path)
             record.check_model(model.digest(), dict)
             bounds = bounds_for(record, precision)
-        wanted = TfliteFormat(precision, self.per_channel, self.io == "integer")
-        (out / "model.tflite").write_bytes(quantizer.quantized(model.path, wanted, bounds))
+        for_edgetpu = self.edgetpu and precision.has_scales
+        wanted = TfliteFormat(precision, self.per_channel, self.io == "integer" or for_edgetpu, for_edgetpu)
+        data = quantizer.quantized(model.path, wanted, bounds)
+        (out / "model.tflite").write_bytes(_with_versions(data) if for_edgetpu else data)
         (out / "notes.json").write_text("[]")
         return TfliteModel(out / "model.tflite")
+
+
+def _with_versions(data: bytes) -> bytes:
+    import flatbuffers
+
+    return with_int8_versions(litert.schema(), flatbuffers, data)
 
 
 def bounds_for(record: RangesRecord, precision: Precision) -> dict[str, tuple[float, float]]:

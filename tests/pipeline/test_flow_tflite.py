@@ -85,10 +85,10 @@ def test_ranges_are_of_the_float_file(made: Results) -> None:
     form = made.networks["trained"].forms["tflite"]
     assert form.fp32 == made.converted
     assert form.ranges is not None
-    assert made.ranges is not None
-    origins = [json.loads((ranges.path / "ranges.json").read_text()) for ranges in (form.ranges, made.ranges)]
-    assert origins[0]["model_digest"] == made.converted.digest() != origins[1]["model_digest"]
-    assert "row" in origins[0]["tensors"]
+    assert made.ranges is None, "no variant is made of the ONNX model"
+    record = json.loads((form.ranges.path / "ranges.json").read_text())
+    assert record["model_digest"] == made.converted.digest()
+    assert "row" in record["tensors"]
 
 
 def test_what_has_no_derived_tolerances_is_said(made: Results) -> None:

@@ -126,6 +126,7 @@ batch_size = 4
 [ptq]
 precision = "dynamic"
 per_channel = false
+edgetpu = true
 io = "integer"
 
 [cast]
@@ -161,6 +162,7 @@ version_compatible = true
 weights = "refittable"
 dla_core = 0
 external_kernels = false
+edgetpu = true
 cuda_graph = false
 timing_cache = false
 

@@ -122,7 +122,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("engines/contract.py", {*STAGES} - {"cast", "quantize", "ptq"}),
         ("engines/backends/onnxruntime.py", RUNNING - {"infer-trt"} | {"build"}),
         ("engines/backends/tensorflow.py", {"export", "convert"}),
-        ("engines/backends/litert.py", {"convert", "calibrate", "lint"}),
+        ("engines/backends/litert.py", {"convert", "calibrate", "lint", "ptq"}),
         ("engines/litert/facts.py", {"convert", "calibrate", "lint"}),
         ("engines/litert/quantizer.py", {"calibrate", "ptq"}),
         ("engines/backends/tensorrt.py", {"build-trt", "infer-trt"}),

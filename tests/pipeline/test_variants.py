@@ -18,9 +18,10 @@ from pipeline.plan import read_plan
 from pipeline.release.bundle_writer import narrowed
 from pipeline.results import Variant, variant_named
 from pipeline.stages.cast import Cast
+from pipeline.stages.ptq import Ptq
 from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
-from pipeline.variants import timing_for, variants
+from pipeline.variants import stage_for, timing_for, variants
 from tests.pipeline.plan_folder import change
 
 
@@ -124,3 +125,17 @@ def test_only_int8_for_onnxruntime_is_placed_by_time(folder: Path) -> None:
         assert timing_for(stage, model) is None
     plan = read_plan(folder / "plan.toml")
     assert narrowed(replace(plan, quantize=timed)).quantize.placement == "static", "a bundle's device is another CPU"
+
+
+def test_what_is_written_for_the_edge_tpu_follows_from_build(folder: Path) -> None:
+    change(folder, 'backends = ["onnxruntime"]', 'backends = ["litert"]')
+    plan = read_plan(folder / "plan.toml", ["build.edgetpu=true"])
+    assert stage_for(plan, Variant(INT8, "litert")) == Ptq(edgetpu=True)
+    assert stage_for(read_plan(folder / "plan.toml"), Variant(INT8, "litert")) == Ptq()
+    with pytest.raises(ConfigError, match=r"edgetpu is true, but \[convert\] batch_size is 4: the Edge TPU takes one"):
+        flow.check_plan(read_plan(folder / "plan.toml", ["build.edgetpu=true", "convert.batch_size=4"]), "quantize")
+    change(folder, 'backends = ["litert"]', 'backends = ["onnxruntime"]')
+    with pytest.raises(
+        ConfigError, match=r"\[build\] edgetpu: has no effect on an engine for onnxruntime, it is for li"
+    ):
+        flow.check_plan(read_plan(folder / "plan.toml", ["build.edgetpu=true"]), "build")
