@@ -5,6 +5,7 @@ Layout::
     plan.toml                 an ordinary plan; [packed] names the manifest
     manifest.json             what is what (``Manifest``)
     models/<which>/model.onnx one for each precision; INT8 for each placement, such as ``int8.tensorrt``
+    models/<which>/model.tflite for LiteRT, such as ``int8.tflite``
     ranges/                   as `trtforge calibrate` wrote them
     caches/<version>.cache    calibration caches, where asked for
     samples.npz               the evaluation samples, preprocessed, and their labels
@@ -24,8 +25,19 @@ from typing import Literal, TypeAlias
 
 from calibration.file_digest import digest_now, file_digest
 from engines.contract import Placement
-from engines.precision import precision_named
-from pipeline.artifact import TRAINED, Findings, OnnxModel, Outputs, Ranges, Tolerances, Verdict
+from engines.model_format import ModelFormat
+from engines.precision import FP32, precision_named
+from pipeline.artifact import (
+    TRAINED,
+    Findings,
+    ModelFile,
+    OnnxModel,
+    Outputs,
+    Ranges,
+    TfliteModel,
+    Tolerances,
+    Verdict,
+)
 from pipeline.errors import ConfigError, DataError
 from pipeline.json_record import record_from_json
 from pipeline.record import DataInfo
@@ -52,7 +64,7 @@ class Manifest:
     """The trained network, as the plan named it where it was packed."""
     signature: str
     models: Mapping[str, str]
-    """``fp32``, ``fp16`` and, by placement, ``int8.tensorrt``: the ONNX file."""
+    """``fp32``, ``fp16`` and, by placement, ``int8.tensorrt``: the ONNX file; ``int8.tflite``: that for LiteRT."""
     ranges: str
     caches: Mapping[str, str]
     """TensorRT's version -> the calibration cache for it."""
@@ -76,19 +88,30 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
-    def model(self, precision: str, placement: Placement, network: str) -> OnnxModel:
-        """The ONNX model of that network with that precision written in it.
+    def model(
+        self, precision: str, placement: Placement, network: str, model_format: ModelFormat = OnnxModel.FORMAT
+    ) -> ModelFile:
+        """The model of that network in that format, with that precision written in it.
 
         Raises:
             ConfigError: the bundle was packed without it.
         """
-        which = model_key(precision, placement, network)
+        which = model_key(precision, placement, network, model_format)
         if which not in self.manifest.models:
             raise ConfigError(
                 f"{self.folder}: the bundle has no model '{which}', only {', '.join(self.manifest.models)}; pack it "
                 "again with the required backends in [pack] backends"
             )
-        return OnnxModel(self.folder / self.manifest.models[which])
+        path = self.folder / self.manifest.models[which]
+        return OnnxModel(path) if model_format == OnnxModel.FORMAT else TfliteModel(path)
+
+    def fp32(self) -> OnnxModel:
+        """The FP32 model in ONNX, which answers are compared with.
+
+        Raises:
+            ConfigError: the bundle is without.
+        """
+        return OnnxModel(self.model(FP32.name, "none", TRAINED).path)
 
     def ranges(self) -> Ranges:
         """The ranges that INT8 was placed by."""
@@ -111,9 +134,16 @@ class Bundle:
         return Findings(self.folder / self.manifest.findings)
 
 
-def model_key(precision: str, placement: Placement, network: str) -> str:
-    """A model's name in the manifest; only INT8 depends on the placement. The trained network has no name."""
+def model_key(
+    precision: str, placement: Placement, network: str, model_format: ModelFormat = OnnxModel.FORMAT
+) -> str:
+    """A model's name in the manifest; of ONNX models only INT8 depends on the placement, others have their format's.
+
+    The trained network has no name.
+    """
     head = "" if network == TRAINED else f"{network}+"
+    if model_format != OnnxModel.FORMAT:
+        return f"{head}{precision}.{model_format}"
     return f"{head}{precision}.{placement}" if precision_named(precision).is_integer else f"{head}{precision}"
 
 

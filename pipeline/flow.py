@@ -174,7 +174,7 @@ def models_of_bundle(plan: Plan) -> Results:
         Unavailable: an engine could neither be run here nor simulated.
     """
     bundle = open_bundle(plan.resolved(plan.packed.manifest), plan.output_folders())
-    fp32 = bundle.model(FP32.name, "none", TRAINED)
+    fp32 = bundle.fp32()
     specs = input_specs_from_onnx(fp32.path)
     evaluation = open_samples(_resolved(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
     check_shapes(plan, evaluation, "build")
@@ -191,16 +191,17 @@ def models_of_bundle(plan: Plan) -> Results:
             raise ConfigError(
                 f"{plan.path}: [build] native_scales is tensorrt, but a bundle has no calibration samples; use ranges"
             )
-        placement = backend(variant.backend).PLACEMENT
-        made.models[variant] = fp32 if native else bundle.model(variant.precision.name, placement, variant.network)
-        if variant.network == TRAINED and plan.validate.tolerance(variant.precision.name).derived:
+        runtime, network = backend(variant.backend), variant.network
+        placement, name = runtime.PLACEMENT, variant.precision.name
+        made.models[variant] = fp32 if native else bundle.model(name, placement, network, runtime.TAKES)
+        if network == TRAINED and plan.validate.tolerance(name).derived:
             if (tolerances := bundle.tolerances(tolerance_key(variant.precision.name, placement, native))) is not None:
                 made.tolerances[variant] = tolerances
             elif bundle.manifest.tolerances:
                 made.notes.append(
                     f"{variant.name}: is validated without derived tolerances: the bundle has none for it"
                 )
-        reason = backend(variant.backend).why_not_run()
+        reason = runtime.why_not_run()
         if reason and backend(SIMULATOR).why_not_run():
             raise Unavailable(f"{reason}; and without onnxruntime its accuracy cannot be simulated either")
     return made

@@ -23,7 +23,7 @@ from engines import backend, builders
 from engines.contract import ShapeRange
 from engines.model_format import ModelFormat
 from engines.precision import FP16, FP32, INT8, PRECISIONS
-from pipeline.artifact import NETWORKS, PRUNED, TRAINED, TUNED, OnnxModel
+from pipeline.artifact import NETWORKS, PRUNED, TRAINED, TUNED
 from pipeline.errors import ConfigError
 from pipeline.option import option
 from pipeline.spelling import nearest
@@ -267,12 +267,11 @@ def _check(plan: Plan, path: Path) -> None:
         raise ConfigError(
             f"{path}: [model] has no source; name a SavedModel folder, .keras, .h5, .onnx or .tflite file"
         )
-    onnx_builders = tuple(name for name in builders() if backend(name).TAKES == OnnxModel.FORMAT)
     for key, names, known in (
         ("[variants] precisions", plan.variants.precisions, tuple(PRECISIONS)),
         ("[variants] backends", plan.variants.backends, builders()),
         ("[variants] networks", plan.variants.networks, NETWORKS),
-        ("[pack] backends", plan.pack.backends, onnx_builders),
+        ("[pack] backends", plan.pack.backends, builders()),
     ):
         for name in names:
             if name not in known:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.machine.jetson import GPU_CLOCK
+from pipeline.machine.raspberry_pi import firmware_throttling
 from pipeline.machine.system_files import folders, memory_kib, number_of, text_of
 
 SensorKind = Literal["power_mw", "energy_uj", "clock_mhz", "temperature_c", "available_mib", "num_throttles"]
@@ -113,8 +114,10 @@ def _temperatures(root: Path) -> Iterator[Sensor]:
 
 
 def _throttles(root: Path) -> Iterator[Sensor]:
-    """Counters of a Jetson's over-current events, and of an x86 package's thermal throttling."""
+    """Counters of a Jetson's over-current events, of an x86 package's throttling, of a Raspberry Pi's firmware."""
     for counter in folders(root, "sys/class/hwmon/hwmon*/oc*_event_cnt"):
         yield Sensor("num_throttles", counter.name.removesuffix("_event_cnt"), partial(number_of, counter))
     for counter in folders(root, "sys/devices/system/cpu/cpu*/thermal_throttle/package_throttle_count"):
         yield Sensor("num_throttles", counter.parent.parent.name, partial(number_of, counter))
+    if (firmware := firmware_throttling(root)) is not None:
+        yield Sensor("num_throttles", "firmware", firmware)

@@ -21,7 +21,7 @@ from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.trt_cache import Cache, bytes_from_cache, header_for
 from engines import backend
 from engines.precision import FP32
-from pipeline.artifact import TRAINED, Artifact, external_files
+from pipeline.artifact import TRAINED, Artifact, ModelFile, external_files
 from pipeline.bundle import (
     CALIBRATION,
     FORMAT_VERSION,
@@ -90,9 +90,10 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
     assert made.findings is not None
     assert made.source_verdict is not None
     assert made.calibration is not None
-    models = {model_key(FP32.name, "none", TRAINED): made.fp32}
-    for variant, model in made.onnx_models().items():
-        models[model_key(variant.precision.name, backend(variant.backend).PLACEMENT, variant.network)] = model
+    models: dict[str, ModelFile] = {model_key(FP32.name, "none", TRAINED): made.fp32}
+    for variant, model in made.models.items():
+        placement = backend(variant.backend).PLACEMENT
+        models[model_key(variant.precision.name, placement, variant.network, model.FORMAT)] = model
     copy_files(made.ranges.path, folder / "ranges")
     caches = dict(_caches(folder, plan.pack.caches, made.ranges.path))
     write_samples(folder / SAMPLES, made.evaluation)
@@ -217,17 +218,17 @@ def _as_named(sentence: str, plan: Plan) -> str:
 
 
 def _copy_model(folder: Path, which: str, model: Path) -> str:
-    """The ONNX file, its weights beside it and what the stage said of it; its path in the bundle."""
+    """The model's file, its weights beside it and what the stage said of it; its path in the bundle."""
     target = folder / "models" / which
     target.mkdir(parents=True)
-    shutil.copyfile(model, target / "model.onnx")
+    shutil.copyfile(model, target / f"model{model.suffix}")
     for weights in external_files(model):
         (target / weights.relative_to(model.parent)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(weights, target / weights.relative_to(model.parent))
     for name in BESIDE_A_MODEL:
         if (model.parent / name).is_file():
             shutil.copyfile(model.parent / name, target / name)
-    return f"models/{which}/model.onnx"
+    return f"models/{which}/model{model.suffix}"
 
 
 def _copy_tolerances(folder: Path, plan: Plan, made: Results) -> Iterator[tuple[str, str]]:

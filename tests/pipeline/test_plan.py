@@ -409,8 +409,8 @@ def test_unknown_variants_are_refused(tmp_path: Path, text: str, said: str) -> N
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("backends = ['tensorrtt']", "[pack] backends: is 'tensorrtt'; did you mean 'tensorrt'? known: onnxruntime, "),
-        ("backends = []", "[pack] backends is empty; name at least one of onnxruntime, reference, tensorrt, te"),
+        ("backends = ['tensorrtt']", "[pack] backends: is 'tensorrtt'; did you mean 'tensorrt'? known: litert, onnxr"),
+        ("backends = []", "[pack] backends is empty; name at least one of litert, onnxruntime, reference, ten"),
         ("caches = ['8.5']", "[pack] caches: TensorRT version '8.5': three numbers such as 8.5.2 are expected"),
         ("caches = ['11.0.0']", "[pack] caches: TensorRT version 11.0.0: reads no calibration caches"),
     ],

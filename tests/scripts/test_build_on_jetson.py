@@ -20,14 +20,22 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 
-SCRIPT = ROOT / "scripts" / "build_on_jetson"
+SCRIPT, BOARD = ROOT / "scripts" / "build_on_jetson", ROOT / "scripts" / "build_on_board"
 
 
-def on_jetson(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def read_for_the_stamp() -> bytes:
+    """What an environment is made of: where it changes, it is made again."""
+    wanted = ("setup.cfg", "setup.py", "calibration/histogram/histogram.c", "scripts/constraints.txt")
+    return b"".join((ROOT / name).read_bytes() for name in wanted)
+
+
+def on_jetson(
+    *arguments: object, cwd: Path | None = None, script: Path = SCRIPT, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """The script with an interpreter that can run it, unless another is given."""
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(
-        [str(SCRIPT), *map(str, arguments)],
+        [str(script), *map(str, arguments)],
         cwd=cwd,
         env=clean | {"PYTHON": sys.executable} | environment,
         capture_output=True,
@@ -69,13 +77,11 @@ def test_the_script_on_a_damaged_bundle(packed_once: Packed, tmp_path: Path) -> 
 
 def test_the_script_passes_the_users_choice_on(tmp_path: Path) -> None:
     """The environment is a made-up one whose `trtforge` says how it was called; all before it is real."""
-    bin_folder, checkout = tmp_path / "venv/bin", SCRIPT.parent.parent
+    bin_folder = tmp_path / "venv/bin"
     bin_folder.mkdir(parents=True)
     (bin_folder / "trtforge").write_text('#!/bin/sh\necho "$PWD:$*"\n')
     (bin_folder / "trtforge").chmod(0o755)
-    wanted = ("setup.cfg", "setup.py", "calibration/histogram/histogram.c", "scripts/constraints.txt")
-    text = b"".join((checkout / name).read_bytes() for name in wanted)
-    stamp = subprocess.run(["cksum"], input=text, capture_output=True, check=True).stdout
+    stamp = subprocess.run(["cksum"], input=read_for_the_stamp(), capture_output=True, check=True).stdout
     (bin_folder.parent / "made-for-reference").write_bytes(stamp)
     bundle = bundle_of(tmp_path / "host:b.tar")
     (tmp_path / "selectors.py").write_text("raise SystemExit('the current folder ran')")
@@ -83,6 +89,31 @@ def test_the_script_passes_the_users_choice_on(tmp_path: Path) -> None:
         done = on_jetson(bundle.name, *allowed, "--backend", "reference", cwd=tmp_path, VENV=str(tmp_path / "venv"))
         call = " ".join(["run", "plan.toml", "--backend", "reference", *allowed])
         assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'host:b'}:{call}\n"), done.stderr
+
+
+def test_the_script_for_a_board_is_the_same_with_litert(tmp_path: Path) -> None:
+    """The environment is a made-up one whose `trtforge` says how it was called; then one whose pip finds no wheel."""
+    bin_folder = tmp_path / "venv/bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "trtforge").write_text('#!/bin/sh\necho "$*"\n')
+    (bin_folder / "trtforge").chmod(0o755)
+    stamp = subprocess.run(["cksum"], input=read_for_the_stamp(), capture_output=True, check=True).stdout
+    (bin_folder.parent / "made-for-litert").write_bytes(stamp)
+    bundle = bundle_of(tmp_path / "b.tar")
+    done = on_jetson(bundle, "--allow", "m:f", script=BOARD, VENV=str(tmp_path / "venv"))
+    assert (done.returncode, done.stdout) == (0, "run plan.toml --backend litert --allow m:f\n"), done.stderr
+    (bin_folder.parent / "made-for-litert").unlink()
+    (bin_folder / "python").write_text(
+        "#!/bin/sh\necho 'ERROR: No matching distribution found for ai-edge-litert' >&2; exit 1\n"
+    )
+    (bin_folder / "python").chmod(0o755)
+    done = on_jetson(bundle, script=BOARD, VENV=str(tmp_path / "venv"))
+    assert done.returncode == 3
+    assert "build_on_board: litert: ai-edge-litert cannot be installed for Python 3." in done.stderr
+    assert (
+        "it has wheels for 64-bit Linux (x86_64, aarch64) and Python 3.10 to 3.13: take such a system, " in done.stderr
+    )
+    assert on_jetson(script=BOARD).returncode == 2
 
 
 def test_the_script_with_the_python_of_jetpack_5(tmp_path: Path) -> None:

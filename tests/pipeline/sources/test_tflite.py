@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -19,7 +21,11 @@ from pipeline.sources.tflite import READY, TfliteFile
 from pipeline.stages.export import Export
 from pipeline.store import Store
 from tests.made import QUICK_PROTOCOL
+from tests.pipeline.bundles import packed, unpacked
 from tests.tflite_files import TfliteWriter, save_dense_in_int8, save_linear
+
+if TYPE_CHECKING:
+    from tests.conftest import Command
 
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
 
@@ -62,6 +68,8 @@ backends = ["litert", "onnxruntime"]
 allow = ["range"]
 [tolerate]
 num_draws = 3
+[pack]
+backends = ["litert"]
 """
 
 
@@ -79,7 +87,8 @@ def save_published(path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the file, data and the plan."""
     pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
     pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
     folder = tmp_path_factory.mktemp("published")
@@ -87,7 +96,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
     calibration, evaluation = np.random.default_rng(3).normal(size=(2, 66, 4, 6)).astype(np.float32)
     np.savez(folder / "data.npz", calibration=calibration, evaluation=evaluation)
     (folder / "plan.toml").write_text(PLAN + QUICK_PROTOCOL)
-    return run(read_plan(folder / "plan.toml"), Store(folder / "store"), "validate")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(published: Path) -> Results:
+    return run(read_plan(published / "plan.toml"), Store(published / "store"), "validate")
 
 
 @pytest.mark.slow
@@ -102,6 +116,26 @@ def test_a_published_file_is_built_and_judged_on_both_runtimes(made: Results) ->
     converted = made.converted
     assert converted is not None
     assert converted.path.read_bytes() == made.fp32.beside(READY).read_bytes(), "nothing was converted on that way"
+
+
+@pytest.mark.slow
+def test_a_bundle_has_the_files_for_litert_which_a_board_judges(
+    made: Results, published: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = unpacked(packed(command, published / "plan.toml", store=str(published / "store")))
+    models = json.loads((folder / "manifest.json").read_text())["models"]
+    assert models == {
+        "fp32": "models/fp32/model.onnx",
+        "fp32.tflite": "models/fp32.tflite/model.tflite",
+        "int8.tflite": "models/int8.tflite/model.tflite",
+    }
+    written = {variant.name: model.path.read_bytes() for variant, model in made.models.items()}
+    assert (folder / models["int8.tflite"]).read_bytes() == written["int8@litert"]
+    monkeypatch.chdir(folder)
+    judged = command("validate", "plan.toml")
+    assert judged.status == 0, judged.err
+    assert [line.split("\t")[0] for line in judged.out.splitlines()] == ["fp32@litert", "int8@litert"]
+    assert "int8@onnxruntime" not in judged.out
 
 
 @pytest.mark.slow
