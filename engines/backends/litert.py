@@ -17,7 +17,6 @@ import numpy as np
 
 from engines import cpu
 from engines.contract import (
-    DYNAMIC,
     Array,
     BuildOptions,
     EngineRecord,
@@ -30,15 +29,16 @@ from engines.contract import (
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
 from engines.layers import num_layers_by_precision
+from engines.litert.checks import check_operators, check_precision, check_specs
 from engines.litert.delegated import operators_left
 from engines.litert.edgetpu import first_on_cpu
 from engines.litert.edgetpu import notes as edgetpu_notes
 from engines.litert.edgetpu_compiler import compiled, compiler
-from engines.litert.facts import FLOATS, TfliteFacts, TfliteOperator, TfliteTensor, facts_from_file
+from engines.litert.facts import FLOATS, TfliteFacts, TfliteTensor, facts_from_file
 from engines.litert.probe import relu_model
 from engines.model_format import ModelFormat
-from engines.onnx_model import check_ranges, refuse_tensorrt, shape_text
-from engines.precision import precision_named
+from engines.onnx_model import refuse_tensorrt
+from engines.precision import FP32, precision_named
 from engines.quiet import quiet
 
 NAME = "litert"
@@ -56,8 +56,6 @@ DISTRIBUTION = "ai-edge-litert"
 XNNPACK, BUILT_IN = "XNNPACK", "built-in"
 """Whose kernels run. Their answers differ: a verdict on the one says nothing of the other."""
 EDGETPU_BITS = 8
-NUM_NAMED = 5
-"""Operators in a sentence."""
 
 
 def why_not_build() -> str:
@@ -95,9 +93,9 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     start = time.perf_counter()
     facts = facts_from_file(_schema(), model)
     inputs, outputs = facts.specs(facts.inputs), facts.specs(facts.outputs)
-    _check_operators(facts, model)
-    _check_specs(inputs, options, model)
-    _check_precision(facts, options.precision, model)
+    check_operators(facts, model)
+    check_specs(inputs, options, model)
+    check_precision(facts, options.precision, model)
     for_edgetpu = _edgetpu_notes(facts, model) if _is_for_edgetpu(options) else []
     interpreter = _opened(model, 1)
     shutil.copyfile(model, engine)
@@ -149,6 +147,22 @@ def tflite_facts(path: Path, *, unsigned: bool = False) -> TfliteFacts:
     return facts_from_file(_schema(), path, unsigned=unsigned)
 
 
+def check_float(path: Path) -> None:
+    """That precisions can be written into a file: it is float, has operators that are known, and fixed shapes.
+
+    Raises:
+        Unavailable: ai-edge-litert is not installed.
+        EngineError: it is not so, or cannot be read.
+    """
+    facts = tflite_facts(path)
+    check_operators(facts, path)
+    check_specs(facts.specs(facts.inputs), BuildOptions(), path)
+    if (written := facts.precision()) != FP32.name:
+        raise EngineError(
+            f"{path}: is in {written} already, so that there is nothing to calibrate or to write; give the float file"
+        )
+
+
 def schema() -> Any:
     """The module that the format's schema was compiled to.
 
@@ -171,7 +185,8 @@ class _LiteRtRunner:
         _import()
         facts = facts_from_file(_schema(), self._engine)
         self.inputs, self.outputs = facts.specs(facts.inputs), facts.specs(facts.outputs)
-        _check_specs(self.inputs, BuildOptions(), self._engine)
+        check_operators(facts, self._engine)
+        check_specs(self.inputs, BuildOptions(), self._engine)
         self._open(facts)
         self._feeds = tuple((name, tensor.index, _quantizer(tensor)) for name, tensor in facts.inputs)
         self._answers = tuple((name, tensor.index, _restorer(tensor)) for name, tensor in facts.outputs)
@@ -269,51 +284,6 @@ def _opened(path: Path, num_threads: int, *, values: bool = False) -> Any:
     return interpreter
 
 
-def _check_operators(facts: TfliteFacts, path: Path) -> None:
-    if customs := [operator for operator in facts.operators if operator.is_custom]:
-        raise EngineError(
-            f"{path}: {_listed(customs)} are no operators of TensorFlow Lite's own, which alone LiteRT runs here; "
-            "replace them in the network"
-        )
-
-
-def _check_specs(inputs: tuple[TensorSpec, ...], options: BuildOptions, path: Path) -> None:
-    """That all shapes are fixed, and within the ranges that are asked for."""
-    for spec in inputs:
-        if DYNAMIC in spec.shape:
-            raise EngineError(
-                f"{path}: input '{spec.name}' is {shape_text(spec.shape)}, a fixed shape is expected; convert the "
-                "network with `trtforge convert`, which fixes the batch"
-            )
-        if not spec.dtype:
-            raise EngineError(f"{path}: input '{spec.name}' is of a type that numpy does not have; give it a number's")
-    shapes = {spec.name: spec.shape for spec in inputs}
-    free = tuple(TensorSpec(spec.name, spec.dtype, (DYNAMIC, *spec.shape[1:])) for spec in inputs)
-    for ranges in options.profiles():
-        check_ranges(free, ranges, path)
-        for name, each in ranges.items():
-            if not all(low <= size <= high for low, size, high in zip(each.min, shapes[name], each.max)):
-                raise EngineError(
-                    f"{path}: input '{name}' is {shape_text(shapes[name])}, which is not within the shapes asked for, "
-                    f"{shape_text(each.min)} to {shape_text(each.max)}; set [convert] batch_size, or the shapes"
-                )
-
-
-def _check_precision(facts: TfliteFacts, precision: str, path: Path) -> None:
-    """That the file is what is asked for, throughout."""
-    if (written := facts.precision()) != precision:
-        raise EngineError(
-            f"{path}: precision {precision} is requested, the file is in {written}; ask for {written}, or write "
-            f"{precision} with `trtforge ptq`"
-        )
-    asked = precision_named(precision)
-    if asked.is_integer and not asked.is_dynamic and (floats := facts.in_floats()):
-        raise EngineError(
-            f"{path}: {len(floats)} of {len(facts.operators)} operators compute in floating point, {_listed(floats)}; "
-            f"in {precision} all are expected to compute in integers: replace them in the network, or take dynamic"
-        )
-
-
 def _is_for_edgetpu(options: BuildOptions) -> bool:
     """Other precisions than its own are built as they are, for the CPU."""
     precision = precision_named(options.precision)
@@ -355,11 +325,6 @@ def _notes(facts: TfliteFacts, interpreter: Any) -> list[str]:
     kinds = sorted({facts.operators[index].kind for index in left})
     kernels = f"{facts.num_main - len(left)} of {facts.num_main} operators run in kernels of {XNNPACK}"
     return [*notes, f"{kernels}, {', '.join(kinds)} in LiteRT's own." if kinds else f"{kernels}."]
-
-
-def _listed(operators: list[TfliteOperator] | tuple[TfliteOperator, ...]) -> str:
-    named = ", ".join(f"{operator.kind} '{operator.name}'" for operator in operators[:NUM_NAMED])
-    return named + (f" and {len(operators) - NUM_NAMED} more" if len(operators) > NUM_NAMED else "")
 
 
 def _quantizer(tensor: TfliteTensor) -> Any:

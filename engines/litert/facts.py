@@ -182,7 +182,9 @@ def facts_from_file(schema: Any, path: Path, *, unsigned: bool = False) -> Tflit
     except OSError as error:
         raise EngineError(f"{path}: cannot be read ({error.strerror}); give a .tflite file") from error
     if data[4:8] != MAGIC:
-        raise EngineError(f"{path}: is not a .tflite file, bytes 4 to 8 are {data[4:8]!r}, {MAGIC!r} is expected")
+        raise EngineError(
+            f"{path}: is not a .tflite file, bytes 4 to 8 are {data[4:8]!r}, {MAGIC!r} is expected; copy it again"
+        )
     try:
         model = schema.Model.GetRootAs(data, 0)
         version = model.Version()
@@ -196,7 +198,8 @@ def facts_from_file(schema: Any, path: Path, *, unsigned: bool = False) -> Tflit
             sides = _signature_sides(signatures, path) if graphs else ((), ())
         inputs, outputs = (tuple((name, tensors[0][index]) for name, index in side) for side in sides)
     except UNREADABLE as error:
-        raise EngineError(f"{path}: is not a whole .tflite file ({type(error).__name__}); convert it again") from error
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise EngineError(f"{path}: is not a whole .tflite file ({words}); copy or convert it again") from error
     if version != SCHEMA_VERSION:
         raise EngineError(
             f"{path}: is of version {version} of the format, {SCHEMA_VERSION} is expected; convert it again"

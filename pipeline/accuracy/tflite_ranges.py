@@ -38,9 +38,8 @@ from calibration.ranges.ranges import (
     spans_from_ranges,
 )
 from engines.backends import litert
-from engines.errors import EngineError
 from engines.litert.quantizer import TfliteFormat, quantized
-from engines.precision import FP32, INT8
+from engines.precision import INT8
 from pipeline.accuracy.range_choice import results_of
 from pipeline.engine_runner import SampleRunner, load_model
 from pipeline.machine.progress import counting
@@ -62,10 +61,7 @@ class TfliteReader:
 
     def __post_init__(self) -> None:
         """Raise EngineError if it is not FP32: there is nothing to calibrate then."""
-        if (written := litert.tflite_facts(self.model).precision()) != FP32.name:
-            raise EngineError(
-                f"{self.model}: is in {written} already, so that there is nothing to calibrate; give the float file"
-            )
+        litert.check_float(self.model)
 
     def methods_of(self, histograms: Mapping[str, Histogram]) -> dict[str, list[Method]]:
         """Of each tensor how it is read: the range of each becomes a scale of INT8."""

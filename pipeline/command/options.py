@@ -17,6 +17,7 @@ from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource, InputSpec
 from calibration.graph.validity import check_file
 from calibration.ranges.ranges import AUTO, METHODS
+from engines import backend as backend_named
 from engines import builders
 from engines.backends import litert
 from engines.contract import ShapeRange
@@ -153,6 +154,10 @@ def model_from(path: Path) -> OnnxModel:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: {'is a folder' if path.is_dir() else 'does not exist'}; give an ONNX file")
+    if is_tflite(path):
+        raise ConfigError(
+            f"{path}: is a .tflite file, an ONNX file is expected; `trtforge export {path} -o model.onnx` makes one"
+        )
     input_specs_from_onnx(path)
     check_file(path)
     return OnnxModel(path)
@@ -173,8 +178,9 @@ def tflite_from(path: Path) -> TfliteModel:
 
 
 def model_file_from(path: Path) -> ModelFile:
-    """A user's `.tflite` file, by its magic, or else ONNX file; raises as what opens each."""
-    return tflite_from(path) if path.is_file() and is_tflite(path) else model_from(path)
+    """A user's `.tflite` file, by its magic or its ending, or else ONNX file; raises as what opens each."""
+    is_named_so = path.suffix == ".tflite"
+    return tflite_from(path) if path.is_file() and (is_named_so or is_tflite(path)) else model_from(path)
 
 
 def model_specs(model: ModelFile) -> tuple[InputSpec, ...]:
@@ -275,6 +281,11 @@ def engine_from(path: Path, backend: str, simulate: bool) -> Engine:
     made_by = record.get("backend", backend)
     if made_by != backend:
         raise ConfigError(f"{path}: was built by {made_by}, not {backend}; give --backend {made_by}")
+    if is_tflite(path) and backend_named(backend).TAKES != TfliteModel.FORMAT:
+        raise ConfigError(
+            f"{path}: is a .tflite file, which {backend} does not run; `trtforge export {path} -o model.onnx` makes an "
+            "ONNX file of it, or give --backend litert where that can be given"
+        )
     smallest, largest = (int(record.get(name, 0)) for name in ("min_batch", "max_batch"))
     return Engine(path, backend, simulated=simulate, min_batch=smallest, max_batch=largest)
 

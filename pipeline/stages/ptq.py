@@ -70,8 +70,9 @@ class Ptq(Stage):
             ConfigError: the precision needs ranges and there are none.
             DataError: the ranges are of another model.
             Unavailable: ai-edge-quantizer is not installed.
-            EngineError: it refuses the model.
+            EngineError: it refuses the model, which is no float one, has custom operators or an open batch.
         """
+        litert.check_float(model.path)
         precision = precision_named(self.precision)
         bounds: Mapping[str, tuple[float, float]] = {}
         if self.reads_ranges(precision):

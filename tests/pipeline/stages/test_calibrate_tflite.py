@@ -73,7 +73,9 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path, out: Out) -> None:
 
 def test_a_file_in_int8_cannot_be_calibrated(tmp_path: Path, out: Out) -> None:
     model = TfliteModel(save_dense_in_int8(tmp_path / "m.tflite"))
-    with pytest.raises(EngineError, match="is in int8 already, so that there is nothing to calibrate; give the float"):
+    with pytest.raises(
+        EngineError, match="is in int8 already, so that there is nothing to calibrate or to write; give"
+    ):
         Calibrate()(out(), model, samples_of(tmp_path, 4))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Command
-from tests.tflite_files import save_cosine_in_int8, save_linear, save_residual
+from tests.tflite_files import TfliteWriter, save_cosine_in_int8, save_dense_in_int8, save_linear, save_residual
 
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
 
@@ -52,11 +52,33 @@ def test_samples_of_another_shape(folder: Path, command: Command) -> None:
         ("build open.tflite --backend litert -o o.tflite", 4, "input 'x' is (?, 3), a fixed shape is expected"),
         ("build cut.tflite --backend litert -o o.tflite", 4, "cut.tflite: is not a whole .tflite file"),
         ("build m.tflite --backend litert --precision int8 -o o.tflite", 4, "the file is in fp32; ask for fp32, or"),
+        ("build short.tflite --backend litert -o o.tflite", 4, "short.tflite: is not a .tflite file, bytes 4 to 8 are"),
+        ("calibrate short.tflite --data s.npz -o r", 4, "short.tflite: is not a .tflite file, bytes 4 to 8 are"),
+        ("ptq flex.tflite --precision dynamic -o o.tflite", 4, "FlexErf 'y' are no operators of TensorFlow Lite's own"),
+        ("calibrate flex.tflite --data s.npz -o r", 4, "FlexErf 'y' are no operators of TensorFlow Lite's own"),
+        ("ptq open.tflite --precision dynamic -o o.tflite", 4, "input 'x' is (?, 3), a fixed shape is expected"),
+        ("ptq int8.tflite --precision dynamic -o o.tflite", 4, "int8.tflite: is in int8 already, so that there is no"),
+        ("quantize m.tflite --ranges r -o o.onnx", 2, "is a .tflite file, an ONNX file is expected; `trtforge export"),
+        ("cast m.tflite --data s.npz -o o.onnx", 2, "m.tflite: is a .tflite file, an ONNX file is expected; `trtforge"),
+        ("lint m.tflite --data s.npz", 2, "m.tflite: is a .tflite file, an ONNX file is expected; `trtforge export m."),
+        ("bisect m.tflite int8.tflite --data s.npz", 2, "m.tflite: is a .tflite file, an ONNX file is expected; `tr"),
+        (
+            "validate m.tflite int8.tflite --data s.npz",
+            2,
+            "m.tflite: is a .tflite file, which onnxruntime does not run",
+        ),
+        ("infer m.tflite --data s.npz -o o.json", 2, "m.tflite: is a .tflite file, which onnxruntime does not"),
     ],
 )
 def test_what_is_refused(folder: Path, command: Command, line: str, status: int, words: str) -> None:
     save_cosine_in_int8(folder / "cos.tflite")
     save_linear(folder / "open.tflite", batch=-1)
+    save_dense_in_int8(folder / "int8.tflite")
+    (folder / "short.tflite").write_bytes(b"TFL3")
+    writer = TfliteWriter()
+    x, y = writer.tensor("x", (1, 8)), writer.tensor("y", (1, 8))
+    writer.operator("FlexErf", [x], [y])
+    writer.save(folder / "flex.tflite", [x], [y])
     (folder / "cut.tflite").write_bytes((folder / "m.tflite").read_bytes()[:500])
     said = command(*line.split())
     assert said.status == status
