@@ -134,9 +134,7 @@ class Bundle:
         return Findings(self.folder / self.manifest.findings)
 
 
-def model_key(
-    precision: str, placement: Placement, network: str, model_format: ModelFormat = OnnxModel.FORMAT
-) -> str:
+def model_key(precision: str, placement: Placement, network: str, model_format: ModelFormat = OnnxModel.FORMAT) -> str:
     """A model's name in the manifest; of ONNX models only INT8 depends on the placement, others have their format's.
 
     The trained network has no name.
