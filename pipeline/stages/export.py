@@ -21,6 +21,7 @@ from calibration.graph.pads import fold_pads
 from calibration.graph.pools import pool_means
 from calibration.graph.strides import raise_strides
 from calibration.graph.views import drop_views
+from calibration.weights.equalize import equalize_layers
 from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, StageError
 from pipeline.machine.packages import distribution_versions
@@ -48,6 +49,8 @@ REWRITES: tuple[tuple[Rewrite, str], ...] = (
     (raise_strides, "strides of 1x1 convolutions moved up to where the values are computed: {num}"),
 )
 """In this order: what a rewrite finds may be what one before it wrote. None changes the function."""
+EQUALIZED = "channels between products are scaled so that their weights are alike, number of pairs: {num}"
+NOTHING_EQUALIZED = "there are no products with nothing but a Relu between them whose channels could be made alike"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ class Export(Stage):
         (), "operators that touch files or run Python, and Lambda layers of Keras files, that are allowed to"
     )
     fold: bool = option(True, "fold batch normalization into the preceding weights")
+    equalize: bool = option(
+        False, "scale channels between convolutions so that weights of both are alike (cross-layer equalization)"
+    )
 
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""
@@ -96,6 +102,9 @@ class Export(Stage):
             if rewrite is not fold_batch_norm or self.fold:
                 model, num = rewrite(model)
                 notes += [f"export: {sentence.format(num=num)}"] * bool(num)
+        if self.equalize:
+            model, num = equalize_layers(model)
+            notes.append(f"export: {EQUALIZED.format(num=num)}" if num else f"export: {NOTHING_EQUALIZED}")
         model, names = portable_names(model)
         _name_batch_dimension(model)
         _tell_unknown_dimensions_apart(model)

@@ -23,7 +23,7 @@ from calibration.graph.external_data import model_from_file, save_model
 from calibration.graph.patterns import nodes_by_name, nodes_meant
 from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.ranges.means import channel_rms
-from calibration.sparsity.masks import Pattern, Prunable, PrunableWeights, mask_of, prunable_weights
+from calibration.weights.masks import Pattern, Prunable, PrunableWeights, mask_of, prunable_weights
 from engines.torch_graph import library
 from engines.torch_graph.network import TorchNetwork
 from pipeline.artifact import OnnxModel

@@ -71,6 +71,7 @@ networks = ["trained", "tuned"]
 
 [export]
 opset = 15
+equalize = true
 allow = ["PyFunc", "Lambda"]
 fold = false
 

@@ -102,7 +102,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/stats/bootstrap.py", set()),
         ("pipeline/training/loop.py", {"prune", "tune"}),
         ("pipeline/training/simulation.py", {"tune"}),
-        ("calibration/sparsity/masks.py", {"prune"}),
+        ("calibration/weights/masks.py", {"prune"}),
         ("calibration/errors.py", {*STAGES}),
         ("calibration/file_digest.py", set()),
         ("calibration/analysis/rounding.py", {"calibrate", "tolerate", "validate"}),

@@ -7,7 +7,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from calibration.sparsity.masks import Prunable, mask_of, prunable_weights
+from calibration.weights.masks import Prunable, mask_of, prunable_weights
 from tests.calibration.graph.nets import with_arrays
 
 HOW = Prunable("node", "w", 0, 1, "x", 1)
