@@ -15,7 +15,7 @@ from calibration.data.batches import Samples
 from engines import backend, module_of
 from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
 from pipeline.artifact import Engine, Timings
-from pipeline.engine_runner import as_model_takes, batch_sizes, model_ranks, runner_of
+from pipeline.engine_runner import as_model_takes, batch_sizes, fixed_batch, model_ranks, runner_of
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.json_record import record_from_data
 from pipeline.latency.benchmark import Candidate, Latency, Timing, measure, queries_from_npz
@@ -215,9 +215,8 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
             before_mib = available_mib(Path("/"))
             streaming = streaming_runner(engine, stage.protocol.load, stage.num_threads)
             runner = runners[name] = loaded.enter_context(streaming or runner_of(engine, stage.num_threads))
-            engine_candidates = [
-                candidate_of(engine, runner, name, next(iter(samples.batches(n)))) for n in stage.batch_sizes
-            ]
+            sizes = sizes_for(runner, stage.batch_sizes)
+            engine_candidates = [candidate_of(engine, runner, name, next(iter(samples.batches(n)))) for n in sizes]
             if is_offline:
                 engine_candidates = [
                     offline(candidate, runner, streaming, feeds[candidate.batch_size])
@@ -236,8 +235,22 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
             splits += heard
         timings = measure(candidates, stage.protocol, on_begin=began_ns.append)
         facts = {name: facts_as_json(runner.facts()) for name, runner in runners.items()}
+        for name, runner in runners.items():
+            facts[name]["notes"] = [*facts[name]["notes"], *notes_of_sizes(runner, stage.batch_sizes)]
     layers = {name: _layers(stage, engine, samples) for name, engine in engines.items()} if stage.layers else {}
     return BenchmarkResult(timings, began_ns[0], changes, [split.medians() for split in splits], facts, layers)
+
+
+def sizes_for(runner: Runner, asked: tuple[int, ...]) -> tuple[int, ...]:
+    """The batches that an engine is timed in: its own where that is fixed and among those asked for, or else all."""
+    return (fixed,) if (fixed := fixed_batch(runner)) in asked else asked
+
+
+def notes_of_sizes(runner: Runner, asked: tuple[int, ...]) -> list[str]:
+    """A sentence on the batches that an engine was not timed in."""
+    if not (left := [str(size) for size in asked if size not in sizes_for(runner, asked)]):
+        return []
+    return [f"It takes batches of {fixed_batch(runner)} alone, and was not timed in batches of {', '.join(left)}."]
 
 
 def _layers(stage: Benchmark, engine: Engine, samples: Samples) -> LayersRun:

@@ -119,11 +119,11 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("calibration/ranges/merge.py", set()),
         ("engines/__init__.py", set()),  # which backends there are
         ("engines/precision.py", {*STAGES}),
-        ("engines/contract.py", {*STAGES} - {"cast", "quantize", "ptq"}),
+        ("engines/contract.py", {*STAGES} - {"cast", "quantize"}),
         ("engines/backends/onnxruntime.py", RUNNING - {"infer-trt"} | {"build"}),
         ("engines/backends/tensorflow.py", {"export", "convert"}),
         ("engines/backends/litert.py", {"convert", "calibrate", "lint", "ptq"}),
-        ("engines/litert/facts.py", {"convert", "calibrate", "lint"}),
+        ("engines/litert/facts.py", {"convert", "calibrate", "lint", "ptq"}),
         ("engines/litert/quantizer.py", {"calibrate", "ptq"}),
         ("engines/backends/tensorrt.py", {"build-trt", "infer-trt"}),
         ("engines/backends/tensorrt_rtx.py", set()),

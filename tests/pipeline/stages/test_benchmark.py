@@ -39,6 +39,19 @@ def test_a_benchmark_keeps_every_query_and_can_be_read_back(net: OnnxModel, out:
         assert (timing.name, timing.batch_size, timing.stable) == (row["name"], row["batch_size"], row["stable"])
 
 
+def test_an_engine_of_a_fixed_batch_is_timed_in_that_alone_and_it_is_said(tmp_path: Path, out: Out) -> None:
+    """As a `.tflite` file beside engines that take any batch."""
+    texts = {name: ELEMENTWISE.replace("BATCH", size) for name, size in (("open", "N"), ("fixed", "4"))}
+    models = {name: save(text, tmp_path / f"{name}.onnx") for name, text in texts.items()}
+    stage = Benchmark(batch_sizes=(1, 4), num_threads=1, protocol=QUICK)
+    record = stage(
+        out(), {name: Engine(model.path) for name, model in models.items()}, samples_for(models["open"])
+    ).read()
+    assert [(row["name"], row["batch_size"]) for row in record["timings"]] == [("open", 1), ("open", 4), ("fixed", 4)]
+    assert record["runners"]["open"]["notes"] == []
+    assert record["runners"]["fixed"]["notes"] == ["It takes batches of 4 alone, and was not timed in batches of 1."]
+
+
 def test_what_the_monitor_saw_is_read_back_strictly(net: OnnxModel, out: Out) -> None:
     timings = Benchmark(protocol=QUICK)(out(), {"a": Engine(net.path)}, samples_for(net))
     assert watched_from(timings) is not None
