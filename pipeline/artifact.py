@@ -219,6 +219,14 @@ class PlacementTimes(Artifact):
         return dict(json.loads(self.path.read_text()))
 
 
+class Mixture(Artifact):
+    """The layers that are left out of INT8 so that it holds a bound (JSON)."""
+
+    def read(self) -> dict[str, Any]:
+        """The record; see ``pipeline.accuracy.mixed_precision``."""
+        return dict(json.loads(self.path.read_text(encoding="utf-8")))
+
+
 class Verdict(Artifact):
     """The comparison of one engine's outputs with the FP32 model's, and the task metric of both (JSON)."""
 
@@ -248,6 +256,7 @@ TYPES: dict[str, type[Artifact]] = {
         Tolerances,
         LayerNoises,
         PlacementTimes,
+        Mixture,
         Verdict,
         Timings,
     )

@@ -13,6 +13,7 @@ from pipeline.artifact import (
     TRAINED,
     Engine,
     Findings,
+    Mixture,
     ModelFile,
     OnnxModel,
     Outputs,
@@ -102,6 +103,8 @@ class Results:
     findings: Findings | None = None
     models: dict[Variant, ModelFile] = field(default_factory=dict)
     tuned: dict[Variant, Tuned] = field(default_factory=dict)
+    mixtures: dict[Variant, Mixture] = field(default_factory=dict)
+    """Of INT8 variants that are to hold a bound: what is left in float for it."""
     tolerances: dict[Variant, Tolerances] = field(default_factory=dict)
     """Derived, for the variants that the plan holds to them."""
     engines: dict[Variant, Engine] = field(default_factory=dict)

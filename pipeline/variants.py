@@ -20,11 +20,14 @@ from engines.model_format import ModelFormat
 from engines.onnx_model import shape_text
 from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence
+from pipeline.accuracy.layer_noise import MeasureLayers
+from pipeline.accuracy.mixed_precision import HeldBound, MixPrecision
 from pipeline.artifact import (
     PRUNED,
     TRAINED,
     TUNED,
     Engine,
+    Mixture,
     ModelFile,
     OnnxModel,
     PlacementTimes,
@@ -161,7 +164,7 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     if (stage := stage_for(plan, variant)) is None:
         return form.fp32
     if variant.network == TUNED and isinstance(stage, Quantize):
-        stage = replace(stage, placement="static")  # As it was trained.
+        stage = stage.as_trained()
     if not stage.reads_ranges(variant.precision):
         return store.run(cast(ModelStage, stage), form.fp32)
     if form.ranges is None:
@@ -169,7 +172,20 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     times: tuple[PlacementTimes, ...] = ()
     if isinstance(form.fp32, OnnxModel) and (measure := timing_for(stage, form.fp32)) is not None:
         times = (store.run(measure, form.fp32, form.ranges),)
+    if isinstance(form.fp32, OnnxModel) and isinstance(stage, Quantize) and stage.is_bounded():
+        mixture = made.mixtures[variant] = mixture_of(plan, store, made, (stage, form.fp32, form.ranges))
+        return store.run(cast(ModelStage, stage), form.fp32, form.ranges, *times, mixture=mixture)
     return store.run(cast(ModelStage, stage), form.fp32, form.ranges, *times)
+
+
+def mixture_of(plan: Plan, store: Store, made: Results, what: tuple[Quantize, OnnxModel, Ranges]) -> Mixture:
+    """The layers of a model that stay in float so that INT8 holds the bound of a stage."""
+    stage, model, ranges = what
+    assert made.calibration is not None
+    options, num_threads = stage.placement_options(model), plan.tolerate.num_threads
+    noises = store.run(MeasureLayers(options, num_threads=num_threads), model, ranges, made.calibration)
+    held = HeldBound(stage.bound(plan.data.metric, plan.data.output, plan.folder), made.calibration)
+    return store.run(MixPrecision(options, num_threads), model, ranges, noises, held)
 
 
 def tuned_network(plan: Plan, store: Store, made: Results, variant: Variant) -> Tuned:
@@ -319,7 +335,7 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
     rounding = Rounding(
         name,
         placement,
-        plan.quantize.excluded(network.fp32),
+        (*plan.quantize.excluded(network.fp32), *left_in_float(made, variant)),
         "s8s8",
         method,
         ranges.percentile,
@@ -334,6 +350,11 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
     if placement == "onnxruntime":
         return replace(rounding, arithmetic=plan.quantize.chosen_arithmetic()[0])
     return rounding
+
+
+def left_in_float(made: Results, variant: Variant) -> tuple[str, ...]:
+    """The nodes that the variant's bound keeps out of INT8."""
+    return tuple(made.mixtures[variant].read()["in_float"]) if variant in made.mixtures else ()
 
 
 def trained_network(plan: Plan, made: Results) -> Engine:

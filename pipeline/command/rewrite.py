@@ -90,6 +90,11 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, A
         refuse_data(stage)
         echo(make(output, lambda out: stage(out, opened)).path)
         return
+    if isinstance(stage, Quantize) and stage.is_bounded():
+        raise ConfigError(
+            "--min-sqnr-db, --max-metric-drop: layers are chosen on a plan's calibration samples; write them into "
+            "[quantize] of a plan"
+        )
     with work_folder(output) as work:
         ranges = ranges_for(opened, options, work)
         measure = timing_for(stage, opened)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +25,13 @@ from calibration.precision.placement import PRODUCTS, AttentionChoice, Placement
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
 from calibration.ranges.override import WHERE, Override, overridden
-from calibration.ranges.ranges import OVERRIDE, TUNED, RangesRecord, listed, spans_from_ranges
+from calibration.ranges.ranges import TUNED, RangesRecord, listed, spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines.cpu import cpu_flags
 from engines.precision import DYNAMIC, FP32, INT8, Precision, precision_named
+from pipeline.accuracy.mixed_precision import MixtureBound, mixture_sentence
 from pipeline.accuracy.override import OverrideRanges
-from pipeline.artifact import OnnxModel, PlacementTimes, Ranges
+from pipeline.artifact import Mixture, OnnxModel, PlacementTimes, Ranges
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import cpu_versions, distribution_versions
 from pipeline.option import option
@@ -68,6 +70,12 @@ class Quantize(Stage):
     )
     rest: Literal["fp32", "fp16"] = option(
         "fp32", "for tensorrt: precision of everything that is not INT8; fp16 needs opset 19 and TensorRT 10 or later"
+    )
+    min_sqnr_db: float = option(
+        -math.inf, "mixed precision: fewest layers out of INT8 so that outputs have this SQNR on calibration samples"
+    )
+    max_metric_drop: float = option(
+        math.inf, "mixed precision: the same for a drop of the metric against FP32, on labelled calibration samples"
     )
     override: tuple[Override, ...] = option(
         (),
@@ -150,10 +158,29 @@ class Quantize(Stage):
         measured_on = cpu_versions() if self.is_timed() else {}
         return tool_versions | {"arithmetic": self.chosen_arithmetic()[0]} | measured_on
 
+    def is_bounded(self) -> bool:
+        """Whether layers are left out of INT8 until a bound holds."""
+        return not self.is_dynamic() and not self.bound("", "", Path()).is_any
+
+    def as_trained(self) -> Quantize:
+        """For a network that was trained for INT8: nothing is placed otherwise than it was trained."""
+        return replace(self, placement="static", min_sqnr_db=-math.inf, max_metric_drop=math.inf)
+
+    def bound(self, metric: str, output: str, folder: Path) -> MixtureBound:
+        """What INT8 must hold, by a plan's metric."""
+        return MixtureBound(self.min_sqnr_db, self.max_metric_drop, metric, output, folder)
+
     def __call__(
-        self, out: Path, model: OnnxModel, ranges: Ranges | None = None, measured: PlacementTimes | None = None
+        self,
+        out: Path,
+        model: OnnxModel,
+        ranges: Ranges | None = None,
+        measured: PlacementTimes | None = None,
+        mixture: Mixture | None = None,
     ) -> OnnxModel:
-        """Write ``out/model.onnx`` and ``out/notes.json``; with ``measured``, what is quicker in float stays so.
+        """Write ``out/model.onnx`` and ``out/notes.json``.
+
+        With ``measured``, what is quicker in float stays so; with ``mixture``, what must so that INT8 holds a bound.
 
         Raises:
             ConfigError: INT8 is to be written and there are no ranges, or dynamic ranges for another target.
@@ -175,6 +202,10 @@ class Quantize(Stage):
         record, overrides = overridden(record, exceptions, skeleton_from_file(model.path), {})
         why = self.chosen_arithmetic()[1]
         in_float, by_time = quicker_in_float(measured)
+        if mixture is not None:
+            mixed = mixture.read()
+            in_float = tuple(dict.fromkeys((*in_float, *mixed["in_float"])))
+            by_time = [*by_time, mixture_sentence(mixed)]
         options = self.placement_options(model)
         options = replace(options, exclude=(*options.exclude, *in_float), nearest=is_tuned)
         quantized = qdq_from_onnx(proto, spans_from_ranges(record.read_for(self.target)), options)
@@ -184,7 +215,7 @@ class Quantize(Stage):
         placed_notes = [note for note in quantized.placement.notes if not note.startswith(tuple(timed))]
         notes = [*overrides, *placed_notes, *([why] if self.target == "onnxruntime" else []), *by_time]
         placed = {tensor.tensor for tensor in quantized.placement.tensors}
-        user_set = {name for name, tensor in record.tensors.items() if tensor.method == OVERRIDE}
+        user_set = {name for name, tensor in record.tensors.items() if tensor.bounds and tensor.method != TUNED}
         if idle := [name for name in record.tensors if name in user_set and name not in placed]:
             notes.append(f"{WHERE}: {listed(idle)} tensors are not INT8 for {self.target}, their range is not used")
         made = quantized.model

@@ -98,7 +98,6 @@ seed = 12
 answers = ["logits"]
 device = "cpu"
 num_threads = 5
-
 [tune]
 learn_ranges = false
 loss = "labels"
@@ -143,6 +142,8 @@ exclude = ["Gemm"]
 attention = "rest"
 arithmetic = "s8s8"
 placement = "timed"
+min_sqnr_db = 25
+max_metric_drop = 0.01
 rest = "fp16"
 [[quantize.override]]
 tensors = "features/*/relu6"

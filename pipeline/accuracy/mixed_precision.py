@@ -1,0 +1,278 @@
+"""The fewest layers out of INT8 with which it holds a bound, on calibration samples.
+
+Layers are ranked by the noise that each brings alone (``pipeline.accuracy.layer_noise``), and left out of INT8 in that
+order: the shortest beginning of the ranking that holds the bound is found by bisection, and then each layer of it goes
+back that the bound does not need, the least noisy first. Every set is judged as a whole, by the model that would be
+deployed: noises of single layers do not add up exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from calibration.analysis.sqnr import sqnr_db_of
+from calibration.data.batches import Samples
+from calibration.data.source import spread
+from calibration.data.user_function import module_sources
+from calibration.errors import DataError
+from calibration.graph.answers import answer_tensors
+from calibration.graph.external_data import model_from_file
+from calibration.graph.watched_outputs import watch_tensors
+from calibration.precision.placement import PlacementOptions
+from calibration.precision.qdq import qdq_from_onnx
+from calibration.ranges.ranges import spans_from_ranges
+from calibration.ranges.ranges_file import ranges_from_folder
+from engines import module_of
+from engines.contract import Array
+from pipeline.accuracy.layer_noise import InputNoise, noises_from_file
+from pipeline.accuracy.metrics import Metric, metric
+from pipeline.artifact import LayerNoises, Mixture, OnnxModel, Ranges
+from pipeline.engine_runner import SIMULATOR, Sessions, few
+from pipeline.errors import ConfigError
+from pipeline.json_record import finite
+from pipeline.machine.packages import distribution_versions
+from pipeline.machine.progress import Bar
+
+FILE = "mixture.json"
+MOST_SAMPLES = 256
+"""Evenly spread, on which sets of layers are judged."""
+MOST_RETURNS = 32
+"""Layers that are tried to be put back into INT8, at most."""
+
+
+@dataclass(frozen=True)
+class MixtureBound:
+    """What INT8 must hold, on calibration samples."""
+
+    min_sqnr_db: float
+    """Of each output, before a last Softmax or Sigmoid; minus infinity: any."""
+    max_metric_drop: float
+    """Against FP32, in the metric's unit; infinity: any."""
+    metric: str = ""
+    output: str = ""
+    folder: Path = Path()
+    """Where a user's own metric lies."""
+
+    @property
+    def has_metric(self) -> bool:
+        """Whether the task's metric is bounded."""
+        return math.isfinite(self.max_metric_drop)
+
+    @property
+    def is_any(self) -> bool:
+        """Whether everything holds it."""
+        return not self.has_metric and not math.isfinite(self.min_sqnr_db)
+
+    def words(self) -> str:
+        """What is asked for."""
+        parts = [f"SQNR of at least {self.min_sqnr_db:g} dB"] * math.isfinite(self.min_sqnr_db)
+        parts += [f"{self.metric} at most {self.max_metric_drop:g} below FP32's"] * self.has_metric
+        return " and ".join(parts)
+
+
+@dataclass(frozen=True)
+class HeldBound:
+    """A bound, and the calibration samples that it is held on."""
+
+    bound: MixtureBound
+    samples: Samples
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of all of it, and of the source of a user's metric."""
+        bound, source = self.bound, b""
+        if ":" in bound.metric:
+            source = b"\0".join(file.read_bytes() for file in module_sources(bound.metric, bound.folder))
+        parts = [bound.words(), bound.metric, bound.output, self.samples.digest()]
+        return hashlib.sha256("\0".join(parts).encode() + source).hexdigest()
+
+
+@dataclass(frozen=True)
+class MixturePoint:
+    """A set of layers that was judged."""
+
+    num_in_float: int
+    sqnr_db: float | None
+    """Of the worst output; None where it is equal."""
+    metric_drop: float | None
+    holds: bool
+
+
+@dataclass(frozen=True)
+class MixPrecision:
+    """Find those layers; the store can keep it."""
+
+    options: PlacementOptions
+    num_threads: int = 0
+    """Of ONNX Runtime; 0: its default."""
+
+    def versions(self, *_inputs: object) -> dict[str, str]:
+        """Versions of the tools that the result depends on."""
+        return distribution_versions("numpy", "onnx", "onnx-ir", "onnxruntime")
+
+    def modules(self, *_inputs: object) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return (module_of(SIMULATOR),)
+
+    def __call__(self, out: Path, model: OnnxModel, ranges: Ranges, noises: LayerNoises, held: HeldBound) -> Mixture:
+        """Write ``out/mixture.json``: ``in_float``, nodes; ``points``, a ``MixturePoint`` for each set that was judged.
+
+        Raises:
+            ConfigError: the metric is bounded, and the plan names none.
+            DataError: the metric is bounded, and the calibration samples have no labels; or nothing holds the bound.
+            ModelError, EngineError: the model cannot be quantized, or not run.
+        """
+        record = ranges_from_folder(ranges.path).read_for(self.options.target)
+        judge = _Judge(self, model_from_file(model.path), spans_from_ranges(record), held)
+        bound = held.bound
+        ranking = ranked(noises_from_file(noises.path))
+        bar = Bar("mixed precision", 0)
+        try:
+            chosen = fewest(ranking, judge.holds)
+        finally:
+            bar.close()
+        if chosen is None:
+            best = judge.points[-1]
+            raise DataError(
+                f"[quantize]: no mixture holds {bound.words()}: with all {len(ranking)} layers that INT8's noise "
+                f"comes from in float it is {_result(best, bound)}; loosen the bound, or stay with a higher "
+                "precision"
+            )
+        rows = [asdict(point) for point in sorted(judge.points, key=lambda point: point.num_in_float)]
+        record_ = {"in_float": list(chosen), "num_layers": len(ranking), "points": rows, "bound": bound.words()}
+        (out / FILE).write_text(json.dumps(record_, indent=1, allow_nan=False), encoding="utf-8")
+        return Mixture(out / FILE)
+
+
+def ranked(noises: Sequence[InputNoise]) -> list[tuple[str, ...]]:
+    """Groups of nodes, those with the noisiest input first; each node once."""
+    seen: set[str] = set()
+    groups: list[tuple[str, ...]] = []
+    for noise in noises:
+        if nodes := tuple(node for node in noise.nodes if node not in seen):
+            groups.append(nodes)
+            seen.update(nodes)
+    return groups
+
+
+def fewest(ranking: Sequence[tuple[str, ...]], holds: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...] | None:
+    """The fewest groups of nodes, of a beginning of the ranking, with which it holds; None if not even all do."""
+
+    def nodes_of(groups: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        return tuple(node for group in groups for node in group)
+
+    if holds(()):
+        return ()
+    low, high = 0, 1  # ``low`` groups do not hold.
+    while not holds(nodes_of(ranking[:high])):
+        if high >= len(ranking):
+            return None
+        low, high = high, min(2 * high, len(ranking))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(nodes_of(ranking[:middle])) else (middle, high)
+    left = list(ranking[:high])
+    for group in list(reversed(left[:-1]))[:MOST_RETURNS]:
+        others = [each for each in left if each is not group]
+        if holds(nodes_of(others)):
+            left = others
+    return nodes_of(left)
+
+
+class _Judge:
+    """Judges sets of nodes that are left in float, each once."""
+
+    def __init__(self, stage: MixPrecision, model: onnx.ModelProto, spans: Mapping[str, Any], held: HeldBound) -> None:
+        self._stage, self._model, self._spans = stage, model, spans
+        self._bound, samples = held.bound, held.samples
+        self._feeds = list(few(samples, min(samples.num_samples, MOST_SAMPLES)))
+        self._answers = answer_tensors(model)
+        self._outputs = [value.name for value in model.graph.output]
+        self._metric, self._labels = self._labelled(samples)
+        self._exact = self._run(model)
+        self._known: dict[tuple[str, ...], bool] = {}
+        self.points: list[MixturePoint] = []
+
+    def _labelled(self, samples: Samples) -> tuple[Metric | None, Array | None]:
+        bound = self._bound
+        if not bound.has_metric:
+            return None, None
+        if not bound.metric:
+            raise ConfigError("[quantize] max_metric_drop: the plan names no metric; set metric in [data]")
+        chosen = metric(bound.metric, bound.output, bound.folder)
+        if samples.reader.labels() is None and chosen.needs_labels:
+            raise DataError(
+                f"{samples.source.path}: [quantize] max_metric_drop is measured on calibration samples, which have no "
+                "labels; set labels in [data.calibration], or take min_sqnr_db, which needs none"
+            )
+        labels = None if samples.reader.labels() is None else samples.labels()
+        rows = spread(samples.num_samples, min(samples.num_samples, MOST_SAMPLES))
+        return chosen, None if labels is None else labels[list(rows)]
+
+    def holds(self, in_float: tuple[str, ...]) -> bool:
+        """Whether INT8 holds the bound with these nodes in float."""
+        key = tuple(sorted(in_float))
+        if key not in self._known:
+            point = self._point(in_float)
+            self.points.append(point)
+            self._known[key] = point.holds
+        return self._known[key]
+
+    def _point(self, in_float: tuple[str, ...]) -> MixturePoint:
+        options = self._stage.options
+        quantized = qdq_from_onnx(self._model, self._spans, replace(options, exclude=(*options.exclude, *in_float)))
+        if not quantized.placement.nodes:
+            return MixturePoint(len(in_float), None, 0.0 if self._metric else None, holds=True)
+        answers = self._run(quantized.model)
+        bound = self._bound
+        worst = min(sqnr_db_of(self._exact[name], answers[name]) for name in self._answers)
+        drop = None
+        if self._metric is not None:
+            before, after = (
+                self._metric({n: a[n] for n in self._outputs}, self._labels) for a in (self._exact, answers)
+            )
+            drop = before - after if self._metric.higher_is_better else after - before
+        holds = worst >= bound.min_sqnr_db and (drop is None or drop <= bound.max_metric_drop)
+        return MixturePoint(len(in_float), finite(worst), finite(drop), holds)
+
+    def _value(self, answers: Mapping[str, Array]) -> float:
+        """The metric."""
+        assert self._metric is not None
+        return self._metric({name: answers[name] for name in self._outputs}, self._labels)
+
+    def _run(self, model: onnx.ModelProto) -> dict[str, Array]:
+        names = list(dict.fromkeys((*self._answers, *(self._outputs if self._metric is not None else ()))))
+        with ExitStack() as stack:
+            run = Sessions(stack, SIMULATOR, self._stage.num_threads).opened(watch_tensors(model, self._answers))
+            rows = [run(feed) for feed in self._feeds]
+        return {name: np.concatenate([row[name] for row in rows]) for name in names}
+
+
+def _result(point: MixturePoint, bound: MixtureBound) -> str:
+    parts = [f"an SQNR of {point.sqnr_db:.1f} dB"] if point.sqnr_db is not None else []
+    if point.metric_drop is not None:
+        parts.append(f"a drop of {bound.metric} of {point.metric_drop:.4f}")
+    return " and ".join(parts) or "equal"
+
+
+def mixture_sentence(record: Mapping[str, Any]) -> str:
+    """What was found: how many layers are left in float, and what each number of them gives."""
+    rows = "; ".join(_row(row) for row in record["points"])
+    num = len(record["in_float"])
+    what = f"{num} {'node stays' if num == 1 else 'nodes stay'} in float" if num else "all stays in INT8"
+    return f"mixed precision: {what} for {record['bound']}, on calibration samples ({rows})"
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    parts = [f"{row['sqnr_db']:.1f} dB"] if row["sqnr_db"] is not None else []
+    parts += [f"drop {row['metric_drop']:.4f}"] if row["metric_drop"] is not None else []
+    return f"{row['num_in_float']}: {', '.join(parts) or 'equal'}"
