@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +35,7 @@ from engines import module_of
 from engines.contract import Array
 from pipeline.accuracy.layer_noise import InputNoise, noises_from_file
 from pipeline.accuracy.metrics import Metric, metric
+from pipeline.accuracy.mixture import MixtureBound
 from pipeline.artifact import LayerNoises, Mixture, OnnxModel, Ranges
 from pipeline.engine_runner import SIMULATOR, Sessions, few
 from pipeline.errors import ConfigError
@@ -48,36 +48,6 @@ MOST_SAMPLES = 256
 """Evenly spread, on which sets of layers are judged."""
 MOST_RETURNS = 32
 """Layers that are tried to be put back into INT8, at most."""
-
-
-@dataclass(frozen=True)
-class MixtureBound:
-    """What INT8 must hold, on calibration samples."""
-
-    min_sqnr_db: float
-    """Of each output, before a last Softmax or Sigmoid; minus infinity: any."""
-    max_metric_drop: float
-    """Against FP32, in the metric's unit; infinity: any."""
-    metric: str = ""
-    output: str = ""
-    folder: Path = Path()
-    """Where a user's own metric lies."""
-
-    @property
-    def has_metric(self) -> bool:
-        """Whether the task's metric is bounded."""
-        return math.isfinite(self.max_metric_drop)
-
-    @property
-    def is_any(self) -> bool:
-        """Whether everything holds it."""
-        return not self.has_metric and not math.isfinite(self.min_sqnr_db)
-
-    def words(self) -> str:
-        """What is asked for."""
-        parts = [f"SQNR of at least {self.min_sqnr_db:g} dB"] * math.isfinite(self.min_sqnr_db)
-        parts += [f"{self.metric} at most {self.max_metric_drop:g} below FP32's"] * self.has_metric
-        return " and ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -262,17 +232,3 @@ def _result(point: MixturePoint, bound: MixtureBound) -> str:
     if point.metric_drop is not None:
         parts.append(f"a drop of {bound.metric} of {point.metric_drop:.4f}")
     return " and ".join(parts) or "equal"
-
-
-def mixture_sentence(record: Mapping[str, Any]) -> str:
-    """What was found: how many layers are left in float, and what each number of them gives."""
-    rows = "; ".join(_row(row) for row in record["points"])
-    num = len(record["in_float"])
-    what = f"{num} {'node stays' if num == 1 else 'nodes stay'} in float" if num else "all stays in INT8"
-    return f"mixed precision: {what} for {record['bound']}, on calibration samples ({rows})"
-
-
-def _row(row: Mapping[str, Any]) -> str:
-    parts = [f"{row['sqnr_db']:.1f} dB"] if row["sqnr_db"] is not None else []
-    parts += [f"drop {row['metric_drop']:.4f}"] if row["metric_drop"] is not None else []
-    return f"{row['num_in_float']}: {', '.join(parts) or 'equal'}"

@@ -29,7 +29,7 @@ from calibration.ranges.ranges import TUNED, RangesRecord, listed, spans_from_ra
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines.cpu import cpu_flags
 from engines.precision import DYNAMIC, FP32, INT8, Precision, precision_named
-from pipeline.accuracy.mixed_precision import MixtureBound, mixture_sentence
+from pipeline.accuracy.mixture import MixtureBound, mixture_sentence
 from pipeline.accuracy.override import OverrideRanges
 from pipeline.artifact import Mixture, OnnxModel, PlacementTimes, Ranges
 from pipeline.errors import ConfigError

@@ -23,6 +23,7 @@ from pipeline.accuracy.metrics import Metric
 from pipeline.errors import Unavailable
 from pipeline.json_record import finite
 from pipeline.machine.progress import Phases
+from pipeline.training.adam import Adam
 from pipeline.training.checkpoint import EpochCheckpoint
 from pipeline.training.curve import Epoch
 from pipeline.training.losses import Head, Loss
@@ -153,19 +154,13 @@ def trained(
         EngineError: a node cannot be computed.
         ConfigError: a user's loss raises.
     """
-    torch = load_torch()
-    weights = list(learner.network.parameters.items())
-    groups = [
-        {"params": [tensor], "lr": options.step * max(float(tensor.detach().square().mean().sqrt()), 1e-6)}
-        for _, tensor in weights
-    ]
-    if scales := list(parameters_of(learner.rounding)):
-        groups.append({"params": scales, "lr": options.step})
-    optimizer = torch.optim.Adam(groups)
+    weights = list(learner.network.parameters.values())
+    rates = [options.step * max(float(each.detach().square().mean().sqrt()), 1e-6) for each in weights]
+    scales = list(parameters_of(learner.rounding))
     num_steps = max(1, -(-len(learner.samples.train) // options.batch_size))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, options.epochs * num_steps))
+    optimizer = Adam([*weights, *scales], [*rates, *[options.step] * len(scales)], options.epochs * num_steps)
     learned = Learned(curve=[first])
-    state = _State(learner, optimizer, schedule, learned)
+    state = _State(learner, optimizer, learned)
     state.first = 1 if masks is None else masks.first_whole
     is_done = False
     try:
@@ -175,7 +170,7 @@ def trained(
                 mask = masks.of_epoch(epoch) if masks is not None else {}
                 progress = _Progress(phases, f"epoch {epoch} of {options.epochs}, {_words(learned)}", num_steps)
                 order = np.random.default_rng([options.seed, epoch]).permutation(learner.samples.train)
-                loss = _one_epoch(learner, options, (optimizer, schedule), (order, mask, progress))
+                loss = _one_epoch(learner, options, optimizer, (order, mask, progress))
                 state.keep(epoch, loss)
                 if learned.stopped:
                     break
@@ -203,16 +198,16 @@ class _Progress:
 def _one_epoch(
     learner: Learner,
     options: Training,
-    steps: tuple[Any, Any],
+    optimizer: Adam,
     how: tuple[SampleIndices, Mapping[str, Any], _Progress],
 ) -> float:
     """One pass over the samples; the mean loss of its steps. It ends early when a loss is no number."""
-    samples, (optimizer, schedule), (shuffled, mask, progress) = learner.samples, steps, how
+    samples, (shuffled, mask, progress) = learner.samples, how
     losses = []
     _apply(learner.network, mask)
     for step, begin in enumerate(range(0, len(shuffled), options.batch_size)):
         batch = shuffled[begin : begin + options.batch_size]
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.forget_gradients()
         total = 0.0
         for piece in samples.pieces(batch, options.batch_size):
             loss = _step_loss(learner, piece) * (len(piece) / len(batch))
@@ -222,7 +217,6 @@ def _one_epoch(
         if not math.isfinite(total):
             break
         optimizer.step()
-        schedule.step()
         if learner.rounding is not None:
             learner.rounding.keep_within()
         _apply(learner.network, mask)
@@ -251,8 +245,8 @@ def _apply(network: TorchNetwork, mask: Mapping[str, Any]) -> None:
 class _State:
     """What a training has reached, to be kept and taken up again."""
 
-    def __init__(self, learner: Learner, optimizer: Any, schedule: Any, learned: Learned) -> None:
-        self._learner, self._optimizer, self._schedule, self._learned = learner, optimizer, schedule, learned
+    def __init__(self, learner: Learner, optimizer: Adam, learned: Learned) -> None:
+        self._learner, self._optimizer, self._learned = learner, optimizer, learned
         self.first = 1
 
     def keep(self, epoch: int, train_loss: float) -> None:
@@ -286,8 +280,7 @@ class _State:
         return {
             "parameters": {name: tensor.detach() for name, tensor in learner.network.parameters.items()},
             "log_scales": {name: tensor.detach() for name, tensor in scales.items()},
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "optimizer": self._optimizer.state(),
             "best": {name: torch.tensor(array) for name, array in learned.weights.items()},
             "best_scales": learned.scales,
             "best_epoch": learned.best,
@@ -302,8 +295,7 @@ class _State:
                 tensor.copy_(state["parameters"][name])
             for name, tensor in ({} if learner.rounding is None else learner.rounding.log_scales).items():
                 tensor.copy_(state["log_scales"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        self._optimizer.restore(state["optimizer"])
         learned.weights = {name: tensor.numpy().copy() for name, tensor in state["best"].items()}
         learned.scales = dict(state["best_scales"])
         learned.best = int(state["best_epoch"])

@@ -20,8 +20,14 @@ from tests.pipeline.plans import LEAST, refused
     ("text", "said"),
     [
         ("[quantise]\n", "unknown key 'quantise'; did you mean 'quantize'? known: model, data, variants, export, "),
-        ("[quantize]\ntarge = 1", "[quantize] unknown key 'targe'; did you mean 'target'? known: target, exclude, "),
-        ("[quantize]\nzzz = 1", "[quantize] unknown key 'zzz'; known: target, exclude, attention, arithmetic"),
+        (
+            "[quantize]\ntarge = 1",
+            "[quantize] unknown key 'targe'; did you mean 'target'? known: precision, target, ",
+        ),
+        (
+            "[quantize]\nzzz = 1",
+            "[quantize] unknown key 'zzz'; known: precision, target, exclude, attention",
+        ),
         ("[benchmark.protocol]\nmin_second = 1", "[benchmark.protocol] unknown key 'min_second'; did you mean 'min_s"),
         ("[benchmark.protocoll]\nseed = 1", "[benchmark] unknown key 'protocoll'; did you mean 'protocol'? known: ba"),
         ("[validate.int4]\natol = 1", "[validate] unknown key 'int4'; did you mean 'int8'? known: reference, fp32, "),
@@ -43,7 +49,7 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path, text: str, sai
         ("folder = 'x'\n[model]\n[data]", "unknown key 'folder'; the tables are model, data, variants, export, lint,"),
         (
             "path = 'x'\n[model]\n[data]",
-            "unknown key 'path'; the tables are model, data, variants, export, lint, convert, calib",
+            "unknown key 'path'; the tables are model, data, variants, export, lint, convert, prune, calib",
         ),
     ],
 )
@@ -70,7 +76,7 @@ def test_an_unknown_key_in_the_needed_tables(tmp_path: Path, text: str, said: st
         ),
         (
             "[model]\n[data]\nevaluation='e'\ncalibration='c'",
-            "[model] has no source; name a SavedModel folder, .keras, .h5 or .onnx file",
+            "[model] has no source; name a SavedModel folder, .keras, .h5, .onnx or .tflite file",
         ),
         (
             "[model]\nsource='m'\n[model.inputs.x]\nmin=[1]\nopt=[1]\n[data]\nevaluation='e'\ncalibration='c'",

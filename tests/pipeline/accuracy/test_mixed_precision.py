@@ -21,11 +21,10 @@ from pipeline.accuracy.layer_noise import InputNoise, MeasureLayers
 from pipeline.accuracy.mixed_precision import (
     HeldBound,
     MixPrecision,
-    MixtureBound,
     fewest,
-    mixture_sentence,
     ranked,
 )
+from pipeline.accuracy.mixture import MixtureBound, mixture_sentence
 from pipeline.artifact import Mixture, OnnxModel, Ranges
 from pipeline.command.cli import status_of
 from pipeline.errors import ConfigError
