@@ -169,8 +169,6 @@ def test_truncated_model(builder: Backend, linear: Path, tmp_path: Path) -> None
     model = made_for(builder, linear)
     model.write_bytes(model.read_bytes()[:40])
     with pytest.raises(EngineError, match=r"model\.(onnx|tflite): .*; (export|copy or convert) it again"):
-        EngineError, match=r"model\.(onnx|tflite): .*; (export it again|convert it again|copy it again.*)"
-    ):
         builder.build(model, tmp_path / "engine", OPTIONS)
     assert not (tmp_path / "engine").exists()
 
