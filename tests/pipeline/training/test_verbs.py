@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -9,6 +12,8 @@ import pytest
 
 from engines.torch_graph import library
 from pipeline.command.cli import status_of
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def call(*words: str) -> int:
@@ -89,3 +94,18 @@ def test_a_plan_without_the_table_and_a_machine_without_torch_or_gpu(
     assert call(*words) == 3
     assert "tune: torch is not installed; pip install 'trtforge[tune]'" in capsys.readouterr().err
     assert not (tmp_path / "tuned").exists()
+
+
+def test_neither_torchs_compiler_nor_triton_is_loaded(place: Path, tmp_path: Path) -> None:
+    """Triton's LLVM beside TensorFlow's ends the process; and nothing here is compiled."""
+    code = """
+import sys
+from pipeline.command.cli import status_of
+status = status_of(sys.argv[1:])
+print(status, sorted({"torch._dynamo", "torch._inductor", "triton"} & set(sys.modules)))
+"""
+    words = ("tune", str(place / "net.onnx"), "--data", str(place / "data.npz"), "--epochs", "1", "-o", "tuned")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
