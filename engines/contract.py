@@ -93,6 +93,8 @@ class BuildOptions:
     external_kernels: bool = True
     """Whether kernels of cuBLAS and cuDNN are tried too, where the version knows such (up to TensorRT 10). Without them
     these libraries are not loaded, which saves memory, and need not be there."""
+    sparse_weights: bool = False
+    """Whether kernels for weights in the pattern 2:4 are tried too."""
     cuda_graph: bool = True
     """Whether runners may hand the engine's work over as a CUDA graph; kept in the record, for all who run it."""
     edgetpu: bool = False

@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from engines.onnx_model import OnnxModelFacts, check_options, facts
 from engines.precision import precision_named
 
 _LOG = logging.getLogger(__name__)
+SPARSITY = "(Sparsity)"
+"""What the builder's messages on sparse kernels begin with, in 8.4 to 10 (NVIDIA/TensorRT, issues 1403, 2169, 4056)."""
 
 _OPERATOR = re.compile(r"While parsing node number \d+ \[(\w+)")
 _NODE_NAME = re.compile(r'\bname: "([^"]*)" op_type: ')
@@ -62,6 +64,8 @@ class ErrorTail:
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=12)
         self.warnings: deque[str] = deque(maxlen=12)
+        self.sparsity: list[str] = []
+        """What the builder says of sparse kernels: which layers could have one, and which do."""
 
     def add(self, line: str) -> None:
         """Keep one message."""
@@ -71,6 +75,7 @@ class ErrorTail:
         """Forget them all; at the start of a build."""
         self._lines.clear()
         self.warnings.clear()
+        self.sparsity.clear()
 
     def lines(self) -> tuple[str, ...]:
         """All of the errors that are kept."""
@@ -100,6 +105,8 @@ def logger(trt: Any) -> tuple[Any, ErrorTail]:
                 tail.add(message)
             elif severity == trt.ILogger.WARNING:
                 tail.warnings.append(message)
+            elif message.startswith(SPARSITY):
+                tail.sparsity.append(" ".join(message.removeprefix(SPARSITY).split()))
             _LOG.log(levels.get(severity.name, logging.INFO), "%s: %s", trt.__name__, message)
 
     return Log(), tail
@@ -206,7 +213,14 @@ def _serialized(
         raise kind(with_hint(f"{model}: {family.name} cannot build an engine", tail.text()))
     if capability.timing_cache and options.timing_cache is not None:
         timing_cache.keep(config, options.timing_cache)
-    return bytes(plan), notes
+    return bytes(plan), notes + (sparsity_notes(tail.sparsity) if options.sparse_weights else ())
+
+
+def sparsity_notes(words: Sequence[str]) -> tuple[str, ...]:
+    """Sentences on what the builder said of sparse kernels, which it times beside the dense ones."""
+    if not words:
+        return ("Sparse weights: the builder says nothing of sparse kernels.",)
+    return tuple(f"Sparse weights: {text}{' none' if text.endswith(':') else ''}." for text in words)
 
 
 def parser_for(trt: Any, network: Any, options: BuildOptions) -> Any:
@@ -219,10 +233,11 @@ def parser_for(trt: Any, network: Any, options: BuildOptions) -> Any:
 
 def _told(options: BuildOptions) -> dict[str, Any]:
     """What a record has of the options: all but what lies on this machine or stands elsewhere in the record."""
-    names = ("workspace_mib", "optimization_level", "compute_capabilities", "hardware", "version_compatible")
-    values = {
-        name: getattr(options, name) for name in (*names, "weights", "dla_core", "external_kernels", "cuda_graph")
-    }
+    names = (
+        "workspace_mib", "optimization_level", "compute_capabilities", "hardware", "version_compatible", "weights",
+        "dla_core", "external_kernels", "cuda_graph", "sparse_weights",
+    )  # fmt: skip
+    values = {name: getattr(options, name) for name in names}
     source = options.native
     native = "" if source is None else "samples" if isinstance(source, GivenBatches) else "given scales"
     profiles = [{name: asdict(shape) for name, shape in ranges.items()} for ranges in options.profiles()]

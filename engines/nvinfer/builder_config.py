@@ -15,7 +15,7 @@ from engines.precision import precision_named
 NVINFER_OPTIONS = frozenset(
     {
         "workspace_mib", "optimization_level", "hardware", "version_compatible", "weights", "dla_core", "cuda_graph",
-        "native",
+        "native", "sparse_weights",
     }
 )  # fmt: skip
 """The fields of ``BuildOptions`` that TensorRT and TensorRT for RTX both have an effect for."""
@@ -57,6 +57,8 @@ def configure(
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = options.dla_core
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    if options.sparse_weights:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     return tuple(notes)
 
 

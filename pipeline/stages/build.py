@@ -92,6 +92,9 @@ class Build(Stage):
     external_kernels: bool = option(
         True, "for TensorRT up to 10: also try kernels of cuBLAS and cuDNN; without them less memory is used"
     )
+    sparse_weights: bool = option(
+        False, "for TensorRT: also try sparse kernels, for weights in the pattern 2:4 (prune) on Ampere and later"
+    )
     cuda_graph: bool = option(True, "for TensorRT: launch inference as a CUDA graph where possible")
     edgetpu: bool = option(
         False, "for LiteRT in int8: write files that are ready for the Edge TPU by its published rules, and check them"

@@ -84,7 +84,6 @@ num_labelled = 0
 significance = 1e-6
 runner = "reference"
 num_threads = 3
-
 [prune]
 share = 0.75
 pattern = "any"
@@ -166,6 +165,7 @@ dla_core = 0
 external_kernels = false
 edgetpu = true
 cuda_graph = false
+sparse_weights = true
 timing_cache = false
 
 [infer]

@@ -98,6 +98,7 @@ def main() -> None:
                 "refittable": flags(configured(found, replace(ASKED, weights="refittable"))),
                 "stripped": flags(configured(found, replace(ASKED, weights="stripped"))),
                 "dla": flags(dla),
+                "sparse": flags(configured(found, replace(ASKED, sparse_weights=True))),
             },
             "device": dla.default_device_type.name,
             "kernels": [tactics(found, external_kernels=on) for on in (True, False)],

@@ -112,3 +112,16 @@ def pretended_8_6() -> ModuleType:
         __version__="8.6.1",
     )
     return trt
+
+
+def test_what_the_builder_says_of_sparse_kernels_is_a_sentence() -> None:
+    """Its words as users of TensorRT 8.4 and 8.6 quote them (NVIDIA/TensorRT, issues 2169 and 4056)."""
+    heard = [
+        "Layers eligible for sparse math: Conv_22, MatMul_51",
+        "TRT inference plan picked sparse implementation for layers:",
+    ]
+    assert builder.sparsity_notes(heard) == (
+        "Sparse weights: Layers eligible for sparse math: Conv_22, MatMul_51.",
+        "Sparse weights: TRT inference plan picked sparse implementation for layers: none.",
+    )
+    assert builder.sparsity_notes([]) == ("Sparse weights: the builder says nothing of sparse kernels.",)

@@ -48,7 +48,9 @@ def test_options_reach_the_config(said: dict[str, Any]) -> None:
     assert said["level"] == 2
     assert said["verbosity"] == "DETAILED"
     assert said["monitor"]
-    assert said["flags"] == {"refittable": ["REFIT"], "stripped": ["STRIP_PLAN"], "dla": ["GPU_FALLBACK"]}
+    assert said["flags"] == {
+        "refittable": ["REFIT"], "stripped": ["STRIP_PLAN"], "dla": ["GPU_FALLBACK"], "sparse": ["SPARSE_WEIGHTS"],
+    }  # fmt: skip
     assert said["device"] == "DLA"
 
 
