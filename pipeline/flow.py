@@ -15,6 +15,7 @@ from engines import backend
 from engines.contract import ChoosyBackend
 from engines.model_format import ModelFormat
 from engines.precision import FP32
+from engines.torch_graph import library
 from pipeline.artifact import (
     PRUNED,
     TRAINED,
@@ -223,6 +224,8 @@ def check_plan(plan: Plan, until: str) -> None:
         judge_of(plan).metric()
     plan.build.check_backends(plan.variants.backends)
     check_networks(plan)
+    if plan.trains() and (reason := library.why_not()):
+        raise Unavailable(f"{plan.path}: networks are to be trained, and {reason}; or drop [tune] and [prune] epochs")
     for verb, network in (("prune", PRUNED), ("tune", TUNED)):
         if until == verb and network not in plan.variants.networks:
             raise ConfigError(f"{plan.path}: has no table [{verb}]; add it, empty if its defaults will do")

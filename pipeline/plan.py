@@ -144,6 +144,11 @@ class Plan:
         """Where its runs write, beside the store."""
         return [self.output_folder(stage) for stage in (self.report, self.gate)]
 
+    def trains(self) -> bool:
+        """Whether a network is trained here; the device that is given a bundle has it ready."""
+        trained_meanwhile = PRUNED in self.variants.networks and self.prune.epochs > 0
+        return not self.packed.manifest and (TUNED in self.variants.networks or trained_meanwhile)
+
     def stage(self, name: str) -> Stage:
         """The stage of that name, with the plan's options."""
         stage = getattr(self, name)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.availability import BackendState, survey
+from engines.torch_graph import library
 from pipeline.machine.identity import Machine, installed_versions, this_machine
 from pipeline.machine.jetson import Clock, Jetson, Release, jetson_here
 from pipeline.machine.memory import Memory, build_need_mib, memory_here
@@ -97,6 +98,9 @@ class Diagnosis:
             f"memory: {memory.available_mib} of {memory.total_mib} MiB available, {swap}; "
             f"disk: {memory.disk_free_mib} MiB free"
         ]
+        version = self.interpreter.versions.get(library.DISTRIBUTION, "")
+        training = library.why_not() or f"torch {version}"
+        lines.append(f"tune, prune: {training}")
         if self.build_need_mib:
             lines.append(f"build: takes about {self.build_need_mib} MiB with TensorRT (rule of thumb)")
         if (jetson := self.jetson) is not None:
@@ -132,6 +136,8 @@ def diagnose(root: Path, plan: Plan | None, store: Path) -> Diagnosis:
     if plan is not None and "tensorrt" in needed:
         need_mib = build_need_mib(plan.resolved(plan.model.source), plan.build.workspace_mib)
     notices = [*memory_findings(memory, need_mib, jetson is not None)]
+    if plan is not None and plan.trains() and (reason := library.why_not()):
+        notices.append(Notice("bad", "training", reason.partition(";")[0], library.INSTALL))
     if jetson is not None:
         notices = [*jetson_findings(jetson, interpreter, needed), *notices]
     states = tuple(survey())

@@ -34,6 +34,7 @@ DISTRIBUTIONS = (
     "tensorflow",
     "tf_keras",
     "tf2onnx",
+    "torch",
     "tensorrt",
     "tensorrt_rtx_cu13",
     "pycuda",

@@ -11,9 +11,10 @@ import pytest
 from onnx import numpy_helper
 
 from engines.precision import FP16, INT8
+from engines.torch_graph import library
 from pipeline import flow
 from pipeline.artifact import PRUNED, TRAINED, TUNED, OnnxModel
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import read_plan
 from pipeline.release.bundle_writer import narrowed
 from pipeline.results import Variant, variant_named
@@ -94,6 +95,19 @@ def test_a_network_of_which_nothing_is_made_is_refused(folder: Path, text: str, 
     with pytest.raises(ConfigError) as caught:
         flow.run(read_plan(folder / "plan.toml"), Store(folder / "store"), "benchmark")
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["[tune]\n", "[prune]\nepochs = 1\n"])
+def test_without_torch_a_plan_that_trains_is_refused_before_anything_is_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    monkeypatch.setattr(library, "why_not", lambda: f"torch is not installed; {library.INSTALL}")
+    with (folder / "plan.toml").open("a") as stream:
+        stream.write(table)
+    store = Store(folder / "store")
+    with pytest.raises(Unavailable, match=r"networks are to be trained, and torch is not installed; pip install"):
+        flow.run(read_plan(folder / "plan.toml"), store, "benchmark")
+    assert store.account == []
 
 
 def test_what_was_measured_for_a_placement_is_measured_once(folder: Path) -> None:
