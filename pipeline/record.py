@@ -18,6 +18,7 @@ from calibration.ranges.convergence import Convergence
 from calibration.ranges.stop import Stop
 from engines.contract import DeviceTimes, Placement, TensorSpec
 from engines.precision import PRECISIONS, precision_named
+from pipeline.accuracy.mixture import MixtureInfo
 from pipeline.latency.benchmark import Latency
 from pipeline.latency.device_times import LayersRun
 from pipeline.latency.protocol import Protocol
@@ -355,6 +356,8 @@ class Record:
     """None where nothing was calibrated."""
     trainings: Mapping[str, TrainingRecord]
     """How networks were trained, by ``pruned`` or the name of the variant; empty where none was."""
+    mixtures: Mapping[str, MixtureInfo]
+    """By variant, where INT8 was to hold a bound by mixed precision."""
     served: tuple[StageRun, ...]
     notes: tuple[str, ...]
     recommendation: Recommendation

@@ -226,6 +226,7 @@ def sample_record() -> Record:
         stop=Stop(0.1, 0.95, 800, 200, (SectionsLook(104, "a", 0.13, 0.1), SectionsLook(200, "b", 0.08, 0.1))),
         settling=Convergence("minmax", ("a", "b"), (Point(1, 0.4, 0.8), Point(2, 0.1, 0.12), Point(3, 0.0, 0.0)), None),
         trainings={},
+        mixtures={},
         served=(StageRun("export", "cc" * 32, True, 0.01), StageRun("build", "dd" * 32, False, 2.5)),
         notes=("12 of 200 calibration samples are evaluation samples too",),
         recommendation=recommend(variants, TOP1, 0.005),

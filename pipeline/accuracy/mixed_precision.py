@@ -35,7 +35,7 @@ from engines import module_of
 from engines.contract import Array
 from pipeline.accuracy.layer_noise import InputNoise, noises_from_file
 from pipeline.accuracy.metrics import Metric, metric
-from pipeline.accuracy.mixture import MixtureBound
+from pipeline.accuracy.mixture import MixtureBound, MixturePoint
 from pipeline.artifact import LayerNoises, Mixture, OnnxModel, Ranges
 from pipeline.engine_runner import SIMULATOR, Sessions, few
 from pipeline.errors import ConfigError
@@ -64,17 +64,6 @@ class HeldBound:
             source = b"\0".join(file.read_bytes() for file in module_sources(bound.metric, bound.folder))
         parts = [bound.words(), bound.metric, bound.output, self.samples.digest()]
         return hashlib.sha256("\0".join(parts).encode() + source).hexdigest()
-
-
-@dataclass(frozen=True)
-class MixturePoint:
-    """A set of layers that was judged."""
-
-    num_in_float: int
-    sqnr_db: float | None
-    """Of the worst output; None where it is equal."""
-    metric_drop: float | None
-    holds: bool
 
 
 @dataclass(frozen=True)

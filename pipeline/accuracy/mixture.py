@@ -39,6 +39,31 @@ class MixtureBound:
         return " and ".join(parts)
 
 
+@dataclass(frozen=True)
+class MixturePoint:
+    """A set of layers in float that was judged, on calibration samples."""
+
+    num_in_float: int
+    sqnr_db: float | None
+    """Of the worst output; None where it is equal."""
+    metric_drop: float | None
+    """None where the metric is not bounded."""
+    holds: bool
+
+
+@dataclass(frozen=True)
+class MixtureInfo:
+    """What stays in float so that INT8 holds a bound."""
+
+    in_float: tuple[str, ...]
+    """Names of nodes."""
+    num_layers: int
+    """Groups of nodes that were ranked."""
+    points: tuple[MixturePoint, ...]
+    bound: str
+    """In words."""
+
+
 def mixture_sentence(record: Mapping[str, Any]) -> str:
     """What was found: how many layers are left in float, and what each number of them gives."""
     rows = "; ".join(_row(row) for row in record["points"])

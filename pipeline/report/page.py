@@ -15,6 +15,7 @@ from pipeline.page.template import check_drawable, machine_rows, style, template
 from pipeline.record import MetricInfo, Recommendation, Record, VariantRecord, size_ratio
 from pipeline.report.convergence_picture import convergence_pictures
 from pipeline.report.histogram_pictures import histogram_pictures
+from pipeline.report.mixture_picture import mixture_pictures
 from pipeline.report.pictures import pictures
 from pipeline.report.tensor_quality import best_where
 from pipeline.report.training_picture import training_pictures
@@ -84,7 +85,12 @@ def _pictures(record: Record, folder: Path) -> list[Picture]:
         for variant in record.variants
         if variant.by_batch
     }
-    return [*pictures(record, latencies), *convergence_pictures(record), *training_pictures(record)]
+    return [
+        *pictures(record, latencies),
+        *convergence_pictures(record),
+        *training_pictures(record),
+        *mixture_pictures(record),
+    ]
 
 
 def _key_figures(record: Record) -> list[tuple[str, str, str]]:

@@ -15,9 +15,10 @@ from calibration.ranges.stop import stop_from_folder
 from engines import backend
 from engines.contract import TensorSpec
 from engines.precision import FP32
+from pipeline.accuracy.mixture import MixtureInfo
 from pipeline.advice.recommendation import OtherLoad, recommend
 from pipeline.artifact import PRUNED
-from pipeline.json_record import finite, now_text, write_json
+from pipeline.json_record import finite, now_text, record_from_data, write_json
 from pipeline.latency.benchmark import Speedup, Timing, speedup
 from pipeline.latency.device_times import layers_from_json, split_from_row
 from pipeline.latency.energy import Energy
@@ -100,6 +101,10 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         stop=stop_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
         settling=convergence_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
         trainings=trainings_of(results),
+        mixtures={
+            variant.name: record_from_data(mixture.read(), MixtureInfo, str(mixture.path), "run again")
+            for variant, mixture in results.mixtures.items()
+        },
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
         notes=(
             *results.fp32.notes(),
