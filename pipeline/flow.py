@@ -182,7 +182,7 @@ def models_of_bundle(plan: Plan) -> Results:
     check_operators(plan, fp32, "build")
     check_labels(plan, evaluation)
     plan.benchmark.check_samples(evaluation)
-    networks = {name: Network(fp32, bundle.ranges()) for name in plan.variants.networks}
+    networks = {name: Network(fp32, bundle.ranges()) for name in (TRAINED, *plan.variants.networks)}
     made = Results(fp32, networks, None, evaluation, None, bundle, bundle.verdict(), bundle.reference())
     made.findings = bundle.findings()
     made.notes += bundle.manifest.notes

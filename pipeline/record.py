@@ -233,6 +233,10 @@ class VariantRecord:
         different = [output for output in self.comparison if output.max_abs != 0]
         return min(different, key=lambda output: -math.inf if output.sqnr_db is None else output.sqnr_db, default=None)
 
+    def is_trained(self) -> bool:
+        """Whether it is of the trained network, neither pruned nor tuned."""
+        return self.name.startswith(f"{self.precision}@")
+
     def is_simulated(self) -> bool:
         """Whether the accuracy is not the engine's own."""
         return self.metric_measured_on != ENGINE

@@ -142,6 +142,14 @@ class Results:
         """The network with weights at zero; None where none was asked for."""
         return self.networks[PRUNED].fp32 if PRUNED in self.networks else None
 
+    def training_notes(self) -> list[str]:
+        """What pruning and tuning say of themselves; a bundle's are among its notes."""
+        if self.packed is not None:
+            return []
+        pruned = [] if self.pruned is None else self.pruned.notes()
+        tuned = [f"{variant.name}: {note}" for variant, made in self.tuned.items() for note in made.notes()]
+        return [*pruned, *tuned]
+
     @property
     def converted(self) -> ModelFile | None:
         """The trained network as a float `.tflite` file; None where no backend of the plan takes one."""

@@ -83,8 +83,8 @@ WATCHED = MonitorSummary(
 
 
 def variant_named(name: str, drop: float | None, size_bytes: int) -> VariantRecord:
-    """An untimed variant whose accuracy was measured on the engine; ``name`` is ``precision@backend``."""
-    precision, backend = name.split("@")
+    """An untimed variant whose accuracy was measured on the engine; ``name``: as of a ``Variant``."""
+    precision, backend = name.rpartition("+")[2].split("@")
     return VariantRecord(
         name=name,
         precision=precision,

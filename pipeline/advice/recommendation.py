@@ -45,11 +45,12 @@ def recommend(
 ) -> Recommendation:
     """The fastest variant whose accuracy was measured on the engine and is within the bound.
 
-    Fastest means the lowest p50 at the first batch size. A reduced precision must also be faster than FP32 beyond
-    doubt: it has a lower p50 than every FP32 variant, and the whole interval of its speedup lies above 1. A variant
-    that was not timed, or whose accuracy is simulated, or that failed validation, is never recommended; the sentence
-    says what kept INT8 out. Where others kept the machine so busy that not even a gate would decide on ratios, speed is
-    not decided.
+    Fastest means the lowest p50 at the first batch size; of networks of the same precision on the same backend, whose
+    kernels are the same, the one that lost least, and FP32 is that of the trained network if it may be. A reduced
+    precision must also be faster than FP32 beyond doubt: it has a lower p50 than every FP32 variant, and the whole
+    interval of its speedup lies above 1. A variant that was not timed, or whose accuracy is simulated, or that failed
+    validation, is never recommended; the sentence says what kept INT8 out. Where others kept the machine so busy that
+    not even a gate would decide on ratios, speed is not decided.
     """
     if metric is None:
         return _undecided(
@@ -70,9 +71,10 @@ def recommend(
     if not allowed:
         return _undecided(_nothing_allowed(timed, metric, max_metric_drop), max_metric_drop)
     full = [variant for variant in allowed if is_full(variant)]
+    full = [variant for variant in full if variant.is_trained()] or full
     best_full = min(full, key=_p50_ms) if full else None
     paying = [v for v in allowed if not is_full(v) and not _too_slow(v, best_full)]
-    chosen = min(paying, key=_p50_ms) if paying else (best_full or min(allowed, key=_p50_ms))
+    chosen = _fastest(paying) if paying else (best_full or _fastest(allowed))
     others = [variant for variant in variants if variant is not chosen]
     stay = is_full(chosen)
     parts = [_praise(chosen, best_full, metric), *_why_not_lowest(chosen, others, best_full, (metric, max_metric_drop))]
@@ -84,6 +86,16 @@ def recommend(
             "milliseconds and p99 do not; stop them and run again for those."
         )
     return Recommendation("stay" if stay else "ship", chosen.name, " ".join(parts), max_metric_drop)
+
+
+def _fastest(variants: Sequence[VariantRecord]) -> VariantRecord:
+    """The fastest; where pruning or tuning made it, or did not, of those alike the most accurate, the first of several.
+
+    Other weights take the same time, so that their order by p50 is chance.
+    """
+    fastest = min(variants, key=_p50_ms)
+    alike = [v for v in variants if (v.precision, v.backend) == (fastest.precision, fastest.backend)]
+    return min(alike, key=lambda variant: variant.metric_drop or 0.0)
 
 
 def _undecided(sentence: str, max_metric_drop: float) -> Recommendation:

@@ -117,7 +117,7 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
         tolerances=tolerances,
         calibration=replace(data_info(made.calibration), path=plan.data.calibration.path),
         evaluation=replace(data_info(made.evaluation), path=plan.data.evaluation.path),
-        notes=tuple(made.notes),
+        notes=(*made.training_notes(), *made.notes),
         versions=installed_versions(),
     )
 

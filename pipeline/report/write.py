@@ -108,7 +108,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
         notes=(
             *results.fp32.notes(),
-            *_training_notes(results),
+            *results.training_notes(),
             *results.notes,
             *(() if watched is None else watched.notes),
         ),
@@ -129,13 +129,6 @@ def trainings_of(results: Results) -> dict[str, TrainingRecord]:
     folders |= {variant.name: tuned.path for variant, tuned in results.tuned.items()}
     records = {name: training_from_folder(folder) for name, folder in folders.items()}
     return {name: record for name, record in records.items() if record is not None}
-
-
-def _training_notes(results: Results) -> list[str]:
-    """What pruning and tuning say of themselves."""
-    pruned = [] if results.pruned is None else results.pruned.notes()
-    tuned = [f"{variant.name}: {note}" for variant, made in results.tuned.items() for note in made.notes()]
-    return [*pruned, *tuned]
 
 
 def _publish(options: Report, folder: Path, record: Record, results: Results) -> None:

@@ -157,7 +157,7 @@ def trained(
     weights = list(learner.network.parameters.values())
     rates = [options.step * max(float(each.detach().square().mean().sqrt()), 1e-6) for each in weights]
     scales = list(parameters_of(learner.rounding))
-    num_steps = max(1, -(-len(learner.samples.train) // options.batch_size))
+    num_steps = max(1, -(-len(learner.samples.train) // learner.samples.step_size(options.batch_size)))
     optimizer = Adam([*weights, *scales], [*rates, *[options.step] * len(scales)], options.epochs * num_steps)
     learned = Learned(curve=[first])
     state = _State(learner, optimizer, learned)
@@ -204,12 +204,13 @@ def _one_epoch(
     """One pass over the samples; the mean loss of its steps. It ends early when a loss is no number."""
     samples, (shuffled, mask, progress) = learner.samples, how
     losses = []
+    size = samples.step_size(options.batch_size)
     _apply(learner.network, mask)
-    for step, begin in enumerate(range(0, len(shuffled), options.batch_size)):
-        batch = shuffled[begin : begin + options.batch_size]
+    for step, begin in enumerate(range(0, len(shuffled), size)):
+        batch = shuffled[begin : begin + size]
         optimizer.forget_gradients()
         total = 0.0
-        for piece in samples.pieces(batch, options.batch_size):
+        for piece in samples.pieces(batch, size):
             loss = _step_loss(learner, piece) * (len(piece) / len(batch))
             loss.backward()
             total += float(loss.detach())

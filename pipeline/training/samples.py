@@ -42,6 +42,11 @@ class TrainingSamples:
         """The labels of these samples."""
         return None if self.labels is None else self.labels[indices]
 
+    def step_size(self, asked: int) -> int:
+        """The samples of one step where ``asked`` are wanted: whole batches of what the model takes, one at least."""
+        fixed = self.fixed_batch or 1
+        return max(asked // fixed, 1) * fixed
+
     def pieces(self, indices: SampleIndices, size: int) -> Iterator[SampleIndices]:
         """Pieces of at most ``size``; where the model's batch is fixed, whole ones of that."""
         step = self.fixed_batch or size
@@ -57,14 +62,14 @@ def training_samples(samples: Samples, options: Training, num_classes: int = 0) 
     Raises:
         DataError: too few; no labels where the loss needs them, or text; or all of one class.
     """
-    num = samples.num_samples
-    fixed = samples.fixed_batch
-    num_held = max(round(num * options.held_out), fixed or 1)
-    if num < LEAST_SAMPLES or num - num_held < (fixed or 1):
+    fixed = samples.fixed_batch or 1
+    num = samples.num_samples // fixed * fixed  # Only whole batches can be run.
+    num_held = max(round(num * options.held_out / fixed), 1) * fixed
+    if num < LEAST_SAMPLES or num - num_held < fixed:
         raise DataError(
-            f"{samples.source.path}: has {num} samples, of which {num_held} would be held out; at least "
-            f"{max(LEAST_SAMPLES, 2 * fixed)} are needed to train, and {FEW_SAMPLES} to decide anything; give more, as "
-            "calibration data or in [data.tuning]"
+            f"{samples.source.path}: has {samples.num_samples} samples, of which {num_held} would be held out; at "
+            f"least {max(LEAST_SAMPLES, 2 * fixed)} are needed to train, and {FEW_SAMPLES} to decide anything; "
+            "give more, as calibration data or in [data.tuning]"
         )
     labels = labels_for(samples, options)
     pieces = list(samples.pieces(256))
@@ -74,10 +79,15 @@ def training_samples(samples: Samples, options: Training, num_classes: int = 0) 
             f"{samples.source.path}: has samples of several shapes, a batch that trains has one; set resize and crop "
             "in preprocess"
         )
-    arrays = {spec.name: np.concatenate([piece[spec.name] for piece in pieces]) for spec in samples.specs}
+    arrays = {spec.name: np.concatenate([piece[spec.name] for piece in pieces])[:num] for spec in samples.specs}
     order = np.random.default_rng(options.seed).permutation(num)
     return TrainingSamples(
-        arrays, labels, np.sort(order[num_held:]), np.sort(order[:num_held]), fixed, model_ranks(samples)
+        arrays,
+        labels,
+        np.sort(order[num_held:]),
+        np.sort(order[:num_held]),
+        samples.fixed_batch,
+        model_ranks(samples),
     )
 
 

@@ -75,6 +75,18 @@ def test_the_fastest_of_all_backends_wins(
     assert "0.40× as fast as fp16@tensorrt" in found.sentence
 
 
+def test_other_weights_are_no_reason_to_be_faster(
+    fp32: VariantRecord, int8: VariantRecord, make_variant: Make, make_timed: Time
+) -> None:
+    pruned = make_timed(make_variant("pruned+fp32@onnxruntime", 0.004, 2_000_000), 0.99, 1.01)
+    worse = make_timed(make_variant("pruned+int8@onnxruntime", 0.004, 500_000), 0.49, 2.04)
+    better = make_timed(make_variant("tuned+int8@onnxruntime", 0.0, 500_000), 0.51, 1.96)
+    assert recommend([fp32, pruned], TOP1, 0.005).variant == "fp32@onnxruntime"
+    assert recommend([fp32, int8, pruned, worse], TOP1, 0.005).variant == "int8@onnxruntime"
+    assert recommend([fp32, int8, pruned, worse, better], TOP1, 0.005).variant == "tuned+int8@onnxruntime"
+    assert recommend([pruned], TOP1, 0.005).variant == "pruned+fp32@onnxruntime"
+
+
 def test_int8_must_beat_the_fastest_fp32_not_only_its_own(
     fp32: VariantRecord, make_variant: Make, make_timed: Time
 ) -> None:  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.artifact import PRUNED, TUNED
 from pipeline.command.options import SETTINGS, STORE, is_plan
 from pipeline.command.plan_run import remember_digests
 from pipeline.errors import ConfigError
@@ -57,5 +58,12 @@ def _tell_plan(plan: Plan, name: str, store: Path) -> None:
 
 
 def _of_one(plan: Plan, variant: Variant) -> Plan:
-    chosen = replace(plan.variants, precisions=(variant.precision.name,), backends=(variant.backend,))
+    """The plan with that variant alone, and the pruned network where tuning begins with it."""
+    begin = (PRUNED,) if variant.network == TUNED and PRUNED in plan.variants.networks else ()
+    chosen = replace(
+        plan.variants,
+        networks=(*begin, variant.network),
+        precisions=(variant.precision.name,),
+        backends=(variant.backend,),
+    )
     return replace(plan, variants=chosen)

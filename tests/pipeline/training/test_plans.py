@@ -1,0 +1,84 @@
+"""Plans with networks that were pruned and tuned, in the verbs that come after a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.flow import run
+from pipeline.plan import read_plan
+from pipeline.report.table import report_from_json
+from pipeline.store import Store
+from tests.pipeline.bundles import packed, unpacked
+
+if TYPE_CHECKING:
+    from tests.conftest import Command
+
+PLAN = """
+[model]
+source = "{place}/net.onnx"
+[data]
+calibration = {{ path = "{place}/data.npz", labels = "y" }}
+evaluation = {{ path = "{place}/data.npz", labels = "y" }}
+metric = "top1"
+[variants]
+precisions = ["fp32", "int8"]
+backends = ["onnxruntime"]
+[pack]
+backends = ["onnxruntime"]
+[calibrate]
+method = "minmax"
+[prune]
+share = 0.25
+[tune]
+epochs = 1
+num_threads = 1
+[validate]
+num_bisected = 0
+[benchmark]
+monitor_ms = 0
+protocol = {{ warmup_seconds = 0.0, min_seconds = 0.01, min_queries = 10, num_blocks = 4 }}
+"""
+
+
+@pytest.fixture(scope="module")
+def as_made(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a plan of all three networks, and the store of its run until validate."""
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "plan.toml").write_text(PLAN.format(place=place))
+    run(read_plan(folder / "plan.toml"), Store(folder / ".trtforge"), "validate")
+    return folder
+
+
+@pytest.fixture
+def plan(as_made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(as_made)
+    return as_made / "plan.toml"
+
+
+def test_why_knows_variants_of_other_networks(plan: Path, command: Command) -> None:
+    told = command("why", plan)
+    assert told.status == 0, told.err
+    assert [line.partition(",")[0] for line in told.out.splitlines()] == [
+        f"{name}@onnxruntime: up to date" for name in ("fp32", "int8", "pruned+fp32", "pruned+int8", "tuned+int8")
+    ]
+    changed = command("why", plan, "tuned+int8@onnxruntime", "--set", "prune.share=0.5")
+    assert changed.out == "tuned+int8@onnxruntime: prune would be made: [prune] share 0.25 -> 0.5\n"
+
+
+def test_a_bundle_of_one_network_alone_is_run_and_says_how_it_was_made(
+    plan: Path, command: Command, tmp_path: Path
+) -> None:
+    only = plan.with_name("only.toml")
+    only.write_text(plan.read_text().replace("[variants]\n", '[variants]\nnetworks = ["pruned", "tuned"]\n'))
+    folder = unpacked(packed(command, only), tmp_path)
+    told = command("run", folder / "plan.toml", "--store", tmp_path / "store")
+    assert told.status == 0, told.err
+    record = report_from_json(next(folder.glob("**/report.json")))
+    assert [each.name for each in record.variants] == [
+        "pruned+fp32@onnxruntime", "pruned+int8@onnxruntime", "tuned+int8@onnxruntime",
+    ]  # fmt: skip
+    assert sum(note.startswith("prune: ") for note in record.notes) == 1
+    assert sum(note.startswith("tuned+int8@onnxruntime: tune: ") for note in record.notes) == 1
