@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal
 
-ModelFormat = Literal["onnx", "tflite", "savedmodel"]
-"""An ONNX file, a TFLite file, or a SavedModel folder."""
+ModelFormat = Literal["onnx", "tflite", "savedmodel", "pt2"]
+"""An ONNX file, a TFLite file, a SavedModel folder, or a program that torch exported."""

@@ -122,6 +122,9 @@ class Source(Artifact):
     BECOMES: ClassVar[frozenset[ModelFormat]] = frozenset({"onnx"})
     """The formats that a network of this kind can be brought to."""
 
+    DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ()
+    """Installed packages that its export depends on, beside those that every export does."""
+
     def signature_name(self) -> str:
         """Which of several functions of the network is meant, where its kind has such; else empty."""
         return ""

@@ -58,7 +58,10 @@ else:
 class Model:
     """[model]: the trained network."""
 
-    source: str = option("", "SavedModel folder, .keras, .h5, .onnx or .tflite file")
+    source: str = option(
+        "",
+        "SavedModel folder, .keras, .h5, .onnx, .tflite or .pt2 file, or module:function of a PyTorch network",
+    )
     signature: str = option("serving_default", "the SavedModel's signature")
     inputs: Mapping[str, ShapeRange] = field(default_factory=dict)
     """For each input with a dynamic dimension: the shapes it may take, as min, opt and max."""
@@ -270,7 +273,8 @@ def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 def _check(plan: Plan, path: Path) -> None:
     if not plan.model.source:
         raise ConfigError(
-            f"{path}: [model] has no source; name a SavedModel folder, .keras, .h5, .onnx or .tflite file"
+            f"{path}: [model] has no source; name a SavedModel folder, a .keras, .h5, .onnx, .tflite or .pt2 file, or "
+            "module:function"
         )
     for key, names, known in (
         ("[variants] precisions", plan.variants.precisions, tuple(PRECISIONS)),

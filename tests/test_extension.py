@@ -226,7 +226,7 @@ def test_help_and_refusals_know_them(program: Path, work: Path) -> None:
     assert "[abacus|litert|onnxruntime|reference|" in trtforge(program, work, "infer", "--help").stdout
     assert "[fp32|fp16|int16x8|dynamic|int8|fp16x]" in trtforge(program, work, "build", "--help").stdout
     assert (
-        ".onnx, SavedModel folder (with saved_model.pb), .net, .tflite\n"
+        ".onnx, .pt2, module:function (PyTorch), SavedModel folder (with saved_model.pb), .net, .tflite\n"
         in trtforge(program, work, "export", "no.txt").stderr
     )
 

@@ -9,12 +9,21 @@ from typing import Any
 from engines.errors import Unavailable
 
 INSTALL = "pip install 'trtforge[tune]'"
-DISTRIBUTION = "torch"
+INSTALL_EXPORTER = "pip install 'trtforge[torch]'"
+DISTRIBUTION, EXPORTER = "torch", "onnxscript"
 
 
 def why_not() -> str:
     """Why nothing can be trained here; empty if it can."""
     return "" if importlib.util.find_spec("torch") else f"torch is not installed; {INSTALL}"
+
+
+def why_not_export() -> str:
+    """Why nothing can be exported to ONNX here; empty if it can."""
+    missing = [name for name in (DISTRIBUTION, EXPORTER) if importlib.util.find_spec(name) is None]
+    return (
+        f"{' and '.join(missing)}: not installed, which exports PyTorch networks; {INSTALL_EXPORTER}" if missing else ""
+    )
 
 
 @lru_cache(maxsize=1)

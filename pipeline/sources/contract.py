@@ -46,7 +46,7 @@ class SourceKind(Protocol):
     """What a user brings, for sentences: endings such as ``.keras, .h5``, or what a folder is and holds."""
 
     def recognises(self, path: Path) -> bool:
-        """Whether an existing path is of this kind, by its ending or by what a folder holds."""
+        """Whether a path is of this kind, by its ending or by what a folder holds; one that is not there seldom is."""
         ...
 
     def source(self, path: Path, signature: str) -> Source:
@@ -95,11 +95,11 @@ def source_from_path(path: Path, signature: str) -> Source:
     """
     kinds = [source_kind(name) for name in kind_names()]
     listed = ", ".join(kind.WHAT for kind in kinds)
-    if not path.exists():
-        raise ConfigError(f"{path}: does not exist; give one of {listed}")
     for kind in kinds:
         if kind.recognises(path):
             return kind.source(path, signature)
+    if not path.exists():
+        raise ConfigError(f"{path}: does not exist; give one of {listed}")
     raise ConfigError(f"{path}: is none of {listed}; convert it to one of these first")
 
 

@@ -55,16 +55,18 @@ NOTHING_EQUALIZED = "there are no products with nothing but a Relu between them 
 
 @dataclass(frozen=True)
 class Export(Stage):
-    """Convert a SavedModel, a Keras file or an ONNX file to the FP32 ONNX model that later stages rely on.
+    """Convert a SavedModel, a Keras file, a PyTorch network or an ONNX file to the FP32 ONNX model of later stages.
 
-    TensorFlow models are converted by tf2onnx in a process of its own. After it, batch norms that tf2onnx left
+    TensorFlow models are converted by tf2onnx, PyTorch's by torch, in a process of its own. After it, batch norms left
     behind biased or depthwise convolutions are folded into their weights, tensor names lose their `:`, and onnx's
-    checker reads the model in full. Input and output names are the signature's.
+    checker reads the model in full. Input and output names are the signature's, or those of `forward`.
     """
 
     RESULT: ClassVar[str] = "fp32"
 
-    opset: int = option(17, "ONNX opset version, 13 to 18 (what tf2onnx supports)")
+    opset: int = option(
+        17, "ONNX opset version, 13 to 18 (what tf2onnx supports); PyTorch networks are brought down from 18"
+    )
     allow: tuple[str, ...] = option(
         (), "operators that touch files or run Python, and Lambda layers of Keras files, that are allowed to"
     )
@@ -73,9 +75,10 @@ class Export(Stage):
         False, "scale channels between convolutions so that weights of both are alike (cross-layer equalization)"
     )
 
-    def versions(self, *_inputs: object) -> dict[str, str]:
+    def versions(self, source: Source) -> dict[str, str]:
         """Versions of the tools that the result depends on."""
-        return distribution_versions("tensorflow", "tf2onnx", "keras", "tf_keras", "onnx", "onnx-ir")
+        always = ("tensorflow", "tf2onnx", "keras", "tf_keras", "onnx", "onnx-ir")
+        return distribution_versions(*always, *source.DISTRIBUTIONS)
 
     def modules(self, source: Source) -> tuple[str, ...]:
         """The source of ours that the result depends on, beside what this module imports."""
@@ -84,12 +87,12 @@ class Export(Stage):
     def __call__(self, out: Path, source: Source) -> OnnxModel:
         """Write ``out/model.onnx`` and, beside it, ``notes.json`` and ``names.json`` (new name -> old name).
 
-        Beside it, too, lies what it can be compared with: ``savedmodel``, made of a Keras file, or ``source.onnx``,
-        an ONNX source whose tensors had to be renamed.
+        Beside it, too, lies what it can be compared with: ``savedmodel``, made of a Keras file, ``trained.pt2``, of a
+        function's PyTorch module, or ``source.onnx``, an ONNX source whose tensors had to be renamed.
 
         Raises:
             ConfigError: no such file or signature, or an opset that cannot be had.
-            Unavailable: TensorFlow or tf2onnx is not installed.
+            Unavailable: TensorFlow and tf2onnx, or torch and onnxscript, are not installed.
             StageError: the converter refused the model, or what it made is not valid ONNX.
         """
         if not SMALLEST_OPSET <= self.opset <= LARGEST_OPSET:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -16,6 +16,9 @@ from onnx import numpy_helper
 from engines import BACKENDS, backend
 from engines.contract import DYNAMIC, Array, Backend, BuildOptions, Placement, Runner, ShapeRange, TensorSpec
 from engines.errors import EngineError, Unavailable
+from engines.torch_graph.exporter import program_from_module, traceable
+from engines.torch_graph.library import load_torch
+from engines.torch_graph.program import save_program
 from tests.tflite_files import save_linear
 
 SaveModel = Callable[[str], Path]
@@ -33,9 +36,13 @@ def any_backend(request: pytest.FixtureRequest) -> Backend:
     return backend(request.param)
 
 
-@pytest.fixture(params=[name for name in BACKENDS if name != "tensorflow"])
+TRAINERS = ("tensorflow", "pytorch")
+"""Build nowhere: they are where models come from."""
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name not in TRAINERS])
 def builder(request: pytest.FixtureRequest) -> Backend:
-    """A backend that can build here. TensorFlow builds nowhere: it is where models come from."""
+    """A backend that can build here."""
     module = backend(request.param)
     if reason := module.why_not_build():
         pytest.skip(reason)
@@ -75,6 +82,8 @@ def runner(any_backend: Backend, linear: Path, tmp_path: Path) -> Iterator[Runne
     engine = tmp_path / f"engine{any_backend.SUFFIX}"
     if any_backend.NAME == "tensorflow":
         _save_linear_with_tensorflow(engine)
+    elif any_backend.NAME == "pytorch":
+        _save_linear_with_torch(engine)
     else:
         any_backend.build(made_for(any_backend, linear), engine, OPTIONS)
     with any_backend.load(engine, num_threads=0) as loaded:
@@ -101,6 +110,16 @@ def _save_linear_with_tensorflow(folder: Path) -> None:
     tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
 
 
+def _save_linear_with_torch(path: Path) -> None:
+    torch = load_torch()
+
+    class Linear(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any) -> Any:
+            return {"y": x @ torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]) + torch.tensor([0.5, -0.5])}
+
+    save_program(program_from_module(traceable((Linear().eval(), torch.ones(2, 3)))[0]), path)
+
+
 def test_names(any_backend: Backend) -> None:
     assert any_backend.NAME in BACKENDS
     assert any_backend.PLACEMENT in get_args(Placement)
@@ -118,7 +137,7 @@ def test_importing_loads_no_giant() -> None:
     program = (
         "import sys, engines.availability; from engines import BACKENDS, backend\n"
         "for name in BACKENDS: backend(name).why_not_build(), backend(name).why_not_run()\n"
-        "print(sorted({'tensorflow', 'keras', 'tensorrt', 'tensorrt_rtx', 'pycuda', 'onnxruntime', 'tf2onnx',"
+        "print(sorted({'tensorflow', 'keras', 'tensorrt', 'tensorrt_rtx', 'pycuda', 'onnxruntime', 'tf2onnx', 'torch',"
         " 'ai_edge_litert', 'ai_edge_quantizer'}"
         " & {name.partition('.')[0] for name in sys.modules}))"
     )
@@ -289,8 +308,8 @@ def test_memory_and_what_could_not_be_done(runner: Runner) -> None:
 
 
 def test_times_of_layers(any_backend: Backend, linear: Path, tmp_path: Path) -> None:
-    if any_backend.NAME == "tensorflow" or any_backend.why_not_run():
-        pytest.skip(any_backend.why_not_run() or "TensorFlow builds nowhere")
+    if any_backend.NAME in TRAINERS or any_backend.why_not_run():
+        pytest.skip(any_backend.why_not_run() or f"{any_backend.NAME} builds nowhere")
     engine = tmp_path / f"engine{any_backend.SUFFIX}"
     any_backend.build(made_for(any_backend, linear), engine, OPTIONS)
     found = any_backend.layer_times(engine, {"x": np.ones((8, 3), np.float32)}, 5)

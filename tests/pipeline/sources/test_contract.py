@@ -16,17 +16,14 @@ from pipeline.sources.savedmodel import SavedModel
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("missing", r"does not exist; give one of \.keras, \.h5, \.onnx, SavedModel folder"),
+        ("missing", r"does not exist; give one of \.keras, \.h5, \.onnx, \.pt2, module:function"),
         ("folder", r"is none of .*, SavedModel folder \(with saved_model\.pb\), \.tflite; convert it"),
-        (
-            "model.pt",
-            r"is none of \.keras, \.h5, \.onnx, SavedModel folder \(with saved_model\.pb\), \.tflite; convert it",
-        ),
+        ("model.pb", r"is none of \.keras, \.h5, \.onnx, \.pt2, module:function .*, SavedModel .*; convert it"),
     ],
 )
 def test_what_is_no_source_is_refused(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "model.pt").touch()
+    (tmp_path / "model.pb").touch()
     with pytest.raises(ConfigError, match=words):
         source_from_path(tmp_path / name, "serving_default")
 

@@ -1,4 +1,4 @@
-"""SavedModel, Keras file or ONNX -> checked FP32 ONNX."""
+"""SavedModel, Keras, PyTorch or ONNX -> checked FP32 ONNX."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from pipeline.stages.export import Export
 @output_option("ONNX file to write")
 @STORE
 def export(source: Path, **options: Any) -> None:
-    """Convert SOURCE (SavedModel, .keras, .h5, .onnx, .tflite), or the source of PLAN.toml, to an FP32 ONNX model.
+    """Convert SOURCE, or the source of PLAN.toml, to an FP32 ONNX model.
 
-    Of a quantized .tflite file it has Q/DQ nodes, and is built and judged as INT8.
+    SOURCE is a SavedModel folder, a .keras, .h5, .onnx, .tflite or .pt2 file, or module:function that returns a PyTorch
+    network. Of a quantized .tflite file the model has Q/DQ nodes, and is built and judged as INT8.
 
     With a plan, the outputs of the ONNX model are compared with those of the trained network on the evaluation data.
     """
