@@ -3,7 +3,7 @@
 The loss of each held-out sample before and after is a pair. If training did nothing, the sign of each difference would
 be a coin's: the p-value is the share of random signs with which the mean improves by as much (a randomization test,
 Fisher, "The Design of Experiments", 1935). Where the teacher alone is learned from, answers that win by the loss and
-yet name other classes than it more often are no gain.
+yet name other classes than it more often, beyond chance as well, are no gain.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ class Acceptance:
     is_worse_by_metric: bool
     is_teachers: bool
     """The teacher's answers are all that was learned; labels may know better."""
+    p_fewer: float
+    """As ``p_value``, of naming the teacher's classes less often; 1 of no classes."""
 
     @property
     def is_better(self) -> bool:
         """Whether what was trained is to be used."""
-        fewer = self.is_teachers and self.agreement_after < self.agreement_before  # False of NaN.
+        fewer = self.is_teachers and self.p_fewer < SIGNIFICANT
         return self.p_value < SIGNIFICANT and not fewer and not self.is_worse_by_metric
 
     def words(self) -> str:
@@ -64,17 +66,18 @@ def accepted(learner: Learner, before: Mapping[str, Array], after: Mapping[str, 
         worse = metric_after < metric_before if learner.metric.higher_is_better else metric_after > metric_before
     num = min(len(next(iter(before.values()))), len(next(iter(after.values()))))
     gains = losses_of(learner, before, num) - losses_of(learner, after, num)
-    same_before, same_after = (agreement(learner, answers) for answers in (before, after))
+    same_before, same_after = (agreements(learner, answers, num) for answers in (before, after))
     return Acceptance(
         loss_before,
         loss_after,
         p_value(gains, seed),
-        same_before,
-        same_after,
+        float(same_before.mean()),
+        float(same_after.mean()),
         metric_before,
         metric_after,
         worse,
         is_teachers=learner.samples.labels is None,
+        p_fewer=p_value(same_before - same_after, seed),
     )
 
 
@@ -101,16 +104,16 @@ def p_value(gains: Floats, seed: int) -> float:
     return float((as_large + 1) / (NUM_FLIPS + 1))
 
 
-def agreement(learner: Learner, answers: Mapping[str, Array]) -> float:
-    """The share of classes that are the teacher's, over all heads that have classes; NaN if none has."""
-    same: list[float] = []
+def agreements(learner: Learner, answers: Mapping[str, Array], num: int) -> Floats:
+    """(num,): of each sample the share of classes that are the teacher's, over all heads with classes; NaN of none."""
+    same: list[Floats] = []
     for head in learner.heads:
-        ours = answers[head.tensor]
-        theirs = learner.teacher[head.tensor][learner.samples.held_out[: len(ours)]]
+        ours = answers[head.tensor][:num]
+        theirs = learner.teacher[head.tensor][learner.samples.held_out[:num]]
         if _has_classes(head, ours) and ours.shape == theirs.shape:
             axis = head.axis if head.kind == "softmax" else -1
-            same.append(float((ours.argmax(axis) == theirs.argmax(axis)).mean()))
-    return float(np.mean(same)) if same else math.nan
+            same.append((ours.argmax(axis) == theirs.argmax(axis)).reshape(num, -1).mean(axis=1))
+    return np.asarray(np.mean(same, axis=0)) if same else np.full(num, math.nan)
 
 
 def _has_classes(head: Head, array: Array) -> bool:
