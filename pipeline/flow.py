@@ -130,7 +130,7 @@ def write_models(plan: Plan, store: Store, made: Results, until: str) -> None:
     if until == "convert":
         return
     if PRUNED in plan.variants.networks:
-        pruned = store.run(plan.prune, made.fp32, tuning_samples(plan, made), training_aim(plan, made, None))
+        pruned = store.run(plan.prune, made.fp32, tuning_samples(plan, made), training_aim(plan, made, plan.prune))
         made.networks[PRUNED] = Network(pruned)
     if until == "prune":
         return

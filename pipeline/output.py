@@ -28,6 +28,8 @@ LOCK = "lock"
 """In a folder to work in: held by who works there."""
 RANDOM = "[a-z0-9_]{8}"
 """How the name of one ends."""
+TRAINING = ".train-"
+"""How the name of a folder begins that keeps what a training has reached; its lock is held by who trains."""
 SHA256, REPLACED = "sha256", "replaced"
 """In the record beside an engine: of which file it is; and the record of the engine that is being replaced."""
 NUM_DIGITS = 16

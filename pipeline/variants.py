@@ -48,7 +48,7 @@ from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding
 from pipeline.stages.validate import Judge, Judged
 from pipeline.store import Store
-from pipeline.training.options import TrainingAim
+from pipeline.training.options import Training, TrainingAim
 
 BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 """A TOML key that needs no quotes."""
@@ -197,7 +197,7 @@ def tuned_network(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     stage = stage_for(plan, variant)
     assert isinstance(stage, Quantize), "is_made knows"
     assert begin.ranges is not None
-    aim = training_aim(plan, made, stage.placement_options(begin.fp32))
+    aim = training_aim(plan, made, plan.tune, stage.placement_options(begin.fp32))
     tune = plan.tune.placed_for(backend(variant.backend).PLACEMENT)
     tuned = store.run(tune, begin.fp32, begin.ranges, tuning_samples(plan, made), aim)
     network = made.networks.setdefault(TUNED, Network(begin.fp32, begin.ranges))
@@ -205,9 +205,9 @@ def tuned_network(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     return tuned
 
 
-def training_aim(plan: Plan, made: Results, placement: PlacementOptions | None) -> TrainingAim:
+def training_aim(plan: Plan, made: Results, stage: Training, placement: PlacementOptions | None = None) -> TrainingAim:
     """What networks are trained towards."""
-    return TrainingAim(made.fp32, plan.data.metric, plan.data.output, plan.folder, placement)
+    return TrainingAim(made.fp32, plan.data.metric, plan.data.output, plan.folder, placement, stage.loss)
 
 
 def tuning_samples(plan: Plan, made: Results) -> Samples:

@@ -195,8 +195,8 @@ class TorchNetwork:
 
         def compute(inputs: Sequence[Any]) -> tuple[Any, ...]:
             arrays = [x.detach().cpu().numpy() for x in inputs if x is not None]
-            results = evaluator.run(None, dict(zip(names, arrays)))
-            return tuple(self._torch.tensor(np.asarray(result)) for result in results)
+            results = iter(evaluator.run(None, dict(zip(names, arrays))))
+            return tuple(self._torch.tensor(np.asarray(next(results))) if name else None for name in node.output)
 
         return compute
 

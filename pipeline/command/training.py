@@ -33,7 +33,8 @@ def aim_from(model: OnnxModel, options: dict[str, Any], placement: PlacementOpti
     """What these options name; takes them out of ``options``."""
     teacher = options.pop("teacher")
     metric, output = options.pop("metric"), options.pop("metric_output")
-    return TrainingAim(model if teacher is None else model_from(teacher), metric, output, Path(), placement)
+    taught = model if teacher is None else model_from(teacher)
+    return TrainingAim(taught, metric, output, Path(), placement, options["loss"] or "")
 
 
 def check_torch(verb: str) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 from pipeline.gate.baseline import Baseline, generations
 from pipeline.gate.generations import names_in
-from pipeline.output import alone, remove_ending_with
+from pipeline.output import TRAINING, alone, remove_ending_with, remove_unlocked
 from pipeline.retention.inventory import RECIPE, RESULT, TMP, Inventory, StoredResult, inventory_of
 from pipeline.retention.pins import pinned
 from pipeline.store import Store
@@ -65,6 +65,8 @@ class GcPlan:
     """Older ones that stay since a baseline or a pin needs them, or one that was used in these days."""
     num_spared: int
     """Older ones that nothing needs and that stay since the store is small enough."""
+    trainings: tuple[Path, ...]
+    """Folders of trainings that were interrupted, and not taken up again in these days."""
 
 
 def plan_gc(store: Path, rules: Rules) -> GcPlan:
@@ -86,7 +88,8 @@ def plan_gc(store: Path, rules: Rules) -> GcPlan:
     free.sort(key=lambda result: result.used_s)
     going = _until_it_fits(free, inventory, rules.max_gib)
     freed = inventory.num_bytes_freed(going)
-    return GcPlan(inventory, rules, tuple(going), freed, num_used, len(held), len(free) - len(going))
+    trainings = tuple(_trainings_before(store / TMP, used_after))
+    return GcPlan(inventory, rules, tuple(going), freed, num_used, len(held), len(free) - len(going), trainings)
 
 
 def sweep(plan: GcPlan) -> tuple[StoredResult, ...]:
@@ -108,7 +111,17 @@ def sweep(plan: GcPlan) -> tuple[StoredResult, ...]:
                 result.folder.rename(aside)
             removed.append(result)
             remove_ending_with(aside, RESULT)
+    for folder in plan.trainings:
+        remove_unlocked(folder)
     return tuple(removed)
+
+
+def _trainings_before(folder: Path, used_after: float) -> Iterator[Path]:
+    """Interrupted trainings whose last epoch was kept before that time."""
+    for training in folder.glob(f"{TRAINING}*"):
+        with contextlib.suppress(FileNotFoundError):  # It was taken up again and is done.
+            if training.stat().st_mtime <= used_after:
+                yield training
 
 
 def _held(inventory: Inventory, older: Mapping[Path, StoredResult], keep_last: int) -> set[Path]:

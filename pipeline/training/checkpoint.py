@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from engines.torch_graph.library import load_torch
+from pipeline.output import LOCK, TRAINING
 
-PREFIX, LOCK, STATE_FILE = ".train-", "lock", "state.pt"
+STATE_FILE = "state.pt"
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class EpochCheckpoint:
 
     def __init__(self, parent: Path, key: str) -> None:
         """``key``: a word for all that the result depends on."""
-        self._folder = parent / f"{PREFIX}{key}"
+        self._folder = parent / f"{TRAINING}{key}"
         self._lock: IO[str] | None = None
 
     def load(self, restore: Callable[[Mapping[str, Any]], None]) -> int:

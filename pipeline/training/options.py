@@ -83,11 +83,17 @@ class TrainingAim:
     folder: Path
     placement: PlacementOptions | None = None
     """Where INT8 stands; None where FP32 is trained."""
+    loss: str = ""
+    """As in the options, for its source where it is a user's."""
 
     def digest(self) -> str:
-        """SHA-256 (hex) of all of it, and of the source of a user's metric."""
-        source = sources_digest(self.metric, self.folder)
-        parts = [self.teacher.digest(), self.metric, self.output, repr(self.placement), source]
+        """SHA-256 (hex) of all of it, and of the sources of a user's metric and loss.
+
+        Raises:
+            DataError: there is no such function.
+        """
+        sources = [sources_digest(function, self.folder) for function in (self.metric, self.loss)]
+        parts = [self.teacher.digest(), self.metric, self.output, repr(self.placement), *sources]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -23,6 +25,9 @@ from pipeline.retention.verify import verify
 from pipeline.store import Store
 from tests.pipeline.gate.made_gate import PASSED, made_gate
 from tests.pipeline.retention.made_store import Join, MadeStore, used
+
+if TYPE_CHECKING:
+    from tests.conftest import Command
 
 MIB = 1 << 20
 
@@ -221,3 +226,22 @@ def test_a_result_that_is_gone_is_made_again(made_store: MadeStore) -> None:
     made_store.made("A", days_ago=30)
     sweep(plan_gc(made_store.folder, Rules()))
     assert made_store.made("A").path.read_text() == "A"
+
+
+def test_trainings_that_nothing_takes_up_again_go_but_not_those_at_work(
+    made_store: MadeStore, command: Command
+) -> None:
+    folders = [made_store.folder / "tmp" / f".train-{name}" for name in ("left", "working", "young")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "state.pt").write_bytes(b"state")
+        (folder / "lock").touch()
+    for folder in folders[:2]:
+        os.utime(folder, (1e9, 1e9))
+    told = command("store", "gc", "--store", made_store.folder)
+    assert "would remove 2 trainings that were interrupted and not taken up again" in told.out
+    assert "nothing was removed; to remove them: " in told.err
+    with (folders[1] / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert command("store", "gc", "--store", made_store.folder, "--delete").status == 0
+    assert [folder.exists() for folder in folders] == [False, True, True]

@@ -166,6 +166,9 @@ def test_a_loss_of_ones_own(tmp_path: Path, model: OnnxModel, bad_ranges: Ranges
         (tmp_path / name).mkdir()
         with pytest.raises((ConfigError, DataError), match=sentence):
             replace(own, loss=f"losses:{name}")(tmp_path / name, model, bad_ranges, samples, aim)
+    digest = replace(aim, loss=own.loss).digest()
+    (tmp_path / "losses.py").write_text(OWN_LOSS.replace("** 2", "** 4"))
+    assert replace(aim, loss=own.loss).digest() != digest, "what an earlier version trained is not served"
 
 
 @pytest.mark.parametrize(

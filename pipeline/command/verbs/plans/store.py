@@ -78,11 +78,14 @@ def gc(listed: bool, delete: bool, store: Path, **rules: Any) -> None:
             echo(result.folder)
     freed = plan.inventory.num_bytes_freed(going)
     echo(f"{'removed' if delete else 'would remove'} {_number(going)}, {_bytes(freed)}{_by_stage(going)}")
+    if num := len(plan.trainings):
+        trainings = "training that was" if num == 1 else "trainings that were"
+        echo(f"{'removed' if delete else 'would remove'} {num} {trainings} interrupted and not taken up again")
     echo(_staying(plan))
     left = plan.inventory.num_bytes() - plan.num_bytes_freed
     if 0 < plan.rules.max_gib * GIB < left:
         echo(f"trtforge: {_bytes(left)} stay, more than --max-gib; lower --keep-days or --keep-last", err=True)
-    if going and not delete:
+    if (going or plan.trainings) and not delete:
         options = [f"--{name.replace('_', '-')}={value:g}" for name, value in vars(plan.rules).items()]
         command = shlex.join(["trtforge", "store", "gc", *options, "--store", str(store), "--delete"])
         echo(f"trtforge: nothing was removed; to remove them: {command}", err=True)
