@@ -99,12 +99,11 @@ class MixPrecision:
             chosen = fewest(ranking, judge.holds)
         finally:
             bar.close()
-        if chosen is None:
-            best = judge.points[-1]
+        if chosen is None or judge.is_all_in_float(chosen):
             raise DataError(
-                f"[quantize]: no mixture holds {bound.words()}: with all {len(ranking)} layers that INT8's noise "
-                f"comes from in float it is {_result(best, bound)}; loosen the bound, or stay with a higher "
-                "precision"
+                f"[quantize]: no mixture holds {bound.words()}: with {judge.most_in_float.num_in_float} nodes in float "
+                f"and others in INT8 it is {_result(judge.most_in_float, bound)}; loosen the bound, or stay with a "
+                "higher precision"
             )
         rows = [asdict(point) for point in sorted(judge.points, key=lambda point: point.num_in_float)]
         record_ = {"in_float": list(chosen), "num_layers": len(ranking), "points": rows, "bound": bound.words()}
@@ -159,7 +158,9 @@ class _Judge:
         self._metric, self._labels = self._labelled(samples)
         self._exact = self._run(model)
         self._known: dict[tuple[str, ...], bool] = {}
+        self._num_int8: dict[tuple[str, ...], int] = {}
         self.points: list[MixturePoint] = []
+        self._mixed: list[MixturePoint] = []
 
     def _labelled(self, samples: Samples) -> tuple[Metric | None, Array | None]:
         bound = self._bound
@@ -183,12 +184,24 @@ class _Judge:
         if key not in self._known:
             point = self._point(in_float)
             self.points.append(point)
+            if self._num_int8[key]:
+                self._mixed.append(point)
             self._known[key] = point.holds
         return self._known[key]
+
+    def is_all_in_float(self, in_float: tuple[str, ...]) -> bool:
+        """Whether nothing would be INT8 with these nodes in float, which were judged."""
+        return self._num_int8[tuple(sorted(in_float))] == 0
+
+    @property
+    def most_in_float(self) -> MixturePoint:
+        """Of the sets that were judged, that with the most nodes in float, but not all."""
+        return max(self._mixed, key=lambda point: point.num_in_float)
 
     def _point(self, in_float: tuple[str, ...]) -> MixturePoint:
         options = self._stage.options
         quantized = qdq_from_onnx(self._model, self._spans, replace(options, exclude=(*options.exclude, *in_float)))
+        self._num_int8[tuple(sorted(in_float))] = len(quantized.placement.nodes)
         if not quantized.placement.nodes:
             return MixturePoint(len(in_float), None, 0.0 if self._metric else None, holds=True)
         answers = self._run(quantized.model)
@@ -202,11 +215,6 @@ class _Judge:
             drop = before - after if self._metric.higher_is_better else after - before
         holds = worst >= bound.min_sqnr_db and (drop is None or drop <= bound.max_metric_drop)
         return MixturePoint(len(in_float), finite(worst), finite(drop), holds)
-
-    def _value(self, answers: Mapping[str, Array]) -> float:
-        """The metric."""
-        assert self._metric is not None
-        return self._metric({name: answers[name] for name in self._outputs}, self._labels)
 
     def _run(self, model: onnx.ModelProto) -> dict[str, Array]:
         names = list(dict.fromkeys((*self._answers, *(self._outputs if self._metric is not None else ()))))

@@ -9,6 +9,8 @@ from pathlib import Path
 from pipeline.json_record import record_from_data, write_json
 
 TRAINING_FILE = "training.json"
+MUCH_WORSE = 2.0
+"""Times the loss before training: where it is so at the end, steps are too large."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class TrainingRecord:
         stopped = f"; {self.stopped}" if self.stopped else ""
         if not self.is_used:
             what = "pruned at once" if verb == "prune" else "by post-training quantization"
-            why = f"epoch {self.best}: {self.decision}" if self.best else before
+            why = f"epoch {self.best}: {self.decision}" if self.best else f"{before}{self._after()}"
             return (
                 f"{verb}: no epoch was better beyond doubt than the network {what}, which is used "
                 f"({self.num_held_out} held-out samples; {why}){stopped}"
@@ -71,6 +73,14 @@ class TrainingRecord:
             f"{verb}: of {len(self.epochs) - 1} epochs, epoch {self.best} was the best on {self.num_held_out} held-out "
             f"samples: {self.decision or _judged(best, self.metric)}{stopped}"
         )
+
+    def _after(self) -> str:
+        """The loss at the end, where no epoch was kept."""
+        first, last = self.epochs[0].held_out_loss, self.epochs[-1].held_out_loss
+        if len(self.epochs) == 1 or last is None:
+            return ""
+        is_much_worse = first is not None and last > MUCH_WORSE * first and not self.stopped
+        return f"; at the end {last:.4g}" + "; a lower rate may help" * is_much_worse
 
 
 def _judged(epoch: Epoch, metric: str) -> str:

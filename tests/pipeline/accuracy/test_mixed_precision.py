@@ -113,6 +113,9 @@ def test_a_bound_that_nothing_holds_is_one_sentence(
         mixed(tmp_path, (model, ranges, samples), replace(NO_BOUND, max_metric_drop=0.0))
     with pytest.raises(DataError, match=r"max_metric_drop is measured on calibration samples, which have no labels"):
         mixed(tmp_path, (model, ranges, samples), MixtureBound(-math.inf, 0.0, "top1"))
+    sentence = r"no mixture holds SQNR of at least 400 dB: with \d nodes in float and others in INT8 it is an SQNR of "
+    with pytest.raises(DataError, match=sentence):
+        mixed(tmp_path, (model, ranges, samples), replace(NO_BOUND, min_sqnr_db=400.0))
 
 
 def test_the_fewest_of_a_ranking() -> None:
