@@ -58,6 +58,14 @@ class WeightRounding:
     """Two neighbours of one sign add up to 128 at most."""
 
 
+@dataclass(frozen=True)
+class BiasRounding:
+    """One bias in int32, whose scale is that of the data times those of the weight."""
+
+    data: str
+    """The tensor of the data, which is rounded too."""
+
+
 class FakeQuantization:
     """The rounding of a whole placement, with the scales that are learned.
 
@@ -67,11 +75,16 @@ class FakeQuantization:
     """
 
     def __init__(
-        self, tensors: Mapping[str, TensorRounding], weights: Mapping[tuple[str, int], WeightRounding], learns: bool
+        self,
+        tensors: Mapping[str, TensorRounding],
+        weights: Mapping[tuple[str, int], WeightRounding],
+        biases: Mapping[tuple[str, int], BiasRounding],
+        learns: bool,
     ) -> None:
-        """``tensors`` by name, ``weights`` by node and input; ``learns``: whether scales do."""
+        """``tensors`` by name, ``weights`` and ``biases`` by node and input; ``learns``: whether scales do."""
         torch = load_torch()
-        self._torch, self._tensors, self._weights = torch, tensors, weights
+        self._torch, self._tensors, self._weights, self._biases = torch, tensors, weights, biases
+        self._weight_scales: dict[str, Any] = {}
         self._by_reader = {reader: name for name, tensor in tensors.items() for reader in tensor.readers}
         self.log_scales: dict[str, Any] = {}
         for tensor in tensors.values():
@@ -89,7 +102,11 @@ class FakeQuantization:
     def read(self, node: str, index: int, value: Any) -> Any:
         """What an input of a node gets."""
         if (weight := self._weights.get((node, index))) is not None:
-            return self._remembered((id(value), weight), lambda: rounded_weight(self._torch, value, weight))
+            rounded, scales = self._remembered((id(value), weight), lambda: rounded_weight(self._torch, value, weight))
+            self._weight_scales[node] = scales
+            return rounded
+        if (bias := self._biases.get((node, index))) is not None:
+            return self._rounded_bias(value, bias, self._weight_scales[node])
         if (name := self._by_reader.get((node, index))) is not None:
             return self._remembered((name,), lambda: self._rounded_tensor(name, value))
         return value
@@ -110,6 +127,15 @@ class FakeQuantization:
         log_scale = self.log_scales[tensor.scale_of]
         codes = (self._zero_points[tensor.zero_point], tensor.low, tensor.high)
         return _rounding_function().apply(value, log_scale, codes)
+
+    def _rounded_bias(self, value: Any, bias: BiasRounding, weight_scales: Any) -> Any:
+        """A bias as int32 holds it; the weight of the node was read before."""
+        torch = self._torch
+        with torch.no_grad():
+            data_scale = self.log_scales[self._tensors[bias.data].scale_of].exp().float()
+            scales = weight_scales.float().reshape(-1) * data_scale
+            values = torch.round(value.double() / scales.double()).float() * scales
+        return value + (values - value).detach()
 
     def keep_within(self) -> None:
         """After each step: no scale beyond what the data needs."""
@@ -168,13 +194,13 @@ def _rounding_function() -> Any:
     return Rounded
 
 
-def rounded_weight(torch: Any, weight: Any, how: WeightRounding) -> Any:
-    """A weight, rounded to the nearest; its gradient passes as if it were not."""
+def rounded_weight(torch: Any, weight: Any, how: WeightRounding) -> tuple[Any, Any]:
+    """A weight, rounded to the nearest, whose gradient passes as if it were not; and its scales."""
     with torch.no_grad():
         scales = weight_scales(torch, weight, how)
         codes = torch.clamp(torch.round(weight.double() / scales), -NUM_LEVELS, NUM_LEVELS)
         values = (codes * scales).to(weight.dtype)
-    return weight + (values - weight).detach()
+    return weight + (values - weight).detach(), scales
 
 
 def weight_scales(torch: Any, weight: Any, how: WeightRounding) -> Any:

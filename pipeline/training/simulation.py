@@ -17,7 +17,7 @@ from calibration.precision.scale import Quantization
 from calibration.precision.weights import bias_of, rounded_weight
 from calibration.ranges.ranges import TUNED, Origin, RangesRecord, with_bounds
 from calibration.ranges.span import Span
-from engines.torch_graph.rounding import FakeQuantization, TensorRounding, WeightRounding
+from engines.torch_graph.rounding import BiasRounding, FakeQuantization, TensorRounding, WeightRounding
 
 NUM_LEVELS = 255
 """Between the least and the largest code of 8 bits."""
@@ -46,7 +46,8 @@ def placed_model(model: onnx.ModelProto, spans: Mapping[str, Span], options: Pla
     if not placement.nodes:
         raise ModelError(f"{model.graph.name}: nothing can be INT8, so that there is nothing to tune for")
     _take_rounded_weights(graph.graph, placement)
-    return PlacedModel(closed(graph), placement)
+    biases = place(graph.graph, spans, options).biases  # Some came with the means of what was rounded.
+    return PlacedModel(closed(graph), replace(placement, biases=biases))
 
 
 def _take_rounded_weights(graph: ir.Graph, placement: QdqPlacement) -> None:
@@ -83,7 +84,8 @@ def fake_quantization(
         (weight.reader.node, weight.reader.index): WeightRounding(weight.axis, weight.in_pairs)
         for weight in placement.weights
     }
-    return FakeQuantization(tensors, weights, learns)
+    biases = {(bias.reader.node, bias.reader.index): BiasRounding(bias.data) for bias in placement.biases}
+    return FakeQuantization(tensors, weights, biases, learns)
 
 
 def _widest(span: Span, target: PlacementTarget) -> float:

@@ -10,6 +10,7 @@ import pytest
 from calibration.precision import scale
 from engines.torch_graph.library import load_torch
 from engines.torch_graph.rounding import (
+    BiasRounding,
     FakeQuantization,
     TensorRounding,
     WeightRounding,
@@ -33,14 +34,14 @@ def test_weights_are_rounded_as_quantize_rounds_them(shape: tuple[int, ...], axi
     np.testing.assert_array_equal(ours.astype(np.float32), np.atleast_1d(theirs))
     integers = scale.quantized(weight, theirs, axis)
     by_channel = theirs.reshape([-1 if at == axis else 1 for at in range(weight.ndim)] if axis is not None else [])
-    rounded = rounded_weight(torch, torch.tensor(weight), how).numpy()
+    rounded = rounded_weight(torch, torch.tensor(weight), how)[0].numpy()
     np.testing.assert_allclose(rounded, integers * by_channel, rtol=1e-6, atol=1e-7)
 
 
 def test_a_channel_of_zeros_has_a_scale_of_one_and_stays_zero() -> None:
     weight = torch.zeros(2, 3)
     assert weight_scales(torch, weight, WeightRounding(0, False)).reshape(-1).tolist() == [1.0, 1.0]
-    assert rounded_weight(torch, weight, WeightRounding(0, True)).abs().max() == 0.0
+    assert rounded_weight(torch, weight, WeightRounding(0, True))[0].abs().max() == 0.0
 
 
 def rounding(readers: tuple[tuple[str, int], ...], *, is_fixed: bool = False) -> TensorRounding:
@@ -49,7 +50,7 @@ def rounding(readers: tuple[tuple[str, int], ...], *, is_fixed: bool = False) ->
 
 def test_the_slopes_are_those_of_learned_step_sizes() -> None:
     """Within the range a value passes its gradient on and tells the scale how far it was rounded; beyond, its bound."""
-    fake = FakeQuantization({"x": rounding((("n", 0),))}, {}, True)
+    fake = FakeQuantization({"x": rounding((("n", 0),))}, {}, {}, True)
     x = torch.tensor([0.234, -0.071, 100.0, -100.0], requires_grad=True)
     y = fake.read("n", 0, x)
     np.testing.assert_allclose(y.detach().numpy(), [0.2, -0.1, (127 - 3) * 0.1, (-128 - 3) * 0.1], rtol=1e-6)
@@ -62,7 +63,7 @@ def test_the_slopes_are_those_of_learned_step_sizes() -> None:
 
 def test_tensors_with_one_scale_learn_it_together() -> None:
     tensors = {"x": rounding((("n", 0),)), "z": rounding((("m", 0),))}
-    fake = FakeQuantization(tensors, {}, True)
+    fake = FakeQuantization(tensors, {}, {}, True)
     fake.read("n", 0, torch.ones(3)).sum().backward()
     fake.take({"x": 0.05})
     assert fake.scales() == {"x": pytest.approx(0.05), "z": pytest.approx(0.05)}
@@ -73,8 +74,22 @@ def test_tensors_with_one_scale_learn_it_together() -> None:
 
 
 def test_a_fixed_scale_is_not_learned_and_others_are_left_alone() -> None:
-    fake = FakeQuantization({"x": rounding((("n", 0),), is_fixed=True)}, {}, True)
+    fake = FakeQuantization({"x": rounding((("n", 0),), is_fixed=True)}, {}, {}, True)
     assert not fake.log_scales["x"].requires_grad
     x = torch.ones(2)
     assert fake.read("other", 0, x) is x
     assert fake.given_out("x", x) is x, "the model gives out the value itself"
+
+
+def test_a_bias_is_rounded_in_steps_of_data_times_weight_and_its_gradient_passes() -> None:
+    fake = FakeQuantization(
+        {"x": rounding((("n", 0),))}, {("n", 1): WeightRounding(0, False)}, {("n", 2): BiasRounding("x")}, True
+    )
+    fake.read("n", 1, torch.tensor([[127.0, -63.5], [12.7, 0.0]]))  # Scales 1 and 0.1.
+    bias = torch.tensor([0.8, 0.8], requires_grad=True)
+    scale = fake.scales()["x"]
+    rounded = fake.read("n", 2, bias)
+    expected = [round(0.8 / step) * step for step in (scale, 0.1 * scale)]
+    torch.testing.assert_close(rounded.detach(), torch.tensor(expected))
+    rounded.sum().backward()
+    assert bias.grad.tolist() == [1.0, 1.0]
