@@ -75,7 +75,39 @@ def scale_queries(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 
 def _scale_queries(graph: ir.Graph) -> int:
     taken = value_names(graph) | {node.name or "" for node in graph}
-    return sum(_scale_query(graph, each.scores, taken) for each in attentions(graph))
+    products = [each.scores for each in attentions(graph)]
+    num_merged = sum(_scale_query_alone(graph, scores, taken) for scores in products)
+    return num_merged + sum(_scale_query(graph, scores, taken) for scores in products)
+
+
+def _scale_query_alone(graph: ir.Graph, scores: ir.Node, taken: set[str]) -> bool:
+    """Where query and key are both multiplied by a root of the scale, multiply the query by it; False elsewhere."""
+    query, key = (each.producer() if each is not None else None for each in scores.inputs)
+    if query is None or key is None or query is key or query.graph is not graph or key.graph is not graph:
+        return False
+    if any(only_reader(node.outputs[0]) is not scores or node.op_type != "Mul" for node in (query, key)):
+        return False
+    places = [_scalar_input(node) for node in (query, key)]
+    if None in places:
+        return False
+    first, second = (constant(node.inputs[place]) for node, place in zip((query, key), places) if place is not None)
+    product = np.asarray(first, np.float32).reshape(()) * np.asarray(second, np.float32).reshape(())
+    value = add_initializer(graph, unique(f"{query.name}_attention_scale", taken), np.asarray(product, np.float32), ())
+    taken.add(value.name or "")
+    query.replace_input_with(places[0] or 0, value)
+    scores.replace_input_with(1, key.inputs[1 - (places[1] or 0)])
+    graph.remove(key, safe=True)
+    return True
+
+
+def _scalar_input(node: ir.Node) -> int | None:
+    """Which input of a Mul is one constant number of FP32 for all values of the other; None if neither is."""
+    for place in (0, 1):
+        array, other = constant(node.inputs[place]), node.inputs[1 - place]
+        if array is not None and array.size == 1 and array.dtype == np.float32:
+            shape = dimensions(other)
+            return place if shape is not None and array.ndim <= len(shape) else None
+    return None
 
 
 def _scale_query(graph: ir.Graph, scores: ir.Node, taken: set[str]) -> bool:

@@ -25,6 +25,7 @@ from calibration.graph.editing import (
     value_names,
 )
 from calibration.graph.patterns import check_known
+from calibration.graph.product_transposes import moved_transposes
 from calibration.precision.bounds import implied_spans
 from calibration.precision.half_ports import Ports, half_ports
 from calibration.precision.underflow import underflow
@@ -52,7 +53,8 @@ def fp16_from_onnx(model: onnx.ModelProto, keep_fp32: Collection[str]) -> onnx.M
 
     FP32 stay: the nodes in ``keep_fp32``; operators that ONNX does not define for FP16; nodes with weights that FP16
     cannot hold (see ``weights_beyond_fp16``); nodes with subgraphs, whole; arithmetic on shapes, where 65,505 pixels
-    are no number of FP16. There is one Cast for each tensor and type, and none that only undoes another.
+    are no number of FP16. There is one Cast for each tensor and type, and none that only undoes another. Products by
+    weights stand before a Transpose of the batch, on which ONNX Runtime crashes in FP16.
 
     Args:
         model: FP32; it is not changed.
@@ -76,6 +78,7 @@ def fp16_from_onnx(model: onnx.ModelProto, keep_fp32: Collection[str]) -> onnx.M
     _retype(graph, ports)
     _drop_idle_casts(graph)
     _cast_behind_transposes(graph, value_names(graph) | {node.name or "" for node in graph})
+    moved_transposes(graph)
     return closed(opened_model)
 
 

@@ -18,6 +18,7 @@ from pipeline.machine.identity import Machine, installed_versions, this_machine
 from pipeline.machine.jetson import Clock, Jetson, Release, jetson_here
 from pipeline.machine.memory import Memory, build_need_mib, memory_here
 from pipeline.plan import Plan
+from pipeline.sources import pytorch
 
 Level = Literal["bad", "warning", "note"]
 """``bad``: the build or the run is going to fail; ``warning``: numbers or results may be wrong; ``note``: to know."""
@@ -138,6 +139,9 @@ def diagnose(root: Path, plan: Plan | None, store: Path) -> Diagnosis:
     notices = [*memory_findings(memory, need_mib, jetson is not None)]
     if plan is not None and plan.trains() and (reason := library.why_not()):
         notices.append(Notice("bad", "training", reason.partition(";")[0], library.INSTALL))
+    is_pytorch = plan is not None and pytorch.recognises(plan.resolved(plan.model.source)) and not plan.packed.manifest
+    if is_pytorch and (reason := library.why_not_export()):
+        notices.append(Notice("bad", "source", reason.partition(";")[0], library.INSTALL_EXPORTER))
     if jetson is not None:
         notices = [*jetson_findings(jetson, interpreter, needed), *notices]
     states = tuple(survey())

@@ -232,7 +232,7 @@ def _not_taken(path: Path) -> str:
             f"model = Net(); model.load_state_dict(torch.load('{path.name}', weights_only=True)); return model.eval(), "
             f"(example,), and {function}"
         )
-    if names and not pickled:
+    if (names and not pickled) or (not names and path.suffix == PROGRAM_SUFFIX):
         return f"is no program that torch.export.save wrote with torch 2.9 or later; save it again: {SAVE}"
     return (
         "is a pickle, which runs code when it is read, so that it is not; if you trust it, model = "

@@ -19,6 +19,7 @@ from calibration.graph.hard_sigmoid import write_hard_sigmoids
 from calibration.graph.layout import join_transposes
 from calibration.graph.pads import fold_pads
 from calibration.graph.pools import pool_means
+from calibration.graph.product_transposes import transpose_keys
 from calibration.graph.strides import raise_strides
 from calibration.graph.views import drop_views
 from calibration.weights.equalize import equalize_layers
@@ -42,6 +43,7 @@ REWRITES: tuple[tuple[Rewrite, str], ...] = (
     (join_transposes, "what stands between convolutions has its channels first as they do, Transposes fewer: {num}"),
     (write_hard_sigmoids, "hard sigmoids in pieces are written as HardSigmoid: {num}"),
     (pool_means, "means over all positions are written as GlobalAveragePool: {num}"),
+    (transpose_keys, "keys of attention are transposed by their last two axes: {num}"),
     (drop_views, "Reshapes back to a shape that the values had before are left out: {num}"),
     (fold_pads, "convolutions and pools that pad for themselves now, instead of a Pad: {num}"),
     (scale_queries, "scales of attention are multiplied into the query, before its product: {num}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from calibration.graph.attention import attentions, scale_queries
 from calibration.graph.editing import opened
 from calibration.graph.fold import fold_batch_norm
+from tests.calibration.graph.nets import answer_to
 
 STEPS, HEAD = 5, 16
 MASKS = {
@@ -135,3 +137,18 @@ def test_a_long_way_before_a_softmax_is_walked_once(operator: str, scored: bool)
         {{ {first} {steps} w = Softmax (s2000) y = MatMul (w, key) }}"""
     )
     assert len(list(attentions(opened(model).graph))) == scored
+
+
+def test_roots_of_the_scale_on_query_and_key_become_one_factor_of_the_query(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[N,2,4,8] x) => (float[N,2,4,8] y) '
+        "<float root = {0.5}, float[1] other = {0.25}> { q = Mul (x, root) t = Transpose <perm=[0,1,3,2]> (x) "
+        "k = Mul (other, t) s = MatMul (q, k) p = Softmax <axis=-1> (s) y = MatMul (p, x) }"
+    )
+    scaled, num = scale_queries(model)
+    assert num == 1
+    assert [node.op_type for node in scaled.graph.node].count("Mul") == 1
+    (factor,) = (tensor for tensor in scaled.graph.initializer if tensor.name.endswith("attention_scale"))
+    assert onnx.numpy_helper.to_array(factor).tolist() == 0.125
+    x = np.random.default_rng(0).normal(size=(3, 2, 4, 8)).astype(np.float32)
+    np.testing.assert_allclose(answer_to(x, scaled, tmp_path), answer_to(x, model, tmp_path), rtol=1e-5)

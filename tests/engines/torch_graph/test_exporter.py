@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -14,7 +14,14 @@ import torch
 from torch import nn
 
 from benchmarks import torch_networks
+from calibration.graph.editing import named
 from calibration.graph.opset import brought_to, opset_of
+from calibration.graph.watched_outputs import watch_tensors, watchable
+from calibration.histogram.histogram import histogram_from_values
+from calibration.precision.fp16 import fp16_from_onnx, nodes_beyond_fp16
+from calibration.precision.placement import PlacementOptions, PlacementTarget
+from calibration.precision.qdq import qdq_from_onnx
+from calibration.ranges.span import Span
 from engines import backend
 from engines.errors import EngineError
 from engines.torch_graph.exporter import WrongModule, onnx_from_program, program_from_module, traceable
@@ -69,6 +76,35 @@ def test_networks_answer_as_in_torch(network: Callable[[], Any], tmp_path: Path)
                 wanted = array.astype(np.float32)
                 answer = answers[name].astype(np.float32)
                 np.testing.assert_allclose(answer, wanted, rtol=1e-4, atol=2e-5 * np.abs(wanted).max())
+
+
+def spans_of(model: onnx.ModelProto, feed: dict[str, np.ndarray[Any, Any]], folder: Path) -> dict[str, Span]:
+    """What calibrating on one batch finds, by min-max."""
+    onnx.save(watch_tensors(model, watchable(model)), folder / "watched.onnx")
+    with backend("onnxruntime").load(folder / "watched.onnx", num_threads=1) as runner:
+        values: dict[str, Any] = {**feed, **runner.infer(feed)}
+    seen = {name: histogram_from_values(array, name) for name, array in values.items() if array.dtype == np.float32}
+    return {name: Span(each.amax, each.min, each.max, is_finite=not each.num_infinite) for name, each in seen.items()}
+
+
+@pytest.mark.parametrize("network", torch_networks.NETWORKS, ids=lambda function: function.__name__)
+def test_networks_in_reduced_precisions_keep_near(network: Callable[[], Any], tmp_path: Path) -> None:
+    call, exported_model = of_network(network)
+    model, feed = named(exported_model), feeds(call, 24)
+    spans = spans_of(model, feed, tmp_path)
+    reduced = {
+        target: qdq_from_onnx(model, spans, PlacementOptions(target)).model for target in get_args(PlacementTarget)
+    }
+    reduced["fp16"] = fp16_from_onnx(model, keep_fp32=set(nodes_beyond_fp16(model, spans)))
+    expected = {name: array.astype(np.float64) for name, array in call(feed).items()}
+    for name, each in reduced.items():
+        onnx.save(each, tmp_path / "reduced.onnx")
+        with backend("onnxruntime").load(tmp_path / "reduced.onnx", num_threads=1) as runner:
+            answers = runner.infer(feed)
+        for output, wanted in expected.items():
+            noise = answers[output].astype(np.float64) - wanted
+            ratio_db = 10 * np.log10(np.square(wanted).sum() / np.square(noise).sum())
+            assert ratio_db > (50 if name == "fp16" else 20), name
 
 
 def test_pools_are_pools() -> None:

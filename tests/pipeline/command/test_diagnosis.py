@@ -282,3 +282,15 @@ def test_json(command: Command, on_a_jetson: Path) -> None:
     assert found["jetson"]["power_mode"] == "MAXN"
     assert {finding["level"] for finding in found["findings"]} <= {"bad", "warning", "note"}
     assert [state["name"] for state in found["backends"]][:2] == ["litert", "onnxruntime"]
+
+
+def test_a_plan_of_pytorch_without_its_exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = 'calibration = { path = "c.npz" }\nevaluation = { path = "e.npz" }'
+    (tmp_path / "plan.toml").write_text(f'[model]\nsource = "my_model:network"\n[data]\n{data}\n')
+    plan = read_plan(tmp_path / "plan.toml")
+    assert [each for each in diagnose(tmp_path, plan, tmp_path).findings if each.subject == "source"] == []
+    monkeypatch.setattr("engines.torch_graph.library.EXPORTER", "no_such_package")
+    notice = only(list(diagnose(tmp_path, plan, tmp_path).findings), "source")
+    assert notice.line() == (
+        "bad: source: no_such_package: not installed, which exports PyTorch networks; pip install 'trtforge[torch]'"
+    )
