@@ -25,9 +25,9 @@ from calibration.graph.editing import (
     value_names,
 )
 from calibration.graph.patterns import check_known
-from calibration.graph.product_transposes import moved_transposes
 from calibration.precision.bounds import implied_spans
 from calibration.precision.half_ports import Ports, half_ports
+from calibration.precision.product_transposes import moved_transposes
 from calibration.precision.underflow import underflow
 from calibration.ranges.span import Span
 

@@ -10,7 +10,7 @@ from typing import ClassVar, TypeAlias
 
 import onnx
 
-from calibration.graph.attention import scale_queries
+from calibration.graph.attention import scale_queries, transpose_keys
 from calibration.graph.constants import fold_constants
 from calibration.graph.einsum import products_from_einsums
 from calibration.graph.external_data import save_model
@@ -19,7 +19,6 @@ from calibration.graph.hard_sigmoid import write_hard_sigmoids
 from calibration.graph.layout import join_transposes
 from calibration.graph.pads import fold_pads
 from calibration.graph.pools import pool_means
-from calibration.graph.product_transposes import transpose_keys
 from calibration.graph.strides import raise_strides
 from calibration.graph.views import drop_views
 from calibration.weights.equalize import equalize_layers

@@ -10,8 +10,9 @@ import onnx
 import onnx.parser
 import pytest
 
-from calibration.graph.product_transposes import move_transposes, transpose_keys
+from calibration.graph.attention import transpose_keys
 from calibration.precision.fp16 import fp16_from_onnx, named
+from calibration.precision.product_transposes import move_transposes
 from engines import backend
 from tests.calibration.graph.nets import answer_to, with_arrays
 
