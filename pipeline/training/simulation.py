@@ -44,7 +44,11 @@ def placed_model(model: onnx.ModelProto, spans: Mapping[str, Span], options: Pla
     graph = opened(model)
     placement = place(graph.graph, spans, options)
     if not placement.nodes:
-        raise ModelError(f"{model.graph.name}: nothing can be INT8, so that there is nothing to tune for")
+        reasons = "".join(f"; {note}" for note in placement.notes[:3])
+        raise ModelError(
+            f"{model.graph.name}: nothing can be INT8, so that there is nothing to tune for{reasons}; leave [tune] "
+            "out, or run `trtforge export` first, which computes what depends on constants alone"
+        )
     _take_rounded_weights(graph.graph, placement)
     biases = place(graph.graph, spans, options).biases  # Some came with the means of what was rounded.
     return PlacedModel(closed(graph), replace(placement, biases=biases))

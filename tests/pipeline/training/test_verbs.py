@@ -109,3 +109,20 @@ print(status, sorted({"torch._dynamo", "torch._inductor", "triton"} & set(sys.mo
     command = [sys.executable, "-c", code, *words]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_weights_that_are_computed_are_named(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load(place / "net.onnx")
+    for name in ("first", "second", "last"):  # As of weights that are stored in FP16.
+        (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+        weight.name = f"{name}_stored"
+        model.graph.node.insert(0, onnx.helper.make_node("Identity", [weight.name], [name]))
+    onnx.save(model, "computed.onnx")
+    words = ("--data", str(place / "data.npz"), "--target", "onnxruntime", "--method", "minmax", "-o", "tuned")
+    assert call("tune", "computed.onnx", *words) == 4
+    told = capsys.readouterr().err
+    assert "nothing can be INT8, so that there is nothing to tune for; node 'Conv_a' (Conv) stays FP32: " in told
+    assert "run `trtforge export` first" in told
