@@ -57,7 +57,8 @@ class Origin:
     parts: tuple[str, ...] = ()
     """Of merged ranges, the data digests of the runs, sorted."""
     source: str = ""
-    """Of imported ranges, what they were read from, such as ``TRT-8502-EntropyCalibration2``."""
+    """Of imported ranges, what they were read from, such as ``TRT-8502-EntropyCalibration2``; of tuned ones, the
+    placement that they were tuned for."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,18 @@ class RangesRecord:
             raise DataError(
                 f"ranges: were imported from {self.origin.source}, which has scales only, but {what_for} needs what "
                 "`trtforge calibrate` sees of the values; calibrate the model"
+            )
+
+    def check_placement(self, target: str) -> None:
+        """Refuse ranges that were tuned for another placement: in this one they are worse than none.
+
+        Raises:
+            DataError: they were.
+        """
+        if self.method == TUNED and self.origin.source != target:
+            raise DataError(
+                f"ranges: were tuned for {self.origin.source}, with the weights that belong to them, and are to be "
+                f"placed for {target}; tune the network for {target}"
             )
 
     def read_by(

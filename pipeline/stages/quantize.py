@@ -195,6 +195,7 @@ class Quantize(Stage):
             raise ConfigError(f"{self.precision}: needs ranges; run `trtforge calibrate`, and give --ranges")
         record = ranges_from_folder(ranges.path)
         record.check_model(model.digest(), lambda: tensor_digests(proto))
+        record.check_placement(self.target)
         if self.target == "onnxruntime":
             record.check_measured("asymmetric quantization for ONNX Runtime")
         is_tuned = record.method == TUNED  # With the user's ranges in it already.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from engines.torch_graph.network import TorchNetwork
 from pipeline.artifact import OnnxModel, Ranges, Tuned
 from pipeline.errors import ConfigError
 from pipeline.json_record import finite
-from pipeline.option import option
+from pipeline.option import check_bounds, option
 from pipeline.output import copy_files
 from pipeline.training.acceptance import accepted
 from pipeline.training.curve import TrainingRecord
@@ -70,6 +71,11 @@ class Tune(Training):
         0.0, "learning rate of Adam, relative to the rms of each weight; 0: 0.0001 for the teacher, 0.001 with labels"
     )
     learn_ranges: bool = option(True, "ranges of activations are learned too; no: they stay as calibrated")
+
+    def __post_init__(self) -> None:
+        """Check the bounds; ConfigError."""
+        super().__post_init__()
+        check_bounds(self, epochs=(1, math.inf))
 
     def placed_for(self, placement: str) -> Tune:
         """For a backend that wants its nodes so."""
@@ -165,6 +171,7 @@ class _Tuning:
             self._record.origin,
             model_digest=OnnxModel(folder / "model.onnx").digest(),
             tensor_digests=tensor_digests(tuned),
+            source=self._options.target,
         )
         record = tuned_ranges(self._record, histograms, self._placed.placement, learned.scales, origin)
         deployed = self._deployed_answers(tuned, record, replace(self._options, nearest=True))

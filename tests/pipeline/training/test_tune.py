@@ -84,6 +84,9 @@ def test_what_narrow_ranges_lose_is_learned_back(
         written = quantize(tmp_path / name, weights, ranges)
         errors.append(float(np.square(answers(written.path, samples) - exact).mean()))
     assert errors[1] < errors[0] / 3
+    other = Quantize(target="tensorrt" if target == "onnxruntime" else "onnxruntime")
+    with pytest.raises(DataError, match=f"ranges: were tuned for {target}, with the weights that belong to them"):
+        other(tmp_path, tuned.model, tuned.ranges)
 
 
 def test_what_is_not_better_beyond_doubt_is_not_used(
@@ -227,6 +230,7 @@ def test_options_are_checked() -> None:
         ({"loss": "kl"}, "loss is 'kl', but must be one of teacher, labels, both or module:function"),
         ({"held_out": 1.0}, "held_out is 1"),
         ({"rate": -1.0}, "rate is -1"),
+        ({"epochs": 0}, "epochs is 0, but must be at least 1"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             replace(QUICK, **changes)

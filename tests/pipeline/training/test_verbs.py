@@ -55,6 +55,9 @@ def test_what_is_tuned_is_quantized_with_its_own_ranges(
     )
     assert call(*quantize) == 0
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load("int8.onnx").graph.node)
+    words = ("quantize", "tuned/model.onnx", "--ranges", "tuned/ranges", "--target", "tensorrt", "-o", "other.onnx")
+    is_tuned = '"method": "tuned"' in (tmp_path / "tuned" / "ranges" / "ranges.json").read_text()
+    assert call(*words) == (2 if is_tuned else 0), "it was tuned for ONNX Runtime"
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("kept")
     assert call(*tune[:-1], "notes") == 2
