@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.contract import DYNAMIC, Array, TensorSpec
-from engines.errors import EngineError
+from engines.errors import EngineError, Unavailable
 from engines.torch_graph.archive import check_archive, write_plain_copy
 from engines.torch_graph.library import load_torch
 
@@ -51,7 +51,7 @@ def load_program(path: Path) -> Any:
     """The program in a ``.pt2`` file. Nothing of the file is run: see ``archive``.
 
     Raises:
-        Unavailable: torch is not installed.
+        Unavailable: torch is not installed, or older than the one that wrote the file.
         UnsafeArchive: the file holds what would be run, or is none.
         EngineError: torch cannot read it.
     """
@@ -67,7 +67,8 @@ def load_program(path: Path) -> Any:
             newer = version and _numbers(version) > _numbers(here)
             what = f"was saved by torch {version}, newer than {here} here" if newer else "cannot be read by torch"
             do = f"pip install 'torch>={version.partition('+')[0]}', or save it again" if newer else "save it again"
-            raise EngineError(f"{path}: {what} ({first_sentence(error)}); {do}") from error
+            kind = Unavailable if newer else EngineError
+            raise kind(f"{path}: {what} ({first_sentence(error)}); {do}") from error
 
 
 def save_program(program: Any, path: Path) -> None:
