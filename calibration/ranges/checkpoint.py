@@ -7,23 +7,22 @@ is ever half there. The folder is named by all that the result depends on; its l
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from calibration.errors import DataError
 from calibration.histogram.histogram import Histogram
 from calibration.ranges.convergence import ConvergenceTracker
+from calibration.ranges.folder_lock import FolderLock
 from calibration.ranges.ranges import Origin, ranges_from_histograms
 from calibration.ranges.ranges_file import histograms_from_folder, write_ranges
 from calibration.ranges.side_file import read_side_file, write_side_file
@@ -31,7 +30,7 @@ from calibration.ranges.stop import StopRule
 
 SECONDS, TIMES_ITS_OWN = 60.0, 30
 """From one to the next, and to the first: what takes less is begun anew. At least so many times what the last took."""
-PREFIX, LOCK, PROGRESS_FILE = ".calibrate-", "lock", "progress.json"
+PREFIX, PROGRESS_FILE = ".calibrate-", "progress.json"
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +43,15 @@ class Checkpoint:
     ) -> None:
         """``key``: a word for all that the result depends on; ``origin``: of the calibration's ranges."""
         self._parent, self._key, self._origin, self._clock = parent, key, origin, clock
-        self._lock: IO[str] | None = None
         self._next = clock() + SECONDS
 
     @cached_property
     def _folder(self) -> Path:
         return self._parent / f"{PREFIX}{self._key()}"
+
+    @cached_property
+    def _lock(self) -> FolderLock:
+        return FolderLock(self._folder)
 
     def is_due(self) -> bool:
         """A minute after the last one."""
@@ -57,7 +59,7 @@ class Checkpoint:
 
     def load(self, resume: Callable[[Mapping[str, Any], Mapping[int, Mapping[str, Histogram]]], None]) -> int:
         """Give the latest progress that is whole, and the histograms by number of samples; the latest number, or 0."""
-        if not any(self._parent.glob(f"{PREFIX}*")) or not self._folder.is_dir() or not self._locked():
+        if not any(self._parent.glob(f"{PREFIX}*")) or not self._folder.is_dir() or not self._lock.is_ours():
             return 0
         for path in self._folder.glob("work-*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -79,7 +81,7 @@ class Checkpoint:
         begin = self._clock()
         try:
             self._folder.mkdir(exist_ok=True)
-            if self._locked():
+            if self._lock.is_ours():
                 there = set(self._numbers())
                 for num in sorted(parts):
                     if num not in there or num == max(parts):
@@ -93,23 +95,8 @@ class Checkpoint:
 
     def close(self, *, is_done: bool) -> None:
         """Let others have it; what is done needs it no more."""
-        if self._lock is not None:
-            if is_done:
-                shutil.rmtree(self._folder, ignore_errors=True)
-            self._lock.close()
-            self._lock = None
-
-    def _locked(self) -> bool:
-        if self._lock is None:
-            with suppress(OSError):
-                stream = (self._folder / LOCK).open("a")
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    self._lock = stream
-                finally:
-                    if self._lock is None:
-                        stream.close()
-        return self._lock is not None
+        if "_lock" in vars(self):  # Else it was never asked for, and has no name yet.
+            self._lock.close(is_done=is_done)
 
     def _numbers(self) -> list[int]:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())

@@ -6,16 +6,14 @@ somebody works there. A state is written aside and renamed.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from calibration.ranges.folder_lock import FolderLock
 from engines.torch_graph.library import load_torch
-from pipeline.output import LOCK, TRAINING
+from pipeline.output import TRAINING
 
 STATE_FILE = "state.pt"
 
@@ -28,12 +26,12 @@ class EpochCheckpoint:
     def __init__(self, parent: Path, key: str) -> None:
         """``key``: a word for all that the result depends on."""
         self._folder = parent / f"{TRAINING}{key}"
-        self._lock: IO[str] | None = None
+        self._lock = FolderLock(self._folder)
 
     def load(self, restore: Callable[[Mapping[str, Any]], None]) -> int:
         """Give the last state that is whole to ``restore``; its epoch, 0 if there is none."""
         file = self._folder / STATE_FILE
-        if not file.is_file() or not self._locked():
+        if not file.is_file() or not self._lock.is_ours():
             return 0
         try:
             state = load_torch().load(file, weights_only=True, map_location="cpu")
@@ -49,7 +47,7 @@ class EpochCheckpoint:
         """Keep the state after an epoch."""
         try:
             self._folder.mkdir(exist_ok=True)
-            if self._locked():
+            if self._lock.is_ours():
                 aside = self._folder / f"{STATE_FILE}.part"
                 load_torch().save({"epoch": epoch, "state": dict(dump())}, aside)
                 aside.rename(self._folder / STATE_FILE)
@@ -58,20 +56,4 @@ class EpochCheckpoint:
 
     def close(self, *, is_done: bool) -> None:
         """Let others have it; what is done needs it no more."""
-        if self._lock is not None:
-            if is_done:
-                shutil.rmtree(self._folder, ignore_errors=True)
-            self._lock.close()
-            self._lock = None
-
-    def _locked(self) -> bool:
-        if self._lock is None:
-            with suppress(OSError):
-                stream = (self._folder / LOCK).open("a")
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    self._lock = stream
-                finally:
-                    if self._lock is None:
-                        stream.close()
-        return self._lock is not None
+        self._lock.close(is_done=is_done)
