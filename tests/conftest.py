@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from hypothesis import HealthCheck, settings
 from calibration.data.user_function import forgotten_modules
 from calibration.file_digest import remember_in, remembered_in
 from tests.made import QUICK_PROTOCOL, model_with_weights
+
+sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+"""Tests of TensorFlow's networks and of PyTorch's run in one process here, which is ended by both of their LLVMs; what
+runs for users has a process for each."""
 
 settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any_machine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +36,8 @@ def load_torch() -> Any:
     """
     if reason := why_not():
         raise Unavailable(reason)
+    if "tensorflow" in sys.modules:  # Triton's LLVM beside TensorFlow's ends the process, and nothing here compiles.
+        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # `import` raises ModuleNotFoundError.
     import torch
 
     return torch

@@ -76,7 +76,8 @@ def test_an_unknown_key_in_the_needed_tables(tmp_path: Path, text: str, said: st
         ),
         (
             "[model]\n[data]\nevaluation='e'\ncalibration='c'",
-            "[model] has no source; name a SavedModel folder, .keras, .h5, .onnx or .tflite file",
+            "[model] has no source; name a SavedModel folder, a .keras, .h5, .onnx, .tflite or .pt2 file, or "
+            "module:function",
         ),
         (
             "[model]\nsource='m'\n[model.inputs.x]\nmin=[1]\nopt=[1]\n[data]\nevaluation='e'\ncalibration='c'",

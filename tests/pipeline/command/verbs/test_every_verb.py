@@ -74,17 +74,17 @@ def test_options_beside_a_plan_are_refused_not_ignored(
         (
             ("export", "no", "-o", "x.onnx"),
             2,
-            "no: does not exist; give one of .keras, .h5, .onnx, SavedModel folder",
+            "no: does not exist; give one of .keras, .h5, .onnx, .pt2, module:function (PyTorch), SavedModel folder",
         ),
         (
             ("export", ".", "-o", "x.onnx"),
             2,
-            ".: is none of .keras, .h5, .onnx, SavedModel folder",
+            ".: is none of .keras, .h5, .onnx, .pt2, module:function (PyTorch), SavedModel folder",
         ),
         (
             ("export", "data.npz", "-o", "x.onnx"),
             2,
-            "data.npz: is none of .keras, .h5, .onnx, SavedModel folder",
+            "data.npz: is none of .keras, .h5, .onnx, .pt2, module:function (PyTorch), SavedModel folder",
         ),
         (("build", "data.npz", "-o", "x.onnx"), 4, "data.npz: is not a whole ONNX file ("),
         (("quantize", "tiny.onnx", "--ranges", "no", "-o", "x"), 2, "no/ranges.json: cannot be read (No such file"),
