@@ -88,6 +88,15 @@ def module_sources(spec: str, folder: Path) -> list[Path]:
     return sorted(sources)
 
 
+def source_code(spec: str, folder: Path) -> bytes:
+    """The source of a user's ``module:function`` and of what it imports from ``folder``; empty for a name of ours.
+
+    Raises:
+        DataError: as ``module_file``.
+    """
+    return b"\0".join(file.read_bytes() for file in module_sources(spec, folder)) if ":" in spec else b""
+
+
 @contextmanager
 def forgotten_modules(folder: Path) -> Iterator[None]:
     """Forget after it what is imported from ``folder`` meanwhile: another folder may have files of these names."""

@@ -238,7 +238,7 @@ class _Writer:
         return node
 
     def _constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
-        return add_initializer(self._graph, self._name(name), array)
+        return add_initializer(self._graph, self._name(name), array, ())
 
     def _name(self, name: str) -> str:
         unique_name = unique(name, self._taken)

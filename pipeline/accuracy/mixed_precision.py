@@ -22,7 +22,7 @@ import onnx
 from calibration.analysis.sqnr import sqnr_db_of
 from calibration.data.batches import Samples
 from calibration.data.source import spread
-from calibration.data.user_function import module_sources
+from calibration.data.user_function import source_code
 from calibration.errors import DataError
 from calibration.graph.answers import answer_tensors
 from calibration.graph.external_data import model_from_file
@@ -59,9 +59,8 @@ class HeldBound:
 
     def digest(self) -> str:
         """SHA-256 (hex) of all of it, and of the source of a user's metric."""
-        bound, source = self.bound, b""
-        if ":" in bound.metric:
-            source = b"\0".join(file.read_bytes() for file in module_sources(bound.metric, bound.folder))
+        bound = self.bound
+        source = source_code(bound.metric, bound.folder)
         parts = [bound.words(), bound.metric, bound.output, self.samples.digest()]
         return hashlib.sha256("\0".join(parts).encode() + source).hexdigest()
 

@@ -110,7 +110,7 @@ class Prune(Training):
         at_once = pruner.pruned(proto, self.share)
         notes = [*weights.notes, pruner.sentence(at_once)]
         if self.epochs:
-            at_once, more = self._trained(out, (proto, at_once), samples, aim, pruner)
+            at_once, more = self._trained(out, (model, proto, at_once), samples, aim, pruner)
             notes += more
         save_model(at_once, out / "model.onnx")
         (out / "notes.json").write_text(json.dumps(notes))
@@ -133,18 +133,18 @@ class Prune(Training):
     def _trained(
         self,
         out: Path,
-        models: tuple[onnx.ModelProto, onnx.ModelProto],
+        models: tuple[OnnxModel, onnx.ModelProto, onnx.ModelProto],
         samples: Samples,
         aim: TrainingAim,
         pruner: _Pruner,
     ) -> tuple[onnx.ModelProto, list[str]]:
         """The network, pruned while it was trained, or at once if that is better; and sentences."""
-        dense, at_once = models
+        model, dense, at_once = models
         with device_of(self) as device:
             task = task_of(self, aim, samples, device)
             learner = task.learner(TorchNetwork(dense), None)
             untrained = answers_of(TorchNetwork(at_once), task.samples, learner.wanted(), task.samples.held_out)
-            checkpoint = checkpoint_of(out, self, aim.digest(), samples.digest(), dense.SerializeToString())
+            checkpoint = checkpoint_of(out, self, aim.digest(), samples.digest(), model.digest())
             masks = Masks(pruner.masks(learner.network), first_whole=_last_of_ramp(self.epochs))
             learned, record = train_network(task, learner, first_epoch(learner, untrained), checkpoint, masks)
             trained = with_weights(dense, learned.weights)

@@ -44,6 +44,7 @@ from pipeline.training.distillation import (
     with_weights,
 )
 from pipeline.training.loop import Learned, Learner, Masks, answers_of
+from pipeline.training.losses import tensors_of
 from pipeline.training.options import Training, TrainingAim
 from pipeline.training.samples import few_note
 from pipeline.training.simulation import PlacedModel, fake_quantization, placed_model, tuned_ranges
@@ -196,6 +197,6 @@ class _Tuning:
             for name, tensor in network.parameters.items():
                 tensor.copy_(torch.tensor(learned.weights[name]))
             self._rounding.take(learned.scales)
-        wanted = tuple(dict.fromkeys(head.tensor for head in self._task.heads))
+        wanted = tensors_of(self._task.heads)
         ours = answers_of(network, samples, wanted, samples.held_out, self._rounding)
         return min(sqnr_db_of(ours[name], deployed[name][: len(ours[name])]) for name in wanted)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from calibration.arrays import Bools
-from calibration.data.user_function import module_sources
+from calibration.data.user_function import source_code
 from engines import backend, module_of
 from engines.contract import Array
 from engines.precision import PRECISIONS, Precision
@@ -84,10 +84,8 @@ class Judge:
 
     def digest(self) -> str:
         """SHA-256 (hex) of the metric's name and output, and of the source of a user's own function."""
-        source_code = b""
-        if ":" in self.name:
-            source_code = b"\0".join(file.read_bytes() for file in module_sources(self.name, self.folder))
-        return hashlib.sha256(f"{self.name}\0{self.output}\0".encode() + source_code).hexdigest()
+        source = source_code(self.name, self.folder)
+        return hashlib.sha256(f"{self.name}\0{self.output}\0".encode() + source).hexdigest()
 
     def metric(self) -> Metric:
         """The metric, ready to be called."""

@@ -19,7 +19,7 @@ from engines.contract import Array
 from engines.torch_graph.library import load_torch
 from pipeline.training.loop import Learner, judged
 from pipeline.training.losses import Head
-from pipeline.training.samples import tensors
+from pipeline.training.samples import label_tensor, tensors
 
 NUM_FLIPS = 10_000
 SIGNIFICANT = 0.05
@@ -87,11 +87,10 @@ def losses_of(learner: Learner, answers: Mapping[str, Array], num: int) -> Float
     losses = np.zeros(num)
     with torch.no_grad():
         for row, sample in enumerate(samples.held_out[:num]):
-            labels = samples.labels_of(samples.held_out[row : row + 1])
-            labelled = None if labels is None or labels.dtype.kind == "U" else torch.tensor(labels)
+            labels = label_tensor(torch, samples, samples.held_out[row : row + 1])
             ours = tensors(torch, {name: array[row : row + 1] for name, array in answers.items()})
             expected = tensors(torch, {name: array[sample : sample + 1] for name, array in learner.teacher.items()})
-            losses[row] = float(learner.loss(ours, expected, labelled))
+            losses[row] = float(learner.loss(ours, expected, labels))
     return losses
 
 

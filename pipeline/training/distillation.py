@@ -31,7 +31,7 @@ from pipeline.source_digest import source_digest
 from pipeline.training.checkpoint import EpochCheckpoint
 from pipeline.training.curve import Epoch, TrainingRecord
 from pipeline.training.loop import Learned, Learner, Masks, answers_of, device_of, judged, trained
-from pipeline.training.losses import Head, heads_of, loss_of
+from pipeline.training.losses import Head, heads_of, loss_of, tensors_of
 from pipeline.training.options import Training, TrainingAim
 from pipeline.training.samples import SampleIndices, TrainingSamples, training_samples
 
@@ -75,7 +75,7 @@ def task_of(options: Training, aim: TrainingAim, samples: Samples, device: str) 
     """
     model = named(model_from_file(aim.teacher.path))
     heads = heads_of(model, options.answers)
-    wanted = tuple(dict.fromkeys(head.tensor for head in heads))
+    wanted = tensors_of(heads)
     training = training_samples(samples, options)
     everything = np.arange(len(training.train) + len(training.held_out))
     network = TorchNetwork(model)

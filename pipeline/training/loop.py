@@ -26,9 +26,9 @@ from pipeline.machine.progress import Phases
 from pipeline.training.adam import Adam
 from pipeline.training.checkpoint import EpochCheckpoint
 from pipeline.training.curve import Epoch
-from pipeline.training.losses import Head, Loss
+from pipeline.training.losses import Head, Loss, tensors_of
 from pipeline.training.options import Training
-from pipeline.training.samples import SampleIndices, TrainingSamples, tensors
+from pipeline.training.samples import SampleIndices, TrainingSamples, label_tensor, tensors
 
 PIECE = 64
 """Samples that are run at a time where nothing is learned."""
@@ -64,7 +64,7 @@ class Learner:
     def wanted(self) -> tuple[str, ...]:
         """The tensors that are compared, and where a metric judges also the outputs."""
         outputs = self.network.outputs if self.metric is not None else ()
-        return tuple(dict.fromkeys((*(head.tensor for head in self.heads), *outputs)))
+        return tuple(dict.fromkeys((*tensors_of(self.heads), *outputs)))
 
 
 @dataclass
@@ -130,15 +130,15 @@ def judged(learner: Learner, answers: Mapping[str, Array]) -> tuple[float, float
     """The loss and the metric of answers on the held-out samples, wherever they come from."""
     torch, samples = load_torch(), learner.samples
     num = len(next(iter(answers.values())))
-    expected = {name: array[samples.held_out[:num]] for name, array in learner.teacher.items()}
-    labels = samples.labels_of(samples.held_out[:num])
+    judging = samples.held_out[:num]
+    expected = {name: array[judging] for name, array in learner.teacher.items()}
     with torch.no_grad():
-        given_labels = None if labels is None or labels.dtype.kind == "U" else torch.tensor(labels)
-        loss = float(learner.loss(tensors(torch, answers), tensors(torch, expected), given_labels))
+        labels = label_tensor(torch, samples, judging)
+        loss = float(learner.loss(tensors(torch, answers), tensors(torch, expected), labels))
     if learner.metric is None:
         return loss, None
     outputs = {name: answers[name] for name in learner.network.outputs}
-    return loss, learner.metric(outputs, labels)
+    return loss, learner.metric(outputs, samples.labels_of(judging))
 
 
 def trained(
@@ -160,8 +160,7 @@ def trained(
     num_steps = max(1, -(-len(learner.samples.train) // learner.samples.step_size(options.batch_size)))
     optimizer = Adam([*weights, *scales], [*rates, *[options.step] * len(scales)], options.epochs * num_steps)
     learned = Learned(curve=[first])
-    state = _State(learner, optimizer, learned)
-    state.first = 1 if masks is None else masks.first_whole
+    state = _State(learner, optimizer, learned, first_kept=1 if masks is None else masks.first_whole)
     is_done = False
     try:
         begin = checkpoint.load(state.restore)
@@ -229,11 +228,9 @@ def _step_loss(learner: Learner, piece: SampleIndices) -> Any:
     torch, samples = load_torch(), learner.samples
     if learner.rounding is not None:
         learner.rounding.begin()
-    wanted = tuple(dict.fromkeys(head.tensor for head in learner.heads))
-    answers = learner.network(tensors(torch, samples.rows(piece)), wanted, learner.rounding)
+    answers = learner.network(tensors(torch, samples.rows(piece)), tensors_of(learner.heads), learner.rounding)
     expected = tensors(torch, {name: array[piece] for name, array in learner.teacher.items()})
-    labels = samples.labels_of(piece)
-    return learner.loss(answers, expected, None if labels is None or labels.dtype.kind == "U" else torch.tensor(labels))
+    return learner.loss(answers, expected, label_tensor(torch, samples, piece))
 
 
 def _apply(network: TorchNetwork, mask: Mapping[str, Any]) -> None:
@@ -246,9 +243,9 @@ def _apply(network: TorchNetwork, mask: Mapping[str, Any]) -> None:
 class _State:
     """What a training has reached, to be kept and taken up again."""
 
-    def __init__(self, learner: Learner, optimizer: Adam, learned: Learned) -> None:
-        self._learner, self._optimizer, self._learned = learner, optimizer, learned
-        self.first = 1
+    def __init__(self, learner: Learner, optimizer: Adam, learned: Learned, *, first_kept: int) -> None:
+        """``first_kept``: the first epoch that can be kept."""
+        self._learner, self._optimizer, self._learned, self._first_kept = learner, optimizer, learned, first_kept
 
     def keep(self, epoch: int, train_loss: float) -> None:
         """Judge an epoch that is over, and keep it if it is the best."""
@@ -261,7 +258,7 @@ class _State:
         else:
             loss, value = math.nan, None
         entry = Epoch(epoch, finite(train_loss), finite(loss), finite(value))
-        if epoch >= self.first and learned.is_better(entry, learner.metric):
+        if epoch >= self._first_kept and learned.is_better(entry, learner.metric):
             learned.best = epoch
             learned.weights = learner.network.arrays()
             learned.scales = {} if learner.rounding is None else learner.rounding.scales()

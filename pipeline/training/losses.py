@@ -58,6 +58,11 @@ def heads_of(model: onnx.ModelProto, names: Sequence[str]) -> list[Head]:
     return [heads.get(name, Head(name, "values")) for name in names]
 
 
+def tensors_of(heads: Sequence[Head]) -> tuple[str, ...]:
+    """Their tensors, each once."""
+    return tuple(dict.fromkeys(head.tensor for head in heads))
+
+
 def _head(output: str, producers: Mapping[str, onnx.NodeProto]) -> Head | None:
     """What is squashed into an output; the output itself where nothing is."""
     name, head = output, Head(output, "values", output=output)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from calibration.data.user_function import module_sources
+from calibration.data.user_function import source_code
 from calibration.precision.placement import PlacementOptions
 from engines import module_of
 from engines.torch_graph import library
@@ -92,13 +92,7 @@ class TrainingAim:
         Raises:
             DataError: there is no such function.
         """
-        sources = [sources_digest(function, self.folder) for function in (self.metric, self.loss)]
-        parts = [self.teacher.digest(), self.metric, self.output, repr(self.placement), *sources]
+        sources = (source_code(function, self.folder) for function in (self.metric, self.loss))
+        digests = (hashlib.sha256(source).hexdigest() for source in sources)
+        parts = [self.teacher.digest(), self.metric, self.output, repr(self.placement), self.loss, *digests]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def sources_digest(function: str, folder: Path) -> str:
-    """SHA-256 (hex) of a user's ``module:function`` and of what it imports beside it; empty for our own names."""
-    if ":" not in function:
-        return ""
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in module_sources(function, folder))).hexdigest()

@@ -125,6 +125,12 @@ def few_note(samples: TrainingSamples) -> list[str]:
     ]
 
 
+def label_tensor(torch: Any, samples: TrainingSamples, indices: SampleIndices) -> Any:
+    """The labels of these samples where the default device is; None where there are none, or they are text."""
+    labels = samples.labels_of(indices)
+    return None if labels is None or labels.dtype.kind == "U" else torch.tensor(labels)
+
+
 def tensors(torch: Any, arrays: Mapping[str, Array]) -> dict[str, Any]:
     """Arrays as torch's, where the default device is."""
     return {name: torch.tensor(array) for name, array in arrays.items()}
