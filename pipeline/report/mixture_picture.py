@@ -22,9 +22,9 @@ def _frontier(name: str, mixture: MixtureInfo) -> Picture:
     by_sqnr = [(p.num_in_float, p.sqnr_db, p.holds) for p in mixture.points if p.sqnr_db is not None]
     by_drop = [(p.num_in_float, p.metric_drop, p.holds) for p in mixture.points if p.metric_drop is not None]
     rows, unit = (by_drop, "drop of the metric") if by_drop else (by_sqnr, "SQNR, dB")
-    for holds, color, label in ((True, ACCENT, "holds the bound"), (False, QUIET, "does not")):
+    for holds, color, marker, label in ((True, ACCENT, "o", "holds the bound"), (False, QUIET, "x", "does not")):
         if points := [(number, value) for number, value, each in rows if each is holds]:
-            ax.plot(*zip(*points), color=color, marker="o", ls="", ms=5, label=label)
+            ax.plot(*zip(*points), color=color, marker=marker, ls="", ms=5, label=label)
     ax.axvline(len(mixture.in_float), color=QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
     ax.set_xlabel("nodes in float")
     ax.set_ylabel(unit)
