@@ -115,7 +115,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
         return made
 
     evaluated = Evaluated(made.evaluation, made.reference, plan.data.output)
-    made.findings = store.run(plan.lint, fp32, calibration, evaluated)
+    made.findings = store.run(plan.lint, fp32, calibration, evaluated, made.tuning)
     if until == "lint":
         return made
 

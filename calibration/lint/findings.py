@@ -11,6 +11,8 @@ Each finding has its evidence, and where there can be none nothing is said:
 - ``classes``, ``imbalance``: labels, beside the evaluation data's.
 - ``overlap``: samples that are evaluation samples too.
 
+The same is asked of samples that networks are trained on, where there are some beside the calibration samples.
+
 NaN and infinity are refused where samples are read, see ``calibration.data.batches``.
 """
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +49,11 @@ ONE_CLASS = 0.9
 SURPRISE = 1e-6
 """How unlikely a class's number of samples must be, by the evaluation data's shares, before it is reported."""
 NUM_NAMED = 5
+SampleUse: TypeAlias = Literal["calibration", "tuning"]
+"""What samples are for: ranges, or the weights of a network that is trained."""
+VERBS: dict[SampleUse, str] = {"calibration": "calibrate", "tuning": "train"}
+JUDGED: dict[SampleUse, str] = {"calibration": "INT8", "tuning": "the networks that are trained on them"}
+"""Whose accuracy is judged by the evaluation samples."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +69,28 @@ class LintThresholds:
 
 
 def findings(
-    data: Survey, evaluation: Survey | None, model: Mapping[str, Rescaling], bounds: LintThresholds
+    data: Survey,
+    evaluation: Survey | None,
+    model: Mapping[str, Rescaling],
+    bounds: LintThresholds,
+    use: SampleUse = "calibration",
 ) -> tuple[Finding, ...]:
     """All that two passes and the graph tell; errors first. Without labels the model need not run.
 
     Args:
-        data: the calibration data.
+        data: the samples that are asked about.
         evaluation: other samples, where there are some.
         model: what ``rescalings`` found.
         bounds: see there.
+        use: what ``data`` is for.
     """
     all_findings = [
         *_ranges(data, evaluation, model, bounds.max_scale_ratio),
         *_layouts(data),
-        *_constants(data),
-        *_numbers(data, bounds.min_samples),
+        *_constants(data, use),
+        *_numbers(data, bounds.min_samples if use == "calibration" else 0),
         *_classes(data, evaluation, bounds.max_imbalance),
-        *_overlap(data, evaluation),
+        *_overlap(data, evaluation, use),
     ]
     return worst_first(all_findings)
 
@@ -227,7 +240,7 @@ def _roughness(sample: AnyArray, axis: int) -> tuple[float, float]:
     return float(np.abs(np.diff(pixels, axis=0)).mean()), float(np.abs(np.diff(pixels, axis=1)).mean())
 
 
-def _constants(data: Survey) -> Iterable[Finding]:
+def _constants(data: Survey, use: SampleUse) -> Iterable[Finding]:
     num = len(data.constant)
     if not num:
         return
@@ -237,7 +250,7 @@ def _constants(data: Survey) -> Iterable[Finding]:
         "error" if everything else "warning",
         "constant",
         f"{data.where}: {num} of {data.num_samples} samples ({which}) have one value in all elements; "
-        + ("there is nothing to calibrate on: check how they are read" if everything else "drop them"),
+        + (f"there is nothing to {VERBS[use]} on: check how they are read" if everything else "drop them"),
     )
 
 
@@ -321,13 +334,13 @@ def _rare(count: int, expected: float) -> bool:
     return expected > 0 and math.exp(count - expected + count * math.log(expected / count)) < SURPRISE
 
 
-def _overlap(data: Survey, evaluation: Survey | None) -> Iterable[Finding]:
+def _overlap(data: Survey, evaluation: Survey | None, use: SampleUse) -> Iterable[Finding]:
     theirs = set(evaluation.hashes if evaluation else ())
     num_shared = sum(sample in theirs for sample in data.hashes)
     if num_shared:
         yield Finding(
             "warning",
             "overlap",
-            f"{num_shared} of {data.num_samples} calibration samples are evaluation samples too: the accuracy of INT8 "
-            "is overestimated; keep them apart",
+            f"{num_shared} of {data.num_samples} {use} samples are evaluation samples too: the accuracy of "
+            f"{JUDGED[use]} is overestimated; keep them apart",
         )

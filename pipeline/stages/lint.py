@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,8 +17,15 @@ from calibration.data.batches import Samples
 from calibration.graph.weightless import skeleton_from_file
 from calibration.lint.changes import Change, changes_for
 from calibration.lint.finding import CODES, Finding
-from calibration.lint.findings import LintThresholds, finding_from_labels, findings, note_from_labels, worst_first
-from calibration.lint.input_scale import rescalings
+from calibration.lint.findings import (
+    LintThresholds,
+    SampleUse,
+    finding_from_labels,
+    findings,
+    note_from_labels,
+    worst_first,
+)
+from calibration.lint.input_scale import Rescaling, rescalings
 from calibration.lint.label_check import LabelCheck, PredictClass
 from calibration.lint.labelled import LabelledPool, LabelledSet
 from calibration.lint.survey import Survey, survey
@@ -50,11 +57,24 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What samples are compared with."""
+
+    model: ModelFile
+    scales: Mapping[str, Rescaling]
+    """How the model itself rescales its inputs."""
+    other: Survey | None
+    """Of the evaluation samples."""
+    output: str
+
+
+@dataclass(frozen=True)
 class Lint(Stage):
     """Check calibration samples before calibrating: scale, layout, constants, duplicates, classes, overlap.
 
-    One pass over the samples and one over the evaluation samples, in constant memory. With class labels the FP32 model
-    answers for them as given and changed (rescaled, channels reversed, another layout), until that is decided.
+    Also those of [data.tuning], which networks are trained on. One pass over each set of samples, in constant memory.
+    With class labels the FP32 model answers for them as given and changed (rescaled, channels reversed, another
+    layout), until that is decided.
     """
 
     RESULT: ClassVar[str] = "findings"
@@ -100,29 +120,51 @@ class Lint(Stage):
     def _runtime(self, model: ModelFile) -> str:
         return self.runner if isinstance(model, OnnxModel) else litert.NAME
 
-    def __call__(self, out: Path, model: ModelFile, data: Samples, evaluation: Evaluated | None = None) -> Findings:
+    def __call__(
+        self,
+        out: Path,
+        model: ModelFile,
+        data: Samples,
+        evaluation: Evaluated | None = None,
+        tuning: Samples | None = None,
+    ) -> Findings:
         """Write ``out/lint.json``: a list of findings, each with ``severity``, ``code`` and ``sentence``.
+
+        Args:
+            out: a folder to write to.
+            model: FP32.
+            data: the calibration samples.
+            evaluation: those that engines are judged by.
+            tuning: those that networks are trained on, where they are others than ``data``.
 
         Raises:
             DataError: samples that do not fit the model, NaN, infinity.
             Unavailable: the runner is not installed.
         """
-        data_survey = self._survey(data)
-        other = self._survey(evaluation.samples) if evaluation else None
         scales = rescalings(skeleton_from_file(model.path)) if isinstance(model, OnnxModel) else {}
-        bounds = LintThresholds(self.min_samples, self.max_scale_ratio, self.max_imbalance)
-        data_findings = findings(data_survey, other, scales, bounds)
-        known = {finding.code for finding in data_findings if finding.severity == "error"}
-        sets = [LabelledSet(data, data_survey)]
+        sets = [LabelledSet(data, self._survey(data))]
+        other = self._survey(evaluation.samples) if evaluation else None
         if evaluation and other:
             sets.append(LabelledSet(evaluation.samples, other, _right(evaluation, other)))
-        by_labels = self._by_labels(model, sets, evaluation.output if evaluation else "")
-        shown = [f for f in by_labels if f.code not in known and not (f.severity == "note" and known & TOLD_BY_LABELS)]
+        asked = _Asked(model, scales, other, evaluation.output if evaluation else "")
+        shown = self._of_sets(asked, sets, "calibration")
+        if tuning is not None:
+            surveyed = self._survey(tuning)
+            surveyed = replace(surveyed, where=f"{surveyed.where} ([data.tuning])")
+            shown += self._of_sets(asked, [LabelledSet(tuning, surveyed)], "tuning")
         (out / "lint.json").write_text(
-            json.dumps([asdict(f) for f in worst_first((*shown, *data_findings))], indent=1, ensure_ascii=False),
-            encoding="utf-8",
+            json.dumps([asdict(f) for f in worst_first(shown)], indent=1, ensure_ascii=False), encoding="utf-8"
         )
         return Findings(out / "lint.json")
+
+    def _of_sets(self, asked: _Asked, sets: Sequence[LabelledSet], use: SampleUse) -> list[Finding]:
+        """On the first of the sets; labels are asked of all of them."""
+        bounds = LintThresholds(self.min_samples, self.max_scale_ratio, self.max_imbalance)
+        data_findings = findings(sets[0].survey, asked.other, asked.scales, bounds, use)
+        known = {finding.code for finding in data_findings if finding.severity == "error"}
+        by_labels = self._by_labels(asked.model, sets, asked.output)
+        shown = [f for f in by_labels if f.code not in known and not (f.severity == "note" and known & TOLD_BY_LABELS)]
+        return [*shown, *data_findings]
 
     def _survey(self, samples: Samples) -> Survey:
         with counting("samples read", samples.num_samples) as on_sample:

@@ -87,6 +87,28 @@ def test_one_error_of_a_kind_is_enough(pictures: Path) -> None:
     assert found == ["range"], "the evaluation data shows it already"
 
 
+def test_samples_that_train_are_asked_the_same(pictures: Path) -> None:
+    """Samples that a network is trained on must be no evaluation samples, and be of the model's scale."""
+    data, evaluation = opened("right.npz", labels="y"), Evaluated(opened("right.npz", "evaluation", "z"))
+    overlapping = Lint()(pictures, MODEL, data, evaluation, opened("right.npz", "evaluation", "z")).read()
+    assert [(f.severity, f.code) for f in overlapping] == [
+        ("warning", "overlap"),
+        ("note", "labels"),
+        ("note", "labels"),
+    ]
+    num = opened("right.npz", "evaluation").num_samples
+    assert overlapping[0].sentence == (
+        f"{num} of {num} tuning samples are evaluation samples too: the accuracy of the networks that are trained on "
+        "them is overestimated; keep them apart"
+    )
+    assert overlapping[-1].sentence.startswith("right.npz ([data.tuning]): 64 labelled samples, ")
+    wrong = Lint()(pictures, MODEL, data, evaluation, opened("wrong.npz", labels="y")).read()
+    assert [f.code for f in wrong if f.severity == "error"] == ["range"]
+    assert wrong[0].sentence.startswith("wrong.npz ([data.tuning]): input 'image' has values from ")
+    same = Lint()(pictures, MODEL, data, evaluation, opened("right.npz", labels="y")).read()
+    assert [f.code for f in same] == ["labels", "labels"]
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_model_of_a_fixed_batch(pictures: Path, batch: int) -> None:
     model = onnx.load("quadrants.onnx")

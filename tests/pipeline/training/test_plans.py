@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from pipeline.flow import run
@@ -82,3 +83,22 @@ def test_a_bundle_of_one_network_alone_is_run_and_says_how_it_was_made(
     ]  # fmt: skip
     assert sum(note.startswith("prune: ") for note in record.notes) == 1
     assert sum(note.startswith("tuned+int8@onnxruntime: tune: ") for note in record.notes) == 1
+
+
+def test_lint_knows_samples_that_train_and_judge(plan: Path, command: Command) -> None:
+    again = plan.with_name("again.toml")
+    again.write_text(
+        plan.read_text().replace(
+            "evaluation = {", f'tuning = {{ path = "{plan.parent}/tuning.npz", labels = "y" }}\nevaluation = {{', 1
+        )
+    )
+    place = Path(plan.read_text().split('calibration = { path = "')[1].split('"')[0])
+    data = np.load(place)
+    first = data["x"][:9]
+    np.savez(plan.with_name("tuning.npz"), x=np.concatenate([first, first + 1]), y=np.arange(18) % 5)
+    told = command("lint", again)
+    assert told.status == 0, told.err
+    assert (
+        "warning\toverlap\t9 of 18 tuning samples are evaluation samples too: the accuracy of the networks that are "
+        "trained on them is overestimated; keep them apart\n"
+    ) in told.out
