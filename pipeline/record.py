@@ -26,7 +26,7 @@ from pipeline.machine.identity import Machine
 from pipeline.machine.monitor import MonitorSummary
 from pipeline.training.curve import TrainingRecord
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, Q/DQ as written)"]
 ENGINE: MeasuredOn = "engine"

@@ -167,6 +167,11 @@ def metric(name: str, output: str = "", folder: Path = Path()) -> Metric:
     return Metric(name, higher_is_better, True, unit, output, compute)
 
 
+def counts_classes(name: str) -> bool | None:
+    """Whether a metric takes answers for scores of classes, or for values; None where its name says neither."""
+    return True if name in _NUM_GUESSES else False if name in ("mae", "cosine") else None
+
+
 def top1(scores: Array, labels: Array) -> float:
     """Share of samples whose largest score is the label's class."""
     return float(np.mean(_hits("top1", scores, labels)))

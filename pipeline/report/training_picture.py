@@ -32,5 +32,8 @@ def _curve(name: str, training: TrainingRecord) -> Picture:
     alt = "; ".join(f"epoch {epoch}: {loss:.4g}" for epoch, loss in held_out)
     sentence = training.sentence("prune" if name == "pruned" else "tune")
     key = "training-" + name.replace("+", "-").replace("@", "-")
-    caption = f"{sentence}. Epoch 0 is the network before it was trained; the vertical line is the best epoch."
+    caption = (
+        f"{sentence}. Loss: {'; '.join(training.compared)}. Epoch 0 is the network before it was trained; the vertical "
+        "line is the best epoch."
+    )
     return Picture(key, f"Training: {name}", caption, alt, svg_from_figure(figure, key))

@@ -43,8 +43,8 @@ from pipeline.training.distillation import (
     train_network,
     with_weights,
 )
+from pipeline.training.heads import tensors_of
 from pipeline.training.loop import Learned, Learner, Masks, answers_of
-from pipeline.training.losses import tensors_of
 from pipeline.training.options import Training, TrainingAim
 from pipeline.training.samples import few_note
 from pipeline.training.simulation import PlacedModel, fake_quantization, placed_model, tuned_ranges

@@ -18,7 +18,6 @@ from calibration.arrays import Floats
 from engines.contract import Array
 from engines.torch_graph.library import load_torch
 from pipeline.training.loop import Learner, judged
-from pipeline.training.losses import Head
 from pipeline.training.samples import label_tensor, tensors
 
 NUM_FLIPS = 10_000
@@ -109,11 +108,6 @@ def agreements(learner: Learner, answers: Mapping[str, Array], num: int) -> Floa
     for head in learner.heads:
         ours = answers[head.tensor][:num]
         theirs = learner.teacher[head.tensor][learner.samples.held_out[:num]]
-        if _has_classes(head, ours) and ours.shape == theirs.shape:
-            axis = head.axis if head.kind == "softmax" else -1
-            same.append((ours.argmax(axis) == theirs.argmax(axis)).reshape(num, -1).mean(axis=1))
+        if head.kind == "softmax" and ours.shape == theirs.shape:
+            same.append((ours.argmax(head.axis) == theirs.argmax(head.axis)).reshape(num, -1).mean(axis=1))
     return np.asarray(np.mean(same, axis=0)) if same else np.full(num, math.nan)
-
-
-def _has_classes(head: Head, array: Array) -> bool:
-    return head.kind == "softmax" or (head.kind == "values" and array.ndim == 2 and array.shape[1] > 1)

@@ -48,6 +48,8 @@ class TrainingRecord:
     stopped: str
     """Why it ended before its last epoch; empty if it did not."""
     device: str
+    compared: tuple[str, ...]
+    """A sentence for each part of the loss: what was compared with what, and why so."""
 
     def decided(self, is_used: bool, decision: str, agreement_db: float | None = None) -> TrainingRecord:
         """With what the best epoch was decided by."""

@@ -30,10 +30,11 @@ from pipeline.json_record import finite
 from pipeline.source_digest import source_digest
 from pipeline.training.checkpoint import EpochCheckpoint
 from pipeline.training.curve import Epoch, TrainingRecord
+from pipeline.training.heads import Head, heads_of, judged_heads, tensors_of
 from pipeline.training.loop import Learned, Learner, Masks, answers_of, device_of, judged, trained
-from pipeline.training.losses import Head, heads_of, loss_of, tensors_of
+from pipeline.training.losses import Compared, loss_of, loss_words
 from pipeline.training.options import Training, TrainingAim
-from pipeline.training.samples import SampleIndices, TrainingSamples, training_samples
+from pipeline.training.samples import SampleIndices, TrainingSamples, labels_beside, training_samples
 
 LEAST_AGREEMENT_DB = 60.0
 """Of FP32 in torch with FP32 in ONNX Runtime, which differ by the order of their sums: 100 dB and more are usual."""
@@ -53,6 +54,11 @@ class TrainingTask:
     device: str
 
     @property
+    def compared(self) -> Compared:
+        """What answers are compared with."""
+        return Compared(self.heads, self.teacher, self.samples.labels)
+
+    @property
     def metric(self) -> Metric | None:
         """What judges epochs, where there are labels."""
         if not self.aim.metric or not self.options.needs_labels:
@@ -61,7 +67,7 @@ class TrainingTask:
 
     def learner(self, network: TorchNetwork, rounding: FakeQuantization | None) -> Learner:
         """The network with all that it is judged by."""
-        loss = loss_of(load_torch(), self.options, self.aim, self.heads, self.teacher)
+        loss = loss_of(load_torch(), self.options, self.aim, self.compared)
         return Learner(network, rounding, self.heads, loss, self.metric, self.samples, self.teacher)
 
 
@@ -80,7 +86,9 @@ def task_of(options: Training, aim: TrainingAim, samples: Samples, device: str) 
     everything = np.arange(len(training.train) + len(training.held_out))
     network = TorchNetwork(model)
     check_fp32(network, model, training, wanted)
-    return TrainingTask(options, aim, training, heads, answers_of(network, training, wanted, everything), device)
+    answers = answers_of(network, training, wanted, everything)
+    heads = judged_heads(heads, options, aim, labels_beside(samples), answers)
+    return TrainingTask(options, aim, training, heads, answers, device)
 
 
 def check_fp32(network: TorchNetwork, model: onnx.ModelProto, samples: TrainingSamples, wanted: Sequence[str]) -> None:
@@ -128,6 +136,7 @@ def train_network(
         agreement_db=None,
         stopped=learned.stopped,
         device=task.device,
+        compared=loss_words(task.options, task.aim, task.compared),
     )
     return learned, record
 

@@ -26,7 +26,8 @@ from pipeline.machine.progress import Phases
 from pipeline.training.adam import Adam
 from pipeline.training.checkpoint import EpochCheckpoint
 from pipeline.training.curve import Epoch
-from pipeline.training.losses import Head, Loss, tensors_of
+from pipeline.training.heads import Head, tensors_of
+from pipeline.training.losses import Loss
 from pipeline.training.options import Training
 from pipeline.training.samples import SampleIndices, TrainingSamples, label_tensor, tensors
 

@@ -2,81 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import onnx
-from onnx import helper
-
 from calibration.data.user_function import load_function
 from calibration.errors import DataError
-from calibration.graph.answers import MOVING, SQUASHING, answer_tensors
 from engines.contract import Array
 from pipeline.errors import ConfigError
+from pipeline.training.heads import Head, class_axis, meant_heads
 from pipeline.training.options import Training, TrainingAim
 
-HeadKind: TypeAlias = Literal["softmax", "sigmoid", "values"]
 Tensors: TypeAlias = Mapping[str, Any]
 Loss: TypeAlias = Callable[[Tensors, Tensors, Any], Any]
 """(answers, the teacher's, labels or None) -> a number."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """A tensor in which answers are compared."""
-
-    tensor: str
-    kind: HeadKind
-    """The function that the network applies to it at the end."""
-    axis: int = -1
-    """Of the classes of a softmax."""
-    output: str = ""
-    """The output of the model that it leads to; empty for a tensor within."""
-
-
-def heads_of(model: onnx.ModelProto, names: Sequence[str]) -> list[Head]:
-    """The tensors in which answers are compared: those named, or where none is, what ``answer_tensors`` finds.
-
-    Raises:
-        ConfigError: there is none, or no tensor of such a name.
-    """
-    producers = {name: node for node in model.graph.node for name in node.output}
-    heads = {head.tensor: head for output in model.graph.output if (head := _head(output.name, producers))}
-    if not names:
-        answers = answer_tensors(model)
-        if not answers:
-            raise ConfigError("the network has no output of float32 that depends on its inputs: nothing can be learned")
-        return [heads.get(name, Head(name, "values")) for name in answers]
-    known = {*producers, *(value.name for value in model.graph.input)}
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else "`polygraphy inspect model --show layers` lists them"
-            raise ConfigError(f"answers: the model has no tensor '{name}'; {hint}")
-    return [heads.get(name, Head(name, "values")) for name in names]
-
-
-def tensors_of(heads: Sequence[Head]) -> tuple[str, ...]:
-    """Their tensors, each once."""
-    return tuple(dict.fromkeys(head.tensor for head in heads))
-
-
-def _head(output: str, producers: Mapping[str, onnx.NodeProto]) -> Head | None:
-    """What is squashed into an output; the output itself where nothing is."""
-    name, head = output, Head(output, "values", output=output)
-    while name in producers and producers[name].op_type in SQUASHING | MOVING:
-        node = producers[name]
-        name = node.input[0]
-        if node.op_type in ("Softmax", "LogSoftmax"):
-            axis = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "axis"), -1)
-            head = Head(name, "softmax", axis, output)
-        elif node.op_type == "Sigmoid":
-            head = Head(name, "sigmoid", output=output)
-        elif node.op_type in SQUASHING:
-            head = Head(name, "values", output=output)
-    return head
 
 
 def teacher_loss(torch: Any, heads: Sequence[Head], spreads: Mapping[str, float]) -> Loss:
@@ -109,22 +48,57 @@ def teacher_loss(torch: Any, heads: Sequence[Head], spreads: Mapping[str, float]
     return loss
 
 
-def label_loss(torch: Any, head: Head) -> Loss:
-    """Cross entropy of classes; of a sigmoid against labels of its shape; squared error for the rest."""
-    functional = torch.nn.functional
+LabelKind: TypeAlias = Literal["classes", "shares", "events", "values"]
+LABEL_WORDS: dict[LabelKind, str] = {
+    "classes": "cross entropy with labels, which are numbers of classes",
+    "shares": "cross entropy with labels, which are probabilities of classes",
+    "events": "cross entropy with labels, which are probabilities of events",
+    "values": "squared error to labels, which are values",
+}
+
+
+def label_kind(head: Head, answers: Array, labels: Array) -> LabelKind:
+    """How a head's answers (N, …) are compared with labels (N, …).
+
+    Raises:
+        DataError: labels are not as the answers are.
+    """
+    is_alike = labels[0].size == answers[0].size
+    if head.kind != "sigmoid" and class_axis(answers, labels, head.axis) is not None:
+        return "classes"
+    if is_alike:
+        return {"softmax": "shares", "sigmoid": "events", "values": "values"}[head.kind]  # type: ignore[return-value]
+    limits = f" from {labels.min()} to {labels.max()}" if labels.dtype.kind in "biu" else ""
+    raise DataError(
+        f"labels are {labels.shape}{limits}, the answers in '{head.tensor}' {answers.shape}; give the number of one "
+        "class for each sample, or as many numbers as answers, or a loss of your own as module:function"
+    )
+
+
+def label_loss(torch: Any, head: Head, labels: Array, answers: Array) -> Loss:
+    """Cross entropy of classes, or of events; squared error for the rest.
+
+    Args:
+        torch: the module.
+        head: with its kind as it was judged.
+        labels: all of them.
+        answers: the teacher's of that head.
+
+    Raises:
+        DataError: labels are not as the answers are.
+    """
+    functional, kind = torch.nn.functional, label_kind(head, answers, labels)
+    axis = class_axis(answers, labels, head.axis) if kind == "classes" else None
 
     def loss(answers: Tensors, _expected: Tensors, labels: Any) -> Any:
         x = answers[head.tensor]
-        if not labels.is_floating_point() and labels.ndim == x.ndim - 1 and head.kind != "sigmoid":
-            axis = head.axis % x.ndim if head.kind == "softmax" else 1
-            return functional.cross_entropy(x.movedim(axis, 1), labels.long())
-        if labels.numel() != x.numel():
-            raise DataError(
-                f"labels are {tuple(labels.shape)}, the answers in '{head.tensor}' {tuple(x.shape)}; give one class "
-                "for each sample, or as many numbers as answers, or a loss of your own as module:function"
-            )
+        if axis is not None:
+            scores = x.movedim(axis, -1)
+            return functional.cross_entropy(scores.reshape(-1, scores.shape[-1]), labels.long().reshape(-1))
         targets = labels.reshape(x.shape).to(x.dtype)
-        if head.kind == "sigmoid":
+        if kind == "shares":
+            return -(targets * torch.log_softmax(x, head.axis)).sum(head.axis).mean()
+        if kind == "events":
             return functional.binary_cross_entropy_with_logits(x, targets)
         return ((x - targets) ** 2).mean()
 
@@ -151,21 +125,31 @@ def own_loss(name: str, aim: TrainingAim) -> Loss:
     return loss
 
 
-def loss_of(
-    torch: Any, options: Training, aim: TrainingAim, heads: Sequence[Head], answers: Mapping[str, Array]
-) -> Loss:
-    """The loss that the options name; ``answers``: the teacher's on all samples.
+@dataclass(frozen=True)
+class Compared:
+    """What answers are compared with, and as what."""
+
+    heads: Sequence[Head]
+    teacher: Mapping[str, Array]
+    """Its answers on all samples, by tensor."""
+    labels: Array | None
+
+
+def loss_of(torch: Any, options: Training, aim: TrainingAim, compared: Compared) -> Loss:
+    """The loss that the options name.
 
     Raises:
         ConfigError: labels are compared, and there are several outputs of which none was named.
-        DataError: there is no such function.
+        DataError: there is no such function; or labels are not as answers are.
     """
     if ":" in options.loss:
         return own_loss(options.loss, aim)
+    heads, answers = compared.heads, compared.teacher
     by_teacher = teacher_loss(torch, heads, {head.tensor: float(answers[head.tensor].var()) for head in heads})
-    if options.loss == "teacher":
+    if options.loss == "teacher" or compared.labels is None:
         return by_teacher
-    by_labels = label_loss(torch, labelled_head(heads, aim.output))
+    head = labelled_head(heads, aim.output)
+    by_labels = label_loss(torch, head, compared.labels, answers[head.tensor])
     if options.loss == "labels":
         return by_labels
     return lambda x, y, labels: by_teacher(x, y, labels) + by_labels(x, y, labels)
@@ -177,10 +161,32 @@ def labelled_head(heads: Sequence[Head], output: str) -> Head:
     Raises:
         ConfigError: several could be meant.
     """
-    meant = [head for head in heads if output in ("", head.output, head.tensor)]
+    meant = meant_heads(heads, output)
     if len(meant) != 1:
         raise ConfigError(
             f"labels are for one output, of {', '.join(head.output or head.tensor for head in heads)}; name it as "
             "output in [data], or by --output"
         )
     return meant[0]
+
+
+def loss_words(options: Training, aim: TrainingAim, compared: Compared) -> tuple[str, ...]:
+    """A sentence for each part of the loss: what is compared with what, and why so."""
+    if ":" in options.loss:
+        return (f"{options.loss}, the user's function",)
+    words = []
+    if options.loss != "labels":
+        for head in compared.heads:
+            axis = "" if head.axis == -1 else f" along axis {head.axis}"
+            what = {
+                "softmax": f"divergence of the classes' probabilities{axis} from the teacher's (KL)",
+                "sigmoid": "cross entropy of the events' probabilities with the teacher's (BCE)",
+                "values": "squared error by the variance of the teacher's answers (MSE)",
+            }[head.kind]
+            words.append(f"'{head.tensor}': {what}: {head.why}")
+    if options.loss != "teacher" and compared.labels is not None:
+        head = labelled_head(compared.heads, aim.output)
+        words.append(
+            f"'{head.tensor}': {LABEL_WORDS[label_kind(head, compared.teacher[head.tensor], compared.labels)]}"
+        )
+    return tuple(words)

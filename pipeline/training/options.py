@@ -20,6 +20,8 @@ from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
 
 LOSSES = ("teacher", "labels", "both")
+Distance: TypeAlias = Literal["auto", "kl", "bce", "mse"]
+"""Of answers from the teacher's: Kullback-Leibler divergence of classes, cross entropy of events, squared error."""
 TEACHER_RATE, LABELS_RATE = 0.0001, 0.001
 """Where none is named, relative to the root mean square of a weight: of a network that answers well already, and of
 one that learns what it did not know. 0.003 and more were too much for 8 bits on each network that was tried."""
@@ -32,6 +34,11 @@ class Training(Stage):
 
     loss: str = option(
         "teacher", "teacher: the FP32 network's answers, no labels needed; labels, both, or module:function"
+    )
+    distance: Distance = option(
+        "auto",
+        "from the teacher's answers: kl for scores of classes, bce for events, mse for values; auto: as the "
+        "network's end, the metric or labels say",
     )
     epochs: int = option(10, "passes over the samples that train")
     rate: float = option(0.0, "learning rate of Adam, relative to the root mean square of each weight")

@@ -115,6 +115,14 @@ def labels_for(samples: Samples, options: Training) -> Array | None:
     return labels
 
 
+def labels_beside(samples: Samples) -> Array | None:
+    """The labels that came with the samples, whether or not they train; None where there are none, or they are text."""
+    if samples.reader.labels() is None:
+        return None
+    labels = samples.labels()
+    return None if labels.dtype.kind == "U" else labels
+
+
 def few_note(samples: TrainingSamples) -> list[str]:
     """A sentence, where few samples decide."""
     num, num_held = len(samples.train) + len(samples.held_out), len(samples.held_out)

@@ -89,6 +89,7 @@ share = 0.75
 pattern = "any"
 exclude = ["stem"]
 loss = "both"
+distance = "kl"
 epochs = 4
 rate = 0.25
 batch_size = 6
@@ -100,6 +101,7 @@ num_threads = 5
 [tune]
 learn_ranges = false
 loss = "labels"
+distance = "mse"
 epochs = 5
 rate = 0.125
 batch_size = 7

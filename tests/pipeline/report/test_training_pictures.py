@@ -26,6 +26,7 @@ TRAINING = TrainingRecord(
     agreement_db=None,
     stopped="stopped in epoch 2, where the loss is no number: a lower rate may help",
     device="cpu",
+    compared=("'y': squared error by the variance of the teacher's answers (MSE): metric mae compares values",),
 )
 MIXTURE = MixtureInfo(
     in_float=("a", "b"),
@@ -49,6 +50,7 @@ def test_the_page_shows_the_curve_and_the_frontier(record: Record, folder: Path)
     (curve,), (frontier,) = training_pictures(trained(record)), mixture_pictures(trained(record))
     assert curve.alt == "epoch 0: 0.5; epoch 1: 0.3"
     assert "epoch 1 was the best on 25 held-out samples: loss 0.3 against 0.5 before, p = 0.001" in curve.caption
+    assert "Loss: 'y': squared error by the variance of the teacher's answers (MSE): metric mae" in curve.caption
     assert frontier.alt == "0 in float: 0.2; 1 in float: 0.1; 2 in float: 0"
     assert frontier.caption.startswith(
         "2 of the nodes that INT8's noise comes from stay in float for SQNR of at least 25"

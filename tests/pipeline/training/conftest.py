@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
+from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, write_ranges
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.stages.calibrate import Calibrate
 from tests.calibration.graph.nets import with_arrays
@@ -67,3 +69,20 @@ def samples(place: Path) -> Samples:
 @pytest.fixture(scope="module")
 def ranges(place: Path, model: OnnxModel, samples: Samples) -> Ranges:
     return Calibrate(method="minmax")(place, model, samples)
+
+
+def narrowed(ranges: Ranges, folder: Path) -> Ranges:
+    """Each a quarter as wide."""
+    folder.mkdir()
+    record = ranges_from_folder(ranges.path)
+    tensors = {
+        name: replace(
+            tensor,
+            amax=tensor.amax / 4,
+            amax_by_method={key: amax / 4 for key, amax in tensor.amax_by_method.items()},
+            channel_means=(),
+        )
+        for name, tensor in record.tensors.items()
+    }
+    write_ranges(replace(record, tensors=tensors), histograms_from_folder(ranges.path), folder)
+    return Ranges(folder)

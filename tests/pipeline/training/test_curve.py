@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.training.curve import Epoch, TrainingRecord
 
-RECORD = TrainingRecord("teacher", "", 48, 16, (Epoch(0, None, 0.25, None),), 0, False, "", None, "", "cpu")
+RECORD = TrainingRecord("teacher", "", 48, 16, (Epoch(0, None, 0.25, None),), 0, False, "", None, "", "cpu", ())
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ import pytest
 from calibration.data.batches import Samples
 from calibration.errors import DataError
 from calibration.precision.placement import PlacementOptions, PlacementTarget
-from calibration.ranges.ranges import RangesRecord
-from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, write_ranges
+from calibration.ranges.ranges_file import ranges_from_folder
 from engines.errors import EngineError
 from engines.torch_graph import library
 from pipeline.artifact import OnnxModel, Ranges
@@ -24,7 +23,7 @@ from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tune import Tune
 from pipeline.training.options import TrainingAim
-from tests.pipeline.training.conftest import samples_of
+from tests.pipeline.training.conftest import narrowed, samples_of
 
 QUICK = Tune(epochs=6, batch_size=8, rate=0.01, num_threads=1)
 
@@ -32,24 +31,7 @@ QUICK = Tune(epochs=6, batch_size=8, rate=0.01, num_threads=1)
 @pytest.fixture(scope="module")
 def bad_ranges(place: Path, ranges: Ranges) -> Ranges:
     """Each a quarter of the values' magnitude, as of samples that are too dark: the others are clipped."""
-    folder = place / "bad"
-    folder.mkdir()
-    record = ranges_from_folder(ranges.path)
-
-    def narrowed(record: RangesRecord) -> RangesRecord:
-        tensors = {
-            name: replace(
-                tensor,
-                amax=tensor.amax / 4,
-                amax_by_method={key: amax / 4 for key, amax in tensor.amax_by_method.items()},
-                channel_means=(),
-            )
-            for name, tensor in record.tensors.items()
-        }
-        return replace(record, tensors=tensors)
-
-    write_ranges(narrowed(record), histograms_from_folder(ranges.path), folder)
-    return Ranges(folder)
+    return narrowed(ranges, place / "bad")
 
 
 def aim_of(model: OnnxModel, target: PlacementTarget, metric: str = "", folder: Path = Path()) -> TrainingAim:
