@@ -80,6 +80,8 @@ class PlanOptions:
     """Functions that the plan of a bundle may run."""
     settings: tuple[str, ...] = ()
     """Keys of the plan with other values, as ``read_plan`` takes them."""
+    flags: tuple[str, ...] = ("--allow", "--set")
+    """Those of the verb that stand for the fields above."""
 
 
 def names_from(text: str) -> tuple[str, ...]:
@@ -102,6 +104,20 @@ def plan_options(function: F) -> F:
         return function(*arguments, beside_plan=PlanOptions(names_from(allow), settings), **options)
 
     return with_plan_options  # type: ignore[return-value]  # But for the two options it is the same.
+
+
+def plan_settings(function: F) -> F:
+    """--set alone, of a verb that makes models, which gets it as ``beside_plan`` too; refused beside files."""
+
+    @SETTINGS
+    @functools.wraps(function)
+    def with_settings(*arguments: Any, settings: tuple[str, ...], **options: Any) -> Any:
+        first, *_ = (p.name for p in click.get_current_context().command.params if isinstance(p, click.Argument))
+        if settings and not is_plan(options[str(first)]):
+            raise ConfigError(f"--set {settings[0]}: has an effect only on a plan; drop it")
+        return function(*arguments, beside_plan=PlanOptions((), settings, ("--set",)), **options)
+
+    return with_settings  # type: ignore[return-value]  # But for the option it is the same.
 
 
 def output_option(text: str) -> Callable[[F], F]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Change: TypeAlias = Callable[[Plan], Plan]
 
 
-NOTHING_BESIDE = PlanOptions()
+NOTHING_BESIDE = PlanOptions(flags=())
 
 
 def run_plan(
@@ -87,16 +87,15 @@ def tell_time(account: Sequence[Entry], total: Spent) -> None:
             echo(f"trtforge:   {name:<19}{spent.seconds:>10.1f}{spent.cpu_seconds:>9.1f}", err=True)
 
 
-def by_plan(path: Path, store: Path, until: str, beside_plan: PlanOptions | None = None) -> None:
-    """A single verb on a plan: print what it made. ``beside_plan`` is None for a verb without engines.
+def by_plan(path: Path, store: Path, until: str, beside_plan: PlanOptions = NOTHING_BESIDE) -> None:
+    """A single verb on a plan: print what it made.
 
     Raises:
         ConfigError: an option stands beside the plan, which would have no effect.
     """
-    taken = ("--store",) if beside_plan is None else ("--store", "--allow", "--set")
-    if beside := [flag for flag in given_options() if flag not in taken]:
+    if beside := [flag for flag in given_options() if flag not in ("--store", *beside_plan.flags)]:
         raise ConfigError(f"{beside[0]}: has no effect together with a plan; write it into {path}, or give files")
-    plan, _, made = run_plan(path, store, until, beside_plan=beside_plan or NOTHING_BESIDE)
+    plan, _, made = run_plan(path, store, until, beside_plan=beside_plan)
     result = getattr(made, plan.stage(until).RESULT)
     if isinstance(result, Findings):
         tell_findings(result, plan.lint)

@@ -78,7 +78,7 @@ def refuse_data(stage: Quantize) -> None:
 def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, Any]) -> None:
     """What `cast` and `quantize` have in common: a model and ranges in, a model out."""
     if is_plan(model):
-        by_plan(model, options["store"], verb)
+        by_plan(model, options["store"], verb, options["beside_plan"])
         return
     opened = model_from(model)
     stage = stage_from_options(stage, options)

@@ -68,13 +68,11 @@ inputs = ["image"]
 precisions = ["int8"]
 backends = ["reference", "tensorrt"]
 networks = ["trained", "tuned"]
-
 [export]
 opset = 15
 equalize = true
 allow = ["PyFunc", "Lambda"]
 fold = false
-
 [lint]
 allow = ["range", "layout"]
 min_samples = 100
@@ -110,7 +108,6 @@ seed = 13
 answers = ["scores"]
 device = "cuda"
 num_threads = 6
-
 [calibrate]
 method = "mse"
 percentile = 99
@@ -120,22 +117,18 @@ num_threads = 2
 num_workers = 4
 watch = "all"
 stop = 0.25
-
 [convert]
 batch_size = 4
-
 [ptq]
 precision = "dynamic"
 per_channel = false
 edgetpu = true
 io = "integer"
-
 [cast]
 keep_fp32 = ["head"]
 [[cast.override]]
 nodes = "head/*"
 precision = "fp32"
-
 [quantize]
 precision = "dynamic"
 target = "onnxruntime"
@@ -152,7 +145,6 @@ range = [0, 6]
 [[quantize.override]]
 nodes = "head/*"
 precision = "fp32"
-
 [build]
 workspace_mib = 64
 optimization_level = 5
@@ -169,11 +161,9 @@ edgetpu = true
 cuda_graph = false
 sparse_weights = true
 timing_cache = false
-
 [infer]
 batch_size = 5
 num_threads = 3
-
 [tolerate]
 num_samples = 96
 num_draws = 8
@@ -181,7 +171,6 @@ num_deviations = 3
 seed = 5
 runner = "reference"
 num_threads = 2
-
 [validate]
 reference = "reference"
 num_bisected = 4
@@ -225,7 +214,6 @@ min_psnr_db = 50
 min_sqnr_db = 50.5
 derived = false
 max_metric_drop = 0.875
-
 [validate.retrained]
 atol = 5.25
 rtol = 5.5
@@ -234,7 +222,6 @@ min_psnr_db = 60
 min_sqnr_db = 60.5
 derived = true
 max_metric_drop = 0.03125
-
 [benchmark]
 monitor_ms = 0
 batch_sizes = [2, 4]
@@ -255,13 +242,11 @@ scenario = "server"
 queries_per_s = 12.5
 arrivals = "fixed"
 num_streams = 2
-
 [report]
 folder = "out"
 html = false
 max_metric_drop = 0.125
 num_remedies = 2
-
 [gate]
 candidate = "int8@reference"
 baseline = "last-good"
@@ -290,12 +275,10 @@ queries_per_s = 30
 arrivals = "fixed"
 num_streams = 2
 min_seconds = 7
-
 [pack]
 backends = ["reference"]
 caches = ["8.5.2"]
 limit = 7
-
 [packed]
 manifest = "manifest.json"
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,3 +103,24 @@ def test_lint_knows_samples_that_train_and_judge(plan: Path, command: Command) -
         "warning\toverlap\t9 of 18 tuning samples are evaluation samples too: the accuracy of the networks that are "
         "trained on them is overestimated; keep them apart\n"
     ) in told.out
+
+
+def test_a_key_has_another_value_for_one_call(plan: Path, command: Command) -> None:
+    pruned = command("prune", plan, "--set", "prune.share=0.75")
+    assert pruned.status == 0, pruned.err
+    assert Path(pruned.out.strip()) != Path(command("prune", plan).out.strip())
+    (note, *_) = json.loads(Path(pruned.out.strip()).with_name("notes.json").read_text())
+    assert "(7" in note, "of a hundred weights"
+    tuned = command("tune", plan, "--set", 'tune.loss="labels"', "--set", "calibrate.method='mse'")
+    assert tuned.status == 0, tuned.err
+    (line,) = tuned.out.splitlines()
+    record = json.loads((Path(line.split("\t")[1]) / "training.json").read_text())
+    assert record["loss"] == "labels"
+    told = command("tune", plan, "--set", "tune.rates=0.1")
+    assert (told.status, "did you mean 'rate'" in told.err) == (2, True), told.err
+
+
+@pytest.mark.parametrize("verb", ["tune", "prune", "quantize", "calibrate", "cast", "lint", "export", "tolerate"])
+def test_a_file_has_no_keys(place: Path, command: Command, verb: str) -> None:
+    told = command(verb, place / "net.onnx", "--set", "tune.rate=0.1")
+    assert (told.status, told.err) == (2, "trtforge: --set tune.rate=0.1: has an effect only on a plan; drop it\n")

@@ -17,6 +17,7 @@ from pipeline.command.options import (
     model_specs,
     needed,
     output_option,
+    plan_settings,
     samples_from,
 )
 from pipeline.command.plan_run import by_plan
@@ -33,6 +34,7 @@ from pipeline.stages.calibrate import Calibrate, check_float
 @ALLOW
 @stage_options(Calibrate)
 @output_option("folder to write the ranges to")
+@plan_settings
 @STORE
 def calibrate(model: Path, **options: Any) -> None:
     """Run samples through MODEL (FP32 ONNX or float .tflite, or that of PLAN.toml), and write each tensor's range.
@@ -43,7 +45,7 @@ def calibrate(model: Path, **options: Any) -> None:
     trtforge ranges show ranges
     """
     if is_plan(model):
-        return by_plan(model, options["store"], "calibrate")
+        return by_plan(model, options["store"], "calibrate", options["beside_plan"])
     opened = model_file_from(model)
     output = needed(options["output"], "-o", "name the folder to write the ranges to")
     check_folder_target(output)

@@ -13,6 +13,7 @@ from pipeline.command.options import (
     STORE,
     data_options,
     output_option,
+    plan_settings,
 )
 from pipeline.command.rewrite import rewrite
 from pipeline.command.sample_check import ALLOW
@@ -28,6 +29,7 @@ from pipeline.stages.cast import Cast
 @ALLOW
 @stage_options(Cast)
 @output_option("ONNX file to write")
+@plan_settings
 @STORE
 def cast(model: Path, **options: Any) -> None:
     """Convert MODEL (FP32 ONNX, or that of PLAN.toml) to FP16.

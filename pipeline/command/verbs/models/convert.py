@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.command.options import STORE, is_plan, needed, output_option
+from pipeline.command.options import STORE, is_plan, needed, output_option, plan_settings
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.engine_runner import SIMULATOR
@@ -30,6 +30,7 @@ from pipeline.stages.export import Export
 )
 @stage_options(Convert)
 @output_option(".tflite file to write")
+@plan_settings
 @STORE
 def convert(source: Path, signature: str, allow: str, **options: Any) -> None:
     """Convert SOURCE (SavedModel folder, .keras, .h5), or the source of PLAN.toml, to a float .tflite file.
@@ -39,7 +40,7 @@ def convert(source: Path, signature: str, allow: str, **options: Any) -> None:
     It is exported to ONNX on the way, by which it is checked as `trtforge export` does.
     """
     if is_plan(source):
-        return by_plan(source, options["store"], "convert")
+        return by_plan(source, options["store"], "convert", options["beside_plan"])
     stage = stage_from_options(Convert(), options)
     network = source_from_path(source, signature)
     check_convertible(network)

@@ -13,6 +13,7 @@ from pipeline.command.options import (
     is_plan,
     needed,
     output_option,
+    plan_settings,
 )
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
@@ -27,6 +28,7 @@ from pipeline.stages.export import Export
 @click.option("--signature", default="serving_default", show_default=True, help="signature of a SavedModel")
 @stage_options(Export)
 @output_option("ONNX file to write")
+@plan_settings
 @STORE
 def export(source: Path, **options: Any) -> None:
     """Convert SOURCE, or the source of PLAN.toml, to an FP32 ONNX model.
@@ -37,7 +39,7 @@ def export(source: Path, **options: Any) -> None:
     With a plan, the outputs of the ONNX model are compared with those of the trained network on the evaluation data.
     """
     if is_plan(source):
-        return by_plan(source, options["store"], "export")
+        return by_plan(source, options["store"], "export", options["beside_plan"])
     stage = stage_from_options(Export(), options)
     network = source_from_path(source, options["signature"])
     output = needed(options["output"], "-o", "name the ONNX file to write")

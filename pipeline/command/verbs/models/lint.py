@@ -11,7 +11,15 @@ import click
 
 from calibration.data.batches import input_specs_from_onnx
 from calibration.data.source import InputSpec
-from pipeline.command.options import STORE, data_options, is_plan, model_from, output_option, samples_from
+from pipeline.command.options import (
+    STORE,
+    data_options,
+    is_plan,
+    model_from,
+    output_option,
+    plan_settings,
+    samples_from,
+)
 from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import tell_findings
 from pipeline.command.stage_options import stage_from_options, stage_options
@@ -47,6 +55,7 @@ def evaluation_options(function: F) -> F:
 @evaluation_options
 @stage_options(Lint)
 @output_option("also write the findings to this JSON file")
+@plan_settings
 @STORE
 def lint(model: Path, **options: Any) -> None:
     """Check that samples match what MODEL (FP32 ONNX, or that of PLAN.toml) was trained on, and represent it.
@@ -55,7 +64,7 @@ def lint(model: Path, **options: Any) -> None:
     name its code. docs/data.md describes each code, its evidence, and the limits of the check.
     """
     if is_plan(model):
-        return by_plan(model, options["store"], "lint")
+        return by_plan(model, options["store"], "lint", options["beside_plan"])
     opened = model_from(model)
     specs = input_specs_from_onnx(model)
     other = evaluation_from(options, specs)

@@ -16,6 +16,7 @@ from pipeline.command.options import (
     model_from,
     needed,
     output_option,
+    plan_settings,
     samples_from,
 )
 from pipeline.command.plan_run import by_plan
@@ -35,6 +36,7 @@ from pipeline.stages.prune import Prune
 @aim_options
 @stage_options(Prune)
 @output_option("ONNX file to write")
+@plan_settings
 @STORE
 def prune(model: Path, **options: Any) -> None:
     """Set weights of MODEL (FP32 ONNX, or that of PLAN.toml) to zero, so that the file compresses better.
@@ -45,7 +47,7 @@ def prune(model: Path, **options: Any) -> None:
     trtforge prune model.onnx --data samples.npz --share 0.5 --epochs 20 -o pruned.onnx
     """
     if is_plan(model):
-        return by_plan(model, options["store"], "prune")
+        return by_plan(model, options["store"], "prune", options["beside_plan"])
     opened = model_from(model)
     output = needed(options["output"], "-o", "name the ONNX file to write")
     check_file_target(output)

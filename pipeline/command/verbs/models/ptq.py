@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pipeline.artifact import Ranges
-from pipeline.command.options import RANGES_FOLDER, STORE, is_plan, needed, output_option, tflite_from
+from pipeline.command.options import RANGES_FOLDER, STORE, is_plan, needed, output_option, plan_settings, tflite_from
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.output import check_file_target, make
@@ -22,6 +22,7 @@ from pipeline.stages.ptq import Ptq
 @RANGES_FOLDER
 @stage_options(Ptq)
 @output_option(".tflite file to write")
+@plan_settings
 @STORE
 def ptq(model: Path, **options: Any) -> None:
     """Write a lower precision into MODEL (a float .tflite file), or all of PLAN.toml for LiteRT.
@@ -32,7 +33,7 @@ def ptq(model: Path, **options: Any) -> None:
     trtforge ptq model.tflite --ranges ranges -o int8.tflite
     """
     if is_plan(model):
-        return by_plan(model, options["store"], "ptq")
+        return by_plan(model, options["store"], "ptq", options["beside_plan"])
     opened = tflite_from(model)
     stage = stage_from_options(Ptq(), options)
     output = needed(options["output"], "-o", "name the .tflite file to write")

@@ -13,6 +13,7 @@ from pipeline.command.options import (
     STORE,
     data_options,
     output_option,
+    plan_settings,
 )
 from pipeline.command.rewrite import rewrite
 from pipeline.command.sample_check import ALLOW
@@ -28,6 +29,7 @@ from pipeline.stages.quantize import Quantize
 @ALLOW
 @stage_options(Quantize)
 @output_option("ONNX file to write")
+@plan_settings
 @STORE
 def quantize(model: Path, **options: Any) -> None:
     """Quantize MODEL (FP32 ONNX, or that of PLAN.toml) to INT8, with Q/DQ nodes placed for one backend.

@@ -24,6 +24,7 @@ from pipeline.command.options import (
     model_from,
     needed,
     output_option,
+    plan_settings,
     samples_from,
 )
 from pipeline.command.plan_run import by_plan
@@ -50,6 +51,7 @@ from pipeline.stages.tolerate import Rounding, Tolerate
 )
 @stage_options(Tolerate)
 @output_option("file to write, such as tolerances.json")
+@plan_settings
 @STORE
 def tolerate(model: Path, backend: str, simulate: bool, **options: Any) -> None:
     """Derive the tolerances within which a correct engine of MODEL (FP32 ONNX, or that of PLAN.toml) agrees with FP32.
@@ -58,7 +60,7 @@ def tolerate(model: Path, backend: str, simulate: bool, **options: Any) -> None:
     engines will be validated with. Apply them by `trtforge validate --tolerances`; a plan applies them by itself.
     """
     if is_plan(model):
-        return by_plan(model, options["store"], "tolerate")
+        return by_plan(model, options["store"], "tolerate", options["beside_plan"])
     opened = model_from(model)
     rounding = rounding_for(options["precision"], backend, simulate, options.pop("method"))
     output = needed(options["output"], "-o", "name the file to write, such as tolerances.json")

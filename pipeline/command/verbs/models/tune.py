@@ -19,6 +19,7 @@ from pipeline.command.options import (
     model_from,
     needed,
     output_option,
+    plan_settings,
     samples_from,
 )
 from pipeline.command.plan_run import by_plan
@@ -43,6 +44,7 @@ from pipeline.training.curve import TRAINING_FILE
 @stage_options(Quantize, "placement", "rest", "override")
 @stage_options(Tune)
 @output_option("folder to write: model.onnx, ranges and training.json")
+@plan_settings
 @STORE
 def tune(model: Path, **options: Any) -> None:
     """Train MODEL (FP32 ONNX, or that of PLAN.toml) for INT8 on one backend, so that it answers as FP32 does.
@@ -54,7 +56,7 @@ def tune(model: Path, **options: Any) -> None:
     trtforge quantize tuned/model.onnx --ranges tuned/ranges --target onnxruntime -o int8.onnx
     """
     if is_plan(model):
-        return by_plan(model, options["store"], "tune")
+        return by_plan(model, options["store"], "tune", options["beside_plan"])
     check_torch("tune")
     opened = model_from(model)
     output = needed(options["output"], "-o", "name the folder to write to")
