@@ -70,7 +70,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     """
     check_plan(plan, until)
     made = models_of_bundle(plan) if plan.packed.manifest else models_of(plan, store, until)
-    made.notes += [f"The command line changed a key of the plan: --set {text}" for text in plan.settings]
+    made.notes += map(changed_key, plan.settings)
     if not plan.stage(until).NEEDS_ENGINES:
         return made
     for variant in made.models:
@@ -91,6 +91,11 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     if until == "benchmark" or (until == "gate" and plan.gate.pays):
         time_engines(plan, store, made)
     return made
+
+
+def changed_key(setting: str) -> str:
+    """The note on a key that the command line gave another value."""
+    return f"The command line changed a key of the plan: --set {setting}"
 
 
 def models_of(plan: Plan, store: Store, until: str) -> Results:

@@ -28,7 +28,8 @@ from pipeline.errors import ConfigError
 from pipeline.option import option
 from pipeline.spelling import nearest
 from pipeline.stage import Stage
-from pipeline.stages import gate, report
+from pipeline.stages import advise, gate, report
+from pipeline.stages.advise import Advise
 from pipeline.stages.benchmark import Benchmark
 from pipeline.stages.build import Build
 from pipeline.stages.calibrate import Calibrate
@@ -52,6 +53,13 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_DEFAULT_FOLDERS = {
+    Report: report.DEFAULT_FOLDER,
+    Gate: gate.DEFAULT_FOLDER,
+    Advise: advise.DEFAULT_FOLDER,
+}
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,7 @@ class Plan:
     benchmark: Benchmark = Benchmark()
     report: Report = Report()
     gate: Gate = Gate()
+    advise: Advise = Advise()
     pack: Pack = Pack()
     packed: Packed = Packed()
     folder: Path = field(default=Path(), metadata=NO_KEY)
@@ -137,15 +146,15 @@ class Plan:
         """A path of the plan, taken from the plan's folder."""
         return self.folder / path
 
-    def output_folder(self, stage: Report | Gate) -> Path:
+    def output_folder(self, stage: Report | Gate | Advise) -> Path:
         """Where that stage writes: as the plan says, else a folder that no other plan beside this one has."""
-        default = gate.DEFAULT_FOLDER if isinstance(stage, Gate) else report.DEFAULT_FOLDER
+        default = _DEFAULT_FOLDERS[type(stage)]
         name = self.path.stem
         return self.resolved(stage.folder or (default if name in ("", "plan") else f"{default}-{name}"))
 
     def output_folders(self) -> list[Path]:
         """Where its runs write, beside the store."""
-        return [self.output_folder(stage) for stage in (self.report, self.gate)]
+        return [self.output_folder(stage) for stage in (self.report, self.gate, self.advise)]
 
     def trains(self) -> bool:
         """Whether a network is trained here; the device that is given a bundle has it ready."""

@@ -24,9 +24,10 @@ from pipeline.latency.device_times import LayersRun
 from pipeline.latency.protocol import Protocol
 from pipeline.machine.identity import Machine
 from pipeline.machine.monitor import MonitorSummary
+from pipeline.techniques.record import Advice
 from pipeline.training.curve import TrainingRecord
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, Q/DQ as written)"]
 ENGINE: MeasuredOn = "engine"
@@ -365,6 +366,8 @@ class Record:
     served: tuple[StageRun, ...]
     notes: tuple[str, ...]
     recommendation: Recommendation
+    advice: Advice | None
+    """Which technique to use; None where `trtforge run` wrote the report."""
 
 
 def size_ratio(variant: VariantRecord, variants: Sequence[VariantRecord]) -> float | None:

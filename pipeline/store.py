@@ -4,7 +4,8 @@ Layout of a store (``.trtforge/`` by default)::
 
     <stage>/<digest>/recipe.json    what it was made from (canonical JSON; its SHA-256 is <digest>)
     <stage>/<digest>/result.json    which artifact it is, the content digest it had when it was published, that of all
-                                    files beside it, and a few words on each input; its time is that of the last use
+                                    files beside it, the seconds it took, and a few words on each input; its time is
+                                    that of the last use
     <stage>/<digest>/...            the artifact and what the stage left beside it
     tmp/<random>/                   a stage at work; its lock says that somebody still works there
 
@@ -71,6 +72,8 @@ class Entry:
     """Of this process and of those that it waited for."""
     variant: str = ""
     """What it was made for; empty where it is for several."""
+    made_seconds: float | None = None
+    """What making it took, in this run or an earlier one; None where an earlier release made it."""
 
 
 @dataclass(frozen=True)
@@ -178,16 +181,15 @@ class Store:
         digest = hashlib.sha256(canonical(recipe).encode()).hexdigest()
         final = self.folder / name / digest
         served = self._read(final)
-        if served is None:
+        if not (is_served := served is not None):
             self.on_missing(Missing(name, digest, self._variant, recipe, described(args)))
             with self._work_folder() as work, self._working(f"{name} {self._variant}".rstrip()):
                 artifact = stage(work, *args, **kwargs)
                 check_unchanged(*modules_of(stage, *args))
-                self._seal(work, recipe, artifact, described(args))
+                self._seal(work, recipe, artifact, {"inputs": described(args), "seconds": stopwatch.spent().seconds})
                 self._publish(work, final)
-        self._note(Entry(name, digest, served is not None, *stopwatch.spent(), self._variant))
-        if served is None:
             served = self._read(final)
+        self._note(Entry(name, digest, is_served, *stopwatch.spent(), self._variant, _made_seconds(final)))
         if served is None:
             raise ConfigError(f"{final}: vanished while it was published; does something clean this store?")
         return served  # type: ignore[return-value]  # the type that was sealed is the type that comes back
@@ -214,7 +216,7 @@ class Store:
         with self._work_folder() as work, self._working(name):
             artifact = stage(work, *args, **kwargs)
             check_unchanged(*modules_of(stage, *args))
-            self._seal(work, recipe, artifact, described(args))
+            self._seal(work, recipe, artifact, {"inputs": described(args), "seconds": stopwatch.spent().seconds})
             final = self.folder / name / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{work.name[-6:]}"
             self._publish(work, final)
         self._note(Entry(name, final.name, False, *stopwatch.spent()))
@@ -286,13 +288,13 @@ class Store:
             return False
         return record.is_file()
 
-    def _seal(self, work: Path, recipe: dict[str, Any], artifact: Artifact, inputs: list[str]) -> None:
+    def _seal(self, work: Path, recipe: dict[str, Any], artifact: Artifact, beside: Mapping[str, Any]) -> None:
         (work / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True), encoding="utf-8")
         result = {
             "artifact": record_from_artifact(artifact, work),
             "content": artifact.digest(),
             "files": _digest_of_files(work),
-            "inputs": inputs,
+            **beside,
         }
         (work / "result.json").write_text(json.dumps(result, indent=2, sort_keys=True), encoding="utf-8")
 
@@ -380,6 +382,14 @@ def checked_result(folder: Path) -> tuple[Artifact | None, str]:
 
 def _sealed(entry: Path) -> dict[str, Any]:
     return dict(json.loads((entry / "result.json").read_text(encoding="utf-8")))
+
+
+def _made_seconds(entry: Path) -> float | None:
+    """What making a result took; None where that does not stand there."""
+    with contextlib.suppress(ValueError, OSError):
+        seconds = _sealed(entry).get("seconds")
+        return float(seconds) if isinstance(seconds, (int, float)) else None
+    return None
 
 
 def _digest_of_files(folder: Path) -> str:

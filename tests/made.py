@@ -229,6 +229,7 @@ def sample_record() -> Record:
         mixtures={},
         served=(StageRun("export", "cc" * 32, True, 0.01), StageRun("build", "dd" * 32, False, 2.5)),
         notes=("12 of 200 calibration samples are evaluation samples too",),
+        advice=None,
         recommendation=recommend(variants, TOP1, 0.005),
     )
 

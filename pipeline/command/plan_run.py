@@ -32,8 +32,21 @@ def run_plan(
     beside_plan: PlanOptions = NOTHING_BESIDE,
 ) -> tuple[Plan, Store, Results]:
     """Run a plan, changed as the command line says, up to a verb; say on stderr what was made and what was served."""
-    from pipeline.command.bundle_functions import check_functions
     from pipeline.flow import run
+
+    plan, opened = open_plan(path, store, beside_plan, until, change)
+    return plan, opened, run(plan, opened, until)
+
+
+def open_plan(
+    path: Path,
+    store: Path,
+    beside_plan: PlanOptions,
+    until: str = "benchmark",
+    change: Change = lambda plan: plan,
+) -> tuple[Plan, Store]:
+    """Read a plan, changed as the command line says, and open its store, which says on stderr what it makes."""
+    from pipeline.command.bundle_functions import check_functions
     from pipeline.machine.progress import working
     from pipeline.plan import read_plan
     from pipeline.store import Store
@@ -41,8 +54,7 @@ def run_plan(
     remember_digests()
     plan = read_plan(path, beside_plan.settings)
     check_functions(plan, until, beside_plan.allow)
-    plan, opened = change(plan), Store(store, _say, working)
-    return plan, opened, run(plan, opened, until)
+    return change(plan), Store(store, _say, working)
 
 
 def remember_digests() -> None:

@@ -52,6 +52,7 @@ QUANTITIES = {
         Quantity("throughput_per_s", "latency", (">=",), "samples per second of one stream", by_batch=True),
         Quantity("cold_start_ms", "start", ("<=",), "loading the engine and its first query in a new process"),
         Quantity("size_mib", "size", ("<=",), "the engine's file"),
+        Quantity("size_compressed_mib", "size", ("<=",), "the engine's file, compressed by gzip at its highest level"),
         Quantity("peak_memory_mib", "memory", ("<=",), "the peak memory of a new process that loads and runs it"),
         Quantity("device_memory_mib", "memory", ("<=",), "the GPU's memory that loading and running it takes"),
         Quantity("energy_mj", "energy", ("<=",), "the energy of one inference (one sample)", by_batch=True),

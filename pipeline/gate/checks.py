@@ -15,6 +15,7 @@ from pipeline.gate.budget import Budget, QuantityKind
 from pipeline.gate.record import Check
 from pipeline.json_record import finite
 from pipeline.page.numbers import MIB
+from pipeline.report.compressed_size import gzip_bytes
 from pipeline.stats.intervals import Interval, Limit, Outcome, outcome
 
 UNITS = {
@@ -25,6 +26,7 @@ UNITS = {
     "cold_start_ms": "ms",
     "throughput_per_s": "per s",
     "size_mib": "MiB",
+    "size_compressed_mib": "MiB",
     "peak_memory_mib": "MiB",
     "device_memory_mib": "MiB",
     "energy_mj": "mJ",
@@ -109,8 +111,9 @@ def check_without_baseline(engine_budget: EngineBudget, why: str) -> Check:
 
 
 def check_size(engine_budget: EngineBudget, gate_engines: GateEngines) -> Check:
-    """The check of ``size_mib``, which is exact."""
-    sizes = {name: size_bytes(engine.path) / MIB for name, engine in gate_engines.engines.items()}
+    """The check of ``size_mib`` or ``size_compressed_mib``, which are exact."""
+    sizer = SIZES[engine_budget.budget.quantity.name]
+    sizes = {name: sizer(engine.path) / MIB for name, engine in gate_engines.engines.items()}
     divisor = sizes[gate_engines.baseline] if engine_budget.budget.relative else 1.0
     return check_from_interval(engine_budget, exact_interval(sizes[engine_budget.engine] / divisor), "")
 
@@ -193,6 +196,15 @@ def digest_of_engine(engine: Path) -> str:
 def size_bytes(engine: Path) -> int:
     """Of all files of the engine."""
     return sum(file.stat().st_size for file in files_of_engine(engine))
+
+
+def compressed_bytes(engine: Path) -> int:
+    """Of all files of the engine, each compressed by gzip at its highest level."""
+    return sum(gzip_bytes(file) for file in files_of_engine(engine))
+
+
+SIZES = {"size_mib": size_bytes, "size_compressed_mib": compressed_bytes}
+"""Quantity -> what counts its bytes."""
 
 
 def number_beside(value: float, bound: float) -> str:

@@ -28,10 +28,13 @@ def check_drawable(what: str) -> None:
 
 def template_named(file: str) -> Template:
     """A page's template, with the filters that print numbers."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    loader = FunctionLoader(lambda name: (files("pipeline") / name).read_text(encoding="utf-8"))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
+    )
     environment.filters |= {
         "ms": numbers.three_digits,
         "size": numbers.size_text,
@@ -43,7 +46,7 @@ def template_named(file: str) -> Template:
         "finite": lambda value, form: "not finite" if value is None else form % value,
         "trusted": Markup,  # For the style and the pictures alone: matplotlib has escaped the texts in them.
     }
-    return environment.from_string((files("pipeline") / file).read_text(encoding="utf-8"))
+    return environment.get_template(file)
 
 
 def style() -> str:

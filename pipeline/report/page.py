@@ -13,6 +13,8 @@ from pipeline.page.notes import notes_of_variants
 from pipeline.page.svg import Picture
 from pipeline.page.template import check_drawable, machine_rows, style, template_named
 from pipeline.record import MetricInfo, Recommendation, Record, VariantRecord, size_ratio
+from pipeline.report.advice_pictures import advice_pictures
+from pipeline.report.advice_table import advice_cells, left_out, size_unit
 from pipeline.report.convergence_picture import convergence_pictures
 from pipeline.report.histogram_pictures import histogram_pictures
 from pipeline.report.mixture_picture import mixture_pictures
@@ -52,6 +54,10 @@ def html_from_record(record: Record, folder: Path) -> str:
         machine_rows=machine_rows(record.machine),
         dash=numbers.NONE,
         reasons=_reasons(record),
+        advice=record.advice,
+        advice_unit=size_unit(record)[0],
+        advice_rows=list(advice_cells(record, record.advice)) if record.advice else [],
+        advice_left_out=left_out(record.advice) if record.advice else [],
         most_layers=MOST_LAYERS,
     )
 
@@ -86,6 +92,7 @@ def _pictures(record: Record, folder: Path) -> list[Picture]:
         if variant.by_batch
     }
     return [
+        *advice_pictures(record),
         *pictures(record, latencies),
         *convergence_pictures(record),
         *training_pictures(record),

@@ -20,6 +20,7 @@ from pipeline.page.numbers import (
     times_text,
 )
 from pipeline.record import SCHEMA_VERSION, SIMULATION, BatchTiming, MetricInfo, Record, VariantRecord
+from pipeline.report.advice_table import print_advice, print_decision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,13 +40,18 @@ def print_table(record: Record, console: Console) -> None:
     """The recommendation and one row per variant, in 80 columns; a row per further batch size below."""
     from rich.text import Text
 
-    console.print(_variant_table(record))
+    if record.advice is None:
+        console.print(_variant_table(record))
+    else:
+        print_advice(record, record.advice, console)
     further = [(v, timing) for v in record.variants for timing in v.by_batch[1:]]
     if further:
         console.print(_batch_table(further))
     for line in _footnotes(record):
         console.print(Text(line, style="dim"))
     console.print(Text(record.recommendation.sentence, style="bold"))
+    if record.advice is not None:
+        print_decision(record.advice, console)
     for remedy in (variant.remedy for variant in record.variants if variant.remedy is not None):
         console.print(Text(remedy.sentence, style="bold"))
         if remedy.toml:
@@ -158,7 +164,7 @@ def _footnotes(record: Record) -> list[str]:
         lines.append(record.stop.sentence())
     if record.settling is not None:
         lines.append(record.settling.sentence())
-    lines += _compressed(record)
+    lines += _compressed(record) if record.advice is None else []
     lines += record.notes
     if record.protocol is not None:
         lines.append(f"Latency on {record.machine.describe()}. {record.protocol.description}")

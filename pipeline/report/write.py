@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from pipeline.record import (
     ModelInfo,
     PlanInfo,
     ProtocolInfo,
+    Recommendation,
     Record,
     StageRun,
     VariantRecord,
@@ -55,10 +56,22 @@ from pipeline.stages.benchmark import energies_from, timings_from, watched_from
 from pipeline.stages.report import Report
 from pipeline.stages.validate import Judge
 from pipeline.store import Entry
+from pipeline.techniques.record import Advice
 from pipeline.training.curve import TrainingRecord, training_from_folder
 
 
-def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Record:
+@dataclass(frozen=True)
+class Advised:
+    """What a report of several techniques has instead of what one run says."""
+
+    variants: tuple[VariantRecord, ...]
+    advice: Advice
+    recommendation: Recommendation
+    trainings: Mapping[str, TrainingRecord]
+    mixtures: Mapping[str, MixtureInfo]
+
+
+def write_report(plan: Plan, results: Results, account: Sequence[Entry], advised: Advised | None = None) -> Record:
     """Write the report's folder, whole or not at all, and return the record in it.
 
     The folder holds ``report.json``, ``report.html`` and the raw latency samples, ``samples/*.npz``.
@@ -70,7 +83,11 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
     timings = [] if results.timings is None else timings_from(results.timings)
     watched = None if results.timings is None else watched_from(results.timings)
     others = None if results.timings is None else results.timings.read()["load_from_others"]
-    variants = tuple(variant_record(results, built, timings) for built in results.engines)
+    variants = (
+        tuple(variant_record(results, built, timings) for built in results.engines)
+        if advised is None
+        else advised.variants
+    )
     metric = _metric_info(plan, results)
     ranges = (
         ranges_in_models(results.reported_ranges.path, results.onnx_models().values())
@@ -100,11 +117,8 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
         range_choice=choice_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
         stop=stop_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
         settling=convergence_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
-        trainings=trainings_of(results),
-        mixtures={
-            variant.name: record_from_data(mixture.read(), MixtureInfo, str(mixture.path), "run again")
-            for variant, mixture in results.mixtures.items()
-        },
+        trainings=trainings_of(results) if advised is None else advised.trainings,
+        mixtures=mixtures_of(results) if advised is None else advised.mixtures,
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
         notes=(
             *results.fp32.notes(),
@@ -117,9 +131,12 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry]) -> Reco
             metric,
             plan.report.max_metric_drop,
             OtherLoad(others, plan.gate.max_other_load, plan.gate.max_other_load_relative),
-        ),
+        )
+        if advised is None
+        else advised.recommendation,
+        advice=None if advised is None else advised.advice,
     )
-    _publish(plan.report, plan.output_folder(plan.report), record, results)
+    _publish(plan.report, plan.output_folder(plan.report if advised is None else plan.advise), record, results)
     return record
 
 
@@ -129,6 +146,14 @@ def trainings_of(results: Results) -> dict[str, TrainingRecord]:
     folders |= {variant.name: tuned.path for variant, tuned in results.tuned.items()}
     records = {name: training_from_folder(folder) for name, folder in folders.items()}
     return {name: record for name, record in records.items() if record is not None}
+
+
+def mixtures_of(results: Results) -> dict[str, MixtureInfo]:
+    """What mixed precision left in float, by variant."""
+    return {
+        variant.name: record_from_data(mixture.read(), MixtureInfo, str(mixture.path), "run again")
+        for variant, mixture in results.mixtures.items()
+    }
 
 
 def _publish(options: Report, folder: Path, record: Record, results: Results) -> None:
@@ -145,16 +170,17 @@ def _publish(options: Report, folder: Path, record: Record, results: Results) ->
         put(new, folder, work)
 
 
-def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]) -> VariantRecord:
-    """All that the run found out about one variant."""
+def variant_record(results: Results, variant: Variant, timings: Sequence[Timing], called: str = "") -> VariantRecord:
+    """All that the run found out about one variant; ``called`` where it was timed under another name."""
+    name = called or variant.name
     engine = results.engines[variant]
     verdict = results.verdicts[variant].read()
     engine_record = json.loads(engine.beside("record.json").read_text())
     model_notes = results.models[variant].notes() if not variant.precision.is_full else []
     measured = {} if results.timings is None else results.timings.read()
-    runner = measured.get("runners", {}).get(variant.name, {"device_memory_mib": None, "notes": []})
+    runner = measured.get("runners", {}).get(name, {"device_memory_mib": None, "notes": []})
     record = VariantRecord(
-        name=variant.name,
+        name=name,
         precision=variant.precision.name,
         backend=variant.backend,
         placement=backend(variant.backend).PLACEMENT,
@@ -171,9 +197,9 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
         throughput_per_s=None,
         speedup=None,
         by_batch=(),
-        ram_change_mib=measured.get("ram_change_mib", {}).get(variant.name),
+        ram_change_mib=measured.get("ram_change_mib", {}).get(name),
         device_memory_mib=runner["device_memory_mib"],
-        layers=layers_from_json(measured.get("layers", {}).get(variant.name)),
+        layers=layers_from_json(measured.get("layers", {}).get(name)),
         latency_missing=results.not_timed.get(variant, "it was not timed"),
         artifact=str(engine.path),
         num_int8=engine_record["num_int8"],
@@ -182,7 +208,7 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
         notes=(*verdict.get("notes", ()), *model_notes, *engine.notes(), *runner["notes"]),
     )
     full_name = Variant(FP32, variant.backend).name
-    variant_timings = [timing for timing in timings if timing.name == variant.name]
+    variant_timings = [timing for timing in timings if timing.name == name]
     fp32_timings = {timing.batch_size: timing for timing in timings if timing.name == full_name}
     if results.timings is None or not variant_timings:
         return record

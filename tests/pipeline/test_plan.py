@@ -31,7 +31,6 @@ opt = [4, 3, 8, 8]
 max = [16, 3, 8, 8]
 [[model.profiles]]
 image = { min = [32, 3, 8, 8], opt = [32, 3, 8, 8], max = [64, 3, 8, 8] }
-
 [data]
 metric = "top5"
 output = "scores"
@@ -63,7 +62,6 @@ std = [2]
 layout = "nchw"
 dtype = "float32"
 inputs = ["image"]
-
 [variants]
 precisions = ["int8"]
 backends = ["reference", "tensorrt"]
@@ -275,6 +273,12 @@ queries_per_s = 30
 arrivals = "fixed"
 num_streams = 2
 min_seconds = 7
+[advise]
+bounds = ["size_compressed_mib <= 2"]
+techniques = ["integer"]
+hardware = "edgetpu"
+minutes = 30
+folder = "advised"
 [pack]
 backends = ["reference"]
 caches = ["8.5.2"]

@@ -102,6 +102,8 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/stats/bootstrap.py", set()),
         ("pipeline/training/loop.py", {"prune", "tune"}),
         ("pipeline/training/simulation.py", {"tune"}),
+        ("pipeline/ladder/steps.py", set()),
+        ("pipeline/techniques/catalogue.py", set()),
         ("calibration/weights/masks.py", {"prune"}),
         ("calibration/errors.py", {*STAGES}),
         ("calibration/file_digest.py", set()),

@@ -1,0 +1,1 @@
+"""The techniques that make a network small and fast, what is claimed of each, and the record of trying them."""
