@@ -66,6 +66,7 @@ class Manifest:
     models: Mapping[str, str]
     """``fp32``, ``fp16`` and, by placement, ``int8.tensorrt``: the ONNX file; ``int8.tflite``: that for LiteRT."""
     ranges: str
+    """Empty where the network came quantized, of which INT8 needs none."""
     caches: Mapping[str, str]
     """TensorRT's version -> the calibration cache for it."""
     reference: str
@@ -113,9 +114,9 @@ class Bundle:
         """
         return OnnxModel(self.model(FP32.name, "none", TRAINED).path)
 
-    def ranges(self) -> Ranges:
-        """The ranges that INT8 was placed by."""
-        return Ranges(self.folder / self.manifest.ranges)
+    def ranges(self) -> Ranges | None:
+        """The ranges that INT8 was placed by; None where the network came quantized."""
+        return Ranges(self.folder / self.manifest.ranges) if self.manifest.ranges else None
 
     def reference(self) -> Outputs:
         """The FP32 model's answers to the samples."""

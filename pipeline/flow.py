@@ -14,7 +14,6 @@ from calibration.lint.findings import raise_errors
 from engines import backend
 from engines.contract import ChoosyBackend
 from engines.model_format import ModelFormat
-from engines.precision import FP32
 from engines.torch_graph import library
 from pipeline.artifact import (
     PRUNED,
@@ -27,7 +26,7 @@ from pipeline.artifact import (
 )
 from pipeline.bundle import open_bundle, tolerance_key
 from pipeline.engine_runner import SIMULATOR
-from pipeline.errors import CheckFailed, ConfigError, Unavailable
+from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import Plan
 from pipeline.results import Form, Network, Results
 from pipeline.sources.contract import check_convertible, source_from_path
@@ -35,8 +34,9 @@ from pipeline.spelling import nearest
 from pipeline.stages.calibrate import check_float
 from pipeline.stages.lint import Evaluated
 from pipeline.stages.tolerate import LEAST_SAMPLES
-from pipeline.stages.validate import Judged
 from pipeline.store import Store
+from pipeline.trained.export_check import check_export
+from pipeline.trained.networks import network_from, notes_on
 from pipeline.variants import (
     built_engine,
     check_networks,
@@ -103,7 +103,9 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     source = source_from_path(plan.resolved(plan.model.source), plan.model.signature)
     if TfliteModel.FORMAT in formats_of(plan):
         check_convertible(source)
-    fp32 = store.run(plan.export, source)
+    exported = store.run(plan.export, source)
+    network, float_source = network_from(plan, store, exported, until)
+    fp32 = network.fp32
     calibration, evaluation = _samples(plan, fp32)
     check_shapes(plan, evaluation, until)
     check_operators(plan, fp32, until)
@@ -112,7 +114,9 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     check_labels(plan, evaluation)
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)
-    made = Results(source, {TRAINED: Network(fp32)}, calibration, evaluation, _tuning_samples(plan, fp32))
+    made = Results(source, {TRAINED: network}, calibration, evaluation, _tuning_samples(plan, fp32))
+    made.float_source = float_source
+    made.notes += notes_on(plan, network)
     with store.about("the reference"):
         made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)
     check_export(plan, store, made)
@@ -141,7 +145,7 @@ def write_models(plan: Plan, store: Store, made: Results, until: str) -> None:
         return
     assert made.calibration is not None, "only a bundle has none"
     for form in [form for network in made.networks.values() for form in network.all_forms()]:
-        if not needs_ranges(plan, form.fp32.FORMAT, until):
+        if not needs_ranges(plan, form, until):
             continue
         form.ranges = ranges_of(plan, store, form.fp32, made.calibration)
         for note in form.ranges.notes():
@@ -196,6 +200,11 @@ def models_of_bundle(plan: Plan) -> Results:
         if native and plan.build.native_scales == "tensorrt":
             raise ConfigError(
                 f"{plan.path}: [build] native_scales is tensorrt, but a bundle has no calibration samples; use ranges"
+            )
+        if native and bundle.ranges() is None:
+            raise ConfigError(
+                f"{plan.path}: [build] int8 is native, but the network came quantized, and its scales stay; write int8 "
+                '= "qdq"'
             )
         runtime, network = backend(variant.backend), variant.network
         placement, name = runtime.PLACEMENT, variant.precision.name
@@ -340,25 +349,6 @@ def derive(plan: Plan, store: Store, made: Results, until: str) -> None:
         fp32 = made.network_of(variant).fp32
         with store.about(variant.name):
             made.tolerances[variant] = store.run(plan.tolerate, fp32, made.evaluation, rounding)
-
-
-def check_export(plan: Plan, store: Store, made: Results) -> None:
-    """Compare the ONNX model's answers with the trained network's, on all evaluation samples.
-
-    Raises:
-        CheckFailed: they differ by more than the tolerances for FP32.
-    """
-    assert made.reference is not None
-    judged = Judged(judge_of(plan), FP32.name)
-    with store.about("the trained network"):
-        answers = store.run(plan.infer, trained_network(plan, made), made.evaluation)
-        made.source_verdict = store.run(plan.validate, answers, made.reference, made.evaluation, judged)
-    verdict = made.source_verdict.read()
-    if not verdict["passed"]:
-        raise CheckFailed(
-            f"{made.source.path}: the exported ONNX model does not compute what the network does: "
-            f"{'; '.join(verdict['failures'])}; nothing was built on it; loosen [validate.fp32] only if you know why"
-        )
 
 
 def _samples(plan: Plan, fp32: OnnxModel) -> tuple[Samples, Samples]:

@@ -71,6 +71,9 @@ class Model:
         "SavedModel folder, .keras, .h5, .onnx, .tflite or .pt2 file, or module:function of a PyTorch network",
     )
     signature: str = option("serving_default", "the SavedModel's signature")
+    float_source: str = option(
+        "", "of a source that came quantized: the FP32 network that it was made of, which INT8 is compared with"
+    )
     inputs: Mapping[str, ShapeRange] = field(default_factory=dict)
     """For each input with a dynamic dimension: the shapes it may take, as min, opt and max."""
     profiles: tuple[Mapping[str, ShapeRange], ...] = ()

@@ -71,6 +71,8 @@ class Network:
     ranges: Ranges | None = None
     forms: dict[ModelFormat, Form] = field(default_factory=dict)
     """The same network in the other formats that backends take: its tensors have other names there, so other ranges."""
+    quantized: OnnxModel | None = None
+    """The network as it came, where it came quantized: INT8 is made of it, and nothing is calibrated for that."""
     placed: dict[str, Network] = field(default_factory=dict)
     """Of the tuned network, by the placement of INT8 that it was trained for: other weights and ranges for each."""
 
@@ -98,7 +100,7 @@ class Results:
     packed: Bundle | None = None
     """Where the models come from a bundle."""
     source_verdict: Verdict | None = None
-    """The exported FP32 model against the trained network itself."""
+    """The exported model against the trained network itself."""
     reference: Outputs | None = None
     findings: Findings | None = None
     models: dict[Variant, ModelFile] = field(default_factory=dict)
@@ -115,6 +117,8 @@ class Results:
     timings: Timings | None = None
     not_timed: dict[Variant, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    float_source: Source | None = None
+    """The FP32 network behind one that came quantized, where the user has it."""
 
     def network_of(self, variant: Variant) -> Network:
         """What the variant is made of."""
@@ -125,6 +129,16 @@ class Results:
     def fp32(self) -> OnnxModel:
         """The trained network as ONNX, which answers and sizes are compared with."""
         return self.networks[TRAINED].fp32
+
+    @property
+    def exported(self) -> OnnxModel:
+        """The trained network as ONNX, in the precision that it came in."""
+        return self.networks[TRAINED].quantized or self.fp32
+
+    def export_notes(self) -> list[str]:
+        """What the export says of what it made."""
+        came_quantized = self.exported is not self.fp32
+        return [*self.exported.notes(), *(self.fp32.notes() if came_quantized else [])]
 
     @property
     def ranges(self) -> Ranges | None:

@@ -16,7 +16,6 @@ from calibration.ranges.ranges import TUNED as TUNED_RANGES
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.contract import DYNAMIC
-from engines.model_format import ModelFormat
 from engines.onnx_model import shape_text
 from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence
@@ -39,7 +38,7 @@ from pipeline.engine_runner import SIMULATOR, as_model_takes, model_ranks
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.placement_times import TimePlacement
 from pipeline.plan import Plan
-from pipeline.results import Network, Results, Variant
+from pipeline.results import Form, Network, Results, Variant
 from pipeline.sources.contract import source_kind
 from pipeline.stage import Stage
 from pipeline.stages.build import BuildTarget
@@ -163,6 +162,8 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     form = made.network_of(variant).form(backend(variant.backend).TAKES)
     if (stage := stage_for(plan, variant)) is None:
         return form.fp32
+    if isinstance(form, Network) and form.quantized is not None and variant.precision.has_scales:
+        return store.run(cast(ModelStage, stage), form.quantized)
     if variant.network == TUNED and isinstance(stage, Quantize):
         stage = stage.as_trained()
     if not stage.reads_ranges(variant.precision):
@@ -223,13 +224,19 @@ def timing_for(stage: Stage, model: OnnxModel) -> TimePlacement | None:
     return TimePlacement(stage.placement_options(model))
 
 
-def needs_ranges(plan: Plan, model_format: ModelFormat, until: str) -> bool:
-    """Whether a run up to there reads the ranges of models of that format; ``calibrate`` and ``pack`` are for them."""
+def needs_ranges(plan: Plan, form: Network | Form, until: str) -> bool:
+    """Whether a run up to there reads the ranges of a model; ``calibrate`` and ``pack`` are for them.
+
+    Of a network that came quantized INT8 does not.
+    """
     stage = plan.stage(until)
-    if not (stage.WRITES or stage.NEEDS_ENGINES):
+    came_quantized = isinstance(form, Network) and form.quantized is not None
+    if not (stage.WRITES or stage.NEEDS_ENGINES or came_quantized):
         return True
     for variant in variants(plan, until):
-        if model_format == backend(variant.backend).TAKES and not variant.precision.is_full:
+        if came_quantized and variant.precision.has_scales:
+            continue
+        if form.fp32.FORMAT == backend(variant.backend).TAKES and not variant.precision.is_full:
             writer = stage_for(plan, variant)
             if writer is None or writer.reads_ranges(variant.precision):
                 return True
@@ -306,15 +313,16 @@ def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
         return None
     network = made.network_of(variant)
     model = None if is_native(plan, variant) else written
-    return Evidence(network.fp32, model, made.evaluation, network.ranges)
+    has_its_scales = network.quantized is not None and variant.precision.has_scales
+    return Evidence(network.fp32, model, made.evaluation, None if has_its_scales else network.ranges)
 
 
 def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
     """What engines of this kind round, and how their ranges are read.
 
     None where no rules say so: what LiteRT rounds below FP32 is known to its file alone, whose tensors are not ONNX's,
-    dynamic scales are known at each run alone, and other networks than the trained one differ from it by more than
-    rounding.
+    dynamic scales are known at each run alone, those of a network that came quantized are nobody's here, and other
+    networks than the trained one differ from it by more than rounding.
     """
     if variant.network != TRAINED:
         return None
@@ -327,7 +335,8 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
     if not variant.precision.is_integer:
         # Of the formats only FP32's depends on the library: TensorRT's may be TF32.
         return Rounding(name, "tensorrt" if variant.precision.is_full and placement == "tensorrt" else "none")
-    assert network.ranges is not None
+    if network.quantized is not None or network.ranges is None:
+        return None
     assert placement != "none"
     ranges = ranges_from_folder(network.ranges.path)
     assert ranges.method != TUNED_RANGES, "a tuned network is not the trained one"
@@ -359,7 +368,7 @@ def left_in_float(made: Results, variant: Variant) -> tuple[str, ...]:
 
 def trained_network(plan: Plan, made: Results) -> Engine:
     """What the user brought, ready to be run."""
-    return source_kind(made.source.KIND).trained(made.source, made.fp32, plan.validate.reference)
+    return source_kind(made.source.KIND).trained(made.source, made.exported, plan.validate.reference)
 
 
 def judge_of(plan: Plan) -> Judge:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from calibration.data.batches import input_specs_from_onnx
+from calibration.graph.weightless import skeleton_from_file
+from calibration.quantized.grids import is_quantized
 from calibration.ranges.ranges import AUTO, RangeMethod
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, write_ranges
 from pipeline.artifact import OnnxModel, Ranges
@@ -63,8 +65,8 @@ def reread(folder: Path, method: RangeMethod, work: Path) -> Ranges:
     return Ranges(work / "ranges")
 
 
-def refuse_data(stage: Quantize) -> None:
-    """That nothing is named which a precision without ranges has no use for.
+def refuse_data(stage: Quantize, why: str) -> None:
+    """That nothing is named which what needs no ranges has no use for.
 
     Raises:
         ConfigError: something is.
@@ -72,7 +74,7 @@ def refuse_data(stage: Quantize) -> None:
     idle = [flag for flag in given_options() if flag in (*DATA_FLAGS, "--allow", "--ranges")]
     idle += ["--override of ranges"] * bool(stage.overrides_of_ranges())
     if idle:
-        raise ConfigError(f"{idle[0]}: has no effect with --precision {stage.precision}, which needs no data; drop it")
+        raise ConfigError(f"{idle[0]}: has no effect {why} and needs no data; drop it")
 
 
 def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, Any]) -> None:
@@ -84,10 +86,14 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, A
     stage = stage_from_options(stage, options)
     output = needed(options["output"], "-o", "name the ONNX file to write")
     check_file_target(output)
+    if isinstance(stage, Quantize) and is_quantized(skeleton_from_file(opened.path)):
+        refuse_data(stage, f"for {model}, which came quantized")
+        echo(make(output, lambda out: stage(out, opened)).path)
+        return
     if isinstance(stage, Quantize) and not options["ranges"]:  # Else it is said at once, by the stage.
         check_float(opened)
     if isinstance(stage, Quantize) and stage.is_dynamic():
-        refuse_data(stage)
+        refuse_data(stage, f"with --precision {stage.precision}, which is written without ranges")
         echo(make(output, lambda out: stage(out, opened)).path)
         return
     if isinstance(stage, Quantize) and stage.is_bounded():

@@ -85,7 +85,8 @@ def write_bundle(out: Path, plan: Plan, made: Results) -> Artifact:
 
 
 def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
-    assert made.ranges is not None
+    came_quantized = made.exported is not made.fp32
+    assert made.ranges is not None or came_quantized
     assert made.reference is not None
     assert made.findings is not None
     assert made.source_verdict is not None
@@ -94,8 +95,10 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
     for variant, model in made.models.items():
         placement = backend(variant.backend).PLACEMENT
         models[model_key(variant.precision.name, placement, variant.network, model.FORMAT)] = model
-    copy_files(made.ranges.path, folder / "ranges")
-    caches = dict(_caches(folder, plan.pack.caches, made.ranges.path))
+    caches = {}
+    if made.ranges is not None and not came_quantized:
+        copy_files(made.ranges.path, folder / "ranges")
+        caches = dict(_caches(folder, plan.pack.caches, made.ranges.path))
     write_samples(folder / SAMPLES, made.evaluation)
     tolerances = dict(_copy_tolerances(folder, plan, made))
     (folder / "reference").mkdir()
@@ -109,7 +112,7 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
         source=plan.model.source,
         signature=made.source.signature_name(),
         models={which: _copy_model(folder, which, model.path) for which, model in models.items()},
-        ranges="ranges",
+        ranges="" if came_quantized else "ranges",
         caches=caches,
         reference="reference/outputs.json",
         verdict="reference/verdict.json",
@@ -137,7 +140,7 @@ def bundle_plan(plan: Plan, *, has_labels: bool) -> str:
     for name in STAGES:
         if not plan.stage(name).NEEDS_ENGINES:  # Its work is done.
             table.pop(name, None)
-    model = {key: value for key, value in table["model"].items() if key != "signature"}
+    model = {key: value for key, value in table["model"].items() if key not in ("signature", "float_source")}
     metric_options = {key: value for key, value in table["data"].items() if key in ("metric", "output")}
     labels = {"labels": LABELS} if has_labels else {}
     report, gate = (

@@ -121,7 +121,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry], advised
         mixtures=mixtures_of(results) if advised is None else advised.mixtures,
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
         notes=(
-            *results.fp32.notes(),
+            *results.export_notes(),
             *results.training_notes(),
             *results.notes,
             *(() if watched is None else watched.notes),

@@ -12,6 +12,7 @@ from calibration.graph.external_data import model_from_file
 from calibration.graph.opset import brought_to, opset_of
 from calibration.graph.validity import check_valid
 from calibration.graph.weightless import skeleton_from_file
+from calibration.quantized.grids import is_read
 from engines.litert.facts import is_tflite
 from engines.onnx_model import plugin_words
 from pipeline.artifact import Engine, OnnxModel, Source
@@ -47,7 +48,7 @@ def trained(source: Source, exported: OnnxModel, runner: str) -> Engine:
 
 
 def _read_onnx(path: Path) -> onnx.ModelProto:
-    """A user's ONNX model, weights included, of operators that every runtime knows."""
+    """A user's ONNX model, weights included, of operators that every runtime knows, or of ONNX Runtime's quantizer."""
     try:
         skeleton_from_file(path)
     except Exception as error:
@@ -58,7 +59,7 @@ def _read_onnx(path: Path) -> onnx.ModelProto:
     check_valid(model, path)
     local = {(function.domain, function.name) for function in model.functions}
     for node in nodes_of(model.graph):
-        if node.domain not in OWN_DOMAINS and (node.domain, node.op_type) not in local:
+        if node.domain not in OWN_DOMAINS and (node.domain, node.op_type) not in local and not is_read(node):
             raise StageError(
                 f"{path}: node '{node.name or node.output[0]}' is {node.op_type} of the domain '{node.domain}', "
                 "operators of ONNX itself are expected; export the model without it"

@@ -21,6 +21,7 @@ from calibration.graph.pads import fold_pads
 from calibration.graph.pools import pool_means
 from calibration.graph.strides import raise_strides
 from calibration.graph.views import drop_views
+from calibration.quantized.grids import is_quantized
 from calibration.weights.equalize import equalize_layers
 from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, StageError
@@ -50,6 +51,8 @@ REWRITES: tuple[tuple[Rewrite, str], ...] = (
     (raise_strides, "strides of 1x1 convolutions moved up to where the values are computed: {num}"),
 )
 """In this order: what a rewrite finds may be what one before it wrote. None changes the function."""
+ROUNDED = (fold_constants, join_transposes, drop_views, fold_pads, raise_strides)
+"""Those of a model that came quantized: they change no value, also not by the order in which numbers are added."""
 EQUALIZED = "channels between products are scaled so that their weights are alike, number of pairs: {num}"
 NOTHING_EQUALIZED = "there are no products with nothing but a Relu between them whose channels could be made alike"
 
@@ -63,7 +66,7 @@ class Export(Stage):
     checker reads the model in full. Input and output names are the signature's, or those of `forward`.
     """
 
-    RESULT: ClassVar[str] = "fp32"
+    RESULT: ClassVar[str] = "exported"
 
     opset: int = option(
         17, "ONNX opset version, 13 to 18 (what tf2onnx supports); PyTorch networks are brought down from 18"
@@ -102,8 +105,12 @@ class Export(Stage):
             )
         converted = source_kind(source.KIND).to_onnx(source, out, Conversion(self.opset, self.allow))
         model, notes = converted.model, converted.notes
+        if came_quantized := is_quantized(model):
+            if self.equalize:
+                raise ConfigError(f"[export] equalize: {source.path} came quantized, its weights stay; leave it out")
+            notes.append("export: the network came quantized; its scales, weights and arithmetic stay as they are")
         for rewrite, sentence in REWRITES:
-            if rewrite is not fold_batch_norm or self.fold:
+            if rewrite in ROUNDED or (not came_quantized and (rewrite is not fold_batch_norm or self.fold)):
                 model, num = rewrite(model)
                 notes += [f"export: {sentence.format(num=num)}"] * bool(num)
         if self.equalize:

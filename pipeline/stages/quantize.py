@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -24,6 +25,8 @@ from calibration.precision.int8_fp16 import typed_int8_from_qdq
 from calibration.precision.placement import PRODUCTS, AttentionChoice, PlacementOptions, PlacementTarget
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
+from calibration.quantized.grids import check_quantized, is_quantized
+from calibration.quantized.symmetric import symmetric_from_quantized
 from calibration.ranges.override import WHERE, Override, overridden
 from calibration.ranges.ranges import TUNED, RangesRecord, listed, spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
@@ -81,6 +84,10 @@ class Quantize(Stage):
         (),
         "exception by pattern, as in a plan: tensors = 'features/*', range = [0, 6]; or nodes = 'head/*', and method "
         "or precision; can be repeated",
+    )
+    coarsen_to_symmetric: bool = option(
+        False,
+        "of a model that came quantized, for tensorrt: let asymmetric tensors have coarser scales with zero point 0",
     )
 
     def __post_init__(self) -> None:
@@ -181,6 +188,7 @@ class Quantize(Stage):
         """Write ``out/model.onnx`` and ``out/notes.json``.
 
         With ``measured``, what is quicker in float stays so; with ``mixture``, what must so that INT8 holds a bound.
+        A model that came quantized needs no ranges: it is brought to the target where every value stays the same.
 
         Raises:
             ConfigError: INT8 is to be written and there are no ranges, or dynamic ranges for another target.
@@ -189,6 +197,10 @@ class Quantize(Stage):
             ModelError: the model cannot be quantized, or nothing in it can be INT8.
         """
         proto = model_from_file(model.path)
+        if is_quantized(proto):
+            self.check_for_quantized(model.path)
+            return self._brought(out, model, proto)
+        self.check_for_float(model.path)
         if self.is_dynamic():
             return self._dynamic(out, model, proto)
         if ranges is None:
@@ -225,6 +237,47 @@ class Quantize(Stage):
             made, more = _with_fp16(named(proto), made, record, full)
             notes += more
         save_model(made, out / "model.onnx")
+        (out / "notes.json").write_text(json.dumps(notes))
+        return OnnxModel(out / "model.onnx")
+
+    def check_for_quantized(self, which: Path | str) -> None:
+        """That the options mean something for a model that came quantized; ConfigError."""
+        plain = Quantize(target=self.target, coarsen_to_symmetric=self.coarsen_to_symmetric)
+        for each in fields(self):
+            if getattr(self, each.name) != getattr(plain, each.name):
+                raise ConfigError(
+                    f"[quantize] {each.name}: {which} came quantized, so that it has no effect: INT8 is the file as it "
+                    "is; leave it out, or give the FP32 model"
+                )
+
+    def check_for_float(self, which: Path | str) -> None:
+        """The same for a model in FP32; ConfigError."""
+        if self.coarsen_to_symmetric:
+            raise ConfigError(
+                f"[quantize] coarsen_to_symmetric: {which} did not come quantized, so that it has no effect; leave it "
+                "out"
+            )
+
+    def _brought(self, out: Path, model: OnnxModel, proto: onnx.ModelProto) -> OnnxModel:
+        """A model that came quantized: as it is, or as TensorRT takes it."""
+        notes = ["INT8 is the file as it came: nothing was calibrated"]
+        try:
+            check_quantized(proto)
+            symmetric = (
+                None
+                if self.target == "onnxruntime"
+                else symmetric_from_quantized(proto, coarsen=self.coarsen_to_symmetric)
+            )
+        except ModelError as error:
+            raise ModelError(f"{model.path}: {error}") from error
+        if symmetric is None:
+            shutil.copyfile(model.path, out / "model.onnx")
+            for weights in model.weight_files():
+                (out / weights.relative_to(model.path.parent)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(weights, out / weights.relative_to(model.path.parent))
+        else:
+            save_model(symmetric.model, out / "model.onnx")
+            notes += symmetric.notes()
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(out / "model.onnx")
 

@@ -16,7 +16,7 @@ from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.backends import reference
 from pipeline.engine_runner import SIMULATION
-from pipeline.errors import CheckFailed, ConfigError, DataError, ModelError, Unavailable
+from pipeline.errors import CheckFailed, ConfigError, DataError, Unavailable
 from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.results import Results
@@ -92,14 +92,15 @@ def test_what_a_backend_does_not_read_is_refused_before_anything_is_run(
     made_by(warm, "calibrate", store)
 
 
-def test_a_network_that_is_int8_already_is_refused_before_it_is_run(warm: Path) -> None:
+def test_a_network_that_is_int8_already_is_built_as_it_is(warm: Path) -> None:
     int8 = made_by(warm, "quantize").models
     (model,) = [model for variant, model in int8.items() if variant.precision.is_integer]
     (warm / "net.onnx").write_bytes(model.path.read_bytes())
     store = Store(warm / "other")
-    with pytest.raises(ModelError, match="has Q/DQ nodes already"):
-        made_by(warm, "benchmark", store)
-    assert stages_of(store) == ["export"]
+    again = made_by(warm, "validate", store)
+    (built,) = [model for variant, model in again.models.items() if variant.precision.is_integer]
+    assert onnx.load(built.path).graph.node == onnx.load(model.path).graph.node
+    assert all(verdict.read()["passed"] for verdict in again.verdicts.values())
 
 
 def test_the_store_may_serve_all_but_the_benchmark(warm: Path) -> None:

@@ -25,6 +25,7 @@ EVERYTHING = """
 [model]
 source = "saved"
 signature = "classify"
+float_source = "fp32"
 [model.inputs.image]
 min = [1, 3, 8, 8]
 opt = [4, 3, 8, 8]
@@ -137,6 +138,7 @@ placement = "timed"
 min_sqnr_db = 25
 max_metric_drop = 0.01
 rest = "fp16"
+coarsen_to_symmetric = true
 [[quantize.override]]
 tensors = "features/*/relu6"
 range = [0, 6]

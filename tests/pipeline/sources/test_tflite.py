@@ -155,9 +155,10 @@ def test_a_quantized_file_keeps_its_scales_and_answers_alike(tmp_path: Path) -> 
 
 
 def test_a_plan_makes_precisions_of_float_networks_alone(tmp_path: Path) -> None:
-    """What the sentence says of a source that is quantized already, here as ONNX, which is quicker to export."""
+    """What the sentence says of a source that finds its scales at each run, here as ONNX, which is quicker."""
     text = """<ir_version: 8, opset_import: ["" : 17]> net (float[N, 2] x) => (float[N, 2] y)
-    <float s = {0.5}, int8 z = {0}> { q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, s, z) }"""
+    <int8[2, 2] w = {1, 2, 3, 4}>
+    { q, s, z = DynamicQuantizeLinear (x)  p = MatMulInteger (q, w, z)  f = Cast <to = 1> (p)  y = Mul (f, s) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
     np.savez(tmp_path / "data.npz", calibration=np.ones((4, 2), np.float32), evaluation=np.ones((4, 2), np.float32))
     plan = (
@@ -168,7 +169,9 @@ def test_a_plan_makes_precisions_of_float_networks_alone(tmp_path: Path) -> None
     (tmp_path / "plan.toml").write_text(plan.replace('["fp32", "int8"]', '["fp32"]'))
     with pytest.raises(ModelError) as caught:
         run(read_plan(tmp_path / "plan.toml"), Store(tmp_path / "store"), "build")
-    assert str(caught.value).startswith(f"{tmp_path / 'net.onnx'}: has Q/DQ nodes already, so that there is no INT8 to")
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'net.onnx'}: multiplies integers already, so that there is no INT8 to"
+    )
     assert f"`trtforge export {tmp_path / 'net.onnx'} -o model.onnx` and `trtforge build model.onnx --precision" in str(
         caught.value
     )

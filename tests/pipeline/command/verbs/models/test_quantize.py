@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 import pytest
+from onnx.numpy_helper import from_array, to_array
 
 from engines.cpu import cpu_name
 from tests.pipeline.command.verbs.calls import files, one_sentence
@@ -62,9 +63,21 @@ def test_dynamic_takes_no_data(command: Command, tiny: Path, ranges: Path) -> No
     one_sentence(looked, 2, "a.onnx: finds its scales at each run, which no simulation follows")
 
 
-def test_ranges_of_another_model(command: Command, ranges: Path, int8: Path) -> None:
-    one_sentence(command("quantize", int8, "--ranges", ranges, "-o", "x.onnx"), 2, "ranges: were found on model ")
-    assert files(ranges.parent) == {"ranges", "int8.onnx"}
+def test_ranges_of_another_model(command: Command, ranges: Path, tiny: Path) -> None:
+    other = onnx.load(tiny / "tiny.onnx")
+    weight = other.graph.initializer[0]
+    weight.CopyFrom(from_array(1 + to_array(weight), weight.name))
+    onnx.save(other, "other.onnx")
+    said = command("quantize", "other.onnx", "--ranges", ranges, "-o", "x.onnx")
+    one_sentence(said, 2, "ranges: were found on model ")
+    assert files(ranges.parent) == {"ranges", "other.onnx"}
+
+
+def test_ranges_of_a_model_that_is_int8_already(command: Command, ranges: Path, int8: Path) -> None:
+    said = command("quantize", int8, "--ranges", ranges, "-o", "x.onnx")
+    one_sentence(said, 2, "--ranges: has no effect for ")
+    assert command("quantize", int8, "--target", "onnxruntime", "-o", "as-it-is.onnx").status == 0
+    assert operators(Path("as-it-is.onnx")) == operators(int8)
 
 
 def test_another_reading_of_the_same_histograms_takes_no_samples(command: Command, tiny: Path, ranges: Path) -> None:
