@@ -138,7 +138,8 @@ class Results:
     def export_notes(self) -> list[str]:
         """What the export says of what it made."""
         came_quantized = self.exported is not self.fp32
-        return [*self.exported.notes(), *(self.fp32.notes() if came_quantized else [])]
+        of_fp32 = [f"float_source: {note}" for note in self.fp32.notes()] if came_quantized else []
+        return [*self.exported.notes(), *of_fp32]
 
     @property
     def ranges(self) -> Ranges | None:

@@ -13,18 +13,18 @@ NO_KERNEL = "Could not find any implementation for node"
 MEANINGS: tuple[tuple[str, str], ...] = (
     (
         r"Non-zero zero point is not supported|shiftIsAllZeros",
-        "it is quantized with a zero point other than 0, TensorRT takes symmetric int8 only; quantize the FP32 model "
-        "with `trtforge quantize --target tensorrt`",
+        "it is quantized with a zero point other than 0, TensorRT takes symmetric int8 only; bring it there "
+        "with `trtforge quantize MODEL --coarsen-to-symmetric`, or quantize the FP32 model with `trtforge quantize`",
     ),
     (
         r"input has type Int32 but must have type|only activation types allowed",
-        "it dequantizes INT32, as of a quantized bias, TensorRT takes biases in floating point; quantize the FP32 "
-        "model with `trtforge quantize`, which leaves biases alone",
+        "it dequantizes INT32, as of a quantized bias, TensorRT takes biases in floating point; `trtforge "
+        "quantize MODEL` writes them so",
     ),
     (
         r"invalid weights type of Int8",
-        "its weights are stored as INT8, this version takes them as FP32 through QuantizeLinear; quantize the FP32 "
-        "model with `trtforge quantize`",
+        "its weights are stored as INT8, this version takes them as FP32 through QuantizeLinear; `trtforge quantize "
+        "MODEL` writes them so",
     ),
     (
         r"input and bias must be of same type",

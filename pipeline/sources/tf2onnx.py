@@ -230,7 +230,7 @@ def _refused_by_tf2onnx(where: str, log_text: str, trouble: str) -> Exception | 
         more = f" and {len(unsupported) - 5} more" if len(unsupported) > 5 else ""
         hint = "replace these operations in the model"
         if any(kind.startswith("FakeQuant") for kind, _ in unsupported):
-            hint = "save the model without its quantization-aware wrappers and let `quantize` place Q/DQ"
+            hint = "train with narrow_range = false for data, or save the model without its quantization-aware wrappers"
         why = f" ({trouble})" if trouble else ""
         return StageError(f"{where}: tf2onnx cannot convert {listed}{more}{why}; {hint}")
     if not trouble:

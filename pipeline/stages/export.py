@@ -22,6 +22,7 @@ from calibration.graph.pools import pool_means
 from calibration.graph.strides import raise_strides
 from calibration.graph.views import drop_views
 from calibration.quantized.grids import is_quantized
+from calibration.quantized.stepped_weights import quantize_stepped_weights
 from calibration.weights.equalize import equalize_layers
 from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, StageError
@@ -53,6 +54,7 @@ REWRITES: tuple[tuple[Rewrite, str], ...] = (
 """In this order: what a rewrite finds may be what one before it wrote. None changes the function."""
 ROUNDED = (fold_constants, join_transposes, drop_views, fold_pads, raise_strides)
 """Those of a model that came quantized: they change no value, also not by the order in which numbers are added."""
+STEPPED = "weights that lie on INT8 steps, as FakeQuant leaves them, are quantized by these: {num}"
 EQUALIZED = "channels between products are scaled so that their weights are alike, number of pairs: {num}"
 NOTHING_EQUALIZED = "there are no products with nothing but a Relu between them whose channels could be made alike"
 
@@ -113,6 +115,9 @@ class Export(Stage):
             if rewrite in ROUNDED or (not came_quantized and (rewrite is not fold_batch_norm or self.fold)):
                 model, num = rewrite(model)
                 notes += [f"export: {sentence.format(num=num)}"] * bool(num)
+        if came_quantized:
+            model, num = quantize_stepped_weights(model)
+            notes += [f"export: {STEPPED.format(num=num)}"] * bool(num)
         if self.equalize:
             model, num = equalize_layers(model)
             notes.append(f"export: {EQUALIZED.format(num=num)}" if num else f"export: {NOTHING_EQUALIZED}")

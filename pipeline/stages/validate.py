@@ -28,7 +28,7 @@ from pipeline.accuracy.comparison import (
 from pipeline.accuracy.metrics import Metric, metric
 from pipeline.accuracy.tolerances import derived_atols, too_noisy, unlike_ranges
 from pipeline.artifact import Outputs, Tolerances, Verdict
-from pipeline.engine_runner import SIMULATOR, ModelRunner
+from pipeline.engine_runner import SIMULATION, SIMULATOR, ModelRunner
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import waiting
@@ -282,7 +282,8 @@ class Validate(Stage):
             return f"the layer was not searched for: {reason}", []
         with waiting("search for the layer"):
             bisection = run_bisection(evidence, self.num_bisected, self.reference)
-        ratios = {name: output.sqnr_db for name, output in compared.items()}
+        is_engine = runner != SIMULATION  # Of what its own simulation answered no engine is to be suspected.
+        ratios = {name: output.sqnr_db for name, output in compared.items() if is_engine}
         return bisection.suspicion(ratios, runner if self.reference == SIMULATOR else ""), bisection.rows()
 
 
