@@ -140,6 +140,8 @@ class EngineRecord:
     num_int8: int
     """Those of them that really run in integer arithmetic, in the first optimization profile; -1 if the backend cannot
     tell of each that may."""
+    num_4_bits: int = 0
+    """Convolutions and matrix products whose weights have 4 bits in the file that it was built from."""
     notes: tuple[str, ...] = ()
     """Sentences for the report."""
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,10 @@ PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 ONNX_DOMAINS = ("", "ai.onnx")
 INTEGER_PRODUCTS = (
     "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QGemm",
-    "QLinearConv", "QLinearConvTranspose", "QLinearMatMul",
+    "QLinearConv", "QLinearConvTranspose", "QLinearMatMul", "MatMulNBits",
 )  # fmt: skip
-"""Those that multiply 8-bit integers by themselves: ONNX's (QOperator format), and ONNX Runtime's."""
+"""Those that multiply integers by themselves: ONNX's (QOperator format), and ONNX Runtime's."""
+FOUR_BITS = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
 DYNAMIC_OPERATORS = ("DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "QAttention")
 """Those that find the scale of their data themselves."""
 
@@ -55,6 +56,8 @@ class OnnxModelFacts:
     """Of ONNX's own operators; 0 if it has none."""
     is_dynamic: bool = False
     """Whether weights are in INT8 and scales of data are found at each run, or data stays FP32."""
+    num_4_bits: int = 0
+    """Those of the convolutions and matrix products whose weights have 4 bits in the file."""
     reduces_by_input: str = ""
     """A reduction other than ReduceSum whose axes are an input, as from opset 18 on; empty if there is none."""
 
@@ -138,6 +141,7 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         quantized_names=tuple(map(_name, quantized)),
         opset=next((entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS), 0),
         is_dynamic=_is_dynamic(graph, producers),
+        num_4_bits=_num_4_bits(graph, products, producers),
         reduces_by_input=next((_name(node) for node in _nodes(graph) if _reduces_by_input(node)), ""),
     )
 
@@ -159,7 +163,7 @@ def check_options(model_facts: OnnxModelFacts, options: BuildOptions, path: Path
             f"{path}: precision {precision.name} is requested, which no ONNX file is written in here; ask for int8, or "
             "take litert, which has it"
         )
-    if precision.is_dynamic and not model_facts.is_dynamic:
+    if precision.is_dynamic and not (model_facts.is_dynamic or model_facts.num_4_bits):
         raise EngineError(
             f"{path}: precision {precision.name} is requested, the model has no DynamicQuantizeLinear, nor a weight in "
             f"INT8 that is restored; write it with `trtforge quantize --precision {precision.name}`"
@@ -171,13 +175,14 @@ def check_options(model_facts: OnnxModelFacts, options: BuildOptions, path: Path
         )
     if options.native is not None:
         _check_for_calibrator(model_facts, path)
-    elif precision.has_scales and not model_facts.has_quantize:
+    elif precision.has_scales and not (model_facts.has_quantize or model_facts.num_4_bits):
         raise EngineError(
             f"{path}: precision {precision.name} is requested, the model has no QuantizeLinear; quantize it first"
         )
-    if not precision.is_integer and model_facts.has_quantize:
+    if not precision.is_integer and (model_facts.has_quantize or model_facts.num_4_bits):
+        what = "QuantizeLinear nodes" if model_facts.has_quantize else "weights of 4 bits"
         raise EngineError(
-            f"{path}: precision {options.precision} is requested, the model has QuantizeLinear nodes; ask for int8, "
+            f"{path}: precision {options.precision} is requested, the model has {what}; ask for int8, "
             "or give the model from before quantization"
         )
     if precision.is_half and not model_facts.has_float16:
@@ -306,6 +311,23 @@ def _is_dequantized(name: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
     while node is not None and node.op_type in ("Cast", "Transpose", "Reshape", "Identity"):
         node = producers.get(node.input[0])
     return node is not None and node.op_type == "DequantizeLinear"
+
+
+def _num_4_bits(
+    graph: onnx.GraphProto, products: Iterable[onnx.NodeProto], producers: Mapping[str, onnx.NodeProto]
+) -> int:
+    weights = {tensor.name for tensor in graph.initializer if tensor.data_type in FOUR_BITS}
+    return sum(_reads_4_bits(node, weights, producers) for node in products)
+
+
+def _reads_4_bits(node: onnx.NodeProto, weights: Collection[str], producers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Through what may stand between a weight and its product."""
+    if node.op_type == "MatMulNBits":
+        return any(attribute.name == "bits" and attribute.i == 4 for attribute in node.attribute)
+    name = node.input[1]
+    while name in producers and producers[name].op_type in ("Cast", "DequantizeLinear", "Transpose", "Mul"):
+        name = producers[name].input[0]
+    return name in weights
 
 
 def _num_groups(node: onnx.NodeProto) -> int:

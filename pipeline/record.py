@@ -209,6 +209,8 @@ class VariantRecord:
     num_int8: int
     """Convolutions and matrix products that run in integer arithmetic; -1 where the backend cannot tell."""
     num_quantizable: int
+    num_4_bits: int
+    """Convolutions and matrix products whose weights have 4 bits in the file that the engine was built from."""
     build_seconds: float
     notes: tuple[str, ...]
 

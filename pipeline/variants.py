@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Concatenate, Literal, TypeAlias, cast
 
 from calibration.data.batches import InputSpec, Samples
-from calibration.precision.placement import PlacementOptions
+from calibration.precision.placement import FULL_BITS, PlacementOptions
 from calibration.ranges.ranges import IMPORTED, RangeMethod, methods_of_tensors
 from calibration.ranges.ranges import TUNED as TUNED_RANGES
 from calibration.ranges.ranges_file import ranges_from_folder
@@ -146,6 +146,11 @@ def stage_for(plan: Plan, variant: Variant) -> Stage | None:
         ConfigError: none writes it for that backend.
     """
     precision, runtime = variant.precision, backend(variant.backend)
+    if is_native(plan, variant) and plan.quantize.weight_bits != FULL_BITS:
+        raise ConfigError(
+            f"{variant.name}: native INT8 has weights of 8 bits, and [quantize] weight_bits is "
+            f'{plan.quantize.weight_bits}; write int8 = "qdq" in [build], or take 8'
+        )
     if precision.is_full or is_native(plan, variant):
         return None
     try:
@@ -303,13 +308,13 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
 def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
     """The models behind a variant's engine; None for FP32, which is all there is, and for what no simulation follows.
 
-    That is what is not ONNX, what finds its scales at each run, and a network with other weights, whose answers differ
-    by more than rounding.
+    That is what is not ONNX, what finds its scales at each run, what has weights of 4 bits, and a network with other
+    weights, whose answers differ by more than rounding.
     """
     written = made.models[variant]
     if variant.precision.is_full or variant.precision.is_dynamic or variant.network != TRAINED:
         return None
-    if not isinstance(written, OnnxModel):
+    if not isinstance(written, OnnxModel) or plan.quantize.weight_bits != FULL_BITS:
         return None
     network = made.network_of(variant)
     model = None if is_native(plan, variant) else written
@@ -355,7 +360,9 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
         by_tensorrt = plan.build.native_scales == "tensorrt"
         return replace(rounding, method="entropy", methods={}) if by_tensorrt else rounding
     corrects = any(tensor.channel_means for tensor in ranges.tensors.values())
-    rounding = replace(rounding, corrects_biases=corrects, attention=plan.quantize.attention)
+    asked = plan.quantize
+    rounding = replace(rounding, corrects_biases=corrects, attention=asked.attention)
+    rounding = replace(rounding, weight_bits=asked.weight_bits, block_size=asked.block_size)
     if placement == "onnxruntime":
         return replace(rounding, arithmetic=plan.quantize.chosen_arithmetic()[0])
     return rounding

@@ -109,6 +109,7 @@ def variant_named(name: str, drop: float | None, size_bytes: int) -> VariantReco
         latency_missing="no NVIDIA driver on this machine (libcuda.so.1 is missing)",
         artifact=f"/store/build/{name}/engine",
         num_int8=27 if precision == "int8" else 0,
+        num_4_bits=0,
         num_quantizable=29,
         build_seconds=1.25,
         notes=(),

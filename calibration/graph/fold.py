@@ -18,10 +18,12 @@ from calibration.graph.editing import (
     closed,
     constant,
     dimensions,
+    known_names,
     only_reader,
     opened,
     take_place,
     unique,
+    value_names,
 )
 from calibration.graph.external_data import check_model
 
@@ -120,6 +122,26 @@ def join_bias(graph: ir.Graph, keep: Collection[str]) -> None:
         gemm.outputs[0].name = f"{product.end.name}_gemm"
         _drop(graph, product.bias_add, gemm.outputs[0])
         graph.remove(node, safe=True)
+
+
+def split_bias(graph: ir.Graph, node: ir.Node) -> ir.Node:
+    """Turn a Gemm of data and a constant, not scaled, into a MatMul of its name, and an Add where it has a bias."""
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    matrix = node.inputs[1]
+    if attribute_int(node, "transB", 0):
+        matrix = add_initializer(graph, f"{node.inputs[1].name if node.inputs[1] else ''}_turned", weight.T)
+    bias, name = node.inputs[2] if len(node.inputs) > 2 else None, node.name or ""
+    product = ir.Node("", "MatMul", [node.inputs[0], matrix], name=name)
+    product.outputs[0].name = unique(f"{node.outputs[0].name}_product", value_names(graph))
+    product.outputs[0].type, product.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+    nodes = [product]
+    if bias is not None:
+        nodes.append(ir.Node("", "Add", [product.outputs[0], bias], name=unique(f"{name}_bias", known_names(graph))))
+    graph.insert_before(node, nodes)
+    take_place(node.outputs[0], nodes[-1].outputs[0])
+    graph.remove(node, safe=True)
+    return product
 
 
 @dataclass(frozen=True)

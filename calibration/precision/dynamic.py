@@ -7,6 +7,8 @@ Convolutions keep their weights in INT8 in the file and compute in FP32: ONNX's 
 as the FP32 convolutions of three small networks, since it has no kernel that fuses anything. Their weights are written
 as Cast and Mul, which the runtime computes once, as it loads the file; a DequantizeLinear it would compute at each run,
 which made the same networks 2 to 6 times as slow.
+
+Matrices can have weights of 4 bits in blocks, for which that runtime has an operator of its own, ``MatMulNBits``.
 """
 
 from __future__ import annotations
@@ -35,11 +37,18 @@ from calibration.graph.editing import (
     unique,
     value_names,
 )
+from calibration.graph.fold import split_bias
 from calibration.graph.opset import opset_of
 from calibration.graph.patterns import check_known
 from calibration.precision.placement import NodeInput, QuantizedWeight, is_float_weight, weight_axis
 from calibration.precision.scale import Arithmetic
-from calibration.precision.weights import RoundedWeight, rounded_weight
+from calibration.precision.weights import (
+    CONTRIBUTED,
+    RoundedWeight,
+    packed_blocks,
+    product_of_blocks,
+    rounded_weight,
+)
 
 MIN_OPSET = 11
 """The first with DynamicQuantizeLinear."""
@@ -65,13 +74,16 @@ class DynamicallyQuantized:
     """Sentences: what stays FP32, and why."""
 
 
-def dynamic_from_onnx(model: onnx.ModelProto, exclude: Collection[str], arithmetic: Arithmetic) -> DynamicallyQuantized:
+def dynamic_from_onnx(
+    model: onnx.ModelProto, exclude: Collection[str], arithmetic: Arithmetic, block: int = 0
+) -> DynamicallyQuantized:
     """Write dynamic-range INT8 into a model.
 
     Args:
         model: FP32, opset 11 or later; it is not changed.
         exclude: names and operator types of nodes that stay as they are.
         arithmetic: what the CPU multiplies without saturating; data is always UINT8, as DynamicQuantizeLinear has it.
+        block: matrices have weights of 4 bits, of which so many along a sum share a scale; 0: of 8 bits.
 
     Raises:
         ModelError: its opset is below 11, it is quantized already, or ``exclude`` names no node.
@@ -95,11 +107,16 @@ def dynamic_from_onnx(model: onnx.ModelProto, exclude: Collection[str], arithmet
         if reason := "the user excluded it" if excluded else writer.why_not(node):
             notes.append(f"node '{name}' ({node.op_type}) stays FP32: {reason}")
         elif node.op_type in MATRIX_PRODUCTS:
-            writer.multiply_integers(node)
+            if block:
+                writer.multiply_blocks(node, block)
+            else:
+                writer.multiply_integers(node)
             in_integers.append(name)
         else:
             writer.store(node)
             stored.append(name)
+    if block and in_integers:
+        opened_model.opset_imports[CONTRIBUTED] = 1
     return DynamicallyQuantized(closed(opened_model), tuple(in_integers), tuple(stored), tuple(notes))
 
 
@@ -168,6 +185,22 @@ class _Writer:
             nodes.append(self._node("Add", [nodes[-1].outputs[0], bias], f"{name}_biased"))
         self._graph.insert_before(node, nodes)
         take_place(output, nodes[-1].outputs[0])
+        self._graph.remove(node, safe=True)
+
+    def multiply_blocks(self, node: ir.Node, block: int) -> None:
+        """In ONNX Runtime's own operator for weights of 4 bits, which rounds the data itself."""
+        if node.op_type == "Gemm":
+            node = split_bias(self._graph, node)
+        weight = node.inputs[1]
+        assert weight is not None
+        reader = NodeInput(node.name or "", 1)
+        how = QuantizedWeight(weight.name or "", reader, 1, "int8", bits=4, block=block, is_cut=True)
+        arrays = zip(("bytes", "scale"), packed_blocks(rounded_weight(node, how), how))
+        constants = [self._constant(f"{weight.name}_{part}", array) for part, array in arrays]
+        product = product_of_blocks(node, how, constants)
+        product.outputs[0].name = self._name(f"{node.outputs[0].name}_of_blocks")
+        self._graph.insert_before(node, [product])
+        take_place(node.outputs[0], product.outputs[0])
         self._graph.remove(node, safe=True)
 
     def _quantized_data(self, data: ir.Value) -> list[ir.Value]:

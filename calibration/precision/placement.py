@@ -27,6 +27,10 @@ PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """The operators that INT8 is about: their first input is data, the second a weight (or data, in a MatMul)."""
 
 
+FULL_BITS = 8
+"""Of weights, unless they are of 4 bits."""
+
+
 @dataclass(frozen=True)
 class PlacementOptions:
     """What the user may choose."""
@@ -40,6 +44,10 @@ class PlacementOptions:
     """For ``tensorrt``: the products of query and key, and of attention and values."""
     nearest: bool = False
     """Weights are rounded to the nearest and biases left alone, as where they were trained so."""
+    weight_bits: int = FULL_BITS
+    """8, or 4 for those weights for which the target has kernels."""
+    block_size: int = 0
+    """Weights of 4 bits in a row of a matrix product's sum that share a scale; 0: as the target has them by default."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,11 @@ class QuantizedWeight:
     """Rounding keeps the sums of a convolution's kernels, see ``calibration.precision.weights``."""
     data_means: tuple[float, ...] = ()
     """Of each channel of the data that it is multiplied by; none where they are not known."""
+    bits: int = FULL_BITS
+    block: int = 0
+    """Rows of a matrix (K, C) that share a scale in each column; 0: all that ``axis`` says."""
+    is_cut: bool = False
+    """The largest values are cut where the rest is so much finer that the whole is nearer (of 4 bits)."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,7 @@ class QdqPlacement:
     weights: tuple[QuantizedWeight, ...]
     biases: tuple[QuantizedBias, ...]
     nodes: tuple[str, ...]
-    """Names of the convolutions and matrix products whose inputs are all quantized."""
+    """Names of the convolutions and matrix products whose inputs are all quantized, or whose weight is of 4 bits."""
     notes: tuple[str, ...]
     """Sentences: which convolutions and matrix products stay FP32, and why."""
 

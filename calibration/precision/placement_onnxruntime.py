@@ -9,7 +9,8 @@ TensorRT; a Relu or Clip before that Q vanishes in it. Chains of such operators 
 - Add, Mul, Concat, pools, Sigmoid, LeakyRelu, and operators that only move data, are quantized where integers come in
   and an integer operator reads the result, so that nothing is rounded for nothing.
 - Weights that leave room for sums of two in 16 bits (``u8s7``) are for what ONNX Runtime computes as a matrix product;
-  depthwise convolutions have kernels of their own, which do not add in 16 bits, and keep full int8.
+  depthwise convolutions have kernels of their own, which do not add in 16 bits, and keep full int8. They keep 8 bits
+  too where others have weights of 4 (which leave room for sums of two): there are few of them.
 - Arithmetic by scalars on an input of the model, such as a picture's scaling, goes into the input's Q where its scale
   allows (``calibration.precision.input_arithmetic``).
 - A MatMul or Gemm whose result nobody reads in integers gives float, which the last layer of a classifier does.
@@ -23,6 +24,7 @@ from calibration.graph.editing import attribute_float, attribute_int, constant
 from calibration.precision.hard_sigmoid_levels import hard_sigmoid_levels
 from calibration.precision.input_arithmetic import aligned, input_arithmetic
 from calibration.precision.placement import (
+    FULL_BITS,
     NodeInput,
     PlacementContext,
     QdqPlacement,
@@ -165,8 +167,11 @@ def _place_constants(
     arithmetic = context.options.arithmetic
     dtype: DataType = "uint8" if arithmetic == "u8u8" else "int8"
     name = node.name or ""
-    in_pairs = arithmetic == "u8s7" and not _is_depthwise(node)
-    weights.append(QuantizedWeight(weight.name or "", NodeInput(name, 1), weight_axis(node), dtype, in_pairs))
+    is_small = node.op_type == "Conv" and not _is_depthwise(node)
+    bits = context.options.weight_bits if is_small else FULL_BITS
+    in_pairs = arithmetic == "u8s7" and not _is_depthwise(node) and bits == FULL_BITS
+    reader, axis = NodeInput(name, 1), weight_axis(node)
+    weights.append(QuantizedWeight(weight.name or "", reader, axis, dtype, in_pairs, bits=bits))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
         biases.append(QuantizedBias(bias.name or "", NodeInput(name, 2), data.name or ""))

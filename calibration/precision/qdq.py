@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -19,17 +20,20 @@ from calibration.graph.editing import (
     closed,
     constant,
     known_names,
+    named,
     opened,
+    take_place,
     unique,
     value_names,
 )
-from calibration.graph.opset import opset_of
+from calibration.graph.opset import brought_to, opset_of
 from calibration.graph.patterns import check_known
 from calibration.precision.first_convolution import widen_convolutions
 from calibration.precision.hard_sigmoid_levels import absorb_hard_sigmoids
 from calibration.precision.input_arithmetic import absorb_input_arithmetic
-from calibration.precision.place import place
+from calibration.precision.place import check_4_bits, place
 from calibration.precision.placement import (
+    FULL_BITS,
     PlacementOptions,
     QdqPlacement,
     QuantizedBias,
@@ -37,7 +41,16 @@ from calibration.precision.placement import (
     QuantizedWeight,
 )
 from calibration.precision.scale import Arithmetic, arithmetic_for, quantized
-from calibration.precision.weights import Bias, RoundedWeight, bias_of, rounded_weight
+from calibration.precision.weights import (
+    CONTRIBUTED,
+    UNSIGNED_MIDDLE,
+    Bias,
+    RoundedWeight,
+    bias_of,
+    packed_blocks,
+    product_of_blocks,
+    rounded_weight,
+)
 from calibration.ranges.span import Span
 
 MIN_OPSET = 13
@@ -45,7 +58,11 @@ MIN_OPSET = 13
 LARGEST_BIAS = 2**30
 """Largest magnitude of a bias in int32: half of what fits, the other half is for the sum it is added to."""
 
+OPSET_OF_4_BITS, IR_OF_4_BITS = 21, 10
+"""The first with INT4, and with blocks of DequantizeLinear; and the format's version that came with it."""
+
 _NUMPY = {"int8": np.int8, "uint8": np.uint8}
+_IR = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8}
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,10 @@ def qdq_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, Span], options: P
     and written out, scales are FP32. For ``onnxruntime`` weights and biases are stored as
     integers, so that the file is small and its session quick to start.
 
+    Weights of 4 bits are stored as such, in opset 21: in blocks for a DequantizeLinear, or for ONNX Runtime by channel
+    with a Cast to 8 bits, which it computes as it loads; its matrix products of 4 bits are its own operator
+    ``MatMulNBits``, which its optimizer makes of a DequantizeLinear only where the data does not come from another.
+
     Args:
         model: FP32, opset 13 or later, batch norms folded (``fold_batch_norm``); it is not changed.
         ranges: by tensor name, of this very model.
@@ -73,17 +94,42 @@ def qdq_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, Span], options: P
         ModelError: opset below 13, Q/DQ already there, or ``exclude`` names no node.
     """
     _check_can_be_quantized(model)
-    opened_model = opened(model)
+    opened_model = opened(_in_opset_of_4_bits(model) if _has_types_of_4_bits(model, options) else model)
     graph = opened_model.graph
     check_known(options.exclude, known_names(graph), "exclude")
     placement = place(graph, ranges, options)
+    check_4_bits(placement, options)
     _Writer(graph).write(placement)
+    if any(node.domain == CONTRIBUTED for node in graph):
+        opened_model.opset_imports[CONTRIBUTED] = 1
     if options.target == "onnxruntime":
         absorb_input_arithmetic(graph, lambda node: node.op_type in options.exclude or node.name in options.exclude)
         absorb_hard_sigmoids(graph)
         if options.arithmetic == "u8s8":
             widen_convolutions(graph)
     return Quantized(closed(opened_model), placement)
+
+
+def _has_types_of_4_bits(model: onnx.ModelProto, options: PlacementOptions) -> bool:
+    """Whether the result may have INT4: of matrices ONNX Runtime's own operator has bytes."""
+    has_convolutions = any(node.op_type == "Conv" for node in model.graph.node)
+    return options.weight_bits != FULL_BITS and (options.target == "tensorrt" or has_convolutions)
+
+
+def _in_opset_of_4_bits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in the first opset with types of 4 bits, or as it is where that is later.
+
+    Raises:
+        ModelError: it cannot be brought there.
+    """
+    if opset_of(model) >= OPSET_OF_4_BITS:
+        return model
+    try:
+        raised = brought_to(named(model), OPSET_OF_4_BITS)
+    except ModelError as error:
+        raise ModelError(f"{model.graph.name}: weights of 4 bits need opset {OPSET_OF_4_BITS}: {error}") from error
+    raised.ir_version = max(raised.ir_version, IR_OF_4_BITS)
+    return raised
 
 
 def _check_can_be_quantized(model: onnx.ModelProto) -> None:
@@ -108,6 +154,8 @@ class _Writer:
         self._taken = value_names(graph) | set(self._nodes)
         self._rounded: dict[str, RoundedWeight] = {}
         self._written: dict[tuple[object, ...], ir.Value] = {}
+        self._in_blocks: dict[str, tuple[QuantizedWeight, list[ir.Value]]] = {}
+        """Matrix products of 4 bits for ONNX Runtime: the bytes of the weight, and its scales."""
 
     def write(self, placement: QdqPlacement) -> None:
         scales = {tensor.tensor: tensor.quantization.scale for tensor in placement.tensors}
@@ -118,6 +166,8 @@ class _Writer:
             self._write_bias(bias, scales[bias.data])
         for tensor in placement.tensors:
             self._write_tensor(tensor)
+        for name, (weight, blocks) in self._in_blocks.items():
+            self._multiply_blocks(self._nodes[name], weight, blocks)
 
     def _write_tensor(self, tensor: QuantizedTensor) -> None:
         value, how = self._values[tensor.tensor], tensor.quantization
@@ -147,10 +197,14 @@ class _Writer:
         rounded = rounded_weight(node, weight, needed)
         light = replace(rounded, integers=np.zeros(0, np.int16), values=np.zeros(0, np.float32))
         self._rounded[weight.reader.node] = light  # All weights at once may be more than there is memory for.
-        key = (weight.tensor, weight.axis, weight.dtype, rounded.scales.tobytes())
-        if key not in self._written:
-            self._written[key] = self._weight_output(weight, rounded, stored)
-        node.replace_input_with(weight.reader.index, self._written[key])
+        key = (weight.tensor, weight.axis, weight.dtype, weight.bits, weight.block, rounded.scales.tobytes())
+        if weight.block and stored:
+            self._store_blocks(weight, rounded)
+        else:
+            if key not in self._written:
+                write = self._weight_output if weight.bits == FULL_BITS else self._weight_of_4_bits
+                self._written[key] = write(weight, rounded, stored)
+            node.replace_input_with(weight.reader.index, self._written[key])
         if bias is None and rounded.mean_shift is not None:
             self._shift_bias(weight, rounded.mean_shift, data_scales if stored else None)
 
@@ -178,6 +232,43 @@ class _Writer:
         nodes.append(self._node("DequantizeLinear", [source, scale, zero_point], weight.tensor, weight.axis))
         self._graph.insert_before(self._nodes[weight.reader.node], nodes)
         return nodes[-1].outputs[0]
+
+    def _weight_of_4_bits(self, weight: QuantizedWeight, rounded: RoundedWeight, _stored: bool) -> ir.Value:
+        """Stored integers of 4 bits, and DQ of them in blocks or, as 8 bits, by channel; the dequantized value."""
+        is_signed, name = weight.dtype == "int8", weight.tensor
+        dtype, middle = (ml_dtypes.int4, 0) if is_signed else (ml_dtypes.uint4, UNSIGNED_MIDDLE)
+        source = self._constant(f"{name}_quantized", (rounded.integers + middle).astype(dtype))
+        scale = self._constant(f"{name}_scale", rounded.scales)
+        attributes, nodes = [ir.AttrInt64("axis", 0 if weight.block else weight.axis or 0)], []
+        inputs = [source, scale]
+        if weight.block:
+            attributes.append(ir.AttrInt64("block_size", weight.block))
+        else:
+            zero_points = np.full(rounded.scales.shape, middle, _NUMPY[weight.dtype])
+            cast = ir.Node(
+                "", "Cast", [source], [ir.AttrInt64("to", _IR[weight.dtype])], name=self._name(f"{name}_Cast")
+            )
+            cast.outputs[0].name = self._name(f"{name}_cast")
+            cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(_IR[weight.dtype]), source.shape
+            nodes.append(cast)
+            inputs = [cast.outputs[0], scale, self._constant(f"{name}_zero_point", zero_points)]
+        nodes.append(self._node("DequantizeLinear", inputs, name, None))
+        for attribute in attributes:
+            nodes[-1].attributes.add(attribute)
+        self._graph.insert_before(self._nodes[weight.reader.node], nodes)
+        return nodes[-1].outputs[0]
+
+    def _store_blocks(self, weight: QuantizedWeight, rounded: RoundedWeight) -> None:
+        arrays = zip(("bytes", "scale"), packed_blocks(rounded, weight))
+        blocks = [self._constant(f"{weight.tensor}_{part}", array) for part, array in arrays]
+        self._in_blocks[weight.reader.node] = weight, blocks
+
+    def _multiply_blocks(self, node: ir.Node, weight: QuantizedWeight, blocks: list[ir.Value]) -> None:
+        product = product_of_blocks(node, weight, blocks)
+        product.outputs[0].name = self._name(f"{node.outputs[0].name}_of_blocks")
+        self._graph.insert_before(node, [product])
+        take_place(node.outputs[0], product.outputs[0])
+        self._graph.remove(node, safe=True)
 
     def _scales_for_bias(
         self, weight: QuantizedWeight, bias: QuantizedBias, data_scale: float

@@ -1,4 +1,4 @@
-"""How a weight is rounded to 8 bits, and how much of that error the bias of its product takes back.
+"""How a weight is rounded to 8 or 4 bits, and how much of that error the bias of its product takes back.
 
 Rounding a weight to the nearest is best for the weight, not for the product: the errors of a sum that are multiplied by
 similar values add up. Two things are done against it, both free at run time.
@@ -14,7 +14,7 @@ similar values add up. Two things are done against it, both free at run time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,26 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from calibration.arrays import Floats
-from calibration.graph.editing import attribute_float, attribute_int, constant
+from calibration.arrays import AnyArray, Floats
+from calibration.graph.editing import attribute_float, attribute_int, constant, dimensions
 from calibration.precision.placement import QuantizedWeight
-from calibration.precision.scale import quantized, weight_scales
+from calibration.precision.scale import (
+    LEVELS_OF_4_BITS,
+    NUM_LEVELS,
+    clipped_to_4_bits,
+    quantized,
+    scales_of_4_bits,
+    spread_scales,
+    weight_groups,
+    weight_scales,
+)
+
+CONTRIBUTED, IN_8_BITS = "com.microsoft", 4
+"""The domain of ONNX Runtime's own operators, and its ``accuracy_level`` in which data is rounded to 8 bits."""
+UNSIGNED_MIDDLE = 8
+"""What stands for 0 in 4 bits without a sign."""
+NEARLY_HALF = 0.49
+"""Steps from a code within which it is surely the nearest."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +49,9 @@ class RoundedWeight:
     """A weight in integers."""
 
     integers: npt.NDArray[np.int16]
-    """Within -127 to 127, in the weight's shape."""
+    """Within -127 to 127, or of 4 bits -7 to 7, in the weight's shape."""
     scales: npt.NDArray[np.float32]
-    """(C,) along the axis, or ()."""
+    """(C,) along the axis, or (); (blocks, C) of a matrix in blocks."""
     values: npt.NDArray[np.float32]
     """The integers times their scales, in the weight's shape."""
     mean_shift: Floats | None
@@ -57,29 +73,58 @@ def rounded_weight(
     array = constant(node.inputs[weight.reader.index])
     assert array is not None
     kernels = _kernels(node, weight, array)
-    scales = weight_scales(array, weight.axis, weight.in_pairs, flipped=kernels)
+    is_of_4, exact = weight.bits == 4, array
+    if is_of_4:
+        exact = clipped_to_4_bits(array, weight.axis, weight.block) if weight.is_cut else array
+        scales = scales_of_4_bits(exact, weight.axis, weight.block)
+    else:
+        scales = weight_scales(array, weight.axis, weight.in_pairs, flipped=kernels)
     if least_scales is not None:
         scales = np.maximum(scales, least_scales)
-    integers = quantized(array, scales, weight.axis)
-    by_channel = _by_channel(scales, array.ndim, weight.axis)
+    integers = quantized(exact, scales, weight.axis, weight.block, LEVELS_OF_4_BITS if is_of_4 else NUM_LEVELS)
+    by_channel = spread_scales(scales, array.shape, weight.axis, weight.block)
     if kernels:
-        integers = _with_kernel_sums(array.astype(np.float64) / by_channel.astype(np.float64), integers)
+        integers = _with_kernel_sums(exact.astype(np.float64) / by_channel.astype(np.float64), integers)
     values = np.asarray(integers * by_channel, np.float32)
     return RoundedWeight(
         integers, scales, values, _mean_shift(node, weight, np.subtract(values, array, dtype=np.float64))
     )
 
 
+def packed_blocks(rounded: RoundedWeight, weight: QuantizedWeight) -> tuple[AnyArray, npt.NDArray[np.float32]]:
+    """A matrix (K, C) of 4 bits as ONNX Runtime's MatMulNBits reads it.
+
+    Returns:
+        (C, blocks, block / 2) uint8, two codes in a byte, the first in its lower half, 8 for 0; (C * blocks,) scales.
+    """
+    groups = weight_groups(rounded.integers, weight.axis, weight.block) + UNSIGNED_MIDDLE  # (blocks, C, block)
+    codes = np.moveaxis(groups, 1, 0).astype(np.uint8)
+    return codes[..., 0::2] | codes[..., 1::2] << 4, np.ascontiguousarray(rounded.scales.T).reshape(-1)
+
+
+def product_of_blocks(node: ir.Node, weight: QuantizedWeight, constants: Sequence[ir.Value]) -> ir.Node:
+    """ONNX Runtime's own operator in the place of a MatMul with a matrix, without a name for its output.
+
+    It rounds the data to 8 bits at each run, block by block.
+    """
+    shape = dimensions(node.inputs[1])
+    assert shape is not None
+    sizes = {"K": shape[0], "N": shape[1], "bits": weight.bits, "block_size": weight.block}
+    attributes = [ir.AttrInt64(key, value or 0) for key, value in (sizes | {"accuracy_level": IN_8_BITS}).items()]
+    return ir.Node(CONTRIBUTED, "MatMulNBits", [node.inputs[0], *constants], attributes, name=node.name)
+
+
+def trainable(array: npt.NDArray[Any], rounded: RoundedWeight, weight: QuantizedWeight) -> npt.NDArray[np.float32]:
+    """The weight of 4 bits as it was, as far as the nearest code of each is the one that rounding chose."""
+    steps = spread_scales(rounded.scales, array.shape, weight.axis, weight.block)
+    limit = LEVELS_OF_4_BITS * steps
+    near = np.clip(array, rounded.values - NEARLY_HALF * steps, rounded.values + NEARLY_HALF * steps)
+    return np.asarray(np.clip(near, -limit, limit), np.float32)
+
+
 def _kernels(node: ir.Node, weight: QuantizedWeight, array: npt.NDArray[Any]) -> bool:
     """Whether a convolution's kernels have more than one position."""
     return node.op_type == "Conv" and weight.keeps_sums and array[0, 0].size > 1
-
-
-def _by_channel(scales: npt.NDArray[np.float32], rank: int, axis: int | None) -> npt.NDArray[np.float32]:
-    shape = [1] * rank
-    if axis is not None:
-        shape[axis] = -1
-    return scales.reshape(shape)
 
 
 def _with_kernel_sums(exact: Floats, integers: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:

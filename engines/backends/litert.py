@@ -110,6 +110,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         outputs=outputs,
         num_quantizable=len(facts.products),
         num_int8=len(facts.in_integers()) + len(facts.with_integer_weights()),
+        num_4_bits=facts.num_4_bits(),
         notes=(*_notes(facts, interpreter), *for_edgetpu),
         options={"edgetpu": True} if for_edgetpu else {},
         layers=layers,

@@ -140,6 +140,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         outputs=model_facts.outputs,
         num_quantizable=model_facts.num_quantizable,
         num_int8=num_int8,
+        num_4_bits=model_facts.num_4_bits,
         notes=notes,
     )
 

@@ -93,6 +93,7 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         outputs=model_facts.outputs,
         num_quantizable=model_facts.num_quantizable,
         num_int8=0,
+        num_4_bits=model_facts.num_4_bits,
         notes=("Q/DQ nodes are computed in floating point, as the ONNX standard writes them.",)
         if model_facts.has_quantize
         else (),

@@ -24,6 +24,7 @@ PRODUCTS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV
 """Convolutions and matrix products."""
 DATA_INPUT = {"TRANSPOSE_CONV": 2}
 """Where the data of a product stands among its inputs, if not first; its weights are the next, or the one before."""
+INTEGER_WEIGHTS = ("INT8", "INT4")
 BRIDGES = frozenset({"QUANTIZE", "DEQUANTIZE"})
 """They lead from floating point to integers and back, and compute nothing."""
 DTYPES = {
@@ -138,8 +139,12 @@ class TfliteFacts:
         return tuple(
             each
             for each in self.products
-            if each.weights is not None and each.weights.type == "INT8" and each not in self.in_integers()
+            if each.weights is not None and each.weights.type in INTEGER_WEIGHTS and each not in self.in_integers()
         )
+
+    def num_4_bits(self) -> int:
+        """The products whose weights have 4 bits."""
+        return sum(each.weights is not None and each.weights.type == "INT4" for each in self.products)
 
     def halves(self) -> tuple[TfliteOperator, ...]:
         """What leads from weights in FP16 to the FP32 that is computed in."""

@@ -139,6 +139,8 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
             'into FP16 by itself; quantize with rest = "fp32"'
         )
     refuse_model(family.trt, model_facts, model)
+    if model_facts.num_4_bits and options.dla_core >= 0:
+        raise Unavailable(f"{model}: has weights of 4 bits, which the DLA does not take; quantize with weight_bits = 8")
     with calibrator_for(family.trt, options, family.open_device) as calibrator:
         data, notes = _serialized(family, model, options, calibrator, model_facts)
     engine.write_bytes(data)
@@ -153,6 +155,7 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
         outputs=model_facts.outputs,
         num_quantizable=model_facts.num_quantizable,
         num_int8=seen.num_int8,
+        num_4_bits=model_facts.num_4_bits,
         notes=(*notes, *seen.notes),
         options=_told(options),
         layers=seen.layers,

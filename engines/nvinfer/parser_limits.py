@@ -1,7 +1,7 @@
 """What of a model the ONNX parser of a generation does not read, or reads wrongly: said before anything is built.
 
 By onnx-tensorrt's ``docs/operators.md``: 8.5 and 8.6 read operators up to opset 17, 10.0 up to 20. Of later ones, which
-read more with each release, nothing is said here but by the parser itself.
+read more with each release, nothing is said here but by the parser itself. Weights of 4 bits came with 10.1.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ def refuse_model(trt: Any, model_facts: OnnxModelFacts, model: Path) -> None:
     """
     largest, who = largest_opset(trt), f"{trt.__name__.removesuffix('_bindings')} {trt.__version__}"
     down = f"write it in opset {largest} (`trtforge export --opset {largest}`, or [export] opset), or update TensorRT"
+    if largest and model_facts.num_4_bits:
+        raise Unavailable(
+            f"{model}: has weights of 4 bits, which {who} does not take; quantize it with weight_bits = 8, or update "
+            "TensorRT to 10.1 or later"
+        )
     if largest and model_facts.opset > largest:
         raise Unavailable(f"{model}: is in opset {model_facts.opset}, {who} reads up to {largest}; {down}")
     if model_facts.reduces_by_input and not reads_axes(trt):

@@ -50,12 +50,16 @@ class TensorRounding:
 
 @dataclass(frozen=True)
 class WeightRounding:
-    """One weight in -127 to 127."""
+    """One weight in -127 to 127, or of 4 bits in -7 to 7."""
 
     axis: int | None
     """Of its channels, each of which has a scale; None: one for all."""
     in_pairs: bool
     """Two neighbours of one sign add up to 128 at most."""
+    num_levels: int = NUM_LEVELS
+    """The largest code: 127 of 8 bits, 7 of 4."""
+    block: int = 0
+    """Rows of a matrix (K, C) that share a scale in each column; 0: all."""
 
 
 @dataclass(frozen=True)
@@ -198,20 +202,31 @@ def rounded_weight(torch: Any, weight: Any, how: WeightRounding) -> tuple[Any, A
     """A weight, rounded to the nearest, whose gradient passes as if it were not; and its scales."""
     with torch.no_grad():
         scales = weight_scales(torch, weight, how)
-        codes = torch.clamp(torch.round(weight.double() / scales), -NUM_LEVELS, NUM_LEVELS)
+        codes = torch.clamp(torch.round(weight.double() / scales), -how.num_levels, how.num_levels)
         values = (codes * scales).to(weight.dtype)
     return weight + (values - weight).detach(), scales
 
 
 def weight_scales(torch: Any, weight: Any, how: WeightRounding) -> Any:
-    """As ``calibration.precision.scale.weight_scales``, each in float32, in a shape that multiplies the weight."""
+    """As ``calibration.precision.scale`` finds them, each in float32, in a shape that multiplies the weight."""
     axes = [axis for axis in range(weight.ndim) if axis != how.axis]
-    amax = weight.abs().amax(axes, keepdim=True).double() if axes else weight.abs().double()
-    steps = amax / NUM_LEVELS
+    if how.block:
+        amax = _block_amax(torch, weight, how.block)
+    else:
+        amax = weight.abs().amax(axes, keepdim=True).double() if axes else weight.abs().double()
+    steps = amax / how.num_levels
     if how.in_pairs:
         steps = torch.maximum(steps, _largest_pairs(torch, weight, how.axis) / (LARGEST_PAIR - 1))
     scales = torch.where(amax > 0, steps.clamp(min=SMALLEST_SCALE), torch.ones_like(steps))
     return scales.float().double()
+
+
+def _block_amax(torch: Any, weight: Any, block: int) -> Any:
+    """(K, C): the largest magnitude of each one's block."""
+    missing = -len(weight) % block
+    padded = torch.nn.functional.pad(weight.abs().double(), (0, 0, 0, missing))
+    amax = padded.reshape(-1, block, weight.shape[1]).amax(1)
+    return amax.repeat_interleave(block, 0)[: len(weight)]
 
 
 def _largest_pairs(torch: Any, weight: Any, axis: int | None) -> Any:

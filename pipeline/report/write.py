@@ -204,6 +204,7 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
         artifact=str(engine.path),
         num_int8=engine_record["num_int8"],
         num_quantizable=engine_record["num_quantizable"],
+        num_4_bits=engine_record["num_4_bits"],
         build_seconds=engine_record["build_seconds"],
         notes=(*verdict.get("notes", ()), *model_notes, *engine.notes(), *runner["notes"]),
     )

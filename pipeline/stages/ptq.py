@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,9 @@ class Ptq(Stage):
 
     precision: WrittenPrecision = option("int8", "what is written; in a plan this follows from the variant")
     per_channel: bool = option(True, "a scale for each channel of weights; no: one for all of a tensor")
+    weight_bits: int = option(
+        8, "bits of integer weights, 8 or 4: of convolutions that are not depthwise, and of dense layers; others keep 8"
+    )
     io: Literal["float", "integer"] = option(
         "float", "types of inputs and outputs, for int8 and int16x8; integer: those of the precision"
     )
@@ -50,10 +54,26 @@ class Ptq(Stage):
         "operators that its compiler reads; in a plan this follows from [build] edgetpu",
     )
 
+    def __post_init__(self) -> None:
+        """Check what belongs together; ConfigError."""
+        if self.weight_bits not in (4, 8):
+            raise ConfigError(f"weight_bits is {self.weight_bits}, but must be 4 or 8; correct it")
+
     def writing(self, precision: str) -> Ptq:
         """For a variant of that precision."""
         assert precision in get_args(WrittenPrecision), "others are another stage's to write"
-        return replace(self, precision=cast(WrittenPrecision, precision))
+        stage = replace(self, precision=cast(WrittenPrecision, precision))
+        stage.check_edgetpu()
+        return stage
+
+    def check_edgetpu(self) -> None:
+        """That it takes what is written.
+
+        Raises:
+            ConfigError: it does not take weights of 4 bits.
+        """
+        if self.edgetpu and precision_named(self.precision).has_scales and self.weight_bits != type(self).weight_bits:
+            raise ConfigError("weight_bits is 4, but the Edge TPU takes weights of 8 bits; take 8")
 
     def reads_ranges(self, precision: Precision) -> bool:
         """Where the scales of activations are fixed; so not for FP16, which is not clipped here."""
@@ -72,6 +92,7 @@ class Ptq(Stage):
             Unavailable: ai-edge-quantizer is not installed.
             EngineError: it refuses the model, which is no float one, has custom operators or an open batch.
         """
+        self.check_edgetpu()
         litert.check_float(model.path)
         precision = precision_named(self.precision)
         bounds: Mapping[str, tuple[float, float]] = {}
@@ -82,11 +103,35 @@ class Ptq(Stage):
             record.check_model(model.digest(), dict)
             bounds = bounds_for(record, precision)
         for_edgetpu = self.edgetpu and precision.has_scales
-        wanted = TfliteFormat(precision, self.per_channel, self.io == "integer" or for_edgetpu, for_edgetpu)
+        wanted = TfliteFormat(
+            precision,
+            self.per_channel,
+            integer_io=self.io == "integer" or for_edgetpu,
+            weight_bits=self.weight_bits,
+            per_dense_tensor=for_edgetpu,
+        )
         data = quantizer.quantized(model.path, wanted, bounds)
         (out / "model.tflite").write_bytes(_with_versions(data) if for_edgetpu else data)
-        (out / "notes.json").write_text("[]")
+        notes = self._notes_of_4_bits(out / "model.tflite", model) if precision.is_integer else []
+        (out / "notes.json").write_text(json.dumps(notes))
         return TfliteModel(out / "model.tflite")
+
+    def _notes_of_4_bits(self, written: Path, model: TfliteModel) -> list[str]:
+        """How many have weights of 4 bits, where they are to have such.
+
+        Raises:
+            ConfigError: none has.
+        """
+        if self.weight_bits == type(self).weight_bits:
+            return []
+        facts = litert.tflite_facts(written)
+        num, num_all = facts.num_4_bits(), len(facts.products)
+        if not num:
+            raise ConfigError(
+                f"{model.path}: weight_bits is 4, but it has no convolution that is not depthwise and no dense layer, "
+                "which alone have such weights; take 8"
+            )
+        return [f"weights of 4 bits: {num} of {num_all} convolutions and matrix products; others keep 8 bits"]
 
 
 def _with_versions(data: bytes) -> bytes:

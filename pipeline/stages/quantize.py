@@ -6,10 +6,10 @@ import json
 import math
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import ClassVar, Literal, NoReturn, cast, get_args
 
 import onnx
 
@@ -22,7 +22,14 @@ from calibration.graph.weightless import skeleton_from_file
 from calibration.precision.dynamic import DynamicallyQuantized, dynamic_from_onnx
 from calibration.precision.fp16 import named, nodes_beyond_fp16
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
-from calibration.precision.placement import PRODUCTS, AttentionChoice, PlacementOptions, PlacementTarget
+from calibration.precision.place import BLOCK_SIZES, block_size, placement_words
+from calibration.precision.placement import (
+    FULL_BITS,
+    PRODUCTS,
+    AttentionChoice,
+    PlacementOptions,
+    PlacementTarget,
+)
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
 from calibration.quantized.grids import check_quantized, is_quantized
@@ -36,6 +43,7 @@ from pipeline.accuracy.mixture import MixtureBound, mixture_sentence
 from pipeline.accuracy.override import OverrideRanges
 from pipeline.artifact import Mixture, OnnxModel, PlacementTimes, Ranges
 from pipeline.errors import ConfigError
+from pipeline.latency.timed_placement import quicker_in_float
 from pipeline.machine.packages import cpu_versions, distribution_versions
 from pipeline.option import option
 from pipeline.stage import Stage
@@ -71,6 +79,13 @@ class Quantize(Stage):
     placement: Literal["static", "timed"] = option(
         "static", "for onnxruntime: what stays in float; timed: also what is quicker so on this CPU, which is measured"
     )
+    weight_bits: int = option(
+        8, "bits of weights, 8 or 4: of matrix products in blocks, and for onnxruntime of convolutions in the file"
+    )
+    block_size: int = option(
+        0,
+        "weights of 4 bits that share a scale along a sum: for tensorrt 64, 128; for onnxruntime 16 to 256; 0: 64, 32",
+    )
     rest: Literal["fp32", "fp16"] = option(
         "fp32", "for tensorrt: precision of everything that is not INT8; fp16 needs opset 19 and TensorRT 10 or later"
     )
@@ -92,9 +107,24 @@ class Quantize(Stage):
 
     def __post_init__(self) -> None:
         """Check what belongs together; ConfigError."""
+        if self.weight_bits not in (4, FULL_BITS):
+            raise ConfigError(f"weight_bits is {self.weight_bits}, but must be 4 or 8; correct it")
+        sizes = {size for of_target in BLOCK_SIZES.values() for size in of_target}
+        if self.block_size and (self.weight_bits == FULL_BITS or self.block_size not in sizes):
+            self._refuse_block_size(sizes)
         for override in self._of_nodes():
             if override.precision != FP32.name and override.precision != self.rest:
                 raise ConfigError(f'{override.words()}: FP16 is written with rest = "fp16" alone; write that, or fp32')
+
+    def _check_block_size(self) -> None:
+        if self.block_size and self.block_size not in (sizes := BLOCK_SIZES[self.target]):
+            self._refuse_block_size(sizes)
+
+    def _refuse_block_size(self, sizes: Collection[int]) -> NoReturn:
+        raise ConfigError(
+            f"block_size is {self.block_size}, but is for weight_bits = 4 and must be one of "
+            f"{', '.join(map(str, sorted(sizes)))} for {self.target}; correct it, or leave it out"
+        )
 
     def _of_nodes(self) -> list[Override]:
         return [override for override in self.override if override.precision]
@@ -121,8 +151,21 @@ class Quantize(Stage):
         return self.placement == "timed" and self.target == "onnxruntime" and not self.is_dynamic()
 
     def placement_options(self, model: OnnxModel) -> PlacementOptions:
-        """What placements are decided by, of a model."""
-        return PlacementOptions(self.target, self.excluded(model), self.chosen_arithmetic()[0], self.attention)
+        """What placements are decided by, of a model.
+
+        Raises:
+            ConfigError: the target has no blocks of that size.
+            DataError: a pattern matches nothing.
+        """
+        self._check_block_size()
+        return PlacementOptions(
+            self.target,
+            self.excluded(model),
+            self.chosen_arithmetic()[0],
+            self.attention,
+            weight_bits=self.weight_bits,
+            block_size=self.block_size,
+        )
 
     def placed_for(self, placement: str) -> Quantize:
         """For a backend that wants its nodes so."""
@@ -136,7 +179,9 @@ class Quantize(Stage):
                 f"the backend takes no {self.precision} model; take it out of [variants] precisions, or take "
                 "onnxruntime or litert, which have it"
             )
-        return replace(self, target=cast(PlacementTarget, placement))
+        placed = replace(self, target=cast(PlacementTarget, placement))
+        placed._check_block_size()
+        return placed
 
     def writing(self, precision: str) -> Quantize:
         """For a variant of that precision."""
@@ -207,7 +252,8 @@ class Quantize(Stage):
             raise ConfigError(f"{self.precision}: needs ranges; run `trtforge calibrate`, and give --ranges")
         record = ranges_from_folder(ranges.path)
         record.check_model(model.digest(), lambda: tensor_digests(proto))
-        record.check_placement(self.target)
+        options = self.placement_options(model)
+        record.check_placement(placement_words(options))
         if self.target == "onnxruntime":
             record.check_measured("asymmetric quantization for ONNX Runtime")
         is_tuned = record.method == TUNED  # With the user's ranges in it already.
@@ -219,7 +265,6 @@ class Quantize(Stage):
             mixed = mixture.read()
             in_float = tuple(dict.fromkeys((*in_float, *mixed["in_float"])))
             by_time = [*by_time, mixture_sentence(mixed)]
-        options = self.placement_options(model)
         options = replace(options, exclude=(*options.exclude, *in_float), nearest=is_tuned)
         quantized = qdq_from_onnx(proto, spans_from_ranges(record.read_for(self.target)), options)
         if not quantized.placement.nodes:
@@ -263,11 +308,8 @@ class Quantize(Stage):
         notes = ["INT8 is the file as it came: nothing was calibrated"]
         try:
             check_quantized(proto)
-            symmetric = (
-                None
-                if self.target == "onnxruntime"
-                else symmetric_from_quantized(proto, coarsen=self.coarsen_to_symmetric)
-            )
+            is_taken = self.target == "onnxruntime"
+            symmetric = None if is_taken else symmetric_from_quantized(proto, coarsen=self.coarsen_to_symmetric)
         except ModelError as error:
             raise ModelError(f"{model.path}: {error}") from error
         if symmetric is None:
@@ -285,11 +327,19 @@ class Quantize(Stage):
         if self.target != "onnxruntime":
             raise ConfigError(f"--precision {self.precision}: is for onnxruntime alone; give --target onnxruntime")
         arithmetic, why = self.chosen_arithmetic()
-        written = dynamic_from_onnx(proto, self.excluded(model), arithmetic)
+        options = self.placement_options(model)
+        block = 0 if self.weight_bits == FULL_BITS else block_size(options)
+        written = dynamic_from_onnx(proto, options.exclude, arithmetic, block)
         if not written.in_integers and not written.stored:
             raise NothingQuantized(nothing_quantized(proto, written.notes))
         save_model(written.model, out / "model.onnx")
-        notes = [*dynamic_notes(written), *written.notes, *([why] if written.in_integers else [])]
+        if block and not written.in_integers:
+            raise ConfigError(
+                f"weight_bits is {self.weight_bits}, but the network has no matrix product with a constant matrix, and "
+                f"in {self.precision} no other has weights of 4 bits; take 8"
+            )
+        last = f"their weights have 4 bits, in blocks of {block}" if block else why
+        notes = [*dynamic_notes(written), *written.notes, *([last] if written.in_integers else [])]
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(out / "model.onnx")
 
@@ -305,36 +355,6 @@ def dynamic_notes(written: DynamicallyQuantized) -> list[str]:
             "Runtime's integer convolutions of data that is rounded at each run are slower than those in FP32"
         )
     return notes
-
-
-def quicker_in_float(measured: PlacementTimes | None) -> tuple[tuple[str, ...], list[str]]:
-    """The nodes that are quicker in float by what was measured, if it was on this machine; and sentences on it."""
-    if measured is None:
-        return (), []
-    record = measured.read()
-    made_on, here = record["made_on"], cpu_versions()
-    if made_on != here:
-        named = " and ".join(
-            f"{name} {made_on.get(name)} (here {here[name]})" for name in here if made_on.get(name) != here[name]
-        )
-        return (), [f"placement by time: was measured with {named}, so that the static one is taken; measure it here"]
-    if record["why_not"]:
-        return (), [f"placement by time: {record['why_not']}, so that the static one is taken"]
-    tried = record["tried"] if record["in_float"] else []
-    by_int8 = [each["group"] for each in tried if each["group"].startswith("in INT8") and not each["is_float"]]
-    groups = by_int8 or [each["group"] for each in tried if each["is_float"] and each["num_nodes"]]
-    return tuple(record["in_float"]), [time_sentence(record, groups)]
-
-
-def time_sentence(record: Mapping[str, Any], groups: Sequence[str]) -> str:
-    """What the times say."""
-    ms, fp32_ms, static_ms = record["ms"], record["fp32_ms"], record["static_ms"]
-    where = f"{record['made_on']['cpu']} ({', '.join(groups) or 'no group'})"
-    sentence = (
-        f"placement by time: {len(record['in_float'])} nodes are quicker in float on this CPU, {where}: {ms:.2f} ms, "
-        f"{fp32_ms / ms:.2f} times as fast as FP32, and {static_ms / ms:.2f} times as fast as with all in INT8"
-    )
-    return sentence if ms <= fp32_ms else f"{sentence}; INT8 does not pay here: stay with FP32"
 
 
 class NothingQuantized(ModelError):

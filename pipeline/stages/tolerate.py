@@ -25,7 +25,7 @@ from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram
 from calibration.histogram.methods import Method
-from calibration.precision.placement import AttentionChoice, PlacementOptions, PlacementTarget
+from calibration.precision.placement import FULL_BITS, AttentionChoice, PlacementOptions, PlacementTarget
 from calibration.precision.scale import Arithmetic
 from calibration.precision.watch import watched_tensors
 from calibration.precision.weights import mean_axes
@@ -72,6 +72,8 @@ class Rounding:
     corrects_biases: bool = False
     """Whether biases take back what rounded weights shift (``calibration.precision.weights``)."""
     attention: AttentionChoice = "auto"
+    weight_bits: int = FULL_BITS
+    block_size: int = 0
 
     def form(self) -> Format:
         """The floating-point format of what is not INT8."""
@@ -185,7 +187,14 @@ class Tolerate(Stage):
 
         methods: tuple[RangeMethod, ...] = METHODS if rounding.method == "any" else (rounding.method,)
         spans = [[spans_from_ranges(read(half, method)) for half in halves] for method in methods]
-        options = PlacementOptions(rounding.target, rounding.exclude, rounding.arithmetic, rounding.attention)
+        options = PlacementOptions(
+            rounding.target,
+            rounding.exclude,
+            rounding.arithmetic,
+            rounding.attention,
+            weight_bits=rounding.weight_bits,
+            block_size=rounding.block_size,
+        )
         network = AdjustableNetwork(proto, options, spans[0][0])
         run = sessions.opened(network.model)
         lots: list[Lot] = [[Drawn(run, partial(steps_feed, network.steps(half))) for half in lot] for lot in spans]

@@ -18,7 +18,8 @@ from calibration.graph.editing import named
 from calibration.graph.external_data import model_from_file, save_model
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.watched_outputs import watch_tensors
-from calibration.precision.placement import PlacementOptions, PlacementTarget
+from calibration.precision.place import placement_words
+from calibration.precision.placement import FULL_BITS, PlacementOptions, PlacementTarget
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.ranges.ranges import RangesRecord, spans_from_ranges
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, rewrite_ranges, write_ranges
@@ -45,7 +46,7 @@ from pipeline.training.distillation import (
 )
 from pipeline.training.heads import tensors_of
 from pipeline.training.loop import Learned, Learner, Masks, answers_of
-from pipeline.training.options import Training, TrainingAim
+from pipeline.training.options import RATE_OF_4_BITS, Training, TrainingAim
 from pipeline.training.samples import few_note
 from pipeline.training.simulation import PlacedModel, fake_quantization, placed_model, tuned_ranges
 
@@ -69,7 +70,9 @@ class Tune(Training):
     RESULT: ClassVar[str] = "tuned"
 
     rate: float = option(
-        0.0, "learning rate of Adam, relative to the rms of each weight; 0: 0.0001 for the teacher, 0.001 with labels"
+        0.0,
+        "learning rate of Adam, relative to the rms of each weight; 0: 0.0001 for the teacher, 0.0003 of weights of 4 "
+        "bits, 0.001 with labels",
     )
     learn_ranges: bool = option(True, "ranges of activations are learned too; no: they stay as calibrated")
 
@@ -83,6 +86,12 @@ class Tune(Training):
         if placement not in get_args(PlacementTarget):
             raise ConfigError("the backend takes no INT8 model to tune for; take tuned out of [variants] networks")
         return self
+
+    def _for_bits(self, weight_bits: int) -> Tune:
+        """With a rate for weights of so many bits, where none is named."""
+        if self.rate or self.needs_labels or weight_bits == FULL_BITS:
+            return self
+        return replace(self, rate=RATE_OF_4_BITS)
 
     def __call__(self, out: Path, model: OnnxModel, ranges: Ranges, samples: Samples, aim: TrainingAim) -> Tuned:
         """Write ``out/tuned`` (``model.onnx``, ``ranges``, ``training.json``) and ``out/notes.json``.
@@ -103,9 +112,10 @@ class Tune(Training):
         record.check_measured("tuning")
         folder = out / "tuned"
         folder.mkdir()
+        stage = self._for_bits(aim.placement.weight_bits)
         with device_of(self) as device:
-            task = task_of(self, aim, samples, device)
-            tuning = _Tuning(self, task, proto, record, aim.placement)
+            task = task_of(stage, aim, samples, device)
+            tuning = _Tuning(stage, task, proto, record, aim.placement)
             checkpoint = checkpoint_of(out, self, model.digest(), ranges.digest(), samples.digest(), aim.digest())
             ptq = tuning.ptq_answers()
             learned, training = train_network(
@@ -172,7 +182,7 @@ class _Tuning:
             self._record.origin,
             model_digest=OnnxModel(folder / "model.onnx").digest(),
             tensor_digests=tensor_digests(tuned),
-            source=self._options.target,
+            source=placement_words(self._options),
         )
         record = tuned_ranges(self._record, histograms, self._placed.placement, learned.scales, origin)
         deployed = self._deployed_answers(tuned, record, replace(self._options, nearest=True))

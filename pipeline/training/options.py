@@ -22,9 +22,10 @@ from pipeline.stage import Stage
 LOSSES = ("teacher", "labels", "both")
 Distance: TypeAlias = Literal["auto", "kl", "bce", "mse"]
 """Of answers from the teacher's: Kullback-Leibler divergence of classes, cross entropy of events, squared error."""
-TEACHER_RATE, LABELS_RATE = 0.0001, 0.001
+TEACHER_RATE, LABELS_RATE, RATE_OF_4_BITS = 0.0001, 0.001, 0.0003
 """Where none is named, relative to the root mean square of a weight: of a network that answers well already, and of
-one that learns what it did not know. 0.003 and more were too much for 8 bits on each network that was tried."""
+one that learns what it did not know; and of one whose weights have 4 bits, by the teacher's answers. 0.003 and more
+were too much for 8 bits, and 0.001 for 4, on each network that was tried."""
 TrainingDevice: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 

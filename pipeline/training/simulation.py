@@ -9,12 +9,19 @@ import onnx
 import onnx_ir as ir
 
 from calibration.errors import ModelError
-from calibration.graph.editing import change_constant, closed, opened, unique, value_names
+from calibration.graph.editing import change_constant, closed, constant, opened, unique, value_names
 from calibration.histogram.histogram import Histogram
-from calibration.precision.place import place
-from calibration.precision.placement import PlacementOptions, PlacementTarget, QdqPlacement, QuantizedTensor
-from calibration.precision.scale import Quantization
-from calibration.precision.weights import bias_of, rounded_weight
+from calibration.precision.place import check_4_bits, place
+from calibration.precision.placement import (
+    FULL_BITS,
+    PlacementOptions,
+    PlacementTarget,
+    QdqPlacement,
+    QuantizedTensor,
+    QuantizedWeight,
+)
+from calibration.precision.scale import LEVELS_OF_4_BITS, Quantization
+from calibration.precision.weights import bias_of, rounded_weight, trainable
 from calibration.ranges.ranges import TUNED, Origin, RangesRecord, with_bounds
 from calibration.ranges.span import Span
 from engines.torch_graph.rounding import BiasRounding, FakeQuantization, TensorRounding, WeightRounding
@@ -49,6 +56,7 @@ def placed_model(model: onnx.ModelProto, spans: Mapping[str, Span], options: Pla
             f"{model.graph.name}: nothing can be INT8, so that there is nothing to tune for{reasons}; leave [tune] "
             "out, or run `trtforge export` first, which computes what depends on constants alone"
         )
+    check_4_bits(placement, options)
     _take_rounded_weights(graph.graph, placement)
     biases = place(graph.graph, spans, options).biases  # Some came with the means of what was rounded.
     return PlacedModel(closed(graph), replace(placement, biases=biases))
@@ -62,7 +70,10 @@ def _take_rounded_weights(graph: ir.Graph, placement: QdqPlacement) -> None:
         node = nodes[weight.reader.node]
         rounded = rounded_weight(node, weight)
         name = unique(f"{weight.tensor}_rounded", taken)
-        change_constant(graph, node, weight.reader.index, rounded.values, name)
+        array = rounded.values
+        if weight.bits != FULL_BITS and (exact := constant(node.inputs[weight.reader.index])) is not None:
+            array = trainable(exact, rounded, weight)
+        change_constant(graph, node, weight.reader.index, array, name)
         taken.add(name)
         if rounded.mean_shift is not None and (bias := bias_of(node, len(rounded.mean_shift))) is not None:
             name = unique(f"{node.name}_bias", taken)
@@ -84,12 +95,15 @@ def fake_quantization(
         tensor.tensor: _rounding(tensor, widest[tensor.scale_of], tensor.scale_of in held)
         for tensor in placement.tensors
     }
-    weights = {
-        (weight.reader.node, weight.reader.index): WeightRounding(weight.axis, weight.in_pairs)
-        for weight in placement.weights
-    }
+    weights = {(weight.reader.node, weight.reader.index): _weight_rounding(weight) for weight in placement.weights}
     biases = {(bias.reader.node, bias.reader.index): BiasRounding(bias.data) for bias in placement.biases}
     return FakeQuantization(tensors, weights, biases, learns)
+
+
+def _weight_rounding(weight: QuantizedWeight) -> WeightRounding:
+    if weight.bits == FULL_BITS:
+        return WeightRounding(weight.axis, weight.in_pairs)
+    return WeightRounding(weight.axis, in_pairs=False, num_levels=LEVELS_OF_4_BITS, block=weight.block)
 
 
 def _widest(span: Span, target: PlacementTarget) -> float:

@@ -121,6 +121,7 @@ batch_size = 4
 [ptq]
 precision = "dynamic"
 per_channel = false
+weight_bits = 4
 edgetpu = true
 io = "integer"
 [cast]
@@ -135,6 +136,8 @@ exclude = ["Gemm"]
 attention = "rest"
 arithmetic = "s8s8"
 placement = "timed"
+weight_bits = 4
+block_size = 128
 min_sqnr_db = 25
 max_metric_drop = 0.01
 rest = "fp16"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnx
 import pytest
 
 from engines.errors import Unavailable
@@ -42,6 +43,21 @@ def test_up_to_its_opset_a_model_is_left_to_the_parser(save_model: SaveModel, tr
         f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[3] x) => (float[3] y) {{ y = Relu(x) }}'
     )
     refuse_model(trt, facts(model), model)
+
+
+@pytest.mark.parametrize("trt", [OF_8_5, OF_10_0])
+def test_weights_of_4_bits_are_refused_with_what_to_do(save_model: SaveModel, trt: SimpleNamespace) -> None:
+    model = save_model(
+        """<ir_version: 10, opset_import: ["" : 21]> g (float[N, 2] x) => (float[N, 2] y) <float[1, 2] s = {1, 1}>
+        { w = DequantizeLinear <axis = 0, block_size = 2> (q, s) y = MatMul (x, w) }"""
+    )
+    proto = onnx.load(model)
+    proto.graph.initializer.append(onnx.helper.make_tensor("q", onnx.TensorProto.INT4, (2, 2), [1, -2, 3, -4]))
+    onnx.save(proto, model)
+    words = rf"has weights of 4 bits, which tensorrt {trt.__version__} does not take; quantize it with weight_bits = 8"
+    with pytest.raises(Unavailable, match=words):
+        refuse_model(trt, facts(model), model)
+    refuse_model(OF_10_3, facts(model), model)
 
 
 def test_beyond_it_is_refused_with_the_way_down(save_model: SaveModel) -> None:

@@ -69,3 +69,15 @@ def test_without_ranges(model: TfliteModel, out: Out) -> None:
 def test_ranges_of_another_file(model_ranges: Ranges, tmp_path: Path, out: Out) -> None:
     with pytest.raises(DataError, match=r"ranges: were found on model .*, not on this one"):
         Ptq()(out(), residual(tmp_path, 2), model_ranges)
+
+
+@pytest.mark.parametrize("precision", ["dynamic", "int8", "int16x8"])
+def test_weights_of_4_bits(precision: str, model: TfliteModel, model_ranges: Ranges, out: Out) -> None:
+    full = Ptq().writing(precision)(out(), model, model_ranges)
+    small = Ptq(weight_bits=4).writing(precision)(out(), model, model_ranges)
+    facts = litert.tflite_facts(small.path)
+    assert facts.precision() == precision
+    assert {each.weights.type for each in facts.products if each.weights is not None} == {"INT4"}
+    assert small.notes() == ["weights of 4 bits: 3 of 3 convolutions and matrix products; others keep 8 bits"]
+    assert small.path.stat().st_size < full.path.stat().st_size
+    assert Ptq(weight_bits=4).writing("fp16")(out(), model).notes() == [], "they are of integer weights"
