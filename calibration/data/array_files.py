@@ -25,8 +25,6 @@ from calibration.data.source import (
     hash_file,
     mapping_lines,
     quoted,
-    selection_words,
-    spread,
 )
 from calibration.errors import DataError
 
@@ -67,11 +65,11 @@ class ArrayFiles:
     labels_key: str
     """Key of the labels in each ``.npz``; empty: none, or in ``labels_file``."""
     labels_file: Path | None
-    limit: int
+    source: DataSource
 
     @cached_property
     def _chosen(self) -> Sequence[int]:
-        return spread(sum(self.counts), self.limit)
+        return self.source.chosen(sum(self.counts))
 
     @property
     def num_samples(self) -> int:
@@ -80,8 +78,8 @@ class ArrayFiles:
 
     @property
     def selection(self) -> str:
-        """How ``limit`` chose."""
-        return selection_words(sum(self.counts), self.limit)
+        """How ``fold`` and ``limit`` chose."""
+        return self.source.selection(sum(self.counts))
 
     def _rows(self) -> Iterator[tuple[int, Sequence[int]]]:
         """Each file's number with the selected rows in it; files without a selected row are left out."""
@@ -187,7 +185,7 @@ def open_array_files(files: list[Path], source: DataSource, specs: tuple[InputSp
         raise DataError(f"{source.path}: has no samples (the batch axis is 0), at least one is expected; add samples")
     if labels_file is not None:
         _check_labels(labels_file, sum(counts), source)
-    return ArrayFiles(tuple(files), tuple(names), tuple(counts), keys, labels_key, labels_file, source.limit)
+    return ArrayFiles(tuple(files), tuple(names), tuple(counts), keys, labels_key, labels_file, source)
 
 
 def headers(path: Path, where: str) -> dict[str, ArrayHeader]:

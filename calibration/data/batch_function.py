@@ -36,7 +36,7 @@ class BatchFunction:
     folder: str
     keys: Mapping[str, str]
     """Model input name -> key of the yielded dict."""
-    limit: int
+    source: DataSource
     lengths: tuple[int, ...]
     """Samples taken of each yielded batch."""
     fingerprints: tuple[bytes, ...]
@@ -51,12 +51,13 @@ class BatchFunction:
     @property
     def selection(self) -> str:
         """A stream has no length: ``limit`` takes the first ones."""
-        return f"the first {self.num_samples}" if self.limit else f"all {self.num_samples}"
+        of_fold = f" of fold {self.source.fold}" if self.source.fold else ""
+        return f"the first {self.num_samples}{of_fold}" if self.source.limit else f"all {self.num_samples}{of_fold}"
 
     def blocks(self, num_max: int) -> Iterator[Block]:
         """The function's samples, cut to ``num_max``; checked against the first run before they are handed on."""
         num_batches = 0
-        for number, (arrays, targets) in enumerate(_run(self.spec, Path(self.folder), self.keys, self.limit)):
+        for number, (arrays, targets) in enumerate(_run(self.source, Path(self.folder), self.keys)):
             num_batches = number + 1
             if number >= len(self.fingerprints) or _fingerprint(arrays, targets) != self.fingerprints[number]:
                 raise self._differs(number)
@@ -110,7 +111,7 @@ def open_batch_function(source: DataSource, specs: tuple[InputSpec, ...], folder
         )
     keys = {spec.name: source.inputs.get(spec.name, spec.name) for spec in specs}
     lengths, fingerprints, parts = [], [], []
-    for arrays, targets in _run(source.path, folder, keys, source.limit):
+    for arrays, targets in _run(source, folder, keys):
         lengths.append(len(next(iter(arrays.values()))))
         fingerprints.append(_fingerprint(arrays, targets))
         if targets is not None:
@@ -128,7 +129,7 @@ def open_batch_function(source: DataSource, specs: tuple[InputSpec, ...], folder
         spec=source.path,
         folder=str(folder),
         keys=keys,
-        limit=source.limit,
+        source=source,
         lengths=tuple(lengths),
         fingerprints=tuple(fingerprints),
         targets=np.concatenate(parts) if parts else None,
@@ -138,12 +139,19 @@ def open_batch_function(source: DataSource, specs: tuple[InputSpec, ...], folder
 Batch = tuple[dict[str, AnyArray], AnyArray | None]
 
 
-def _run(spec: str, folder: Path, keys: Mapping[str, str], limit: int) -> Iterator[Batch]:
-    """The function's batches as arrays by input name, ending at ``limit`` samples; its errors become ours."""
+def _run(source: DataSource, folder: Path, keys: Mapping[str, str]) -> Iterator[Batch]:
+    """The function's batches as arrays by input name, of the fold, ending at ``limit``; its errors become ours."""
+    spec, limit = source.path, source.limit
     stream = _items(spec, load_function(spec, folder))
-    num_left = limit
+    num_left, start = limit, 0
     for number, item in enumerate(stream):
         arrays, targets = _batch(item, keys, f"{spec}, batch {number}")
+        if source.fold:
+            length = len(next(iter(arrays.values())))
+            rows = [row for row in range(length) if source.is_in_fold(start + row)]
+            start += length
+            arrays = {name: array[rows] for name, array in arrays.items()}
+            targets = None if targets is None else targets[rows]
         if limit:
             arrays = {name: array[:num_left] for name, array in arrays.items()}
             targets = None if targets is None else targets[:num_left]

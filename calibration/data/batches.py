@@ -191,6 +191,7 @@ class Samples:
             "inputs": {spec.name: self.source.inputs.get(spec.name, "") for spec in self.specs},
             "labels": Path(self.source.labels).suffix or self.source.labels,
             "limit": self.source.limit,
+            "fold": self.source.fold,
             "preprocess": asdict(self.preprocess),
         }
         digest.update(json.dumps(options, sort_keys=True).encode())

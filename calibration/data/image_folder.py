@@ -20,8 +20,6 @@ from calibration.data.source import (
     hash_array,
     hash_file,
     quoted,
-    selection_words,
-    spread,
 )
 from calibration.errors import DataError
 
@@ -38,8 +36,8 @@ class ImageFolder:
     root: str
     files: tuple[str, ...]
     """The selected ones, as POSIX paths below the root."""
-    num_files: int
-    """Images before the selection."""
+    selection: str
+    """How it was chosen, as words for the report."""
     targets: AnyArray | None
     """(num_samples,) labels of the selected ones."""
     class_names: tuple[str, ...]
@@ -50,11 +48,6 @@ class ImageFolder:
     def num_samples(self) -> int:
         """Samples after the selection."""
         return len(self.files)
-
-    @property
-    def selection(self) -> str:
-        """How ``limit`` chose."""
-        return selection_words(self.num_files, self.num_samples)
 
     def blocks(self, num_max: int) -> Iterator[Block]:
         """One image in a block, whatever ``num_max``: images may differ in size until they are preprocessed."""
@@ -104,11 +97,11 @@ def open_image_folder(
         class_names, targets = _labels_by_folder(names, source)
     elif source.labels:
         targets = _labels_from_csv(names, source, folder)
-    chosen = spread(len(names), source.limit)
+    chosen = source.chosen(len(names))
     return ImageFolder(
         root=source.path,
         files=tuple(names[i] for i in chosen),
-        num_files=len(names),
+        selection=source.selection(len(names)),
         targets=None if targets is None else targets[np.asarray(chosen)],
         class_names=class_names,
         input_name=spec.name,

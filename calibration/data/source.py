@@ -25,6 +25,9 @@ DYNAMIC = -1
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """How ``module:function`` is told from a path."""
 
+FOLD = re.compile(r"([1-9]\d{0,5})(?:-([1-9]\d{0,5}))?/([1-9]\d{0,5})")
+"""``k/n`` or ``k-m/n``."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -59,17 +62,57 @@ class DataSource:
     limit: int = 0
     """At most this many samples, 0 for all. Taken at even distances, so that every class of a sorted data set has its
     part; of a function, which has no length, the first ones."""
+    fold: str = ""
+    """A part of the samples that shares none with the others: ``1/5`` is every fifth one, from the first on; ``2-5/5``
+    is the rest. Before ``limit``. Empty: all."""
 
     def __post_init__(self) -> None:
         """Refuse what no data set can satisfy.
 
         Raises:
-            DataError: no path, or a negative limit.
+            DataError: no path, a negative limit, or a fold that is none.
         """
         if not self.path:
             raise DataError("data: path is empty, a file, a folder or module:function is expected; write path = …")
         if self.limit < 0:
             raise DataError(f"{self.path}: limit is {self.limit}, 0 (all) or more is expected; correct it")
+        first, last, num = self.folds()
+        if not 1 <= first <= last <= num:
+            raise DataError(
+                f"{self.path}: fold is '{self.fold}', a part such as 1/5 (every fifth sample) or 2-5/5 (the others) is "
+                "expected; correct it"
+            )
+
+    def folds(self) -> tuple[int, int, int]:
+        """The first and the last fold that are taken, from 1 on, and of how many; zeros where it is no fold."""
+        if not self.fold:
+            return 1, 1, 1
+        match = FOLD.fullmatch(self.fold)
+        return (int(match[1]), int(match[2] or match[1]), int(match[3])) if match else (0, 0, 0)
+
+    def is_in_fold(self, index: int) -> bool:
+        """Whether the sample of that index, from 0 on, is taken, before the limit."""
+        first, last, num = self.folds()
+        return first <= index % num + 1 <= last
+
+    def chosen(self, num: int) -> Sequence[int]:
+        """The indices, of so many samples, that the fold and then the limit take, ascending.
+
+        Raises:
+            DataError: none is in the fold.
+        """
+        if not self.fold:
+            return spread(num, self.limit)
+        of_fold = [index for index in range(num) if self.is_in_fold(index)]
+        if not of_fold:
+            raise DataError(f"{self.path}: of its {num} samples none is in fold {self.fold}; correct fold")
+        return [of_fold[place] for place in spread(len(of_fold), self.limit)]
+
+    def selection(self, num: int) -> str:
+        """What ``chosen`` takes of so many samples, in words."""
+        if not self.fold:
+            return selection_words(num, self.limit)
+        return f"{len(self.chosen(num))} of {num}, fold {self.fold}" + (", evenly spaced" if self.limit else "")
 
 
 @dataclass(frozen=True)

@@ -40,16 +40,19 @@ path = "c.npz"
 inputs = { image = "x" }
 labels = "y"
 limit = 100
+fold = "1/5"
 [data.evaluation]
 path = "e"
 inputs = { image = "z" }
 labels = "folders"
 limit = 7
+fold = "2/5"
 [data.tuning]
 path = "t"
 inputs = { image = "w" }
 labels = "labels.csv"
 limit = 8
+fold = "3-5/5"
 [data.preprocess]
 resize = [256, 256]
 fit = "letterbox"

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from calibration.data.array_files import headers, open_array_files, read_array
+from calibration.data.batches import open_samples
+from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource, InputSpec
 from calibration.errors import DataError
 
@@ -229,3 +231,19 @@ def test_a_head_that_does_not_fit_the_file(shape: str, tmp_path: Path) -> None:
     for name in ("d.npy", "d.npz"):
         with pytest.raises(DataError, match=r"its head says float32 \(.*\), but it has \d+ bytes"):
             headers(tmp_path / name, name)
+
+
+def test_folds_of_several_files_share_no_row(tmp_path: Path) -> None:
+    for number in range(2):
+        np.savez(
+            tmp_path / f"{number}.npz", x=np.arange(5, dtype=np.float32).reshape(5, 1) + 5 * number, y=np.arange(5)
+        )
+    specs = (InputSpec("x", "float32", (-1, 1)),)
+    first, rest = (
+        open_samples(DataSource(str(tmp_path), labels="y", fold=fold), specs, Preprocess(), tmp_path)
+        for fold in ("1/3", "2-3/3")
+    )
+    assert [row for batch in first.batches(2) for row in batch["x"].ravel().tolist()] == [0, 3, 6, 9]
+    assert [row for batch in rest.batches(4) for row in batch["x"].ravel().tolist()] == [1, 2, 4, 5, 7, 8]
+    assert first.labels().tolist() == [0, 3, 1, 4]
+    assert first.digest() != rest.digest()

@@ -168,3 +168,12 @@ def test_a_path_that_exists_is_no_function(tmp_path: Path, monkeypatch: pytest.M
     Path("x.npy").rename("a:b")
     with pytest.raises(DataError, match=r"^a:b: is a '' file, \.npz"):
         open_samples(DataSource("a:b"), VECTOR, Preprocess(), tmp_path)
+
+
+def test_folds_go_through_the_batches_of_a_function(tmp_path: Path) -> None:
+    body = "yield np.arange(6, dtype=np.float32).reshape(3, 2), np.arange(3); yield ones, np.array([3, 4])"
+    samples = opened(tmp_path, body, fold="2/2")
+    assert samples.labels().tolist() == [1, 3]
+    assert [batch["x"].tolist() for batch in samples.batches(9)] == [[[2, 3], [1, 1]]]
+    assert samples.describe()["selection"] == "all 2 of fold 2/2"
+    assert opened(tmp_path, body, fold="1/2", limit=1).labels().tolist() == [0]

@@ -201,3 +201,28 @@ def test_text_labels_are_text_for_a_users_own_metric(tmp_path: Path) -> None:
     samples = csv_of(tmp_path, "file,label\na.png,cat\nb/c.png,dog\n")
     assert samples.labels().tolist() == ["cat", "dog"]
     assert samples.digest() != csv_of(tmp_path, "file,label\na.png,cat\nb/c.png,cow\n").digest()
+
+
+def test_folds_share_no_image_and_have_all(classes: Path) -> None:
+    parts = [grays(opened(classes, labels="folders", fold=fold)) for fold in ("1/3", "2-3/3")]
+    assert parts == [[1, 11, 20], [2, 10, 12, 13]]
+    samples = opened(classes, labels="folders", fold="2-3/3", limit=2)
+    assert grays(samples) == [2, 12]
+    assert samples.reader.labels() is not None
+    assert samples.labels().tolist() == [0, 1]
+    assert samples.describe()["selection"] == "2 of 7, fold 2-3/3, evenly spaced"
+
+
+@pytest.mark.parametrize(
+    ("fold", "told"),
+    [
+        ("0/3", "fold is '0/3', a part such as 1/5"),
+        ("4/3", "fold is '4/3'"),
+        ("3-2/5", "fold is '3-2/5'"),
+        ("half", "fold is 'half'"),
+        ("9/9", "of its 7 samples none is in fold 9/9"),
+    ],
+)
+def test_what_is_no_fold(classes: Path, fold: str, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        opened(classes, fold=fold)
