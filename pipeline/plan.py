@@ -144,6 +144,8 @@ class Plan:
 
     settings: tuple[str, ...] = field(default=(), metadata=NO_KEY)
     """Keys that the command line gave other values; not a table."""
+    text: str = field(default="", metadata=NO_KEY, repr=False)
+    """What stands in the file; not a table."""
 
     def resolved(self, path: str) -> Path:
         """A path of the plan, taken from the plan's folder."""
@@ -188,7 +190,11 @@ class Plan:
 
     def digest(self) -> str:
         """SHA-256 (hex) of the plan's file, and of the keys that the command line gave other values."""
-        return hashlib.sha256("\n".join(self.settings).encode() + self.path.read_bytes()).hexdigest()
+        return hashlib.sha256("\n".join((*self.settings, self.text)).encode()).hexdigest()
+
+    def changed(self, settings: Sequence[str]) -> Plan:
+        """The plan with these keys changed as well, as ``read_plan`` takes them."""
+        return plan_from_text(self.text, self.path, (*self.settings, *settings))
 
 
 STAGES = tuple(stage_field.name for stage_field in fields(Plan) if isinstance(stage_field.default, Stage))
@@ -219,12 +225,22 @@ def table_from_file(path: Path, what: str) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or is not TOML.
     """
+    return _table(text_of_file(path, what), path)
+
+
+def text_of_file(path: Path, what: str) -> str:
+    """The text of a file; as ``table_from_file``."""
     try:
-        return table_from_toml(path.read_text(encoding="utf-8"))
+        return path.read_bytes().decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of {what}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not text in UTF-8; give the path of {what}, or save it in UTF-8") from error
+
+
+def _table(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return table_from_toml(text)
     except ValueError as error:
         raise ConfigError(f"{path}: is not TOML: {error}; correct it there") from error
 
@@ -239,20 +255,25 @@ def read_plan(path: Path, settings: Sequence[str] = ()) -> Plan:
     Raises:
         ConfigError: the file is missing, is not TOML, or has an unknown key or a value of a wrong type.
     """
-    table = table_from_file(path, "a plan")
-    for key in ("folder", "path", "settings"):
+    return plan_from_text(text_of_file(path, "a plan"), path, settings)
+
+
+def plan_from_text(text: str, path: Path, settings: Sequence[str] = ()) -> Plan:
+    """The plan that a text means, which stands in a file of that path, or would; as ``read_plan``."""
+    table = _table(text, path)
+    for key in ("folder", "path", "settings", "text"):
         if key in table:
             raise ConfigError(f"{path}: unknown key '{key}'; the tables are {', '.join(names_in_file(Plan))}")
     for needed in ("model", "data"):
         if needed not in table:
             raise ConfigError(f"{path}: the table [{needed}] is missing; `examples/` has a whole plan")
-    for text in settings:
-        table = merged(table, setting_from_text(text))
-    where = str(path) if not settings else f"{path} with {', '.join(f'--set {text}' for text in settings)}"
+    for setting in settings:
+        table = merged(table, setting_from_text(setting))
+    where = str(path) if not settings else f"{path} with {', '.join(f'--set {setting}' for setting in settings)}"
     if isinstance(variants := table.get("variants", {}), dict) and "networks" not in variants:
         networks = [TRAINED, *(name for name, key in ((PRUNED, "prune"), (TUNED, "tune")) if key in table)]
         table = merged(table, {"variants": {**variants, "networks": networks}})
-    own_keys = {"folder": path.parent, "path": path, "settings": tuple(settings)}
+    own_keys = {"folder": path.parent, "path": path, "settings": tuple(settings), "text": text}
     plan = record_from_table(table | own_keys, Plan, where)
     _check(plan, path)
     return plan

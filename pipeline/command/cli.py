@@ -24,7 +24,7 @@ VERBS_FOLDER = Path(__file__).parent / "verbs"
 ROOMS = {"plans": "Whole plans", "models": "Models and samples", "engines": "Engines"}
 """Folder of verbs -> its heading in `--help`."""
 ORDER = (
-    "run", "advise", "nightly", "why", "pack", "report", "show", "store",
+    "init", "run", "advise", "nightly", "why", "pack", "report", "show", "store",
     "export", "lint", "convert", "prune", "calibrate", "ranges", "cast", "tune", "quantize", "ptq", "tolerate",
     "build", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "deliver", "doctor",
 )  # fmt: skip

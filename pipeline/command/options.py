@@ -82,6 +82,8 @@ class PlanOptions:
     """Keys of the plan with other values, as ``read_plan`` takes them."""
     flags: tuple[str, ...] = ("--allow", "--set")
     """Those of the verb that stand for the fields above."""
+    text: str | None = None
+    """Of a plan that was drafted here; None: the plan's file is read."""
 
 
 def names_from(text: str) -> tuple[str, ...]:

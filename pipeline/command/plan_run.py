@@ -47,14 +47,21 @@ def open_plan(
 ) -> tuple[Plan, Store]:
     """Read a plan, changed as the command line says, and open its store, which says on stderr what it makes."""
     from pipeline.command.bundle_functions import check_functions
-    from pipeline.machine.progress import working
-    from pipeline.plan import read_plan
-    from pipeline.store import Store
+    from pipeline.plan import plan_from_text, read_plan
 
     remember_digests()
-    plan = read_plan(path, beside_plan.settings)
+    settings, text = beside_plan.settings, beside_plan.text
+    plan = read_plan(path, settings) if text is None else plan_from_text(text, path, settings)
     check_functions(plan, until, beside_plan.allow)
-    return change(plan), Store(store, _say, working)
+    return change(plan), open_store(store)
+
+
+def open_store(folder: Path) -> Store:
+    """A store that says on stderr what it makes."""
+    from pipeline.machine.progress import working
+    from pipeline.store import Store
+
+    return Store(folder, _say, working)
 
 
 def remember_digests() -> None:

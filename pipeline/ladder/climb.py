@@ -14,7 +14,7 @@ from pipeline.ladder.bounds import bounds_of, has_goal, held
 from pipeline.ladder.hardware import check_hardware, hardware_settings, suits, why_unsuited
 from pipeline.ladder.row import Row, worst_of
 from pipeline.ladder.steps import STEPS, Climb, TechniqueStep
-from pipeline.plan import Plan, read_plan
+from pipeline.plan import Plan
 from pipeline.results import Variant
 from pipeline.store import Entry, Store
 from pipeline.techniques.record import RowOutcome, Rung, RungOutcome
@@ -132,7 +132,7 @@ def _take(ascent: Ascent, store: Store, step: TechniqueStep, settings: tuple[str
     """Make what a step makes, and hold it to the bounds."""
     first = len(store.account)
     try:
-        plan = read_plan(ascent.plan.path, (*ascent.plan.settings, *settings))
+        plan = ascent.plan.changed(settings)
         results = run(plan, store, "validate")
     except ONLY_THIS as error:
         if not ascent.rows:

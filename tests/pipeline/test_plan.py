@@ -331,7 +331,7 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
         Override(nodes="head/*", precision="fp32"),
     )
     wanted["cast.override"] = (KeptNodes("head/*", "fp32"),)
-    wanted |= {"folder": tmp_path, "path": tmp_path / "plan.toml", "settings": ()}
+    wanted |= {"folder": tmp_path, "path": tmp_path / "plan.toml", "settings": (), "text": EVERYTHING}
     assert found == wanted
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from pipeline.command.draft import draft_options, plan_text
 from pipeline.command.options import STORE, PlanOptions, plan_options
 from pipeline.command.plan_run import open_plan, tell_time
 from pipeline.errors import CheckFailed, ConfigError, NotDecided
@@ -19,11 +21,14 @@ from pipeline.store import Stopwatch
 
 @click.command()
 @click.argument("plan", type=Path)
+@draft_options
 @click.option("--all", "everything", is_flag=True, help="go on to the end, also where a technique holds all bounds")
 @plan_options
 @STORE
-def advise(plan: Path, everything: bool, beside_plan: PlanOptions, store: Path) -> None:
+def advise(plan: Path, everything: bool, beside_plan: PlanOptions, store: Path, **choice: str) -> None:
     """Try the techniques on the network of PLAN.toml, one after another, until one holds the bounds of [advise].
+
+    Instead of a plan, a network and --data may be given, as to `trtforge init`.
 
     First post-training quantization: float16, dynamic range, integer, on every backend of the plan. Then what mends
     a loss at no cost: other ranges, equalization, mixed precision. Then quantization-aware training, where accuracy
@@ -34,7 +39,8 @@ def advise(plan: Path, everything: bool, beside_plan: PlanOptions, store: Path) 
     one holds all bounds, 5 if none does, 6 if that cannot be decided.
     """
     stopwatch = Stopwatch()
-    read, opened = open_plan(plan, store, beside_plan)
+    path, text = plan_text(plan, choice, store)
+    read, opened = open_plan(path, store, replace(beside_plan, text=text))
     if read.packed.manifest:
         raise ConfigError(f"{plan}: is the plan of a bundle, which has its models already; advise before it is packed")
     if read.report.html:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from engines import builders
+from pipeline.command.draft import draft_options, plan_text
 from pipeline.command.options import STORE, PlanOptions, plan_options
 from pipeline.command.plan_run import raise_failures, run_plan, tell_time
 from pipeline.errors import ConfigError
@@ -23,10 +24,13 @@ from pipeline.store import Stopwatch
 @click.command()
 @click.argument("plan", type=Path)
 @click.option("--backend", "backends", multiple=True, help="use this backend instead of those of the plan; repeatable")
+@draft_options
 @plan_options
 @STORE
-def run(plan: Path, backends: tuple[str, ...], beside_plan: PlanOptions, store: Path) -> None:
+def run(plan: Path, backends: tuple[str, ...], beside_plan: PlanOptions, store: Path, **choice: str) -> None:
     """Run PLAN.toml: build, validate and benchmark every variant, print a table, and write a report.
+
+    Instead of a plan, a network and --data may be given, as to `trtforge init`; the plan that is used is printed.
 
     Where INT8 is out of bounds, other ways to make it are tried, and what holds is said with its cost; see
     [report] num_remedies.
@@ -35,7 +39,9 @@ def run(plan: Path, backends: tuple[str, ...], beside_plan: PlanOptions, store: 
     is out of tolerance; the report is written in that case too.
     """
     stopwatch = Stopwatch()
-    read, opened, made = run_plan(plan, store, "benchmark", partial(with_backends, backends=backends), beside_plan)
+    path, text = plan_text(plan, choice, store)
+    drafted = replace(beside_plan, text=text)
+    read, opened, made = run_plan(path, store, "benchmark", partial(with_backends, backends=backends), drafted)
     find_remedies(read, opened, made)
     record = write_report(read, made, opened.account)
     print_table(record, table_console())

@@ -1,0 +1,269 @@
+"""Write a first plan: a network, its samples, and what both tell; what they do not tell stands there as a question."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from calibration.data.array_files import headers
+from calibration.data.batches import open_samples
+from calibration.data.input_specs import input_specs_from_onnx
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DYNAMIC, FUNCTION, DataSource, InputSpec
+from calibration.errors import DataError
+from engines import backend, builders
+from engines.contract import TensorSpec
+from engines.onnx_model import facts
+from engines.precision import FP16, FP32, INT8
+from pipeline.artifact import OnnxModel, Source, TfliteModel
+from pipeline.drafting.data_sets import data_sets
+from pipeline.drafting.facts import DataSet, DataSets, Preprocessing
+from pipeline.drafting.pixels import LabelledData, shape_of_pictures, with_scale
+from pipeline.spelling import shown
+from pipeline.strict import names_in_file
+
+TYPICAL_BATCHES = (1, 1, 8)
+"""Of a dynamic batch: the least, the usual and the largest that engines are built for."""
+ENOUGH_TO_CALIBRATE = 512
+WIDTH = 110
+"""Of a comment's lines."""
+NOT_FOR_DEPLOYMENT = ("reference",)
+"""Backends that answer exactly, and slowly."""
+
+
+@dataclass(frozen=True)
+class UsersChoice:
+    """What the user says beside the network and the data; empty or None: nothing."""
+
+    labels: str = ""
+    metric: str = ""
+    preprocess: Preprocess | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A first plan."""
+
+    text: str
+    """TOML, with comments."""
+    questions: Mapping[str, str]
+    """Where -> what has to be answered there before it can be run; a "?" stands there."""
+
+
+def draft_plan(source: Source, model: OnnxModel, data: str, choice: UsersChoice, folder: Path) -> Draft:
+    """The plan for a network that was exported already.
+
+    Args:
+        source: the network.
+        model: the same as ONNX.
+        data: a folder, a file, or module:function.
+        choice: what the user says beside it.
+        folder: where the plan will lie.
+
+    Raises:
+        ConfigError: the data is nothing that could be samples.
+        DataError: a file of it is damaged, or its labels cannot be read.
+        ModelError: the exported file is damaged.
+    """
+    specs, outputs = input_specs_from_onnx(model.path), facts(model.path).outputs
+    sets = data_sets(data, choice.labels, specs, folder)
+    known = _preprocessing(sets, specs, model, (outputs, folder), choice)
+    labels = _labels(sets.evaluation, specs, known.options, folder)
+    metric, output, asked = _metric(choice.metric, labels, outputs)
+    needed = {f"[data.preprocess] {key}": text for key, text in known.questions.items()}
+    needed |= {f"[data.calibration] and [data.evaluation] {key}": text for key, text in sets.questions.items()}
+    lines = [
+        "# A first plan, by `trtforge init`; docs/plan.md has every key.",
+        *(line for where, text in needed.items() for line in _comment(f'{where}, where "?" stands: {text}', "? ")),
+        *(line for text in (*sets.asks, *asked) for line in _comment(text, "? ")),
+        "",
+        *_model(source, specs, folder),
+        *_data(sets, metric, output),
+        *_preprocess(known),
+        *_variants(source),
+        "[benchmark]",
+        "num_threads = 1  # of a CPU runtime; 0: its own default",
+        "",
+        "[advise]  # which technique? `trtforge advise` tries them against these bounds",
+        f"bounds = {json.dumps(_bounds(metric))}",
+        '# bounds = ["metric_drop <= 0.01", "p50_ms <= 0.5 x baseline", "size_compressed_mib <= 2"]',
+    ]
+    return Draft("\n".join(lines) + "\n", needed)
+
+
+def _bounds(metric: str) -> list[str]:
+    return ["metric_drop <= 0.01"] if metric else ["agreement >= 0.98"]
+
+
+def _preprocessing(
+    sets: DataSets,
+    specs: tuple[InputSpec, ...],
+    model: OnnxModel,
+    beside: tuple[Sequence[TensorSpec], Path],
+    choice: UsersChoice,
+) -> Preprocessing:
+    """What is done to samples: as the user says, else as network and data tell."""
+    outputs, folder = beside
+    if choice.preprocess is not None:
+        return Preprocessing(choice.preprocess, ("as given",))
+    if len(specs) > 1 and sets.are_pictures:
+        text = "the network has several inputs, and pictures are one: write a function that yields batches, and name it"
+        return Preprocessing().asking("inputs", text)
+    labelled = LabelledData(_source_of(sets.evaluation, folder), specs, _class_output(outputs))
+    if sets.are_pictures:
+        return with_scale(shape_of_pictures(specs[0]), model, labelled)
+    return _of_arrays(sets.evaluation, specs, model, labelled)
+
+
+def _of_arrays(data: DataSet, specs: tuple[InputSpec, ...], model: OnnxModel, labelled: LabelledData) -> Preprocessing:
+    """Of stored arrays: numbers as the network takes them are taken as they are; bytes are pixels."""
+    path = Path(labelled.source.path)
+    if FUNCTION.fullmatch(data.path) or len(specs) > 1 or not path.is_file():
+        return Preprocessing()
+    spec, arrays = specs[0], headers(path, data.path)
+    header = arrays.get(data.inputs.get(spec.name, spec.name)) or next(iter(arrays.values()))
+    if header.dtype.name == spec.dtype:
+        return Preprocessing(notes=(f"arrays of {spec.dtype} are taken as they are stored",))
+    options = Preprocess(dtype=spec.dtype)  # type: ignore[arg-type]  # A dtype that it does not know is refused there.
+    if header.dtype != np.uint8 or len(spec.shape) != 4:
+        return Preprocessing(options, (f"stored as {header.dtype}, the network takes {spec.dtype}",))
+    is_turned = header.shape[-1] in (1, 3) and spec.shape[1] in (1, 3) and spec.shape[-1] not in (1, 3)
+    options = replace(options, layout="nchw" if is_turned else "keep")
+    return with_scale(Preprocessing(options, ("stored as bytes, as pictures are",)), model, labelled)
+
+
+def _class_output(outputs: Sequence[TensorSpec]) -> str:
+    """The only output with a number for each of several classes; empty if there is none, or more."""
+    names = [spec.name for spec in outputs if len(spec.shape) == 2 and spec.shape[1] not in (DYNAMIC, 1)]
+    return names[0] if len(names) == 1 else ""
+
+
+def _source_of(data: DataSet, folder: Path) -> DataSource:
+    path = data.path if FUNCTION.fullmatch(data.path) else str(folder / data.path)
+    return DataSource(path, data.inputs, data.labels, 0, data.fold)
+
+
+def _labels(
+    data: DataSet, specs: tuple[InputSpec, ...], options: Preprocess, folder: Path
+) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None:
+    """The labels, where they can be read already; a function's come with its samples."""
+    if not (data.labels or FUNCTION.fullmatch(data.path)):
+        return None
+    try:
+        samples = open_samples(_source_of(data, folder), specs, options, folder)
+    except DataError:
+        if data.labels and options != Preprocess():
+            raise
+        return None  # Its question stands in the plan.
+    return None if samples.reader.labels() is None else samples.labels()
+
+
+def _metric(
+    chosen: str, labels: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None, outputs: Sequence[TensorSpec]
+) -> tuple[str, str, tuple[str, ...]]:
+    """The metric that fits the labels, the output that it reads, and a question where none is sure to."""
+    output = _class_output(outputs) if len(outputs) > 1 else ""
+    if chosen:
+        return chosen, output, ()
+    if labels is None:
+        return "", "", ("no labels were named, so that answers are compared with FP32's alone: is there a metric?",)
+    kind = labels.dtype.kind
+    several = [spec for spec in outputs if len(spec.shape) == 2 and spec.shape[1] != 1]
+    if kind in "iu" and labels.ndim == 1 and len(several) == 1:
+        return "top1", output, ()
+    if kind == "f" and len(outputs) == 1 and outputs[0].shape[1:] == labels.shape[1:]:
+        return "mae", "", ()
+    shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in outputs)
+    return "", "", (f"which metric fits labels {labels.dtype} {labels.shape} and outputs {shapes}?",)
+
+
+def _model(source: Source, specs: Sequence[InputSpec], folder: Path) -> Iterator[str]:
+    absolute = source.path.resolve()
+    inside = absolute.is_relative_to(folder.resolve())
+    path = absolute.relative_to(folder.resolve()).as_posix() if inside else str(absolute)
+    named = str(source.path) if FUNCTION.fullmatch(str(source.path)) else path
+    yield "[model]"
+    yield f"source = {json.dumps(named, ensure_ascii=False)}"
+    if signature := source.signature_name():
+        yield f"signature = {json.dumps(signature, ensure_ascii=False)}"
+    for spec in specs:
+        if spec.shape[0] == DYNAMIC and DYNAMIC not in spec.shape[1:]:
+            yield f"[model.inputs.{json.dumps(spec.name, ensure_ascii=False)}]  # the shapes that its batch may take"
+            yield from (
+                f"{word} = {[size, *spec.shape[1:]]}" for word, size in zip(("min", "opt", "max"), TYPICAL_BATCHES)
+            )
+        elif DYNAMIC in spec.shape:
+            yield f"# backends that build for given shapes need [model.inputs.{json.dumps(spec.name)}]: {spec.shape}"
+    yield ""
+
+
+def _data(sets: DataSets, metric: str, output: str) -> Iterator[str]:
+    yield "[data]"
+    yield (
+        f"metric = {json.dumps(metric)}"
+        if metric
+        else '# metric = "top1"  # or top5, mae, cosine, auc, module:function'
+    )
+    if output:
+        yield f"output = {json.dumps(output, ensure_ascii=False)}"
+    yield from (line for note in sets.notes for line in _comment(note, ""))
+    for word, data in (("calibration", sets.calibration), ("evaluation", sets.evaluation)):
+        yield f"[data.{word}]"
+        table: dict[str, object] = {field.name: getattr(data, field.name) for field in fields(data)}
+        table |= dict.fromkeys(sets.questions, "?")
+        yield from (f"{key} = {_inline(value)}" for key, value in table.items() if value)
+        if word == "calibration":
+            yield f"limit = {ENOUGH_TO_CALIBRATE}  # evenly spread; more seldom change a range"
+    yield ""
+
+
+def _preprocess(known: Preprocessing) -> Iterator[str]:
+    """Only what differs from the defaults; and how it is known."""
+    nothing = Preprocess()
+    table = {name: getattr(known.options, name) for name in names_in_file(Preprocess)}
+    changed: Mapping[str, object] = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in table.items()
+        if value != getattr(nothing, name)
+    }
+    changed = {**changed, **dict.fromkeys(known.questions, "?")}
+    yield from (line for note in known.notes for line in _comment(note, ""))
+    yield "[data.preprocess]"
+    yield from (f"{key} = {_inline(value)}" for key, value in changed.items())
+    yield ""
+
+
+def _inline(value: object) -> str:
+    """A value of a plan as TOML, in one line."""
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{_inline(key)} = {_inline(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _comment(text: str, mark: str) -> list[str]:
+    """Lines of a comment, of which the first begins with the mark."""
+    return textwrap.wrap(text, WIDTH, initial_indent=f"# {mark}", subsequent_indent="#" + " " * (len(mark) + 1))
+
+
+def _variants(source: Source) -> Iterator[str]:
+    here: list[str] = []
+    not_here: list[str] = []
+    for name in builders():
+        if name in NOT_FOR_DEPLOYMENT:
+            continue
+        runtime = backend(name)
+        reason = runtime.why_not_build() or runtime.why_not_run()
+        if not reason and runtime.TAKES == TfliteModel.FORMAT and runtime.TAKES not in source.BECOMES:
+            reason = "no .tflite file can be made of this source"
+        (not_here if reason else here).append(f"{name}: {reason.removeprefix(f'{name}: ')}" if reason else name)
+    yield "[variants]"
+    yield f"precisions = {json.dumps([FP32.name, FP16.name, INT8.name])}"
+    yield f"backends = {json.dumps(here)}"
+    yield from (line for reason in not_here for line in _comment(shown(reason), "not "))
+    yield ""
