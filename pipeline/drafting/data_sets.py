@@ -97,21 +97,21 @@ def _arrays(path: Path, labels: str, specs: Sequence[InputSpec], folder: Path) -
     """The arrays of one file that fit the network's inputs."""
     arrays, place = headers(path, str(path)), _relative(path, folder)
     if len(arrays) == 1 and len(specs) == 1:
-        own = {} if path.suffix.lower() == ".npy" else _mapping(specs[0].name, next(iter(arrays)))
-        sets = [DataSet(place, own, labels, fold) for fold in (ONE_FOLD, OTHER_FOLDS)]
+        mapping = {} if path.suffix.lower() == ".npy" else _mapping(specs[0].name, next(iter(arrays)))
+        sets = [DataSet(place, mapping, labels, fold) for fold in (ONE_FOLD, OTHER_FOLDS)]
         return DataSets(sets[0], sets[1], False, (SPLIT,))
     if all(spec.name in arrays for spec in specs):
         sets = [DataSet(place, {}, labels, fold) for fold in (ONE_FOLD, OTHER_FOLDS)]
         return DataSets(sets[0], sets[1], False, (SPLIT,), _ask_for_key(arrays, specs, labels))
     fitting = {spec.name: [key for key, header in arrays.items() if _fits(header, spec)] for spec in specs}
-    found_keys = [
+    keys_of_sets = [
         {name: _named(words, keys) for name, keys in fitting.items()} for words in (CALIBRATION_WORDS, EVALUATION_WORDS)
     ]
-    if all(all(keys.values()) for keys in found_keys):
+    if all(all(keys.values()) for keys in keys_of_sets):
         label_keys = [_label_key(labels, arrays, words) for words in (CALIBRATION_WORDS, EVALUATION_WORDS)]
         sets = [
             DataSet(place, {name: key for name, key in keys.items() if name != key}, label_key)
-            for keys, label_key in zip(found_keys, label_keys)
+            for keys, label_key in zip(keys_of_sets, label_keys)
         ]
         note = f"the arrays of {path.name} whose names say so"
         return DataSets(sets[0], sets[1], False, (note,), _ask_for_key(arrays, specs, label_keys[1]))

@@ -147,21 +147,21 @@ def _by_labels(known: Preprocessing, model: OnnxModel, data: LabelledData) -> Pr
     shape = data.specs[0].shape
     in_colour = max(COLOURS) in (shape[1], shape[-1])
     scales = [scale for scale in SCALES if in_colour or len(scale.mean) < max(COLOURS)]
-    told = []
+    counted = []
     for num in LOOKS:
         with ExitStack() as stack:
             right = dict(_right(known, model, (data, scales, num), stack))
         best = max(right, key=lambda scale: int(right[scale].sum()))
         counts = "; ".join(f"{scale.name} {int(rows.sum())}" for scale, rows in right.items())
-        told.append(f"of {len(right[best])} labelled samples the network is right on: {counts}")
+        counted.append(f"of {len(right[best])} labelled samples the network is right on: {counts}")
         left = [scale for scale in scales if scale is not best and _p_value(right[best], right[scale]) >= SIGNIFICANCE]
         if not left:
-            note = f"pixels as {best.name}: {'; '.join(told)}"
+            note = f"pixels as {best.name}: {'; '.join(counted)}"
             return replace(known, options=best.of(known.options), notes=(*known.notes, note))
         if len(right[best]) < num:
             break
         scales = [best, *left]
-    question = f"which scale do pixels have? {'; '.join(told)}, which does not decide. {_choices()}"
+    question = f"which scale do pixels have? {'; '.join(counted)}, which does not decide. {_choices()}"
     return known.asking("scale", question[:1].upper() + question[1:])
 
 

@@ -104,6 +104,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/training/loop.py", {"prune", "tune"}),
         ("pipeline/training/simulation.py", {"tune"}),
         ("pipeline/ladder/steps.py", set()),
+        ("pipeline/drafting/draft.py", set()),
         ("pipeline/techniques/catalogue.py", set()),
         ("calibration/weights/masks.py", {"prune"}),
         ("calibration/quantized/symmetric.py", {"quantize"}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,6 +162,16 @@ def test_a_network_and_data_are_run_and_the_plan_is_told(here: Path, command: Co
     assert "trtforge: the plan that is used" in told.err
     assert (here / "trtforge-report-net" / "report.json").is_file()
     assert not (here / "net.toml").exists()
+
+
+def test_the_command_of_the_page_on_data(here: Path, command: Command) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^\$ trtforge (init .*)$", page, flags=re.MULTILINE)
+    (here / "net.onnx").rename("model.onnx")
+    save_pictures(here / "photos", 60)
+    told = command(*shlex.split(line))
+    assert (told.status, told.out) == (0, "first.toml\n")
+    assert read_plan(here / "first.toml").data.metric == "top1"
 
 
 @pytest.mark.parametrize(
