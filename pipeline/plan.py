@@ -89,7 +89,7 @@ class Data:
     tuning: DataSource | None = None
     """What [tune] and [prune] train on; none: the calibration samples."""
     preprocess: Preprocess = field(default_factory=Preprocess)
-    metric: str = option("", "top1, top5, mae, cosine, auc or module:function; empty: agreement with FP32 only")
+    metric: str = option("", "such as top1, f1, rmse, miou or module:function; empty: agreement with FP32 only")
     output: str = option("", "the output that the metric reads; needed where the model has several")
 
 

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from calibration.arrays import AnyArray
+from calibration.data.labels.pairs import is_list_of_pairs, pair_table, read_pairs
 from calibration.data.source import (
     Block,
     DataSource,
@@ -126,6 +127,9 @@ class ArrayFiles:
 
     def labels(self) -> AnyArray | None:
         """(num_samples, ...) as stored, or None."""
+        if self.labels_file is not None and is_list_of_pairs(self.labels_file):
+            num = sum(self.counts)
+            return _take(pair_table(read_pairs(self.labels_file, [str(i) for i in range(num)]), num), self._chosen)
         if self.labels_file is not None:
             return _take(read_array(self.labels_file, NPY_KEY, str(self.labels_file)), self._chosen)
         if not self.labels_key:
@@ -162,8 +166,9 @@ def open_array_files(files: list[Path], source: DataSource, specs: tuple[InputSp
     if len({path.suffix.lower() for path in files}) > 1:
         raise DataError(f"{source.path}: holds .npz and .npy files, one kind is expected; move one kind away")
     is_npz = files[0].suffix.lower() == ".npz"
-    labels_file = None if is_npz or not source.labels else folder / source.labels
-    if labels_file is not None and labels_file.suffix.lower() != ".npy":
+    has_pairs = bool(source.labels) and is_list_of_pairs(folder / source.labels)
+    labels_file = folder / source.labels if source.labels and (has_pairs or not is_npz) else None
+    if labels_file is not None and labels_file.suffix.lower() != ".npy" and not has_pairs:
         raise DataError(
             f"{source.path}: labels is '{source.labels}', for .npy data an .npy file of labels is expected; write "
             'labels = "….npy"'
@@ -176,14 +181,14 @@ def open_array_files(files: list[Path], source: DataSource, specs: tuple[InputSp
     names = [path.as_posix() if is_folder else source.path for path in files]
     first = headers(files[0], names[0])
     keys = _keys(source, specs, first, names[0])
-    labels_key = source.labels if is_npz else ""
+    labels_key = source.labels if is_npz and not has_pairs else ""
     counts = [
         _count(headers(path, name) if number else first, keys, labels_key, name)
         for number, (path, name) in enumerate(zip(files, names))
     ]
     if sum(counts) == 0:
         raise DataError(f"{source.path}: has no samples (the batch axis is 0), at least one is expected; add samples")
-    if labels_file is not None:
+    if labels_file is not None and not has_pairs:
         _check_labels(labels_file, sum(counts), source)
     return ArrayFiles(tuple(files), tuple(names), tuple(counts), keys, labels_key, labels_file, source)
 

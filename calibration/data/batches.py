@@ -149,7 +149,8 @@ class Samples:
         return array
 
     def labels(self) -> AnyArray:
-        """(num_samples, ...): int64 for class indices, floats and text as stored, in the order of the batches.
+        """(num_samples, ...): int64 for class indices; floats, text and masks of 8 or 16 bits as stored; in the order
+        of the batches.
 
         Raises:
             DataError: there are none, or not one for each sample, or neither text nor finite numbers within int64.
@@ -179,7 +180,7 @@ class Samples:
             return np.array(labels)
         if labels.dtype == np.uint64 and labels.max() > np.iinfo(np.int64).max:
             raise DataError(f"{self.source.path}: has the label {labels.max()}, beyond the 64-bit integers; correct it")
-        return labels.astype(np.int64)
+        return labels if labels.ndim > 1 and labels.dtype.itemsize < 4 else labels.astype(np.int64)
 
     def digest(self) -> str:
         """SHA-256 (hex) of the content of all that is read, the source's options and the preprocessing.
@@ -286,7 +287,7 @@ def _open(source: DataSource, specs: tuple[InputSpec, ...], preprocess: Preproce
             f"{source.path}: holds images, which can feed one input, the model's are {quoted(names)}; use .npz "
             "files, or a module:function"
         )
-    return open_image_folder(images, source, specs[0], preprocess.channels, folder)
+    return open_image_folder(images, source, specs[0], preprocess, folder)
 
 
 def _is_visible(file: Path, root: Path) -> bool:

@@ -122,7 +122,7 @@ class Preprocess:
         if self.resize and self.fit == "letterbox":
             array = self._letterboxed(array, where)
         elif self.resize:
-            array = _resized(array, self._size(array.shape[1:3]), self.interpolation, where)
+            array = _resized(array, self.resized_size(array.shape[1:3]), self.interpolation, where)
         if self.crop:
             array = _cropped(array, self.crop, where)
         if self.channels != "keep":
@@ -132,8 +132,13 @@ class Preprocess:
             array = array.transpose(0, 3, 1, 2)
         return array if self.dtype == "keep" else _cast(array, self.dtype, where)
 
-    def _size(self, size: tuple[int, ...]) -> tuple[int, int]:
-        """Height and width after ``resize`` of a picture of a size."""
+    def resized_size(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width to which ``resize`` brings a picture of a size; without what ``letterbox`` fills."""
+        if not self.resize:
+            return size[0], size[1]
+        if self.fit == "letterbox":
+            ratio = min(self.resize[0] / max(size[0], 1), self.resize[1] / max(size[1], 1))
+            return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
         if len(self.resize) == 2:
             return self.resize[0], self.resize[1]
         shorter = max(min(size), 1)
@@ -142,8 +147,7 @@ class Preprocess:
     def _letterboxed(self, array: AnyArray, where: str) -> AnyArray:
         """As Ultralytics' LetterBox."""
         num, height, width, num_channels = array.shape
-        ratio = min(self.resize[0] / max(height, 1), self.resize[1] / max(width, 1))
-        inside = max(round(height * ratio), 1), max(round(width * ratio), 1)
+        inside = self.resized_size((height, width))
         fitted = _resized(array, inside, self.interpolation, where)
         framed = np.full((num, *self.resize, num_channels), self.fill, array.dtype)
         top, left = (self.resize[0] - inside[0]) // 2, (self.resize[1] - inside[1]) // 2

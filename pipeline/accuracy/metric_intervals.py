@@ -6,7 +6,8 @@ video are not. Both engines are judged on the same samples, so what counts is wh
 - *top1, top5*: Clopper and Pearson's interval; of the drop Tango's for paired samples, which has a width also where no
   sample differs, and beside it p of McNemar's exact test (``pipeline/stats/proportions.py``).
 - *Any other metric*: bootstrap over samples, the same for both engines (``pipeline/stats/bootstrap.py``). A mean over
-  samples (mae, cosine) is drawn from its samples' values; anything else is computed anew on each draw.
+  samples (mae, cosine) is drawn from its samples' values; the metrics of ``pipeline/tasks`` compare each sample with
+  its label once and add up anew on each draw; anything else is computed anew on each draw.
 - *Agreement*: Clopper and Pearson's interval.
 """
 
@@ -76,7 +77,7 @@ def metric_interval(metric: Metric, outputs: Mapping[str, Array], labels: Array 
         return _share(int(correct.sum()), len(correct), sampling.confidence)
     if metric.is_mean and labels is not None:
         return _mean_interval(metric.values(outputs, labels), sampling)
-    return _resampled(lambda picks: _picked(metric, outputs, labels, picks), _num_samples(outputs), sampling)[0]
+    return _resampled(metric.of_samples(outputs, labels), _num_samples(outputs), sampling)[0]
 
 
 def metric_drop(
@@ -98,10 +99,10 @@ def metric_drop(
         differences = sign * (metric.values(reference, labels) - metric.values(candidate, labels))
         interval, num = _mean_interval(differences, sampling), sampling.num_resamples
     else:
+        of_candidate, of_reference = (metric.of_samples(outputs, labels) for outputs in (candidate, reference))
 
         def value(picks: Picks) -> float:
-            of_candidate, of_reference = (_picked(metric, outputs, labels, picks) for outputs in (candidate, reference))
-            return sign * (of_reference - of_candidate)
+            return sign * (of_reference(picks) - of_candidate(picks))
 
         interval, num = _resampled(value, _num_samples(candidate), sampling)
     return Drop(interval, None, 0, 0, f"paired bootstrap over samples, {num:,} resamples")
@@ -192,11 +193,6 @@ def _drop_of_shares(candidate: Bools, reference: Bools, sampling: Sampling) -> D
 
 def _num_samples(outputs: Mapping[str, Array]) -> int:
     return len(next(iter(outputs.values())))
-
-
-def _picked(metric: Metric, outputs: Mapping[str, Array], labels: Array | None, picks: Picks) -> float:
-    picked_labels = labels[picks] if labels is not None and metric.needs_labels else None
-    return metric({name: array[picks] for name, array in outputs.items()}, picked_labels)
 
 
 def _mean_interval(values: Floats, sampling: Sampling) -> Interval:

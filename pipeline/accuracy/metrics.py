@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from calibration.arrays import Bools, Floats
 from calibration.data.user_function import load_function
 from engines.contract import Array
 from pipeline.errors import ConfigError
+from pipeline.tasks.answers import Tally
+from pipeline.tasks.classification import DECIDED, average_precision
+from pipeline.tasks.regression import r2, rmse
+from pipeline.tasks.scores import NUM_GUESSES, VALUES, auc, cosine, hits, mae, top1, top5
+from pipeline.tasks.segmentation import miou
+from pipeline.tasks.verification import verification
 
 
 @dataclass(frozen=True)
@@ -35,11 +42,14 @@ class Metric:
     """The output that is read; empty: the only one. A user's own function gets this one, or all of them."""
     compute: Callable[[Any, Any], Any]
     """For our own metrics: (scores, labels) -> value; for a user's: the function itself."""
+    tallied: Callable[[Array, Array], Tally] | None = None
+    """For metrics of ``pipeline.tasks``, from (scores, labels): samples are compared with their labels once, and the
+    value is then that of any of them."""
 
     @property
     def per_sample(self) -> bool:
         """Whether ``correct`` can say of each sample if it was answered rightly."""
-        return self.name in _NUM_GUESSES
+        return self.name in NUM_GUESSES
 
     def __call__(self, outputs: Mapping[str, Array], labels: Array | None) -> float:
         """The value over all samples: ``outputs`` by name, each (num_samples, ...), and labels (num_samples, ...).
@@ -52,6 +62,36 @@ class Metric:
         if labels is None or ":" in self.name:
             return self._own(outputs, labels)
         return float(self.compute(self._scores(outputs, labels), labels))
+
+    def of_samples(
+        self, outputs: Mapping[str, Array], labels: Array | None
+    ) -> Callable[[npt.NDArray[np.int64]], float]:
+        """From indices of samples, of which one may be named several times, to the value over those.
+
+        What each sample alone tells is found out here, once, where the metric is one of ``pipeline.tasks``.
+
+        Raises:
+            ConfigError: as for a call, also when the function is called.
+        """
+        self.check_labels(labels)
+        if self.tallied is not None and labels is not None:
+            tally = self.tallied(self._scores(outputs, labels), labels)
+            return lambda picks: tally.value(np.bincount(picks, minlength=len(labels)))
+        picked_from = labels if self.needs_labels else None
+
+        def value(picks: npt.NDArray[np.int64]) -> float:
+            picked = {name: array[picks] for name, array in outputs.items()}
+            return self(picked, None if picked_from is None else picked_from[picks])
+
+        return value
+
+    def with_notes(self, outputs: Mapping[str, Array], labels: Array | None) -> tuple[float, list[str]]:
+        """The value as by a call, and sentences on what of the labels it leaves out."""
+        self.check_labels(labels)
+        if self.tallied is None or labels is None:
+            return self(outputs, labels), []
+        tally = self.tallied(self._scores(outputs, labels), labels)
+        return tally.value(np.ones(len(labels), np.int64)), tally.notes()
 
     def check_labels(self, labels: Array | None) -> None:
         """What can be told before anything is run.
@@ -76,14 +116,19 @@ class Metric:
         if not self.per_sample:
             raise ConfigError(
                 f"metric '{self.name}': does not classify single samples as right or wrong; use "
-                f"{' or '.join(_NUM_GUESSES)}"
+                f"{' or '.join(NUM_GUESSES)}"
             )
-        return _hits(self.name, self._scores(outputs, labels), labels)
+        return hits(self.name, self._scores(outputs, labels), labels)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the value is between 0 and 1."""
+        return self.unit.startswith("fraction") or self.name == "auc"
 
     @property
     def is_mean(self) -> bool:
         """Whether the value is the mean of one value for each sample, which ``values`` gives."""
-        return self.name in _VALUES
+        return self.name in VALUES
 
     def values(self, outputs: Mapping[str, Array], labels: Array) -> Floats:
         """(num_samples,): the value of each sample alone, whose mean is the metric's value.
@@ -92,7 +137,7 @@ class Metric:
             ConfigError: as for a call.
             KeyError: the metric is no mean.
         """
-        return _VALUES[self.name](self._scores(outputs, labels), labels)
+        return VALUES[self.name](self._scores(outputs, labels), labels)
 
     def _chosen(self, outputs: Mapping[str, Array]) -> str:
         """The name of the output that is judged."""
@@ -140,13 +185,14 @@ class Metric:
 
 
 def metric(name: str, output: str = "", folder: Path = Path()) -> Metric:
-    """The metric of that name: top1, top5, mae, cosine, auc, or ``module:function`` found from ``folder``.
+    """The metric of that name: one of ``METRICS``, or ``module:function`` found from ``folder``.
 
+    A number behind an ``@`` is a threshold, or for ``tar`` the false accept rate: ``f1@0.3``, ``tar@0.001``.
     A user's function is called with (outputs, labels); its attributes ``higher_is_better`` (True), ``needs_labels``
     (True) and ``unit`` ("") are respected, with these defaults.
 
     Raises:
-        ConfigError: no such metric; with the nearest name.
+        ConfigError: no such metric, with the nearest name; or a number that it does not take.
         DataError: the user's function cannot be loaded.
     """
     if ":" in name:
@@ -159,162 +205,92 @@ def metric(name: str, output: str = "", folder: Path = Path()) -> Metric:
             output=output,
             compute=function,
         )
-    if name not in _METRICS:
-        near = difflib.get_close_matches(name, _METRICS, n=1)
+    bare, at, _ = name.partition("@")
+    if bare not in METRICS:
+        near = difflib.get_close_matches(bare, METRICS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "choose one"
-        raise ConfigError(f"metric '{name}': is not one of {', '.join(_METRICS)}, nor module:function; {hint}")
-    compute, higher_is_better, unit = _METRICS[name]
-    return Metric(name, higher_is_better, True, unit, output, compute)
+        raise ConfigError(f"metric '{name}': is not one of {', '.join(METRICS)}, nor module:function; {hint}")
+    kind = METRICS[bare]
+    number = _number_after(name, kind) if at else kind.default
+    if kind.tally is not None:
+        tallied = partial(kind.tally, name, number)
+        return Metric(name, kind.higher_is_better, True, kind.unit, output, partial(_whole, tallied), tallied)
+    assert kind.value is not None, "a metric has one or the other"
+    return Metric(name, kind.higher_is_better, True, kind.unit, output, kind.value)
+
+
+def _whole(tallied: Callable[[Array, Array], Tally], scores: Array, labels: Array) -> float:
+    """The value over all samples."""
+    return tallied(scores, labels).value(np.ones(len(labels), np.int64))
+
+
+def _number_after(name: str, kind: TaskMetric) -> float:
+    """What stands behind the @ in a metric's name."""
+    bare, _, text = name.partition("@")
+    if not kind.number:
+        raise ConfigError(f"metric '{name}': takes no number; write {bare}")
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or (kind.is_rate and not 0 < number < 1):
+        wanted = "between 0 and 1 " if kind.is_rate else ""
+        raise ConfigError(f"metric '{name}': has '{text}', {kind.number} {wanted}is expected; write {kind.example}")
+    return number
 
 
 def counts_classes(name: str) -> bool | None:
     """Whether a metric takes answers for scores of classes, or for values; None where its name says neither."""
-    return True if name in _NUM_GUESSES else False if name in ("mae", "cosine") else None
+    return True if name in NUM_GUESSES else False if name.partition("@")[0] in _OF_VALUES else None
 
 
-def top1(scores: Array, labels: Array) -> float:
-    """Share of samples whose largest score is the label's class."""
-    return float(np.mean(_hits("top1", scores, labels)))
+@dataclass(frozen=True)
+class TaskMetric:
+    """What one of our own metrics is: it has a value, or a tally."""
+
+    higher_is_better: bool
+    unit: str
+    value: Callable[[Array, Array], float] | None = None
+    tally: Callable[[str, float | None, Array, Array], Tally] | None = None
+    """Called with the name as written, the number behind its @, scores and labels."""
+    number: str = ""
+    """What the number behind an @ is; empty: there is none."""
+    example: str = ""
+    is_rate: bool = False
+    """The number is between 0 and 1."""
+    default: float | None = None
 
 
-def top5(scores: Array, labels: Array) -> float:
-    """Share of samples whose label is among the five largest scores; of equal scores the lower class counts first."""
-    return float(np.mean(_hits("top5", scores, labels)))
+def _decided(name: str) -> TaskMetric:
+    """Precision, recall or F1."""
+    return TaskMetric(
+        higher_is_better=True,
+        unit="fraction",
+        tally=lambda _written, threshold, scores, labels: DECIDED[name](threshold, scores, labels),
+        number="the score from which on an event is named",
+        example=f"{name}@0.3",
+    )
 
 
-def mae(scores: Array, labels: Array) -> float:
-    """Mean absolute difference of output and labels, over all samples and elements, in the labels' unit."""
-    return float(np.mean(_distances(scores, labels)))
-
-
-def cosine(scores: Array, labels: Array) -> float:
-    """Mean over samples of the cosine between output and label, each flattened: 1 is the same direction.
-
-    A zero vector has no direction: its cosine is 1 with another zero vector, and 0 with any other.
-    """
-    return float(np.mean(_cosines(scores, labels)))
-
-
-def auc(scores: Array, labels: Array) -> float:
-    """Area under the ROC curve by ranks, ties counting one half (Mann-Whitney U; Hanley and McNeil 1982).
-
-    Scores (N,) or (N, 1) are of class 1; of (N, 2) the difference counts, which orders probabilities and logits as
-    they are meant. (N, C) is one class against the rest, the plain mean over classes, each by its own column, so
-    logits should be softmax outputs; with labels (N, C) of 0 and 1, each column by itself.
-    """
-    table = _squeezed(scores).astype(np.float64)
-    if table.ndim > 2:
-        raise ConfigError(f"metric 'auc': the output is {scores.shape}, (N,) or (N, classes) is expected; name another")
-    if np.isnan(table).any():
-        return math.nan
-    if table.ndim == 2 and labels.shape == table.shape and table.shape[1] > 1:
-        if not np.isin(labels, (0, 1)).all():
-            raise ConfigError("metric 'auc': labels (N, classes) must be 0 or 1, other values are found; correct them")
-        return float(np.mean([_binary_auc(table[:, c], labels[:, c] == 1, c) for c in range(table.shape[1])]))
-    num_classes = table.shape[1] if table.ndim == 2 else 2
-    classes = _class_labels("auc", labels, num_classes)
-    if num_classes == 2:
-        positive = table if table.ndim == 1 else table[:, 1] - table[:, 0]
-        return _binary_auc(positive, classes == 1, 1)
-    return float(np.mean([_binary_auc(table[:, c], classes == c, c) for c in range(num_classes)]))
-
-
-def _binary_auc(scores: Floats, positive: Bools, index: int) -> float:
-    """P(a positive scores above a negative) + half of P(they are equal)."""
-    num_positive = int(positive.sum())
-    num_negative = len(positive) - num_positive
-    if not num_positive or not num_negative:
-        which = "no sample" if not num_positive else "every sample"
-        raise ConfigError(
-            f"metric 'auc': {which} is of class {index}, both kinds are needed for a ROC curve; use more evaluation "
-            "data"
-        )
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks = (ends - (counts - 1) / 2)[place.reshape(-1)]
-    above = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
-    return float(above / (num_positive * num_negative))
-
-
-def _distances(scores: Array, labels: Array) -> Floats:
-    """(N,): mean absolute difference of each sample."""
-    got, want = _same_shape("mae", scores, labels)
-    return np.asarray(np.abs(got - want).reshape(len(got), -1).mean(axis=1))
-
-
-def _cosines(scores: Array, labels: Array) -> Floats:
-    """(N,): the cosine of each sample."""
-    got, want = (array.reshape(len(array), -1) for array in _same_shape("cosine", scores, labels))
-    norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
-    both_zero = ~got.any(axis=1) & ~want.any(axis=1)
-    dots = np.sum(got * want, axis=1)
-    return np.where(both_zero, 1.0, dots / np.where(norms == 0, 1.0, norms))
-
-
-def _hits(name: str, scores: Array, labels: Array) -> Bools:
-    """(N,): whether the label is among the best scores; a row with NaN never is."""
-    num_guesses = _NUM_GUESSES[name]
-    table = _squeezed(scores)
-    if table.ndim != 2 or table.shape[1] < max(num_guesses, 2):
-        raise ConfigError(
-            f"metric '{name}': the output is {scores.shape}, (N, classes) with at least {max(num_guesses, 2)} "
-            "classes is "
-            "expected; name another output or metric"
-        )
-    classes = _class_labels(name, labels, table.shape[1])
-    values = table.astype(np.float64)
-    best = np.argsort(-values, axis=1, kind="stable")[:, :num_guesses]
-    hits: Bools = (best == classes[:, None]).any(axis=1) & ~np.isnan(values).any(axis=1)
-    return hits
-
-
-def _class_labels(name: str, labels: Array, num_classes: int) -> npt.NDArray[np.int64]:
-    """(N,) class indices, each below ``num_classes``."""
-    squeezed = _squeezed(labels)
-    if squeezed.ndim != 1 or squeezed.dtype.kind not in "biu":
-        raise ConfigError(
-            f"metric '{name}': labels are {labels.dtype} {labels.shape}, whole numbers (N,) are expected; store each "
-            "class's index"
-        )
-    low, high = int(squeezed.min()), int(squeezed.max())
-    if low < 0 or high >= num_classes:
-        raise ConfigError(
-            f"metric '{name}': labels go from {low} to {high}, the output has the classes 0 to {num_classes - 1}; "
-            "correct "
-            "the labels, or name another output"
-        )
-    return squeezed.astype(np.int64)
-
-
-def _same_shape(name: str, scores: Array, labels: Array) -> tuple[Floats, Floats]:
-    """Both as float64 of one shape, up to axes of length 1; never broadcast."""
-    got, want = _squeezed(scores), _squeezed(labels)
-    if got.shape != want.shape:
-        raise ConfigError(
-            f"metric '{name}': the output is {scores.shape}, the labels are {labels.shape}, the same shape is "
-            "expected; "
-            "store labels in the shape of the output"
-        )
-    return got.astype(np.float64), want.astype(np.float64)
-
-
-def _squeezed(array: Array) -> Array:
-    """Without axes of length 1, but for the first: (N, 1, 1, C) -> (N, C)."""
-    return array.reshape(array.shape[0], *(size for size in array.shape[1:] if size != 1))
-
-
-_NUM_GUESSES = {"top1": 1, "top5": 5}
-_METRICS: dict[str, tuple[Callable[[Array, Array], float], bool, str]] = {
-    "top1": (top1, True, "fraction of samples"),
-    "top5": (top5, True, "fraction of samples"),
-    "mae": (mae, False, "unit of the labels"),
-    "cosine": (cosine, True, ""),
-    "auc": (auc, True, ""),
-}
-_VALUES: dict[str, Callable[[Array, Array], Floats]] = {
-    "top1": lambda scores, labels: _hits("top1", scores, labels).astype(np.float64),
-    "top5": lambda scores, labels: _hits("top5", scores, labels).astype(np.float64),
-    "mae": _distances,
-    "cosine": _cosines,
-}
-"""Those that are means: the value of each sample, (N,)."""
+METRICS: dict[str, TaskMetric] = {
+    "top1": TaskMetric(True, "fraction of samples", top1),
+    "top5": TaskMetric(True, "fraction of samples", top5),
+    "mae": TaskMetric(False, "unit of the labels", mae),
+    "cosine": TaskMetric(True, "", cosine),
+    "auc": TaskMetric(True, "", auc),
+    "precision": _decided("precision"),
+    "recall": _decided("recall"),
+    "f1": _decided("f1"),
+    "average_precision": TaskMetric(True, "fraction", tally=lambda _name, _number, *both: average_precision(*both)),
+    "rmse": TaskMetric(False, "unit of the labels", tally=lambda _name, _number, *both: rmse(*both)),
+    "r2": TaskMetric(True, "", tally=lambda _name, _number, *both: r2(*both)),
+    "miou": TaskMetric(True, "fraction", tally=lambda _name, _number, *both: miou(*both)),
+    "tar": TaskMetric(
+        True, "fraction", tally=verification, number="the false accept rate", example="tar@0.001", is_rate=True,
+        default=0.001,
+    ),
+    "eer": TaskMetric(False, "fraction", tally=verification),
+}  # fmt: skip
+"""Our own metrics by name."""
+_OF_VALUES = ("mae", "cosine", "rmse", "r2", "tar", "eer")
+"""What outputs of these are is no scores of classes."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from calibration.data.array_files import SUFFIXES as ARRAY_SUFFIXES
 from calibration.data.array_files import ArrayHeader, headers
-from calibration.data.image_folder import BY_FOLDER
 from calibration.data.image_folder import SUFFIXES as IMAGE_SUFFIXES
+from calibration.data.labels.of_pictures import BY_FOLDER
 from calibration.data.source import DYNAMIC, FUNCTION, InputSpec
 from pipeline.drafting.facts import DataSet, DataSets
 from pipeline.errors import ConfigError

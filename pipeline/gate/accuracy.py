@@ -32,8 +32,6 @@ from pipeline.json_record import finite
 from pipeline.stages.validate import Judge, Labelled, agreement, same_arg_max
 from pipeline.stats.intervals import Interval, Limit, outcome
 
-SHARES = ("top1", "top5", "auc")
-"""Metrics that are between 0 and 1."""
 ALONE = "consider these samples only with sampled = false"
 
 
@@ -193,7 +191,7 @@ def check_meaning(budget: Budget, judge: Judge, *, has_reference: bool) -> None:
     if name == "metric" and budget.at_most == judge.metric().higher_is_better:
         better, relation = ("higher", ">=") if judge.metric().higher_is_better else ("lower", "<=")
         raise ConfigError(f"'{budget.text}': {judge.name} is better when {better}; write metric {relation} …")
-    if judge.name in SHARES and not _is_possible(budget):
+    if judge.name and judge.metric().is_share and not _is_possible(budget):
         raise ConfigError(
             f"'{budget.text}': {judge.name} is a share, from 0 to 1, so this is no limit; write 0.01 for 1 %"
         )

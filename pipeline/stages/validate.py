@@ -93,10 +93,13 @@ class Judge:
 
     def __call__(self, outputs: Mapping[str, Array], labelled: Labelled | None) -> float:
         """The metric's value on outputs of these samples, in the metric's own unit."""
+        return self.with_notes(outputs, labelled)[0]
+
+    def with_notes(self, outputs: Mapping[str, Array], labelled: Labelled | None) -> tuple[float, list[str]]:
+        """The same, and sentences on what of the labels it leaves out."""
         metric_function = self.metric()
-        return metric_function(
-            outputs, labelled.labels() if labelled is not None and metric_function.needs_labels else None
-        )
+        labels = labelled.labels() if labelled is not None and metric_function.needs_labels else None
+        return metric_function.with_notes(outputs, labels)
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ class Validate(Stage):
         ``metric_drop`` (positive: worse than FP32), ``agreement`` (share of samples with the same arg max, or null)
         and, by output, Polygraphy's numbers and the element that is worst.
 
-        ``notes`` are sentences about outputs that passed and are far from FP32's.
+        ``notes`` are sentences about outputs that passed and are far from FP32's, and labels that are not counted.
 
         ``derived`` has the derived tolerances by output, null where none hold. Where the models behind the engine are
         known, the scales of a Q/DQ model are held to its ranges; and if anything fails, the last of ``failures`` says
@@ -235,8 +238,11 @@ class Validate(Stage):
         ours, theirs = answers.arrays, expected_answers.arrays
         failures += too_noisy(derived, ours, theirs, tolerance) if derived else []
         value = expected = drop = None
+        notes = far_from_reference(compared)
         if judge.name:
-            value, expected = judge(ours, labelled), judge(theirs, labelled)
+            value = judge(ours, labelled)
+            expected, left_out = judge.with_notes(theirs, labelled)
+            notes += left_out
             drop = expected - value if judge.metric().higher_is_better else value - expected
             if not drop <= tolerance.max_metric_drop:
                 failures.append(
@@ -252,7 +258,7 @@ class Validate(Stage):
             "precision": precision,
             "passed": not failures,
             "failures": failures,
-            "notes": far_from_reference(compared),
+            "notes": notes,
             "suspects": suspects,
             "metric": value,
             "reference_metric": expected,

@@ -105,6 +105,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/training/simulation.py", {"tune"}),
         ("pipeline/ladder/steps.py", set()),
         ("pipeline/drafting/draft.py", set()),
+        ("pipeline/tasks/segmentation.py", {"prune", "tune", "validate"}),
         ("pipeline/techniques/catalogue.py", set()),
         ("calibration/weights/masks.py", {"prune"}),
         ("calibration/quantized/symmetric.py", {"quantize"}),
@@ -112,6 +113,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("calibration/file_digest.py", set()),
         ("calibration/analysis/rounding.py", {"calibrate", "tolerate", "validate"}),
         ("calibration/data/batches.py", RUNNING | {"build", "build-trt"}),  # native INT8 reads samples
+        ("calibration/data/labels/pairs.py", RUNNING | {"build", "build-trt"}),
         ("calibration/graph/fold.py", {"export", "quantize", "calibrate", "tolerate", "tune", "validate"}),
         ("calibration/graph/weightless.py", {*STAGES}),
         ("calibration/histogram/methods.py", {*STAGES} - {"export", "convert", "lint", "prune", "infer", "infer-trt"}),
