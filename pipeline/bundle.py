@@ -75,7 +75,8 @@ class Manifest:
     """What the lint found about the data and the model."""
     tolerances: Mapping[str, str]
     """By ``tolerance_key``: how far a correct engine may be off."""
-    calibration: DataInfo
+    calibration: DataInfo | None
+    """None where nothing was calibrated."""
     evaluation: DataInfo
     notes: tuple[str, ...]
     versions: Mapping[str, str]

@@ -106,7 +106,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     exported = store.run(plan.export, source)
     network, float_source = network_from(plan, store, exported, until)
     fp32 = network.fp32
-    calibration, evaluation = _samples(plan, fp32)
+    calibration, evaluation = _samples(plan, network, until)
     check_shapes(plan, evaluation, until)
     check_operators(plan, fp32, until)
     if until not in ("export", "lint"):
@@ -123,8 +123,8 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     if until == "export":
         return made
 
-    evaluated = Evaluated(made.evaluation, made.reference, plan.data.output)
-    made.findings = store.run(plan.lint, fp32, calibration, evaluated, made.tuning)
+    evaluated = Evaluated(made.evaluation, made.reference, plan.data.output) if calibration else None
+    made.findings = store.run(plan.lint, fp32, calibration or evaluation, evaluated, made.tuning)
     if until == "lint":
         return made
 
@@ -143,10 +143,10 @@ def write_models(plan: Plan, store: Store, made: Results, until: str) -> None:
         made.networks[PRUNED] = Network(pruned)
     if until == "prune":
         return
-    assert made.calibration is not None, "only a bundle has none"
     for form in [form for network in made.networks.values() for form in network.all_forms()]:
         if not needs_ranges(plan, form, until):
             continue
+        assert made.calibration is not None, "_samples has seen to it"
         form.ranges = ranges_of(plan, store, form.fp32, made.calibration)
         for note in form.ranges.notes():
             log.warning("%s", note)
@@ -351,13 +351,23 @@ def derive(plan: Plan, store: Store, made: Results, until: str) -> None:
             made.tolerances[variant] = store.run(plan.tolerate, fp32, made.evaluation, rounding)
 
 
-def _samples(plan: Plan, fp32: OnnxModel) -> tuple[Samples, Samples]:
-    """Calibration and evaluation samples, opened and checked against the model's inputs."""
-    specs = input_specs_from_onnx(fp32.path)
-    sources = (plan.data.calibration, plan.data.evaluation)
+def _samples(plan: Plan, network: Network, until: str) -> tuple[Samples | None, Samples]:
+    """Calibration samples, where the plan names some, and evaluation samples, checked against the model's inputs.
+
+    Raises:
+        ConfigError: it names none, and something is to be calibrated.
+    """
+    specs = input_specs_from_onnx(network.fp32.path)
     calibration, evaluation = (
-        open_samples(_resolved(plan, source), specs, plan.data.preprocess, plan.folder) for source in sources
+        None if source is None else open_samples(_resolved(plan, source), specs, plan.data.preprocess, plan.folder)
+        for source in (plan.data.calibration, plan.data.evaluation)
     )
+    assert evaluation is not None, "a plan names some"
+    if calibration is None and (network.quantized is None or needs_ranges(plan, network, until)):
+        raise ConfigError(
+            f"{plan.path}: [data] names no calibration samples, and only INT8 of a network that came quantized needs "
+            'none; add calibration = { path = "..." }, samples like those that it will see'
+        )
     return calibration, evaluation
 
 

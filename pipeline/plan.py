@@ -84,8 +84,9 @@ class Model:
 class Data:
     """[data]: representative samples to calibrate on, other samples to judge with, and how to judge."""
 
-    calibration: DataSource
     evaluation: DataSource
+    calibration: DataSource | None = None
+    """None: for a network that came quantized, of which nothing is calibrated."""
     tuning: DataSource | None = None
     """What [tune] and [prune] train on; none: the calibration samples."""
     preprocess: Preprocess = field(default_factory=Preprocess)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Concatenate, Literal, TypeAlias, cast
 
 from calibration.data.batches import InputSpec, Samples
+from calibration.graph.weightless import skeleton_from_file
 from calibration.precision.placement import FULL_BITS, PlacementOptions
+from calibration.quantized.grids import is_told_by_tensor
 from calibration.ranges.ranges import IMPORTED, RangeMethod, methods_of_tensors
 from calibration.ranges.ranges import TUNED as TUNED_RANGES
 from calibration.ranges.ranges_file import ranges_from_folder
@@ -308,8 +310,8 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
 def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
     """The models behind a variant's engine; None for FP32, which is all there is, and for what no simulation follows.
 
-    That is what is not ONNX, what finds its scales at each run, what has weights of 4 bits, and a network with other
-    weights, whose answers differ by more than rounding.
+    That is what is not ONNX, what finds its scales at each run, what has weights of 4 bits, what came with operators on
+    integers or in FP16, and a network with other weights, whose answers differ by more than rounding.
     """
     written = made.models[variant]
     if variant.precision.is_full or variant.precision.is_dynamic or variant.network != TRAINED:
@@ -319,6 +321,8 @@ def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
     network = made.network_of(variant)
     model = None if is_native(plan, variant) else written
     has_its_scales = network.quantized is not None and variant.precision.has_scales
+    if has_its_scales and not is_told_by_tensor(skeleton_from_file(written.path)):
+        return None
     return Evidence(network.fp32, model, made.evaluation, None if has_its_scales else network.ranges)
 
 

@@ -85,6 +85,15 @@ def is_read(node: onnx.NodeProto) -> bool:
     return node.domain in DOMAINS and (node.op_type in (QUANTIZE, DEQUANTIZE) or node.op_type in INTEGER_OPERATORS)
 
 
+def is_told_by_tensor(model: onnx.ModelProto) -> bool:
+    """Whether each rounding stands in the model by itself: in Q/DQ nodes around FP32, in no operator on integers."""
+    half = onnx.TensorProto.FLOAT16
+    nodes = list(nodes_of(model.graph))
+    casts = any(node.op_type == "Cast" and node.attribute[0].i == half for node in nodes)
+    halves = casts or any(tensor.data_type == half for tensor in model.graph.initializer)
+    return not halves and not any(node.op_type in INTEGER_OPERATORS for node in nodes)
+
+
 def grid_of(node: ir.Node) -> Grid:
     """Of a QuantizeLinear or DequantizeLinear.
 

@@ -41,7 +41,7 @@ from pipeline.json_record import write_json
 from pipeline.machine.identity import installed_versions
 from pipeline.output import copy_files
 from pipeline.plan import STAGES, Plan, tomllib
-from pipeline.record import data_info
+from pipeline.record import DataInfo, data_info
 from pipeline.results import Results
 
 TOP = "trtforge-bundle"
@@ -90,7 +90,6 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
     assert made.reference is not None
     assert made.findings is not None
     assert made.source_verdict is not None
-    assert made.calibration is not None
     models: dict[str, ModelFile] = {model_key(FP32.name, "none", TRAINED): made.fp32}
     for variant, model in made.models.items():
         placement = backend(variant.backend).PLACEMENT
@@ -118,11 +117,18 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
         verdict="reference/verdict.json",
         findings="reference/findings.json",
         tolerances=tolerances,
-        calibration=replace(data_info(made.calibration), path=plan.data.calibration.path),
+        calibration=_calibration_info(plan, made),
         evaluation=replace(data_info(made.evaluation), path=plan.data.evaluation.path),
         notes=(*made.training_notes(), *made.notes),
         versions=installed_versions(),
     )
+
+
+def _calibration_info(plan: Plan, made: Results) -> DataInfo | None:
+    """What was calibrated on, as the plan names it; None where nothing was."""
+    if plan.data.calibration is None or made.calibration is None:
+        return None
+    return replace(data_info(made.calibration), path=plan.data.calibration.path)
 
 
 def _caches(folder: Path, versions: Sequence[str], ranges: Path) -> Iterator[tuple[str, str]]:
@@ -215,7 +221,7 @@ def _write_header(stream: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> 
 
 def _as_named(sentence: str, plan: Plan) -> str:
     """The sentence with data named as the plan names it: where it lay where it was packed does not matter."""
-    for source in (plan.data.calibration, plan.data.evaluation):
+    for source in filter(None, (plan.data.calibration, plan.data.evaluation)):
         sentence = sentence.replace(str(plan.resolved(source.path)), source.path)
     return sentence
 

@@ -262,8 +262,8 @@ def _model_info(plan: Plan, results: Results) -> ModelInfo:
 def _data(results: Results) -> DataRecord:
     if results.packed is not None:
         return DataRecord(results.packed.manifest.calibration, results.packed.manifest.evaluation)
-    assert results.calibration is not None
-    return DataRecord(data_info(results.calibration), data_info(results.evaluation))
+    calibration = None if results.calibration is None else data_info(results.calibration)
+    return DataRecord(calibration, data_info(results.evaluation))
 
 
 def _metric_info(plan: Plan, results: Results) -> MetricInfo | None:

@@ -66,6 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_pictures_in_one_folder_are_split_and_their_scale_is_told_by_labels(here: Path, command: Command) -> None:
     save_pictures(here / "photos", 60)
     plan = drafted(here, command, "--data", "photos", "--labels", "folders")
+    assert plan.data.calibration is not None
     assert (plan.data.calibration.fold, plan.data.evaluation.fold) == ("1/5", "2-5/5")
     assert plan.data.calibration.path == plan.data.evaluation.path == "photos"
     assert plan.data.metric == "top1"
@@ -83,6 +84,7 @@ def test_folders_named_for_it_are_the_two_sets(here: Path, command: Command) -> 
     save_pictures(here / "photos" / "train", 40)
     save_pictures(here / "photos" / "val", 40)
     plan = drafted(here, command, "--data", "photos", "--labels", "folders")
+    assert plan.data.calibration is not None
     assert (plan.data.calibration.path, plan.data.evaluation.path) == ("photos/train", "photos/val")
     assert plan.data.calibration.fold == ""
 
@@ -128,6 +130,7 @@ def test_arrays_are_found_by_their_names(here: Path, command: Command) -> None:
     turned = images.transpose(0, 3, 1, 2).astype(np.float32)
     np.savez(here / "data.npz", x_train=turned, y_train=labels, x_test=turned[:50], y_test=labels[:50])
     plan = drafted(here, command, "--data", "data.npz", "--labels", "y")
+    assert plan.data.calibration is not None
     assert plan.data.calibration.inputs == {"image": "x_train"}
     assert plan.data.evaluation.inputs == {"image": "x_test"}
     assert (plan.data.calibration.labels, plan.data.evaluation.labels) == ("y_train", "y_test")

@@ -173,6 +173,50 @@ def test_what_has_no_meaning(folder: Path, old: str, new: str, table: str, sente
     assert sentence in str(caught.value)
 
 
+CALIBRATION = """calibration = { path = "data.npz", inputs = { x = "calibration" } }\n"""
+
+
+def test_a_plan_without_calibration_samples(folder: Path, command: Command) -> None:
+    """Report and bundle have none either; the evaluation samples are linted by themselves."""
+    plan = folder / "uncalibrated.toml"
+    assert CALIBRATION in PLAN
+    plan.write_text(PLAN.replace(CALIBRATION, "").replace('"reference"', '"onnxruntime"') + QUICK_PROTOCOL)
+    ran = command("run", str(plan), "--store", str(folder / "store"), "--set", "report.html=false")
+    assert ran.status == 0, ran.err
+    report = json.loads((folder / "trtforge-report-uncalibrated/report.json").read_text())
+    assert report["data"]["calibration"] is None
+    assert report["data"]["evaluation"]["num_samples"] == 66
+    bundle = unpacked(packed(command, plan, store=str(folder / "store")))
+    assert json.loads((bundle / "manifest.json").read_text())["calibration"] is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"symmetric.onnx"', '"float.onnx"'), ('["fp32", "int8"]', '["fp16", "int8"]')],
+    ids=["FP32", "FP16"],
+)
+def test_what_has_to_be_calibrated_needs_samples(folder: Path, old: str, new: str) -> None:
+    plan = folder / "uncalibrated.toml"
+    plan.write_text(PLAN.replace(CALIBRATION, "").replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        run(read_plan(plan), Store(folder / "store"), "validate")
+    assert str(caught.value).endswith(
+        "uncalibrated.toml: [data] names no calibration samples, and only INT8 of a network that came quantized needs "
+        'none; add calibration = { path = "..." }, samples like those that it will see'
+    )
+
+
+@pytest.mark.parametrize("source", ["symmetric.onnx", "qoperator.onnx"])
+def test_a_layer_is_searched_for_where_each_rounding_stands_by_itself(folder: Path, source: str) -> None:
+    plan = folder / "strict.toml"
+    text = PLAN.replace('"symmetric.onnx"', f'"{source}"').replace('["onnxruntime", "reference"]', '["onnxruntime"]', 1)
+    plan.write_text(text + "[validate.int8]\nmin_cosine = 1.0\n")
+    verdicts = run(read_plan(plan), Store(folder / "store"), "validate").verdicts
+    (failures,) = (v.read()["failures"] for variant, v in verdicts.items() if variant.precision.is_integer)
+    searched = [failure for failure in failures if "layer" in failure]
+    assert len(searched) == (source == "symmetric.onnx")
+
+
 def test_there_is_nothing_to_calibrate(folder: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         run(read_plan(folder / "plan.toml"), Store(folder / "store"), "calibrate")
