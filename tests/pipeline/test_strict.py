@@ -128,7 +128,7 @@ def test_top_level_values_are_no_tables(tmp_path: Path) -> None:
         said == "[model] is 3, a whole number, but takes a table of source, signature, float_source, inputs, profiles"
     )
     said = refused(tmp_path, "[model]\nsource = 'm'\n[data]\ncalibration = 3\nevaluation = 'e'")
-    assert said == "[data.calibration] is 3, a whole number, but takes a table of path, inputs, labels, limit"
+    assert said == "[data.calibration] is 3, a whole number, but takes a table of path, inputs, labels, limit, fold"
 
 
 @pytest.mark.parametrize(
