@@ -11,7 +11,7 @@ from pipeline.errors import CheckFailed, ConfigError, EngineError, ModelError, S
 from pipeline.flow import run
 from pipeline.gate.budget import Budget
 from pipeline.ladder.bounds import bounds_of, has_goal, held
-from pipeline.ladder.hardware import check_hardware, hardware_settings, suits, why_unsuited
+from pipeline.ladder.hardware import check_hardware, hardware_settings, suited_backends, suits, why_unsuited
 from pipeline.ladder.row import Row, worst_of
 from pipeline.ladder.steps import STEPS, Climb, TechniqueStep
 from pipeline.plan import Plan
@@ -74,9 +74,10 @@ def climb(plan: Plan, store: Store, *, everything: bool) -> Ascent:
         state = Climb(plan, bounds, ascent.rows, _has_labels(ascent.rows))
         spent = (time.monotonic() - started) / SECONDS_PER_MINUTE
         reason, outcome = _why_left_out(ascent, state, step, everything=everything, minutes=spent)
-        backends = () if reason else step.backends(plan)
+        backends = () if reason else suited_backends(plan, step.backends(plan))
         if not reason and not backends:
-            outcome, reason = "not possible", step.why_not_for(plan, plan.variants.backends[0])
+            first = suited_backends(plan, plan.variants.backends)[0]
+            outcome, reason = "not possible", step.why_not_for(plan, first)
         if reason:
             ascent.rungs.append(_rung(step, (), outcome, reason))
             continue

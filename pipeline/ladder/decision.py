@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import tomli_w
+from typing import Any
 
 from pipeline.advice.recommendation import OtherLoad, recommend
 from pipeline.gate.record import Check
@@ -57,10 +57,11 @@ class Choice:
         """What to write into the plan for it; empty where it is FP32, or nothing was chosen."""
         if self.row is None or self.row.is_plain():
             return ""
-        table: Mapping[str, object] = {}
+        changed = setting_from_text(f"variants.backends={json.dumps([self.row.variant.backend])}")
+        table: Mapping[str, Any] = {}
         for text in self.row.plan.settings:
             table = merged(table, setting_from_text(text))
-        return tomli_w.dumps(table)
+        return "\n".join(lines_of_table(merged(table, changed))) + "\n"
 
     def recommendation(self, max_metric_drop: float) -> Recommendation:
         """As every report has one."""
@@ -68,6 +69,17 @@ class Choice:
             return Recommendation("undecided", "", self.sentence, max_metric_drop)
         outcome = "stay" if self.row.is_plain() else "ship"
         return Recommendation(outcome, self.row.name, self.sentence, max_metric_drop)  # type: ignore[arg-type]
+
+
+def lines_of_table(table: Mapping[str, Any], name: str = "") -> list[str]:
+    """A table as TOML, each value in one line, tables after values."""
+    values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    lines = [f"[{name}]"] if name and values else []
+    lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    for key, inner in table.items():
+        if isinstance(inner, Mapping):
+            lines += lines_of_table(inner, f"{name}.{key}" if name else key)
+    return lines
 
 
 def choose(numbers: LadderNumbers) -> Choice:

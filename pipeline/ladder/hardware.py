@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from engines import backend, builders
@@ -56,6 +56,11 @@ def why_unsuited(plan: Plan, step: TechniqueStep) -> str:
 def hardware_settings(plan: Plan, step: TechniqueStep) -> tuple[str, ...]:
     """What ``--set`` makes of the plan so that a step's engines are for the hardware."""
     return () if why_unsuited(plan, step) else HARDWARE[plan.advise.hardware].settings
+
+
+def suited_backends(plan: Plan, names: Iterable[str]) -> tuple[str, ...]:
+    """Of these backends, those that are for the hardware."""
+    return tuple(name for name in names if HARDWARE[plan.advise.hardware].takes_backend(name))
 
 
 def check_hardware(plan: Plan, steps: tuple[TechniqueStep, ...]) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SECONDS_PER_MINUTE = 60.0
 LEAST_P = 0.001
 """A smaller p is not told exactly."""
+LONGEST_HEAD = 8
+"""A metric with a longer name is called metric in the head of its column."""
 WIDTH = 24
 """Of the first column, in characters; names of variants may be longer."""
 SIMULATED = "*"
@@ -136,7 +138,7 @@ def print_advice(record: Record, advice: Advice, console: Console) -> None:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    name = "metric" if metric is None else metric.name
+    name = "metric" if metric is None or len(metric.name) > LONGEST_HEAD else metric.name
     units = ("%", "points") if metric is not None and metric.is_fraction() else ("", "")
     share = "" if metric is None else f"{100 * advice.rows[0].confidence:.3g} %"
     table.add_column("variant\ntechnique\ndata that it needs", overflow="fold")
