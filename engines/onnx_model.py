@@ -142,7 +142,7 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         opset=next((entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS), 0),
         is_dynamic=_is_dynamic(graph, producers),
         num_4_bits=_num_4_bits(graph, products, producers),
-        reduces_by_input=next((_name(node) for node in _nodes(graph) if _reduces_by_input(node)), ""),
+        reduces_by_input=reduction_by_input(graph),
     )
 
 
@@ -285,8 +285,13 @@ def _name(node: onnx.NodeProto) -> str:
     return node.name or f"node_of_{node.output[0]}"
 
 
-def _reduces_by_input(node: onnx.NodeProto) -> bool:
-    return node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and any(node.input[1:])
+def reduction_by_input(graph: onnx.GraphProto) -> str:
+    """A reduction other than ReduceSum whose axes are an input, as from opset 18 on; empty if there is none."""
+
+    def is_one(node: onnx.NodeProto) -> bool:
+        return node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and any(node.input[1:])
+
+    return next((_name(node) for node in _nodes(graph) if is_one(node)), "")
 
 
 def plugin_words(model: onnx.ModelProto) -> str:

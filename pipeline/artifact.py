@@ -210,6 +210,14 @@ class Tolerances(Artifact):
         return dict(json.loads(self.path.read_text()))
 
 
+class SupportTable(Artifact):
+    """What a backend answers of each node of a model (JSON), see ``pipeline.stages.support``."""
+
+    def read(self) -> dict[str, Any]:
+        """The record."""
+        return dict(json.loads(self.path.read_text(encoding="utf-8")))
+
+
 class LayerNoises(Artifact):
     """How much noise each tensor in INT8 brings to the outputs (JSON), see ``pipeline.accuracy.layer_noise``."""
 
@@ -252,6 +260,7 @@ TYPES: dict[str, type[Artifact]] = {
         OnnxModel,
         TfliteModel,
         Findings,
+        SupportTable,
         Ranges,
         Tuned,
         Engine,

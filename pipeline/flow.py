@@ -12,7 +12,6 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.source import FUNCTION, DataSource
 from calibration.lint.findings import raise_errors
 from engines import backend
-from engines.contract import ChoosyBackend
 from engines.model_format import ModelFormat
 from engines.torch_graph import library
 from pipeline.artifact import (
@@ -28,6 +27,7 @@ from pipeline.bundle import open_bundle, tolerance_key
 from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import Plan
+from pipeline.preflight.operators import ask_all, check_operators
 from pipeline.results import Form, Network, Results
 from pipeline.sources.contract import check_convertible, source_from_path
 from pipeline.spelling import nearest
@@ -69,7 +69,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
         ConfigError, DataError, Unavailable, StageError, ModelError, EngineError: see the stages.
     """
     check_plan(plan, until)
-    made = models_of_bundle(plan) if plan.packed.manifest else models_of(plan, store, until)
+    made = models_of_bundle(plan, store) if plan.packed.manifest else models_of(plan, store, until)
     made.notes += map(changed_key, plan.settings)
     if not plan.stage(until).NEEDS_ENGINES:
         return made
@@ -108,14 +108,16 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     fp32 = network.fp32
     calibration, evaluation = _samples(plan, network, until)
     check_shapes(plan, evaluation, until)
-    check_operators(plan, fp32, until)
-    if until not in ("export", "lint"):
+    support = ask_all(plan, store, fp32) if until == "support" else check_operators(plan, store, fp32, until)
+    if until not in ("export", "support", "lint"):
         check_float(fp32, source.path)
     check_labels(plan, evaluation)
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)
     made = Results(source, {TRAINED: network}, calibration, evaluation, _tuning_samples(plan, fp32))
-    made.float_source = float_source
+    made.float_source, made.support = float_source, support
+    if until == "support":
+        return made
     made.notes += notes_on(plan, network)
     with store.about("the reference"):
         made.reference = store.run(plan.infer, Engine(fp32.path, plan.validate.reference), made.evaluation)
@@ -175,7 +177,7 @@ def formats_of(plan: Plan) -> set[ModelFormat]:
     return {backend(name).TAKES for name in plan.variants.backends}
 
 
-def models_of_bundle(plan: Plan) -> Results:
+def models_of_bundle(plan: Plan, store: Store) -> Results:
     """The first half of a run, done by another machine and packed: checked, and used as it is.
 
     Raises:
@@ -188,12 +190,12 @@ def models_of_bundle(plan: Plan) -> Results:
     specs = input_specs_from_onnx(fp32.path)
     evaluation = open_samples(_resolved(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
     check_shapes(plan, evaluation, "build")
-    check_operators(plan, fp32, "build")
+    support = check_operators(plan, store, fp32, "build")
     check_labels(plan, evaluation)
     plan.benchmark.check_samples(evaluation)
     networks = {name: Network(fp32, bundle.ranges()) for name in (TRAINED, *plan.variants.networks)}
     made = Results(fp32, networks, None, evaluation, None, bundle, bundle.verdict(), bundle.reference())
-    made.findings = bundle.findings()
+    made.support, made.findings = support, bundle.findings()
     made.notes += bundle.manifest.notes
     for variant in variants(plan, "benchmark"):
         native = plan.build.is_native(variant.backend, variant.precision.name)
@@ -292,18 +294,6 @@ def check_shapes(plan: Plan, samples: Samples, until: str) -> None:
                 raise ConfigError(f"{plan.path}: [{table}] the model has no input '{name}'{nearest(name, known)}")
     if plan.stage(until).NEEDS_ENGINES:
         check_shape_ranges(plan, samples)
-
-
-def check_operators(plan: Plan, fp32: OnnxModel, until: str) -> None:
-    """That the model is in an opset that the backends read.
-
-    Raises:
-        Unavailable: one does not; the sentence says what brings it down.
-    """
-    if plan.stage(until).NEEDS_ENGINES:
-        for runtime in map(backend, plan.variants.backends):
-            if isinstance(runtime, ChoosyBackend):
-                runtime.refuse_model(fp32.path)
 
 
 def time_engines(plan: Plan, store: Store, made: Results) -> None:

@@ -44,6 +44,7 @@ from pipeline.stages.prune import Prune
 from pipeline.stages.ptq import Ptq
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.report import Report
+from pipeline.stages.support import Support
 from pipeline.stages.tolerate import Tolerate
 from pipeline.stages.tune import Tune
 from pipeline.stages.validate import Validate
@@ -120,6 +121,7 @@ class Plan:
     data: Data
     variants: Variants = Variants()
     export: Export = Export()
+    support: Support = Support()
     lint: Lint = Lint()
     convert: Convert = Convert()
     prune: Prune = Prune()

@@ -19,6 +19,7 @@ from pipeline.artifact import (
     Outputs,
     Ranges,
     Source,
+    SupportTable,
     TfliteModel,
     Timings,
     Tolerances,
@@ -103,6 +104,8 @@ class Results:
     """The exported model against the trained network itself."""
     reference: Outputs | None = None
     findings: Findings | None = None
+    support: dict[str, SupportTable] = field(default_factory=dict)
+    """By backend: whether it takes each node of the trained network."""
     models: dict[Variant, ModelFile] = field(default_factory=dict)
     tuned: dict[Variant, Tuned] = field(default_factory=dict)
     mixtures: dict[Variant, Mixture] = field(default_factory=dict)

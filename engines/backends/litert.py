@@ -35,11 +35,13 @@ from engines.litert.edgetpu import first_on_cpu
 from engines.litert.edgetpu import notes as edgetpu_notes
 from engines.litert.edgetpu_compiler import compiled, compiler
 from engines.litert.facts import FLOATS, TfliteFacts, TfliteTensor, facts_from_file
+from engines.litert.node_answers import answer_of
 from engines.litert.probe import relu_model
 from engines.model_format import ModelFormat
 from engines.onnx_model import refuse_tensorrt
 from engines.precision import FP32, precision_named
 from engines.quiet import quiet
+from engines.support.answers import InputShapes, SupportAnswer
 
 NAME = "litert"
 TAKES: ModelFormat = "tflite"
@@ -48,6 +50,8 @@ CAN_BUILD = True
 GPU = False
 STREAMS = False
 NEEDS_RANGES = False
+REFUSES_NODES = False
+HAS_LISTS = False
 OBEYS: frozenset[str] = frozenset({"edgetpu"})
 SUFFIX = ".tflite"
 INSTALL = "pip install 'trtforge[litert]'"
@@ -79,6 +83,22 @@ def versions() -> dict[str, str]:
 def refuse(options: BuildOptions) -> None:
     """Raise Unavailable if something of TensorRT's is requested."""
     refuse_tensorrt(options, NAME)
+
+
+def why_not_ask() -> str:
+    """Empty if ai-edge-litert is installed."""
+    return why_not_build()
+
+
+def ask(model: Path, _shapes: InputShapes) -> SupportAnswer:
+    """Whose kernels each operator runs in; of the shapes that the file has."""
+    facts = tflite_facts(model)
+    operators = facts.operators[: facts.num_main]
+    is_whole = not any(operator.is_custom for operator in facts.operators)
+    details = _opened(model, 1)._get_ops_details() if is_whole else ()
+    left = operators_left(details, len(operators)) if is_whole else range(len(operators))
+    source = f"{DISTRIBUTION} {importlib.metadata.version(DISTRIBUTION)}"
+    return answer_of(facts, source, set(left), (XNNPACK, BUILT_IN))
 
 
 def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:

@@ -42,7 +42,9 @@ from engines.onnx_model import (
     refuse_tensorrt,
 )
 from engines.ort.blocked_layout import unordered
+from engines.ort.node_answers import answer_by_loading
 from engines.ort.profile import kernels_from_profile
+from engines.support.answers import InputShapes, SupportAnswer
 
 NAME = "onnxruntime"
 TAKES: ModelFormat = "onnx"
@@ -51,6 +53,8 @@ CAN_BUILD = True
 GPU = False
 STREAMS = False
 NEEDS_RANGES = False
+REFUSES_NODES = False
+HAS_LISTS = False
 OBEYS: frozenset[str] = frozenset()
 SUFFIX = ".onnx"
 INSTALL = "pip install 'trtforge[onnxruntime]'"
@@ -98,6 +102,29 @@ def versions() -> dict[str, str]:
 def refuse(options: BuildOptions) -> None:
     """Raise Unavailable if something of TensorRT's is requested."""
     refuse_tensorrt(options, NAME)
+
+
+def why_not_ask() -> str:
+    """Empty if onnxruntime is installed."""
+    return why_not_build()
+
+
+def ask(model: Path, shapes: InputShapes) -> SupportAnswer:
+    """Whether it makes a session of the model, and if not, of which of its nodes it makes none."""
+    ort = _import()
+
+    def why_not(source: Path | bytes) -> str:
+        try:
+            ort.InferenceSession(
+                source if isinstance(source, bytes) else str(source),
+                _settings(ort, num_threads=1),
+                providers=["CPUExecutionProvider"],
+            )
+        except _errors() as error:
+            return _words(error)
+        return ""
+
+    return answer_by_loading(model, shapes, f"{NAME} {ort.__version__}", why_not)
 
 
 def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:

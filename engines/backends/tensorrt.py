@@ -11,11 +11,14 @@ from engines.cuda import device, libraries
 from engines.errors import Unavailable
 from engines.model_format import ModelFormat
 from engines.nvinfer import builder as nvinfer_builder
-from engines.nvinfer import capability, parser_limits
+from engines.nvinfer import capability
 from engines.nvinfer.builder_config import NVINFER_OPTIONS
 from engines.nvinfer.inspection import Inspection, inspected
 from engines.nvinfer.loading import EngineLoader
+from engines.nvinfer.parser_answers import answer_by_parser
 from engines.onnx_model import OnnxModelFacts, facts, refuse_targets
+from engines.support import parser_limits
+from engines.support.answers import InputShapes, SupportAnswer
 
 NAME = "tensorrt"
 TAKES: ModelFormat = "onnx"
@@ -24,6 +27,8 @@ CAN_BUILD = True
 GPU = True
 STREAMS = True
 NEEDS_RANGES = True
+REFUSES_NODES = True
+HAS_LISTS = True
 OBEYS: frozenset[str] = NVINFER_OPTIONS | {"external_kernels", "timing_cache"}
 SUFFIX = ".plan"
 INSTALL = (
@@ -68,6 +73,18 @@ def refuse(options: BuildOptions) -> None:
 def refuse_model(model: Path) -> None:
     """Raise Unavailable if this version's parser does not read the model's opset or reductions."""
     parser_limits.refuse_model(_import(), facts(model), model)
+
+
+def why_not_ask() -> str:
+    """Empty if its parser can be asked: with tensorrt, and a GPU, without which no builder starts."""
+    return why_not_build()
+
+
+def ask(model: Path, shapes: InputShapes) -> SupportAnswer:
+    """What this version's parser says of each node."""
+    if reason := why_not_ask():
+        raise Unavailable(f"{reason}; the list of a version is asked with --generation, or [support] generation")
+    return answer_by_parser(_import(), model, shapes)
 
 
 def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:

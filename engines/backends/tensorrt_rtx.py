@@ -19,8 +19,10 @@ from engines.nvinfer import capability
 from engines.nvinfer.builder_config import NVINFER_OPTIONS
 from engines.nvinfer.inspection import Inspection, integer_products
 from engines.nvinfer.loading import EngineLoader
+from engines.nvinfer.parser_answers import answer_by_parser
 from engines.nvinfer.rtx_plan import plan_products
 from engines.onnx_model import OnnxModelFacts
+from engines.support.answers import InputShapes, SupportAnswer
 
 NAME = "tensorrt_rtx"
 TAKES: ModelFormat = "onnx"
@@ -29,6 +31,8 @@ CAN_BUILD = True
 GPU = True
 STREAMS = True
 NEEDS_RANGES = True
+REFUSES_NODES = True
+HAS_LISTS = False
 OBEYS: frozenset[str] = NVINFER_OPTIONS | {"compute_capabilities"}
 SUFFIX = ".rtx.plan"
 INSTALL = "pip install 'trtforge[rtx]'"
@@ -57,6 +61,16 @@ def refuse(options: BuildOptions) -> None:
     trt = _import()
     _targets(trt, options)
     capability.refuse(capability.capability_of(trt), options)
+
+
+def why_not_ask() -> str:
+    """Empty if tensorrt_rtx is installed: its parser needs no GPU."""
+    return why_not_build()
+
+
+def ask(model: Path, shapes: InputShapes) -> SupportAnswer:
+    """What this version's parser says of each node."""
+    return answer_by_parser(_import(), model, shapes)
 
 
 def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:

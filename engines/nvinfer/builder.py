@@ -27,10 +27,10 @@ from engines.nvinfer.calibrator import calibrator_for
 from engines.nvinfer.capability import capability_of, platform_of, refuse, refuse_platform, typing_for
 from engines.nvinfer.error_hints import is_out_of_memory, lacks_memory, with_hint
 from engines.nvinfer.inspection import Inspection
-from engines.nvinfer.parser_limits import refuse_model
 from engines.nvinfer.shape_profiles import add_profiles, calibration_profile, calibration_shapes, located
 from engines.onnx_model import OnnxModelFacts, check_options, facts
 from engines.precision import precision_named
+from engines.support.parser_limits import refuse_model
 
 _LOG = logging.getLogger(__name__)
 SPARSITY = "(Sparsity)"

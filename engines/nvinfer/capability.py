@@ -51,6 +51,8 @@ class Capability:
     """Whether it must be told that its own layers are to do without these libraries too."""
     native_norm: bool
     """Whether its parser can be told to do without a plugin for InstanceNormalization."""
+    parser_parts: bool
+    """Whether its parser numbers the parts of a model that it takes; before, it returned them."""
     profile_sharing: bool
     """Whether it can be told that several execution contexts may use one profile; before, none can, and later all."""
 
@@ -99,6 +101,7 @@ def capability_of(trt: Any) -> Capability:
         external_kernels=hasattr(trt.TacticSource, "CUDNN") and not ahead_of_time,
         core_without_libraries=hasattr(trt.PreviewFeature, "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"),
         native_norm=hasattr(trt, "OnnxParserFlag"),
+        parser_parts=hasattr(trt.OnnxParser, "supports_model_v2") or not hasattr(trt.OnnxParser, "supports_model"),
         profile_sharing=hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"),
     )
 

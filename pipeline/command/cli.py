@@ -25,7 +25,8 @@ ROOMS = {"plans": "Whole plans", "models": "Models and samples", "engines": "Eng
 """Folder of verbs -> its heading in `--help`."""
 ORDER = (
     "init", "run", "advise", "nightly", "why", "pack", "report", "show", "store",
-    "export", "lint", "convert", "prune", "calibrate", "ranges", "cast", "tune", "quantize", "ptq", "tolerate",
+    "export", "support", "lint", "convert", "prune", "calibrate", "ranges", "cast", "tune", "quantize", "ptq",
+    "tolerate",
     "build", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "deliver", "doctor",
 )  # fmt: skip
 """How `--help` lists the verbs: in the order of a run. One that is not named here comes after those of its folder."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pipeline.artifact import Findings
 from pipeline.command.options import PlanOptions, given_options
 from pipeline.command.sample_check import tell_findings
+from pipeline.command.support_table import tell_support
 from pipeline.errors import CheckFailed, ConfigError
 from pipeline.spelling import echo
 
@@ -118,6 +119,8 @@ def by_plan(path: Path, store: Path, until: str, beside_plan: PlanOptions = NOTH
     result = getattr(made, plan.stage(until).RESULT)
     if isinstance(result, Findings):
         tell_findings(result, plan.lint)
+    elif until == "support":
+        tell_support(made.fp32.path, made.support)
     elif isinstance(result, Mapping):
         for variant, artifact in result.items():
             echo(f"{variant.name}\t{artifact.path}")

@@ -75,6 +75,8 @@ opset = 15
 equalize = true
 allow = ["PyFunc", "Lambda"]
 fold = false
+[support]
+generation = "8.6"
 [lint]
 allow = ["range", "layout"]
 min_samples = 100

@@ -23,6 +23,7 @@ from pipeline.store import Store, modules_of
 
 STAGES = {
     "export": ("pipeline.stages.export", "pipeline.sources.savedmodel"),
+    "support": ("pipeline.stages.support", "engines.backends.tensorrt_rtx"),
     "lint": ("pipeline.stages.lint", "engines.backends.onnxruntime"),
     "prune": ("pipeline.stages.prune", "engines.backends.onnxruntime"),
     "tune": ("pipeline.stages.tune", "engines.backends.onnxruntime"),
@@ -41,6 +42,8 @@ STAGES = {
 """The stages that the store serves, with the module of the backend that they run."""
 RUNNING = {"lint", "prune", "tune", "calibrate", "tolerate", "infer", "infer-trt", "validate"}
 """Those that run an ONNX model."""
+HISTOGRAMS = {*STAGES} - {"export", "support", "convert", "lint", "prune", "infer", "infer-trt"}
+"""Those that read ranges from them."""
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/machine/child_process.py", set()),
         ("pipeline/machine/progress.py", set()),
         ("pipeline/page/svg.py", set()),
+        ("pipeline/preflight/operators.py", set()),
         ("pipeline/delivery/contents.py", set()),
         ("pipeline/nightly/line.py", set()),
         ("pipeline/release/bundle_writer.py", set()),
@@ -116,7 +120,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("calibration/data/labels/pairs.py", RUNNING | {"build", "build-trt"}),
         ("calibration/graph/fold.py", {"export", "quantize", "calibrate", "tolerate", "tune", "validate"}),
         ("calibration/graph/weightless.py", {*STAGES}),
-        ("calibration/histogram/methods.py", {*STAGES} - {"export", "convert", "lint", "prune", "infer", "infer-trt"}),
+        ("calibration/histogram/methods.py", HISTOGRAMS),
         ("calibration/histogram/accumulate.py", {"calibrate", "prune", "tolerate", "validate"}),
         ("calibration/lint/findings.py", {"lint"}),
         ("calibration/precision/qdq.py", {"quantize", "tune"}),
@@ -133,10 +137,12 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("engines/litert/facts.py", {"convert", "calibrate", "lint", "ptq"}),
         ("engines/litert/quantizer.py", {"calibrate", "ptq"}),
         ("engines/backends/tensorrt.py", {"build-trt", "infer-trt"}),
-        ("engines/backends/tensorrt_rtx.py", set()),
+        ("engines/backends/tensorrt_rtx.py", {"support"}),
         ("engines/backends/reference.py", set()),
-        ("engines/cuda/device.py", {"build-trt", "infer-trt"}),
-        ("engines/nvinfer/allocator.py", {"build-trt", "infer-trt"}),
+        ("engines/support/by_list.py", {"support"}),
+        ("engines/support/answers.py", {*STAGES} - {"cast", "quantize", "export"}),
+        ("engines/cuda/device.py", {"build-trt", "infer-trt", "support"}),
+        ("engines/nvinfer/allocator.py", {"build-trt", "infer-trt", "support"}),
         ("engines/nvinfer/progress.py", set()),
         ("engines/torch_graph/network.py", {"prune", "tune"}),
         ("engines/ort/profile.py", RUNNING - {"infer-trt"} | {"build"}),
@@ -291,7 +297,8 @@ def test_what_a_stage_executes_is_in_its_recipe(plan: Path, tmp_path: Path, monk
     for name in STAGES:
         if not name.endswith("-trt"):
             watch(type(getattr(opened, name)))
-    run(opened, Store(tmp_path / "store"), "validate")
+    for until in ("support", "validate"):
+        run(opened, Store(tmp_path / "store"), until)
     of_tflite = {"pipeline.stages.convert", "pipeline.stages.ptq"}  # They need a SavedModel.
     assert {modules[0] for modules in executed} == {modules[0] for modules in STAGES.values()} - of_tflite
     nowhere = {f"{module.replace('.', '/')}{end}.py" for module in NOT_IN_RECIPES for end in ("", "/__init__")}

@@ -16,12 +16,12 @@ import pytest
 import engines
 
 API = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text())
-SHARED = tuple(
-    f"nvinfer/{name}.py"
-    for name in (
+SHARED = (
+    "support/parser_limits.py",
+    *(f"nvinfer/{name}.py" for name in (
         "allocator", "builder", "builder_config", "calibrator", "capability", "execution", "inspection",
-        "layer_profiler", "parser_limits", "progress", "runner", "shape_profiles", "tensor_io", "timing_cache",
-    )
+        "layer_profiler", "parser_answers", "progress", "runner", "shape_profiles", "tensor_io", "timing_cache",
+    )),
 )  # fmt: skip
 FILES = {"tensorrt": (*SHARED, "backends/tensorrt.py"), "tensorrt_rtx": (*SHARED, "backends/tensorrt_rtx.py")}
 
@@ -71,7 +71,11 @@ BEHIND = {
     "PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805": (
         "PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"
     ),
+    "OnnxParser.get_subgraph_nodes": "OnnxParser.supports_model_v2",
+    "OnnxParser.num_subgraphs": "OnnxParser.supports_model_v2",
     "OnnxParser.set_flag": "OnnxParserFlag",
+    "OnnxParser.supports_model": "OnnxParser.supports_model",
+    "OnnxParser.supports_model_v2": "OnnxParser.supports_model_v2",
     "OnnxParserFlag": "OnnxParserFlag",
     "OnnxParserFlag.NATIVE_INSTANCENORM": "OnnxParserFlag",
     "PreviewFeature.PROFILE_SHARING_0806": "PreviewFeature.PROFILE_SHARING_0806",

@@ -32,6 +32,7 @@ TRT_10 = Capability(
     external_kernels=True,
     core_without_libraries=False,
     native_norm=True,
+    parser_parts=True,
     profile_sharing=False,
 )
 TRT_8 = replace(TRT_10, version="8.5.2", strong_typing=False, optimization_level=False, hardware=(), stripped=False)

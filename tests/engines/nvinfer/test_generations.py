@@ -32,9 +32,11 @@ LIKE_8 = {
     "external_kernels": True,
     "core_without_libraries": True,
     "native_norm": True,
+    "parser_parts": False,
     "profile_sharing": True,
 }
 LIKE_10 = LIKE_8 | {"strong_typing": True, "stripped": True, "progress": True, "core_without_libraries": False}
+LIKE_10 |= {"parser_parts": True}
 LATE_10 = LIKE_10 | {"hardware": ["same_compute_capability", "ampere_plus"]}
 LIKE_11 = LATE_10 | {"explicit_batch": False, "weak_typing": False, "native_int8": False, "external_kernels": False}
 LIKE_11 |= {"profile_sharing": False}

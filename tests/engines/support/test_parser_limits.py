@@ -1,6 +1,6 @@
 """What the parsers of generations read, by names of their APIs that tell the generations apart.
 
-That 8.6, 10.3 and 11.4 are told so is shown on their real bindings, in ``test_generations.py``.
+That 8.6, 10.3 and 11.4 are told so is shown on their real bindings, in ``../nvinfer/test_generations.py``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import onnx
 import pytest
 
 from engines.errors import Unavailable
-from engines.nvinfer.parser_limits import largest_opset, refuse_model
 from engines.onnx_model import facts
+from engines.support.parser_limits import largest_opset, refuse_model
 
 SaveModel = Callable[[str], Path]
 

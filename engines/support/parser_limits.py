@@ -28,23 +28,33 @@ def reads_axes(trt: Any) -> bool:
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
 
+def limits(trt: Any, opset: int, reduction: str) -> tuple[str, ...]:
+    """Half sentences on why the parser does not read a model although it may take each node; none if there is no why.
+
+    Args:
+        trt: the parser's module.
+        opset: of the model.
+        reduction: the name of a reduction other than ReduceSum whose axes are an input; empty if it has none.
+    """
+    largest, who = largest_opset(trt), f"{trt.__name__.removesuffix('_bindings')} {trt.__version__}"
+    down = f"write it in opset {largest} (`trtforge export --opset {largest}`, or [export] opset), or update TensorRT"
+    if largest and opset > largest:
+        return (f"is in opset {opset}, {who} reads up to {largest}; {down}",)
+    if reduction and not reads_axes(trt):
+        return (f"node '{reduction}' reduces over axes that are an input, {who} takes no notice of them; {down}",)
+    return ()
+
+
 def refuse_model(trt: Any, model_facts: OnnxModelFacts, model: Path) -> None:
     """Compare a model with what the parser reads.
 
     Raises:
         Unavailable: it does not; the sentence says how the model is brought down.
     """
-    largest, who = largest_opset(trt), f"{trt.__name__.removesuffix('_bindings')} {trt.__version__}"
-    down = f"write it in opset {largest} (`trtforge export --opset {largest}`, or [export] opset), or update TensorRT"
-    if largest and model_facts.num_4_bits:
+    if largest_opset(trt) and model_facts.num_4_bits:
         raise Unavailable(
-            f"{model}: has weights of 4 bits, which {who} does not take; quantize it with weight_bits = 8, or update "
-            "TensorRT to 10.1 or later"
+            f"{model}: has weights of 4 bits, which {trt.__name__.removesuffix('_bindings')} {trt.__version__} does not "
+            "take; quantize it with weight_bits = 8, or update TensorRT to 10.1 or later"
         )
-    if largest and model_facts.opset > largest:
-        raise Unavailable(f"{model}: is in opset {model_facts.opset}, {who} reads up to {largest}; {down}")
-    if model_facts.reduces_by_input and not reads_axes(trt):
-        raise Unavailable(
-            f"{model}: node '{model_facts.reduces_by_input}' reduces over axes that are an input, {who} takes no "
-            f"notice of them; {down}"
-        )
+    for sentence in limits(trt, model_facts.opset, model_facts.reduces_by_input):
+        raise Unavailable(f"{model}: {sentence}")
