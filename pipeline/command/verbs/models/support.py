@@ -14,7 +14,7 @@ from engines import backend as backend_named
 from engines.litert.facts import is_tflite
 from engines.support.answers import AskableBackend, InputShapes
 from pipeline.artifact import ModelFile, OnnxModel
-from pipeline.command.options import STORE, is_plan, output_option, tflite_from
+from pipeline.command.options import STORE, PlanOptions, is_plan, output_option, plan_settings, tflite_from
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.command.support_table import tell_support
@@ -41,8 +41,9 @@ from pipeline.stages.support import Support, Whom
 @click.option("--all", "all_nodes", is_flag=True, help="print every node, not only those that do not run")
 @click.option("--json", "as_json", is_flag=True, help="print the answer as JSON")
 @output_option("also write the answer to this JSON file")
+@plan_settings
 @STORE
-def support(model: Path, backend: str | None, store: Path, **options: Any) -> None:
+def support(model: Path, backend: str | None, beside_plan: PlanOptions, **options: Any) -> None:
     """Say of each node of MODEL (ONNX, .tflite, or that of PLAN.toml) whether it runs, is folded, or does not run.
 
     An installed parser of TensorRT is asked, or with --generation 8.6 NVIDIA's list of the operators of that version.
@@ -50,7 +51,7 @@ def support(model: Path, backend: str | None, store: Path, **options: Any) -> No
     does not run.
     """
     if is_plan(model):
-        return by_plan(model, store, "support")
+        return by_plan(model, options["store"], "support", beside_plan)
     stage = stage_from_options(Support(), options)
     if backend and stage.generation:
         raise ConfigError(f"--backend {backend}: has no effect beside --generation, whose list is asked; drop either")
