@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from engines.contract import BuildOptions
 from engines.errors import EngineError, Unavailable
@@ -75,6 +75,7 @@ class _Parser:
     def __init__(self, trt: Any, path: Path) -> None:
         self._trt, self._path = trt, path
         log, self._tail = logger(trt)
+        self._networks: list[Any] = []
         register_plugins(trt)
         try:
             self._builder = trt.Builder(log)
@@ -86,13 +87,10 @@ class _Parser:
 
     def refused(self, model: onnx.ModelProto) -> Mapping[int, str]:
         """The parser's words on each node that it does not take, by number in that model; none if it takes all."""
-        capability, plain = capability_of(self._trt), BuildOptions()
-        flags = network_flags(self._trt, capability, typing_for(capability, plain))
-        network = self._builder.create_network(flags)
-        parser = parser_for(self._trt, network, plain)
+        parser = self._parser()
         self._tail.clear()
         data, where = model.SerializeToString(), str(self._path)
-        if capability.parser_parts:
+        if capability_of(self._trt).parser_parts:
             takes_all = parser.supports_model_v2(data, where)
             taken = [parser.get_subgraph_nodes(index) for index in range(parser.num_subgraphs)]
         else:  # up to 10.0
@@ -105,11 +103,35 @@ class _Parser:
         refused = [number for number in range(len(model.graph.node)) if number not in inside]
         anyway = words.pop(NO_NODE, "") or self._tail.text()
         refused = refused or [number for number in words if number < len(model.graph.node)] or _readers(model.graph)
+        refused = refused or self._first_refused(model)
         if not refused:
             raise EngineError(
                 f"{self._path}: {self._trt.__name__} refuses the model, and names no node ({anyway.strip(chr(0))})"
             )
         return {number: words.get(number, anyway) for number in refused}
+
+    def _first_refused(self, model: onnx.ModelProto) -> list[int]:
+        """Of a model that is refused without a node being named: the node up to which it is taken no more, if any."""
+        low, high = 0, len(model.graph.node) - 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self._takes(_first_nodes(model, middle + 1)) else (low, middle)
+        return [low] if low == 0 or self._takes(_first_nodes(model, low)) else []
+
+    def _takes(self, model: onnx.ModelProto) -> bool:
+        """Whether the parser takes it whole."""
+        parser = self._parser()
+        data, where = model.SerializeToString(), str(self._path)
+        if capability_of(self._trt).parser_parts:
+            return bool(parser.supports_model_v2(data, where))
+        takes_all, _ = parser.supports_model(data, where)
+        return bool(takes_all)
+
+    def _parser(self) -> Any:
+        """With a network of its own."""
+        flags = network_flags(self._trt, capability_of(self._trt), typing_for(capability_of(self._trt), BuildOptions()))
+        self._networks.append(self._builder.create_network(flags))
+        return parser_for(self._trt, self._networks[-1], BuildOptions())
 
     def _words(self, parser: Any) -> Iterator[tuple[int, str]]:
         """By node, the name of that in a body before a NUL; those about no node under ``NO_NODE``."""
@@ -163,8 +185,20 @@ def _without(asked: Asked, refused: Mapping[int, str]) -> _Rest:
     del graph.input[:]
     graph.input.extend(feeds)
     del graph.output[:]
-    graph.output.extend(infos.get(name, helper.make_empty_tensor_value_info(name)) for name in sorted(wanted & made))
+    graph.output.extend(infos[name] for name in sorted(wanted & made) if name in types and name in infos)
     return rest
+
+
+def _first_nodes(model: onnx.ModelProto, number: int) -> onnx.ModelProto:
+    """The model of its first so many nodes; of its outputs those that they make."""
+    first = onnx.ModelProto()
+    first.CopyFrom(model)
+    del first.graph.node[number:]
+    made = {name for node in first.graph.node for name in node.output}
+    outputs = [value for value in first.graph.output if value.name in made]
+    del first.graph.output[:]
+    first.graph.output.extend(outputs)
+    return first
 
 
 def _readers(graph: onnx.GraphProto) -> list[int]:

@@ -14,6 +14,7 @@ from engines.support.graph import Asked, asked_about, name_of
 from engines.support.operator_lists import TensorRtRelease
 from engines.support.restrictions import Surroundings, restrictions
 
+NOT_LISTED = "Plugins and what depends on shapes are not in the list: the parser of that version has the last word."
 WAY_OUT = "replace it in the network, or build for a backend that has it"
 
 
@@ -94,4 +95,4 @@ def _notes(asked: Asked, release: TensorRtRelease) -> Iterator[str]:
             f"Whether TensorRT {release.name} reads opset {opset} is not listed: 10.0 reads up to 20, and 10.15 up to "
             "24; its parser knows."
         )
-    yield "Plugins and what depends on shapes are not in the list: the parser of that version has the last word."
+    yield NOT_LISTED

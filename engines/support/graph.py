@@ -40,7 +40,7 @@ class Asked:
     @property
     def opset(self) -> int:
         """Of ONNX's own operators; 0 if it names none."""
-        return next((entry.version for entry in self.model.opset_import if entry.domain in ONNX_DOMAINS), 0)
+        return opset_of(self.model)
 
     @cached_property
     def types(self) -> dict[str, int]:
@@ -96,6 +96,11 @@ class Asked:
         )
         steps = [GraphStep(tuple(reads(node)), tuple(node.output)) for node in self.nodes]
         return SupportAnswer(source, nodes, partition(steps, nodes), notes=tuple(notes))
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Of ONNX's own operators; 0 if it names none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS), 0)
 
 
 def asked_about(path: Path, shapes: InputShapes) -> Asked:

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from engines.support.operator_lists import TensorRtRelease
+from engines.support.work import MOVES_DATA
 
 NEVER: dict[int, str] = {
     TensorProto.STRING: "strings", TensorProto.COMPLEX64: "complex numbers",
@@ -26,7 +27,11 @@ FROM_10: dict[int, str] = {
 }  # fmt: skip
 RESIZE_COORDINATES = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners")
 RESIZE_ROUNDING = ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
+TAKES_UINT8 = {"QuantizeLinear", "DequantizeLinear"}
+"""Beside what moves data; whether their zero points are 0 is looked at apart."""
 MOST_K = 3840
+ONE_OUTPUT = ("BatchNormalization", "LayerNormalization", "MaxPool")
+"""Of several that ONNX knows."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def restrictions(node: onnx.NodeProto, around: Surroundings, release: TensorRtRe
         yield "its axes are computed, a constant is expected; fix them in the network"
     if kind in ("MaxPool", "AveragePool", "LpPool") and any(each != 1 for each in attributes.get("dilations", ())):
         yield "it is dilated, which no pooling here is; replace it by one that is not"
-    if kind in ("MaxPool", "LayerNormalization") and any(node.output[1:]):
+    if kind in ONE_OUTPUT and any(node.output[1:]):
         yield "more than its first output is used, it has no other here; leave that out of the network"
     if kind in ("QuantizeLinear", "DequantizeLinear"):
         yield from _quantization(node, around)
@@ -86,6 +91,10 @@ def _types(node: onnx.NodeProto, around: Surroundings, release: TensorRtRelease)
     names = {**NEVER, **({} if release.is_from(10, 0) else FROM_10)}
     for each in sorted(types & names.keys()):
         yield f"it has to do with {names[each]}, which this version has not; use another type in the network"
+        return
+    reads = {around.types.get(name, 0) for name in node.input if name}
+    if TensorProto.UINT8 in reads and node.op_type not in MOVES_DATA | TAKES_UINT8:
+        yield "it computes in UINT8, which inputs and outputs of a model alone may have; cast it in the network"
         return
     integers = (TensorProto.INT32, TensorProto.INT64)
     first = around.types.get(node.input[0], 0) if node.input else 0
@@ -158,8 +167,10 @@ def _constant(_node: Any, attributes: dict[str, Any], _around: Any, _release: An
 _FIRST, _NEVER = (8, 5), (99, 0)
 _CONSTANT_INPUTS: dict[str, tuple[int, str, tuple[tuple[int, int], tuple[int, int]]]] = {
     "CumSum": (1, "axis", (_FIRST, (10, 8))),
+    "Dropout": (2, "training mode", (_FIRST, _NEVER)),
     "OneHot": (1, "depth", ((10, 0), _NEVER)),
     "Pad": (3, "list of axes", (_FIRST, (10, 4))),
+    "STFT": (1, "frame step", (_FIRST, _NEVER)),
     "Slice": (3, "list of axes", (_FIRST, (10, 3))),
     "Squeeze": (1, "list of axes", (_FIRST, (10, 7))),
     "TopK": (1, "K", (_FIRST, (8, 6))),

@@ -97,6 +97,21 @@ def test_an_input_that_it_has_no_type_for_stops_what_reads_it(save_model: SaveMo
     assert [node.name for node in answer.unsupported] == ["y"]
 
 
+def test_a_refusal_that_names_no_node_is_traced_to_it(save_model: SaveModel) -> None:
+    """Of ScatterElements with such a reduction the parser's plugin alone has something to say."""
+    answer = asked(
+        save_model(
+            f"""{HEAD} g (float[3, 3] x, int64[2, 3] i, float[2, 3] u) => (float[3, 3] y, float[3, 3] z)
+            {{
+                [before] a = Relu(x)  [scatter] b = ScatterElements<reduction = "mul">(a, i, u)
+                [after] y = Neg(b)  [beside] z = Relu(a)
+            }}"""
+        )
+    )
+    assert [node.name for node in answer.unsupported] == ["scatter"]
+    assert answer.partition.segments == ((0, 3), (2,))
+
+
 def test_an_empty_graph_is_taken(save_model: SaveModel) -> None:
     answer = asked(save_model(f"{HEAD} g (float[2] x) => (float[2] x) {{ }}"))
     assert (answer.nodes, answer.is_whole, answer.partition.segments) == ((), True, ())

@@ -78,6 +78,22 @@ def test_what_depends_on_constants_alone_is_better_computed_beforehand(save_mode
         ("(int32[2, 8] x) => (int64[2, 1] y) { y = ArgMax<axis = 1>(x) }", "it compares integers"),
         ("(float[2, 8] x, int64[2, 1] i, float[2, 8] u) => (float[2, 8] y) "
          '{ y = ScatterND<reduction = "add">(x, i, u) }', "its reduction is add"),
+        ("(uint8[2] x, uint8[2] z) => (uint8[2] y) { y = Add(x, z) }", "it computes in UINT8"),
+        ("(float[2, 4] x, float[4] s, float[4] b, float[4] m, float[4] v) => (float[2, 4] y, float[4] n, float[4] w) "
+         "{ y, n, w = BatchNormalization<training_mode = 1>(x, s, b, m, v) }", "more than its first output"),
+        ("(float[2, 4] x, bool t) => (float[2, 4] y) <float r = {0.5}> { y = Dropout(x, r, t) }", "its training mode"),
+        ("(float[6, 2, 3] x, float[2, 12, 3] w, float[2, 12, 4] r) => (float[6, 2, 2, 4] y) "
+         '{ y = GRU<hidden_size = 4, direction = "bidirectional", activations = ["Sigmoid", "Tanh", "Tanh", "Sigmoid"]>'
+         "(x, w, r) }", "its two directions have different activations"),
+        ("(float[2, 6, 3] x, float[1, 16, 3] w, float[1, 16, 4] r) => (float[2, 6, 1, 4] y) "
+         "{ y = LSTM<hidden_size = 4, layout = 1>(x, w, r) }", "its layout or input_forget is not 0"),
+        ("(float[2, 8] x) => (float[2, 3] y, int64[2, 3] i) <int64[1] k = {3}> { y, i = TopK<sorted = 0>(x, k) }",
+         "its values are not sorted"),
+        ("(float[1, 1, 2, 4, 4] x, float[1, 2, 3, 3, 3] g) => (float[1, 1, 2, 3, 3] y) { y = GridSample(x, g) }",
+         "its input has 5 dimensions"),
+        ('() => (string[1] y) { y = Constant<value_strings = ["a"]>() }', "it has to do with strings"),
+        ("(float[1, 1, 4, 4] x) => (float[1, 1, 8, 8] y) <float[4] s = {1, 1, 2, 2}> "
+         '{ y = Resize<nearest_mode = "odd">(x, , s) }', "it rounds by odd"),
         ("(uint16[2] x) => (uint16[2] y) { y = Identity(x) }", "it has to do with UINT16"),
         ("(string[2] x) => (string[2] y) { y = Identity(x) }", "it has to do with strings"),
         ("(float[2, 9000] x) => (float[2, 4000] y, int64[2, 4000] i) <int64[1] k = {4000}> { y, i = TopK(x, k) }",

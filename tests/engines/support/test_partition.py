@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from engines.support.answers import NodeAnswer, Partition
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.support.answers import NodeAnswer, NodeState, Partition
 from engines.support.partition import GraphStep, partition
 
 
@@ -53,3 +56,65 @@ def test_what_is_folded_is_in_no_segment_and_crosses_nothing() -> None:
 def test_nothing_that_works_is_shared_by_nodes() -> None:
     assert parts("x > a runs 0\n a > b unsupported 0").flops_share == 0.5
     assert parts("x > a unsupported 0").flops_share == 0.0
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> tuple[list[GraphStep], list[NodeAnswer]]:
+    """Nodes in order, each of which reads what some before it make."""
+    steps, nodes = [], []
+    for number in range(draw(st.integers(0, 14))):
+        reads = draw(st.sets(st.integers(-1, number - 1), max_size=3))
+        states: tuple[NodeState, ...] = ("runs", "runs", "folded", "unsupported")
+        state = draw(st.sampled_from(states))
+        steps.append(GraphStep(tuple(f"t{each}" for each in sorted(reads)), (f"t{number}",)))
+        nodes.append(NodeAnswer(f"n{number}", "Some", state, flops=draw(st.integers(0, 9))))
+    return steps, nodes
+
+
+def followers(steps: list[GraphStep], start: int) -> set[int]:
+    """All nodes that depend on that one."""
+    made, after = {f"t{start}"}, set[int]()
+    for number in range(start + 1, len(steps)):
+        if made & set(steps[number].reads):
+            after.add(number)
+            made |= set(steps[number].makes)
+    return after
+
+
+@given(graphs())
+def test_every_node_is_in_one_place(graph: tuple[list[GraphStep], list[NodeAnswer]]) -> None:
+    steps, nodes = graph
+    whole = partition(steps, nodes)
+    inside = [number for segment in whole.segments for number in segment]
+    assert sorted(inside) == [number for number, node in enumerate(nodes) if node.state == "runs"]
+    assert list(whole.outside) == [number for number, node in enumerate(nodes) if node.state == "unsupported"]
+    assert 0 <= whole.flops_share <= 1
+    assert (whole.num_crossings == 0) or (whole.outside and whole.segments)
+
+
+@given(graphs())
+def test_no_segment_waits_for_a_node_outside_that_waits_for_it(
+    graph: tuple[list[GraphStep], list[NodeAnswer]],
+) -> None:
+    steps, nodes = graph
+    whole = partition(steps, nodes)
+    for segment in whole.segments:
+        after = set().union(*(followers(steps, number) for number in segment))
+        for outside in after & set(whole.outside):
+            assert not followers(steps, outside) & set(segment)
+
+
+@given(graphs())
+def test_segments_are_connected(graph: tuple[list[GraphStep], list[NodeAnswer]]) -> None:
+    steps, nodes = graph
+    for segment in partition(steps, nodes).segments:
+        reached, waiting = {segment[0]}, [segment[0]]
+        while waiting:
+            current = waiting.pop()
+            for other in set(segment) - reached:
+                if set(steps[other].reads) & set(steps[current].makes) or set(steps[current].reads) & set(
+                    steps[other].makes
+                ):
+                    reached.add(other)
+                    waiting.append(other)
+        assert reached == set(segment)
