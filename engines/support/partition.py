@@ -24,7 +24,8 @@ def partition(steps: Sequence[GraphStep], nodes: Sequence[NodeAnswer]) -> Partit
     makers = {name: index for index, step in enumerate(steps) for name in step.makes if name}
     levels: list[int] = []
     for index, step in enumerate(steps):
-        before = [makers[name] for name in step.reads if name in makers and makers[name] < index]
+        reads = () if nodes[index].state == "folded" else step.reads  # It waits for nothing.
+        before = [makers[name] for name in reads if name in makers and makers[name] < index]
         inside = nodes[index].state == "runs"
         levels.append(max((_level(levels[b], nodes[b], inside) for b in before), default=1 if inside else 0))
     parts = _joined(steps, nodes, makers, levels)

@@ -38,7 +38,7 @@ NOT_LISTED_SO = {
 }
 """What the parser refuses of operators that the list has without that restriction."""
 READ_SINCE = {"Equal", "GRU", "GridSample", "LSTM", "RNN", "Resize", "Swish"}
-"""Of them TensorRT 11's parser, which that for RTX shares, reads more: UINT8, other layouts, three dimensions, cubic."""
+"""Of them TensorRT 11's parser, which that for RTX shares, reads more: UINT8, layouts, three dimensions, cubic."""
 
 
 def single_nodes() -> Iterator[onnx.ModelProto]:
