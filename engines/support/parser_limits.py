@@ -53,8 +53,8 @@ def refuse_model(trt: Any, model_facts: OnnxModelFacts, model: Path) -> None:
     """
     if largest_opset(trt) and model_facts.num_4_bits:
         raise Unavailable(
-            f"{model}: has weights of 4 bits, which {trt.__name__.removesuffix('_bindings')} {trt.__version__} does not "
-            "take; quantize it with weight_bits = 8, or update TensorRT to 10.1 or later"
+            f"{model}: has weights of 4 bits, which {trt.__name__.removesuffix('_bindings')} {trt.__version__} does "
+            "not take; quantize it with weight_bits = 8, or update TensorRT to 10.1 or later"
         )
     for sentence in limits(trt, model_facts.opset, model_facts.reduces_by_input):
         raise Unavailable(f"{model}: {sentence}")
