@@ -34,10 +34,12 @@ class Report(Stage):
         """Check the bounds; ConfigError."""
         check_bounds(self, max_metric_drop=(-FINITE, FINITE), num_remedies=(0, math.inf))
 
-    def check_folder(self, folder: Path) -> None:
-        """That the report's folder is new, empty, or an older report: it is going to be replaced as a whole.
+    def check_folder(self, folder: Path, table: str = "[report]") -> None:
+        """That a report's folder is new, empty, or an older report: it is going to be replaced as a whole.
+
+        ``table`` is the plan's that names the folder.
 
         Raises:
             ConfigError: it is a file, or holds anything else.
         """
-        check_replaceable(folder, OWN_FILES, "[report] folder: {} exists, but a report replaces its whole folder")
+        check_replaceable(folder, OWN_FILES, f"{table} folder: {{}} exists, but a report replaces its whole folder")

@@ -10,10 +10,8 @@ import click
 from pipeline.command.draft import draft_options, plan_text
 from pipeline.command.options import STORE, PlanOptions, plan_options
 from pipeline.command.plan_run import open_plan, tell_time
-from pipeline.errors import CheckFailed, ConfigError, NotDecided
-from pipeline.ladder.climb import climb
-from pipeline.ladder.report import timed, write_advice
-from pipeline.page.template import check_drawable
+from pipeline.command.reports import report_of_advice
+from pipeline.errors import CheckFailed, NotDecided
 from pipeline.report.table import print_table
 from pipeline.spelling import echo, table_console
 from pipeline.store import Stopwatch
@@ -41,14 +39,8 @@ def advise(plan: Path, everything: bool, beside_plan: PlanOptions, store: Path, 
     stopwatch = Stopwatch()
     path, text = plan_text(plan, choice, store)
     read, opened = open_plan(path, store, replace(beside_plan, text=text))
-    if read.packed.manifest:
-        raise ConfigError(f"{plan}: is the plan of a bundle, which has its models already; advise before it is packed")
-    if read.report.html:
-        check_drawable("report.html (or write html = false in [report])")
+    record = report_of_advice(read, opened, everything=everything)
     folder = read.output_folder(read.advise)
-    read.report.check_folder(folder)
-    ascent = climb(read, opened, everything=everything)
-    record = write_advice(ascent, timed(ascent, opened), opened)
     print_table(record, table_console())
     echo(folder / ("report.html" if read.report.html else "report.json"))
     tell_time(opened.account, stopwatch.spent())

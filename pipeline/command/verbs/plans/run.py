@@ -11,12 +11,11 @@ import click
 from engines import builders
 from pipeline.command.draft import draft_options, plan_text
 from pipeline.command.options import STORE, PlanOptions, plan_options
-from pipeline.command.plan_run import raise_failures, run_plan, tell_time
+from pipeline.command.plan_run import open_plan, raise_failures, tell_time
+from pipeline.command.reports import report_of_run
 from pipeline.errors import ConfigError
 from pipeline.plan import Plan
-from pipeline.remedies.search import find_remedies
 from pipeline.report.table import print_table
-from pipeline.report.write import write_report
 from pipeline.spelling import echo, nearest, table_console
 from pipeline.store import Stopwatch
 
@@ -41,9 +40,8 @@ def run(plan: Path, backends: tuple[str, ...], beside_plan: PlanOptions, store: 
     stopwatch = Stopwatch()
     path, text = plan_text(plan, choice, store)
     drafted = replace(beside_plan, text=text)
-    read, opened, made = run_plan(path, store, "benchmark", partial(with_backends, backends=backends), drafted)
-    find_remedies(read, opened, made)
-    record = write_report(read, made, opened.account)
+    read, opened = open_plan(path, store, drafted, change=partial(with_backends, backends=backends))
+    record, made = report_of_run(read, opened)
     print_table(record, table_console())
     folder = read.output_folder(read.report)
     echo(folder / ("report.html" if read.report.html else "report.json"))
