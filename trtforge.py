@@ -7,8 +7,8 @@
     report.record.advice.technique
 
 They do what the command does, with the same store, the same files and the same errors (``trtforge.errors``); what a
-command says on stderr meanwhile is said there too. A report shows itself as its page in a notebook, and as its table
-where it is printed.
+command says on stderr meanwhile is said there too, unless ``progress`` is false. A report shows itself as its page in
+a notebook, and as its table where it is printed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ __all__ = ["Advice", "Record", "Report", "__version__", "advise", "errors", "ini
 
 STORE = Path(".trtforge")
 """Where results of plans are stored, unless another folder is named."""
+WIDTH = 100
+"""Of a report's table, characters."""
 PAGE_HEIGHT = 640
 """Of a report in a notebook, pixels."""
 
@@ -51,7 +53,8 @@ class Report:
         from pipeline.report.table import print_table
 
         text = io.StringIO()
-        print_table(self.record, Console(file=text, width=100, markup=False))
+        plain = Console(file=text, width=WIDTH, markup=False, color_system=None, force_jupyter=False)
+        print_table(self.record, plain)
         return text.getvalue()
 
     def _repr_html_(self) -> str:
@@ -65,13 +68,14 @@ class Report:
         return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:{PAGE_HEIGHT}px;border:0"></iframe>'
 
 
-def run(plan: str | Path, *, store: str | Path = STORE, settings: Sequence[str] = ()) -> Report:
+def run(plan: str | Path, *, store: str | Path = STORE, settings: Sequence[str] = (), progress: bool = True) -> Report:
     """Build, validate and benchmark every variant of a plan, and write its report, as `trtforge run` does.
 
     Args:
         plan: the plan's file.
         store: where results are kept; what is there already is not made again, but for the benchmark.
         settings: keys with other values than in the file, such as ``build.workspace_mib=2048``.
+        progress: say on stderr what is made.
 
     Raises:
         errors.ConfigError, errors.DataError, errors.Unavailable, errors.StageError, errors.ModelError,
@@ -82,13 +86,19 @@ def run(plan: str | Path, *, store: str | Path = STORE, settings: Sequence[str] 
     from pipeline.command.plan_run import open_plan
     from pipeline.command.reports import report_of_run
 
-    read, opened = open_plan(Path(plan), Path(store), PlanOptions((), tuple(settings)))
+    options = PlanOptions((), tuple(settings), quiet=not progress)
+    read, opened = open_plan(Path(plan), Path(store), options)
     record, _ = report_of_run(read, opened)
     return Report(record, read.output_folder(read.report))
 
 
 def advise(
-    plan: str | Path, *, everything: bool = False, store: str | Path = STORE, settings: Sequence[str] = ()
+    plan: str | Path,
+    *,
+    everything: bool = False,
+    store: str | Path = STORE,
+    settings: Sequence[str] = (),
+    progress: bool = True,
 ) -> Report:
     """Try the techniques on a plan's network until one holds the bounds of [advise], as `trtforge advise` does.
 
@@ -100,7 +110,8 @@ def advise(
     from pipeline.command.plan_run import open_plan
     from pipeline.command.reports import report_of_advice
 
-    read, opened = open_plan(Path(plan), Path(store), PlanOptions((), tuple(settings)))
+    options = PlanOptions((), tuple(settings), quiet=not progress)
+    read, opened = open_plan(Path(plan), Path(store), options)
     record = report_of_advice(read, opened, everything=everything)
     return Report(record, read.output_folder(read.advise))
 

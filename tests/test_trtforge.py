@@ -20,8 +20,8 @@ def test_what_it_offers_is_frozen() -> None:
         name: list(inspect.signature(getattr(trtforge, name)).parameters) for name in ("run", "advise", "init")
     }
     assert arguments == {
-        "run": ["plan", "store", "settings"],
-        "advise": ["plan", "everything", "store", "settings"],
+        "run": ["plan", "store", "settings", "progress"],
+        "advise": ["plan", "everything", "store", "settings", "progress"],
         "init": ["source", "data", "labels", "metric", "store"],
     }
 

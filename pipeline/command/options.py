@@ -84,6 +84,8 @@ class PlanOptions:
     """Those of the verb that stand for the fields above."""
     text: str | None = None
     """Of a plan that was drafted here; None: the plan's file is read."""
+    quiet: bool = False
+    """Nothing is told of what is made and served."""
 
 
 def names_from(text: str) -> tuple[str, ...]:

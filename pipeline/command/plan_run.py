@@ -54,15 +54,15 @@ def open_plan(
     settings, text = beside_plan.settings, beside_plan.text
     plan = read_plan(path, settings) if text is None else plan_from_text(text, path, settings)
     check_functions(plan, until, beside_plan.allow)
-    return change(plan), open_store(store)
+    return change(plan), open_store(store, quiet=beside_plan.quiet)
 
 
-def open_store(folder: Path) -> Store:
-    """A store that says on stderr what it makes."""
+def open_store(folder: Path, *, quiet: bool = False) -> Store:
+    """A store that says on stderr what it makes, unless it is to be quiet."""
     from pipeline.machine.progress import working
     from pipeline.store import Store
 
-    return Store(folder, _say, working)
+    return Store(folder) if quiet else Store(folder, _say, working)
 
 
 def remember_digests() -> None:
