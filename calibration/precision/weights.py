@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -44,15 +44,18 @@ NEARLY_HALF = 0.49
 """Steps from a code within which it is surely the nearest."""
 
 
+_Floats32: TypeAlias = npt.NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class RoundedWeight:
     """A weight in integers."""
 
     integers: npt.NDArray[np.int16]
     """Within -127 to 127, or of 4 bits -7 to 7, in the weight's shape."""
-    scales: npt.NDArray[np.float32]
+    scales: _Floats32
     """(C,) along the axis, or (); (blocks, C) of a matrix in blocks."""
-    values: npt.NDArray[np.float32]
+    values: _Floats32
     """The integers times their scales, in the weight's shape."""
     mean_shift: Floats | None
     """(C,): by how much rounding raises the mean of each channel of the product; None where it cannot be told."""
@@ -61,7 +64,7 @@ class RoundedWeight:
 def rounded_weight(
     node: ir.Node,
     weight: QuantizedWeight,
-    least_scales: npt.NDArray[np.float32] | None = None,
+    least_scales: _Floats32 | None = None,
 ) -> RoundedWeight:
     """Round a constant weight of a product.
 
@@ -91,7 +94,24 @@ def rounded_weight(
     )
 
 
-def packed_blocks(rounded: RoundedWeight, weight: QuantizedWeight) -> tuple[AnyArray, npt.NDArray[np.float32]]:
+def channels_in_4_bits(weight: _Floats32, means: Sequence[float]) -> tuple[npt.NDArray[np.int8], _Floats32, _Floats32]:
+    """A weight (C, D, positions), one scale for each of C channels, of data with these means, (D,) or none known.
+
+    Returns:
+        The codes, in its shape; (C,) scales; and (C,) by how much rounding raises the mean of each channel.
+    """
+    exact = clipped_to_4_bits(weight, 0, 0)
+    scales = scales_of_4_bits(exact, 0, 0)
+    steps = spread_scales(scales, weight.shape, 0)
+    codes = quantized(exact, scales, 0, 0, LEVELS_OF_4_BITS)
+    if weight.shape[-1] > 1:
+        codes = _with_kernel_sums(exact.astype(np.float64) / steps.astype(np.float64), codes)
+    errors = np.subtract(codes * steps, weight, dtype=np.float64).sum(axis=-1)
+    known = np.asarray(means, np.float64) if len(means) == weight.shape[1] else np.zeros(weight.shape[1])
+    return codes.astype(np.int8), scales, np.asarray(errors @ known, np.float32)
+
+
+def packed_blocks(rounded: RoundedWeight, weight: QuantizedWeight) -> tuple[AnyArray, _Floats32]:
     """A matrix (K, C) of 4 bits as ONNX Runtime's MatMulNBits reads it.
 
     Returns:
@@ -114,7 +134,7 @@ def product_of_blocks(node: ir.Node, weight: QuantizedWeight, constants: Sequenc
     return ir.Node(CONTRIBUTED, "MatMulNBits", [node.inputs[0], *constants], attributes, name=node.name)
 
 
-def trainable(array: npt.NDArray[Any], rounded: RoundedWeight, weight: QuantizedWeight) -> npt.NDArray[np.float32]:
+def trainable(array: npt.NDArray[Any], rounded: RoundedWeight, weight: QuantizedWeight) -> _Floats32:
     """The weight of 4 bits as it was, as far as the nearest code of each is the one that rounding chose."""
     steps = spread_scales(rounded.scales, array.shape, weight.axis, weight.block)
     limit = LEVELS_OF_4_BITS * steps
@@ -173,7 +193,7 @@ class Bias:
     array: npt.NDArray[Any]
     """In the shape that it has there; zeros where there is none yet."""
 
-    def shifted(self, shift: Floats) -> npt.NDArray[np.float32]:
+    def shifted(self, shift: Floats) -> _Floats32:
         """The bias with a shift of each channel, (C,), taken back."""
         return np.asarray(self.array.astype(np.float64) - shift.reshape(self.array.shape), np.float32)
 

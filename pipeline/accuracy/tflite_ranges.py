@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from calibration.analysis.range_choice import (
+    LEAST_SAMPLES,
     ROUNDS,
     PlacementChoice,
     RangeChoice,
@@ -24,10 +26,11 @@ from calibration.analysis.range_choice import (
     sample_sqnr_db,
 )
 from calibration.arrays import AnyArray, Floats
-from calibration.data.source import spread_order
+from calibration.data.source import spread, spread_order
 from calibration.histogram.histogram import Histogram
 from calibration.histogram.methods import Method
 from calibration.precision.scale import limits
+from calibration.ranges.means import ChannelMeans, channel_means
 from calibration.ranges.ranges import (
     AUTO,
     Origin,
@@ -41,7 +44,7 @@ from engines.backends import litert
 from engines.litert.quantizer import TfliteFormat, quantized
 from engines.precision import INT8
 from pipeline.accuracy.range_choice import results_of
-from pipeline.engine_runner import SampleRunner, load_model
+from pipeline.engine_runner import SampleFeeds, SampleRunner, load_model
 from pipeline.machine.progress import counting
 
 log = logging.getLogger(__name__)
@@ -72,12 +75,20 @@ class TfliteReader:
         """The ranges, and how they were chosen; of the histograms that it had last, without doing it again."""
         sizes = {name: histogram.num_values for name, histogram in histograms.items()}
         if self._last is None or self._last[0] != sizes:
-            ranges, choice = ranges_from_histograms(histograms, *self.how, origin), None
+            ranges, choice = ranges_from_histograms(histograms, *self.how, origin).with_means(self._means), None
             if self.how[0] == AUTO:
                 ranges, choice = chosen_tflite_ranges(ranges, self.model, self.samples, self.num_threads)
             self._last = sizes, ranges, choice
         _, ranges, choice = self._last
         return replace(ranges, origin=origin), choice
+
+    @cached_property
+    def _means(self) -> ChannelMeans:
+        """Of the channels, which stand last, of what convolutions and dense layers read, on a few of the samples."""
+        axes = {each.data.name: -1 for each in litert.tflite_facts(self.model).products if each.data is not None}
+        few = [self.samples[index] for index in spread(len(self.samples), LEAST_SAMPLES)]
+        with SampleFeeds(litert.load_values(self.model, num_threads=self.num_threads)) as runner:
+            return channel_means(SampleRunner(runner), few, axes)
 
 
 def chosen_tflite_ranges(

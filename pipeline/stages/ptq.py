@@ -8,11 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, cast, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from calibration.precision.scale import limits
+from calibration.precision.weights import channels_in_4_bits
 from calibration.ranges.ranges import RangesRecord, spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines.backends import litert
 from engines.litert import quantizer
+from engines.litert.four_bits import WeightArray, with_rounded_weights
 from engines.litert.op_versions import with_int8_versions
 from engines.litert.quantizer import TfliteFormat
 from engines.precision import DYNAMIC, FP16, INT8, INT16X8, Precision, precision_named
@@ -96,12 +101,14 @@ class Ptq(Stage):
         litert.check_float(model.path)
         precision = precision_named(self.precision)
         bounds: Mapping[str, tuple[float, float]] = {}
+        means: Mapping[str, tuple[float, ...]] = {}
         if self.reads_ranges(precision):
             if ranges is None:
                 raise ConfigError(f"{precision.name}: needs ranges; run `trtforge calibrate`, and give --ranges")
             record = ranges_from_folder(ranges.path)
             record.check_model(model.digest(), dict)
             bounds = bounds_for(record, precision)
+            means = {name: tensor.channel_means for name, tensor in record.tensors.items()}
         for_edgetpu = self.edgetpu and precision.has_scales
         wanted = TfliteFormat(
             precision,
@@ -111,6 +118,8 @@ class Ptq(Stage):
             per_dense_tensor=for_edgetpu,
         )
         data = quantizer.quantized(model.path, wanted, bounds)
+        if self.weight_bits != type(self).weight_bits and precision.is_integer and self.per_channel:
+            data = _with_rounded_weights(model.path, data, means)
         (out / "model.tflite").write_bytes(_with_versions(data) if for_edgetpu else data)
         notes = self._notes_of_4_bits(out / "model.tflite", model) if precision.is_integer else []
         (out / "notes.json").write_text(json.dumps(notes))
@@ -132,6 +141,16 @@ class Ptq(Stage):
                 "which alone have such weights; take 8"
             )
         return [f"weights of 4 bits: {num} of {num_all} convolutions and matrix products; others keep 8 bits"]
+
+
+def _with_rounded_weights(model: Path, data: bytes, means: Mapping[str, tuple[float, ...]]) -> bytes:
+    """The file with weights of 4 bits whose kernels keep their sums, and biases that take back what is left."""
+    import flatbuffers
+
+    def rounded(name: str, weight: WeightArray) -> tuple[npt.NDArray[np.int8], WeightArray, WeightArray]:
+        return channels_in_4_bits(weight, means.get(name, ()))
+
+    return with_rounded_weights(litert.schema(), flatbuffers, (model.read_bytes(), data), rounded)
 
 
 def _with_versions(data: bytes) -> bytes:

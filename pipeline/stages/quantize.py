@@ -111,19 +111,19 @@ class Quantize(Stage):
             raise ConfigError(f"weight_bits is {self.weight_bits}, but must be 4 or 8; correct it")
         sizes = {size for of_target in BLOCK_SIZES.values() for size in of_target}
         if self.block_size and (self.weight_bits == FULL_BITS or self.block_size not in sizes):
-            self._refuse_block_size(sizes)
+            self._refuse_block_size(sizes, "")
         for override in self._of_nodes():
             if override.precision != FP32.name and override.precision != self.rest:
                 raise ConfigError(f'{override.words()}: FP16 is written with rest = "fp16" alone; write that, or fp32')
 
     def _check_block_size(self) -> None:
         if self.block_size and self.block_size not in (sizes := BLOCK_SIZES[self.target]):
-            self._refuse_block_size(sizes)
+            self._refuse_block_size(sizes, f" for {self.target}")
 
-    def _refuse_block_size(self, sizes: Collection[int]) -> NoReturn:
+    def _refuse_block_size(self, sizes: Collection[int], for_whom: str) -> NoReturn:
         raise ConfigError(
             f"block_size is {self.block_size}, but is for weight_bits = 4 and must be one of "
-            f"{', '.join(map(str, sorted(sizes)))} for {self.target}; correct it, or leave it out"
+            f"{', '.join(map(str, sorted(sizes)))}{for_whom}; correct it, or leave it out"
         )
 
     def _of_nodes(self) -> list[Override]:
@@ -338,7 +338,7 @@ class Quantize(Stage):
                 f"weight_bits is {self.weight_bits}, but the network has no matrix product with a constant matrix, and "
                 f"in {self.precision} no other has weights of 4 bits; take 8"
             )
-        last = f"their weights have 4 bits, in blocks of {block}" if block else why
+        last = f"weights of matrix products have 4 bits, in blocks of {block}" if block else why
         notes = [*dynamic_notes(written), *written.notes, *([last] if written.in_integers else [])]
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(out / "model.onnx")

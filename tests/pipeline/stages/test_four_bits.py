@@ -149,8 +149,9 @@ def test_it_is_said_how_many_have_them(net: OnnxModel, ranges: Ranges, tmp_path:
     ) in model.notes()
     dynamic = Quantize(target="onnxruntime", weight_bits=4).writing("dynamic")
     assert written(dynamic, net, None, tmp_path / "b").notes() == [
-        "3 matrix products round their data to UINT8 at each run", "their weights have 4 bits, in blocks of 32",
-    ]  # fmt: skip
+        "3 matrix products round their data to UINT8 at each run",
+        "weights of matrix products have 4 bits, in blocks of 32",
+    ]
     assert model.path.stat().st_size < 398_336 * 0.66 + 10_000
 
 
