@@ -9,6 +9,8 @@ from pipeline.page.numbers import MIB, metric_text, metric_title, three_digits
 from pipeline.page.svg import QUIET, STYLE, Picture, colour_of, empty_figure, latency_axis, svg_from_figure
 from pipeline.record import MetricInfo, Record, VariantRecord
 
+LABEL_WIDTH, LABEL_HEIGHT = 18.0, 12.0
+"""Points of the picture that a number takes."""
 Cost: TypeAlias = Callable[[VariantRecord], float | None]
 FrontierPoint: TypeAlias = tuple[int, VariantRecord, float, float]
 """Number in the picture, variant, cost and metric."""
@@ -43,6 +45,23 @@ def unsurpassed(points: Sequence[tuple[float, float]], *, higher_is_better: bool
     return front
 
 
+def near(places: Sequence[tuple[float, float]]) -> list[list[int]]:
+    """Points that lie so near each other that they need one label, by their indices, in order.
+
+    Args:
+        places: of each point, in points of the picture.
+    """
+    groups: list[list[int]] = []
+    for index, (x, y) in enumerate(places):
+        for group in groups:
+            if any(abs(x - places[i][0]) < LABEL_WIDTH and abs(y - places[i][1]) < LABEL_HEIGHT for i in group):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups
+
+
 def _frontier(record: Record, metric: MetricInfo, key: str, label: str, cost: Cost) -> Picture | None:
     numbered = [(number, variant, cost(variant)) for number, variant in enumerate(record.variants, start=1)]
     points: list[FrontierPoint] = [
@@ -61,11 +80,16 @@ def _frontier(record: Record, metric: MetricInfo, key: str, label: str, cost: Co
         for place in unsurpassed([(x, y) for *_, x, y in points], higher_is_better=metric.higher_is_better)
     ]
     ax.plot([x for *_, x, _ in front], [y for *_, y in front], color=QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
-    for number, variant, x, y in points:
+    for _, variant, x, y in points:
         colour = colour_of(variant.precision)
         filled = "none" if variant.is_simulated() else colour
         ax.plot(x, y, "o", ms=6, mec=colour, mfc=filled, mew=1.5, zorder=3)
-        ax.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", color=colour)
+    figure.draw_without_rendering()  # Fixes the layout, so that places are known.
+    places = [tuple(ax.transData.transform((x, y))) for *_, x, y in points]
+    for group in near(places):
+        label = ", ".join(str(points[place][0]) for place in group)
+        highest = max(group, key=lambda place: places[place][1])
+        ax.annotate(label, points[highest][2:], xytext=(4, 4), textcoords="offset points", color=QUIET)
     names = "; ".join(f"{number} {variant.name}" for number, variant, *_ in points)
     alt = "; ".join(f"{variant.name} {metric_text(metric, y)} at {three_digits(x)}" for _, variant, x, y in points)
     caption = f"The dashed line joins what no other variant surpasses in both. {names}."

@@ -29,3 +29,8 @@ def test_on_the_line_is_what_no_other_surpasses(
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_points_that_lie_together_have_one_label() -> None:
+    assert near([(0, 0), (100, 0), (10, 5), (25, 5), (100, 50)]) == [[0, 2, 3], [1], [4]]
+    assert near([]) == []
