@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.report.advice_pictures import unsurpassed
+from pipeline.report.advice_pictures import near, unsurpassed
 from pipeline.report.advice_table import duration
 
 
