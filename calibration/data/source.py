@@ -63,8 +63,9 @@ class DataSource:
     """At most this many samples, 0 for all. Taken at even distances, so that every class of a sorted data set has its
     part; of a function, which has no length, the first ones."""
     fold: str = ""
-    """A part of the samples that shares none with the others: ``1/5`` is every fifth one, from the first on; ``2-5/5``
-    is the rest. Before ``limit``. Empty: all."""
+    """A part of the samples that shares none with the others: ``1/5`` is one of every five neighbours, each time at
+    another place, so that classes that take turns are in every part; ``2-5/5`` is the rest. Before ``limit``. Empty:
+    all."""
 
     def __post_init__(self) -> None:
         """Refuse what no data set can satisfy.
@@ -79,8 +80,8 @@ class DataSource:
         first, last, num = self.folds()
         if not 1 <= first <= last <= num:
             raise DataError(
-                f"{self.path}: fold is '{self.fold}', a part such as 1/5 (every fifth sample) or 2-5/5 (the others) is "
-                "expected; correct it"
+                f"{self.path}: fold is '{self.fold}', a part such as 1/5 (one of every five samples) or 2-5/5 (the "
+                "others) is expected; correct it"
             )
 
     def folds(self) -> tuple[int, int, int]:
@@ -93,7 +94,9 @@ class DataSource:
     def is_in_fold(self, index: int) -> bool:
         """Whether the sample of that index, from 0 on, is taken, before the limit."""
         first, last, num = self.folds()
-        return first <= index % num + 1 <= last
+        block, place = divmod(index, num)
+        turn = scattered(block) * num >> 32
+        return first <= (place + turn) % num + 1 <= last
 
     def chosen(self, num: int) -> Sequence[int]:
         """The indices, of so many samples, that the fold and then the limit take, ascending.
@@ -163,6 +166,13 @@ class SampleReader(Protocol):
     def samples_at(self, indices: Sequence[int]) -> Iterator[Block]:
         """The selected samples of these numbers, as they are listed here, each in a block of its own."""
         ...
+
+
+def scattered(number: int) -> int:
+    """A number of 32 bits for each, 0 for 0, as if by chance: the last steps of MurmurHash3."""
+    number = (number ^ number >> 16) * 0x85EBCA6B % 2**32
+    number = (number ^ number >> 13) * 0xC2B2AE35 % 2**32
+    return number ^ number >> 16
 
 
 def spread(num: int, limit: int) -> Sequence[int]:
