@@ -48,26 +48,37 @@ def data_sets(data: str, labels: str, specs: Sequence[InputSpec], folder: Path) 
             raise ConfigError(
                 f"--data {data}: is a '{path.suffix}' file; give a folder, an .npz or .npy file, or module:function"
             )
-        return _arrays(path, labels, specs, folder)
-    return _folder(path, labels, folder)
+        return _arrays((path, path), labels, specs, folder)
+    return _folder(path, labels, specs, folder)
 
 
-def _folder(path: Path, labels: str, folder: Path) -> DataSets:
+def _folder(path: Path, labels: str, specs: Sequence[InputSpec], folder: Path) -> DataSets:
     below = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    kinds = {file.suffix.lower() for file in path.rglob("*") if file.is_file()}
-    are_pictures = bool(kinds & set(IMAGE_SUFFIXES))
-    if not are_pictures and not kinds & set(ARRAY_SUFFIXES):
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    are_pictures = any(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
+    array_files = [file for file in files if file.suffix.lower() in ARRAY_SUFFIXES]
+    if not are_pictures and not array_files:
         raise ConfigError(f"--data {path}: holds neither pictures nor arrays (.npy, .npz); give a folder that does")
-    calibration, evaluation = _named(CALIBRATION_WORDS, below), _named(EVALUATION_WORDS, below)
-    if calibration and evaluation:
+    if are_pictures and len(specs) > 1:
+        raise ConfigError(
+            f"--data {path}: holds pictures, but the network takes {', '.join(spec.name for spec in specs)}; write a "
+            "function that yields batches of all of them, and give it as module:function"
+        )
+    calibration, evaluation = _named_sets(below)
+    if not are_pictures and not calibration:
+        return _arrays((array_files[0], path), labels, specs, folder)
+    if calibration:
         note = f"the folders {calibration} and {evaluation} of {path.name}, by their names"
+        judging = [] if are_pictures else [file for file in array_files if file.is_relative_to(path / evaluation)]
+        arrays = [_arrays((file, path / evaluation), labels, specs, folder) for file in judging[:1]]
+        inputs = arrays[0].evaluation.inputs if arrays else {}
         sets = [
-            DataSet(_relative(path / name, folder), labels=_labels_of(path / name, labels, folder))
+            DataSet(_relative(path / name, folder), inputs, _labels_of(path / name, labels, folder))
             for name in (calibration, evaluation)
         ]
-        return DataSets(
-            sets[0], sets[1], are_pictures, (note,), _ask_for_labels(path / evaluation, labels, are_pictures)
-        )
+        asks = _ask_for_labels(path / evaluation, labels, are_pictures)
+        questions = arrays[0].questions if arrays else {}
+        return DataSets(sets[0], sets[1], are_pictures, (note,), asks, questions)
     place, labels = _relative(path, folder), _labels_of(path, labels, folder)
     sets = [DataSet(place, labels=labels, fold=fold) for fold in (ONE_FOLD, OTHER_FOLDS)]
     return DataSets(sets[0], sets[1], are_pictures, (SPLIT,), _ask_for_labels(path, labels, are_pictures))
@@ -77,10 +88,16 @@ def _labels_of(path: Path, labels: str, folder: Path) -> str:
     """As named; of CSV files the one that is called as the folder, where one lies beside the file that was named."""
     file = Path(labels)
     if file.suffix.lower() != CSV_SUFFIX:
-        return labels
+        return labels if labels in ("", BY_FOLDER) else _path_of_labels(path, labels, folder)
     beside = file if file.is_file() else path.parent / file
     namesake = beside.with_name(path.name + CSV_SUFFIX)
     return _relative(namesake if namesake.is_file() else beside, folder)
+
+
+def _path_of_labels(path: Path, labels: str, folder: Path) -> str:
+    """A file or folder of labels as it is to stand in the plan, from here or from where the samples lie; else a key."""
+    places = [place for place in (Path(labels), path.parent / labels) if labels and place.exists()]
+    return _relative(places[0], folder) if places else labels
 
 
 def _ask_for_labels(path: Path, labels: str, are_pictures: bool) -> tuple[str, ...]:
@@ -93,9 +110,11 @@ def _ask_for_labels(path: Path, labels: str, are_pictures: bool) -> tuple[str, .
     )
 
 
-def _arrays(path: Path, labels: str, specs: Sequence[InputSpec], folder: Path) -> DataSets:
-    """The arrays of one file that fit the network's inputs."""
-    arrays, place = headers(path, str(path)), _relative(path, folder)
+def _arrays(paths: tuple[Path, Path], labels: str, specs: Sequence[InputSpec], folder: Path) -> DataSets:
+    """The arrays of one file, which may stand for a folder of such files, that fit the network's inputs."""
+    path, whole = paths
+    arrays, place = headers(path, str(path)), _relative(whole, folder)
+    labels = labels if labels in arrays else _path_of_labels(whole, labels, folder)
     if len(arrays) == 1 and len(specs) == 1:
         mapping = {} if path.suffix.lower() == ".npy" else _mapping(specs[0].name, next(iter(arrays)))
         sets = [DataSet(place, mapping, labels, fold) for fold in (ONE_FOLD, OTHER_FOLDS)]
@@ -104,9 +123,8 @@ def _arrays(path: Path, labels: str, specs: Sequence[InputSpec], folder: Path) -
         sets = [DataSet(place, {}, labels, fold) for fold in (ONE_FOLD, OTHER_FOLDS)]
         return DataSets(sets[0], sets[1], False, (SPLIT,), _ask_for_key(arrays, specs, labels))
     fitting = {spec.name: [key for key, header in arrays.items() if _fits(header, spec)] for spec in specs}
-    keys_of_sets = [
-        {name: _named(words, keys) for name, keys in fitting.items()} for words in (CALIBRATION_WORDS, EVALUATION_WORDS)
-    ]
+    named = {name: _named_sets(keys) for name, keys in fitting.items()}
+    keys_of_sets = [{name: sets[number] for name, sets in named.items()} for number in range(2)]
     if all(all(keys.values()) for keys in keys_of_sets):
         label_keys = [_label_key(labels, arrays, words) for words in (CALIBRATION_WORDS, EVALUATION_WORDS)]
         sets = [
@@ -124,7 +142,8 @@ def _arrays(path: Path, labels: str, specs: Sequence[InputSpec], folder: Path) -
     question = (
         f"which array is the input '{lacking}'? {path.name} has {shapes}: write inputs = {{ {lacking} = \"KEY\" }}"
     )
-    return DataSets(DataSet(place), DataSet(place), False, questions={"inputs": question})
+    sets = [DataSet(place, {}, labels, fold) for fold in (ONE_FOLD, OTHER_FOLDS)]
+    return DataSets(sets[0], sets[1], False, (f"{SPLIT}, without fold",), questions={"inputs": question})
 
 
 def _mapping(name: str, key: str) -> dict[str, str]:
@@ -157,6 +176,13 @@ def _ask_for_key(arrays: Mapping[str, ArrayHeader], specs: Sequence[InputSpec], 
         if flat and not labels
         else ()
     )
+
+
+def _named_sets(names: Sequence[str]) -> tuple[str, str]:
+    """The names of what calibrates and of what judges; both empty where these are not two."""
+    calibration, evaluation = _named(CALIBRATION_WORDS, names), _named(EVALUATION_WORDS, names)
+    is_split = calibration and evaluation and calibration != evaluation
+    return (calibration, evaluation) if is_split else ("", "")
 
 
 def _named(words: Sequence[str], names: Sequence[str]) -> str:

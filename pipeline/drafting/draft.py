@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,10 +19,14 @@ from engines import backend, builders
 from engines.contract import TensorSpec
 from engines.onnx_model import facts
 from engines.precision import FP16, FP32, INT8
+from pipeline.accuracy.metrics import metric as named_metric
 from pipeline.artifact import OnnxModel, Source, TfliteModel
+from pipeline.drafting.class_labels import is_one_hot, why_no_classes
 from pipeline.drafting.data_sets import data_sets
 from pipeline.drafting.facts import DataSet, DataSets, Preprocessing
 from pipeline.drafting.pixels import LabelledData, shape_of_pictures, with_scale
+from pipeline.errors import ConfigError
+from pipeline.page.toml_text import key_text, value_text
 from pipeline.spelling import shown
 from pipeline.strict import names_in_file
 
@@ -66,14 +69,17 @@ def draft_plan(source: Source, model: OnnxModel, data: str, choice: UsersChoice,
         folder: where the plan will lie.
 
     Raises:
-        ConfigError: the data is nothing that could be samples.
+        ConfigError: the data is nothing that could be samples; there is no such metric; a name is not UTF-8.
         DataError: a file of it is damaged, or its labels cannot be read.
         ModelError: the exported file is damaged.
     """
+    if choice.metric and not FUNCTION.fullmatch(choice.metric):
+        named_metric(choice.metric)
     specs, outputs = input_specs_from_onnx(model.path), facts(model.path).outputs
     sets = data_sets(data, choice.labels, specs, folder)
     known = _preprocessing(sets, specs, model, (outputs, folder), choice)
-    labels = _labels(sets.evaluation, specs, known.options, folder)
+    is_open = bool(sets.questions) or not set(known.questions) <= {"scale"}
+    labels = _labels(_source_of(sets.evaluation, folder), specs, known.options, is_open=is_open)
     metric, output, asked = _metric(choice.metric, labels, outputs)
     needed = {f"[data.preprocess] {key}": text for key, text in known.questions.items()}
     needed |= {f"[data.calibration] and [data.evaluation] {key}": text for key, text in sets.questions.items()}
@@ -90,10 +96,22 @@ def draft_plan(source: Source, model: OnnxModel, data: str, choice: UsersChoice,
         "num_threads = 1  # of a CPU runtime; 0: its own default",
         "",
         "[advise]  # which technique? `trtforge advise` tries them against these bounds",
-        f"bounds = {json.dumps(_bounds(metric))}",
+        f"bounds = {value_text(_bounds(metric))}",
         '# bounds = ["metric_drop <= 0.01", "p50_ms <= 0.5 x baseline", "size_compressed_mib <= 2"]',
     ]
-    return Draft("\n".join(lines) + "\n", needed)
+    text = "\n".join(lines) + "\n"
+    if foreign := [line for line in lines if not _is_utf8(line)]:
+        raise ConfigError(f"{foreign[0]!a}: is not UTF-8, which a plan is written in; rename the file or folder")
+    return Draft(text, needed)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether no byte of a file's name stands in it that could not be decoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _bounds(metric: str) -> list[str]:
@@ -111,10 +129,9 @@ def _preprocessing(
     outputs, folder = beside
     if choice.preprocess is not None:
         return Preprocessing(choice.preprocess, ("as given",))
-    if len(specs) > 1 and sets.are_pictures:
-        text = "the network has several inputs, and pictures are one: write a function that yields batches, and name it"
-        return Preprocessing().asking("inputs", text)
-    labelled = LabelledData(_source_of(sets.evaluation, folder), specs, _class_output(outputs))
+    output = _class_output(outputs)
+    num_classes = next((spec.shape[1] for spec in outputs if spec.name == output), DYNAMIC)
+    labelled = LabelledData(_source_of(sets.evaluation, folder), specs, output, num_classes)
     if sets.are_pictures:
         return with_scale(shape_of_pictures(specs[0]), model, labelled)
     return _of_arrays(sets.evaluation, specs, model, labelled)
@@ -149,15 +166,19 @@ def _source_of(data: DataSet, folder: Path) -> DataSource:
 
 
 def _labels(
-    data: DataSet, specs: tuple[InputSpec, ...], options: Preprocess, folder: Path
+    data: DataSource, specs: tuple[InputSpec, ...], options: Preprocess, *, is_open: bool
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None:
-    """The labels, where they can be read already; a function's come with its samples."""
+    """The labels, where they can be read already; a function's come with its samples.
+
+    Raises:
+        DataError: they cannot be read, though nothing that this takes is open.
+    """
     if not (data.labels or FUNCTION.fullmatch(data.path)):
         return None
     try:
-        samples = open_samples(_source_of(data, folder), specs, options, folder)
+        samples = open_samples(data, specs, options, Path())
     except DataError:
-        if data.labels and options != Preprocess():
+        if not is_open:
             raise
         return None  # Its question stands in the plan.
     return None if samples.reader.labels() is None else samples.labels()
@@ -167,19 +188,21 @@ def _metric(
     chosen: str, labels: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None, outputs: Sequence[TensorSpec]
 ) -> tuple[str, str, tuple[str, ...]]:
     """The metric that fits the labels, the output that it reads, and a question where none is sure to."""
-    output = _class_output(outputs) if len(outputs) > 1 else ""
     if chosen:
-        return chosen, output, ()
+        return chosen, _class_output(outputs) if len(outputs) > 1 else "", ()
     if labels is None:
         return "", "", ("no labels were named, so that answers are compared with FP32's alone: is there a metric?",)
-    kind = labels.dtype.kind
     several = [spec for spec in outputs if len(spec.shape) == 2 and spec.shape[1] != 1]
-    if kind in "iu" and labels.ndim == 1 and len(several) == 1:
-        return "top1", output, ()
-    if kind == "f" and len(outputs) == 1 and outputs[0].shape[1:] == labels.shape[1:]:
+    reason = why_no_classes(labels, several[0].shape[1]) if len(several) == 1 else ""
+    if len(several) == 1 and not reason:
+        return "top1", several[0].name if len(outputs) > 1 else "", ()
+    if is_one_hot(labels):
+        return "", "", ("labels are one-hot: store each class's index instead, for top1; else which metric is it?",)
+    if labels.dtype.kind == "f" and len(outputs) == 1 and outputs[0].shape[1:] == labels.shape[1:]:
         return "mae", "", ()
     shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in outputs)
-    return "", "", (f"which metric fits labels {labels.dtype} {labels.shape} and outputs {shapes}?",)
+    because = f" For top1 {reason}." if reason else ""
+    return "", "", (f"which metric fits labels {labels.dtype} {labels.shape} and outputs {shapes}?{because}",)
 
 
 def _model(source: Source, specs: Sequence[InputSpec], folder: Path) -> Iterator[str]:
@@ -188,35 +211,35 @@ def _model(source: Source, specs: Sequence[InputSpec], folder: Path) -> Iterator
     path = absolute.relative_to(folder.resolve()).as_posix() if inside else str(absolute)
     named = str(source.path) if FUNCTION.fullmatch(str(source.path)) else path
     yield "[model]"
-    yield f"source = {json.dumps(named, ensure_ascii=False)}"
+    yield f"source = {value_text(named)}"
     if signature := source.signature_name():
-        yield f"signature = {json.dumps(signature, ensure_ascii=False)}"
+        yield f"signature = {value_text(signature)}"
     for spec in specs:
         if spec.shape[0] == DYNAMIC and DYNAMIC not in spec.shape[1:]:
-            yield f"[model.inputs.{json.dumps(spec.name, ensure_ascii=False)}]  # the shapes that its batch may take"
+            yield f"[model.inputs.{key_text(spec.name)}]  # the shapes that its batch may take"
             yield from (
                 f"{word} = {[size, *spec.shape[1:]]}" for word, size in zip(("min", "opt", "max"), TYPICAL_BATCHES)
             )
         elif DYNAMIC in spec.shape:
-            yield f"# backends that build for given shapes need [model.inputs.{json.dumps(spec.name)}]: {spec.shape}"
+            yield f"# backends that build for given shapes need [model.inputs.{key_text(spec.name)}]: {spec.shape}"
     yield ""
 
 
 def _data(sets: DataSets, metric: str, output: str) -> Iterator[str]:
     yield "[data]"
     yield (
-        f"metric = {json.dumps(metric)}"
+        f"metric = {value_text(metric)}"
         if metric
         else '# metric = "top1"  # or top5, mae, cosine, auc, module:function'
     )
     if output:
-        yield f"output = {json.dumps(output, ensure_ascii=False)}"
+        yield f"output = {value_text(output)}"
     yield from (line for note in sets.notes for line in _comment(note, ""))
     for word, data in (("calibration", sets.calibration), ("evaluation", sets.evaluation)):
         yield f"[data.{word}]"
         table: dict[str, object] = {field.name: getattr(data, field.name) for field in fields(data)}
         table |= dict.fromkeys(sets.questions, "?")
-        yield from (f"{key} = {_inline(value)}" for key, value in table.items() if value)
+        yield from (f"{key} = {value_text(value)}" for key, value in table.items() if value)
         if word == "calibration":
             yield f"limit = {ENOUGH_TO_CALIBRATE}  # evenly spread; more seldom change a range"
     yield ""
@@ -234,21 +257,13 @@ def _preprocess(known: Preprocessing) -> Iterator[str]:
     changed = {**changed, **dict.fromkeys(known.questions, "?")}
     yield from (line for note in known.notes for line in _comment(note, ""))
     yield "[data.preprocess]"
-    yield from (f"{key} = {_inline(value)}" for key, value in changed.items())
+    yield from (f"{key} = {value_text(value)}" for key, value in changed.items())
     yield ""
-
-
-def _inline(value: object) -> str:
-    """A value of a plan as TOML, in one line."""
-    if isinstance(value, Mapping):
-        pairs = ", ".join(f"{_inline(key)} = {_inline(item)}" for key, item in value.items())
-        return f"{{ {pairs} }}"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _comment(text: str, mark: str) -> list[str]:
     """Lines of a comment, of which the first begins with the mark."""
-    return textwrap.wrap(text, WIDTH, initial_indent=f"# {mark}", subsequent_indent="#" + " " * (len(mark) + 1))
+    return textwrap.wrap(shown(text), WIDTH, initial_indent=f"# {mark}", subsequent_indent="#" + " " * (len(mark) + 1))
 
 
 def _variants(source: Source) -> Iterator[str]:
@@ -263,7 +278,7 @@ def _variants(source: Source) -> Iterator[str]:
             reason = "no .tflite file can be made of this source"
         (not_here if reason else here).append(f"{name}: {reason.removeprefix(f'{name}: ')}" if reason else name)
     yield "[variants]"
-    yield f"precisions = {json.dumps([FP32.name, FP16.name, INT8.name])}"
-    yield f"backends = {json.dumps(here)}"
-    yield from (line for reason in not_here for line in _comment(shown(reason), "not "))
+    yield f"precisions = {value_text([FP32.name, FP16.name, INT8.name])}"
+    yield f"backends = {value_text(here)}"
+    yield from (line for reason in not_here for line in _comment(reason, "not "))
     yield ""

@@ -24,6 +24,7 @@ from calibration.lint.input_scale import rescalings
 from engines import backend
 from pipeline.accuracy.metrics import metric
 from pipeline.artifact import OnnxModel
+from pipeline.drafting.class_labels import why_no_classes
 from pipeline.drafting.facts import Preprocessing
 from pipeline.engine_runner import SIMULATOR, Sessions
 from pipeline.stats.proportions import mcnemar
@@ -105,6 +106,8 @@ class LabelledData:
     specs: tuple[InputSpec, ...]
     output: str
     """The output that has a score for each class."""
+    num_classes: int = DYNAMIC
+    """Of it."""
 
 
 def with_scale(known: Preprocessing, model: OnnxModel, data: LabelledData) -> Preprocessing:
@@ -146,6 +149,12 @@ def _by_labels(known: Preprocessing, model: OnnxModel, data: LabelledData) -> Pr
         return known.asking("scale", f"which scale do pixels have? {_choices()} It cannot be tried: {reason}")
     shape = data.specs[0].shape
     in_colour = max(COLOURS) in (shape[1], shape[-1])
+    labels = open_samples(data.source, data.specs, known.options, Path()).labels()
+    if reason := why_no_classes(labels, data.num_classes):
+        return known.asking("scale", f"which scale do pixels have? {_choices()} Labels do not tell: for top1 {reason}")
+    if in_colour and known.options.layout == "keep" and shape[-1] != max(COLOURS):
+        text = "It cannot be tried on pictures stored with their channels first: store them as (N, H, W, 3)"
+        return known.asking("scale", f"which scale do pixels have? {_choices()} {text}")
     scales = [scale for scale in SCALES if in_colour or len(scale.mean) < max(COLOURS)]
     counted = []
     for num in LOOKS:

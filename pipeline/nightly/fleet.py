@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
-
 from pipeline.errors import ConfigError
 from pipeline.gate.generations import NAME
 from pipeline.option import check_bounds, option
+from pipeline.page.toml_text import key_text, value_text
 from pipeline.plan import Plan, read_plan, table_from_file
 from pipeline.spelling import nearest
 from pipeline.strict import NO_KEY, record_from_table
@@ -173,15 +171,8 @@ def models_of(fleet_file: FleetFile) -> dict[str, Path]:
 
 def _lines(table: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for key, value in table.items():
-        bare = tomli_w.dumps({key: 0}).partition(" = ")[0]
+        bare = key_text(key)
         if isinstance(value, dict):
             yield from _lines(value, f"{prefix}{bare}.")
         else:
-            yield f"{prefix}{bare}={_value(value)}"
-
-
-def _value(value: Any) -> str:
-    """A value of TOML in one line."""
-    if isinstance(value, list) and not any(isinstance(item, dict) for item in value):
-        return json.dumps(value, ensure_ascii=False)
-    return tomli_w.dumps({"x": value}).partition("=")[2].strip()
+            yield f"{prefix}{bare}={value_text(value)}"

@@ -11,6 +11,7 @@ import pytest
 from calibration.data.source import InputSpec
 from pipeline.drafting.data_sets import data_sets
 from pipeline.drafting.facts import DataSet
+from pipeline.errors import ConfigError
 
 IMAGE = (InputSpec("image", "float32", (-1, 4, 4, 3)),)
 TWO = (InputSpec("ids", "int64", (-1, 6)), InputSpec("mask", "float32", (-1, 6)))
@@ -116,3 +117,49 @@ def test_the_only_array_that_fits_is_it(tmp_path: Path) -> None:
 def test_a_function_is_split_as_well(tmp_path: Path) -> None:
     sets = data_sets("my_data:batches", "", IMAGE, tmp_path)
     assert (sets.calibration.path, sets.calibration.fold, sets.are_pictures) == ("my_data:batches", "1/5", False)
+
+
+def test_one_name_with_words_of_both_is_one_set(tmp_path: Path) -> None:
+    sets = data_sets(arrays_in(tmp_path, x_train_test=(5, 4, 4, 3), boxes=(5, 7)), "", IMAGE, tmp_path)
+    assert (sets.calibration.fold, sets.evaluation.fold) == ("1/5", "2-5/5")
+    assert sets.calibration.inputs == sets.evaluation.inputs == {"image": "x_train_test"}
+    pictures = data_sets(pictures_in(tmp_path, "train-test/a.jpg", "more/b.jpg"), "", IMAGE, tmp_path)
+    assert (pictures.calibration.path, pictures.calibration.fold) == ("photos", "1/5")
+
+
+@pytest.mark.parametrize("names", [("",), ("train", "test")])
+def test_arrays_of_files_in_a_folder_are_mapped_as_those_of_one_file(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        np.savez(tmp_path / "data" / name / "0.npz", photos=np.zeros((2, 4, 4, 3), np.float32), y=np.zeros(2, np.int64))
+    sets = data_sets(str(tmp_path / "data"), "y", IMAGE, tmp_path)
+    assert sets.calibration.inputs == sets.evaluation.inputs == {"image": "photos"}
+    assert (sets.calibration.labels, sets.are_pictures) == ("y", False)
+    assert sets.calibration.path == ("data" if len(names) == 1 else "data/train")
+    assert sets.calibration.fold == ("1/5" if len(names) == 1 else "")
+
+
+def test_labels_in_a_file_are_named_from_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((5, 4, 4, 3), np.float32))
+    np.save(tmp_path / "y.npy", np.zeros(5, np.int64))
+    (tmp_path / "plans").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert data_sets("x.npy", "y.npy", IMAGE, Path()).evaluation.labels == "y.npy"
+    assert data_sets("x.npy", "y.npy", IMAGE, Path("plans")).evaluation.labels == str(tmp_path / "y.npy")
+    pictures_in(tmp_path, "a.jpg")
+    (tmp_path / "masks").mkdir()
+    assert data_sets("photos", "masks", IMAGE, Path("plans")).evaluation.labels == str(tmp_path / "masks")
+    monkeypatch.chdir(tmp_path / "plans")
+    assert data_sets("../x.npy", "y.npy", IMAGE, tmp_path).evaluation.labels == "y.npy"  # Beside the samples.
+
+
+def test_what_is_asked_loses_neither_labels_nor_folds(tmp_path: Path) -> None:
+    sets = data_sets(arrays_in(tmp_path, first=(9, 4, 4, 3), second=(9, 4, 4, 3), y=(9,)), "y", IMAGE, tmp_path)
+    assert list(sets.questions) == ["inputs"]
+    assert sets.calibration == DataSet("data.npz", {}, "y", "1/5")
+    assert sets.evaluation == DataSet("data.npz", {}, "y", "2-5/5")
+
+
+def test_pictures_are_one_input(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds pictures, but the network takes ids, mask; write a function that"):
+        data_sets(pictures_in(tmp_path, "a.jpg"), "", TWO, tmp_path)
