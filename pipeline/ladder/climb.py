@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.errors import CheckFailed, ConfigError, EngineError, ModelError, StageError
+from pipeline.errors import CheckFailed, ConfigError, DataError, EngineError, ModelError, StageError
 from pipeline.flow import run
 from pipeline.gate.budget import Budget
 from pipeline.ladder.bounds import bounds_of, has_goal, held
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 JUDGING = ("infer", "validate", "tolerate", "benchmark")
 """Stages that say what a variant is worth; their time is not counted as making it."""
-ONLY_THIS = (CheckFailed, ConfigError, StageError, ModelError, EngineError)
+ONLY_THIS = (CheckFailed, ConfigError, DataError, StageError, ModelError, EngineError)
 """Errors by which one technique is not possible, while others may be; a machine that lacks something ends the run."""
 OUTCOMES: dict[RowOutcome, RungOutcome] = {"pass": "holds", "not decided": "not decided", "fail": "does not hold"}
 BEST_FIRST: tuple[RowOutcome, ...] = ("pass", "not decided", "fail")
@@ -100,13 +100,15 @@ def _why_left_out(
         return "", "not tried"
     if reason := step.why_not(state) or why_unsuited(ascent.plan, step):
         return reason, "not possible"
-    if minutes > ascent.plan.advise.minutes:
-        return f"the {ascent.plan.advise.minutes:g} minutes of [advise] were spent", "not tried"
-    if everything:
-        return "", "not tried"
-    if holder := _holder(ascent, step):
-        return f"{holder.technique.title} holds all bounds", "not tried"
-    return step.why_idle(state), "not tried"
+    reason = "" if everything else _why_needless(ascent, state, step)
+    if not reason and minutes > ascent.plan.advise.minutes:
+        reason = f"the {ascent.plan.advise.minutes:g} minutes of [advise] were spent"
+    return reason, "not tried"
+
+
+def _why_needless(ascent: Ascent, state: Climb, step: TechniqueStep) -> str:
+    holder = _holder(ascent, step)
+    return f"{holder.technique.title} holds all bounds" if holder else step.why_idle(state)
 
 
 def _holder(ascent: Ascent, step: TechniqueStep) -> Row | None:

@@ -14,6 +14,7 @@ from pipeline.ladder.climb import Ascent
 from pipeline.ladder.row import ACCURACY, Row
 from pipeline.ladder.steps import COMPRESSED
 from pipeline.page.numbers import change_text, metric_text, ms_text, size_text, times_text
+from pipeline.page.toml_text import key_text, value_text
 from pipeline.plan import merged, setting_from_text
 from pipeline.record import MetricInfo, Recommendation, VariantRecord
 from pipeline.report.advice_table import duration
@@ -22,6 +23,9 @@ from pipeline.techniques.record import RowOutcome, TechniqueRow
 
 LEAST_BOUND = 1e-9
 """A bound of 0 is missed by an endless share."""
+
+NO_PART_OF_A_VARIANT = ("advise", "report")
+"""Tables of the plan that change nothing that is built."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Choice:
         table: Mapping[str, Any] = {}
         for text in self.row.plan.settings:
             table = merged(table, setting_from_text(text))
+        table = {key: value for key, value in table.items() if key not in NO_PART_OF_A_VARIANT}
         return "\n".join(lines_of_table(merged(table, changed))) + "\n"
 
     def recommendation(self, max_metric_drop: float) -> Recommendation:
@@ -75,10 +80,10 @@ def lines_of_table(table: Mapping[str, Any], name: str = "") -> list[str]:
     """A table as TOML, each value in one line, tables after values."""
     values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
     lines = [f"[{name}]"] if name and values else []
-    lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    lines += [f"{key_text(key)} = {value_text(value)}" for key, value in values.items()]
     for key, inner in table.items():
         if isinstance(inner, Mapping):
-            lines += lines_of_table(inner, f"{name}.{key}" if name else key)
+            lines += lines_of_table(inner, f"{name}.{key_text(key)}" if name else key_text(key))
     return lines
 
 
@@ -97,7 +102,8 @@ def choose(numbers: LadderNumbers) -> Choice:
     first = [row for row in holding if row.technique is holding[0].technique]
     chosen = numbers.fastest(first)
     needless = " Nothing needs to be done for the bounds." if chosen.is_plain() else ""
-    return Choice("pass", chosen, f"{_praise(numbers, chosen)}{needless}{_also(numbers, chosen, holding)}", ())
+    sentence = f"{_praise(numbers, chosen)}{needless}{_also(numbers, chosen, holding)}"
+    return Choice("pass", chosen, sentence, _too_late(ascent))
 
 
 def _by_speed(numbers: LadderNumbers, holding: Sequence[Row]) -> Choice:
@@ -105,7 +111,7 @@ def _by_speed(numbers: LadderNumbers, holding: Sequence[Row]) -> Choice:
     goal = "No bound names a latency or a size, so the fastest is chosen."
     if metric is None:
         chosen = numbers.fastest(holding)
-        return Choice("pass", chosen, f"{_praise(numbers, chosen)} {goal}", ())
+        return Choice("pass", chosen, f"{_praise(numbers, chosen)} {goal}", _too_late(numbers.ascent))
     names = {row.name: row for row in holding}
     variants = [variant for name, variant in numbers.variants.items() if name in names]
     advised = recommend(variants, metric, plan.report.max_metric_drop, numbers.load)
@@ -115,7 +121,7 @@ def _by_speed(numbers: LadderNumbers, holding: Sequence[Row]) -> Choice:
     chosen = names[advised.variant]
     smallest = min(holding, key=lambda row: numbers.variants[row.name].size_bytes)
     smaller = "" if smallest is chosen else f" Where size counts: {_praise(numbers, smallest)}"
-    return Choice("pass", chosen, f"{_praise(numbers, chosen)} {goal}{smaller}", ())
+    return Choice("pass", chosen, f"{_praise(numbers, chosen)} {goal}{smaller}", _too_late(numbers.ascent))
 
 
 def _praise(numbers: LadderNumbers, row: Row) -> str:
@@ -195,14 +201,19 @@ def _unique(texts: Iterator[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in texts if text))
 
 
+def _too_late(ascent: Ascent) -> tuple[str, ...]:
+    """What to do where techniques were left out for the minutes alone."""
+    num = sum("minutes of [advise]" in rung.why for rung in ascent.rungs)
+    return (f"raise [advise] minutes: {num} of {len(ascent.rungs)} techniques were not tried",) if num else ()
+
+
 def _ways(numbers: LadderNumbers, missed: set[str]) -> tuple[str, ...]:
     """What to try next, by what is missed."""
     ascent = numbers.ascent
     plan = ascent.plan
     left = [rung for rung in ascent.rungs if rung.outcome == "not possible"]
     ways = [f"{rung.title} was not possible: {rung.why}" for rung in left if rung.why]
-    if any("minutes of [advise]" in rung.why for rung in ascent.rungs):
-        ways.append("raise [advise] minutes: not all techniques were tried")
+    ways += _too_late(ascent)
     if missed & set(ACCURACY):
         trained = [row for row in ascent.rows if row.technique is catalogue.QUANTIZATION_AWARE_TRAINING]
         if trained and plan.data.tuning is None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from engines.torch_graph import library
@@ -115,6 +116,38 @@ def test_each_rung_is_what_its_settings_make_of_the_plan(warm: Path) -> None:
     assert plan.variants.precisions == ("fp32", "fp16")
     assert plan.variants.networks == ("trained",)
     assert plan == ascent.rows[-1].plan
+
+
+def test_a_mend_that_is_not_possible_does_not_end_the_ladder(warm: Path) -> None:
+    """With labels, mixed precision is asked for a gain in the metric, which no mixture has."""
+    change(warm, 'x_calibration" } }', 'x_calibration" }, labels = "y_calibration" }')
+    arrays = dict(np.load(warm / "data.npz"))
+    np.savez(warm / "data.npz", **arrays, y_calibration=np.arange(12) % 3)
+    advise_by(warm, 'bounds = ["metric_drop <= -0.5"]', 'techniques = ["integer", "mixed_precision", "pruning"]')
+    ascent = climbed(warm)
+    rungs = {rung.technique: rung for rung in ascent.rungs}
+    assert rungs["mixed_precision"].outcome == "not possible"
+    assert "no mixture holds top1 at most -0.5 below FP32's" in rungs["mixed_precision"].why
+    assert rungs["pruning"].outcome == "not tried"
+
+
+def test_what_the_minutes_left_out_is_told_beside_the_choice(warm: Path, command: Command) -> None:
+    advise_by(warm, 'bounds = ["metric_drop <= 0.99"]', "minutes = 0")
+    record, _, status = advice_of(warm, command)
+    assert status == 0
+    assert record.advice is not None
+    assert record.advice.variant == "fp32@onnxruntime"
+    (step,) = record.advice.next_steps
+    assert step.startswith("raise [advise] minutes: 3 of ")
+
+
+def test_a_folder_that_holds_other_things_is_left_alone(folder: Path, command: Command) -> None:
+    (folder / "mine").mkdir()
+    (folder / "mine" / "notes.txt").write_text("mine")
+    advise_by(folder, 'folder = "mine"')
+    told = command("advise", folder / "plan.toml", "--store", folder / "store")
+    assert told.status == 2
+    assert "[advise] folder: " in told.err
 
 
 def test_no_technique_is_begun_after_the_minutes(warm: Path) -> None:
