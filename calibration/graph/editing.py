@@ -150,13 +150,22 @@ def closed(model: ir.Model) -> onnx.ModelProto:
     passes.RemoveUnusedNodesPass()(model)
     passes.TopologicalSortPass()(model)
     proto = ir.to_proto(model)
+    check_rewritten(proto)
+    return proto
+
+
+def check_rewritten(proto: onnx.ModelProto) -> None:
+    """That onnx's checker takes a model in full.
+
+    Raises:
+        ModelError: it does not.
+    """
     try:
         check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
             f"{proto.graph.name}: onnx's checker refuses the rewritten model ({error}); report it"
         ) from error
-    return proto
 
 
 def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:

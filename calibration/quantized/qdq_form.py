@@ -11,7 +11,7 @@ import onnx_ir as ir
 from calibration.errors import ModelError
 from calibration.graph.editing import add_initializer, attribute_int, constant, dimensions, unique, value_names
 from calibration.quantized.grids import DEQUANTIZE, DOMAINS, QUANTIZE, Grid, grid_from, grid_of
-from calibration.quantized.operators import INTEGER_OPERATORS, IntegerOperator
+from calibration.quantized.operators import INTEGER_OPERATORS, MICROSOFT, IntegerOperator
 
 MOVERS = frozenset({
     "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice",
@@ -51,6 +51,8 @@ class _QdqWriter:
     def write(self) -> int:
         num_written = 0
         for node in list(self._graph):
+            if node.op_type in (QUANTIZE, DEQUANTIZE) and node.domain == MICROSOFT:
+                node.domain = ""  # The same, in the domain of ONNX Runtime.
             if node.op_type == QUANTIZE and node.domain in DOMAINS:
                 self._note(node.outputs[0], grid_of(node), node.inputs[1:])
             elif node.op_type == DEQUANTIZE and node.domain in DOMAINS:

@@ -103,6 +103,17 @@ def test_integers_that_are_moved(operator: str) -> None:
     np.testing.assert_array_equal(answers(model, x, in_integers=False), answers(made, x, in_integers=False))
 
 
+def test_onnx_runtimes_own_quantizelinear_is_onnxs() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> net (float[N, 3] x) => (float[N, 3] y)
+    <float s = {0.05}, int8 z = {0}>
+    { q = com.microsoft.QuantizeLinear (x, s, z)  y = com.microsoft.DequantizeLinear (q, s, z) }"""
+    model = onnx.parser.parse_model(text)
+    made, _ = written(model)
+    assert {node.domain for node in made.graph.node} == {""}
+    x = np.random.default_rng(0).normal(scale=5, size=(500, 3)).astype(np.float32)
+    np.testing.assert_array_equal(answers(model, x), answers(made, x))
+
+
 def test_what_computes_on_integers_otherwise() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]>
     net (float[2, 3] x) => (int32[2, 2] y) <float s = {0.05}, uint8 z = {12}, uint8[3, 2] w = {1, 2, 3, 4, 5, 6}>
