@@ -90,7 +90,7 @@ def test_labels_are_missing(command: Command, outputs: tuple[Path, Path]) -> Non
     said = command("validate", "tiny.onnx", outputs[1], *metric, "--data", "data.npz")
     one_sentence(said, 2, "data.npz: has no labels, the metric compares with them; set labels")
     said = command("validate", *outputs, "--metric", "top7", "--data", "data.npz", "--labels", "y")
-    one_sentence(said, 2, "metric 'top7': is not one of top1, top5, mae, cosine, auc, nor module:function; did you")
+    one_sentence(said, 2, "metric 'top7': is not one of top1, top5, mae, cosine, auc, precision, recall, f1, ")
 
 
 NOT_GIVEN: dict[str, Any] = dict.fromkeys(TOLERANCES)
