@@ -46,10 +46,13 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path, text: str, sai
         ("[model.inputs.x]\nmin=[1]\nopt=[1]\nmxa=[1]\n[data]\n", "[model.inputs.x] unknown key 'mxa'; did you mean '"),
         ("[model]\nsource='m'\n[data]\nevaluation={paht='c'}", "[data.evaluation] unknown key 'paht'; did you mean "),
         ("[model]\nsource='m'\n[data]\nevaluatoin='c'", "[data] unknown key 'evaluatoin'; did you mean 'evaluation'? "),
-        ("folder = 'x'\n[model]\n[data]", "unknown key 'folder'; the tables are model, data, variants, export, lint,"),
+        (
+            "folder = 'x'\n[model]\n[data]",
+            "unknown key 'folder'; the tables are model, data, variants, export, support, lint,",
+        ),
         (
             "path = 'x'\n[model]\n[data]",
-            "unknown key 'path'; the tables are model, data, variants, export, lint, convert, prune, calib",
+            "unknown key 'path'; the tables are model, data, variants, export, support, lint, convert, prune, calib",
         ),
     ],
 )
