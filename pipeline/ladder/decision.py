@@ -21,6 +21,8 @@ from pipeline.report.advice_table import duration
 from pipeline.techniques import catalogue
 from pipeline.techniques.record import RowOutcome, TechniqueRow
 
+ANSWERS = "answers"
+"""The quantity of the check of [validate]'s tolerances."""
 LEAST_BOUND = 1e-9
 """A bound of 0 is missed by an endless share."""
 
@@ -169,7 +171,7 @@ def _nothing_holds(numbers: LadderNumbers) -> Choice:
         return Choice("not decided", None, sentence, _unique(check.advice for check in _open(best)))
     if not rows:
         return Choice("fail", None, "No technique could be made for this hardware.", _ways(numbers, set()))
-    nearest = min(rows, key=_distance)
+    nearest = min(rows, key=lambda row: _distance(row, len(numbers.ascent.bounds)))
     missed = [check for check in nearest.checks if check.outcome == "fail"]
     sentence = (
         f"No technique that was tried holds all bounds. Nearest is {nearest.name} ({nearest.technique.title}): "
@@ -178,15 +180,20 @@ def _nothing_holds(numbers: LadderNumbers) -> Choice:
     return Choice("fail", None, sentence, _ways(numbers, nearest.failing_quantities()))
 
 
-def _distance(row: Row) -> tuple[int, float]:
-    """How far a row is from the bounds: how many it misses, and by which share of the bound at most."""
+def _distance(row: Row, num_bounds: int) -> tuple[int, float]:
+    """How far a row is from so many bounds: how many it does not surely hold, and by which share one is missed at most.
+
+    A bound that was not measured, as another was missed before, is not held; nor are the tolerances of [validate].
+    """
+    num_held = sum(check.outcome == "pass" and check.quantity != ANSWERS for check in row.checks)
+    num_broken = sum(check.outcome == "fail" and check.quantity == ANSWERS for check in row.checks)
     missed = [check for check in row.checks if check.outcome == "fail"]
     shares = [
         abs(check.estimate - check.bound) / max(abs(check.bound), LEAST_BOUND)
         for check in missed
         if check.estimate is not None and check.bound is not None
     ]
-    return len(missed), max(shares, default=0.0)
+    return num_bounds - num_held + num_broken, max(shares, default=0.0)
 
 
 def _open(row: Row) -> list[Check]:

@@ -272,3 +272,14 @@ def test_a_latency_is_held_beside_fp32(warm: Path) -> None:
     assert latency.relative
     assert latency.outcome == "fail"
     assert half.is_accurate()
+
+
+def test_the_nearest_is_not_what_was_never_timed(warm: Path, command: Command) -> None:
+    """INT8 that misses its tolerances is not timed; float16 misses the latency alone, and is nearer."""
+    advise_by(
+        warm, 'bounds = ["metric_drop <= 0.99", "p50_ms <= 0.001 x baseline"]', 'techniques = ["float16", "integer"]'
+    )
+    change(warm, "max_metric_drop = 0.3", "max_metric_drop = 0.99\nmin_cosine = 1.0")
+    record, _, status = advice_of(warm, command)
+    assert status == 5
+    assert "Nearest is fp16@onnxruntime (float16): p50_ms at batch 1 is " in record.recommendation.sentence
