@@ -49,6 +49,7 @@ from pipeline.stages.tolerate import Tolerate
 from pipeline.stages.tune import Tune
 from pipeline.stages.validate import Validate
 from pipeline.strict import NO_KEY, names_in_file, record_from_table
+from pipeline.tasks.detector import Detector
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -91,8 +92,10 @@ class Data:
     tuning: DataSource | None = None
     """What [tune] and [prune] train on; none: the calibration samples."""
     preprocess: Preprocess = field(default_factory=Preprocess)
-    metric: str = option("", "such as top1, f1, rmse, miou or module:function; empty: agreement with FP32 only")
+    metric: str = option("", "such as top1, f1, rmse, miou, map or module:function; empty: agreement with FP32 only")
     output: str = option("", "the output that the metric reads; needed where the model has several")
+    detector: Detector = field(default_factory=Detector)
+    """How the outputs of a detector are read."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence
 from pipeline.accuracy.layer_noise import MeasureLayers
 from pipeline.accuracy.mixed_precision import HeldBound, MixPrecision
+from pipeline.accuracy.mixture import MixtureBound
 from pipeline.artifact import (
     PRUNED,
     TRAINED,
@@ -192,7 +193,8 @@ def mixture_of(plan: Plan, store: Store, made: Results, what: tuple[Quantize, On
     assert made.calibration is not None
     options, num_threads = stage.placement_options(model), plan.tolerate.num_threads
     noises = store.run(MeasureLayers(options, num_threads=num_threads), model, ranges, made.calibration)
-    held = HeldBound(stage.bound(plan.data.metric, plan.data.output, plan.folder), made.calibration)
+    judged_by = (plan.data.metric, plan.data.output, plan.folder, plan.data.detector)
+    held = HeldBound(MixtureBound(stage.min_sqnr_db, stage.max_metric_drop, *judged_by), made.calibration)
     return store.run(MixPrecision(options, num_threads), model, ranges, noises, held)
 
 
@@ -384,4 +386,4 @@ def trained_network(plan: Plan, made: Results) -> Engine:
 
 def judge_of(plan: Plan) -> Judge:
     """The plan's task metric."""
-    return Judge(plan.data.metric, plan.data.output, plan.folder)
+    return Judge(plan.data.metric, plan.data.output, plan.folder, plan.data.detector)

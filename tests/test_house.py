@@ -45,6 +45,7 @@ GIANTS = {
     "ai_edge_quantizer": "engines/litert/quantizer.py",
     "torch": "engines/torch_graph/library.py",
     "polygraphy": "pipeline/accuracy/comparison.py",
+    "pycocotools": "pipeline/tasks/coco.py",
 }
 """The one source file that imports each giant."""
 

@@ -57,8 +57,9 @@ class DataSource:
     name."""
     labels: str = ""
     """The labels' key in the ``.npz``; an ``.npy`` file for ``.npy`` data; for images, a ``.csv`` with columns
-    ``file,label``, ``folders`` (classes are the sub-folders in sorted order, counted from 0), or a folder of masks;
-    for either, a list of pairs. A function yields them itself. Empty: no labels."""
+    ``file,label``, ``folders`` (classes are the sub-folders in sorted order, counted from 0), a COCO ``.json`` file, or
+    a folder of masks or of YOLO's text files; for either, a list of pairs. A function yields them itself. Empty: no
+    labels."""
     limit: int = 0
     """At most this many samples, 0 for all. Taken at even distances, so that every class of a sorted data set has its
     part; of a function, which has no length, the first ones."""

@@ -19,6 +19,10 @@ from engines.contract import Array
 from pipeline.errors import ConfigError
 from pipeline.tasks.answers import Tally
 from pipeline.tasks.classification import DECIDED, average_precision
+from pipeline.tasks.coco import MEANS, check_available
+from pipeline.tasks.detection import count_mae, mean_average_precision
+from pipeline.tasks.detector import AS_IT_SAYS, Detector
+from pipeline.tasks.output_reading import reading_of
 from pipeline.tasks.regression import r2, rmse
 from pipeline.tasks.scores import NUM_GUESSES, VALUES, auc, cosine, hits, mae, top1, top5
 from pipeline.tasks.segmentation import miou
@@ -42,9 +46,13 @@ class Metric:
     """The output that is read; empty: the only one. A user's own function gets this one, or all of them."""
     compute: Callable[[Any, Any], Any]
     """For our own metrics: (scores, labels) -> value; for a user's: the function itself."""
-    tallied: Callable[[Array, Array], Tally] | None = None
+    tallied: Callable[[Any, Array], Tally] | None = None
     """For metrics of ``pipeline.tasks``, from (scores, labels): samples are compared with their labels once, and the
     value is then that of any of them."""
+    reads_all: bool = False
+    """``tallied`` gets all outputs by name, or the one that is named, as a detector has several."""
+    detector: Detector = AS_IT_SAYS
+    """How those are read."""
 
     @property
     def per_sample(self) -> bool:
@@ -61,7 +69,7 @@ class Metric:
         self.check_labels(labels)
         if labels is None or ":" in self.name:
             return self._own(outputs, labels)
-        return float(self.compute(self._scores(outputs, labels), labels))
+        return float(self.compute(self._judged(outputs, labels), labels))
 
     def of_samples(
         self, outputs: Mapping[str, Array], labels: Array | None
@@ -75,7 +83,7 @@ class Metric:
         """
         self.check_labels(labels)
         if self.tallied is not None and labels is not None:
-            tally = self.tallied(self._scores(outputs, labels), labels)
+            tally = self.tallied(self._judged(outputs, labels), labels)
             return lambda picks: tally.value(np.bincount(picks, minlength=len(labels)))
         picked_from = labels if self.needs_labels else None
 
@@ -85,12 +93,25 @@ class Metric:
 
         return value
 
+    def lists(self, outputs: Mapping[str, Array]) -> tuple[str, ...]:
+        """Names of outputs that are lists in the order of scores, as a detector's after suppression: two that change
+        places are another array, and the same answer.
+
+        Raises:
+            ConfigError: the outputs are no detector's.
+        """  # fmt: skip
+        if not self.reads_all:
+            return ()
+        judged = {self._chosen(outputs): outputs[self.output]} if self.output else outputs
+        reading = reading_of(judged, self.detector)
+        return reading.names() if reading.is_suppressed else ()
+
     def with_notes(self, outputs: Mapping[str, Array], labels: Array | None) -> tuple[float, list[str]]:
         """The value as by a call, and sentences on what of the labels it leaves out."""
         self.check_labels(labels)
         if self.tallied is None or labels is None:
             return self(outputs, labels), []
-        tally = self.tallied(self._scores(outputs, labels), labels)
+        tally = self.tallied(self._judged(outputs, labels), labels)
         return tally.value(np.ones(len(labels), np.int64)), tally.notes()
 
     def check_labels(self, labels: Array | None) -> None:
@@ -169,6 +190,19 @@ class Metric:
             )
         return scores
 
+    def _judged(self, outputs: Mapping[str, Array], labels: Array) -> Any:
+        """What ``compute`` and ``tallied`` get: one output, or all by name."""
+        if not self.reads_all:
+            return self._scores(outputs, labels)
+        judged = {self._chosen(outputs): outputs[self.output]} if self.output else dict(outputs)
+        for name, array in judged.items():
+            if array.ndim == 0 or len(array) != len(labels) or not len(labels):
+                raise ConfigError(
+                    f"metric '{self.name}': output '{name}' is {array.shape}, there are labels of {len(labels)} "
+                    "pictures; the same number of pictures, at least one, is expected"
+                )
+        return judged
+
     def _own(self, outputs: Mapping[str, Array], labels: Array | None) -> float:
         """A user's function, held to giving a number."""
         judged = {self._chosen(outputs): outputs[self.output]} if self.output else dict(outputs)
@@ -184,16 +218,18 @@ class Metric:
             ) from None
 
 
-def metric(name: str, output: str = "", folder: Path = Path()) -> Metric:
+def metric(name: str, output: str = "", folder: Path = Path(), detector: Detector = AS_IT_SAYS) -> Metric:
     """The metric of that name: one of ``METRICS``, or ``module:function`` found from ``folder``.
 
-    A number behind an ``@`` is a threshold, or for ``tar`` the false accept rate: ``f1@0.3``, ``tar@0.001``.
+    ``detector`` is how a detector's outputs are read. A number behind an ``@`` is a threshold, or for ``tar`` the
+    false accept rate: ``f1@0.3``, ``tar@0.001``.
     A user's function is called with (outputs, labels); its attributes ``higher_is_better`` (True), ``needs_labels``
     (True) and ``unit`` ("") are respected, with these defaults.
 
     Raises:
         ConfigError: no such metric, with the nearest name; or a number that it does not take.
         DataError: the user's function cannot be loaded.
+        Unavailable: it needs what is not installed.
     """
     if ":" in name:
         function = load_function(name, folder)
@@ -212,6 +248,13 @@ def metric(name: str, output: str = "", folder: Path = Path()) -> Metric:
         raise ConfigError(f"metric '{name}': is not one of {', '.join(METRICS)}, nor module:function; {hint}")
     kind = METRICS[bare]
     number = _number_after(name, kind) if at else kind.default
+    if kind.detects is not None:
+        if bare in MEANS:
+            check_available(name)
+        by_boxes = partial(kind.detects, name, number, detector)
+        return Metric(
+            name, kind.higher_is_better, True, kind.unit, output, partial(_whole, by_boxes), by_boxes, True, detector
+        )
     if kind.tally is not None:
         tallied = partial(kind.tally, name, number)
         return Metric(name, kind.higher_is_better, True, kind.unit, output, partial(_whole, tallied), tallied)
@@ -253,6 +296,8 @@ class TaskMetric:
     value: Callable[[Array, Array], float] | None = None
     tally: Callable[[str, float | None, Array, Array], Tally] | None = None
     """Called with the name as written, the number behind its @, scores and labels."""
+    detects: Callable[[str, float | None, Detector, Any, Array], Tally] | None = None
+    """The same of a detector, with how its outputs are read, and all of them by name."""
     number: str = ""
     """What the number behind an @ is; empty: there is none."""
     example: str = ""
@@ -270,6 +315,10 @@ def _decided(name: str) -> TaskMetric:
         number="the score from which on an event is named",
         example=f"{name}@0.3",
     )
+
+
+def _mean_precision(name: str, _number: float | None, detector: Detector, outputs: Any, labels: Array) -> Tally:
+    return mean_average_precision(name, detector, outputs, labels)
 
 
 METRICS: dict[str, TaskMetric] = {
@@ -290,7 +339,11 @@ METRICS: dict[str, TaskMetric] = {
         default=0.001,
     ),
     "eer": TaskMetric(False, "fraction", tally=verification),
+    **{name: TaskMetric(True, "fraction", detects=_mean_precision) for name in MEANS},
+    "count_mae": TaskMetric(
+        False, "objects", detects=count_mae, number="the score from which on an object counts", example="count_mae@0.3",
+    ),
 }  # fmt: skip
 """Our own metrics by name."""
-_OF_VALUES = ("mae", "cosine", "rmse", "r2", "tar", "eer")
+_OF_VALUES = ("mae", "cosine", "rmse", "r2", "tar", "eer", "count_mae", *MEANS)
 """What outputs of these are is no scores of classes."""

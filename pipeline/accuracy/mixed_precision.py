@@ -61,7 +61,7 @@ class HeldBound:
         """SHA-256 (hex) of all of it, and of the source of a user's metric."""
         bound = self.bound
         source = source_code(bound.metric, bound.folder)
-        parts = [bound.words(), bound.metric, bound.output, self.samples.digest()]
+        parts = [bound.words(), bound.metric, bound.output, repr(bound.detector), self.samples.digest()]
         return hashlib.sha256("\0".join(parts).encode() + source).hexdigest()
 
 
@@ -167,7 +167,7 @@ class _Judge:
             return None, None
         if not bound.metric:
             raise ConfigError("[quantize] max_metric_drop: the plan names no metric; set metric in [data]")
-        chosen = metric(bound.metric, bound.output, bound.folder)
+        chosen = metric(bound.metric, bound.output, bound.folder, bound.detector)
         if samples.reader.labels() is None and chosen.needs_labels:
             raise DataError(
                 f"{samples.source.path}: [quantize] max_metric_drop is measured on calibration samples, which have no "

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.tasks.detector import AS_IT_SAYS, Detector
+
 
 @dataclass(frozen=True)
 class MixtureBound:
@@ -21,6 +23,8 @@ class MixtureBound:
     output: str = ""
     folder: Path = Path()
     """Where a user's own metric lies."""
+    detector: Detector = AS_IT_SAYS
+    """How a detector's outputs are read."""
 
     @property
     def has_metric(self) -> bool:

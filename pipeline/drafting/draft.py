@@ -12,6 +12,8 @@ import numpy as np
 from calibration.data.array_files import headers
 from calibration.data.batches import open_samples
 from calibration.data.input_specs import input_specs_from_onnx
+from calibration.data.labels.boxes import is_box_table
+from calibration.data.labels.pairs import is_pair_table
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DYNAMIC, FUNCTION, DataSource, InputSpec
 from calibration.errors import DataError
@@ -162,7 +164,9 @@ def _class_output(outputs: Sequence[TensorSpec]) -> str:
 
 def _source_of(data: DataSet, folder: Path) -> DataSource:
     path = data.path if FUNCTION.fullmatch(data.path) else str(folder / data.path)
-    return DataSource(path, data.inputs, data.labels, 0, data.fold)
+    beside = folder / data.labels if data.labels else None  # A key, or a file or folder.
+    labels = str(beside) if beside is not None and beside.exists() else data.labels
+    return DataSource(path, data.inputs, labels, 0, data.fold)
 
 
 def _labels(
@@ -184,6 +188,15 @@ def _labels(
     return None if samples.reader.labels() is None else samples.labels()
 
 
+def _metric_of_labels(labels: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
+    """The metric that labels of a kind of their own are for; empty for numbers and values."""
+    if is_box_table(labels):
+        return "map"
+    if is_pair_table(labels):
+        return "eer"
+    return "miou" if labels.ndim == 3 and labels.dtype in (np.uint8, np.uint16) else ""
+
+
 def _metric(
     chosen: str, labels: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None, outputs: Sequence[TensorSpec]
 ) -> tuple[str, str, tuple[str, ...]]:
@@ -192,6 +205,8 @@ def _metric(
         return chosen, _class_output(outputs) if len(outputs) > 1 else "", ()
     if labels is None:
         return "", "", ("no labels were named, so that answers are compared with FP32's alone: is there a metric?",)
+    if metric := _metric_of_labels(labels):
+        return metric, "", ()
     several = [spec for spec in outputs if len(spec.shape) == 2 and spec.shape[1] != 1]
     reason = why_no_classes(labels, several[0].shape[1]) if len(several) == 1 else ""
     if len(several) == 1 and not reason:

@@ -56,7 +56,7 @@ def check_gate(plan: Plan, store: Path) -> None:
     elif plan.gate.baseline:
         baseline_engine(plan.gate.baseline, store)
     check_budgets(budgets, names, has_baseline=bool(plan.gate.baseline))
-    judge = Judge(plan.data.metric, plan.data.output, plan.folder)
+    judge = Judge(plan.data.metric, plan.data.output, plan.folder, plan.data.detector)
     for budget in budgets:
         check_meaning(budget, judge, has_reference=True)
     for name in sorted(used):
@@ -104,7 +104,7 @@ def inputs_from_plan(plan: Plan, store: Store, results: Results) -> GateInputs:
         variant.name: Validated(f"validate.{variant.precision.name}", tuple(verdict.read()["failures"]))
         for variant, verdict in results.verdicts.items()
     }
-    judge = Judge(plan.data.metric, plan.data.output, plan.folder)
+    judge = Judge(plan.data.metric, plan.data.output, plan.folder, plan.data.detector)
     inputs = GateInputs(
         candidate=candidate,
         engines=engines,

@@ -147,7 +147,7 @@ def bundle_plan(plan: Plan, *, has_labels: bool) -> str:
         if not plan.stage(name).NEEDS_ENGINES:  # Its work is done.
             table.pop(name, None)
     model = {key: value for key, value in table["model"].items() if key not in ("signature", "float_source")}
-    metric_options = {key: value for key, value in table["data"].items() if key in ("metric", "output")}
+    metric_options = {key: value for key, value in table["data"].items() if key in ("metric", "output", "detector")}
     labels = {"labels": LABELS} if has_labels else {}
     report, gate = (
         {key: value for key, value in table.get(name, {}).items() if key != "folder"} for name in ("report", "gate")

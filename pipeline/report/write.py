@@ -267,7 +267,7 @@ def _data(results: Results) -> DataRecord:
 
 
 def _metric_info(plan: Plan, results: Results) -> MetricInfo | None:
-    judge = Judge(plan.data.metric, plan.data.output, plan.folder)
+    judge = Judge(plan.data.metric, plan.data.output, plan.folder, plan.data.detector)
     if not judge.name:
         return None
     metric = judge.metric()

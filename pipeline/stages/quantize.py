@@ -212,15 +212,11 @@ class Quantize(Stage):
 
     def is_bounded(self) -> bool:
         """Whether layers are left out of INT8 until a bound holds."""
-        return not self.is_dynamic() and not self.bound("", "", Path()).is_any
+        return not self.is_dynamic() and not MixtureBound(self.min_sqnr_db, self.max_metric_drop).is_any
 
     def as_trained(self) -> Quantize:
         """For a network that was trained for INT8: nothing is placed otherwise than it was trained."""
         return replace(self, placement="static", min_sqnr_db=-math.inf, max_metric_drop=math.inf)
-
-    def bound(self, metric: str, output: str, folder: Path) -> MixtureBound:
-        """What INT8 must hold, by a plan's metric."""
-        return MixtureBound(self.min_sqnr_db, self.max_metric_drop, metric, output, folder)
 
     def __call__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -34,6 +34,7 @@ from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import waiting
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
+from pipeline.tasks.detector import AS_IT_SAYS, Detector
 
 
 class Labelled(Protocol):
@@ -81,15 +82,18 @@ class Judge:
     name: str
     output: str
     folder: Path
+    detector: Detector = AS_IT_SAYS
+    """How a detector's outputs are read."""
 
     def digest(self) -> str:
         """SHA-256 (hex) of the metric's name and output, and of the source of a user's own function."""
         source = source_code(self.name, self.folder)
-        return hashlib.sha256(f"{self.name}\0{self.output}\0".encode() + source).hexdigest()
+        reading = "" if self.detector == AS_IT_SAYS else repr(self.detector)
+        return hashlib.sha256(f"{self.name}\0{self.output}\0{reading}".encode() + source).hexdigest()
 
     def metric(self) -> Metric:
         """The metric, ready to be called."""
-        return metric(self.name, self.output, self.folder)
+        return metric(self.name, self.output, self.folder, self.detector)
 
     def __call__(self, outputs: Mapping[str, Array], labelled: Labelled | None) -> float:
         """The metric's value on outputs of these samples, in the metric's own unit."""
@@ -216,7 +220,8 @@ class Validate(Stage):
         ``metric_drop`` (positive: worse than FP32), ``agreement`` (share of samples with the same arg max, or null)
         and, by output, Polygraphy's numbers and the element that is worst.
 
-        ``notes`` are sentences about outputs that passed and are far from FP32's, and labels that are not counted.
+        ``notes`` are sentences about outputs that passed and are far from FP32's, labels that are not counted, and
+        outputs that the metric alone judges, since they are lists in the order of scores.
 
         ``derived`` has the derived tolerances by output, null where none hold. Where the models behind the engine are
         known, the scales of a Q/DQ model are held to its ranges; and if anything fails, the last of ``failures`` says
@@ -234,11 +239,15 @@ class Validate(Stage):
         with waiting("comparison of the outputs"):
             expected_answers, answers = SavedOutputs(reference.path), SavedOutputs(candidate.path)
             compared = compare(expected_answers, answers, tolerance, atols)
+        lists = judge.metric().lists(expected_answers.arrays) if judge.name else ()
+        compared = {n: replace(c, passed=True, failures=()) if n in lists else c for n, c in compared.items()}
+        derived = _without(derived, lists)
         failures = [failure for output in compared.values() for failure in output.failures]
         ours, theirs = answers.arrays, expected_answers.arrays
         failures += too_noisy(derived, ours, theirs, tolerance) if derived else []
         value = expected = drop = None
-        notes = far_from_reference(compared)
+        notes = far_from_reference({name: output for name, output in compared.items() if name not in lists})
+        notes += [_of_lists(judge, lists)] if lists else []
         if judge.name:
             value = judge(ours, labelled)
             expected, left_out = judge.with_notes(theirs, labelled)
@@ -291,6 +300,20 @@ class Validate(Stage):
         is_engine = runner != SIMULATION  # Of what its own simulation answered no engine is to be suspected.
         ratios = {name: output.sqnr_db for name, output in compared.items() if is_engine}
         return bisection.suspicion(ratios, runner if self.reference == SIMULATOR else ""), bisection.rows()
+
+
+def _without(derived: dict[str, Any] | None, lists: Sequence[str]) -> dict[str, Any] | None:
+    """The derived tolerances, but for those outputs."""
+    if derived is None:
+        return None
+    return {**derived, "outputs": {n: None if n in lists else bound for n, bound in derived["outputs"].items()}}
+
+
+def _of_lists(judge: Judge, lists: Sequence[str]) -> str:
+    return (
+        f"{', '.join(lists)}: lists in the order of scores, in which two that change places are the same answer; "
+        f"judged by {judge.name} alone"
+    )
 
 
 def far_from_reference(compared: Mapping[str, OutputComparison]) -> list[str]:

@@ -35,6 +35,9 @@ image = { min = [32, 3, 8, 8], opt = [32, 3, 8, 8], max = [64, 3, 8, 8] }
 [data]
 metric = "top5"
 output = "scores"
+tuning = { path = "t", inputs = { image = "w" }, labels = "labels.csv", limit = 8, fold = "3-5/5" }
+detector = { convention = "onnx_nms", boxes = "b", scores = "s", classes = "c", count = "n", indices = "i", corners = \
+"center", units = "pixels", numbers = "id", first_class = 1, min_score = 0.05, max_overlap = 0.5 }
 [data.calibration]
 path = "c.npz"
 inputs = { image = "x" }
@@ -47,12 +50,6 @@ inputs = { image = "z" }
 labels = "folders"
 limit = 7
 fold = "2/5"
-[data.tuning]
-path = "t"
-inputs = { image = "w" }
-labels = "labels.csv"
-limit = 8
-fold = "3-5/5"
 [data.preprocess]
 resize = [256, 256]
 fit = "letterbox"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -13,14 +13,20 @@ import numpy as np
 
 from calibration.arrays import AnyArray
 from calibration.data.labels import masks
+from calibration.data.labels.boxes import box_table
+from calibration.data.labels.coco_json import ClassBoxes, read_coco
 from calibration.data.labels.masks import MaskFiles, mask_files
 from calibration.data.labels.pairs import is_list_of_pairs, pair_table, read_pairs
-from calibration.data.picture_frame import Geometry
+from calibration.data.labels.yolo_text import read_yolo
+from calibration.data.picture_frame import Geometry, picture_size
 from calibration.data.source import DataSource, hash_array, quoted
 from calibration.errors import DataError
 
 BY_FOLDER = "folders"
-WAYS = 'for images "folders", a .csv file, a list of pairs (.txt) or a folder of masks'
+WAYS = (
+    'for images "folders", a .csv file, a COCO .json file, a list of pairs (.txt), or a folder of masks or of YOLO\'s '
+    ".txt files"
+)
 
 
 @dataclass(frozen=True)
@@ -78,15 +84,30 @@ def labels_of_pictures(pictures: Pictures, folder: Path) -> PictureLabels:
         return PictureLabels(targets[chosen], classes=class_names)
     path = folder / source.labels
     kind = path.suffix.lower()
+    if kind == ".json":
+        return _boxes(read_coco, path, pictures)
     if path.is_dir():
+        if any(file.suffix.lower() == ".txt" for file in path.rglob("*")):
+            return _boxes(read_yolo, path, pictures)
         if any(file.suffix.lower() in masks.SUFFIXES for file in path.rglob("*")):
             return PictureLabels(masks=mask_files(path, pictures.chosen_names, Path(source.path), pictures.geometry))
-        raise DataError(f"{path}: holds no mask (.png, .bmp, .tif); put one for each picture there")
+        raise DataError(f"{path}: holds no mask (.png, .bmp, .tif) and no boxes (.txt); put one for each picture there")
     if is_list_of_pairs(path):
         return PictureLabels(pair_table(read_pairs(path, names), len(names))[chosen])
     if kind != ".csv":
         raise DataError(f"{source.path}: labels is '{source.labels}', {WAYS} is expected; correct it")
     return PictureLabels(_labels_from_csv(list(names), source, path)[chosen])
+
+
+def _boxes(
+    read: Callable[[Path, Sequence[str], Sequence[tuple[int, int]]], ClassBoxes], path: Path, pictures: Pictures
+) -> PictureLabels:
+    """The boxes of the samples, with where each picture lies in what the network sees."""
+    root, names = Path(pictures.source.path), pictures.chosen_names
+    sizes = [picture_size(root / name) for name in names]
+    labelled = read(path, names, sizes)
+    frames = [pictures.geometry.frame(*size) for size in sizes]
+    return PictureLabels(box_table(frames, labelled.boxes), classes=labelled.classes)
 
 
 def _labels_by_folder(names: list[str], source: DataSource) -> tuple[tuple[str, ...], AnyArray]:

@@ -52,7 +52,7 @@ REPLACES = "{} exists, but a gate replaces its whole folder"
 )
 @click.option("--budget", "budgets", multiple=True, help="limit, such as 'p50_ms <= 1.03 x baseline'; repeatable")
 @click.option("--reference", type=Path, help="FP32 ONNX model that metric_drop and agreement compare with")
-@click.option("--metric", default="", help="accuracy metric, such as top1, f1, rmse, miou or module:function")
+@click.option("--metric", default="", help="accuracy metric, such as top1, f1, rmse, miou, map or module:function")
 @click.option("--metric-output", default="", help="output that the metric is computed from, if there are several")
 @click.option("--num-threads", default=0, show_default=True, help="threads of a CPU runtime; 0: the runtime's default")
 @BACKEND

@@ -45,7 +45,7 @@ from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validat
 @click.argument("reference", type=Path)
 @click.argument("candidate", type=Path, required=False)
 @data_options
-@click.option("--metric", default="", help="accuracy metric, such as top1, f1, rmse, miou or module:function")
+@click.option("--metric", default="", help="accuracy metric, such as top1, f1, rmse, miou, map or module:function")
 @click.option("--metric-output", default="", help="output that the metric is computed from, if there are several")
 @click.option("--atol", type=NUMBER, help="largest absolute difference of an element")
 @click.option("--rtol", type=NUMBER, help="largest relative difference of an element, added to --atol")

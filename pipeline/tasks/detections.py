@@ -1,0 +1,208 @@
+"""What a detector answers, as boxes in the pixels of each picture: NMS done where it was not, letterbox undone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.arrays import Floats
+from calibration.data.picture_frame import PictureFrame
+from engines.contract import Array
+from pipeline.errors import ConfigError
+from pipeline.tasks.detector import Detector
+from pipeline.tasks.output_reading import OutputReading, reading_of, shape_of
+
+PictureShape = tuple[int, ...]
+NORMALIZED_TO = 2.0
+"""Boxes none of which goes beyond this are taken as shares of the picture, where nothing says what they are in."""
+MOST_CANDIDATES = 30_000
+MOST_BOXES = 300
+"""Of a picture, before and after suppression, as Ultralytics validates."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The boxes of one picture."""
+
+    boxes: Floats
+    """(k, 4): left, top, right, bottom, in pixels of the picture."""
+    scores: Floats
+    """(k,)."""
+    classes: npt.NDArray[np.int64]
+    """(k,): what the network calls them, with ``first_class`` added."""
+
+    @property
+    def is_nan(self) -> bool:
+        """Whether a box or score is no number."""
+        return not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all())
+
+
+def detections_of(
+    outputs: Mapping[str, Array], detector: Detector, frames: Sequence[PictureFrame]
+) -> tuple[OutputReading, list[Detections]]:
+    """How the outputs are read, and the boxes of each picture.
+
+    Args:
+        outputs: by name, with a row for each picture.
+        detector: what the plan says of them.
+        frames: where each picture lies in what the network saw.
+
+    Raises:
+        ConfigError: they are of no convention that is known, or not in its shapes.
+    """
+    reading = reading_of(outputs, detector)
+    _check_shapes(reading, outputs)
+    rows = [_numbers(reading, outputs, row, detector) for row in range(len(frames))]
+    is_normalized = reading.units == "normalized"
+    if reading.units == "auto":
+        largest = max((float(np.nanmax(np.abs(row.boxes))) for row in rows if len(row.boxes)), default=np.inf)
+        is_normalized = largest <= NORMALIZED_TO
+    detections = []
+    for row, frame in zip(rows, frames, strict=True):
+        boxes = _corners(row.boxes, reading.corners)
+        if is_normalized:
+            boxes = boxes * np.tile((frame.input_width, frame.input_height), 2)
+        row = Detections(boxes, row.scores, row.classes)
+        if not reading.is_suppressed and not row.is_nan:
+            row = _suppressed(row, detector.max_overlap)
+        detections.append(Detections(_in_picture(row.boxes, frame), row.scores, row.classes))
+    return reading, detections
+
+
+def suppression(detections: Detections, max_overlap: float, most: int) -> npt.NDArray[np.int64]:
+    """Indices of the boxes that remain, by falling score: each whose overlap (IoU) with a higher one of its class that
+    remains is at most that; ``most`` of them.
+    """  # fmt: skip
+    boxes = detections.boxes
+    areas = np.maximum(boxes[:, 2] - boxes[:, 0], 0) * np.maximum(boxes[:, 3] - boxes[:, 1], 0)
+    order = np.argsort(-detections.scores, kind="stable")
+    remaining: list[int] = []
+    while order.size and len(remaining) < most:
+        best, rest = int(order[0]), order[1:]
+        remaining.append(best)
+        corner, far = np.maximum(boxes[best, :2], boxes[rest, :2]), np.minimum(boxes[best, 2:], boxes[rest, 2:])
+        both = np.prod(np.maximum(far - corner, 0), axis=1)
+        either = areas[best] + areas[rest] - both
+        overlaps = both > max_overlap * np.maximum(either, np.finfo(np.float64).tiny)
+        order = rest[~(overlaps & (detections.classes[rest] == detections.classes[best]))]
+    return np.array(remaining, np.int64)
+
+
+def _suppressed(row: Detections, max_overlap: float) -> Detections:
+    best = np.argsort(-row.scores, kind="stable")[:MOST_CANDIDATES]
+    few = Detections(row.boxes[best], row.scores[best], row.classes[best])
+    picks = suppression(few, max_overlap, MOST_BOXES)
+    return Detections(few.boxes[picks], few.scores[picks], few.classes[picks])
+
+
+def _numbers(reading: OutputReading, outputs: Mapping[str, Array], row: int, detector: Detector) -> Detections:
+    """Of one picture, as the network has them: boxes (k, 4) of whatever form."""
+    boxes = np.asarray(outputs[reading.boxes][row], np.float64)
+    if reading.convention == "ultralytics":
+        return _named_scores(boxes[:4].T, boxes[4:].T, detector)
+    if reading.convention == "end_to_end":
+        # Rows without a box have a score of 0.
+        rows = boxes[~(boxes[:, 4] <= 0)]
+        return Detections(rows[:, :4], rows[:, 4], _whole(rows[:, 5], detector))
+    scores = np.asarray(outputs[reading.scores][row], np.float64)
+    if reading.convention == "dense":
+        return _named_scores(boxes, scores, detector)
+    if reading.convention == "onnx_nms":
+        picks = np.asarray(outputs[reading.indices][row]).astype(np.int64)
+        picks = picks[(picks >= 0).all(axis=1)]
+        _check_picks(picks, boxes, scores, reading)
+        classes, places = picks[:, 1], picks[:, 2]
+        return Detections(boxes[places], scores[classes, places], classes + detector.first_class)
+    classes = np.asarray(outputs[reading.classes][row], np.float64)
+    num = len(scores)
+    if reading.count:
+        count = float(np.asarray(outputs[reading.count][row], np.float64).reshape(-1)[0])
+        num = min(max(int(count), 0), num) if np.isfinite(count) else num
+    counted = np.arange(len(scores)) < num
+    counted &= ~(scores <= 0)
+    return Detections(boxes[counted], scores[counted], _whole(classes[counted], detector))
+
+
+def _named_scores(boxes: Floats, scores: Floats, detector: Detector) -> Detections:
+    """(A, 4) boxes with (A, C) scores: each class above the least score is a box of its own."""
+    if np.isnan(scores).any():
+        return Detections(boxes, scores.max(axis=1), np.zeros(len(boxes), np.int64))
+    places, classes = np.nonzero(scores > detector.min_score)
+    return Detections(boxes[places], scores[places, classes], classes + detector.first_class)
+
+
+def _whole(classes: Array, detector: Detector) -> npt.NDArray[np.int64]:
+    """Class numbers, which many networks give as floats."""
+    numbers = np.nan_to_num(classes.astype(np.float64), nan=-1.0, posinf=-1.0, neginf=-1.0)
+    return np.rint(numbers).astype(np.int64) + detector.first_class
+
+
+def _corners(boxes: Floats, corners: str) -> Floats:
+    """(k, 4) as left, top, right, bottom."""
+    if corners == "center":
+        half = boxes[:, 2:] / 2
+        return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
+    if corners == "yxyx":
+        boxes = boxes[:, (1, 0, 3, 2)]
+    return np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1)
+
+
+def _in_picture(boxes: Floats, frame: PictureFrame) -> Floats:
+    """From pixels of the input to those of the picture, cut at its edges."""
+    offset = np.tile((frame.offset_x, frame.offset_y), 2)
+    scale = np.tile((frame.scale_x, frame.scale_y), 2)
+    return np.asarray(np.clip((boxes - offset) / scale, 0, np.tile((frame.width, frame.height), 2)))
+
+
+EXPECTED = {
+    "ultralytics": "(4 + classes, k)",
+    "end_to_end": "(k, 6)",
+    "dense": "boxes (k, 4) and scores (k, classes)",
+    "onnx_nms": "boxes (k, 4), scores (classes, k) and indices (n, 3)",
+}
+"""Of each picture; of any other convention, lists."""
+LISTS = "boxes (k, 4), scores (k) and classes (k)"
+
+
+def _check_shapes(reading: OutputReading, outputs: Mapping[str, Array]) -> None:
+    """That each output has the axes of its convention.
+
+    Raises:
+        ConfigError: it has others.
+    """
+    names = [reading.boxes, reading.scores, reading.classes, reading.indices]
+    shapes = {name: shape_of(outputs[name]) for name in names if name}
+    if not _fits(reading.convention, *(shapes.get(name, ()) for name in names)):
+        listed = ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
+        raise ConfigError(
+            f"[data.detector]: convention {reading.convention} expects {EXPECTED.get(reading.convention, LISTS)} of "
+            f"each picture, the outputs are {listed}; name other outputs, or another convention"
+        )
+
+
+def _fits(
+    convention: str, boxes: PictureShape, scores: PictureShape, classes: PictureShape, indices: PictureShape
+) -> bool:
+    """Whether shapes of one picture, () where there is no such output, are those of the convention."""
+    if convention == "ultralytics":
+        return len(boxes) == 2 and boxes[0] >= 5
+    if convention == "end_to_end":
+        return len(boxes) == 2 and boxes[1] >= 6
+    if len(boxes) != 2 or boxes[1] != 4:
+        return False
+    if convention == "dense":
+        return len(scores) == 2 and scores[0] == boxes[0]
+    if convention == "onnx_nms":
+        return len(scores) == 2 and scores[1] == boxes[0] and len(indices) == 2 and indices[1] == 3
+    return scores == boxes[:1] and classes == scores
+
+
+def _check_picks(picks: npt.NDArray[np.int64], boxes: Floats, scores: Floats, reading: OutputReading) -> None:
+    if len(picks) and (picks[:, 1].max() >= len(scores) or picks[:, 2].max() >= len(boxes)):
+        raise ConfigError(
+            f"[data.detector]: '{reading.indices}' names class {picks[:, 1].max()} and box {picks[:, 2].max()}, of "
+            f"which there are {len(scores)} and {len(boxes)}; name the outputs that the suppression chose from"
+        )
