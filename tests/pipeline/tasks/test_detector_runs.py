@@ -95,7 +95,7 @@ def test_a_bundle_has_the_boxes_with_it(command: Command, tmp_path: Path) -> Non
     packed = command("pack", tmp_path / "plan.toml", "-o", tmp_path / "bundle.tar")
     assert packed.status == 0, packed.err
     with tarfile.open(tmp_path / "bundle.tar") as archive:
-        archive.extractall(tmp_path / "device", filter="data")
+        archive.extractall(tmp_path / "device")  # Its own bundle; Python 3.11.2 knows no filter.
     (plan,) = (tmp_path / "device").rglob("plan.toml")
     ran = command("run", plan)
     assert ran.status == 0, ran.err
