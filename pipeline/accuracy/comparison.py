@@ -325,6 +325,15 @@ def _value(array: Array, row: int, depth: int) -> Array:
     return value if value.ndim == depth else value[np.newaxis]
 
 
+def joined_samples(answers: Sequence[Array]) -> Array:
+    """One output of samples that were run one by one, as one array (N, ...); see ``joined``.
+
+    Where it is not of one row on every sample, such as a detector's boxes, all of it belongs to the sample.
+    """
+    is_row = all(answer.ndim and len(answer) == 1 for answer in answers)
+    return joined(answers if is_row else [answer[np.newaxis] for answer in answers])
+
+
 def joined(parts: Sequence[Array]) -> Array:
     """Batches as one array; an (N,) array of arrays where each is of one sample and their shapes differ.
 

@@ -104,7 +104,7 @@ class Metric:
             return ()
         judged = {self._chosen(outputs): outputs[self.output]} if self.output else outputs
         reading = reading_of(judged, self.detector)
-        return reading.names() if reading.is_suppressed else ()
+        return reading.chosen()
 
     def with_notes(self, outputs: Mapping[str, Array], labels: Array | None) -> tuple[float, list[str]]:
         """The value as by a call, and sentences on what of the labels it leaves out."""

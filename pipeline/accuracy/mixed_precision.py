@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from calibration.analysis.sqnr import sqnr_db_of
@@ -33,6 +32,7 @@ from calibration.ranges.ranges import spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import module_of
 from engines.contract import Array
+from pipeline.accuracy.comparison import joined_samples
 from pipeline.accuracy.layer_noise import InputNoise, noises_from_file
 from pipeline.accuracy.metrics import Metric, metric
 from pipeline.accuracy.mixture import MixtureBound, MixturePoint
@@ -220,7 +220,7 @@ class _Judge:
         with ExitStack() as stack:
             run = Sessions(stack, SIMULATOR, self._stage.num_threads).opened(watch_tensors(model, self._answers))
             rows = [run(feed) for feed in self._feeds]
-        return {name: np.concatenate([row[name] for row in rows]) for name in names}
+        return {name: joined_samples([row[name] for row in rows]) for name in names}
 
 
 def _result(point: MixturePoint, bound: MixtureBound) -> str:

@@ -103,7 +103,9 @@ def check_accuracy(outputs: EvaluationOutputs, policy: IntervalPolicy, engine_bu
         return _advise_on_data(check, outputs, budget) if check.outcome == "fail" else check
     assert other is not None, "check_meaning refuses it"
     reference = read_outputs(other.path)
-    _check_same_shapes(budget, candidate, reference)
+    lists = outputs.judge.metric().lists(reference) if outputs.judge.name else ()
+    others = ({n: array for n, array in arrays.items() if n not in lists} for arrays in (candidate, reference))
+    _check_same_shapes(budget, *others)
     if budget.quantity.name == "metric_drop":
         drop = metric_drop(outputs.judge.metric(), candidate, reference, _labels(outputs), policy.sampling)
         check = _check_with_sample_size(engine_budget, policy.of(drop.interval), grown_drop(drop, num), num)

@@ -54,6 +54,7 @@ def detections_of(
         ConfigError: they are of no convention that is known, or not in its shapes.
     """
     reading = reading_of(outputs, detector)
+    outputs = _as_lists(reading, outputs)
     _check_shapes(reading, outputs)
     rows = [_numbers(reading, outputs, row, detector) for row in range(len(frames))]
     is_normalized = reading.units == "normalized"
@@ -124,6 +125,16 @@ def _numbers(reading: OutputReading, outputs: Mapping[str, Array], row: int, det
     counted = np.arange(len(scores)) < num
     counted &= ~(scores <= 0)
     return Detections(boxes[counted], scores[counted], _whole(classes[counted], detector))
+
+
+def _as_lists(reading: OutputReading, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs; lists that have one box on every picture, and so no axis for boxes, with that axis."""
+    if not reading.is_suppressed or not reading.scores:
+        return dict(outputs)
+    lists = (reading.indices,) if reading.indices else (reading.boxes, reading.scores, reading.classes)
+    if outputs[lists[0]].ndim != 2:
+        return dict(outputs)
+    return {name: array[:, np.newaxis] if name in lists else array for name, array in outputs.items()}
 
 
 def _named_scores(boxes: Floats, scores: Floats, detector: Detector) -> Detections:

@@ -34,6 +34,12 @@ class OutputReading:
         every = (self.boxes, self.scores, self.classes, self.count, self.indices)
         return tuple(name for name in every if name)
 
+    def chosen(self) -> tuple[str, ...]:
+        """Of those that are lists of boxes that suppression left, in the order of their scores."""
+        if not self.is_suppressed:
+            return ()
+        return (self.indices,) if self.indices else self.names()
+
     @property
     def is_suppressed(self) -> bool:
         """Whether overlapping boxes are gone already."""
@@ -138,7 +144,7 @@ def _by_shapes(outputs: Mapping[str, Array], detector: Detector) -> OutputReadin
         return None
     if wanted not in ("auto", "onnx_nms"):
         return None
-    indices = [n for n, shape in shapes.items() if len(shape) == 2 and shape[1] == 3 and _is_whole(outputs[n])]
+    indices = [n for n, shape in shapes.items() if shape[-1:] == (3,) and len(shape) < 3 and _is_whole(outputs[n])]
     boxes = [n for n, shape in shapes.items() if len(shape) == 2 and shape[1] == 4 and not _is_whole(outputs[n])]
     if len(indices) != 1 or len(boxes) != 1:
         return None

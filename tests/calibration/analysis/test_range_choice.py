@@ -160,6 +160,29 @@ def test_answers_are_compared_before_what_squashes_them() -> None:
     assert answer_tensors(model()) == ["logits"]
 
 
+DETECTOR = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[1,1,6] x, float[1,6,4] y) => (float[K,4] boxes, float[K] scores, float[1,6,4] all_boxes) {
+  probable = Sigmoid (x)
+  all_boxes = Relu (y)
+  picked = NonMaxSuppression (all_boxes, probable)
+  column = Constant <value = int64[1] {2}> ()
+  places = Gather <axis = 1> (picked, column)
+  flat_places = Squeeze <axes = [1]> (places)
+  flat_boxes = Squeeze (all_boxes)
+  flat_scores = Squeeze (probable)
+  boxes = Gather <axis = 0> (flat_boxes, flat_places)
+  scores = Gather <axis = 0> (flat_scores, flat_places)
+}
+"""
+
+
+def test_what_suppression_chose_is_compared_before_it() -> None:
+    """After it, another number of rows is no difference that could be measured."""
+    proto = onnx.parser.parse_model(DETECTOR.replace(" <axes = [1]>", ""))
+    assert answer_tensors(proto) == ["all_boxes", "x"]
+
+
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 def test_one_network_serves_all_ranges(target: PlacementTarget, tmp_path: Path) -> None:
     proto = model()

@@ -49,6 +49,26 @@ detector (float[N, 3, 40, 32] image) => (float[N, 6, 20] output0) {
   output0 = Concat <axis = 1> (places, none, flat)
 }
 """
+PICKED = """
+<ir_version: 8, opset_import: ["" : 17]>
+detector (float[1, 3, 40, 32] image) => (float[1, 20, 4] places, float[1, 1, 20] probable, int64[K, 3] picked) {
+  light = Conv <strides = [2, 2]> (image, mixing)
+  active = Relu (light)
+  cells = Conv <strides = [4, 4]> (active, cell, threshold)
+  sure = Sigmoid (cells)
+  shape = Constant <value = int64[3] {0, 1, 20}> ()
+  probable = Reshape (sure, shape)
+  none = Mul (probable, zero)
+  column = Constant <value = int64[3] {1, 20, 1}> ()
+  nothing = Reshape (none, column)
+  places = Add (nothing, boxes)
+  most = Constant <value = int64[1] {30}> ()
+  overlap = Constant <value = float[1] {0.5}> ()
+  least = Constant <value = float[1] {0.5}> ()
+  picked = NonMaxSuppression (places, probable, most, overlap, least)
+}
+"""
+"""Of as many rows as there are squares."""
 PLAN = (
     """
 [model]

@@ -105,6 +105,17 @@ def test_the_same_boxes_come_of_every_convention(name: str) -> None:
     assert row.classes[order].tolist() == [2, 0]
 
 
+def test_lists_of_one_box_on_every_picture_have_no_axis_for_it() -> None:
+    one = {"boxes": BOXES[:1].astype(np.float32), "scores": SCORES[:1], "labels": CLASSES[:1].astype(np.int64)}
+    _, (row,) = detections_of(one, Detector(), [FRAME])
+    assert (row.boxes.tolist(), row.classes.tolist()) == ([BOXES[0].tolist()], [2])
+    outputs = nms_outputs()
+    outputs["picked"] = np.array([[0, 2, 1]], np.int64)
+    reading, (row,) = detections_of(outputs, Detector(), [FRAME])
+    assert row.boxes == pytest.approx(BOXES[:1])
+    assert reading.chosen() == ("picked",)
+
+
 def test_numbers_of_classes_are_shifted() -> None:
     outputs, _ = CONVENTIONS["Ultralytics"]
     _, (row,) = detections_of(outputs, Detector(first_class=-1), [FRAME])
