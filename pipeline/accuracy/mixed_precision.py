@@ -42,6 +42,7 @@ from pipeline.errors import ConfigError
 from pipeline.json_record import finite
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import Bar
+from pipeline.tasks.coco import version_behind
 
 FILE = "mixture.json"
 MOST_SAMPLES = 256
@@ -61,7 +62,8 @@ class HeldBound:
         """SHA-256 (hex) of all of it, and of the source of a user's metric."""
         bound = self.bound
         source = source_code(bound.metric, bound.folder)
-        parts = [bound.words(), bound.metric, bound.output, repr(bound.detector), self.samples.digest()]
+        behind = version_behind(bound.metric)
+        parts = [bound.words(), bound.metric, bound.output, repr(bound.detector), behind, self.samples.digest()]
         return hashlib.sha256("\0".join(parts).encode() + source).hexdigest()
 
 

@@ -26,7 +26,7 @@ def draft_options(function: F) -> F:
         click.option("--signature", default="serving_default", help="signature of a SavedModel"),
         click.option("--preprocess", default="", metavar="TOML", help="such as 'scale = 0.0039, layout = \"nchw\"'"),
         click.option("--metric", default="", help="accuracy metric; empty: one that fits the labels"),
-        click.option("--labels", default="", help="labels: a key in the .npz, a CSV file, or 'folders'"),
+        click.option("--labels", default="", help="labels: a key, 'folders', a file or a folder (docs/metrics.md)"),
         click.option("--data", default="", metavar="PATH", help="samples: folder, .npz, .npy, or module:function"),
     ):
         function = option(function)

@@ -134,7 +134,7 @@ def data_options(function: F) -> F:
     for option in (
         click.option("--preprocess", default="", metavar="TOML", help="such as 'scale = 0.0039, layout = \"nchw\"'"),
         click.option("--limit", default=0, help="number of samples to use, evenly spread; 0: all"),
-        click.option("--labels", default="", help="labels: a key in the .npz, a CSV file, or 'folders'"),
+        click.option("--labels", default="", help="labels: a key, 'folders', a file or a folder (docs/metrics.md)"),
         click.option(
             "--input",
             "inputs",

@@ -174,10 +174,11 @@ def _advise_on_data(check: Check, outputs: EvaluationOutputs, budget: Budget) ->
     what, other = ("FP32 itself", outputs.reference) if outputs.reference else ("the baseline", outputs.baseline)
     if other is None:
         return check
-    value = outputs.judge(read_outputs(other.path), outputs.labelled)
+    value, notes = outputs.judge.with_notes(read_outputs(other.path), outputs.labelled)
     if value <= budget.bound if budget.at_most else value >= budget.bound:
         return check
     advice = f"{what} has {number_beside(value, budget.bound)} on these samples: check the labels and the data first"
+    advice = "; ".join((advice, *notes))
     return replace(check, advice=advice)
 
 

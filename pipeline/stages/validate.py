@@ -34,6 +34,7 @@ from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import waiting
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
+from pipeline.tasks.coco import version_behind
 from pipeline.tasks.detector import AS_IT_SAYS, Detector
 
 
@@ -86,9 +87,9 @@ class Judge:
     """How a detector's outputs are read."""
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the metric's name and output, and of the source of a user's own function."""
+        """SHA-256 (hex) of the metric's name and output, and of what stands behind it: a user's source, a library."""
         source = source_code(self.name, self.folder)
-        reading = "" if self.detector == AS_IT_SAYS else repr(self.detector)
+        reading = ("" if self.detector == AS_IT_SAYS else repr(self.detector)) + version_behind(self.name)
         return hashlib.sha256(f"{self.name}\0{self.output}\0{reading}".encode() + source).hexdigest()
 
     def metric(self) -> Metric:

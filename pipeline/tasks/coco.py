@@ -20,6 +20,7 @@ import numpy.typing as npt
 from calibration.arrays import Bools, Floats
 from calibration.data.labels.boxes import AREA, CLASS, CROWD, HEIGHT, LEFT, boxes_in
 from pipeline.errors import ConfigError, Unavailable
+from pipeline.machine.packages import distribution_versions
 from pipeline.tasks.answers import SampleCounts
 from pipeline.tasks.detections import Detections
 
@@ -122,6 +123,11 @@ def check_available(name: str) -> None:
     """
     if importlib.util.find_spec(DISTRIBUTION) is None:
         raise Unavailable(f"metric '{name}': needs {DISTRIBUTION}, which is not installed; {INSTALL}")
+
+
+def version_behind(name: str) -> str:
+    """The version of pycocotools where the metric of that name depends on it; else empty."""
+    return distribution_versions(DISTRIBUTION)[DISTRIBUTION] if name in MEANS else ""
 
 
 def matched(name: str, detections: Sequence[Detections], labels: Floats) -> tuple[ClassMatches, ...]:

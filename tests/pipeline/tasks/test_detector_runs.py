@@ -150,3 +150,19 @@ def test_a_first_plan_has_the_metric_of_the_labels(labels: str, metric: str, com
     )  # fmt: skip
     assert made.status == 0, made.err
     assert f'metric = "{metric}"' in (tmp_path / "plan.toml").read_text()
+
+
+def test_a_gate_says_why_the_labels_do_not_meet_the_answers(command: Command, tmp_path: Path) -> None:
+    """YOLO's files number classes from 0, and the network names COCO's ids."""
+    make_detector(tmp_path)
+    gated = command(
+        "gate", "--candidate", tmp_path / "net.onnx", "--backend", "onnxruntime", "--reference", tmp_path / "net.onnx",
+        "--data", tmp_path / "pictures", "--labels", tmp_path / "boxes", "--metric", "map", "--no-html",
+        "--preprocess", 'resize=[40,32], fit="letterbox", fill=0.0, scale=0.00392156862745098, layout="nchw"',
+        "--budget", "metric >= 0.5", "-o", tmp_path / "gate",
+    )  # fmt: skip
+    assert gated.status == 5, gated.err
+    assert (
+        "FP32 itself has 0 on these samples: check the labels and the data first; map: the network names classes 7"
+        in (" ".join((gated.out + gated.err).split()))
+    )
