@@ -153,3 +153,11 @@ def test_a_number_behind_the_name_is_read_strictly() -> None:
         metric("tar@2")
     with pytest.raises(ConfigError, match=r"'recal': is not one of .*; did you mean 'recall'\?"):
         metric("recal")
+
+
+def test_the_examples_of_scikit_learns_manual() -> None:
+    truth, answers = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 2, 1, 0, 0, 1])
+    assert value("precision", answers, truth) == pytest.approx(0.22, abs=0.005)
+    assert value("recall", answers, truth) == pytest.approx(0.33, abs=0.005)
+    assert value("f1", answers, truth) == pytest.approx(0.26, abs=0.01)
+    assert value("average_precision", np.array([0.1, 0.4, 0.35, 0.8]), [0, 0, 1, 1]) == pytest.approx(0.83, abs=0.005)

@@ -124,3 +124,13 @@ def test_without_pycocotools_the_line_that_installs_it(monkeypatch: pytest.Monke
     with pytest.raises(Unavailable, match=r"metric 'map': needs pycocotools, .*; pip install 'trtforge\[metrics\]'"):
         metric("map")
     assert metric("count_mae").name == "count_mae"
+
+
+def test_the_example_of_torchmetrics_manual() -> None:
+    """One box with an IoU of 304 / 392, right at six of ten overlaps: map 0.6, map_50 and map_75 1, map_large 0.6."""
+    pictures = [[LabelledBox(0, 0, 214.0, 41.0, 348.0, 244.0, 348.0 * 244)]]
+    labels = table_of(pictures)
+    labels[:, 0, :4] = (640, 480, 640, 480)
+    outputs = {"y": padded([np.array([[258.0, 41.0, 606.0, 285.0, 0.536, 0.0]])])}
+    values = {name: metric(name)(outputs, labels) for name in ("map", "map50", "map75", "map_large")}
+    assert values == pytest.approx({"map": 0.6, "map50": 1, "map75": 1, "map_large": 0.6})
