@@ -18,7 +18,6 @@ from pipeline.gate.record import Check
 from pipeline.ladder.row import ACCURACY, Row
 from pipeline.plan import Plan
 from pipeline.record import PlanInfo
-from pipeline.stages.gate import Gate
 from pipeline.variants import is_reference, judge_of
 
 KNOWN_AT_ONCE = ("accuracy", "size")
@@ -108,6 +107,5 @@ def _decided(row: Row, full: Row, bounds: Sequence[Budget]) -> tuple[Check, ...]
         metric=metric_info(judge),
         plan=PlanInfo(str(plan.path), plan.digest()),
     )
-    gate: Gate = plan.gate
     with TemporaryDirectory(prefix="trtforge-") as folder:
-        return decide(gate, Path(folder), inputs, bounds).checks
+        return decide(plan.gate, Path(folder), inputs, bounds).checks

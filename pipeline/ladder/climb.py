@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from pipeline.errors import CheckFailed, ConfigError, DataError, EngineError, ModelError, StageError
 from pipeline.flow import run
 from pipeline.gate.budget import Budget
+from pipeline.gate.decide import worst
 from pipeline.ladder.bounds import bounds_of, has_goal, held
 from pipeline.ladder.hardware import check_hardware, hardware_settings, suited_backends, suits, why_unsuited
-from pipeline.ladder.row import Row, worst_of
+from pipeline.ladder.row import Row
 from pipeline.ladder.steps import STEPS, Climb, TechniqueStep
 from pipeline.plan import Plan
 from pipeline.results import Variant
+from pipeline.stats.intervals import Outcome
 from pipeline.store import Entry, Store
-from pipeline.techniques.record import RowOutcome, Rung, RungOutcome
+from pipeline.techniques.record import Rung, RungOutcome
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +27,8 @@ JUDGING = ("infer", "validate", "tolerate", "benchmark")
 """Stages that say what a variant is worth; their time is not counted as making it."""
 ONLY_THIS = (CheckFailed, ConfigError, DataError, StageError, ModelError, EngineError)
 """Errors by which one technique is not possible, while others may be; a machine that lacks something ends the run."""
-OUTCOMES: dict[RowOutcome, RungOutcome] = {"pass": "holds", "not decided": "not decided", "fail": "does not hold"}
-BEST_FIRST: tuple[RowOutcome, ...] = ("pass", "not decided", "fail")
+OUTCOMES: dict[Outcome, RungOutcome] = {"pass": "holds", "not decided": "not decided", "fail": "does not hold"}
+BEST_FIRST: tuple[Outcome, ...] = ("pass", "not decided", "fail")
 SECONDS_PER_MINUTE = 60.0
 
 
@@ -154,7 +156,7 @@ def _take(ascent: Ascent, store: Store, step: TechniqueStep, settings: tuple[str
     judged = [held(row, full[row.variant.backend], ascent.bounds) for row in made]
     ascent.rows += judged
     fitting = [row.outcome for row in judged if suits(ascent.plan, row.variant)]
-    best = next((outcome for outcome in BEST_FIRST if outcome in fitting), worst_of([row.outcome for row in judged]))
+    best = next((outcome for outcome in BEST_FIRST if outcome in fitting), worst([row.outcome for row in judged]))
     ascent.rungs.append(_rung(step, settings, OUTCOMES[best], ""))
 
 

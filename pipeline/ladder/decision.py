@@ -18,8 +18,9 @@ from pipeline.page.toml_text import key_text, value_text
 from pipeline.plan import merged, setting_from_text
 from pipeline.record import MetricInfo, Recommendation, VariantRecord
 from pipeline.report.advice_table import duration
+from pipeline.stats.intervals import Outcome
 from pipeline.techniques import catalogue
-from pipeline.techniques.record import RowOutcome, TechniqueRow
+from pipeline.techniques.record import TechniqueRow
 
 ANSWERS = "answers"
 """The quantity of the check of [validate]'s tolerances."""
@@ -54,7 +55,7 @@ class LadderNumbers:
 class Choice:
     """What to use, and what to do if nothing holds."""
 
-    outcome: RowOutcome
+    outcome: Outcome
     row: Row | None
     sentence: str
     next_steps: tuple[str, ...]

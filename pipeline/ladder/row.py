@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engines import backend
 from pipeline.artifact import Engine
+from pipeline.gate.decide import worst
 from pipeline.gate.record import Check
 from pipeline.json_record import finite
 from pipeline.plan import Plan
 from pipeline.results import Results, Variant
+from pipeline.stats.intervals import Outcome
 from pipeline.techniques.catalogue import NONE, Technique
-from pipeline.techniques.record import RowOutcome
 
 ACCURACY = ("metric", "metric_drop", "agreement", "answers")
 """Quantities of checks that are about answers."""
@@ -43,9 +43,9 @@ class Row:
         return backend(self.variant.backend).why_not_run()
 
     @property
-    def outcome(self) -> RowOutcome:
+    def outcome(self) -> Outcome:
         """Of all bounds together."""
-        return worst_of([check.outcome for check in self.checks])
+        return worst([check.outcome for check in self.checks])
 
     def is_accurate(self) -> bool:
         """Whether no bound on its answers is missed."""
@@ -64,9 +64,3 @@ class Row:
     def is_plain(self) -> bool:
         """Whether it is FP32 as it was trained."""
         return self.technique is NONE
-
-
-def worst_of(outcomes: Sequence[RowOutcome]) -> RowOutcome:
-    """``fail`` if there is one, else ``not decided`` if there is one, else ``pass``."""
-    order: tuple[RowOutcome, ...] = ("fail", "not decided")
-    return next((outcome for outcome in order if outcome in outcomes), "pass")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from pipeline.stats.intervals import Outcome
+
 RungOutcome: TypeAlias = Literal["holds", "does not hold", "not decided", "not tried", "not possible"]
-RowOutcome: TypeAlias = Literal["pass", "fail", "not decided"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class CheckedBound:
 
     bound: str
     """In the gate's words, such as ``metric_drop <= 0.01``."""
-    outcome: RowOutcome
+    outcome: Outcome
     sentence: str
 
 
@@ -37,7 +38,7 @@ class TechniqueRow:
     """Its name."""
     variant: str
     """The name of its object in ``variants``."""
-    outcome: RowOutcome
+    outcome: Outcome
     """Of all bounds together."""
     checks: tuple[CheckedBound, ...]
     size_ratio: float
@@ -90,7 +91,7 @@ class Advice:
     bounds: tuple[str, ...]
     hardware: str
     """Where the engine is to run; empty: wherever a backend of the plan does."""
-    outcome: RowOutcome
+    outcome: Outcome
     """``pass``: a technique holds all bounds; ``fail``: none does; ``not decided``: none surely does, one might."""
     technique: str
     """The one to use; empty where none holds."""
