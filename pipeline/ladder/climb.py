@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from pipeline.errors import CheckFailed, ConfigError, DataError, EngineError, ModelError, StageError
 from pipeline.flow import run
-from pipeline.gate.budget import Budget
 from pipeline.gate.decide import worst
+from pipeline.ladder.ascent import Ascent
 from pipeline.ladder.bounds import bounds_of, has_goal, held
 from pipeline.ladder.hardware import check_hardware, hardware_settings, suited_backends, suits, why_unsuited
 from pipeline.ladder.row import Row
-from pipeline.ladder.steps import STEPS, Climb, TechniqueStep
+from pipeline.ladder.steps import STEPS, TechniqueStep
 from pipeline.plan import Plan
 from pipeline.results import Variant
 from pipeline.stats.intervals import Outcome
@@ -32,31 +31,6 @@ BEST_FIRST: tuple[Outcome, ...] = ("pass", "not decided", "fail")
 SECONDS_PER_MINUTE = 60.0
 
 
-@dataclass
-class Ascent:
-    """What was tried, and what came of it."""
-
-    plan: Plan
-    bounds: tuple[Budget, ...]
-    rows: list[Row] = field(default_factory=list)
-    rungs: list[Rung] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    base: frozenset[str] = frozenset()
-    """Digests of what FP32 needs, which is no part of making anything else."""
-
-    def candidates(self) -> list[Row]:
-        """The rows that may be deployed where the plan wants it."""
-        return [row for row in self.rows if suits(self.plan, row.variant)]
-
-    def full_of(self, row: Row) -> Row:
-        """FP32 on the row's backend, as it was trained."""
-        return next(r for r in self.rows if r.is_plain() and r.variant.backend == row.variant.backend)
-
-    def holding(self) -> list[Row]:
-        """Those that hold all bounds, in the order of the ladder."""
-        return [row for row in self.candidates() if row.outcome == "pass"]
-
-
 def climb(plan: Plan, store: Store, *, everything: bool) -> Ascent:
     """Try the techniques in their order until one holds all bounds; with ``everything`` go on to the end.
 
@@ -70,12 +44,11 @@ def climb(plan: Plan, store: Store, *, everything: bool) -> Ascent:
     """
     bounds, notes = bounds_of(plan)
     ascent = Ascent(plan, bounds, notes=notes)
-    check_hardware(plan, tuple(_steps_of(plan)[1:]))
+    check_hardware(plan, [step.precisions for step in _steps_of(plan)[1:]])
     started = time.monotonic()
     for step in _steps_of(plan):
-        state = Climb(plan, bounds, ascent.rows, _has_labels(ascent.rows))
         spent = (time.monotonic() - started) / SECONDS_PER_MINUTE
-        reason, outcome = _why_left_out(ascent, state, step, everything=everything, minutes=spent)
+        reason, outcome = _why_left_out(ascent, step, everything=everything, minutes=spent)
         backends = () if reason else suited_backends(plan, step.backends(plan))
         if not reason and not backends:
             first = suited_backends(plan, plan.variants.backends)[0]
@@ -84,7 +57,7 @@ def climb(plan: Plan, store: Store, *, everything: bool) -> Ascent:
             ascent.rungs.append(_rung(step, (), outcome, reason))
             continue
         log.info("%s", step.technique.title)
-        _take(ascent, store, step, (*step.settings(state, backends), *hardware_settings(plan, step)))
+        _take(ascent, store, step, (*step.settings(ascent, backends), *hardware_settings(plan, step.precisions)))
     return ascent
 
 
@@ -94,23 +67,21 @@ def _steps_of(plan: Plan) -> list[TechniqueStep]:
     return [step for number, step in enumerate(STEPS) if not number or not names or step.technique.name in names]
 
 
-def _why_left_out(
-    ascent: Ascent, state: Climb, step: TechniqueStep, *, everything: bool, minutes: float
-) -> tuple[str, RungOutcome]:
+def _why_left_out(ascent: Ascent, step: TechniqueStep, *, everything: bool, minutes: float) -> tuple[str, RungOutcome]:
     """Why a step is not taken, empty if it is; and what that makes of its rung."""
     if not ascent.rows:
         return "", "not tried"
-    if reason := step.why_not(state) or why_unsuited(ascent.plan, step):
+    if reason := step.why_not(ascent) or why_unsuited(ascent.plan, step.precisions):
         return reason, "not possible"
-    reason = "" if everything else _why_needless(ascent, state, step)
+    reason = "" if everything else _why_needless(ascent, step)
     if not reason and minutes > ascent.plan.advise.minutes:
         reason = f"the {ascent.plan.advise.minutes:g} minutes of [advise] were spent"
     return reason, "not tried"
 
 
-def _why_needless(ascent: Ascent, state: Climb, step: TechniqueStep) -> str:
+def _why_needless(ascent: Ascent, step: TechniqueStep) -> str:
     holder = _holder(ascent, step)
-    return f"{holder.technique.title} holds all bounds" if holder else step.why_idle(state)
+    return f"{holder.technique.title} holds all bounds" if holder else step.why_idle(ascent)
 
 
 def _holder(ascent: Ascent, step: TechniqueStep) -> Row | None:
@@ -125,12 +96,6 @@ def _holder(ascent: Ascent, step: TechniqueStep) -> Row | None:
     if step.technique.group == "post-training":
         return None
     return next((row for row in holding if row.variant.precision.has_scales), None)
-
-
-def _has_labels(rows: Sequence[Row]) -> bool:
-    if not rows or rows[0].results.calibration is None:
-        return False
-    return rows[0].results.calibration.reader.labels() is not None
 
 
 def _take(ascent: Ascent, store: Store, step: TechniqueStep, settings: tuple[str, ...]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline.advice.recommendation import OtherLoad, recommend
 from pipeline.gate.record import Check
+from pipeline.ladder.ascent import Ascent
 from pipeline.ladder.bounds import has_goal
-from pipeline.ladder.climb import Ascent
 from pipeline.ladder.row import ACCURACY, Row
 from pipeline.ladder.steps import COMPRESSED
 from pipeline.page.numbers import change_text, metric_text, ms_text, size_text, times_text
@@ -223,7 +223,7 @@ def _ways(numbers: LadderNumbers, missed: set[str]) -> tuple[str, ...]:
     ways = [f"{rung.title} was not possible: {rung.why}" for rung in left if rung.why]
     ways += _too_late(ascent)
     if missed & set(ACCURACY):
-        trained = [row for row in ascent.rows if row.technique is catalogue.QUANTIZATION_AWARE_TRAINING]
+        trained = ascent.of(catalogue.QUANTIZATION_AWARE_TRAINING)
         if trained and plan.data.tuning is None:
             ways.append(
                 'train on more samples, labelled if you have labels: name them in [data.tuning], with loss = "both" in '

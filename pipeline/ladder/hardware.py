@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from engines import backend, builders
 from engines.precision import Precision, precision_named
 from pipeline.errors import ConfigError
-from pipeline.ladder.steps import TechniqueStep
 from pipeline.plan import Plan
 from pipeline.results import Variant
 
@@ -46,16 +45,16 @@ def suits(plan: Plan, variant: Variant) -> bool:
     return hardware.takes_backend(variant.backend) and hardware.takes_precision(variant.precision)
 
 
-def why_unsuited(plan: Plan, step: TechniqueStep) -> str:
-    """Why the hardware does not take what a step makes; empty if it does."""
+def why_unsuited(plan: Plan, precisions: Iterable[str]) -> str:
+    """Why the hardware does not take all of these precisions; empty if it does."""
     hardware = HARDWARE[plan.advise.hardware]
-    is_taken = all(hardware.takes_precision(precision_named(name)) for name in step.precisions)
+    is_taken = all(hardware.takes_precision(precision_named(name)) for name in precisions)
     return "" if is_taken else hardware.limits
 
 
-def hardware_settings(plan: Plan, step: TechniqueStep) -> tuple[str, ...]:
-    """What ``--set`` makes of the plan so that a step's engines are for the hardware."""
-    return () if why_unsuited(plan, step) else HARDWARE[plan.advise.hardware].settings
+def hardware_settings(plan: Plan, precisions: Iterable[str]) -> tuple[str, ...]:
+    """What ``--set`` makes of the plan so that engines of these precisions are for the hardware."""
+    return () if why_unsuited(plan, precisions) else HARDWARE[plan.advise.hardware].settings
 
 
 def suited_backends(plan: Plan, names: Iterable[str]) -> tuple[str, ...]:
@@ -63,8 +62,8 @@ def suited_backends(plan: Plan, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if HARDWARE[plan.advise.hardware].takes_backend(name))
 
 
-def check_hardware(plan: Plan, steps: tuple[TechniqueStep, ...]) -> None:
-    """That something can be made for the hardware, by one of the steps after FP32's.
+def check_hardware(plan: Plan, made: Sequence[tuple[str, ...]]) -> None:
+    """That something can be made for the hardware, of the precisions that each technique after FP32 makes.
 
     Raises:
         ConfigError: no backend of the plan is for it, or no technique that the plan names.
@@ -77,7 +76,7 @@ def check_hardware(plan: Plan, steps: tuple[TechniqueStep, ...]) -> None:
             f"{plan.path}: [advise] hardware is {word}, but no backend of [variants] is for it; add one of "
             f"{', '.join(fitting)}"
         )
-    if steps and all(why_unsuited(plan, step) for step in steps):
+    if made and all(why_unsuited(plan, precisions) for precisions in made):
         raise ConfigError(
             f"{plan.path}: [advise] hardware is {word}, but {hardware.limits}, and techniques names none of those; "
             "add integer"

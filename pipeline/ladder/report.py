@@ -14,8 +14,8 @@ from pipeline.artifact import PRUNED, Timings
 from pipeline.flow import changed_key
 from pipeline.gate.checks import compressed_bytes, size_bytes
 from pipeline.gate.gather_inputs import metric_info
+from pipeline.ladder.ascent import Ascent
 from pipeline.ladder.claims import Measured, checked_claims, contradicted
-from pipeline.ladder.climb import Ascent
 from pipeline.ladder.decision import LadderNumbers, choose
 from pipeline.ladder.row import Row
 from pipeline.latency.benchmark import Timing, p50_interval_ms

@@ -14,12 +14,12 @@ from typing import TypeAlias
 
 from calibration.ranges.ranges import AUTO
 from engines import backend
+from engines.model_format import ModelFormat
 from engines.precision import DYNAMIC, FP16, FP32, INT8, INT16X8, precision_named
 from engines.torch_graph import library
 from pipeline.artifact import PRUNED, TRAINED, TUNED, OnnxModel
 from pipeline.errors import ConfigError
-from pipeline.gate.budget import Budget
-from pipeline.ladder.row import Row
+from pipeline.ladder.ascent import Ascent
 from pipeline.plan import Plan
 from pipeline.results import Variant
 from pipeline.stages.quantize import Quantize
@@ -35,31 +35,16 @@ COMPRESSED = "size_compressed_mib"
 """The quantity that pruning is for."""
 
 
-@dataclass(frozen=True)
-class Climb:
-    """What the ladder knows when it comes to a step."""
-
-    plan: Plan
-    bounds: tuple[Budget, ...]
-    rows: Sequence[Row]
-    has_labels: bool
-    """Whether the calibration samples have labels."""
-
-    def of(self, technique: Technique) -> list[Row]:
-        """The rows of a technique."""
-        return [row for row in self.rows if row.technique is technique]
-
-
-Why: TypeAlias = Callable[[Climb], str]
+Why: TypeAlias = Callable[[Ascent], str]
 """Empty, or why a step is left out."""
-Keys: TypeAlias = Callable[[Climb], tuple[str, ...]]
+Keys: TypeAlias = Callable[[Ascent], tuple[str, ...]]
 
 
-def _no_reason(_climb: Climb) -> str:
+def _no_reason(_ascent: Ascent) -> str:
     return ""
 
 
-def _no_keys(_climb: Climb) -> tuple[str, ...]:
+def _no_keys(_ascent: Ascent) -> tuple[str, ...]:
     return ()
 
 
@@ -85,14 +70,14 @@ class TechniqueStep:
     why_idle: Why = _no_reason
     """Why it would not help, by what was measured so far; `--all` tries it all the same."""
 
-    def settings(self, climb: Climb, backends: Sequence[str]) -> tuple[str, ...]:
+    def settings(self, ascent: Ascent, backends: Sequence[str]) -> tuple[str, ...]:
         """What ``--set`` makes of the plan for it."""
         tables: Mapping[str, Sequence[str]] = {
             "precisions": list(dict.fromkeys((FP32.name, *self.precisions))),
             "backends": list(backends),
             "networks": list(dict.fromkeys((*self.beside, self.network))),
         }
-        return (*(f"variants.{key}={json.dumps(value)}" for key, value in tables.items()), *self.keys(climb))
+        return (*(f"variants.{key}={json.dumps(value)}" for key, value in tables.items()), *self.keys(ascent))
 
     def makes(self, variant: Variant) -> bool:
         """Whether a variant of its plan is what it is for, not one to be compared with."""
@@ -127,9 +112,9 @@ def _why_not_made(plan: Plan, variant: Variant) -> str:
     return ""
 
 
-def _integers_lose_nothing(climb: Climb) -> str:
+def _integers_lose_nothing(ascent: Ascent) -> str:
     """Training and mends are for an accuracy that INT8 has lost."""
-    rows = climb.of(catalogue.INTEGER)
+    rows = ascent.of(catalogue.INTEGER)
     if not rows:
         return "integer quantization was not made, so that there is no loss of it to mend"
     if all(row.is_accurate() for row in rows):
@@ -137,24 +122,28 @@ def _integers_lose_nothing(climb: Climb) -> str:
     return ""
 
 
-def _only_on_onnx(climb: Climb) -> str:
+def _formats_that_lose(ascent: Ascent) -> set[ModelFormat]:
+    """Of the models whose integers miss a bound on accuracy."""
+    return {backend(row.variant.backend).TAKES for row in ascent.of(catalogue.INTEGER) if not row.is_accurate()}
+
+
+def _only_on_onnx(ascent: Ascent) -> str:
     """As above; these are for INT8 that is written into an ONNX model."""
-    losing = {backend(row.variant.backend).TAKES for row in climb.of(catalogue.INTEGER) if not row.is_accurate()}
+    losing = _formats_that_lose(ascent)
     if losing and OnnxModel.FORMAT not in losing:
         return "the integers that lose too much are not written into an ONNX model"
-    return _integers_lose_nothing(climb)
+    return _integers_lose_nothing(ascent)
 
 
-def _only_on_tflite(climb: Climb) -> str:
-    losing = {backend(row.variant.backend).TAKES for row in climb.of(catalogue.INTEGER) if not row.is_accurate()}
-    if losing == {OnnxModel.FORMAT}:
+def _only_on_tflite(ascent: Ascent) -> str:
+    if _formats_that_lose(ascent) == {OnnxModel.FORMAT}:
         return "the integers that lose too much are not in a .tflite file"
-    return _integers_lose_nothing(climb)
+    return _integers_lose_nothing(ascent)
 
 
-def _not_for_compression(climb: Climb) -> str:
+def _not_for_compression(ascent: Ascent) -> str:
     """Pruning is for a compressed size alone: file and latency stay what they are."""
-    missed = [row.failing_quantities() for row in climb.rows if not row.is_plain()]
+    missed = [row.failing_quantities() for row in ascent.rows if not row.is_plain()]
     if {COMPRESSED} in missed:
         return ""
     if any(COMPRESSED in quantities for quantities in missed):
@@ -163,44 +152,44 @@ def _not_for_compression(climb: Climb) -> str:
     return f"no bound on the compressed size is missed{more}"
 
 
-def _pruning_loses_nothing(climb: Climb) -> str:
-    rows = climb.of(catalogue.PRUNING)
+def _pruning_loses_nothing(ascent: Ascent) -> str:
+    rows = ascent.of(catalogue.PRUNING)
     if not rows:
-        return _not_for_compression(climb) or "nothing was pruned"
+        return _not_for_compression(ascent) or "nothing was pruned"
     if all(row.is_accurate() for row in rows):
         return "pruning without training misses no bound on accuracy"
     return ""
 
 
-def _has_auto(climb: Climb) -> str:
-    is_auto = climb.plan.calibrate.method == AUTO
+def _has_auto(ascent: Ascent) -> str:
+    is_auto = ascent.plan.calibrate.method == AUTO
     return "the plan's ranges are chosen by what the network answers already" if is_auto else ""
 
 
-def _is_equalized(climb: Climb) -> str:
-    return "the plan's [export] equalize is true already" if climb.plan.export.equalize else ""
+def _is_equalized(ascent: Ascent) -> str:
+    return "the plan's [export] equalize is true already" if ascent.plan.export.equalize else ""
 
 
-def _is_mixed(climb: Climb) -> str:
-    return "the plan's [quantize] has a bound for mixed precision already" if climb.plan.quantize.is_bounded() else ""
+def _is_mixed(ascent: Ascent) -> str:
+    return "the plan's [quantize] has a bound for mixed precision already" if ascent.plan.quantize.is_bounded() else ""
 
 
-def _no_torch(_climb: Climb) -> str:
+def _no_torch(_ascent: Ascent) -> str:
     return library.why_not()
 
 
-def _mixed_keys(climb: Climb) -> tuple[str, ...]:
+def _mixed_keys(ascent: Ascent) -> tuple[str, ...]:
     """The bound on the metric's drop, where calibration samples have labels; else half of INT8's noise."""
-    drops = [bound.bound for bound in climb.bounds if bound.quantity.name == "metric_drop"]
-    if climb.has_labels and drops:
+    drops = [bound.bound for bound in ascent.bounds if bound.quantity.name == "metric_drop"]
+    if ascent.has_labels() and drops:
         return (f"quantize.max_metric_drop={min(drops)!r}",)
-    ratios = [ratio for row in climb.of(catalogue.INTEGER) if (ratio := row.worst_sqnr_db()) is not None]
+    ratios = [ratio for row in ascent.of(catalogue.INTEGER) if (ratio := row.worst_sqnr_db()) is not None]
     return (f"quantize.min_sqnr_db={math.ceil(min(ratios, default=20.0) + MORE_SQNR_DB)}.0",)
 
 
-def _training_meanwhile(climb: Climb) -> tuple[str, ...]:
+def _training_meanwhile(ascent: Ascent) -> tuple[str, ...]:
     """Zeros that come by and by, while the network is trained, cost less than those that come at once."""
-    return () if climb.plan.prune.epochs else (f"prune.epochs={EPOCHS}",)
+    return () if ascent.plan.prune.epochs else (f"prune.epochs={EPOCHS}",)
 
 
 STEPS = (
@@ -213,7 +202,7 @@ STEPS = (
         catalogue.OTHER_RANGES,
         (INT8.name,),
         prefix="auto",
-        keys=lambda _climb: (f"calibrate.method={json.dumps(AUTO)}",),
+        keys=lambda _ascent: (f"calibrate.method={json.dumps(AUTO)}",),
         why_not=_has_auto,
         why_idle=_integers_lose_nothing,
     ),
@@ -222,7 +211,7 @@ STEPS = (
         (INT8.name,),
         prefix="equalized",
         only_onnx=True,
-        keys=lambda _climb: ("export.equalize=true",),
+        keys=lambda _ascent: ("export.equalize=true",),
         why_not=_is_equalized,
         why_idle=_only_on_onnx,
     ),

@@ -12,7 +12,8 @@ import pytest
 
 from engines.torch_graph import library
 from pipeline.errors import ConfigError
-from pipeline.ladder.climb import Ascent, climb
+from pipeline.ladder.ascent import Ascent
+from pipeline.ladder.climb import climb
 from pipeline.plan import read_plan
 from pipeline.record import Record
 from pipeline.report.table import report_from_json

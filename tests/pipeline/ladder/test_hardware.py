@@ -40,18 +40,18 @@ def test_backends_run_on_their_hardware(tmp_path: Path, hardware: str, suited: s
 def test_an_edge_tpu_takes_integers_of_eight_bits(tmp_path: Path) -> None:
     plan = plan_for(tmp_path, "edgetpu")
     assert not any(suits(plan, Variant(precision, "litert")) for precision in (FP32, FP16, INT16X8))
-    assert why_unsuited(plan, BY_NAME["float16"]) == "the Edge TPU computes integers of 8 bits alone"
-    assert hardware_settings(plan, BY_NAME["float16"]) == ()
-    assert hardware_settings(plan, BY_NAME["integer"]) == ("build.edgetpu=true", "convert.batch_size=1")
-    changed = plan.changed(hardware_settings(plan, BY_NAME["integer"]))
+    assert why_unsuited(plan, BY_NAME["float16"].precisions) == "the Edge TPU computes integers of 8 bits alone"
+    assert hardware_settings(plan, BY_NAME["float16"].precisions) == ()
+    assert hardware_settings(plan, BY_NAME["integer"].precisions) == ("build.edgetpu=true", "convert.batch_size=1")
+    changed = plan.changed(hardware_settings(plan, BY_NAME["integer"].precisions))
     assert (changed.build.edgetpu, changed.convert.batch_size) == (True, 1)
 
 
 def test_techniques_that_the_hardware_does_not_take_are_refused(tmp_path: Path) -> None:
     plan = plan_for(tmp_path, "edgetpu")
-    check_hardware(plan, (BY_NAME["float16"], BY_NAME["integer"]))
+    check_hardware(plan, [BY_NAME["float16"].precisions, BY_NAME["integer"].precisions])
     with pytest.raises(ConfigError, match="techniques names none of those; add integer"):
-        check_hardware(plan, (BY_NAME["float16"],))
+        check_hardware(plan, [BY_NAME["float16"].precisions])
     only = replace(plan, variants=replace(plan.variants, backends=("onnxruntime",)))
     with pytest.raises(ConfigError, match=r"no backend of \[variants\] is for it; add one of litert"):
         check_hardware(only, ())
