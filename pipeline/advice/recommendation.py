@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engines.precision import precision_named, rank
-from pipeline.page.numbers import change_text, drop_text, likeness, metric_text, ms_text, size_text, times_text
+from pipeline.page.numbers import (
+    change_text,
+    drop_text,
+    likeness,
+    metric_text,
+    ms_text,
+    size_text,
+    speedup_text,
+    times_text,
+)
 from pipeline.record import MetricInfo, Recommendation, VariantRecord
 
 _SLACK = 1e-9
@@ -151,9 +160,7 @@ def _praise(chosen: VariantRecord, full: VariantRecord | None, metric: MetricInf
         facts.append(f"{metric.name} {metric_text(metric, chosen.metric)}")
         return f"Stay with {chosen.name}: {', '.join(facts)}."
     if full is not None and full.backend == chosen.backend and first.speedup is not None:
-        within = first.speedup_interval
-        interval = f" (95 % interval {within[0]:.2f} to {within[1]:.2f})" if within is not None else ""
-        facts.append(f"{times_text(first.speedup)} as fast as FP32{interval}")
+        facts.append(speedup_text(first.speedup, first.speedup_interval))
     elif full is not None:
         facts.append(f"{times_text(_p50_ms(full) / _p50_ms(chosen))} as fast as {full.name}")
     facts.append(f"{metric.name} {metric_text(metric, chosen.metric)}, {change_text(metric, chosen.metric_drop)}")

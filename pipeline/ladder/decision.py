@@ -13,7 +13,7 @@ from pipeline.ladder.ascent import Ascent
 from pipeline.ladder.bounds import has_goal
 from pipeline.ladder.row import ACCURACY, Row
 from pipeline.ladder.steps import COMPRESSED
-from pipeline.page.numbers import change_text, metric_text, ms_text, size_text, times_text
+from pipeline.page.numbers import change_text, metric_text, ms_text, size_text, speedup_text
 from pipeline.page.toml_text import key_text, value_text
 from pipeline.plan import merged, setting_from_text
 from pipeline.record import MetricInfo, Recommendation, VariantRecord
@@ -138,9 +138,7 @@ def _praise(numbers: LadderNumbers, row: Row) -> str:
     if variant.latency_ms is not None:
         facts.append(f"p50 {ms_text(variant.latency_ms.p50)}")
         if variant.speedup is not None and not row.is_plain():
-            interval = variant.by_batch[0].speedup_interval
-            within = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval is not None else ""
-            facts[-1] += f", {times_text(variant.speedup)} as fast as FP32{within}"
+            facts[-1] += f", {speedup_text(variant.speedup, variant.by_batch[0].speedup_interval)}"
     else:
         facts.append("not timed here")
     if row.is_plain():

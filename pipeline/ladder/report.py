@@ -9,7 +9,6 @@ from dataclasses import replace
 from engines.precision import INT8, Precision
 from pipeline.accuracy.comparison import read_outputs
 from pipeline.accuracy.metric_intervals import Sampling, metric_drop, metric_interval
-from pipeline.advice.recommendation import OtherLoad
 from pipeline.artifact import PRUNED, Timings
 from pipeline.flow import changed_key
 from pipeline.gate.checks import compressed_bytes, size_bytes
@@ -20,8 +19,8 @@ from pipeline.ladder.decision import LadderNumbers, choose
 from pipeline.ladder.row import Row
 from pipeline.latency.benchmark import Timing, p50_interval_ms
 from pipeline.machine.identity import Machine, this_machine
-from pipeline.record import SIMULATION, Record, VariantRecord
-from pipeline.report.write import Advised, mixtures_of, trainings_of, variant_record, write_report
+from pipeline.record import SIMULATION, MetricInfo, Record, VariantRecord
+from pipeline.report.write import Reported, load_of, mixtures_of, trainings_of, variant_record, write_report
 from pipeline.results import Results, Variant
 from pipeline.stages.benchmark import timings_from
 from pipeline.stats.intervals import Interval
@@ -54,11 +53,10 @@ def write_advice(ascent: Ascent, timings: Timings | None, store: Store) -> Recor
     rows = {row.name: _technique_row(ascent, row, measured, machine) for row in ascent.rows}
     metric = metric_info(judge_of(plan))
     rows = {
-        row.name: replace(rows[row.name], claims=_claims(ascent, row, rows[row.name], variants)) for row in ascent.rows
+        row.name: replace(rows[row.name], claims=_claims(ascent, row, rows[row.name], variants, metric))
+        for row in ascent.rows
     }
-    others = None if timings is None else timings.read()["load_from_others"]
-    load = OtherLoad(others, plan.gate.max_other_load, plan.gate.max_other_load_relative)
-    choice = choose(LadderNumbers(ascent, rows, variants, metric, load))
+    choice = choose(LadderNumbers(ascent, rows, variants, metric, load_of(plan, timings)))
     advice = Advice(
         bounds=tuple(bound.text for bound in ascent.bounds),
         hardware=plan.advise.hardware,
@@ -73,7 +71,7 @@ def write_advice(ascent: Ascent, timings: Timings | None, store: Store) -> Recor
     )
     results = _calibrated(ascent)
     results.timings, results.notes = timings, [*_notes(ascent), *ascent.notes]
-    advised = Advised(
+    reported = Reported(
         variants=tuple(variants.values()),
         advice=advice,
         recommendation=choice.recommendation(plan.report.max_metric_drop),
@@ -84,7 +82,7 @@ def write_advice(ascent: Ascent, timings: Timings | None, store: Store) -> Recor
             if row.variant in row.results.mixtures
         },
     )
-    return write_report(plan, results, store.account, advised)
+    return write_report(plan, results, store.account, reported)
 
 
 def _calibrated(ascent: Ascent) -> Results:
@@ -103,7 +101,11 @@ def _trainings(ascent: Ascent) -> dict[str, TrainingRecord]:
 
 
 def _claims(
-    ascent: Ascent, row: Row, record: TechniqueRow, variants: Mapping[str, VariantRecord]
+    ascent: Ascent,
+    row: Row,
+    record: TechniqueRow,
+    variants: Mapping[str, VariantRecord],
+    metric: MetricInfo | None,
 ) -> tuple[CheckedClaim, ...]:
     """What is claimed of the row's technique, beside what was measured."""
 
@@ -113,7 +115,6 @@ def _claims(
         return next((variants[name] for name in names), None)
 
     dense = of(NONE if row.variant.precision.is_full else INTEGER, row.variant.precision)
-    metric = metric_info(judge_of(ascent.plan))
     return checked_claims(Measured(record, variants[row.name], dense, of(INTEGER, INT8), metric))
 
 

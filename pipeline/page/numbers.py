@@ -38,6 +38,12 @@ def times_text(ratio: float) -> str:
     return f"{ratio:.2f}×"
 
 
+def speedup_text(ratio: float, interval: tuple[float, float] | None) -> str:
+    """Over FP32: ``1.82× as fast as FP32 (95 % interval 1.80 to 1.84)``; None: no interval is known."""
+    within = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval is not None else ""
+    return f"{times_text(ratio)} as fast as FP32{within}"
+
+
 def rate_text(per_second: float) -> str:
     """Samples per second: ``1,234/s``."""
     return f"{three_digits(per_second)}/s"

@@ -17,7 +17,7 @@ from engines.contract import TensorSpec
 from engines.precision import FP32
 from pipeline.accuracy.mixture import MixtureInfo
 from pipeline.advice.recommendation import OtherLoad, recommend
-from pipeline.artifact import PRUNED
+from pipeline.artifact import PRUNED, Timings
 from pipeline.json_record import finite, now_text, record_from_data, write_json
 from pipeline.latency.benchmark import Speedup, Timing, speedup
 from pipeline.latency.device_times import layers_from_json, split_from_row
@@ -61,34 +61,28 @@ from pipeline.training.curve import TrainingRecord, training_from_folder
 
 
 @dataclass(frozen=True)
-class Advised:
-    """What a report of several techniques has instead of what one run says."""
+class Reported:
+    """What a report says of its variants: those of one run, or of several techniques."""
 
     variants: tuple[VariantRecord, ...]
-    advice: Advice
     recommendation: Recommendation
     trainings: Mapping[str, TrainingRecord]
     mixtures: Mapping[str, MixtureInfo]
+    advice: Advice | None = None
 
 
-def write_report(plan: Plan, results: Results, account: Sequence[Entry], advised: Advised | None = None) -> Record:
+def write_report(plan: Plan, results: Results, account: Sequence[Entry], reported: Reported | None = None) -> Record:
     """Write the report's folder, whole or not at all, and return the record in it.
 
-    The folder holds ``report.json``, ``report.html`` and the raw latency samples, ``samples/*.npz``.
+    The folder holds ``report.json``, ``report.html`` and the raw latency samples, ``samples/*.npz``. Without
+    ``reported`` it is about the results' own variants; with it, ``results`` has the model, the data and the ranges.
 
     Raises:
         Unavailable: ``[report] html`` is requested and the extra `report` is not installed.
         ConfigError: the folder holds something else.
     """
-    timings = [] if results.timings is None else timings_from(results.timings)
+    reported = reported or _of_run(plan, results)
     watched = None if results.timings is None else watched_from(results.timings)
-    others = None if results.timings is None else results.timings.read()["load_from_others"]
-    variants = (
-        tuple(variant_record(results, built, timings) for built in results.engines)
-        if advised is None
-        else advised.variants
-    )
-    metric = _metric_info(plan, results)
     ranges = (
         ranges_in_models(results.reported_ranges.path, results.onnx_models().values())
         if results.reported_ranges
@@ -101,13 +95,13 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry], advised
         plan=PlanInfo(str(plan.path), plan.digest()),
         model=_model_info(plan, results),
         data=_data(results),
-        metric=metric,
-        protocol=_protocol_info(plan) if timings else None,
+        metric=_metric_info(plan, results),
+        protocol=_protocol_info(plan) if any(variant.by_batch for variant in reported.variants) else None,
         machine=this_machine(),
         monitor=watched,
-        load_from_others=others,
+        load_from_others=load_of(plan, results.timings).share,
         versions=installed_versions(),
-        variants=variants,
+        variants=reported.variants,
         tensors=tensors_from_ranges(ranges, quantized) if ranges else (),
         methods=methods_from_ranges(ranges) if ranges else (),
         histograms=worst_histograms(ranges, results.reported_ranges.path, quantized)
@@ -117,8 +111,8 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry], advised
         range_choice=choice_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
         stop=stop_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
         settling=convergence_from_folder(results.reported_ranges.path) if results.reported_ranges else None,
-        trainings=trainings_of(results) if advised is None else advised.trainings,
-        mixtures=mixtures_of(results) if advised is None else advised.mixtures,
+        trainings=reported.trainings,
+        mixtures=reported.mixtures,
         served=tuple(StageRun(e.stage, e.digest, e.served, e.seconds) for e in account),
         notes=(
             *results.export_notes(),
@@ -126,18 +120,27 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry], advised
             *results.notes,
             *(() if watched is None else watched.notes),
         ),
-        recommendation=recommend(
-            variants,
-            metric,
-            plan.report.max_metric_drop,
-            OtherLoad(others, plan.gate.max_other_load, plan.gate.max_other_load_relative),
-        )
-        if advised is None
-        else advised.recommendation,
-        advice=None if advised is None else advised.advice,
+        recommendation=reported.recommendation,
+        advice=reported.advice,
     )
-    _publish(plan.report, plan.output_folder(plan.report if advised is None else plan.advise), record, results)
+    folder = plan.output_folder(plan.report if reported.advice is None else plan.advise)
+    _publish(plan.report, folder, record, results)
     return record
+
+
+def _of_run(plan: Plan, results: Results) -> Reported:
+    """What a run says of its own variants."""
+    timings = [] if results.timings is None else timings_from(results.timings)
+    variants = tuple(variant_record(results, built, timings) for built in results.engines)
+    load, bound = load_of(plan, results.timings), plan.report.max_metric_drop
+    recommendation = recommend(variants, _metric_info(plan, results), bound, load)
+    return Reported(variants, recommendation, trainings_of(results), mixtures_of(results))
+
+
+def load_of(plan: Plan, timings: Timings | None) -> OtherLoad:
+    """What other programs took while engines were timed, and what the plan's gate allows."""
+    share = None if timings is None else timings.read()["load_from_others"]
+    return OtherLoad(share, plan.gate.max_other_load, plan.gate.max_other_load_relative)
 
 
 def trainings_of(results: Results) -> dict[str, TrainingRecord]:
