@@ -26,6 +26,8 @@ from pipeline.techniques.record import Advice
 
 if TYPE_CHECKING:
     from pipeline.drafting.draft import Draft
+    from pipeline.plan import Plan
+    from pipeline.store import Store
 
 __all__ = ["Advice", "Record", "Report", "__version__", "advise", "errors", "init", "read_report", "run"]
 
@@ -82,12 +84,9 @@ def run(plan: str | Path, *, store: str | Path = STORE, settings: Sequence[str] 
         errors.EngineError, errors.CheckFailed: as the command's exit status says. A variant that is out of tolerance
             is no error here: ``record.variants`` has its ``failures``.
     """
-    from pipeline.command.options import PlanOptions
-    from pipeline.command.plan_run import open_plan
     from pipeline.command.reports import report_of_run
 
-    options = PlanOptions((), tuple(settings), quiet=not progress)
-    read, opened = open_plan(Path(plan), Path(store), options)
+    read, opened = _opened(Path(plan), Path(store), settings, progress=progress)
     record, _ = report_of_run(read, opened)
     return Report(record, read.output_folder(read.report))
 
@@ -106,14 +105,18 @@ def advise(
     arguments and the errors are those of ``run``; that nothing holds the bounds is no error here
     (``record.advice.outcome``).
     """
-    from pipeline.command.options import PlanOptions
-    from pipeline.command.plan_run import open_plan
     from pipeline.command.reports import report_of_advice
 
-    options = PlanOptions((), tuple(settings), quiet=not progress)
-    read, opened = open_plan(Path(plan), Path(store), options)
+    read, opened = _opened(Path(plan), Path(store), settings, progress=progress)
     record = report_of_advice(read, opened, everything=everything)
     return Report(record, read.output_folder(read.advise))
+
+
+def _opened(plan: Path, store: Path, settings: Sequence[str], *, progress: bool) -> tuple[Plan, Store]:
+    from pipeline.command.options import PlanOptions
+    from pipeline.command.plan_run import open_plan
+
+    return open_plan(plan, store, PlanOptions((), tuple(settings), quiet=not progress))
 
 
 def init(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -71,6 +71,3 @@ def plan_text(path: Path, choice: Mapping[str, str], store: Path) -> tuple[Path,
 def _stem(source: Path) -> str:
     """What the report's folder is called after."""
     return source.stem.partition(":")[2] or source.stem
-
-
-__all__: Sequence[str] = ["draft_for", "draft_options", "plan_text"]

@@ -73,13 +73,13 @@ def _folder(path: Path, labels: str, specs: Sequence[InputSpec], folder: Path) -
         arrays = [_arrays((file, path / evaluation), labels, specs, folder) for file in judging[:1]]
         inputs = arrays[0].evaluation.inputs if arrays else {}
         sets = [
-            DataSet(_relative(path / name, folder), inputs, _labels_of(path / name, labels, folder))
+            DataSet(path_in_plan(path / name, folder), inputs, _labels_of(path / name, labels, folder))
             for name in (calibration, evaluation)
         ]
         asks = _ask_for_labels(path / evaluation, labels, are_pictures)
         questions = arrays[0].questions if arrays else {}
         return DataSets(sets[0], sets[1], are_pictures, (note,), asks, questions)
-    place, labels = _relative(path, folder), _labels_of(path, labels, folder)
+    place, labels = path_in_plan(path, folder), _labels_of(path, labels, folder)
     sets = [DataSet(place, labels=labels, fold=fold) for fold in (ONE_FOLD, OTHER_FOLDS)]
     return DataSets(sets[0], sets[1], are_pictures, (SPLIT,), _ask_for_labels(path, labels, are_pictures))
 
@@ -91,13 +91,13 @@ def _labels_of(path: Path, labels: str, folder: Path) -> str:
         return labels if labels in ("", BY_FOLDER) else _path_of_labels(path, labels, folder)
     beside = file if file.is_file() else path.parent / file
     namesake = beside.with_name(path.name + CSV_SUFFIX)
-    return _relative(namesake if namesake.is_file() else beside, folder)
+    return path_in_plan(namesake if namesake.is_file() else beside, folder)
 
 
 def _path_of_labels(path: Path, labels: str, folder: Path) -> str:
     """A file or folder of labels as it is to stand in the plan, from here or from where the samples lie; else a key."""
     places = [place for place in (Path(labels), path.parent / labels) if labels and place.exists()]
-    return _relative(places[0], folder) if places else labels
+    return path_in_plan(places[0], folder) if places else labels
 
 
 def _ask_for_labels(path: Path, labels: str, are_pictures: bool) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def _ask_for_labels(path: Path, labels: str, are_pictures: bool) -> tuple[str, .
 def _arrays(paths: tuple[Path, Path], labels: str, specs: Sequence[InputSpec], folder: Path) -> DataSets:
     """The arrays of one file, which may stand for a folder of such files, that fit the network's inputs."""
     path, whole = paths
-    arrays, place = headers(path, str(path)), _relative(whole, folder)
+    arrays, place = headers(path, str(path)), path_in_plan(whole, folder)
     labels = labels if labels in arrays else _path_of_labels(whole, labels, folder)
     if len(arrays) == 1 and len(specs) == 1:
         mapping = {} if path.suffix.lower() == ".npy" else _mapping(specs[0].name, next(iter(arrays)))
@@ -194,7 +194,7 @@ def _named(words: Sequence[str], names: Sequence[str]) -> str:
     return ""
 
 
-def _relative(path: Path, folder: Path) -> str:
+def path_in_plan(path: Path, folder: Path) -> str:
     """As it is to stand in a plan in that folder."""
     absolute = path.resolve()
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from engines.precision import FP16, FP32, INT8
 from pipeline.accuracy.metrics import metric as named_metric
 from pipeline.artifact import OnnxModel, Source, TfliteModel
 from pipeline.drafting.class_labels import is_one_hot, why_no_classes
-from pipeline.drafting.data_sets import data_sets
+from pipeline.drafting.data_sets import data_sets, path_in_plan
 from pipeline.drafting.facts import DataSet, DataSets, Preprocessing
 from pipeline.drafting.pixels import LabelledData, shape_of_pictures, with_scale
 from pipeline.errors import ConfigError
@@ -87,8 +87,8 @@ def draft_plan(source: Source, model: OnnxModel, data: str, choice: UsersChoice,
     needed |= {f"[data.calibration] and [data.evaluation] {key}": text for key, text in sets.questions.items()}
     lines = [
         "# A first plan, by `trtforge init`; docs/plan.md has every key.",
-        *(line for where, text in needed.items() for line in _comment(f'{where}, where "?" stands: {text}', "? ")),
-        *(line for text in (*sets.asks, *asked) for line in _comment(text, "? ")),
+        *_comments([f'{where}, where "?" stands: {text}' for where, text in needed.items()], "? "),
+        *_comments([*sets.asks, *asked], "? "),
         "",
         *_model(source, specs, folder),
         *_data(sets, metric, output),
@@ -221,10 +221,8 @@ def _metric(
 
 
 def _model(source: Source, specs: Sequence[InputSpec], folder: Path) -> Iterator[str]:
-    absolute = source.path.resolve()
-    inside = absolute.is_relative_to(folder.resolve())
-    path = absolute.relative_to(folder.resolve()).as_posix() if inside else str(absolute)
-    named = str(source.path) if FUNCTION.fullmatch(str(source.path)) else path
+    is_function = FUNCTION.fullmatch(str(source.path))
+    named = str(source.path) if is_function else path_in_plan(source.path, folder)
     yield "[model]"
     yield f"source = {value_text(named)}"
     if signature := source.signature_name():
@@ -249,7 +247,7 @@ def _data(sets: DataSets, metric: str, output: str) -> Iterator[str]:
     )
     if output:
         yield f"output = {value_text(output)}"
-    yield from (line for note in sets.notes for line in _comment(note, ""))
+    yield from _comments(sets.notes)
     for word, data in (("calibration", sets.calibration), ("evaluation", sets.evaluation)):
         yield f"[data.{word}]"
         table: dict[str, object] = {field.name: getattr(data, field.name) for field in fields(data)}
@@ -270,15 +268,17 @@ def _preprocess(known: Preprocessing) -> Iterator[str]:
         if value != getattr(nothing, name)
     }
     changed = {**changed, **dict.fromkeys(known.questions, "?")}
-    yield from (line for note in known.notes for line in _comment(note, ""))
+    yield from _comments(known.notes)
     yield "[data.preprocess]"
     yield from (f"{key} = {value_text(value)}" for key, value in changed.items())
     yield ""
 
 
-def _comment(text: str, mark: str) -> list[str]:
-    """Lines of a comment, of which the first begins with the mark."""
-    return textwrap.wrap(shown(text), WIDTH, initial_indent=f"# {mark}", subsequent_indent="#" + " " * (len(mark) + 1))
+def _comments(texts: Iterable[str], mark: str = "") -> Iterator[str]:
+    """The lines of comments, of which each begins with the mark."""
+    later = "#" + " " * (len(mark) + 1)
+    for text in texts:
+        yield from textwrap.wrap(shown(text), WIDTH, initial_indent=f"# {mark}", subsequent_indent=later)
 
 
 def _variants(source: Source) -> Iterator[str]:
@@ -295,5 +295,5 @@ def _variants(source: Source) -> Iterator[str]:
     yield "[variants]"
     yield f"precisions = {value_text([FP32.name, FP16.name, INT8.name])}"
     yield f"backends = {value_text(here)}"
-    yield from (line for reason in not_here for line in _comment(reason, "not "))
+    yield from _comments(not_here, "not ")
     yield ""
