@@ -178,7 +178,8 @@ def _without(asked: Asked, refused: Mapping[int, str]) -> _Rest:
     del graph.node[:]
     graph.node.extend(asked.nodes[number] for number in rest.numbers)
     made = {name for node in graph.node for name in node.output if name}
-    wanted = {name for number, node in enumerate(asked.nodes) if number not in rest.numbers for name in reads(node)}
+    left = set(rest.numbers)
+    wanted = {name for number, node in enumerate(asked.nodes) if number not in left for name in reads(node)}
     wanted |= {value.name for value in asked.model.graph.output}
     read = {name for node in graph.node for name in reads(node)}
     feeds = [value for value in (*graph.input, *inputs.values()) if value.name in read]

@@ -32,7 +32,7 @@ class Asked:
     """With the values of its weights as far as they lie in the file, and all types and shapes that can be inferred."""
     shapes: InputShapes
 
-    @property
+    @cached_property
     def nodes(self) -> list[onnx.NodeProto]:
         """In the file's order."""
         return list(self.model.graph.node)
