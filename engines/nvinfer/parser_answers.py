@@ -23,7 +23,7 @@ from engines.nvinfer.error_hints import hint
 from engines.onnx_model import reduction_by_input
 from engines.support.answers import InputShapes, SupportAnswer
 from engines.support.graph import Asked, asked_about, name_of, reads
-from engines.support.parser_limits import limits
+from engines.support.parser_limits import limits, release_of
 from engines.support.restrictions import NEVER
 
 MOST_ROUNDS = 64
@@ -63,9 +63,8 @@ def answer_by_parser(trt: Any, path: Path, shapes: InputShapes) -> SupportAnswer
             break
         reasons |= more
     notes = [_unasked_note(asked, sorted(unasked - reasons.keys()))] if unasked - reasons.keys() else []
-    name = f"{trt.__name__.removesuffix('_bindings')} {trt.__version__}"
     explained = {number: _explained(asked.nodes[number], words) for number, words in reasons.items()}
-    answer = asked.answer(f"the parser of {name}", explained, notes)
+    answer = asked.answer(f"the parser of {release_of(trt)}", explained, notes)
     return replace(answer, refusals=limits(trt, asked.opset, reduction_by_input(asked.model.graph)))
 
 
@@ -89,13 +88,7 @@ class _Parser:
         """The parser's words on each node that it does not take, by number in that model; none if it takes all."""
         parser = self._parser()
         self._tail.clear()
-        data, where = model.SerializeToString(), str(self._path)
-        if capability_of(self._trt).parser_parts:
-            takes_all = parser.supports_model_v2(data, where)
-            taken = [parser.get_subgraph_nodes(index) for index in range(parser.num_subgraphs)]
-        else:  # up to 10.0
-            takes_all, parts = parser.supports_model(data, where)
-            taken = [nodes for nodes, _ in parts]
+        takes_all, taken = self._supports(parser, model)
         if takes_all or not model.graph.node:
             return {}
         inside = {int(number) for nodes in taken for number in nodes}
@@ -120,12 +113,16 @@ class _Parser:
 
     def _takes(self, model: onnx.ModelProto) -> bool:
         """Whether the parser takes it whole."""
-        parser = self._parser()
+        return self._supports(self._parser(), model)[0]
+
+    def _supports(self, parser: Any, model: onnx.ModelProto) -> tuple[bool, list[Any]]:
+        """Whether the parser takes it whole, and the numbers of the nodes of each part that it takes."""
         data, where = model.SerializeToString(), str(self._path)
         if capability_of(self._trt).parser_parts:
-            return bool(parser.supports_model_v2(data, where))
-        takes_all, _ = parser.supports_model(data, where)
-        return bool(takes_all)
+            takes_all = parser.supports_model_v2(data, where)
+            return bool(takes_all), [parser.get_subgraph_nodes(index) for index in range(parser.num_subgraphs)]
+        takes_all, parts = parser.supports_model(data, where)  # up to 10.0
+        return bool(takes_all), [nodes for nodes, _ in parts]
 
     def _parser(self) -> Any:
         """With a network of its own."""

@@ -13,6 +13,11 @@ from engines.errors import Unavailable
 from engines.onnx_model import OnnxModelFacts
 
 
+def release_of(trt: Any) -> str:
+    """The name and version of the parser's module, as ``tensorrt 10.3.0``."""
+    return f"{trt.__name__.removesuffix('_bindings')} {trt.__version__}"
+
+
 def largest_opset(trt: Any) -> int:
     """The largest that the parser reads; 0 where that is not known."""
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
@@ -36,7 +41,7 @@ def limits(trt: Any, opset: int, reduction: str) -> tuple[str, ...]:
         opset: of the model.
         reduction: the name of a reduction other than ReduceSum whose axes are an input; empty if it has none.
     """
-    largest, who = largest_opset(trt), f"{trt.__name__.removesuffix('_bindings')} {trt.__version__}"
+    largest, who = largest_opset(trt), release_of(trt)
     down = f"write it in opset {largest} (`trtforge export --opset {largest}`, or [export] opset), or update TensorRT"
     if largest and opset > largest:
         return (f"is in opset {opset}, {who} reads up to {largest}; {down}",)
@@ -53,8 +58,8 @@ def refuse_model(trt: Any, model_facts: OnnxModelFacts, model: Path) -> None:
     """
     if largest_opset(trt) and model_facts.num_4_bits:
         raise Unavailable(
-            f"{model}: has weights of 4 bits, which {trt.__name__.removesuffix('_bindings')} {trt.__version__} does "
-            "not take; quantize it with weight_bits = 8, or update TensorRT to 10.1 or later"
+            f"{model}: has weights of 4 bits, which {release_of(trt)} does not take; quantize it with weight_bits = 8, "
+            "or update TensorRT to 10.1 or later"
         )
     for sentence in limits(trt, model_facts.opset, model_facts.reduces_by_input):
         raise Unavailable(f"{model}: {sentence}")
