@@ -139,11 +139,16 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         node_names=frozenset(node.name for node in _nodes(graph) if node.name),
         full_names=_full_names(model) if _has_float16(graph) else frozenset(),
         quantized_names=tuple(map(_name, quantized)),
-        opset=next((entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS), 0),
+        opset=opset_of(model),
         is_dynamic=_is_dynamic(graph, producers),
         num_4_bits=_num_4_bits(graph, products, producers),
         reduces_by_input=reduction_by_input(graph),
     )
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Of ONNX's own operators; 0 if it names none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS), 0)
 
 
 def facts(path: Path) -> OnnxModelFacts:

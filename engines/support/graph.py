@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from onnx import shape_inference
 
-from engines.onnx_model import ONNX_DOMAINS, read_model
+from engines.onnx_model import ONNX_DOMAINS, opset_of, read_model
 from engines.support.answers import InputShapes, NodeAnswer, NodeState, SupportAnswer
 from engines.support.partition import GraphStep, partition
 from engines.support.work import dims_of, flops_of, with_shapes
@@ -98,11 +98,6 @@ class Asked:
         return SupportAnswer(source, nodes, partition(steps, nodes), notes=tuple(notes))
 
 
-def opset_of(model: onnx.ModelProto) -> int:
-    """Of ONNX's own operators; 0 if it names none."""
-    return next((entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS), 0)
-
-
 def asked_about(path: Path, shapes: InputShapes) -> Asked:
     """The ONNX model in ``path``.
 
@@ -149,12 +144,18 @@ def operator_of(node: onnx.NodeProto) -> str:
 def _state(node: onnx.NodeProto, is_refused: bool, constants: Mapping[str, object]) -> NodeState:
     if is_refused:
         return "unsupported"
-    return "folded" if node.output and all(name in constants for name in node.output if name) else "runs"
+    return "folded" if _is_constant(node, constants) else "runs"
 
 
 def _reason(node: onnx.NodeProto, reason: str, constants: Mapping[str, object]) -> str:
-    is_constant = reason and node.output and all(name in constants for name in node.output if name)
-    return f"{reason}; what it reads does not vary: `trtforge export` computes it beforehand" if is_constant else reason
+    if reason and _is_constant(node, constants):
+        return f"{reason}; what it reads does not vary: `trtforge export` computes it beforehand"
+    return reason
+
+
+def _is_constant(node: onnx.NodeProto, constants: Mapping[str, object]) -> bool:
+    """Whether no input changes what it makes."""
+    return bool(node.output) and all(name in constants for name in node.output if name)
 
 
 def _values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:

@@ -14,9 +14,9 @@ import pytest
 from onnx.backend.test.loader import load_model_tests
 
 from engines.backends import tensorrt_rtx
+from engines.onnx_model import opset_of
 from engines.support.answers import SupportAnswer
 from engines.support.by_list import answer_by_list
-from engines.support.graph import opset_of
 from engines.support.operator_lists import generation_named
 
 if tensorrt_rtx.why_not_ask():
