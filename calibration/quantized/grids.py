@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from calibration.errors import ModelError
-from calibration.graph.editing import constant, nodes_of, opened
+from calibration.graph.editing import attribute_int, constant, nodes_of, opened
 from calibration.quantized.operators import INTEGER_OPERATORS, MICROSOFT
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -101,15 +101,13 @@ def grid_of(node: ir.Node) -> Grid:
         ModelError: scale or zero point are computed, wrong, or of a type that is not read.
     """
     integers = node.outputs[0] if node.op_type == QUANTIZE else node.inputs[0]
-    axis = node.attributes.get("axis")
-    block = node.attributes.get("block_size")
-    if block is not None and block.as_int():
+    if block := attribute_int(node, "block_size", 0):
         raise ModelError(
-            f"node '{node.name}' has a scale for each block of {block.as_int()} values, one for a tensor or a channel "
+            f"node '{node.name}' has a scale for each block of {block} values, one for a tensor or a channel "
             "is expected; quantize the model again without blocks"
         )
     scale, zero_point = (*node.inputs[1:3], None)[:2]
-    return grid_from(node, (integers, scale, zero_point), 1 if axis is None else axis.as_int())
+    return grid_from(node, (integers, scale, zero_point), attribute_int(node, "axis", 1))
 
 
 def grid_from(node: ir.Node, values: tuple[ir.Value | None, ir.Value | None, ir.Value | None], axis: int = 1) -> Grid:

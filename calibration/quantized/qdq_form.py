@@ -9,7 +9,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from calibration.errors import ModelError
-from calibration.graph.editing import add_initializer, attribute_int, constant, dimensions, unique, value_names
+from calibration.graph.editing import (
+    add_initializer,
+    attribute_int,
+    attribute_string,
+    constant,
+    dimensions,
+    unique,
+    value_names,
+)
 from calibration.quantized.grids import DEQUANTIZE, DOMAINS, QUANTIZE, Grid, grid_from, grid_of
 from calibration.quantized.operators import INTEGER_OPERATORS, MICROSOFT, IntegerOperator
 
@@ -20,6 +28,8 @@ MOVERS = frozenset({
 """Operators that give some of the values that they take, so that integers stay on their grid."""
 SUFFIX = "_quantized"
 """What ONNX Runtime's quantizer appends to the name of a tensor."""
+DROPPED = ("channels_last", "opset")
+"""Attributes of ONNX Runtime's operators that ONNX's do not have."""
 FIRST_SOFTMAX = 13
 """The opset from which on Softmax takes one axis."""
 
@@ -82,14 +92,15 @@ class _QdqWriter:
             assert value is not None, "onnx's checker has seen it"
             assert scale is not None, "it was read"
             self._note(value, grid_from(node, triple, operator.axis(node, start)), (scale, zero_point))
-        self._check(node, operator)
+        _check(node, operator)
         inputs = [node.inputs[index] for index in operator.plain]
         inputs += [self._dequantized(value, node) for value, _, _ in triples[: len(triples) - has_output]]
         if operator.bias is not None and operator.bias < len(node.inputs):
             inputs.append(self._bias(node, operator.bias, [self._grids_of(triples[i][0]) for i in (0, 1)]))
         while inputs and inputs[-1] is None:
             inputs.pop()
-        written = self._node(operator.floating, inputs, node, self._attributes(node, operator))
+        attributes = [each for name, each in node.attributes.items() if name not in DROPPED]
+        written = self._node(operator.floating, inputs, node, attributes)
         self._graph.insert_before(node, written)
         self._quantize(node, written, 0, is_integer=has_output)
         self._graph.remove(node, safe=True)
@@ -98,25 +109,6 @@ class _QdqWriter:
         assert value is not None
         return self._grids[value]
 
-    def _check(self, node: ir.Node, operator: IntegerOperator) -> None:
-        if attribute_int(node, "channels_last", 0):
-            raise ModelError(
-                f"node '{node.name}' ({node.op_type}) has its channels last, which ONNX's operators do not; quantize "
-                "the model again without that"
-            )
-        if operator.floating == "Softmax" and attribute_int(node, "opset", FIRST_SOFTMAX) < FIRST_SOFTMAX:
-            shape = dimensions(node.inputs[0])
-            axis = attribute_int(node, "axis", -1)
-            if shape is None or axis % len(shape) != len(shape) - 1:
-                raise ModelError(
-                    f"node '{node.name}' ({node.op_type}) is a Softmax over several axes; export the model in opset "
-                    f"{FIRST_SOFTMAX} or later, and quantize it again"
-                )
-
-    def _attributes(self, node: ir.Node, operator: IntegerOperator) -> list[ir.Attr]:
-        dropped = {"channels_last", "opset"}
-        return [attribute for name, attribute in node.attributes.items() if name not in dropped]
-
     def _write_mover(self, node: ir.Node) -> None:
         """DequantizeLinear, the operator, QuantizeLinear, all of one grid."""
         data = node.inputs[0]
@@ -124,8 +116,7 @@ class _QdqWriter:
         if is_moved and (node.op_type, len(node.outputs)) == ("MaxPool", 2):
             is_moved = False
         if is_moved and node.op_type == "Resize":
-            mode = node.attributes.get("mode")
-            is_moved = mode is None or mode.as_string() == "nearest"
+            is_moved = attribute_string(node, "mode", "nearest") == "nearest"
         if node.op_type == "Concat":
             grids = [self._grids.get(value) for value in node.inputs if value is not None]
             is_moved = is_moved and all(grid is not None and grid.is_like(self._grids_of(data)) for grid in grids)
@@ -150,8 +141,7 @@ class _QdqWriter:
 
     def _padded(self, node: ir.Node, inputs: list[ir.Value | None], grid: Grid) -> list[ir.Value | None]:
         """Inputs of a Pad of floating-point numbers: the integer that it pads with as what it means."""
-        mode = node.attributes.get("mode")
-        if mode is not None and mode.as_string() != "constant":
+        if attribute_string(node, "mode", "constant") != "constant":
             return inputs
         value = node.inputs[2] if len(node.inputs) > 2 else None
         integer = np.zeros((), np.int64) if value is None else constant(value)
@@ -226,3 +216,19 @@ class _QdqWriter:
         name = unique(name, self._taken)
         self._taken.add(name)
         return name
+
+
+def _check(node: ir.Node, operator: IntegerOperator) -> None:
+    if attribute_int(node, "channels_last", 0):
+        raise ModelError(
+            f"node '{node.name}' ({node.op_type}) has its channels last, which ONNX's operators do not; quantize "
+            "the model again without that"
+        )
+    if operator.floating == "Softmax" and attribute_int(node, "opset", FIRST_SOFTMAX) < FIRST_SOFTMAX:
+        shape = dimensions(node.inputs[0])
+        axis = attribute_int(node, "axis", -1)
+        if shape is None or axis % len(shape) != len(shape) - 1:
+            raise ModelError(
+                f"node '{node.name}' ({node.op_type}) is a Softmax over several axes; export the model in opset "
+                f"{FIRST_SOFTMAX} or later, and quantize it again"
+            )
