@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from calibration.arrays import Bools, Floats
+from calibration.arrays import Bools, Floats, Ints
 from calibration.data.user_function import load_function
 from engines.contract import Array
 from pipeline.errors import ConfigError
@@ -71,9 +70,7 @@ class Metric:
             return self._own(outputs, labels)
         return float(self.compute(self._judged(outputs, labels), labels))
 
-    def of_samples(
-        self, outputs: Mapping[str, Array], labels: Array | None
-    ) -> Callable[[npt.NDArray[np.int64]], float]:
+    def of_samples(self, outputs: Mapping[str, Array], labels: Array | None) -> Callable[[Ints], float]:
         """From indices of samples, of which one may be named several times, to the value over those.
 
         What each sample alone tells is found out here, once, where the metric is one of ``pipeline.tasks``.
@@ -87,7 +84,7 @@ class Metric:
             return lambda picks: tally.value(np.bincount(picks, minlength=len(labels)))
         picked_from = labels if self.needs_labels else None
 
-        def value(picks: npt.NDArray[np.int64]) -> float:
+        def value(picks: Ints) -> float:
             picked = {name: array[picks] for name, array in outputs.items()}
             return self(picked, None if picked_from is None else picked_from[picks])
 

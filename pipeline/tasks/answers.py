@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from calibration.arrays import Floats
+from calibration.arrays import Floats, Ints
 from engines.contract import Array
 from pipeline.errors import ConfigError
 
-ClassNumbers = npt.NDArray[np.int64]
-SampleCounts = npt.NDArray[np.int64]
+SampleCounts = Ints
 """(num_samples,): how often each sample counts; 1 for all of them is the metric, others are resamples."""
 
 
@@ -42,7 +40,7 @@ def squeezed(array: Array) -> Array:
     return array.reshape(array.shape[0], *(size for size in array.shape[1:] if size != 1))
 
 
-def class_labels(name: str, labels: Array, num_classes: int) -> ClassNumbers:
+def class_labels(name: str, labels: Array, num_classes: int) -> Ints:
     """(N,) class indices, each below ``num_classes``; ``name`` is the metric's.
 
     Raises:

@@ -14,11 +14,10 @@ from functools import partial
 
 import numpy as np
 
-from calibration.arrays import Bools, Floats
+from calibration.arrays import Bools, Floats, Ints
 from engines.contract import Array
 from pipeline.errors import ConfigError
 from pipeline.tasks.answers import (
-    ClassNumbers,
     SampleCounts,
     class_labels,
     empty_notes,
@@ -65,9 +64,9 @@ class Decisions:
 class Rankings:
     """Scores of events in falling order, with what happened."""
 
-    orders: tuple[ClassNumbers, ...]
+    orders: tuple[Ints, ...]
     """(N,) of each event: samples by falling score."""
-    ends: tuple[ClassNumbers, ...]
+    ends: tuple[Ints, ...]
     """Of each event: the last place of each score, so that equal scores count together."""
     happened: Bools
     """(N, K)."""

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from calibration.arrays import Bools, Floats
+from calibration.arrays import Bools, Floats, Ints
 from calibration.data.labels.boxes import AREA, CLASS, CROWD, HEIGHT, LEFT, boxes_in
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.machine.packages import distribution_versions
@@ -59,7 +58,7 @@ MEANS = {
 class ClassMatches:
     """All boxes of one class, by falling score, as they were matched with the labels."""
 
-    pictures: npt.NDArray[np.int64]
+    pictures: Ints
     """(D,) of which picture."""
     is_right: Bools
     is_wrong: Bools

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from calibration.arrays import Floats
+from calibration.arrays import Floats, Ints
 from calibration.data.picture_frame import PictureFrame
 from engines.contract import Array
 from pipeline.errors import ConfigError
@@ -31,7 +30,7 @@ class Detections:
     """(k, 4): left, top, right, bottom, in pixels of the picture."""
     scores: Floats
     """(k,)."""
-    classes: npt.NDArray[np.int64]
+    classes: Ints
     """(k,): what the network calls them, with ``first_class`` added."""
 
     @property
@@ -73,7 +72,7 @@ def detections_of(
     return reading, detections
 
 
-def suppression(detections: Detections, max_overlap: float, most: int) -> npt.NDArray[np.int64]:
+def suppression(detections: Detections, max_overlap: float, most: int) -> Ints:
     """Indices of the boxes that remain, by falling score: each whose overlap (IoU) with a higher one of its class that
     remains is at most that; ``most`` of them.
     """  # fmt: skip
@@ -145,7 +144,7 @@ def _named_scores(boxes: Floats, scores: Floats, detector: Detector) -> Detectio
     return Detections(boxes[places], scores[places, classes], classes + detector.first_class)
 
 
-def _whole(classes: Array, detector: Detector) -> npt.NDArray[np.int64]:
+def _whole(classes: Array, detector: Detector) -> Ints:
     """Class numbers, which many networks give as floats."""
     numbers = np.nan_to_num(classes.astype(np.float64), nan=-1.0, posinf=-1.0, neginf=-1.0)
     return np.rint(numbers).astype(np.int64) + detector.first_class
@@ -211,7 +210,7 @@ def _fits(
     return scores == boxes[:1] and classes == scores
 
 
-def _check_picks(picks: npt.NDArray[np.int64], boxes: Floats, scores: Floats, reading: OutputReading) -> None:
+def _check_picks(picks: Ints, boxes: Floats, scores: Floats, reading: OutputReading) -> None:
     if len(picks) and (picks[:, 1].max() >= len(scores) or picks[:, 2].max() >= len(boxes)):
         raise ConfigError(
             f"[data.detector]: '{reading.indices}' names class {picks[:, 1].max()} and box {picks[:, 2].max()}, of "

@@ -11,13 +11,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from calibration.arrays import Bools, Floats
+from calibration.arrays import Bools, Floats, Ints
 from calibration.data.labels.pairs import is_pair_table, pairs_in
 from engines.contract import Array
 from pipeline.errors import ConfigError
-from pipeline.tasks.answers import ClassNumbers, SampleCounts, squeezed
+from pipeline.tasks.answers import SampleCounts, squeezed
 
 MOST_PAIRS = 20_000_000
 """All pairs of some 6,000 samples."""
@@ -30,11 +29,11 @@ class RankedPairs:
     name: str
     far: float | None
     """TAR at this FAR; None: the equal error rate."""
-    first: ClassNumbers
-    second: ClassNumbers
+    first: Ints
+    second: Ints
     """(P,) rows of the two samples; the same where one sample is a pair."""
     is_same: Bools
-    ends: npt.NDArray[np.int64]
+    ends: Ints
     """The last place of each likeness, so that pairs that are equally alike are accepted together."""
     is_nan: bool
 
@@ -92,7 +91,7 @@ def verification(name: str, far: float | None, scores: Array, labels: Array) -> 
     return RankedPairs(name, far, first[order], second[order], is_same[order], ends, bool(np.isnan(likeness).any()))
 
 
-def _pairs(name: str, labels: Array) -> tuple[ClassNumbers, ClassNumbers, Bools]:
+def _pairs(name: str, labels: Array) -> tuple[Ints, Ints, Bools]:
     """Rows of the samples of each pair, and whether they are the same."""
     if is_pair_table(labels):
         first, second, is_same = pairs_in(labels)
@@ -123,7 +122,7 @@ def _same_or_not(name: str, labels: Array) -> Bools:
     return np.asarray(flat == 1)
 
 
-def _cosines(values: Floats, first: ClassNumbers, second: ClassNumbers) -> Floats:
+def _cosines(values: Floats, first: Ints, second: Ints) -> Floats:
     """(P,): of a zero vector it is 0."""
     norms = np.linalg.norm(values, axis=1, keepdims=True)
     directions = values / np.where(norms == 0, 1.0, norms)

@@ -11,19 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import numpy.typing as npt
 
-from calibration.arrays import AnyArray, Bools
+from calibration.arrays import AnyArray, Bools, Ints
 from calibration.errors import DataError
 
-Numbers = npt.NDArray[np.int64]
 COLUMNS = ("first", "second", "same")
 SAME = {"1": True, "0": False, "true": True, "false": False, "same": True, "different": False}
 MOST_ELEMENTS = 1 << 27
 """Of the array: 1 GiB."""
 
 
-def pair_table(pairs: Sequence[tuple[int, int, bool]], num_samples: int) -> Numbers:
+def pair_table(pairs: Sequence[tuple[int, int, bool]], num_samples: int) -> Ints:
     """The array of those pairs of samples' numbers.
 
     Raises:
@@ -50,7 +48,7 @@ def is_pair_table(labels: AnyArray) -> bool:
     return bool(is_like and (labels[:, 0, 1] == -1).all() and (labels[:, 0, 2] == 0).all())
 
 
-def pairs_in(labels: AnyArray) -> tuple[Numbers, Numbers, Bools]:
+def pairs_in(labels: AnyArray) -> tuple[Ints, Ints, Bools]:
     """(P,) rows of the samples of each pair of which both are here, and whether they are the same.
 
     The samples' numbers are those in the table, whatever part of it this is; each is expected once.
