@@ -99,9 +99,7 @@ class Metric:
         """  # fmt: skip
         if not self.reads_all:
             return ()
-        judged = {self._chosen(outputs): outputs[self.output]} if self.output else outputs
-        reading = reading_of(judged, self.detector)
-        return reading.chosen()
+        return reading_of(self._named(outputs), self.detector).chosen()
 
     def with_notes(self, outputs: Mapping[str, Array], labels: Array | None) -> tuple[float, list[str]]:
         """The value as by a call, and sentences on what of the labels it leaves out."""
@@ -171,6 +169,10 @@ class Metric:
             )
         return self.output or next(iter(outputs))
 
+    def _named(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The output that is named, or all of them."""
+        return {self._chosen(outputs): outputs[self.output]} if self.output else dict(outputs)
+
     def _scores(self, outputs: Mapping[str, Array], labels: Array) -> Array:
         """The output that is judged, with as many samples as there are labels."""
         name = self._chosen(outputs)
@@ -191,7 +193,7 @@ class Metric:
         """What ``compute`` and ``tallied`` get: one output, or all by name."""
         if not self.reads_all:
             return self._scores(outputs, labels)
-        judged = {self._chosen(outputs): outputs[self.output]} if self.output else dict(outputs)
+        judged = self._named(outputs)
         for name, array in judged.items():
             if array.ndim == 0 or len(array) != len(labels) or not len(labels):
                 raise ConfigError(
@@ -202,7 +204,7 @@ class Metric:
 
     def _own(self, outputs: Mapping[str, Array], labels: Array | None) -> float:
         """A user's function, held to giving a number."""
-        judged = {self._chosen(outputs): outputs[self.output]} if self.output else dict(outputs)
+        judged = self._named(outputs)
         try:
             value = self.compute(judged, labels)
         except Exception as error:
