@@ -40,6 +40,11 @@ def squeezed(array: Array) -> Array:
     return array.reshape(array.shape[0], *(size for size in array.shape[1:] if size != 1))
 
 
+def last_places(falling: Array) -> Ints:
+    """The last place of each score among falling ones, (N,), so that equal scores count together."""
+    return np.flatnonzero(np.append(np.diff(falling) != 0, True))
+
+
 def class_labels(name: str, labels: Array, num_classes: int) -> Ints:
     """(N,) class indices, each below ``num_classes``; ``name`` is the metric's.
 

@@ -21,6 +21,7 @@ from pipeline.tasks.answers import (
     SampleCounts,
     class_labels,
     empty_notes,
+    last_places,
     numbers_only,
     squeezed,
 )
@@ -135,11 +136,8 @@ def average_precision(scores: Array, labels: Array) -> Rankings:
         values = values @ np.array([-1.0, 1.0])
     columns = values.reshape(happened.shape)
     orders = tuple(np.argsort(-column, kind="stable") for column in columns.T)
-    ends = []
-    for column, order in zip(columns.T, orders, strict=True):
-        last = np.append(np.diff(column[order]) != 0, True)
-        ends.append(np.flatnonzero(last))
-    return Rankings(orders, tuple(ends), happened, bool(np.isnan(values).any()))
+    ends = tuple(last_places(column[order]) for column, order in zip(columns.T, orders, strict=True))
+    return Rankings(orders, ends, happened, bool(np.isnan(values).any()))
 
 
 def _of_answers(name: str, answers: Array, labels: Array) -> Decisions:

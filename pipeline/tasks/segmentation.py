@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.arrays import Floats
+from calibration.data.labels.masks import IGNORED
 from engines.contract import Array
 from pipeline.errors import ConfigError
 from pipeline.tasks.answers import SampleCounts, empty_notes
 
-IGNORED = 255
-"""The label of pixels that are not judged, as in Pascal VOC and Cityscapes."""
 Areas = npt.NDArray[np.integer]
 
 

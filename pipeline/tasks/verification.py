@@ -16,7 +16,7 @@ from calibration.arrays import Bools, Floats, Ints
 from calibration.data.labels.pairs import is_pair_table, pairs_in
 from engines.contract import Array
 from pipeline.errors import ConfigError
-from pipeline.tasks.answers import SampleCounts, squeezed
+from pipeline.tasks.answers import SampleCounts, last_places, squeezed
 
 MOST_PAIRS = 20_000_000
 """All pairs of some 6,000 samples."""
@@ -87,8 +87,8 @@ def verification(name: str, far: float | None, scores: Array, labels: Array) -> 
             f"others; give at least {math.ceil(1 / far):,}, or take a larger rate, as in tar@0.01"
         )
     order = np.argsort(-likeness, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(likeness[order]) != 0, True))
-    return RankedPairs(name, far, first[order], second[order], is_same[order], ends, bool(np.isnan(likeness).any()))
+    ends, is_nan = last_places(likeness[order]), bool(np.isnan(likeness).any())
+    return RankedPairs(name, far, first[order], second[order], is_same[order], ends, is_nan)
 
 
 def _pairs(name: str, labels: Array) -> tuple[Ints, Ints, Bools]:
