@@ -40,7 +40,15 @@ from calibration.graph.editing import (
 from calibration.graph.fold import split_bias
 from calibration.graph.opset import opset_of
 from calibration.graph.patterns import check_known
-from calibration.precision.placement import NodeInput, QuantizedWeight, is_float_weight, weight_axis
+from calibration.precision.placement import (
+    CONVOLUTIONS,
+    MATRIX_PRODUCTS,
+    PRODUCTS,
+    NodeInput,
+    QuantizedWeight,
+    is_float_weight,
+    weight_axis,
+)
 from calibration.precision.scale import Arithmetic
 from calibration.precision.weights import (
     CONTRIBUTED,
@@ -52,7 +60,6 @@ from calibration.precision.weights import (
 
 MIN_OPSET = 11
 """The first with DynamicQuantizeLinear."""
-CONVOLUTIONS, MATRIX_PRODUCTS = ("Conv", "ConvTranspose"), ("MatMul", "Gemm")
 INTEGERS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv"}
 )
@@ -100,7 +107,7 @@ def dynamic_from_onnx(
     writer = _Writer(graph, arithmetic)
     notes, in_integers, stored = [], [], []
     for node in list(graph):
-        if node.op_type not in (*CONVOLUTIONS, *MATRIX_PRODUCTS) or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in PRODUCTS or node.domain not in ("", "ai.onnx"):
             continue
         name = node.name or ""
         excluded = node.op_type in exclude or name in exclude

@@ -14,6 +14,7 @@ from calibration.graph.fold import join_bias, split_bias
 from calibration.precision import placement_onnxruntime, placement_tensorrt
 from calibration.precision.placement import (
     FULL_BITS,
+    MATRIX_PRODUCTS,
     NodeInput,
     PlacementContext,
     PlacementOptions,
@@ -32,7 +33,6 @@ BLOCK_SIZES: dict[PlacementTarget, tuple[int, ...]] = {
 }
 """Weights of 4 bits that can share a scale along a sum, the default first: TensorRT's guide ("Quantization Schemes");
 what ONNX Runtime's MatMulNBits takes. Smaller ones lose less and take more room for scales."""
-MATRIX_PRODUCTS = ("MatMul", "Gemm")
 
 
 def place(graph: ir.Graph, ranges: Mapping[str, Span], options: PlacementOptions) -> QdqPlacement:

@@ -23,7 +23,8 @@ FIXED_SPANS = {"Softmax": Span(1.0, 0.0, 1.0)}
 """Operators whose outputs have a range by definition. Calibration would do harm: of attention, where most values are
 next to 0, entropy keeps a half."""
 
-PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+CONVOLUTIONS, MATRIX_PRODUCTS = ("Conv", "ConvTranspose"), ("MatMul", "Gemm")
+PRODUCTS = (*CONVOLUTIONS, *MATRIX_PRODUCTS)
 """The operators that INT8 is about: their first input is data, the second a weight (or data, in a MatMul)."""
 
 

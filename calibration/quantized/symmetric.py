@@ -17,12 +17,11 @@ import onnx_ir as ir
 
 from calibration.errors import ModelError
 from calibration.graph.editing import add_initializer, closed, constant, opened, unique, value_names
+from calibration.precision.placement import PRODUCTS
+from calibration.precision.scale import NUM_LEVELS
 from calibration.quantized.grids import DEQUANTIZE, QUANTIZE, Grid, grid_of, quantizers
 from calibration.quantized.qdq_form import MOVERS, write_qdq
 
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-LARGEST = 127
-"""Of a symmetric scale that is chosen here, as ``calibration/precision/scale.py`` has it."""
 NOT_NEGATIVE = ("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt")
 """Operators that give no number below 0."""
 NUM_NAMED = 3
@@ -214,14 +213,14 @@ def _quantized(values: npt.NDArray[Any], grid: Grid) -> npt.NDArray[np.int64]:
 
 def _coarse(grid: Grid) -> npt.NDArray[Any]:
     """The symmetric scale of data: over all of the range."""
-    return np.asarray(max(map(abs, grid.bounds)) / LARGEST, grid.scale.dtype)
+    return np.asarray(max(map(abs, grid.bounds)) / NUM_LEVELS, grid.scale.dtype)
 
 
 def _scale_of(weight: npt.NDArray[Any], grid: Grid) -> npt.NDArray[Any]:
     """Symmetric scales of the largest magnitude of a weight, or of each channel."""
     others = None if grid.is_per_tensor else tuple(a for a in range(weight.ndim) if a != grid.axis % weight.ndim)
     amax = np.abs(weight.astype(np.float64)).max(axis=others, initial=0.0)
-    return np.asarray(np.where(amax > 0, amax / LARGEST, 1.0).reshape(grid.scale.shape), grid.scale.dtype)
+    return np.asarray(np.where(amax > 0, amax / NUM_LEVELS, 1.0).reshape(grid.scale.shape), grid.scale.dtype)
 
 
 def _reaches_product(node: ir.Node) -> bool:
