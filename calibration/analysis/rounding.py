@@ -37,8 +37,8 @@ from calibration.graph.editing import (
     constant,
     from_constants,
     opened,
+    taken_names,
     unique,
-    value_names,
 )
 from calibration.precision.place import place
 from calibration.precision.placement import (
@@ -176,7 +176,7 @@ class _Writer:
     ) -> None:
         self._graph, self._form, self._random = graph, form, random
         self._placement = placement or QdqPlacement("tensorrt", (), (), (), (), ())
-        self._taken = value_names(graph) | {node.name or "" for node in graph}
+        self._taken = taken_names(graph)
         self.phases: list[str] = []
         self._numbers: dict[float, ir.Value] = {}
         self.steps: dict[str, Quantization] = {}

@@ -17,8 +17,8 @@ from calibration.graph.editing import (
     only_reader,
     rewritten,
     take_place,
+    taken_names,
     unique,
-    value_names,
 )
 
 AFTER_SOFTMAX = ("Cast", "Dropout", "Identity", "Where")
@@ -90,7 +90,7 @@ def transpose_keys(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 
 
 def _scale_queries(graph: ir.Graph) -> int:
-    taken = value_names(graph) | {node.name or "" for node in graph}
+    taken = taken_names(graph)
     products = [each.scores for each in attentions(graph)]
     num_merged = sum(_scale_query_alone(graph, scores, taken) for scores in products)
     return num_merged + sum(_scale_query(graph, scores, taken) for scores in products)
@@ -230,7 +230,7 @@ def permutation_of(node: ir.Node | None) -> tuple[int, ...]:
 
 
 def _transpose_keys(graph: ir.Graph) -> int:
-    taken = value_names(graph) | {node.name or "" for node in graph}
+    taken = taken_names(graph)
     views = [node for node in graph if node.op_type == "Reshape" and node.domain in ("", "ai.onnx")]
     return sum(_transpose_key(graph, node, taken) for node in views)
 

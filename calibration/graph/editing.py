@@ -255,6 +255,11 @@ def value_names(graph: ir.Graph) -> set[str]:
     return names
 
 
+def taken_names(graph: ir.Graph) -> set[str]:
+    """Those names, and the ones of the graph's nodes: what nothing new may be called."""
+    return value_names(graph) | {node.name or "" for node in graph}
+
+
 def attribute_int(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute, or ONNX's default for it."""
     attribute = node.attributes.get(name)

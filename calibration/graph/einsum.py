@@ -18,8 +18,8 @@ from calibration.graph.editing import (
     from_constants,
     rewritten,
     take_place,
+    taken_names,
     unique,
-    value_names,
 )
 
 TERMS = re.compile(r"([A-Za-z]+),([A-Za-z]+)->([A-Za-z]*)")
@@ -159,7 +159,7 @@ class _Writer:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._taken = value_names(graph) | {node.name or "" for node in graph}
+        self._taken = taken_names(graph)
         self.fixed = from_constants(graph)
 
     def write(self, einsum: ir.Node, made: _Contraction) -> None:

@@ -14,8 +14,8 @@ from calibration.graph.editing import (
     constant,
     dimensions,
     rewritten,
+    taken_names,
     unique,
-    value_names,
 )
 
 SPATIAL = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
@@ -62,7 +62,7 @@ class _TransposeMover:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._taken = value_names(graph) | {node.name or "" for node in graph}
+        self._taken = taken_names(graph)
         self._moved: set[ir.Node] = set()
         """What computes with the channels first now."""
 

@@ -11,8 +11,8 @@ from calibration.graph.editing import (
     dimensions,
     rewritten,
     take_place,
+    taken_names,
     unique,
-    value_names,
 )
 
 
@@ -29,7 +29,7 @@ def pool_means(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 
 
 def _write_pools(graph: ir.Graph) -> int:
-    taken = value_names(graph) | {node.name or "" for node in graph}
+    taken = taken_names(graph)
     means = [node for node in graph if _is_global_mean(node)]
     for node in means:
         _write_pool(graph, node, taken)

@@ -11,8 +11,8 @@ from calibration.graph.editing import (
     dimensions,
     only_reader,
     rewritten,
+    taken_names,
     unique,
-    value_names,
 )
 
 BY_ELEMENT = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu")
@@ -45,7 +45,7 @@ class _Mover:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._taken = value_names(graph) | {node.name or "" for node in graph}
+        self._taken = taken_names(graph)
 
     def move(self, value: ir.Value) -> bool:
         """Move the stride of all readers of a value up; False if they have none in common, or it leads nowhere."""

@@ -34,8 +34,8 @@ from calibration.graph.editing import (
     nodes_of,
     opened,
     take_place,
+    taken_names,
     unique,
-    value_names,
 )
 from calibration.graph.fold import split_bias
 from calibration.graph.opset import opset_of
@@ -133,7 +133,7 @@ class _Writer:
     def __init__(self, graph: ir.Graph, arithmetic: Arithmetic) -> None:
         self._graph, self._arithmetic = graph, arithmetic
         self._fixed = from_constants(graph)
-        self._taken = value_names(graph) | {node.name or "" for node in graph}
+        self._taken = taken_names(graph)
         self._data: dict[str, list[ir.Value]] = {}
         self._restored: dict[tuple[str, int | None], ir.Value] = {}
         self._integers: dict[tuple[str, bool], tuple[list[ir.Value], ir.Value]] = {}

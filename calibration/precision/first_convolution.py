@@ -22,8 +22,8 @@ from calibration.graph.editing import (
     constant,
     dimensions,
     only_reader,
+    taken_names,
     unique,
-    value_names,
 )
 
 MULTIPLE = 4
@@ -176,7 +176,7 @@ class _Writer:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._taken = value_names(graph) | {node.name or "" for node in graph}
+        self._taken = taken_names(graph)
 
     def store(self, node: ir.Node, index: int, arrays: list[AnyArray]) -> None:
         """Let a node read a constant of these integers, scale and zero point."""

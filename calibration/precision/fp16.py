@@ -21,8 +21,8 @@ from calibration.graph.editing import (
     holds_graph,
     named,
     opened,
+    taken_names,
     unique,
-    value_names,
 )
 from calibration.graph.patterns import check_known
 from calibration.precision.bounds import implied_spans
@@ -77,7 +77,7 @@ def fp16_from_onnx(model: onnx.ModelProto, keep_fp32: Collection[str]) -> onnx.M
         ports[node.name or ""] = Ports() if is_full else half_ports(node, opset, graph)
     _retype(graph, ports)
     _drop_idle_casts(graph)
-    _cast_behind_transposes(graph, value_names(graph) | {node.name or "" for node in graph})
+    _cast_behind_transposes(graph, taken_names(graph))
     moved_transposes(graph)
     return closed(opened_model)
 
@@ -267,7 +267,7 @@ def _retype(graph: ir.Graph, ports: Mapping[str, Ports]) -> None:
         uses = [use for use in value.uses() if use.idx in _inputs(use.node, graph, ports)]
         if array is not None and uses:
             _rewire(uses, add_initializer(graph, f"{value.name}_fp16", array.astype(np.float16)))
-    taken = value_names(graph) | {node.name or "" for node in graph}
+    taken = taken_names(graph)
     for value in floats:
         readers = [use for use in value.uses() if use.node.op_type not in _ANY_TYPE]
         is_half = value.dtype == _HALF

@@ -12,8 +12,8 @@ from calibration.graph.editing import (
     is_constant,
     only_reader,
     rewritten,
+    taken_names,
     unique,
-    value_names,
 )
 
 
@@ -33,7 +33,7 @@ def move_transposes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 
 def moved_transposes(graph: ir.Graph) -> int:
     """As ``move_transposes`` in a graph, of any precision: how many products there were."""
-    taken = value_names(graph) | {node.name or "" for node in graph}
+    taken = taken_names(graph)
     products = [node for node in graph if node.op_type == "MatMul" and node.domain in ("", "ai.onnx")]
     return sum(_move_behind(graph, node, taken) for node in products)
 

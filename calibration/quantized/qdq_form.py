@@ -15,8 +15,8 @@ from calibration.graph.editing import (
     attribute_string,
     constant,
     dimensions,
+    taken_names,
     unique,
-    value_names,
 )
 from calibration.quantized.grids import DEQUANTIZE, DOMAINS, QUANTIZE, Grid, grid_from, grid_of
 from calibration.quantized.operators import INTEGER_OPERATORS, MICROSOFT, IntegerOperator
@@ -51,7 +51,7 @@ def write_qdq(model: ir.Model) -> int:
 class _QdqWriter:
     def __init__(self, model: ir.Model) -> None:
         self._graph = model.graph
-        self._taken = value_names(self._graph) | {node.name or "" for node in self._graph}
+        self._taken = taken_names(self._graph)
         self._grids: dict[ir.Value, Grid] = {}
         self._scales: dict[ir.Value, tuple[ir.Value, ir.Value | None]] = {}
         """Of integer tensors the values that their nodes name, so that these stay the same."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from calibration.graph.editing import add_initializer, attribute_int, closed, constant, opened, unique, value_names
+from calibration.graph.editing import add_initializer, attribute_int, closed, constant, opened, taken_names, unique
 from calibration.quantized.grids import DEQUANTIZE, QUANTIZE
 from calibration.quantized.qdq_form import MOVERS
 
@@ -34,7 +34,7 @@ def quantize_stepped_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, i
     """
     opened_model = opened(model)
     graph = opened_model.graph
-    taken = value_names(graph) | {node.name or "" for node in graph}
+    taken = taken_names(graph)
     num_written = 0
     for node in list(graph):
         if node.op_type not in CHANNELS or not _is_quantized(node.inputs[0]):

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from calibration.errors import ModelError
-from calibration.graph.editing import add_initializer, closed, constant, opened, unique, value_names
+from calibration.graph.editing import add_initializer, closed, constant, opened, taken_names, unique
 from calibration.precision.placement import PRODUCTS
 from calibration.precision.scale import NUM_LEVELS
 from calibration.quantized.grids import DEQUANTIZE, QUANTIZE, Grid, grid_of, quantizers
@@ -78,7 +78,7 @@ def symmetric_from_quantized(model: onnx.ModelProto, *, coarsen: bool = False) -
 class _Writer:
     def __init__(self, graph: ir.Graph, num_integer_operators: int) -> None:
         self._graph = graph
-        self._taken = value_names(graph) | {node.name or "" for node in graph}
+        self._taken = taken_names(graph)
         self.made = Symmetric(onnx.ModelProto(), num_integer_operators)
         self._asymmetric: list[tuple[str, Grid]] = []
 

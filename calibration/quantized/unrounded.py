@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from calibration.errors import ModelError
-from calibration.graph.editing import add_initializer, closed, constant, opened, take_place, unique, value_names
+from calibration.graph.editing import add_initializer, closed, constant, opened, take_place, taken_names, unique
 from calibration.quantized.grids import DEQUANTIZE, QUANTIZE, Grid, grid_of, quantizers
 from calibration.quantized.qdq_form import MOVERS, write_qdq
 
@@ -32,7 +32,7 @@ def unrounded(model: onnx.ModelProto) -> onnx.ModelProto:
     opened_model = opened(model)
     graph = opened_model.graph
     write_qdq(opened_model)
-    taken = value_names(graph) | {node.name or "" for node in graph}
+    taken = taken_names(graph)
     clipped: dict[ir.Node, ir.Value] = {}
     for node in list(quantizers(graph, DEQUANTIZE)):
         integers = node.inputs[0]
