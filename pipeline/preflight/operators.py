@@ -32,8 +32,7 @@ def check_operators(plan: Plan, store: Store, fp32: OnnxModel, until: str) -> di
         if not isinstance(runtime, AskableBackend) or not runtime.REFUSES_NODES or runtime.TAKES != fp32.FORMAT:
             continue
         if needs_engines or (runtime.HAS_LISTS and plan.support.generation):
-            with store.about(name):
-                tables[name] = store.run(plan.support, fp32, plan.support.whom(name, plan.model.inputs))
+            tables[name] = _ask(plan, store, fp32, name)
     return raise_refusals(fp32, tables)
 
 
@@ -43,12 +42,14 @@ def ask_all(plan: Plan, store: Store, fp32: OnnxModel) -> dict[str, SupportTable
     Raises:
         Unavailable: one cannot be asked here.
     """
-    tables: dict[str, SupportTable] = {}
-    for name in plan.variants.backends:
-        if backend(name).TAKES == fp32.FORMAT:
-            with store.about(name):
-                tables[name] = store.run(plan.support, fp32, plan.support.whom(name, plan.model.inputs))
-    return tables
+    takers = (name for name in plan.variants.backends if backend(name).TAKES == fp32.FORMAT)
+    return {name: _ask(plan, store, fp32, name) for name in takers}
+
+
+def _ask(plan: Plan, store: Store, fp32: OnnxModel, name: str) -> SupportTable:
+    """What a backend answers."""
+    with store.about(name):
+        return store.run(plan.support, fp32, plan.support.whom(name, plan.model.inputs))
 
 
 def raise_refusals(fp32: OnnxModel, tables: Mapping[str, SupportTable]) -> dict[str, SupportTable]:
