@@ -3,6 +3,8 @@
 A leaf: it knows arrays, ONNX files and engine files, and nothing of calibration or of the pipeline.
 """
 
+from __future__ import annotations
+
 import importlib
 from pathlib import Path
 from typing import cast

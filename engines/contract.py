@@ -6,13 +6,16 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.model_format import ModelFormat
 from engines.precision import FP32
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Placement = Literal["tensorrt", "onnxruntime", "none"]

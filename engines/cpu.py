@@ -20,7 +20,7 @@ DOT_PRODUCT = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm
 CPUINFO = Path("/proc/cpuinfo")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _cpuinfo(file: Path) -> dict[str, str]:
     """The first value of each key in a file as ``CPUINFO``; empty where there is none (no Linux)."""
     if not file.is_file():

@@ -80,6 +80,4 @@ class FeedCheck:
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(shape) == len(wanted) and all(
-        n == d or (d == DYNAMIC and n > 0) for n, d in zip(shape, wanted, strict=True)
-    )
+    return len(shape) == len(wanted) and all(n == d or (d == DYNAMIC and n > 0) for n, d in zip(shape, wanted))

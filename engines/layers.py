@@ -56,7 +56,7 @@ def layers_from_inspector(text: str, nodes: Collection[str]) -> tuple[LayerFacts
 
 def layers_from_record(record: Mapping[str, Any]) -> tuple[LayerFacts, ...]:
     """The layers of a record as it stands in its file; none where it tells of none."""
-    return tuple(LayerFacts(**(layer | {"nodes": tuple(layer["nodes"])})) for layer in record.get("layers", ()))
+    return tuple(LayerFacts(**{**layer, "nodes": tuple(layer["nodes"])}) for layer in record.get("layers", ()))
 
 
 def num_layers_by_precision(layers: Iterable[LayerFacts]) -> dict[str, int]:

@@ -105,7 +105,7 @@ def _is_beside(path: Path, name: str) -> bool:
     if "\0" in name or Path(name).is_absolute():
         return False
     file = path.parent / name
-    return file.is_file() and file.resolve().is_relative_to(path.parent.resolve())
+    return file.is_file() and path.parent.resolve() in file.resolve().parents
 
 
 def _weight_names(model: onnx.ModelProto) -> list[str]:

@@ -137,7 +137,7 @@ class _ReferenceRunner:
             values = self._evaluator.run(None, dict(feed))
         except Exception as error:  # numpy code of two hundred operators: anything may come
             raise EngineError(f"{self._engine}: onnx's evaluator failed ({type(error).__name__}: {error})") from error
-        return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values, strict=True)}
+        return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values)}
 
     def device_ms(self) -> float | None:
         return None

@@ -170,7 +170,7 @@ def _broken(error: Exception) -> EngineError:
     return EngineError(f"GPU: {' '.join(str(error).split())}; nothing more runs in this process, start it again")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _driver() -> Any:
     """The driver's library, or None on a machine without one."""
     try:

@@ -88,7 +88,7 @@ class ErrorTail:
         return "; ".join(telling[-2:]) or "it gave no reason"
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def logger(trt: Any) -> tuple[Any, ErrorTail]:
     """The one logger of this process (TensorRT keeps the first it is given), and what it heard of errors."""
     tail = ErrorTail()
@@ -106,13 +106,13 @@ def logger(trt: Any) -> tuple[Any, ErrorTail]:
             elif severity == trt.ILogger.WARNING:
                 tail.warnings.append(message)
             elif message.startswith(SPARSITY):
-                tail.sparsity.append(" ".join(message.removeprefix(SPARSITY).split()))
+                tail.sparsity.append(" ".join(message[len(SPARSITY) :].split()))
             _LOG.log(levels.get(severity.name, logging.INFO), "%s: %s", trt.__name__, message)
 
     return Log(), tail
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def register_plugins(trt: Any) -> None:
     """Let the library know NVIDIA's plugins: its parser makes some operators of them, and plans may hold them.
 

@@ -83,7 +83,7 @@ def capability_of(trt: Any) -> Capability:
         ("ampere_plus", hasattr(trt, "HardwareCompatibilityLevel")),
     )  # fmt: skip
     return Capability(
-        name=trt.__name__.removesuffix("_bindings"),
+        name=trt.__name__.replace("_bindings", ""),
         version=trt.__version__,
         explicit_batch=hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"),
         strong_typing=hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"),

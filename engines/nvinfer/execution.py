@@ -202,7 +202,7 @@ class ExecutionContext:
         self.shapes = ()
         self._drop_graph()
         self._tell_shapes(profile, shapes)
-        for spec, shape in zip(self._io.inputs, shapes, strict=True):
+        for spec, shape in zip(self._io.inputs, shapes):
             self._ports[spec.name].set_shape(shape)
         for spec in self._io.outputs:
             self._ports[spec.name].set_shape(self._output_shape(spec.name))
@@ -242,7 +242,7 @@ class ExecutionContext:
             largest = tuple(shape_range.max for shape_range in ranges)
             self._tell_shapes(profile, largest)
             shapes = dict(zip((spec.name for spec in io.inputs), largest))
-            shapes |= {spec.name: self._output_shape(spec.name) for spec in io.outputs}
+            shapes.update((spec.name, self._output_shape(spec.name)) for spec in io.outputs)
             num_items = {name: max(number, math.prod(shapes[name])) for name, number in num_items.items()}
         for spec in (*io.inputs, *io.outputs):
             self._ports[spec.name] = _Port(self._gpu, spec, num_items[spec.name])
@@ -261,7 +261,7 @@ class ExecutionContext:
             self._gpu.wait(self.stream)
             self._profile = profile
             self._tell_addresses()
-        for spec, shape in zip(self._io.inputs, shapes, strict=True):
+        for spec, shape in zip(self._io.inputs, shapes):
             if not self._context.set_input_shape(spec.name, shape):
                 raise EngineError(
                     f"{self._io.path}: input '{spec.name}' is refused in shape {shape_text(shape)} ({self._why()}); "

@@ -30,6 +30,7 @@ MOST_ROUNDS = 64
 """Of asking again."""
 NOT_KNOWN = "false"
 """What a parser says of an operator that it knows of and never takes."""
+FAILED = "Assertion failed: "
 NO_NODE = -1
 """Whose words are about the model, or an input of it."""
 
@@ -61,7 +62,7 @@ def answer_by_parser(trt: Any, path: Path, shapes: InputShapes) -> SupportAnswer
         more = {rest.numbers[number]: words for number, words in asker.refused(rest.model).items()}
         if not more:
             break
-        reasons |= more
+        reasons.update(more)
     notes = [_unasked_note(asked, sorted(unasked - reasons.keys()))] if unasked - reasons.keys() else []
     explained = {number: _explained(asked.nodes[number], words) for number, words in reasons.items()}
     answer = asked.answer(f"the parser of {release_of(trt)}", explained, notes)
@@ -146,7 +147,7 @@ def _explained(node: onnx.NodeProto, words: str) -> str:
     """What the parser's words mean, and what to do; and the words themselves."""
     inner, _, text = words.rpartition("\0")
     where = f"in its body, at '{inner}': " if inner and inner != node.name else ""
-    text = text.removeprefix("Assertion failed: ")
+    text = text[len(FAILED) :] if text.startswith(FAILED) else text
     meaning = hint(f"{node.op_type}: {text}")
     return f"{where}{meaning} ({text})" if meaning else f"{where}{text}"
 

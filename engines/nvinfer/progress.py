@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-ReportProgress = Callable[[str, int, int], None]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+ReportProgress: TypeAlias = "Callable[[str, int, int], None]"
 
 
 def progress_monitor(trt: Any, report: ReportProgress) -> Any:

@@ -49,7 +49,7 @@ def _of_graph(plan: bytes, begin: int, end: int, attention: Collection[bytes]) -
     for match in _PRODUCT.finditer(plan, begin, end):
         name, _, operands, metadata = match.groups()
         profile, text = _profile(plan, begin, match.end()), name.decode(errors="replace")
-        nodes = _nodes(metadata or b"") or tuple(part.removesuffix(f" [profile {profile}]") for part in text.split("+"))
+        nodes = _nodes(metadata or b"") or tuple(part.replace(f" [profile {profile}]", "") for part in text.split("+"))
         kinds = [_PRECISIONS.get(types.get(operand, b""), "") for operand in _NAME.findall(operands)[:2]]
         precision = next((kind for kind in kinds if kind != "INT8"), "INT8" if kinds else "")
         yield LayerFacts(text, "product", precision, nodes, profile)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engines.contract import Array, GpuUse, LayerTimes, RunnerFacts, TensorSpec
 from engines.errors import EngineError, OutOfMemory, Unavailable
@@ -21,7 +21,10 @@ from engines.nvinfer.execution import CudaDevice, ExecutionContext
 from engines.nvinfer.layer_profiler import layer_profiler
 from engines.nvinfer.tensor_io import io_of
 
-CheckPlan = Callable[[Path], Mapping[str, Any]]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+CheckPlan: TypeAlias = "Callable[[Path], Mapping[str, Any]]"
 """Raises if the engine cannot run here, before anything of the library; gives the record beside the engine."""
 
 
@@ -97,7 +100,8 @@ class NvinferRunner:
 
     def infer_all(self, feeds: Iterable[Mapping[str, Array]]) -> Generator[dict[str, Array], None, None]:
         """As the contract says."""
-        idle, flying = deque(self._executions), deque[ExecutionContext]()
+        idle = deque(self._executions)
+        flying: deque[ExecutionContext] = deque()
         try:
             for feed in feeds:
                 if not idle:

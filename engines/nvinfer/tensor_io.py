@@ -6,13 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from engines.contract import DYNAMIC, ShapeRange, TensorSpec
 from engines.errors import EngineError
 from engines.onnx_model import shape_text
 
-Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
 """One of each input, in the engine's order."""
 
 _DTYPES = {
@@ -116,11 +119,12 @@ def _range(engine: Any, spec: TensorSpec, profile: int) -> ShapeRange:
 
 
 def _inside(shape_range: ShapeRange, shape: tuple[int, ...]) -> bool:
-    return all(low <= n <= high for low, n, high in zip(shape_range.min, shape, shape_range.max, strict=True))
+    bounds = zip(shape_range.min, shape, shape_range.max)
+    return len(shape) == len(shape_range.min) and all(low <= n <= high for low, n, high in bounds)
 
 
 def _holds(ranges: tuple[ShapeRange, ...], shapes: Shapes) -> bool:
-    return all(_inside(shape_range, shape) for shape_range, shape in zip(ranges, shapes, strict=True))
+    return all(_inside(shape_range, shape) for shape_range, shape in zip(ranges, shapes))
 
 
 def _usual(ranges: tuple[ShapeRange, ...]) -> Shapes:

@@ -12,6 +12,8 @@ from engines.contract import LayerFacts
 _TYPES = {"float": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8", "uint8": "INT8"}
 US_PER_MS = 1000
 BLOCKED = "_nchwc"
+KERNEL = "_kernel_time"
+FUSED = "fused "
 
 
 def kernels_from_profile(
@@ -27,8 +29,8 @@ def kernels_from_profile(
     layers: dict[str, LayerFacts] = {}
     times_ms: dict[str, list[float]] = defaultdict(list)
     for event in json.loads(text):
-        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
-            layer = _kernel(event["name"].removesuffix("_kernel_time"), event["args"], makers)
+        if event["cat"] == "Node" and event["name"].endswith(KERNEL):
+            layer = _kernel(event["name"][: -len(KERNEL)], event["args"], makers)
             layers.setdefault(layer.name, layer)
             times_ms[layer.name].append(event["dur"] / US_PER_MS)
     return tuple(layers.values()), {name: times[num_untold:] for name, times in times_ms.items()}
@@ -36,11 +38,11 @@ def kernels_from_profile(
 
 def _kernel(name: str, facts: Mapping[str, Any], makers: Mapping[str, str]) -> LayerFacts:
     kind, nodes = str(facts["op_name"]), set(makers.values())
-    node_name = name.removeprefix("fused ")
+    node_name = name[len(FUSED) :] if name.startswith(FUSED) else name
     # ``fc/MatMulAddFusion`` is named by the fusion that made it.
     source = node_name if node_name in nodes else node_name.rpartition("/")[0]
     if source not in nodes:  # In the blocked layout, kernels are called after the tensor that they make.
-        source = makers.get(node_name.removesuffix(BLOCKED), "")
+        source = makers.get(node_name[: -len(BLOCKED)] if node_name.endswith(BLOCKED) else node_name, "")
     types = [kind for tensor in facts.get("input_type_shape", ()) for kind in tensor]
     precision = _TYPES.get(types[0], "") if types else ""
     return LayerFacts(name or f"{kind} {facts['node_index']}", kind, precision, (source,) if source else ())

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from engines.contract import Backend
 
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
 NodeState = Literal["runs", "folded", "unsupported"]
 """Whether the runtime computes a node, needs not to since it depends on constants alone, or does not take it."""
-InputShapes: TypeAlias = Mapping[str, tuple[int, ...]]
+InputShapes: TypeAlias = "Mapping[str, tuple[int, ...]]"
 """By input: the shape that work is counted at."""
 
 

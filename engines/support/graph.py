@@ -77,7 +77,7 @@ class Asked:
         for node in graph.node:
             if is_folded(node, constants, fixed):
                 tensor = next((a.t for a in node.attribute if node.op_type == "Constant" and a.name == "value"), None)
-                constants |= dict.fromkeys(filter(None, node.output), tensor)
+                constants.update(dict.fromkeys(filter(None, node.output), tensor))
         return constants
 
     def answer(self, source: str, reasons: Mapping[int, str], notes: Iterable[str] = ()) -> SupportAnswer:

@@ -15,7 +15,7 @@ from engines.onnx_model import OnnxModelFacts
 
 def release_of(trt: Any) -> str:
     """The name and version of the parser's module, as ``tensorrt 10.3.0``."""
-    return f"{trt.__name__.removesuffix('_bindings')} {trt.__version__}"
+    return f"{trt.__name__.replace('_bindings', '')} {trt.__version__}"
 
 
 def largest_opset(trt: Any) -> int:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
+from typing import TYPE_CHECKING
 
 import onnx
 from onnx import helper, shape_inference
 
 from engines.support.answers import InputShapes
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 MOVES_DATA = frozenset({
     "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand", "EyeLike",
@@ -23,8 +27,8 @@ GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 MOST_VALUES = 1024
 """Of a constant that shapes may depend on: larger ones are left out of what shapes are inferred from."""
 
-Shape = tuple[int, ...]
-Dims = Mapping[str, Shape]
+Shape: TypeAlias = "tuple[int, ...]"
+Dims: TypeAlias = "Mapping[str, Shape]"
 
 
 def with_shapes(model: onnx.ModelProto, shapes: InputShapes) -> onnx.ModelProto:
@@ -113,7 +117,7 @@ def _einsum(node: onnx.NodeProto, dims: Dims) -> int:
     equation = next((helper.get_attribute_value(a).decode() for a in node.attribute if a.name == "equation"), "")
     lengths: dict[str, int] = {}
     for term, name in zip(equation.replace(" ", "").split("->")[0].split(","), node.input):
-        lengths |= dict(zip(term, dims.get(name, ())))
+        lengths.update(zip(term, dims.get(name, ())))
     return prod(lengths.values()) if "..." not in equation else prod(_made(node, dims))
 
 
