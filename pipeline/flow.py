@@ -6,10 +6,8 @@ The store does the remembering: each line either makes its result or is served i
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
-from calibration.data.source import FUNCTION, DataSource
 from calibration.lint.findings import raise_errors
 from engines import backend
 from engines.model_format import ModelFormat
@@ -37,6 +35,7 @@ from pipeline.stages.tolerate import LEAST_SAMPLES
 from pipeline.store import Store
 from pipeline.trained.export_check import check_export
 from pipeline.trained.networks import network_from, notes_on
+from pipeline.trained.pixels import pixels_of, resolved_source, samples_from, samples_of_trained
 from pipeline.variants import (
     built_engine,
     check_networks,
@@ -101,9 +100,10 @@ def changed_key(setting: str) -> str:
 def models_of(plan: Plan, store: Store, until: str) -> Results:
     """The first half of a run: from the trained network to the ONNX models, or as far as ``until``."""
     source = source_from_path(plan.resolved(plan.model.source), plan.model.signature)
+    pixels = pixels_of(plan)
     if TfliteModel.FORMAT in formats_of(plan):
         check_convertible(source)
-    exported = store.run(plan.export, source)
+    exported = store.run(plan.export, source, *pixels)
     network, float_source = network_from(plan, store, exported, until)
     fp32 = network.fp32
     calibration, evaluation = _samples(plan, network, until)
@@ -116,6 +116,7 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
         plan.benchmark.check_samples(evaluation)
     made = Results(source, {TRAINED: network}, calibration, evaluation, _tuning_samples(plan, fp32))
     made.float_source, made.support = float_source, support
+    made.trained_evaluation = samples_of_trained(plan, exported)
     if until == "support":
         return made
     made.notes += notes_on(plan, network)
@@ -188,7 +189,7 @@ def models_of_bundle(plan: Plan, store: Store) -> Results:
     bundle = open_bundle(plan.resolved(plan.packed.manifest), plan.output_folders())
     fp32 = bundle.fp32()
     specs = input_specs_from_onnx(fp32.path)
-    evaluation = open_samples(_resolved(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
+    evaluation = open_samples(resolved_source(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
     check_shapes(plan, evaluation, "build")
     support = check_operators(plan, store, fp32, "build")
     check_labels(plan, evaluation)
@@ -347,9 +348,8 @@ def _samples(plan: Plan, network: Network, until: str) -> tuple[Samples | None, 
     Raises:
         ConfigError: it names none, and something is to be calibrated.
     """
-    specs = input_specs_from_onnx(network.fp32.path)
     calibration, evaluation = (
-        None if source is None else open_samples(_resolved(plan, source), specs, plan.data.preprocess, plan.folder)
+        None if source is None else samples_from(plan, source, network.fp32)
         for source in (plan.data.calibration, plan.data.evaluation)
     )
     assert evaluation is not None, "a plan names some"
@@ -366,7 +366,7 @@ def _tuning_samples(plan: Plan, fp32: OnnxModel) -> Samples | None:
     source = plan.data.tuning
     if source is None or {PRUNED, TUNED}.isdisjoint(plan.variants.networks):
         return None
-    return open_samples(_resolved(plan, source), input_specs_from_onnx(fp32.path), plan.data.preprocess, plan.folder)
+    return samples_from(plan, source, fp32)
 
 
 def check_findings(plan: Plan, findings: Findings) -> None:
@@ -379,9 +379,3 @@ def check_findings(plan: Plan, findings: Findings) -> None:
     raise_errors(all_findings, plan.lint.allow)
     for finding in all_findings:
         log.warning("%s: %s", finding.code, finding.sentence)
-
-
-def _resolved(plan: Plan, source: DataSource) -> DataSource:
-    if FUNCTION.fullmatch(source.path):
-        return source
-    return replace(source, path=str(plan.resolved(source.path)))

@@ -120,6 +120,8 @@ class Results:
     timings: Timings | None = None
     not_timed: dict[Variant, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    trained_evaluation: Samples | None = None
+    """The evaluation samples as the trained network takes them, where the exported one preprocesses by itself."""
     float_source: Source | None = None
     """The FP32 network behind one that came quantized, where the user has it."""
 

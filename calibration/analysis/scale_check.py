@@ -11,7 +11,7 @@ import onnx
 
 from calibration.graph.external_data import array_of
 from calibration.precision.hard_sigmoid_levels import hard_sigmoid_result
-from calibration.precision.input_arithmetic import aligned
+from calibration.precision.input_arithmetic import MOVERS, aligned
 from calibration.precision.placement import PlacementTarget, span_in_model
 from calibration.precision.scale import DataType, Quantization, asymmetric, symmetric
 from calibration.ranges.span import Span
@@ -52,6 +52,8 @@ def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Itera
         if node.op_type != "DequantizeLinear" or node.input[0] not in producers:
             continue
         quantize, actual = producers[node.input[0]], quantization(node, arrays)
+        if _keeps_bytes(model, quantize, arrays):
+            continue
         source = quantize.input[0]
         tensor = node.output[0] if node.output[0] in spans else source
         if actual is None or source in arrays or tensor not in spans:
@@ -71,6 +73,18 @@ def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Itera
             math.isclose(mismatch.scale, scale, rel_tol=CLOSE) for scale in fitting
         ):
             yield mismatch
+
+
+def _keeps_bytes(model: onnx.ModelProto, last: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether what a DequantizeLinear reads are the bytes of an input, each a level of its own whatever the range."""
+    if last.op_type == "QuantizeLinear" and ((how := quantization(last, arrays)) is None or how.scale != 1.0):
+        return False
+    producers = {name: node for node in model.graph.node for name in node.output if name}
+    name = last.input[0]
+    while (node := producers.get(name)) is not None and node.op_type in (*MOVERS, "Cast"):
+        name = node.input[0]
+    inputs = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    return inputs.get(name) == onnx.TensorProto.UINT8
 
 
 def target_of(model: onnx.ModelProto) -> PlacementTarget:

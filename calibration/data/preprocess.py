@@ -105,6 +105,21 @@ class Preprocess:
             return "none, samples are used as stored"
         return ", ".join(steps) + (f" (inputs {', '.join(self.inputs)})" if self.inputs else "")
 
+    def of_bytes(self) -> Preprocess:
+        """What is left to do where the network does the rest: scale, mean, std, the order of channels, layout, dtype.
+
+        It makes bytes of bytes: gray and RGB stay as they are made, and the order of ``bgr`` is the network's.
+        """
+        return Preprocess(
+            resize=self.resize,
+            fit=self.fit,
+            fill=self.fill,
+            crop=self.crop,
+            interpolation=self.interpolation,
+            channels="rgb" if self.channels == "bgr" else self.channels,
+            inputs=self.inputs,
+        )
+
     def __call__(self, array: AnyArray, *, where: str = "array") -> AnyArray:
         """All steps but decoding, on (N, H, W, C) samples or, where no step needs an image, on (N, ...) of any kind.
 

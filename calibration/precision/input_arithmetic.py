@@ -3,7 +3,9 @@
 An input ``x`` that becomes ``factor * x + shift`` and then an integer of the scale ``s`` and the zero point ``z`` is
 ``round(x / (s / factor)) + (z + shift / s)``: QuantizeLinear alone, with another scale and zero point than the
 DequantizeLinear behind it, where ``shift / s`` is an integer and ``x = 0`` is a level. So the scale is chosen so that
-it is; and where it is nearly one step of whole numbers, exactly that, for then pictures of 8 bits lose nothing.
+it is; and where it is nearly one step of whole numbers, exactly that, for then pictures of 8 bits lose nothing. Of an
+input of bytes it always is, where the shift is a whole number of steps: what QuantizeLinear makes of each byte is then
+the byte itself, and neither it nor the Cast in front of it is needed.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from calibration.ranges.span import Span
 MOVERS = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Keep the values as they are."""
 ARITHMETIC = ("Mul", "Div", "Add", "Sub")
+LARGEST_BYTE = 255
+NEARLY_WHOLE = 1e-4
+"""Of a byte: what a constant of FP32 may differ from a whole number of steps."""
 LARGEST_GROWTH = 1 / 12
 """Of a scale, for the sake of levels that suit the input: 0.7 dB more noise of its rounding."""
 MARGIN = 2.0**-12
@@ -40,6 +45,23 @@ class InputArithmetic:
     """From the input on; also those that move values."""
     factor: float
     shift: float
+    of_bytes: bool = False
+    """Whether the input is of UINT8, and the first node casts it."""
+
+    def quantization(self, span: Span, dtype: DataType) -> Quantization | None:
+        """Scale and zero point of the tensor; of bytes, whatever of them was seen, those that keep each apart."""
+        exact = None if span.is_set else self._exact(dtype)
+        return exact or aligned(span, dtype, self.factor, self.shift)
+
+    def _exact(self, dtype: DataType) -> Quantization | None:
+        """That by which each byte is a level of its own; None of an input of other numbers, or where 0 is no level."""
+        zero_point = -self.shift / self.factor
+        if not self.of_bytes or abs(zero_point - round(zero_point)) > NEARLY_WHOLE:
+            return None
+        if not 0 <= round(zero_point) <= LARGEST_BYTE:
+            return None
+        first = 0 if dtype == "uint8" else -128
+        return Quantization(float(np.float32(self.factor)), round(zero_point) + first, dtype)
 
     def computed(self, values: Floats32) -> Floats32:
         """What the nodes make of values of the input, to the bit."""
@@ -71,7 +93,8 @@ def input_arithmetic(value: ir.Value, is_kept: Callable[[ir.Node], bool]) -> Inp
             return None
         nodes.insert(0, node)
         if source.is_graph_input():
-            return _composed(tuple(nodes)) if source.dtype == ir.DataType.FLOAT else None
+            of_bytes = source.dtype == ir.DataType.UINT8 and node.op_type == "Cast"
+            return _composed(tuple(nodes), of_bytes) if of_bytes or source.dtype == ir.DataType.FLOAT else None
         node = source.producer()
     return None
 
@@ -82,7 +105,8 @@ def _data(node: ir.Node) -> ir.Value | None:
         return None
     if node.op_type in ARITHMETIC:
         return node.inputs[_index(node)] if _scalar(node) is not None else None
-    return node.inputs[0] if node.op_type in MOVERS else None
+    to_float = node.op_type == "Cast" and node.outputs[0].dtype == ir.DataType.FLOAT
+    return node.inputs[0] if node.op_type in MOVERS or to_float else None
 
 
 def _index(node: ir.Node) -> int:
@@ -90,7 +114,7 @@ def _index(node: ir.Node) -> int:
     return 1 if constant(node.inputs[0]) is not None else 0
 
 
-def _composed(nodes: tuple[ir.Node, ...]) -> InputArithmetic | None:
+def _composed(nodes: tuple[ir.Node, ...], of_bytes: bool) -> InputArithmetic | None:
     factor, shift = 1.0, 0.0
     for node, operand in _operands(nodes):
         number = float(operand)
@@ -101,8 +125,8 @@ def _composed(nodes: tuple[ir.Node, ...]) -> InputArithmetic | None:
             number = 1.0 / number if number else np.inf
         factor, shift = factor * number, shift * number
     is_usable = np.isfinite([factor, shift]).all() and factor > 0.0
-    has_arithmetic = any(node.op_type in ARITHMETIC for node in nodes)
-    return InputArithmetic(nodes, factor, shift) if is_usable and has_arithmetic else None
+    has_arithmetic = of_bytes or any(node.op_type in ARITHMETIC for node in nodes)
+    return InputArithmetic(nodes, factor, shift, of_bytes) if is_usable and has_arithmetic else None
 
 
 def _operands(nodes: tuple[ir.Node, ...]) -> Iterator[tuple[ir.Node, np.float32]]:
@@ -171,6 +195,46 @@ def absorb_input_arithmetic(graph: ir.Graph, is_kept: Callable[[ir.Node], bool])
     return num_absorbed
 
 
+def drop_casts_of_bytes(graph: ir.Graph) -> int:
+    """Take out each QuantizeLinear that makes of each byte of an input the byte itself; returns how many there were.
+
+    What moves values between moves bytes then, and the Cast goes.
+    """
+    num_dropped = 0
+    for quantize in [node for node in graph if node.op_type == "QuantizeLinear"]:
+        path = _path_of_bytes(quantize)
+        if not path or _quantization(quantize) != Quantization(1.0, 0, "uint8"):
+            continue
+        source = path[0].inputs[0]
+        assert source is not None
+        for node in path[1:]:
+            node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
+        ir.convenience.replace_all_uses_with(path[0].outputs[0], source)
+        value = quantize.inputs[0]
+        assert value is not None
+        ir.convenience.replace_all_uses_with(quantize.outputs[0], value)
+        graph.remove((quantize, path[0]), safe=True)
+        num_dropped += 1
+    return num_dropped
+
+
+def _path_of_bytes(quantize: ir.Node) -> list[ir.Node]:
+    """The Cast of an input of bytes and what moves them up to a QuantizeLinear; empty if it reads something else."""
+    path: list[ir.Node] = []
+    value = quantize.inputs[0]
+    if quantize.outputs[0].is_graph_output():
+        return []
+    while value is not None and only_reader(value) is not None and (node := value.producer()) is not None:
+        path.insert(0, node)
+        value = node.inputs[0]
+        if node.op_type == "Cast":
+            is_input = value is not None and value.is_graph_input() and value.dtype == ir.DataType.UINT8
+            return path if is_input else []
+        if node.op_type not in MOVERS:
+            return []
+    return []
+
+
 def _quantization(node: ir.Node) -> Quantization | None:
     """Of a QuantizeLinear with constants, one for the whole tensor."""
     scale, zero_point = (constant(value) for value in node.inputs[1:3])
@@ -216,7 +280,7 @@ def _absorb(
     name = quantize.inputs[0].name or "" if quantize.inputs[0] is not None else ""
     for node in arithmetic.nodes:
         output = node.outputs[0]
-        if node.op_type in MOVERS:
+        if node.op_type in (*MOVERS, "Cast"):
             output.name = unique(f"{output.name}_raw", taken)
             taken.add(output.name)
             continue

@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from calibration.graph.editing import attribute_float, attribute_int, constant
 from calibration.precision.hard_sigmoid_levels import hard_sigmoid_levels
-from calibration.precision.input_arithmetic import aligned, input_arithmetic
+from calibration.precision.input_arithmetic import input_arithmetic
 from calibration.precision.placement import (
     FULL_BITS,
     NodeInput,
@@ -197,7 +197,7 @@ def _tensor(context: PlacementContext, value: ir.Value, integer: dict[str, ir.No
         producer = source.producer()
     dtype = _dtype(context)
     span, before = context.ranges[source.name or ""], input_arithmetic(source, context.excluded)
-    quantization = aligned(span, dtype, before.factor, before.shift) if before is not None else asymmetric(span, dtype)
+    quantization = asymmetric(span, dtype) if before is None else before.quantization(span, dtype)
     if (levels := hard_sigmoid_levels(source.producer(), dtype)) is not None:
         quantization = levels[1]
     assert isinstance(quantization, Quantization)

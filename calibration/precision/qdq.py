@@ -30,7 +30,7 @@ from calibration.graph.opset import brought_to, opset_of
 from calibration.graph.patterns import check_known
 from calibration.precision.first_convolution import widen_convolutions
 from calibration.precision.hard_sigmoid_levels import absorb_hard_sigmoids
-from calibration.precision.input_arithmetic import absorb_input_arithmetic
+from calibration.precision.input_arithmetic import absorb_input_arithmetic, drop_casts_of_bytes
 from calibration.precision.place import check_4_bits, place
 from calibration.precision.placement import (
     FULL_BITS,
@@ -107,6 +107,7 @@ def qdq_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, Span], options: P
         absorb_hard_sigmoids(graph)
         if options.arithmetic == "u8s8":
             widen_convolutions(graph)
+        drop_casts_of_bytes(graph)
     return Quantized(closed(opened_model), placement)
 
 

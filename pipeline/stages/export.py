@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import onnx
 
+from calibration.data.preprocess import Preprocess
+from calibration.errors import ModelError
 from calibration.graph.attention import scale_queries, transpose_keys
 from calibration.graph.constants import fold_constants
 from calibration.graph.einsum import products_from_einsums
@@ -24,6 +26,7 @@ from calibration.graph.views import drop_views
 from calibration.quantized.grids import is_quantized
 from calibration.quantized.stepped_weights import quantize_stepped_weights
 from calibration.weights.equalize import equalize_layers
+from calibration.weights.pixels import PixelSteps, fold_pixels
 from pipeline.artifact import OnnxModel, Source
 from pipeline.errors import ConfigError, StageError
 from pipeline.machine.packages import distribution_versions
@@ -57,6 +60,26 @@ ROUNDED = (fold_constants, join_transposes, drop_views, fold_pads, raise_strides
 STEPPED = "weights that lie on INT8 steps, as FakeQuant leaves them, are quantized by these: {num}"
 EQUALIZED = "channels between products are scaled so that their weights are alike, number of pairs: {num}"
 NOTHING_EQUALIZED = "there are no products with nothing but a Relu between them whose channels could be made alike"
+UNFOLDED = "unfolded.json"
+"""Beside a model that preprocesses by itself: the inputs that take bytes, and what they took before."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What is done to samples, of which a network that takes bytes does its part itself."""
+
+    preprocess: Preprocess
+
+    def digest(self) -> str:
+        """All of it, as text."""
+        return json.dumps(asdict(self.preprocess), sort_keys=True)
+
+    def steps(self) -> PixelSteps:
+        """The network's part."""
+        wanted = self.preprocess
+        return PixelSteps(
+            wanted.channels == "bgr", wanted.scale, wanted.mean, wanted.std, to_nchw=wanted.layout == "nchw"
+        )
 
 
 @dataclass(frozen=True)
@@ -80,24 +103,32 @@ class Export(Stage):
     equalize: bool = option(
         False, "scale channels between convolutions so that weights of both are alike (cross-layer equalization)"
     )
+    fold_preprocess: bool = option(
+        False, "let the network take 8-bit pixels (N, H, W, C): it scales, subtracts, divides and transposes itself"
+    )
 
-    def versions(self, source: Source) -> dict[str, str]:
+    def versions(self, source: Source, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""
         always = ("tensorflow", "tf2onnx", "keras", "tf_keras", "onnx", "onnx-ir")
         return distribution_versions(*always, *source.DISTRIBUTIONS)
 
-    def modules(self, source: Source) -> tuple[str, ...]:
+    def modules(self, source: Source, *_inputs: object) -> tuple[str, ...]:
         """The source of ours that the result depends on, beside what this module imports."""
         return (module_of(source.KIND),)
 
-    def __call__(self, out: Path, source: Source) -> OnnxModel:
+    def __call__(self, out: Path, source: Source, pixels: Pixels | None = None) -> OnnxModel:
         """Write ``out/model.onnx`` and, beside it, ``notes.json`` and ``names.json`` (new name -> old name).
 
         Beside it, too, lies what it can be compared with: ``savedmodel``, made of a Keras file, ``trained.pt2``, of a
         function's PyTorch module, or ``source.onnx``, an ONNX source whose tensors had to be renamed.
 
+        Args:
+            out: a folder to write to.
+            source: the trained network.
+            pixels: for ``fold_preprocess``; what its inputs took before is then in ``unfolded.json``.
+
         Raises:
-            ConfigError: no such file or signature, or an opset that cannot be had.
+            ConfigError: no such file or signature, an opset that cannot be had, or inputs that cannot take bytes.
             Unavailable: TensorFlow and tf2onnx, or torch and onnxscript, are not installed.
             StageError: the converter refused the model, or what it made is not valid ONNX.
         """
@@ -122,6 +153,12 @@ class Export(Stage):
             model, num = equalize_layers(model)
             notes.append(f"export: {EQUALIZED.format(num=num)}" if num else f"export: {NOTHING_EQUALIZED}")
         model, names = portable_names(model)
+        if self.fold_preprocess:
+            if came_quantized:
+                raise ConfigError(
+                    f"[export] fold_preprocess: {source.path} came quantized, its scales and weights stay; leave it out"
+                )
+            model = _folded(model, source, pixels, out, notes)
         _name_batch_dimension(model)
         _tell_unknown_dimensions_apart(model)
         path = out / "model.onnx"
@@ -131,6 +168,29 @@ class Export(Stage):
         (out / "names.json").write_text(json.dumps(names, indent=1))
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(path)
+
+
+def _folded(
+    model: onnx.ModelProto, source: Source, pixels: Pixels | None, out: Path, notes: list[str]
+) -> onnx.ModelProto:
+    """The model that takes bytes; notes are added to."""
+    if pixels is None:
+        raise ConfigError(
+            f"[export] fold_preprocess: there is no preprocessing to fold into {source.path}; give --preprocess, or a "
+            "plan with [data.preprocess]"
+        )
+    try:
+        model, inputs = fold_pixels(model, pixels.steps(), pixels.preprocess.inputs)
+    except ModelError as error:
+        raise ConfigError(
+            f"[export] fold_preprocess: {source.path}: {error}; name the inputs that take pictures in "
+            "[data.preprocess] inputs, or leave it out"
+        ) from error
+    before: dict[str, Any] = {each.name: {"dtype": each.dtype, "shape": list(each.shape)} for each in inputs}
+    (out / UNFOLDED).write_text(json.dumps(before, indent=1))
+    for each in inputs:
+        notes.append(f"export: '{each.name}' takes 8-bit pixels: {each.words or 'they are cast, which is all'}")
+    return model
 
 
 def _name_batch_dimension(model: onnx.ModelProto) -> None:

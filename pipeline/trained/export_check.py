@@ -40,12 +40,13 @@ def _checked_export(
     """The verdict on what the exported model of a source answered, by what its trained network does."""
     source, trained, exported = what
     with store.about("the trained network"):
-        answers = store.run(plan.infer, trained, made.evaluation)
+        answers = store.run(plan.infer, trained, made.trained_evaluation or made.evaluation)
         saved = store.run(plan.validate, answers, exported, made.evaluation, Judged(judge_of(plan), precision.name))
     verdict = saved.read()
     if not verdict["passed"]:
+        folded = ", with [data.preprocess] folded into it," if made.trained_evaluation else ""
         raise CheckFailed(
-            f"{source.path}: the exported ONNX model does not compute what the network does: "
+            f"{source.path}: the exported ONNX model{folded} does not compute what the network does: "
             f"{'; '.join(verdict['failures'])}; nothing was built on it; loosen [validate.{precision.name}] only if "
             "you know why"
         )

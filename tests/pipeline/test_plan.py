@@ -72,6 +72,7 @@ opset = 15
 equalize = true
 allow = ["PyFunc", "Lambda"]
 fold = false
+fold_preprocess = true
 [support]
 generation = "8.6"
 [lint]

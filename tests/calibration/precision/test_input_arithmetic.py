@@ -15,7 +15,7 @@ from onnx.numpy_helper import from_array, to_array
 from calibration.analysis.bisection import counterparts
 from calibration.analysis.scale_check import scale_mismatches
 from calibration.graph.editing import closed, opened
-from calibration.precision.input_arithmetic import absorb_input_arithmetic, aligned
+from calibration.precision.input_arithmetic import absorb_input_arithmetic, aligned, drop_casts_of_bytes
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Quantization
@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float32]
 CONSTANTS: dict[str, Any] = {
     "grey": 1 / 255, "twice_grey": 1 / 127.5, "one": 1.0, "minus_one": -1.0, "mean": np.full((1, 1, 1, 3), 0.5),
     "means": np.array([0.4, 0.5, 0.6]), "zeros": np.zeros(3), "divisor": 255.0, "negative": -2.0, "none": 0.0,
-    "wide": np.ones((2, 1, 1, 1)),
+    "wide": np.ones((2, 1, 1, 1)), "middle": 127.0, "half": 127.5,
 }  # fmt: skip
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 8, 6, 3)).astype(np.float32)
 
@@ -54,7 +54,7 @@ def absorbed(model: onnx.ModelProto, keep: str = "") -> onnx.ModelProto | None:
     return closed(open_model)
 
 
-def answer(model: onnx.ModelProto, x: Array, *, as_written: bool = True) -> Array:
+def answer(model: onnx.ModelProto, x: Any, *, as_written: bool = True) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if as_written:
@@ -200,3 +200,79 @@ def test_who_looks_for_faults_knows_the_tensor_and_its_scale() -> None:
     assert "t_raw" not in matched
     scale.CopyFrom(from_array(to_array(scale) * np.float32(1.5), "t_scale"))
     assert [mismatch.tensor for mismatch in scale_mismatches(made, SPANS)] == ["t"]
+
+
+def of_bytes(arithmetic: str, pads: int = 1) -> onnx.ModelProto:
+    """A network that takes bytes, casts them, and does this to them before its convolution."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (uint8[N,8,6,3] x) => (float[N,4,A,B] y) {'
+        f"c = Cast <to = 1> (x) {arithmetic} t = Transpose <perm = [0, 3, 1, 2]> (b)"
+        f"y = Conv <pads = [{', '.join([str(pads)] * 4)}]> (t, w) }}"
+    )
+    model.graph.initializer.extend(constants({name for node in model.graph.node for name in node.input}))
+    weight = np.random.default_rng(2).normal(size=(4, 3, 3, 3)).astype(np.float32) / 500
+    model.graph.initializer.append(from_array(weight, "w"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "zero_point"),
+    [
+        ("b = Mul (c, one)", 0),
+        ("b = Mul (c, grey)", 0),
+        ("b = Sub (c, middle)", 127),
+        ("a = Div (c, divisor) e = Mul (a, divisor) b = Sub (e, middle)", 127),
+    ],
+)
+@pytest.mark.parametrize("arithmetic_of", ["u8s8", "u8u8"])
+def test_bytes_are_levels_as_they_are_whatever_of_them_was_seen(
+    arithmetic: str, zero_point: int, arithmetic_of: Any
+) -> None:
+    model, x = of_bytes(arithmetic), PICTURES.astype(np.uint8)
+    exact = answer(model, x)
+    largest = float(np.abs(exact).max())
+    spans = {"t": Span(90.0, -20.0, 90.0), "y": Span(largest, -largest, largest)}
+    placed = qdq_from_onnx(model, spans, PlacementOptions("onnxruntime", arithmetic=arithmetic_of))
+    made = placed.model
+    assert not operators(made) & {"Cast", "Mul", "Div", "Sub", "Identity"}
+    data = next(tensor for tensor in placed.placement.tensors if tensor.tensor == "t")
+    assert data.quantization.zero_point == zero_point
+    rounded = answer(made, x)
+    assert np.square(exact).sum() / np.square(exact - rounded).sum() > 10**3.5
+    np.testing.assert_allclose(answer(made, x, as_written=False), rounded, atol=1e-5)
+    assert list(scale_mismatches(made, spans)) == []
+    assert counterparts(model, made)["t"] == "t"
+
+
+def test_bytes_whose_zero_is_no_level_keep_their_rounding() -> None:
+    model = of_bytes("b = Sub (c, half)")
+    spans = {"t": Span(128.0, -128.0, 128.0), "y": Span(3.0, -3.0, 3.0)}
+    made = qdq_from_onnx(model, spans, PlacementOptions("onnxruntime", arithmetic="u8s8")).model
+    assert "QuantizeLinear" in {node.op_type for node in made.graph.node if node.input[0].startswith("t")}
+    exact, rounded = (answer(each, PICTURES.astype(np.uint8)) for each in (model, made))
+    assert np.square(exact).sum() / np.square(exact - rounded).sum() > 10**3.5
+
+
+def test_a_range_that_the_user_set_for_bytes_and_signed_levels_keep_the_cast() -> None:
+    model = of_bytes("b = Mul (c, one)")
+    spans = {"t": Span(90.0, 0.0, 90.0, is_set=True), "y": Span(3.0, -3.0, 3.0)}
+    for options in (
+        PlacementOptions("onnxruntime", arithmetic="u8s8"),
+        PlacementOptions("onnxruntime", arithmetic="s8s8"),
+    ):
+        made = qdq_from_onnx(model, spans, options).model
+        assert "Cast" in operators(made)
+        assert list(scale_mismatches(made, spans)) == []
+        spans = {**spans, "t": Span(90.0, 0.0, 90.0)}
+    for_tensorrt = qdq_from_onnx(model, spans, PlacementOptions("tensorrt")).model
+    assert "Cast" in operators(for_tensorrt)
+
+
+def test_a_cast_of_floats_or_integers_that_others_read_stays() -> None:
+    model = written("t = Cast <to = 1> (x)", 1.0, 0)
+    assert drop_casts_of_bytes(opened(model).graph) == 0
+    model = of_bytes("b = Mul (c, one) z = Neg (c)")
+    model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None))
+    spans = {"t": Span(90.0, 0.0, 90.0), "y": Span(3.0, -3.0, 3.0)}
+    made = qdq_from_onnx(model, spans, PlacementOptions("onnxruntime", arithmetic="u8s8")).model
+    assert "Cast" in operators(made)

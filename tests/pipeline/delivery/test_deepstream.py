@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from calibration.data.preprocess import Preprocess
-from pipeline.delivery.deepstream import config_text, deliver_to_deepstream, engine_name, picture_from
+from pipeline.delivery.deepstream import (
+    PREPROCESS_CONFIG,
+    config_text,
+    deliver_to_deepstream,
+    engine_name,
+    picture_from,
+)
 from pipeline.errors import ConfigError
 from tests.pipeline.delivery.engines import IMAGE, engine
 
@@ -86,3 +92,35 @@ def test_the_engine_is_there_before_the_configuration_names_it(tmp_path: Path) -
     other = engine(tmp_path / "e", backend="onnxruntime")
     with pytest.raises(ConfigError, match="is an engine of onnxruntime, and DeepStream runs TensorRT's"):
         deliver_to_deepstream(other, picture_from(other, Preprocess()), "other", tmp_path / "out")
+
+
+def test_a_network_that_takes_bytes_gets_them_from_gst_nvdspreprocess(tmp_path: Path) -> None:
+    made = engine(tmp_path / "e", inputs=(replace(IMAGE, dtype="uint8", shape=(-1, 224, 160, 3)),))
+    framed = Preprocess(
+        resize=(224, 160), fit="letterbox", fill=0.0, channels="bgr", std=(0.2, 0.3, 0.4), layout="nchw"
+    )
+    with pytest.raises(
+        ConfigError, match=r"takes uint8, so that it preprocesses by itself, and .* says fit into 224×160"
+    ):
+        picture_from(made, framed)
+    config = deliver_to_deepstream(made, picture_from(made, framed.of_bytes()), "detector", tmp_path / "out")
+    written = properties(config.read_text())
+    assert (written["net-scale-factor"], written["offsets"], written["input-tensor-from-meta"]) == ("1", "0;0;0", "1")
+    assert (written["model-color-format"], written["network-input-order"]) == ("0", "1"), "RGB: the order is folded"
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
+    parser.read_string(config.with_name(PREPROCESS_CONFIG).read_text())
+    tensor = parser["property"]
+    assert (tensor["tensor-data-type"], tensor["tensor-name"], tensor["network-input-order"]) == ("1", "image", "1")
+    assert (tensor["network-input-shape"], tensor["network-color-format"]) == ("8;224;160;3", "0")
+    assert (tensor["processing-width"], tensor["processing-height"]) == ("160", "224")
+    assert tensor["target-unique-ids"] == written["gie-unique-id"]
+    assert (tensor["maintain-aspect-ratio"], tensor["symmetric-padding"]) == ("1", "1")
+    assert parser["user-configs"]["pixel-normalization-factor"] == "1"
+    assert parser["group-0"]["src-ids"] == "0;1;2;3;4;5;6;7"
+
+
+def test_floats_need_no_second_configuration(tmp_path: Path) -> None:
+    made = engine(tmp_path / "e")
+    config = deliver_to_deepstream(made, picture_from(made, Preprocess()), "other", tmp_path / "out")
+    assert "input-tensor-from-meta" not in properties(config.read_text())
+    assert not config.with_name(PREPROCESS_CONFIG).exists()

@@ -29,6 +29,13 @@ def test_the_configuration_says_what_the_engine_is(tmp_path: Path) -> None:
     assert len(config.cc_model_filenames) == 0
 
 
+def test_an_input_of_pixels_has_their_type_and_their_dims(tmp_path: Path) -> None:
+    pixels = replace(IMAGE, dtype="uint8", shape=(-1, 224, 224, 3))
+    config = parsed(config_text(triton_model("resnet", [engine(tmp_path, inputs=(pixels,))], 0), 1))
+    (image,) = config.input
+    assert (ENUMS["DataType"][image.data_type], list(image.dims)) == ("TYPE_UINT8", [224, 224, 3])
+
+
 def test_dims_keep_the_batch_where_triton_is_told_none(tmp_path: Path) -> None:
     fixed = replace(IMAGE, shape=(1, 3, 224, 224))
     scalar = TensorSpec("loss", "float32", ())

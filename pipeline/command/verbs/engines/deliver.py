@@ -16,6 +16,7 @@ from pipeline.gate.baseline import stored_baseline
 from pipeline.gate.generations import check_name, check_stored
 from pipeline.plan import read_plan
 from pipeline.spelling import echo
+from pipeline.trained.pixels import preprocess_of
 
 ONLY_FOR = {"--as": "triton", "--max-batch": "triton", "--plan": "deepstream", "--network-type": "deepstream"}
 
@@ -58,7 +59,7 @@ def deliver(names: tuple[str, ...], target: tuple[str, Path], store: Path, **opt
     if len(engines) > 1:
         raise ConfigError("deepstream: a configuration has one engine; give one NAME")
     plan = needed(options["plan"], "--plan", "name the plan, whose [data.preprocess] DeepStream has to do")
-    picture = picture_from(engines[0], read_plan(plan).data.preprocess)
+    picture = picture_from(engines[0], preprocess_of(read_plan(plan)))
     echo(deliver_to_deepstream(engines[0], picture, options["network_type"], folder))
 
 

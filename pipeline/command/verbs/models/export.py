@@ -14,19 +14,22 @@ from pipeline.command.options import (
     needed,
     output_option,
     plan_settings,
+    preprocess_from,
 )
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
+from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make
 from pipeline.sources.contract import source_from_path
 from pipeline.spelling import echo
-from pipeline.stages.export import Export
+from pipeline.stages.export import Export, Pixels
 
 
 @click.command()
 @click.argument("source", type=Path)
 @click.option("--signature", default="serving_default", show_default=True, help="signature of a SavedModel")
 @stage_options(Export)
+@click.option("--preprocess", default="", metavar="TOML", help="with --fold-preprocess: such as 'scale = 0.0039'")
 @output_option("ONNX file to write")
 @plan_settings
 @STORE
@@ -40,9 +43,13 @@ def export(source: Path, **options: Any) -> None:
     """
     if is_plan(source):
         return by_plan(source, options["store"], "export", options["beside_plan"])
+    preprocess = options.pop("preprocess")
     stage = stage_from_options(Export(), options)
+    if preprocess and not stage.fold_preprocess:
+        raise ConfigError("--preprocess: has no effect without --fold-preprocess; add it, or drop this")
+    pixels = Pixels(preprocess_from(preprocess)) if preprocess else None
     network = source_from_path(source, options["signature"])
     output = needed(options["output"], "-o", "name the ONNX file to write")
     check_file_target(output)
-    echo(make(output, partial(stage, source=network)).path)
+    echo(make(output, partial(stage, source=network, pixels=pixels)).path)
     return None
