@@ -7,7 +7,9 @@ video are not. Both engines are judged on the same samples, so what counts is wh
   sample differs, and beside it p of McNemar's exact test (``pipeline/stats/proportions.py``).
 - *Any other metric*: bootstrap over samples, the same for both engines (``pipeline/stats/bootstrap.py``). A mean over
   samples (mae, cosine) is drawn from its samples' values; the metrics of ``pipeline/tasks`` compare each sample with
-  its label once and add up anew on each draw; anything else is computed anew on each draw.
+  its label once and add up anew on each draw; anything else is computed anew on each draw. A share between 0 and 1
+  that hangs on few samples, or on none, is at least as uncertain as Tango's interval of none that differs says: draws
+  of the same few samples know nothing of those that were not seen.
 - *Agreement*: Clopper and Pearson's interval.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +29,7 @@ from pipeline.accuracy.metrics import Metric
 from pipeline.errors import ConfigError
 from pipeline.stats.bootstrap import expanded_percentiles
 from pipeline.stats.intervals import Interval, Limit, outcome
-from pipeline.stats.proportions import clopper_pearson, mcnemar, tango
+from pipeline.stats.proportions import clopper_pearson, mcnemar, tango, two_sided
 
 Picks = npt.NDArray[np.int64]
 
@@ -37,6 +39,9 @@ CLOSE = 0.01
 """The number of samples that would decide is told to within this share."""
 CHUNK = 1 << 22
 """So many values are drawn at a time."""
+EQUAL = 1e-9
+"""Sums of the same numbers in another order differ by less."""
+NUM_BLOCKS = 64
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,10 @@ def metric_interval(metric: Metric, outputs: Mapping[str, Array], labels: Array 
         return _share(int(correct.sum()), len(correct), sampling.confidence)
     if metric.is_mean and labels is not None:
         return _mean_interval(metric.values(outputs, labels), sampling)
-    return _resampled(metric.of_samples(outputs, labels), _num_samples(outputs), sampling)[0]
+    interval, drawn = _resampled(metric.of_samples(outputs, labels), _num_samples(outputs), sampling)
+    if metric.is_share and not math.isnan(interval.low) and _often(drawn, (0.0, 1.0), sampling.confidence):
+        return _with_unseen(interval, _num_samples(outputs), least=0.0)
+    return interval
 
 
 def metric_drop(
@@ -97,15 +105,24 @@ def metric_drop(
     sign = 1.0 if metric.higher_is_better else -1.0
     if metric.is_mean and labels is not None:
         differences = sign * (metric.values(reference, labels) - metric.values(candidate, labels))
-        interval, num = _mean_interval(differences, sampling), sampling.num_resamples
+        interval, num_draws = _mean_interval(differences, sampling), sampling.num_resamples
     else:
         of_candidate, of_reference = (metric.of_samples(outputs, labels) for outputs in (candidate, reference))
 
         def value(picks: Picks) -> float:
             return sign * (of_reference(picks) - of_candidate(picks))
 
-        interval, num = _resampled(value, _num_samples(candidate), sampling)
-    return Drop(interval, None, 0, 0, f"paired bootstrap over samples, {num:,} resamples")
+        interval, drawn = _resampled(value, _num_samples(candidate), sampling)
+        num_draws = len(drawn)
+        fewest = math.floor(two_sided(sampling.confidence) ** 2)
+        if (
+            metric.is_share
+            and not math.isnan(interval.low)
+            and _often(drawn, (0.0,), sampling.confidence)
+            and _few_differ(metric, candidate, reference, labels, fewest)
+        ):
+            interval = _with_unseen(interval, _num_samples(candidate), least=-1.0)
+    return Drop(interval, None, 0, 0, f"paired bootstrap over samples, {num_draws:,} resamples")
 
 
 def samples_needed(grown: Callable[[int], Interval], num: int, limit: Limit) -> float:
@@ -125,7 +142,7 @@ def samples_needed(grown: Callable[[int], Interval], num: int, limit: Limit) -> 
         few, enough = enough, 2 * enough
         if few > MOST_SAMPLES:
             return math.inf
-    while enough - few > few * CLOSE:
+    while enough - few > max(few * CLOSE, 1):
         middle = (few + enough) // 2
         few, enough = (few, middle) if decides(middle) else (middle, enough)
     return enough
@@ -155,13 +172,17 @@ def grown_share(interval: Interval) -> Callable[[int], Interval]:
 
 
 def _grown(interval: Interval, num: int) -> Callable[[int], Interval]:
-    """An interval narrows with the root of the number of samples."""
+    """An interval narrows with the root of the number of samples, and what was not seen with that number."""
+    estimate, confidence = interval.estimate, interval.confidence
+    unseen = _unseen_share(num, confidence)
+
+    def half(end: float, of: int) -> float:
+        if math.isclose(abs(end - estimate), unseen):
+            return math.copysign(_unseen_share(of, confidence), end - estimate)
+        return (end - estimate) * math.sqrt(num / of)
 
     def at(of: int) -> Interval:
-        low, high = (
-            interval.estimate + (end - interval.estimate) * math.sqrt(num / of) for end in (interval.low, interval.high)
-        )
-        return Interval(interval.estimate, low, high, interval.confidence)
+        return Interval(estimate, estimate + half(interval.low, of), estimate + half(interval.high, of), confidence)
 
     return at
 
@@ -205,8 +226,59 @@ def _mean_interval(values: Floats, sampling: Sampling) -> Interval:
     return _interval(float(values.mean()), np.concatenate(drawn), num, sampling.confidence)
 
 
-def _resampled(value: Callable[[Picks], float], num: int, sampling: Sampling) -> tuple[Interval, int]:
-    """The interval, and from how many resamples; on all samples first."""
+def _with_unseen(interval: Interval, num: int, least: float) -> Interval:
+    """The interval of a share or its drop, from ``least`` to 1, with what ``num`` samples of which few differ leave
+    open: z^2 / (num + z^2) to either side, Tango's interval where none differs, and the wider one below z^2 of them.
+    """  # fmt: skip
+    unseen = _unseen_share(num, interval.confidence)
+    low, high = min(interval.low, interval.estimate - unseen), max(interval.high, interval.estimate + unseen)
+    return Interval(interval.estimate, max(low, least), min(high, 1.0), interval.confidence)
+
+
+def _often(drawn: Floats, values: Sequence[float], confidence: float) -> bool:
+    """Whether so many draws gave one of these values, as if fewer than z^2 samples stood against it.
+
+    Where k do, a draw leaves all of them out with a probability of exp(-k).
+    """
+    num_equal = max(np.count_nonzero(np.abs(drawn - value) < EQUAL) for value in values)
+    return bool(num_equal > 1 and num_equal / len(drawn) > math.exp(-(two_sided(confidence) ** 2)))
+
+
+def _few_differ(
+    metric: Metric, candidate: Mapping[str, Array], reference: Mapping[str, Array], labels: Array | None, most: int
+) -> bool:
+    """Whether the candidate's answers on at most ``most`` samples make its value another than the reference's.
+
+    In blocks, and within those that matter in smaller ones, its answers are exchanged for the reference's.
+    """
+    num = _num_samples(candidate)
+    if any(array.shape[1:] != reference[name].shape[1:] for name, array in candidate.items()):
+        return True  # Lists of another length; what was drawn is all that is known.
+    both = {name: np.concatenate([array, reference[name]]) for name, array in candidate.items()}
+    value = metric.of_samples(both, None if labels is None else np.concatenate([labels, labels]))
+    whole, num_differing = value(np.arange(num)), 0
+    blocks = [block for block in np.array_split(np.arange(num), min(num, NUM_BLOCKS)) if block.size]
+    while blocks and num_differing <= most:
+        block = blocks.pop()
+        picks = np.arange(num)
+        picks[block] += num
+        if abs(value(picks) - whole) < EQUAL:
+            continue
+        if block.size == 1:
+            num_differing += 1
+        else:
+            blocks.extend(np.array_split(block, 2))
+    return num_differing <= most
+
+
+def _unseen_share(num: int, confidence: float) -> float:
+    """How large a share of all samples may differ when none of ``num`` does: Tango's interval of it."""
+    squared = two_sided(confidence) ** 2
+    return squared / (num + squared)
+
+
+def _resampled(value: Callable[[Picks], float], num: int, sampling: Sampling) -> tuple[Interval, Floats]:
+    """The interval, and the value on each resample; on all samples first."""
     start = time.monotonic()
     estimate = value(np.arange(num))
     random = np.random.default_rng(sampling.seed)
@@ -224,7 +296,7 @@ def _resampled(value: Callable[[Picks], float], num: int, sampling: Sampling) ->
                     f"the metric cannot be computed on most resamples of the {num} samples ({error}), so there is no "
                     "interval; give more evaluation samples"
                 ) from error
-    return _interval(estimate, np.array(drawn), num, sampling.confidence), len(drawn)
+    return _interval(estimate, np.array(drawn), num, sampling.confidence), np.array(drawn)
 
 
 def _interval(estimate: float, drawn: Floats, num: int, confidence: float) -> Interval:

@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.accuracy.metric_intervals import Sampling, agreement_interval, metric_drop, metric_interval
+from pipeline.accuracy.metric_intervals import (
+    Sampling,
+    agreement_interval,
+    grown_drop,
+    metric_drop,
+    metric_interval,
+    samples_needed,
+)
 from pipeline.accuracy.metrics import metric
 from pipeline.errors import ConfigError
 from pipeline.stats.intervals import Limit, outcome
@@ -169,6 +176,51 @@ def test_a_slow_metric_gets_fewer_resamples_and_it_is_said(tmp_path: Path) -> No
     found = metric_drop(own, outputs, {"y": outputs["y"] + 0.1}, None, Sampling(max_seconds=0.0))
     assert found.method == "paired bootstrap over samples, 50 resamples"
     assert found.interval.estimate == pytest.approx(0.1)
+
+
+def test_a_share_that_hangs_on_few_samples_is_as_wide_as_what_they_do_not_show() -> None:
+    """F1 of answers that are all the same, and of answers of which one differs: as Tango's interval has it for top1."""
+    labels = np.arange(12) % 2
+    right = {"y": np.where(labels[:, None] == np.arange(2), 1.0, 0.0)}
+    same = metric_drop(metric("f1"), right, right, labels, Sampling()).interval
+    assert (same.low, same.estimate, same.high) == pytest.approx(
+        (tango(0, 0, 12, 0.99)[0], 0, tango(0, 0, 12, 0.99)[1])
+    )
+    assert outcome(same, Limit(0.01, at_most=True)) == "not decided"
+    whole = metric_interval(metric("f1"), right, labels, Sampling())
+    assert whole.high == whole.estimate == 1.0
+    assert whole.low == pytest.approx(clopper_pearson(12, 12, 0.99)[0], abs=0.01)
+    one_wrong = {"y": np.where((np.arange(12) == 5)[:, None], 1 - right["y"], right["y"])}
+    drop = metric_drop(metric("f1"), one_wrong, right, labels, Sampling()).interval
+    assert drop.high >= drop.estimate + tango(0, 0, 12, 0.99)[1]
+
+
+def test_a_share_to_which_every_sample_adds_is_as_wide_as_its_draws() -> None:
+    random = np.random.default_rng(7)
+    labels = (np.arange(300) % 2).astype(np.int64)
+    reference = {"y": labels + random.normal(0, 1, 300)}
+    candidate = {"y": reference["y"] + random.normal(0, 0.01, 300)}
+    drop = metric_drop(metric("auc"), candidate, reference, labels, Sampling()).interval
+    assert drop.high - drop.low < tango(0, 0, 300, 0.99)[1]
+
+
+def test_how_many_samples_would_decide_where_none_differs() -> None:
+    labels = np.arange(12) % 2
+    right = {"y": np.where(labels[:, None] == np.arange(2), 1.0, 0.0)}
+    drop = metric_drop(metric("f1"), right, right, labels, Sampling())
+    needed = samples_needed(grown_drop(drop, 12), 12, Limit(0.01, at_most=True))
+    assert tango(0, 0, int(needed), 0.99)[1] <= 0.01 < tango(0, 0, int(needed * 0.98), 0.99)[1]
+
+
+@pytest.mark.parametrize("num", [2, 3, 8, 12, 99])
+def test_how_many_samples_would_decide_is_found_for_any_few(num: int) -> None:
+    """The search for the number ends also where steps of a hundredth are less than one sample."""
+    right = np.ones(num, dtype=bool)
+    drop = metric_drop(metric("top1"), scores_of(right), scores_of(right), ones(num), Sampling())
+    assert drop.interval.high > 0.01
+    for bound in (0.01, 0.05, drop.interval.high * 0.9):
+        needed = samples_needed(grown_drop(drop, num), num, Limit(bound, at_most=True))
+        assert tango(0, 0, int(needed), 0.99)[1] <= bound
 
 
 def test_a_draw_in_which_a_class_is_missing_is_drawn_again() -> None:

@@ -96,7 +96,7 @@ allow = ["few"]
     + QUICK_PROTOCOL
     + """
 [gate]
-budgets = ["metric_drop <= 0.3"]
+budgets = ["metric_drop <= 0.6"]
 html = false
 [report]
 html = false

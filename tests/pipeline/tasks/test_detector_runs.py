@@ -166,3 +166,11 @@ def test_a_gate_says_why_the_labels_do_not_meet_the_answers(command: Command, tm
         "FP32 itself has 0 on these samples: check the labels and the data first; map: the network names classes 7"
         in (" ".join((gated.out + gated.err).split()))
     )
+
+
+def test_twelve_pictures_do_not_prove_that_nothing_is_lost(command: Command, tmp_path: Path) -> None:
+    make_detector(tmp_path)
+    (tmp_path / "plan.toml").write_text(PLAN.replace("metric_drop <= 0.6", "metric_drop <= 0.1"))
+    gated = command("gate", tmp_path / "plan.toml", "--candidate", "fp16@onnxruntime")
+    assert gated.status == 6
+    assert "metric_drop is 0 (99 % interval -0.3560 to 0.3560), too uncertain to say whether <= 0.1 holds" in gated.err

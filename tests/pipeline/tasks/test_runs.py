@@ -145,7 +145,7 @@ def filled(data: str, budget: str) -> str:
 
 
 CASES = [
-    (make_scenes, PICTURES, "metric_drop <= 0.3", "miou", (0.85, 1)),
+    (make_scenes, PICTURES, "metric_drop <= 0.6", "miou", (0.85, 1)),
     (make_faces, FACES, "metric >= 0.2", "tar@0.1", (0.6, 0.9)),
     (make_engines, ENGINES.replace("{metric}", "rmse").replace("{key}", "life"), "metric <= 1", "rmse", (0.05, 0.15)),
     (make_engines, ENGINES.replace("{metric}", "r2").replace("{key}", "life"), "metric >= 0.1", "r2", (0.9, 1)),
