@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from engines.model_format import ModelFormat
 from engines.precision import FP32
+from engines.provider_share import ProviderShare
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -155,6 +156,8 @@ class EngineRecord:
     """Who told of them."""
     num_layers_by_precision: Mapping[str, int] = field(default_factory=dict)
     """Layers of the first profile by precision, and ``reformat`` for those that only reformat."""
+    providers: tuple[ProviderShare, ...] = ()
+    """Who runs which nodes, where several share the engine: first whom the backend is for. Else empty."""
 
 
 @dataclass(frozen=True)
@@ -357,6 +360,22 @@ class ChoosyBackend(Backend, Protocol):
 
         Raises:
             Unavailable: this version does not read them; the sentence says what the model is to be like.
+        """
+        ...
+
+
+@runtime_checkable
+class SharingBackend(Backend, Protocol):
+    """One that gives a provider what it takes of a model, and the rest to others. Its engines are folders."""
+
+    DESCRIPTION: str
+    """The file by which such a folder is known."""
+
+    def providers_of(self, engine: Path) -> tuple[ProviderShare, ...]:
+        """Who runs which nodes of an engine that ``build`` made.
+
+        Raises:
+            EngineError: it is no such engine.
         """
         ...
 

@@ -45,6 +45,11 @@ def files_below(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in sorted(names, key=lambda name: name.split("/"))}
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of a file, as `sha256sum` prints it; of a folder as ``digest_of_path``."""
+    return digest_of_path(path) if path.is_dir() else file_digest(path).hex()
+
+
 TRAINED = "trained"
 """The network as the user brought it; in names of variants it goes without saying."""
 PRUNED = "pruned"

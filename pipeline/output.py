@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from calibration.file_digest import file_digest
-from pipeline.artifact import Artifact, external_files
+from pipeline.artifact import Artifact, external_files, sha256_of
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
 from pipeline.spelling import echo
 
@@ -259,7 +259,7 @@ def _put_with_record(made: Path, target: Path, record: dict[str, Any], work: Pat
     """
     beside = target.with_name(f"{target.name}.json")
     before = record_of(target)
-    new = record | {SHA256: file_digest(made).hex()}
+    new = record | {SHA256: sha256_of(made)}
     _put_record(new | ({REPLACED: before} if before else {}), beside, work)
     put(made, target, work)
     if not record:
@@ -354,11 +354,11 @@ def exchanged(made: Path, target: Path) -> bool:
 def record_of(engine: Path) -> dict[str, Any]:
     """What `make` wrote beside an engine: empty if there is nothing of ours, or nothing of this very file."""
     whole = _own_record(engine)
-    if not whole or not engine.is_file():
+    if not whole or not engine.exists():
         return {}
     new = {key: value for key, value in whole.items() if key != REPLACED}
     candidates = [new, *([whole[REPLACED]] if isinstance(whole.get(REPLACED), dict) else [])]
-    digest = file_digest(engine).hex()  # Earlier versions did not write of which file a record is.
+    digest = sha256_of(engine)  # Earlier versions did not write of which file a record is.
     return next((record for record in candidates if record.get(SHA256, digest) == digest), {})
 
 
@@ -369,7 +369,7 @@ def checked_record(engine: Path) -> dict[str, Any]:
         ConfigError: there is.
     """
     record = record_of(engine)
-    if not record and engine.is_file() and _own_record(engine):
+    if not record and engine.exists() and _own_record(engine):
         raise ConfigError(
             f"{engine}: {engine.name}.json beside it is the record of another file (SHA-256 differs); build the engine "
             "again, or copy both"
@@ -387,7 +387,7 @@ def record_to_keep(engine: Path) -> dict[str, Any]:
     """
     in_store = engine.with_name("record.json")
     record = json.loads(in_store.read_text(encoding="utf-8")) if in_store.is_file() else checked_record(engine)
-    return record | {SHA256: file_digest(engine).hex()} if record else {}
+    return record | {SHA256: sha256_of(engine)} if record else {}
 
 
 def _own_record(engine: Path) -> dict[str, Any]:

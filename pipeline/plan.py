@@ -103,7 +103,10 @@ class Variants:
     """[variants]: what is built: every precision for every backend, of every network."""
 
     precisions: tuple[str, ...] = option((FP32.name, FP16.name, INT8.name), "of fp32, fp16, int16x8, dynamic, int8")
-    backends: tuple[str, ...] = option(("onnxruntime",), "of litert, onnxruntime, reference, tensorrt, tensorrt_rtx")
+    backends: tuple[str, ...] = option(
+        ("onnxruntime",),
+        "of litert, onnxruntime, onnxruntime_cuda, onnxruntime_tensorrt, reference, tensorrt, tensorrt_rtx",
+    )
     networks: tuple[str, ...] = option(
         (TRAINED,), "of trained, pruned, tuned (INT8 alone); without it, trained and those that have a table"
     )

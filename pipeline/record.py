@@ -18,6 +18,7 @@ from calibration.ranges.convergence import Convergence
 from calibration.ranges.stop import Stop
 from engines.contract import DeviceTimes, Placement, TensorSpec
 from engines.precision import PRECISIONS, precision_named
+from engines.provider_share import ProviderShare
 from pipeline.accuracy.mixture import MixtureInfo
 from pipeline.latency.benchmark import Latency
 from pipeline.latency.device_times import LayersRun
@@ -27,7 +28,7 @@ from pipeline.machine.monitor import MonitorSummary
 from pipeline.techniques.record import Advice
 from pipeline.training.curve import TrainingRecord
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, Q/DQ as written)"]
 ENGINE: MeasuredOn = "engine"
@@ -211,6 +212,12 @@ class VariantRecord:
     num_quantizable: int
     num_4_bits: int
     """Convolutions and matrix products whose weights have 4 bits in the file that the engine was built from."""
+    providers: tuple[ProviderShare, ...]
+    """Who runs which nodes, where several share the engine: first whom the backend is for. Else empty."""
+    num_fallback_nodes: int | None
+    """Nodes that the first of them does not run; None where nobody shares the engine."""
+    num_fallback_predicted: int | None
+    """How many `trtforge support` said it would not; None likewise, and where it was not asked."""
     build_seconds: float
     notes: tuple[str, ...]
 

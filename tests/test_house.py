@@ -40,7 +40,7 @@ GIANTS = {
     "tensorrt": "engines/backends/tensorrt.py",
     "tensorrt_rtx": "engines/backends/tensorrt_rtx.py",
     "pycuda": "engines/cuda/device.py",
-    "onnxruntime": "engines/backends/onnxruntime.py",
+    "onnxruntime": "engines/ort/session.py",
     "ai_edge_litert": "engines/backends/litert.py",
     "ai_edge_quantizer": "engines/litert/quantizer.py",
     "torch": "engines/torch_graph/library.py",

@@ -12,23 +12,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import onnx
 
 from engines import cpu
 from engines.contract import (
-    DYNAMIC,
     Array,
     BuildOptions,
     EngineRecord,
     LayerTimes,
     Placement,
     Runner,
-    RunnerFacts,
-    TensorSpec,
 )
-from engines.errors import EngineError, Unavailable
-from engines.feed import FeedCheck
+from engines.errors import EngineError
 from engines.layers import layer_times_from
 from engines.model_format import ModelFormat
 from engines.onnx_model import (
@@ -37,13 +32,22 @@ from engines.onnx_model import (
     copy_model,
     facts,
     is_qdq_in_fp32,
-    plugin_words,
     read_model,
     refuse_tensorrt,
 )
+from engines.ort import session as ort_session
 from engines.ort.blocked_layout import unordered
 from engines.ort.node_answers import answer_by_loading
 from engines.ort.profile import kernels_from_profile
+from engines.ort.session import (
+    CPU,
+    OrtRunner,
+    library_errors,
+    load_library,
+    open_session,
+    session_settings,
+    words_of,
+)
 from engines.support.answers import InputShapes, SupportAnswer
 
 NAME = "onnxruntime"
@@ -57,28 +61,13 @@ REFUSES_NODES = False
 HAS_LISTS = False
 OBEYS: frozenset[str] = frozenset()
 SUFFIX = ".onnx"
-INSTALL = "pip install 'trtforge[onnxruntime]'"
+INSTALL = ort_session.INSTALL
 
 NUM_UNTOLD = 3
 """Runs before a profile counts."""
 
 LEAST_EXTERNAL_BYTES = 1024
 """Weights of so many bytes are written beside the optimized graph, from where they are mapped and not copied."""
-
-_DTYPES = {
-    "tensor(bool)": "bool",
-    "tensor(double)": "float64",
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int16)": "int16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(int8)": "int8",
-    "tensor(uint16)": "uint16",
-    "tensor(uint32)": "uint32",
-    "tensor(uint64)": "uint64",
-    "tensor(uint8)": "uint8",
-}
 
 
 def why_not_build() -> str:
@@ -95,7 +84,7 @@ def why_not_run() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of ONNX Runtime and its providers, and the CPU with the instructions that its kernels choose by."""
-    ort = _import()
+    ort = load_library()
     return {"onnxruntime": ort.__version__, "providers": " ".join(ort.get_available_providers()), **cpu.versions()}
 
 
@@ -111,17 +100,17 @@ def why_not_ask() -> str:
 
 def ask(model: Path, shapes: InputShapes) -> SupportAnswer:
     """Whether it makes a session of the model, and if not, of which of its nodes it makes none."""
-    ort = _import()
+    ort = load_library()
 
     def why_not(source: Path | bytes) -> str:
         try:
             ort.InferenceSession(
                 source if isinstance(source, bytes) else str(source),
-                _settings(ort, num_threads=1),
-                providers=["CPUExecutionProvider"],
+                session_settings(ort, num_threads=1),
+                providers=[CPU],
             )
-        except _errors() as error:
-            return _words(error)
+        except library_errors() as error:
+            return words_of(error)
         return ""
 
     return answer_by_loading(model, shapes, f"{NAME} {ort.__version__}", why_not)
@@ -134,16 +123,16 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         Unavailable: onnxruntime is not installed, or compute capabilities are requested.
         EngineError: ONNX Runtime refused the model.
     """
-    ort = _import()
+    ort = load_library()
     refuse(options)
     start = time.perf_counter()
     model_facts = facts(model)
     check_options(model_facts, options, model)
     with tempfile.TemporaryDirectory() as folder:
-        settings = _settings(ort, num_threads=1)
+        settings = session_settings(ort, num_threads=1)
         _save_optimized(settings, Path(folder))
         try:
-            _session(ort, model, settings)
+            open_session(model, settings)
         except EngineError:
             _check_room(Path(folder), model.stat().st_size)
             raise
@@ -211,59 +200,20 @@ def load_values(engine: Path, *, num_threads: int) -> Runner:
     return _ValuesRunner(engine, num_threads, simulate=False)
 
 
-class _OrtRunner:
-    """One session on the CPU provider."""
+class _OrtRunner(OrtRunner):
+    """One session on the CPU provider, as it is or as a simulation."""
 
     def __init__(self, engine: Path, num_threads: int, *, simulate: bool, profile: str = "") -> None:
-        self._engine, self._num_threads, self._simulate, self._profile = engine, num_threads, simulate, profile
-        self.inputs: tuple[TensorSpec, ...] = ()
-        self.outputs: tuple[TensorSpec, ...] = ()
-
-    def __enter__(self) -> _OrtRunner:
-        ort = _import()
-        self._open(self._engine, self._settings(ort))
-        self.inputs = tuple(_spec(value, self._engine) for value in self._session.get_inputs())
-        self.outputs = tuple(_spec(value, self._engine) for value in self._session.get_outputs())
-        self._check = FeedCheck(self._engine, self.inputs)
-        self._errors = _errors()
-        return self
+        super().__init__(engine, num_threads, profile=profile)
+        self._simulate = simulate
 
     def _settings(self, ort: Any) -> Any:
-        settings = _settings(ort, self._num_threads)
-        if self._profile:
-            settings.enable_profiling, settings.profile_file_prefix = True, f"{self._profile}/profile"
+        settings = super()._settings(ort)
         if self._simulate and is_qdq_in_fp32(read_model(self._engine)):
             settings.add_session_config_entry("session.disable_quant_qdq", "1")
         elif self._simulate:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         return settings
-
-    def _open(self, path: Path, settings: Any) -> None:
-        self._session = _session(_import(), path, settings)
-        self._names = [value.name for value in self._session.get_outputs()]
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del self._session
-
-    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        self._check(feed)
-        try:
-            values = self._session.run(self._names, feed)
-        except self._errors as error:
-            raise EngineError(f"{self._engine}: ONNX Runtime failed ({_words(error)})") from error
-        return dict(zip(self._names, values))
-
-    def end_profile(self) -> Path:
-        """The file with the profile; it is not gone on with."""
-        return Path(self._session.end_profiling())
-
-    def device_ms(self) -> float | None:
-        return None
-
-    def facts(self) -> RunnerFacts:
-        return RunnerFacts()
 
 
 class _ValuesRunner(_OrtRunner):
@@ -295,7 +245,7 @@ class _ValuesRunner(_OrtRunner):
         rewritten = unordered(onnx.load(folder / "optimized.onnx", load_external_data=False))
         self._source = {name: rewritten.source[name] for name in self._names}
         del self._session  # Before the next one is made, so that the weights are not in memory twice.
-        ort = _import()
+        ort = load_library()
         settings = super()._settings(ort)
         if not rewritten.num_reordered:
             self._open(self._engine, settings)
@@ -315,28 +265,6 @@ class _ValuesRunner(_OrtRunner):
         return {name: outputs[source] for name, source in self._source.items()}
 
 
-def _import() -> Any:
-    # From 1.29 on it leaves an id of this machine below the home folder as it is loaded, and sends models' names away.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise Unavailable(f"onnxruntime: cannot be imported ({_words(error)}); {INSTALL}") from error
-    return onnxruntime
-
-
-def _settings(ort: Any, num_threads: int) -> Any:
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 4  # fatal ones only: errors come back as exceptions
-    settings.intra_op_num_threads = num_threads
-    settings.inter_op_num_threads = 1
-    settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # Threads that still spin after a run would steal the CPU from whatever runs next, such as the other variants of an
-    # interleaved benchmark. Costs up to 5 % of the latency of a 0.1 ms model on two threads, nothing on one.
-    settings.add_session_config_entry("session.force_spinning_stop", "1")
-    return settings
-
-
 def _save_optimized(settings: Any, folder: Path) -> None:
     """The optimized graph goes to ``optimized.onnx`` in the folder, and its weights to a file beside it."""
     settings.optimized_model_filepath = str(folder / "optimized.onnx")
@@ -344,42 +272,7 @@ def _save_optimized(settings: Any, folder: Path) -> None:
         settings.add_session_config_entry(f"session.optimized_model_external_initializers_{name}", value)
 
 
-def _session(ort: Any, path: Path, settings: Any) -> Any:
-    try:
-        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    except _errors() as error:
-        if words := _plugin_words(path):
-            raise EngineError(f"{path}: {words}") from error
-        raise EngineError(f"{path}: ONNX Runtime refuses the model ({_words(error)}); export it again") from error
-
-
-def _plugin_words(path: Path) -> str:
-    try:
-        return plugin_words(read_model(path))
-    except EngineError:  # What is wrong with it ONNX Runtime has said.
-        return ""
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    """ONNX Runtime's exceptions have no common base below Exception; plain ones come from its Python layer."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    exceptions = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-    return (*exceptions, RuntimeError, ValueError, TypeError)
-
-
 def _check_room(folder: Path, num_bytes: int) -> None:
     """Raise the OSError that writing so many bytes meets: ONNX Runtime only says that it failed to write."""
     with tempfile.TemporaryFile(dir=folder) as stream:
         os.posix_fallocate(stream.fileno(), 0, max(num_bytes, 1))
-
-
-def _spec(value: Any, path: Path) -> TensorSpec:
-    if value.type not in _DTYPES:
-        raise EngineError(f"{path}: '{value.name}' is {value.type}, numpy has no such type; give it a numeric type")
-    shape = tuple(n if isinstance(n, int) else DYNAMIC for n in value.shape)
-    return TensorSpec(value.name, np.dtype(_DTYPES[value.type]).name, shape)
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split())

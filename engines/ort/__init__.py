@@ -1,1 +1,1 @@
-"""What is peculiar to ONNX Runtime: its blocked layout and its profile; the backend is in `engines/backends/`."""
+"""What is peculiar to ONNX Runtime: sessions, providers, blocked layout, profile; the backends are in `backends/`."""

@@ -82,6 +82,14 @@ class TensorRtRelease:
         return 1 + min(opset for release, opset in LARGEST_OPSETS.items() if release >= self.release)
 
 
+def release_nearest(version: str) -> TensorRtRelease:
+    """That of a version; of one that is not listed the last that is."""
+    try:
+        return generation_named(version)
+    except Unavailable:
+        return TensorRtRelease(NEWEST)
+
+
 def generation_named(text: str) -> TensorRtRelease:
     """The release of a version such as ``8.6`` or ``10.3.0.30``.
 

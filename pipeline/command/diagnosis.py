@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.availability import BackendState, survey
+from engines.ort.providers import DISTRIBUTIONS, ProviderLinks, provider_links, wheels
 from engines.torch_graph import library
 from pipeline.machine.identity import Machine, installed_versions, this_machine
 from pipeline.machine.jetson import Clock, Jetson, Release, jetson_here
@@ -80,6 +81,11 @@ class Diagnosis:
     backends: tuple[BackendState, ...]
     needed: tuple[str, ...]
     """The backends that have to work: the plan's, or on a Jetson tensorrt; empty elsewhere."""
+    onnxruntime: tuple[str, ...]
+    """The installed distributions that hold ONNX Runtime, with their versions: one of them, or they overwrite each
+    other."""
+    providers: tuple[ProviderLinks, ...]
+    """What of ONNX Runtime computes on the GPU, and the libraries that it links."""
     build_need_mib: int
     """A rule of thumb for TensorRT's build of the plan's model; 0 where TensorRT is not needed."""
     findings: tuple[Notice, ...]
@@ -102,6 +108,9 @@ class Diagnosis:
         version = self.interpreter.versions.get(library.DISTRIBUTION, "")
         training = library.why_not() or f"torch {version}"
         lines.append(f"tune, prune: {training}")
+        if self.onnxruntime:
+            lines.append(f"onnxruntime: {' and '.join(self.onnxruntime)}{'' if self.providers else ', for the CPU'}")
+        lines += [f"onnxruntime: {links.sentence()}" for links in self.providers]
         if self.build_need_mib:
             lines.append(f"build: takes about {self.build_need_mib} MiB with TensorRT (rule of thumb)")
         if (jetson := self.jetson) is not None:
@@ -144,8 +153,23 @@ def diagnose(root: Path, plan: Plan | None, store: Path) -> Diagnosis:
         notices.append(Notice("bad", "source", reason.partition(";")[0], library.INSTALL_EXPORTER))
     if jetson is not None:
         notices = [*jetson_findings(jetson, interpreter, needed), *notices]
-    states = tuple(survey())
-    return Diagnosis(this_machine(root), memory, jetson, interpreter, states, needed, need_mib, tuple(notices))
+    if len(installed := wheels()) > 1:
+        sentence = f"{' and '.join(installed)} are installed into one folder, and the later one overwrote the other"
+        notices.append(
+            Notice("warning", "onnxruntime", sentence, f"pip uninstall {' '.join(DISTRIBUTIONS)}, install one")
+        )
+    return Diagnosis(
+        machine=this_machine(root),
+        memory=memory,
+        jetson=jetson,
+        interpreter=interpreter,
+        backends=tuple(survey()),
+        needed=needed,
+        onnxruntime=installed,
+        providers=provider_links(),
+        build_need_mib=need_mib,
+        findings=tuple(notices),
+    )
 
 
 def jetson_findings(jetson: Jetson, interpreter: Interpreter, needed: Sequence[str]) -> Iterator[Notice]:

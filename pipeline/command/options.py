@@ -20,7 +20,7 @@ from calibration.ranges.ranges import AUTO, METHODS
 from engines import backend as backend_named
 from engines import builders
 from engines.backends import litert
-from engines.contract import ShapeRange
+from engines.contract import ShapeRange, SharingBackend
 from engines.litert.facts import is_tflite
 from engines.precision import FP32, PRECISIONS
 from pipeline.artifact import Engine, ModelFile, OnnxModel, TfliteModel
@@ -292,7 +292,8 @@ def engine_from(path: Path, backend: str, simulate: bool) -> Engine:
     Raises:
         ConfigError: it does not exist, or its record says that it is another backend's, or is another engine's.
     """
-    if not path.is_file():
+    is_shared = isinstance(runtime := backend_named(backend), SharingBackend) and (path / runtime.DESCRIPTION).is_file()
+    if not path.is_file() and not is_shared:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError(f"{path}: {what}; give an engine that `trtforge build` wrote, or an ONNX file")
     if not path.stat().st_size:
@@ -301,7 +302,7 @@ def engine_from(path: Path, backend: str, simulate: bool) -> Engine:
     made_by = record.get("backend", backend)
     if made_by != backend:
         raise ConfigError(f"{path}: was built by {made_by}, not {backend}; give --backend {made_by}")
-    if is_tflite(path) and backend_named(backend).TAKES != TfliteModel.FORMAT:
+    if not is_shared and is_tflite(path) and runtime.TAKES != TfliteModel.FORMAT:
         raise ConfigError(
             f"{path}: is a .tflite file, which {backend} does not run; `trtforge export {path} -o model.onnx` makes an "
             "ONNX file of it, or give --backend litert where that can be given"

@@ -185,7 +185,7 @@ def read_baseline(folder: Path, name: str = "") -> Baseline:
         baseline = Baseline(folder, record_from_json(folder / RECORD, BaselineRecord, SCHEMA_VERSION, AGAIN))
     except ConfigError as error:
         raise DataError(f"baseline '{name}': {error}") from error
-    if baseline.record.engine.path not in digests:
+    if not any(f"{path}/".startswith(f"{baseline.record.engine.path}/") for path in digests):
         raise DataError(f"baseline '{name}': its engine {baseline.engine.path} is missing; {AGAIN}")
     return baseline
 
@@ -242,8 +242,8 @@ def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool, keep
         raise ConfigError(f"{gate_folder}: was gated on another machine ({'; '.join(differences)}); gate it here")
     info = next(engine for engine in gate.engines if engine.name == gate.candidate)
     engine = Engine(Path(info.path), info.backend, min_batch=info.min_batch, max_batch=info.max_batch)
-    if not engine.path.is_file() or digest_of_engine(engine.path) != info.digest:
-        what = "is not what was gated" if engine.path.is_file() else "is no longer there"
+    if not engine.path.exists() or digest_of_engine(engine.path) != info.digest:
+        what = "is not what was gated" if engine.path.exists() else "is no longer there"
         raise DataError(f"{engine.path}: {what}; gate it again, and set the baseline from that")
     final = store / FOLDER / name
     with work_folder(final) as work, alone(store / FOLDER, store):

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 from pipeline.errors import ConfigError
 
-QuantityKind: TypeAlias = Literal["latency", "start", "size", "memory", "energy", "accuracy"]
+QuantityKind: TypeAlias = Literal["latency", "start", "size", "memory", "energy", "accuracy", "fallback"]
 Relation: TypeAlias = Literal["<=", ">="]
 
 
@@ -56,6 +56,10 @@ QUANTITIES = {
         Quantity("peak_memory_mib", "memory", ("<=",), "the peak memory of a new process that loads and runs it"),
         Quantity("device_memory_mib", "memory", ("<=",), "the GPU's memory that loading and running it takes"),
         Quantity("energy_mj", "energy", ("<=",), "the energy of one inference (one sample)", by_batch=True),
+        Quantity(
+            "num_fallback_nodes", "fallback", ("<=",), "the number of nodes that the backend leaves to others",
+            relative=False,
+        ),
         Quantity("metric", "accuracy", (">=", "<="), "the metric of [data]", relative=False),
         Quantity(
             "metric_drop", "accuracy", ("<=",), "how much worse the metric is than FP32's",
@@ -68,6 +72,9 @@ QUANTITIES = {
     )
 }  # fmt: skip
 """By name."""
+
+MAY_BE_ZERO: tuple[QuantityKind, ...] = ("accuracy", "fallback")
+"""Kinds whose bound may be 0."""
 
 EXAMPLES = "'p99_ms at batch 8 <= 12', 'p50_ms <= 1.03 x baseline' or 'metric_drop <= 0.01'"
 
@@ -186,13 +193,15 @@ def _bound(quantity: Quantity, text: str, wrong: Wrong) -> tuple[float, bool]:
         raise wrong(f"'{text}' is not a bound; write a number, or one such as '1.03 x baseline'")
     value, relative = float(match["number"]), match["baseline"] is not None
     if relative and not quantity.relative:
+        if quantity.kind != "accuracy":
+            raise wrong(f"{quantity.name} cannot be bounded by a multiple of the baseline's; write the number alone")
         other = (
             "metric_drop from baseline <= 0.01" if quantity.name != "agreement" else "agreement with baseline >= 0.98"
         )
         raise wrong(f"{quantity.name} cannot be bounded by a multiple of the baseline's; write '{other}'")
     if not math.isfinite(value):
         raise wrong(f"the bound is {value:g}, which is no limit; give a finite number")
-    if value <= 0 and (relative or quantity.kind != "accuracy"):
+    if value <= 0 and (relative or quantity.kind not in MAY_BE_ZERO):
         raise wrong(f"the bound is {value:g}, but {quantity.meaning} is above 0; give such a number")
     if quantity.name == "agreement" and not 0 < value <= 1:
         raise wrong(f"the bound is {value:g}, but {quantity.meaning} is from 0 to 1; write 0.98 for 98 %")

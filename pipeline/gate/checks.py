@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calibration.file_digest import file_digest
-from pipeline.artifact import Artifact, Engine
+from engines import backend
+from engines.contract import SharingBackend
+from engines.provider_share import num_fallback_nodes
+from pipeline.artifact import Artifact, Engine, files_below, sha256_of
+from pipeline.errors import ConfigError
 from pipeline.gate.budget import Budget, QuantityKind
 from pipeline.gate.record import Check
 from pipeline.json_record import finite
@@ -118,6 +122,23 @@ def check_size(engine_budget: EngineBudget, gate_engines: GateEngines) -> Check:
     return check_from_interval(engine_budget, exact_interval(sizes[engine_budget.engine] / divisor), "")
 
 
+def check_fallback(engine_budget: EngineBudget, gate_engines: GateEngines) -> Check:
+    """The check of ``num_fallback_nodes``, which the engine itself tells.
+
+    Raises:
+        ConfigError: nobody shares the engine.
+    """
+    engine = gate_engines.engines[engine_budget.engine]
+    runtime = backend(engine.backend)
+    if not isinstance(runtime, SharingBackend):
+        raise ConfigError(
+            f"'{engine_budget.budget.text}': {engine.backend} runs all nodes of {engine_budget.engine} itself; leave "
+            "the budget out, or name a variant of a backend that leaves some to others, such as onnxruntime_tensorrt"
+        )
+    number = num_fallback_nodes(runtime.providers_of(engine.path))
+    return check_from_interval(engine_budget, exact_interval(number), "")
+
+
 def check_tolerances(name: str, verdict: Validated) -> Check:
     """The check of what [validate] said: not a budget, but nothing ships that is out of its tolerances."""
     budget = f"outputs of {name} within [{verdict.table}]"
@@ -167,7 +188,8 @@ def _check(
 def interval_sentence(budget: Budget, interval: Interval, decision: Outcome) -> str:
     """The numbers in words: ``p50_ms is 1.052 x the baseline's (95 % interval 1.049 to 1.056), above 1.03``."""
     unit = "x the baseline's" if budget.relative else UNITS.get(budget.quantity.name, "")
-    value = " ".join(part for part in (number_beside(interval.estimate, budget.bound), unit) if part)
+    estimate = quantity_text(budget.quantity.name, interval.estimate, budget.bound)
+    value = " ".join(part for part in (estimate, unit) if part)
     bound = f"{budget.bound:.12g}"
     interval_text = ""
     if interval.low < interval.high:
@@ -183,12 +205,16 @@ def interval_sentence(budget: Budget, interval: Interval, decision: Outcome) -> 
 
 
 def files_of_engine(engine: Path) -> list[Path]:
-    """The engine's file, and those that hold weights of it."""
+    """The engine's file, and those that hold weights of it; of an engine that is a folder all that is in it."""
+    if engine.is_dir():
+        return list(files_below(engine).values())
     return [engine, *Artifact(engine).weight_files()]
 
 
 def digest_of_engine(engine: Path) -> str:
     """SHA-256 (hex) of the engine's file, as `sha256sum` prints it; of all their digests where there are several."""
+    if engine.is_dir():
+        return sha256_of(engine)
     digests = [file_digest(file).hex() for file in files_of_engine(engine)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
@@ -205,6 +231,11 @@ def compressed_bytes(engine: Path) -> int:
 
 SIZES = {"size_mib": size_bytes, "size_compressed_mib": compressed_bytes}
 """Quantity -> what counts its bytes."""
+
+
+def quantity_text(quantity: str, value: float, bound: float) -> str:
+    """A measured number: a count whole, all else as ``number_beside`` has it."""
+    return f"{value:.0f}" if quantity.startswith("num_") else number_beside(value, bound)
 
 
 def number_beside(value: float, bound: float) -> str:

@@ -15,6 +15,7 @@ from pipeline.gate.checks import (
     EngineBudget,
     GateEngines,
     about,
+    check_fallback,
     check_size,
     check_tolerances,
     check_without_baseline,
@@ -83,6 +84,7 @@ def decide(gate: Gate, out: Path, inputs: GateInputs, budgets: Sequence[Budget])
     # Answers first: a budget without a meaning here is found before anything is timed.
     checks |= {each: check_accuracy(inputs.outputs, policy, each) for each in about(measurable, "accuracy")}
     checks |= {each: check_size(each, gate_engines) for each in about(measurable, "size")}
+    checks |= {each: check_fallback(each, gate_engines) for each in about(measurable, "fallback")}
     begin, before, cpu = time.monotonic(), machine_state(ROOT), cpu_times(ROOT)
     with waiting(f"gate {inputs.candidate}"), Monitor(ROOT, inputs.benchmark.monitor_ms) as monitor:
         results = _run_comparisons(gate, out, inputs, gate_engines, measurable)
@@ -230,7 +232,7 @@ def check_unchanged(infos: Sequence[EngineInfo]) -> None:
     """
     for info in infos:
         path = Path(info.path)
-        if not path.is_file() or digest_of_engine(path) != info.digest:
+        if not path.exists() or digest_of_engine(path) != info.digest:
             raise DataError(
                 f"{path}: was replaced while {info.name} was gated; gate again, while nobody else writes there"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.gate.checks import UNITS, UNQUIET, number_beside
+from pipeline.gate.checks import UNITS, UNQUIET, number_beside, quantity_text
 from pipeline.gate.record import Check, GateRecord
 from pipeline.page.markdown import cell
 from pipeline.page.numbers import NONE
@@ -73,7 +73,7 @@ def numbers_of(check: Check) -> tuple[str, str]:
     if check.estimate is None or check.bound is None:
         return NONE, NONE
     unit = " x" if check.relative else f" {UNITS[check.quantity]}" if check.quantity in UNITS else ""
-    value = f"{number_beside(check.estimate, check.bound)}{unit}"
+    value = f"{quantity_text(check.quantity, check.estimate, check.bound)}{unit}"
     if check.low == check.high and check.low is not None:
         return value, "exact"
     low, high = (NONE if end is None else number_beside(end, check.bound) for end in (check.low, check.high))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engines import backend
-from engines.contract import ChoosyBackend
+from engines.contract import Backend, ChoosyBackend, SharingBackend
 from engines.support.answers import AskableBackend
 from pipeline.artifact import OnnxModel, SupportTable
 from pipeline.errors import EngineError
@@ -25,15 +25,26 @@ def check_operators(plan: Plan, store: Store, fp32: OnnxModel, until: str) -> di
     """
     needs_engines = plan.stage(until).NEEDS_ENGINES
     tables: dict[str, SupportTable] = {}
+    predictions: dict[str, SupportTable] = {}
     for name in plan.variants.backends:
         runtime = backend(name)
         if needs_engines and isinstance(runtime, ChoosyBackend):
             runtime.refuse_model(fp32.path)
-        if not isinstance(runtime, AskableBackend) or not runtime.REFUSES_NODES or runtime.TAKES != fp32.FORMAT:
+        if not _is_asked(runtime) or runtime.TAKES != fp32.FORMAT:
             continue
-        if needs_engines or (runtime.HAS_LISTS and plan.support.generation):
-            tables[name] = _ask(plan, store, fp32, name)
-    return raise_refusals(fp32, tables)
+        if needs_engines or (_has_lists(runtime) and plan.support.generation):
+            asked = predictions if isinstance(runtime, SharingBackend) else tables
+            asked[name] = _ask(plan, store, fp32, name)
+    return {**raise_refusals(fp32, tables), **predictions}
+
+
+def _is_asked(runtime: Backend) -> bool:
+    """Whether it refuses nodes, or leaves them to others, so that what it takes is worth to be known before."""
+    return isinstance(runtime, AskableBackend) and (runtime.REFUSES_NODES or isinstance(runtime, SharingBackend))
+
+
+def _has_lists(runtime: Backend) -> bool:
+    return isinstance(runtime, AskableBackend) and runtime.HAS_LISTS
 
 
 def ask_all(plan: Plan, store: Store, fp32: OnnxModel) -> dict[str, SupportTable]:

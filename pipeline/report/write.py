@@ -15,6 +15,7 @@ from calibration.ranges.stop import stop_from_folder
 from engines import backend
 from engines.contract import TensorSpec
 from engines.precision import FP32
+from engines.provider_share import ProviderShare, num_fallback_nodes
 from pipeline.accuracy.mixture import MixtureInfo
 from pipeline.advice.recommendation import OtherLoad, recommend
 from pipeline.artifact import PRUNED, Timings
@@ -54,6 +55,7 @@ from pipeline.report.tensor_quality import (
 from pipeline.results import Results, Variant
 from pipeline.stages.benchmark import energies_from, timings_from, watched_from
 from pipeline.stages.report import Report
+from pipeline.stages.support import answer_from
 from pipeline.stages.validate import Judge
 from pipeline.store import Entry
 from pipeline.techniques.record import Advice
@@ -182,6 +184,7 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
     model_notes = results.models[variant].notes() if not variant.precision.is_full else []
     measured = {} if results.timings is None else results.timings.read()
     runner = measured.get("runners", {}).get(name, {"device_memory_mib": None, "notes": []})
+    providers, predicted = _providers(engine_record), _prediction(results, variant)
     record = VariantRecord(
         name=name,
         precision=variant.precision.name,
@@ -208,8 +211,17 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
         num_int8=engine_record["num_int8"],
         num_quantizable=engine_record["num_quantizable"],
         num_4_bits=engine_record["num_4_bits"],
+        providers=providers,
+        num_fallback_nodes=num_fallback_nodes(providers) if providers else None,
+        num_fallback_predicted=predicted[0] if providers and predicted else None,
         build_seconds=engine_record["build_seconds"],
-        notes=(*verdict.get("notes", ()), *model_notes, *engine.notes(), *runner["notes"]),
+        notes=(
+            *verdict.get("notes", ()),
+            *model_notes,
+            *engine.notes(),
+            *([predicted[1]] if providers and predicted else []),
+            *runner["notes"],
+        ),
     )
     full_name = Variant(FP32, variant.backend).name
     variant_timings = [timing for timing in timings if timing.name == name]
@@ -221,6 +233,23 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
     by_batch = ((t, fp32_timings.get(t.batch_size), energies[t.name, t.batch_size]) for t in variant_timings)
     timed = (replace(_batch_timing(*row), split_ms=splits[row[0].name, row[0].batch_size]) for row in by_batch)
     return record.timed(tuple(timed))
+
+
+def _providers(engine_record: Mapping[str, Any]) -> tuple[ProviderShare, ...]:
+    """Who runs which nodes, as the build's record has it."""
+    rows = engine_record.get("providers", ())
+    return tuple(ProviderShare(**(row | {key: tuple(row[key]) for key in ("nodes", "segments")})) for row in rows)
+
+
+def _prediction(results: Results, variant: Variant) -> tuple[int, str] | None:
+    """How many nodes were said to run elsewhere before it was built, and the sentence; None where nobody was asked."""
+    if (table := results.support.get(variant.backend)) is None:
+        return None
+    answer = answer_from(table)
+    number, segments = len(answer.partition.outside), len(answer.partition.segments)
+    which = ", ".join(dict.fromkeys(node.operator for node in answer.unsupported))
+    nodes = f"{number} to run elsewhere ({which})" if number else "none to run elsewhere"
+    return number, f"{answer.source} let expect {nodes}, in {segments} segment{'s' if segments != 1 else ''}."
 
 
 def _batch_timing(timing: Timing, full: Timing | None, energy: Energy) -> BatchTiming:

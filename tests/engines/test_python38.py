@@ -13,7 +13,7 @@ import pytest
 from tests.engines.python38 import ROOT, python38, with_bindings
 
 ROOMS = ("cuda", "nvinfer", "ort", "support")
-BACKENDS = ("onnxruntime", "reference", "tensorrt")
+BACKENDS = ("onnxruntime", "onnxruntime_cuda", "onnxruntime_tensorrt", "reference", "tensorrt")
 LATER_NAMES = {
     "removeprefix", "removesuffix", "is_relative_to", "readlink", "with_stem", "bit_count", "pairwise", "cache",
     "randbytes", "lcm", "nextafter", "to_thread", "aclosing", "ParamSpec", "Concatenate", "Self", "StrEnum",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from engines.ort.providers import ProviderLinks, wheels
+from pipeline.command import diagnosis
 from pipeline.command.diagnosis import (
     Diagnosis,
     Interpreter,
@@ -269,6 +271,26 @@ def tensorrt_works() -> bool:
     from engines.backends import tensorrt
 
     return not tensorrt.why_not_run()
+
+
+def test_which_onnxruntime_is_there_and_what_it_links(
+    command: Command, on_a_jetson: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = ("onnxruntime 1.32.0", "onnxruntime-gpu 1.31.1")
+    links = ProviderLinks("CUDAExecutionProvider", ("libcudart.so.13", "libcudnn.so.9"), ("libcudnn.so.9",))
+    assert f"onnxruntime: {' and '.join(wheels())}" in command("doctor").out
+    monkeypatch.setattr(diagnosis, "wheels", lambda: both)
+    monkeypatch.setattr(diagnosis, "provider_links", lambda: (links,))
+    lines = command("doctor").out.splitlines()
+    assert "onnxruntime: onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1" in lines
+    assert (
+        "onnxruntime: CUDAExecutionProvider links libcudart.so.13, libcudnn.so.9 (not found here: libcudnn.so.9)"
+        in lines
+    )
+    assert (
+        "warning: onnxruntime: onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are installed into one folder, and the "
+        "later one overwrote the other; pip uninstall onnxruntime onnxruntime-gpu, install one" in lines
+    )
 
 
 def test_json(command: Command, on_a_jetson: Path) -> None:

@@ -82,6 +82,21 @@ def test_the_same_thing_is_bounded_once() -> None:
     assert [budget.needs_baseline for budget in both] == [False, True, False]
 
 
+def test_nodes_that_run_elsewhere_may_be_none_at_all() -> None:
+    budget = budget_from_text("num_fallback_nodes of int8@onnxruntime_tensorrt <= 0", WHERE)
+    assert (budget.variant, budget.bound, budget.quantity.kind) == ("int8@onnxruntime_tensorrt", 0, "fallback")
+    for text, words in (
+        ("num_fallback_nodes >= 3", "'>=' does not bound the number of nodes that the backend leaves to others"),
+        (
+            "num_fallback_nodes <= 1 x baseline",
+            "cannot be bounded by a multiple of the baseline's; write the number alone",
+        ),
+        ("num_fallback_nodes at batch 8 <= 3", "num_fallback_nodes is not measured by batch size"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            budget_from_text(text, WHERE)
+
+
 def test_every_quantity_can_be_bounded() -> None:
     for name, quantity in QUANTITIES.items():
         budget = budget_from_text(f"{name} {quantity.relations[0]} 0.5", WHERE)

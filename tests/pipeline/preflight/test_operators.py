@@ -8,10 +8,11 @@ import numpy as np
 import onnx.parser
 import pytest
 
-from engines.backends import tensorrt, tensorrt_rtx
+from engines.backends import onnxruntime_tensorrt, tensorrt, tensorrt_rtx
 from pipeline.errors import ConfigError, EngineError
 from pipeline.flow import run
 from pipeline.plan import read_plan
+from pipeline.stages.support import answer_from
 from pipeline.store import Store
 
 WITH_DET = """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3, 3] x) => (float[N, 1] y)
@@ -63,6 +64,18 @@ def test_for_a_bundle_the_list_of_the_device_is_asked(folder: Path) -> None:
     stages, error = stages_until(folder, 'backends = ["tensorrt"]\n[support]\ngeneration = "8.6"', "quantize")
     assert stages == ["export", "support"]
     assert "tensorrt cannot take the model: node 'norm', Det: TensorRT 8.6 does not read this operator" in error
+
+
+def test_what_the_rest_of_runs_elsewhere_is_expected_and_not_refused(folder: Path) -> None:
+    if not onnxruntime_tensorrt.why_not_ask():
+        pytest.skip("onnxruntime-gpu, TensorRT and a GPU are here, whose own version is asked")
+    plan = 'backends = ["onnxruntime_tensorrt"]\n[support]\ngeneration = "10.3"'
+    stages, error = stages_until(folder, plan, "calibrate")
+    assert (stages[:2], "calibrate" in stages, error) == (["export", "support"], True, "")
+    made = run(read_plan(folder / "plan.toml"), Store(folder / "store"), "calibrate")
+    answer = answer_from(made.support["onnxruntime_tensorrt"])
+    assert [answer.nodes[index].operator for index in answer.partition.outside] == ["Det"]
+    assert len(answer.partition.segments) == 2
 
 
 def test_without_a_list_nothing_is_asked_where_no_engines_are_built(folder: Path) -> None:

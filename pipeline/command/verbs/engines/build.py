@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from calibration.data.batches import Samples
+from engines import backend as backend_named
+from engines.contract import SharingBackend
 from pipeline.artifact import ModelFile, Ranges
 from pipeline.command.options import (
     BACKEND,
@@ -35,7 +37,7 @@ from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
-from pipeline.output import check_file_target, make
+from pipeline.output import check_file_target, check_folder_target, make
 from pipeline.spelling import echo
 from pipeline.stages.build import Build, BuildTarget, takers_of
 
@@ -70,7 +72,11 @@ def build(model: Path, backend: str, precision: str, **options: Any) -> None:
     check_options_for(backend)
     stage = stage_from_options(Build(), options)
     output = needed(options["output"], "-o", "name the engine to write; its record goes beside it")
-    check_file_target(output)
+    runtime = backend_named(backend)
+    if isinstance(runtime, SharingBackend):
+        check_folder_target(output, runtime.DESCRIPTION)
+    else:
+        check_file_target(output)
     calibration = calibration_for(stage, opened, target, options)
     echo(make(output, partial(stage, model=opened, target=target, calibration=calibration)).path)
     return None

@@ -139,7 +139,7 @@ def _baseline_of(name: str, candidate: Engine, store: Path) -> tuple[BaselineEng
     path = Path(name)
     if not name:
         return None, ""
-    if path.is_file():
+    if path.is_file() or (path.suffix and path.suffix == candidate.path.suffix and path.is_dir()):
         return BaselineEngine(path.name, engine_from(path, candidate.backend, False)), ""
     is_kept = name in names_in(store)
     if not is_kept and (len(path.parts) > 1 or (path.suffix and path.suffix == candidate.path.suffix)):
