@@ -1,4 +1,4 @@
-"""`import trtforge`: the verbs on whole plans as functions that return their records, for notebooks and scripts.
+"""`import trtforge`: the verbs as functions that return their records, for notebooks and scripts.
 
     import trtforge
 
@@ -6,41 +6,56 @@
     report = trtforge.advise("plan.toml")
     report.record.advice.technique
 
+    model = trtforge.export("my_savedmodel", output="model.onnx")
+    ranges = trtforge.calibrate(model, data="calibration.npz", output="ranges")
+    int8 = trtforge.quantize(model, ranges=ranges, target="onnxruntime", output="int8.onnx")
+    trtforge.benchmark(model, int8, data="evaluation.npz").p50_ms
+
 They do what the command does, with the same store, the same files and the same errors (``trtforge.errors``); what a
-command says on stderr meanwhile is said there too, unless ``progress`` is false. A report shows itself as its page in
-a notebook, and as its table where it is printed.
+command says on stderr meanwhile is said there too, unless ``progress`` is false. What a verb comes to shows itself in a
+notebook, and as on the terminal where it is printed. docs/reference/python.md describes all of it.
+
+The functions of single verbs take a file, or a plan (``plan.toml``), and the options of the command as keywords:
+``trtforge calibrate --help`` lists them, ``--batch-sizes 1,8`` is ``batch_sizes=[1, 8]``. They raise ConfigError for an
+option that the verb does not have. An engine that is out of tolerance, or may not ship, is no error here: ``check()``
+raises what the command would end with.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from typing import cast as _as
 
 from pipeline import __version__, errors
+from pipeline.command.outcomes import Asked, Gated, Linted, Made, MadeOfPlan, Outcome, Timed, Validated
 from pipeline.record import Record
 from pipeline.techniques.record import Advice
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pipeline.drafting.draft import Draft
     from pipeline.plan import Plan
     from pipeline.store import Store
 
-__all__ = ["Advice", "Record", "Report", "__version__", "advise", "errors", "init", "read_report", "run"]
+__all__ = [
+    "Advice", "Asked", "Gated", "Linted", "Made", "MadeOfPlan", "Outcome", "Record", "Report", "Timed", "Validated",
+    "__version__", "advise", "benchmark", "build", "calibrate", "cast", "convert", "errors", "export", "gate", "infer",
+    "init", "lint", "prune", "ptq", "quantize", "read_report", "run", "support", "tolerate", "tune", "validate",
+]  # fmt: skip
 
 STORE = Path(".trtforge")
 """Where results of plans are stored, unless another folder is named."""
-WIDTH = 100
-"""Of a report's table, characters."""
 PAGE_HEIGHT = 640
 """Of a report in a notebook, pixels."""
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Outcome):
     """What a run or an advice found."""
 
     record: Record
@@ -48,16 +63,11 @@ class Report:
     folder: Path
     """Where report.json, the raw latencies and, if the plan wants it, report.html lie."""
 
-    def __str__(self) -> str:
+    def print_to(self, console: Console) -> None:
         """The table and the decision, as the command prints them."""
-        from rich.console import Console
-
         from pipeline.report.table import print_table
 
-        text = io.StringIO()
-        plain = Console(file=text, width=WIDTH, markup=False, color_system=None, force_jupyter=False)
-        print_table(self.record, plain)
-        return text.getvalue()
+        print_table(self.record, console)
 
     def _repr_html_(self) -> str:
         """The page, for a notebook; where it cannot be drawn, the table."""
@@ -144,3 +154,92 @@ def read_report(folder: str | Path) -> Report:
     from pipeline.report.table import report_from_json
 
     return Report(report_from_json(Path(folder) / "report.json"), Path(folder))
+
+
+def export(source: str | Path, **options: Any) -> Made:
+    """Convert a trained network to an FP32 ONNX file: `trtforge export`. ``output`` names the file."""
+    return _as("Made", _outcome("export", [source], options))
+
+
+def support(model: str | Path, **options: Any) -> Asked:
+    """Ask a backend, or the list of a generation of TensorRT, which nodes of a model it takes: `trtforge support`."""
+    return _as("Asked", _outcome("support", [model], options))
+
+
+def lint(model: str | Path, **options: Any) -> Linted:
+    """Check that samples are as the model was trained on, and represent it: `trtforge lint`."""
+    return _as("Linted", _outcome("lint", [model], options))
+
+
+def convert(source: str | Path, **options: Any) -> Made:
+    """Convert a SavedModel or Keras file to a float .tflite file: `trtforge convert`."""
+    return _as("Made", _outcome("convert", [source], options))
+
+
+def prune(model: str | Path, **options: Any) -> Made:
+    """Set weights of an FP32 ONNX file to zero, at once or in training: `trtforge prune`."""
+    return _as("Made", _outcome("prune", [model], options))
+
+
+def calibrate(model: str | Path, **options: Any) -> Made:
+    """Find the range of each tensor of an FP32 ONNX or .tflite file on samples: `trtforge calibrate`."""
+    return _as("Made", _outcome("calibrate", [model], options))
+
+
+def cast(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+    """Write FP16 into an FP32 ONNX file: `trtforge cast`."""
+    return _as("Made | MadeOfPlan", _outcome("cast", [model], options))
+
+
+def tune(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+    """Train weights and ranges for INT8 by distillation, without labels: `trtforge tune`."""
+    return _as("Made | MadeOfPlan", _outcome("tune", [model], options))
+
+
+def quantize(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+    """Write INT8, as Q/DQ nodes or with dynamic ranges, into an FP32 ONNX file: `trtforge quantize`."""
+    return _as("Made | MadeOfPlan", _outcome("quantize", [model], options))
+
+
+def ptq(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+    """Write a lower precision into a float .tflite file: `trtforge ptq`."""
+    return _as("Made | MadeOfPlan", _outcome("ptq", [model], options))
+
+
+def tolerate(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+    """Derive how far a correct engine may be from FP32: `trtforge tolerate`."""
+    return _as("Made | MadeOfPlan", _outcome("tolerate", [model], options))
+
+
+def build(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+    """Build an engine from an ONNX or .tflite file that carries its precision: `trtforge build`."""
+    return _as("Made | MadeOfPlan", _outcome("build", [model], options))
+
+
+def infer(engine: str | Path, **options: Any) -> Made | MadeOfPlan:
+    """Run an engine on all samples and save its outputs: `trtforge infer`."""
+    return _as("Made | MadeOfPlan", _outcome("infer", [engine], options))
+
+
+def validate(reference: str | Path, *candidate: str | Path, **options: Any) -> Validated | MadeOfPlan:
+    """Compare an engine or its outputs with FP32's, or all engines of a plan: `trtforge validate`."""
+    return _as("Validated | MadeOfPlan", _outcome("validate", [reference, *candidate], options))
+
+
+def benchmark(*engines: str | Path, **options: Any) -> Timed | Made:
+    """Measure engines of one backend against each other, or all of a plan: `trtforge benchmark`."""
+    return _as("Timed | Made", _outcome("benchmark", engines, options))
+
+
+def gate(*plan: str | Path, **options: Any) -> Gated:
+    """Decide by budgets whether a plan's engine, or that of ``candidate``, may ship: `trtforge gate`.
+
+    ``outcome`` is ``pass``, ``fail`` or ``not decided``; ``record`` has every check with its interval.
+    """
+    return _as("Gated", _outcome("gate", plan, options))
+
+
+def _outcome(verb: str, paths: Sequence[str | Path], options: dict[str, Any]) -> Outcome:
+    from pipeline.command.call import outcome_of
+
+    return outcome_of(verb, paths, options)

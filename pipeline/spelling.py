@@ -30,8 +30,8 @@ def echo(message: object, *, err: bool = False) -> None:
     click.echo(shown(str(message)), err=err)
 
 
-def table_console(*, stderr: bool = False) -> Console:
-    """For tables: text is printed as it is, not read as markup."""
+def table_console(**settings: Any) -> Console:
+    """For tables: text is printed as it is, not read as markup. ``settings`` are those of rich's console."""
     from rich.console import Console
     from rich.segment import Segment
 
@@ -40,7 +40,7 @@ def table_console(*, stderr: bool = False) -> Console:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else Segment(shown(segment.text), segment.style)
 
-    return _Console(stderr=stderr, markup=False)
+    return _Console(markup=False, **settings)
 
 
 def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:

@@ -115,9 +115,9 @@ from pipeline.command.plan_run import by_plan
 @click.command()
 @click.argument("plan", type=Path)
 @STORE
-def halve(plan: Path, store: Path) -> None:
+def halve(plan: Path, store: Path):
     """Write the made-up precision into PLAN.toml's model."""
-    by_plan(plan, store, "halve")
+    return by_plan(plan, store, "halve")
 '''
 
 NETWORK = """<ir_version: 8, opset_import: ["" : 17]>

@@ -12,13 +12,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from pipeline import __version__
 from pipeline.machine.signals import stopped_at_once
 from pipeline.spelling import echo
+
+if TYPE_CHECKING:
+    from pipeline.command.outcomes import Outcome
 
 VERBS_FOLDER = Path(__file__).parent / "verbs"
 ROOMS = {"plans": "Whole plans", "models": "Models and samples", "engines": "Engines"}
@@ -130,6 +133,15 @@ def trtforge(verbose: bool) -> None:
         handlers=[_OnStderr()],
         force=True,
     )
+
+
+@trtforge.result_callback()
+def _tell(outcome: Outcome | None, **_options: object) -> None:
+    """What a verb returns is printed, and ends the command as it says."""
+    from pipeline.command import outcomes
+
+    if outcome is not None:
+        outcomes.tell(outcome)
 
 
 def main() -> NoReturn:

@@ -88,6 +88,19 @@ class PlanOptions:
     """Nothing is told of what is made and served."""
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Who calls a verb, as click's ``obj``: Python, where it is not the command line."""
+
+    quiet: bool
+
+
+def is_quiet() -> bool:
+    """Whether whoever called the verb that is running wants nothing told of what is made."""
+    caller = click.get_current_context().find_object(Caller)
+    return caller is not None and caller.quiet
+
+
 def names_from(text: str) -> tuple[str, ...]:
     """Names with commas between."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
@@ -105,7 +118,7 @@ def plan_options(function: F) -> F:
     @SETTINGS
     @functools.wraps(function)
     def with_plan_options(*arguments: Any, allow: str, settings: tuple[str, ...], **options: Any) -> Any:
-        return function(*arguments, beside_plan=PlanOptions(names_from(allow), settings), **options)
+        return function(*arguments, beside_plan=PlanOptions(names_from(allow), settings, quiet=is_quiet()), **options)
 
     return with_plan_options  # type: ignore[return-value]  # But for the two options it is the same.
 
@@ -119,7 +132,7 @@ def plan_settings(function: F) -> F:
         first, *_ = (p.name for p in click.get_current_context().command.params if isinstance(p, click.Argument))
         if settings and not is_plan(options[str(first)]):
             raise ConfigError(f"--set {settings[0]}: has an effect only on a plan; drop it")
-        return function(*arguments, beside_plan=PlanOptions((), settings, ("--set",)), **options)
+        return function(*arguments, beside_plan=PlanOptions((), settings, ("--set",), quiet=is_quiet()), **options)
 
     return with_settings  # type: ignore[return-value]  # But for the option it is the same.
 

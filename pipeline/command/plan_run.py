@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.artifact import Findings
 from pipeline.command.options import PlanOptions, given_options
-from pipeline.command.sample_check import tell_findings
-from pipeline.command.support_table import tell_support
-from pipeline.errors import CheckFailed, ConfigError
+from pipeline.command.outcomes import Linted, Made, MadeOfPlan, Outcome
+from pipeline.command.support_table import asked_of
+from pipeline.errors import ConfigError
 from pipeline.spelling import echo
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def tell_time(account: Sequence[Entry], total: Spent) -> None:
             echo(f"trtforge:   {name:<19}{spent.seconds:>10.1f}{spent.cpu_seconds:>9.1f}", err=True)
 
 
-def by_plan(path: Path, store: Path, until: str, beside_plan: PlanOptions = NOTHING_BESIDE) -> None:
-    """A single verb on a plan: print what it made.
+def by_plan(path: Path, store: Path, until: str, beside_plan: PlanOptions = NOTHING_BESIDE) -> Outcome:
+    """A single verb on a plan: what it made.
 
     Raises:
         ConfigError: an option stands beside the plan, which would have no effect.
@@ -118,20 +118,21 @@ def by_plan(path: Path, store: Path, until: str, beside_plan: PlanOptions = NOTH
     plan, _, made = run_plan(path, store, until, beside_plan=beside_plan)
     result = getattr(made, plan.stage(until).RESULT)
     if isinstance(result, Findings):
-        tell_findings(result, plan.lint)
-    elif until == "support":
-        tell_support(made.fp32.path, made.support)
-    elif isinstance(result, Mapping):
-        for variant, artifact in result.items():
-            echo(f"{variant.name}\t{artifact.path}")
-    elif result is not None:
-        echo(result.path)
-    if until == "validate":
-        raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
+        return Linted(result.read(), plan.lint.allow)
+    if until == "support":
+        return asked_of(made.fp32.path, made.support)
+    if result is not None and not isinstance(result, Mapping):
+        return Made(result)
+    verdicts = made.verdicts if until == "validate" else {}
+    failures = failures_of({variant.name: verdict.read() for variant, verdict in verdicts.items()})
+    return MadeOfPlan({variant.name: artifact for variant, artifact in (result or {}).items()}, failures)
 
 
 def raise_failures(verdicts: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise CheckFailed if any verdict did not pass, with every failure."""
-    failures = [f"{name}: {failure}" for name, verdict in verdicts.items() for failure in verdict["failures"]]
-    if failures:
-        raise CheckFailed("out of tolerance: " + "; ".join(failures))
+    MadeOfPlan({}, failures_of(verdicts)).check()
+
+
+def failures_of(verdicts: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """All of them, with what they are about."""
+    return tuple(f"{name}: {failure}" for name, verdict in verdicts.items() for failure in verdict["failures"])

@@ -19,12 +19,12 @@ from pipeline.command.options import (
     needed,
     samples_from,
 )
+from pipeline.command.outcomes import Made, Outcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import check_samples
 from pipeline.command.stage_options import stage_from_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make, work_folder
-from pipeline.spelling import echo
 from pipeline.stages.calibrate import Calibrate, check_float
 from pipeline.stages.cast import Cast
 from pipeline.stages.quantize import Quantize
@@ -77,25 +77,22 @@ def refuse_data(stage: Quantize, why: str) -> None:
         raise ConfigError(f"{idle[0]}: has no effect {why} and needs no data; drop it")
 
 
-def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, Any]) -> None:
+def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, Any]) -> Outcome:
     """What `cast` and `quantize` have in common: a model and ranges in, a model out."""
     if is_plan(model):
-        by_plan(model, options["store"], verb, options["beside_plan"])
-        return
+        return by_plan(model, options["store"], verb, options["beside_plan"])
     opened = model_from(model)
     stage = stage_from_options(stage, options)
     output = needed(options["output"], "-o", "name the ONNX file to write")
     check_file_target(output)
     if isinstance(stage, Quantize) and is_quantized(skeleton_from_file(opened.path)):
         refuse_data(stage, f"for {model}, which came quantized")
-        echo(make(output, lambda out: stage(out, opened)).path)
-        return
+        return Made(make(output, lambda out: stage(out, opened)))
     if isinstance(stage, Quantize) and not options["ranges"]:  # Else it is said at once, by the stage.
         check_float(opened)
     if isinstance(stage, Quantize) and stage.is_dynamic():
         refuse_data(stage, f"with --precision {stage.precision}, which is written without ranges")
-        echo(make(output, lambda out: stage(out, opened)).path)
-        return
+        return Made(make(output, lambda out: stage(out, opened)))
     if isinstance(stage, Quantize) and stage.is_bounded():
         raise ConfigError(
             "--min-sqnr-db, --max-metric-drop: layers are chosen on a plan's calibration samples; write them into "
@@ -105,4 +102,4 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, A
         ranges = ranges_for(opened, options, work)
         measure = timing_for(stage, opened)
         times = () if measure is None else (measure(work, opened, ranges),)
-        echo(make(output, lambda out: stage(out, opened, ranges, *times)).path)
+        return Made(make(output, lambda out: stage(out, opened, ranges, *times)))

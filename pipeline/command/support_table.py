@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import EngineError
-from pipeline.spelling import echo
+from pipeline.command.outcomes import Asked
 
 if TYPE_CHECKING:
     from engines.support.answers import SupportAnswer
@@ -21,30 +20,22 @@ NUM_NAMED = 3
 """Nodes in a sentence."""
 
 
-def tell_support(
+def asked_of(
     model: Path, tables: Mapping[str, SupportTable], *, as_json: bool = False, all_nodes: bool = False
-) -> None:
-    """Print what each backend answered, and end with an error if one does not take the whole model.
-
-    Raises:
-        EngineError: one does not.
-    """
+) -> Asked:
+    """What each backend answered, with the lines that are printed."""
     from pipeline.stages.support import answer_from
 
     answers = {name: answer_from(table) for name, table in tables.items()}
     if as_json:
         record = {name: _record(tables[name], answer) for name, answer in answers.items()}
-        echo(json.dumps({"model": str(model), "answers": record}, indent=1, ensure_ascii=False))
-    else:
-        for answer in answers.values():
-            for line in lines_of(answer, all_nodes=all_nodes):
-                echo(line)
-    for answer in answers.values():
-        if not answer.is_whole:
-            raise EngineError(f"{model}: {answer.source} does not take it: {_short(answer)}")
+        whole = json.dumps({"model": str(model), "answers": record}, indent=1, ensure_ascii=False)
+        return Asked(model, answers, (whole,))
+    lines = (line for answer in answers.values() for line in lines_of(answer, all_nodes=all_nodes))
+    return Asked(model, answers, tuple(lines))
 
 
-def _short(answer: SupportAnswer) -> str:
+def short_reason(answer: SupportAnswer) -> str:
     """Why not, without what the lines above it say."""
     if answer.refusals:
         return answer.refusals[0]

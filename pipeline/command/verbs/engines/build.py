@@ -24,6 +24,7 @@ from pipeline.command.options import (
     data_options,
     given_options,
     is_plan,
+    is_quiet,
     model_file_from,
     model_specs,
     names_from,
@@ -33,12 +34,12 @@ from pipeline.command.options import (
     samples_from,
     shape_ranges,
 )
+from pipeline.command.outcomes import Made, Outcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, check_folder_target, make
-from pipeline.spelling import echo
 from pipeline.stages.build import Build, BuildTarget, takers_of
 
 
@@ -60,10 +61,10 @@ from pipeline.stages.build import Build, BuildTarget, takers_of
 @RANGES
 @output_option("engine file to write; its record is written next to it")
 @STORE
-def build(model: Path, backend: str, precision: str, **options: Any) -> None:
+def build(model: Path, backend: str, precision: str, **options: Any) -> Outcome:
     """Build an engine from MODEL (an ONNX or .tflite file that carries its precision), or all engines of PLAN.toml."""
     if is_plan(model):
-        beside_plan = PlanOptions(names_from(options["allow"]), options["settings"])
+        beside_plan = PlanOptions(names_from(options["allow"]), options["settings"], quiet=is_quiet())
         return by_plan(model, options["store"], "build", beside_plan)
     if options["settings"]:
         raise ConfigError(f"--set {options['settings'][0]}: has an effect only on a plan; drop it")
@@ -78,8 +79,7 @@ def build(model: Path, backend: str, precision: str, **options: Any) -> None:
     else:
         check_file_target(output)
     calibration = calibration_for(stage, opened, target, options)
-    echo(make(output, partial(stage, model=opened, target=target, calibration=calibration)).path)
-    return None
+    return Made(make(output, partial(stage, model=opened, target=target, calibration=calibration)))
 
 
 def check_options_for(backend: str) -> None:

@@ -23,9 +23,10 @@ from pipeline.command.options import (
     samples_from,
     specs_of,
 )
+from pipeline.command.outcomes import Gated
 from pipeline.command.plan_run import run_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
-from pipeline.errors import CheckFailed, ConfigError, NotDecided
+from pipeline.errors import ConfigError
 from pipeline.gate.budget import budgets_from_texts
 from pipeline.gate.decide import decide
 from pipeline.gate.files import OWN_FILES, check_html, write_gate
@@ -33,10 +34,8 @@ from pipeline.gate.gather_inputs import DirectInputs, baseline_engine, check_gat
 from pipeline.gate.generations import names_in
 from pipeline.gate.inputs import BaselineEngine, GateInputs
 from pipeline.gate.record import GateRecord
-from pipeline.gate.summary import print_gate, reasons
 from pipeline.output import check_replaceable, put, work_folder
 from pipeline.plan import Plan
-from pipeline.spelling import echo, table_console
 from pipeline.stages.gate import DEFAULT_FOLDER, Gate
 from pipeline.stages.validate import Judge
 
@@ -61,7 +60,7 @@ REPLACES = "{} exists, but a gate replaces its whole folder"
 @output_option("output folder  [default: trtforge-gate, with the plan's name]")
 @plan_options
 @STORE
-def gate(plan: Path | None, **options: Any) -> None:
+def gate(plan: Path | None, **options: Any) -> Gated:
     """Decide whether the candidate of PLAN.toml, or the engine --candidate, may ship: it must meet all budgets.
 
     Candidate and baseline alternate in one measurement; decisions are made on confidence intervals. Reports are
@@ -74,13 +73,7 @@ def gate(plan: Path | None, **options: Any) -> None:
         gate_record, folder = _gate_plan(plan, options)
     else:
         raise ConfigError(f"{plan}: is not a plan (.toml); to gate an engine without one, write --candidate {plan}")
-    print_gate(gate_record, table_console())
-    echo(folder)
-    sentence = f"{gate_record.candidate}: {'; '.join(reasons(gate_record))}"
-    if gate_record.outcome == "fail":
-        raise CheckFailed(f"must not ship: {sentence}")
-    if gate_record.outcome == "not decided":
-        raise NotDecided(f"not decided: {sentence}")
+    return Gated(gate_record, folder)
 
 
 def _gate_plan(path: Path, options: dict[str, Any]) -> tuple[GateRecord, Path]:

@@ -22,10 +22,10 @@ from pipeline.command.options import (
     samples_from,
     specs_of,
 )
+from pipeline.command.outcomes import Made, Outcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.output import check_file_target, make
-from pipeline.spelling import echo
 from pipeline.stages.infer import Infer
 
 
@@ -38,7 +38,7 @@ from pipeline.stages.infer import Infer
 @output_option("file to write the outputs to, such as outputs.json")
 @plan_options
 @STORE
-def infer(engine: Path, backend: str, simulate: bool, **options: Any) -> None:
+def infer(engine: Path, backend: str, simulate: bool, **options: Any) -> Outcome:
     """Run ENGINE, or all engines of PLAN.toml, on all samples, and save the outputs in Polygraphy's format."""
     if is_plan(engine):
         return by_plan(engine, options["store"], "infer", options["beside_plan"])
@@ -48,5 +48,4 @@ def infer(engine: Path, backend: str, simulate: bool, **options: Any) -> None:
     check_file_target(output)
     samples = samples_from(options, specs_of(opened))
     stage = stage_from_options(Infer(), options)
-    echo(make(output, partial(stage, engine=opened, samples=samples)).path)
-    return None
+    return Made(make(output, partial(stage, engine=opened, samples=samples)))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.text import Text
 
 from calibration.data.batches import Samples
 from engines.onnx_model import facts
@@ -31,12 +30,11 @@ from pipeline.command.options import (
     samples_from,
     specs_of,
 )
-from pipeline.command.plan_run import by_plan, raise_failures
+from pipeline.command.outcomes import Outcome, Validated
+from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import NUMBER
-from pipeline.command.table import _table
 from pipeline.errors import ConfigError
 from pipeline.output import passing_folder, put
-from pipeline.spelling import table_console
 from pipeline.stages.infer import Infer
 from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validate
 
@@ -64,7 +62,7 @@ from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validat
 @output_option("also write the verdict to this JSON file")
 @plan_options
 @STORE
-def validate(reference: Path, candidate: Path | None, **options: Any) -> None:
+def validate(reference: Path, candidate: Path | None, **options: Any) -> Outcome:
     """Compare the outputs of CANDIDATE with those of REFERENCE, or all engines of PLAN.toml with its FP32 model.
 
     Each of the two is a file of outputs (.json from `trtforge infer` or `polygraphy run --save-outputs`), or a model to
@@ -76,8 +74,7 @@ def validate(reference: Path, candidate: Path | None, **options: Any) -> None:
     if is_plan(reference):
         return by_plan(reference, options["store"], "validate", options["beside_plan"])
     refuse_plan_options(options)
-    judge_files(reference, needed(candidate, "CANDIDATE", "name outputs or an engine to validate"), options)
-    return None
+    return judge_files(reference, needed(candidate, "CANDIDATE", "name outputs or an engine to validate"), options)
 
 
 TOLERANCES = ("atol", "rtol", "min_cosine", "min_psnr_db", "min_sqnr_db", "max_metric_drop")
@@ -89,8 +86,8 @@ def tolerance_from(precision: str, options: dict[str, Any]) -> Tolerance:
     return replace(Validate().tolerance(precision), **changes)
 
 
-def judge_files(reference: Path, candidate: Path, options: dict[str, Any]) -> None:
-    """Compare a candidate with a reference, print the verdict, and raise CheckFailed if it is out of tolerance."""
+def judge_files(reference: Path, candidate: Path, options: dict[str, Any]) -> Validated:
+    """Compare a candidate with a reference."""
     precision: str = options["precision"]
     tolerance = tolerance_from(precision, options)
     stage = Validate().with_tolerance(precision, tolerance)
@@ -120,8 +117,7 @@ def judge_files(reference: Path, candidate: Path, options: dict[str, Any]) -> No
         record = verdict.read()
         if options["output"]:
             put(verdict.path, options["output"], work)
-    print_verdict(record)
-    raise_failures({candidate.name: record})
+    return Validated(candidate.name, record)
 
 
 def evidence_from(
@@ -178,29 +174,3 @@ def _label_file(options: dict[str, Any]) -> LabelFile:
     if path.suffix == ".npz":
         needed(options["labels"], "--labels", f"name the key of the labels in {path}")
     return LabelFile(path, options["labels"])
-
-
-def print_verdict(record: dict[str, Any]) -> None:
-    """The numbers of a verdict as a table on stdout."""
-    table = _table("passed" if record["passed"] else "out of tolerance")
-    table.add_column("output", overflow="fold")
-    for column in ("max\n|Δ|", "mean\n|Δ|", "cosine\nmin", "PSNR min\ndB", "SQNR\ndB", "passed"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, row in record["comparison"].items():
-        table.add_row(
-            Text(name),
-            f"{row['max_abs']:.3g}",
-            f"{row['mean_abs']:.3g}",
-            f"{row['cosine_min']:.6f}",
-            f"{row['psnr_db']:.1f}",
-            f"{row['sqnr_db']:.1f}",
-            "yes" if row["passed"] else "no",
-        )
-    console = table_console()
-    console.print(table)
-    for note in record["notes"]:
-        console.print(Text(f"Note: {note}"), highlight=False)
-    if record["metric"] is not None:
-        console.print(f"metric {record['metric']:.4f}, reference {record['reference_metric']:.4f}", highlight=False)
-    if record["agreement"] is not None:
-        console.print(f"same arg max on {record['agreement']:.2%} of the samples", highlight=False)

@@ -20,11 +20,11 @@ from pipeline.command.options import (
     plan_settings,
     samples_from,
 )
+from pipeline.command.outcomes import Made, Outcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import ALLOW, check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.output import check_folder_target, make
-from pipeline.spelling import echo
 from pipeline.stages.calibrate import Calibrate, check_float
 
 
@@ -36,7 +36,7 @@ from pipeline.stages.calibrate import Calibrate, check_float
 @output_option("folder to write the ranges to")
 @plan_settings
 @STORE
-def calibrate(model: Path, **options: Any) -> None:
+def calibrate(model: Path, **options: Any) -> Outcome:
     """Run samples through MODEL (FP32 ONNX or float .tflite, or that of PLAN.toml), and write each tensor's range.
 
     \b
@@ -54,5 +54,4 @@ def calibrate(model: Path, **options: Any) -> None:
     samples = samples_from(options, model_specs(opened))
     stage = stage_from_options(Calibrate(), options)
     check_samples(opened, samples, options["allow"])
-    echo(make(output, partial(stage, model=opened, samples=samples)).path)
-    return None
+    return Made(make(output, partial(stage, model=opened, samples=samples)))

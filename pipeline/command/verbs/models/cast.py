@@ -15,6 +15,7 @@ from pipeline.command.options import (
     output_option,
     plan_settings,
 )
+from pipeline.command.outcomes import Outcome
 from pipeline.command.rewrite import rewrite
 from pipeline.command.sample_check import ALLOW
 from pipeline.command.stage_options import stage_options
@@ -31,9 +32,9 @@ from pipeline.stages.cast import Cast
 @output_option("ONNX file to write")
 @plan_settings
 @STORE
-def cast(model: Path, **options: Any) -> None:
+def cast(model: Path, **options: Any) -> Outcome:
     """Convert MODEL (FP32 ONNX, or that of PLAN.toml) to FP16.
 
     Nodes whose values exceed the range of FP16 on the calibration data stay in FP32.
     """
-    rewrite("cast", Cast(), model, options)
+    return rewrite("cast", Cast(), model, options)

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from pipeline.command.options import STORE, is_plan, needed, output_option, plan_settings
+from pipeline.command.outcomes import Made, Outcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.engine_runner import SIMULATOR
 from pipeline.output import check_file_target, make, passing_folder
 from pipeline.sources.contract import check_convertible, source_from_path, source_kind
-from pipeline.spelling import echo
 from pipeline.stages.convert import Convert
 from pipeline.stages.export import Export
 
@@ -32,7 +32,7 @@ from pipeline.stages.export import Export
 @output_option(".tflite file to write")
 @plan_settings
 @STORE
-def convert(source: Path, signature: str, allow: str, **options: Any) -> None:
+def convert(source: Path, signature: str, allow: str, **options: Any) -> Outcome:
     """Convert SOURCE (SavedModel folder, .keras, .h5), or the source of PLAN.toml, to a float .tflite file.
 
     A .tflite file is written again with names for its inputs and outputs, and a fixed batch.
@@ -49,5 +49,4 @@ def convert(source: Path, signature: str, allow: str, **options: Any) -> None:
     with passing_folder(None) as work:
         exported = stage_from_options(Export(), {"allow": allow})(work, network)
         trained = source_kind(network.KIND).trained(network, exported, SIMULATOR)
-        echo(make(output, partial(stage, trained=trained)).path)
-    return None
+        return Made(make(output, partial(stage, trained=trained)))

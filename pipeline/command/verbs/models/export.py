@@ -16,12 +16,12 @@ from pipeline.command.options import (
     plan_settings,
     preprocess_from,
 )
+from pipeline.command.outcomes import Made, Outcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make
 from pipeline.sources.contract import source_from_path
-from pipeline.spelling import echo
 from pipeline.stages.export import Export, Pixels
 
 
@@ -33,7 +33,7 @@ from pipeline.stages.export import Export, Pixels
 @output_option("ONNX file to write")
 @plan_settings
 @STORE
-def export(source: Path, **options: Any) -> None:
+def export(source: Path, **options: Any) -> Outcome:
     """Convert SOURCE, or the source of PLAN.toml, to an FP32 ONNX model.
 
     SOURCE is a SavedModel folder, a .keras, .h5, .onnx, .tflite or .pt2 file, or module:function that returns a PyTorch
@@ -51,5 +51,4 @@ def export(source: Path, **options: Any) -> None:
     network = source_from_path(source, options["signature"])
     output = needed(options["output"], "-o", "name the ONNX file to write")
     check_file_target(output)
-    echo(make(output, partial(stage, source=network, pixels=pixels)).path)
-    return None
+    return Made(make(output, partial(stage, source=network, pixels=pixels)))

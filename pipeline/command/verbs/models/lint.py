@@ -20,8 +20,8 @@ from pipeline.command.options import (
     plan_settings,
     samples_from,
 )
+from pipeline.command.outcomes import Linted, Outcome
 from pipeline.command.plan_run import by_plan
-from pipeline.command.sample_check import tell_findings
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import passing_folder, put
@@ -57,7 +57,7 @@ def evaluation_options(function: F) -> F:
 @output_option("also write the findings to this JSON file")
 @plan_settings
 @STORE
-def lint(model: Path, **options: Any) -> None:
+def lint(model: Path, **options: Any) -> Outcome:
     """Check that samples match what MODEL (FP32 ONNX, or that of PLAN.toml) was trained on, and represent it.
 
     Prints one finding per line: severity, code, sentence. Exit status 2 if a finding is an error and --allow does not
@@ -76,8 +76,7 @@ def lint(model: Path, **options: Any) -> None:
         if output is not None:
             shutil.copyfile(findings.path, work / "copy")
             put(work / "copy", output, work)
-        tell_findings(findings, stage)
-    return None
+        return Linted(findings.read(), stage.allow)
 
 
 def evaluation_from(options: dict[str, Any], specs: tuple[InputSpec, ...]) -> Evaluated | None:

@@ -19,12 +19,12 @@ from pipeline.command.options import (
     plan_settings,
     samples_from,
 )
+from pipeline.command.outcomes import Made, Outcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import ALLOW, check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.command.training import aim_from, aim_options, check_torch
 from pipeline.output import check_file_target, make
-from pipeline.spelling import echo
 from pipeline.stages.calibrate import check_float
 from pipeline.stages.prune import Prune
 
@@ -38,7 +38,7 @@ from pipeline.stages.prune import Prune
 @output_option("ONNX file to write")
 @plan_settings
 @STORE
-def prune(model: Path, **options: Any) -> None:
+def prune(model: Path, **options: Any) -> Outcome:
     """Set weights of MODEL (FP32 ONNX, or that of PLAN.toml) to zero, so that the file compresses better.
 
     At once, which loses accuracy; or with --epochs while it is trained to answer as before:
@@ -58,5 +58,4 @@ def prune(model: Path, **options: Any) -> None:
     if stage.epochs:
         check_torch("prune")
     check_samples(opened, samples, options["allow"])
-    echo(make(output, partial(stage, model=opened, samples=samples, aim=aim)).path)
-    return None
+    return Made(make(output, partial(stage, model=opened, samples=samples, aim=aim)))

@@ -10,10 +10,10 @@ import click
 
 from pipeline.artifact import Ranges
 from pipeline.command.options import RANGES_FOLDER, STORE, is_plan, needed, output_option, plan_settings, tflite_from
+from pipeline.command.outcomes import Made, Outcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.output import check_file_target, make
-from pipeline.spelling import echo
 from pipeline.stages.ptq import Ptq
 
 
@@ -24,7 +24,7 @@ from pipeline.stages.ptq import Ptq
 @output_option(".tflite file to write")
 @plan_settings
 @STORE
-def ptq(model: Path, **options: Any) -> None:
+def ptq(model: Path, **options: Any) -> Outcome:
     """Write a lower precision into MODEL (a float .tflite file), or all of PLAN.toml for LiteRT.
 
     \b
@@ -39,5 +39,4 @@ def ptq(model: Path, **options: Any) -> None:
     output = needed(options["output"], "-o", "name the .tflite file to write")
     check_file_target(output)
     ranges = Ranges(options["ranges"]) if options["ranges"] else None
-    echo(make(output, partial(stage, model=opened, ranges=ranges)).path)
-    return None
+    return Made(make(output, partial(stage, model=opened, ranges=ranges)))

@@ -15,6 +15,7 @@ from pipeline.command.options import (
     output_option,
     plan_settings,
 )
+from pipeline.command.outcomes import Outcome
 from pipeline.command.rewrite import rewrite
 from pipeline.command.sample_check import ALLOW
 from pipeline.command.stage_options import stage_options
@@ -31,9 +32,9 @@ from pipeline.stages.quantize import Quantize
 @output_option("ONNX file to write")
 @plan_settings
 @STORE
-def quantize(model: Path, **options: Any) -> None:
+def quantize(model: Path, **options: Any) -> Outcome:
     """Quantize MODEL (FP32 ONNX, or that of PLAN.toml) to INT8, with Q/DQ nodes placed for one backend.
 
     With `--precision dynamic --target onnxruntime` it needs no data: scales are found anew at each run.
     """
-    rewrite("quantize", Quantize(), model, options)
+    return rewrite("quantize", Quantize(), model, options)

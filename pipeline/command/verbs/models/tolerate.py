@@ -27,11 +27,11 @@ from pipeline.command.options import (
     plan_settings,
     samples_from,
 )
+from pipeline.command.outcomes import Made, Outcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make
-from pipeline.spelling import echo
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding, Tolerate
 
@@ -53,7 +53,7 @@ from pipeline.stages.tolerate import Rounding, Tolerate
 @output_option("file to write, such as tolerances.json")
 @plan_settings
 @STORE
-def tolerate(model: Path, backend: str, simulate: bool, **options: Any) -> None:
+def tolerate(model: Path, backend: str, simulate: bool, **options: Any) -> Outcome:
     """Derive the tolerances within which a correct engine of MODEL (FP32 ONNX, or that of PLAN.toml) agrees with FP32.
 
     They follow from the rounding of --precision on --backend (with --simulate: on TensorRT), on the samples that the
@@ -67,8 +67,7 @@ def tolerate(model: Path, backend: str, simulate: bool, **options: Any) -> None:
     check_file_target(output)
     samples = samples_from(options, input_specs_from_onnx(model))
     stage = stage_from_options(Tolerate(), options)
-    echo(make(output, partial(stage, model=opened, samples=samples, rounding=rounding)).path)
-    return None
+    return Made(make(output, partial(stage, model=opened, samples=samples, rounding=rounding)))
 
 
 def rounding_for(precision: str, name: str, simulate: bool, method: Method | Literal["any"]) -> Rounding:

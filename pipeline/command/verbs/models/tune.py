@@ -22,12 +22,12 @@ from pipeline.command.options import (
     plan_settings,
     samples_from,
 )
+from pipeline.command.outcomes import Made, Outcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import ALLOW, check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.command.training import aim_from, aim_options, check_torch
 from pipeline.output import check_folder_target, make, work_folder
-from pipeline.spelling import echo
 from pipeline.stages.calibrate import Calibrate, check_float
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tune import Tune
@@ -46,7 +46,7 @@ from pipeline.training.curve import TRAINING_FILE
 @output_option("folder to write: model.onnx, ranges and training.json")
 @plan_settings
 @STORE
-def tune(model: Path, **options: Any) -> None:
+def tune(model: Path, **options: Any) -> Outcome:
     """Train MODEL (FP32 ONNX, or that of PLAN.toml) for INT8 on one backend, so that it answers as FP32 does.
 
     Quantization-aware training, without labels: FP32 is the teacher. Then write the INT8 model of what was learned:
@@ -71,5 +71,4 @@ def tune(model: Path, **options: Any) -> None:
         ranges = options["ranges"] and Ranges(options["ranges"])
         ranges = ranges or Calibrate(method=options["method"])(work, opened, samples)
         run = partial(stage, model=OnnxModel(opened.path), ranges=ranges, samples=samples, aim=aim)
-        echo(make(output, run).path)
-    return None
+        return Made(make(output, run))

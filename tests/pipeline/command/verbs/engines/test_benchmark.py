@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.artifact import Timings
-from pipeline.command.verbs.engines.benchmark import print_timings
+from pipeline.command.outcomes import Timed, tell
 from tests.pipeline.command.verbs.calls import files, one_sentence
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def timings(folder: Path, device: dict[str, float] | None, energy_mj: float | No
 
 
 def test_timings_on_the_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    print_timings(timings(tmp_path, None))
+    tell(Timed(timings(tmp_path, None).read()))
     said = capsys.readouterr()
     assert "device" not in said.out
     assert max(map(len, said.out.splitlines())) <= 80
@@ -108,14 +108,14 @@ def test_timings_on_the_host(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_timings_with_device_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    print_timings(timings(tmp_path, {"p50": 0.5}))
+    tell(Timed(timings(tmp_path, {"p50": 0.5}).read()))
     lines = capsys.readouterr().out.splitlines()
     assert any("device" in line for line in lines)
     assert [line.split()[-2:] for line in lines if " yes " in line or " no " in line] == [["yes", "0.500"], ["no", "–"]]
 
 
 def test_timings_with_energy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    print_timings(timings(tmp_path, None, energy_mj=12.345))
+    tell(Timed(timings(tmp_path, None, energy_mj=12.345).read()))
     lines = capsys.readouterr().out.splitlines()
     assert any("energy" in line for line in lines)
     assert [line.split()[-2:] for line in lines if " yes " in line or " no " in line] == [["yes", "12.3"], ["no", "–"]]

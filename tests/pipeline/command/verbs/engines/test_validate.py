@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from pipeline.accuracy.comparison import read_outputs
-from pipeline.command.verbs.engines.validate import TOLERANCES, print_verdict, tolerance_from
+from pipeline.command.outcome_tables import print_verdict
+from pipeline.command.verbs.engines.validate import TOLERANCES, tolerance_from
+from pipeline.spelling import table_console
 from pipeline.stages.validate import Validate
 from tests.pipeline.command.verbs.calls import files, one_sentence
 
@@ -121,7 +123,7 @@ def verdict(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_verdict_in_full(capsys: pytest.CaptureFixture[str]) -> None:
-    print_verdict(verdict(passed=False, metric=0.5, reference_metric=0.75, agreement=0.875))
+    print_verdict(verdict(passed=False, metric=0.5, reference_metric=0.75, agreement=0.875), table_console())
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines == [
         "out of tolerance",
@@ -137,7 +139,7 @@ def test_a_verdict_in_full(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_verdict_without_metric_or_classes(capsys: pytest.CaptureFixture[str]) -> None:
-    print_verdict(verdict())
+    print_verdict(verdict(), table_console())
     out = capsys.readouterr().out
     assert out.startswith("passed")
     assert "metric" not in out
