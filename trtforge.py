@@ -26,12 +26,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from typing import cast as _as
 
 from pipeline import __version__, errors
-from pipeline.command.outcomes import Asked, Gated, Linted, Made, MadeOfPlan, Outcome, Timed, Validated
+from pipeline.command.outcomes import ComparedOutputs, Gated, Linted, Made, MadeOfPlan, Supported, Timed, VerbOutcome
 from pipeline.record import Record
 from pipeline.techniques.record import Advice
 
@@ -43,9 +44,39 @@ if TYPE_CHECKING:
     from pipeline.store import Store
 
 __all__ = [
-    "Advice", "Asked", "Gated", "Linted", "Made", "MadeOfPlan", "Outcome", "Record", "Report", "Timed", "Validated",
-    "__version__", "advise", "benchmark", "build", "calibrate", "cast", "convert", "errors", "export", "gate", "infer",
-    "init", "lint", "prune", "ptq", "quantize", "read_report", "run", "support", "tolerate", "tune", "validate",
+    "Advice",
+    "ComparedOutputs",
+    "Gated",
+    "Linted",
+    "Made",
+    "MadeOfPlan",
+    "Record",
+    "Report",
+    "Supported",
+    "Timed",
+    "VerbOutcome",
+    "__version__",
+    "advise",
+    "benchmark",
+    "build",
+    "calibrate",
+    "cast",
+    "convert",
+    "errors",
+    "export",
+    "gate",
+    "infer",
+    "init",
+    "lint",
+    "prune",
+    "ptq",
+    "quantize",
+    "read_report",
+    "run",
+    "support",
+    "tolerate",
+    "tune",
+    "validate",
 ]  # fmt: skip
 
 STORE = Path(".trtforge")
@@ -55,7 +86,7 @@ PAGE_HEIGHT = 640
 
 
 @dataclass(frozen=True, repr=False)
-class Report(Outcome):
+class Report(VerbOutcome):
     """What a run or an advice found."""
 
     record: Record
@@ -156,82 +187,84 @@ def read_report(folder: str | Path) -> Report:
     return Report(report_from_json(Path(folder) / "report.json"), Path(folder))
 
 
-def export(source: str | Path, **options: Any) -> Made:
+def export(source: PathLike[str] | str, **options: Any) -> Made:
     """Convert a trained network to an FP32 ONNX file: `trtforge export`. ``output`` names the file."""
     return _as("Made", _outcome("export", [source], options))
 
 
-def support(model: str | Path, **options: Any) -> Asked:
+def support(model: PathLike[str] | str, **options: Any) -> Supported:
     """Ask a backend, or the list of a generation of TensorRT, which nodes of a model it takes: `trtforge support`."""
-    return _as("Asked", _outcome("support", [model], options))
+    return _as("Supported", _outcome("support", [model], options))
 
 
-def lint(model: str | Path, **options: Any) -> Linted:
+def lint(model: PathLike[str] | str, **options: Any) -> Linted:
     """Check that samples are as the model was trained on, and represent it: `trtforge lint`."""
     return _as("Linted", _outcome("lint", [model], options))
 
 
-def convert(source: str | Path, **options: Any) -> Made:
+def convert(source: PathLike[str] | str, **options: Any) -> Made:
     """Convert a SavedModel or Keras file to a float .tflite file: `trtforge convert`."""
     return _as("Made", _outcome("convert", [source], options))
 
 
-def prune(model: str | Path, **options: Any) -> Made:
+def prune(model: PathLike[str] | str, **options: Any) -> Made:
     """Set weights of an FP32 ONNX file to zero, at once or in training: `trtforge prune`."""
     return _as("Made", _outcome("prune", [model], options))
 
 
-def calibrate(model: str | Path, **options: Any) -> Made:
+def calibrate(model: PathLike[str] | str, **options: Any) -> Made:
     """Find the range of each tensor of an FP32 ONNX or .tflite file on samples: `trtforge calibrate`."""
     return _as("Made", _outcome("calibrate", [model], options))
 
 
-def cast(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+def cast(model: PathLike[str] | str, **options: Any) -> Made | MadeOfPlan:
     """Write FP16 into an FP32 ONNX file: `trtforge cast`."""
     return _as("Made | MadeOfPlan", _outcome("cast", [model], options))
 
 
-def tune(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+def tune(model: PathLike[str] | str, **options: Any) -> Made | MadeOfPlan:
     """Train weights and ranges for INT8 by distillation, without labels: `trtforge tune`."""
     return _as("Made | MadeOfPlan", _outcome("tune", [model], options))
 
 
-def quantize(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+def quantize(model: PathLike[str] | str, **options: Any) -> Made | MadeOfPlan:
     """Write INT8, as Q/DQ nodes or with dynamic ranges, into an FP32 ONNX file: `trtforge quantize`."""
     return _as("Made | MadeOfPlan", _outcome("quantize", [model], options))
 
 
-def ptq(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+def ptq(model: PathLike[str] | str, **options: Any) -> Made | MadeOfPlan:
     """Write a lower precision into a float .tflite file: `trtforge ptq`."""
     return _as("Made | MadeOfPlan", _outcome("ptq", [model], options))
 
 
-def tolerate(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+def tolerate(model: PathLike[str] | str, **options: Any) -> Made | MadeOfPlan:
     """Derive how far a correct engine may be from FP32: `trtforge tolerate`."""
     return _as("Made | MadeOfPlan", _outcome("tolerate", [model], options))
 
 
-def build(model: str | Path, **options: Any) -> Made | MadeOfPlan:
+def build(model: PathLike[str] | str, **options: Any) -> Made | MadeOfPlan:
     """Build an engine from an ONNX or .tflite file that carries its precision: `trtforge build`."""
     return _as("Made | MadeOfPlan", _outcome("build", [model], options))
 
 
-def infer(engine: str | Path, **options: Any) -> Made | MadeOfPlan:
+def infer(engine: PathLike[str] | str, **options: Any) -> Made | MadeOfPlan:
     """Run an engine on all samples and save its outputs: `trtforge infer`."""
     return _as("Made | MadeOfPlan", _outcome("infer", [engine], options))
 
 
-def validate(reference: str | Path, *candidate: str | Path, **options: Any) -> Validated | MadeOfPlan:
+def validate(
+    reference: PathLike[str] | str, *candidate: PathLike[str] | str, **options: Any
+) -> ComparedOutputs | MadeOfPlan:
     """Compare an engine or its outputs with FP32's, or all engines of a plan: `trtforge validate`."""
-    return _as("Validated | MadeOfPlan", _outcome("validate", [reference, *candidate], options))
+    return _as("ComparedOutputs | MadeOfPlan", _outcome("validate", [reference, *candidate], options))
 
 
-def benchmark(*engines: str | Path, **options: Any) -> Timed | Made:
+def benchmark(*engines: PathLike[str] | str, **options: Any) -> Timed | Made:
     """Measure engines of one backend against each other, or all of a plan: `trtforge benchmark`."""
     return _as("Timed | Made", _outcome("benchmark", engines, options))
 
 
-def gate(*plan: str | Path, **options: Any) -> Gated:
+def gate(*plan: PathLike[str] | str, **options: Any) -> Gated:
     """Decide by budgets whether a plan's engine, or that of ``candidate``, may ship: `trtforge gate`.
 
     ``outcome`` is ``pass``, ``fail`` or ``not decided``; ``record`` has every check with its interval.
@@ -239,7 +272,7 @@ def gate(*plan: str | Path, **options: Any) -> Gated:
     return _as("Gated", _outcome("gate", plan, options))
 
 
-def _outcome(verb: str, paths: Sequence[str | Path], options: dict[str, Any]) -> Outcome:
+def _outcome(verb: str, paths: Sequence[PathLike[str] | str], options: dict[str, Any]) -> VerbOutcome:
     from pipeline.command.call import outcome_of
 
     return outcome_of(verb, paths, options)

@@ -15,7 +15,8 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
 RECORDS = [
-    "Advice", "Asked", "Gated", "Linted", "Made", "MadeOfPlan", "Outcome", "Record", "Report", "Timed", "Validated",
+    "Advice", "Supported", "Gated", "Linted", "Made", "MadeOfPlan", "VerbOutcome", "Record", "Report", "Timed",
+    "ComparedOutputs",
 ]  # fmt: skip
 ON_PLANS = {
     "run": ["plan", "store", "settings", "progress"],
@@ -72,7 +73,7 @@ def test_files_go_from_one_verb_to_the_next(tiny: Path, capsys: pytest.CaptureFi
     assert isinstance(int8, trtforge.Made)
     assert isinstance(ranges.artifact, Ranges)
     verdict = trtforge.validate(model, int8, precision="int8", data="data.npz", labels="y", metric="top1")
-    assert isinstance(verdict, trtforge.Validated)
+    assert isinstance(verdict, trtforge.ComparedOutputs)
     assert verdict.metric is not None
     assert verdict.reference_metric is not None
     assert "scores" in str(verdict)

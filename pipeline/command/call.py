@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import click
 
 from pipeline.command.cli import trtforge
 from pipeline.command.options import Caller
-from pipeline.command.outcomes import Outcome
+from pipeline.command.outcomes import VerbOutcome
 from pipeline.command.plan_run import remember_digests
 from pipeline.errors import ConfigError
 from pipeline.spelling import nearest
 
 
-def outcome_of(verb: str, paths: Sequence[str | Path], keywords: Mapping[str, Any]) -> Outcome:
+def outcome_of(verb: str, paths: Sequence[PathLike[str] | str], keywords: Mapping[str, Any]) -> VerbOutcome:
     """What a verb comes to; nothing is printed on stdout.
 
     Args:
@@ -39,7 +40,7 @@ def outcome_of(verb: str, paths: Sequence[str | Path], keywords: Mapping[str, An
             outcome = command.invoke(context)
     except click.ClickException as error:
         raise ConfigError(f"{verb}: {error.format_message()}") from error
-    assert isinstance(outcome, Outcome), "verbs return what they came to"
+    assert isinstance(outcome, VerbOutcome), "verbs return what they came to"
     return outcome
 
 

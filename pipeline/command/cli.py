@@ -21,7 +21,7 @@ from pipeline.machine.signals import stopped_at_once
 from pipeline.spelling import echo
 
 if TYPE_CHECKING:
-    from pipeline.command.outcomes import Outcome
+    from pipeline.command.outcomes import VerbOutcome
 
 VERBS_FOLDER = Path(__file__).parent / "verbs"
 ROOMS = {"plans": "Whole plans", "models": "Models and samples", "engines": "Engines"}
@@ -136,7 +136,7 @@ def trtforge(verbose: bool) -> None:
 
 
 @trtforge.result_callback()
-def _tell(outcome: Outcome | None, **_options: object) -> None:
+def _tell(outcome: VerbOutcome | None, **_options: object) -> None:
     """What a verb returns is printed, and ends the command as it says."""
     from pipeline.command import outcomes
 

@@ -25,7 +25,7 @@ WIDTH = 100
 BLOCK = '<pre style="line-height:1.25;overflow-x:auto">{code}</pre>'
 
 
-class Outcome:
+class VerbOutcome:
     """What a verb returns. The command prints it and ends as ``check`` says; ``import trtforge`` returns it."""
 
     def print_to(self, console: Console) -> None:
@@ -66,7 +66,7 @@ class Outcome:
         return text.getvalue().rstrip("\n")
 
 
-def tell(outcome: Outcome) -> None:
+def tell(outcome: VerbOutcome) -> None:
     """What the command does with an outcome: print it, remarks on stderr, and end as it says."""
     outcome.print_to(table_console())
     for remark in outcome.remarks():
@@ -84,7 +84,7 @@ def print_lines(lines: Iterable[object], console: Console) -> None:
 
 
 @dataclass(frozen=True, repr=False)
-class Made(Outcome):
+class Made(VerbOutcome):
     """A file or a folder that a verb wrote."""
 
     artifact: Artifact
@@ -115,7 +115,7 @@ class Made(Outcome):
 
 
 @dataclass(frozen=True, repr=False)
-class MadeOfPlan(Outcome):
+class MadeOfPlan(VerbOutcome):
     """What a verb made of each variant of a plan; it lies in the store."""
 
     artifacts: Mapping[str, Artifact]
@@ -138,7 +138,7 @@ class MadeOfPlan(Outcome):
 
 
 @dataclass(frozen=True, repr=False)
-class Validated(Outcome):
+class ComparedOutputs(VerbOutcome):
     """The comparison of outputs with FP32's."""
 
     name: str
@@ -173,7 +173,7 @@ class Validated(Outcome):
 
 
 @dataclass(frozen=True, repr=False)
-class Timed(Outcome):
+class Timed(VerbOutcome):
     """Latencies of engines, measured against each other."""
 
     record: Mapping[str, Any]
@@ -206,7 +206,7 @@ class Timed(Outcome):
 
 
 @dataclass(frozen=True, repr=False)
-class Gated(Outcome):
+class Gated(VerbOutcome):
     """The decision of a gate."""
 
     record: GateRecord
@@ -238,7 +238,7 @@ class Gated(Outcome):
 
 
 @dataclass(frozen=True, repr=False)
-class Linted(Outcome):
+class Linted(VerbOutcome):
     """What the lint found of samples."""
 
     findings: tuple[Finding, ...]
@@ -261,7 +261,7 @@ class Linted(Outcome):
 
 
 @dataclass(frozen=True, repr=False)
-class Asked(Outcome):
+class Supported(VerbOutcome):
     """Which nodes of a model backends take."""
 
     model: Path
@@ -269,6 +269,8 @@ class Asked(Outcome):
     """By the backend, or the generation of TensorRT whose list was asked."""
     lines: tuple[str, ...]
     """As they are printed."""
+    refusals: tuple[str, ...]
+    """Of each that does not, a sentence."""
 
     @property
     def supported(self) -> bool:
@@ -281,8 +283,5 @@ class Asked(Outcome):
 
     def check(self) -> None:
         """Raise EngineError if one does not take the whole model."""
-        from pipeline.command.support_table import short_reason
-
-        for answer in self.answers.values():
-            if not answer.is_whole:
-                raise EngineError(f"{self.model}: {answer.source} does not take it: {short_reason(answer)}")
+        if self.refusals:
+            raise EngineError(self.refusals[0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.artifact import Findings
 from pipeline.command.options import PlanOptions, given_options
-from pipeline.command.outcomes import Linted, Made, MadeOfPlan, Outcome
+from pipeline.command.outcomes import Linted, Made, MadeOfPlan, VerbOutcome
 from pipeline.command.support_table import asked_of
 from pipeline.errors import ConfigError
 from pipeline.spelling import echo
@@ -107,7 +107,7 @@ def tell_time(account: Sequence[Entry], total: Spent) -> None:
             echo(f"trtforge:   {name:<19}{spent.seconds:>10.1f}{spent.cpu_seconds:>9.1f}", err=True)
 
 
-def by_plan(path: Path, store: Path, until: str, beside_plan: PlanOptions = NOTHING_BESIDE) -> Outcome:
+def by_plan(path: Path, store: Path, until: str, beside_plan: PlanOptions = NOTHING_BESIDE) -> VerbOutcome:
     """A single verb on a plan: what it made.
 
     Raises:

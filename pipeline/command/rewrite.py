@@ -19,7 +19,7 @@ from pipeline.command.options import (
     needed,
     samples_from,
 )
-from pipeline.command.outcomes import Made, Outcome
+from pipeline.command.outcomes import Made, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import check_samples
 from pipeline.command.stage_options import stage_from_options
@@ -77,7 +77,7 @@ def refuse_data(stage: Quantize, why: str) -> None:
         raise ConfigError(f"{idle[0]}: has no effect {why} and needs no data; drop it")
 
 
-def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, Any]) -> Outcome:
+def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, Any]) -> VerbOutcome:
     """What `cast` and `quantize` have in common: a model and ranges in, a model out."""
     if is_plan(model):
         return by_plan(model, options["store"], verb, options["beside_plan"])

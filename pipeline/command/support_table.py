@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.command.outcomes import Asked
+from pipeline.command.outcomes import Supported
 
 if TYPE_CHECKING:
     from engines.support.answers import SupportAnswer
@@ -22,20 +22,25 @@ NUM_NAMED = 3
 
 def asked_of(
     model: Path, tables: Mapping[str, SupportTable], *, as_json: bool = False, all_nodes: bool = False
-) -> Asked:
+) -> Supported:
     """What each backend answered, with the lines that are printed."""
     from pipeline.stages.support import answer_from
 
     answers = {name: answer_from(table) for name, table in tables.items()}
+    refusals = tuple(
+        f"{model}: {answer.source} does not take it: {_short(answer)}"
+        for answer in answers.values()
+        if not answer.is_whole
+    )
     if as_json:
         record = {name: _record(tables[name], answer) for name, answer in answers.items()}
         whole = json.dumps({"model": str(model), "answers": record}, indent=1, ensure_ascii=False)
-        return Asked(model, answers, (whole,))
+        return Supported(model, answers, (whole,), refusals)
     lines = (line for answer in answers.values() for line in lines_of(answer, all_nodes=all_nodes))
-    return Asked(model, answers, tuple(lines))
+    return Supported(model, answers, tuple(lines), refusals)
 
 
-def short_reason(answer: SupportAnswer) -> str:
+def _short(answer: SupportAnswer) -> str:
     """Why not, without what the lines above it say."""
     if answer.refusals:
         return answer.refusals[0]

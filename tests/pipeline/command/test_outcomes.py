@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from pipeline.artifact import OnnxModel, Tuned
-from pipeline.command.outcomes import Made, MadeOfPlan, Outcome, tell
+from pipeline.command.outcomes import Made, MadeOfPlan, VerbOutcome, tell
 from pipeline.errors import CheckFailed
 
 
-class Remarked(Outcome):
+class Remarked(VerbOutcome):
     """A table with a name in brackets, and a sentence beside it."""
 
     def print_to(self, console: Console) -> None:

@@ -21,7 +21,7 @@ from pipeline.command.options import (
     samples_from,
     specs_of,
 )
-from pipeline.command.outcomes import Outcome, Timed
+from pipeline.command.outcomes import Timed, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
@@ -37,7 +37,7 @@ from pipeline.stages.benchmark import Benchmark
 @output_option("also write the results to this JSON file, and raw latencies next to it")
 @plan_options
 @STORE
-def benchmark(engines: tuple[Path, ...], backend: str, **options: Any) -> Outcome:
+def benchmark(engines: tuple[Path, ...], backend: str, **options: Any) -> VerbOutcome:
     """Measure and compare the latency of ENGINES of one backend on --data, or of all engines of PLAN.toml."""
 
     if is_plan(engines[0]):

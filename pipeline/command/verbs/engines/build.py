@@ -34,7 +34,7 @@ from pipeline.command.options import (
     samples_from,
     shape_ranges,
 )
-from pipeline.command.outcomes import Made, Outcome
+from pipeline.command.outcomes import Made, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
@@ -61,7 +61,7 @@ from pipeline.stages.build import Build, BuildTarget, takers_of
 @RANGES
 @output_option("engine file to write; its record is written next to it")
 @STORE
-def build(model: Path, backend: str, precision: str, **options: Any) -> Outcome:
+def build(model: Path, backend: str, precision: str, **options: Any) -> VerbOutcome:
     """Build an engine from MODEL (an ONNX or .tflite file that carries its precision), or all engines of PLAN.toml."""
     if is_plan(model):
         beside_plan = PlanOptions(names_from(options["allow"]), options["settings"], quiet=is_quiet())

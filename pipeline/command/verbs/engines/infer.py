@@ -22,7 +22,7 @@ from pipeline.command.options import (
     samples_from,
     specs_of,
 )
-from pipeline.command.outcomes import Made, Outcome
+from pipeline.command.outcomes import Made, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.output import check_file_target, make
@@ -38,7 +38,7 @@ from pipeline.stages.infer import Infer
 @output_option("file to write the outputs to, such as outputs.json")
 @plan_options
 @STORE
-def infer(engine: Path, backend: str, simulate: bool, **options: Any) -> Outcome:
+def infer(engine: Path, backend: str, simulate: bool, **options: Any) -> VerbOutcome:
     """Run ENGINE, or all engines of PLAN.toml, on all samples, and save the outputs in Polygraphy's format."""
     if is_plan(engine):
         return by_plan(engine, options["store"], "infer", options["beside_plan"])

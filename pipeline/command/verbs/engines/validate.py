@@ -30,7 +30,7 @@ from pipeline.command.options import (
     samples_from,
     specs_of,
 )
-from pipeline.command.outcomes import Outcome, Validated
+from pipeline.command.outcomes import ComparedOutputs, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import NUMBER
 from pipeline.errors import ConfigError
@@ -62,7 +62,7 @@ from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validat
 @output_option("also write the verdict to this JSON file")
 @plan_options
 @STORE
-def validate(reference: Path, candidate: Path | None, **options: Any) -> Outcome:
+def validate(reference: Path, candidate: Path | None, **options: Any) -> VerbOutcome:
     """Compare the outputs of CANDIDATE with those of REFERENCE, or all engines of PLAN.toml with its FP32 model.
 
     Each of the two is a file of outputs (.json from `trtforge infer` or `polygraphy run --save-outputs`), or a model to
@@ -86,7 +86,7 @@ def tolerance_from(precision: str, options: dict[str, Any]) -> Tolerance:
     return replace(Validate().tolerance(precision), **changes)
 
 
-def judge_files(reference: Path, candidate: Path, options: dict[str, Any]) -> Validated:
+def judge_files(reference: Path, candidate: Path, options: dict[str, Any]) -> ComparedOutputs:
     """Compare a candidate with a reference."""
     precision: str = options["precision"]
     tolerance = tolerance_from(precision, options)
@@ -117,7 +117,7 @@ def judge_files(reference: Path, candidate: Path, options: dict[str, Any]) -> Va
         record = verdict.read()
         if options["output"]:
             put(verdict.path, options["output"], work)
-    return Validated(candidate.name, record)
+    return ComparedOutputs(candidate.name, record)
 
 
 def evidence_from(

@@ -20,7 +20,7 @@ from pipeline.command.options import (
     plan_settings,
     samples_from,
 )
-from pipeline.command.outcomes import Made, Outcome
+from pipeline.command.outcomes import Made, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import ALLOW, check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
@@ -36,7 +36,7 @@ from pipeline.stages.calibrate import Calibrate, check_float
 @output_option("folder to write the ranges to")
 @plan_settings
 @STORE
-def calibrate(model: Path, **options: Any) -> Outcome:
+def calibrate(model: Path, **options: Any) -> VerbOutcome:
     """Run samples through MODEL (FP32 ONNX or float .tflite, or that of PLAN.toml), and write each tensor's range.
 
     \b

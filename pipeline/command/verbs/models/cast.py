@@ -15,7 +15,7 @@ from pipeline.command.options import (
     output_option,
     plan_settings,
 )
-from pipeline.command.outcomes import Outcome
+from pipeline.command.outcomes import VerbOutcome
 from pipeline.command.rewrite import rewrite
 from pipeline.command.sample_check import ALLOW
 from pipeline.command.stage_options import stage_options
@@ -32,7 +32,7 @@ from pipeline.stages.cast import Cast
 @output_option("ONNX file to write")
 @plan_settings
 @STORE
-def cast(model: Path, **options: Any) -> Outcome:
+def cast(model: Path, **options: Any) -> VerbOutcome:
     """Convert MODEL (FP32 ONNX, or that of PLAN.toml) to FP16.
 
     Nodes whose values exceed the range of FP16 on the calibration data stay in FP32.

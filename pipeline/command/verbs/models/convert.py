@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pipeline.command.options import STORE, is_plan, needed, output_option, plan_settings
-from pipeline.command.outcomes import Made, Outcome
+from pipeline.command.outcomes import Made, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.engine_runner import SIMULATOR
@@ -32,7 +32,7 @@ from pipeline.stages.export import Export
 @output_option(".tflite file to write")
 @plan_settings
 @STORE
-def convert(source: Path, signature: str, allow: str, **options: Any) -> Outcome:
+def convert(source: Path, signature: str, allow: str, **options: Any) -> VerbOutcome:
     """Convert SOURCE (SavedModel folder, .keras, .h5), or the source of PLAN.toml, to a float .tflite file.
 
     A .tflite file is written again with names for its inputs and outputs, and a fixed batch.

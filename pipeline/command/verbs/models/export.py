@@ -16,7 +16,7 @@ from pipeline.command.options import (
     plan_settings,
     preprocess_from,
 )
-from pipeline.command.outcomes import Made, Outcome
+from pipeline.command.outcomes import Made, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
@@ -33,7 +33,7 @@ from pipeline.stages.export import Export, Pixels
 @output_option("ONNX file to write")
 @plan_settings
 @STORE
-def export(source: Path, **options: Any) -> Outcome:
+def export(source: Path, **options: Any) -> VerbOutcome:
     """Convert SOURCE, or the source of PLAN.toml, to an FP32 ONNX model.
 
     SOURCE is a SavedModel folder, a .keras, .h5, .onnx, .tflite or .pt2 file, or module:function that returns a PyTorch

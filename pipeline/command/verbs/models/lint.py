@@ -20,7 +20,7 @@ from pipeline.command.options import (
     plan_settings,
     samples_from,
 )
-from pipeline.command.outcomes import Linted, Outcome
+from pipeline.command.outcomes import Linted, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
@@ -57,7 +57,7 @@ def evaluation_options(function: F) -> F:
 @output_option("also write the findings to this JSON file")
 @plan_settings
 @STORE
-def lint(model: Path, **options: Any) -> Outcome:
+def lint(model: Path, **options: Any) -> VerbOutcome:
     """Check that samples match what MODEL (FP32 ONNX, or that of PLAN.toml) was trained on, and represent it.
 
     Prints one finding per line: severity, code, sentence. Exit status 2 if a finding is an error and --allow does not

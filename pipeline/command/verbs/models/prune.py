@@ -19,7 +19,7 @@ from pipeline.command.options import (
     plan_settings,
     samples_from,
 )
-from pipeline.command.outcomes import Made, Outcome
+from pipeline.command.outcomes import Made, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import ALLOW, check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
@@ -38,7 +38,7 @@ from pipeline.stages.prune import Prune
 @output_option("ONNX file to write")
 @plan_settings
 @STORE
-def prune(model: Path, **options: Any) -> Outcome:
+def prune(model: Path, **options: Any) -> VerbOutcome:
     """Set weights of MODEL (FP32 ONNX, or that of PLAN.toml) to zero, so that the file compresses better.
 
     At once, which loses accuracy; or with --epochs while it is trained to answer as before:

@@ -10,7 +10,7 @@ import click
 
 from pipeline.artifact import Ranges
 from pipeline.command.options import RANGES_FOLDER, STORE, is_plan, needed, output_option, plan_settings, tflite_from
-from pipeline.command.outcomes import Made, Outcome
+from pipeline.command.outcomes import Made, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.output import check_file_target, make
@@ -24,7 +24,7 @@ from pipeline.stages.ptq import Ptq
 @output_option(".tflite file to write")
 @plan_settings
 @STORE
-def ptq(model: Path, **options: Any) -> Outcome:
+def ptq(model: Path, **options: Any) -> VerbOutcome:
     """Write a lower precision into MODEL (a float .tflite file), or all of PLAN.toml for LiteRT.
 
     \b

@@ -15,7 +15,7 @@ from pipeline.command.options import (
     output_option,
     plan_settings,
 )
-from pipeline.command.outcomes import Outcome
+from pipeline.command.outcomes import VerbOutcome
 from pipeline.command.rewrite import rewrite
 from pipeline.command.sample_check import ALLOW
 from pipeline.command.stage_options import stage_options
@@ -32,7 +32,7 @@ from pipeline.stages.quantize import Quantize
 @output_option("ONNX file to write")
 @plan_settings
 @STORE
-def quantize(model: Path, **options: Any) -> Outcome:
+def quantize(model: Path, **options: Any) -> VerbOutcome:
     """Quantize MODEL (FP32 ONNX, or that of PLAN.toml) to INT8, with Q/DQ nodes placed for one backend.
 
     With `--precision dynamic --target onnxruntime` it needs no data: scales are found anew at each run.

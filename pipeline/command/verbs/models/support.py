@@ -15,7 +15,7 @@ from engines.litert.facts import is_tflite
 from engines.support.answers import AskableBackend, InputShapes
 from pipeline.artifact import ModelFile, OnnxModel
 from pipeline.command.options import STORE, PlanOptions, is_plan, output_option, plan_settings, tflite_from
-from pipeline.command.outcomes import Outcome
+from pipeline.command.outcomes import VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.command.support_table import asked_of
@@ -44,7 +44,7 @@ from pipeline.stages.support import Support, Whom
 @output_option("also write the answer to this JSON file")
 @plan_settings
 @STORE
-def support(model: Path, backend: str | None, beside_plan: PlanOptions, **options: Any) -> Outcome:
+def support(model: Path, backend: str | None, beside_plan: PlanOptions, **options: Any) -> VerbOutcome:
     """Say of each node of MODEL (ONNX, .tflite, or that of PLAN.toml) whether it runs, is folded, or does not run.
 
     An installed parser of TensorRT is asked, or with --generation 8.6 NVIDIA's list of the operators of that version.

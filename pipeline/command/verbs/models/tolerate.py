@@ -27,7 +27,7 @@ from pipeline.command.options import (
     plan_settings,
     samples_from,
 )
-from pipeline.command.outcomes import Made, Outcome
+from pipeline.command.outcomes import Made, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
@@ -53,7 +53,7 @@ from pipeline.stages.tolerate import Rounding, Tolerate
 @output_option("file to write, such as tolerances.json")
 @plan_settings
 @STORE
-def tolerate(model: Path, backend: str, simulate: bool, **options: Any) -> Outcome:
+def tolerate(model: Path, backend: str, simulate: bool, **options: Any) -> VerbOutcome:
     """Derive the tolerances within which a correct engine of MODEL (FP32 ONNX, or that of PLAN.toml) agrees with FP32.
 
     They follow from the rounding of --precision on --backend (with --simulate: on TensorRT), on the samples that the

@@ -22,7 +22,7 @@ from pipeline.command.options import (
     plan_settings,
     samples_from,
 )
-from pipeline.command.outcomes import Made, Outcome
+from pipeline.command.outcomes import Made, VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.sample_check import ALLOW, check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
@@ -46,7 +46,7 @@ from pipeline.training.curve import TRAINING_FILE
 @output_option("folder to write: model.onnx, ranges and training.json")
 @plan_settings
 @STORE
-def tune(model: Path, **options: Any) -> Outcome:
+def tune(model: Path, **options: Any) -> VerbOutcome:
     """Train MODEL (FP32 ONNX, or that of PLAN.toml) for INT8 on one backend, so that it answers as FP32 does.
 
     Quantization-aware training, without labels: FP32 is the teacher. Then write the INT8 model of what was learned:
