@@ -223,7 +223,7 @@ def test_the_verb_is_there_and_its_result_is_served(program: Path, work: Path) -
 
 def test_help_and_refusals_know_them(program: Path, work: Path) -> None:
     assert "  halve      FP32 ONNX -> the made-up precision\n" in trtforge(program, work, "--help").stdout
-    assert "[abacus|litert|onnxruntime|reference|" in trtforge(program, work, "infer", "--help").stdout
+    assert "[abacus|litert|onnxruntime|" in trtforge(program, work, "infer", "--help").stdout
     assert "[fp32|fp16|int16x8|dynamic|int8|fp16x]" in trtforge(program, work, "build", "--help").stdout
     assert (
         ".onnx, .pt2, module:function (PyTorch), SavedModel folder (with saved_model.pb), .net, .tflite\n"
