@@ -11,3 +11,7 @@ class EngineError(RuntimeError):
 
 class OutOfMemory(EngineError):
     """Memory ran out while the runtime worked on this model: with less to work with it may go through."""
+
+
+class NotTrusted(Exception):
+    """A file is not signed by a key that is trusted, was changed since, or a key or signature cannot be read."""

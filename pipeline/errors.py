@@ -6,7 +6,7 @@ Form of every message: *where: what is, against what was expected; what to do*.
 import errno
 
 from calibration.errors import DataError, ModelError
-from engines.errors import EngineError, OutOfMemory, Unavailable
+from engines.errors import EngineError, NotTrusted, OutOfMemory, Unavailable
 
 
 class ConfigError(Exception):
@@ -41,6 +41,7 @@ WRONG_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errn
 EXIT_STATUS: dict[type[Exception], int] = {
     ConfigError: 2,
     DataError: 2,
+    NotTrusted: 2,
     Unavailable: 3,
     StageError: 4,
     ModelError: 4,

@@ -27,6 +27,8 @@ from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import Plan
 from pipeline.preflight.operators import ask_all, check_operators
 from pipeline.results import Form, Network, Results
+from pipeline.signing.options import trust
+from pipeline.signing.statement import sign_in_store
 from pipeline.sources.contract import check_convertible, source_from_path
 from pipeline.spelling import nearest
 from pipeline.stages.calibrate import check_float
@@ -68,6 +70,8 @@ def run(plan: Plan, store: Store, until: str) -> Results:
         ConfigError, DataError, Unavailable, StageError, ModelError, EngineError: see the stages.
     """
     check_plan(plan, until)
+    trust([plan.resolved(key) for key in plan.sign.trusted])
+    signing_key = plan.sign.key()
     made = models_of_bundle(plan, store) if plan.packed.manifest else models_of(plan, store, until)
     made.notes += map(changed_key, plan.settings)
     if not plan.stage(until).NEEDS_ENGINES:
@@ -75,6 +79,8 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     for variant in made.models:
         with store.about(variant.name):
             made.engines[variant] = built_engine(plan, store, made, variant)
+            if signing_key is not None:
+                sign_in_store(made.engines[variant].path, signing_key, store.folder)
     if until == "build":
         return made
 

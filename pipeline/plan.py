@@ -26,6 +26,7 @@ from engines.precision import FP16, FP32, INT8, PRECISIONS
 from pipeline.artifact import NETWORKS, PRUNED, TRAINED, TUNED
 from pipeline.errors import ConfigError
 from pipeline.option import option
+from pipeline.signing.options import Sign
 from pipeline.spelling import nearest
 from pipeline.stage import Stage
 from pipeline.stages import advise, gate, report
@@ -146,6 +147,7 @@ class Plan:
     advise: Advise = Advise()
     pack: Pack = Pack()
     packed: Packed = Packed()
+    sign: Sign = Sign()
     folder: Path = field(default=Path(), metadata=NO_KEY)
     """Where the plan lies; not a table."""
     path: Path = field(default=Path(), metadata=NO_KEY)

@@ -29,6 +29,9 @@ NOT_IN_RECIPES = (
     "pipeline.machine.progress",
     "pipeline.machine.user_cache",
     "engines.nvinfer.progress",
+    "engines.signing",
+    "engines.signing.envelope",
+    "engines.signing.trust",
 )
 """Modules that cannot change a result's bytes; of a package its ``__init__`` alone is meant."""
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from engines.contract import Array, GpuUse, LayerTimes
 from engines.cuda import device
-from engines.nvinfer.plan_header import check_plan_here
-from engines.nvinfer.runner import AS_USUAL, TO_PROFILE, NvinferRunner
+from engines.nvinfer.plan_header import check_plan_here, record_beside
+from engines.nvinfer.runner import AS_USUAL, TO_PROFILE, NvinferRunner, PlanChecks
+from engines.signing.trust import check_bytes, check_record, expected
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,21 @@ class EngineLoader:
     """What a plan is compared with before anything of the library sees it."""
 
     def load(self, engine: Path, *, num_threads: int, use: GpuUse = AS_USUAL) -> NvinferRunner:
-        """A runner on GPU 0. ``num_threads`` is for runtimes on the CPU."""
-        return NvinferRunner(
-            engine, self.import_trt, device.Device, lambda plan: check_plan_here(plan, self.name, self.versions()), use
-        )
+        """A runner on GPU 0. ``num_threads`` is for runtimes on the CPU.
+
+        Raises:
+            NotTrusted: keys are named that engines have to be signed by, and none of them signed this one.
+        """
+        signed = expected(engine)
+
+        def check(plan: Path) -> Mapping[str, Any]:
+            check_record(plan, record_beside(plan), signed)
+            return check_plan_here(plan, self.name, self.versions())
+
+        def check_data(data: bytes) -> None:
+            check_bytes(engine, data, signed)
+
+        return NvinferRunner(engine, self.import_trt, device.Device, PlanChecks(check, check_data), use)
 
     def layer_times(self, engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
         """By TensorRT's profiler, without CUDA graphs; memory by an allocator that counts."""

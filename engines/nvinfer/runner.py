@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -42,11 +43,27 @@ def _trusting(_engine: Path) -> Mapping[str, Any]:
     return {}
 
 
+def _any_bytes(_data: bytes) -> None:
+    """Takes whatever lies there."""
+
+
+@dataclass(frozen=True)
+class PlanChecks:
+    """What is asked of an engine before the library sees it; both raise where it is not to be loaded."""
+
+    preflight: CheckPlan = _trusting
+    of_data: Callable[[bytes], None] = _any_bytes
+    """Of the very bytes that are deserialized."""
+
+
+UNCHECKED = PlanChecks()
+
+
 class NvinferRunner:
     """A deserialized engine with its execution contexts, on the GPU that ``open_gpu`` gives.
 
     Raises:
-        Unavailable: on ``__enter__``, no driver, too old a one, no GPU or no pycuda; or what ``preflight`` raises.
+        Unavailable: on ``__enter__``, no driver, too old a one, no GPU or no pycuda; or what ``checks`` raise.
         EngineError: on ``__enter__``, the engine is of another version or for another GPU, or the GPU's memory is full.
     """
 
@@ -55,10 +72,10 @@ class NvinferRunner:
         engine: Path,
         import_trt: Callable[[], Any],
         open_gpu: Callable[[], CudaDevice],
-        preflight: CheckPlan = _trusting,
+        checks: PlanChecks = UNCHECKED,
         use: GpuUse = AS_USUAL,
     ) -> None:
-        self._path, self._import_trt, self._open_gpu, self._preflight = engine, import_trt, open_gpu, preflight
+        self._path, self._import_trt, self._open_gpu, self._checks = engine, import_trt, open_gpu, checks
         self._use = use
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
@@ -71,7 +88,7 @@ class NvinferRunner:
         self._allocator: Any = None
 
     def __enter__(self) -> NvinferRunner:
-        self._record = self._preflight(self._path)
+        self._record = self._checks.preflight(self._path)
         self._gpu = self._open_gpu()
         self._gpu.__enter__()  # before anything of TensorRT: without a driver its runtime crashes instead of raising
         try:
@@ -188,6 +205,7 @@ class NvinferRunner:
             data = self._path.read_bytes()
         except OSError as error:
             raise EngineError(f"{self._path}: cannot be read ({error}); build it again") from error
+        self._checks.of_data(data)
         engine = self._deserialized(data)
         io = self._io = io_of(trt, engine, self._path)
         self.inputs, self.outputs = io.inputs, io.outputs

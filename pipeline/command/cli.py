@@ -30,7 +30,7 @@ ORDER = (
     "init", "run", "advise", "nightly", "why", "pack", "report", "show", "store",
     "export", "support", "lint", "convert", "prune", "calibrate", "ranges", "cast", "tune", "quantize", "ptq",
     "tolerate",
-    "build", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "deliver", "doctor",
+    "build", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "sign", "verify", "deliver", "doctor",
 )  # fmt: skip
 """How `--help` lists the verbs: in the order of a run. One that is not named here comes after those of its folder."""
 

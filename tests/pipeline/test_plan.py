@@ -293,6 +293,9 @@ caches = ["8.5.2"]
 limit = 7
 [packed]
 manifest = "manifest.json"
+[sign]
+key_env = "KEY"
+trusted = ["release.pub"]
 """
 
 

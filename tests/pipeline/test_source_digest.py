@@ -101,6 +101,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/sources/savedmodel.py", {"export"}),
         ("pipeline/sources/keras.py", set()),
         ("pipeline/sources/onnx.py", set()),
+        ("pipeline/signing/statement.py", set()),
         ("pipeline/stages/cast.py", {"cast"}),
         ("pipeline/stages/build.py", {"build", "build-trt"}),
         ("pipeline/stats/bootstrap.py", set()),
@@ -144,6 +145,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("engines/cuda/device.py", {"build-trt", "infer-trt", "support"}),
         ("engines/nvinfer/allocator.py", {"build-trt", "infer-trt", "support"}),
         ("engines/nvinfer/progress.py", set()),
+        ("engines/signing/trust.py", set()),
         ("engines/torch_graph/network.py", {"prune", "tune"}),
         ("engines/ort/profile.py", RUNNING - {"infer-trt"} | {"build"}),
     ],
@@ -248,6 +250,9 @@ def test_what_is_in_no_recipe() -> None:
         "pipeline.machine.progress",
         "pipeline.machine.user_cache",
         "engines.nvinfer.progress",
+        "engines.signing",
+        "engines.signing.envelope",
+        "engines.signing.trust",
     )
     for module in NOT_IN_RECIPES:
         base = module.replace(".", "/")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from engines.contract import DYNAMIC, Array, GpuUse
 from engines.cuda.graph import NotCaptured
-from engines.nvinfer.runner import NvinferRunner
+from engines.nvinfer.runner import NvinferRunner, PlanChecks
 
 LINEAR = SimpleNamespace(name="LINEAR")
 PLAIN = GpuUse(cuda_graph=False)
@@ -199,7 +199,9 @@ def runner_of(
     """A runner of the pretended engine, which lies in the folder."""
     if not (folder / "engine.plan").exists():
         (folder / "engine.plan").write_bytes(b"plan")
-    return NvinferRunner(folder / "engine.plan", lambda: trt, lambda: gpu, lambda path: record, use or GpuUse())
+    return NvinferRunner(
+        folder / "engine.plan", lambda: trt, lambda: gpu, PlanChecks(lambda path: record), use or GpuUse()
+    )
 
 
 def feed(num_rows: int) -> dict[str, Array]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from engines.signing.trust import check_file
 from pipeline.command.options import STORE, given_options, needed
 from pipeline.delivery.contents import Delivered, delivered_from
 from pipeline.delivery.deepstream import NETWORK_TYPES, deliver_to_deepstream, picture_from
@@ -68,4 +69,5 @@ def _engine(name: str, store: Path) -> Delivered:
     check_stored(name, store)
     baseline = stored_baseline(name, store)
     assert baseline is not None
+    check_file(baseline.engine.path)
     return delivered_from(name, baseline.engine.path, baseline.engine.backend)

@@ -49,3 +49,27 @@ def test_what_has_no_effect_or_no_meaning_is_refused(command: Command, baseline:
     assert not Path("r").exists()
     two = command("deliver", "good", "good", "--to", "deepstream", "r", "--plan", baseline)
     assert "a configuration has one engine; give one NAME" in two.err
+
+
+def test_an_engine_that_nobody_trusted_signed_is_not_delivered(
+    command: Command, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("securesystemslib")
+    pytest.importorskip("cryptography")
+    assert command("sign", "--new-key", "release.key").status == 0
+    monkeypatch.setenv("TRTFORGE_TRUSTED", "release.pub")
+    delivery = ("deliver", "good", "--to", "triton", "repository", "--max-batch", "16")
+    said = command(*delivery)
+    assert said.status == 2
+    assert "model.onnx: is not signed, a signature by one of release.pub is expected" in said.err
+    assert not Path("repository").exists()
+    [engine] = {file.resolve() for file in Path(".trtforge/baselines/good").glob("engine/model.onnx")}
+    signed = command("sign", engine, "--key", "release.key")
+    assert signed.status == 0
+    written = Path(signed.out.strip())
+    assert written.parent == Path(".trtforge/signatures").resolve(), "a baseline's files stay as they are"
+    assert command(*delivery).status == 0
+    written.write_text(written.read_text().replace('"sig": "', '"sig": "AAAA'))
+    said = command(*delivery)
+    assert (said.status, said.out) == (2, "")
+    assert "was changed after release.pub signed it" in said.err

@@ -1,0 +1,171 @@
+"""Which keys are trusted, and what they signed: asked before an engine's bytes or its record are used.
+
+The environment variable ``TRTFORGE_TRUSTED`` names the files of public keys, with colons between them; a plan's [sign]
+sets it for its own run and the processes of that. Where it names none, nothing is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.errors import NotTrusted
+from engines.signing.envelope import PublicKey, opened, public_key
+
+TRUSTED = "TRTFORGE_TRUSTED"
+ENDING = ".dsse.json"
+IN_STORE = "signatures"
+"""The folder of a store for signatures of its engines, each named by the engine's SHA-256."""
+RECORD = "record"
+"""The name of the subject that is the engine's record; the first of the others is the engine itself."""
+NOT_SIGNED = ("sha256", "replaced")
+CHUNK = 1 << 20
+DEEPEST = 7
+"""A baseline's engine lies so many folders deep in a store."""
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """The bytes that a key that is trusted signed."""
+
+    sha256: str = ""
+    """Of the engine; empty where no signature is asked for."""
+    record: str = ""
+    """Of its record, see ``record_digest``; empty where it was signed without one."""
+    key: str = ""
+    """The file of the key."""
+
+
+UNSIGNED = Signed()
+
+
+def trusted_keys() -> tuple[PublicKey, ...]:
+    """The keys that the environment names.
+
+    Raises:
+        NotTrusted: one is not there, or is something else.
+    """
+    return tuple(public_key(Path(name)) for name in os.environ.get(TRUSTED, "").split(os.pathsep) if name)
+
+
+def expected(engine: Path) -> Signed:
+    """What the bytes of an engine and of its record must be; ``UNSIGNED`` where no key is named.
+
+    Raises:
+        NotTrusted: it has no signature by a key that is trusted.
+        Unavailable: what verifies signatures is not installed.
+    """
+    keys = trusted_keys()
+    if not keys:
+        return UNSIGNED
+    file = signature_of(engine)
+    if file is None:
+        names = ", ".join(str(key.path) for key in keys)
+        raise NotTrusted(
+            f"{engine}: is not signed, a signature by one of {names} is expected; it was not loaded: sign it with "
+            "`trtforge sign`, or build it again where the key is"
+        )
+    return signed_by(file, keys)
+
+
+def signed_by(file: Path, keys: tuple[PublicKey, ...]) -> Signed:
+    """What an envelope says of its engine, whose content is not read here.
+
+    Raises:
+        NotTrusted: none of the keys signed it, or it is of something else.
+    """
+    envelope = opened(file, keys)
+    statement = envelope.statement
+    subjects = statement.get("subject") if statement.get("_type") == STATEMENT_TYPE else None
+    try:
+        digests = {str(subject["name"]): str(subject["digest"]["sha256"]) for subject in subjects or ()}
+    except (KeyError, TypeError):
+        digests = {}
+    record = digests.pop(RECORD, "")
+    if not digests:
+        raise NotTrusted(f"{file}: is a statement of another kind; name what `trtforge sign` wrote")
+    return Signed(next(iter(digests.values())), record, str(envelope.key.path))
+
+
+def signature_of(engine: Path) -> Path | None:
+    """The file of its signature: beside it, or where it lies in a store, in that store; None if there is none.
+
+    Where a signature lies says nothing; by which key it is made does.
+    """
+    beside = beside_of(engine)
+    if beside.is_file():
+        return beside
+    folders = [parent / IN_STORE for parent in list(engine.resolve().parents)[1:DEEPEST]]
+    there = [folder for folder in folders if folder.is_dir()]
+    name = f"{sha256_of(engine)}{ENDING}" if there else ""
+    return next((folder / name for folder in there if (folder / name).is_file()), None)
+
+
+def beside_of(engine: Path) -> Path:
+    """Where the signature of a file lies that is in no store."""
+    return engine.with_name(engine.name + ENDING)
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 (hex) of a file's content, read again.
+
+    Raises:
+        NotTrusted: it cannot be read.
+    """
+    sha = hashlib.sha256()
+    try:
+        with file.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                sha.update(chunk)
+    except OSError as error:
+        raise NotTrusted(f"{file}: cannot be read ({error.strerror}); name a file") from error
+    return sha.hexdigest()
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what a record says, whatever file it lies in: of its JSON with keys in order.
+
+    Which file it is of and what was there before it, which is written in some places, does not count.
+    """
+    whole = {key: value for key, value in record.items() if key not in NOT_SIGNED}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def check_bytes(file: Path, data: bytes, signed: Signed) -> None:
+    """That the bytes are those that were signed; nothing happens where none are asked for.
+
+    Raises:
+        NotTrusted: they are others.
+    """
+    if signed.sha256 and hashlib.sha256(data).hexdigest() != signed.sha256:
+        raise NotTrusted(f"{file}: is not what was signed (SHA-256 differs); it was not loaded: copy or build it again")
+
+
+def check_file(engine: Path) -> None:
+    """That an engine that is handed on is what a key that is trusted signed; nothing happens where none is named.
+
+    Raises:
+        NotTrusted, Unavailable: as ``expected``; or it is another file.
+    """
+    signed = expected(engine)
+    if signed.sha256 and sha256_of(engine) != signed.sha256:
+        raise NotTrusted(f"{engine}: is not what was signed (SHA-256 differs); copy or build it again")
+
+
+def check_record(file: Path, record: Mapping[str, Any], signed: Signed) -> None:
+    """That what lies beside an engine is what was signed with it; nothing happens where none is asked for.
+
+    Raises:
+        NotTrusted: it is another, or was not there.
+    """
+    if signed.sha256 and record and record_digest(record) != signed.record:
+        raise NotTrusted(
+            f"{file}: the record beside it is not what was signed with it; nothing was loaded: copy both again, or "
+            "delete the record"
+        )

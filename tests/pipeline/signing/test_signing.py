@@ -1,0 +1,150 @@
+"""`trtforge sign` and `verify`, and runs that sign what they build."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engines.signing import trust
+from engines.signing.envelope import opened, public_key
+from pipeline.signing import options
+
+if TYPE_CHECKING:
+    from tests.conftest import Command
+
+pytest.importorskip("securesystemslib")
+pytest.importorskip("cryptography")
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run sets in the environment is gone afterwards."""
+    monkeypatch.setenv(trust.TRUSTED, "")
+    monkeypatch.delenv(options.KEY, raising=False)
+
+
+@pytest.fixture
+def key(command: Command, tmp_path: Path) -> Path:
+    said = command("sign", "--new-key", tmp_path / "release.key")
+    assert said.status == 0, said.err
+    assert "keep it secret" in said.out
+    return tmp_path / "release.key"
+
+
+def statement_in(file: Path, key: Path) -> Any:
+    return opened(file, [public_key(key.with_suffix(".pub"))]).statement
+
+
+def test_an_engine_with_its_record_is_signed_and_verified(
+    command: Command, key: Path, tiny: Path, tmp_path: Path
+) -> None:
+    engine, public = tmp_path / "engine.onnx", key.with_suffix(".pub")
+    assert command("build", tiny / "tiny.onnx", "--backend", "onnxruntime", "-o", engine).status == 0
+    assert command("verify", engine, "--trusted", public).status == 2
+    said = command("sign", engine, "--key", key)
+    assert said.status == 0, said.err
+    assert said.out.strip() == f"{engine}.dsse.json"
+    statement = statement_in(tmp_path / "engine.onnx.dsse.json", key)
+    assert [subject["name"] for subject in statement["subject"]] == ["engine.onnx", "record"]
+    assert statement["subject"][0]["digest"]["sha256"] == trust.sha256_of(engine)
+    assert statement["predicate"]["buildDefinition"]["externalParameters"]["backend"] == "onnxruntime"
+    assert str(tmp_path) not in json.dumps(statement)
+    said = command("verify", engine, "--trusted", public)
+    assert (said.status, said.out.strip()) == (0, f"{engine}: signed by {public}")
+
+    record = tmp_path / "engine.onnx.json"
+    before = record.read_text()
+    record.write_text(before.replace('"precision": "fp32"', '"precision": "int8"'))
+    said = command("verify", engine, "--trusted", public)
+    assert said.status == 5, said.out
+    assert f"{engine}: its record is not what {public} signed with it; copy or build again" in said.err
+    record.write_text(before)
+    engine.write_bytes(engine.read_bytes() + b"\0")
+    record.unlink()
+    said = command("verify", engine, "--trusted", public)
+    assert said.status == 5
+    assert f"{engine}: is not what {public} signed (SHA-256 differs); copy or build again" in said.err
+
+
+def test_a_bundle(command: Command, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = tmp_path / "bundle.tar"
+    bundle.write_bytes(b"sums and files" * 100)
+    monkeypatch.setenv(options.KEY, str(key))
+    assert command("sign", bundle).status == 0
+    monkeypatch.setenv(trust.TRUSTED, str(key.with_suffix(".pub")))
+    assert command("verify", bundle).status == 0
+    bundle.write_bytes(b"sums and files" * 101)
+    assert command("verify", bundle).status == 5
+
+
+def test_a_run_signs_what_it_builds_once(
+    command: Command, key: Path, tiny: Path, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(options.KEY, str(key))
+    said = command("build", plan)
+    assert said.status == 0, said.err
+    files = sorted((tiny / ".trtforge/signatures").iterdir())
+    engines = sorted((tiny / ".trtforge/build").glob("*/model.onnx"))
+    assert {file.name for file in files} == {f"{trust.sha256_of(engine)}.dsse.json" for engine in engines}
+    statement = statement_in(files[0], key)
+    assert statement["predicate"]["buildDefinition"]["resolvedDependencies"][0]["name"] == "input 0"
+    assert base64.b64decode(json.loads(files[0].read_text())["payload"])
+    before = [file.stat().st_mtime_ns for file in files]
+    assert command("build", plan).status == 0
+    assert [file.stat().st_mtime_ns for file in files] == before, "a served engine keeps its signature"
+    assert command("store", "verify", "--store", tiny / ".trtforge").status == 0
+    assert command("verify", *engines, "--trusted", key.with_suffix(".pub")).status == 0
+
+
+def test_bad_input_is_one_sentence(
+    command: Command, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tmp_path / "e.plan"
+    engine.write_bytes(b"x")
+    for arguments, sentence in [
+        (["sign", engine], "--key is missing: name a private key"),
+        (["sign", "--key", key], "sign: no file is named"),
+        (["sign", engine, "--key", tmp_path / "no.key"], "no.key: cannot be read"),
+        (["sign", tmp_path / "no.plan", "--key", key], "no.plan: does not exist"),
+        (["sign", engine, "--key", key, "--gate", engine], "e.plan: cannot be read as a gate's record"),
+        (["sign", "--new-key", key], "is there already"),
+        (["verify", engine], "verify: no key is trusted"),
+        (["verify", engine, "--trusted", key], "is a private key, a public one is expected"),
+        (["verify", engine, "--trusted", key.with_suffix(".pub")], "has no signature (e.plan.dsse.json is not there)"),
+    ]:
+        said = command(*arguments)
+        assert said.status == 2, (arguments, said)
+        assert sentence in said.err
+    gate = tmp_path / "gate.json"
+    gate.write_text(json.dumps({"engines": [{"digest": "12", "name": "int8@tensorrt"}], "outcome": "pass"}))
+    said = command("sign", engine, "--key", key, "--gate", gate)
+    assert "the gate is of other engines (none has its SHA-256)" in said.err
+    gate.write_text(
+        json.dumps({"engines": [{"digest": trust.sha256_of(engine), "name": "int8@tensorrt"}], "outcome": "pass"})
+    )
+    assert command("sign", engine, "--key", key, "--gate", gate).status == 0
+    details = statement_in(tmp_path / "e.plan.dsse.json", key)["predicate"]["runDetails"]
+    assert details["byproducts"] == [{"name": "gate", "annotations": {"outcome": "pass", "variant": "int8@tensorrt"}}]
+
+
+def test_a_key_that_is_not_there_ends_the_run_before_it_begins(
+    command: Command, tiny: Path, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(options.KEY, "/no/such.key")
+    said = command("build", plan)
+    assert said.status == 2
+    assert "TRTFORGE_SIGNING_KEY: /no/such.key does not exist" in said.err
+    assert not (tiny / ".trtforge/build").exists()
+
+
+def test_trust_of_a_plan_ends_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "AT_FIRST", "/etc/a.pub")
+    options.trust([tmp_path / "b.pub"])
+    assert os.environ[trust.TRUSTED] == str(tmp_path / "b.pub")
+    options.trust([])
+    assert os.environ[trust.TRUSTED] == "/etc/a.pub"
