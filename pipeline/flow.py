@@ -114,7 +114,8 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     fp32 = network.fp32
     calibration, evaluation = _samples(plan, network, until)
     check_shapes(plan, evaluation, until)
-    support = ask_all(plan, store, fp32) if until == "support" else check_operators(plan, store, fp32, until)
+    is_all = until == "support"
+    support = ask_all(plan, store, network) if is_all else check_operators(plan, store, network, until)
     if until not in ("export", "support", "lint"):
         check_float(fp32, source.path)
     check_labels(plan, evaluation)
@@ -197,7 +198,7 @@ def models_of_bundle(plan: Plan, store: Store) -> Results:
     specs = input_specs_from_onnx(fp32.path)
     evaluation = open_samples(resolved_source(plan, plan.data.evaluation), specs, plan.data.preprocess, plan.folder)
     check_shapes(plan, evaluation, "build")
-    support = check_operators(plan, store, fp32, "build")
+    support = check_operators(plan, store, Network(fp32, bundle.ranges()), "build")
     check_labels(plan, evaluation)
     plan.benchmark.check_samples(evaluation)
     networks = {name: Network(fp32, bundle.ranges()) for name in (TRAINED, *plan.variants.networks)}

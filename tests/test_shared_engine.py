@@ -124,7 +124,9 @@ def test_a_plan_says_which_node_ran_where_and_what_was_expected(program: Path, w
     assert full["notes"][-1].endswith(" let expect none to run elsewhere, in 1 segment.")
     assert len(int8["providers"][0]["nodes"]) > 2
     assert int8["num_int8"] == -1, "nobody tells"
-    assert "nodes run on the first" in (work / "trtforge-report" / "report.html").read_text()
+    page = (work / "trtforge-report" / "report.html").read_text()
+    assert "nodes run on the first" in page
+    assert ", 0 nodes run elsewhere</td>" in page
 
 
 def test_a_budget_holds_what_runs_elsewhere(program: Path, work: Path) -> None:

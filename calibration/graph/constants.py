@@ -71,8 +71,16 @@ def _can_be_computed(node: ir.Node) -> bool:
     inputs = [value for value in node.inputs if value is not None]
     if not inputs or not all(map(is_constant, inputs)):
         return False
+    _infer_filled(node)
     most = max(MOST_GROWTH * sum(map(_num_bytes, inputs)), SMALL_BYTES)
     return all(_num_bytes(output) <= most and math.isfinite(_num_bytes(output)) for output in node.outputs)
+
+
+def _infer_filled(node: ir.Node) -> None:
+    """The shape that a ConstantOfShape fills, which onnx infers only where it stands in the file as a constant."""
+    sizes = constant(node.inputs[0]) if node.op_type == "ConstantOfShape" else None
+    if sizes is not None and math.isinf(_num_bytes(node.outputs[0])):
+        node.outputs[0].shape = ir.Shape([int(size) for size in sizes])
 
 
 def _num_bytes(value: ir.Value) -> float:

@@ -121,8 +121,8 @@ def grid_from(node: ir.Node, values: tuple[ir.Value | None, ir.Value | None, ir.
     for value, array in ((scale_value, scale), (zero_value, zero_point)):
         if value is not None and array is None:
             raise ModelError(
-                f"node '{node.name}': its scale or zero point '{value.name}' is computed, a constant is expected; "
-                "quantize the model again with scales that calibration fixes"
+                f"node '{node.name}': its scale or zero point '{value.name}' is computed, a constant is expected; run "
+                "`trtforge export` on it, or quantize the model again with scales that calibration fixes"
             )
     if scale is None:
         raise ModelError(f"node '{node.name}' ({node.op_type}) has no scale; export the model again")

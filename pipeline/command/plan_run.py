@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pipeline.artifact import Findings
+from pipeline.artifact import TRAINED, Findings
 from pipeline.command.options import PlanOptions, given_options
 from pipeline.command.outcomes import Linted, Made, MadeOfPlan, VerbOutcome
 from pipeline.command.support_table import asked_of
@@ -120,7 +120,8 @@ def by_plan(path: Path, store: Path, until: str, beside_plan: PlanOptions = NOTH
     if isinstance(result, Findings):
         return Linted(result.read(), plan.lint.allow)
     if until == "support":
-        return asked_of(made.fp32.path, made.support)
+        trained = made.networks[TRAINED]
+        return asked_of((trained.quantized or trained.fp32).path, made.support)
     if result is not None and not isinstance(result, Mapping):
         return Made(result)
     verdicts = made.verdicts if until == "validate" else {}

@@ -13,6 +13,7 @@ import onnx
 from calibration.data.preprocess import Preprocess
 from calibration.errors import ModelError
 from calibration.graph.attention import scale_queries, transpose_keys
+from calibration.graph.casts import drop_idle_casts
 from calibration.graph.constants import fold_constants
 from calibration.graph.einsum import products_from_einsums
 from calibration.graph.external_data import save_model
@@ -43,6 +44,7 @@ Rewrite: TypeAlias = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, int]]
 
 REWRITES: tuple[tuple[Rewrite, str], ...] = (
     (products_from_einsums, "Einsums that are one product are written as MatMul: {num}"),
+    (drop_idle_casts, "casts of values to the type that they have are left out: {num}"),
     (fold_constants, "what depends on constants alone is computed, number of nodes: {num}"),
     (join_transposes, "what stands between convolutions has its channels first as they do, Transposes fewer: {num}"),
     (write_hard_sigmoids, "hard sigmoids in pieces are written as HardSigmoid: {num}"),
@@ -55,7 +57,7 @@ REWRITES: tuple[tuple[Rewrite, str], ...] = (
     (raise_strides, "strides of 1x1 convolutions moved up to where the values are computed: {num}"),
 )
 """In this order: what a rewrite finds may be what one before it wrote. None changes the function."""
-ROUNDED = (fold_constants, join_transposes, drop_views, fold_pads, raise_strides)
+ROUNDED = (drop_idle_casts, fold_constants, join_transposes, drop_views, fold_pads, raise_strides)
 """Those of a model that came quantized: they change no value, also not by the order in which numbers are added."""
 STEPPED = "weights that lie on INT8 steps, as FakeQuant leaves them, are quantized by these: {num}"
 EQUALIZED = "channels between products are scaled so that their weights are alike, number of pairs: {num}"

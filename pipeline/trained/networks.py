@@ -54,6 +54,17 @@ def network_from(plan: Plan, store: Store, exported: OnnxModel, until: str) -> t
     return Network(fp32, quantized=exported), source
 
 
+def model_for_backend(plan: Plan, store: Store, network: Network, name: str, until: str) -> OnnxModel:
+    """What is asked of a backend: of a network that came quantized its INT8, placed as it is built; else FP32."""
+    for each in variants(plan, until):
+        if network.quantized is not None and each.backend == name and each.precision.has_scales:
+            stage = stage_for(plan, each)
+            assert isinstance(stage, Quantize), "check_plan_of_quantized knows"
+            with store.about(each.name):
+                return store.run(stage, network.quantized)
+    return network.fp32
+
+
 def notes_on(plan: Plan, network: Network) -> list[str]:
     """What a reader of the results has to know of a network that came quantized."""
     if network.quantized is None:

@@ -68,6 +68,17 @@ def test_what_depends_on_inputs_on_chance_or_on_a_written_precision_stays() -> N
     assert (num, folded) == (0, model)
 
 
+def test_a_filled_shape_that_is_computed_itself() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y)
+        <int64[1] size = {4}, float[4] w = {1, 2, 3, 4}>
+        { same = Identity (size)  more = Identity (same)  zeros = ConstantOfShape (more)  v = Add (w, zeros)
+          y = Add (x, v) }"""
+    )
+    folded, number = fold_constants(model)
+    assert (number, [node.op_type for node in folded.graph.node]) == (4, ["Add"])
+
+
 def test_what_only_repeats_values_stays_a_node() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[K] y)'

@@ -35,8 +35,8 @@ WRONG = {
         "node 'QuantizeLinear_q' (QuantizeLinear) has the scale -1, a positive number is expected; quantize the model "
         "again"),
     "computed scale": ("t = ReduceMax <keepdims = 0> (x)  q = QuantizeLinear (x, t, z)  y = DequantizeLinear (q, t, z)",
-        "node 'QuantizeLinear_q': its scale or zero point 't' is computed, a constant is expected; quantize the model "
-        "again with scales that calibration fixes"),
+        "node 'QuantizeLinear_q': its scale or zero point 't' is computed, a constant is expected; run `trtforge "
+        "export` on it, or quantize the model again with scales that calibration fixes"),
     "16 bits": ("q = QuantizeLinear (x, s, z16)  y = DequantizeLinear (q, s, z16)",
         "node 'QuantizeLinear_q' (QuantizeLinear) is of UINT16, of quantized models INT8 and UINT8 are taken; quantize "
         "it to these, or give the FP32 model"),

@@ -12,11 +12,12 @@ import onnx
 import pytest
 from onnx.numpy_helper import to_array
 
-from engines.backends import onnxruntime
+from engines.backends import onnxruntime, tensorrt
 from pipeline.errors import ConfigError, ModelError
 from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.results import Results
+from pipeline.stages.support import answer_from
 from pipeline.store import Store
 from tests.made import QUICK_PROTOCOL
 from tests.pipeline.bundles import packed, unpacked
@@ -94,6 +95,25 @@ def test_int8_is_the_file(made: Results, folder: Path) -> None:
     assert {variant.name: verdict.read()["passed"] for variant, verdict in made.verdicts.items()} == dict.fromkeys(
         ("fp32@onnxruntime", "int8@onnxruntime", "fp32@reference", "int8@reference"), True
     )
+
+
+def test_support_asks_the_file_itself(folder: Path, command: Command) -> None:
+    plan = folder / "asked.toml"
+    lists = '[support]\ngeneration = "10.3"\n'
+    text = PLAN.replace('["onnxruntime", "reference"]', '["tensorrt", "onnxruntime"]', 1)
+    plan.write_text(text.replace('backends = ["onnxruntime", "reference"]', 'backends = ["onnxruntime"]') + lists)
+    if not tensorrt.why_not_ask():
+        pytest.skip("TensorRT and a GPU are here, whose parser has the last word")
+    asked = run(read_plan(plan), Store(folder / "store"), "support").support
+    for name in ("tensorrt", "onnxruntime"):
+        assert "QuantizeLinear" in {node.operator for node in answer_from(asked[name]).nodes}, name
+    told = command("support", str(plan), "--store", str(folder / "store"))
+    assert told.status == 0, told.err
+    assert "NVIDIA's list of the operators of TensorRT 10.3: " in told.out
+    alone = folder / "float_alone.toml"
+    alone.write_text(plan.read_text().replace('["fp32", "int8"]', '["fp32"]'))
+    asked = run(read_plan(alone), Store(folder / "store"), "support").support
+    assert "QuantizeLinear" not in {node.operator for node in answer_from(asked["tensorrt"]).nodes}, "FP32 is built"
 
 
 def test_what_it_is_compared_with_is_said(made: Results) -> None:
