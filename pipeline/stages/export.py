@@ -13,7 +13,6 @@ import onnx
 from calibration.data.preprocess import Preprocess
 from calibration.errors import ModelError
 from calibration.graph.attention import scale_queries, transpose_keys
-from calibration.graph.casts import drop_idle_casts
 from calibration.graph.constants import fold_constants
 from calibration.graph.einsum import products_from_einsums
 from calibration.graph.external_data import save_model
@@ -25,6 +24,7 @@ from calibration.graph.pools import pool_means
 from calibration.graph.strides import raise_strides
 from calibration.graph.views import drop_views
 from calibration.quantized.grids import is_quantized
+from calibration.quantized.idle_casts import drop_idle_casts
 from calibration.quantized.stepped_weights import quantize_stepped_weights
 from calibration.weights.equalize import equalize_layers
 from calibration.weights.pixels import PixelSteps, fold_pixels

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from calibration.graph.casts import drop_idle_casts
+from calibration.quantized.idle_casts import drop_idle_casts
 
 HEAD = '<ir_version: 9, opset_import: ["" : 19]>'
 FLOAT, UINT8, INT32 = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8, onnx.TensorProto.INT32
