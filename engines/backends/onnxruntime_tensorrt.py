@@ -17,6 +17,7 @@ from engines.ort.providers import CPU, CUDA, TENSORRT, tensorrt_version, why_not
 from engines.ort.session import load_library
 from engines.precision import precision_named
 from engines.provider_share import ProviderShare
+from engines.signing.trust import check_file
 from engines.support.answers import InputShapes, SupportAnswer
 from engines.support.by_list import answer_by_list
 from engines.support.operator_lists import release_nearest
@@ -88,7 +89,12 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
 
 
 def load(engine: Path, *, num_threads: int) -> Runner:
-    """A session on all three providers, as it was built."""
+    """A session on all three providers, as it was built.
+
+    Raises:
+        NotTrusted: keys are named that engines have to be signed by, and none of them signed all files of this one.
+    """
+    check_file(engine)  # What was compiled is code.
     return sharing.SharedRunner(SHARING, engine, num_threads)
 
 

@@ -113,18 +113,27 @@ def beside_of(engine: Path) -> Path:
 
 
 def sha256_of(file: Path) -> str:
-    """SHA-256 (hex) of a file's content, read again.
+    """SHA-256 (hex) of a file's content, read again; of an engine that is a folder, of the lines that sha256sum writes
+    of the files in it, in the order of their names.
 
     Raises:
         NotTrusted: it cannot be read.
-    """
-    sha = hashlib.sha256()
+    """  # fmt: skip
     try:
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                sha.update(chunk)
+        if not file.is_dir():
+            return _sha256_of_file(file)
+        files = {path.relative_to(file).as_posix(): path for path in file.rglob("*") if not path.is_dir()}
+        lines = "".join(f"{_sha256_of_file(files[name])}  {name}\n" for name in sorted(files))
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     except OSError as error:
         raise NotTrusted(f"{file}: cannot be read ({error.strerror}); name a file") from error
+
+
+def _sha256_of_file(file: Path) -> str:
+    sha = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            sha.update(chunk)
     return sha.hexdigest()
 
 
@@ -148,7 +157,9 @@ def check_bytes(file: Path, data: bytes, signed: Signed) -> None:
 
 
 def check_file(engine: Path) -> None:
-    """That an engine that is handed on is what a key that is trusted signed; nothing happens where none is named.
+    """That an engine is what a key that is trusted signed, as it lies there; nothing happens where none is named.
+
+    For engines that are handed on, and those that are folders, whose files a runtime opens itself.
 
     Raises:
         NotTrusted, Unavailable: as ``expected``; or it is another file.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engines.backends import tensorrt, tensorrt_rtx
+from engines.backends import onnxruntime_tensorrt, tensorrt, tensorrt_rtx
 from engines.errors import NotTrusted
 from engines.nvinfer.runner import NvinferRunner, PlanChecks
 from engines.signing import trust
 from engines.signing.envelope import new_key, sealed
-from engines.signing.trust import Signed, check_bytes, expected, record_digest, sha256_of
+from engines.signing.trust import Signed, check_bytes, check_file, expected, record_digest, sha256_of
 
 pytest.importorskip("securesystemslib")
 pytest.importorskip("cryptography")
@@ -118,6 +119,32 @@ def test_a_record_that_was_changed_is_not_believed(key: Path, tmp_path: Path) ->
     signed(engine, key, record=None)
     with pytest.raises(NotTrusted, match="the record beside it"), tensorrt_rtx.load(engine, num_threads=0):
         pass
+
+
+def test_an_engine_that_is_a_folder_is_signed_with_all_its_files(key: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "engine.session"
+    (engine / "engines").mkdir(parents=True)
+    (engine / "session.json").write_text("{}")
+    (engine / "engines/part.engine").write_bytes(b"compiled")
+    with pytest.raises(NotTrusted, match=r"engine.session: is not signed"):
+        onnxruntime_tensorrt.load(engine, num_threads=0)
+    signed(engine, key, record=None)
+    onnxruntime_tensorrt.load(engine, num_threads=0)
+    (engine / "engines/part.engine").write_bytes(b"another")
+    with pytest.raises(NotTrusted, match=r"engine.session: is not what was signed \(SHA-256 differs\)"):
+        onnxruntime_tensorrt.load(engine, num_threads=0)
+    (engine / "engines/part.engine").rename(engine / "part.engine")
+    with pytest.raises(NotTrusted, match="is not what was signed"):
+        check_file(engine)
+
+
+def test_the_digest_of_a_folder_is_that_of_what_sha256sum_says(tmp_path: Path) -> None:
+    (tmp_path / "f/b").mkdir(parents=True)
+    for name in ("f/z", "f/b/a", "f/a"):
+        (tmp_path / name).write_text(name)
+    command = "find . -type f -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path / "f", capture_output=True, text=True, check=True)
+    assert sha256_of(tmp_path / "f") == done.stdout.split()[0]
 
 
 def test_a_record_counts_by_what_it_says(tmp_path: Path) -> None:

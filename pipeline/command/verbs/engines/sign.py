@@ -33,8 +33,8 @@ def sign(files: tuple[Path, ...], key: Path | None, gate: Path | None, new_key: 
     private = needed(key, "--key", "name a private key; `trtforge sign --new-key release.key` makes one")
     decision = None if gate is None else _gate(gate)
     for file in files:
-        if not file.is_file():
-            raise ConfigError(f"{file}: does not exist; name an engine's file or a bundle")
+        if not file.exists():
+            raise ConfigError(f"{file}: does not exist; name an engine or a bundle")
         echo(sign_file(file, private, decision))
 
 

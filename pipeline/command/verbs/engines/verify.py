@@ -29,8 +29,8 @@ def verify(files: tuple[Path, ...], trusted: tuple[Path, ...]) -> None:
         raise ConfigError("verify: no key is trusted; give --trusted KEY.pub, or set TRTFORGE_TRUSTED")
     changed = []
     for file in files:
-        if not file.is_file():
-            raise ConfigError(f"{file}: does not exist; name an engine's file or a bundle")
+        if not file.exists():
+            raise ConfigError(f"{file}: does not exist; name an engine or a bundle")
         signature = signature_of(file)
         if signature is None:
             raise ConfigError(
