@@ -19,12 +19,11 @@ from typing import Any
 import onnx
 
 from engines.contract import BuildOptions, EngineRecord
-from engines.errors import EngineError, NotTrusted, Unavailable
-from engines.onnx_model import check_options, copy_model, facts, read_model
+from engines.errors import EngineError, Unavailable
+from engines.onnx_model import OnnxModelFacts, check_options, copy_model, facts, read_model
 from engines.ort.providers import CPU, LIBRARIES, preload, wheel
 from engines.ort.session import OrtRunner, Providers, load_library, open_session, session_settings
 from engines.provider_share import ProviderShare, num_fallback_nodes
-from engines.signing.trust import trusted_keys
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,11 +70,9 @@ def build(sharing: Sharing, model: Path, engine: Path, options: BuildOptions) ->
     """Divide the model among the providers, compile what is to be compiled, and write the engine's folder.
 
     Raises:
-        NotTrusted: as ``refuse_unsigned``.
         Unavailable: a provider does not load here.
         EngineError: ONNX Runtime or a provider refuses the model, or the first provider takes no node of it.
     """
-    refuse_unsigned(sharing, engine)
     start = time.perf_counter()
     model_facts = facts(model)
     check_options(model_facts, options, model)
@@ -102,7 +99,7 @@ def build(sharing: Sharing, model: Path, engine: Path, options: BuildOptions) ->
         inputs=model_facts.inputs,
         outputs=model_facts.outputs,
         num_quantizable=model_facts.num_quantizable,
-        num_int8=-1 if model_facts.num_quantized else 0,  # Nobody tells of its kernels.
+        num_int8=_num_int8(model_facts),
         num_4_bits=model_facts.num_4_bits,
         notes=(share_sentence(sharing.title, shares),),
         providers=shares,
@@ -140,7 +137,6 @@ class SharedRunner(OrtRunner):
         return _settings(ort, self._sharing, self._num_threads)
 
     def _open(self, path: Path, settings: Any) -> None:
-        refuse_unsigned(self._sharing, path)
         description = description_of(path)
         options = dict(description.options)
         is_compiled = self._sharing.compiles and description.model == MODEL
@@ -157,21 +153,6 @@ class SharedRunner(OrtRunner):
                 f"{path}: its compiled parts do not fit this machine ({sharing_words(self._sharing)} compiled "
                 f"{len(new)} again); build it here again"
             )
-
-
-def refuse_unsigned(sharing: Sharing, engine: Path) -> None:
-    """Nothing compiled is loaded where signatures are asked for: TensorRT's engines are code, and a folder has none.
-
-    Raises:
-        NotTrusted: keys are named that engines have to be signed by.
-    """
-    keys = trusted_keys() if sharing.compiles else ()
-    if keys:
-        names = ", ".join(str(key.path) for key in keys)
-        raise NotTrusted(
-            f"{engine}: engines of {sharing.name} are folders with engines of TensorRT in them and cannot be signed, "
-            f"and a signature by one of {names} is expected; build for tensorrt, or name no keys"
-        )
 
 
 def load_providers(sharing: Sharing) -> None:
@@ -378,6 +359,11 @@ def _name_nodes(path: Path) -> None:
         node.name = f"node_of_{next(filter(None, node.output), node.op_type)}"
     if unnamed:
         onnx.save(model, path)
+
+
+def _num_int8(model_facts: OnnxModelFacts) -> int:
+    """Its kernels are told of by nobody."""
+    return -1 if model_facts.num_quantized else 0
 
 
 def _operator(node: Any) -> str:

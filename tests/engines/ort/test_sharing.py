@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 
 from engines.backends import onnxruntime
 from engines.contract import BuildOptions, TensorSpec
-from engines.errors import EngineError, NotTrusted, Unavailable
+from engines.errors import EngineError, Unavailable
 from engines.ort import sharing
 from engines.ort.providers import CPU, CUDA, TENSORRT
 from engines.ort.session import load_library, open_session, session_settings
@@ -31,8 +30,6 @@ from engines.ort.sharing import (
     shares_of,
 )
 from engines.provider_share import ProviderShare, num_fallback_nodes
-from engines.signing.envelope import DER_OF_ED25519
-from engines.signing.trust import TRUSTED
 
 if onnxruntime.why_not_build():
     pytest.skip(onnxruntime.why_not_build(), allow_module_level=True)
@@ -225,24 +222,6 @@ def test_parts_that_were_not_kept_are_an_error(engine: Path) -> None:
         EngineError, match="kept 0 of the 2 parts that it compiled, and would compile the others at each"
     ):
         sharing._keep_compiled(by(CPU, compiles=True), engine, {}, shares)
-
-
-def test_where_signatures_are_asked_for_nothing_compiled_is_built_or_loaded(
-    engine: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key = tmp_path / "release.pub"
-    text = base64.b64encode(DER_OF_ED25519 + bytes(range(32))).decode()
-    key.write_text(f"-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n")
-    monkeypatch.setenv(TRUSTED, str(key))
-    compiling = by(CPU, compiles=True)
-    words = r"folders with engines of TensorRT in them and cannot be signed, .*release\.pub is expected"
-    with pytest.raises(NotTrusted, match=words), SharedRunner(compiling, engine, 1):
-        pytest.fail("it was loaded")
-    with pytest.raises(NotTrusted, match=words):
-        build(compiling, model, tmp_path / "other", BuildOptions())
-    assert not (tmp_path / "other").exists()
-    with SharedRunner(by(CPU), engine, 1) as runner:
-        assert runner.inputs, "what is compiled by nobody is a model, not code"
 
 
 def test_a_size_that_depends_on_values_has_a_sentence() -> None:
