@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -68,20 +68,17 @@ UNFOLDED = "unfolded.json"
 
 @dataclass(frozen=True)
 class Pixels:
-    """What is done to samples, of which a network that takes bytes does its part itself."""
+    """What a network that takes bytes does to them itself, and of which inputs; of all where none is named."""
 
-    preprocess: Preprocess
+    steps: PixelSteps
+    inputs: tuple[str, ...] = ()
 
-    def digest(self) -> str:
-        """All of it, as text."""
-        return json.dumps(asdict(self.preprocess), sort_keys=True)
 
-    def steps(self) -> PixelSteps:
-        """The network's part."""
-        wanted = self.preprocess
-        return PixelSteps(
-            wanted.channels == "bgr", wanted.scale, wanted.mean, wanted.std, to_nchw=wanted.layout == "nchw"
-        )
+def pixels_from(preprocess: Preprocess) -> Pixels:
+    """The part of a preprocessing that ``Preprocess.of_bytes`` leaves to the network."""
+    how = preprocess
+    steps = PixelSteps(how.channels == "bgr", how.scale, how.mean, how.std, to_nchw=how.layout == "nchw")
+    return Pixels(steps, how.inputs)
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,7 @@ def _folded(
             "plan with [data.preprocess]"
         )
     try:
-        model, inputs = fold_pixels(model, pixels.steps(), pixels.preprocess.inputs)
+        model, inputs = fold_pixels(model, pixels.steps, pixels.inputs)
     except ModelError as error:
         raise ConfigError(
             f"[export] fold_preprocess: {source.path}: {error}; name the inputs that take pictures in "

@@ -17,7 +17,7 @@ from engines import backend, builders
 from pipeline.artifact import OnnxModel
 from pipeline.errors import ConfigError
 from pipeline.plan import Plan
-from pipeline.stages.export import UNFOLDED, Pixels
+from pipeline.stages.export import UNFOLDED, Pixels, pixels_from
 
 
 def pixels_of(plan: Plan) -> tuple[Pixels, ...]:
@@ -35,7 +35,7 @@ def pixels_of(plan: Plan) -> tuple[Pixels, ...]:
                 f"{plan.path}: [export] fold_preprocess: {name} builds from the trained network, not from the exported "
                 f"one, which does the preprocessing; take one of {others}, or leave it out"
             )
-    return (Pixels(plan.data.preprocess),)
+    return (pixels_from(plan.data.preprocess),)
 
 
 def preprocess_of(plan: Plan) -> Preprocess:

@@ -157,6 +157,11 @@ def changed(folder: Path, *settings: str) -> Results:
     return run(read_plan(folder / "plan.toml", settings), Store(folder / "store"), "export")
 
 
+def test_the_export_depends_on_what_is_folded_alone(folder: Path, made: Results) -> None:
+    assert changed(folder, "data.preprocess.resize=[16, 16]").fp32.path == made.fp32.path
+    assert changed(folder, "data.preprocess.scale=0.0041").fp32.path != made.fp32.path
+
+
 def test_what_cannot_be_folded_is_refused(folder: Path, tmp_path: Path) -> None:
     stored = dict(np.load(folder / "data.npz"))
     floats = {name: array.astype(np.float32) if name != "y" else array for name, array in stored.items()}

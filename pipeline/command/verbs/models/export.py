@@ -22,7 +22,7 @@ from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make
 from pipeline.sources.contract import source_from_path
-from pipeline.stages.export import Export, Pixels
+from pipeline.stages.export import Export, pixels_from
 
 
 @click.command()
@@ -47,7 +47,7 @@ def export(source: Path, **options: Any) -> VerbOutcome:
     stage = stage_from_options(Export(), options)
     if preprocess and not stage.fold_preprocess:
         raise ConfigError("--preprocess: has no effect without --fold-preprocess; add it, or drop this")
-    pixels = Pixels(preprocess_from(preprocess)) if preprocess else None
+    pixels = pixels_from(preprocess_from(preprocess)) if preprocess else None
     network = source_from_path(source, options["signature"])
     output = needed(options["output"], "-o", "name the ONNX file to write")
     check_file_target(output)
