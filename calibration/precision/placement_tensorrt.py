@@ -39,6 +39,7 @@ from calibration.ranges.span import Span
 SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth")
 PART = ("Pad", "Slice", "Split", "MaxPool")
 """With those above, the operators through which Q/DQ commute: their first input and their outputs have one scale."""
+ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 POOLS = ("AveragePool", "GlobalAveragePool")
 BRANCH = ("BatchNormalization", "Relu", "Clip", "LeakyRelu")
 """What may lie between a convolution and the Add it is fused with, besides Add and Mul with a constant."""
@@ -166,11 +167,23 @@ def _is_served(node: ir.Node) -> str | None:
     if attribute_int(node, "group", 1) > 1:
         fits = num_out % 8 == 0 and all(size >= 3 for size in kernel)
     else:
-        first = node.inputs[0] is not None and node.inputs[0].is_graph_input()
-        enough = first or max(num_out, num_in) >= MIN_CHANNELS
+        enough = _is_of_input(node.inputs[0]) or max(num_out, num_in) >= MIN_CHANNELS
         fits = (num_out % 8 == 0 or num_in % 8 == 0) and enough and len(set(kernel)) == 1
     shown = "x".join(str(size) for size in kernel)
     return None if fits else f"{num_in} channels in, {num_out} out, kernel {shown}: too small for INT8 kernels"
+
+
+def _is_of_input(value: ir.Value | None) -> bool:
+    """Whether data is an input of the model, in another type, order or scale at most: its reader is a first layer."""
+    while value is not None and not value.is_graph_input():
+        node = value.producer()
+        if node is None or node.domain not in ("", "ai.onnx"):
+            return False
+        data = [each for each in node.inputs if each is not None and constant(each) is None]
+        if node.op_type not in (*SHAPE_ONLY, "Cast", *ARITHMETIC) or len(data) != 1:
+            return False
+        (value,) = data
+    return value is not None
 
 
 def _wanted(node: ir.Node, depths: dict[str, int]) -> tuple[int, ...]:

@@ -191,6 +191,7 @@ def test_weights_are_scaled_along_their_output_channels(
     ("header", "body", "shape", "reason"),
     [
         ("(float[N,4,8,8] x) => (float[N,4,8,8] y)", "r = Relu (x)  y = Conv (r, w)", (4, 4, 1, 1), "too small"),
+        ("(float[N,4,8,8] x) => (float[N,4,8,8] y)", "s = Mul (x, x) y = Conv (s, w)", (4, 4, 1, 1), "too small"),
         ("(float[N,3,8,8] x) => (float[N,64,8,7] y)", "y = Conv (x, w)", (64, 3, 1, 2), "kernel 1x2: too small"),
         ("(float[N,16,8,8] x) => (float[N,16,8,8] y)", "y = Conv <group = 16> (x, w)", (16, 1, 1, 1), "too small"),
         ("(float[1,16] x) => (float[1,32] y)", "y = MatMul (x, w)", (16, 32), "single row or column"),
@@ -206,11 +207,20 @@ def test_tensorrt_leaves_what_its_int8_kernels_do_not_serve(
     assert reason in placement.notes[0]
 
 
+TURNED = "t = Transpose <perm = [0, 3, 1, 2]>"
+
+
 @pytest.mark.parametrize(
     ("header", "body", "shape"),
     [
         ("(float[N,3,8,8] x) => (float[N,64,6,6] y)", "y = Conv (x, w)", (64, 3, 3, 3)),
         ("(float[N,8,8,8] x) => (float[N,8,6,6] y)", "y = Conv (x, w)", (8, 8, 3, 3)),
+        ("(float[N,8,8,3] x) => (float[N,8,6,6] y)", f"{TURNED} (x) y = Conv (t, w)", (8, 3, 3, 3)),
+        (
+            "(uint8[N,8,8,3] x) => (float[N,8,6,6] y)",
+            f"one = Constant <value_float = 1.0> () c = Cast <to = 1> (x) s = Sub (c, one){TURNED} (s) y = Conv (t, w)",
+            (8, 3, 3, 3),
+        ),
         ("(float[N,16,8,8] x) => (float[N,16,6,6] y)", "y = Conv <group = 16> (x, w)", (16, 1, 3, 3)),
     ],
 )

@@ -14,6 +14,7 @@ from onnx.numpy_helper import from_array
 
 from calibration.data.preprocess import Preprocess
 from engines.backends import onnxruntime
+from engines.onnx_model import facts
 from pipeline.errors import CheckFailed, ConfigError, DataError
 from pipeline.flow import run
 from pipeline.plan import read_plan
@@ -148,6 +149,8 @@ def test_an_engine_for_tensorrt_is_placed_and_simulated_with_bytes(folder: Path)
     backends = 'variants.backends=["tensorrt_rtx"]'
     done = run(read_plan(folder / "plan.toml", (backends, shapes)), Store(folder / "store"), "validate")
     assert len(done.engines) == 3
+    (int8,) = (model.path for variant, model in done.models.items() if variant.name == "int8@tensorrt_rtx")
+    assert facts(int8).num_quantized == facts(int8).num_quantizable == 2, "the first layer is one, bytes or not"
     for engine in done.engines.values():
         record = json.loads(engine.beside("record.json").read_text())
         assert [spec["dtype"] for spec in record["inputs"]] == ["uint8"]
