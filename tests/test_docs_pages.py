@@ -45,7 +45,7 @@ WITH_COMMANDS = [(short(page), line) for page in PAGES for line in commands(page
 def parse(words: list[str]) -> None:
     """Raise click's error if the command line could not be begun."""
     command: click.Command = trtforge
-    context = click.Context(trtforge, info_name="trtforge")
+    context = click.Context(trtforge, info_name="trtforge", **trtforge.context_settings)
     while isinstance(command, click.Group):
         name, found, words = command.resolve_command(context, words)
         assert found is not None, name
@@ -58,7 +58,7 @@ def test_a_command_is_parsed_by_the_real_parser(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)
     name = Path(words[0]).name if words else ""
     if name == "trtforge":
-        parse(words[1:])
+        parse(words[1 : words.index(">")] if ">" in words else words[1:])
     elif words and words[0].startswith("scripts/"):
         assert os.access(ROOT / words[0], os.X_OK)
 

@@ -42,7 +42,7 @@ ON_FILES = {
     "benchmark": ["engines", "options"],
     "gate": ["plan", "options"],
 }
-COMMAND_ONLY = {"ranges", "bisect", "baseline", "deliver", "doctor"}
+COMMAND_ONLY = {"ranges", "bisect", "baseline", "deliver", "doctor", "completion", "sign", "verify"}
 """Verbs on files that are for the terminal."""
 QUICK = {"warmup_queries": 1, "warmup_seconds": 0, "min_queries": 8, "min_seconds": 0, "num_blocks": 4}
 

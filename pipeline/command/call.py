@@ -29,14 +29,15 @@ def outcome_of(verb: str, paths: Sequence[PathLike[str] | str], keywords: Mappin
     Raises:
         ConfigError: the verb has no such option, or it takes no such value.
     """
-    command = trtforge.get_command(click.Context(trtforge), verb)
+    parent = click.Context(trtforge, info_name="trtforge", **trtforge.context_settings)
+    command = trtforge.get_command(parent, verb)
     assert command is not None, "only verbs are asked for"
     options = dict(keywords)
     caller = Caller(quiet=not options.pop("progress", True))
     words = [word for name, value in options.items() for word in words_of(command, name, value)]
     remember_digests()
     try:
-        with command.make_context(verb, [*words, "--", *map(str, paths)], obj=caller) as context:
+        with command.make_context(verb, [*words, "--", *map(str, paths)], parent=parent, obj=caller) as context:
             outcome = command.invoke(context)
     except click.ClickException as error:
         raise ConfigError(f"{verb}: {error.format_message()}") from error

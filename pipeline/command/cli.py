@@ -31,6 +31,7 @@ ORDER = (
     "export", "support", "lint", "convert", "prune", "calibrate", "ranges", "cast", "tune", "quantize", "ptq",
     "tolerate",
     "build", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "sign", "verify", "deliver", "doctor",
+    "completion",
 )  # fmt: skip
 """How `--help` lists the verbs: in the order of a run. One that is not named here comes after those of its folder."""
 
@@ -154,6 +155,10 @@ def status_of(arguments: Sequence[str]) -> int:
     """Run the command with these arguments; errors become one sentence on stderr and an exit status."""
     from pipeline.errors import EXIT_STATUS, FULL_DISK, WRONG_PATH, ConfigError, Unavailable, exit_status
 
+    if "_TRTFORGE_COMPLETE" in os.environ:
+        from pipeline.command.completion import add_shells
+
+        add_shells()
     try:
         status = trtforge.main(list(arguments), prog_name="trtforge", standalone_mode=False)
     except click.ClickException as error:

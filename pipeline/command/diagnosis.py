@@ -15,6 +15,7 @@ from typing import Any, Literal
 from engines.availability import BackendState, survey
 from engines.ort.providers import DISTRIBUTIONS, ProviderLinks, provider_links, wheels
 from engines.torch_graph import library
+from pipeline.machine.extras import Extra, extras
 from pipeline.machine.identity import Machine, installed_versions, this_machine
 from pipeline.machine.jetson import Clock, Jetson, Release, jetson_here
 from pipeline.machine.memory import Memory, build_need_mib, memory_here
@@ -89,6 +90,8 @@ class Diagnosis:
     build_need_mib: int
     """A rule of thumb for TensorRT's build of the plan's model; 0 where TensorRT is not needed."""
     findings: tuple[Notice, ...]
+    extras: tuple[Extra, ...] = ()
+    """Of this package; empty where it was never installed."""
 
     def why_not(self) -> list[str]:
         """Why what is needed cannot work here, a sentence each; empty if it can."""
@@ -169,6 +172,7 @@ def diagnose(root: Path, plan: Plan | None, store: Path) -> Diagnosis:
         providers=provider_links(),
         build_need_mib=need_mib,
         findings=tuple(notices),
+        extras=extras(),
     )
 
 

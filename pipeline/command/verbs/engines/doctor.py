@@ -22,7 +22,8 @@ ROOT = Path("/")
 @click.option("--json", "as_json", is_flag=True, help="print the diagnosis as JSON")
 @STORE
 def doctor(plan: Path | None, as_json: bool, store: Path) -> None:
-    """Report which backends can build and run here, with versions, and why the others cannot and how to install them.
+    """Report which backends can build and run here, with versions, and why the others cannot and how to install them;
+    and of each extra of this package what is installed, or the line that installs it.
 
     On a Jetson also: L4T and JetPack, CUDA, TensorRT, power mode, clocks and memory, and known problems.
     Exit status 3 if a backend of PLAN.toml (on a Jetson without a plan: tensorrt) cannot work here.
@@ -47,7 +48,12 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         reasons = dict.fromkeys(reason for reason in (state.why_not_build, state.why_not_run) if reason)
         missing += [f"{state.name}: {reason.removeprefix(f'{state.name}: ')}" for reason in reasons]
     console.print(table)
-    for line in [*missing, *diagnosis.facts(), *(finding.line() for finding in diagnosis.findings)]:
+    for line in [
+        *missing,
+        *diagnosis.facts(),
+        *(extra.line() for extra in diagnosis.extras),
+        *(finding.line() for finding in diagnosis.findings),
+    ]:
         echo(line)
 
 
