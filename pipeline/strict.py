@@ -189,6 +189,8 @@ def _strict(value: Any, kind: Any) -> Any:
 
 def _misfit(value: object, wanted: str) -> str:
     """What a value of a plan is, in TOML's words, against what was expected."""
+    if value == "?":  # As `trtforge init` writes it.
+        return f"is still the question '?'; answer it with {wanted}, the comments of the plan say what is known"
     kinds: dict[type, str] = {bool: "a truth value", int: "a whole number", float: "a number", str: "a text"}
     kinds |= {list: "a list", dict: "a table"}
     shown = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)

@@ -98,6 +98,10 @@ def test_what_is_missing_is_named(tmp_path: Path, text: str, said: str) -> None:
         ("[export]\nfold = 'yes'", "[export.fold] is 'yes', a text, but takes true or false"),
         ("[report]\nfolder = 3", "[report.folder] is 3, a whole number, but takes a text in quotes"),
         ("[calibrate]\npercentile = '99'", "[calibrate.percentile] is '99', a text, but takes a number"),
+        (
+            "[calibrate]\npercentile = '?'",
+            "[calibrate.percentile] is still the question '?'; answer it with a number, ",
+        ),
         ("[calibrate]\npercentile = true", "[calibrate.percentile] is true, a truth value, but takes a number"),
         ("[calibrate]\npercentile = [99]", "[calibrate.percentile] is [99], a list, but takes a number"),
         ("[validate.int8]\natol = false", "[validate.int8.atol] is false, a truth value, but takes a number"),
