@@ -97,7 +97,7 @@ def test_without_labels_the_scale_is_a_question_that_has_to_be_answered(here: Pa
     text = (here / "drafted.toml").read_text()
     assert 'scale = "?"' in text
     assert "# ? are the 4 sub-folders of photos the classes?" in text
-    with pytest.raises(ConfigError, match=r"\[data.preprocess.scale\] is '\?', a text, but takes a number"):
+    with pytest.raises(ConfigError, match=r"\[data.preprocess.scale\] is still the question '\?'; answer it"):
         read_plan(here / "drafted.toml")
     refused = command("run", "net.onnx", "--data", "photos")
     assert refused.status == 2
