@@ -15,3 +15,7 @@ class OutOfMemory(EngineError):
 
 class NotTrusted(Exception):
     """A file is not signed by a key that is trusted, was changed since, or a key or signature cannot be read."""
+
+
+class RuntimeCrashed(OutOfMemory):
+    """The process that the runtime works in was ended by a signal by which also a lack of memory ends one."""

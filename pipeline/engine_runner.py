@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +20,7 @@ from calibration.graph.external_data import save_model
 from calibration.graph.watched_outputs import num_computed_values
 from engines import backend, module_of
 from engines.contract import DYNAMIC, Array, ProfiledRunner, Runner
+from engines.timed_queries import QueriesElsewhere
 from pipeline.artifact import Engine
 
 ModelRunner: TypeAlias = Literal["onnxruntime", "reference"]
@@ -102,7 +104,27 @@ class SampleFeeds:
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Run one sample."""
-        return self._runner.infer(as_model_takes(feed, self._ranks))
+        return self._runner.infer(self.taken(feed))
+
+    def taken(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """The sample as the model takes it."""
+        return as_model_takes(feed, self._ranks)
+
+
+def engine_process(engine: Engine) -> int:
+    """The process that the engine is going to run in: this one, or another, which is started."""
+    module = None if engine.simulated else backend(engine.backend)
+    return int(getattr(module, "process_id", os.getpid)())
+
+
+def queries_elsewhere(
+    runner: Runner, feeds: Sequence[Mapping[str, Array]], *, in_flight: bool = False
+) -> QueriesElsewhere | None:
+    """Queries on these feeds, timed in the process that holds the engine; None where that is this one."""
+    if isinstance(runner, SampleFeeds):
+        feeds = [runner.taken(feed) for feed in feeds]
+    bind = getattr(runner, "bind", None)
+    return None if bind is None else cast(QueriesElsewhere, bind(feeds, in_flight=in_flight))
 
 
 def as_model_takes(feed: Mapping[str, Array], ranks: Mapping[str, int]) -> dict[str, Array]:

@@ -1,13 +1,21 @@
-"""TensorRT 8.5 to 11, on the GPU it builds for: Jetson modules, and any GPU with the full library."""
+"""TensorRT 8.5 to 11, on the GPU it builds for: Jetson modules, and any GPU with the full library.
+
+Where another interpreter has it (JetPack 5's Python 3.8), that one is asked: see ``engines/elsewhere``.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.contract import BuildOptions, EngineRecord, Placement
+from engines.contract import Array, BuildOptions, EngineRecord, GpuUse, LayerTimes, Placement, StreamingRunner
 from engines.cuda import device, libraries
+from engines.elsewhere.backend import ElsewhereBackend, LibraryPlace, backend_elsewhere
+from engines.elsewhere.worker import where_is
 from engines.errors import Unavailable
 from engines.model_format import ModelFormat
 from engines.nvinfer import builder as nvinfer_builder
@@ -16,6 +24,7 @@ from engines.nvinfer.builder_config import NVINFER_OPTIONS
 from engines.nvinfer.inspection import Inspection, inspected
 from engines.nvinfer.loading import EngineLoader
 from engines.nvinfer.parser_answers import answer_by_parser
+from engines.nvinfer.runner import AS_USUAL
 from engines.onnx_model import OnnxModelFacts, facts, refuse_targets
 from engines.support import parser_limits
 from engines.support.answers import InputShapes, SupportAnswer
@@ -41,6 +50,8 @@ _FIRST_NAMES = ("ICudaEngine", "num_io_tensors")  # what the name-based API of 8
 
 def why_not_build() -> str:
     """Empty if there are tensorrt and a driver with a GPU: kernels are chosen by timing them."""
+    if (other := _elsewhere()) is not None:
+        return other.why_not_build()
     if importlib.util.find_spec("tensorrt") is None:
         return f"tensorrt: is not installed; {INSTALL}"
     reason = device.why_no_gpu()
@@ -49,6 +60,8 @@ def why_not_build() -> str:
 
 def why_not_run() -> str:
     """Empty if there are tensorrt, a driver with a GPU, and pycuda."""
+    if (other := _elsewhere()) is not None:
+        return other.why_not_run()
     if reason := why_not_build():
         return reason
     reason = device.why_no_pycuda()
@@ -58,6 +71,8 @@ def why_not_run() -> str:
 def versions() -> dict[str, str]:
     """Version of TensorRT; driver, GPU and compute capability where there is one; cuDNN and cuBLAS if it takes kernels
     of theirs."""
+    if (other := _elsewhere()) is not None:
+        return other.versions()
     trt = _import()
     gpu = device.versions()
     external = gpu and capability.capability_of(trt).external_kernels
@@ -66,12 +81,18 @@ def versions() -> dict[str, str]:
 
 def refuse(options: BuildOptions) -> None:
     """Raise Unavailable or EngineError if this version cannot do what is requested, as far as the options tell."""
+    if (other := _elsewhere()) is not None:
+        other.refuse(options)
+        return
     refuse_targets(options, NAME)
     capability.refuse(capability.capability_of(_import()), options)
 
 
 def refuse_model(model: Path) -> None:
     """Raise Unavailable if this version's parser does not read the model's opset or reductions."""
+    if (other := _elsewhere()) is not None:
+        other.refuse_model(model)
+        return
     parser_limits.refuse_model(_import(), facts(model), model)
 
 
@@ -82,6 +103,8 @@ def why_not_ask() -> str:
 
 def ask(model: Path, shapes: InputShapes) -> SupportAnswer:
     """What this version's parser says of each node."""
+    if (other := _elsewhere()) is not None:
+        return other.ask(model, shapes)
     if reason := why_not_ask():
         raise Unavailable(f"{reason}; the list of a version is asked with --generation, or [support] generation")
     return answer_by_parser(_import(), model, shapes)
@@ -94,6 +117,8 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
         Unavailable: no tensorrt, no GPU, too old a version, or an option that this version does not have.
         EngineError: it refused the model, or an option does not fit the model.
     """
+    if (other := _elsewhere()) is not None:
+        return other.build(model, engine, options)
     refuse_targets(options, NAME)
     if reason := why_not_build():  # before anything of the library: without a driver some generations crash
         raise Unavailable(reason)
@@ -122,4 +147,38 @@ def _inspect(plan: bytes, model_facts: OnnxModelFacts, options: BuildOptions) ->
 
 
 _LOADING = EngineLoader(NAME, _import, lambda: versions())
-load, layer_times = _LOADING.load, _LOADING.layer_times
+
+
+def load(engine: Path, *, num_threads: int, use: GpuUse = AS_USUAL) -> StreamingRunner:
+    """A runner on GPU 0. ``num_threads`` is for runtimes on the CPU."""
+    if (other := _elsewhere()) is not None:
+        return other.load(engine, num_threads, use)
+    return _LOADING.load(engine, num_threads=num_threads, use=use)
+
+
+def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
+    """By TensorRT's profiler, without CUDA graphs; memory by an allocator that counts."""
+    if (other := _elsewhere()) is not None:
+        return other.layer_times(engine, feed, num_runs)
+    return _LOADING.layer_times(engine, feed, num_runs)
+
+
+def process_id() -> int:
+    """The process that engines run in; it is started where it is not this one."""
+    return os.getpid() if (other := _elsewhere()) is None else other.process.process_id()
+
+
+def place() -> LibraryPlace:
+    """Where ``import tensorrt`` leads, in the interpreter that is asked for it.
+
+    Raises:
+        Unavailable: another one is named, and does not start.
+    """
+    distributions = (NAME, "pycuda")
+    if (other := _elsewhere()) is not None:
+        return other.place(NAME, *distributions)
+    return LibraryPlace("", platform.python_version(), *where_is(NAME, distributions))
+
+
+def _elsewhere() -> ElsewhereBackend | None:
+    return backend_elsewhere(__name__, NAME)

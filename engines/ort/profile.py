@@ -39,8 +39,8 @@ def kernels_from_profile(
 def _kernel(name: str, facts: Mapping[str, Any], makers: Mapping[str, str]) -> LayerFacts:
     kind, nodes = str(facts["op_name"]), set(makers.values())
     node_name = name[len(FUSED) :] if name.startswith(FUSED) else name
-    # ``fc/MatMulAddFusion`` is named by the fusion that made it.
-    source = node_name if node_name in nodes else node_name.rpartition("/")[0]
+    # ``fc/MatMulAddFusion`` is named by the fusion that made it, with another ``/`` at the end before 1.20.
+    source = node_name if node_name in nodes else node_name.rstrip("/").rpartition("/")[0]
     if source not in nodes:  # In the blocked layout, kernels are called after the tensor that they make.
         source = makers.get(node_name[: -len(BLOCKED)] if node_name.endswith(BLOCKED) else node_name, "")
     types = [kind for tensor in facts.get("input_type_shape", ()) for kind in tensor]

@@ -3,11 +3,11 @@
 Definitions, each over several processes that are started one after another, the engines taking turns:
 
 - *cold start*: wall-clock time in a fresh process from asking the backend for the engine (which loads the runtime's
-  libraries) to holding the outputs of its first query. Starting the interpreter is not in it; the file may be in the
-  system's cache, as it is after a deployment that has just copied it.
+  libraries) to holding the outputs of its first query. Starting the interpreter is not in it, nor that of another one
+  which has the library; the file may be in the system's cache, as it is after a deployment that has just copied it.
 - *device memory*: by how much the GPU's free memory fell meanwhile (``engines.contract.RunnerFacts``).
-- *peak memory*: the most memory that this process had at once (``VmHWM``, proc(5)): the interpreter, the runtime's
-  libraries, the engine and its queries. Of ``getrusage``'s number a child would inherit its parent's.
+- *peak memory*: the most memory that the engine's process had at once (``VmHWM``, proc(5)): the interpreter, the
+  runtime's libraries, the engine and its queries. Of ``getrusage``'s number a child would inherit its parent's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from engines.contract import Array
 from pipeline.artifact import Engine
-from pipeline.engine_runner import runner_of
+from pipeline.engine_runner import engine_process, runner_of
 from pipeline.errors import Unavailable
 from pipeline.gate.checks import EngineBudget, check_from_interval, check_not_measured
 from pipeline.gate.record import Check
@@ -71,6 +71,7 @@ def measure_cold_starts(
 
 
 def _start(engine: Engine, feed: Mapping[str, Array], num_threads: int) -> ColdStart:
+    process_id = engine_process(engine)
     begin = time.perf_counter()
     with runner_of(engine, num_threads) as runner:
         runner.infer(feed)
@@ -78,13 +79,16 @@ def _start(engine: Engine, feed: Mapping[str, Array], num_threads: int) -> ColdS
         for _ in range(NUM_QUERIES):
             runner.infer(feed)
         device_memory_mib = runner.facts().device_memory_mib
-    return ColdStart(cold_start_ms, _peak_memory_mib(), device_memory_mib)
+        peak_memory_mib = _peak_memory_mib(process_id)
+    return ColdStart(cold_start_ms, peak_memory_mib, device_memory_mib)
 
 
-def _peak_memory_mib() -> float:
-    match = re.search(r"^VmHWM:\s+(\d+) kB", text_of(Path("/proc/self/status")), re.MULTILINE)
+def _peak_memory_mib(process_id: int) -> float:
+    match = re.search(r"^VmHWM:\s+(\d+) kB", text_of(Path(f"/proc/{process_id}/status")), re.MULTILINE)
     if match is None:
-        raise Unavailable("/proc/self/status: does not report a process's peak memory; leave out peak_memory_mib")
+        raise Unavailable(
+            f"/proc/{process_id}/status: does not report a process's peak memory; leave out peak_memory_mib"
+        )
     return int(match[1]) / 1024
 
 

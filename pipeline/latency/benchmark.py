@@ -18,17 +18,16 @@ and in queries, a minimum duration), pyperf (call a measurement unstable and say
 
 from __future__ import annotations
 
-import gc
 import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from calibration.arrays import Floats, Ints
+from engines.timed_queries import BlockLength, QueriesElsewhere, QueryArrivals, Raw, run_for, run_queries
 from pipeline.errors import ConfigError
 from pipeline.latency.protocol import CONFIDENCE, Protocol
 from pipeline.latency.scenarios import QueryTimes
@@ -53,6 +52,8 @@ class Candidate:
     """Device time of the last query, milliseconds; None where the backend cannot tell."""
     rest: Callable[[], object] = lambda: None
     """Told that others have their turn: it waits for what it still has under way."""
+    elsewhere: QueriesElsewhere | None = None
+    """Of an engine in another process: its queries are timed there, and nothing goes to and fro meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,7 @@ def measure(
     need_queries = -(-protocol.min_queries // protocol.num_blocks)
     need_ns = protocol.min_seconds * 1e9 / protocol.num_blocks
 
-    def done(num_queries: int, spent_ns: int) -> bool:
-        return num_queries >= need_queries and spent_ns >= need_ns
-
+    done = BlockLength(need_queries, need_ns)
     blocks: list[list[Queries]] = [[] for _ in candidates]
     total = protocol.num_blocks * len(candidates)
     began_ns = clock()
@@ -158,7 +157,7 @@ def measure(
     for round_ in range(protocol.num_blocks):
         for index in order.permutation(len(candidates)):
             run_unrecorded(candidates[index], protocol.settle_queries, 0.0, clock)
-            raw = run_block(candidates[index], done, clock, protocol.load.begin((protocol.seed, round_), clock))
+            raw = run_block(candidates[index], done, clock, protocol.load.query_arrivals((protocol.seed, round_)))
             candidates[index].rest()
             blocks[index].append(queries_from_raw(raw, round_, began_ns))
             on_block(sum(map(len, blocks)), total)
@@ -214,51 +213,23 @@ def queries_from_npz(path: Path) -> Queries:
 
 def run_unrecorded(candidate: Candidate, num_queries: int, seconds: float, clock: Callable[[], int]) -> int:
     """Run so many queries at least, and for so long at least; how many these were."""
-    done, until_ns = 0, clock() + int(seconds * 1e9)
-    while done < num_queries or clock() < until_ns:
-        candidate.call()
-        done += 1
-    return done
+    if candidate.elsewhere is not None:
+        return candidate.elsewhere.run_for(num_queries, seconds)
+    return run_for(candidate.call, num_queries, seconds, clock)
 
 
-Raw: TypeAlias = tuple[list[int], list[int], list[float]]
-"""Start and end of each query in nanoseconds, and its device time in milliseconds."""
-
-
-def run_block(
-    candidate: Candidate,
-    done: Callable[[int, int], bool],
-    clock: Callable[[], int],
-    begin: Callable[[], int],
-) -> Raw:
-    """Run one block, with garbage collection held back while the clock runs.
+def run_block(candidate: Candidate, done: BlockLength, clock: Callable[[], int], arrivals: QueryArrivals) -> Raw:
+    """Run one block, in the process that holds the engine.
 
     Args:
         candidate: what is timed.
-        done: asked before each query with the number of queries so far and the nanoseconds since the block began.
-        clock: nanoseconds.
-        begin: waits until the next query is due, and says when it was; the clock itself for a query after the other.
+        done: when the block is over.
+        clock: nanoseconds; all processes of a machine share the one that another process takes.
+        arrivals: when queries are due.
     """
-    starts: list[int] = []
-    ends: list[int] = []
-    device: list[float] = []
-    call, device_ms = candidate.call, candidate.device_ms
-    collecting = gc.isenabled()
-    gc.disable()
-    began_ns = end = clock()
-    try:
-        while not done(len(starts), end - began_ns):
-            start = begin()
-            call()
-            end = clock()
-            device_time_ms = device_ms()
-            starts.append(start)
-            ends.append(end)
-            device.append(float("nan") if device_time_ms is None else device_time_ms)
-    finally:
-        if collecting:
-            gc.enable()
-    return starts, ends, device
+    if candidate.elsewhere is not None:
+        return candidate.elsewhere.run_queries(done, arrivals)
+    return run_queries(candidate.call, candidate.device_ms, done, clock, arrivals.begin(clock))
 
 
 def queries_from_raw(raw: Raw, round_: int, began_ns: int) -> Queries:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from engines.contract import Array, DeviceTimes, LayerTimes, Runner, RunnerFacts
+from engines.timed_queries import QueriesElsewhere
 
 NUM_RUNS = 50
 """Runs in which the times of layers are told."""
@@ -38,6 +39,14 @@ class DeviceTimeRecorder:
             return None
         parts = {name: [getattr(times, name) for times in self.times] for name in asdict(self.times[0])}
         return DeviceTimes(**{name: median(values) for name, values in parts.items()})
+
+
+def recorder_for(timed: QueriesElsewhere | None, runner: Runner) -> DeviceTimeRecorder:
+    """One for a candidate: where its queries are timed elsewhere, what is told there comes with each block."""
+    recorder = DeviceTimeRecorder(runner)
+    if timed is not None:
+        timed.times = recorder.times
+    return recorder
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle
 
 from calibration.data.batches import Samples
 from engines import streaming_backend
 from engines.contract import Array, GpuUse, Runner, StreamingRunner
+from engines.timed_queries import BatchesInFlight
 from pipeline.artifact import Engine
-from pipeline.engine_runner import as_model_takes, model_ranks
+from pipeline.engine_runner import as_model_takes, model_ranks, queries_elsewhere
 from pipeline.latency.benchmark import Candidate
 from pipeline.latency.scenarios import Load
 
@@ -41,32 +42,13 @@ def batches_in_memory(samples: Samples, batch_size: int) -> list[Mapping[str, Ar
 
 
 def offline(
-    candidate: Candidate, runner: Runner, streaming: StreamingRunner | None, feeds: Iterable[Mapping[str, Array]]
+    candidate: Candidate, runner: Runner, streaming: StreamingRunner | None, feeds: Sequence[Mapping[str, Array]]
 ) -> Candidate:
     """The candidate going through the batches, again and again."""
+    if (timed := queries_elsewhere(streaming or runner, feeds, in_flight=streaming is not None)) is not None:
+        return replace(candidate, call=timed.one, rest=timed.rest, elsewhere=timed)
     following = cycle(feeds)
     if streaming is None:
         return replace(candidate, call=lambda: runner.infer(next(following)))
     flow = BatchesInFlight(streaming, following)
     return replace(candidate, call=flow.next, rest=flow.end)
-
-
-class BatchesInFlight:
-    """Batches in flight: each call takes the answers of one and sends off another."""
-
-    def __init__(self, runner: StreamingRunner, feeds: Iterator[Mapping[str, Array]]) -> None:
-        """``feeds`` has no end."""
-        self._runner, self._feeds = runner, feeds
-        self._answers: Generator[dict[str, Array], None, None] | None = None
-
-    def next(self) -> dict[str, Array]:
-        """The answers to the batch that was sent off first."""
-        if self._answers is None:
-            self._answers = self._runner.infer_all(self._feeds)
-        return next(self._answers)
-
-    def end(self) -> None:
-        """Wait for what is in flight; its answers are not asked for."""
-        if self._answers is not None:
-            self._answers.close()
-            self._answers = None

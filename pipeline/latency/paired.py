@@ -39,6 +39,7 @@ from typing import TypeAlias
 import numpy as np
 
 from calibration.arrays import Floats
+from engines.timed_queries import BlockLength
 from pipeline.latency.benchmark import (
     NS_PER_MS,
     Candidate,
@@ -283,16 +284,14 @@ class _PairedRun:
             raise ValueError(f"{candidates[0].name}: engines and limits of different batch sizes: {sorted(sizes)}")
         return candidates
 
-    def _is_whole(self, num_queries: int, _spent_ns: int) -> bool:
-        return num_queries >= self._block_queries
-
     def _round(self, candidates: Sequence[Candidate]) -> None:
         first = int(self._random.integers(len(candidates)))
         order = [first, 1 - first, 1 - first, first] if len(candidates) > 1 else [0, 0]
         for place, index in enumerate(order):
             run_unrecorded(candidates[index], self._pairing.settle_queries, 0.0, self._clock)
             seed = (self._pairing.seed, self.num_rounds, order[:place].count(index))
-            raw = run_block(candidates[index], self._is_whole, self._clock, self._pairing.load.begin(seed, self._clock))
+            block = BlockLength(self._block_queries)
+            raw = run_block(candidates[index], block, self._clock, self._pairing.load.query_arrivals(seed))
             candidates[index].rest()
             self._queries[index].append(queries_from_raw(raw, self.num_rounds, self.began_ns))
         self.num_rounds += 1

@@ -31,14 +31,13 @@ from typing import Literal
 import numpy as np
 
 from calibration.arrays import Floats, Ints
+from engines.timed_queries import QueryArrivals
 from pipeline.errors import ConfigError
 from pipeline.option import FINITE, check_bounds
 
 Scenario = Literal["single_stream", "server", "offline"]
 Arrivals = Literal["poisson", "fixed"]
 
-SPIN_NS = 1_000_000
-"""A query's last so many nanoseconds are waited for without sleeping: sleep may end late."""
 NUM_STREAMS = 2
 """So many hide the copies of one batch behind the computation of another."""
 BUSY = 0.9
@@ -119,20 +118,11 @@ class Load:
         self, seed: tuple[int, ...], clock: Callable[[], int], sleep: Callable[[float], object] = time.sleep
     ) -> Callable[[], int]:
         """For one block: a function that waits until the next query is due, and says when it was, in nanoseconds."""
-        if self.scenario != "server":
-            return clock
-        random, mean_ns = np.random.default_rng(seed), 1e9 / self.queries_per_s
-        due_ns = float(clock())
+        return self.query_arrivals(seed).begin(clock, sleep)
 
-        def wait() -> int:
-            nonlocal due_ns
-            due_ns += random.exponential(mean_ns) if self.arrivals == "poisson" else mean_ns
-            while (left_ns := due_ns - clock()) > 0:
-                if left_ns > SPIN_NS:
-                    sleep((left_ns - SPIN_NS) / 1e9)
-            return round(due_ns)
-
-        return wait
+    def query_arrivals(self, seed: tuple[int, ...]) -> QueryArrivals:
+        """When the queries of one block are due."""
+        return QueryArrivals(self.queries_per_s, self.arrivals == "fixed", seed)
 
     def throughput_per_s(self, batch_size: int, query_times: QueryTimes) -> float:
         """Samples per second."""

@@ -15,11 +15,11 @@ from calibration.data.batches import Samples
 from engines import backend, module_of
 from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
 from pipeline.artifact import Engine, Timings
-from pipeline.engine_runner import as_model_takes, batch_sizes, fixed_batch, model_ranks, runner_of
+from pipeline.engine_runner import as_model_takes, batch_sizes, fixed_batch, model_ranks, queries_elsewhere, runner_of
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.json_record import record_from_data
 from pipeline.latency.benchmark import Candidate, Latency, Timing, measure, queries_from_npz
-from pipeline.latency.device_times import NUM_RUNS, DeviceTimeRecorder, LayersRun, facts_as_json, feed_of
+from pipeline.latency.device_times import NUM_RUNS, DeviceTimeRecorder, LayersRun, facts_as_json, feed_of, recorder_for
 from pipeline.latency.energy import Energy, energies_of
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
 from pipeline.latency.protocol import Protocol
@@ -228,7 +228,7 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
                 candidate.rest()
             change_mib = before_mib - available_mib(Path("/"))
             changes[name] = None if math.isnan(change_mib) else change_mib
-            heard = [DeviceTimeRecorder(runner) for _ in engine_candidates]
+            heard = [recorder_for(candidate.elsewhere, runner) for candidate in engine_candidates]
             candidates += [
                 replace(candidate, device_ms=split.device_ms) for candidate, split in zip(engine_candidates, heard)
             ]
@@ -268,4 +268,6 @@ def candidate_of(engine: Engine, runner: Runner, name: str, feed: Mapping[str, A
             f"{name}: takes batches {sizes}, but [benchmark] batch_sizes has {size}; "
             "change it, or the input's shapes in [model.inputs]"
         )
+    if (timed := queries_elsewhere(runner, [feed])) is not None:
+        return Candidate(name, size, timed.one, runner.device_ms, elsewhere=timed)
     return Candidate(name, size, partial(runner.infer, feed), runner.device_ms)

@@ -12,12 +12,12 @@ import pytest
 
 from tests.engines.python38 import ROOT, python38, with_bindings
 
-ROOMS = ("cuda", "nvinfer", "ort", "signing", "support")
+ROOMS = ("cuda", "elsewhere", "nvinfer", "ort", "signing", "support")
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "onnxruntime_tensorrt", "reference", "tensorrt")
 LATER_NAMES = {
     "removeprefix", "removesuffix", "is_relative_to", "readlink", "with_stem", "bit_count", "pairwise", "cache",
     "randbytes", "lcm", "nextafter", "to_thread", "aclosing", "ParamSpec", "Concatenate", "Self", "StrEnum",
-    "ExceptionGroup", "tomllib", "hardlink_to", "chdir",
+    "ExceptionGroup", "tomllib", "hardlink_to",
 }  # fmt: skip
 """Of methods, functions and modules of the standard library that came after 3.8, as far as one may think of them."""
 THEIR_OWN = {"source.cache", "self._source.cache"}

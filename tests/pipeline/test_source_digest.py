@@ -138,6 +138,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("engines/litert/facts.py", {"convert", "calibrate", "lint", "ptq"}),
         ("engines/litert/quantizer.py", {"calibrate", "ptq"}),
         ("engines/backends/tensorrt.py", {"build-trt", "infer-trt"}),
+        ("engines/elsewhere/worker.py", {"build-trt", "infer-trt"}),
         ("engines/backends/tensorrt_rtx.py", {"support"}),
         ("engines/backends/reference.py", set()),
         ("engines/support/by_list.py", {"support"}),

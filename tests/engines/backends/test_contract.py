@@ -29,6 +29,7 @@ from engines.errors import EngineError, Unavailable
 from engines.torch_graph.exporter import program_from_module, traceable
 from engines.torch_graph.library import load_torch
 from engines.torch_graph.program import save_program
+from tests.engines.python38 import backend_in_38
 from tests.tflite_files import save_linear
 
 SaveModel = Callable[[str], Path]
@@ -41,19 +42,28 @@ def assert_close(found: Array, wanted: list[list[float]]) -> None:
 OPTIONS = BuildOptions(shapes={"x": ShapeRange(min=(1, 3), opt=(2, 3), max=(8, 3))})
 
 
-@pytest.fixture(params=BACKENDS)
+IN_38 = ("onnxruntime in 3.8", "reference in 3.8")
+"""Through a process of Python 3.8, as TensorRT is called on JetPack 5."""
+
+
+def named(name: str) -> Backend:
+    base, _, version = name.partition(" in ")
+    return backend_in_38(base) if version else backend(base)
+
+
+@pytest.fixture(params=[*BACKENDS, *IN_38])
 def any_backend(request: pytest.FixtureRequest) -> Backend:
-    return backend(request.param)
+    return named(request.param)
 
 
 TRAINERS = ("tensorflow", "pytorch")
 """Build nowhere: they are where models come from."""
 
 
-@pytest.fixture(params=[name for name in BACKENDS if name not in TRAINERS])
+@pytest.fixture(params=[name for name in (*BACKENDS, *IN_38) if name not in TRAINERS])
 def builder(request: pytest.FixtureRequest) -> Backend:
     """A backend that can build here."""
-    module = backend(request.param)
+    module = named(request.param)
     if reason := module.why_not_build():
         pytest.skip(reason)
     return module

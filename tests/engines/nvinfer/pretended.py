@@ -172,7 +172,8 @@ def pretended_trt(
         "get_tensor_shape": lambda name: (DYNAMIC, 2),
         "get_tensor_profile_shape": lambda name, profile: profiles[profile],
         "create_execution_context": context,
-    } | engine
+        **engine,
+    }
     loaded = SimpleNamespace(**parts)
 
     def load(data: bytes) -> Any:

@@ -15,12 +15,13 @@ from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource, InputSpec
 from engines.backends import tensorrt
 from engines.contract import Array, GpuUse
+from engines.timed_queries import BatchesInFlight
 from pipeline.artifact import Engine
 from pipeline.gate.budget import budget_from_text
 from pipeline.gate.checks import GateEngines
 from pipeline.gate.latency import Comparison, run_comparisons_here
 from pipeline.latency.benchmark import Candidate, measure
-from pipeline.latency.offline import BatchesInFlight, streaming_runner
+from pipeline.latency.offline import streaming_runner
 from pipeline.latency.protocol import Pairing, Protocol
 from pipeline.latency.scenarios import Load
 from pipeline.stages.benchmark import Benchmark, measure_engines

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.timed_queries import SPIN_NS, BlockLength, Raw, run_queries
 from pipeline.errors import ConfigError
-from pipeline.latency.benchmark import Candidate, Raw, measure, run_block
+from pipeline.latency.benchmark import Candidate, measure
 from pipeline.latency.protocol import Protocol
-from pipeline.latency.scenarios import SPIN_NS, Arrivals, Load, QueryTimes
+from pipeline.latency.scenarios import Arrivals, Load, QueryTimes
 
 SINGLE = Load("single_stream", 0.0, "poisson")
 
@@ -56,7 +57,8 @@ def served(rate: float, arrivals: Arrivals, ms: Callable[[int], float], num: int
     machine = FakeMachine()
     load = Load("server", rate, arrivals)
     begin = load.begin((0, 0), machine.clock, machine.sleep)
-    raw = run_block(machine.candidate(ms), lambda done, _ns: done >= num, machine.clock, begin)
+    candidate = machine.candidate(ms)
+    raw = run_queries(candidate.call, candidate.device_ms, BlockLength(num), machine.clock, begin)
     return run_of(raw), machine
 
 
