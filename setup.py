@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 if sys.version_info < (3, 10):  # noqa: UP036  # Else pip lists every release of numpy that is for a newer one.
     sys.exit(
         f"trtforge: this is Python {sys.version_info[0]}.{sys.version_info[1]}, 3.10 is the oldest that works; on "
-        "JetPack 5 see docs/jetson.md, elsewhere take a newer one"
+        "JetPack 5 scripts/build_on_jetson brings one, elsewhere take a newer one"
     )
 
 setup(

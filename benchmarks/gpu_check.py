@@ -33,6 +33,7 @@ from benchmarks.gpu_steps import ROOT, Steps
 from benchmarks.runner import too_much
 from engines import backend
 from engines.cuda import device
+from engines.elsewhere.worker import PYTHON_VARIABLE
 from engines.nvinfer.capability import capability_of
 from pipeline.errors import EXIT_STATUS, CheckFailed, Unavailable, exit_status
 
@@ -61,12 +62,18 @@ class Check:
     """TOML for [build] of every plan for TensorRT."""
     cache: Path
     """Where the present case's kernel timings and calibration caches are kept."""
+    python: str = sys.executable
+    """Has TensorRT, for the steps in which it is called in a process of its own."""
+    elsewhere: str = ""
+    """Likewise, while these steps are run."""
     found: list[Found] = field(default_factory=list)
 
     def run(self, title: str, *command: str | Path, status: int = 0) -> str:
         """Run a command of this project as a step; what it printed. Empty where it failed, but for ``status``."""
         paths = os.pathsep.join((str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])))
         environment = os.environ | {"XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": paths}
+        if self.elsewhere:
+            environment[PYTHON_VARIABLE] = self.elsewhere
         return self.steps.run(title, [str(word) for word in command], environment, status=status)
 
     def verb(self, title: str, verb: str, plan: Path) -> str:
@@ -197,18 +204,35 @@ def with_options(check: Check) -> None:
         check.run("own: offline", "pipeline", "benchmark", plan, *data, *offline)
 
 
-def contract(check: Check) -> None:
+def elsewhere(check: Check) -> None:
+    """The own network once more, with TensorRT called in a process of another Python, as on JetPack 5."""
+    check.elsewhere, said = check.python, "in a process of its own"
+    data = ("--backend", check.backend, "--data", check.work / "own.npz", "--input", "image=x_test")
+    model, plan = check.work / "own.onnx", check.work / "own" / "elsewhere.plan"
+    own_kernels = ("--no-external-kernels",) if re.search(r"external_kernels\s*=\s*false", check.build) else ()
+    check.forget(plan)
+    check.run(f"own: {said}, what is here", "pipeline", "doctor")
+    asked = (*own_kernels, "--backend", check.backend, "--precision", "fp32", *own_shapes())
+    check.run(f"own: {said}, built", "pipeline", "build", model, *asked, "-o", plan)
+    if plan.exists():
+        timed = ("pipeline", "benchmark", plan, *data, "--batch-sizes", "1,8", "--min-seconds", "1")
+        check.run(f"own: {said}, judged", "pipeline", "validate", model, plan, *data, *LOOSE)
+        check.run(f"own: {said}, timed", *timed)
+        check.run(f"own: {said}, offline", *timed, "--scenario", "offline")
+    contract(check, f"contract tests {said}")
+    check.elsewhere = ""
+
+
+def contract(check: Check, title: str = "contract tests") -> None:
     """The tests that every backend passes; a skip is a failure here."""
     wanted = f"{check.backend} and not without_the_runtime and not compute_capability"
     wanted += " and not rtx and not onnxruntime" if check.backend == "tensorrt" else ""
     # TensorRT warns of names that its next generation will not have, which is what this project lives with.
     quiet = ("-W", "ignore::DeprecationWarning")
-    said = check.run(
-        "contract tests", "pytest", "-q", "-rs", *quiet, "tests/engines/backends/test_contract.py", "-k", wanted
-    )
+    said = check.run(title, "pytest", "-q", "-rs", *quiet, "tests/engines/backends/test_contract.py", "-k", wanted)
     skipped = [line for line in said.splitlines() if line.startswith("SKIPPED")]
     if skipped:
-        check.steps.failed("contract tests", f"{len(skipped)} skipped, the first: {skipped[0]}")
+        check.steps.failed(title, f"{len(skipped)} skipped, the first: {skipped[0]}")
 
 
 def dry(check: Check, case: Case) -> None:
@@ -225,6 +249,13 @@ def dry(check: Check, case: Case) -> None:
     check.verb(f"{case.name}: engines ahead of time", "build", plans[QDQ])
 
 
+def dry_elsewhere(check: Check) -> None:
+    """TensorRT is asked for in a process of another Python, up to where it needs a GPU."""
+    check.elsewhere = check.python
+    check.run("in a process of its own, what is here", "pipeline", "doctor")
+    check.elsewhere = ""
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/gpu_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -235,6 +266,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--backend", default="tensorrt", choices=("tensorrt", "tensorrt_rtx"))
     parser.add_argument(
         "--build", default="", metavar="TOML", help="also for [build], such as 'external_kernels = false'"
+    )
+    parser.add_argument(
+        "--elsewhere",
+        default=sys.executable,
+        metavar="PYTHON",
+        help="has TensorRT and pycuda, to be asked in a process",
     )
     parser.add_argument("--step-seconds", type=float, default=1800.0, help="a step that takes longer is ended")
     parser.add_argument("--resume", action="store_true", help="take what earlier runs in --work have done as it is")
@@ -258,13 +295,14 @@ def checked(given: argparse.Namespace) -> Check:
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     steps = Steps(work / "steps", given.step_seconds, given.resume)
-    check = Check(work, given.backend, steps, given.build, work / "cache")
+    check = Check(work, given.backend, steps, given.build, work / "cache", given.elsewhere)
     cases = [own_case(work), *(cases_from_folder(given.folder.resolve()) if given.folder else ())]
     if given.folder and len(cases) == 1:
         raise Unavailable(f"{given.folder}: has none of the networks that are known; see benchmarks/gpu_cases.py")
     if given.dry_run:
         for case in cases:
             dry(check, case)
+        dry_elsewhere(check)
         return check
     versions = device.versions() | backend(given.backend).versions()
 
@@ -280,6 +318,8 @@ def checked(given: argparse.Namespace) -> Check:
             whole(check, case, native=native)
             if case.name == "own":
                 with_options(check)
+                if given.backend == "tensorrt":
+                    elsewhere(check)
         except Exception as error:  # noqa: BLE001  # The other networks shall have their turn: nobody is there to see it.
             check.steps.failed(case.name, f"{type(error).__name__}: {error}")
     gpu_offload.offload(gpu_offload.Offload(work / "offload", check.run, check.steps.failed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import platform
@@ -13,8 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.availability import BackendState, survey
+from engines.backends import tensorrt
+from engines.elsewhere.worker import PYTHON_VARIABLE
 from engines.ort.providers import DISTRIBUTIONS, ProviderLinks, provider_links, wheels
 from engines.torch_graph import library
+from pipeline.errors import Unavailable
 from pipeline.machine.extras import Extra, extras
 from pipeline.machine.identity import Machine, installed_versions, this_machine
 from pipeline.machine.jetson import Clock, Jetson, Release, jetson_here
@@ -68,6 +70,8 @@ class Interpreter:
     """Where ``import tensorrt`` leads; empty if nowhere."""
     versions: dict[str, str]
     """Installed distributions that matter."""
+    tensorrt_python: str = ""
+    """Another interpreter that has TensorRT and is asked for it, and its version; empty where it is this one."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ class Diagnosis:
         if self.onnxruntime:
             lines.append(f"onnxruntime: {' and '.join(self.onnxruntime)}{'' if self.providers else ', for the CPU'}")
         lines += [f"onnxruntime: {links.sentence()}" for links in self.providers]
+        if self.interpreter.tensorrt_python:
+            lines.append(f"tensorrt: is called in a process of {self.interpreter.tensorrt_python}")
         if self.build_need_mib:
             lines.append(f"build: takes about {self.build_need_mib} MiB with TensorRT (rule of thumb)")
         if (jetson := self.jetson) is not None:
@@ -142,9 +148,7 @@ def diagnose(root: Path, plan: Plan | None, store: Path) -> Diagnosis:
     """
     jetson, memory = jetson_here(root), memory_here(root, store)
     needed = plan.variants.backends if plan is not None else ("tensorrt",) if jetson is not None else ()
-    spec = importlib.util.find_spec("tensorrt")
-    python = ".".join(platform.python_version_tuple()[:2])
-    interpreter = Interpreter(python, sys.executable, (spec.origin or "") if spec else "", installed_versions())
+    interpreter = interpreter_here()
     need_mib = 0
     if plan is not None and "tensorrt" in needed:
         need_mib = build_need_mib(plan.resolved(plan.model.source), plan.build.workspace_mib)
@@ -174,6 +178,17 @@ def diagnose(root: Path, plan: Plan | None, store: Path) -> Diagnosis:
         findings=tuple(notices),
         extras=extras(),
     )
+
+
+def interpreter_here() -> Interpreter:
+    """The Python that runs this, and where it finds TensorRT: in itself, or in another that it asks."""
+    python, versions = ".".join(platform.python_version_tuple()[:2]), installed_versions()
+    try:
+        place = tensorrt.place()
+    except Unavailable:  # Said of the backend, below.
+        return Interpreter(python, sys.executable, "", versions)
+    other = f"{place.python} ({place.python_version})" if place.python else ""
+    return Interpreter(python, sys.executable, place.location, versions | dict(place.versions), other)
 
 
 def jetson_findings(jetson: Jetson, interpreter: Interpreter, needed: Sequence[str]) -> Iterator[Notice]:
@@ -209,9 +224,9 @@ def memory_findings(memory: Memory, need_mib: int, shared: bool) -> Iterator[Not
 
 
 def _release(jetson: Jetson, release: Release, interpreter: Interpreter) -> Iterator[Notice]:
-    tensorrt = jetson.packages.get("tensorrt", release.tensorrt)
-    if _numbers(tensorrt) < OLDEST_TENSORRT:
-        sentence = f"JetPack {jetson.jetpack} (L4T {jetson.l4t}) has TensorRT {tensorrt}, 8.5 is the oldest that works"
+    installed = jetson.packages.get("tensorrt", release.tensorrt)
+    if _numbers(installed) < OLDEST_TENSORRT:
+        sentence = f"JetPack {jetson.jetpack} (L4T {jetson.l4t}) has TensorRT {installed}, 8.5 is the oldest that works"
         if jetson.soc in NO_NEWER_JETPACK:
             yield Notice(
                 "bad", "jetpack", sentence, "there is no newer JetPack for this module, so it is not supported"
@@ -224,10 +239,10 @@ def _release(jetson: Jetson, release: Release, interpreter: Interpreter) -> Iter
         yield Notice(
             "bad",
             "python",
-            f"JetPack {jetson.jetpack} makes TensorRT for its own Python {'.'.join(python.split('.')[:2])} alone, "
-            "this program needs 3.10 or newer",
-            "docs/jetson.md lists the alternatives: JetPack 6 (Orin), bindings built for 3.10, or trtexec on the "
-            "bundle",
+            f"JetPack {jetson.jetpack} makes TensorRT for its own Python {_two(python)} alone, and no such one is "
+            "asked for it",
+            f"scripts/build_on_jetson makes what it takes; by hand: {PYTHON_VARIABLE}=PATH of a {_two(python)} with "
+            "what scripts/constraints-3.8.txt lists",
         )
 
 
@@ -281,7 +296,9 @@ def _pycuda(jetson: Jetson, interpreter: Interpreter) -> Iterator[Notice]:
             sentence = "nvcc is not at /usr/local/cuda/bin, and pycuda is compiled"
             names = f"cuda-nvcc-{dashed} cuda-cudart-dev-{dashed} libcurand-dev-{dashed}" if cuda else "cuda-toolkit"
             yield Notice("bad", "cuda", sentence, f"sudo apt install {names} python3-dev g++")
-        yield Notice("bad", "pycuda", "is not installed", PYCUDA)
+        other = interpreter.tensorrt_python.partition(" (")[0]
+        install = f"PATH=/usr/local/cuda/bin:$PATH {other} -m pip install pycuda==2025.1.2" if other else PYCUDA
+        yield Notice("bad", "pycuda", "is not installed", install)
     elif _numbers(cuda) >= (13,) and _numbers(version) < CUDA_13_NEEDS_PYCUDA:
         yield Notice("bad", "pycuda", f"{version} does not know CUDA {cuda}, 2025.1.2 is the first that does", PYCUDA)
 

@@ -27,6 +27,7 @@ from engines.contract import DYNAMIC, GpuUse, TensorSpec
 from engines.cuda import device
 from pipeline.plan import read_plan
 from tests.engines.nvinfer.pretended import PretendedContext, PretendedGpu, pretended_trt, runner_of
+from tests.engines.python38 import python38
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "gpu_check"
@@ -57,9 +58,12 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_makes_everything_but_what_runs(tmp_path: Path) -> None:
-    done = gpu_checked("--dry-run", "--work", str(tmp_path), "--build", "external_kernels = false")
+    here = ("--elsewhere", str(python38()))
+    done = gpu_checked("--dry-run", "--work", str(tmp_path), "--build", "external_kernels = false", *here)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith(f"1 steps done, 0 failed; {tmp_path}\nNo engine was run: that needs a GPU.\n")
+    doctor = (tmp_path / "steps" / "in-a-process-of-its-own-what-is-here.out").read_text()
+    assert f"tensorrt: is called in a process of {python38()} (3.8." in doctor
+    assert done.stdout.endswith(f"2 steps done, 0 failed; {tmp_path}\nNo engine was run: that needs a GPU.\n")
     plans = {path.name for path in (tmp_path / "own").glob("*.toml")}
     alone = {f"qdq-{precision}.toml" for precision in ("fp32", "fp16", "int8")}
     assert plans == {"qdq.toml", "native-tensorrt.toml", "native-ranges.toml"} | alone

@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pipeline.report.table import report_from_json
+from tests.engines.python38 import other_python, python38, with_bindings
 from tests.pipeline.bundles import bundle_of
 
 if TYPE_CHECKING:
@@ -116,18 +117,45 @@ def test_the_script_for_a_board_is_the_same_with_litert(tmp_path: Path) -> None:
     assert on_jetson(script=BOARD).returncode == 2
 
 
-def test_the_script_with_the_python_of_jetpack_5(tmp_path: Path) -> None:
+def test_the_script_with_too_old_a_python_or_none(tmp_path: Path) -> None:
     (tmp_path / "bundle.tar").write_bytes(b"")
-    python = tmp_path / "python3.8"
-    python.write_text('#!/bin/sh\ncase "$2" in *print*) echo 3.8;; *) exit 1;; esac\n')
-    python.chmod(0o755)
-    done = on_jetson(tmp_path / "bundle.tar", PYTHON=str(python))
+    done = on_jetson(tmp_path / "bundle.tar", PYTHON=other_python("3.6"))
     assert done.returncode == 3
-    assert "is Python 3.8, 3.10 is the oldest that works; JetPack 5 makes its TensorRT for 3.8 only: " in done.stderr
-    assert "flash JetPack 6 (Orin), build bindings for 3.10, or build by trtexec, unchecked (docs/" in done.stderr
+    assert "is Python 3.6, 3.8 is the oldest that works, with JetPack 5.1: flash that or a newer one, " in done.stderr
     done = on_jetson(tmp_path / "bundle.tar", PYTHON=str(tmp_path / "none"))
     assert done.returncode == 3
     assert done.stderr.endswith("none: is not a working Python; name one with PYTHON=\n")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_script_with_the_python_of_jetpack_5(packed_once: Packed, tmp_path: Path) -> None:
+    """The program gets a newer Python, that of PATH; TensorRT is called in the real 3.8, until it asks for a GPU."""
+    bundle = Path(shutil.copy(packed_once.bundle, tmp_path))
+    python, there, venv = other_python("3.8"), with_bindings(), tmp_path / "venv"
+    settings: dict[str, Any] = {
+        "PYTHON": python,
+        "VENV": str(venv),
+        "PATH": f"{sys.base_prefix}/bin:{os.environ['PATH']}",
+    }
+    done = on_jetson(bundle, "--backend", "reference", **settings)
+    assert done.returncode == 0, done.stderr
+    assert "int8@reference" in done.stdout
+    assert not (venv / "tensorrt").exists()
+    # What is installed for 3.8 is this one with the bindings; pycuda, which is compiled for a GPU, is not in it.
+    (venv / "tensorrt/bin").mkdir(parents=True)
+    paths = " ".join(f"{name}={there[name].partition(':')[0]}" for name in ("PYTHONPATH", "LD_LIBRARY_PATH"))
+    (venv / "tensorrt/bin/python").write_text(f'#!/bin/sh\n{paths} exec {python38()} "$@"\n')
+    (venv / "tensorrt/bin/python").chmod(0o755)
+    wanted = (ROOT / "scripts/constraints-3.8.txt").read_bytes()
+    stamp = subprocess.run(["cksum"], input=wanted, capture_output=True, check=True).stdout
+    (venv / "tensorrt/made-for-tensorrt").write_bytes(stamp)
+    shutil.copy(venv / "made-for-reference", venv / "made-for-tensorrt")
+    done = on_jetson(bundle, **settings)
+    assert done.returncode == 3, done.stderr
+    assert f"tensorrt: is called in a process of {venv}/tensorrt/bin/python (3.8." in done.stdout
+    assert "tensorrt: no GPU: libcuda.so.1 is not there; run on a machine with an NVIDIA driver" in done.stderr
+    assert "installing" not in done.stderr
 
 
 @pytest.mark.slow

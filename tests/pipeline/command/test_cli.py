@@ -64,7 +64,7 @@ def test_an_older_python_is_one_sentence(file: str, status: int) -> None:
         [sys.executable, "-c", OLD_PYTHON, ROOT / file], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == status
-    assert done.stderr.startswith("trtforge: this is Python 3.8, 3.10 is the oldest that works; on JetPack 5 see docs/")
+    assert done.stderr.startswith("trtforge: this is Python 3.8, 3.10 is the oldest that works; on JetPack 5 scripts/")
     assert done.stderr.count("\n") == 1
 
 

@@ -16,6 +16,7 @@ from pipeline.command.diagnosis import (
     Interpreter,
     Notice,
     diagnose,
+    interpreter_here,
     jetson_findings,
     memory_findings,
 )
@@ -23,6 +24,7 @@ from pipeline.command.verbs.engines import doctor
 from pipeline.machine.jetson import jetson_here
 from pipeline.machine.memory import Memory, build_need_mib, memory_here
 from pipeline.plan import read_plan
+from tests.engines.python38 import python38, with_bindings
 from tests.pipeline.machine.jetsons import JETSONS, NANO, dpkg_status, jetson_files, tree
 
 if TYPE_CHECKING:
@@ -36,9 +38,10 @@ def python_of(jetpack: str, pycuda: str = "2025.1.2") -> Interpreter:
     packages = JETSONS[jetpack][2]
     python = ".".join(packages["python3"].split(".")[:2])
     versions = {"pycuda": pycuda} if pycuda else {}
-    return Interpreter(
-        python, "/home/u/.venv/bin/python", f"/usr/lib/python{python}/dist-packages/tensorrt/__init__.py", versions
-    )
+    location = f"/usr/lib/python{python}/dist-packages/tensorrt/__init__.py"
+    if jetpack < "6":  # As scripts/build_on_jetson makes it.
+        return Interpreter("3.12", "/v/bin/python", location, versions, "/v/tensorrt/bin/python (3.8.10)")
+    return Interpreter(python, "/home/u/.venv/bin/python", location, versions)
 
 
 def found_in(root: Path, files: dict[str, str], interpreter: Interpreter, needed: str = "tensorrt") -> list[Notice]:
@@ -53,7 +56,7 @@ def only(found: list[Notice], subject: str) -> Notice:
     return one
 
 
-@pytest.mark.parametrize("jetpack", [name for name in JETSONS if name >= "6"])
+@pytest.mark.parametrize("jetpack", JETSONS)
 def test_a_jetson_in_good_order_has_nothing_bad(tmp_path: Path, jetpack: str) -> None:
     found = found_in(tmp_path, jetson_files(jetpack), python_of(jetpack))
     assert {finding.level for finding in found} <= {"note"}
@@ -67,10 +70,28 @@ def test_jetpack_5_says_what_its_python_costs(tmp_path: Path, jetpack: str) -> N
     one = only(found, "python")
     assert one.level == "bad"
     assert one.line() == (
-        f"bad: python: JetPack {jetpack} makes TensorRT for its own Python 3.8 alone, this program needs 3.10 or "
-        "newer; docs/jetson.md lists the alternatives: JetPack 6 (Orin), bindings built for 3.10, or trtexec on "
-        "the bundle"
+        f"bad: python: JetPack {jetpack} makes TensorRT for its own Python 3.8 alone, and no such one is asked for it; "
+        "scripts/build_on_jetson makes what it takes; by hand: TRTFORGE_TENSORRT_PYTHON=PATH of a 3.8 with what "
+        "scripts/constraints-3.8.txt lists"
     )
+
+
+def test_jetpack_5_without_pycuda(tmp_path: Path) -> None:
+    found = found_in(tmp_path, jetson_files("5.1.2"), python_of("5.1.2", pycuda=""))
+    assert only(found, "pycuda").do == (
+        "PATH=/usr/local/cuda/bin:$PATH /v/tensorrt/bin/python -m pip install pycuda==2025.1.2"
+    )
+
+
+def test_the_interpreter_that_has_tensorrt_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in with_bindings().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TRTFORGE_TENSORRT_PYTHON", str(python38()))
+    found = interpreter_here()
+    assert found.tensorrt.endswith("bindings/tensorrt/__init__.py")
+    assert found.tensorrt_python.startswith(f"{python38()} (3.8.")
+    monkeypatch.setenv("TRTFORGE_TENSORRT_PYTHON", "/nowhere/python")
+    assert interpreter_here().tensorrt == ""
 
 
 def test_jetpack_5_with_bindings_built_for_310_works(tmp_path: Path) -> None:
