@@ -9,6 +9,7 @@ import ctypes
 import functools
 import importlib.util
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,8 @@ from engines.contract import Array
 from engines.cuda import graph
 from engines.errors import EngineError, OutOfMemory, Unavailable
 
-INSTALL = "pip install 'trtforge[gpu]' (pycuda is compiled: it needs nvcc on PATH, and a C++ compiler)"
+_PACKAGE = "'trtforge[gpu]'" if sys.version_info >= (3, 10) else "pycuda==2025.1.2"
+INSTALL = f"pip install {_PACKAGE} (pycuda is compiled: it needs nvcc on PATH, and a C++ compiler)"
 
 _COMPUTE_CAPABILITY_MAJOR = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, cuda.h
 _COMPUTE_CAPABILITY_MINOR = 76

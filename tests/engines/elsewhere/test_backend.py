@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -264,6 +265,31 @@ def test_tensorrt_8_5_on_its_real_bindings_up_to_the_gpu(tmp_path: Path, by_file
     )
     assert said["engine"] == f"Unavailable {no_gpu}"
     assert said["ask"].startswith(f"Unavailable {no_gpu}; the list of a version is asked with --generation")
+
+
+def test_tensorrt_8_5_with_a_driver_in_pretence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU seems to be there, so that the real bindings are called: their library is a stub that gives no builder."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no gcc")
+    source = ROOT / "tests/engines/cuda/pretended_driver.c"
+    library = ("-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-o", tmp_path / "libcuda.so.1")
+    subprocess.run([compiler, *library, source], check=True)
+    for name, value in with_bindings().items():
+        monkeypatch.setenv(name, f"{tmp_path}:{value}" if name == "LD_LIBRARY_PATH" else value)
+    process = ElsewhereProcess(str(python38()), "engines.backends.tensorrt", "tensorrt")
+    there = ElsewhereBackend(process)
+    assert there.why_not_build() == ""
+    assert there.why_not_run().startswith("tensorrt: pycuda: is not installed; pip install pycuda==2025.1.2 (pycuda is")
+    assert {"tensorrt": "8.5.3.1", "gpu": "Pretended GPU"}.items() <= there.versions().items()
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1, 2] x) => (float[1, 2] y) { y = Neg(x) }'
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(Unavailable, match=r"^tensorrt: the builder does not start \(it gave no reason\); its CUDA may"):
+        there.build(tmp_path / "m.onnx", tmp_path / "engine", BuildOptions())
+    assert not (tmp_path / "engine").exists()
+    process.close()
 
 
 def test_another_tensorrt_than_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

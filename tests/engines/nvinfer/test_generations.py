@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.engines.python38 import python38, with_bindings
+
 ROOT = Path(__file__).resolve().parents[3]
 CALLS = Path(__file__).with_name("generation_calls.py")
 
@@ -43,7 +45,13 @@ LIKE_11 |= {"profile_sharing": False}
 NOT_RTX = {"dla", "timing_cache", "stripped", "version_compatible"}
 RTX = LIKE_11 | {"name": "tensorrt_rtx", "ahead_of_time": True, "hardware": []} | dict.fromkeys(NOT_RTX, False)
 
+LIKE_8_5 = {**LIKE_8, "hardware": [], "native_norm": False, "profile_sharing": False}
+LIKE_8_5 |= dict.fromkeys(("optimization_level", "version_compatible"), False)
+JETPACK_5 = "8.5.3.1"
+"""Next to its 8.5.2, for Python 3.8 alone, in which all of this runs."""
+
 GENERATIONS: dict[str, dict[str, Any]] = {
+    JETPACK_5: LIKE_8_5,
     "8.6.1": LIKE_8,
     "10.3.0": LIKE_10,
     "10.16.1.11": LATE_10,
@@ -55,13 +63,18 @@ GENERATIONS: dict[str, dict[str, Any]] = {
 @functools.cache
 def facts(generation: str) -> dict[str, Any]:
     """What a process with that generation's bindings says."""
+    if generation == JETPACK_5:
+        return _said([str(python38()), "-W", "error", str(CALLS), "tensorrt"], with_bindings())
     folder = ROOT / ".venv" / "bindings" / generation
     if not folder.is_dir():
         pytest.skip(f"TensorRT's bindings {generation} are not there; scripts/bindings gets them")
     paths = {"PYTHONPATH": f"{folder}:{ROOT}", "LD_LIBRARY_PATH": str(folder / "stubs")}
     module = "tensorrt_rtx" if "rtx" in generation else "tensorrt_bindings"
-    command = [sys.executable, "-W", "error", str(CALLS), module]
-    done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, check=False)
+    return _said([sys.executable, "-W", "error", str(CALLS), module], os.environ | paths)
+
+
+def _said(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "TensorRT saw an exception"
     found: dict[str, Any] = json.loads(done.stdout)
@@ -78,6 +91,7 @@ def test_what_it_can_do(generation: str) -> None:
 @pytest.mark.parametrize(
     ("generation", "by_nodes", "native"),
     [
+        (JETPACK_5, ["EXPLICIT_BATCH"], ["EXPLICIT_BATCH"]),
         ("8.6.1", ["EXPLICIT_BATCH"], ["EXPLICIT_BATCH"]),
         ("10.3.0", ["EXPLICIT_BATCH", "STRONGLY_TYPED"], ["EXPLICIT_BATCH"]),
         ("10.16.1.11", ["EXPLICIT_BATCH", "STRONGLY_TYPED"], ["EXPLICIT_BATCH"]),
@@ -133,6 +147,8 @@ DOWN = "write it in opset 17 (`trtforge export --opset 17`, or [export] opset), 
             + DOWN,
         ),
         ("8.6.1", "ReduceSum 17", "tensorrt: the builder does not start"),
+        (JETPACK_5, "ReduceMean 18", f"model.onnx: is in opset 18, tensorrt 8.5.3.1 reads up to 17; {DOWN}"),
+        (JETPACK_5, "ReduceSum 17", "tensorrt: the builder does not start"),
         ("10.3.0", "ReduceMean 18", "tensorrt: the builder does not start"),
         ("11.4.0.106", "ReduceMean 18", "tensorrt: the builder does not start"),
     ],
@@ -165,7 +181,8 @@ def test_our_allocator_is_one_of_its_own(generation: str) -> None:
 
 @pytest.mark.parametrize("generation", [name for name in GENERATIONS if "rtx" not in name])
 def test_a_runtime_that_does_not_start_is_one_sentence(generation: str) -> None:
+    module = "tensorrt" if generation == JETPACK_5 else "tensorrt_bindings"
     assert facts(generation)["runtime"] == (
-        f"engine.plan: tensorrt_bindings {generation} does not start (it gave no reason); its CUDA may be newer than "
+        f"engine.plan: {module} {generation} does not start (it gave no reason); its CUDA may be newer than "
         "the driver: check nvidia-smi, update the driver or take an older version"
     )
