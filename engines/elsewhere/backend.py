@@ -26,6 +26,7 @@ from engines.elsewhere.process import ElsewhereProcess, process_for
 from engines.elsewhere.worker import PYTHON_FILE, PYTHON_VARIABLE
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
+from engines.signing.trust import Signed, expected
 from engines.support.answers import InputShapes, SupportAnswer
 from engines.timed_queries import BlockLength, QueryArrivals
 
@@ -102,11 +103,11 @@ class ElsewhereBackend:
         return record
 
     def load(self, engine: Path, num_threads: int, use: GpuUse | None = None) -> ElsewhereRunner:
-        """Nothing is loaded before ``__enter__``."""
-        return ElsewhereRunner(self.process, engine, num_threads, use)
+        """Nothing is loaded before ``__enter__``. Signatures are held to the keys here, and the bytes to them there."""
+        return ElsewhereRunner(self.process, engine, expected(engine), (num_threads, use))
 
     def layer_times(self, engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
-        times: LayerTimes = self.process.call("layer_times", engine, dict(feed), num_runs)
+        times: LayerTimes = self.process.call("layer_times", engine, expected(engine), dict(feed), num_runs)
         return times
 
     def _reason(self, verb: str) -> str:
@@ -124,9 +125,11 @@ def _without_batches(options: BuildOptions) -> BuildOptions:
 class ElsewhereRunner:
     """A runner of another process. Feeds are checked here, by the same words; arrays go by shared memory."""
 
-    def __init__(self, process: ElsewhereProcess, engine: Path, num_threads: int, use: GpuUse | None) -> None:
+    def __init__(
+        self, process: ElsewhereProcess, engine: Path, signed: Signed, settings: tuple[int, GpuUse | None]
+    ) -> None:
         self._process, self._path = process, engine
-        self._arguments = engine, num_threads, use
+        self._arguments = engine, signed, *settings
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self._start = 0

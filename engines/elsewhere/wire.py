@@ -27,6 +27,7 @@ from engines.contract import (
     ShapeRange,
     TensorSpec,
 )  # fmt: skip
+from engines.signing.trust import Signed
 from engines.support.answers import NodeAnswer, Partition, SupportAnswer
 from engines.timed_queries import BlockLength, QueryArrivals
 
@@ -37,7 +38,8 @@ RECORDS = {
     record.__name__: record
     for record in (
         BlockLength, BuildOptions, DeviceTimes, EngineRecord, GivenScales, GpuUse, LayerFacts, LayerTime, LayerTimes,
-        NodeAnswer, Partition, QueryArrivals, RunnerFacts, ShapeRange, SupportAnswer, TensorSpec,
+        NodeAnswer, Partition, QueryArrivals, RunnerFacts, ShapeRange, Signed, SupportAnswer,
+        TensorSpec,
     )
 }  # fmt: skip
 LEFT_HERE = {"BuildOptions": ("progress",)}

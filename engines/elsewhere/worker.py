@@ -33,6 +33,7 @@ from engines.contract import Array, BuildOptions, EngineRecord, GivenBatches, Gp
 from engines.elsewhere.channel import Channel
 from engines.elsewhere.wire import Arena
 from engines.errors import EngineError, NotTrusted, OutOfMemory, Unavailable
+from engines.signing.trust import Signed, promised
 from engines.timed_queries import BatchesInFlight, BlockLength, QueryArrivals, run_for, run_queries
 
 PYTHON_VARIABLE = "TRTFORGE_TENSORRT_PYTHON"
@@ -103,15 +104,17 @@ class Worker:
         record: EngineRecord = self._module.build(model, engine, replace(options, progress=self._progress))
         return record
 
-    def do_layer_times(self, engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
-        times: LayerTimes = self._module.layer_times(engine, _copied(feed), num_runs)
+    def do_layer_times(self, engine: Path, signed: Signed, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
+        with promised(engine, signed):
+            times: LayerTimes = self._module.layer_times(engine, _copied(feed), num_runs)
         return times
 
     # What a runner has.
 
-    def do_enter(self, engine: Path, num_threads: int, use: GpuUse | None) -> tuple[Any, ...]:
+    def do_enter(self, engine: Path, signed: Signed, num_threads: int, use: GpuUse | None) -> tuple[Any, ...]:
         settings = {} if use is None else {"use": use}
-        runner = self._module.load(engine, num_threads=num_threads, **settings).__enter__()
+        with promised(engine, signed):  # Who asks has held the signature to the keys, which are not read here.
+            runner = self._module.load(engine, num_threads=num_threads, **settings).__enter__()
         self._last += 1
         self._runners[self._last] = runner
         return self._last, runner.inputs, runner.outputs

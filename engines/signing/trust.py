@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class Signed:
 
 
 UNSIGNED = Signed()
+_PROMISED: dict[str, Signed] = {}
+"""By path: what another process, which started this one, has found out of an engine."""
 
 
 def trusted_keys() -> tuple[PublicKey, ...]:
@@ -61,6 +64,8 @@ def expected(engine: Path) -> Signed:
         NotTrusted: it has no signature by a key that is trusted.
         Unavailable: what verifies signatures is not installed.
     """
+    if str(engine) in _PROMISED:
+        return _PROMISED[str(engine)]
     keys = trusted_keys()
     if not keys:
         return UNSIGNED
@@ -72,6 +77,16 @@ def expected(engine: Path) -> Signed:
             "`trtforge sign`, or build it again where the key is"
         )
     return signed_by(file, keys)
+
+
+@contextmanager
+def promised(engine: Path, signed: Signed) -> Iterator[None]:
+    """While it lasts, that is what is expected of the engine: another process has asked for the signature."""
+    _PROMISED[str(engine)] = signed
+    try:
+        yield
+    finally:
+        del _PROMISED[str(engine)]
 
 
 def signed_by(file: Path, keys: tuple[PublicKey, ...]) -> Signed:

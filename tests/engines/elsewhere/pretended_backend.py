@@ -7,7 +7,8 @@ from pathlib import Path
 
 from engines.contract import Array, BuildOptions, EngineRecord, GivenBatches, GpuUse, LayerTimes, TensorSpec
 from engines.nvinfer.calibrator import CalibrationFeed
-from engines.nvinfer.runner import AS_USUAL, TO_PROFILE, NvinferRunner
+from engines.nvinfer.runner import AS_USUAL, TO_PROFILE, NvinferRunner, PlanChecks
+from engines.signing.trust import check_bytes, expected
 from tests.engines.nvinfer.pretended import PretendedContext, PretendedGpu, pretended_trt, runner_of
 
 SPEC = TensorSpec("x", "float32", (-1, 2))
@@ -31,8 +32,10 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
 
 
 def load(engine: Path, *, num_threads: int, use: GpuUse = AS_USUAL) -> NvinferRunner:
-    gpu = PretendedGpu()
-    return runner_of(gpu, engine.parent, pretended_trt(gpu, lambda: PretendedContext(gpu)), use)
+    gpu, signed = PretendedGpu(), expected(engine)
+    runner = runner_of(gpu, engine.parent, pretended_trt(gpu, lambda: PretendedContext(gpu)), use)
+    runner._checks = PlanChecks(of_data=lambda data: check_bytes(engine, data, signed))
+    return runner
 
 
 def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:

@@ -20,7 +20,9 @@ from engines.contract import Array, BuildOptions, GivenBatches, GivenScales, Gpu
 from engines.elsewhere.backend import BoundFeeds, ElsewhereBackend, ElsewhereRunner
 from engines.elsewhere.process import ElsewhereProcess
 from engines.elsewhere.worker import PYTHON_FILE, PYTHON_VARIABLE
-from engines.errors import EngineError, Unavailable
+from engines.errors import EngineError, NotTrusted, Unavailable
+from engines.signing import trust
+from engines.signing.envelope import new_key, sealed
 from engines.timed_queries import BlockLength, QueryArrivals
 from tests.engines.elsewhere import pretended_backend
 from tests.engines.python38 import ROOT, backend_in_38, python38, with_bindings
@@ -70,6 +72,30 @@ def test_what_a_runner_tells(there: ElsewhereBackend, engine: Path) -> None:
             assert str(said.value) == str(wanted.value)
 
 
+def test_signatures_are_held_to_keys_here_and_the_bytes_to_them_there(
+    there: ElsewhereBackend, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys are named after the process has begun, and it has nothing installed that verifies."""
+    pytest.importorskip("securesystemslib")
+    pytest.importorskip("cryptography")
+    there.versions()
+    monkeypatch.setenv(trust.TRUSTED, str(new_key(tmp_path / "release.key")))
+    for use_it in (lambda: there.load(engine, 0), lambda: there.layer_times(engine, rows(1), 1)):
+        with pytest.raises(NotTrusted, match=r"engine.plan: is not signed"):
+            use_it()
+    subject = {"name": engine.name, "digest": {"sha256": trust.sha256_of(engine)}}
+    envelope = sealed({"_type": trust.STATEMENT_TYPE, "subject": [subject]}, tmp_path / "release.key")
+    trust.beside_of(engine).write_text(json.dumps(envelope))
+    with there.load(engine, 0) as runner:
+        assert runner.infer(rows(1))["y"].tolist() == [[2, 2]]
+    runner = there.load(engine, 0)
+    engine.write_bytes(b"evil")
+    with pytest.raises(NotTrusted, match=r"is not what was signed \(SHA-256 differs\)"):
+        runner.__enter__()
+    with pytest.raises(NotTrusted, match="is not what was signed"):
+        there.layer_times(engine, rows(1), 1)
+
+
 def test_answers_have_memory_of_their_own_and_arrays_may_grow(there: ElsewhereBackend, tmp_path: Path) -> None:
     wide = backend_in_38("reference")
     model = onnx.parser.parse_model(
@@ -107,7 +133,7 @@ def test_queries_in_flight(there: ElsewhereBackend, engine: Path) -> None:
 def test_a_runner_whose_process_has_ended(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     process = ElsewhereProcess(str(python38()), pretended_backend.__name__, "tensorrt")
-    with ElsewhereRunner(process, engine, 0, None) as runner:
+    with ElsewhereRunner(process, engine, trust.UNSIGNED, (0, None)) as runner:
         process.close()
         with pytest.raises(EngineError, match=r"engine\.plan: the process that held the engine has ended; load it"):
             runner.infer(rows(1))
