@@ -28,6 +28,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=kept)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "trtforge.py"):
         shutil.copy(ROOT / name, source / name)
+    shutil.copytree(ROOT / "scripts", source / "scripts", ignore=kept)
     (source / "setup.py").write_text("from setuptools import setup\nsetup()\n")
     command = [sys.executable, "-c", BUILD, str(work)]
     done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
@@ -49,6 +50,13 @@ def test_it_has_every_file(unpacked: Path) -> None:
     }
     assert {file for file in expected if not (unpacked / file).is_file()} == set()
     assert (unpacked / "trtforge.py").is_file()
+
+
+def test_it_has_what_is_sent_to_a_device(unpacked: Path) -> None:
+    (shared,) = unpacked.glob("trtforge-*.data/data/share/trtforge")
+    scripts = {file.name for file in (ROOT / "scripts").iterdir() if file.is_file()}
+    assert {file.name for file in (shared / "scripts").iterdir()} == scripts
+    assert {"README.md", "pyproject.toml", "setup.cfg", "setup.py"} <= {file.name for file in shared.iterdir()}
 
 
 def test_a_plan_runs_from_it(unpacked: Path, plan: Path) -> None:

@@ -21,14 +21,11 @@ from pipeline.nightly.line import Job, Look, RunCommand, Wanted, glance, look, t
 from pipeline.nightly.record import RECORD, SCHEMA_VERSION, LineRecord, NightRecord
 from pipeline.output import remove_left_work
 from pipeline.plan import read_plan
+from pipeline.remote.outcome import worst_status
 from pipeline.retention.pins import FOLDER as PINS
 from pipeline.retention.pins import pin
 from pipeline.spelling import nearest
 from pipeline.store import Store
-
-WORST_FIRST = (1, 4, 2, 3, 5, 6, 0)
-"""Exit statuses: our bug, a tool that failed, a plan that is wrong, a machine that lacks something, out of bounds, not
-decided, done."""
 
 
 def night_of(
@@ -79,7 +76,7 @@ def night_of(
         fleet=str(fleet_file.path),
         began=began,
         ended=now_text(),
-        exit_status=worst(record.status for record in records if record.state != "left out"),
+        exit_status=worst_status(record.status for record in records if record.state != "left out"),
         machine=job.machine,
         versions=installed_versions(),
         lines=tuple(records),
@@ -127,12 +124,6 @@ def chosen_lines(lines: Sequence[Line], wanted: Wanted) -> list[Line]:
             names = sorted({name for line in lines for name in (line.model, line.device)})
             raise ConfigError(f"--only '{pattern}': matches no model or device of the fleet{nearest(pattern, names)}")
     return [line for line in lines if not wanted.only or any(_matches(line, pattern) for pattern in wanted.only)]
-
-
-def worst(statuses: Iterator[int]) -> int:
-    """The exit status that says most."""
-    known = set(statuses)
-    return next((status for status in WORST_FIRST if status in known), max(known, default=0))
 
 
 def _matches(line: Line, pattern: str) -> bool:

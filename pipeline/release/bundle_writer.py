@@ -40,7 +40,7 @@ from pipeline.errors import ConfigError
 from pipeline.json_record import write_json
 from pipeline.machine.identity import installed_versions
 from pipeline.output import copy_files
-from pipeline.plan import STAGES, Plan, tomllib
+from pipeline.plan import STAGES, Plan, merged, setting_from_text, tomllib
 from pipeline.record import DataInfo, data_info
 from pipeline.results import Results
 
@@ -142,7 +142,9 @@ def _caches(folder: Path, versions: Sequence[str], ranges: Path) -> Iterator[tup
 
 def bundle_plan(plan: Plan, *, has_labels: bool) -> str:
     """The text of the plan for the device: the user's, pointed at what is in the bundle."""
-    table = tomllib.loads(plan.path.read_text(encoding="utf-8"))
+    table = tomllib.loads(plan.text)
+    for setting in plan.settings:
+        table = merged(table, setting_from_text(setting))
     for name in STAGES:
         if not plan.stage(name).NEEDS_ENGINES:  # Its work is done.
             table.pop(name, None)

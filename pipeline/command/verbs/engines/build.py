@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from calibration.data.batches import Samples
 from engines import backend as backend_named
 from engines.contract import SharingBackend
 from pipeline.artifact import ModelFile, Ranges
+from pipeline.command.on_devices import FLAGS, RUN, OnOptions, on_options, refuse_on, report_on, run_on
 from pipeline.command.options import (
     BACKEND,
     DATA_FLAGS,
@@ -60,12 +61,19 @@ from pipeline.stages.build import Build, BuildTarget, takers_of
 @SETTINGS
 @RANGES
 @output_option("engine file to write; its record is written next to it")
+@on_options
 @STORE
-def build(model: Path, backend: str, precision: str, **options: Any) -> VerbOutcome:
-    """Build an engine from MODEL (an ONNX or .tflite file that carries its precision), or all engines of PLAN.toml."""
+def build(model: Path, backend: str, precision: str, on: OnOptions, **options: Any) -> VerbOutcome | None:
+    """Build an engine from MODEL (an ONNX or .tflite file that carries its precision), or all engines of PLAN.toml.
+
+    With --on they are built, validated and timed on that machine, as by `trtforge run --on`, and brought here.
+    """
     if is_plan(model):
         beside_plan = PlanOptions(names_from(options["allow"]), options["settings"], quiet=is_quiet())
+        if on:
+            return build_on(model, options["store"], on, beside_plan, backend)
         return by_plan(model, options["store"], "build", beside_plan)
+    refuse_on(on, model)
     if options["settings"]:
         raise ConfigError(f"--set {options['settings'][0]}: has an effect only on a plan; drop it")
     opened = model_file_from(model)
@@ -80,6 +88,20 @@ def build(model: Path, backend: str, precision: str, **options: Any) -> VerbOutc
         check_file_target(output)
     calibration = calibration_for(stage, opened, target, options)
     return Made(make(output, partial(stage, model=opened, target=target, calibration=calibration)))
+
+
+def build_on(path: Path, store: Path, on: OnOptions, beside_plan: PlanOptions, backend: str) -> None:
+    """All engines of a plan, on other machines.
+
+    Raises:
+        ConfigError: an option stands beside the plan, which would have no effect.
+    """
+    taken = ("--store", "--backend", "--set", *FLAGS)
+    if beside := [flag for flag in given_options() if flag not in taken]:
+        raise ConfigError(f"{beside[0]}: has no effect together with --on; write it into {path}")
+    backends = (backend,) if "--backend" in given_options() else ()
+    plan, outcomes = run_on(path, store, on, beside_plan, replace(RUN, backends=backends))
+    report_on(plan, outcomes, tables=False)
 
 
 def check_options_for(backend: str) -> None:

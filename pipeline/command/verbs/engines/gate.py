@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,16 @@ from typing import Any
 import click
 
 from pipeline.artifact import Engine
+from pipeline.command.on_devices import (
+    FLAGS,
+    GATE,
+    OnOptions,
+    RemoteVerb,
+    end_of,
+    on_options,
+    put_text,
+    run_on,
+)
 from pipeline.command.options import (
     BACKEND,
     STORE,
@@ -27,6 +38,7 @@ from pipeline.command.outcomes import Gated
 from pipeline.command.plan_run import run_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
+from pipeline.gate.baseline import gate_from_folder
 from pipeline.gate.budget import budgets_from_texts
 from pipeline.gate.decide import decide
 from pipeline.gate.files import OWN_FILES, check_html, write_gate
@@ -36,6 +48,8 @@ from pipeline.gate.inputs import BaselineEngine, GateInputs
 from pipeline.gate.record import GateRecord
 from pipeline.output import check_replaceable, put, work_folder
 from pipeline.plan import Plan
+from pipeline.remote.ssh import destinations_from
+from pipeline.spelling import table_console
 from pipeline.stages.gate import DEFAULT_FOLDER, Gate
 from pipeline.stages.validate import Judge
 
@@ -59,14 +73,23 @@ REPLACES = "{} exists, but a gate replaces its whole folder"
 @stage_options(Gate, "candidate", "baseline", "budgets", "folder", "pays")
 @output_option("output folder  [default: trtforge-gate, with the plan's name]")
 @plan_options
+@on_options
 @STORE
-def gate(plan: Path | None, **options: Any) -> Gated:
+def gate(plan: Path | None, on: OnOptions, **options: Any) -> Gated | None:
     """Decide whether the candidate of PLAN.toml, or the engine --candidate, may ship: it must meet all budgets.
 
     Candidate and baseline alternate in one measurement; decisions are made on confidence intervals. Reports are
     written to gate.json, gate.xml (JUnit), gate.md and gate.html. Exit status 0 if all budgets are met, 5 if one is
     not, 6 if one cannot be decided on this machine.
+
+    With --on the engines are built and gated on that machine, against the last good engine that is kept there.
     """
+    if on:
+        if plan is None or not is_plan(plan):
+            raise ConfigError("--on: takes a plan (.toml), whose engines are built there; give one")
+        if len(destinations_from(on.addresses)) > 1 and options["output"] is not None:
+            raise ConfigError("-o: is one folder, and --on names several machines; leave it out")
+        return _gate_on(plan, on, options)
     if plan is None:
         gate_record, folder = _gate_engines(options)
     elif is_plan(plan):
@@ -74,6 +97,36 @@ def gate(plan: Path | None, **options: Any) -> Gated:
     else:
         raise ConfigError(f"{plan}: is not a plan (.toml); to gate an engine without one, write --candidate {plan}")
     return Gated(gate_record, folder)
+
+
+def _gate_on(path: Path, on: OnOptions, options: dict[str, Any]) -> None:
+    """On other machines."""
+    if beside := [flag for flag in given_options() if flag not in (*BESIDE_A_PLAN, "--backend", *FLAGS)]:
+        raise ConfigError(f"{beside[0]}: has no effect together with a plan; write it into {path}")
+    words = [part for budget in options["budgets"] for part in ("--budget", budget)]
+    for flag in ("candidate", "baseline"):
+        words += [f"--{flag}", options[flag]] if options[flag] else []
+    backends = (options["backend"],) if "--backend" in given_options() else ()
+    chosen: Path | None = options["output"]
+    if chosen is not None:
+        check_replaceable(chosen, OWN_FILES, f"-o: {REPLACES}")
+    verb = RemoteVerb(("gate", *words), GATE, backends)
+    plan, outcomes = run_on(path, options["store"], on, options["beside_plan"], verb)
+    for outcome in outcomes:
+        if not outcome.is_fetched:
+            continue
+        folder = outcome.folder / "gate"
+        gate_record = gate_from_folder(folder)
+        if plan.gate.html:
+            from pipeline.gate.page import html_from_gate
+
+            put_text(html_from_gate(gate_record, folder), folder / "gate.html")
+        if chosen is not None:
+            with work_folder(chosen) as work:
+                put(Path(shutil.copytree(folder, work / "out")), chosen, work)
+            folder = chosen
+        Gated(gate_record, folder).print_to(table_console())
+    end_of(outcomes)
 
 
 def _gate_plan(path: Path, options: dict[str, Any]) -> tuple[GateRecord, Path]:

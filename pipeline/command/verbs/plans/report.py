@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.command.on_devices import OnOptions
 from pipeline.command.options import STORE, given_options, is_plan
 from pipeline.command.verbs.plans.run import run
 from pipeline.errors import ConfigError
@@ -25,7 +26,7 @@ def report(source: Path, output: Path | None, store: Path) -> None:
     if is_plan(source):
         if "-o" in given_options():
             raise ConfigError(f"-o: has no effect together with a plan; write [report] folder into {source}")
-        click.get_current_context().invoke(run, plan=source, backends=(), store=store)
+        click.get_current_context().invoke(run, plan=source, backends=(), on=OnOptions(), store=store)
         return
     record = report_from_json(source)
     print_table(record, table_console())

@@ -10,6 +10,7 @@ import click
 
 from engines import builders
 from pipeline.command.draft import draft_options, plan_text
+from pipeline.command.on_devices import RUN, OnOptions, on_options, report_on, run_on
 from pipeline.command.options import STORE, PlanOptions, plan_options
 from pipeline.command.plan_run import open_plan, raise_failures, tell_time
 from pipeline.command.reports import report_of_run
@@ -25,8 +26,11 @@ from pipeline.store import Stopwatch
 @click.option("--backend", "backends", multiple=True, help="use this backend instead of those of the plan; repeatable")
 @draft_options
 @plan_options
+@on_options
 @STORE
-def run(plan: Path, backends: tuple[str, ...], beside_plan: PlanOptions, store: Path, **choice: str) -> None:
+def run(
+    plan: Path, backends: tuple[str, ...], beside_plan: PlanOptions, on: OnOptions, store: Path, **choice: str
+) -> None:
     """Run PLAN.toml: build, validate and benchmark every variant, print a table, and write a report.
 
     Instead of a plan, a network and --data may be given, as to `trtforge init`; the plan that is used is printed.
@@ -36,10 +40,17 @@ def run(plan: Path, backends: tuple[str, ...], beside_plan: PlanOptions, store: 
 
     Results that are up to date are taken from the store; benchmarks are always run again. Exit status 5 if a variant
     is out of tolerance; the report is written in that case too.
+
+    With --on the plan is packed here, and run there as scripts/build_on_jetson runs a bundle: the report, the engines
+    and their records come into the folder trtforge-on-USER@HOST beside the plan. The same command goes on where a
+    connection broke.
     """
     stopwatch = Stopwatch()
     path, text = plan_text(plan, choice, store)
     drafted = replace(beside_plan, text=text)
+    if on:
+        report_on(*run_on(path, store, on, drafted, replace(RUN, backends=backends)), tables=True)
+        return
     read, opened = open_plan(path, store, drafted, change=partial(with_backends, backends=backends))
     record, made = report_of_run(read, opened)
     print_table(record, table_console())

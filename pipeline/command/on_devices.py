@@ -1,0 +1,215 @@
+"""--on: a verb on a plan is done on other machines by ssh, and what it made there is brought here."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from engines import backend, builders
+from engines.support.answers import AskableBackend
+from pipeline.command.options import PlanOptions
+from pipeline.command.plan_run import run_plan
+from pipeline.errors import ConfigError
+from pipeline.output import put, work_folder
+from pipeline.page.template import check_drawable
+from pipeline.plan import Plan, plan_from_text, text_of_file
+from pipeline.release.bundle_writer import narrowed, write_bundle
+from pipeline.remote.archive import archive_from_tar, write_program
+from pipeline.remote.job import Cargo, Terms, check_folder, on_devices
+from pipeline.remote.outcome import DeviceOutcome, worst_status
+from pipeline.remote.ssh import destinations_from
+from pipeline.spelling import echo, nearest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLDER = "trtforge-on"
+THERE = "../../../store"
+"""The store of a device, from the folder of an unpacked bundle."""
+REPORT, GATE = "trtforge-report", "trtforge-gate"
+FLAGS = ("--on", "--on-python", "--clean")
+
+
+@dataclass(frozen=True)
+class OnOptions:
+    """Where, and how."""
+
+    addresses: tuple[str, ...] = ()
+    python: str = ""
+    clean: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether another machine is named."""
+        return bool(self.addresses)
+
+
+def on_options(function: F) -> F:
+    """--on and what belongs to it, which the verb gets as ``on``."""
+
+    @click.option(
+        "--on",
+        "addresses",
+        multiple=True,
+        metavar="USER@HOST,…",
+        help="do it on that machine by ssh, and bring what it made here; several at once with commas; repeatable",
+    )
+    @click.option(
+        "--on-python", default="", metavar="PATH", help="with --on: interpreter there that has all that is needed"
+    )
+    @click.option("--clean", is_flag=True, help="with --on: remove ~/.trtforge there at the end, and all that is in it")
+    @functools.wraps(function)
+    def with_on(*arguments: Any, addresses: tuple[str, ...], on_python: str, clean: bool, **options: Any) -> Any:
+        if not addresses and (on_python or clean):
+            raise ConfigError(f"{'--on-python' if on_python else '--clean'}: has an effect only with --on; drop it")
+        return function(*arguments, on=OnOptions(addresses, on_python, clean), **options)
+
+    return with_on  # type: ignore[return-value]  # But for the options it is the same.
+
+
+def refuse_on(on: OnOptions, path: Path) -> None:
+    """Raise ConfigError if --on stands beside something that is no plan."""
+    if on:
+        raise ConfigError(f"--on: takes a plan (.toml), {path} is none; write one with `trtforge init`")
+
+
+@dataclass(frozen=True)
+class RemoteVerb:
+    """What runs there: a verb of `trtforge` on the bundle's plan, for one backend."""
+
+    words: tuple[str, ...]
+    """The verb's arguments beside the plan, the store, and functions that may run."""
+    writes: str
+    """The folder that it writes there."""
+    backends: tuple[str, ...] = ()
+    """One that takes the place of [pack] backends; none: those."""
+
+
+RUN = RemoteVerb(("run",), REPORT)
+
+
+def run_on(
+    path: Path, store: Path, on: OnOptions, beside_plan: PlanOptions, verb: RemoteVerb
+) -> tuple[Plan, list[DeviceOutcome]]:
+    """Pack a plan here, do the verb there, and bring what it made into a folder for each machine, beside the plan.
+
+    Args:
+        path: the plan.
+        store: this machine's.
+        on: where.
+        beside_plan: what the command line adds to the plan.
+        verb: what is done there.
+
+    Raises:
+        ConfigError, DataError, Unavailable, StageError, CheckFailed: nothing could be packed.
+    """
+    destinations = destinations_from(on.addresses)
+    text = text_of_file(path, "a plan") if beside_plan.text is None else beside_plan.text
+    plan = plan_from_text(text, path, beside_plan.settings)
+    name = backend_of(plan, verb.backends)
+    if plan.packed.manifest:
+        raise ConfigError(f"{path}: is the plan of a bundle; give --on the plan that the bundle was packed from")
+    table, wants_page = (plan.gate, plan.gate.html) if verb.writes == GATE else (plan.report, plan.report.html)
+    if wants_page:
+        check_drawable(f"{'gate' if table is plan.gate else 'report'}.html (or write html = false)")
+    folders = {where: folder_of(plan, where.name) for where in destinations}
+    for folder in folders.values():
+        check_folder(folder)
+    ask = len(destinations) == 1 and sys.stdin is not None and sys.stdin.isatty()
+    runtime = backend(name)
+    expected = plan.support.generation if isinstance(runtime, AskableBackend) and runtime.HAS_LISTS else ""
+    terms = Terms(on.python, expected, on.clean, ask)
+    arguments = arguments_of(plan, verb, name)
+
+    @contextlib.contextmanager
+    def prepared() -> Iterator[Cargo]:
+        with tempfile.TemporaryDirectory(prefix="trtforge-") as work:
+            read, _, made = run_plan(path, store, "pack", partial(narrowed_to, name=name), beside_plan)
+            bundle = write_bundle(Path(work), read, made).path
+            write_program(Path(work) / "program.tar")
+            program = archive_from_tar(Path(work) / "program.tar")
+            yield Cargo(program, archive_from_tar(bundle), arguments, verb.writes)
+
+    return plan, on_devices(folders, terms, prepared, lambda line: echo(line, err=True))
+
+
+def narrowed_to(plan: Plan, name: str) -> Plan:
+    """The plan as it is packed, for one backend."""
+    return narrowed(replace(plan, pack=replace(plan.pack, backends=(name,))))
+
+
+def backend_of(plan: Plan, backends: Sequence[str]) -> str:
+    """The one backend that is built for.
+
+    Raises:
+        ConfigError: there are several, or none of that name.
+    """
+    names = tuple(backends) or plan.pack.backends
+    for name in names:
+        if name not in builders():
+            raise ConfigError(f"--backend '{name}': no such backend{nearest(name, builders())}")
+    if len(set(names)) > 1:
+        raise ConfigError(
+            f"--on: builds for one backend, and {', '.join(names)} are named ([pack] backends); name it with --backend"
+        )
+    return names[0]
+
+
+def arguments_of(plan: Plan, verb: RemoteVerb, name: str) -> tuple[str, ...]:
+    """Those of scripts/build_on_jetson: the user's own metric may run where the user has it run."""
+    allow = ("--allow", plan.data.metric) if ":" in plan.data.metric else ()
+    words = (verb.words[0], "plan.toml", *verb.words[1:], "--store", THERE, *allow)
+    return ("--backend", name, "--", *words)
+
+
+def folder_of(plan: Plan, name: str) -> Path:
+    """Where what a device made is brought: beside the plan, one for each device and plan."""
+    stem = "" if plan.path.stem == "plan" else f"-{plan.path.stem}"
+    return plan.resolved(f"{FOLDER}-{name}{stem}")
+
+
+def put_text(text: str, target: Path) -> None:
+    """By one rename."""
+    with work_folder(target) as work:
+        (work / target.name).write_text(text, encoding="utf-8")
+        put(work / target.name, target, work)
+
+
+def end_of(outcomes: Sequence[DeviceOutcome]) -> None:
+    """Say why devices came to nothing, and end with the exit status of the worst."""
+    for outcome in outcomes:
+        if outcome.sentence:
+            echo(f"trtforge: {outcome.sentence}", err=True)
+    if status := worst_status(outcome.status for outcome in outcomes):
+        raise click.exceptions.Exit(status)
+
+
+def report_on(plan: Plan, outcomes: Sequence[DeviceOutcome], *, tables: bool) -> None:
+    """Print what the devices made, and write their pages; exit status of the worst."""
+    from pipeline.report.page import html_from_record
+    from pipeline.report.table import print_table, report_from_json
+    from pipeline.spelling import table_console
+
+    for outcome in outcomes:
+        if not outcome.is_fetched:
+            continue
+        folder = outcome.folder / "report"
+        record = report_from_json(folder / "report.json")
+        if plan.report.html:
+            put_text(html_from_record(record, folder), folder / "report.html")
+        if tables:
+            if len(outcomes) > 1:
+                echo(f"{outcome.destination.address}:")
+            print_table(record, table_console())
+            echo(folder / ("report.html" if plan.report.html else "report.json"))
+        else:
+            for name, engine in outcome.engines.items():
+                echo(f"{name}\t{engine}")
+    end_of(outcomes)
