@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from engines import backend, builders
 from engines.support.answers import AskableBackend
+from pipeline.artifact import Artifact
 from pipeline.command.options import PlanOptions
+from pipeline.command.outcomes import MadeOfPlan, VerbOutcome, print_lines
 from pipeline.command.plan_run import run_plan
 from pipeline.errors import ConfigError
 from pipeline.output import put, work_folder
@@ -28,6 +30,11 @@ from pipeline.remote.job import Cargo, Terms, check_folder, on_devices
 from pipeline.remote.outcome import DeviceOutcome, worst_status
 from pipeline.remote.ssh import destinations_from
 from pipeline.spelling import echo, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.record import Record
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -182,21 +189,53 @@ def put_text(text: str, target: Path) -> None:
         put(work / target.name, target, work)
 
 
-def end_of(outcomes: Sequence[DeviceOutcome]) -> None:
-    """Say why devices came to nothing, and end with the exit status of the worst."""
-    for outcome in outcomes:
-        if outcome.sentence:
-            echo(f"trtforge: {outcome.sentence}", err=True)
-    if status := worst_status(outcome.status for outcome in outcomes):
-        raise click.exceptions.Exit(status)
+@dataclass(frozen=True, repr=False)
+class DeviceReport(VerbOutcome):
+    """The report of a run on a device."""
+
+    record: Record
+    path: Path
+    """Of report.html, or report.json."""
+
+    def print_to(self, console: Console) -> None:
+        """The table, and the path."""
+        from pipeline.report.table import print_table
+
+        print_table(self.record, console)
+        print_lines([self.path], console)
 
 
-def report_on(plan: Plan, outcomes: Sequence[DeviceOutcome], *, tables: bool) -> None:
-    """Print what the devices made, and write their pages; exit status of the worst."""
+@dataclass(frozen=True, repr=False)
+class DoneOnDevices(VerbOutcome):
+    """What a verb came to on each of several machines."""
+
+    outcomes: tuple[DeviceOutcome, ...]
+    parts: tuple[tuple[DeviceOutcome, VerbOutcome], ...]
+    """What is printed of those that brought something."""
+
+    def print_to(self, console: Console) -> None:
+        """Each, with its address above it where there are several and it is a table."""
+        for outcome, part in self.parts:
+            if len(self.outcomes) > 1 and not isinstance(part, MadeOfPlan):
+                print_lines([f"{outcome.destination.address}:"], console)
+            part.print_to(console)
+
+    def remarks(self) -> Iterator[str]:
+        """Why devices came to nothing."""
+        return (outcome.sentence for outcome in self.outcomes if outcome.sentence)
+
+    def check(self) -> None:
+        """End with the exit status of the worst: each has said why."""
+        if status := worst_status(outcome.status for outcome in self.outcomes):
+            raise click.exceptions.Exit(status)
+
+
+def report_on(plan: Plan, outcomes: Sequence[DeviceOutcome], *, tables: bool) -> DoneOnDevices:
+    """What the devices made, and their pages, which are written."""
     from pipeline.report.page import html_from_record
-    from pipeline.report.table import print_table, report_from_json
-    from pipeline.spelling import table_console
+    from pipeline.report.table import report_from_json
 
+    parts: list[tuple[DeviceOutcome, VerbOutcome]] = []
     for outcome in outcomes:
         if not outcome.is_fetched:
             continue
@@ -204,12 +243,7 @@ def report_on(plan: Plan, outcomes: Sequence[DeviceOutcome], *, tables: bool) ->
         record = report_from_json(folder / "report.json")
         if plan.report.html:
             put_text(html_from_record(record, folder), folder / "report.html")
-        if tables:
-            if len(outcomes) > 1:
-                echo(f"{outcome.destination.address}:")
-            print_table(record, table_console())
-            echo(folder / ("report.html" if plan.report.html else "report.json"))
-        else:
-            for name, engine in outcome.engines.items():
-                echo(f"{name}\t{engine}")
-    end_of(outcomes)
+        page = folder / ("report.html" if plan.report.html else "report.json")
+        engines = MadeOfPlan({name: Artifact(path) for name, path in outcome.engines.items()})
+        parts.append((outcome, DeviceReport(record, page) if tables else engines))
+    return DoneOnDevices(tuple(outcomes), tuple(parts))

@@ -213,6 +213,8 @@ class Gated(VerbOutcome):
     """As in gate.json."""
     folder: Path
     """Where gate.json, gate.xml, gate.md and, if asked for, gate.html lie."""
+    promotion: str = ""
+    """What became of the stored baseline that it was to be promoted to; empty if nothing did."""
 
     @property
     def outcome(self) -> str:
@@ -226,8 +228,17 @@ class Gated(VerbOutcome):
         print_gate(self.record, console)
         print_lines([self.folder], console)
 
+    def remarks(self) -> Iterator[str]:
+        """What became of the stored baseline."""
+        if self.promotion:
+            yield self.promotion
+
     def check(self) -> None:
-        """Raise CheckFailed or NotDecided unless it passed."""
+        """Raise CheckFailed or NotDecided unless it passed, or was promoted as the first."""
+        from pipeline.gate.promotion import FIRST
+
+        if self.promotion.endswith(FIRST):
+            return
         from pipeline.gate.summary import reasons
 
         sentence = f"{self.record.candidate}: {'; '.join(reasons(self.record))}"

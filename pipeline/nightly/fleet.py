@@ -14,6 +14,7 @@ from pipeline.gate.generations import NAME
 from pipeline.option import check_bounds, option
 from pipeline.page.toml_text import key_text, value_text
 from pipeline.plan import Plan, read_plan, table_from_file
+from pipeline.remote.ssh import destinations_from
 from pipeline.spelling import nearest
 from pipeline.strict import NO_KEY, record_from_table
 
@@ -38,9 +39,11 @@ class Fleet:
 
 @dataclass(frozen=True)
 class DeviceTable:
-    """[device.NAME]: one way to build the plans, on this machine."""
+    """[device.NAME]: one way to build the plans, on this machine or another."""
 
     plans: tuple[str, ...] = option(("*",), "patterns of models' names")
+    on: str = option("", "user@host, or a Host of ~/.ssh/config: built and gated there; empty: on this machine")
+    on_python: str = option("", "interpreter there that has all that is needed; empty: an environment is made there")
     set: Mapping[str, Any] = field(default_factory=dict)
     """Tables of the plan with other values, as [device.NAME.set.build] workspace_mib."""
 
@@ -89,6 +92,9 @@ class Line:
     device: str
     plan_path: Path
     settings: tuple[str, ...]
+    on: str = ""
+    """Another machine that it is built and gated on; empty: this one."""
+    on_python: str = ""
 
     @property
     def name(self) -> str:
@@ -119,6 +125,13 @@ def read_fleet(path: Path) -> FleetFile:
     for name in fleet_file.device:
         if not DEVICE_NAME.fullmatch(name):
             raise ConfigError(f"{path}: [device.{name}] is no name for a device; use letters, digits, '_' and '-'")
+    for name, device in fleet_file.device.items():
+        if device.on and len(destinations_from((device.on,), f"{path}: [device.{name}] on")) > 1:
+            raise ConfigError(f"{path}: [device.{name}] on: names several machines; write a table for each")
+        if device.on_python and not device.on:
+            raise ConfigError(f"{path}: [device.{name}] on_python: has an effect only with on; drop it")
+        if device.on and fleet_file.fleet.until == "validate":
+            raise ConfigError(f'{path}: [fleet] until: is "validate", and [device.{name}] on builds or gates; name one')
     if not fleet_file.device:
         raise ConfigError(f"{path}: [device] is empty; leave it out, or name a device: [device.orin]")
     return fleet_file
@@ -141,7 +154,7 @@ def lines_of(fleet_file: FleetFile) -> list[Line]:
                     f"{nearest(pattern, list(models))}"
                 )
         settings = device.settings()
-        lines += [Line(model, device_name, models[model], settings) for model in chosen]
+        lines += [Line(model, device_name, models[model], settings, device.on, device.on_python) for model in chosen]
     return sorted(lines, key=lambda line: (line.model, line.device))
 
 

@@ -17,6 +17,7 @@ from pipeline.gate.baseline import gate_from_folder, is_variant_name, machine_ch
 from pipeline.gate.decide import STATUS
 from pipeline.gate.gather_inputs import check_gate
 from pipeline.gate.generations import current_folder, withdrawn
+from pipeline.gate.promotion import FIRST, PROMOTED
 from pipeline.gate.record import GateRecord
 from pipeline.gate.summary import headline, reasons
 from pipeline.json_record import now_text, record_from_json, write_json
@@ -28,6 +29,7 @@ from pipeline.nightly.walk import Walk, walk
 from pipeline.nightly.why import History, why_missing
 from pipeline.output import put, work_folder
 from pipeline.plan import Plan
+from pipeline.release.bundle_writer import narrowed
 from pipeline.source_digest import source_digest
 from pipeline.store import canonical, plain
 
@@ -129,8 +131,8 @@ def look(job: Job, line: Line) -> Look:
     try:
         looked = replace(looked, plan=line.plan())
         assert looked.plan is not None
-        why = _why(job, looked, looked.plan, walk(looked.plan, job.store, job.walks_to))
-        if why and job.gates:
+        why = _why(job, looked, looked.plan, _walked(job, line, looked.plan))
+        if why and job.gates and not line.on:
             check_gate(_gated(job, line, looked.plan), job.store)
     except tuple(EXIT_STATUS) as error:
         return replace(looked, error=error)
@@ -168,6 +170,9 @@ def command_of(job: Job, line: Line, plan: Plan | None) -> list[str]:
         arguments += ["--baseline", gated.baseline] if gated.baseline != plan.gate.baseline else []
         budgets = gated.budgets if gated.budgets != plan.gate.budgets else ()
         arguments += [part for budget in budgets for part in ("--budget", budget)]
+    if line.on:
+        arguments += ["--on", line.on, *(["--on-python", line.on_python] if line.on_python else [])]
+        arguments += ["--promote", line.name] if job.gates and job.fleet_file.nightly.promote else []
     return [*arguments, *(part for text in line.settings for part in ("--set", text))]
 
 
@@ -213,9 +218,14 @@ def _why(job: Job, looked: Look, plan: Plan, walked: Walk) -> list[str]:
     if last.outcome == "not decided" and last.night < job.night:
         return ["it was not decided the last time"]
     judged = last.candidate.digest if last.promoted and last.candidate else last.baseline
-    if job.gates and job.fleet_file.nightly.promote and last_good(job.store, line.name) != judged:
+    if job.gates and not line.on and job.fleet_file.nightly.promote and last_good(job.store, line.name) != judged:
         return ["the last good engine is another one since"]
     return []
+
+
+def _walked(job: Job, line: Line, plan: Plan) -> Walk:
+    """What this machine's store has of a line; for another machine it makes the models alone."""
+    return walk(narrowed(plan), job.store, "pack") if line.on else walk(plan, job.store, job.walks_to)
 
 
 def _depends_on(job: Job, line: Line, plan: Plan, walked: Walk) -> dict[str, str]:
@@ -228,7 +238,7 @@ def _depends_on(job: Job, line: Line, plan: Plan, walked: Walk) -> dict[str, str
         "results": _sha(results),
         "gate": _sha([plain(gated.gate), plain(gated.benchmark), gated.data.metric, gated.data.output]),
         "program": source_digest(*JUDGES),
-        "machine": job.machine.digest(),
+        "machine": _sha([line.on]) if line.on else job.machine.digest(),
     }
 
 
@@ -254,16 +264,17 @@ def _tended(job: Job, looked: Look) -> LineRecord:
     if not job.gates:
         return _without_gate(job, looked, blank, log)
     gate = _gate_of(folder) if status in STATUS.values() else None
-    if gate is None or gate.exit_status != status:
+    is_first = bool(line.on) and gate is not None and not status and gate.outcome == "not decided"
+    if gate is None or (gate.exit_status != status and not is_first):
         return replace(blank, sentence=_last_words(log))
     record = replace(
         blank,
         state="made",
-        outcome=gate.outcome,
-        sentence="; ".join([headline(gate), *reasons(gate)]),
+        outcome="pass" if is_first else gate.outcome,
+        sentence=FIRST if is_first else "; ".join([headline(gate), *reasons(gate)]),
         gate=_relative(folder / GATE, job),
         candidate=_figures(gate),
-        baseline=held_against,
+        baseline=_baseline_there(gate) if line.on else held_against,
     )
     return _kept_record(job, looked, record)
 
@@ -278,7 +289,7 @@ def _without_gate(job: Job, looked: Look, blank: LineRecord, log: Path) -> LineR
 def _kept_record(job: Job, looked: Look, record: LineRecord) -> LineRecord:
     """The record with what it depends on; the candidate of a gate that passed becomes the last good one."""
     assert looked.plan is not None
-    walked = walk(looked.plan, job.store, job.walks_to)
+    walked = _walked(job, looked.line, looked.plan)
     if walked.missing is not None:
         return replace(record, sentence=f"{record.sentence}; the plan or its data changed meanwhile")
     record = replace(
@@ -286,7 +297,12 @@ def _kept_record(job: Job, looked: Look, record: LineRecord) -> LineRecord:
         depends_on=_depends_on(job, looked.line, looked.plan, walked),
         recipes=tuple(sorted({entry.digest for entry in walked.served})),
     )
-    return _promoted(job, looked.line, record) if job.gates and job.fleet_file.nightly.promote else record
+    if not job.gates or not job.fleet_file.nightly.promote:
+        return record
+    if looked.line.on:  # It was promoted there, which the command has told.
+        log = (job.folder(looked.line) / LOG).read_text(encoding="utf-8", errors="replace")
+        return replace(record, promoted=f"{looked.line.name}: {PROMOTED}" in log or record.sentence == FIRST)
+    return _promoted(job, looked.line, record)
 
 
 def _promoted(job: Job, line: Line, record: LineRecord) -> LineRecord:
@@ -341,6 +357,11 @@ def _blank(job: Job, looked: Look, arguments: Sequence[str]) -> LineRecord:
         depends_on={},
         versions=installed_versions(),
     )
+
+
+def _baseline_there(gate: GateRecord) -> str:
+    """The digest of what it was held against on another machine; empty where there was none."""
+    return next((engine.digest for engine in gate.engines if engine.name == gate.baseline), "")
 
 
 def _gate_of(folder: Path) -> GateRecord | None:

@@ -132,6 +132,7 @@ AuthorizedKeysFile {folder}/authorized_keys
 PidFile {folder}/sshd.pid
 StrictModes no
 UsePAM no
+Subsystem sftp internal-sftp
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 SetEnv HOME={home} PATH={path} TMPDIR={folder}/tmp XDG_CACHE_HOME={home}/.cache

@@ -63,7 +63,7 @@ from pipeline.stages.build import Build, BuildTarget, takers_of
 @output_option("engine file to write; its record is written next to it")
 @on_options
 @STORE
-def build(model: Path, backend: str, precision: str, on: OnOptions, **options: Any) -> VerbOutcome | None:
+def build(model: Path, backend: str, precision: str, on: OnOptions, **options: Any) -> VerbOutcome:
     """Build an engine from MODEL (an ONNX or .tflite file that carries its precision), or all engines of PLAN.toml.
 
     With --on they are built, validated and timed on that machine, as by `trtforge run --on`, and brought here.
@@ -90,7 +90,7 @@ def build(model: Path, backend: str, precision: str, on: OnOptions, **options: A
     return Made(make(output, partial(stage, model=opened, target=target, calibration=calibration)))
 
 
-def build_on(path: Path, store: Path, on: OnOptions, beside_plan: PlanOptions, backend: str) -> None:
+def build_on(path: Path, store: Path, on: OnOptions, beside_plan: PlanOptions, backend: str) -> VerbOutcome:
     """All engines of a plan, on other machines.
 
     Raises:
@@ -101,7 +101,7 @@ def build_on(path: Path, store: Path, on: OnOptions, beside_plan: PlanOptions, b
         raise ConfigError(f"{beside[0]}: has no effect together with --on; write it into {path}")
     backends = (backend,) if "--backend" in given_options() else ()
     plan, outcomes = run_on(path, store, on, beside_plan, replace(RUN, backends=backends))
-    report_on(plan, outcomes, tables=False)
+    return report_on(plan, outcomes, tables=False)
 
 
 def check_options_for(backend: str) -> None:

@@ -13,9 +13,9 @@ from pipeline.artifact import Engine
 from pipeline.command.on_devices import (
     FLAGS,
     GATE,
+    DoneOnDevices,
     OnOptions,
     RemoteVerb,
-    end_of,
     on_options,
     put_text,
     run_on,
@@ -34,7 +34,7 @@ from pipeline.command.options import (
     samples_from,
     specs_of,
 )
-from pipeline.command.outcomes import Gated
+from pipeline.command.outcomes import Gated, VerbOutcome
 from pipeline.command.plan_run import run_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
@@ -45,15 +45,15 @@ from pipeline.gate.files import OWN_FILES, check_html, write_gate
 from pipeline.gate.gather_inputs import DirectInputs, baseline_engine, check_gate, inputs_from_engines, inputs_from_plan
 from pipeline.gate.generations import names_in
 from pipeline.gate.inputs import BaselineEngine, GateInputs
+from pipeline.gate.promotion import promote
 from pipeline.gate.record import GateRecord
 from pipeline.output import check_replaceable, put, work_folder
 from pipeline.plan import Plan
 from pipeline.remote.ssh import destinations_from
-from pipeline.spelling import table_console
 from pipeline.stages.gate import DEFAULT_FOLDER, Gate
 from pipeline.stages.validate import Judge
 
-BESIDE_A_PLAN = ("--candidate", "--baseline", "--budget", "--allow", "--set", "-o", "--store")
+BESIDE_A_PLAN = ("--candidate", "--baseline", "--budget", "--promote", "--allow", "--set", "-o", "--store")
 REPLACES = "{} exists, but a gate replaces its whole folder"
 
 
@@ -64,6 +64,7 @@ REPLACES = "{} exists, but a gate replaces its whole folder"
     "--baseline", default="", help="stored baseline, or variant of the plan; without a plan, also an engine file"
 )
 @click.option("--budget", "budgets", multiple=True, help="limit, such as 'p50_ms <= 1.03 x baseline'; repeatable")
+@click.option("--promote", default="", metavar="NAME", help="with a plan: what passes becomes the stored baseline NAME")
 @click.option("--reference", type=Path, help="FP32 ONNX model that metric_drop and agreement compare with")
 @click.option("--metric", default="", help="accuracy metric, such as top1, f1, rmse, miou, map or module:function")
 @click.option("--metric-output", default="", help="output that the metric is computed from, if there are several")
@@ -75,7 +76,7 @@ REPLACES = "{} exists, but a gate replaces its whole folder"
 @plan_options
 @on_options
 @STORE
-def gate(plan: Path | None, on: OnOptions, **options: Any) -> Gated | None:
+def gate(plan: Path | None, on: OnOptions, **options: Any) -> VerbOutcome:
     """Decide whether the candidate of PLAN.toml, or the engine --candidate, may ship: it must meet all budgets.
 
     Candidate and baseline alternate in one measurement; decisions are made on confidence intervals. Reports are
@@ -96,15 +97,16 @@ def gate(plan: Path | None, on: OnOptions, **options: Any) -> Gated | None:
         gate_record, folder = _gate_plan(plan, options)
     else:
         raise ConfigError(f"{plan}: is not a plan (.toml); to gate an engine without one, write --candidate {plan}")
-    return Gated(gate_record, folder)
+    promoted = promote(options["promote"], folder, options["store"]) if options.get("promote") else ""
+    return Gated(gate_record, folder, f"{options['promote']}: {promoted}" if promoted else "")
 
 
-def _gate_on(path: Path, on: OnOptions, options: dict[str, Any]) -> None:
+def _gate_on(path: Path, on: OnOptions, options: dict[str, Any]) -> DoneOnDevices:
     """On other machines."""
     if beside := [flag for flag in given_options() if flag not in (*BESIDE_A_PLAN, "--backend", *FLAGS)]:
         raise ConfigError(f"{beside[0]}: has no effect together with a plan; write it into {path}")
     words = [part for budget in options["budgets"] for part in ("--budget", budget)]
-    for flag in ("candidate", "baseline"):
+    for flag in ("candidate", "baseline", "promote"):
         words += [f"--{flag}", options[flag]] if options[flag] else []
     backends = (options["backend"],) if "--backend" in given_options() else ()
     chosen: Path | None = options["output"]
@@ -112,6 +114,7 @@ def _gate_on(path: Path, on: OnOptions, options: dict[str, Any]) -> None:
         check_replaceable(chosen, OWN_FILES, f"-o: {REPLACES}")
     verb = RemoteVerb(("gate", *words), GATE, backends)
     plan, outcomes = run_on(path, options["store"], on, options["beside_plan"], verb)
+    parts = []
     for outcome in outcomes:
         if not outcome.is_fetched:
             continue
@@ -125,8 +128,8 @@ def _gate_on(path: Path, on: OnOptions, options: dict[str, Any]) -> None:
             with work_folder(chosen) as work:
                 put(Path(shutil.copytree(folder, work / "out")), chosen, work)
             folder = chosen
-        Gated(gate_record, folder).print_to(table_console())
-    end_of(outcomes)
+        parts.append((outcome, Gated(gate_record, folder)))
+    return DoneOnDevices(tuple(outcomes), tuple(parts))
 
 
 def _gate_plan(path: Path, options: dict[str, Any]) -> tuple[GateRecord, Path]:
@@ -162,6 +165,8 @@ def _folder(plan: Plan, options: dict[str, Any]) -> Path:
 
 def _gate_engines(options: dict[str, Any]) -> tuple[GateRecord, Path]:
     refuse_plan_options(options)
+    if options.pop("promote"):
+        raise ConfigError("--promote: has an effect only on a plan; `trtforge baseline set` sets one from a gate")
     file = needed(options.pop("candidate"), "--candidate", "name the engine that is to ship, or give a PLAN.toml")
     folder: Path = options.pop("output") or Path(DEFAULT_FOLDER)
     check_replaceable(folder, OWN_FILES, f"-o: {REPLACES}")

@@ -12,6 +12,7 @@ from engines import builders
 from pipeline.command.draft import draft_options, plan_text
 from pipeline.command.on_devices import RUN, OnOptions, on_options, report_on, run_on
 from pipeline.command.options import STORE, PlanOptions, plan_options
+from pipeline.command.outcomes import VerbOutcome
 from pipeline.command.plan_run import open_plan, raise_failures, tell_time
 from pipeline.command.reports import report_of_run
 from pipeline.errors import ConfigError
@@ -30,7 +31,7 @@ from pipeline.store import Stopwatch
 @STORE
 def run(
     plan: Path, backends: tuple[str, ...], beside_plan: PlanOptions, on: OnOptions, store: Path, **choice: str
-) -> None:
+) -> VerbOutcome | None:
     """Run PLAN.toml: build, validate and benchmark every variant, print a table, and write a report.
 
     Instead of a plan, a network and --data may be given, as to `trtforge init`; the plan that is used is printed.
@@ -49,8 +50,7 @@ def run(
     path, text = plan_text(plan, choice, store)
     drafted = replace(beside_plan, text=text)
     if on:
-        report_on(*run_on(path, store, on, drafted, replace(RUN, backends=backends)), tables=True)
-        return
+        return report_on(*run_on(path, store, on, drafted, replace(RUN, backends=backends)), tables=True)
     read, opened = open_plan(path, store, drafted, change=partial(with_backends, backends=backends))
     record, made = report_of_run(read, opened)
     print_table(record, table_console())
@@ -58,6 +58,7 @@ def run(
     echo(folder / ("report.html" if read.report.html else "report.json"))
     tell_time(opened.account, stopwatch.spent())
     raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
+    return None
 
 
 def with_backends(plan: Plan, backends: tuple[str, ...]) -> Plan:
