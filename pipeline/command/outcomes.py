@@ -235,7 +235,7 @@ class Gated(VerbOutcome):
 
     def check(self) -> None:
         """Raise CheckFailed or NotDecided unless it passed, or was promoted as the first."""
-        from pipeline.gate.promotion import FIRST
+        from pipeline.retention.promotion import FIRST
 
         if self.promotion.endswith(FIRST):
             return

@@ -17,7 +17,6 @@ from pipeline.gate.baseline import gate_from_folder, is_variant_name, machine_ch
 from pipeline.gate.decide import STATUS
 from pipeline.gate.gather_inputs import check_gate
 from pipeline.gate.generations import current_folder, withdrawn
-from pipeline.gate.promotion import FIRST, PROMOTED
 from pipeline.gate.record import GateRecord
 from pipeline.gate.summary import headline, reasons
 from pipeline.json_record import now_text, record_from_json, write_json
@@ -30,6 +29,7 @@ from pipeline.nightly.why import History, why_missing
 from pipeline.output import put, work_folder
 from pipeline.plan import Plan
 from pipeline.release.bundle_writer import narrowed
+from pipeline.retention.promotion import FIRST, PROMOTED
 from pipeline.source_digest import source_digest
 from pipeline.store import canonical, plain
 
@@ -361,7 +361,7 @@ def _blank(job: Job, looked: Look, arguments: Sequence[str]) -> LineRecord:
 
 def _baseline_there(gate: GateRecord) -> str:
     """The digest of what it was held against on another machine; empty where there was none."""
-    return next((engine.digest for engine in gate.engines if engine.name == gate.baseline), "")
+    return gate.engines[-1].digest if gate.baseline else ""
 
 
 def _gate_of(folder: Path) -> GateRecord | None:

@@ -237,8 +237,8 @@ def fetch(session: Session, cargo: Cargo, final: Path) -> dict[str, Path]:
         new.mkdir()
         lacking = taken_from_before(files, final, new)
         fetched = FetchedFiles(lacking, new, address)
-        session.begin("get", names=[file.name for file in lacking], **request)
         try:
+            session.begin("get", names=[file.name for file in lacking], **request)
             session.answer(fetched.take)
         finally:
             fetched.close()

@@ -1,1 +1,1 @@
-"""The store keeps house: what holds a result, what takes room, what may go, what is damaged; nothing is made here."""
+"""The store keeps house: what holds a result, takes room, may go, is damaged, is kept as good; nothing is made here."""

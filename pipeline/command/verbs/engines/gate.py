@@ -45,11 +45,11 @@ from pipeline.gate.files import OWN_FILES, check_html, write_gate
 from pipeline.gate.gather_inputs import DirectInputs, baseline_engine, check_gate, inputs_from_engines, inputs_from_plan
 from pipeline.gate.generations import names_in
 from pipeline.gate.inputs import BaselineEngine, GateInputs
-from pipeline.gate.promotion import promote
 from pipeline.gate.record import GateRecord
 from pipeline.output import check_replaceable, put, work_folder
 from pipeline.plan import Plan
 from pipeline.remote.ssh import destinations_from
+from pipeline.retention.promotion import promote
 from pipeline.stages.gate import DEFAULT_FOLDER, Gate
 from pipeline.stages.validate import Judge
 
