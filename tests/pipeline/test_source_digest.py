@@ -94,6 +94,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/delivery/contents.py", set()),
         ("pipeline/nightly/line.py", set()),
         ("pipeline/release/bundle_writer.py", set()),
+        ("pipeline/remote/job.py", set()),
         ("pipeline/retention/pins.py", set()),
         ("pipeline/remedies/trials.py", set()),
         ("pipeline/report/write.py", set()),
