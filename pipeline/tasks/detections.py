@@ -14,6 +14,10 @@ from pipeline.errors import ConfigError
 from pipeline.tasks.detector import Detector
 from pipeline.tasks.output_reading import OutputReading, reading_of, shape_of
 
+ANCHORS = 3
+"""YOLOv5's boxes at each place."""
+STRIDES = ((8, 16, 32), (8, 16, 32, 64), (16, 32))
+"""Of its places, for an input of each size."""
 PictureShape = tuple[int, ...]
 NORMALIZED_TO = 2.0
 """Boxes none of which goes beyond this are taken as shares of the picture, where nothing says what they are in."""
@@ -55,14 +59,19 @@ def detections_of(
     reading = reading_of(outputs, detector)
     outputs = _as_lists(reading, outputs)
     _check_shapes(reading, outputs)
+    if reading.convention == "yolov5" and detector.convention == "auto":
+        _check_anchors(reading, outputs, frames[0])
     rows = [_numbers(reading, outputs, row, detector) for row in range(len(frames))]
     is_normalized = reading.units == "normalized"
     if reading.units == "auto":
-        largest = max((float(np.nanmax(np.abs(row.boxes))) for row in rows if len(row.boxes)), default=np.inf)
+        largest = max(
+            (float(np.abs(row.boxes).max()) for row in rows if len(row.boxes) and not row.is_nan), default=np.inf
+        )
         is_normalized = largest <= NORMALIZED_TO
     detections = []
     for row, frame in zip(rows, frames, strict=True):
-        boxes = _corners(row.boxes, reading.corners)
+        with np.errstate(invalid="ignore"):  # Infinite corners become NaN, which the metric tells.
+            boxes = _corners(row.boxes, reading.corners)
         if is_normalized:
             boxes = boxes * np.tile((frame.input_width, frame.input_height), 2)
         row = Detections(boxes, row.scores, row.classes)
@@ -101,7 +110,10 @@ def _suppressed(row: Detections, max_overlap: float) -> Detections:
 def _numbers(reading: OutputReading, outputs: Mapping[str, Array], row: int, detector: Detector) -> Detections:
     """Of one picture, as the network has them: boxes (k, 4) of whatever form."""
     boxes = np.asarray(outputs[reading.boxes][row], np.float64)
+    if reading.convention == "yolov5":
+        return _named_scores(boxes[:, :4], boxes[:, 4:5] * boxes[:, 5:], detector)
     if reading.convention == "ultralytics":
+        boxes = boxes if len(boxes) < boxes.shape[1] else boxes.T
         return _named_scores(boxes[:4].T, boxes[4:].T, detector)
     if reading.convention == "end_to_end":
         # Rows without a box have a score of 0.
@@ -169,6 +181,7 @@ def _in_picture(boxes: Floats, frame: PictureFrame) -> Floats:
 
 EXPECTED = {
     "ultralytics": "(4 + classes, k)",
+    "yolov5": "(k, 5 + classes)",
     "end_to_end": "(k, 6)",
     "dense": "boxes (k, 4) and scores (k, classes)",
     "onnx_nms": "boxes (k, 4), scores (classes, k) and indices (n, 3)",
@@ -198,7 +211,9 @@ def _fits(
 ) -> bool:
     """Whether shapes of one picture, () where there is no such output, are those of the convention."""
     if convention == "ultralytics":
-        return len(boxes) == 2 and boxes[0] >= 5
+        return len(boxes) == 2 and min(boxes) >= 5
+    if convention == "yolov5":
+        return len(boxes) == 2 and boxes[1] >= 6
     if convention == "end_to_end":
         return len(boxes) == 2 and boxes[1] >= 6
     if len(boxes) != 2 or boxes[1] != 4:
@@ -208,6 +223,24 @@ def _fits(
     if convention == "onnx_nms":
         return len(scores) == 2 and scores[1] == boxes[0] and len(indices) == 2 and indices[1] == 3
     return scores == boxes[:1] and classes == scores
+
+
+def _check_anchors(reading: OutputReading, outputs: Mapping[str, Array], frame: PictureFrame) -> None:
+    """That a head has as many rows as YOLOv5's of the input's size, where nothing else says that it is one: there is a
+    score of objects in it, where others have the first class.
+
+    Raises:
+        ConfigError: it has not.
+    """  # fmt: skip
+    shape = shape_of(outputs[reading.boxes])
+    width, height = int(frame.input_width), int(frame.input_height)
+    usual = [ANCHORS * sum((width // s) * (height // s) for s in strides) for strides in STRIDES]
+    if shape[0] not in usual:
+        raise ConfigError(
+            f"the detector's output '{reading.boxes}' {shape} is of YOLOv5, or without its score of objects: of an "
+            f"input of {width} x {height} YOLOv5 has {usual[0]} rows, or {usual[1]} (P6); set convention in "
+            "[data.detector] to yolov5 or ultralytics"
+        )
 
 
 def _check_picks(picks: Ints, boxes: Floats, scores: Floats, reading: OutputReading) -> None:

@@ -7,7 +7,9 @@ from typing import Literal
 
 from pipeline.option import check_bounds, option
 
-Convention = Literal["auto", "tensorflow", "ultralytics", "end_to_end", "efficient_nms", "onnx_nms", "lists", "dense"]
+Convention = Literal[
+    "auto", "tensorflow", "ultralytics", "yolov5", "end_to_end", "efficient_nms", "onnx_nms", "lists", "dense"
+]
 Corners = Literal["auto", "xyxy", "yxyx", "center"]
 Units = Literal["auto", "pixels", "normalized"]
 ClassNumbering = Literal["auto", "index", "id"]

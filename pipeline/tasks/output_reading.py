@@ -43,7 +43,7 @@ class OutputReading:
     @property
     def is_suppressed(self) -> bool:
         """Whether overlapping boxes are gone already."""
-        return self.convention not in ("ultralytics", "dense")
+        return self.convention not in ("ultralytics", "yolov5", "dense")
 
 
 NAMED = (
@@ -114,13 +114,14 @@ def _as_asked(outputs: Mapping[str, Array], detector: Detector) -> OutputReading
     corners, units, numbers = ("xyxy", "auto", "index") if usual is None else (
         usual.corners, usual.units, "" if convention == "lists" else usual.numbers
     )  # fmt: skip
-    corners = {"ultralytics": "center", "onnx_nms": "yxyx"}.get(convention, corners)
+    corners = {"ultralytics": "center", "yolov5": "center", "onnx_nms": "yxyx"}.get(convention, corners)
     return OutputReading(convention, **names, corners=corners, units=units, numbers=numbers)
 
 
 def _by_names(outputs: Mapping[str, Array], detector: Detector) -> OutputReading | None:
     """A convention whose outputs are all there, by the last part of their names."""
-    bare = {name.rpartition("/")[2].partition(":")[0].lower(): name for name in outputs}
+    parts = [name.rpartition("/")[2].partition(":")[0].lower() for name in outputs]
+    bare = {part: name for part, name in zip(parts, outputs, strict=True) if parts.count(part) == 1}
     for usual in NAMED:
         needed = (usual.boxes, usual.scores, usual.classes)
         if detector.convention in ("auto", usual.convention) and all(name in bare for name in needed):
@@ -139,8 +140,11 @@ def _by_shapes(outputs: Mapping[str, Array], detector: Detector) -> OutputReadin
             return None
         if wanted in ("auto", "end_to_end") and shape[1] == 6 and (shape[0] <= MOST_ROWS or wanted != "auto"):
             return OutputReading("end_to_end", name)
-        if wanted in ("auto", "ultralytics") and 5 <= shape[0] < shape[1]:
+        is_head = min(shape) >= 5 and (shape[0] < shape[1] or wanted == "ultralytics")
+        if wanted in ("auto", "ultralytics") and is_head:
             return OutputReading("ultralytics", name, corners="center")
+        if wanted in ("auto", "yolov5") and 6 <= shape[1] < shape[0]:
+            return OutputReading("yolov5", name, corners="center")
         return None
     if wanted not in ("auto", "onnx_nms"):
         return None

@@ -50,8 +50,8 @@ class LabelledBox:
         shown = f"from ({self.left:g}, {self.top:g}) to ({right:g}, {bottom:g})"
         if not all(np.isfinite((self.left, self.top, self.width, self.height, self.area))):
             raise DataError(f"{where}: has a box {shown}, which are no numbers; correct it")
-        if self.width < 0 or self.height < 0:
-            raise DataError(f"{where}: has a box {shown}, of negative size; correct it")
+        if min(self.width, self.height, self.area) < 0:
+            raise DataError(f"{where}: has a box {shown}, of negative size or area; correct it")
         within = min(self.left, self.top) >= -OUTSIDE_PX
         if not within or right > picture_width + OUTSIDE_PX or bottom > picture_height + OUTSIDE_PX:
             raise DataError(

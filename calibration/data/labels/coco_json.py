@@ -13,6 +13,8 @@ from calibration.data.labels.boxes import LabelledBox
 from calibration.errors import DataError
 
 LISTS = ("images", "categories", "annotations")
+LARGEST_ID = 2**31
+"""Of a category; each below it is the same number in a table of floats."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,11 @@ def read_coco(path: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]]
     boxes: dict[Any, list[LabelledBox]] = {entry["id"]: [] for entry in entries}
     size_of = {entry["id"]: size for entry, size in zip(entries, sizes, strict=True)}
     for entry, (width, height), name in zip(entries, sizes, names, strict=True):
-        if (entry.get("width", width), entry.get("height", height)) != (width, height):
+        listed = entry.get("width", width), entry.get("height", height)
+        if listed != (width, height):
             raise DataError(
-                f"{path}: says that '{name}' is {entry['width']} x {entry['height']} pixels, it is {width} x {height}; "
-                "give the picture that the boxes are of"
+                f"{path}: says that '{name}' is {listed[0]!s:.20} x {listed[1]!s:.20} pixels, it is {width} x "
+                f"{height}; give the picture that the boxes are of"
             )
     known = {image.get("id") for image in lists["images"]}
     for number, annotation in enumerate(lists["annotations"]):
@@ -80,8 +83,8 @@ def _lists(path: Path) -> dict[str, list[dict[str, Any]]]:
 def _category_ids(path: Path, categories: Sequence[Mapping[str, Any]]) -> dict[int, int]:
     """Id -> number from 0, in the order of the ids."""
     for number, category in enumerate(categories):
-        if not isinstance(category.get("id"), int) or category["id"] < 0:
-            raise DataError(f"{path}: category {number} has no 'id' of 0 or more; add it")
+        if not isinstance(category.get("id"), int) or not 0 <= category["id"] < LARGEST_ID:
+            raise DataError(f"{path}: category {number} has no 'id' from 0 to {LARGEST_ID - 1}; add it")
     ids = [category["id"] for category in _in_order(categories)]
     if twice := [first for first, second in pairwise(ids) if first == second]:
         raise DataError(f"{path}: has two categories of id {twice[0]}; correct one")
@@ -93,16 +96,26 @@ def _in_order(categories: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 
 def _entries(path: Path, images: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Mapping[str, Any]]:
-    """The entry of each picture, by its path; where no path is there, by its file's name where that is unique."""
+    """The entry of each picture, by its path; where no path is there, by its file's name where that is unique.
+
+    Two entries that are not the same are two images: of one path or id, the boxes of one would be the other's.
+    """
     by_path: dict[str, Mapping[str, Any]] = {}
+    by_id: dict[int | str, Mapping[str, Any]] = {}
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for number, image in enumerate(images):
         where = f"{path}: image {image.get('id', number)}"
         file = PurePosixPath(str(_needed(image, "file_name", where)))
         if not isinstance(_needed(image, "id", where), (int, str)):
             raise DataError(f"{where}: its 'id' is no number; correct it")
-        by_path[file.as_posix()] = image
-        by_name.setdefault(file.name, []).append(image)
+        for what, first in (
+            (f"path {file}", by_path.setdefault(file.as_posix(), image)),
+            (f"id {image['id']}", by_id.setdefault(image["id"], image)),
+        ):
+            if first != image:
+                raise DataError(f"{path}: lists two images of {what:.80}; drop one, or correct it")
+        if by_path[file.as_posix()] is image:
+            by_name.setdefault(file.name, []).append(image)
     entries, missing = [], []
     has_paths = any(name in by_path for name in names)
     for name in names:
@@ -131,15 +144,25 @@ def _box(annotation: Mapping[str, Any], ids: Mapping[int, int], where: str) -> L
             "annotation"
         )
     corners = _needed(annotation, "bbox", where)
-    numbers = corners if isinstance(corners, list) else []
-    if len(numbers) != 4 or not all(isinstance(value, (int, float)) for value in numbers):
+    numbers = [_number(value) for value in corners] if isinstance(corners, list) else []
+    if len(numbers) != 4 or None in numbers:
         raise DataError(f"{where}: its 'bbox' is {corners!s:.60}, [left, top, width, height] is expected; correct it")
-    left, top, width, height = map(float, numbers)
-    area = annotation.get("area", width * height)
-    if not isinstance(area, (int, float)):
-        raise DataError(f"{where}: its 'area' is {area!s:.60}, a number is expected; correct it")
-    is_crowd = bool(annotation.get("iscrowd", 0))
-    return LabelledBox(ids[class_id], class_id, left, top, width, height, float(area), is_crowd)
+    left, top, width, height = (number for number in numbers if number is not None)
+    area = _number(annotation.get("area", width * height))
+    if area is None:
+        raise DataError(f"{where}: its 'area' is {annotation['area']!s:.60}, a number is expected; correct it")
+    is_crowd = annotation.get("iscrowd", 0)
+    if is_crowd not in (0, 1):
+        raise DataError(f"{where}: its 'iscrowd' is {is_crowd!s:.60}, 0 or 1 is expected; correct it")
+    return LabelledBox(ids[class_id], class_id, left, top, width, height, area, bool(is_crowd))
+
+
+def _number(value: Any) -> float | None:
+    """None of what is none, or too large for one."""
+    try:
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    except OverflowError:
+        return None
 
 
 def _needed(entry: Mapping[str, Any], key: str, where: str) -> Any:

@@ -10,6 +10,8 @@ from calibration.data.labels.boxes import LabelledBox
 from calibration.data.labels.coco_json import ClassBoxes
 from calibration.errors import DataError
 
+MOST_CLASSES = 100_000
+"""No list of classes has more; a larger number is a slip."""
 LINE = "class, centre x, centre y, width and height as shares of the picture"
 
 
@@ -47,8 +49,10 @@ def _box(words: list[str], size: tuple[int, int], where: str) -> LabelledBox:
         numbers = []
     if len(numbers) != 5:
         raise DataError(f"{where}: is '{' '.join(words):.60}', five numbers are expected ({LINE}); correct it")
-    if not math.isfinite(numbers[0]) or numbers[0] != int(numbers[0]) or numbers[0] < 0:
-        raise DataError(f"{where}: its class is {words[0]}, a whole number from 0 on is expected; correct it")
+    if not math.isfinite(numbers[0]) or numbers[0] != int(numbers[0]) or not 0 <= numbers[0] < MOST_CLASSES:
+        raise DataError(
+            f"{where}: its class is {words[0]:.20}, a whole number from 0 to {MOST_CLASSES - 1} is expected; correct it"
+        )
     if max(numbers[1:]) > 2:
         raise DataError(f"{where}: is '{' '.join(words):.60}', which is in pixels; write {LINE}")
     width, height = size

@@ -39,6 +39,15 @@ def raw_head(num: int = 40) -> npt.NDArray[np.float32]:
     return head
 
 
+def head_of_yolov5(num: int) -> npt.NDArray[np.float32]:
+    """(1, num, 5 + 3): the same, of a score of 1 that there is an object, or of another that the class makes up for."""
+    head = np.zeros((1, num, 8), np.float32)
+    head[0, :40, :4], head[0, :40, 5:] = raw_head()[0, :4].T, raw_head()[0, 4:].T
+    head[0, :, 4] = 1
+    head[0, 7, 4], head[0, 7, 5:] = 0.75, head[0, 7, 5:] / 0.75
+    return head
+
+
 def nms_outputs() -> dict[str, Array]:
     dense = np.zeros((1, 3, 6), np.float32)
     dense[0, 2, 1], dense[0, 0, 4] = SCORES
@@ -79,6 +88,14 @@ CONVENTIONS: dict[str, tuple[dict[str, Array], Detector]] = {
     "torchvision": (one_each(BOXES, SCORES, CLASSES), Detector()),
     "Ultralytics": ({"output0": raw_head()}, Detector()),
     "Ultralytics, normalized": ({"Identity": raw_head() / [[[100], [80], [100], [80], [1], [1], [1]]]}, Detector()),
+    "Ultralytics, the other way round": (
+        {"output0": np.swapaxes(raw_head(), 1, 2)}, Detector(convention="ultralytics"),
+    ),
+    "YOLOv5, by its rows": ({"output0": head_of_yolov5(468)}, Detector()),
+    "YOLOv5, as it is named": ({"output": head_of_yolov5(40)}, Detector(convention="yolov5")),
+    "YOLOv5 beside its levels": (
+        {"output": head_of_yolov5(468), "345": np.zeros((1, 3, 10, 12, 8))}, Detector(boxes="output"),
+    ),
     "end to end": ({"output0": padded(np.column_stack([BOXES, SCORES, CLASSES]))}, Detector()),
     "NonMaxSuppression": (nms_outputs(), Detector()),
     "mapped lists": (
@@ -187,6 +204,41 @@ def test_suppression_is_that_of_onnx_runtime(overlap: float) -> None:
     assert suppression(every, overlap, 5).tolist() == ours[:5].tolist()
 
 
+def test_a_head_of_yolov5_is_what_a_direct_computation_makes_of_it() -> None:
+    """Its score of an object times that of a class, above 0.001; ONNX Runtime suppresses."""
+    runtime = pytest.importorskip("onnxruntime")
+    random = np.random.default_rng(5)
+    head = random.uniform(0, 1, (2, 756, 9)).astype(np.float32)
+    head[..., :2] *= (128, 96)
+    head[..., 2:4] = 4 + 40 * head[..., 2:4]
+    head[..., 4] **= 8
+    frame = PictureFrame(128, 96, 128, 96, 1, 1, 0, 0)
+    reading, rows = detections_of({"output0": head.astype(np.float16)}, Detector(), [frame, frame])
+    assert reading.convention == "yolov5"
+    session = runtime.InferenceSession(onnx.parser.parse_model(SUPPRESSION).SerializeToString())
+    for row, picture in zip(rows, head.astype(np.float16).astype(np.float32)):
+        scores = (picture[:, 4:5] * picture[:, 5:]).T
+        corners = np.concatenate([picture[:, :2] - picture[:, 2:4] / 2, picture[:, :2] + picture[:, 2:4] / 2], axis=1)
+        feeds = {
+            "boxes": corners[None],
+            "scores": scores[None],
+            "most": np.array([3000]),
+            "overlap": np.array([0.7], np.float32),
+        }
+        picks = session.run(None, feeds)[0]
+        best = sorted((-scores[c, k], k, c) for _, c, k in picks if scores[c, k] > 0.001)[:300]
+        assert row.scores == pytest.approx([-falling for falling, _, _ in best], rel=1e-6)
+        assert row.classes.tolist() == [c for _, _, c in best]
+        expected = np.clip([corners[k] for _, k, _ in best], 0, (128, 96, 128, 96))
+        assert row.boxes == pytest.approx(expected, abs=1e-3)
+
+
+def test_answers_that_are_no_numbers_are_told_by_the_metric_without_a_warning() -> None:
+    for number in (np.nan, np.inf):
+        _, (row,) = detections_of({"y": np.full((1, 7, 40), number, np.float32)}, Detector(), [FRAME])
+        assert row.is_nan
+
+
 def test_a_raw_head_is_suppressed_and_an_end_to_end_one_is_not() -> None:
     head = raw_head()
     head[0, :, 20] = head[0, :, 0]
@@ -219,7 +271,18 @@ REFUSED = [
     ),
     (LISTS, Detector(convention="ultralytics", boxes="q"), "convention ultralytics expects (4 + classes, k)"),
     (LISTS, Detector(convention="tensorflow"), KNOWN_NOT),
-    ({"y": np.zeros((1, 25200, 85))}, Detector(), "the detector's outputs are 'y' (25200, 85), which are"),
+    (
+        {"y": np.zeros((1, 25200, 85))},
+        Detector(),
+        "the detector's output 'y' (25200, 85) is of YOLOv5, or without its score of objects: of an input of 100 x 80 "
+        "YOLOv5 has 468 rows, or 471 (P6); set convention in [data.detector] to yolov5 or ultralytics",
+    ),
+    ({"y": np.zeros((1, 40, 5))}, Detector(convention="yolov5"), "the detector's outputs are 'y' (40, 5), which are"),
+    (
+        {"a/boxes": padded(BOXES), "b/boxes": padded(BOXES), "scores": padded(SCORES), "labels": padded(CLASSES)},
+        Detector(),
+        KNOWN_NOT,
+    ),
     ({"y": np.zeros((1, 10))}, Detector(), "the detector's outputs are 'y' (10,), which are"),
 ]
 

@@ -83,9 +83,19 @@ def test_a_coco_file_is_labels(tmp_path: Path) -> None:
     assert np.array_equal(part, labels[:2, :2])
 
 
+def test_an_image_that_is_listed_twice_alike_is_one(tmp_path: Path) -> None:
+    table = content()
+    table["images"].append(dict(table["images"][0]))
+    written(tmp_path, table)
+    assert len(boxes_in(opened(tmp_path, "boxes.json").labels()[0])) == 1
+
+
 def test_yolos_text_is_the_same(tmp_path: Path) -> None:
     pictures(tmp_path)
-    for name, lines in {"day/1": "2 0.35 0.3 0.5 0.4\n\n", "night/1": "0 0.5 0.5 1 1\n0 0.35 0.45 0.2 0.5\n"}.items():
+    for name, lines in {
+        "day/1": "2 0.35 0.3 0.5 0.4\r\n\r\n",
+        "night/1": "0 0.5 0.5 1 1\n0 0.35 0.45 0.2 0.5\n",
+    }.items():
         path = tmp_path / "labels" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(lines)
@@ -151,6 +161,17 @@ def annotation(**keys: Any) -> Callable[[dict[str, Any]], object]:
         (annotation(bbox=[3, 3, -2, 12]), "of negative size"),
         (annotation(bbox=[3, 3, float("nan"), 12]), "which are no numbers"),
         (annotation(bbox=[3, 3, 12]), "its 'bbox' is [3, 3, 12], [left, top, width, height] is expected"),
+        (annotation(bbox=[10**400, 3, 20, 12]), "'bbox' is [1000"),
+        (annotation(area=10**400), "'area' is 1000"),
+        (annotation(area=-5), "of negative size or area"),
+        (annotation(area=None), "its 'area' is None, a number is expected"),
+        (annotation(bbox=[True, 3, 20, 12]), "its 'bbox' is [True, 3, 20, 12]"),
+        (annotation(iscrowd="0"), "annotation 1: its 'iscrowd' is 0, 0 or 1 is expected"),
+        (lambda t: t["images"].append({"id": 50, "file_name": "./day/1.png"}), "lists two images of path day/1.png"),
+        (lambda t: t["images"][3].update(id=5), "lists two images of id 5; drop one, or correct it"),
+        (lambda t: t["images"].append({"id": 99, "file_name": "a.png"}), "lists two images of id 99"),
+        (lambda t: (t["images"][0].pop("width"), t["images"][0].update(height=9)), "is 40 x 9 pixels, it is 40 x 30"),
+        (lambda t: t["categories"].append({"id": 2**80}), "category 3 has no 'id' from 0 to 2147483647"),
         (annotation(area="big"), "its 'area' is big, a number is expected"),
         (annotation(image_id=7), "annotation 1: is of image 7, which 'images' does not have"),
         (annotation(image_id={}), "annotation 1: is of image {}, which 'images' does not have"),
@@ -159,7 +180,7 @@ def annotation(**keys: Any) -> Callable[[dict[str, Any]], object]:
         (lambda t: t.update(categories=[]), "its list 'categories' is empty"),
         (lambda t: t.update(annotations=[]), "has no box in any of the 3 pictures"),
         (lambda t: t["categories"].append({"id": 2, "name": "again"}), "has two categories of id 2"),
-        (lambda t: t["categories"][0].pop("id"), "category 0 has no 'id' of 0 or more"),
+        (lambda t: t["categories"][0].pop("id"), "category 0 has no 'id' from 0 to 2147483647"),
         (lambda t: t["images"].pop(0), "has no image 'day/1.png'"),
         (lambda t: t["images"][0].update(width=30, height=40), "'day/1.png' is 30 x 40 pixels, it is 40 x 30"),
         (lambda t: t["images"][0].pop("file_name"), "image 5: has no 'file_name'; add it"),
@@ -188,7 +209,9 @@ def test_what_is_no_json_object(tmp_path: Path, text: str) -> None:
         ("1 0.5 0.5 0.2", "1.txt:1: is '1 0.5 0.5 0.2', five numbers are expected"),
         ("1 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2", "five numbers are expected"),
         ("car 0.5 0.5 0.2 0.2", "five numbers are expected"),
-        ("1.5 0.5 0.5 0.2 0.2", "its class is 1.5, a whole number from 0 on is expected"),
+        ("1.5 0.5 0.5 0.2 0.2", "its class is 1.5, a whole number from 0 to 99999 is expected"),
+        ("1e300 0.5 0.5 0.2 0.2", "its class is 1e300"),
+        ("4000000000 0.5 0.5 0.2 0.2", "its class is 4000000000"),
         ("-1 0.5 0.5 0.2 0.2", "its class is -1"),
         ("nan 0.5 0.5 0.2 0.2", "its class is nan"),
         ("1 20 15 10 10", "which is in pixels; write class, centre x"),
