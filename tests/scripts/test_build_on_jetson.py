@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from engines.signing.envelope import new_key
 from pipeline.report.table import report_from_json
+from pipeline.signing.statement import sign_file
 from tests.engines.python38 import other_python, python38, with_bindings
 from tests.pipeline.bundles import bundle_of
 
@@ -90,6 +92,36 @@ def test_the_script_passes_the_users_choice_on(tmp_path: Path) -> None:
         done = on_jetson(bundle.name, *allowed, "--backend", "reference", cwd=tmp_path, VENV=str(tmp_path / "venv"))
         call = " ".join(["run", "plan.toml", "--backend", "reference", *allowed])
         assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'host:b'}:{call}\n"), done.stderr
+
+
+def test_a_bundle_is_unpacked_only_if_a_trusted_key_signed_it(tmp_path: Path, packed_once: Packed) -> None:
+    pytest.importorskip("securesystemslib")
+    bundle, key = Path(shutil.copy(packed_once.bundle, tmp_path)), tmp_path / "release.key"
+    public = new_key(key)
+    options = ["--backend", "reference", "--trusted", public.name, "--", "show", "--store", "nowhere"]
+
+    def tried(*trusting: str) -> subprocess.CompletedProcess[str]:
+        return on_jetson(bundle.name, *(trusting or options), cwd=tmp_path, READY=sys.executable)
+
+    done = tried("--trusted", "no.pub")
+    assert (done.returncode, "no.pub: does not exist" in done.stderr) == (2, True), done.stderr
+    done = tried()
+    assert (done.returncode, "bundle.tar: is not signed (bundle.tar.dsse.json is not there)" in done.stderr) == (
+        2,
+        True,
+    )
+    sign_file(bundle, key)
+    before = bundle.read_bytes()
+    bundle.write_bytes(before + b"\0" * 512)
+    done = tried()
+    assert (done.returncode, "is not what release.pub signed (SHA-256 differs)" in done.stderr) == (5, True), (
+        done.stderr
+    )
+    assert not (tmp_path / "bundle").exists(), "nothing is unpacked of a bundle that is another"
+    bundle.write_bytes(before)
+    done = tried()
+    assert "bundle.tar: signed by release.pub" in done.stdout, done.stderr
+    assert (tmp_path / "bundle/plan.toml").is_file()
 
 
 def test_the_script_for_a_board_is_the_same_with_litert(tmp_path: Path) -> None:
