@@ -264,6 +264,15 @@ class ProfiledRunner(Runner, Protocol):
         ...
 
 
+@runtime_checkable
+class MemoryRunner(Runner, Protocol):
+    """A runner that can tell the device's memory again at any time."""
+
+    def device_memory_now_mib(self) -> float:
+        """By how much the device's free memory is lower than before the engine was loaded, MiB; see ``RunnerFacts``."""
+        ...
+
+
 class StreamingRunner(Runner, Protocol):
     """A runner that can have several queries in flight."""
 

@@ -189,6 +189,11 @@ class ElsewhereRunner:
         facts: RunnerFacts = self._call("facts")
         return facts
 
+    def device_memory_now_mib(self) -> float:
+        """As the contract says of a ``MemoryRunner``; NaN of one that is none."""
+        memory_mib: float = self._call("device_memory_now_mib")
+        return memory_mib
+
     def batch_ranges(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
         """As the contract says of a ``ProfiledRunner``; empty of one that is none."""
         ranges: tuple[tuple[int, int], ...] = self._call("batch_ranges", dict(shapes))

@@ -30,7 +30,7 @@ DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
 QUICK = frozenset(
     {
         "why_not_build", "why_not_run", "why_not_ask", "versions", "location", "refuse", "refuse_model", "device_ms",
-        "facts", "batch_ranges", "bind",
+        "facts", "device_memory_now_mib", "batch_ranges", "bind",
     }
 )  # fmt: skip
 """What computes nothing, so that there is a limit to how long it may take."""

@@ -150,6 +150,10 @@ class Worker:
         facts: RunnerFacts = self._runners[number].facts()
         return facts
 
+    def do_device_memory_now_mib(self, number: int) -> float:
+        tell = getattr(self._runners[number], "device_memory_now_mib", None)
+        return float("nan") if tell is None else float(tell())
+
     def do_batch_ranges(self, number: int, shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
         ranges = getattr(self._runners[number], "batch_ranges", None)
         return tuple(ranges(shapes)) if ranges is not None else ()

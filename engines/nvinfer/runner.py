@@ -148,6 +148,10 @@ class NvinferRunner:
             notes[f"The engine is loaded {number} times, for its {number} streams cannot share a profile."] = None
         return RunnerFacts(times, self._memory_mib, tuple(notes))
 
+    def device_memory_now_mib(self) -> float:
+        """As the contract says."""
+        return self._free_before_mib - self._gpu.free_mib()
+
     def layer_times(self, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
         """The median time of each layer over ``num_runs`` runs of one feed, after ``NUM_UNTOLD`` that are not told.
 
@@ -168,7 +172,7 @@ class NvinferRunner:
         outputs = execution.finish()
         self._last = execution
         if execution.num_runs <= NUM_SETTING_UP:
-            self._memory_mib = self._free_before_mib - self._gpu.free_mib()
+            self._memory_mib = self.device_memory_now_mib()
         return outputs
 
     def _start(self, execution: ExecutionContext, feed: Mapping[str, Array]) -> None:

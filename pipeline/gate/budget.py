@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 from pipeline.errors import ConfigError
 
-QuantityKind: TypeAlias = Literal["latency", "start", "size", "memory", "energy", "accuracy", "fallback"]
+QuantityKind: TypeAlias = Literal["latency", "start", "size", "memory", "growth", "energy", "accuracy", "fallback"]
 Relation: TypeAlias = Literal["<=", ">="]
 
 
@@ -55,6 +55,14 @@ QUANTITIES = {
         Quantity("size_compressed_mib", "size", ("<=",), "the engine's file, compressed by gzip at its highest level"),
         Quantity("peak_memory_mib", "memory", ("<=",), "the peak memory of a new process that loads and runs it"),
         Quantity("device_memory_mib", "memory", ("<=",), "the GPU's memory that loading and running it takes"),
+        Quantity(
+            "memory_growth_mib_per_h", "growth", ("<=",), "how fast the memory of a process that runs it grows",
+            by_batch=True, relative=False,
+        ),
+        Quantity(
+            "device_memory_growth_mib_per_h", "growth", ("<=",), "how fast the GPU's memory that it takes grows",
+            by_batch=True, relative=False,
+        ),
         Quantity("energy_mj", "energy", ("<=",), "the energy of one inference (one sample)", by_batch=True),
         Quantity(
             "num_fallback_nodes", "fallback", ("<=",), "the number of nodes that the backend leaves to others",

@@ -33,6 +33,8 @@ UNITS = {
     "size_compressed_mib": "MiB",
     "peak_memory_mib": "MiB",
     "device_memory_mib": "MiB",
+    "memory_growth_mib_per_h": "MiB per h",
+    "device_memory_growth_mib_per_h": "MiB per h",
     "energy_mj": "mJ",
 }
 """Quantity -> the unit of its numbers; the others have none."""

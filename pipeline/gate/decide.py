@@ -23,7 +23,6 @@ from pipeline.gate.checks import (
     size_bytes,
     withhold_decision,
 )
-from pipeline.gate.cold_start import ColdStart, check_cold_start, measure_cold_starts
 from pipeline.gate.energy import check_energy, measure_energy
 from pipeline.gate.inputs import GateInputs
 from pipeline.gate.latency import (
@@ -33,6 +32,13 @@ from pipeline.gate.latency import (
     measurement_from,
     remarks_on,
     run_comparisons,
+)
+from pipeline.gate.process_cost import (
+    ColdStart,
+    check_cold_start,
+    check_growth,
+    measure_cold_starts,
+    measure_growth,
 )
 from pipeline.gate.record import SCHEMA_VERSION, Check, EngineInfo, GateRecord
 from pipeline.gate.steadiness import (
@@ -61,7 +67,7 @@ UNMOVED = ("p50_ms", "mean_ms", "throughput_per_s")
 """Quantities whose ratio to the baseline other programs leave as it is, as both sides meet them; tails are theirs."""
 NOT_WATCHED = "the machine was not monitored (monitor_ms = 0)"
 SAMPLES = "samples"
-"""The folder of the raw latencies, beside gate.json."""
+"""The folder of the raw latencies and of memory over time, beside gate.json."""
 
 
 def decide(gate: Gate, out: Path, inputs: GateInputs, budgets: Sequence[Budget]) -> GateRecord:
@@ -90,12 +96,17 @@ def decide(gate: Gate, out: Path, inputs: GateInputs, budgets: Sequence[Budget])
         results = _run_comparisons(gate, out, inputs, gate_engines, measurable)
         energy = measure_energy(out, gate_engines, inputs.samples, measurable, inputs.benchmark)
         cold_starts = _starts(gate, out, inputs, gate_engines, measurable)
+        how = gate.pairing, inputs.benchmark
+        growths = measure_growth(out, gate_engines.engines, inputs.samples, measurable, how)
     conditions = _conditions(gate, monitor if inputs.benchmark.monitor_ms else None, before, cpu)
     for result in results:
         checks |= dict(checks_from(result, gate.max_drift))
     baseline, confidence = gate_engines.baseline, gate.pairing.confidence
     for engine_budget in about(measurable, "start", "memory"):
         checks[engine_budget] = check_cold_start(engine_budget, cold_starts, baseline, confidence)
+    checks |= {each: check_growth(each, growths) for each in about(measurable, "growth")}
+    for growth in growths:
+        growth.memory.write(out / SAMPLES / growth.file_name)
     if energy is not None:
         watched = monitor.readings(), why_no_power(ROOT) if inputs.benchmark.monitor_ms else NOT_WATCHED
         for engine_budget in about(measurable, "energy"):

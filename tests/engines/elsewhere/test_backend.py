@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 from engines.backends import reference
-from engines.contract import Array, BuildOptions, GivenBatches, GivenScales, GpuUse, ShapeRange
+from engines.contract import Array, BuildOptions, GivenBatches, GivenScales, GpuUse, MemoryRunner, ShapeRange
 from engines.elsewhere.backend import BoundFeeds, ElsewhereBackend, ElsewhereRunner
 from engines.elsewhere.process import ElsewhereProcess
 from engines.elsewhere.worker import PYTHON_FILE, PYTHON_VARIABLE
@@ -63,6 +63,8 @@ def test_what_a_runner_tells(there: ElsewhereBackend, engine: Path) -> None:
         assert theirs.times is not None
         assert replace(theirs.times, enqueue_ms=0) == replace(ours.times, enqueue_ms=0)
         assert (theirs.device_memory_mib, theirs.notes) == (ours.device_memory_mib, ours.notes)
+        assert isinstance(here, MemoryRunner)
+        assert runner.device_memory_now_mib() == here.device_memory_now_mib() == ours.device_memory_mib
         assert runner.batch_ranges({"x": (1, 2)}) == here.batch_ranges({"x": (1, 2)}) == ((1, 4),)
         for bad in (rows(1, 2, 3, 4, 5), {"z": feed["x"]}):
             with pytest.raises(EngineError) as said:

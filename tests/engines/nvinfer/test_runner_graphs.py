@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from engines.contract import GpuUse
+from engines.contract import GpuUse, MemoryRunner
 from engines.cuda.graph import NotCaptured
 from tests.engines.nvinfer.pretended import PLAIN, PretendedContext, PretendedGpu, feed, pretended_trt, runner_of
 
@@ -25,6 +25,8 @@ def test_memory_that_a_graph_takes_is_in_it(gpu: PretendedGpu, trt: ModuleType, 
         gpu.free_memory_mib -= 100  # what others take later
         runner.infer(feed(1))
         assert runner.facts().device_memory_mib == 5
+        assert isinstance(runner, MemoryRunner)
+        assert runner.device_memory_now_mib() == 105
 
 
 def test_shapes_that_come_again_are_captured_once(gpu: PretendedGpu, trt: ModuleType, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ WHERE = "plan.toml: [gate] budgets"
         ("agreement with baseline >= 0.98", "agreement with baseline >= 0.98"),
         ("metric_drop <= -0.001", "metric_drop <= -0.001"),
         ("metric <= 3.5", "metric <= 3.5"),
+        ("memory_growth_mib_per_h at batch 8 <= 1", "memory_growth_mib_per_h at batch 8 <= 1"),
     ],
 )
 def test_a_budget_has_one_canonical_spelling(text: str, canonical: str) -> None:
@@ -58,6 +59,11 @@ def test_a_budget_has_one_canonical_spelling(text: str, canonical: str) -> None:
         ("p50_ms at batch 2 at batch 4 <= 3", "'at' is given twice"),
         ("size_mib at batch 2 <= 3", "size_mib is not measured by batch size, p50_ms, p90_ms"),
         ("p50_ms for int8 <= 3", "'for int8' has no meaning after p50_ms; 'of VARIANT', 'at batch N' may"),
+        (
+            "memory_growth_mib_per_h <= 2 x baseline",
+            "memory_growth_mib_per_h cannot be bounded by a multiple of the baseline's; write the number alone",
+        ),
+        ("memory_growth_mib_per_h <= 0", "the bound is 0, but how fast the memory of a process that runs it grows is"),
         ("metric_drop with baseline <= 3", "'with baseline' has no meaning after metric_drop; 'of VARIANT', 'from"),
         ("p50_ms of <= 3", "'of' has no meaning after p50_ms"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -207,6 +208,24 @@ def test_energy_without_a_gauge_is_not_decided(engines: Engines, here: Path, com
     assert "leave it out, or gate where power is measured" in said.err
 
 
+def test_memory_that_grows(engines: Engines, here: Path, command: Command) -> None:
+    """Five seconds are enough to say that it does not explode, and say how long would be for more."""
+    memory = budgets(
+        "memory_growth_mib_per_h <= 1e5", "memory_growth_mib_per_h at batch 4 <= 0.5",
+        "device_memory_growth_mib_per_h <= 9",
+    )  # fmt: skip
+    quick = (*QUICK, "--max-seconds", 5, *memory)
+    said = command("gate", "--candidate", engines.fp32, "--data", engines.data, *quick)
+    assert said.status == 6, said.err
+    coarse, fine, device = gated_in(here / "trtforge-gate").checks
+    assert (coarse.outcome, fine.outcome, device.outcome) == ("pass", "not decided", "not decided")
+    assert coarse.budget == "memory_growth_mib_per_h at batch 1 <= 100000"
+    assert re.search(r"about [0-9,]+ s would be enough: raise max_seconds in \[gate.pairing\]", fine.advice)
+    assert "the backend does not report device memory; leave it out, or gate on a GPU" in said.err
+    with np.load(here / "trtforge-gate/samples/memory_growth-fp32.onnx-batch4.npz") as arrays:
+        assert len(arrays["times_s"]) == len(arrays["process_mib"]) > 36
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -232,6 +251,10 @@ def test_energy_without_a_gauge_is_not_decided(engines: Engines, here: Path, com
         (
             ("--candidate", "fp32.onnx", "--budget", "size_mib <= 1", "--data", "data.npz", "--baseline", "old/good"),
             "baseline 'old/good': there is no such engine",
+        ),
+        (
+            ("--candidate", "fp32.onnx", "--budget", "memory_growth_mib_per_h at batch 999 <= 1", "--data", "data.npz"),
+            "from 1 to 240",
         ),
         (("--candidate", "fp32.onnx", "--budget", "p50_ms of x <= 1", "--data", "data.npz"), "no variant 'x'"),
     ],

@@ -19,7 +19,7 @@ from engines.elsewhere.backend import ElsewhereBackend, ElsewhereRunner
 from engines.elsewhere.process import ElsewhereProcess
 from pipeline.artifact import Engine
 from pipeline.engine_runner import engine_process, runner_of
-from pipeline.gate import cold_start
+from pipeline.gate import process_cost
 from pipeline.gate.budget import budget_from_text
 from pipeline.gate.checks import GateEngines
 from pipeline.gate.latency import Comparison, run_comparisons_here
@@ -102,7 +102,7 @@ def test_a_sample_without_the_batch_axis_is_taken_by_the_model(there: ElsewhereB
         feed = next(iter(samples.batches(1)))
         with runner_of(engine, 0) as runner:
             assert runner.infer(feed)["y"].tolist() == [[1, 1]]
-        start = cold_start._start(engine, feed, 0)
+        start = process_cost._start(engine, feed, 0)
         assert start.cold_start_ms > 0
         assert 10 < start.peak_memory_mib < 1000, "of the process that holds the engine"
     process.close()

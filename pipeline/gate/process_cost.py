@@ -1,6 +1,7 @@
-"""What an engine costs a process that starts with it: the time to its first answer, and the most memory it takes.
+"""What an engine costs a process: the time to its first answer, the most memory it takes, and how that grows.
 
-Definitions, each over several processes that are started one after another, the engines taking turns:
+Growth is defined in ``pipeline/latency/memory_growth.py``. The others, each over several processes that are started one
+after another, the engines taking turns:
 
 - *cold start*: wall-clock time in a fresh process from asking the backend for the engine (which loads the runtime's
   libraries) to holding the outputs of its first query. Starting the interpreter is not in it, nor that of another one
@@ -17,21 +18,37 @@ import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
+from calibration.data.batches import Samples
 from engines.contract import Array
 from pipeline.artifact import Engine
 from pipeline.engine_runner import engine_process, runner_of
 from pipeline.errors import Unavailable
-from pipeline.gate.checks import EngineBudget, check_from_interval, check_not_measured
+from pipeline.gate.checks import EngineBudget, about, check_from_interval, check_not_measured
 from pipeline.gate.record import Check
+from pipeline.latency.memory_growth import GrowthLimit, MemorySoak, MemoryTrace, Where, soak_memory
+from pipeline.latency.protocol import Pairing
 from pipeline.machine import child_process
 from pipeline.machine.system_files import text_of
+from pipeline.stages.benchmark import Benchmark
 from pipeline.stats.intervals import Interval
 
 NUM_QUERIES = 8
 """Run after the first one, before the memory is read: some runtimes take more at the second query."""
+
+
+NUM_BATCHES = 8
+"""A soak goes round these."""
+MEMORY_OF: dict[str, Where] = {"memory_growth_mib_per_h": "process", "device_memory_growth_mib_per_h": "device"}
+"""Quantity -> whose memory."""
+NOT_TOLD: dict[Where, tuple[str, str]] = {
+    "process": ("there were too few readings", "raise max_seconds in [gate.pairing]"),
+    "device": ("the backend does not report device memory", "leave it out, or gate on a GPU"),
+}
+"""Why growth is not known, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -132,3 +149,86 @@ def check_cold_start(
             engine_budget, why, f"raise cold_starts to {math.ceil(1 - math.log2(1 - confidence))}"
         )
     return check_from_interval(engine_budget, interval, f"raise cold_starts: this is the median of {len(values)}")
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryGrowth:
+    """An engine's memory over time at one batch size."""
+
+    engine: str
+    batch_size: int
+    soak: MemorySoak
+    memory: MemoryTrace
+
+    @property
+    def file_name(self) -> str:
+        """Of its readings."""
+        return f"memory_growth-{self.engine}-batch{self.batch_size}.npz"
+
+
+def measure_growth(
+    out: Path,
+    engines: Mapping[str, Engine],
+    samples: Samples,
+    engine_budgets: Sequence[EngineBudget],
+    how: tuple[Pairing, Benchmark],
+) -> list[MemoryGrowth]:
+    """Run what budgets about growth ask for, one engine after another, each in a process of its own.
+
+    Args:
+        out: the folder for the processes' log.
+        engines: by name.
+        samples: what they run on.
+        engine_budgets: of a gate; others are left out.
+        how: how long; the benchmark has the number of threads.
+
+    Raises:
+        ConfigError: an engine does not take one of the batch sizes.
+        EngineError, StageError: an engine does not load, or crashed.
+    """
+    pairing, benchmark = how
+    limits: dict[tuple[str, int], list[GrowthLimit]] = {}
+    for name, budget in about(engine_budgets, "growth"):
+        limit = GrowthLimit(MEMORY_OF[budget.quantity.name], budget.bound)
+        limits.setdefault((name, budget.batch_size), []).append(limit)
+    growths: list[MemoryGrowth] = []
+    if limits:
+        replace(benchmark, batch_sizes=tuple(dict.fromkeys(size for _, size in limits))).check_samples(samples)
+    for (name, size), bounds in limits.items():
+        soak = MemorySoak(
+            tuple(bounds),
+            pairing.confidence,
+            pairing.min_seconds,
+            pairing.max_seconds,
+            pairing.warmup_queries,
+            pairing.warmup_seconds,
+        )
+        feeds = list(islice((batch for batch in samples.batches(size) if _is_full(batch, size)), NUM_BATCHES))
+        what = f"memory growth of {name}"
+        run = engines[name], feeds, benchmark.num_threads, soak
+        memory = child_process.call(out / "growth.log", what, soak_memory, *run)
+        growths.append(MemoryGrowth(name, size, soak, memory))
+    return growths
+
+
+def _is_full(batch: Mapping[str, Array], size: int) -> bool:
+    return len(next(iter(batch.values()))) == size
+
+
+def check_growth(engine_budget: EngineBudget, growths: Sequence[MemoryGrowth]) -> Check:
+    """The check of ``memory_growth_mib_per_h`` or ``device_memory_growth_mib_per_h``."""
+    name, budget = engine_budget
+    growth = next(each for each in growths if (each.engine, each.batch_size) == (name, budget.batch_size))
+    where, soak, memory = MEMORY_OF[budget.quantity.name], growth.soak, growth.memory
+    slope = memory.growth_per_h(where, soak.tail)
+    if slope is None:
+        return check_not_measured(engine_budget, *NOT_TOLD[where])
+    interval = Interval(slope.slope, slope.low, slope.high, soak.confidence)
+    return check_from_interval(engine_budget, interval, _longer(memory.seconds, slope.times_as_long(budget.bound)))
+
+
+def _longer(seconds: float, times: float) -> str:
+    """What would decide."""
+    if math.isinf(times):
+        return "the growth is so near to the bound that no time would decide; choose another bound"
+    return f"about {math.ceil(seconds * times):,} s would be enough: raise max_seconds in [gate.pairing]"

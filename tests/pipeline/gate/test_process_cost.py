@@ -11,7 +11,7 @@ from pipeline.artifact import Engine
 from pipeline.errors import StageError
 from pipeline.gate.budget import budget_from_text
 from pipeline.gate.checks import EngineBudget
-from pipeline.gate.cold_start import ColdStart, check_cold_start, measure_cold_starts, median_interval
+from pipeline.gate.process_cost import ColdStart, check_cold_start, measure_cold_starts, median_interval
 
 
 def test_the_interval_is_between_two_of_the_numbers() -> None:
