@@ -21,6 +21,7 @@ import onnx
 from engines.contract import BuildOptions, EngineRecord
 from engines.errors import EngineError, Unavailable
 from engines.onnx_model import OnnxModelFacts, check_options, copy_model, facts, read_model
+from engines.ort.compiled_nodes import check_uncompiled
 from engines.ort.providers import CPU, LIBRARIES, preload, wheel
 from engines.ort.session import OrtRunner, Providers, load_library, open_session, session_settings
 from engines.provider_share import ProviderShare, num_fallback_nodes
@@ -75,6 +76,7 @@ def build(sharing: Sharing, model: Path, engine: Path, options: BuildOptions) ->
     """
     start = time.perf_counter()
     model_facts = facts(model)
+    check_uncompiled(model)
     check_options(model_facts, options, model)
     provider_options = sharing.provider_options(model, options)
     if engine.is_dir():  # Of an attempt that was killed.

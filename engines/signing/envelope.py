@@ -108,15 +108,35 @@ def sealed(statement: Mapping[str, Any], private: Path) -> dict[str, Any]:
         NotTrusted: the key is not there, may be read by others, has a password, or is no key of Ed25519.
         Unavailable: securesystemslib or cryptography is not installed.
     """
+    try:
+        from securesystemslib.dsse import Envelope
+        from securesystemslib.signer import CryptoSigner, SSlibKey
+    except ImportError as error:
+        raise Unavailable(f"securesystemslib: cannot be imported ({error}); {INSTALL}") from error
+    key, public = _private_key(private)
+    envelope = Envelope(json.dumps(statement, sort_keys=True).encode(), PAYLOAD_TYPE, {})
+    envelope.sign(CryptoSigner(key, SSlibKey(public.key_id, "ed25519", "ed25519", {"public": public.raw.hex()})))
+    return dict(envelope.to_dict())
+
+
+def public_half(private: Path) -> PublicKey:
+    """The public key that belongs to a private one.
+
+    Raises:
+        NotTrusted, Unavailable: as ``sealed``.
+    """
+    return _private_key(private)[1]
+
+
+def _private_key(private: Path) -> tuple[Any, PublicKey]:
+    """The key, as cryptography has it, and its public half."""
     _check_alone(private)
     text = _text(private, "a private key").encode()
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from securesystemslib.dsse import Envelope
-        from securesystemslib.signer import CryptoSigner, SSlibKey
     except ImportError as error:
-        raise Unavailable(f"securesystemslib and cryptography: cannot be imported ({error}); {INSTALL}") from error
+        raise Unavailable(f"cryptography: cannot be imported ({error}); {INSTALL}") from error
     try:
         key = serialization.load_pem_private_key(text, None)
     except (TypeError, ValueError) as error:
@@ -126,10 +146,7 @@ def sealed(statement: Mapping[str, Any], private: Path) -> dict[str, Any]:
     if not isinstance(key, Ed25519PrivateKey):
         raise NotTrusted(f"{private}: is a key of another kind, one of Ed25519 is expected; make one with --new-key")
     raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    key_id = hashlib.sha256(DER_OF_ED25519 + raw).hexdigest()
-    envelope = Envelope(json.dumps(statement, sort_keys=True).encode(), PAYLOAD_TYPE, {})
-    envelope.sign(CryptoSigner(key, SSlibKey(key_id, "ed25519", "ed25519", {"public": raw.hex()})))
-    return dict(envelope.to_dict())
+    return key, PublicKey(private, hashlib.sha256(DER_OF_ED25519 + raw).hexdigest(), raw)
 
 
 def opened(file: Path, keys: Sequence[PublicKey]) -> Opened:

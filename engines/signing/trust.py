@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,9 +53,13 @@ def trusted_keys() -> tuple[PublicKey, ...]:
     """The keys that the environment names.
 
     Raises:
-        NotTrusted: one is not there, or is something else.
+        NotTrusted: one is not there, or is something else; or it is set and names none.
     """
-    return tuple(public_key(Path(name)) for name in os.environ.get(TRUSTED, "").split(os.pathsep) if name)
+    asked = os.environ.get(TRUSTED, "")
+    keys = tuple(public_key(Path(name)) for name in asked.split(os.pathsep) if name)
+    if asked and not keys:
+        raise NotTrusted(f"{TRUSTED}: is '{asked}', which names no key; name the file of a public key, or unset it")
+    return keys
 
 
 def expected(engine: Path) -> Signed:
@@ -95,6 +100,24 @@ def signed_by(file: Path, keys: tuple[PublicKey, ...]) -> Signed:
     Raises:
         NotTrusted: none of the keys signed it, or it is of something else.
     """
+    digests, key = _digests_in(file, keys)
+    record = digests.pop(RECORD, "")
+    return Signed(next(iter(digests.values())), record, key)
+
+
+def weights_signed_by(file: Path, keys: tuple[PublicKey, ...]) -> dict[str, str]:
+    """The SHA-256 of each file of weights that was signed with its engine, by the file's name.
+
+    Raises:
+        NotTrusted: as ``signed_by``.
+    """
+    digests, _ = _digests_in(file, keys)
+    digests.pop(RECORD, "")
+    return dict(list(digests.items())[1:])
+
+
+def _digests_in(file: Path, keys: tuple[PublicKey, ...]) -> tuple[dict[str, str], str]:
+    """Of the engine, of files of its weights and of its record, by name; and the file of the key."""
     envelope = opened(file, keys)
     statement = envelope.statement
     subjects = statement.get("subject") if statement.get("_type") == STATEMENT_TYPE else None
@@ -102,10 +125,9 @@ def signed_by(file: Path, keys: tuple[PublicKey, ...]) -> Signed:
         digests = {str(subject["name"]): str(subject["digest"]["sha256"]) for subject in subjects or ()}
     except (KeyError, TypeError):
         digests = {}
-    record = digests.pop(RECORD, "")
-    if not digests:
+    if not digests.keys() - {RECORD}:
         raise NotTrusted(f"{file}: is a statement of another kind; name what `trtforge sign` wrote")
-    return Signed(next(iter(digests.values())), record, str(envelope.key.path))
+    return digests, str(envelope.key.path)
 
 
 def signature_of(engine: Path) -> Path | None:
@@ -132,12 +154,15 @@ def sha256_of(file: Path) -> str:
     of the files in it, in the order of their names.
 
     Raises:
-        NotTrusted: it cannot be read.
+        NotTrusted: it cannot be read, or holds a link to a folder, whose files nobody would compare, or a device.
     """  # fmt: skip
     try:
         if not file.is_dir():
             return _sha256_of_file(file)
-        files = {path.relative_to(file).as_posix(): path for path in file.rglob("*") if not path.is_dir()}
+        below = {path.relative_to(file).as_posix(): path for path in file.rglob("*")}
+        if links := sorted(name for name, path in below.items() if path.is_symlink() and path.is_dir()):
+            raise NotTrusted(f"{file}: holds a link to a folder ({links[0]}); put the folder itself there")
+        files = {name: path for name, path in below.items() if not path.is_dir()}
         lines = "".join(f"{_sha256_of_file(files[name])}  {name}\n" for name in sorted(files))
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     except OSError as error:
@@ -145,6 +170,8 @@ def sha256_of(file: Path) -> str:
 
 
 def _sha256_of_file(file: Path) -> str:
+    if not stat.S_ISREG(file.stat().st_mode):  # To read a pipe would take for ever.
+        raise NotTrusted(f"{file}: is no regular file; name an engine or a bundle")
     sha = hashlib.sha256()
     with file.open("rb") as stream:
         while chunk := stream.read(CHUNK):
@@ -182,6 +209,20 @@ def check_file(engine: Path) -> None:
     signed = expected(engine)
     if signed.sha256 and sha256_of(engine) != signed.sha256:
         raise NotTrusted(f"{engine}: is not what was signed (SHA-256 differs); copy or build it again")
+    if signed.sha256 and (signature := signature_of(engine)) is not None:
+        check_weights(engine, signature, trusted_keys())
+
+
+def check_weights(engine: Path, signature: Path, keys: tuple[PublicKey, ...]) -> None:
+    """That the files of weights beside an engine are those that were signed with it.
+
+    Raises:
+        NotTrusted: one of them is another, or is not there.
+    """
+    for name, sha256 in weights_signed_by(signature, keys).items():
+        file = engine.resolve().with_name(Path(name).name)
+        if not file.is_file() or sha256_of(file) != sha256:
+            raise NotTrusted(f"{engine}: its weights in {file.name} are not what was signed; copy both again")
 
 
 def check_record(file: Path, record: Mapping[str, Any], signed: Signed) -> None:

@@ -26,6 +26,7 @@ from pipeline.gate.generations import names_in
 from pipeline.output import TRAINING, alone, remove_ending_with, remove_unlocked
 from pipeline.retention.inventory import RECIPE, RESULT, TMP, Inventory, StoredResult, inventory_of
 from pipeline.retention.pins import pinned
+from pipeline.retention.signatures import needless_signatures
 from pipeline.store import Store
 
 DAY_SECONDS = 86_400
@@ -67,6 +68,8 @@ class GcPlan:
     """Older ones that nothing needs and that stay since the store is small enough."""
     trainings: tuple[Path, ...]
     """Folders of trainings that were interrupted, and not taken up again in these days."""
+    signatures: tuple[Path, ...]
+    """Of engines that are gone, or go with this."""
 
 
 def plan_gc(store: Path, rules: Rules) -> GcPlan:
@@ -89,7 +92,9 @@ def plan_gc(store: Path, rules: Rules) -> GcPlan:
     going = _until_it_fits(free, inventory, rules.max_gib)
     freed = inventory.num_bytes_freed(going)
     trainings = tuple(_trainings_before(store / TMP, used_after))
-    return GcPlan(inventory, rules, tuple(going), freed, num_used, len(held), len(free) - len(going), trainings)
+    signatures = _needless_signatures(inventory, going)
+    num_spared = len(free) - len(going)
+    return GcPlan(inventory, rules, tuple(going), freed, num_used, len(held), num_spared, trainings, signatures)
 
 
 def sweep(plan: GcPlan) -> tuple[StoredResult, ...]:
@@ -113,7 +118,16 @@ def sweep(plan: GcPlan) -> tuple[StoredResult, ...]:
             remove_ending_with(aside, RESULT)
     for folder in plan.trainings:
         remove_unlocked(folder)
+    for file in _needless_signatures(plan.inventory, removed):
+        file.unlink(missing_ok=True)
     return tuple(removed)
+
+
+def _needless_signatures(inventory: Inventory, going: Sequence[StoredResult]) -> tuple[Path, ...]:
+    """What is left of engines once those results are gone; but for what was signed within a day, by a run at work."""
+    gone = {result.folder for result in going}
+    staying = [result for result in inventory.results if result.folder not in gone]
+    return tuple(needless_signatures(inventory.folder, staying, time.time() - LEAST_DAYS * DAY_SECONDS))
 
 
 def _trainings_before(folder: Path, used_after: float) -> Iterator[Path]:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from engines.signing.trust import IN_STORE
 from pipeline.gate.generations import FOLDER as BASELINES
 from pipeline.retention.pins import FOLDER as PINS
 
 TMP, DAMAGED, RESULT, RECIPE = "tmp", "damaged", "result.json", "recipe.json"
-APART = (BASELINES, PINS, TMP, DAMAGED)
+APART = (BASELINES, PINS, TMP, DAMAGED, IN_STORE)
 """Folders of a store that are no stage's."""
 
 
@@ -54,7 +55,7 @@ class Inventory:
     results: list[StoredResult] = field(default_factory=list)
     damaged: list[StoredResult] = field(default_factory=list)
     apart: dict[str, list[FileId]] = field(default_factory=dict)
-    """Files of baselines, pins and stages at work, by folder; and of what is none of ours, under an empty name."""
+    """Files of baselines, pins, signatures and stages at work, by folder; others under an empty name."""
     sizes: dict[FileId, int] = field(default_factory=dict)
     """In bytes."""
     num_names: dict[FileId, int] = field(default_factory=dict)
@@ -74,7 +75,7 @@ def inventory_of(store: Path) -> Inventory:
     """All that lies in a store now; what others remove meanwhile is left out."""
     inventory = Inventory(store)
     for stage in _folders(store):
-        if stage in (BASELINES, PINS, TMP):
+        if stage in (BASELINES, PINS, TMP, IN_STORE):
             inventory.apart[stage], _ = _files_below(store / stage, inventory)
         elif stage == DAMAGED:
             for origin in _folders(store / DAMAGED):

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.signing.trust import TRUSTED
+from engines.signing.envelope import public_key
+from engines.signing.trust import TRUSTED, trusted_keys
 from pipeline.errors import ConfigError
 from pipeline.option import option
 
 KEY = "TRTFORGE_SIGNING_KEY"
-AT_FIRST = os.environ.get(TRUSTED, "")
-"""What the user's environment trusts."""
+_BEFORE: dict[str, str] = {}
+"""What the environment said before a plan's keys took its place there, by what stands there since."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,33 @@ class Sign:
 def trust(keys: Sequence[Path]) -> None:
     """From now on this process and those that it starts load TensorRT's engines only if one of the keys signed them.
 
-    Without keys what the environment said when the process began holds again.
+    Where the environment names keys too, only those of its own count: a plan cannot widen whom a machine trusts.
+    Without keys what the environment said holds again.
+
+    Raises:
+        NotTrusted: a key is not there, or is something else.
+        ConfigError: none of the keys is one that the environment names; or a path cannot stand in the environment.
     """
-    asked = os.pathsep.join(str(key.resolve()) for key in keys) or AT_FIRST
-    if asked:
-        os.environ[TRUSTED] = asked
+    now = os.environ.get(TRUSTED, "")
+    by_user = _BEFORE.pop(now, now)
+    _set(by_user)
+    allowed = {key.key_id for key in trusted_keys()}
+    trusted = [key for key in map(public_key, keys) if not allowed or key.key_id in allowed]
+    if keys and not trusted:
+        raise ConfigError(
+            f"[sign]: trusted names none of the keys in {TRUSTED} ({by_user}), which has the last word; sign with one "
+            "of those, or unset it"
+        )
+    if split := [key.path for key in trusted if os.pathsep in str(key.path.resolve())]:
+        raise ConfigError(f"[sign]: {split[0].resolve()} has a '{os.pathsep}' in its path; put the key elsewhere")
+    if trusted:
+        paths = os.pathsep.join(str(key.path.resolve()) for key in trusted)
+        _BEFORE[paths] = by_user
+        _set(paths)
+
+
+def _set(value: str) -> None:
+    if value:
+        os.environ[TRUSTED] = value
     else:
         os.environ.pop(TRUSTED, None)

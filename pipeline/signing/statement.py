@@ -7,14 +7,16 @@ Paths of this machine, its name and its user are not in it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from engines.errors import NotTrusted
 from engines.nvinfer.whole_file import write_whole
-from engines.signing.envelope import sealed
+from engines.signing.envelope import opened, public_half, sealed
 from engines.signing.trust import DEEPEST, ENDING, IN_STORE, RECORD, STATEMENT_TYPE, beside_of, record_digest, sha256_of
 from pipeline.artifact import Artifact
 from pipeline.errors import ConfigError
@@ -86,14 +88,18 @@ def sign_file(file: Path, key: Path, gate: Mapping[str, Any] | None = None) -> P
 def sign_in_store(engine: Path, key: Path, store: Path) -> Path:
     """Sign an engine of a store, in which its signature lies by itself: results are not changed.
 
+    A signature that this key made of the same engine and record stays as it is.
+
     Raises:
         ConfigError, NotTrusted, Unavailable: as ``sign_file``.
     """
     target = store / IN_STORE / f"{sha256_of(engine)}{ENDING}"
-    envelope = sealed(statement_of(engine), key)
-    if target.is_file() and _key_ids(json.loads(target.read_text(encoding="utf-8"))) == _key_ids(envelope):
-        return target
-    _written(target, envelope)
+    statement = statement_of(engine)
+    if target.is_file():
+        with contextlib.suppress(NotTrusted):  # Of another key, damaged, or of another build's record.
+            if opened(target, [public_half(key)]).statement.get("subject") == statement["subject"]:
+                return target
+    _written(target, sealed(statement, key))
     share(target.parent, store)
     return target
 
@@ -114,10 +120,6 @@ def _written(target: Path, envelope: Mapping[str, Any]) -> Path:
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written ({error.strerror}); make room, or write elsewhere") from error
     return target
-
-
-def _key_ids(envelope: Mapping[str, Any]) -> list[str]:
-    return [signature["keyid"] for signature in envelope["signatures"]]
 
 
 def _recipe(file: Path) -> Mapping[str, Any]:

@@ -64,6 +64,19 @@ def test_an_engine_is_built_described_and_runs(model: Path, tmp_path: Path) -> N
     assert sorted(file.name for file in engine.iterdir()) == [CACHE, MODEL, DESCRIPTION]
 
 
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_model_that_holds_an_engine_is_not_built(inner: bool, save_model: SaveModel, tmp_path: Path) -> None:
+    head = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> g (float[1] x, bool[1] b) => (float[1] y)'
+    node = 'com.microsoft.EPContext <embed_mode = 0, ep_cache_context = "theirs.engine"> (x)'
+    body = f"y = {node}"
+    if inner:
+        other = "e () => (float[1] q) { q = Neg (x) }"
+        body = f"y = If (b) <then_branch = t () => (float[1] p) {{ p = {node} }}, else_branch = {other}>"
+    with pytest.raises(EngineError, match="is EPContext, an engine that was compiled elsewhere; build from the ONNX"):
+        build(by(CPU), save_model(f"{head} {{ {body} }}"), tmp_path / "engine.session", BuildOptions())
+    assert not (tmp_path / "engine.session").exists()
+
+
 def test_the_record_names_nodes_of_the_file_and_optimized_ones_where_it_may_rewrite(
     model: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,30 @@ def test_an_engine_that_is_a_folder_is_signed_with_all_its_files(key: Path, tmp_
     (engine / "engines/part.engine").rename(engine / "part.engine")
     with pytest.raises(NotTrusted, match="is not what was signed"):
         check_file(engine)
+
+
+def test_what_cannot_be_compared_is_refused_and_not_waited_for(key: Path, tmp_path: Path) -> None:
+    """Files behind a link to a folder would be in no digest; reading a pipe ends when somebody writes into it."""
+    engine = tmp_path / "engine.session"
+    engine.mkdir()
+    (engine / "model.onnx").write_text("a model")
+    signed(engine, key, record=None)
+    check_file(engine)
+    (tmp_path / "elsewhere").mkdir()
+    (engine / "engines").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotTrusted, match=r"holds a link to a folder \(engines\); put the folder itself there"):
+        check_file(engine)
+    (engine / "engines").unlink()
+    os.mkfifo(engine / "pipe")
+    with pytest.raises(NotTrusted, match="pipe: is no regular file"):
+        check_file(engine)
+
+
+@pytest.mark.parametrize("text", [":", "::"])
+def test_a_list_of_no_keys_is_not_no_list(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(trust.TRUSTED, text)
+    with pytest.raises(NotTrusted, match=f"TRTFORGE_TRUSTED: is '{text}', which names no key"):
+        expected(engine_in(tmp_path))
 
 
 def test_the_digest_of_a_folder_is_that_of_what_sha256sum_says(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engines.signing.trust import sha256_of
 from pipeline.errors import ConfigError, DataError
 from pipeline.gate.baseline import rollback, set_baseline
 from pipeline.gate.checks import digest_of_engine
@@ -24,7 +26,7 @@ from pipeline.retention.pins import pin
 from pipeline.retention.verify import verify
 from pipeline.store import Store
 from tests.pipeline.gate.made_gate import PASSED, made_gate
-from tests.pipeline.retention.made_store import Join, MadeStore, used
+from tests.pipeline.retention.made_store import DAY_SECONDS, Join, MadeStore, used
 
 if TYPE_CHECKING:
     from tests.conftest import Command
@@ -226,6 +228,27 @@ def test_a_result_that_is_gone_is_made_again(made_store: MadeStore) -> None:
     made_store.made("A", days_ago=30)
     sweep(plan_gc(made_store.folder, Rules()))
     assert made_store.made("A").path.read_text() == "A"
+
+
+def test_a_signature_goes_with_its_engine(made_store: MadeStore, command: Command) -> None:
+    """Not one of a baseline's, nor of an engine that stays, nor what was signed today."""
+    engines = [made_store.made(text, days_ago=days) for text, days in (("A", 30.0), ("B", 30.0), ("C", 1.0))]
+    set_as_baseline(engines[1].path)
+    used(engines[1], 30)
+    folder = made_store.folder / "signatures"
+    folder.mkdir()
+    then = time.time() - 2 * DAY_SECONDS
+    names = [*(sha256_of(engine.path) for engine in engines), "0" * 64]
+    for name in names:
+        (folder / f"{name}.dsse.json").write_text("{}")
+        os.utime(folder / f"{name}.dsse.json", (then, then))
+    (folder / f"{'1' * 64}.dsse.json").write_text("{}")
+    assert "signatures" in command("store", "size").out
+    told = command("store", "gc")
+    assert "would remove 2 signatures of engines that are gone" in told.out
+    assert len(list(folder.iterdir())) == 5
+    assert "removed 2 signatures" in command("store", "gc", "--delete").out
+    assert {file.name[:64] for file in folder.iterdir()} == {names[1], names[2], "1" * 64}
 
 
 def test_trainings_that_nothing_takes_up_again_go_but_not_those_at_work(

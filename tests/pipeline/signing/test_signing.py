@@ -5,13 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
+from engines.errors import NotTrusted
 from engines.signing import trust
 from engines.signing.envelope import opened, public_key
+from pipeline.errors import ConfigError
 from pipeline.signing import options
 
 if TYPE_CHECKING:
@@ -142,9 +148,77 @@ def test_a_key_that_is_not_there_ends_the_run_before_it_begins(
     assert not (tiny / ".trtforge/build").exists()
 
 
-def test_trust_of_a_plan_ends_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "AT_FIRST", "/etc/a.pub")
-    options.trust([tmp_path / "b.pub"])
-    assert os.environ[trust.TRUSTED] == str(tmp_path / "b.pub")
+def test_trust_of_a_plan_ends_with_its_run(
+    command: Command, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a plan cannot trust anybody whom the environment does not, also where that was set after the start."""
+    assert command("sign", "--new-key", tmp_path / "other.key").status == 0
+    ours, other = key.with_suffix(".pub"), tmp_path / "other.pub"
+    options.trust([other])
+    assert os.environ[trust.TRUSTED] == str(other)
     options.trust([])
-    assert os.environ[trust.TRUSTED] == "/etc/a.pub"
+    assert trust.TRUSTED not in os.environ
+    monkeypatch.setenv(trust.TRUSTED, str(ours))
+    options.trust([])
+    assert os.environ[trust.TRUSTED] == str(ours)
+    with pytest.raises(ConfigError, match=r"\[sign\]: trusted names none of the keys in TRTFORGE_TRUSTED"):
+        options.trust([other])
+    assert os.environ[trust.TRUSTED] == str(ours)
+    copy = tmp_path / "copy.pub"
+    copy.write_bytes(ours.read_bytes())
+    options.trust([other, copy])
+    assert os.environ[trust.TRUSTED] == str(copy)
+    options.trust([])
+    assert os.environ[trust.TRUSTED] == str(ours)
+
+
+@pytest.mark.parametrize("name", ["", "keys/gone.pub", "keys"])
+def test_a_key_of_a_plan_that_is_none_ends_the_run_before_it_begins(
+    name: str, command: Command, tiny: Path, plan: Path
+) -> None:
+    (tiny / "keys").mkdir()
+    plan.write_text(plan.read_text() + f'\n[sign]\ntrusted = ["{name}"]\n')
+    said = command("build", plan)
+    assert said.status == 2
+    assert "cannot be read" in said.err
+    assert "a public key is expected" in said.err
+    assert not (tiny / ".trtforge/build").exists()
+
+
+def test_what_is_not_right_any_more_is_signed_again(
+    command: Command, key: Path, tiny: Path, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged signature, and one of the record of an earlier build that gave the same bytes."""
+    monkeypatch.setenv(options.KEY, str(key))
+    assert command("build", plan).status == 0
+    files = sorted((tiny / ".trtforge/signatures").iterdir())
+    engines = sorted((tiny / ".trtforge/build").glob("*/model.onnx"))
+    files[0].write_text("no signature")
+    files[1].write_text(files[1].read_text().replace('"sig": "', '"sig": "00'))
+    assert command("build", plan).status == 0
+    assert command("verify", *engines, "--trusted", key.with_suffix(".pub")).status == 0
+    shutil.rmtree(tiny / ".trtforge/build")
+    assert command("build", plan).status == 0
+    assert sorted((tiny / ".trtforge/signatures").iterdir()) == files
+    assert command("verify", *engines, "--trusted", key.with_suffix(".pub")).status == 0
+
+
+def test_weights_beside_a_model_are_verified(
+    command: Command, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = onnx.numpy_helper.from_array(np.arange(400, dtype=np.float32), "w")
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[400] x) => (float[400] y) { y = Add (x, w) }'
+    )
+    model.graph.initializer.append(weights)
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    assert command("sign", tmp_path / "net.onnx", "--key", key).status == 0
+    monkeypatch.setenv(trust.TRUSTED, str(key.with_suffix(".pub")))
+    assert command("verify", tmp_path / "net.onnx").status == 0
+    trust.check_file(tmp_path / "net.onnx")
+    (tmp_path / "net.data").write_bytes(bytes(1600))
+    said = command("verify", tmp_path / "net.onnx")
+    assert said.status == 5
+    assert "net.onnx: its weights in net.data are not what was signed" in said.err
+    with pytest.raises(NotTrusted, match=r"its weights in net\.data are not what was signed"):
+        trust.check_file(tmp_path / "net.onnx")

@@ -6,8 +6,17 @@ from pathlib import Path
 
 import click
 
+from engines.errors import NotTrusted
 from engines.signing.envelope import public_key
-from engines.signing.trust import beside_of, record_digest, sha256_of, signature_of, signed_by, trusted_keys
+from engines.signing.trust import (
+    beside_of,
+    check_weights,
+    record_digest,
+    sha256_of,
+    signature_of,
+    signed_by,
+    trusted_keys,
+)
 from pipeline.errors import CheckFailed, ConfigError
 from pipeline.output import record_to_keep
 from pipeline.spelling import echo
@@ -43,6 +52,11 @@ def verify(files: tuple[Path, ...], trusted: tuple[Path, ...]) -> None:
         elif record and record_digest(record) != signed.record:
             changed.append(f"{file}: its record is not what {signed.key} signed with it")
         else:
+            try:
+                check_weights(file, signature, keys)
+            except NotTrusted as error:
+                changed.append(str(error).partition(";")[0])
+                continue
             echo(f"{file}: signed by {signed.key}")
     if changed:
         raise CheckFailed(f"{'; '.join(changed)}; copy or build again")

@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from engines.signing.trust import IN_STORE
 from pipeline.command.options import STORE
 from pipeline.command.plan_run import remember_digests
 from pipeline.errors import CheckFailed, ConfigError
@@ -19,7 +20,7 @@ from pipeline.retention.inventory import DAMAGED, FileId, Inventory, StoredResul
 from pipeline.retention.verify import verify as verify_all
 from pipeline.spelling import echo, table_console
 
-NAMES_APART = {"baselines": "baselines", "pins": "pins", "tmp": "at work", "": "not ours"}
+NAMES_APART = {"baselines": "baselines", "pins": "pins", "tmp": "at work", IN_STORE: IN_STORE, "": "not ours"}
 GIB = 1 << 30
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -81,11 +82,14 @@ def gc(listed: bool, delete: bool, store: Path, **rules: Any) -> None:
     if num := len(plan.trainings):
         trainings = "training that was" if num == 1 else "trainings that were"
         echo(f"{'removed' if delete else 'would remove'} {num} {trainings} interrupted and not taken up again")
+    if num := len(plan.signatures):
+        signatures = "signature of an engine that is" if num == 1 else "signatures of engines that are"
+        echo(f"{'removed' if delete else 'would remove'} {num} {signatures} gone")
     echo(_staying(plan))
     left = plan.inventory.num_bytes() - plan.num_bytes_freed
     if 0 < plan.rules.max_gib * GIB < left:
         echo(f"trtforge: {_bytes(left)} stay, more than --max-gib; lower --keep-days or --keep-last", err=True)
-    if (going or plan.trainings) and not delete:
+    if (going or plan.trainings or plan.signatures) and not delete:
         options = [f"--{name.replace('_', '-')}={value:g}" for name, value in vars(plan.rules).items()]
         command = shlex.join(["trtforge", "store", "gc", *options, "--store", str(store), "--delete"])
         echo(f"trtforge: nothing was removed; to remove them: {command}", err=True)
