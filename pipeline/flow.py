@@ -27,7 +27,7 @@ from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import Plan
 from pipeline.preflight.operators import ask_all, check_operators
 from pipeline.results import Form, Network, Results
-from pipeline.signing.options import trust
+from pipeline.signing.options import signing_notes, trust
 from pipeline.signing.statement import sign_in_store
 from pipeline.sources.contract import check_convertible, source_from_path
 from pipeline.spelling import nearest
@@ -81,6 +81,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
             made.engines[variant] = built_engine(plan, store, made, variant)
             if signing_key is not None:
                 sign_in_store(made.engines[variant].path, signing_key, store.folder)
+    made.notes += signing_notes([variant.name for variant in made.engines if backend(variant.backend).GPU], signing_key)
     if until == "build":
         return made
 

@@ -71,3 +71,17 @@ def _set(value: str) -> None:
         os.environ[TRUSTED] = value
     else:
         os.environ.pop(TRUSTED, None)
+
+
+def signing_notes(on_gpus: Sequence[str], key: Path | None) -> list[str]:
+    """What the report and the gate say of signatures.
+
+    Args:
+        on_gpus: the variants whose engines are code.
+        key: that they were signed with.
+    """
+    if key is not None:
+        return [f"All engines are signed with {key.name}."]
+    if not on_gpus:
+        return []
+    return [f"Not signed: {', '.join(on_gpus)}. These engines are code; with {KEY} set, a run signs what it builds."]

@@ -107,6 +107,31 @@ def test_a_run_signs_what_it_builds_once(
     assert command("verify", *engines, "--trusted", key.with_suffix(".pub")).status == 0
 
 
+def test_report_and_gate_say_who_signed(
+    command: Command, key: Path, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = ("--set", 'variants.precisions=["fp32"]', "--set", "report.html=false", "--set", "gate.html=false")
+    monkeypatch.setenv(options.KEY, str(key))
+    assert command("run", plan, *on).status == 0
+    assert (
+        "All engines are signed with release.key."
+        in json.loads(Path("trtforge-report/report.json").read_text())["notes"]
+    )
+    gated = command("gate", plan, *on, "--set", "gate.pays=false", "--budget", "size_mib <= 1")
+    assert gated.status == 0, gated.err
+    assert (
+        "All engines are signed with release.key." in json.loads(Path("trtforge-gate/gate.json").read_text())["notes"]
+    )
+
+
+def test_engines_that_are_code_are_named_where_nobody_signs() -> None:
+    assert options.signing_notes([], None) == []
+    assert options.signing_notes(["fp32@tensorrt", "int8@tensorrt"], None) == [
+        "Not signed: fp32@tensorrt, int8@tensorrt. These engines are code; with TRTFORGE_SIGNING_KEY set, a run signs "
+        "what it builds."
+    ]
+
+
 def test_bad_input_is_one_sentence(
     command: Command, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
