@@ -127,8 +127,9 @@ def run(plan: str | Path, *, store: str | Path = STORE, settings: Sequence[str] 
     """
     from pipeline.command.reports import report_of_run
 
-    read, opened = _opened(Path(plan), Path(store), settings, progress=progress)
-    record, _ = report_of_run(read, opened)
+    with errors.as_sentences():
+        read, opened = _opened(Path(plan), Path(store), settings, progress=progress)
+        record, _ = report_of_run(read, opened)
     return Report(record, read.output_folder(read.report))
 
 
@@ -148,8 +149,9 @@ def advise(
     """
     from pipeline.command.reports import report_of_advice
 
-    read, opened = _opened(Path(plan), Path(store), settings, progress=progress)
-    record = report_of_advice(read, opened, everything=everything)
+    with errors.as_sentences():
+        read, opened = _opened(Path(plan), Path(store), settings, progress=progress)
+        record = report_of_advice(read, opened, everything=everything)
     return Report(record, read.output_folder(read.advise))
 
 
@@ -161,7 +163,7 @@ def _opened(plan: Path, store: Path, settings: Sequence[str], *, progress: bool)
 
 
 def init(
-    source: str | Path, data: str | Path, *, labels: str = "", metric: str = "", store: str | Path = STORE
+    source: str | Path, data: str | Path, *, labels: str | Path = "", metric: str = "", store: str | Path = STORE
 ) -> Draft:
     """Draft a first plan for a network and its data, as `trtforge init` does.
 
@@ -172,8 +174,9 @@ def init(
     """
     from pipeline.command.draft import CHOICES, draft_for
 
-    choice = dict.fromkeys(CHOICES, "") | {"data": str(data), "labels": labels, "metric": metric}
-    return draft_for(str(source), choice | {"signature": "serving_default"}, Path(store), Path())
+    choice = dict.fromkeys(CHOICES, "") | {"data": str(data), "labels": str(labels), "metric": metric}
+    with errors.as_sentences():
+        return draft_for(str(source), choice | {"signature": "serving_default"}, Path(store), Path())
 
 
 def read_report(folder: str | Path) -> Report:

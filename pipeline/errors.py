@@ -4,6 +4,9 @@ Form of every message: *where: what is, against what was expected; what to do*.
 """
 
 import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from calibration.errors import DataError, ModelError
 from engines.errors import EngineError, NotTrusted, OutOfMemory, Unavailable
@@ -52,6 +55,20 @@ EXIT_STATUS: dict[type[Exception], int] = {
 """Anything that is not listed is a bug of ours and keeps its traceback (status 1)."""
 
 
+@contextmanager
+def as_sentences() -> Iterator[None]:
+    """Raise ConfigError of a path that cannot be one, and Unavailable of a full disk, where OSError comes of them."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in WRONG_PATH and error.filename is not None:
+            name = os.fsdecode(error.filename)
+            raise ConfigError(f"{name}: cannot be used ({error.strerror}); correct the path") from error
+        if error.errno in FULL_DISK:
+            raise Unavailable(f"no more can be written ({error.strerror}); free some space and run again") from error
+        raise
+
+
 def exit_status(error: BaseException) -> int:
     """The exit status for an error: the table's, or 1 for a bug of ours."""
     for kind, status in EXIT_STATUS.items():
@@ -70,9 +87,11 @@ __all__ = [
     "EngineError",
     "ModelError",
     "NotDecided",
+    "NotTrusted",
     "OutOfMemory",
     "ProcessDied",
     "StageError",
     "Unavailable",
+    "as_sentences",
     "exit_status",
 ]

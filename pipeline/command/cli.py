@@ -153,14 +153,15 @@ def main() -> NoReturn:
 
 def status_of(arguments: Sequence[str]) -> int:
     """Run the command with these arguments; errors become one sentence on stderr and an exit status."""
-    from pipeline.errors import EXIT_STATUS, FULL_DISK, WRONG_PATH, ConfigError, Unavailable, exit_status
+    from pipeline.errors import EXIT_STATUS, as_sentences, exit_status
 
     if "_TRTFORGE_COMPLETE" in os.environ:
         from pipeline.command.completion import add_shells
 
         add_shells()
     try:
-        status = trtforge.main(list(arguments), prog_name="trtforge", standalone_mode=False)
+        with as_sentences():
+            status = trtforge.main(list(arguments), prog_name="trtforge", standalone_mode=False)
     except click.ClickException as error:
         message = io.StringIO()
         error.show(message)
@@ -172,15 +173,6 @@ def status_of(arguments: Sequence[str]) -> int:
     except tuple(EXIT_STATUS) as error:
         echo(f"trtforge: {error}", err=True)
         return exit_status(error)
-    except OSError as error:
-        if error.errno in WRONG_PATH and error.filename is not None:
-            wrong = ConfigError(f"{os.fsdecode(error.filename)}: cannot be used ({error.strerror}); correct the path")
-            echo(f"trtforge: {wrong}", err=True)
-            return exit_status(wrong)
-        if error.errno not in FULL_DISK:
-            raise
-        echo(f"trtforge: no more can be written ({error.strerror}); free some space and run again", err=True)
-        return exit_status(Unavailable())
     return status if isinstance(status, int) else 0  # That of a verb which ended by click's Exit.
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 
+import trtforge
+from pipeline.command import cli
 from pipeline.command.call import words_of
-from pipeline.command.cli import trtforge
 from pipeline.errors import ConfigError
 
 
 def verb(name: str) -> click.Command:
-    command = trtforge.get_command(click.Context(trtforge), name)
+    command = cli.trtforge.get_command(click.Context(cli.trtforge), name)
     assert command is not None
     return command
 
@@ -42,6 +45,36 @@ def verb(name: str) -> click.Command:
 )
 def test_a_keyword_is_an_option(name: str, option: str, value: Any, words: list[str]) -> None:
     assert words_of(verb(name), option, value) == words
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("data", np.zeros((2, 3)), "calibrate: data is of ndarray, texts, numbers and paths are expected"),
+        ("data", {"x": np.zeros((2, 3))}, "calibrate: data is of ndarray"),
+        ("data", b"x.npz", "calibrate: data is of bytes"),
+        ("input", [["image=x"]], "calibrate: input is of list"),
+    ],
+)
+def test_what_is_no_value_of_an_option_is_a_sentence(option: str, value: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{sentence}"):
+        words_of(verb("calibrate"), option, value)
+    with pytest.raises(ConfigError, match=r"^benchmark: layers is 'no', a switch is True or False"):
+        words_of(verb("benchmark"), "layers", "no")
+    assert words_of(verb("benchmark"), "batch_sizes", np.array([1, 8])) == ["--batch-sizes=1,8"]
+
+
+@pytest.mark.parametrize("call", ["calibrate", "run", "advise", "init"])
+def test_a_path_that_cannot_be_one_is_the_commands_sentence(call: str) -> None:
+    name = "x" * 300
+    calls: dict[str, Callable[[], object]] = {
+        "calibrate": lambda: trtforge.calibrate(name, data="e.npz", output="ranges"),
+        "run": lambda: trtforge.run("plan.toml", store=name),
+        "advise": lambda: trtforge.advise(name),
+        "init": lambda: trtforge.init(name, "e.npz"),
+    }
+    with pytest.raises(ConfigError, match=r"xxx: cannot be (used|read)|plan.toml: cannot be read"):
+        calls[call]()
 
 
 def test_the_nearest_option_is_named() -> None:
