@@ -68,6 +68,13 @@ class _QdqWriter:
             elif node.op_type == DEQUANTIZE and node.domain in DOMAINS:
                 data = node.inputs[0]
                 assert data is not None, "onnx's checker has seen it"
+                maker = data.producer()
+                if maker is not None and data not in self._grids and constant(data) is None:
+                    raise ModelError(
+                        f"node '{node.name}' (DequantizeLinear) reads integers that node '{maker.name}' "
+                        f"({maker.op_type}) computes; run `trtforge export` on the model, which computes what follows "
+                        "from constants, or quantize it again in the format QDQ"
+                    )
                 self._note(data, self._grids.get(data, grid_of(node)), node.inputs[1:])
             elif node.op_type in INTEGER_OPERATORS and node.domain in DOMAINS:
                 self._write_operator(node, INTEGER_OPERATORS[node.op_type])

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
-from onnx.numpy_helper import to_array
+from onnx.numpy_helper import from_array, to_array
 
 from calibration.errors import ModelError
 from calibration.graph.editing import closed, opened
@@ -134,3 +135,21 @@ def test_channels_last_are_not_rewritten() -> None:
       y = DequantizeLinear (m, s, z) }"""
     with pytest.raises(ModelError, match="has its channels last, which ONNX's operators do not"):
         written(onnx.parser.parse_model(text))
+
+
+def test_integer_weights_that_are_computed_are_refused_and_those_of_a_constant_are_not() -> None:
+    """TensorRT takes integers only where a DequantizeLinear reads the constant itself; `export` makes it so."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,4] x) => (float[N,3] y)
+    { q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  w = %s  [weights] f = DequantizeLinear (w, s, z)
+      y = MatMul (d, f) }"""
+    flat, shape = np.arange(12, dtype=np.int8), np.array([4, 3], np.int64)
+    for made, is_taken in (("Reshape (flat, shape)", False), ("Constant <value: tensor = int8[4,3] w0 {1}> ()", True)):
+        made = made.replace("{1}", "{" + ",".join(map(str, flat)) + "}")
+        model = onnx.parser.parse_model(text % made)
+        arrays = {"s": np.float32(0.02), "z": np.int8(0), "flat": flat, "shape": shape}
+        model.graph.initializer.extend(from_array(np.asarray(array), name) for name, array in arrays.items())
+        if is_taken:
+            assert written(model)[1] == 0
+            continue
+        with pytest.raises(ModelError, match=r"node 'weights' \(DequantizeLinear\) reads integers that node .*Reshape"):
+            written(model)
