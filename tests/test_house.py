@@ -46,6 +46,8 @@ GIANTS = {
     "torch": "engines/torch_graph/library.py",
     "polygraphy": "pipeline/accuracy/comparison.py",
     "pycocotools": "pipeline/tasks/coco.py",
+    "distributed": "pipeline/workers/scheduler.py",
+    "fsspec": "pipeline/workers/depot.py",
 }
 """The one source file that imports each giant."""
 

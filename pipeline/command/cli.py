@@ -27,7 +27,7 @@ VERBS_FOLDER = Path(__file__).parent / "verbs"
 ROOMS = {"plans": "Whole plans", "models": "Models and samples", "engines": "Engines"}
 """Folder of verbs -> its heading in `--help`."""
 ORDER = (
-    "init", "run", "advise", "nightly", "why", "pack", "report", "show", "store",
+    "init", "run", "advise", "nightly", "census", "why", "pack", "report", "show", "store",
     "export", "support", "lint", "convert", "prune", "calibrate", "ranges", "cast", "tune", "quantize", "ptq",
     "tolerate",
     "build", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "sign", "verify", "deliver", "doctor",

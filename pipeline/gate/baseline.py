@@ -138,14 +138,14 @@ def baseline_named(name: str, store: Path) -> Baseline | None:
     return baseline
 
 
-def machine_change(name: str, store: Path) -> MachineChange | None:
-    """What became of this machine since the current baseline was measured; None if there is none that can be read."""
+def machine_change(name: str, store: Path, now: Machine) -> MachineChange | None:
+    """What became of the machine since the current baseline was measured; None if there is none that can be read."""
     folder = current_folder(name, store)
     try:
         record = None if folder is None else record_from_json(folder / RECORD, BaselineRecord, SCHEMA_VERSION, AGAIN)
     except ConfigError:
         return None
-    return None if record is None else change_since(record.machine, this_machine())
+    return None if record is None else change_since(record.machine, now)
 
 
 def stored_baseline(name: str, store: Path) -> Baseline | None:
@@ -225,9 +225,8 @@ def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool, keep
     Where it is the same engine it takes the place of that one; if it had been rolled back from, it no longer is.
 
     Args:
-        name: of the baseline.
+        name, store: of the baseline, and the store's folder that it lies in.
         gate_folder: what `trtforge gate` wrote.
-        store: the store's folder.
         first: also take a gate that lacks nothing but this baseline.
         keep: how many generations before this one stay; those that were rolled back from go first.
 
@@ -237,9 +236,16 @@ def set_baseline(name: str, gate_folder: Path, store: Path, *, first: bool, keep
     """
     check_name(name)
     gate = gate_from_folder(gate_folder)
-    _check_passed(gate, gate_folder, first=first)
     if differences := this_machine().differences(gate.machine):
         raise ConfigError(f"{gate_folder}: was gated on another machine ({'; '.join(differences)}); gate it here")
+    return set_device_baseline(name, gate_folder, store, first=first, keep=keep)
+
+
+def set_device_baseline(name: str, gate_folder: Path, store: Path, *, first: bool, keep: int = KEEP) -> Baseline:
+    """As ``set_baseline``, of a gate on whatever machine."""
+    check_name(name)
+    gate = gate_from_folder(gate_folder)
+    _check_passed(gate, gate_folder, first=first)
     info = next(engine for engine in gate.engines if engine.name == gate.candidate)
     engine = Engine(Path(info.path), info.backend, min_batch=info.min_batch, max_batch=info.max_batch)
     if not engine.path.exists() or digest_of_engine(engine.path) != info.digest:

@@ -142,7 +142,7 @@ def _started(log: Path, sender: Connection, work: Callable[[SendProgress], objec
 
 def _child(sender_fd: int, parent_pid: int, work: Callable[[SendProgress], object]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _die_with_parent(parent_pid)
+    die_with_parent(parent_pid)
     sender, lock = Connection(sender_fd, readable=False), threading.Lock()
 
     def send(kind: str, item: object) -> None:
@@ -164,7 +164,7 @@ def _child(sender_fd: int, parent_pid: int, work: Callable[[SendProgress], objec
     sender.close()
 
 
-def _die_with_parent(parent_pid: int) -> None:
+def die_with_parent(parent_pid: int) -> None:
     """Ask Linux to kill this process when its parent is killed, so that nothing works on for nobody."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:

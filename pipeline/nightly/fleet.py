@@ -17,6 +17,8 @@ from pipeline.plan import Plan, read_plan, table_from_file
 from pipeline.remote.ssh import destinations_from
 from pipeline.spelling import nearest
 from pipeline.strict import NO_KEY, record_from_table
+from pipeline.workers.address import SchedulerAddress, Tls, scheduler_from
+from pipeline.workers.census import Expects
 
 Until = Literal["build", "validate", "gate"]
 Remeasure = Literal["changed", "always"]
@@ -31,10 +33,17 @@ class Fleet:
     plans: tuple[str, ...] = option((), "patterns of plans' paths, from the folder of this file, such as */plan.toml")
     until: Until = option("gate", "how far: build, validate, or gate, which decides beside the last good engine")
     jobs: int = option(1, "plans whose models are made at the same time; what is timed is timed alone")
+    scheduler: str = option("", "tls://HOST:PORT of a Dask scheduler; empty: devices are this machine, or have `on`")
+    depot: str = option("", "with a scheduler: where bundles and engines pass, as fsspec reads it: file:///mnt/share")
+    retries: int = option(
+        2, "with a scheduler: how often a line begins anew whose worker died; a failed build does not"
+    )
+    wait_s: float = option(60.0, "with a scheduler: how long a device may be away in the middle, in seconds")
+    tls: Tls = Tls()
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
-        check_bounds(self, jobs=(1, 1024))
+        check_bounds(self, jobs=(1, 1024), retries=(0, 100), wait_s=(1, 86400))
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,8 @@ class DeviceTable:
     plans: tuple[str, ...] = option(("*",), "patterns of models' names")
     on: str = option("", "user@host, or a Host of ~/.ssh/config: built and gated there; empty: on this machine")
     on_python: str = option("", "interpreter there that has all that is needed; empty: an environment is made there")
+    expects: Expects = Expects()
+    """What its workers must be."""
     set: Mapping[str, Any] = field(default_factory=dict)
     """Tables of the plan with other values, as [device.NAME.set.build] workspace_mib."""
 
@@ -78,6 +89,16 @@ class FleetFile:
     path: Path = field(default=Path(), metadata=NO_KEY)
     """The file; not a table."""
 
+    def scheduler(self) -> SchedulerAddress | None:
+        """Where the scheduler is; None: there is none.
+
+        Raises:
+            ConfigError: it cannot be used so, or a certificate is missing.
+        """
+        if not self.fleet.scheduler:
+            return None
+        return scheduler_from(self.fleet.scheduler, self.fleet.tls, self.path.parent, str(self.path))
+
     @property
     def report_folder(self) -> Path:
         """Where the report and the state of the lines lie."""
@@ -95,6 +116,13 @@ class Line:
     on: str = ""
     """Another machine that it is built and gated on; empty: this one."""
     on_python: str = ""
+    is_scheduled: bool = False
+    """Built and gated by a worker that has the device's tag."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is built and gated on this machine."""
+        return not self.on and not self.is_scheduled
 
     @property
     def name(self) -> str:
@@ -130,11 +158,35 @@ def read_fleet(path: Path) -> FleetFile:
             raise ConfigError(f"{path}: [device.{name}] on: names several machines; write a table for each")
         if device.on_python and not device.on:
             raise ConfigError(f"{path}: [device.{name}] on_python: has an effect only with on; drop it")
-        if device.on and fleet_file.fleet.until == "validate":
-            raise ConfigError(f'{path}: [fleet] until: is "validate", and [device.{name}] on builds or gates; name one')
+        is_scheduled = bool(fleet_file.fleet.scheduler) and not device.on
+        if (device.on or is_scheduled) and fleet_file.fleet.until == "validate":
+            where = f"[device.{name}] on" if device.on else "a worker"
+            raise ConfigError(f'{path}: [fleet] until: is "validate", and {where} builds or gates; name one')
+        if device.expects != Expects() and not is_scheduled:
+            raise ConfigError(f"{path}: [device.{name}] expects: has an effect only with [fleet] scheduler; drop it")
     if not fleet_file.device:
         raise ConfigError(f"{path}: [device] is empty; leave it out, or name a device: [device.orin]")
+    _check_scheduler(fleet_file)
     return fleet_file
+
+
+def _check_scheduler(fleet_file: FleetFile) -> None:
+    """Raise ConfigError if a scheduler lacks a depot or certificates, or stands where none is meant."""
+    fleet, path = fleet_file.fleet, fleet_file.path
+    if not fleet.scheduler:
+        if fleet.depot or fleet.tls != Tls():
+            raise ConfigError(f"{path}: [fleet] {'depot' if fleet.depot else 'tls'}: needs [fleet] scheduler; name it")
+        return
+    if all(device.on for device in fleet_file.device.values()):
+        raise ConfigError(
+            f"{path}: [fleet] scheduler: each device has `on`, and is reached by ssh; drop one of the two"
+        )
+    fleet_file.scheduler()
+    if not fleet.depot:
+        raise ConfigError(
+            f"{path}: [fleet] depot: is missing, bundles and engines pass through it; name a place that this machine "
+            "and all workers reach, such as file:///mnt/share/depot"
+        )
 
 
 def lines_of(fleet_file: FleetFile) -> list[Line]:
@@ -154,7 +206,9 @@ def lines_of(fleet_file: FleetFile) -> list[Line]:
                     f"{nearest(pattern, list(models))}"
                 )
         settings = device.settings()
-        lines += [Line(model, device_name, models[model], settings, device.on, device.on_python) for model in chosen]
+        is_scheduled = bool(fleet_file.fleet.scheduler) and not device.on
+        place = (settings, device.on, device.on_python, is_scheduled)
+        lines += [Line(model, device_name, models[model], *place) for model in chosen]
     return sorted(lines, key=lambda line: (line.model, line.device))
 
 

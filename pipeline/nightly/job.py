@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,8 +17,10 @@ from pipeline.gate.generations import FOLDER as BASELINES
 from pipeline.json_record import now_text, record_from_json
 from pipeline.machine import child_process
 from pipeline.machine.identity import installed_versions
+from pipeline.nightly.executors import Sent, SerialExecutor, Workers, hub_of, start_here
 from pipeline.nightly.fleet import FleetFile, Line, lines_of
-from pipeline.nightly.line import Job, Look, RunCommand, Wanted, glance, look, tend, unchanged
+from pipeline.nightly.line import Job, Look, Wanted, glance, look, unchanged
+from pipeline.nightly.outcome import Begun, tend
 from pipeline.nightly.record import RECORD, SCHEMA_VERSION, LineRecord, NightRecord
 from pipeline.output import remove_left_work
 from pipeline.plan import read_plan
@@ -26,6 +29,8 @@ from pipeline.retention.pins import FOLDER as PINS
 from pipeline.retention.pins import pin
 from pipeline.spelling import nearest
 from pipeline.store import Store
+from pipeline.workers.depot import Depot
+from pipeline.workers.device import RunCommand
 
 
 def night_of(
@@ -46,7 +51,7 @@ def night_of(
 
     Raises:
         ConfigError: the fleet file is wrong.
-        Unavailable: another nightly job works on this store.
+        Unavailable: another nightly job works on this store, or the fleet's scheduler cannot be reached.
     """
     began = now_text()
     with _alone(store):
@@ -54,22 +59,18 @@ def night_of(
         for folder in (BASELINES, PINS):
             remove_left_work(store / folder)
         lines = lines_of(fleet_file)
-        chosen = set(chosen_lines(lines, wanted))
-        looks = [look(job, line) if line in chosen else glance(job, line) for line in lines]
-        stale = [looked for looked in looks if looked.is_to_do]
-        with ThreadPoolExecutor(fleet_file.fleet.jobs) as executor:
-            models = {looked.line: future for looked, future in _made_models(job, stale, executor)}
-            records = []
-            for looked in looks:
-                if looked.line in models:
-                    models[looked.line].result()
-                record = tend(job, looked) if looked.is_to_do else unchanged(job, looked, looked.line in chosen)
-                if record is None:
-                    continue
-                records.append(record)
+        chosen = chosen_lines(lines, wanted)
+        by_name = {}
+        with hub_of(fleet_file, chosen) as (hub, devices):
+            job = replace(job, devices=devices)
+            workers = None if hub is None else Workers(hub, Depot(fleet_file.fleet.depot), job)
+            looks = [look(job, line) if line in chosen else glance(job, line) for line in lines]
+            for record in _records(job, looks, set(chosen), workers):
+                by_name[record.name] = record
                 if record.recipes:
                     pin(store, f"nightly {record.name}", record.recipes, fleet_file.nightly.pins)
                 on_line(record)
+    records = [by_name[line.name] for line in lines if line.name in by_name]
     return NightRecord(
         schema_version=SCHEMA_VERSION,
         night=job.night,
@@ -84,6 +85,43 @@ def night_of(
     )
 
 
+def _records(job: Job, looks: Sequence[Look], chosen: set[Line], workers: Workers | None) -> Iterator[LineRecord]:
+    """The record of each line that has one: workers are asked first, and waited for last."""
+    there = [looked for looked in looks if looked.is_to_do and looked.line.is_scheduled and looked.error is None]
+    here = [looked for looked in looks if looked not in there]
+    serial, begun = SerialExecutor(), Begun()
+    with ThreadPoolExecutor(job.fleet_file.fleet.jobs) as executor:
+        sending = {} if workers is None else {executor.submit(workers.send, looked.line): looked for looked in there}
+        models = {looked.line: future for looked, future in _made_models(job, here, executor)}
+        for looked in here:
+            if looked.line in models:
+                models[looked.line].result()
+            record = unchanged(job, looked, looked.line in chosen)
+            if looked.is_to_do:
+                at = Begun()
+                record = tend(job, looked, lambda looked=looked: start_here(job, looked.line, serial).result(), at)  # type: ignore[misc]
+            if record is not None:
+                yield record
+        if workers is not None:
+            yield from _from_workers(job, sending, workers, begun)
+
+
+def _from_workers(
+    job: Job, sending: Mapping[Future[tuple[Future[str], Sent]], Look], workers: Workers, begun: Begun
+) -> Iterator[LineRecord]:
+    """The records of the lines that workers make; one that could not be sent is a failed one."""
+    looks = {looked.line: looked for looked in sending.values()}
+    asked = {}
+    for future, looked in sending.items():
+        if isinstance(future.exception(), tuple(EXIT_STATUS)):
+            yield tend(job, looked, lambda future=future: len(future.result()), begun)  # type: ignore[misc]
+        else:
+            answer, sent = future.result()
+            asked[answer] = sent
+    for line, ended in workers.ended(asked):
+        yield tend(job, looks[line], ended, begun)
+
+
 def to_do(fleet_file: FleetFile, store: Path, wanted: Wanted) -> list[Look]:
     """The lines that would be made, or cannot be; nothing is.
 
@@ -92,7 +130,9 @@ def to_do(fleet_file: FleetFile, store: Path, wanted: Wanted) -> list[Look]:
     """
     job = job_of(fleet_file, store, wanted, _run_nothing)
     chosen = chosen_lines(lines_of(fleet_file), wanted)
-    return [looked for line in chosen if (looked := look(job, line)).is_to_do]
+    with hub_of(fleet_file, chosen) as (_, devices):
+        job = replace(job, devices=devices)
+        return [looked for line in chosen if (looked := look(job, line)).is_to_do]
 
 
 def _run_nothing(_arguments: Sequence[str]) -> int:
@@ -135,7 +175,7 @@ def _made_models(job: Job, stale: Sequence[Look], executor: Executor) -> Iterato
     if job.fleet_file.fleet.jobs == 1:
         return
     for looked in stale:
-        if looked.error is None:
+        if looked.is_to_do and looked.error is None:
             log = job.folder(looked.line) / "models.txt"
             log.parent.mkdir(parents=True, exist_ok=True)
             line = looked.line

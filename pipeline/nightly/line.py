@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.errors import EXIT_STATUS, ConfigError, DataError, exit_status
+from pipeline.errors import EXIT_STATUS, ConfigError, Unavailable
 from pipeline.gate.baseline import RECORD as BASELINE_RECORD
-from pipeline.gate.baseline import gate_from_folder, is_variant_name, machine_change, set_baseline
-from pipeline.gate.decide import STATUS
+from pipeline.gate.baseline import is_variant_name
 from pipeline.gate.gather_inputs import check_gate
-from pipeline.gate.generations import current_folder, withdrawn
-from pipeline.gate.record import GateRecord
-from pipeline.gate.summary import headline, reasons
-from pipeline.json_record import now_text, record_from_json, write_json
-from pipeline.machine import child_process
+from pipeline.gate.generations import current_folder
+from pipeline.json_record import record_from_json
 from pipeline.machine.identity import Machine, installed_versions, this_machine
 from pipeline.nightly.fleet import FleetFile, Line
-from pipeline.nightly.record import SCHEMA_VERSION, Figures, LineRecord, NightRecord
+from pipeline.nightly.record import SCHEMA_VERSION, LineRecord, NightRecord
 from pipeline.nightly.walk import Walk, walk
 from pipeline.nightly.why import History, why_missing
-from pipeline.output import put, work_folder
 from pipeline.plan import Plan
 from pipeline.release.bundle_writer import narrowed
-from pipeline.retention.promotion import FIRST, PROMOTED
 from pipeline.source_digest import source_digest
 from pipeline.store import canonical, plain
-
-RunCommand = Callable[[Sequence[str]], int]
-"""Runs `trtforge` with these arguments in this process, and returns its exit status."""
+from pipeline.workers.census import DeviceState
+from pipeline.workers.device import RunCommand
 
 LINES, LINE, GATE, LOG = "lines", "line.json", "gate", "log.txt"
 JUDGES = ("pipeline.gate.decide", "pipeline.stages.benchmark", "pipeline.stages.gate")
@@ -70,6 +61,8 @@ class Job:
     """The last night that was finished."""
     wanted: Wanted
     run_command: RunCommand
+    devices: Mapping[str, DeviceState] = field(default_factory=dict)
+    """Those that are reached by a scheduler, as the census saw them."""
 
     def folder(self, line: Line) -> Path:
         """What is kept of a line."""
@@ -100,6 +93,10 @@ class Job:
         """This machine."""
         return this_machine()
 
+    def versions(self, line: Line) -> dict[str, str]:
+        """Of what a line's results may depend on, where it is built."""
+        return self.devices[line.device].versions if _is_asked(self, line) else installed_versions()
+
 
 @dataclass(frozen=True)
 class Look:
@@ -113,6 +110,8 @@ class Look:
     error: Exception | None = None
     """Why it cannot be made."""
     plan: Plan | None = None
+    is_away: bool = False
+    """Whether its device is not there, or not as it must be; what became of the line last stands."""
 
     @property
     def is_to_do(self) -> bool:
@@ -131,25 +130,14 @@ def look(job: Job, line: Line) -> Look:
     try:
         looked = replace(looked, plan=line.plan())
         assert looked.plan is not None
-        why = _why(job, looked, looked.plan, _walked(job, line, looked.plan))
-        if why and job.gates and not line.on:
-            check_gate(_gated(job, line, looked.plan), job.store)
+        why = _why(job, looked, looked.plan, walked_line(job, line, looked.plan))
+        if line.is_scheduled and (refusal := job.devices[line.device].refusal):
+            return replace(looked, error=Unavailable(refusal), is_away=True)
+        if why and job.gates and line.is_here:
+            check_gate(gated_line(job, line, looked.plan), job.store)
     except tuple(EXIT_STATUS) as error:
         return replace(looked, error=error)
     return replace(looked, why=tuple(why))
-
-
-def tend(job: Job, looked: Look) -> LineRecord:
-    """Make what a line lacks, judge it, promote it; what became of it is written and returned."""
-    began, clock = now_text(), time.monotonic()
-    record = _tended(job, looked)
-    record = replace(record, began=began, seconds=time.monotonic() - clock)
-    folder = job.folder(looked.line)
-    folder.mkdir(parents=True, exist_ok=True)
-    with work_folder(folder / LINE) as work:
-        write_json(record, work / LINE)
-        put(work / LINE, folder / LINE, work)
-    return record
 
 
 def unchanged(job: Job, looked: Look, is_chosen: bool) -> LineRecord | None:
@@ -162,21 +150,29 @@ def unchanged(job: Job, looked: Look, is_chosen: bool) -> LineRecord | None:
 def command_of(job: Job, line: Line, plan: Plan | None) -> list[str]:
     """The arguments of `trtforge` that make and judge a line."""
     until = job.fleet_file.fleet.until
+    if line.is_scheduled:
+        return ["nightly", str(job.fleet_file.path), "--only", line.name, "--always", "--store", str(job.store)]
     arguments = [until, str(line.plan_path), "--store", str(job.store)]
     if job.gates:
         arguments += ["-o", str(job.folder(line) / GATE)]
-    if job.gates and plan is not None:
-        gated = _gated(job, line, plan).gate
-        arguments += ["--baseline", gated.baseline] if gated.baseline != plan.gate.baseline else []
-        budgets = gated.budgets if gated.budgets != plan.gate.budgets else ()
-        arguments += [part for budget in budgets for part in ("--budget", budget)]
+    arguments += [] if plan is None else gate_words(job, line, plan)
     if line.on:
         arguments += ["--on", line.on, *(["--on-python", line.on_python] if line.on_python else [])]
         arguments += ["--promote", line.name] if job.gates and job.fleet_file.nightly.promote else []
     return [*arguments, *(part for text in line.settings for part in ("--set", text))]
 
 
-def _gated(job: Job, line: Line, plan: Plan) -> Plan:
+def gate_words(job: Job, line: Line, plan: Plan) -> list[str]:
+    """The arguments of a gate by which it has the line's baseline, and budgets."""
+    if not job.gates:
+        return []
+    gated = gated_line(job, line, plan).gate
+    words = ["--baseline", gated.baseline] if gated.baseline != plan.gate.baseline else []
+    budgets = gated.budgets if gated.budgets != plan.gate.budgets else ()
+    return [*words, *(part for budget in budgets for part in ("--budget", budget))]
+
+
+def gated_line(job: Job, line: Line, plan: Plan) -> Plan:
     """The plan with the line's last good engine as baseline, unless it compares with a variant of its own."""
     baseline = plan.gate.baseline if is_variant_name(plan.gate.baseline) else line.name
     budgets = plan.gate.budgets or job.fleet_file.nightly.budgets
@@ -212,9 +208,12 @@ def _why(job: Job, looked: Look, plan: Plan, walked: Walk) -> list[str]:
         return ["it was never judged in this fleet"]
     if last.state == "failed":
         return ["it failed the last time"]
-    now = _depends_on(job, line, plan, walked)
-    if changed := [CHANGED[name] for name in now if last.depends_on.get(name) != now[name]]:
-        return changed
+    now = depends_on(job, line, plan, walked)
+    changed = [name for name in now if last.depends_on.get(name) != now[name]]
+    if changed == ["machine"] and (upgraded := list(_upgraded(job, line, last))):
+        return upgraded
+    if changed:
+        return [CHANGED[name] for name in changed]
     if last.outcome == "not decided" and last.night < job.night:
         return ["it was not decided the last time"]
     judged = last.candidate.digest if last.promoted and last.candidate else last.baseline
@@ -223,172 +222,45 @@ def _why(job: Job, looked: Look, plan: Plan, walked: Walk) -> list[str]:
     return []
 
 
-def _walked(job: Job, line: Line, plan: Plan) -> Walk:
+def walked_line(job: Job, line: Line, plan: Plan) -> Walk:
     """What this machine's store has of a line; for another machine it makes the models alone."""
-    return walk(narrowed(plan), job.store, "pack") if line.on else walk(plan, job.store, job.walks_to)
+    return walk(plan, job.store, job.walks_to) if line.is_here else walk(narrowed(plan), job.store, "pack")
 
 
-def _depends_on(job: Job, line: Line, plan: Plan, walked: Walk) -> dict[str, str]:
+def depends_on(job: Job, line: Line, plan: Plan, walked: Walk) -> dict[str, str]:
     """SHA-256 (hex) of all that a judgement depends on, by what it is."""
     results = sorted({entry.digest for entry in walked.served})
     if not job.gates:
-        return {"results": _sha(results)}
-    gated = _gated(job, line, plan)
+        machine = {"machine": job.devices[line.device].digest} if _is_asked(job, line) else {}
+        return {"results": _sha(results), **machine}
+    gated = gated_line(job, line, plan)
     return {
         "results": _sha(results),
         "gate": _sha([plain(gated.gate), plain(gated.benchmark), gated.data.metric, gated.data.output]),
         "program": source_digest(*JUDGES),
-        "machine": _sha([line.on]) if line.on else job.machine.digest(),
+        "machine": _machine_digest(job, line),
     }
+
+
+def _machine_digest(job: Job, line: Line) -> str:
+    """Of where it is built; by ssh the name of that machine is all that is known here."""
+    if _is_asked(job, line):
+        return job.devices[line.device].digest
+    return _sha([line.on]) if line.on else job.machine.digest()
+
+
+def _is_asked(job: Job, line: Line) -> bool:
+    return line.is_scheduled and line.device in job.devices and bool(job.devices[line.device].infos)
+
+
+def _upgraded(job: Job, line: Line, last: LineRecord) -> Iterator[str]:
+    """What is of another version on the device than when the line was made."""
+    now = job.versions(line) if line.is_scheduled else {}
+    for name in sorted(now.keys() | (last.versions.keys() if now else ())):
+        before, after = last.versions.get(name, "absent"), now.get(name, "absent")
+        if before != after:
+            yield f"{line.device}: {name} {before} -> {after}"
 
 
 def _sha(data: object) -> str:
     return hashlib.sha256(canonical(data).encode()).hexdigest()
-
-
-def _tended(job: Job, looked: Look) -> LineRecord:
-    line, folder = looked.line, job.folder(looked.line)
-    arguments = command_of(job, line, looked.plan)
-    blank = _blank(job, looked, arguments)
-    if looked.error is not None:
-        return replace(blank, status=exit_status(looked.error), sentence=str(looked.error))
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / LOG
-    log.unlink(missing_ok=True)
-    held_against = last_good(job.store, line.name)
-    try:
-        status = child_process.call(log, line.name, job.run_command, arguments)
-    except tuple(EXIT_STATUS) as error:
-        return replace(blank, status=exit_status(error), sentence=str(error), log=_relative(log, job))
-    blank = replace(blank, status=status, log=_relative(log, job))
-    if not job.gates:
-        return _without_gate(job, looked, blank, log)
-    gate = _gate_of(folder) if status in STATUS.values() else None
-    is_first = bool(line.on) and gate is not None and not status and gate.outcome == "not decided"
-    if gate is None or (gate.exit_status != status and not is_first):
-        return replace(blank, sentence=_last_words(log))
-    record = replace(
-        blank,
-        state="made",
-        outcome="pass" if is_first else gate.outcome,
-        sentence=FIRST if is_first else "; ".join([headline(gate), *reasons(gate)]),
-        gate=_relative(folder / GATE, job),
-        candidate=_figures(gate),
-        baseline=_baseline_there(gate) if line.on else held_against,
-    )
-    return _kept_record(job, looked, record)
-
-
-def _without_gate(job: Job, looked: Look, blank: LineRecord, log: Path) -> LineRecord:
-    if blank.status:
-        return replace(blank, sentence=_last_words(log))
-    record = replace(blank, state="made", sentence=f"{job.fleet_file.fleet.until}: done")
-    return _kept_record(job, looked, record)
-
-
-def _kept_record(job: Job, looked: Look, record: LineRecord) -> LineRecord:
-    """The record with what it depends on; the candidate of a gate that passed becomes the last good one."""
-    assert looked.plan is not None
-    walked = _walked(job, looked.line, looked.plan)
-    if walked.missing is not None:
-        return replace(record, sentence=f"{record.sentence}; the plan or its data changed meanwhile")
-    record = replace(
-        record,
-        depends_on=_depends_on(job, looked.line, looked.plan, walked),
-        recipes=tuple(sorted({entry.digest for entry in walked.served})),
-    )
-    if not job.gates or not job.fleet_file.nightly.promote:
-        return record
-    if looked.line.on:  # It was promoted there, which the command has told.
-        log = (job.folder(looked.line) / LOG).read_text(encoding="utf-8", errors="replace")
-        return replace(record, promoted=f"{looked.line.name}: {PROMOTED}" in log or record.sentence == FIRST)
-    return _promoted(job, looked.line, record)
-
-
-def _promoted(job: Job, line: Line, record: LineRecord) -> LineRecord:
-    """Set the last good engine; one that lacks nothing but a baseline is taken as the first."""
-    if record.outcome == "fail" or (record.candidate is not None and record.candidate.digest == record.baseline):
-        return record
-    try:
-        if record.candidate is not None and (date := withdrawn(line.name, job.store).get(record.candidate.digest)):
-            return replace(record, sentence=f"{record.sentence}; not promoted: this engine was withdrawn on {date}")
-        set_baseline(
-            line.name, job.folder(line) / GATE, job.store, first=not record.baseline or _is_accepted(job, line)
-        )
-    except (ConfigError, DataError) as error:
-        if record.outcome == "pass":
-            return replace(record, status=exit_status(error), sentence=f"{record.sentence}; not promoted: {error}")
-        return record
-    if record.outcome == "not decided":
-        sentence = "it passed all that needs no baseline, and is the first last good engine"
-        return replace(record, status=0, outcome="pass", promoted=True, sentence=sentence)
-    return replace(record, promoted=True)
-
-
-def _is_accepted(job: Job, line: Line) -> bool:
-    """Whether the last good engine is of before an upgrade of this machine, and what passes now may take its place."""
-    change = machine_change(line.name, job.store)
-    return job.wanted.accept_machine and change is not None and change.kind == "upgrade"
-
-
-def _blank(job: Job, looked: Look, arguments: Sequence[str]) -> LineRecord:
-    """The record of a line that came to nothing."""
-    line = looked.line
-    return LineRecord(
-        schema_version=SCHEMA_VERSION,
-        model=line.model,
-        device=line.device,
-        plan=str(line.plan_path),
-        night=job.night,
-        state="failed",
-        status=1,
-        outcome=None,
-        sentence="",
-        why=looked.why,
-        command=shlex.join(["trtforge", *arguments]),
-        log="",
-        gate="",
-        began="",
-        seconds=0.0,
-        candidate=None,
-        baseline="",
-        promoted=False,
-        recipes=(),
-        depends_on={},
-        versions=installed_versions(),
-    )
-
-
-def _baseline_there(gate: GateRecord) -> str:
-    """The digest of what it was held against on another machine; empty where there was none."""
-    return gate.engines[-1].digest if gate.baseline else ""
-
-
-def _gate_of(folder: Path) -> GateRecord | None:
-    try:
-        return gate_from_folder(folder / GATE)
-    except ConfigError:
-        return None
-
-
-def _figures(gate: GateRecord) -> Figures | None:
-    info = next((engine for engine in gate.engines if engine.name == gate.candidate), None)
-    if info is None:
-        return None
-    timed = [measured for measured in gate.measured if measured.variant == gate.candidate]
-    p50_ms = next(
-        (row.candidate_ms.estimate for m in timed[:1] for row in m.percentiles if row.statistic == "p50"), None
-    )
-    metric = next((row.metric for row in gate.accuracy if row.variant == gate.candidate), None)
-    return Figures(gate.candidate, info.digest, info.size_bytes, p50_ms, metric)
-
-
-def _last_words(log: Path) -> str:
-    """The command's own sentence, its last."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    sentences = [line.removeprefix("trtforge: ") for line in lines if line.startswith("trtforge: ")]
-    return (sentences or lines or ["it ended without a word"])[-1]
-
-
-def _relative(path: Path, job: Job) -> str:
-    return path.relative_to(job.fleet_file.report_folder).as_posix()

@@ -148,6 +148,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("engines/nvinfer/allocator.py", {"build-trt", "infer-trt", "support"}),
         ("engines/nvinfer/progress.py", set()),
         ("engines/signing/trust.py", set()),
+        ("pipeline/workers/depot.py", set()),
         ("engines/torch_graph/network.py", {"prune", "tune"}),
         ("engines/ort/profile.py", RUNNING - {"infer-trt"} | {"build"}),
     ],

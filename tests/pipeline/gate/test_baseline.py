@@ -212,7 +212,8 @@ def on(machine: Machine, patch: pytest.MonkeyPatch) -> None:
 
 def test_another_machine_is_refused_with_the_fields(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = this_machine()
-    on(replace(here, cpu="Example CPU 4000", board="", num_cores=64), monkeypatch)
+    elsewhere = replace(here, cpu="Example CPU 4000", board="", num_cores=64)
+    on(elsewhere, monkeypatch)
     with pytest.raises(ConfigError) as caught:
         baseline_named("last-good", STORE)
     assert str(caught.value) == (
@@ -220,7 +221,7 @@ def test_another_machine_is_refused_with_the_fields(kept: Path, monkeypatch: pyt
         f"{here.num_cores} -> 64), and runs of different machines are not compared; gate there, or set one that was "
         "measured here"
     )
-    change = machine_change("last-good", STORE)
+    change = machine_change("last-good", STORE, elsewhere)
     assert change is not None
     assert change.kind == "other machine"
 
@@ -235,10 +236,11 @@ def test_after_an_upgrade_nothing_is_compared_until_a_first_engine_is_accepted(
     engines: Engines, kept: Path, gate: Callable[..., Said], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = this_machine()
-    assert machine_change("last-good", STORE) == MachineChange("none", ())
-    assert machine_change("other", STORE) is None
-    on(replace(here, kernel="99.1"), monkeypatch)
-    assert machine_change("last-good", STORE) == MachineChange("upgrade", (f"kernel {here.kernel} -> 99.1",))
+    later = replace(here, kernel="99.1")
+    assert machine_change("last-good", STORE, here) == MachineChange("none", ())
+    assert machine_change("other", STORE, here) is None
+    on(later, monkeypatch)
+    assert machine_change("last-good", STORE, later) == MachineChange("upgrade", (f"kernel {here.kernel} -> 99.1",))
     with pytest.raises(NotDecided, match=r"accept the first engine of the new system with `trtforge baseline set last"):
         baseline_named("last-good", STORE)
     held = ("--baseline", "last-good", "--budget", "size_mib <= 1", "--budget", "p50_ms <= 99 x baseline")

@@ -79,3 +79,36 @@ def test_a_setting_that_no_plan_has_is_said_of_the_plan_with_the_setting(plan: P
     (line,) = lines_of(read_fleet(file))
     with pytest.raises(ConfigError, match=r"plan\.toml with .*--set build\.workspace=3: \[build\] unknown key"):
         line.plan()
+
+
+WORKERS = '[fleet]\nplans = ["*/plan.toml"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('scheduler = "tls://hub:8786"', r"\[fleet\] tls ca and cert and key: missing"),
+        ('scheduler = "tcp://hub:8786"', "whoever reaches it could run commands on all workers"),
+        ('scheduler = "tcp://127.0.0.1:8786"', r"\[fleet\] depot: is missing"),
+        ('depot = "file:///mnt"', r"\[fleet\] depot: needs \[fleet\] scheduler; name it"),
+        ('tls = { ca = "ca.pem" }', r"\[fleet\] tls: needs \[fleet\] scheduler; name it"),
+        ("retries = -1", "retries"),
+        ('[device.orin]\nexpects = { tensorrt = "10" }', r"\[device.orin\] expects: has an effect only with"),
+        ('scheduler = "tcp://127.0.0.1:1"\ndepot = "file:///x"\n[device.orin]\non = "orin"', "each device has `on`"),
+        ('scheduler = "tcp://127.0.0.1:1"\ndepot = "file:///x"\nuntil = "validate"', "a worker builds or gates"),
+        ('scheduler = "tcp://127.0.0.1:1"\ndepot = "file:///x"\n[device.a]\nexpects = { tensorr = "1" }', "tensorrt"),
+    ],
+)
+def test_what_a_scheduler_needs(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "fleet.toml").write_text(f"{WORKERS}{text}\n")
+    with pytest.raises(ConfigError, match=sentence):
+        read_fleet(tmp_path / "fleet.toml")
+
+
+def test_a_device_is_reached_by_ssh_or_by_the_scheduler(plan: Path) -> None:
+    text = f'{WORKERS}scheduler = "tcp://127.0.0.1:1"\ndepot = "file:///x"\n[device.nano]\non = "nano"\n[device.orin]\n'
+    lines = {line.device: line for line in lines_of(read_fleet(fleet_of(plan, "a", text=text)))}
+    assert [(line.on, line.is_scheduled, line.is_here) for line in lines.values()] == [
+        ("nano", False, False),
+        ("", True, False),
+    ]

@@ -1,0 +1,1 @@
+"""Machines that a Dask scheduler knows: who is there, what is sent through a depot, what comes back; no plan."""

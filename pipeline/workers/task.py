@@ -1,0 +1,60 @@
+"""What runs in a worker itself: it starts one process for each request, tells it in JSON, and hands its answer back.
+
+A worker may live for weeks, and be older than the program that is installed beside it: what it does must stay as little
+as this, and what it starts is what is installed now. A daemon, as a worker is, may start no process by
+`multiprocessing`; this one is none of its own, and is killed with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Request: TypeAlias = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START = (
+    "import sys; sys.path[0] = sys.argv[1]; from pipeline.command.cli import status_of; "
+    "from pipeline.workers.device import main; main(status_of)"
+)
+"""As a command that imports nothing from the current folder; what is here knows nothing of the command's room."""
+LAST_CHARACTERS = 2000
+
+
+def run_request(request: str) -> str:
+    """Do it in a process of its own; request and answer are JSON texts.
+
+    Whatever went wrong is an answer with an exit status and a sentence: an error would be tried again.
+    """
+    text = json.dumps(json.loads(request) | {"parent": os.getpid()})
+    try:
+        process = subprocess.run(
+            [sys.executable, "-c", START, str(ROOT)],
+            input=text,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        return _failed(3, f"{sys.executable}: cannot be started ({error.strerror}); see what is wrong there")
+    if process.returncode:
+        status = process.returncode
+        what = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return _failed(4, f"the task's process {what}: {process.stderr.strip()[-LAST_CHARACTERS:]}")
+    return process.stdout
+
+
+async def asked(request: str) -> str:
+    """The same, beside what the worker is at work on."""
+    return await asyncio.get_running_loop().run_in_executor(None, run_request, request)
+
+
+def _failed(status: int, sentence: str) -> str:
+    return json.dumps({"status": status, "sentence": sentence})
