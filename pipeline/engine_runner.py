@@ -53,6 +53,10 @@ class BatchSizes:
     def __str__(self) -> str:
         return " and ".join(f"from {low} to {high}" for low, high in self.ranges)
 
+    def up_to(self, most: int) -> list[int]:
+        """All of them, rising, that are not above ``most``."""
+        return sorted({size for low, high in self.ranges for size in range(low, min(high or most, most) + 1)})
+
     def at_most(self, size: int) -> int:
         """The largest that is not above ``size``; the smallest of all if there is none."""
         below = [min(size, high or size) for low, high in self.ranges if low <= size]

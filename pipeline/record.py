@@ -22,13 +22,14 @@ from engines.provider_share import ProviderShare
 from pipeline.accuracy.mixture import MixtureInfo
 from pipeline.latency.benchmark import Latency
 from pipeline.latency.device_times import LayersRun
+from pipeline.latency.largest_batch import LargestBatch
 from pipeline.latency.protocol import Protocol
 from pipeline.machine.identity import Machine
 from pipeline.machine.monitor import MonitorSummary
 from pipeline.techniques.record import Advice
 from pipeline.training.curve import TrainingRecord
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, Q/DQ as written)"]
 ENGINE: MeasuredOn = "engine"
@@ -203,6 +204,8 @@ class VariantRecord:
     tell, or nothing was timed."""
     layers: LayersRun | None
     """The times of its layers; None where they were not asked for."""
+    largest_batch: LargestBatch | None
+    """The largest batch that keeps a bound of latency; None where it was not asked for."""
     latency_missing: str
     """Why there is no latency; empty if there is one."""
     artifact: str

@@ -106,6 +106,7 @@ def variant_named(name: str, drop: float | None, size_bytes: int) -> VariantReco
         ram_change_mib=None if drop is None else 12.5,
         device_memory_mib=None,
         layers=None,
+        largest_batch=None,
         latency_missing="no NVIDIA driver on this machine (libcuda.so.1 is missing)",
         artifact=f"/store/build/{name}/engine",
         num_int8=27 if precision == "int8" else 0,

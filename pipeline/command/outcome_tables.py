@@ -61,4 +61,23 @@ def print_timings(record: Mapping[str, Any], console: Console) -> None:
     for line in split_lines(record):
         console.print(Text(line))
     print_layers(record, console)
+    for largest in record.get("largest_batches", ()):
+        _print_largest(largest, console)
     console.print(Text(record["protocol"], style="dim"))
+
+
+def _print_largest(largest: Mapping[str, Any], console: Console) -> None:
+    """The batches that the search for the largest one tried, and what came of it."""
+    table = _table("")
+    table.add_column(largest["name"], overflow="fold")
+    for column in ("batch", "ms", "interval", "samples\nper s", f"keeps\n{largest['bound']}"):
+        table.add_column(column, justify="right", no_wrap=True)
+    words = {"pass": "yes", "fail": "no", "not decided": "not decided"}
+    for row in largest["tried"]:
+        estimate, low, high = (
+            NONE if row[key] is None else three_digits(row[key]) for key in ("estimate_ms", "low_ms", "high_ms")
+        )
+        per_s = f"{row['throughput_per_s']:,.0f}"
+        table.add_row("", str(row["batch_size"]), estimate, f"{low} to {high}", per_s, words[row["outcome"]])
+    console.print(table)
+    console.print(Text(largest["sentence"]))

@@ -53,7 +53,7 @@ from pipeline.report.tensor_quality import (
     worst_histograms,
 )
 from pipeline.results import Results, Variant
-from pipeline.stages.benchmark import energies_from, timings_from, watched_from
+from pipeline.stages.benchmark import energies_from, largest_batches_from, timings_from, watched_from
 from pipeline.stages.report import Report
 from pipeline.stages.support import answer_from
 from pipeline.stages.validate import Judge
@@ -184,6 +184,7 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
     model_notes = results.models[variant].notes() if not variant.precision.is_full else []
     measured = {} if results.timings is None else results.timings.read()
     runner = measured.get("runners", {}).get(name, {"device_memory_mib": None, "notes": []})
+    searched = {} if results.timings is None else largest_batches_from(results.timings)
     providers, predicted = _providers(engine_record), _prediction(results, variant)
     record = VariantRecord(
         name=name,
@@ -206,6 +207,7 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
         ram_change_mib=measured.get("ram_change_mib", {}).get(name),
         device_memory_mib=runner["device_memory_mib"],
         layers=layers_from_json(measured.get("layers", {}).get(name)),
+        largest_batch=searched.get(name),
         latency_missing=results.not_timed.get(variant, "it was not timed"),
         artifact=str(engine.path),
         num_int8=engine_record["num_int8"],
@@ -221,6 +223,7 @@ def variant_record(results: Results, variant: Variant, timings: Sequence[Timing]
             *engine.notes(),
             *([predicted[1]] if providers and predicted else []),
             *runner["notes"],
+            *([searched[name].sentence] if name in searched else []),
         ),
     )
     full_name = Variant(FP32, variant.backend).name

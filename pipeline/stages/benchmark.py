@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from calibration.data.batches import Samples
 from engines import backend, module_of
@@ -21,8 +23,9 @@ from pipeline.json_record import record_from_data
 from pipeline.latency.benchmark import Candidate, Latency, Timing, measure, queries_from_npz
 from pipeline.latency.device_times import NUM_RUNS, DeviceTimeRecorder, LayersRun, facts_as_json, feed_of, recorder_for
 from pipeline.latency.energy import Energy, energies_of
+from pipeline.latency.largest_batch import MOST_BATCH, LargestBatch, bound_from_text, find_largest_batch
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
-from pipeline.latency.protocol import Protocol
+from pipeline.latency.protocol import CONFIDENCE, LEAST_SECONDS, Pairing, Protocol
 from pipeline.latency.soak import trace
 from pipeline.machine import child_process
 from pipeline.machine.cpu_load import cpu_times, load_from_others
@@ -60,12 +63,18 @@ class Benchmark(Stage):
     trace_seconds: float = option(
         0.0, "soak test: interval of the trace of latency, temperatures and clocks, in seconds; 0: off"
     )
+    largest_batch: str = option(
+        "", "also search the largest batch that keeps a bound such as 'p99_ms <= 20' (p50, p90, p99, mean); empty: none"
+    )
+    largest_batch_seconds: float = option(30.0, "time limit for each batch size that the search tries, in seconds")
     protocol: Protocol = Protocol()
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
         check_bounds(self, batch_sizes=(1, math.inf), num_threads=(0, math.inf), monitor_ms=(0, math.inf))
-        check_bounds(self, trace_seconds=(0, 86_400))
+        check_bounds(self, trace_seconds=(0, 86_400), largest_batch_seconds=(LEAST_SECONDS, 86_400))
+        if self.largest_batch:
+            bound_from_text(self.largest_batch)
         if not self.batch_sizes:
             raise ConfigError("batch_sizes is empty; name at least one, such as 1")
         if len(set(self.batch_sizes)) < len(self.batch_sizes):
@@ -94,6 +103,11 @@ class Benchmark(Stage):
         with waiting(what), Monitor(ROOT, self.monitor_ms) as monitor:
             measured = child_process.call(out / "benchmark.log", what, measure_engines, self, dict(engines), samples)
         others = load_from_others(before, cpu_times(ROOT))
+        searched: list[LargestBatch] = []
+        if self.largest_batch:
+            log, what = out / "benchmark.log", f"largest batch of {', '.join(engines)}"
+            with waiting(what):
+                searched = child_process.call(log, what, largest_batches, self, dict(engines), samples)
         rows = [
             _row(timing, engines[timing.name], out) | {"split_ms": None if split is None else asdict(split)}
             for timing, split in zip(measured.timings, measured.splits)
@@ -111,6 +125,7 @@ class Benchmark(Stage):
             "ram_change_mib": measured.ram_change_mib,
             "runners": measured.runners,
             "layers": {name: asdict(run) for name, run in measured.layers.items()},
+            "largest_batches": [asdict(largest) for largest in searched],
             "traces": [
                 asdict(trace(timing, monitor.readings(), measured.began_ns, self.trace_seconds))
                 for timing in measured.timings
@@ -239,6 +254,33 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
             facts[name]["notes"] = [*facts[name]["notes"], *notes_of_sizes(runner, stage.batch_sizes)]
     layers = {name: _layers(stage, engine, samples) for name, engine in engines.items()} if stage.layers else {}
     return BenchmarkResult(timings, began_ns[0], changes, [split.medians() for split in splits], facts, layers)
+
+
+def largest_batches(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> list[LargestBatch]:
+    """Search each engine's largest batch that keeps the stage's bound, in this process."""
+    bound = bound_from_text(stage.largest_batch)
+    pairing = Pairing(max_seconds=stage.largest_batch_seconds, confidence=CONFIDENCE)
+
+    @contextmanager
+    def loaded(name: str, size: int) -> Iterator[Candidate]:
+        first = next(iter(samples.batches(min(size, samples.num_samples))))
+        feed = {key: array[np.arange(size) % len(array)] for key, array in first.items()}
+        with runner_of(engines[name], stage.num_threads) as runner:
+            yield candidate_of(engines[name], runner, name, feed)
+
+    searched = []
+    for name, engine in engines.items():
+        with runner_of(engine, stage.num_threads) as runner:
+            sizes = batch_sizes(engine, runner, next(iter(samples.batches(1)))).up_to(MOST_BATCH)
+        searched.append(find_largest_batch(name, sizes, partial(loaded, name), bound, pairing))
+    return searched
+
+
+def largest_batches_from(timings: Timings) -> dict[str, LargestBatch]:
+    """By engine, what was searched; empty if nothing was."""
+    where = f"{timings.path}: largest_batches"
+    rows = timings.read()["largest_batches"]
+    return {row["name"]: record_from_data(row, LargestBatch, where, "time again") for row in rows}
 
 
 def sizes_for(runner: Runner, asked: tuple[int, ...]) -> tuple[int, ...]:

@@ -46,6 +46,8 @@ backends = ["onnxruntime", "reference"]
 method = "minmax"
 [benchmark]
 batch_sizes = [1, 2]
+largest_batch = "p50_ms <= 60000"
+largest_batch_seconds = 600
 """
     + QUICK_PROTOCOL
     + """
@@ -108,6 +110,16 @@ def test_timed_and_simulated_variants_stand_side_by_side(plan: Plan, made: Resul
         assert [timing.batch_size for timing in variant.by_batch] == ([] if away else [1, 2])
         assert Path(variant.artifact).stat().st_size == variant.size_bytes
         assert variant.metric is not None
+        if (largest := variant.largest_batch) is None:
+            assert away
+        else:
+            assert (largest.name, largest.bound, largest.low, largest.engine_max) == (
+                name,
+                "p50_ms <= 60000",
+                4096,
+                4096,
+            )
+            assert largest.sentence in variant.notes
     assert found["fp32@onnxruntime"].speedup == 1.0
     assert found["int8@onnxruntime"].speedup is not None
     assert found["int8@reference"].placement == "tensorrt"

@@ -14,7 +14,7 @@ from engines.backends import reference
 from pipeline.artifact import Engine, OnnxModel, Timings
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.protocol import Protocol
-from pipeline.stages.benchmark import Benchmark, timings_from, watched_from
+from pipeline.stages.benchmark import Benchmark, largest_batches_from, timings_from, watched_from
 from pipeline.store import Store
 from tests.pipeline.stages.networks import ELEMENTWISE, Out, samples_for, save
 
@@ -129,3 +129,20 @@ def test_a_benchmark_of_a_camera_leaves_a_trace(net: OnnxModel, out: Out) -> Non
     assert found["sentence"].startswith("a at batch 1: p50 ")
     started_ms = timings_from(timings)[0].queries.started_ms
     assert np.diff(started_ms)[0] == pytest.approx(20.0, abs=1e-3)
+
+
+def test_the_largest_batch_within_a_bound(net: OnnxModel, out: Out) -> None:
+    """A bound of a minute, which all batches keep: also those of more samples than there are."""
+    stage = Benchmark(num_threads=1, protocol=QUICK, largest_batch="p50_ms <= 60000")
+    timings = stage(out(), {"a": Engine(net.path, max_batch=12)}, samples_for(net))
+    largest = largest_batches_from(timings)["a"]
+    assert (largest.low, largest.batch_size, largest.high, largest.engine_max) == (12, 12, 12, 12)
+    assert [(each.batch_size, each.outcome) for each in largest.tried] == [(12, "pass")]
+    assert largest.tried[0].num_loads >= 8
+    assert largest.throughput_per_s is not None
+    assert largest.throughput_per_s > 0
+
+
+def test_a_bound_of_the_largest_batch_is_read_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match="largest_batch is 'p99 <= 20', which is no bound of latency"):
+        Benchmark(largest_batch="p99 <= 20")

@@ -119,3 +119,16 @@ def test_timings_with_energy(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     lines = capsys.readouterr().out.splitlines()
     assert any("energy" in line for line in lines)
     assert [line.split()[-2:] for line in lines if " yes " in line or " no " in line] == [["yes", "12.3"], ["no", "–"]]
+
+
+def test_benchmark_searches_the_largest_batch(command: Command, tiny: Path) -> None:
+    """Of an engine without a bound of its own, to which a minute is enough for all that are tried."""
+    bound = ("--largest-batch", "mean_ms <= 60000", "--largest-batch-seconds", 600)
+    said = command("benchmark", "tiny.onnx", "--data", "data.npz", "--num-threads", 1, *QUICK, *bound, "-o", "t.json")
+    assert said.status == 0, said.err
+    words = " ".join(said.out.split())
+    assert "tiny.onnx: even the largest batch, 4096, keeps mean_ms <= 60000 (95% interval 4096 to 4096), at" in words
+    (largest,) = json.loads(Path("t.json").read_text())["largest_batches"]
+    assert (largest["name"], largest["low"], largest["high"]) == ("tiny.onnx", 4096, 4096)
+    refused = command("benchmark", "tiny.onnx", "--data", "data.npz", "--largest-batch", "20 ms")
+    one_sentence(refused, 2, "largest_batch is '20 ms', which is no bound of latency; write p50_ms, p90_ms")
