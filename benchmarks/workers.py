@@ -1,0 +1,101 @@
+"""What workers of a Dask scheduler cost over this machine alone: the same lines made both ways, from an empty store.
+
+    python benchmarks/workers.py --plans 50 --work /tmp/workers
+
+Both nights make the models, build, validate and gate, in FP32 for ONNX Runtime; the second packs each line, and has
+it built by one of two workers on loopback, without TLS. CPU seconds of `trtforge nightly` and of all that works for it:
+the scheduler, the workers, and the processes that they start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.nightly import make_plan, trtforge
+
+FLEET = """
+[fleet]
+plans = ["models/*/plan.toml"]
+{scheduler}
+[nightly]
+budgets = ["size_mib <= 1.05 x baseline"]
+report = "{report}"
+html = false
+[device.board.set]
+pack = {{ backends = ["onnxruntime"] }}
+variants = {{ precisions = ["fp32"] }}
+gate = {{ candidate = "fp32@onnxruntime" }}
+"""
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process, of all that it waited for, and of its children's."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = sum(int(field) for field in fields[11:15])
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return ticks / TICKS + sum(cpu_of(int(child)) for child in children)
+
+
+def started(work: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """`dask` with these arguments, in a home of its own."""
+    home = work / name
+    home.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "dask", *arguments, "--no-dashboard"]
+    with (work / f"{name}.log").open("wb") as log:
+        return subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log)
+
+
+def main() -> None:
+    """Run both, and print what they cost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plans", type=int, default=50)
+    parser.add_argument("--work", type=Path, required=True, help="folder that is not there yet")
+    options = parser.parse_args()
+    work: Path = options.work
+    for seed in range(options.plans):
+        make_plan(work / f"models/m{seed:03d}", seed)
+    (work / "depot").mkdir()
+    (work / "here.toml").write_text(FLEET.format(scheduler="", report="here"))
+    here = trtforge(work, "nightly", "here.toml", "--store", "store-here")
+
+    file = work / "scheduler.json"
+    processes = [started(work, "hub", "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))]
+    while not file.exists():
+        time.sleep(0.1)
+    address = json.loads(file.read_text())["address"]
+    tags = ("--resources", "board=1", "--nthreads", "1", "--host", "127.0.0.1")
+    processes += [started(work, name, "worker", address, *tags) for name in ("a", "b")]
+    while (work / "hub.log").read_text().count("Register worker") < 2:
+        time.sleep(0.1)
+    scheduler = f'scheduler = "{address}"\ndepot = "file://{work.resolve()}/depot"'
+    (work / "there.toml").write_text(FLEET.format(scheduler=scheduler, report="there"))
+    before = sum(cpu_of(process.pid) for process in processes)
+    there = trtforge(work, "nightly", "there.toml", "--store", "store-there")
+    of_workers = sum(cpu_of(process.pid) for process in processes) - before
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
+
+    assert (here.status, there.status) == (0, 0), "a night failed"
+    total, num = there.cpu_seconds + of_workers, options.plans
+    print(f"{num} lines from an empty store, CPU s a line: {here.cpu_seconds / num:.2f} on this machine,")
+    print(
+        f"{total / num:.2f} on two local workers (hub {there.cpu_seconds / num:.2f}, workers {of_workers / num:.2f}):"
+    )
+    print(f"{total / here.cpu_seconds:.2f} times as much, {(total - here.cpu_seconds) / num:.2f} s a line more.")
+
+
+if __name__ == "__main__":
+    main()
