@@ -25,6 +25,8 @@ PRODUCTS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV
 DATA_INPUT = {"TRANSPOSE_CONV": 2}
 """Where the data of a product stands among its inputs, if not first; its weights are the next, or the one before."""
 INTEGER_WEIGHTS = ("INT8", "INT4")
+READ_NO_VALUES = ("RANK", "SHAPE")
+"""Kinds that tell the size of a tensor, as a flattening of a batch that varies does, and nothing of what is in it."""
 BRIDGES = frozenset({"QUANTIZE", "DEQUANTIZE"})
 """They lead from floating point to integers and back, and compute nothing."""
 DTYPES = {
@@ -131,7 +133,9 @@ class TfliteFacts:
     def in_floats(self) -> tuple[TfliteOperator, ...]:
         """The operators that compute in floating point."""
         return tuple(
-            each for each in self.operators if each.kind not in BRIDGES and not FLOATS.isdisjoint(each.types())
+            each
+            for each in self.operators
+            if each.kind not in (*BRIDGES, *READ_NO_VALUES) and not FLOATS.isdisjoint(each.types())
         )
 
     def with_integer_weights(self) -> tuple[TfliteOperator, ...]:

@@ -30,6 +30,19 @@ def test_operators_in_floats_and_in_integers(tmp_path: Path) -> None:
     assert facts.precision() == "int8"
 
 
+def test_the_size_of_floats_is_no_computing_in_floats(tmp_path: Path) -> None:
+    """As where Keras flattens a batch that varies, in a file that is else in integers."""
+    writer = TfliteWriter()
+    x = writer.tensor("x", (-1, 4), "INT8", scale=0.5)
+    floats, size = writer.tensor("x_dequant", (-1, 4)), writer.tensor("size", (2,), "INT32")
+    writer.operator("DEQUANTIZE", [x], [floats])
+    writer.operator("SHAPE", [floats], [size])
+    writer.save(tmp_path / "m.tflite", [x], [size])
+    facts = facts_from_file(schema, tmp_path / "m.tflite")
+    assert [operator.kind for operator in facts.operators] == ["DEQUANTIZE", "SHAPE"]
+    assert facts.in_floats() == ()
+
+
 def test_one_scale_in_the_file_is_one_scale(tmp_path: Path) -> None:
     """The interpreter shows one for each channel."""
     operator = facts_from_file(schema, save_dense_in_int8(tmp_path / "m.tflite")).operators[0]
