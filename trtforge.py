@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from html import escape
 from os import PathLike
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 from typing import cast as _as
 
@@ -81,6 +82,8 @@ __all__ = [
 
 STORE = Path(".trtforge")
 """Where results of plans are stored, unless another folder is named."""
+_ALONE = RLock()
+"""Calls of several threads go one after the other: what is printed, logged and trusted is the process's."""
 PAGE_HEIGHT = 640
 """Of a report in a notebook, pixels."""
 
@@ -127,7 +130,7 @@ def run(plan: str | Path, *, store: str | Path = STORE, settings: Sequence[str] 
     """
     from pipeline.command.reports import report_of_run
 
-    with errors.as_sentences():
+    with _ALONE, errors.as_sentences():
         read, opened = _opened(Path(plan), Path(store), settings, progress=progress)
         record, _ = report_of_run(read, opened)
     return Report(record, read.output_folder(read.report))
@@ -149,7 +152,7 @@ def advise(
     """
     from pipeline.command.reports import report_of_advice
 
-    with errors.as_sentences():
+    with _ALONE, errors.as_sentences():
         read, opened = _opened(Path(plan), Path(store), settings, progress=progress)
         record = report_of_advice(read, opened, everything=everything)
     return Report(record, read.output_folder(read.advise))
@@ -175,7 +178,7 @@ def init(
     from pipeline.command.draft import CHOICES, draft_for
 
     choice = dict.fromkeys(CHOICES, "") | {"data": str(data), "labels": str(labels), "metric": metric}
-    with errors.as_sentences():
+    with _ALONE, errors.as_sentences():
         return draft_for(str(source), choice | {"signature": "serving_default"}, Path(store), Path())
 
 
@@ -278,4 +281,5 @@ def gate(*plan: PathLike[str] | str, **options: Any) -> Gated:
 def _outcome(verb: str, paths: Sequence[PathLike[str] | str], options: dict[str, Any]) -> VerbOutcome:
     from pipeline.command.call import outcome_of
 
-    return outcome_of(verb, paths, options)
+    with _ALONE:
+        return outcome_of(verb, paths, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import click
@@ -75,6 +76,19 @@ def test_a_path_that_cannot_be_one_is_the_commands_sentence(call: str) -> None:
     }
     with pytest.raises(ConfigError, match=r"xxx: cannot be (used|read)|plan.toml: cannot be read"):
         calls[call]()
+
+
+def test_calls_of_several_threads_go_one_after_the_other() -> None:
+    def call() -> None:
+        with pytest.raises(ConfigError):
+            trtforge.calibrate("no.onnx", data="e.npz", output="ranges")
+
+    with trtforge._ALONE:
+        thread = Thread(target=call)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+    thread.join()
 
 
 def test_the_nearest_option_is_named() -> None:
