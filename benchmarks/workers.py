@@ -42,7 +42,8 @@ def cpu_of(pid: int) -> float:
     """CPU seconds of a process, of all that it waited for, and of its children's."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ticks = sum(int(field) for field in fields[11:15])
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [child for thread in threads for child in thread.read_text().split()]
     return ticks / TICKS + sum(cpu_of(int(child)) for child in children)
 
 
