@@ -105,6 +105,8 @@ class BuildOptions:
     """Whether a full-integer file has to be ready for an Edge TPU."""
     timing_cache: Path | None = None
     """A file of kernel timings to begin with and to add to. None: every kernel is timed."""
+    plugins: tuple[Path, ...] = ()
+    """Shared libraries with plugins of TensorRT, in the order in which they are loaded."""
     progress: Callable[[str, int, int], None] = _silent
     """Told the phase, and how many of its steps are done, of how many."""
 

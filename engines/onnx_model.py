@@ -231,7 +231,7 @@ def refuse_tensorrt(options: BuildOptions, backend: str) -> None:
     """
     refuse_targets(options, backend)
     plain = BuildOptions()
-    of_tensorrt = ("native", "hardware", "version_compatible", "weights", "dla_core", "timing_cache")
+    of_tensorrt = ("native", "hardware", "version_compatible", "weights", "dla_core", "timing_cache", "plugins")
     if asked := [name for name in of_tensorrt if getattr(options, name) != getattr(plain, name)]:
         raise Unavailable(f"{backend}: {asked[0]} is requested, only TensorRT has it; leave it out, or take tensorrt")
 

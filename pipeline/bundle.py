@@ -8,6 +8,7 @@ Layout::
     models/<which>/model.tflite for LiteRT, such as ``int8.tflite``
     ranges/                   as `trtforge calibrate` wrote them
     caches/<version>.cache    calibration caches, where asked for
+    plugins/<name>.so         the shared libraries of [build] plugins
     samples.npz               the evaluation samples, preprocessed, and their labels
     reference/outputs.json    the FP32 model's answers to them
     reference/findings.json   what the lint found
@@ -44,7 +45,7 @@ from pipeline.record import DataInfo
 
 FORMAT_VERSION = 2
 PLAN, MANIFEST, SUMS = "plan.toml", "manifest.json", "SHA256SUMS"
-SAMPLES, LABELS = "samples.npz", "labels"
+SAMPLES, LABELS, PLUGINS = "samples.npz", "labels", "plugins"
 CALIBRATION = "packed:ranges"
 """What a bundle's plan names as calibration data: the samples stayed behind, their ranges are in the bundle."""
 

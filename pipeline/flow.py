@@ -21,6 +21,7 @@ from pipeline.artifact import (
     OnnxModel,
     TfliteModel,
 )
+from pipeline.builder.plugins import name_plugins
 from pipeline.bundle import open_bundle, tolerance_key
 from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
@@ -69,6 +70,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
         CheckFailed: the exported model does not answer as the trained network does. Nothing is built on it.
         ConfigError, DataError, Unavailable, StageError, ModelError, EngineError: see the stages.
     """
+    name_plugins([plan.resolved(name) for name in plan.build.plugins])
     check_plan(plan, until)
     trust([plan.resolved(key) for key in plan.sign.trusted])
     signing_key = plan.sign.key()

@@ -20,6 +20,7 @@ from engines.elsewhere import worker
 from engines.elsewhere.channel import Channel
 from engines.elsewhere.wire import Arena
 from engines.errors import EngineError, RuntimeCrashed, Unavailable
+from engines.plugin_library import NAMED
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -128,7 +129,8 @@ class ElsewhereProcess:
         """Ask for something; paths hold from this process's folder."""
         connection = self._running().connection
         connection.settimeout(self._limits.quick if verb in QUICK else None)
-        self.send(verb=verb, arguments=arguments, folder=os.getcwd())  # noqa: PTH109
+        plugins = os.environ.get(NAMED, "")  # What may be loaded now, which may be other than when the process began.
+        self.send(verb=verb, arguments=arguments, folder=os.getcwd(), plugins=plugins)  # noqa: PTH109
 
     def send(self, **message: Any) -> None:
         """One message; RuntimeCrashed or EngineError if the process is gone."""

@@ -33,6 +33,7 @@ from engines.contract import Array, BuildOptions, EngineRecord, GivenBatches, Gp
 from engines.elsewhere.channel import Channel
 from engines.elsewhere.wire import Arena
 from engines.errors import EngineError, NotTrusted, OutOfMemory, Unavailable
+from engines.plugin_library import NAMED
 from engines.signing.trust import Signed, promised
 from engines.timed_queries import BatchesInFlight, BlockLength, QueryArrivals, run_for, run_queries
 
@@ -65,6 +66,7 @@ class Worker:
     def _answer(self, request: Mapping[str, Any]) -> None:
         try:
             os.chdir(request["folder"])
+            os.environ[NAMED] = request["plugins"]
             answer = getattr(self, f"do_{request['verb']}")(*request["arguments"])
         except Exception as error:  # noqa: BLE001  # All of it is handed over, and raised there.
             self._channel.send(error=_as_words(error))

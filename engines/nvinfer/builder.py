@@ -24,11 +24,13 @@ from engines.layers import num_layers_by_precision
 from engines.nvinfer import timing_cache
 from engines.nvinfer.builder_config import configure, keep_full, layers_off_dla, network_flags, set_precision
 from engines.nvinfer.calibrator import calibrator_for
-from engines.nvinfer.capability import capability_of, platform_of, refuse, refuse_platform, typing_for
+from engines.nvinfer.capability import capability_of, keeps_plugins, platform_of, refuse, refuse_platform, typing_for
 from engines.nvinfer.error_hints import is_out_of_memory, lacks_memory, with_hint
 from engines.nvinfer.inspection import Inspection
+from engines.nvinfer.plugins import can_be_inside, load_plugins
 from engines.nvinfer.shape_profiles import add_profiles, calibration_profile, calibration_shapes, located
 from engines.onnx_model import OnnxModelFacts, check_options, facts
+from engines.plugin_library import FIELD, PluginLibrary, library_at
 from engines.precision import precision_named
 from engines.support.parser_limits import refuse_model
 
@@ -141,6 +143,10 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
     refuse_model(family.trt, model_facts, model)
     if model_facts.num_4_bits and options.dla_core >= 0:
         raise Unavailable(f"{model}: has weights of 4 bits, which the DLA does not take; quantize with weight_bits = 8")
+    plugins = tuple(map(library_at, options.plugins))
+    log_tail = logger(family.trt)[1]
+    load_plugins(family.trt, plugins, log_tail.text)
+    _check_inside(family, plugins, options)
     with calibrator_for(family.trt, options, family.open_device) as calibrator:
         data, notes = _serialized(family, model, options, calibrator, model_facts)
     engine.write_bytes(data)
@@ -157,7 +163,7 @@ def build(family: Family, model: Path, engine: Path, options: BuildOptions) -> E
         num_int8=seen.num_int8,
         num_4_bits=model_facts.num_4_bits,
         notes=(*notes, *seen.notes),
-        options=_told(options),
+        options=_told(options, plugins),
         layers=seen.layers,
         layers_from=seen.source,
         num_layers_by_precision=num_layers_by_precision(seen.layers),
@@ -193,6 +199,8 @@ def _serialized(
     config = builder.create_builder_config()
     notes = configure(trt, capability, config, options, tail.warnings)
     family.configure(config, options)
+    if options.plugins and options.version_compatible:
+        config.plugins_to_serialize = [str(file) for file in options.plugins]
     notes += set_precision(trt, config, options, typing, platform)
     if typing == "weak" and precision_named(options.precision).is_half:
         notes += keep_full(trt, config, network, model_facts.is_full)
@@ -234,7 +242,19 @@ def parser_for(trt: Any, network: Any, options: BuildOptions) -> Any:
     return parser
 
 
-def _told(options: BuildOptions) -> dict[str, Any]:
+def _check_inside(family: Family, plugins: Sequence[PluginLibrary], options: BuildOptions) -> None:
+    """That an engine for later versions can have its plugins in it: they look for no library of an older one."""
+    if not options.version_compatible:
+        return
+    for library in plugins:
+        if not keeps_plugins(family.trt) or not can_be_inside(library):
+            raise EngineError(
+                f"{library.path}: a version-compatible engine takes its plugins with it, which needs getCreators or "
+                "getPluginCreators in the library; export one of them, or leave version_compatible out"
+            )
+
+
+def _told(options: BuildOptions, plugins: Sequence[PluginLibrary]) -> dict[str, Any]:
     """What a record has of the options: all but what lies on this machine or stands elsewhere in the record."""
     names = (
         "workspace_mib", "optimization_level", "compute_capabilities", "hardware", "version_compatible", "weights",
@@ -244,7 +264,10 @@ def _told(options: BuildOptions) -> dict[str, Any]:
     source = options.native
     native = "" if source is None else "samples" if isinstance(source, GivenBatches) else "given scales"
     profiles = [{name: asdict(shape) for name, shape in ranges.items()} for ranges in options.profiles()]
-    return {**values, "native": native, "profiles": profiles}
+    in_record = {**values, "native": native, "profiles": profiles}
+    if plugins:  # With a copy in it where later versions are to run the engine.
+        in_record[FIELD] = [library.record(is_inside=options.version_compatible) for library in plugins]
+    return in_record
 
 
 def _gpu_text(versions: Mapping[str, str]) -> str:

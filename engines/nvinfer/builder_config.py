@@ -15,7 +15,7 @@ from engines.precision import precision_named
 NVINFER_OPTIONS = frozenset(
     {
         "workspace_mib", "optimization_level", "hardware", "version_compatible", "weights", "dla_core", "cuda_graph",
-        "native", "sparse_weights",
+        "native", "sparse_weights", "plugins",
     }
 )  # fmt: skip
 """The fields of ``BuildOptions`` that TensorRT and TensorRT for RTX both have an effect for."""

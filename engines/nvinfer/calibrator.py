@@ -19,7 +19,7 @@ import numpy as np
 
 from engines.contract import Array, BuildOptions, GivenBatches, GivenScales
 from engines.errors import EngineError, Unavailable
-from engines.nvinfer.whole_file import write_whole
+from engines.whole_file import write_whole
 
 R = TypeVar("R")
 CalibrationAlgorithm = Literal["EntropyCalibration2", "MinMaxCalibration"]

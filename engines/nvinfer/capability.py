@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from engines.contract import BuildOptions
 from engines.errors import EngineError, Unavailable
+from engines.plugin_library import library_at
 from engines.precision import PRECISIONS, Precision, precision_named
 
 DEFAULT_OPTIMIZATION_LEVEL = BuildOptions.optimization_level
@@ -111,6 +112,21 @@ def has_own_graphs(trt: Any) -> bool:
     return hasattr(trt, "CudaGraphStrategy")
 
 
+def has_load_library(trt: Any) -> bool:
+    """Whether its registry of plugins asks a library for them."""
+    return hasattr(trt.IPluginRegistry, "load_library")
+
+
+def has_one_kind_of_plugin(trt: Any) -> bool:
+    """Whether its registry lists plugins as it did before 10, when they were of one kind."""
+    return hasattr(trt.IPluginRegistry, "plugin_creator_list") and not hasattr(trt.IPluginRegistry, "all_creators")
+
+
+def keeps_plugins(trt: Any) -> bool:
+    """Whether an engine that later versions can run takes its libraries of plugins with it."""
+    return hasattr(trt.IBuilderConfig, "plugins_to_serialize")
+
+
 def platform_of(trt: Any, builder: Any, gpu: str) -> Platform:
     """What ``builder`` says of the GPU; ``gpu`` is how sentences call it."""
     can = hasattr(trt.Builder, "platform_has_fast_int8")
@@ -133,9 +149,11 @@ def refuse(capability: Capability, options: BuildOptions) -> None:
 
     Raises:
         Unavailable: it cannot do it; the sentence says what can be done.
-        EngineError: the options contradict each other, whatever the generation.
+        EngineError: the options contradict each other, whatever the generation; or a plugin is no shared library.
     """
     _check_numbers(capability, options)
+    for file in options.plugins:
+        library_at(file)
     reason = next(_lacking(capability, options), "")
     if reason:
         raise Unavailable(f"{capability.name}: {reason}")

@@ -20,7 +20,9 @@ from engines.nvinfer.builder import logger, parser_for, register_plugins
 from engines.nvinfer.builder_config import network_flags
 from engines.nvinfer.capability import capability_of, typing_for
 from engines.nvinfer.error_hints import hint
+from engines.nvinfer.plugins import load_plugins
 from engines.onnx_model import reduction_by_input
+from engines.plugin_library import libraries_named, library_at
 from engines.support.answers import InputShapes, SupportAnswer
 from engines.support.graph import Asked, asked_about, name_of, reads
 from engines.support.parser_limits import limits, release_of
@@ -76,6 +78,7 @@ class _Parser:
         self._trt, self._path = trt, path
         log, self._tail = logger(trt)
         self._networks: list[Any] = []
+        load_plugins(trt, tuple(map(library_at, libraries_named())), self._tail.text)
         register_plugins(trt)
         try:
             self._builder = trt.Builder(log)

@@ -20,7 +20,9 @@ from engines.nvinfer.capability import has_own_graphs
 from engines.nvinfer.error_hints import is_old_driver, is_out_of_memory
 from engines.nvinfer.execution import CudaDevice, ExecutionContext
 from engines.nvinfer.layer_profiler import layer_profiler
+from engines.nvinfer.plugins import load_plugins
 from engines.nvinfer.tensor_io import io_of
+from engines.plugin_library import PluginLibrary, libraries_for
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -64,7 +66,8 @@ class NvinferRunner:
 
     Raises:
         Unavailable: on ``__enter__``, no driver, too old a one, no GPU or no pycuda; or what ``checks`` raise.
-        EngineError: on ``__enter__``, the engine is of another version or for another GPU, or the GPU's memory is full.
+        EngineError: on ``__enter__``, the engine is of another version or for another GPU, the GPU's memory is full, or
+            a library of its plugins is not named, another one, or does not load.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class NvinferRunner:
 
     def __enter__(self) -> NvinferRunner:
         self._record = self._checks.preflight(self._path)
+        self._plugins: tuple[PluginLibrary, ...] = libraries_for(self._path, self._record)
         self._gpu = self._open_gpu()
         self._gpu.__enter__()  # before anything of TensorRT: without a driver its runtime crashes instead of raising
         try:
@@ -190,6 +194,7 @@ class NvinferRunner:
         self._trt = trt
         log, self._tail = logger(trt)
         self._tail.clear()
+        load_plugins(trt, self._plugins, self._tail.text)
         register_plugins(trt)
         try:
             runtime = self._runtime = trt.Runtime(log)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.nvinfer.whole_file import write_whole
+from engines.whole_file import write_whole
 
 _LOG = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from importlib import metadata
 from pathlib import Path
 
 from engines.cuda import device
+from engines.elf import needed_libraries
 from engines.errors import EngineError, Unavailable
-from engines.ort.elf import needed_libraries
 
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
 LIBRARIES = {TENSORRT: "libonnxruntime_providers_tensorrt.so", CUDA: "libonnxruntime_providers_cuda.so"}

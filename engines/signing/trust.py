@@ -25,6 +25,8 @@ IN_STORE = "signatures"
 """The folder of a store for signatures of its engines, each named by the engine's SHA-256."""
 RECORD = "record"
 """The name of the subject that is the engine's record; the first of the others is the engine itself."""
+PLUGIN = "plugin:"
+"""What the names of subjects begin with that are libraries of its plugins; its record has them too."""
 NOT_SIGNED = ("sha256", "replaced")
 CHUNK = 1 << 20
 DEEPEST = 7
@@ -113,7 +115,7 @@ def weights_signed_by(file: Path, keys: tuple[PublicKey, ...]) -> dict[str, str]
     """
     digests, _ = _digests_in(file, keys)
     digests.pop(RECORD, "")
-    return dict(list(digests.items())[1:])
+    return {name: digest for name, digest in list(digests.items())[1:] if not name.startswith(PLUGIN)}
 
 
 def _digests_in(file: Path, keys: tuple[PublicKey, ...]) -> tuple[dict[str, str], str]:

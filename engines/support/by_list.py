@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +18,13 @@ NOT_LISTED = "Plugins and what depends on shapes are not in the list: the parser
 WAY_OUT = "replace it in the network, or build for a backend that has it"
 
 
-def answer_by_list(path: Path, release: TensorRtRelease, shapes: InputShapes) -> SupportAnswer:
+def answer_by_list(
+    path: Path, release: TensorRtRelease, shapes: InputShapes, plugin_operators: Collection[str] = ()
+) -> SupportAnswer:
     """What NVIDIA's list of that release says of each node of the model in ``path``.
+
+    ``plugin_operators``: what a library of plugins brings. TensorRT takes a plugin for an operator that it does not
+    read itself, by its name, whatever its domain.
 
     Raises:
         EngineError: it is no ONNX model.
@@ -29,7 +34,9 @@ def answer_by_list(path: Path, release: TensorRtRelease, shapes: InputShapes) ->
     functions = {function.name: function for function in asked.model.functions}
     reasons = {}
     for index, node in enumerate(asked.nodes):
-        if (reason := next(_reasons(node, around, release, functions), "")) != "":
+        reason = next(_reasons(node, around, release, functions), "")
+        by_plugin = node.op_type in plugin_operators and node.op_type not in release.operators
+        if reason and not by_plugin:
             reasons[index] = reason
     answer = asked.answer(f"NVIDIA's list of the operators of TensorRT {release.name}", reasons)
     return replace(answer, refusals=tuple(_refusals(asked, release)), notes=tuple(_notes(asked, release)))

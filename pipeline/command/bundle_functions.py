@@ -1,4 +1,7 @@
-"""Functions that the plan of a bundle names are somebody else's code: each runs only if the command line names it."""
+"""What the plan of a bundle names is somebody else's code: it runs only if the command line names it.
+
+Functions, and shared libraries of plugins.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,18 @@ from pipeline.spelling import nearest
 
 
 def check_functions(plan: Plan, until: str, allowed: Sequence[str]) -> None:
-    """Refuse the functions of a bundle's plan that are not allowed, or not as they were packed; nothing is imported.
+    """Refuse functions and plugins of a bundle's plan that are not allowed, or not as they were packed.
+
+    Nothing is imported or loaded here.
 
     Args:
         plan: as it was read.
         until: the verb; one that a bundle has no work for is refused elsewhere.
-        allowed: ``module:function`` of the command line.
+        allowed: ``module:function``, or the path of a library as the plan has it, of the command line.
 
     Raises:
-        ConfigError: a function that is not allowed, an allowed one that the plan does not name, or a plan in a bundle
-            that does not use it. A plan that is the user's own may name any function.
+        ConfigError: one that is not allowed, an allowed one that the plan does not name, or a plan in a bundle that
+            does not use it. A plan that is the user's own may name any.
         DataError: the bundle is not what was packed.
     """
     if not is_of_bundle(plan):
@@ -42,7 +47,7 @@ def check_functions(plan: Plan, until: str, allowed: Sequence[str]) -> None:
     for name in allowed:
         if name not in functions.values():
             known = nearest(name, list(functions.values())) if functions else ", nor any other; drop it"
-            raise ConfigError(f"--allow '{name}': {plan.path} names no such function{known}")
+            raise ConfigError(f"--allow '{name}': {plan.path} names no such function or plugin{known}")
     refused = {key: name for key, name in functions.items() if name not in allowed}
     if refused:
         parts = [f"{key} is {name}, {_place(plan, name)}" for key, name in refused.items()]
@@ -63,11 +68,18 @@ def is_of_bundle(plan: Plan) -> bool:
 
 
 def functions_of(plan: Plan) -> dict[str, str]:
-    """Key of the plan -> ``module:function``; the calibration data of a bundle's plan stayed behind."""
+    """Key of the plan -> ``module:function``, or a library; the calibration data of a bundle's plan stayed behind."""
     named = {"[data] metric": plan.data.metric, "[data.evaluation] path": plan.data.evaluation.path}
-    return {key: name for key, name in named.items() if FUNCTION.fullmatch(name)}
+    functions = {key: name for key, name in named.items() if FUNCTION.fullmatch(name)}
+    return functions | {_plugin_key(number): name for number, name in enumerate(plan.build.plugins)}
+
+
+def _plugin_key(number: int) -> str:
+    return f"[build] plugins {number + 1}"
 
 
 def _place(plan: Plan, name: str) -> str:
+    if name in plan.build.plugins:
+        return "a shared library, which TensorRT would load"
     file = local_file(name, plan.folder)
     return "of a module that is no file of the bundle" if file is None else f"from {file}"

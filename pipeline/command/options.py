@@ -24,6 +24,7 @@ from engines.contract import ShapeRange, SharingBackend
 from engines.litert.facts import is_tflite
 from engines.precision import FP32, PRECISIONS
 from pipeline.artifact import Engine, ModelFile, OnnxModel, TfliteModel
+from pipeline.builder.plugins import name_plugins
 from pipeline.errors import ConfigError
 from pipeline.output import checked_record
 
@@ -104,6 +105,24 @@ def is_quiet() -> bool:
 def names_from(text: str) -> tuple[str, ...]:
     """Names with commas between."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def plugin_option(function: F) -> F:
+    """--plugins of a verb that loads engines: names the libraries; without it those that the environment names are."""
+
+    @click.option(
+        "--plugins",
+        default="",
+        metavar="A,B,…",
+        help="shared libraries of TensorRT plugins, such as libmy.so, that engines were built with and may load",
+    )
+    @functools.wraps(function)
+    def with_plugins(*arguments: Any, plugins: str, **options: Any) -> Any:
+        if plugins:
+            name_plugins([Path(name) for name in names_from(plugins)])
+        return function(*arguments, **options)
+
+    return with_plugins  # type: ignore[return-value]  # But for the option it is the same.
 
 
 def plan_options(function: F) -> F:

@@ -28,6 +28,7 @@ from pipeline.bundle import (
     LABELS,
     MANIFEST,
     PLAN,
+    PLUGINS,
     SAMPLES,
     SUMS,
     Manifest,
@@ -106,6 +107,7 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
     findings = [asdict(finding) | {"sentence": _as_named(finding.sentence, plan)} for finding in made.findings.read()]
     (folder / "reference/findings.json").write_text(json.dumps(findings, indent=1), encoding="utf-8")
     _copy_metric(folder, plan)
+    _copy_plugins(folder, plan)
     return Manifest(
         format_version=FORMAT_VERSION,
         source=plan.model.source,
@@ -163,6 +165,8 @@ def bundle_plan(plan: Plan, *, has_labels: bool) -> str:
         "gate": gate | {"html": False},
         "packed": {"manifest": MANIFEST},
     }
+    if plan.build.plugins:
+        table["build"]["plugins"] = [_plugin_path(name) for name in plan.build.plugins]
     head = "# Written by `trtforge pack`. What another machine made is used as it is; building and judging are yours.\n"
     return f"{head}\n{tomli_w.dumps(table)}"
 
@@ -263,3 +267,15 @@ def _copy_metric(folder: Path, plan: Plan) -> None:
             raise ConfigError(f"{file}: the metric {plan.data.metric} lies outside {home}; put it there to pack it")
         (folder / file.relative_to(home)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / file.relative_to(home))
+
+
+def _copy_plugins(folder: Path, plan: Plan) -> None:
+    """The libraries of plugins, whatever processor they are for: the device says whether it is its own."""
+    for name in plan.build.plugins:
+        target = folder / _plugin_path(name)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(plan.resolved(name), target)
+
+
+def _plugin_path(name: str) -> str:
+    return f"{PLUGINS}/{Path(name).name}"

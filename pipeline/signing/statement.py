@@ -15,9 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import NotTrusted
-from engines.nvinfer.whole_file import write_whole
+from engines.plugin_library import FIELD
 from engines.signing.envelope import opened, public_half, sealed
-from engines.signing.trust import DEEPEST, ENDING, IN_STORE, RECORD, STATEMENT_TYPE, beside_of, record_digest, sha256_of
+from engines.signing.trust import (
+    DEEPEST,
+    ENDING,
+    IN_STORE,
+    PLUGIN,
+    RECORD,
+    STATEMENT_TYPE,
+    beside_of,
+    record_digest,
+    sha256_of,
+)
+from engines.whole_file import write_whole
 from pipeline.artifact import Artifact
 from pipeline.errors import ConfigError
 from pipeline.output import record_to_keep, share
@@ -40,6 +51,8 @@ def statement_of(file: Path, gate: Mapping[str, Any] | None = None) -> dict[str,
     sha256, record = sha256_of(file), record_to_keep(file)
     subjects = [{"name": file.name, "digest": {"sha256": sha256}}]
     subjects += [{"name": f.name, "digest": {"sha256": sha256_of(f)}} for f in Artifact(file).weight_files()]
+    plugins = record.get("options", {}).get(FIELD) or ()
+    subjects += [{"name": f"{PLUGIN}{entry['name']}", "digest": {"sha256": entry["sha256"]}} for entry in plugins]
     if record:
         subjects.append({"name": RECORD, "digest": {"sha256": record_digest(record)}})
     recipe = _recipe(file)

@@ -16,9 +16,11 @@ from engines.contract import BuildOptions, EngineRecord, GivenScales, Hardware, 
 from engines.cuda.libraries import SONAMES
 from engines.litert.edgetpu_compiler import COMPILER, compiler_version
 from engines.nvinfer.timing_cache import timing_cache_path
+from engines.plugin_library import FIELD, sha256_of_library
 from engines.precision import precision_named
 from pipeline.artifact import Engine, ModelFile, OnnxModel, Ranges
 from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_calibrator
+from pipeline.builder.plugins import check_names, plugin_files
 from pipeline.builder.retries import attempts, build_with_retries
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.machine import child_process
@@ -99,10 +101,14 @@ class Build(Stage):
     edgetpu: bool = option(
         False, "for LiteRT in int8: write files that are ready for the Edge TPU by its published rules, and check them"
     )
+    plugins: tuple[str, ...] = option(
+        (), "for TensorRT: shared libraries of plugins, such as libmy.so, that its engines are built with and may load"
+    )
     timing_cache: bool = option(True, "for TensorRT: keep a timing cache for later builds on this machine")
 
     def __post_init__(self) -> None:
-        """Check the bounds; ConfigError."""
+        """Check the bounds, and that plugins have names of their own; ConfigError."""
+        check_names(self.plugins)
         check_bounds(
             self,
             workspace_mib=(1, math.inf),
@@ -148,6 +154,8 @@ class Build(Stage):
             versions |= {"power_mode": power_mode(Path("/")), "l4t": l4t(Path("/"))}
         if self.edgetpu and "edgetpu" in runtime.OBEYS:
             versions |= {COMPILER: compiler_version()}
+        if FIELD in runtime.OBEYS:
+            versions |= {f"plugin {file.name}": sha256_of_library(file) for file in plugin_files(self.plugins)}
         takes = self.external_kernels or "external_kernels" not in runtime.OBEYS
         return {name: version for name, version in versions.items() if takes or name not in SONAMES}
 
@@ -167,7 +175,10 @@ class Build(Stage):
         asked = BuildOptions(target.precision, target.shapes, target.more_shapes)
         given_later = ("timing_cache", NATIVE)
         obeyed = backend(target.backend).OBEYS.difference(given_later)
-        return replace(asked, **{name: getattr(self, name) for name in obeyed})
+        values = {name: getattr(self, name) for name in obeyed}
+        if FIELD in obeyed:
+            values[FIELD] = plugin_files(self.plugins)
+        return replace(asked, **values)
 
     def __call__(
         self, out: Path, model: ModelFile, target: BuildTarget, calibration: Ranges | Samples | None = None

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from engines import backend, module_of
 from engines.contract import Backend, ShapeRange
+from engines.plugin_library import FIELD, libraries_named, sha256_of_library
 from engines.support.answers import AskableBackend, InputShapes, NodeAnswer, Partition, SupportAnswer
 from engines.support.by_list import answer_by_list
 from engines.support.operator_lists import generation_named
@@ -48,6 +49,10 @@ class Support(Stage):
         "device that a bundle is packed for",
     )
 
+    plugin_operators: tuple[str, ...] = option(
+        (), "operators that a library of plugins brings, which the listed operators are without: they count as taken"
+    )
+
     def __post_init__(self) -> None:
         """Check the version; ConfigError."""
         if self.generation:
@@ -75,7 +80,11 @@ class Support(Stage):
     def versions(self, _model: object, whom: Whom) -> dict[str, str]:
         """Those of who is asked."""
         versions = distribution_versions("onnx")
-        return {**versions, **backend(whom.backend).versions()} if whom.backend else versions
+        if not whom.backend:
+            return versions
+        loads = FIELD in backend(whom.backend).OBEYS
+        plugins = {f"plugin {file.name}": sha256_of_library(file) for file in libraries_named() if loads}
+        return {**versions, **backend(whom.backend).versions(), **plugins}
 
     def modules(self, _model: object, whom: Whom) -> tuple[str, ...]:
         """What is loaded by name."""
@@ -91,7 +100,7 @@ class Support(Stage):
             StageError: the parser crashed.
         """
         if not whom.backend:
-            answer = answer_by_list(model.path, generation_named(whom.generation), whom.shapes)
+            answer = answer_by_list(model.path, generation_named(whom.generation), whom.shapes, self.plugin_operators)
         else:
             if (takes := backend(whom.backend).TAKES) != model.FORMAT:
                 raise ConfigError(

@@ -26,10 +26,7 @@ EVERYTHING = """
 source = "saved"
 signature = "classify"
 float_source = "fp32"
-[model.inputs.image]
-min = [1, 3, 8, 8]
-opt = [4, 3, 8, 8]
-max = [16, 3, 8, 8]
+inputs.image = { min = [1, 3, 8, 8], opt = [4, 3, 8, 8], max = [16, 3, 8, 8] }
 [[model.profiles]]
 image = { min = [32, 3, 8, 8], opt = [32, 3, 8, 8], max = [64, 3, 8, 8] }
 [data]
@@ -75,6 +72,7 @@ fold = false
 fold_preprocess = true
 [support]
 generation = "8.6"
+plugin_operators = ["GroupNormalization"]
 [lint]
 allow = ["range", "layout"]
 min_samples = 100
@@ -166,6 +164,7 @@ external_kernels = false
 edgetpu = true
 cuda_graph = false
 sparse_weights = true
+plugins = ["libmy.so"]
 timing_cache = false
 [infer]
 batch_size = 5

@@ -21,10 +21,12 @@ from engines.elsewhere.backend import BoundFeeds, ElsewhereBackend, ElsewhereRun
 from engines.elsewhere.process import ElsewhereProcess
 from engines.elsewhere.worker import PYTHON_FILE, PYTHON_VARIABLE
 from engines.errors import EngineError, NotTrusted, Unavailable
+from engines.plugin_library import NAMED
 from engines.signing import trust
 from engines.signing.envelope import new_key, sealed
 from engines.timed_queries import BlockLength, QueryArrivals
 from tests.engines.elsewhere import pretended_backend
+from tests.engines.plugins import NOTHING, for_another_processor, plugin_library
 from tests.engines.python38 import ROOT, backend_in_38, python38, with_bindings
 
 
@@ -260,6 +262,31 @@ said["engine"] = of(lambda: tensorrt.build(Path(sys.argv[2]), Path("/nowhere/eng
 said["ask"] = of(lambda: tensorrt.ask(Path(sys.argv[2]), {}))
 print(json.dumps(said))
 """
+
+
+def test_plugins_are_named_to_it_with_each_call(
+    there: ElsewhereBackend, engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process has begun; an engine without a record gets what is named now."""
+    library = for_another_processor(plugin_library(engine.parent, NOTHING))
+    there.load(engine, 0).__enter__().__exit__(None, None, None)
+    monkeypatch.setenv(NAMED, str(library))
+    with pytest.raises(Unavailable, match=r"libmy\.so: is compiled for \w+, this machine is"):
+        there.load(engine, 0).__enter__()
+    monkeypatch.setenv(NAMED, "")
+    there.load(engine, 0).__enter__().__exit__(None, None, None)
+
+
+def test_libraries_travel_with_the_options(tmp_path: Path) -> None:
+    """To the real bindings of 8.5.3."""
+    library = for_another_processor(plugin_library(tmp_path, NOTHING))
+    process = ElsewhereProcess(str(python38()), "engines.backends.tensorrt", "tensorrt")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in with_bindings().items():
+            patch.setenv(name, value)
+        with pytest.raises(Unavailable, match=r"libmy\.so: is compiled for \w+, this machine is"):
+            ElsewhereBackend(process).refuse(BuildOptions(plugins=(library,)))
+    process.close()
 
 
 @pytest.mark.parametrize("by_file", [False, True], ids=["by the variable", "by the file of an environment"])

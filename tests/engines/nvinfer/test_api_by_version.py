@@ -20,7 +20,8 @@ SHARED = (
     "support/parser_limits.py",
     *(f"nvinfer/{name}.py" for name in (
         "allocator", "builder", "builder_config", "calibrator", "capability", "execution", "inspection",
-        "layer_profiler", "parser_answers", "progress", "runner", "shape_profiles", "tensor_io", "timing_cache",
+        "layer_profiler", "parser_answers", "plugins", "progress", "runner", "shape_profiles", "tensor_io",
+        "timing_cache",
     )),
 )  # fmt: skip
 FILES = {"tensorrt": (*SHARED, "backends/tensorrt.py"), "tensorrt_rtx": (*SHARED, "backends/tensorrt_rtx.py")}
@@ -36,6 +37,7 @@ CLASS_OF = {
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
     "profile": "IOptimizationProfile",
+    "registry": "IPluginRegistry",
     "runtime": "Runtime",
     "runtime_config": "IRuntimeConfig",
     "strategy": "CudaGraphStrategy",
@@ -67,6 +69,10 @@ BEHIND = {
     "IBuilderConfig.int8_calibrator": "IBuilderConfig.int8_calibrator",
     "IBuilderConfig.progress_monitor": "IProgressMonitor",
     "IBuilderConfig.set_calibration_profile": "IBuilderConfig.int8_calibrator",
+    "IBuilderConfig.plugins_to_serialize": "IBuilderConfig.plugins_to_serialize",
+    "IPluginRegistry.all_creators": "IPluginRegistry.all_creators",
+    "IPluginRegistry.load_library": "IPluginRegistry.load_library",
+    "IPluginRegistry.plugin_creator_list": "IPluginRegistry.plugin_creator_list",
     "IProgressMonitor": "IProgressMonitor",
     "PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805": (
         "PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"

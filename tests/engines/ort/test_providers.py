@@ -12,7 +12,7 @@ import pytest
 from engines.cuda import device
 from engines.ort import providers
 from engines.ort.providers import CUDA, LIBRARIES, TENSORRT, library_of, provider_links, version_text, wheels, why_not
-from tests.engines.ort.test_elf import library
+from tests.engines.test_elf import library
 
 
 @pytest.fixture

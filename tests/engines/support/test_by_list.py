@@ -150,6 +150,19 @@ def test_plugins_are_left_to_the_parser(save_model: SaveModel) -> None:
     assert reason(save_model, "(float[2] x) => (float[2] y) { y = TRT.EfficientNMS_TRT(x) }", "8.5", head) == ""
 
 
+def test_operators_of_a_library_of_plugins_count_as_taken(save_model: SaveModel) -> None:
+    head = '<ir_version: 8, opset_import: ["" : 17, "com.example" : 1]>'
+    model = save_model(f"{head} g (float[2, 2] x) => (float y) {{ h = com.example.Sharpen(x) y = Det(h) }}")
+    release = generation_named("8.5")
+    assert len(answer_by_list(model, release, {}).unsupported) == 2
+    assert answer_by_list(model, release, {}, ("Sharpen", "Det")).is_whole
+
+
+def test_a_plugin_does_not_stand_in_for_what_tensorrt_reads(save_model: SaveModel) -> None:
+    model = save_model(f"{HEAD} g (int32[2] x) => (bool[2] y) {{ y = Less(x, x) }}")
+    assert answer_by_list(model, generation_named("8.5"), {}, ("Less",)) == asked(model, "8.5")
+
+
 def test_opsets(save_model: SaveModel) -> None:
     model = save_model('<ir_version: 10, opset_import: ["" : 21]> g (float[3] x) => (float[3] y) { y = Relu(x) }')
     assert asked(model, "8.6").sentence() == (

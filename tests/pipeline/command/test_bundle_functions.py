@@ -102,7 +102,10 @@ def test_what_is_allowed_by_name_runs_again_and_again(command: Command, device: 
     assert not list(device.rglob("__pycache__")), "which no sum names"
     typo = command("run", "plan.toml", *REFERENCE, "--allow", "counting:metrik")
     assert typo.status == 2
-    assert "--allow 'counting:metrik': plan.toml names no such function; did you mean 'counting:metric'?" in typo.err
+    assert (
+        "--allow 'counting:metrik': plan.toml names no such function or plugin; did you mean 'counting:metric'?"
+        in typo.err
+    )
 
 
 def test_single_verbs_and_the_gate_take_the_allowance(command: Command, device: Path) -> None:
@@ -137,7 +140,9 @@ def test_no_function_at_all(command: Command, device: Path) -> None:
     change(device / "plan.toml", '"counting:metric"', '"top1"')
     refused = command("run", "plan.toml", *REFERENCE, "--allow", "counting:metric")
     assert refused.status == 2
-    assert "--allow 'counting:metric': plan.toml names no such function, nor any other; drop it" in refused.err
+    assert (
+        "--allow 'counting:metric': plan.toml names no such function or plugin, nor any other; drop it" in refused.err
+    )
     assert command("run", "plan.toml", *REFERENCE).status == 0
 
 

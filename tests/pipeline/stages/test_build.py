@@ -14,12 +14,15 @@ import pytest
 from engines import backend
 from engines.backends import reference, tensorrt
 from engines.contract import ShapeRange
+from engines.plugin_library import NAMED, sha256_of_library
 from pipeline.artifact import OnnxModel, Ranges
+from pipeline.builder.plugins import name_plugins
 from pipeline.errors import ConfigError, EngineError, StageError, Unavailable
 from pipeline.stages import build as build_stage
 from pipeline.stages.build import Build, BuildTarget
 from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
+from tests.engines.plugins import GIVES, NOTHING, for_another_processor, plugin_library
 from tests.pipeline.stages.networks import Out, types
 
 PROFILE = {"image": ShapeRange((1, 16, 6, 6), (2, 16, 6, 6), (4, 16, 6, 6))}
@@ -161,3 +164,50 @@ class TestTensorRTRTX:
 def test_capabilities_are_for_ahead_of_time_builds_alone(net: OnnxModel, out: Out) -> None:
     """One plan serves several backends; the option is documented as one of ahead-of-time builds."""
     assert Build(compute_capabilities=("8.6",))(out(), net, BuildTarget("onnxruntime", "fp32")).path.is_file()
+
+
+class TestPlugins:
+    """Libraries that are named: which files, and what of them stands in a recipe."""
+
+    @pytest.fixture(autouse=True)
+    def none_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(NAMED, "")
+
+    def test_the_digest_stands_in_the_recipe_and_the_place_does_not(
+        self, net: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tensorrt, "versions", dict)
+        first, second = (plugin_library(tmp_path / name, NOTHING) for name in "ab")
+        second.write_bytes(first.read_bytes())
+        target, stage, store = BuildTarget("tensorrt", "fp32"), Build(plugins=("libs/libmy.so",)), Store(tmp_path / "s")
+        recipes = []
+        for file in (first, second):
+            name_plugins([file])
+            recipes.append(store.recipe(stage, net, target))
+            assert stage.options(target).plugins == (file.resolve(),)
+        assert recipes[0] == recipes[1]
+        assert recipes[0]["versions"]["plugin libmy.so"] == sha256_of_library(first)
+        second.write_bytes(first.read_bytes() + b" ")
+        assert store.recipe(stage, net, target) != recipes[0]
+        assert "plugin libmy.so" not in stage.versions(net, BuildTarget("onnxruntime", "fp32"))
+        assert stage.options(BuildTarget("onnxruntime", "fp32")).plugins == ()
+
+    def test_files_that_are_not_there_or_of_one_name(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"plugins: .*none\.so does not exist, or is no file; name the shared li"):
+            name_plugins([tmp_path / "none.so"])
+        with pytest.raises(ConfigError, match=r"two libraries are called libmy\.so; rename one"):
+            Build(plugins=("a/libmy.so", "b/libmy.so"))
+
+    def test_the_real_builder_loads_the_library(self, net: OnnxModel, out: Out, tmp_path: Path) -> None:
+        """In the process of the build, on TensorRT for RTX, whose registry is a real one."""
+        if reason := backend("tensorrt_rtx").why_not_build():
+            pytest.skip(reason)
+        stage, target = Build(plugins=("libmy.so",)), BuildTarget("tensorrt_rtx", "fp32", PROFILE)
+        name_plugins([plugin_library(tmp_path, GIVES)])
+        record = json.loads(stage(out(), net, target).beside("record.json").read_text())
+        sha256 = sha256_of_library(tmp_path / "libmy.so")
+        assert record["options"]["plugins"] == [{"name": "libmy.so", "sha256": sha256, "is_inside": False}]
+        assert record["versions"]["plugin libmy.so"] == sha256
+        name_plugins([for_another_processor(tmp_path / "libmy.so")])
+        with pytest.raises(Unavailable, match=r"libmy\.so: is compiled for \w+, this machine is \w+; name the library"):
+            stage(out(), net, target)

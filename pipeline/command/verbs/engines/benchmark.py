@@ -17,6 +17,7 @@ from pipeline.command.options import (
     is_plan,
     output_option,
     plan_options,
+    plugin_option,
     refuse_plan_options,
     samples_from,
     specs_of,
@@ -33,6 +34,7 @@ from pipeline.stages.benchmark import Benchmark
 @click.argument("engines", type=Path, nargs=-1, required=True)
 @data_options
 @BACKEND
+@plugin_option
 @stage_options(Benchmark)
 @output_option("also write the results to this JSON file, and raw latencies next to it")
 @plan_options

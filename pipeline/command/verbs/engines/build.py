@@ -13,6 +13,7 @@ from calibration.data.batches import Samples
 from engines import backend as backend_named
 from engines.contract import SharingBackend
 from pipeline.artifact import ModelFile, Ranges
+from pipeline.builder.plugins import name_plugins
 from pipeline.command.on_devices import FLAGS, RUN, OnOptions, on_options, refuse_on, report_on, run_on
 from pipeline.command.options import (
     BACKEND,
@@ -80,6 +81,7 @@ def build(model: Path, backend: str, precision: str, on: OnOptions, **options: A
     target = BuildTarget(backend, precision, shape_ranges(options))
     check_options_for(backend)
     stage = stage_from_options(Build(), options)
+    name_plugins([Path(name) for name in stage.plugins])
     output = needed(options["output"], "-o", "name the engine to write; its record goes beside it")
     runtime = backend_named(backend)
     if isinstance(runtime, SharingBackend):

@@ -30,6 +30,7 @@ from pipeline.command.options import (
     needed,
     output_option,
     plan_options,
+    plugin_option,
     refuse_plan_options,
     samples_from,
     specs_of,
@@ -70,6 +71,7 @@ REPLACES = "{} exists, but a gate replaces its whole folder"
 @click.option("--metric-output", default="", help="output that the metric is computed from, if there are several")
 @click.option("--num-threads", default=0, show_default=True, help="threads of a CPU runtime; 0: the runtime's default")
 @BACKEND
+@plugin_option
 @data_options
 @stage_options(Gate, "candidate", "baseline", "budgets", "folder", "pays")
 @output_option("output folder  [default: trtforge-gate, with the plan's name]")

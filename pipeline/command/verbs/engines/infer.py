@@ -18,6 +18,7 @@ from pipeline.command.options import (
     needed,
     output_option,
     plan_options,
+    plugin_option,
     refuse_plan_options,
     samples_from,
     specs_of,
@@ -33,6 +34,7 @@ from pipeline.stages.infer import Infer
 @click.argument("engine", type=Path)
 @data_options
 @BACKEND
+@plugin_option
 @SIMULATE
 @stage_options(Infer)
 @output_option("file to write the outputs to, such as outputs.json")

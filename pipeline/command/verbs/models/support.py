@@ -14,7 +14,15 @@ from engines import backend as backend_named
 from engines.litert.facts import is_tflite
 from engines.support.answers import AskableBackend, InputShapes
 from pipeline.artifact import ModelFile, OnnxModel
-from pipeline.command.options import STORE, PlanOptions, is_plan, output_option, plan_settings, tflite_from
+from pipeline.command.options import (
+    STORE,
+    PlanOptions,
+    is_plan,
+    output_option,
+    plan_settings,
+    plugin_option,
+    tflite_from,
+)
 from pipeline.command.outcomes import VerbOutcome
 from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
@@ -32,6 +40,7 @@ from pipeline.stages.support import Support, Whom
     help="runtime to ask; without it and --generation, the first of TensorRT's whose parser is here",
 )
 @stage_options(Support)
+@plugin_option
 @click.option(
     "--shape",
     "shapes",

@@ -1,4 +1,4 @@
-"""Which libraries a shared library (ELF) asks for, read out of the file: nothing is loaded."""
+"""What a shared library (ELF) is for and which libraries it asks for, read out of the file: nothing is loaded."""
 
 from __future__ import annotations
 
@@ -14,6 +14,30 @@ _HEADER = struct.Struct("<QQQIHHH")  # e_entry, e_phoff, e_shoff, e_flags, e_ehs
 _SEGMENT = struct.Struct("<IIQQQQQQ")  # p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align
 _ENTRY = struct.Struct("<qQ")  # d_tag, d_val
 _HEADER_AT = 24
+_MACHINE = struct.Struct("<HH")  # e_type, e_machine
+_MACHINE_AT = 16
+_SHARED = 3  # e_type
+MACHINES = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64"}
+"""By e_machine, as ``uname -m`` prints it."""
+
+
+def machine_of(library: Path) -> str:
+    """The architecture that a shared library is for, as ``platform.machine()`` calls it.
+
+    Raises:
+        EngineError: it cannot be read, or is no shared library of ELF.
+    """
+    try:
+        with library.open("rb") as stream:
+            head = stream.read(_MACHINE_AT + _MACHINE.size)
+    except OSError as error:
+        raise EngineError(f"{library}: cannot be read ({error.strerror}); name a shared library") from error
+    if head[:4] != b"\x7fELF" or len(head) < _MACHINE_AT + _MACHINE.size:
+        raise EngineError(f"{library}: is no shared library (ELF); name one that was compiled for Linux")
+    kind, machine = _MACHINE.unpack_from(head, _MACHINE_AT)
+    if kind != _SHARED:
+        raise EngineError(f"{library}: is an ELF file, but no shared library; link it with -shared")
+    return MACHINES.get(machine, f"machine {machine} of ELF")
 
 
 def needed_libraries(library: Path) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.nvinfer.whole_file import write_whole
+from engines.whole_file import write_whole
 
 
 def test_it_is_written_and_replaced(tmp_path: Path) -> None:

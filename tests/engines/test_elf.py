@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engines.elf import needed_libraries
 from engines.errors import EngineError
-from engines.ort.elf import needed_libraries
 
 
 def library(folder: Path, name: str, *links: Path) -> Path:
