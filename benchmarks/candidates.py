@@ -30,7 +30,7 @@ import onnx
 
 from calibration.precision.scale import arithmetic_for
 from engines.cpu import cpu_flags
-from engines.onnx_model import PRODUCTS
+from engines.onnx_model import PRODUCTS, facts
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_BYTES = 10 * 2**30
@@ -163,7 +163,7 @@ def as_little(given: Given, other: Path, work: Path) -> Iterator[Candidate]:
     nodes = onnx.load(other).graph.node
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     kept = [node.name for node in nodes if node.op_type in PRODUCTS and not dequantized.issuperset(node.input[:2])]
-    if not kept:
+    if not kept or len(kept) == facts(given.fp32).num_quantizable:
         return
     path, exclude = work / "ours_as_little.onnx", ("--exclude", ",".join(kept))
     trtforge("quantize", given.fp32, "--ranges", work / "ranges", "--target", "tensorrt", *exclude, "-o", path)

@@ -116,8 +116,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as work:
                 parts.append("\n".join(section(network.__name__, Path(work), modelopt)))
             print(parts[-1], flush=True)
-    if chosen.output is not None:
-        chosen.output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+            if chosen.output is not None:
+                chosen.output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def head() -> str:
@@ -211,9 +211,10 @@ def verdict(rows: list[Row]) -> str:
     for how in ("kernels", "simulated"):
         mine = max((row.sqnr_db for row in rows if row.name.startswith(DEFAULT) and how in row.name), default=np.nan)
         others = [row for row in rows if not row.name.startswith("ours") and how in row.name and not row.failure]
+        others = [row for row in others if not row.int8.startswith("0/")]  # Which are FP32.
         if others:
             best = max(others, key=lambda row: row.sqnr_db)
-            lines.append(f"{how}: {mine - best.sqnr_db:+.1f} dB against {best.name.rsplit(' (', 1)[0]}")
+            lines.append(f"{how}: {mine - best.sqnr_db:+.1f} dB against {best.name.rsplit(' (', 1)[0]} ({best.int8})")
     return f"The default, {'; '.join(lines)}."
 
 
