@@ -170,7 +170,8 @@ def _mapping(converter: cattrs.Converter, value: Any, kind: Any) -> dict[str, An
 def _literal(value: object, kind: object) -> object:
     allowed = get_args(kind)
     if value not in allowed:
-        raise ValueError(f"is {value!r}{nearest(str(value), [str(a) for a in allowed])}")
+        words = [str(word) or '""' for word in allowed]
+        raise ValueError(f"is {value!r}{nearest(str(value), words)}")
     return value
 
 
