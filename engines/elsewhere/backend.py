@@ -22,7 +22,7 @@ from engines.contract import (
     RunnerFacts,
     TensorSpec,
 )  # fmt: skip
-from engines.elsewhere.process import ElsewhereProcess, process_for
+from engines.elsewhere.process import ElsewhereProcess, fetched, process_for
 from engines.elsewhere.worker import PYTHON_FILE, PYTHON_VARIABLE
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
@@ -143,7 +143,7 @@ class ElsewhereRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_there():
+        if self.is_there():
             self._call("exit")
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
@@ -154,18 +154,20 @@ class ElsewhereRunner:
     def infer_all(self, feeds: Iterable[Mapping[str, Array]]) -> Generator[dict[str, Array], None, None]:
         """As the contract says: feeds are sent when they are asked for, answers are fetched one by one."""
         following, process = iter(feeds), self._process
-        failure: Exception | None = None
+        failure: BaseException | None = None
+
+        def checked() -> dict[str, Array] | None:
+            if (feed := next(following, None)) is None:
+                return None
+            self._check(feed)
+            return dict(feed)
+
+        self._check_there()
         process.begin("infer_all", self._number)
         while "result" not in (message := process.receive("infer_all")):
-            if "wanted" in message:
-                feed = None
-                try:
-                    feed = None if failure else next(following, None)
-                    if feed is not None:
-                        self._check(feed)
-                except Exception as error:  # noqa: BLE001  # Raised below, when what is in flight has come home.
-                    feed, failure = None, error
-                process.send(fetched=None if feed is None else dict(feed))
+            if "wanted" in message:  # An error is raised below, when what is in flight has come home.
+                feed, failure = (None, failure) if failure else fetched(checked)
+                process.send(fetched=feed)
                 continue
             try:
                 if failure is None:
@@ -205,22 +207,28 @@ class ElsewhereRunner:
             self._check(feed)
         return BoundFeeds(self, self._call("bind", [dict(feed) for feed in feeds], in_flight))
 
-    def _is_there(self) -> bool:
+    def is_there(self) -> bool:
+        """Whether the process that holds the engine still runs."""
         return self._start == self._process.num_starts and self._process.is_running()
 
+    def call_there(self, verb: str, *arguments: Any) -> Any:
+        """What that very process answers: numbers of runners and feeds mean others in one that came after it."""
+        self._check_there()
+        return self._process.call(verb, *arguments)
+
     def _call(self, verb: str, *arguments: Any) -> Any:
-        if not self._is_there():
+        return self.call_there(verb, self._number, *arguments)
+
+    def _check_there(self) -> None:
+        if not self.is_there():
             raise EngineError(f"{self._path}: the process that held the engine has ended; load it again")
-        return self._process.call(verb, self._number, *arguments)
 
 
 class BoundFeeds:
     """Feeds that a runner has with it: a ``QueriesElsewhere``."""
 
     def __init__(self, runner: ElsewhereRunner, number: int) -> None:
-        self._call = runner._process.call
-        self._number = number
-        self._is_there = runner._is_there
+        self._runner, self._number = runner, number
         self.times: list[DeviceTimes] | None = None
         """Where somebody asks for it: where the time of each recorded query went."""
 
@@ -230,20 +238,21 @@ class BoundFeeds:
 
     def run_for(self, num_queries: int, seconds: float) -> int:
         """As ``timed_queries.run_for``."""
-        return int(self._call("unrecorded", self._number, num_queries, seconds))
+        return int(self._runner.call_there("unrecorded", self._number, num_queries, seconds))
 
     def run_queries(self, length: BlockLength, arrivals: QueryArrivals) -> Raw:
         """As ``timed_queries.run_queries``, on the clock that all processes of a machine share."""
         with_times = self.times is not None
-        starts, ends, device_ms, splits = self._call("block", self._number, length, arrivals, with_times)
+        answer = self._runner.call_there("block", self._number, length, arrivals, with_times)
+        starts, ends, device_ms, splits = answer
         if self.times is not None:
             self.times += [DeviceTimes(*split) for split in splits.tolist()]
         return starts.tolist(), ends.tolist(), device_ms.tolist()
 
     def rest(self) -> None:
         """Wait for what is in flight."""
-        if self._is_there():
-            self._call("rest", self._number)
+        if self._runner.is_there():
+            self._runner.call_there("rest", self._number)
 
 
 def _copied(answers: Mapping[str, Array]) -> dict[str, Array]:

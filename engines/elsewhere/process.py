@@ -118,7 +118,7 @@ class ElsewhereProcess:
                 if "progress" in message:
                     on_progress(*message["progress"])
                 elif "wanted" in message:
-                    feed, failure = (None, failure) if failure else _fetched(fetch[message["wanted"]])
+                    feed, failure = (None, failure) if failure else fetched(fetch[message["wanted"]])
                     self.send(fetched=feed)
                 elif failure is not None:
                     raise failure
@@ -261,11 +261,11 @@ class ElsewhereProcess:
         raise EngineError(f"{what} was ended by {died.name}; somebody sent it: run again")
 
 
-def _fetched(give: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+def fetched(give: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     """What is given; or None, and the error to raise once the other side has come to its end."""
     try:
         return give(), None
-    except Exception as error:  # noqa: BLE001  # It is raised by ``call``.
+    except Exception as error:  # noqa: BLE001  # It is raised by who fetches.
         return None, error
 
 

@@ -147,6 +147,31 @@ def test_a_runner_whose_process_has_ended(engine: Path, monkeypatch: pytest.Monk
     process.close()
 
 
+def test_numbers_of_a_process_that_has_ended_mean_nothing_in_the_next(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process counts its runners and feeds from one."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    process = ElsewhereProcess(str(python38()), pretended_backend.__name__, "tensorrt")
+    there = ElsewhereBackend(process)
+    with there.load(engine, 0) as first:
+        bound = first.bind([rows(1)])
+        process.close()
+        with there.load(engine, 0) as second:
+            second.bind([rows(2)]).one()
+            for use_it in (
+                lambda: list(first.infer_all([rows(3)])),
+                bound.one,
+                lambda: bound.run_for(1, 0.0),
+                lambda: bound.run_queries(BlockLength(1), QueryArrivals()),
+            ):
+                with pytest.raises(EngineError, match=r"engine\.plan: the process that held the engine has ended"):
+                    use_it()
+            bound.rest()  # Nothing of it is in flight.
+            assert second.infer(rows(2))["y"].tolist() == [[4, 4]]
+    process.close()
+
+
 def test_layers(there: ElsewhereBackend, engine: Path) -> None:
     assert there.layer_times(engine, rows(1), 3) == pretended_backend.layer_times(engine, rows(1), 3)
 
