@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +37,16 @@ def with_bindings() -> dict[str, str]:
     if not folder.is_dir():
         pytest.skip("TensorRT's bindings 8.5.3 for Python 3.8 are not there; scripts/bindings gets them")
     return {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}", "LD_LIBRARY_PATH": str(folder / "stubs")}
+
+
+@contextmanager
+def process_of(module: ModuleType) -> Iterator[ElsewhereProcess]:
+    """A process of it that serves a module of the tests as TensorRT; it ends with the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        process = ElsewhereProcess(str(python38()), module.__name__, "tensorrt")
+        yield process
+        process.close()
 
 
 class ThroughProcess:

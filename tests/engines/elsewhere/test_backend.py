@@ -27,17 +27,14 @@ from engines.signing.envelope import new_key, sealed
 from engines.timed_queries import BlockLength, QueryArrivals
 from tests.engines.elsewhere import pretended_backend
 from tests.engines.plugins import NOTHING, for_another_processor, plugin_library
-from tests.engines.python38 import ROOT, backend_in_38, python38, with_bindings
+from tests.engines.python38 import ROOT, backend_in_38, process_of, python38, with_bindings
 
 
 @pytest.fixture(scope="module")
 def there() -> Iterator[ElsewhereBackend]:
     """The pretended TensorRT."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        process = ElsewhereProcess(str(python38()), pretended_backend.__name__, "tensorrt")
+    with process_of(pretended_backend) as process:
         yield ElsewhereBackend(process)
-        process.close()
 
 
 @pytest.fixture
@@ -134,30 +131,25 @@ def test_queries_in_flight(there: ElsewhereBackend, engine: Path) -> None:
         assert runner.infer(rows(4))["y"].tolist() == [[8, 8]]
 
 
-def test_a_runner_whose_process_has_ended(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    process = ElsewhereProcess(str(python38()), pretended_backend.__name__, "tensorrt")
-    with ElsewhereRunner(process, engine, trust.UNSIGNED, (0, None)) as runner:
+def test_a_runner_whose_process_has_ended(engine: Path) -> None:
+    with (
+        process_of(pretended_backend) as process,
+        ElsewhereRunner(process, engine, trust.UNSIGNED, (0, None)) as runner,
+    ):
         process.close()
         with pytest.raises(EngineError, match=r"engine\.plan: the process that held the engine has ended; load it"):
             runner.infer(rows(1))
         assert process.call("versions") == {"tensorrt": "0.1"}, "another one"
         with pytest.raises(EngineError, match="has ended; load it again"):
             runner.facts()
-    process.close()
 
 
-def test_numbers_of_a_process_that_has_ended_mean_nothing_in_the_next(
-    engine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numbers_of_a_process_that_has_ended_mean_nothing_in_the_next(engine: Path) -> None:
     """Each process counts its runners and feeds from one."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    process = ElsewhereProcess(str(python38()), pretended_backend.__name__, "tensorrt")
-    there = ElsewhereBackend(process)
-    with there.load(engine, 0) as first:
+    with process_of(pretended_backend) as process, ElsewhereBackend(process).load(engine, 0) as first:
         bound = first.bind([rows(1)])
         process.close()
-        with there.load(engine, 0) as second:
+        with ElsewhereBackend(process).load(engine, 0) as second:
             second.bind([rows(2)]).one()
             for use_it in (
                 lambda: list(first.infer_all([rows(3)])),
@@ -169,7 +161,6 @@ def test_numbers_of_a_process_that_has_ended_mean_nothing_in_the_next(
                     use_it()
             bound.rest()  # Nothing of it is in flight.
             assert second.infer(rows(2))["y"].tolist() == [[4, 4]]
-    process.close()
 
 
 def test_layers(there: ElsewhereBackend, engine: Path) -> None:

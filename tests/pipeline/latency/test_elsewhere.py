@@ -27,7 +27,7 @@ from pipeline.latency.protocol import Pairing, Protocol
 from pipeline.latency.scenarios import Scenario
 from pipeline.stages.benchmark import Benchmark, measure_engines
 from tests.engines.elsewhere import pretended_backend
-from tests.engines.python38 import ROOT, python38
+from tests.engines.python38 import process_of, python38
 
 QUICK = Protocol(warmup_queries=1, warmup_seconds=0, min_queries=8, min_seconds=0, num_blocks=4)
 
@@ -35,11 +35,8 @@ QUICK = Protocol(warmup_queries=1, warmup_seconds=0, min_queries=8, min_seconds=
 @pytest.fixture(scope="module")
 def there() -> Iterator[ElsewhereBackend]:
     """The pretended TensorRT."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        process = ElsewhereProcess(str(python38()), pretended_backend.__name__, "tensorrt")
+    with process_of(pretended_backend) as process:
         yield ElsewhereBackend(process)
-        process.close()
 
 
 @pytest.fixture
