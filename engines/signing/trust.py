@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Signed:
     """Of its record, see ``record_digest``; empty where it was signed without one."""
     key: str = ""
     """The file of the key."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """The SHA-256 of each file of weights that was signed with it, by the file's name."""
 
 
 UNSIGNED = Signed()
@@ -97,29 +99,11 @@ def promised(engine: Path, signed: Signed) -> Iterator[None]:
 
 
 def signed_by(file: Path, keys: tuple[PublicKey, ...]) -> Signed:
-    """What an envelope says of its engine, whose content is not read here.
+    """What an envelope says of its engine, its weights and its record, whose contents are not read here.
 
     Raises:
         NotTrusted: none of the keys signed it, or it is of something else.
     """
-    digests, key = _digests_in(file, keys)
-    record = digests.pop(RECORD, "")
-    return Signed(next(iter(digests.values())), record, key)
-
-
-def weights_signed_by(file: Path, keys: tuple[PublicKey, ...]) -> dict[str, str]:
-    """The SHA-256 of each file of weights that was signed with its engine, by the file's name.
-
-    Raises:
-        NotTrusted: as ``signed_by``.
-    """
-    digests, _ = _digests_in(file, keys)
-    digests.pop(RECORD, "")
-    return {name: digest for name, digest in list(digests.items())[1:] if not name.startswith(PLUGIN)}
-
-
-def _digests_in(file: Path, keys: tuple[PublicKey, ...]) -> tuple[dict[str, str], str]:
-    """Of the engine, of files of its weights and of its record, by name; and the file of the key."""
     envelope = opened(file, keys)
     statement = envelope.statement
     subjects = statement.get("subject") if statement.get("_type") == STATEMENT_TYPE else None
@@ -127,9 +111,12 @@ def _digests_in(file: Path, keys: tuple[PublicKey, ...]) -> tuple[dict[str, str]
         digests = {str(subject["name"]): str(subject["digest"]["sha256"]) for subject in subjects or ()}
     except (KeyError, TypeError):
         digests = {}
-    if not digests.keys() - {RECORD}:
+    record = digests.pop(RECORD, "")
+    if not digests:
         raise NotTrusted(f"{file}: is a statement of another kind; name what `trtforge sign` wrote")
-    return digests, str(envelope.key.path)
+    (_, sha256), *others = digests.items()
+    weights = {name: digest for name, digest in others if not name.startswith(PLUGIN)}
+    return Signed(sha256, record, str(envelope.key.path), weights)
 
 
 def signature_of(engine: Path) -> Path | None:
@@ -211,17 +198,16 @@ def check_file(engine: Path) -> None:
     signed = expected(engine)
     if signed.sha256 and sha256_of(engine) != signed.sha256:
         raise NotTrusted(f"{engine}: is not what was signed (SHA-256 differs); copy or build it again")
-    if signed.sha256 and (signature := signature_of(engine)) is not None:
-        check_weights(engine, signature, trusted_keys())
+    check_weights(engine, signed)
 
 
-def check_weights(engine: Path, signature: Path, keys: tuple[PublicKey, ...]) -> None:
+def check_weights(engine: Path, signed: Signed) -> None:
     """That the files of weights beside an engine are those that were signed with it.
 
     Raises:
         NotTrusted: one of them is another, or is not there.
     """
-    for name, sha256 in weights_signed_by(signature, keys).items():
+    for name, sha256 in signed.weights.items():
         file = engine.resolve().with_name(Path(name).name)
         if not file.is_file() or sha256_of(file) != sha256:
             raise NotTrusted(f"{engine}: its weights in {file.name} are not what was signed; copy both again")

@@ -53,7 +53,7 @@ def verify(files: tuple[Path, ...], trusted: tuple[Path, ...]) -> None:
             changed.append(f"{file}: its record is not what {signed.key} signed with it")
         else:
             try:
-                check_weights(file, signature, keys)
+                check_weights(file, signed)
             except NotTrusted as error:
                 changed.append(str(error).partition(";")[0])
                 continue
