@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from engines.contract import Backend, StreamingBackend
 from engines.errors import Unavailable
+
+if TYPE_CHECKING:
+    from engines.contract import Backend, StreamingBackend
 
 BACKENDS = tuple(
     sorted(file.stem for file in (Path(__file__).parent / "backends").glob("*.py") if file.stem[0] not in "._")
@@ -26,7 +28,7 @@ def backend(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise Unavailable(f"backend '{name}': no such backend; choose one of {', '.join(BACKENDS)}")
-    return cast(Backend, importlib.import_module(module_of(name)))
+    return cast("Backend", importlib.import_module(module_of(name)))
 
 
 def module_of(name: str) -> str:
@@ -41,4 +43,4 @@ def builders() -> tuple[str, ...]:
 
 def streaming_backend(name: str) -> StreamingBackend | None:
     """That backend, if its runners can have several queries in flight; else None."""
-    return cast(StreamingBackend, backend(name)) if backend(name).STREAMS else None
+    return cast("StreamingBackend", backend(name)) if backend(name).STREAMS else None
