@@ -23,8 +23,6 @@ is being run; where it reaches 1 the line grows for as long as it lasts, and so 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,12 +111,6 @@ class Load:
             "server": "batch size times the queries per second that arrive and are served",
             "offline": "samples divided by the time of the blocks",
         }[self.scenario]
-
-    def begin(
-        self, seed: tuple[int, ...], clock: Callable[[], int], sleep: Callable[[float], object] = time.sleep
-    ) -> Callable[[], int]:
-        """For one block: a function that waits until the next query is due, and says when it was, in nanoseconds."""
-        return self.query_arrivals(seed).begin(clock, sleep)
 
     def query_arrivals(self, seed: tuple[int, ...]) -> QueryArrivals:
         """When the queries of one block are due."""

@@ -56,7 +56,7 @@ def served(rate: float, arrivals: Arrivals, ms: Callable[[int], float], num: int
     """So many queries of the server scenario, in one block."""
     machine = FakeMachine()
     load = Load("server", rate, arrivals)
-    begin = load.begin((0, 0), machine.clock, machine.sleep)
+    begin = load.query_arrivals((0, 0)).begin(machine.clock, machine.sleep)
     candidate = machine.candidate(ms)
     raw = run_queries(candidate.call, candidate.device_ms, BlockLength(num), machine.clock, begin)
     return run_of(raw), machine
@@ -95,7 +95,7 @@ def test_the_waiting_is_that_of_a_queue_with_random_arrivals_and_equal_service()
 def test_the_same_seed_gives_the_same_arrivals() -> None:
     def due(seed: tuple[int, ...]) -> list[int]:
         machine = FakeMachine()
-        begin = Load("server", 100.0, "poisson").begin(seed, machine.clock, machine.sleep)
+        begin = Load("server", 100.0, "poisson").query_arrivals(seed).begin(machine.clock, machine.sleep)
         return [begin() for _ in range(5)]
 
     assert due((1, 2)) == due((1, 2))
@@ -118,7 +118,7 @@ def test_more_than_can_be_served_is_said() -> None:
 def test_single_stream_and_offline_issue_at_once() -> None:
     for load in (SINGLE, Load("offline", 0.0, "poisson")):
         machine = FakeMachine()
-        assert load.begin((0,), machine.clock, machine.sleep) == machine.clock
+        assert load.query_arrivals((0,)).begin(machine.clock, machine.sleep) == machine.clock
 
 
 def test_offline_counts_what_happens_between_batches() -> None:
@@ -165,7 +165,7 @@ def test_all_candidates_of_a_round_meet_the_same_arrivals() -> None:
 
 def test_the_real_clock_waits_until_a_query_is_due() -> None:
     load = Load("server", 50.0, "fixed")
-    begin = load.begin((0,), time.perf_counter_ns)
+    begin = load.query_arrivals((0,)).begin(time.perf_counter_ns)
     due_ns, now_ns = begin(), time.perf_counter_ns()
     assert now_ns >= due_ns
     assert begin() - due_ns == pytest.approx(20e6, abs=1)
