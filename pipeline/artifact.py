@@ -109,6 +109,10 @@ class Artifact:
         """The files of weights beside it; empty where it holds all itself."""
         return [file for file in external_files(self.path) if file.is_file()] if self.is_onnx else []
 
+    def files(self) -> list[Path]:
+        """All of it: the file and those of weights beside it, or all that is in the folder."""
+        return list(files_below(self.path).values()) if self.path.is_dir() else [self.path, *self.weight_files()]
+
     def beside(self, name: str) -> Path:
         """A file in the same folder, such as a stage's record about this artifact."""
         return self.path.parent / name

@@ -97,9 +97,7 @@ class Made(VerbOutcome):
     @property
     def size_bytes(self) -> int:
         """Of the file with weights beside it, or of all files of the folder."""
-        path = self.path
-        files = [path, *self.artifact.weight_files()] if path.is_file() else [*filter(Path.is_file, path.rglob("*"))]
-        return sum(file.stat().st_size for file in files)
+        return sum(file.stat().st_size for file in self.artifact.files())
 
     def __fspath__(self) -> str:
         """So that what is made can be given to the next verb, and to whatever takes a path."""

@@ -13,7 +13,7 @@ from calibration.file_digest import file_digest
 from engines import backend
 from engines.contract import SharingBackend
 from engines.provider_share import num_fallback_nodes
-from pipeline.artifact import Artifact, Engine, files_below, sha256_of
+from pipeline.artifact import Artifact, Engine, sha256_of
 from pipeline.errors import ConfigError
 from pipeline.gate.budget import Budget, QuantityKind
 from pipeline.gate.record import Check
@@ -208,9 +208,7 @@ def interval_sentence(budget: Budget, interval: Interval, decision: Outcome) -> 
 
 def files_of_engine(engine: Path) -> list[Path]:
     """The engine's file, and those that hold weights of it; of an engine that is a folder all that is in it."""
-    if engine.is_dir():
-        return list(files_below(engine).values())
-    return [engine, *Artifact(engine).weight_files()]
+    return Artifact(engine).files()
 
 
 def digest_of_engine(engine: Path) -> str:

@@ -62,8 +62,4 @@ def build_need_mib(model: Path, workspace_mib: int) -> int:
 
 
 def _size_bytes(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    if not path.is_file():
-        return 0
-    return sum(file.stat().st_size for file in [path, *Artifact(path).weight_files()])
+    return sum(file.stat().st_size for file in Artifact(path).files()) if path.exists() else 0
