@@ -21,8 +21,8 @@ from pipeline.command.options import PlanOptions
 from pipeline.command.outcomes import MadeOfPlan, VerbOutcome, print_lines
 from pipeline.command.plan_run import run_plan
 from pipeline.errors import ConfigError
-from pipeline.output import put, work_folder
 from pipeline.page.template import check_drawable
+from pipeline.page.whole_text import put_text
 from pipeline.plan import Plan, plan_from_text, text_of_file
 from pipeline.release.bundle_writer import narrowed, write_bundle
 from pipeline.remote.archive import archive_from_tar, write_program
@@ -180,13 +180,6 @@ def folder_of(plan: Plan, name: str) -> Path:
     """Where what a device made is brought: beside the plan, one for each device and plan."""
     stem = "" if plan.path.stem == "plan" else f"-{plan.path.stem}"
     return plan.resolved(f"{FOLDER}-{name}{stem}")
-
-
-def put_text(text: str, target: Path) -> None:
-    """By one rename."""
-    with work_folder(target) as work:
-        (work / target.name).write_text(text, encoding="utf-8")
-        put(work / target.name, target, work)
 
 
 @dataclass(frozen=True, repr=False)

@@ -21,7 +21,7 @@ from pipeline.gate.generations import current_folder
 from pipeline.machine import child_process
 from pipeline.nightly.fleet import FleetFile, Line
 from pipeline.nightly.line import GATE, LOG, Job, command_of, gate_words
-from pipeline.output import put, work_folder
+from pipeline.page.whole_text import put_text
 from pipeline.plan import Plan
 from pipeline.release.bundle_writer import narrowed, write_bundle
 from pipeline.store import Store
@@ -208,7 +208,4 @@ def _draw(gate: Path) -> None:
     """gate.html of a gate that was held where no page can be drawn."""
     from pipeline.gate.page import html_from_gate
 
-    text = html_from_gate(gate_from_folder(gate), gate)
-    with work_folder(gate / "gate.html") as work:
-        (work / "gate.html").write_text(text, encoding="utf-8")
-        put(work / "gate.html", gate / "gate.html", work)
+    put_text(html_from_gate(gate_from_folder(gate), gate), gate / "gate.html")

@@ -13,8 +13,8 @@ from pipeline.nightly.junit import junit_from_night
 from pipeline.nightly.line import LINES
 from pipeline.nightly.record import RECORD, NightRecord
 from pipeline.nightly.summary import markdown_from_night
-from pipeline.output import put, work_folder
 from pipeline.page.template import check_drawable
+from pipeline.page.whole_text import put_text
 
 JUNIT, SUMMARY, PAGE = "nightly.xml", "nightly.md", "index.html"
 OWN = {RECORD, JUNIT, SUMMARY, PAGE, HISTORY, LINES}
@@ -57,6 +57,4 @@ def write_report(night: NightRecord, folder: Path, *, html: bool) -> None:
 
         texts[PAGE] = html_from_night(night, rows, folder)
     for name, text in {**texts, RECORD: json_from_record(night)}.items():
-        with work_folder(folder / name) as work:
-            (work / name).write_text(text, encoding="utf-8")
-            put(work / name, folder / name, work)
+        put_text(text, folder / name)

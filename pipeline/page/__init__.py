@@ -1,1 +1,1 @@
-"""What the pages of report and gate share: numbers, pictures, template and style; no page of its own."""
+"""What the pages of report and gate share: numbers, pictures, template, style, how they are put; no page of its own."""

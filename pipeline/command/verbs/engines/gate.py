@@ -17,7 +17,6 @@ from pipeline.command.on_devices import (
     OnOptions,
     RemoteVerb,
     on_options,
-    put_text,
     run_on,
 )
 from pipeline.command.options import (
@@ -48,6 +47,7 @@ from pipeline.gate.generations import names_in
 from pipeline.gate.inputs import BaselineEngine, GateInputs
 from pipeline.gate.record import GateRecord
 from pipeline.output import check_replaceable, put, work_folder
+from pipeline.page.whole_text import put_text
 from pipeline.plan import Plan
 from pipeline.remote.ssh import destinations_from
 from pipeline.retention.promotion import promote

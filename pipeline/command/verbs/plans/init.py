@@ -9,7 +9,7 @@ import click
 from pipeline.command.draft import draft_for, draft_options
 from pipeline.command.options import STORE
 from pipeline.errors import ConfigError
-from pipeline.output import put, work_folder
+from pipeline.page.whole_text import put_text
 from pipeline.spelling import echo
 
 
@@ -32,9 +32,7 @@ def init(source: str, output: Path, store: Path, **choice: str) -> None:
     if output.suffix != ".toml":
         raise ConfigError(f"-o {output}: a plan is a .toml file; name it so")
     draft = draft_for(source, choice, store, output.parent)
-    with work_folder(output) as work:
-        (work / "plan.toml").write_text(draft.text, encoding="utf-8")
-        put(work / "plan.toml", output, work)
+    put_text(draft.text, output)
     for where, question in draft.questions.items():
         echo(f'trtforge: {where} is to be answered, where "?" stands: {question}', err=True)
     echo(output)

@@ -10,7 +10,8 @@ from pipeline.command.on_devices import OnOptions
 from pipeline.command.options import STORE, given_options, is_plan
 from pipeline.command.verbs.plans.run import run
 from pipeline.errors import ConfigError
-from pipeline.output import check_file_target, put, work_folder
+from pipeline.output import check_file_target
+from pipeline.page.whole_text import put_text
 from pipeline.spelling import echo, table_console
 
 
@@ -32,8 +33,5 @@ def report(source: Path, output: Path | None, store: Path) -> None:
     print_table(record, table_console())
     if output is not None:
         check_file_target(output)
-        with work_folder(output) as work:
-            page = work / "report.html"
-            page.write_text(html_from_record(record, source.parent), encoding="utf-8")
-            put(page, output, work)
+        put_text(html_from_record(record, source.parent), output)
         echo(output)
