@@ -294,3 +294,16 @@ def artifact_from_record(record: dict[str, Any], folder: Path) -> Artifact:
     """The inverse of ``record_from_artifact``."""
     others = {key: value for key, value in record.items() if key not in ("type", "path")}
     return TYPES[record["type"]](path=folder / record["path"], **others)
+
+
+def files_of_engine(engine: Path) -> list[Path]:
+    """The engine's file, and those that hold weights of it; of an engine that is a folder all that is in it."""
+    return Artifact(engine).files()
+
+
+def digest_of_engine(engine: Path) -> str:
+    """SHA-256 (hex) of the engine's file, as `sha256sum` prints it; of all their digests where there are several."""
+    if engine.is_dir():
+        return sha256_of(engine)
+    digests = [file_digest(file).hex() for file in files_of_engine(engine)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()

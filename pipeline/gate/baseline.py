@@ -22,10 +22,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifact import Engine
+from pipeline.artifact import Engine, digest_of_engine, files_of_engine
 from pipeline.bundle import SUMS, faults_by_sums, read_sums, sums_of
 from pipeline.errors import ConfigError, DataError, NotDecided
-from pipeline.gate.checks import digest_of_engine, files_of_engine
 from pipeline.gate.generations import (
     FOLDER,
     add_generation,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from calibration.file_digest import file_digest
 from engines import backend
 from engines.contract import SharingBackend
 from engines.provider_share import num_fallback_nodes
-from pipeline.artifact import Artifact, Engine, sha256_of
+from pipeline.artifact import Engine, files_of_engine
 from pipeline.errors import ConfigError
 from pipeline.gate.budget import Budget, QuantityKind
 from pipeline.gate.record import Check
@@ -204,19 +202,6 @@ def interval_sentence(budget: Budget, interval: Interval, decision: Outcome) -> 
     if decision == "fail":
         return f"{budget.subject} is {value}{interval_text}, {'above' if budget.at_most else 'below'} {bound}"
     return f"{budget.subject} is {value}{interval_text}, within {budget.limit}"
-
-
-def files_of_engine(engine: Path) -> list[Path]:
-    """The engine's file, and those that hold weights of it; of an engine that is a folder all that is in it."""
-    return Artifact(engine).files()
-
-
-def digest_of_engine(engine: Path) -> str:
-    """SHA-256 (hex) of the engine's file, as `sha256sum` prints it; of all their digests where there are several."""
-    if engine.is_dir():
-        return sha256_of(engine)
-    digests = [file_digest(file).hex() for file in files_of_engine(engine)]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def size_bytes(engine: Path) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.artifact import Engine
+from pipeline.artifact import Engine, digest_of_engine
 from pipeline.errors import EXIT_STATUS, CheckFailed, DataError, NotDecided
 from pipeline.gate.accuracy import IntervalPolicy, accuracy_of, check_accuracy
 from pipeline.gate.budget import Budget
@@ -19,7 +19,6 @@ from pipeline.gate.checks import (
     check_size,
     check_tolerances,
     check_without_baseline,
-    digest_of_engine,
     size_bytes,
     withhold_decision,
 )

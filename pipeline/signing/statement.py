@@ -29,7 +29,7 @@ from engines.signing.trust import (
     sha256_of,
 )
 from engines.whole_file import write_whole
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, digest_of_engine
 from pipeline.errors import ConfigError
 from pipeline.output import record_to_keep, share
 
@@ -61,7 +61,7 @@ def statement_of(file: Path, gate: Mapping[str, Any] | None = None) -> dict[str,
         "metadata": {"finishedOn": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")},
     }
     if gate is not None:
-        details["byproducts"] = [{"name": "gate", "annotations": _decision(gate, sha256, file)}]
+        details["byproducts"] = [{"name": "gate", "annotations": _decision(gate, file)}]
     return {
         "_type": STATEMENT_TYPE,
         "subject": subjects,
@@ -148,10 +148,10 @@ def _inputs(recipe: Mapping[str, Any]) -> dict[str, str]:
     return {name: entry["digest"] for name, entry in entries.items() if isinstance(entry, dict) and "digest" in entry}
 
 
-def _decision(gate: Mapping[str, Any], sha256: str, file: Path) -> dict[str, Any]:
+def _decision(gate: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """What the gate decided of this very engine."""
-    engines = gate.get("engines", ())
-    mine = next((entry for entry in engines if entry.get("digest") == sha256), None)
+    digest = digest_of_engine(file)
+    mine = next((entry for entry in gate.get("engines", ()) if entry.get("digest") == digest), None)
     if mine is None:
         raise ConfigError(f"{file}: the gate is of other engines (none has its SHA-256); name its own gate.json")
     return {"outcome": gate.get("outcome", ""), "variant": mine.get("name", "")}

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.artifact import Engine
+from pipeline.artifact import Engine, digest_of_engine, files_of_engine
 from pipeline.gate.budget import budget_from_text
 from pipeline.gate.checks import (
     EngineBudget,
@@ -19,9 +19,7 @@ from pipeline.gate.checks import (
     check_not_measured,
     check_size,
     check_tolerances,
-    digest_of_engine,
     exact_interval,
-    files_of_engine,
     number_beside,
     withhold_decision,
 )

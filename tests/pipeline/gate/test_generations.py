@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline import output
+from pipeline.artifact import digest_of_engine
 from pipeline.errors import ConfigError, DataError
 from pipeline.gate import generations as generations_module
 from pipeline.gate.baseline import baseline_named, generations, read_baseline, rollback, set_baseline
-from pipeline.gate.checks import digest_of_engine
 from pipeline.gate.generations import GENERATIONS, add_generation, names_in, settle, withdrawn
 from pipeline.json_record import write_json
 from pipeline.machine.identity import this_machine

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engines.signing.trust import sha256_of
+from pipeline.artifact import digest_of_engine
 from pipeline.errors import ConfigError, DataError
 from pipeline.gate.baseline import rollback, set_baseline
-from pipeline.gate.checks import digest_of_engine
 from pipeline.json_record import write_json
 from pipeline.machine.identity import this_machine
 from pipeline.retention.gc import Rules, plan_gc, sweep

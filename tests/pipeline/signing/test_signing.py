@@ -17,6 +17,7 @@ import pytest
 from engines.errors import NotTrusted
 from engines.signing import trust
 from engines.signing.envelope import opened, public_key
+from pipeline.artifact import digest_of_engine
 from pipeline.errors import ConfigError
 from pipeline.signing import options
 
@@ -161,6 +162,26 @@ def test_bad_input_is_one_sentence(
     assert command("sign", engine, "--key", key, "--gate", gate).status == 0
     details = statement_in(tmp_path / "e.plan.dsse.json", key)["predicate"]["runDetails"]
     assert details["byproducts"] == [{"name": "gate", "annotations": {"outcome": "pass", "variant": "int8@tensorrt"}}]
+
+
+def test_a_gate_of_an_engine_in_several_files(
+    command: Command, key: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest in gate.json is that of all of them, and not the one that is signed."""
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load(tiny / "tiny.onnx")
+    onnx.save(model, tmp_path / "e.onnx", save_as_external_data=True, location="e.data", size_threshold=0)
+    folder = tmp_path / "e.session"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"x")
+    for engine in (tmp_path / "e.onnx", folder):
+        gate = {"engines": [{"digest": digest_of_engine(engine), "name": "fp32@x"}], "outcome": "pass"}
+        (tmp_path / "gate.json").write_text(json.dumps(gate))
+        said = command("sign", engine, "--key", key, "--gate", "gate.json")
+        assert said.status == 0, said.err
+        statement = statement_in(trust.beside_of(engine), key)
+        assert statement["subject"][0]["digest"]["sha256"] == trust.sha256_of(engine) != digest_of_engine(engine)
+        assert statement["predicate"]["runDetails"]["byproducts"][0]["annotations"]["variant"] == "fp32@x"
 
 
 def test_a_key_that_is_not_there_ends_the_run_before_it_begins(
