@@ -90,12 +90,10 @@ def sign_file(file: Path, key: Path, gate: Mapping[str, Any] | None = None) -> P
         ConfigError: as ``statement_of``; or the signature cannot be written.
         NotTrusted, Unavailable: as ``sealed``.
     """
-    store = _store_of(file.resolve())
+    store, statement = _store_of(file.resolve()), statement_of(file, gate)
     if store is None:
-        return _written(beside_of(file), sealed(statement_of(file, gate), key))
-    target = _written(store / IN_STORE / f"{sha256_of(file)}{ENDING}", sealed(statement_of(file, gate), key))
-    share(target.parent, store)
-    return target
+        return _written(beside_of(file), sealed(statement, key))
+    return _written_in_store(store, statement, key)
 
 
 def sign_in_store(engine: Path, key: Path, store: Path) -> Path:
@@ -106,15 +104,13 @@ def sign_in_store(engine: Path, key: Path, store: Path) -> Path:
     Raises:
         ConfigError, NotTrusted, Unavailable: as ``sign_file``.
     """
-    target = store / IN_STORE / f"{sha256_of(engine)}{ENDING}"
     statement = statement_of(engine)
+    target = _place_in_store(store, statement)
     if target.is_file():
         with contextlib.suppress(NotTrusted):  # Of another key, damaged, or of another build's record.
             if opened(target, [public_half(key)]).statement.get("subject") == statement["subject"]:
                 return target
-    _written(target, sealed(statement, key))
-    share(target.parent, store)
-    return target
+    return _written_in_store(store, statement, key)
 
 
 def _store_of(file: Path) -> Path | None:
@@ -125,6 +121,17 @@ def _store_of(file: Path) -> Path | None:
         if is_result or (room == "baselines" and file.parent.name == "engine"):
             return parent
     return None
+
+
+def _place_in_store(store: Path, statement: Mapping[str, Any]) -> Path:
+    """By the digest of the first subject, which is the engine."""
+    return store / IN_STORE / f"{statement['subject'][0]['digest']['sha256']}{ENDING}"
+
+
+def _written_in_store(store: Path, statement: Mapping[str, Any], key: Path) -> Path:
+    target = _written(_place_in_store(store, statement), sealed(statement, key))
+    share(target.parent, store)
+    return target
 
 
 def _written(target: Path, envelope: Mapping[str, Any]) -> Path:
