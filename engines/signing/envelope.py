@@ -32,10 +32,13 @@ class PublicKey:
     """A key that signatures are held to."""
 
     path: Path
-    key_id: str
-    """SHA-256 (hex) of the key in DER."""
     raw: bytes
     """Its 32 bytes."""
+
+    @property
+    def key_id(self) -> str:
+        """SHA-256 (hex) of the key in DER."""
+        return hashlib.sha256(DER_OF_ED25519 + self.raw).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,8 @@ def new_key(private: Path) -> Path:
         NotTrusted: one of the files is there already, or cannot be written.
         Unavailable: cryptography is not installed.
     """
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    except ImportError as error:
-        raise Unavailable(f"cryptography: cannot be imported ({error}); {INSTALL}") from error
-    key = Ed25519PrivateKey.generate()
+    serialization, kind = _cryptography()
+    key = kind.generate()
     public = private.with_suffix(".pub")
     texts = {
         private: key.private_bytes(
@@ -98,7 +97,7 @@ def public_key(path: Path) -> PublicKey:
         raise NotTrusted(
             f"{path}: is no public key of Ed25519 in PEM; make a pair with `trtforge sign --new-key release.key`"
         )
-    return PublicKey(path, hashlib.sha256(der).hexdigest(), der[len(DER_OF_ED25519) :])
+    return PublicKey(path, der[len(DER_OF_ED25519) :])
 
 
 def sealed(statement: Mapping[str, Any], private: Path) -> dict[str, Any]:
@@ -132,21 +131,27 @@ def _private_key(private: Path) -> tuple[Any, PublicKey]:
     """The key, as cryptography has it, and its public half."""
     _check_alone(private)
     text = _text(private, "a private key").encode()
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    except ImportError as error:
-        raise Unavailable(f"cryptography: cannot be imported ({error}); {INSTALL}") from error
+    serialization, kind = _cryptography()
     try:
         key = serialization.load_pem_private_key(text, None)
     except (TypeError, ValueError) as error:
         raise NotTrusted(
             f"{private}: is no private key without a password ({error}); make one with --new-key"
         ) from None
-    if not isinstance(key, Ed25519PrivateKey):
+    if not isinstance(key, kind):
         raise NotTrusted(f"{private}: is a key of another kind, one of Ed25519 is expected; make one with --new-key")
     raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    return key, PublicKey(private, hashlib.sha256(DER_OF_ED25519 + raw).hexdigest(), raw)
+    return key, PublicKey(private, raw)
+
+
+def _cryptography() -> tuple[Any, Any]:
+    """How it writes and reads keys, and its private keys of Ed25519."""
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    except ImportError as error:
+        raise Unavailable(f"cryptography: cannot be imported ({error}); {INSTALL}") from error
+    return serialization, Ed25519PrivateKey
 
 
 def opened(file: Path, keys: Sequence[PublicKey]) -> Opened:
