@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,11 @@ def libraries_for(engine: Path, record: Mapping[str, Any]) -> tuple[PluginLibrar
                 "loaded: sign the engine with its record beside it, or name no plugins"
             )
         return tuple(map(library_at, files))
-    return tuple(_recorded(engine, entry, files) for entry in _entries(record) if not entry.get("is_inside"))
+    return tuple(_recorded(engine, entry, files) for entry in plugins_in(record) if not entry.get("is_inside"))
 
 
-def _entries(record: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+def plugins_in(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What an engine's record has of each library that it was built with; see ``PluginLibrary.record``."""
     return record.get("options", {}).get(FIELD) or ()
 
 

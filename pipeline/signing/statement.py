@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import NotTrusted
-from engines.plugin_library import FIELD
+from engines.plugin_library import plugins_in
 from engines.signing.envelope import opened, public_half, sealed
 from engines.signing.trust import (
     DEEPEST,
@@ -51,8 +51,8 @@ def statement_of(file: Path, gate: Mapping[str, Any] | None = None) -> dict[str,
     sha256, record = sha256_of(file), record_to_keep(file)
     subjects = [{"name": file.name, "digest": {"sha256": sha256}}]
     subjects += [{"name": f.name, "digest": {"sha256": sha256_of(f)}} for f in Artifact(file).weight_files()]
-    plugins = record.get("options", {}).get(FIELD) or ()
-    subjects += [{"name": f"{PLUGIN}{entry['name']}", "digest": {"sha256": entry["sha256"]}} for entry in plugins]
+    libraries = plugins_in(record)
+    subjects += [{"name": f"{PLUGIN}{each['name']}", "digest": {"sha256": each["sha256"]}} for each in libraries]
     if record:
         subjects.append({"name": RECORD, "digest": {"sha256": record_digest(record)}})
     recipe = _recipe(file)
