@@ -100,17 +100,14 @@ class _Folder:
         old_type, old_shape = value.dtype, value.shape
         assert old_type is not None
         assert old_shape is not None
-        before = PixelInput(
-            value.name or "", old_type.numpy().name, tuple(d if isinstance(d, int) else -1 for d in old_shape), ""
-        )
         readers = [(use.node, use.idx) for use in value.uses()]
         value.type = ir.TensorType(ir.DataType.UINT8)
         if steps.to_nchw:
             n, c, h, w = list(old_shape)
             value.shape = ir.Shape([n, h, w, c])
         end = self._append("Cast", [value], [ir.AttrInt64("to", int(ir.DataType.FLOAT))])
-        words = self._into_convolution() if self._conv is not None and old_type == ir.DataType.FLOAT else None
-        end, rest = self._written(end, words)
+        taken = self._into_convolution() if self._conv is not None and old_type == ir.DataType.FLOAT else None
+        end, words = self._written(end, taken)
         if steps.to_nchw:
             end = self._append("Transpose", [end], [ir.AttrInt64s("perm", TO_NCHW)])
             end.shape = old_shape
@@ -124,24 +121,22 @@ class _Folder:
                 self._graph.outputs[index] = self._append("Identity", [end], [])
         if len(self._graph) and self._nodes:
             self._graph.insert_before(self._graph[0], self._nodes)
-        return PixelInput(before.name, before.dtype, before.shape, "; ".join(filter(None, rest)))
+        shape = tuple(d if isinstance(d, int) else -1 for d in old_shape)
+        return PixelInput(value.name or "", old_type.numpy().name, shape, "; ".join(filter(None, words)))
 
     def _written(self, end: ir.Value, taken: _Taken | None) -> tuple[ir.Value, list[str]]:
         """The steps that no convolution took, as nodes; and the words for all."""
-        steps, words = self._steps, [] if taken is None else taken.words
-        mean, std = (self._as_stored(values) for values in (steps.mean, steps.std))
-        if steps.reverses and not (taken and taken.order):
+        if taken is not None:
+            if not taken.shift.any():
+                return end, taken.words
+            end = self._append("Sub", [end, self._constant("mean", _shortest(taken.shift))], [])
+            return end, [*taken.words, f"{_listed(taken.shift)} is subtracted in front of it, as it pads with zeros"]
+        steps, words = self._steps, []
+        if steps.reverses:
             order = self._constant("order", np.arange(self._num_channels - 1, -1, -1, dtype=np.int64))
             end = self._append("Gather", [end, order], [ir.AttrInt64("axis", self._rank - 1)])
-            mean, std = steps.mean, steps.std
-            words = [*words, "the channels are brought into their order"]
-        if taken is not None and taken.shift is not None:
-            offset = taken.shift
-            if offset.any():
-                end = self._append("Sub", [end, self._constant("mean", _shortest(offset))], [])
-                words = [*words, f"{_listed(offset)} is subtracted in front of it, as it pads with zeros"]
-            return end, words
-        parts = (("Mul", "scale", (steps.scale,)), ("Sub", "mean", mean), ("Div", "std", std))
+            words.append("the channels are brought into their order")
+        parts = (("Mul", "scale", (steps.scale,)), ("Sub", "mean", steps.mean), ("Div", "std", steps.std))
         done = []
         for operator, name, numbers in parts:
             neutral = 0.0 if operator == "Sub" else 1.0
@@ -185,11 +180,7 @@ class _Folder:
         if (factor != 1.0).any():
             words.append(f"× {_listed(factor)} is in the weights of '{name}'")
         left = mean / steps.scale if pads else np.zeros(self._num_channels)
-        return _Taken(words, steps.reverses, left[::-1] if steps.reverses else left)
-
-    def _as_stored(self, values: tuple[float, ...]) -> tuple[float, ...]:
-        """Per channel, in the order of the stored bytes."""
-        return values[::-1] if self._steps.reverses else values
+        return _Taken(words, left[::-1] if steps.reverses else left)
 
     def _append(self, operator: str, inputs: list[ir.Value], attributes: list[ir.Attr]) -> ir.Value:
         name = f"{self._value.name}_pixels"
@@ -226,12 +217,10 @@ class _Folder:
 
 @dataclass(frozen=True)
 class _Taken:
-    """What a convolution took in."""
+    """What a convolution took in; the order of the channels is in it, too."""
 
     words: list[str]
-    order: bool
-    """Whether that of the channels, too."""
-    shift: Floats | None
+    shift: Floats
     """What is still to be subtracted from each channel, in the order of the stored bytes."""
 
 

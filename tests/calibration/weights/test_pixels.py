@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from calibration.data.preprocess import Preprocess
 from calibration.errors import ModelError
 from calibration.weights.pixels import PixelInput, PixelSteps, fold_pixels
+from pipeline.stages.export import pixels_from
 
 BYTES = np.random.default_rng(5).integers(0, 256, (2, 6, 5, 3), np.uint8)
 MEANS, STDS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,13 +44,9 @@ def answer(model: onnx.ModelProto, x: Any) -> Any:
     return ReferenceEvaluator(model).run(None, {"x": x})[0]  # type: ignore[index]
 
 
-def steps_of(how: Preprocess) -> PixelSteps:
-    return PixelSteps(how.channels == "bgr", how.scale, how.mean, how.std, to_nchw=how.layout == "nchw")
-
-
 def folded(model: onnx.ModelProto, how: Preprocess) -> tuple[onnx.ModelProto, PixelInput]:
     """The network that takes bytes, which answers as the other did to what the preprocessing makes of them."""
-    made, (about,) = fold_pixels(model, steps_of(how))
+    made, (about,) = fold_pixels(model, pixels_from(how).steps)
     expected = answer(model, how(BYTES))
     np.testing.assert_allclose(answer(made, BYTES), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     (value,) = made.graph.input
@@ -136,7 +133,7 @@ def test_where_no_convolution_can_the_steps_are_computed_to_the_bit(takes: str, 
     layout: Any = "nchw" if takes == FIRST else "keep"
     how = Preprocess(channels=channels, scale=1 / 255, mean=MEANS, std=STDS, layout=layout, dtype="float32")
     model = network(takes, body)
-    made, about = fold_pixels(model, steps_of(how))
+    made, about = fold_pixels(model, pixels_from(how).steps)
     assert ("Gather" in operators(made)) is (channels == "bgr")
     assert about[0].words.endswith("scale, mean, std: computed as written")
     np.testing.assert_array_equal(answer(made, BYTES), answer(model, how(BYTES)))
@@ -163,7 +160,7 @@ def test_an_input_of_fp16_gets_what_it_took() -> None:
         '<ir_version: 8, opset_import: ["" : 17]> net (float16[N,3,6,5] x) => (float16[N,3,6,5] y) { y = Neg (x) }'
     )
     how = Preprocess(scale=1 / 255, mean=MEANS, layout="nchw", dtype="float16")
-    made, about = fold_pixels(model, steps_of(how))
+    made, about = fold_pixels(model, pixels_from(how).steps)
     assert about[0].dtype == "float16"
     np.testing.assert_array_equal(answer(made, BYTES), answer(model, how(BYTES)))
 
