@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from calibration.graph.attention import Attention, attentions
 from calibration.graph.editing import attribute_int, constant, dimensions
+from calibration.precision.input_arithmetic import ARITHMETIC
 from calibration.precision.placement import (
     PRODUCTS,
     AttentionChoice,
@@ -39,7 +40,6 @@ from calibration.ranges.span import Span
 SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth")
 PART = ("Pad", "Slice", "Split", "MaxPool")
 """With those above, the operators through which Q/DQ commute: their first input and their outputs have one scale."""
-ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 POOLS = ("AveragePool", "GlobalAveragePool")
 BRANCH = ("BatchNormalization", "Relu", "Clip", "LeakyRelu")
 """What may lie between a convolution and the Add it is fused with, besides Add and Mul with a constant."""
