@@ -38,8 +38,6 @@ from pipeline.stats.intervals import Interval
 
 NUM_QUERIES = 8
 """Run after the first one, before the memory is read: some runtimes take more at the second query."""
-
-
 NUM_BATCHES = 8
 """A soak goes round these."""
 MEMORY_OF: dict[str, Where] = {"memory_growth_mib_per_h": "process", "device_memory_growth_mib_per_h": "device"}
@@ -48,7 +46,7 @@ NOT_TOLD: dict[Where, tuple[str, str]] = {
     "process": ("there were too few readings", "raise max_seconds in [gate.pairing]"),
     "device": ("the backend does not report device memory", "leave it out, or gate on a GPU"),
 }
-"""Why growth is not known, and what to do."""
+"""Why memory or its growth is not known, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +132,7 @@ def check_cold_start(
     variant, budget = engine_budget
     measured = {name: [getattr(start, budget.quantity.name) for start in of] for name, of in cold_starts.items()}
     if None in [value for name in (variant, *([baseline] if budget.relative else [])) for value in measured[name]]:
-        why = "the backend does not report device memory"
-        return check_not_measured(engine_budget, why, "leave it out, or gate on a GPU")
+        return check_not_measured(engine_budget, *NOT_TOLD["device"])
     values = measured[variant]
     if budget.relative:
         values = [candidate / reference for candidate, reference in zip(values, measured[baseline])]
