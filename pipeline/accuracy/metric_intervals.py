@@ -21,17 +21,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from calibration.arrays import Bools, Floats
+from calibration.arrays import Bools, Floats, Ints
 from engines.contract import Array
 from pipeline.accuracy.metrics import Metric
 from pipeline.errors import ConfigError
 from pipeline.stats.bootstrap import expanded_percentiles
 from pipeline.stats.intervals import Interval, Limit, outcome
 from pipeline.stats.proportions import clopper_pearson, mcnemar, tango, two_sided
-
-Picks = npt.NDArray[np.int64]
 
 LEAST_RESAMPLES = 50
 MOST_SAMPLES = 1_000_000
@@ -109,7 +106,7 @@ def metric_drop(
     else:
         of_candidate, of_reference = (metric.of_samples(outputs, labels) for outputs in (candidate, reference))
 
-        def value(picks: Picks) -> float:
+        def value(picks: Ints) -> float:
             return sign * (of_reference(picks) - of_candidate(picks))
 
         interval, drawn = _resampled(value, _num_samples(candidate), sampling)
@@ -277,7 +274,7 @@ def _unseen_share(num: int, confidence: float) -> float:
     return squared / (num + squared)
 
 
-def _resampled(value: Callable[[Picks], float], num: int, sampling: Sampling) -> tuple[Interval, Floats]:
+def _resampled(value: Callable[[Ints], float], num: int, sampling: Sampling) -> tuple[Interval, Floats]:
     """The interval, and the value on each resample; on all samples first."""
     start = time.monotonic()
     estimate = value(np.arange(num))
@@ -296,7 +293,8 @@ def _resampled(value: Callable[[Picks], float], num: int, sampling: Sampling) ->
                     f"the metric cannot be computed on most resamples of the {num} samples ({error}), so there is no "
                     "interval; give more evaluation samples"
                 ) from error
-    return _interval(estimate, np.array(drawn), num, sampling.confidence), np.array(drawn)
+    values = np.array(drawn)
+    return _interval(estimate, values, num, sampling.confidence), values
 
 
 def _interval(estimate: float, drawn: Floats, num: int, confidence: float) -> Interval:
