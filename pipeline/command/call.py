@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Number
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import click
@@ -101,5 +100,5 @@ def _is_plain(value: Any, *, is_item: bool = False) -> bool:
 
 def _text(value: Any, between: str) -> str:
     """A list as one word."""
-    is_list = isinstance(value, Iterable) and not isinstance(value, (str, Path))
-    return between.join(map(str, value)) if is_list and not hasattr(value, "__fspath__") else str(value)
+    is_list = isinstance(value, Iterable) and not isinstance(value, (str, PathLike))
+    return between.join(map(str, value)) if is_list else str(value)
