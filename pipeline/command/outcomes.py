@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,17 @@ def print_lines(lines: Iterable[object], console: Console) -> None:
             console.file.write(f"{shown(str(line))}\n")
 
 
+def failures_of(verdicts: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """All failures of verdicts, with what each is about."""
+    return tuple(f"{name}: {failure}" for name, verdict in verdicts.items() for failure in verdict["failures"])
+
+
+def raise_failures(failures: Sequence[str]) -> None:
+    """Raise CheckFailed with all of them if there are any."""
+    if failures:
+        raise CheckFailed("out of tolerance: " + "; ".join(failures))
+
+
 @dataclass(frozen=True, repr=False)
 class Made(VerbOutcome):
     """A file or a folder that a verb wrote."""
@@ -131,8 +142,7 @@ class MadeOfPlan(VerbOutcome):
 
     def check(self) -> None:
         """Raise CheckFailed if anything is out of tolerance."""
-        if self.failures:
-            raise CheckFailed("out of tolerance: " + "; ".join(self.failures))
+        raise_failures(self.failures)
 
 
 @dataclass(frozen=True, repr=False)
@@ -167,7 +177,7 @@ class ComparedOutputs(VerbOutcome):
 
     def check(self) -> None:
         """Raise CheckFailed if it is out of tolerance."""
-        MadeOfPlan({}, tuple(f"{self.name}: {failure}" for failure in self.record["failures"])).check()
+        raise_failures(failures_of({self.name: self.record}))
 
 
 @dataclass(frozen=True, repr=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.artifact import TRAINED, Findings
 from pipeline.command.options import PlanOptions, given_options
-from pipeline.command.outcomes import Linted, Made, MadeOfPlan, VerbOutcome
+from pipeline.command.outcomes import Linted, Made, MadeOfPlan, VerbOutcome, failures_of
 from pipeline.command.support_table import asked_of
 from pipeline.errors import ConfigError
 from pipeline.spelling import echo
@@ -127,13 +127,3 @@ def by_plan(path: Path, store: Path, until: str, beside_plan: PlanOptions = NOTH
     verdicts = made.verdicts if until == "validate" else {}
     failures = failures_of({variant.name: verdict.read() for variant, verdict in verdicts.items()})
     return MadeOfPlan({variant.name: artifact for variant, artifact in (result or {}).items()}, failures)
-
-
-def raise_failures(verdicts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise CheckFailed if any verdict did not pass, with every failure."""
-    MadeOfPlan({}, failures_of(verdicts)).check()
-
-
-def failures_of(verdicts: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """All of them, with what they are about."""
-    return tuple(f"{name}: {failure}" for name, verdict in verdicts.items() for failure in verdict["failures"])

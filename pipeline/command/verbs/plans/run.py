@@ -12,8 +12,8 @@ from engines import builders
 from pipeline.command.draft import draft_options, plan_text
 from pipeline.command.on_devices import RUN, OnOptions, on_options, report_on, run_on
 from pipeline.command.options import STORE, PlanOptions, plan_options
-from pipeline.command.outcomes import VerbOutcome
-from pipeline.command.plan_run import open_plan, raise_failures, tell_time
+from pipeline.command.outcomes import VerbOutcome, failures_of, raise_failures
+from pipeline.command.plan_run import open_plan, tell_time
 from pipeline.command.reports import report_of_run
 from pipeline.errors import ConfigError
 from pipeline.plan import Plan
@@ -57,7 +57,7 @@ def run(
     folder = read.output_folder(read.report)
     echo(folder / ("report.html" if read.report.html else "report.json"))
     tell_time(opened.account, stopwatch.spent())
-    raise_failures({variant.name: verdict.read() for variant, verdict in made.verdicts.items()})
+    raise_failures(failures_of({variant.name: verdict.read() for variant, verdict in made.verdicts.items()}))
     return None
 
 
