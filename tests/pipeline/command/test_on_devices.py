@@ -134,7 +134,6 @@ def test_what_the_plan_says_goes_along(desk: Path, command: Command, orin: Devic
 
 @needs_sshd
 def test_an_error_there_is_told_here(desk: Path, command: Command) -> None:
-    (desk / "trtforge-on-orin").exists()
     said = command("gate", "plan.toml", *HERE, "--candidate", "int4@onnxruntime", "--budget", "size_mib <= 1")
     assert said.status == 2
     assert "[orin] trtforge: plan.toml: [gate] candidate: there is no variant 'int4@onnxruntime'" in said.err
