@@ -33,8 +33,10 @@ class EngineLoader:
         signed = expected(engine)
 
         def check(plan: Path) -> Mapping[str, Any]:
-            check_record(plan, record_beside(plan), signed)
-            return check_plan_here(plan, self.name, self.versions())
+            record = record_beside(plan)  # Once: what is compared with the signature is what is gone by.
+            check_record(plan, record, signed)
+            check_plan_here(plan, record, self.name, self.versions())
+            return record
 
         def check_data(data: bytes) -> None:
             check_bytes(engine, data, signed)

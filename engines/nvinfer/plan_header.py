@@ -69,11 +69,12 @@ def record_beside(plan: Path) -> dict[str, Any]:
     return {}
 
 
-def check_plan_here(plan: Path, backend: str, here: Mapping[str, str]) -> dict[str, Any]:
-    """Compare a plan with this machine. Returns the record beside it, empty for a plan of others.
+def check_plan_here(plan: Path, record: Mapping[str, Any], backend: str, here: Mapping[str, str]) -> None:
+    """Compare a plan with this machine.
 
     Args:
         plan: the engine's file.
+        record: that beside it, empty for a plan of others.
         backend: ``tensorrt`` or ``tensorrt_rtx``, which is to run it.
         here: the backend's ``versions()``.
 
@@ -81,7 +82,7 @@ def check_plan_here(plan: Path, backend: str, here: Mapping[str, str]) -> dict[s
         EngineError: the file is no plan, or not the whole of what was built.
         Unavailable: it is another library's, generation's or GPU's, or has no weights; the sentence says what to do.
     """
-    header, record = header_of(plan), record_beside(plan)
+    header = header_of(plan)
     size = plan.stat().st_size
     if record and record.get("size_bytes") not in (None, size):
         raise EngineError(
@@ -99,7 +100,6 @@ def check_plan_here(plan: Path, backend: str, here: Mapping[str, str]) -> dict[s
     for reason in (version, _gpu(record, here, backend), _weights(options)):
         if reason:
             raise Unavailable(f"{plan}: {reason}")
-    return record
 
 
 def _version(built: tuple[int, ...], ours: tuple[int, ...], backend: str, record: Mapping[str, Any], plan: Path) -> str:

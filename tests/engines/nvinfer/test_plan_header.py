@@ -30,9 +30,16 @@ def with_record(plan: Path, **change: Any) -> Path:
     return plan
 
 
+def checked(plan: Path, backend: str, here: dict[str, str]) -> dict[str, Any]:
+    """The record beside a plan that runs there."""
+    record = record_beside(plan)
+    check_plan_here(plan, record, backend, here)
+    return record
+
+
 def refusal(plan: Path, here: dict[str, str] = ORIN, backend: str = "tensorrt") -> str:
     with pytest.raises(Unavailable) as caught:
-        check_plan_here(plan, backend, here)
+        checked(plan, backend, here)
     said = str(caught.value)
     assert said.startswith(f"{plan}: ")
     return said.removeprefix(f"{plan}: ")
@@ -49,7 +56,7 @@ def test_the_header(tmp_path: Path) -> None:
 def test_a_tag_of_tensorrts_that_is_not_known_is_left_to_it(tmp_path: Path) -> None:
     plan = plan_file(tmp_path, b"ptrt")
     assert header_of(plan) == PlanHeader("", ())
-    assert check_plan_here(plan, "tensorrt", ORIN) == {}
+    assert checked(plan, "tensorrt", ORIN) == {}
     xavier = ORIN | {"compute_capability": "7.2"}
     assert "was built on Orin with compute capability 8.7" in refusal(with_record(plan), xavier)
 
@@ -66,7 +73,7 @@ def test_a_tag_of_tensorrts_that_is_not_known_is_left_to_it(tmp_path: Path) -> N
 def test_what_is_no_plan(tmp_path: Path, data: bytes, words: str) -> None:
     (tmp_path / "x.plan").write_bytes(data)
     with pytest.raises(EngineError, match=rf"x\.plan: {words}"):
-        check_plan_here(tmp_path / "x.plan", "tensorrt", ORIN)
+        checked(tmp_path / "x.plan", "tensorrt", ORIN)
 
 
 def test_a_plan_that_is_not_there(tmp_path: Path) -> None:
@@ -76,18 +83,18 @@ def test_a_plan_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_plan_of_this_machine_passes_and_its_record_comes_back(tmp_path: Path) -> None:
     plan = with_record(plan_file(tmp_path), options={"version_compatible": True})
-    assert check_plan_here(plan, "tensorrt", ORIN)["options"] == {"version_compatible": True}
+    assert checked(plan, "tensorrt", ORIN)["options"] == {"version_compatible": True}
 
 
 def test_a_plan_of_others_passes_where_its_header_does(tmp_path: Path) -> None:
-    assert check_plan_here(plan_file(tmp_path), "tensorrt", ORIN) == {}
+    assert checked(plan_file(tmp_path), "tensorrt", ORIN) == {}
 
 
 def test_a_plan_that_was_cut(tmp_path: Path) -> None:
     plan = with_record(plan_file(tmp_path))
     plan.write_bytes(plan.read_bytes()[:-5])
     with pytest.raises(EngineError, match=r"has 51 bytes, 56 were built by its record; it is cut short or another eng"):
-        check_plan_here(plan, "tensorrt", ORIN)
+        checked(plan, "tensorrt", ORIN)
 
 
 def test_an_engine_of_the_other_library(tmp_path: Path) -> None:
@@ -104,15 +111,13 @@ def test_versions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert refusal(with_record(newer, options={"version_compatible": True})) == words
     newer.with_name("model.plan.json").unlink()
     with caplog.at_level(logging.WARNING):
-        assert check_plan_here(plan_file(tmp_path, version=older), "tensorrt", ORIN) == {}
+        assert checked(plan_file(tmp_path, version=older), "tensorrt", ORIN) == {}
     assert "was built by version 8.6.2, 10.3.0 is here; it loads only if it was built to be comp" in caplog.text
     assert refusal(with_record(plan_file(tmp_path, version=older))) == (
         "was built by version 8.6.2, 10.3.0 is here; build it again here, or once and for all with "
         "version_compatible = true"
     )
-    check_plan_here(
-        with_record(plan_file(tmp_path, version=older), options={"version_compatible": True}), "tensorrt", ORIN
-    )
+    checked(with_record(plan_file(tmp_path, version=older), options={"version_compatible": True}), "tensorrt", ORIN)
 
 
 def test_a_header_that_does_not_tell_the_version_leaves_it_to_the_record(tmp_path: Path) -> None:
@@ -122,7 +127,7 @@ def test_a_header_that_does_not_tell_the_version_leaves_it_to_the_record(tmp_pat
     assert refusal(plan).startswith(
         "was built by version 8.5.2, 10.3.0 is here; build it again here, or once and for al"
     )
-    check_plan_here(plan, "tensorrt", ORIN | {"tensorrt": "8.5.2.2"})
+    checked(plan, "tensorrt", ORIN | {"tensorrt": "8.5.2.2"})
 
 
 def test_gpus(tmp_path: Path) -> None:
@@ -134,8 +139,8 @@ def test_gpus(tmp_path: Path) -> None:
     )
     ampere = with_record(plan, options={"hardware": "ampere_plus"})
     assert "for 8.0 and later, the GPU here has 7.2; build it again here" in refusal(ampere, xavier)
-    check_plan_here(ampere, "tensorrt", ORIN | {"compute_capability": "12.0"})
-    check_plan_here(with_record(plan), "tensorrt", {"tensorrt": "10.3.0.30"})
+    checked(ampere, "tensorrt", ORIN | {"compute_capability": "12.0"})
+    checked(with_record(plan), "tensorrt", {"tensorrt": "10.3.0.30"})
 
 
 def test_targets_of_tensorrt_for_rtx(tmp_path: Path) -> None:
@@ -145,7 +150,7 @@ def test_targets_of_tensorrt_for_rtx(tmp_path: Path) -> None:
     assert refusal(plan, here, "tensorrt_rtx") == (
         "was built for compute capability 8.6, 8.9, the GPU here has 7.5; build it for 7.5"
     )
-    check_plan_here(plan, "tensorrt_rtx", here | {"compute_capability": "8.9"})
+    checked(plan, "tensorrt_rtx", here | {"compute_capability": "8.9"})
 
 
 def test_a_plan_without_weights(tmp_path: Path) -> None:
@@ -170,7 +175,7 @@ def test_a_real_plan_and_the_runner_that_refuses_another(linear: Path, tmp_path:
     tensorrt_rtx.build(linear, tmp_path / "e.plan", BuildOptions(shapes=shapes))
     version = tensorrt_rtx.versions()["tensorrt_rtx"]
     assert header_of(tmp_path / "e.plan") == PlanHeader("tensorrt_rtx", tuple(map(int, version.split("."))))
-    check_plan_here(tmp_path / "e.plan", "tensorrt_rtx", {"tensorrt_rtx": version})
+    checked(tmp_path / "e.plan", "tensorrt_rtx", {"tensorrt_rtx": version})
     (tmp_path / "trash.plan").write_bytes(b"trash")
     runner = tensorrt_rtx.load(tmp_path / "trash.plan", num_threads=0)
     with pytest.raises(EngineError, match="is no engine of TensorRT's"), runner:

@@ -12,6 +12,7 @@ import pytest
 
 from engines.backends import onnxruntime_tensorrt, tensorrt, tensorrt_rtx
 from engines.errors import NotTrusted
+from engines.nvinfer.loading import EngineLoader
 from engines.nvinfer.runner import NvinferRunner, PlanChecks
 from engines.signing import trust
 from engines.signing.envelope import new_key, sealed
@@ -120,6 +121,21 @@ def test_a_record_that_was_changed_is_not_believed(key: Path, tmp_path: Path) ->
     signed(engine, key, record=None)
     with pytest.raises(NotTrusted, match="the record beside it"), tensorrt_rtx.load(engine, num_threads=0):
         pass
+
+
+def test_the_record_that_is_gone_by_is_the_one_that_is_checked(key: Path, tmp_path: Path) -> None:
+    """It is exchanged after it was compared with the signature: while versions are asked."""
+    engine = tmp_path / "engine.plan"
+    engine.write_bytes(b"vtrt" + bytes(20) + bytes((1, 7, 1, 116)))
+    (tmp_path / "record.json").write_text(json.dumps(RECORD))
+    signed(engine, key)
+
+    def versions() -> dict[str, str]:
+        (tmp_path / "record.json").write_text(json.dumps({**RECORD, "options": {"plugins": []}}))
+        return {"tensorrt_rtx": "1.7.1.116"}
+
+    loader = EngineLoader("tensorrt_rtx", lambda: pytest.fail("nothing is loaded yet"), versions)
+    assert loader.load(engine, num_threads=0)._checks.preflight(engine) == RECORD
 
 
 def test_an_engine_that_is_a_folder_is_signed_with_all_its_files(key: Path, tmp_path: Path) -> None:
