@@ -24,7 +24,7 @@ BACKEND = '''"""A made-up backend: ONNX Runtime with the CPU's provider, as one 
 from engines.backends.onnxruntime import ask, refuse, versions, why_not_ask, why_not_build, why_not_run
 from engines.contract import LayerTimes
 from engines.ort import sharing
-from engines.ort.providers import CPU
+from engines.ort.session import CPU
 
 NAME = "shared_cpu"
 TAKES, PLACEMENT, CAN_BUILD, GPU, STREAMS, NEEDS_RANGES = "onnx", "tensorrt", True, False, False, False

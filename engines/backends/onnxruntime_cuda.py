@@ -11,8 +11,8 @@ from engines.errors import Unavailable
 from engines.model_format import ModelFormat
 from engines.onnx_model import refuse_tensorrt
 from engines.ort import sharing
-from engines.ort.providers import CPU, CUDA, why_not
-from engines.ort.session import load_library
+from engines.ort.providers import CUDA, why_not
+from engines.ort.session import CPU, load_library
 from engines.provider_share import ProviderShare
 
 NAME = "onnxruntime_cuda"

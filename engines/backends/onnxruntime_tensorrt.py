@@ -13,8 +13,8 @@ from engines.model_format import ModelFormat
 from engines.onnx_model import refuse_tensorrt
 from engines.ort import sharing
 from engines.ort.profile_shapes import profile_options
-from engines.ort.providers import CPU, CUDA, TENSORRT, tensorrt_version, why_not
-from engines.ort.session import load_library
+from engines.ort.providers import CUDA, TENSORRT, tensorrt_version, why_not
+from engines.ort.session import CPU, load_library
 from engines.precision import precision_named
 from engines.provider_share import ProviderShare
 from engines.signing.trust import check_file

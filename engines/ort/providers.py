@@ -22,7 +22,7 @@ from engines.cuda import device
 from engines.elf import needed_libraries
 from engines.errors import EngineError, Unavailable
 
-TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
+TENSORRT, CUDA = "TensorrtExecutionProvider", "CUDAExecutionProvider"
 LIBRARIES = {TENSORRT: "libonnxruntime_providers_tensorrt.so", CUDA: "libonnxruntime_providers_cuda.so"}
 """The file in the wheel that holds a provider; the CPU's is in none of its own."""
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")

@@ -22,8 +22,8 @@ from engines.contract import BuildOptions, EngineRecord
 from engines.errors import EngineError, Unavailable
 from engines.onnx_model import OnnxModelFacts, check_options, copy_model, facts, read_model
 from engines.ort.compiled_nodes import check_uncompiled
-from engines.ort.providers import CPU, LIBRARIES, preload, wheel
-from engines.ort.session import OrtRunner, Providers, load_library, open_session, session_settings
+from engines.ort.providers import LIBRARIES, preload, wheel
+from engines.ort.session import CPU, OrtRunner, Providers, load_library, open_session, session_settings
 from engines.provider_share import ProviderShare, num_fallback_nodes
 
 _LOG = logging.getLogger(__name__)

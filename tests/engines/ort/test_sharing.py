@@ -16,8 +16,8 @@ from engines.backends import onnxruntime
 from engines.contract import BuildOptions, TensorSpec
 from engines.errors import EngineError, Unavailable
 from engines.ort import sharing
-from engines.ort.providers import CPU, CUDA, TENSORRT
-from engines.ort.session import load_library, open_session, session_settings
+from engines.ort.providers import CUDA, TENSORRT
+from engines.ort.session import CPU, load_library, open_session, session_settings
 from engines.ort.sharing import (
     CACHE,
     CONTEXT,
