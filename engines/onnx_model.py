@@ -123,8 +123,8 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         model = shape_inference.infer_shapes(model)
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
-    producers = {name: node for node in _nodes(graph) for name in node.output}
-    products = [node for node in _nodes(graph) if node.op_type in (*PRODUCTS, *INTEGER_PRODUCTS)]
+    producers = {name: node for node in nodes_in(graph) for name in node.output}
+    products = [node for node in nodes_in(graph) if node.op_type in (*PRODUCTS, *INTEGER_PRODUCTS)]
     quantized = [node for node in products if _is_quantized(node, producers)]
     return OnnxModelFacts(
         inputs=tuple(_spec(value, path) for value in graph.input if value.name not in weights),
@@ -132,11 +132,11 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         num_quantizable=len(products),
         num_quantized=len(quantized),
         depthwise_quantized=tuple(node.name or node.output[0] for node in quantized if _num_groups(node) > 1),
-        has_quantize=any(node.op_type in ("QuantizeLinear", *INTEGER_PRODUCTS) for node in _nodes(graph)),
+        has_quantize=any(node.op_type in ("QuantizeLinear", *INTEGER_PRODUCTS) for node in nodes_in(graph)),
         has_float16=_has_float16(graph),
         has_half_scales=_has_half_scales(graph),
         product_names=tuple(map(_name, products)),
-        node_names=frozenset(node.name for node in _nodes(graph) if node.name),
+        node_names=frozenset(node.name for node in nodes_in(graph) if node.name),
         full_names=_full_names(model) if _has_float16(graph) else frozenset(),
         quantized_names=tuple(map(_name, quantized)),
         opset=opset_of(model),
@@ -278,12 +278,13 @@ def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     return TensorSpec(value.name, dtype, tuple(shape))
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def nodes_in(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    """Its nodes, and those of the bodies of loops and branches in it."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+                yield from nodes_in(inner)
 
 
 def _name(node: onnx.NodeProto) -> str:
@@ -296,12 +297,12 @@ def reduction_by_input(graph: onnx.GraphProto) -> str:
     def is_one(node: onnx.NodeProto) -> bool:
         return node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and any(node.input[1:])
 
-    return next((_name(node) for node in _nodes(graph) if is_one(node)), "")
+    return next((_name(node) for node in nodes_in(graph) if is_one(node)), "")
 
 
 def plugin_words(model: onnx.ModelProto) -> str:
     """What is to be said of a model with a plugin of TensorRT, by the first one's name or domain; empty without one."""
-    for node in _nodes(model.graph):
+    for node in nodes_in(model.graph):
         name, domain = node.op_type, node.domain.lower().split(".")[0]
         if name.endswith(("_TRT", "PluginDynamic")) or name.startswith("TRT") or domain in ("trt", "tensorrt"):
             return (
@@ -352,13 +353,13 @@ def _has_float16(graph: onnx.GraphProto) -> bool:
         return True
     return any(
         (attribute.name == "to" and attribute.i == half) or attribute.t.data_type == half
-        for node in _nodes(graph)
+        for node in nodes_in(graph)
         for attribute in node.attribute
     )
 
 
 def _is_dynamic(graph: onnx.GraphProto, producers: Mapping[str, onnx.NodeProto]) -> bool:
-    if any(node.op_type in DYNAMIC_OPERATORS for node in _nodes(graph)):
+    if any(node.op_type in DYNAMIC_OPERATORS for node in nodes_in(graph)):
         return True
     integers = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
     weights = {tensor.name for tensor in graph.initializer if tensor.data_type in integers}
@@ -392,5 +393,5 @@ def _one_line(error: BaseException) -> str:
 
 def is_qdq_in_fp32(model: onnx.ModelProto) -> bool:
     """Whether the model has Q/DQ nodes, and nothing in FP16."""
-    has_qdq = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in _nodes(model.graph))
+    has_qdq = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in nodes_in(model.graph))
     return has_qdq and not _has_float16(model.graph)

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
 
 from engines.errors import EngineError
-from engines.onnx_model import read_model
+from engines.onnx_model import nodes_in
 
 COMPILED = "EPContext"
 """ONNX Runtime's node for what a provider compiled."""
 
 
-def check_uncompiled(path: Path) -> None:
-    """That no node of a model that is to be built is an engine.
+def check_uncompiled(model: onnx.ModelProto, path: Path) -> None:
+    """That no node of a model that is to be built, which lies in ``path``, is an engine.
 
     Raises:
         EngineError: one is.
     """
-    model = read_model(path)
-    for node in _nodes([*model.graph.node, *(node for function in model.functions for node in function.node)]):
+    for node in (node for part in (model.graph, *model.functions) for node in nodes_in(part)):
         if node.op_type == COMPILED:
             raise EngineError(
                 f"{path}: node '{node.name or node.output[0]}' is {COMPILED}, an engine that was compiled elsewhere; "
                 "build from the ONNX model that it was made of"
             )
-
-
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)

@@ -6,7 +6,7 @@ those that no segment reads are not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import onnx
@@ -14,7 +14,7 @@ from onnx import shape_inference
 
 from engines.contract import DYNAMIC, BuildOptions, ShapeRange, TensorSpec
 from engines.errors import EngineError
-from engines.onnx_model import facts, read_model, shape_text
+from engines.onnx_model import facts_from_model, read_model, shape_text
 
 SEPARATORS = ":,"
 """What stands between names and shapes in the provider's options, so that a name cannot have it."""
@@ -27,14 +27,16 @@ def profile_options(model: Path, options: BuildOptions) -> dict[str, str]:
     Raises:
         EngineError: a dynamic input has no range, or its name cannot stand in these options.
     """
-    dynamic = [spec for spec in facts(model).inputs if DYNAMIC in spec.shape]
+    proto = read_model(model)
+    dynamic = [spec for spec in facts_from_model(proto, model).inputs if DYNAMIC in spec.shape]
     if not dynamic:
         return {}
-    proto = read_model(model)
+    varying = {value.name for value in _values(shape_inference.infer_shapes(proto)) if _shape(value) is None}
     texts: dict[str, list[str]] = {word: [] for word in WORDS}
     for ranges in options.profiles() or ({},):
         check_profile(model, dynamic, ranges)
-        shapes = {word: _shapes(proto, {name: getattr(r, word) for name, r in ranges.items()}) for word in WORDS}
+        inputs = {word: {name: getattr(r, word) for name, r in ranges.items()} for word in WORDS}
+        shapes = {word: _shapes(proto, varying, inputs[word]) for word in WORDS}
         names = [name for name in shapes["min"] if all(name in shapes[word] for word in WORDS)]
         for word in WORDS:
             texts[word] += [f"{name}:{'x'.join(map(str, shapes[word][name]))}" for name in names]
@@ -61,9 +63,10 @@ def check_profile(model: Path, dynamic: list[TensorSpec], ranges: Mapping[str, S
             )
 
 
-def _shapes(model: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def _shapes(
+    model: onnx.ModelProto, varying: Collection[str], inputs: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
     """Of each tensor that is dynamic in the model, its shape with these inputs, as far as it can be inferred."""
-    before = {value.name for value in _values(shape_inference.infer_shapes(model)) if _shape(value) is None}
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     del fixed.graph.value_info[:]  # An exporter's, with names for sizes that are known now.
@@ -74,7 +77,7 @@ def _shapes(model: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) -> di
         elif value.type.tensor_type.HasField("shape") and _shape(value) is None:
             value.type.tensor_type.ClearField("shape")
     values = _values(shape_inference.infer_shapes(fixed, data_prop=True))
-    shapes = {value.name: _shape(value) for value in values if value.name in before}
+    shapes = {value.name: _shape(value) for value in values if value.name in varying}
     return {
         name: shape
         for name, shape in shapes.items()

@@ -20,7 +20,7 @@ import onnx
 
 from engines.contract import BuildOptions, EngineRecord
 from engines.errors import EngineError, Unavailable
-from engines.onnx_model import OnnxModelFacts, check_options, copy_model, facts, read_model
+from engines.onnx_model import OnnxModelFacts, check_options, copy_model, facts_from_model, read_model
 from engines.ort.compiled_nodes import check_uncompiled
 from engines.ort.providers import LIBRARIES, preload, wheel
 from engines.ort.session import CPU, OrtRunner, Providers, load_library, open_session, session_settings
@@ -75,8 +75,9 @@ def build(sharing: Sharing, model: Path, engine: Path, options: BuildOptions) ->
         EngineError: ONNX Runtime or a provider refuses the model, or the first provider takes no node of it.
     """
     start = time.perf_counter()
-    model_facts = facts(model)
-    check_uncompiled(model)
+    proto = read_model(model)
+    model_facts = facts_from_model(proto, model)
+    check_uncompiled(proto, model)
     check_options(model_facts, options, model)
     provider_options = sharing.provider_options(model, options)
     if engine.is_dir():  # Of an attempt that was killed.
