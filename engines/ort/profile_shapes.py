@@ -15,6 +15,7 @@ from onnx import shape_inference
 from engines.contract import DYNAMIC, BuildOptions, ShapeRange, TensorSpec
 from engines.errors import EngineError
 from engines.onnx_model import facts_from_model, read_model, shape_text
+from engines.support.work import without_large_values
 
 SEPARATORS = ":,"
 """What stands between names and shapes in the provider's options, so that a name cannot have it."""
@@ -31,6 +32,7 @@ def profile_options(model: Path, options: BuildOptions) -> dict[str, str]:
     dynamic = [spec for spec in facts_from_model(proto, model).inputs if DYNAMIC in spec.shape]
     if not dynamic:
         return {}
+    proto = without_large_values(proto)
     varying = {value.name for value in _values(shape_inference.infer_shapes(proto)) if _shape(value) is None}
     texts: dict[str, list[str]] = {word: [] for word in WORDS}
     for ranges in options.profiles() or ({},):

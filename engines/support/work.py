@@ -36,11 +36,7 @@ def with_shapes(model: onnx.ModelProto, shapes: InputShapes) -> onnx.ModelProto:
 
     ``shapes``: of inputs with dynamic dimensions; where an input has none, 1 stands for each of them.
     """
-    small = onnx.ModelProto()
-    small.CopyFrom(model)
-    for tensor in small.graph.initializer:
-        if prod(tensor.dims) > MOST_VALUES:
-            _leave_values(tensor)
+    small = without_large_values(model)
     weights = {tensor.name for tensor in small.graph.initializer}
     for value in small.graph.input:
         dims = value.type.tensor_type.shape.dim
@@ -52,6 +48,16 @@ def with_shapes(model: onnx.ModelProto, shapes: InputShapes) -> onnx.ModelProto:
         return shape_inference.infer_shapes(small, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError):  # What is wrong with it is for others to say.
         return small
+
+
+def without_large_values(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy for shape inference, which copies what it is given: of weights that no shape depends on without values."""
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    for tensor in small.graph.initializer:
+        if prod(tensor.dims) > MOST_VALUES:
+            _leave_values(tensor)
+    return small
 
 
 def _leave_values(tensor: onnx.TensorProto) -> None:
