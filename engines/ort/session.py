@@ -133,8 +133,11 @@ class OrtRunner:
         return settings
 
     def _open(self, path: Path, settings: Any) -> None:
-        self._session = open_session(path, settings)
+        self._session = self._opened(path, settings)
         self._names = [value.name for value in self._session.get_outputs()]
+
+    def _opened(self, path: Path, settings: Any) -> Any:
+        return open_session(path, settings)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -139,16 +139,14 @@ class SharedRunner(OrtRunner):
     def _settings(self, ort: Any) -> Any:
         return _settings(ort, self._sharing, self._num_threads)
 
-    def _open(self, path: Path, settings: Any) -> None:
+    def _opened(self, path: Path, settings: Any) -> Any:
         description = description_of(path)
         options = dict(description.options)
-        is_compiled = self._sharing.compiles and description.model == MODEL
-        if is_compiled:
+        if self._sharing.compiles and description.model == MODEL:
             options.update(cache_options(path / CACHE))
         before = _compiled(path)
         load_providers(self._sharing)
-        self._session = opened(self._sharing, path / description.model, settings, options)
-        self._names = [value.name for value in self._session.get_outputs()]
+        session = opened(self._sharing, path / description.model, settings, options)
         if new := [file for file in _compiled(path) if file not in before]:
             for file in new:
                 file.unlink()
@@ -156,6 +154,7 @@ class SharedRunner(OrtRunner):
                 f"{path}: its compiled parts do not fit this machine ({sharing_words(self._sharing)} compiled "
                 f"{len(new)} again); build it here again"
             )
+        return session
 
 
 def load_providers(sharing: Sharing) -> None:
