@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.page.template import check_drawable
 from pipeline.page.whole_text import put_text
 from pipeline.plan import Plan, plan_from_text, text_of_file
-from pipeline.release.bundle_writer import narrowed, write_bundle
+from pipeline.release.bundle_writer import code_allowed, narrowed, write_bundle
 from pipeline.remote.archive import archive_from_tar, write_program
 from pipeline.remote.job import Cargo, Terms, check_folder, on_devices
 from pipeline.remote.outcome import DeviceOutcome, worst_status
@@ -170,9 +170,8 @@ def backend_of(plan: Plan, backends: Sequence[str]) -> str:
 
 
 def arguments_of(plan: Plan, verb: RemoteVerb, name: str) -> tuple[str, ...]:
-    """Those of scripts/build_on_jetson: the user's own metric may run where the user has it run."""
-    allow = ("--allow", plan.data.metric) if ":" in plan.data.metric else ()
-    words = (verb.words[0], "plan.toml", *verb.words[1:], "--store", THERE, *allow)
+    """Those of scripts/build_on_jetson: the user's own metric and plugins may run where the user has them run."""
+    words = (verb.words[0], "plan.toml", *verb.words[1:], "--store", THERE, *code_allowed(plan))
     return ("--backend", name, "--", *words)
 
 

@@ -23,7 +23,7 @@ from pipeline.nightly.fleet import FleetFile, Line
 from pipeline.nightly.line import GATE, LOG, Job, command_of, gate_words
 from pipeline.page.whole_text import put_text
 from pipeline.plan import Plan
-from pipeline.release.bundle_writer import narrowed, write_bundle
+from pipeline.release.bundle_writer import code_allowed, narrowed, write_bundle
 from pipeline.store import Store
 from pipeline.workers.census import DeviceState, census
 from pipeline.workers.depot import TASKS, Depot
@@ -194,11 +194,10 @@ def shipment_of(job: Job, line: Line, plan: Plan) -> Shipment:
     """What a worker does for a line: judge it beside the last good engine of this store, or build and time it."""
     is_own = job.gates and not is_variant_name(plan.gate.baseline)
     where = f"{socket.gethostname()} {job.fleet_file.report_folder.resolve()} {line.name}"
-    allow = ("--allow", plan.data.metric) if ":" in plan.data.metric else ()
     verb = ("gate", *gate_words(job, line, plan)) if job.gates else ("run",)
     return Shipment(
         task=hashlib.sha256(where.encode()).hexdigest()[:32],
-        words=(*verb, *allow),
+        words=(*verb, *code_allowed(plan)),
         writes="trtforge-gate" if job.gates else "trtforge-report",
         baseline=(line.name, current_folder(line.name, job.store) if is_own else None),
     )

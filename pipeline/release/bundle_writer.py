@@ -277,5 +277,12 @@ def _copy_plugins(folder: Path, plan: Plan) -> None:
         shutil.copyfile(plan.resolved(name), target)
 
 
+def code_allowed(plan: Plan) -> tuple[str, ...]:
+    """The arguments by which the bundle of a user's own plan may run and load there what that plan does here."""
+    metric = (plan.data.metric,) if ":" in plan.data.metric else ()
+    code = (*metric, *map(_plugin_path, plan.build.plugins))
+    return ("--allow", ",".join(code)) if code else ()
+
+
 def _plugin_path(name: str) -> str:
     return f"{PLUGINS}/{Path(name).name}"

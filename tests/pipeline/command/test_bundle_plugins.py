@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,17 @@ from engines import backend
 from engines.plugin_library import NAMED, sha256_of_library
 from engines.signing.envelope import opened, public_key
 from pipeline.bundle import read_sums
+from pipeline.command.bundle_functions import check_functions
+from pipeline.command.on_devices import RUN, arguments_of
+from pipeline.errors import ConfigError
+from pipeline.nightly.executors import shipment_of
+from pipeline.nightly.fleet import lines_of, read_fleet
+from pipeline.nightly.line import Job, Wanted
 from pipeline.plan import read_plan
+from pipeline.release.bundle_writer import code_allowed
 from tests.engines.plugins import GIVES, NOTHING, for_another_processor, plugin_library
 from tests.pipeline.bundles import packed, unpacked
+from tests.pipeline.nightly.fleets import fleet_of
 
 if TYPE_CHECKING:
     from tests.conftest import Command
@@ -55,6 +64,22 @@ def test_a_library_is_packed_for_whatever_processor_it_is(command: Command, plan
     assert (folder / "plugins/libmy.so").read_bytes() == library.read_bytes()
     assert read_sums(folder)["plugins/libmy.so"] == sha256_of_library(library)
     assert read_plan(folder / "plan.toml").build.plugins == ("plugins/libmy.so",)
+
+
+def test_devices_and_workers_are_told_to_load_it(command: Command, plan: Path, warm_store: Path) -> None:
+    with_plugins(plan, NOTHING)
+    sent = read_plan(plan)
+    there = read_plan(unpacked(packed(command, plan, store=warm_store)) / "plan.toml")
+    with pytest.raises(ConfigError, match=r"--allow plugins/libmy\.so"):
+        check_functions(there, "gate", ())
+    check_functions(there, "gate", ("plugins/libmy.so",))
+    assert arguments_of(sent, RUN, "tensorrt")[-2:] == ALLOW
+    fleet = read_fleet(fleet_of(plan, "a"))
+    (line,) = lines_of(fleet)
+    job = Job(fleet, warm_store, None, Wanted(), lambda _arguments: 0)
+    assert shipment_of(job, line, line.plan()).words[-2:] == ALLOW
+    metric = replace(sent, data=replace(sent.data, metric="my:metric"))
+    assert code_allowed(metric) == ("--allow", "my:metric,plugins/libmy.so")
 
 
 def test_it_is_not_loaded_unasked(command: Command, device: Path) -> None:
