@@ -9,6 +9,7 @@ Layout::
     ranges/                   as `trtforge calibrate` wrote them
     caches/<version>.cache    calibration caches, where asked for
     plugins/<name>.so         the shared libraries of [build] plugins
+    trusted/<number>.pub      the public keys of [sign] trusted
     samples.npz               the evaluation samples, preprocessed, and their labels
     reference/outputs.json    the FP32 model's answers to them
     reference/findings.json   what the lint found
@@ -45,7 +46,7 @@ from pipeline.record import DataInfo
 
 FORMAT_VERSION = 2
 PLAN, MANIFEST, SUMS = "plan.toml", "manifest.json", "SHA256SUMS"
-SAMPLES, LABELS, PLUGINS = "samples.npz", "labels", "plugins"
+SAMPLES, LABELS, PLUGINS, KEYS = "samples.npz", "labels", "plugins", "trusted"
 CALIBRATION = "packed:ranges"
 """What a bundle's plan names as calibration data: the samples stayed behind, their ranges are in the bundle."""
 

@@ -25,6 +25,7 @@ from pipeline.artifact import TRAINED, Artifact, ModelFile, external_files
 from pipeline.bundle import (
     CALIBRATION,
     FORMAT_VERSION,
+    KEYS,
     LABELS,
     MANIFEST,
     PLAN,
@@ -108,6 +109,7 @@ def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
     (folder / "reference/findings.json").write_text(json.dumps(findings, indent=1), encoding="utf-8")
     _copy_metric(folder, plan)
     _copy_plugins(folder, plan)
+    _copy_keys(folder, plan)
     return Manifest(
         format_version=FORMAT_VERSION,
         source=plan.model.source,
@@ -167,6 +169,8 @@ def bundle_plan(plan: Plan, *, has_labels: bool) -> str:
     }
     if plan.build.plugins:
         table["build"]["plugins"] = [_plugin_path(name) for name in plan.build.plugins]
+    if plan.sign.trusted:
+        table["sign"]["trusted"] = [_key_path(number) for number, _ in enumerate(plan.sign.trusted)]
     head = "# Written by `trtforge pack`. What another machine made is used as it is; building and judging are yours.\n"
     return f"{head}\n{tomli_w.dumps(table)}"
 
@@ -275,6 +279,18 @@ def _copy_plugins(folder: Path, plan: Plan) -> None:
         target = folder / _plugin_path(name)
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(plan.resolved(name), target)
+
+
+def _copy_keys(folder: Path, plan: Plan) -> None:
+    """The public keys of whom the plan trusts: what a device builds has to be signed by one of them there."""
+    for number, name in enumerate(plan.sign.trusted):
+        target = folder / _key_path(number)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(plan.resolved(name), target)
+
+
+def _key_path(number: int) -> str:
+    return f"{KEYS}/{number + 1}.pub"
 
 
 def code_allowed(plan: Plan) -> tuple[str, ...]:

@@ -19,7 +19,9 @@ from engines.signing import trust
 from engines.signing.envelope import opened, public_key
 from pipeline.artifact import digest_of_engine
 from pipeline.errors import ConfigError
+from pipeline.plan import read_plan
 from pipeline.signing import options
+from tests.pipeline.bundles import packed, unpacked
 
 if TYPE_CHECKING:
     from tests.conftest import Command
@@ -87,6 +89,28 @@ def test_a_bundle(command: Command, key: Path, tmp_path: Path, monkeypatch: pyte
     assert command("verify", bundle).status == 0
     bundle.write_bytes(b"sums and files" * 101)
     assert command("verify", bundle).status == 5
+
+
+def test_a_bundle_brings_the_keys_that_its_plan_trusts(
+    command: Command, key: Path, plan: Path, warm_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no run of it could begin, for no file may come beside those of a bundle."""
+    text = plan.read_text().replace('["fp32", "int8"]', '["fp32"]')
+    plan.write_text(f'{text}\n[sign]\ntrusted = ["{key.with_suffix(".pub")}"]\n')
+    folder = unpacked(packed(command, plan, store=warm_store))
+    assert (folder / "trusted/1.pub").read_bytes() == key.with_suffix(".pub").read_bytes()
+    assert read_plan(folder / "plan.toml").sign.trusted == ("trusted/1.pub",)
+    key.with_suffix(".pub").unlink()
+    monkeypatch.chdir(folder)
+    on_reference = 'variants.backends=["reference"]'
+    built = command("build", "plan.toml", "--set", on_reference)
+    assert built.status == 0, built.err
+    # Whom the device trusts has the last word.
+    other = key.with_name("other.key")
+    assert command("sign", "--new-key", other).status == 0
+    monkeypatch.setenv(trust.TRUSTED, str(other.with_suffix(".pub")))
+    refused = command("build", "plan.toml", "--set", on_reference)
+    assert (refused.status, "which has the last word" in refused.err) == (2, True)
 
 
 def test_a_run_signs_what_it_builds_once(
