@@ -26,6 +26,7 @@ from pipeline.page.whole_text import put_text
 from pipeline.plan import Plan, plan_from_text, text_of_file
 from pipeline.release.bundle_writer import code_allowed, narrowed, write_bundle
 from pipeline.remote.archive import archive_from_tar, write_program
+from pipeline.remote.device_files import GATE_FOLDER, REPORT_FOLDER
 from pipeline.remote.job import Cargo, Terms, check_folder, on_devices
 from pipeline.remote.outcome import DeviceOutcome, worst_status
 from pipeline.remote.ssh import destinations_from
@@ -41,7 +42,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = "trtforge-on"
 THERE = "../../../store"
 """The store of a device, from the folder of an unpacked bundle."""
-REPORT, GATE = "trtforge-report", "trtforge-gate"
 FLAGS = ("--on", "--on-python", "--clean")
 
 
@@ -99,7 +99,7 @@ class RemoteVerb:
     """One that takes the place of [pack] backends; none: those."""
 
 
-RUN = RemoteVerb(("run",), REPORT)
+RUN = RemoteVerb(("run",), REPORT_FOLDER)
 
 
 def run_on(
@@ -123,7 +123,7 @@ def run_on(
     name = backend_of(plan, verb.backends)
     if plan.packed.manifest:
         raise ConfigError(f"{path}: is the plan of a bundle; give --on the plan that the bundle was packed from")
-    table, wants_page = (plan.gate, plan.gate.html) if verb.writes == GATE else (plan.report, plan.report.html)
+    table, wants_page = (plan.gate, plan.gate.html) if verb.writes == GATE_FOLDER else (plan.report, plan.report.html)
     if wants_page:
         check_drawable(f"{'gate' if table is plan.gate else 'report'}.html (or write html = false)")
     folders = {where: folder_of(plan, where.name) for where in destinations}

@@ -24,6 +24,7 @@ from pipeline.nightly.line import GATE, LOG, Job, command_of, gate_words
 from pipeline.page.whole_text import put_text
 from pipeline.plan import Plan
 from pipeline.release.bundle_writer import code_allowed, narrowed, write_bundle
+from pipeline.remote.device_files import GATE_FOLDER, REPORT_FOLDER
 from pipeline.store import Store
 from pipeline.workers.census import DeviceState, census
 from pipeline.workers.depot import TASKS, Depot
@@ -198,7 +199,7 @@ def shipment_of(job: Job, line: Line, plan: Plan) -> Shipment:
     return Shipment(
         task=hashlib.sha256(where.encode()).hexdigest()[:32],
         words=(*verb, *code_allowed(plan)),
-        writes="trtforge-gate" if job.gates else "trtforge-report",
+        writes=GATE_FOLDER if job.gates else REPORT_FOLDER,
         baseline=(line.name, current_folder(line.name, job.store) if is_own else None),
     )
 

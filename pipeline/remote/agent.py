@@ -38,7 +38,7 @@ from pipeline.remote.device_files import (
     OUT,
     Alone,
     file_digest,
-    files_below,
+    files_made,
     is_taken,
     is_whole,
     parts_of,
@@ -58,7 +58,6 @@ WAIT_SECONDS, STOP_SECONDS = 0.1, 15.0
 KEEP_WORK, KEEP_SECONDS = 5, 30 * 86400
 """Bundles that stay, the last used ones; how long a program stays that is not used."""
 PART, LOCK = "part", "lock"
-NOT_SENT = {"result.json", ".lock", "lock"}
 
 
 class Refusal(Exception):
@@ -337,21 +336,9 @@ class Agent:
         return {"files": files}
 
     def files_of(self, request: dict[str, Any]) -> Iterator[tuple[str, Path]]:
-        """What is fetched: the log, the folder that was written, and the engines that the record there names."""
+        """What is fetched."""
         folder = self.folder("work", request["digest"])
-        yield "log.txt", folder / LOG
-        written = folder / "bundle" / request["writes"]
-        what = request["writes"].rpartition("-")[2]
-        for path in files_below(written):
-            yield f"{what}/{path.relative_to(written).as_posix()}", path
-        record = read_json(written / f"{what}.json")
-        rows = record.get("variants", record.get("engines", ()))
-        for row in rows:
-            engine = (folder / "bundle" / row.get("artifact", row.get("path", ""))).resolve()
-            if "@" in row["name"] and engine.is_file() and self.home.resolve() in engine.parents:
-                for path in files_below(engine.parent):
-                    if path.name not in NOT_SENT:
-                        yield f"engines/{row['name']}/{path.relative_to(engine.parent).as_posix()}", path
+        return files_made(folder / "bundle", request["writes"], folder / LOG, self.home)
 
     def get(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send files, in the order of their names in the request."""

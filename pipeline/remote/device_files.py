@@ -13,6 +13,9 @@ from typing import IO, Any, Iterable, Iterator  # noqa: UP035  # Of Python 3.8.
 BLOCK_BYTES = 1 << 20
 BUNDLE, JOB, END, LOG, OUT = "bundle.tar", "job.json", "end.json", "log", "out"
 """In the folder of a bundle."""
+REPORT_FOLDER, GATE_FOLDER = "trtforge-report", "trtforge-gate"
+"""The folders that runs write into an unpacked bundle."""
+NOT_SENT = {"result.json", ".lock", "lock"}
 DPKG_STATUS = "var/lib/dpkg/status"
 
 
@@ -84,6 +87,24 @@ def remove_unused(folder: Path) -> None:
 def files_below(folder: Path) -> Iterator[Path]:
     """Every regular file, in the order of names."""
     yield from sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def files_made(bundle: Path, writes: str, log: Path, home: Path) -> Iterator[tuple[str, Path]]:
+    """What goes back of a run on an unpacked bundle: the log, the folder that was written, the engines of its record.
+
+    ``writes``: the name of that folder. Engines are in stores below ``home``; nothing else goes.
+    """
+    yield "log.txt", log
+    written, what = bundle / writes, writes.rpartition("-")[2]
+    for path in files_below(written):
+        yield f"{what}/{path.relative_to(written).as_posix()}", path
+    record = read_json(written / f"{what}.json")
+    for row in record.get("variants", record.get("engines", ())):
+        engine = (bundle / row.get("artifact", row.get("path", ""))).resolve()
+        if "@" in row["name"] and engine.is_file() and home.resolve() in engine.parents:
+            for path in files_below(engine.parent):
+                if path.name not in NOT_SENT:
+                    yield f"engines/{row['name']}/{path.relative_to(engine.parent).as_posix()}", path
 
 
 def sha256(data: bytes) -> str:

@@ -9,9 +9,19 @@ import signal
 import subprocess
 from pathlib import Path
 
-from pipeline.remote.device_files import BUNDLE, END, JOB, LOG, OUT, is_taken, read_json, write_json
+from pipeline.remote.device_files import (
+    BUNDLE,
+    END,
+    GATE_FOLDER,
+    JOB,
+    LOG,
+    OUT,
+    REPORT_FOLDER,
+    is_taken,
+    read_json,
+    write_json,
+)
 
-WRITTEN = ("trtforge-report", "trtforge-gate")
 INTERRUPTED, TERMINATED = 130, 143
 
 
@@ -29,7 +39,7 @@ def run_job(folder: Path) -> None:
             log.write(b"trtforge: another job is at work on this device; this one waits for its end\n")
             log.flush()
             fcntl.flock(device, fcntl.LOCK_EX)
-        for name in WRITTEN:
+        for name in (REPORT_FOLDER, GATE_FOLDER):
             shutil.rmtree(str(folder / "bundle" / name), ignore_errors=True)
         command = ["bash", str(root / "scripts" / "build_on_jetson"), str(folder / BUNDLE), *job["arguments"]]
         try:

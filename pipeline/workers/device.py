@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,15 @@ from pipeline.gate.generations import FOLDER, generations_folder
 from pipeline.machine import child_process
 from pipeline.machine.identity import installed_versions, this_machine
 from pipeline.remote.archive import SCRIPTS, shared_folder
-from pipeline.remote.device_files import file_digest, files_below, is_taken, read_json, tensorrt_version
+from pipeline.remote.device_files import (
+    GATE_FOLDER,
+    REPORT_FOLDER,
+    file_digest,
+    files_below,
+    files_made,
+    is_taken,
+    tensorrt_version,
+)
 from pipeline.source_files import AT_START, ROOT
 from pipeline.workers.depot import TASKS, Depot
 from pipeline.workers.task import Request
@@ -30,8 +38,7 @@ RunCommand = Callable[[Sequence[str]], int]
 """Runs `trtforge` with these arguments in this process, and returns its exit status."""
 HOME = "~/.trtforge/worker"
 """Of this machine's worker: the store, bundles, and the last good engines that were sent."""
-LOG, GATE, REPORT = "log.txt", "trtforge-gate", "trtforge-report"
-NOT_SENT = {"result.json", ".lock", "lock"}
+LOG = "log.txt"
 KEEP_BUNDLES = 5
 UNPACK, WORK = "unpack_bundle.py", "work-"
 
@@ -133,7 +140,7 @@ def _worked(request: Request, run_command: RunCommand) -> dict[str, Any]:
             attempt = f"attempt {begun + 1} of {retries + 1}: a worker died while it was at work on this\n"
             (bundle.parent / LOG).write_text(attempt if begun else "", encoding="utf-8")
             status = _ran(request, bundle, run_command)
-            files = dict(_written(bundle, request["writes"]))
+            files = dict(files_made(bundle, request["writes"], bundle.parent / LOG, _home()))
             sent = {name: [path.stat().st_size, file_digest(path)] for name, path in files.items()}
             for name, path in files.items():
                 depot.put(path, f"{task}/{sent[name][1]}")
@@ -181,7 +188,7 @@ def _last_good(request: Request, depot: Depot, work: Path) -> None:
 
 def _ran(request: Request, bundle: Path, run_command: RunCommand) -> int:
     """The command's exit status; what it printed is in the log."""
-    for name in (GATE, REPORT):
+    for name in (GATE_FOLDER, REPORT_FOLDER):
         shutil.rmtree(bundle / name, ignore_errors=True)
     log = bundle.parent / LOG
     words = [request["words"][0], str(bundle / "plan.toml"), *request["words"][1:], "--store", str(_home() / "store")]
@@ -191,18 +198,3 @@ def _ran(request: Request, bundle: Path, run_command: RunCommand) -> int:
         with log.open("a", encoding="utf-8") as stream:
             stream.write(f"trtforge: {error}\n")
         return exit_status(error)
-
-
-def _written(bundle: Path, writes: str) -> Iterator[tuple[str, Path]]:
-    """What is sent: the log, the folder that was written, and the engines that the record there names."""
-    yield LOG, bundle.parent / LOG
-    what = writes.rpartition("-")[2]
-    for path in files_below(bundle / writes):
-        yield f"{what}/{path.relative_to(bundle / writes).as_posix()}", path
-    record = read_json(bundle / writes / f"{what}.json")
-    for row in record.get("variants", record.get("engines", ())):
-        engine = (bundle / row.get("artifact", row.get("path", ""))).resolve()
-        if "@" in row["name"] and engine.is_file() and _home().resolve() in engine.parents:
-            for path in files_below(engine.parent):
-                if path.name not in NOT_SENT:
-                    yield f"engines/{row['name']}/{path.relative_to(engine.parent).as_posix()}", path

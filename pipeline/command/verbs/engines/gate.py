@@ -12,7 +12,6 @@ import click
 from pipeline.artifact import Engine
 from pipeline.command.on_devices import (
     FLAGS,
-    GATE,
     DoneOnDevices,
     OnOptions,
     RemoteVerb,
@@ -49,6 +48,7 @@ from pipeline.gate.record import GateRecord
 from pipeline.output import check_replaceable, put, work_folder
 from pipeline.page.whole_text import put_text
 from pipeline.plan import Plan
+from pipeline.remote.device_files import GATE_FOLDER
 from pipeline.remote.ssh import destinations_from
 from pipeline.retention.promotion import promote
 from pipeline.stages.gate import DEFAULT_FOLDER, Gate
@@ -114,7 +114,7 @@ def _gate_on(path: Path, on: OnOptions, options: dict[str, Any]) -> DoneOnDevice
     chosen: Path | None = options["output"]
     if chosen is not None:
         check_replaceable(chosen, OWN_FILES, f"-o: {REPLACES}")
-    verb = RemoteVerb(("gate", *words), GATE, backends)
+    verb = RemoteVerb(("gate", *words), GATE_FOLDER, backends)
     plan, outcomes = run_on(path, options["store"], on, options["beside_plan"], verb)
     parts = []
     for outcome in outcomes:

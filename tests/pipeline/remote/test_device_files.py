@@ -1,0 +1,64 @@
+"""What goes back of a run on another machine, whether by ssh or from a worker: what its record names, and no more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.remote.device_files import GATE_FOLDER, REPORT_FOLDER, files_made
+from pipeline.stages import gate, report
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """With an engine in a store, an unpacked bundle, and a log; beside it a file that is none of ours."""
+    for name in ("home/store/build/a/model.plan", "home/store/build/a/record.json", "home/store/build/a/result.json",
+                 "home/store/baselines/last/model.plan", "home/work/bundle/trtforge-report/samples/a.npz",
+                 "home/work/log", "outside/model.plan"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "home/work/bundle/trtforge-report/link").symlink_to("/etc/passwd")
+    return tmp_path / "home"
+
+
+def made(home: Path, folder: str) -> dict[str, str]:
+    """Name -> where it lies in the home."""
+    files = files_made(home / "work/bundle", folder, home / "work/log", home)
+    return {name: path.relative_to(home).as_posix() for name, path in files}
+
+
+def test_of_a_run(home: Path) -> None:
+    rows = [
+        {"name": "int8@tensorrt", "artifact": "../../store/build/a/model.plan"},
+        {"name": "fp16@tensorrt", "artifact": "../../../outside/model.plan"},
+        {"name": "fp32@tensorrt", "artifact": "../../store/build/gone/model.plan"},
+    ]
+    (home / "work/bundle/trtforge-report/report.json").write_text(json.dumps({"variants": rows}))
+    assert made(home, REPORT_FOLDER) == {
+        "log.txt": "work/log",
+        "report/report.json": "work/bundle/trtforge-report/report.json",
+        "report/samples/a.npz": "work/bundle/trtforge-report/samples/a.npz",
+        "engines/int8@tensorrt/model.plan": "store/build/a/model.plan",
+        "engines/int8@tensorrt/record.json": "store/build/a/record.json",
+    }
+
+
+def test_of_a_gate_the_last_good_engine_stays(home: Path) -> None:
+    rows = [
+        {"name": "int8@tensorrt", "path": "../../store/build/a/model.plan"},
+        {"name": "last", "path": "../../store/baselines/last/model.plan"},
+    ]
+    (home / "work/bundle/trtforge-gate").mkdir()
+    (home / "work/bundle/trtforge-gate/gate.json").write_text(json.dumps({"engines": rows}))
+    engines = [name for name in made(home, GATE_FOLDER) if name.startswith("engines/")]
+    assert engines == ["engines/int8@tensorrt/model.plan", "engines/int8@tensorrt/record.json"]
+
+
+def test_of_a_run_that_wrote_nothing_the_log(home: Path) -> None:
+    assert made(home, GATE_FOLDER) == {"log.txt": "work/log"}
+
+
+def test_the_folders_are_those_that_the_verbs_write() -> None:
+    assert (REPORT_FOLDER, GATE_FOLDER) == (report.DEFAULT_FOLDER, gate.DEFAULT_FOLDER)
