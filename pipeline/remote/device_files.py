@@ -16,6 +16,8 @@ BUNDLE, JOB, END, LOG, OUT = "bundle.tar", "job.json", "end.json", "log", "out"
 REPORT_FOLDER, GATE_FOLDER = "trtforge-report", "trtforge-gate"
 """The folders that runs write into an unpacked bundle."""
 NOT_SENT = {"result.json", ".lock", "lock"}
+SIGNATURES, SIGNATURE_ENDING = "signatures", ".dsse.json"
+"""Folder of a store, and how the names of signatures end there and beside engines."""
 DPKG_STATUS = "var/lib/dpkg/status"
 
 
@@ -92,6 +94,8 @@ def files_below(folder: Path) -> Iterator[Path]:
 def files_made(bundle: Path, writes: str, log: Path, home: Path) -> Iterator[tuple[str, Path]]:
     """What goes back of a run on an unpacked bundle: the log, the folder that was written, the engines of its record.
 
+    An engine's signature, if it was signed in its store, goes beside it.
+
     ``writes``: the name of that folder. Engines are in stores below ``home``; nothing else goes.
     """
     yield "log.txt", log
@@ -105,6 +109,10 @@ def files_made(bundle: Path, writes: str, log: Path, home: Path) -> Iterator[tup
             for path in files_below(engine.parent):
                 if path.name not in NOT_SENT:
                     yield f"engines/{row['name']}/{path.relative_to(engine.parent).as_posix()}", path
+            signatures = engine.parents[2] / SIGNATURES
+            signature = signatures / f"{file_digest(engine)}{SIGNATURE_ENDING}" if signatures.is_dir() else signatures
+            if signature.is_file():
+                yield f"engines/{row['name']}/{engine.name}{SIGNATURE_ENDING}", signature
 
 
 def sha256(data: bytes) -> str:

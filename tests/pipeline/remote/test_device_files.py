@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.signing import trust
 from pipeline.remote.device_files import GATE_FOLDER, REPORT_FOLDER, files_made
 from pipeline.stages import gate, report
 
@@ -54,6 +55,19 @@ def test_of_a_gate_the_last_good_engine_stays(home: Path) -> None:
     (home / "work/bundle/trtforge-gate/gate.json").write_text(json.dumps({"engines": rows}))
     engines = [name for name in made(home, GATE_FOLDER) if name.startswith("engines/")]
     assert engines == ["engines/int8@tensorrt/model.plan", "engines/int8@tensorrt/record.json"]
+
+
+def test_a_signature_of_the_store_goes_beside_its_engine(home: Path) -> None:
+    rows = [{"name": "int8@tensorrt", "path": "../../store/build/a/model.plan"}]
+    (home / "work/bundle/trtforge-gate").mkdir()
+    (home / "work/bundle/trtforge-gate/gate.json").write_text(json.dumps({"engines": rows}))
+    signed = trust.sha256_of(home / "store/build/a/model.plan")
+    (home / "store" / trust.IN_STORE).mkdir()
+    assert len(made(home, GATE_FOLDER)) == 4, "it was not signed"
+    file = home / "store" / trust.IN_STORE / f"{signed}{trust.ENDING}"
+    file.touch()
+    beside = trust.beside_of(Path("engines/int8@tensorrt/model.plan")).as_posix()
+    assert made(home, GATE_FOLDER)[beside] == file.relative_to(home).as_posix()
 
 
 def test_of_a_run_that_wrote_nothing_the_log(home: Path) -> None:
