@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from calibration.file_digest import digest_now
 from pipeline.errors import DataError, StageError, Unavailable
 from pipeline.output import record_to_keep
 
@@ -69,7 +70,7 @@ def taken_from_before(files: Sequence[RemoteFile], before: Path, folder: Path) -
     for file in files:
         source = before / file.name
         is_same = source.is_file() and not source.is_symlink() and source.stat().st_size == file.num_bytes
-        if is_same and hashlib.sha256(source.read_bytes()).hexdigest() == file.digest:
+        if is_same and digest_now(source) == file.digest:
             target = folder / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
