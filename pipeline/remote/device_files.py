@@ -34,6 +34,11 @@ def tensorrt_version(root: Path) -> str:
     return ""
 
 
+def is_version(version: str, expected: str) -> bool:
+    """Whether a version is the expected one, or begins so, part by part; any is where none is expected."""
+    return not expected or f"{version}.".startswith(f"{expected}.")
+
+
 def places(parts: Iterable[list[Any]]) -> Iterator[tuple[int, int, str]]:
     """Of each part: where it begins, its bytes, its digest."""
     at = 0

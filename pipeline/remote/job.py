@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.errors import EXIT_STATUS, StageError, Unavailable, exit_status
 from pipeline.output import check_replaceable, put, work_folder
 from pipeline.remote.archive import SentArchive
+from pipeline.remote.device_files import is_version
 from pipeline.remote.fetched import TOPS, FetchedFiles, files_from_answer, settle, taken_from_before
 from pipeline.remote.outcome import DeviceOutcome
 from pipeline.remote.session import Session
@@ -27,7 +28,6 @@ TOLD_BYTES = 32 << 20
 """Between two lines on how far copying is."""
 UNFETCHED = (1, 2, 3, 4)
 """Exit statuses of a run there that wrote no report."""
-TERMINATED = 143
 STATES = {"started": "", "at work": "is at work on it already", "done": "has done it already"}
 
 Say = Callable[[str], object]
@@ -145,7 +145,7 @@ def connect(session: Session, terms: Terms) -> None:
     """
     version = str(session.connect().get("tensorrt", ""))
     expected = terms.tensorrt.rstrip(".")
-    if expected and not f"{version}.".startswith(f"{expected}."):
+    if not is_version(version, expected):
         session.close()
         has = f"has TensorRT {shown(version)[:40]}" if version else "has no TensorRT that its packages tell of"
         raise Unavailable(

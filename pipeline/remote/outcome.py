@@ -1,4 +1,4 @@
-"""What became of devices, and which exit status says most of several."""
+"""What became of devices: errors from exit statuses, and which of several says most."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.errors import EXIT_STATUS, Unavailable
 from pipeline.remote.ssh import Destination
 
 WORST_FIRST = (1, 4, 2, 3, 5, 6, 0)
@@ -27,6 +28,11 @@ class DeviceOutcome:
     """Whether ``folder`` has what this run made."""
     engines: Mapping[str, Path] = field(default_factory=dict)
     """By variant."""
+
+
+def error_from_status(status: object, sentence: str) -> Exception:
+    """What another process of ours ended with, by the exit status that it says; Unavailable where none is such."""
+    return next((kind for kind, number in EXIT_STATUS.items() if number == status), Unavailable)(sentence)
 
 
 def worst_status(statuses: Iterable[int]) -> int:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError, StageError, Unavailable
+from pipeline.errors import StageError, Unavailable
+from pipeline.remote.outcome import error_from_status
 from pipeline.remote.ssh import Destination, broken, command_for
 from pipeline.spelling import shown
 
@@ -183,8 +184,7 @@ class Session:
 
     def _refusal(self, answer: Mapping[str, Any]) -> Exception:
         sentence = f"{self.destination.address}: {shown(str(answer['error']))[:2000]}"
-        kinds = {2: ConfigError, 4: StageError}
-        return kinds.get(answer.get("status", 3), Unavailable)(sentence)
+        return error_from_status(answer.get("status"), sentence)
 
     def _meet(self) -> None:
         """Read up to the agent's first line: some login shells print before that."""

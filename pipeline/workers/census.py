@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.json_record import record_from_data
 from pipeline.option import option
+from pipeline.remote.device_files import is_version
 from pipeline.workers.device import WorkerInfo, program_digest
 from pipeline.workers.scheduler import Hub
 
@@ -121,7 +122,7 @@ def _misfits(info: WorkerInfo, expects: Expects) -> Iterator[str]:
         there = f"trtforge {info.trtforge} (source {info.source[:SHOWN_DIGEST]})"
         yield f"runs {there}, here it is source {here[:SHOWN_DIGEST]}; install the same one there"
     expected = expects.tensorrt.rstrip(".")
-    if expected and not f"{info.tensorrt}.".startswith(f"{expected}."):
+    if not is_version(info.tensorrt, expected):
         has = f"has TensorRT {info.tensorrt}" if info.tensorrt else "has no TensorRT"
         yield f"{has}, {expected} is expected (expects); install it, or write what it has"
     if expects.power_mode and info.power_mode != expects.power_mode:

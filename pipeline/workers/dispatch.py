@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from calibration.file_digest import digest_now
-from pipeline.errors import StageError, Unavailable
+from pipeline.errors import StageError
 from pipeline.output import put, work_folder
 from pipeline.remote.device_files import files_below
 from pipeline.remote.fetched import TOPS, files_from_answer, settle, taken_from_before
+from pipeline.remote.outcome import error_from_status
 from pipeline.workers.depot import BUNDLES, TASKS, Depot
 from pipeline.workers.device import program_digest
 from pipeline.workers.task import Request
@@ -90,7 +91,7 @@ def bring(text: str, request: Request, depot: Depot, final: Path) -> int:
             depot.remove(f"{BUNDLES}/{request['bundle'][1]}.tar")
             for _, digest in request["baseline"]["files"].values():
                 depot.remove(f"{BASELINES}/{digest}")
-        raise _error(status, str(answer["sentence"]))
+        raise error_from_status(status, str(answer["sentence"]))
     where = f"the worker of {name}"
     files = files_from_answer(answer, where)
     with work_folder(final / TOPS[0]) as work:
@@ -119,10 +120,3 @@ def _answer(text: str, name: str) -> Mapping[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StageError(f"{name}: its worker's answer is none ({error}); see the worker's log") from error
     return answer
-
-
-def _error(status: int, sentence: str) -> Exception:
-    from pipeline.errors import EXIT_STATUS
-
-    kinds = {number: kind for kind, number in reversed(EXIT_STATUS.items())}
-    return kinds.get(status, Unavailable)(sentence)

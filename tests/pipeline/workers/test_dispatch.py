@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError, DataError, StageError, Unavailable
+from pipeline.errors import CheckFailed, ConfigError, DataError, StageError, Unavailable
+from pipeline.remote.outcome import error_from_status
 from pipeline.workers.depot import Depot
 from pipeline.workers.dispatch import Shipment, bring, ship
 from pipeline.workers.task import Request
@@ -102,6 +103,15 @@ def test_answers_that_no_worker_gives(
 def test_what_is_no_answer(request_sent: Request, tmp_path: Path, depot: Depot, text: str) -> None:
     with pytest.raises(StageError, match=r"net.orin: its worker's answer is none \(.*\); see the worker's log"):
         bring(text, request_sent, depot, tmp_path / "line")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(2, ConfigError), (4, StageError), (5, CheckFailed), (1, Unavailable), (None, Unavailable), ([2], Unavailable)],
+)
+def test_an_error_from_what_another_process_says(status: object, kind: type[Exception]) -> None:
+    error = error_from_status(status, "why")
+    assert (type(error), str(error)) == (kind, "why")
 
 
 @pytest.mark.parametrize(("status", "kind"), [(2, ConfigError), (3, Unavailable), (4, StageError)])
