@@ -32,6 +32,7 @@ from typing import IO, Any, Iterator, NoReturn  # noqa: UP035  # Of Python 3.8.
 from pipeline.remote.device_files import (
     BLOCK_BYTES,
     BUNDLE,
+    DEVICE_LOCK,
     END,
     JOB,
     LOG,
@@ -353,7 +354,7 @@ class Agent:
         """The desk has all; what is old goes, and where that is asked for everything."""
         folder = self.folder("work", request["digest"])
         write_json(folder / END, {**read_json(folder / END), "fetched": True})
-        with (self.home / "device.lock").open("a") as lock:
+        with (self.home / DEVICE_LOCK).open("a") as lock:
             if is_taken(lock):
                 return {"cleaned": False}
             if request["clean"]:

@@ -13,6 +13,8 @@ from typing import IO, Any, Iterable, Iterator  # noqa: UP035  # Of Python 3.8.
 BLOCK_BYTES = 1 << 20
 BUNDLE, JOB, END, LOG, OUT = "bundle.tar", "job.json", "end.json", "log", "out"
 """In the folder of a bundle."""
+DEVICE_LOCK = "device.lock"
+"""In ``~/.trtforge``: held by the one run of this user that is at work here, whether by ssh or for a scheduler."""
 REPORT_FOLDER, GATE_FOLDER = "trtforge-report", "trtforge-gate"
 """The folders that runs write into an unpacked bundle."""
 NOT_SENT = {"result.json", ".lock", "lock"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.remote.device_files import (
     BUNDLE,
+    DEVICE_LOCK,
     END,
     GATE_FOLDER,
     JOB,
@@ -34,7 +35,7 @@ def run_job(folder: Path) -> None:
     ours = {"PYTHONPATH": str(root), "VENV": str(home / "environment"), "SCRIPT_NAME": "trtforge"}
     ours.update(XDG_CACHE_HOME=str(home / "cache"), CUDA_CACHE_PATH=str(home / "cache" / "cuda"))
     status = 4
-    with (home / "device.lock").open("a") as device, (folder / LOG).open("ab") as log, (folder / OUT).open("ab") as out:
+    with (home / DEVICE_LOCK).open("a") as device, (folder / LOG).open("ab") as log, (folder / OUT).open("ab") as out:
         if is_taken(device):
             log.write(b"trtforge: another job is at work on this device; this one waits for its end\n")
             log.flush()

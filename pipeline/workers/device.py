@@ -22,6 +22,7 @@ from pipeline.machine import child_process
 from pipeline.machine.identity import installed_versions, this_machine
 from pipeline.remote.archive import SCRIPTS, shared_folder
 from pipeline.remote.device_files import (
+    DEVICE_LOCK,
     GATE_FOLDER,
     REPORT_FOLDER,
     file_digest,
@@ -127,9 +128,9 @@ def _worked(request: Request, run_command: RunCommand) -> dict[str, Any]:
         raise StageError(
             f"its worker died while it was at work on this, {attempts}; see the worker's log, and the system's"
         )
-    with (_home() / "device.lock").open("a") as lock:
+    with (_home().parent / DEVICE_LOCK).open("a") as lock:
         if is_taken(lock):
-            fcntl.flock(lock, fcntl.LOCK_EX)  # Of another worker on this machine.
+            fcntl.flock(lock, fcntl.LOCK_EX)  # Of another worker on this machine, or of a run by ssh.
         for left in _home().glob(f"{WORK}*"):  # By one that was killed.
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=_home(), prefix=WORK) as work:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.remote.device_files import DEVICE_LOCK, is_taken
 from pipeline.source_files import ROOT
 from pipeline.workers import task
 from pipeline.workers.device import HOME, program_digest
 from pipeline.workers.task import asked, run_request
+from tests.pipeline.workers.cluster import wait_for
 
 
 @pytest.fixture
@@ -65,10 +70,31 @@ def test_a_bundle_that_is_damaged_is_an_answer(home: Path, tmp_path: Path) -> No
     assert said["status"] == 2
     assert f"bundles/{'a' * 64}.tar: is not what was put there (SHA-256 differs)" in said["sentence"]
     assert (tmp_path / "depot/tasks/t/begun-0").read_text() == "net.orin"
-    assert [path.name for path in home.iterdir()] == ["device.lock"], "no work is left"
+    assert list(home.iterdir()) == [], "no work is left"
+    assert [path.name for path in home.parent.iterdir() if path != home] == [DEVICE_LOCK]
     # It has begun as often as it may.
     again = answer(**request)
     assert (again["status"], "at attempt 1 of 1" in again["sentence"]) == (4, True)
+
+
+def test_it_waits_for_a_run_by_ssh_on_this_machine(home: Path, tmp_path: Path) -> None:
+    """Else each would disturb what the other times."""
+    pytest.importorskip("fsspec", reason="fsspec is not installed (extra fleet)")
+    (tmp_path / "depot").mkdir()
+    home.parent.mkdir()
+    request: dict[str, Any] = {"ask": "work", "source": program_digest(), "task": "t", "retries": 0}
+    request |= {"depot": f"file://{tmp_path}/depot", "bundle": [1, "a" * 64]}
+    request |= {"baseline": {"name": "net.orin", "files": {}}}
+    with ThreadPoolExecutor(1) as executor, (home.parent / DEVICE_LOCK).open("a") as lock:
+        assert not is_taken(lock)
+        inode = f":{os.fstat(lock.fileno()).st_ino} "
+        said = executor.submit(run_request, json.dumps(request))
+        waiting = re.compile(rf"-> FLOCK .*{inode}")
+        wait_for("it waits", lambda: said.done() or waiting.search(Path("/proc/locks").read_text()))
+        assert not (tmp_path / "depot/tasks").exists(), "nothing was begun"
+        lock.close()
+        assert json.loads(said.result())["status"] == 3, "there is no such bundle"
+    assert (tmp_path / "depot/tasks/t/begun-0").exists()
 
 
 @pytest.mark.parametrize(
