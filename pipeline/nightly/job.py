@@ -87,8 +87,8 @@ def night_of(
 
 def _records(job: Job, looks: Sequence[Look], chosen: set[Line], workers: Workers | None) -> Iterator[LineRecord]:
     """The record of each line that has one: workers are asked first, and waited for last."""
-    there = [looked for looked in looks if looked.is_to_do and looked.line.is_scheduled and looked.error is None]
-    here = [looked for looked in looks if looked not in there]
+    there = [looked for looked in looks if looked.is_sent]
+    here = [looked for looked in looks if not looked.is_sent]
     serial, begun = SerialExecutor(), Begun()
     with ThreadPoolExecutor(job.fleet_file.fleet.jobs) as executor:
         sending = {} if workers is None else {executor.submit(workers.send, looked.line): looked for looked in there}

@@ -118,6 +118,11 @@ class Look:
         """Whether something changed, or cannot be made."""
         return self.error is not None or bool(self.why)
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether a worker makes it."""
+        return self.is_to_do and self.line.is_scheduled and self.error is None
+
 
 def glance(job: Job, line: Line) -> Look:
     """A line that is not asked for: what became of it last."""

@@ -71,7 +71,7 @@ def test_a_line_is_gated_and_promoted_there(
     second = command("nightly", fleet)
     assert second.status == 0
     assert second.out.startswith("Night 2: 1 lines, 0 made, 1 unchanged")
-    # Another network in its place: it is held against what is kept there.
+    # Another budget: it is held against what is kept there.
     change(fleet, "1.0 x", "0.5 x")
     third = command("nightly", fleet)
     assert third.status == 5, third.out
