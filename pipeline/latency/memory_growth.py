@@ -26,6 +26,7 @@ import numpy as np
 
 from calibration.arrays import Floats
 from engines.contract import Array, MemoryRunner, Runner
+from engines.timed_queries import run_for
 from pipeline.artifact import Engine
 from pipeline.engine_runner import batch_sizes, runner_of
 from pipeline.errors import ConfigError
@@ -176,11 +177,8 @@ def soak_memory(
 
 def soaked(runner: Runner, feeds: Sequence[Mapping[str, Array]], soak: MemorySoak) -> MemoryTrace:
     """As ``soak_memory``, of a runner that is loaded."""
-    turns, num_queries = cycle(feeds), 0
-    until = time.monotonic() + soak.warmup_seconds
-    while num_queries < soak.warmup_queries or time.monotonic() < until:
-        runner.infer(next(turns))
-        num_queries += 1
+    turns = cycle(feeds)
+    run_for(lambda: runner.infer(next(turns)), soak.warmup_queries, soak.warmup_seconds, time.monotonic_ns)
     readings, looks = _Readings(soak.max_seconds), soak.looks_s()
     is_kept(soak, MemoryTrace(np.arange(99.0), np.zeros(99), np.zeros(99), 0))  # What asking takes is taken now.
     give_back_free_memory()
