@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 
 from packaging.requirements import Requirement
+
+from pipeline.machine.packages import ABSENT, distribution_versions
 
 PACKAGE = "trtforge"
 
@@ -60,16 +62,10 @@ def _names_in(marker: str) -> list[str]:
 def _extra(name: str, requirements: list[Requirement]) -> Extra:
     versions, lacking = {}, []
     for requirement in requirements:
-        number = _version(requirement.name)
-        if number is not None and requirement.specifier.contains(number, prereleases=True):
+        number = distribution_versions(requirement.name)[requirement.name]
+        if number != ABSENT and requirement.specifier.contains(number, prereleases=True):
             versions[requirement.name] = number
         else:
-            lacking.append(f"{requirement.name}{requirement.specifier}" + (f", not {number}," if number else ""))
+            here = "" if number == ABSENT else f", not {number},"
+            lacking.append(f"{requirement.name}{requirement.specifier}{here}")
     return Extra(name, versions, tuple(lacking))
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
