@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,8 +32,10 @@ from pipeline.machine import child_process
 from pipeline.machine.resident import give_back_free_memory, grow_by_pages, resident_mib
 
 FEEDS = [{"image": np.full((1, 4, 8, 8), value, dtype=np.float32)} for value in (0.0, 1.0)]
+LEAK_MIB_PER_S = 8.0
+"""By the clock, for a leak by the query grows as unevenly as a busy machine runs it."""
 LEAK_VALUES = 1 << 10
-"""8 KiB a query: more than 1,024 MiB per hour from 37 queries a second on; it has thousands on any machine."""
+"""Of 8 bytes, at a time."""
 SECONDS = 5.0
 
 
@@ -76,14 +79,16 @@ def test_when_it_is_asked() -> None:
     assert soak(max_seconds=60).tail == pytest.approx(0.005 / 6)
 
 
-def leak(engine: Engine, memory_soak: MemorySoak, values: int) -> MemoryTrace:
-    """In a process of its own: the real runner, which keeps so many numbers of each query for ever."""
+def leak(engine: Engine, memory_soak: MemorySoak, mib_per_s: float) -> MemoryTrace:
+    """In a process of its own: the real runner, which keeps so much of each second's queries for ever."""
     kept_for_ever: list[Array] = []
     grow_by_pages()
+    begin, pieces_per_s = time.monotonic(), mib_per_s * 2**20 / (8 * LEAK_VALUES)
     with runner_of(engine, 1) as runner:
 
         def infer(feed: Mapping[str, Array]) -> dict[str, Array]:
-            kept_for_ever.append(np.ones(values))
+            num_due = int(pieces_per_s * (time.monotonic() - begin))
+            kept_for_ever.extend(np.ones(LEAK_VALUES) for _ in range(num_due - len(kept_for_ever)))
             return runner.infer(feed)
 
         return soaked(cast(Runner, SimpleNamespace(infer=infer)), FEEDS, memory_soak)
@@ -91,7 +96,7 @@ def leak(engine: Engine, memory_soak: MemorySoak, values: int) -> MemoryTrace:
 
 def test_a_process_that_leaks_and_one_that_does_not(tiny: Path) -> None:
     engine, one_gib = Engine(tiny / "tiny.onnx"), GrowthLimit("process", 1024.0)
-    leaking = child_process.call(tiny / "a.log", "leak", leak, engine, soak(one_gib), LEAK_VALUES)
+    leaking = child_process.call(tiny / "a.log", "leak", leak, engine, soak(one_gib), LEAK_MIB_PER_S)
     growth = leaking.growth_per_h("process", 0.005)
     assert growth is not None, "about a hundred readings, of which 36 are needed"
     assert growth.low > 1024, growth
