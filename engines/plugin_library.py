@@ -62,8 +62,8 @@ def sha256_of_library(file: Path) -> str:
         raise EngineError(f"{file}: cannot be read ({error.strerror}); name the shared library of a plugin") from error
 
 
-def library_at(file: Path) -> PluginLibrary:
-    """A library that is for this machine's processor.
+def check_library(file: Path) -> None:
+    """That a library is for this machine's processor.
 
     Raises:
         EngineError: it cannot be read, or is no shared library.
@@ -75,6 +75,15 @@ def library_at(file: Path) -> PluginLibrary:
             f"{file}: is compiled for {machine}, this machine is {platform.machine()}; name the library that was "
             "compiled for it"
         )
+
+
+def library_at(file: Path) -> PluginLibrary:
+    """A library that is for this machine's processor.
+
+    Raises:
+        EngineError, Unavailable: as ``check_library``.
+    """
+    check_library(file)
     return PluginLibrary(file, sha256_of_library(file))
 
 

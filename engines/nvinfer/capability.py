@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from engines.contract import BuildOptions
 from engines.errors import EngineError, Unavailable
-from engines.plugin_library import library_at
+from engines.plugin_library import check_library
 from engines.precision import PRECISIONS, Precision, precision_named
 
 DEFAULT_OPTIMIZATION_LEVEL = BuildOptions.optimization_level
@@ -153,7 +153,7 @@ def refuse(capability: Capability, options: BuildOptions) -> None:
     """
     _check_numbers(capability, options)
     for file in options.plugins:
-        library_at(file)
+        check_library(file)
     reason = next(_lacking(capability, options), "")
     if reason:
         raise Unavailable(f"{capability.name}: {reason}")
