@@ -8,12 +8,13 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from engines.contract import Array, DeviceTimes, StreamingRunner
+from engines.contract import Array, DeviceTimes, Runner, StreamingRunner
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -108,6 +109,29 @@ def run_for(call: Callable[[], object], num_queries: int, seconds: float, clock:
         call()
         done += 1
     return done
+
+
+@dataclass
+class DeviceTimeRecorder:
+    """Hears after each recorded query where its time went; one for each candidate."""
+
+    runner: Runner
+    times: list[DeviceTimes] = field(default_factory=list)
+
+    def device_ms(self) -> float | None:
+        """Device time of the last query, as ``run_queries`` asks for it."""
+        times = self.runner.facts().times
+        if times is None:
+            return self.runner.device_ms()
+        self.times.append(times)
+        return times.compute_ms
+
+    def medians(self) -> DeviceTimes | None:
+        """Of each part, over all recorded queries; None where the backend does not tell."""
+        if not self.times:
+            return None
+        parts = {name: [getattr(times, name) for times in self.times] for name in asdict(self.times[0])}
+        return DeviceTimes(**{name: median(values) for name, values in parts.items()})
 
 
 class QueriesElsewhere(Protocol):

@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import cycle
@@ -35,7 +35,7 @@ from engines.elsewhere.wire import Arena
 from engines.errors import EngineError, NotTrusted, OutOfMemory, Unavailable
 from engines.plugin_library import NAMED
 from engines.signing.trust import Signed, promised
-from engines.timed_queries import BatchesInFlight, BlockLength, QueryArrivals, run_for, run_queries
+from engines.timed_queries import BatchesInFlight, BlockLength, DeviceTimeRecorder, QueryArrivals, run_for, run_queries
 
 PYTHON_VARIABLE = "TRTFORGE_TENSORRT_PYTHON"
 """Names the interpreter that has TensorRT, where it is not the one that runs this project."""
@@ -214,25 +214,14 @@ class _Bound:
 
     def block(self, length: BlockLength, arrivals: QueryArrivals, *, with_times: bool) -> tuple[Any, ...]:
         """Starts and ends (num_queries,) in nanoseconds, device times in milliseconds; and where the time went."""
-        runner, splits = self.runner, []
-
-        def device_ms() -> float | None:
-            times = runner.facts().times
-            if times is None:
-                time_ms: float | None = runner.device_ms()
-                return time_ms
-            splits.append((times.host_to_device_ms, times.compute_ms, times.device_to_host_ms, times.enqueue_ms))
-            return float(times.compute_ms)
-
-        clock = time.perf_counter_ns
-        starts, ends, device = run_queries(
-            self.call, device_ms if with_times else runner.device_ms, length, clock, arrivals.begin(clock)
-        )
+        recorder, clock = DeviceTimeRecorder(self.runner), time.perf_counter_ns
+        device_ms = recorder.device_ms if with_times else self.runner.device_ms
+        starts, ends, device = run_queries(self.call, device_ms, length, clock, arrivals.begin(clock))
         return (
             np.array(starts, np.int64),
             np.array(ends, np.int64),
             np.array(device, np.float64),
-            np.array(splits, np.float64).reshape(-1, 4),
+            np.array([astuple(times) for times in recorder.times], np.float64).reshape(-1, 4),
         )
 
 

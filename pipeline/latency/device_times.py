@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from statistics import median
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from engines.contract import Array, DeviceTimes, LayerTimes, Runner, RunnerFacts
-from engines.timed_queries import QueriesElsewhere
+from engines.timed_queries import DeviceTimeRecorder, QueriesElsewhere
 
 NUM_RUNS = 50
 """Runs in which the times of layers are told."""
 MOST_LAYERS = 20
 """So many are shown, the slowest; `timings.json` and `report.json` have all."""
-
-
-@dataclass
-class DeviceTimeRecorder:
-    """Hears after each recorded query where its time went; one for each candidate."""
-
-    runner: Runner
-    times: list[DeviceTimes] = field(default_factory=list)
-
-    def device_ms(self) -> float | None:
-        """Device time of the last query, for ``pipeline.latency.benchmark.Candidate``."""
-        times = self.runner.facts().times
-        if times is None:
-            return self.runner.device_ms()
-        self.times.append(times)
-        return times.compute_ms
-
-    def medians(self) -> DeviceTimes | None:
-        """Of each part, over all recorded queries; None where the backend does not tell."""
-        if not self.times:
-            return None
-        parts = {name: [getattr(times, name) for times in self.times] for name in asdict(self.times[0])}
-        return DeviceTimes(**{name: median(values) for name, values in parts.items()})
 
 
 def recorder_for(timed: QueriesElsewhere | None, runner: Runner) -> DeviceTimeRecorder:

@@ -16,12 +16,13 @@ import numpy as np
 from calibration.data.batches import Samples
 from engines import backend, module_of
 from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
+from engines.timed_queries import DeviceTimeRecorder
 from pipeline.artifact import Engine, Timings
 from pipeline.engine_runner import as_model_takes, batch_sizes, fixed_batch, model_ranks, queries_elsewhere, runner_of
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.json_record import record_from_data
 from pipeline.latency.benchmark import Candidate, Latency, Timing, measure, queries_from_npz
-from pipeline.latency.device_times import NUM_RUNS, DeviceTimeRecorder, LayersRun, facts_as_json, feed_of, recorder_for
+from pipeline.latency.device_times import NUM_RUNS, LayersRun, facts_as_json, feed_of, recorder_for
 from pipeline.latency.energy import Energy, energies_of
 from pipeline.latency.largest_batch import MOST_BATCH, LargestBatch, bound_from_text, find_largest_batch
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner

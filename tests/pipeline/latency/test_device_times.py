@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from engines.contract import Array, DeviceTimes, Runner, RunnerFacts, TensorSpec
+from engines.timed_queries import DeviceTimeRecorder
 from pipeline.command.layer_table import note_lines, print_layers, split_lines
-from pipeline.latency.device_times import DeviceTimeRecorder, facts_as_json, feed_of, split_from_row
+from pipeline.latency.device_times import facts_as_json, feed_of, split_from_row
 
 
 class Told:
