@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from engines import backend, builders
 from engines.support.answers import AskableBackend
 from pipeline.artifact import Artifact
+from pipeline.command.on_options import OnOptions
 from pipeline.command.options import PlanOptions
 from pipeline.command.outcomes import MadeOfPlan, VerbOutcome, print_lines
 from pipeline.command.plan_run import run_plan
@@ -37,54 +37,9 @@ if TYPE_CHECKING:
 
     from pipeline.record import Record
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 FOLDER = "trtforge-on"
 THERE = "../../../store"
 """The store of a device, from the folder of an unpacked bundle."""
-FLAGS = ("--on", "--on-python", "--clean")
-
-
-@dataclass(frozen=True)
-class OnOptions:
-    """Where, and how."""
-
-    addresses: tuple[str, ...] = ()
-    python: str = ""
-    clean: bool = False
-
-    def __bool__(self) -> bool:
-        """Whether another machine is named."""
-        return bool(self.addresses)
-
-
-def on_options(function: F) -> F:
-    """--on and what belongs to it, which the verb gets as ``on``."""
-
-    @click.option(
-        "--on",
-        "addresses",
-        multiple=True,
-        metavar="USER@HOST,…",
-        help="do it on that machine by ssh, and bring what it made here; several at once with commas; repeatable",
-    )
-    @click.option(
-        "--on-python", default="", metavar="PATH", help="with --on: interpreter there that has all that is needed"
-    )
-    @click.option("--clean", is_flag=True, help="with --on: remove ~/.trtforge there at the end, and all that is in it")
-    @functools.wraps(function)
-    def with_on(*arguments: Any, addresses: tuple[str, ...], on_python: str, clean: bool, **options: Any) -> Any:
-        if not addresses and (on_python or clean):
-            raise ConfigError(f"{'--on-python' if on_python else '--clean'}: has an effect only with --on; drop it")
-        return function(*arguments, on=OnOptions(addresses, on_python, clean), **options)
-
-    return with_on  # type: ignore[return-value]  # But for the options it is the same.
-
-
-def refuse_on(on: OnOptions, path: Path) -> None:
-    """Raise ConfigError if --on stands beside something that is no plan."""
-    if on:
-        raise ConfigError(f"--on: takes a plan (.toml), {path} is none; write one with `trtforge init`")
 
 
 @dataclass(frozen=True)

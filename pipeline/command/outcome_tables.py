@@ -1,16 +1,29 @@
-"""The tables of `validate` and `benchmark`."""
+"""Tables for the terminal: those of `validate` and `benchmark`, and what all have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from pipeline.command.layer_table import print_layers, split_lines
-from pipeline.command.table import _table
 from pipeline.page.numbers import NONE, three_digits
+
+
+def _table(title: str) -> Table:
+    """A table that fits 80 columns."""
+    return Table(
+        title=title or None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+    )
 
 
 def print_verdict(record: Mapping[str, Any], console: Console) -> None:

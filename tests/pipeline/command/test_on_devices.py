@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.command.on_devices import OnOptions, backend_of
+from pipeline.command.on_devices import backend_of
+from pipeline.command.on_options import OnOptions
 from pipeline.errors import ConfigError
 from pipeline.gate.baseline import gate_from_folder
 from pipeline.plan import read_plan
@@ -226,6 +227,13 @@ def test_the_plan_of_a_bundle_is_not_packed_again(
     said = command("run", "plan.toml", "--on", "orin", "--backend", "reference")
     assert said.status == 2
     assert "plan.toml: is the plan of a bundle; give --on the plan that the bundle was packed from" in said.err
+
+
+def test_a_build_of_a_file_does_not_wait_for_what_a_plan_needs() -> None:
+    code = "import pipeline.command.verbs.engines.build, sys; print('pipeline.flow' in sys.modules)"
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_backend_is_that_of_pack_unless_it_is_named(plan: Path) -> None:

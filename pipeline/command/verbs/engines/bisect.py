@@ -20,7 +20,7 @@ from pipeline.command.options import (
     output_option,
     samples_from,
 )
-from pipeline.command.table import _table
+from pipeline.command.outcome_tables import _table
 from pipeline.errors import ConfigError
 from pipeline.output import passing_folder, put
 from pipeline.spelling import echo, table_console

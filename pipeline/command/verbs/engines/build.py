@@ -14,7 +14,7 @@ from engines import backend as backend_named
 from engines.contract import SharingBackend
 from pipeline.artifact import ModelFile, Ranges
 from pipeline.builder.plugins import name_plugins
-from pipeline.command.on_devices import FLAGS, RUN, OnOptions, on_options, refuse_on, report_on, run_on
+from pipeline.command.on_options import FLAGS, OnOptions, on_options, refuse_on
 from pipeline.command.options import (
     BACKEND,
     DATA_FLAGS,
@@ -98,6 +98,8 @@ def build_on(path: Path, store: Path, on: OnOptions, beside_plan: PlanOptions, b
     Raises:
         ConfigError: an option stands beside the plan, which would have no effect.
     """
+    from pipeline.command.on_devices import RUN, report_on, run_on
+
     taken = ("--store", "--backend", "--set", *FLAGS)
     if beside := [flag for flag in given_options() if flag not in taken]:
         raise ConfigError(f"{beside[0]}: has no effect together with --on; write it into {path}")

@@ -10,14 +10,8 @@ from typing import Any
 import click
 
 from pipeline.artifact import Engine
-from pipeline.command.on_devices import (
-    FLAGS,
-    DoneOnDevices,
-    OnOptions,
-    RemoteVerb,
-    on_options,
-    run_on,
-)
+from pipeline.command.on_devices import DoneOnDevices, RemoteVerb, run_on
+from pipeline.command.on_options import FLAGS, OnOptions, on_options
 from pipeline.command.options import (
     BACKEND,
     STORE,

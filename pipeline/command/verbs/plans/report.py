@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.command.on_devices import OnOptions
+from pipeline.command.on_options import OnOptions
 from pipeline.command.options import STORE, given_options, is_plan
 from pipeline.command.verbs.plans.run import run
 from pipeline.errors import ConfigError

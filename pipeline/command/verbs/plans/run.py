@@ -10,7 +10,8 @@ import click
 
 from engines import builders
 from pipeline.command.draft import draft_options, plan_text
-from pipeline.command.on_devices import RUN, OnOptions, on_options, report_on, run_on
+from pipeline.command.on_devices import RUN, report_on, run_on
+from pipeline.command.on_options import OnOptions, on_options
 from pipeline.command.options import STORE, PlanOptions, plan_options
 from pipeline.command.outcomes import VerbOutcome, failures_of, raise_failures
 from pipeline.command.plan_run import open_plan, tell_time
