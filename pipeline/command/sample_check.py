@@ -1,4 +1,4 @@
-"""The lint of samples that are about to be calibrated on, and how its findings are printed."""
+"""The lint of samples that are about to be calibrated on."""
 
 from __future__ import annotations
 
