@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pipeline.errors import Unavailable
@@ -48,7 +48,7 @@ class Hub:
             answers = self._client.run(asked, text, workers=addresses, on_error="return")
         except Exception as error:
             raise self._gone(error) from error
-        return {key: answer if isinstance(answer, Exception) else json.loads(answer) for key, answer in answers.items()}
+        return {key: answer if isinstance(answer, Exception) else _read(answer) for key, answer in answers.items()}
 
     def executor(self, device: str) -> Executor:
         """Runs functions on the workers that have this tag, each alone on its worker.
@@ -87,6 +87,14 @@ class Hub:
     def _gone(self, error: Exception) -> Unavailable:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         return Unavailable(f"{self.address.text}: the scheduler is gone ({reason}); start it, and run again")
+
+
+def _read(text: str) -> dict[str, Any] | Exception:
+    """An answer, or that it is none: what a worker's process prints beside it stands in it too."""
+    with suppress(ValueError, RecursionError):
+        if isinstance(answer := json.loads(text), dict):
+            return answer
+    return ValueError(f"it answers {text[:100]!r}")
 
 
 def is_killed(error: BaseException) -> bool:

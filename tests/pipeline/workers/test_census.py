@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -40,8 +41,6 @@ class Client:
 
 
 def answer(info: WorkerInfo) -> str:
-    import json
-
     return json.dumps({"status": 0, **asdict(info)})
 
 
@@ -100,6 +99,16 @@ def test_one_that_says_something_else(orin: WorkerInfo) -> None:
         "device orin: worker a: cannot be asked (ModuleNotFoundError: No module named 'pipeline'); install trtforge "
         "there, and start it again"
     )
+
+
+@pytest.mark.parametrize("text", ["", "[]", "Welcome to the device\n{}", "[" * 100_000])
+def test_one_whose_answer_is_none_stops_no_other(orin: WorkerInfo, text: str) -> None:
+    seen = state(Expects(), a=text, b=answer(orin))
+    assert seen.refusal == (
+        f"device orin: worker a: cannot be asked (ValueError: it answers {text[:100]!r}); install trtforge there, and "
+        "start it again"
+    )
+    assert [worker.info for worker in seen.workers] == [None, orin]
 
 
 def test_two_kinds_of_machines_have_two_tags(orin: WorkerInfo) -> None:
