@@ -10,17 +10,15 @@ the scheduler, the workers, and the processes that they start.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.nightly import make_plan, trtforge
+from tests.pipeline.workers.cluster import cluster_in
 
 FLEET = """
 [fleet]
@@ -47,16 +45,6 @@ def cpu_of(pid: int) -> float:
     return ticks / TICKS + sum(cpu_of(int(child)) for child in children)
 
 
-def started(work: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """`dask` with these arguments, in a home of its own."""
-    home = work / name
-    home.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "dask", *arguments, "--no-dashboard"]
-    with (work / f"{name}.log").open("wb") as log:
-        return subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log)
-
-
 def main() -> None:
     """Run both, and print what they cost."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,28 +54,16 @@ def main() -> None:
     work: Path = options.work
     for seed in range(options.plans):
         make_plan(work / f"models/m{seed:03d}", seed)
-    (work / "depot").mkdir()
     (work / "here.toml").write_text(FLEET.format(scheduler="", report="here"))
     here = trtforge(work, "nightly", "here.toml", "--store", "store-here")
 
-    file = work / "scheduler.json"
-    processes = [started(work, "hub", "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))]
-    while not file.exists():
-        time.sleep(0.1)
-    address = json.loads(file.read_text())["address"]
-    tags = ("--resources", "board=1", "--nthreads", "1", "--host", "127.0.0.1")
-    processes += [started(work, name, "worker", address, *tags) for name in ("a", "b")]
-    while (work / "hub.log").read_text().count("Register worker") < 2:
-        time.sleep(0.1)
-    scheduler = f'scheduler = "{address}"\ndepot = "file://{work.resolve()}/depot"'
-    (work / "there.toml").write_text(FLEET.format(scheduler=scheduler, report="there"))
-    before = sum(cpu_of(process.pid) for process in processes)
-    there = trtforge(work, "nightly", "there.toml", "--store", "store-there")
-    of_workers = sum(cpu_of(process.pid) for process in processes) - before
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait()
+    with cluster_in(work.resolve(), {"a": "board", "b": "board"}, {}) as cluster:
+        scheduler = f'scheduler = "{cluster.address}"\ndepot = "file://{cluster.depot}"'
+        (work / "there.toml").write_text(FLEET.format(scheduler=scheduler, report="there"))
+        processes = cluster.processes.values()
+        before = sum(cpu_of(process.pid) for process in processes)
+        there = trtforge(work, "nightly", "there.toml", "--store", "store-there")
+        of_workers = sum(cpu_of(process.pid) for process in processes) - before
 
     assert (here.status, there.status) == (0, 0), "a night failed"
     total, num = there.cpu_seconds + of_workers, options.plans
