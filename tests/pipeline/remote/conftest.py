@@ -16,7 +16,7 @@ from pipeline.remote.job import Cargo, Terms, on_devices
 from pipeline.remote.outcome import DeviceOutcome
 from pipeline.remote.ssh import VARIABLE, Destination
 from tests.pipeline.bundles import bundle_of
-from tests.pipeline.remote.devices import Device, client_of, device_in, needs_sshd
+from tests.pipeline.remote.devices import Device, client_of, device_in
 
 ORIN = Destination("orin")
 
@@ -101,6 +101,3 @@ def desk(orin: Device, program: SentArchive, tmp_path: Path, monkeypatch: pytest
     bundle = archive_from_tar(bundle_of(tmp_path / "desk" / f"{os.urandom(4).hex()}.tar"))
     cargo = Cargo(program, bundle, ("--backend", "reference", "--", "--version"), "trtforge-report")
     return Desk(tmp_path / "desk", cargo, Terms(python=sys.executable))
-
-
-__all__ = ["Desk", "desk", "needs_sshd", "orin", "program", "waiting"]

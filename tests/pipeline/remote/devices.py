@@ -34,7 +34,6 @@ class Device:
 
     folder: Path
     port: int
-    environment: dict[str, str]
     server: subprocess.Popen[bytes] | None = field(default=None)
 
     @property
@@ -55,7 +54,7 @@ class Device:
             command = [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]
             if most_file_kib:
                 command = ["bash", "-c", f'ulimit -f {most_file_kib}; exec "$@"', "bash", *command]
-            self.server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | self.environment)
+            self.server = subprocess.Popen(command, stdout=log, stderr=log)
         began = time.monotonic()
         while True:
             with socket.socket() as probe:
@@ -152,7 +151,7 @@ GlobalKnownHostsFile /dev/null
 StrictHostKeyChecking yes
 """
     )
-    device = Device(folder, port, {})
+    device = Device(folder, port)
     device.start()
     try:
         yield device
@@ -163,9 +162,3 @@ StrictHostKeyChecking yes
 def client_of(device: Device) -> str:
     """The value of TRTFORGE_SSH."""
     return shlex.join(["ssh", "-F", str(device.folder / "ssh_config")])
-
-
-def desk(device: Device, cwd: Path) -> dict[str, str]:
-    """The environment of the desk's process."""
-    root = str(Path(__file__).resolve().parents[3])
-    return os.environ | {"TRTFORGE_SSH": client_of(device), "PYTHONPATH": root, "PWD": str(cwd)}

@@ -23,6 +23,7 @@ from pipeline.remote.fetched import FetchedFiles, files_from_answer
 from pipeline.remote.job import on_devices
 from pipeline.remote.session import Session
 from pipeline.remote.ssh import VARIABLE, Destination
+from tests.engines.python38 import python38
 from tests.pipeline.bundles import bundle_of, member, sums
 from tests.pipeline.remote.conftest import ORIN, Desk
 from tests.pipeline.remote.devices import SECONDS, Device, client_of, device_in, needs_sshd
@@ -104,10 +105,7 @@ def test_it_is_sent_once_run_and_fetched(orin: Device, desk: Desk, tmp_path: Pat
 
 def test_the_agent_is_that_of_another_python(orin: Device, desk: Desk, tmp_path: Path) -> None:
     """Python 3.8 is the oldest that the agent works with: it copies, and starts a job."""
-    old = sorted(Path.home().glob(".pyenv/versions/3.8.*/bin/python3.8"))
-    if not old:
-        pytest.skip("there is no Python 3.8 (pyenv install 3.8)")
-    session = Session(ORIN, str(old[0]), ask=False)
+    session = Session(ORIN, str(python38()), ask=False)
     assert session.connect()["python"] == [3, 8]
     try:
         bundle = big_bundle(tmp_path / "b.tar", a=b"q" * 300_000)
