@@ -15,7 +15,7 @@ from engines.signing.envelope import new_key
 from pipeline.report.table import report_from_json
 from pipeline.signing.statement import sign_file
 from tests.engines.python38 import other_python, python38, with_bindings
-from tests.pipeline.bundles import bundle_of
+from tests.pipeline.bundles import FILES, bundle_of, member
 
 if TYPE_CHECKING:
     from tests.conftest import Packed
@@ -122,6 +122,27 @@ def test_a_bundle_is_unpacked_only_if_a_trusted_key_signed_it(tmp_path: Path, pa
     done = tried()
     assert "bundle.tar: signed by release.pub" in done.stdout, done.stderr
     assert (tmp_path / "bundle/plan.toml").is_file()
+
+
+@pytest.mark.parametrize("asks", ["", "bundle", "environment"])
+def test_what_signs_is_installed_where_signatures_are_asked_for(tmp_path: Path, asks: str) -> None:
+    """The environment is a made-up one whose interpreter says how it was called, and has nothing installed."""
+    bin_folder = tmp_path / "venv/bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "trtforge").write_text("#!/bin/sh\n")
+    (bin_folder / "python").write_text('#!/bin/sh\necho "python $*" >&2\ncase "$*" in *import*) exit 1;; esac\n')
+    for name in ("trtforge", "python"):
+        (bin_folder / name).chmod(0o755)
+    stamp = subprocess.run(["cksum"], input=read_for_the_stamp(), capture_output=True, check=True).stdout
+    (bin_folder.parent / "made-for-reference").write_bytes(stamp)
+    key = {"trusted/1.pub": b"a public key"} if asks == "bundle" else {}
+    members = [member(f"top/{name}", content) for name, content in key.items()]
+    bundle = bundle_of(tmp_path / "b.tar", *members, listed=FILES | key)
+    key_file = "release.key" if asks == "environment" else ""
+    venv = str(tmp_path / "venv")
+    done = on_jetson(bundle, "--backend", "reference", VENV=venv, TRTFORGE_SIGNING_KEY=key_file, TRTFORGE_TRUSTED="")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("securesystemslib[crypto]\n") == bool(asks), done.stderr
 
 
 def test_the_script_for_a_board_is_the_same_with_litert(tmp_path: Path) -> None:
