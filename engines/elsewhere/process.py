@@ -35,6 +35,8 @@ QUICK = frozenset(
     }
 )  # fmt: skip
 """What computes nothing, so that there is a limit to how long it may take."""
+START = "start"
+"""For its first message, which nobody asks for."""
 FIRST_STEPS = """
 import os, sys
 folder, module, numbers = sys.argv[1], sys.argv[2], [int(number) for number in sys.argv[3:]]
@@ -63,6 +65,10 @@ class TimeLimits:
     """The first import from a slow card takes a minute."""
     quick: float = 300.0
     end: float = 30.0
+
+    def of(self, verb: str) -> float | None:
+        """That of an answer; None where it may take as long as it does."""
+        return self.start if verb == START else self.quick if verb in QUICK else None
 
 
 class ElsewhereProcess:
@@ -127,8 +133,7 @@ class ElsewhereProcess:
 
     def begin(self, verb: str, *arguments: Any) -> None:
         """Ask for something; paths hold from this process's folder."""
-        connection = self._running().connection
-        connection.settimeout(self._limits.quick if verb in QUICK else None)
+        self._running()
         plugins = os.environ.get(NAMED, "")  # What may be loaded now, which may be other than when the process began.
         self.send(verb=verb, arguments=arguments, folder=os.getcwd(), plugins=plugins)  # noqa: PTH109
 
@@ -143,6 +148,8 @@ class ElsewhereProcess:
     def receive(self, verb: str) -> dict[str, Any]:
         """The next message that is no log record and no error; ``verb`` is for sentences."""
         assert self._channel is not None
+        limit = self._limits.of(verb)
+        self._channel.connection.settimeout(limit)  # Each time: between two answers another verb may be asked.
         while True:
             try:
                 message = self._channel.receive()
@@ -152,7 +159,7 @@ class ElsewhereProcess:
                 self.close(0)
                 raise EngineError(
                     f"{self._name}: the process of {self.python} has not answered '{verb}' for "
-                    f"{self._limits.quick:g} s, and was ended; run again, and look at dmesg if it does so again"
+                    f"{limit:g} s, and was ended; run again, and look at dmesg if it does so again"
                 ) from None
             except BaseException:  # Ctrl-C in the middle of a message.
                 self.close(0)
@@ -229,7 +236,7 @@ class ElsewhereProcess:
         try:
             if len(version) < len(OLDEST_PYTHON):
                 raise EngineError("it says nothing")
-            self.version = self.receive("start")["result"]
+            self.version = self.receive(START)["result"]
         except Exception as error:
             self.close(0)
             if isinstance(error, Unavailable):

@@ -123,6 +123,8 @@ def test_queries_in_flight(there: ElsewhereBackend, engine: Path) -> None:
         assert float(next(flow)["y"][0, 0]) == 0
         assert runner.facts().times is not None, "it may be asked meanwhile"
         assert float(next(flow)["y"][0, 0]) == 2
+        assert there.process._channel is not None
+        assert there.process._channel.connection.gettimeout() is None, "no limit of what is quick holds for answers"
         flow.close()
         with pytest.raises(EngineError, match=r"input 'x' is float64"):
             list(runner.infer_all([rows(1), {"x": np.zeros((1, 2))}, rows(2)]))
