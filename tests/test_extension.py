@@ -161,12 +161,17 @@ def changed(file: Path, old: str, new: str) -> None:
     file.write_text(source.replace(old, new), encoding="utf-8")
 
 
+def program_in(folder: Path) -> Path:
+    """A copy of the program in a folder."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the program with one made-up thing of each kind."""
-    root = tmp_path_factory.mktemp("program")
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    root = program_in(tmp_path_factory.mktemp("program"))
     (root / "engines/backends/abacus.py").write_text(BACKEND)
     (root / "pipeline/sources/text.py").write_text(SOURCE)
     (root / "pipeline/stages/halve.py").write_text(STAGE)

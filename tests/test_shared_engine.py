@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from engines.backends import onnxruntime
-from tests.test_extension import PACKAGES, ROOT, trtforge
+from tests.test_extension import program_in, trtforge
 
 if onnxruntime.why_not_build():
     pytest.skip(onnxruntime.why_not_build(), allow_module_level=True)
@@ -86,9 +86,7 @@ TWO = {
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("program")
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    root = program_in(tmp_path_factory.mktemp("program"))
     (root / "engines/backends/shared_cpu.py").write_text(BACKEND)
     return root
 
