@@ -111,13 +111,14 @@ def files_made(bundle: Path, writes: str, log: Path, home: Path) -> Iterator[tup
         yield f"{what}/{path.relative_to(written).as_posix()}", path
     record = read_json(written / f"{what}.json")
     for row in record.get("variants", record.get("engines", ())):
-        engine = (bundle / row.get("artifact", row.get("path", ""))).resolve()
-        if "@" in row["name"] and engine.is_file() and home.resolve() in engine.parents:
+        where = row.get("artifact", row.get("path", ""))
+        engine = (bundle / where).resolve()
+        if "@" in row["name"] and where and engine.exists() and home.resolve() in engine.parents:
             for path in files_below(engine.parent):
                 if path.name not in NOT_SENT:
                     yield f"engines/{row['name']}/{path.relative_to(engine.parent).as_posix()}", path
             signatures = engine.parents[2] / SIGNATURES
-            signature = signatures / f"{file_digest(engine)}{SIGNATURE_ENDING}" if signatures.is_dir() else signatures
+            signature = signatures / f"{engine_digest(engine)}{SIGNATURE_ENDING}" if signatures.is_dir() else signatures
             if signature.is_file():
                 yield f"engines/{row['name']}/{engine.name}{SIGNATURE_ENDING}", signature
 
@@ -134,6 +135,14 @@ def file_digest(path: Path) -> str:
         while block := stream.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def engine_digest(engine: Path) -> str:
+    """SHA-256 (hex) of an engine, by which its signature is named; of a folder as ``engines.signing.trust`` has it."""
+    if engine.is_file():
+        return file_digest(engine)
+    names = sorted(path.relative_to(engine).as_posix() for path in files_below(engine))
+    return sha256("".join(f"{file_digest(engine / name)}  {name}\n" for name in names).encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -162,8 +162,10 @@ def settle(folder: Path, final: Path, address: str) -> dict[str, Path]:
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             for row in record[rows]:
-                here = folder / "engines" / row["name"] / Path(row[key]).name
-                if here.is_file() and here.resolve().is_relative_to(folder.resolve()):
+                name = Path(row[key]).name
+                here = folder / "engines" / row["name"] / name
+                is_engine = name not in ("", "..") and here.exists()
+                if is_engine and here.resolve().is_relative_to(folder.resolve()):
                     engines[row["name"]] = final / here.relative_to(folder)
                     row[key] = str(engines[row["name"]].absolute())
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

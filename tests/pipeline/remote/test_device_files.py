@@ -70,6 +70,20 @@ def test_a_signature_of_the_store_goes_beside_its_engine(home: Path) -> None:
     assert made(home, GATE_FOLDER)[beside] == file.relative_to(home).as_posix()
 
 
+def test_an_engine_that_is_a_folder_goes_as_a_whole(home: Path) -> None:
+    """As those of onnxruntime_tensorrt."""
+    engine = home / "store/build/b/model.ort"
+    for name in ("a/model.onnx", "a-b", "a.txt"):
+        (engine / name).parent.mkdir(parents=True, exist_ok=True)
+        (engine / name).write_text(name)
+    (home / "store" / trust.IN_STORE).mkdir()
+    (home / "store" / trust.IN_STORE / f"{trust.sha256_of(engine)}{trust.ENDING}").touch()
+    rows = [{"name": "fp16@x", "artifact": "../../store/build/b/model.ort"}, {"name": "int8@x", "artifact": ""}]
+    (home / "work/bundle/trtforge-report/report.json").write_text(json.dumps({"variants": rows}))
+    names = [name.partition("engines/fp16@x/")[2] for name in made(home, REPORT_FOLDER) if name.startswith("engines/")]
+    assert names == ["model.ort/a/model.onnx", "model.ort/a-b", "model.ort/a.txt", f"model.ort{trust.ENDING}"]
+
+
 def test_of_a_run_that_wrote_nothing_the_log(home: Path) -> None:
     assert made(home, GATE_FOLDER) == {"log.txt": "work/log"}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.artifact import sha256_of
 from pipeline.errors import ConfigError, DataError, StageError
 from pipeline.remote.fetched import MOST_FILES, FetchedFiles, RemoteFile, files_from_answer, settle, taken_from_before
 from pipeline.remote.job import MOST_LINE, PrintedLines, check_folder, keep_from_before
@@ -143,6 +144,20 @@ def test_records_that_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "report/report.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(StageError, match=r"^orin: sends a report.json that is none .*; nothing of it is taken$"):
         settle(tmp_path, tmp_path / "final", "orin")
+
+
+def test_records_name_engines_that_are_folders(tmp_path: Path) -> None:
+    new, final = tmp_path / "new", tmp_path / "final"
+    (new / "engines/int8@x/model.ort").mkdir(parents=True)
+    (new / "engines/int8@x/model.ort/part").write_text("engine")
+    (new / "engines/int8@x/record.json").write_text('{"backend": "onnxruntime_tensorrt"}')
+    (new / "gate").mkdir()
+    rows = [{"name": "int8@x", "path": "../s/model.ort"}]
+    rows += [{"name": "int8@x/model.ort", "path": path} for path in (".", "..", "/")]
+    (new / "gate/gate.json").write_text(json.dumps({"engines": rows}))
+    assert settle(new, final, "orin") == {"int8@x": final / "engines/int8@x/model.ort"}
+    record = json.loads((new / "engines/int8@x/model.ort.json").read_text())
+    assert record == {"backend": "onnxruntime_tensorrt", "sha256": sha256_of(new / "engines/int8@x/model.ort")}
 
 
 @pytest.mark.parametrize("name", ["../../evil", "int8@x/../..", "/etc"])
