@@ -178,7 +178,7 @@ def _death(exit_status: int) -> str:
         name = signal.Signals(-exit_status).name
         hint = "; the system kills a process like this when memory runs out" if name == "SIGKILL" else ""
         return f"the process was ended by {name}{hint}"
-    return f"the process ended with status {exit_status} without any output"
+    return f"the process ended with status {exit_status} before it answered"
 
 
 def _quoted(log: Path) -> str:
