@@ -28,7 +28,7 @@ from engines.contract import (
 )
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
-from engines.layers import num_layers_by_precision
+from engines.layers import layer_times_from, num_layers_by_precision
 from engines.litert.checks import check_operators, check_precision, check_specs
 from engines.litert.delegated import operators_left
 from engines.litert.edgetpu import first_on_cpu
@@ -37,6 +37,7 @@ from engines.litert.edgetpu_compiler import compiled, compiler
 from engines.litert.facts import FLOATS, TfliteFacts, TfliteTensor, facts_from_file
 from engines.litert.node_answers import answer_of
 from engines.litert.probe import relu_model
+from engines.litert.profiler import LIBRARY, is_known, kernel_times, layers_of
 from engines.model_format import ModelFormat
 from engines.onnx_model import refuse_tensorrt
 from engines.precision import FP32, precision_named
@@ -153,8 +154,23 @@ def load_values(engine: Path, *, num_threads: int) -> Runner:
 
 
 def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
-    """It does not tell: the package has no way to its profiler from Python."""
-    return LayerTimes()
+    """By LiteRT's own profiler, with one thread; none where this version's library is not known.
+
+    Nor of a runtime without XNNPACK, which the library would run all the same.
+    """
+    library = Path(_import().__file__).with_name(LIBRARY)
+    is_here = is_known(importlib.metadata.version(DISTRIBUTION)) and library.is_file()
+    if not is_here or _kernels() == BUILT_IN:
+        return LayerTimes()
+    facts = tflite_facts(engine)
+    FeedCheck(engine, facts.specs(facts.inputs))(feed)
+    arrays = [
+        np.ascontiguousarray(feed[name] if (quantize := _quantizer(tensor)) is None else quantize(feed[name]))
+        for name, tensor in facts.inputs
+    ]
+    with quiet():
+        times = kernel_times(library, engine, arrays, num_runs)
+    return LayerTimes(layer_times_from(*layers_of(times, facts)))
 
 
 def tflite_facts(path: Path, *, unsigned: bool = False) -> TfliteFacts:
@@ -344,6 +360,8 @@ def _notes(facts: TfliteFacts, interpreter: Any) -> list[str]:
         notes.append(f"{len(halves)} weights are kept in FP16 and computed with in FP32, so that the file is smaller.")
     left = operators_left(interpreter._get_ops_details(), len(facts.operators[: facts.num_main]))
     kinds = sorted({facts.operators[index].kind for index in left})
+    if _kernels() == BUILT_IN:
+        return [*notes, f"This runtime has no {XNNPACK}: all {facts.num_main} operators run in LiteRT's own kernels."]
     kernels = f"{facts.num_main - len(left)} of {facts.num_main} operators run in kernels of {XNNPACK}"
     return [*notes, f"{kernels}, {', '.join(kinds)} in LiteRT's own." if kinds else f"{kernels}."]
 

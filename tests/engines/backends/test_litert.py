@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from calibration.data.batches import DataSource, InputSpec, open_samples
+from calibration.data.preprocess import Preprocess
 from engines.backends import litert
 from engines.contract import BuildOptions, Runner, ShapeRange
 from engines.errors import EngineError, Unavailable
 from engines.litert.facts import TfliteFacts
+from pipeline.artifact import Engine
+from pipeline.stages.infer import Infer
+from pipeline.store import Store
 from tests.tflite_files import TfliteWriter, save_cosine_in_int8, save_dense_in_int8, save_linear
 
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
@@ -101,6 +108,41 @@ def test_whose_kernels_run_is_in_the_record(tmp_path: Path) -> None:
     assert "of 1 operators run in kernels of XNNPACK" in record.notes[0]
     assert [(layer.name, layer.kind, layer.precision) for layer in record.layers] == [("y", "FULLY_CONNECTED", "FP32")]
     assert record.num_layers_by_precision == {"FP32": 1}
+
+
+@pytest.fixture
+def without_xnnpack(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A runtime as a board may have it: built without XNNPACK, so that its own kernels run."""
+    lite = litert._import()
+    kind = lite.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    litert._kernels.cache_clear()
+    monkeypatch.setattr(lite, "Interpreter", partial(lite.Interpreter, experimental_op_resolver_type=kind))
+    yield
+    litert._kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("without_xnnpack")
+def test_a_runtime_without_xnnpack_says_so(tmp_path: Path) -> None:
+    record = litert.build(save_linear(tmp_path / "m.tflite"), tmp_path / "engine.tflite", BuildOptions())
+    assert record.versions["kernels"] == "built-in"
+    assert record.notes == ("This runtime has no XNNPACK: all 1 operators run in LiteRT's own kernels.",)
+    with litert.load(tmp_path / "engine.tflite", num_threads=1) as runner:
+        assert values(runner, [1.0, 2.0, 3.0])["y"]
+    feed = {"x": np.ones((1, 3), np.float32)}
+    assert litert.layer_times(tmp_path / "engine.tflite", feed, 1).layers == (), "its profiler would run XNNPACK"
+
+
+def test_what_one_runtime_answered_does_not_serve_for_the_other(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Nor does a verdict on it, which is of those answers."""
+    engine = save_linear(tmp_path / "m.tflite")
+    np.savez(tmp_path / "data.npz", x=np.ones((3, 3), np.float32))
+    specs = (InputSpec("x", "float32", (1, 3)),)
+    samples = open_samples(DataSource(str(tmp_path / "data.npz")), specs, Preprocess(), tmp_path)
+    store, infer = Store(tmp_path / "store"), Infer()
+    first = store.run(infer, Engine(engine, "litert"), samples)
+    assert store.run(infer, Engine(engine, "litert"), samples) == first
+    request.getfixturevalue("without_xnnpack")
+    assert store.run(infer, Engine(engine, "litert"), samples) != first
 
 
 def test_int8_at_input_and_output_is_fed_and_answered_in_floats(tmp_path: Path) -> None:
