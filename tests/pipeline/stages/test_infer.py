@@ -18,6 +18,7 @@ from pipeline.accuracy.comparison import SavedOutputs, Tolerance, compare, read_
 from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.engine_runner import SIMULATION, runner_of
 from pipeline.errors import EngineError, Unavailable
+from pipeline.stages import infer
 from pipeline.stages.infer import Infer
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding, Tolerate
@@ -53,6 +54,26 @@ def test_an_engines_batch_bounds_are_kept(net: OnnxModel, out: Out, bounds: tupl
     engine = Engine(net.path, min_batch=bounds[0], max_batch=bounds[1])
     outputs = read_outputs(Infer(batch_size=batch_size)(out(), engine, samples_for(net)).path)
     assert len(outputs["scores"]) == 10
+
+
+@pytest.mark.parametrize(("kib", "sizes"), [(1, [10]), (1024, [3, 3, 3, 1]), (4096, [1] * 10)])
+def test_large_samples_are_run_few_at_once(
+    net: OnnxModel, monkeypatch: pytest.MonkeyPatch, kib: int, sizes: list[int]
+) -> None:
+    """By their bytes: of a network's inputs 3 MiB are run at once, and never more than 32 samples."""
+    samples = samples_for(net)
+    num_bytes = sum(array.nbytes for array in fed(samples).values()) // samples.num_samples
+    monkeypatch.setattr(infer, "MOST_BYTES", infer.MOST_BYTES * num_bytes // (kib << 10))
+    with backend("onnxruntime").load(net.path, num_threads=1) as runner:
+        batches = infer.answers(runner, Engine(net.path), samples, 0, lambda _: None)
+    assert [len(batch["scores"]) for batch in batches] == sizes
+
+
+def test_small_samples_are_run_thirty_two_at_once(net: OnnxModel) -> None:
+    samples = samples_for(net, 40)
+    with backend("onnxruntime").load(net.path, num_threads=1) as runner:
+        batches = infer.answers(runner, Engine(net.path), samples, 0, lambda _: None)
+    assert [len(batch["scores"]) for batch in batches] == [32, 8]
 
 
 WITHOUT_BATCH = """
