@@ -14,7 +14,7 @@ from pipeline.artifact import Engine, OnnxModel, Source, TfliteModel
 from pipeline.errors import ConfigError
 
 RENAMED = "source.onnx"
-"""Beside the exported model: an ONNX source with portable tensor names, where it had others."""
+"""Beside the exported model: an ONNX source with portable tensor names and no plugin, where it had others, or one."""
 NO_KINDS = ("contract", "side_effects", "tf2onnx")
 """Files of this room that are no kind of source."""
 
@@ -37,6 +37,8 @@ class Converted:
     """The source itself, where it is ONNX and something was changed already."""
     notes: list[str] = field(default_factory=list)
     """Sentences for the report."""
+    runs_alone: bool = True
+    """Whether every runtime runs the source's own file; else ``original`` is run in its place."""
 
 
 class SourceKind(Protocol):

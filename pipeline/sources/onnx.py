@@ -12,6 +12,7 @@ from calibration.graph.external_data import model_from_file
 from calibration.graph.opset import brought_to, opset_of
 from calibration.graph.validity import check_valid
 from calibration.graph.weightless import skeleton_from_file
+from calibration.plugins.efficient_nms import OPERATOR, without_efficient_nms
 from calibration.quantized.grids import is_read
 from engines.litert.facts import is_tflite
 from engines.onnx_model import plugin_words
@@ -36,24 +37,33 @@ def source(path: Path, _signature: str) -> Source:
 
 def to_onnx(source: Source, out: Path, how: Conversion) -> Converted:
     """Read, check and bring it to the opset. See ``contract.SourceKind``."""
-    original, num_inputs = without_weight_inputs(without_functions(_read_onnx(source.path)))
+    read, num_plugins = _read_onnx(source.path)
+    original, num_inputs = without_weight_inputs(without_functions(read))
     notes = [f"export: {num_inputs} weights were listed as inputs; they are constants now"] if num_inputs else []
-    return Converted(_in_opset(original, source.path, how.opset, notes), original, notes)
+    if num_plugins:
+        notes.append(f"export: TensorRT's plugin {OPERATOR} is written out in operators of ONNX itself: {num_plugins}")
+    return Converted(_in_opset(original, source.path, how.opset, notes), original, notes, runs_alone=not num_plugins)
 
 
 def trained(source: Source, exported: OnnxModel, runner: str) -> Engine:
-    """The file itself, or where its tensors had to be renamed, itself with these names."""
+    """The file itself, or where its tensors had to be renamed or a plugin written out, itself with that done."""
     renamed = exported.beside(RENAMED)
     return Engine(renamed if renamed.is_file() else source.path, runner)
 
 
-def _read_onnx(path: Path) -> onnx.ModelProto:
-    """A user's ONNX model, weights included, of operators that every runtime knows, or of ONNX Runtime's quantizer."""
+def _read_onnx(path: Path) -> tuple[onnx.ModelProto, int]:
+    """A user's ONNX model, weights included, of operators that every runtime knows, or of ONNX Runtime's quantizer.
+
+    How many plugins of TensorRT were written out in it stands beside it.
+    """
     try:
         skeleton_from_file(path)
     except Exception as error:
         raise StageError(f"{path}: is not a whole ONNX model ({first_line(error)}); export it again") from error
-    model = model_from_file(path)
+    try:
+        model, num_plugins = without_efficient_nms(model_from_file(path))
+    except ModelError as error:
+        raise StageError(f"{path}: {error}") from error
     if words := plugin_words(model):
         raise StageError(f"{path}: {words}")
     check_valid(model, path)
@@ -64,7 +74,7 @@ def _read_onnx(path: Path) -> onnx.ModelProto:
                 f"{path}: node '{node.name or node.output[0]}' is {node.op_type} of the domain '{node.domain}', "
                 "operators of ONNX itself are expected; export the model without it"
             )
-    return model
+    return model, num_plugins
 
 
 def _in_opset(model: onnx.ModelProto, path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:

@@ -119,7 +119,8 @@ class Export(Stage):
         """Write ``out/model.onnx`` and, beside it, ``notes.json`` and ``names.json`` (new name -> old name).
 
         Beside it, too, lies what it can be compared with: ``savedmodel``, made of a Keras file, ``trained.pt2``, of a
-        function's PyTorch module, or ``source.onnx``, an ONNX source whose tensors had to be renamed.
+        function's PyTorch module, or ``source.onnx``, an ONNX source whose tensors had to be renamed or whose plugin
+        had to be written out.
 
         Args:
             out: a folder to write to.
@@ -162,7 +163,7 @@ class Export(Stage):
         _tell_unknown_dimensions_apart(model)
         path = out / "model.onnx"
         _write_checked(model, path)
-        if names and converted.original is not None:
+        if converted.original is not None and (names or not converted.runs_alone):
             save_model(portable_names(converted.original)[0], out / RENAMED)
         (out / "names.json").write_text(json.dumps(names, indent=1))
         (out / "notes.json").write_text(json.dumps(notes))

@@ -115,6 +115,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/techniques/catalogue.py", set()),
         ("calibration/weights/masks.py", {"prune"}),
         ("calibration/quantized/symmetric.py", {"quantize"}),
+        ("calibration/plugins/efficient_nms.py", set()),  # of ONNX sources alone
         ("calibration/errors.py", {*STAGES}),
         ("calibration/file_digest.py", set()),
         ("calibration/analysis/rounding.py", {"calibrate", "tolerate", "validate"}),

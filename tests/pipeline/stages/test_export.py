@@ -166,11 +166,9 @@ def test_an_operator_of_another_domain_is_refused_by_name(tmp_path: Path) -> Non
 
 
 def test_a_plugin_of_tensorrt_is_named(tmp_path: Path) -> None:
-    words = (
-        r"node 'y': EfficientNMS_TRT is a TensorRT plugin: nothing but TensorRT runs it; cut the model in front of it"
-    )
+    words = r"node 'y': BatchedNMS_TRT is a TensorRT plugin: nothing but TensorRT runs it; cut the model in front of it"
     with pytest.raises(StageError, match=words):
-        export_onnx(onnx.parser.parse_model(CUSTOM.replace("com.example.Sharpen", "EfficientNMS_TRT")), tmp_path)
+        export_onnx(onnx.parser.parse_model(CUSTOM.replace("com.example.Sharpen", "BatchedNMS_TRT")), tmp_path)
 
 
 def test_a_function_inside_the_file_is_no_foreign_operator(tmp_path: Path) -> None:
