@@ -247,6 +247,14 @@ class Mixture(Artifact):
         return dict(json.loads(self.path.read_text(encoding="utf-8")))
 
 
+class WeightCodes(Artifact):
+    """The codes of weights that were rounded by data: a folder with ``codes.npz`` and ``rounding.json``."""
+
+    def read(self) -> dict[str, Any]:
+        """The record; see ``pipeline.accuracy.weight_rounding``."""
+        return dict(json.loads((self.path / "rounding.json").read_text(encoding="utf-8")))
+
+
 class Verdict(Artifact):
     """The comparison of one engine's outputs with the FP32 model's, and the task metric of both (JSON)."""
 
@@ -278,6 +286,7 @@ TYPES: dict[str, type[Artifact]] = {
         LayerNoises,
         PlacementTimes,
         Mixture,
+        WeightCodes,
         Verdict,
         Timings,
     )

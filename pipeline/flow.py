@@ -27,6 +27,7 @@ from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import Plan
 from pipeline.preflight.operators import ask_all, check_operators
+from pipeline.preflight.shape_ranges import check_shape_ranges
 from pipeline.results import Form, Network, Results
 from pipeline.signing.options import signing_notes, trust
 from pipeline.signing.statement import sign_in_store
@@ -42,7 +43,6 @@ from pipeline.trained.pixels import pixels_of, resolved_source, samples_from, sa
 from pipeline.variants import (
     built_engine,
     check_networks,
-    check_shape_ranges,
     is_reference,
     judge_of,
     judged_engine,

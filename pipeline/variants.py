@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, Literal, TypeAlias, cast
 
-from calibration.data.batches import InputSpec, Samples
+from calibration.data.batches import Samples
 from calibration.graph.weightless import skeleton_from_file
 from calibration.precision.placement import FULL_BITS, PlacementOptions
 from calibration.quantized.grids import is_told_by_tensor
@@ -17,27 +15,28 @@ from calibration.ranges.ranges import IMPORTED, RangeMethod, methods_of_tensors
 from calibration.ranges.ranges import TUNED as TUNED_RANGES
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
-from engines.contract import DYNAMIC
-from engines.onnx_model import shape_text
 from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence
 from pipeline.accuracy.layer_noise import MeasureLayers
 from pipeline.accuracy.mixed_precision import HeldBound, MixPrecision
 from pipeline.accuracy.mixture import MixtureBound
+from pipeline.accuracy.weight_codes import codes_from_folder
+from pipeline.accuracy.weight_rounding import RoundWeights
 from pipeline.artifact import (
     PRUNED,
     TRAINED,
     TUNED,
+    Artifact,
     Engine,
     Mixture,
     ModelFile,
     OnnxModel,
-    PlacementTimes,
     Ranges,
     Tuned,
     Verdict,
+    WeightCodes,
 )
-from pipeline.engine_runner import SIMULATOR, as_model_takes, model_ranks
+from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.placement_times import TimePlacement
 from pipeline.plan import Plan
@@ -52,8 +51,6 @@ from pipeline.stages.validate import Judge, Judged
 from pipeline.store import Store
 from pipeline.training.options import Training, TrainingAim
 
-BARE_KEY = re.compile("[A-Za-z0-9_-]+")
-"""A TOML key that needs no quotes."""
 ModelStage: TypeAlias = Callable[Concatenate[Path, ModelFile, ...], ModelFile]
 """A stage that writes a precision: from the FP32 model, and the ranges where the precision needs them."""
 
@@ -61,42 +58,6 @@ ModelStage: TypeAlias = Callable[Concatenate[Path, ModelFile, ...], ModelFile]
 def target_of(plan: Plan, variant: Variant) -> BuildTarget:
     """What a variant's engine is built for."""
     return BuildTarget(variant.backend, variant.precision.name, plan.model.inputs, plan.model.profiles)
-
-
-def check_shape_ranges(plan: Plan, samples: Samples) -> None:
-    """That each dynamic input has a shape range, in each profile, if engines are built for given shapes.
-
-    Raises:
-        ConfigError: one has none; the sentence ends with what to write into the plan, of the shape of the samples.
-    """
-    names = [name for name in plan.variants.backends if backend(name).NEEDS_RANGES]
-    dynamic = [spec for spec in samples.specs if DYNAMIC in spec.shape]
-    profiles = {"inputs": plan.model.inputs} | {
-        f"profiles[{number}]": shapes for number, shapes in enumerate(plan.model.profiles)
-    }
-    for table, shapes in profiles.items():
-        lacking = [spec for spec in dynamic if spec.name not in shapes]
-        if names and lacking:
-            shape = lacking[0].shape[lacking[0].is_whole :]
-            raise ConfigError(
-                f"{plan.path}: [model.{table}] has no shape range for input '{lacking[0].name}' "
-                f"{shape_text(shape)}, and {names[0]} builds an engine for given shapes; write this into "
-                f"the plan, with the shapes that will be used:\n{_ranges_to_write(plan, samples, lacking)}"
-            )
-
-
-def _ranges_to_write(plan: Plan, samples: Samples, lacking: Sequence[InputSpec]) -> str:
-    """TOML for these inputs: of the shape of the first sample, and batches up to the largest of the plan."""
-    first = as_model_takes(next(iter(samples.batches(samples.fixed_batch or 1))), model_ranks(samples))
-    sizes = plan.benchmark.batch_sizes
-    tables = []
-    for spec in lacking:
-        is_open = spec.shape[0] == DYNAMIC and not samples.fixed_batch
-        batches = (1, sizes[0], max(plan.infer.batch_size, *sizes)) if is_open else first[spec.name].shape[:1] * 3
-        key = spec.name if BARE_KEY.fullmatch(spec.name) else json.dumps(spec.name, ensure_ascii=False)
-        rows = [f"{word} = {[size, *first[spec.name].shape[1:]]}" for word, size in zip(("min", "opt", "max"), batches)]
-        tables.append("\n".join((f"[model.inputs.{key}]", *rows)))
-    return "\n".join(tables)
 
 
 def variants(plan: Plan, until: str) -> Iterator[Variant]:
@@ -178,13 +139,34 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
         return store.run(cast(ModelStage, stage), form.fp32)
     if form.ranges is None:
         raise ConfigError(f"{variant.name}: needs ranges; run `calibrate` first")
-    times: tuple[PlacementTimes, ...] = ()
-    if isinstance(form.fp32, OnnxModel) and (measure := timing_for(stage, form.fp32)) is not None:
-        times = (store.run(measure, form.fp32, form.ranges),)
-    if isinstance(form.fp32, OnnxModel) and isinstance(stage, Quantize) and stage.is_bounded():
-        mixture = made.mixtures[variant] = mixture_of(plan, store, made, (stage, form.fp32, form.ranges))
-        return store.run(cast(ModelStage, stage), form.fp32, form.ranges, *times, mixture=mixture)
-    return store.run(cast(ModelStage, stage), form.fp32, form.ranges, *times)
+    decided = _decided(plan, store, made, variant, stage)
+    return store.run(cast(ModelStage, stage), form.fp32, form.ranges, *decided)
+
+
+def _decided(plan: Plan, store: Store, made: Results, variant: Variant, stage: Stage) -> list[Artifact]:
+    """What is found out of a model before INT8 is written into it, as a stage asks for."""
+    form, decided = made.network_of(variant).form(backend(variant.backend).TAKES), list[Artifact]()
+    if not isinstance(stage, Quantize) or not isinstance(form.fp32, OnnxModel) or form.ranges is None:
+        return decided
+    model, ranges = form.fp32, form.ranges
+    if (measure := timing_for(stage, model)) is not None:
+        decided.append(store.run(measure, model, ranges))
+    if (codes := codes_of(plan, store, made, (stage, model, ranges))) is not None:
+        decided.append(codes)
+    if stage.is_bounded():
+        made.mixtures[variant] = mixture_of(plan, store, made, (stage, model, ranges))
+        decided.append(made.mixtures[variant])
+    return decided
+
+
+def codes_of(plan: Plan, store: Store, made: Results, what: tuple[Quantize, OnnxModel, Ranges]) -> WeightCodes | None:
+    """What the weights of a model are rounded to, where a stage lets calibration samples say so."""
+    stage, model, ranges = what
+    if not stage.rounds_by_data():
+        return None
+    assert made.calibration is not None
+    work = RoundWeights(stage.placement_options(model), plan.tolerate.num_threads)
+    return store.run(work, model, ranges, made.calibration)
 
 
 def mixture_of(plan: Plan, store: Store, made: Results, what: tuple[Quantize, OnnxModel, Ranges]) -> Mixture:
@@ -194,7 +176,8 @@ def mixture_of(plan: Plan, store: Store, made: Results, what: tuple[Quantize, On
     options, num_threads = stage.placement_options(model), plan.tolerate.num_threads
     noises = store.run(MeasureLayers(options, num_threads=num_threads), model, ranges, made.calibration)
     judged_by = (plan.data.metric, plan.data.output, plan.folder, plan.data.detector)
-    held = HeldBound(MixtureBound(stage.min_sqnr_db, stage.max_metric_drop, *judged_by), made.calibration)
+    bound = MixtureBound(stage.min_sqnr_db, stage.max_metric_drop, *judged_by)
+    held = HeldBound(bound, made.calibration, codes_of(plan, store, made, what))
     return store.run(MixPrecision(options, num_threads), model, ranges, noises, held)
 
 
@@ -207,7 +190,10 @@ def tuned_network(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     stage = stage_for(plan, variant)
     assert isinstance(stage, Quantize), "is_made knows"
     assert begin.ranges is not None
-    aim = training_aim(plan, made, plan.tune, stage.placement_options(begin.fp32))
+    options = stage.placement_options(begin.fp32)
+    if (codes := codes_of(plan, store, made, (stage, begin.fp32, begin.ranges))) is not None:
+        options = replace(options, chosen=codes_from_folder(codes))
+    aim = training_aim(plan, made, plan.tune, options)
     tune = plan.tune.placed_for(backend(variant.backend).PLACEMENT)
     tuned = store.run(tune, begin.fp32, begin.ranges, tuning_samples(plan, made), aim)
     network = made.networks.setdefault(TUNED, Network(begin.fp32, begin.ranges))

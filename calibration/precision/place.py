@@ -60,7 +60,7 @@ def place(graph: ir.Graph, ranges: Mapping[str, Span], options: PlacementOptions
     nodes = {node.name or "": node for node in graph}
     weights = [*placement.weights, *(_in_blocks(nodes[name], options) for name in blocked)]
     if not options.nearest:
-        weights = [_corrected(weight, nodes[weight.reader.node], ranges) for weight in weights]
+        weights = [_corrected(weight, nodes[weight.reader.node], ranges, options) for weight in weights]
     notes = [note for name, note in context.notes.items() if name not in blocked]
     if options.weight_bits != FULL_BITS:
         notes.append(_note_of_4_bits(weights, nodes, options, why_not))
@@ -182,9 +182,13 @@ class _FixedRanges(Mapping[str, Span]):
         return len(set(self._ranges) | set(self._makers))
 
 
-def _corrected(weight: QuantizedWeight, node: ir.Node, ranges: Mapping[str, Span]) -> QuantizedWeight:
-    """With what is known of the data that the weight is multiplied by."""
+def _corrected(
+    weight: QuantizedWeight, node: ir.Node, ranges: Mapping[str, Span], options: PlacementOptions
+) -> QuantizedWeight:
+    """With what is known of the data that the weight is multiplied by, and how it is rounded."""
     data = node.inputs[1 - weight.reader.index]
     name = "" if data is None else data.name or ""
     means = ranges[name].channel_means if name in ranges else ()
-    return replace(weight, keeps_sums=True, data_means=means, is_cut=weight.bits != FULL_BITS)
+    chosen = options.chosen.by_node.get(weight.reader.node) if options.chosen is not None else None
+    keeps_sums = options.rounding != "nearest"
+    return replace(weight, keeps_sums=keeps_sums, data_means=means, is_cut=weight.bits != FULL_BITS, chosen=chosen)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -15,6 +17,9 @@ from calibration.precision.scale import Arithmetic, DataType, Quantization
 from calibration.ranges.span import Span
 
 PlacementTarget = Literal["tensorrt", "onnxruntime"]
+
+RoundingMethod = Literal["squant", "nearest", "gptq"]
+"""How weights are rounded: kernels keep their sums, each weight to the nearest, or by what the data says of sums."""
 
 AttentionChoice = Literal["auto", "int8", "rest"]
 """``auto``: INT8 where TensorRT has a fused kernel for it."""
@@ -30,6 +35,26 @@ PRODUCTS = (*CONVOLUTIONS, *MATRIX_PRODUCTS)
 
 FULL_BITS = 8
 """Of weights, unless they are of 4 bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenCodes:
+    """The codes that a weight is rounded to."""
+
+    codes: npt.NDArray[np.int16]
+    """In the weight's shape."""
+    scales: npt.NDArray[np.float32]
+    """That they were chosen for; as in ``RoundedWeight``."""
+
+
+@dataclass(frozen=True, eq=False)
+class CodesByNode:
+    """The codes of all weights that were chosen by data."""
+
+    digest: str = ""
+    """SHA-256 (hex) of what they were read from; empty: there are none."""
+    by_node: Mapping[str, ChosenCodes] = field(default_factory=dict, repr=False)
+    """By the name of the product."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +74,10 @@ class PlacementOptions:
     """8, or 4 for those weights for which the target has kernels."""
     block_size: int = 0
     """Weights of 4 bits in a row of a matrix product's sum that share a scale; 0: as the target has them by default."""
+    rounding: RoundingMethod = "squant"
+    """Of weights; ``gptq`` is that of ``chosen``, and others are rounded as by ``squant``."""
+    chosen: CodesByNode | None = None
+    """Codes of weights; not part of a stage's options, but read from one of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +123,8 @@ class QuantizedWeight:
     """Rows of a matrix (K, C) that share a scale in each column; 0: all that ``axis`` says."""
     is_cut: bool = False
     """The largest values are cut where the rest is so much finer that the whole is nearer (of 4 bits)."""
+    chosen: ChosenCodes | None = None
+    """What it is rounded to, where that was chosen by data."""
 
 
 @dataclass(frozen=True)

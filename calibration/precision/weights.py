@@ -1,12 +1,14 @@
 """How a weight is rounded to 8 or 4 bits, and how much of that error the bias of its product takes back.
 
 Rounding a weight to the nearest is best for the weight, not for the product: the errors of a sum that are multiplied by
-similar values add up. Two things are done against it, both free at run time.
+similar values add up. What is done against it is free at run time.
 
 - In a convolution the weights of one kernel, for one channel in and one out, multiply neighbours of one picture, which
   differ little. Those nearest to the middle between two integers are rounded the other way until the errors of the
   kernel add up to half a step at most (Guo et al., "SQuant: On-the-Fly Data-Free Quantization via Diagonal Hessian
   Approximation", ICLR 2022, its flips by kernel; those by channel made networks worse beside what follows).
+- Where samples tell how what the weights multiply varies, the whole sum is rounded by it: ``calibration.weights.gptq``,
+  whose codes a placement brings (``ChosenCodes``).
 - What is left shifts the mean of each channel of the product by the error times the mean of the data, channel by
   channel of the data. The bias takes it back (Nagel et al., "Data-Free Quantization Through Weight Equalization and
   Bias Correction", ICCV 2019, with means that were measured).
@@ -76,7 +78,7 @@ def rounded_weight(
     array = constant(node.inputs[weight.reader.index])
     assert array is not None
     kernels = _kernels(node, weight, array)
-    is_of_4, exact = weight.bits == 4, array
+    is_of_4, exact, chosen = weight.bits == 4, array, weight.chosen
     if is_of_4:
         exact = clipped_to_4_bits(array, weight.axis, weight.block) if weight.is_cut else array
         scales = scales_of_4_bits(exact, weight.axis, weight.block)
@@ -84,9 +86,11 @@ def rounded_weight(
         scales = weight_scales(array, weight.axis, weight.in_pairs, flipped=kernels)
     if least_scales is not None:
         scales = np.maximum(scales, least_scales)
-    integers = quantized(exact, scales, weight.axis, weight.block, LEVELS_OF_4_BITS if is_of_4 else NUM_LEVELS)
     by_channel = spread_scales(scales, array.shape, weight.axis, weight.block)
-    if kernels:
+    if chosen is not None:  # With other scales, which is rare, the nearest to what was chosen.
+        exact = chosen.codes * spread_scales(chosen.scales, array.shape, weight.axis, weight.block)
+    integers = quantized(exact, scales, weight.axis, weight.block, LEVELS_OF_4_BITS if is_of_4 else NUM_LEVELS)
+    if kernels and chosen is None:
         integers = _with_kernel_sums(exact.astype(np.float64) / by_channel.astype(np.float64), integers)
     values = np.asarray(integers * by_channel, np.float32)
     return RoundedWeight(
@@ -170,13 +174,13 @@ def _mean_shift(node: ir.Node, weight: QuantizedWeight, error: Floats) -> Floats
             return None
         of_group = np.repeat(means.reshape(num_groups, num_in), num_out // num_groups, axis=0)
         return np.asarray((error.reshape(num_out, num_in, -1).sum(axis=-1) * of_group).sum(axis=1))
-    if node.op_type not in ("MatMul", "Gemm") or error.ndim != 2 or not _is_plain(node):
+    if node.op_type not in ("MatMul", "Gemm") or error.ndim != 2 or not is_plain(node):
         return None
     rows = error if weight.axis == 0 else error.T
     return np.asarray(rows @ means) if rows.shape[1] == means.size else None
 
 
-def _is_plain(node: ir.Node) -> bool:
+def is_plain(node: ir.Node) -> bool:
     """Whether a product is data times weight plus bias, and nothing is scaled or turned."""
     scaled = attribute_float(node, "alpha", 1.0) != 1.0 or attribute_float(node, "beta", 1.0) != 1.0
     return not scaled and not attribute_int(node, "transA", 0)

@@ -36,7 +36,8 @@ from pipeline.accuracy.comparison import joined_samples
 from pipeline.accuracy.layer_noise import InputNoise, noises_from_file
 from pipeline.accuracy.metrics import Metric, metric
 from pipeline.accuracy.mixture import MixtureBound, MixturePoint
-from pipeline.artifact import LayerNoises, Mixture, OnnxModel, Ranges
+from pipeline.accuracy.weight_codes import codes_from_folder
+from pipeline.artifact import LayerNoises, Mixture, OnnxModel, Ranges, WeightCodes
 from pipeline.engine_runner import SIMULATOR, Sessions, few
 from pipeline.errors import ConfigError
 from pipeline.json_record import finite
@@ -57,6 +58,8 @@ class HeldBound:
 
     bound: MixtureBound
     samples: Samples
+    codes: WeightCodes | None = None
+    """What weights are rounded to; None: as the placement does it by itself."""
 
     def digest(self) -> str:
         """SHA-256 (hex) of all of it, and of the source of a user's metric."""
@@ -64,6 +67,7 @@ class HeldBound:
         source = source_code(bound.metric, bound.folder)
         behind = version_behind(bound.metric)
         parts = [bound.words(), bound.metric, bound.output, repr(bound.detector), behind, self.samples.digest()]
+        parts += [] if self.codes is None else [self.codes.digest()]
         return hashlib.sha256("\0".join(parts).encode() + source).hexdigest()
 
 
@@ -83,7 +87,14 @@ class MixPrecision:
         """What is loaded by name."""
         return (module_of(SIMULATOR),)
 
-    def __call__(self, out: Path, model: OnnxModel, ranges: Ranges, noises: LayerNoises, held: HeldBound) -> Mixture:
+    def __call__(
+        self,
+        out: Path,
+        model: OnnxModel,
+        ranges: Ranges,
+        noises: LayerNoises,
+        held: HeldBound,
+    ) -> Mixture:
         """Write ``out/mixture.json``: ``in_float``, nodes; ``points``, a ``MixturePoint`` for each set that was judged.
 
         Raises:
@@ -152,6 +163,8 @@ class _Judge:
 
     def __init__(self, stage: MixPrecision, model: onnx.ModelProto, spans: Mapping[str, Any], held: HeldBound) -> None:
         self._stage, self._model, self._spans = stage, model, spans
+        chosen = None if held.codes is None else codes_from_folder(held.codes)
+        self._options = replace(stage.options, chosen=chosen)
         self._bound, samples = held.bound, held.samples
         self._feeds = list(few(samples, min(samples.num_samples, MOST_SAMPLES)))
         self._answers = answer_tensors(model)
@@ -200,7 +213,7 @@ class _Judge:
         return max(self._mixed, key=lambda point: point.num_in_float)
 
     def _point(self, in_float: tuple[str, ...]) -> MixturePoint:
-        options = self._stage.options
+        options = self._options
         quantized = qdq_from_onnx(self._model, self._spans, replace(options, exclude=(*options.exclude, *in_float)))
         self._num_int8[tuple(sorted(in_float))] = len(quantized.placement.nodes)
         if not quantized.placement.nodes:

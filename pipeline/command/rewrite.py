@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from calibration.data.batches import input_specs_from_onnx
+from calibration.data.batches import Samples, input_specs_from_onnx
 from calibration.graph.weightless import skeleton_from_file
 from calibration.quantized.grids import is_quantized
 from calibration.ranges.ranges import AUTO, RangeMethod
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, write_ranges
-from pipeline.artifact import OnnxModel, Ranges
+from pipeline.accuracy.weight_rounding import RoundWeights
+from pipeline.artifact import OnnxModel, PlacementTimes, Ranges, WeightCodes
 from pipeline.command.options import (
     DATA_FLAGS,
     given_options,
@@ -31,8 +32,8 @@ from pipeline.stages.quantize import Quantize
 from pipeline.variants import timing_for
 
 
-def ranges_for(model: OnnxModel, options: dict[str, Any], work: Path) -> Ranges:
-    """The ranges that were given, or found now from the data that was given.
+def ranges_for(model: OnnxModel, options: dict[str, Any], work: Path) -> tuple[Ranges, Samples | None]:
+    """The ranges that were given, or found now from the data that was given, which is the second.
 
     Raises:
         ConfigError: both were given; one would have no effect.
@@ -40,14 +41,12 @@ def ranges_for(model: OnnxModel, options: dict[str, Any], work: Path) -> Ranges:
     if options["ranges"]:
         if beside := [flag for flag in given_options() if flag in (*DATA_FLAGS, "--allow") and flag != "--method"]:
             raise ConfigError(f"{beside[0]}: has no effect together with --ranges; drop one of the two")
-        return (
-            reread(options["ranges"], options["method"], work)
-            if "--method" in given_options()
-            else Ranges(options["ranges"])
-        )
+        if "--method" in given_options():
+            return reread(options["ranges"], options["method"], work), None
+        return Ranges(options["ranges"]), None
     samples = samples_from(options, input_specs_from_onnx(model.path))
     check_samples(model, samples, options["allow"])
-    return Calibrate(method=options["method"])(work, model, samples)
+    return Calibrate(method=options["method"])(work, model, samples), samples
 
 
 def reread(folder: Path, method: RangeMethod, work: Path) -> Ranges:
@@ -98,8 +97,14 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, A
             "--min-sqnr-db, --max-metric-drop: layers are chosen on a plan's calibration samples; write them into "
             "[quantize] of a plan"
         )
+    if isinstance(stage, Quantize) and stage.rounds_by_data() and options["ranges"]:
+        raise ConfigError(
+            f"--rounding {stage.rounding}: weights are rounded by samples; give --data instead of --ranges"
+        )
     with work_folder(output) as work:
-        ranges = ranges_for(opened, options, work)
+        ranges, samples = ranges_for(opened, options, work)
         measure = timing_for(stage, opened)
-        times = () if measure is None else (measure(work, opened, ranges),)
-        return Made(make(output, lambda out: stage(out, opened, ranges, *times)))
+        decided: list[PlacementTimes | WeightCodes] = [] if measure is None else [measure(work, opened, ranges)]
+        if isinstance(stage, Quantize) and stage.rounds_by_data() and samples is not None:
+            decided.append(RoundWeights(stage.placement_options(opened))(work, opened, ranges, samples))
+        return Made(make(output, lambda out: stage(out, opened, ranges, *decided)))

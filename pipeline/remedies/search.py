@@ -11,6 +11,7 @@ from calibration.ranges.ranges import IMPORTED
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.onnx_model import facts
+from pipeline.accuracy.placed_words import NothingQuantized
 from pipeline.advice.recommendation import is_within
 from pipeline.artifact import TRAINED, OnnxModel
 from pipeline.json_record import finite
@@ -18,7 +19,6 @@ from pipeline.plan import Plan
 from pipeline.record import Remedy
 from pipeline.remedies.trials import Trial, trials
 from pipeline.results import Network, Results, Variant
-from pipeline.stages.quantize import NothingQuantized
 from pipeline.store import Store
 from pipeline.variants import (
     built_engine,

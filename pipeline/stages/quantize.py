@@ -9,26 +9,25 @@ import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import ClassVar, Literal, NoReturn, cast, get_args
+from typing import ClassVar, Literal, NoReturn, TypeVar, cast, get_args
 
 import onnx
 
 from calibration.errors import ModelError
-from calibration.graph.editing import nodes_of
 from calibration.graph.external_data import model_from_file, save_model
 from calibration.graph.patterns import nodes_by_name, nodes_meant
 from calibration.graph.tensor_digests import tensor_digests
 from calibration.graph.weightless import skeleton_from_file
-from calibration.precision.dynamic import DynamicallyQuantized, dynamic_from_onnx
+from calibration.precision.dynamic import dynamic_from_onnx
 from calibration.precision.fp16 import named, nodes_beyond_fp16
 from calibration.precision.int8_fp16 import typed_int8_from_qdq
 from calibration.precision.place import BLOCK_SIZES, block_size, placement_words
 from calibration.precision.placement import (
     FULL_BITS,
-    PRODUCTS,
     AttentionChoice,
     PlacementOptions,
     PlacementTarget,
+    RoundingMethod,
 )
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
@@ -41,7 +40,9 @@ from engines.cpu import cpu_flags
 from engines.precision import DYNAMIC, FP32, INT8, Precision, precision_named
 from pipeline.accuracy.mixture import MixtureBound, mixture_sentence
 from pipeline.accuracy.override import OverrideRanges
-from pipeline.artifact import Mixture, OnnxModel, PlacementTimes, Ranges
+from pipeline.accuracy.placed_words import NothingQuantized, dynamic_notes, nothing_quantized
+from pipeline.accuracy.weight_codes import codes_from_folder, rounding_sentence
+from pipeline.artifact import Mixture, OnnxModel, PlacementTimes, Ranges, WeightCodes
 from pipeline.errors import ConfigError
 from pipeline.latency.timed_placement import quicker_in_float
 from pipeline.machine.packages import cpu_versions, distribution_versions
@@ -49,6 +50,7 @@ from pipeline.option import option
 from pipeline.stage import Stage
 
 WrittenInteger = Literal["int8", "dynamic"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class Quantize(Stage):
     block_size: int = option(
         0,
         "weights of 4 bits that share a scale along a sum: for tensorrt 64, 128; for onnxruntime 16 to 256; 0: 64, 32",
+    )
+    rounding: RoundingMethod = option(
+        "squant",
+        "of weights: squant keeps kernels' sums; gptq: by second moments of the data, from samples; nearest: each",
     )
     rest: Literal["fp32", "fp16"] = option(
         "fp32", "for tensorrt: precision of everything that is not INT8; fp16 needs opset 19 and TensorRT 10 or later"
@@ -165,6 +171,7 @@ class Quantize(Stage):
             self.attention,
             weight_bits=self.weight_bits,
             block_size=self.block_size,
+            rounding=self.rounding,
         )
 
     def placed_for(self, placement: str) -> Quantize:
@@ -214,21 +221,25 @@ class Quantize(Stage):
         """Whether layers are left out of INT8 until a bound holds."""
         return not self.is_dynamic() and not MixtureBound(self.min_sqnr_db, self.max_metric_drop).is_any
 
+    def rounds_by_data(self) -> bool:
+        """Whether codes of weights are chosen on calibration samples."""
+        return self.rounding == "gptq" and not self.is_dynamic()
+
     def as_trained(self) -> Quantize:
         """For a network that was trained for INT8: nothing is placed otherwise than it was trained."""
-        return replace(self, placement="static", min_sqnr_db=-math.inf, max_metric_drop=math.inf)
+        return replace(self, placement="static", min_sqnr_db=-math.inf, max_metric_drop=math.inf, rounding="squant")
 
     def __call__(
         self,
         out: Path,
         model: OnnxModel,
         ranges: Ranges | None = None,
-        measured: PlacementTimes | None = None,
-        mixture: Mixture | None = None,
+        *decided: PlacementTimes | Mixture | WeightCodes,
     ) -> OnnxModel:
         """Write ``out/model.onnx`` and ``out/notes.json``.
 
-        With ``measured``, what is quicker in float stays so; with ``mixture``, what must so that INT8 holds a bound.
+        What is quicker in float by the times that were ``decided`` stays so, and what must by a mixture, so that INT8
+        holds a bound; weights are rounded to codes that were.
         A model that came quantized needs no ranges: it is brought to the target where every value stays the same.
 
         Raises:
@@ -256,12 +267,17 @@ class Quantize(Stage):
         exceptions = self._of_nodes() if is_tuned else self.override
         record, overrides = overridden(record, exceptions, skeleton_from_file(model.path), {})
         why = self.chosen_arithmetic()[1]
-        in_float, by_time = quicker_in_float(measured)
-        if mixture is not None:
+        in_float, by_time = quicker_in_float(_one(decided, PlacementTimes))
+        if (mixture := _one(decided, Mixture)) is not None:
             mixed = mixture.read()
             in_float = tuple(dict.fromkeys((*in_float, *mixed["in_float"])))
             by_time = [*by_time, mixture_sentence(mixed)]
         options = replace(options, exclude=(*options.exclude, *in_float), nearest=is_tuned)
+        if (codes := _one(decided, WeightCodes)) is not None:
+            options = replace(options, chosen=codes_from_folder(codes))
+            by_time = [*by_time, rounding_sentence(codes)]
+        elif self.rounds_by_data():
+            raise ConfigError(f"rounding is {self.rounding}, which needs samples; give --data, or a plan")
         quantized = qdq_from_onnx(proto, spans_from_ranges(record.read_for(self.target)), options)
         if not quantized.placement.nodes:
             raise NothingQuantized(nothing_quantized(proto, quantized.placement.notes))
@@ -340,45 +356,9 @@ class Quantize(Stage):
         return OnnxModel(out / "model.onnx")
 
 
-def dynamic_notes(written: DynamicallyQuantized) -> list[str]:
-    """Sentences on what computes in what."""
-    notes = []
-    if written.in_integers:
-        notes.append(f"{len(written.in_integers)} matrix products round their data to UINT8 at each run")
-    if written.stored:
-        notes.append(
-            f"{len(written.stored)} convolutions have INT8 weights in the file alone and compute in FP32: ONNX "
-            "Runtime's integer convolutions of data that is rounded at each run are slower than those in FP32"
-        )
-    return notes
-
-
-class NothingQuantized(ModelError):
-    """No convolution or matrix product of the model can be INT8, or all were excluded."""
-
-
-NUM_NAMED = 5
-"""Reasons in a sentence."""
-
-
-def nothing_quantized(model: onnx.ModelProto, notes: Sequence[str]) -> str:
-    """The sentence about a model in which nothing became INT8: what products it has, where, and why they stay.
-
-    Args:
-        model: FP32.
-        notes: the reasons of a placement.
-    """
-    products = [node.op_type for node in nodes_of(model.graph) if node.op_type in (*PRODUCTS, "Einsum")]
-    inside = len(products) - sum(node.op_type in (*PRODUCTS, "Einsum") for node in model.graph.node)
-    einsums = products.count("Einsum")
-    where = [f"{inside} in the body of a Loop, Scan or If"] * bool(inside) + [f"{einsums} Einsum"] * bool(einsums)
-    sentence = f"{len(products)} convolutions and matrix products" + (f" ({', '.join(where)})" if where else "")
-    reasons = "".join(f"; {note}" for note in notes[:NUM_NAMED])
-    more = f"; and {len(notes) - NUM_NAMED} more" if len(notes) > NUM_NAMED else ""
-    return (
-        f"{model.graph.name}: nothing can be INT8: it has {sentence}{reasons}{more}; stay with FP32 or FP16, or export "
-        "the products as Conv, MatMul or Gemm with constant weights"
-    )
+def _one(decided: Sequence[object], kind: type[T]) -> T | None:
+    """The one of a kind, if there is one."""
+    return next((each for each in decided if isinstance(each, kind)), None)
 
 
 def _with_fp16(

@@ -139,6 +139,7 @@ arithmetic = "s8s8"
 placement = "timed"
 weight_bits = 4
 block_size = 128
+rounding = "nearest"
 min_sqnr_db = 25
 max_metric_drop = 0.01
 rest = "fp16"

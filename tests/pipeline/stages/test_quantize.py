@@ -15,12 +15,13 @@ from onnx import numpy_helper
 
 from calibration.ranges.override import Override
 from engines.cpu import cpu_name
+from pipeline.accuracy.placed_words import nothing_quantized
 from pipeline.artifact import OnnxModel, PlacementTimes, Ranges
 from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.latency.placement_times import GroupTime, MeasuredPlacement
 from pipeline.machine.packages import cpu_versions
 from pipeline.stages import quantize as quantize_stage
-from pipeline.stages.quantize import Quantize, nothing_quantized
+from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
 from tests.pipeline.stages.networks import Out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import click
 
 from calibration.data.batches import input_specs_from_onnx
+from pipeline.accuracy.weight_codes import codes_from_folder
+from pipeline.accuracy.weight_rounding import RoundWeights
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.command.options import (
     METHOD,
@@ -41,7 +44,7 @@ from pipeline.training.curve import TRAINING_FILE
 @METHOD
 @ALLOW
 @aim_options
-@stage_options(Quantize, "placement", "rest", "override")
+@stage_options(Quantize, "placement", "rest", "override", "min_sqnr_db", "max_metric_drop")
 @stage_options(Tune)
 @output_option("folder to write: model.onnx, ranges and training.json")
 @plan_settings
@@ -63,12 +66,16 @@ def tune(model: Path, **options: Any) -> VerbOutcome:
     check_folder_target(output, TRAINING_FILE)
     check_float(opened)
     samples = samples_from(options, input_specs_from_onnx(model))
-    placement = stage_from_options(Quantize(), options).placement_options(opened)
+    written = stage_from_options(Quantize(), options)
+    placement = written.placement_options(opened)
     aim = aim_from(opened, options, placement)
     stage = stage_from_options(Tune(), options)
     check_samples(opened, samples, options["allow"])
     with work_folder(output) as work:
         ranges = options["ranges"] and Ranges(options["ranges"])
         ranges = ranges or Calibrate(method=options["method"])(work, opened, samples)
+        if written.rounds_by_data():
+            codes = codes_from_folder(RoundWeights(placement)(work, opened, ranges, samples))
+            aim = replace(aim, placement=replace(placement, chosen=codes))
         run = partial(stage, model=OnnxModel(opened.path), ranges=ranges, samples=samples, aim=aim)
         return Made(make(output, run))
