@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from calibration.file_digest import digest_now, file_digest
-from engines.contract import Placement
+from engines.contract import Backend, Placement
 from engines.model_format import ModelFormat
 from engines.precision import FP32, precision_named
 from pipeline.artifact import (
@@ -149,9 +149,10 @@ def model_key(precision: str, placement: Placement, network: str, model_format: 
     return f"{head}{precision}.{placement}" if precision_named(precision).is_integer else f"{head}{precision}"
 
 
-def tolerance_key(precision: str, placement: Placement, native: bool) -> str:
+def tolerance_key(precision: str, runtime: Backend, native: bool) -> str:
     """The name of derived tolerances: they depend on what is rounded, by whose rules, and who says where."""
-    return f"{precision}.{'native' if native else placement}"
+    is_by_format = runtime.TAKES != OnnxModel.FORMAT and not precision_named(precision).is_full
+    return f"{precision}.{'native' if native else runtime.TAKES if is_by_format else runtime.PLACEMENT}"
 
 
 def open_bundle(manifest: Path, written: Collection[Path] = ()) -> Bundle:

@@ -223,7 +223,7 @@ def models_of_bundle(plan: Plan, store: Store) -> Results:
         placement, name = runtime.PLACEMENT, variant.precision.name
         made.models[variant] = fp32 if native else bundle.model(name, placement, network, runtime.TAKES)
         if network == TRAINED and plan.validate.tolerance(name).derived:
-            if (tolerances := bundle.tolerances(tolerance_key(variant.precision.name, placement, native))) is not None:
+            if (tolerances := bundle.tolerances(tolerance_key(variant.precision.name, runtime, native))) is not None:
                 made.tolerances[variant] = tolerances
             elif bundle.manifest.tolerances:
                 made.notes.append(

@@ -9,14 +9,15 @@ from typing import Concatenate, Literal, TypeAlias, cast
 
 from calibration.data.batches import Samples
 from calibration.graph.weightless import skeleton_from_file
+from calibration.precision.place import block_size
 from calibration.precision.placement import FULL_BITS, PlacementOptions
 from calibration.quantized.grids import is_told_by_tensor
-from calibration.ranges.ranges import IMPORTED, RangeMethod, methods_of_tensors
+from calibration.ranges.ranges import IMPORTED, METHODS, RangeMethod, methods_of_tensors
 from calibration.ranges.ranges import TUNED as TUNED_RANGES
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.precision import precision_named
-from pipeline.accuracy.bisection import Evidence
+from pipeline.accuracy.bisection import Evidence, TfliteEvidence
 from pipeline.accuracy.layer_noise import MeasureLayers
 from pipeline.accuracy.mixed_precision import HeldBound, MixPrecision
 from pipeline.accuracy.mixture import MixtureBound
@@ -32,6 +33,7 @@ from pipeline.artifact import (
     ModelFile,
     OnnxModel,
     Ranges,
+    TfliteModel,
     Tuned,
     Verdict,
     WeightCodes,
@@ -44,7 +46,7 @@ from pipeline.results import Form, Network, Results, Variant
 from pipeline.sources.contract import source_kind
 from pipeline.stage import Stage
 from pipeline.stages.build import BuildTarget
-from pipeline.stages.ptq import Ptq
+from pipeline.stages.ptq import MANY_LEVELS, Ptq
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding
 from pipeline.stages.validate import Judge, Judged
@@ -295,18 +297,24 @@ def judged_engine(plan: Plan, made: Results, variant: Variant, engine: Engine) -
     return Engine(made.models[variant].path, SIMULATOR, simulated=True)
 
 
-def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
+def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | TfliteEvidence | None:
     """The models behind a variant's engine; None for FP32, which is all there is, and for what no simulation follows.
 
-    That is what is not ONNX, what finds its scales at each run, what has weights of 4 bits, what came with operators on
-    integers or in FP16, and a network with other weights, whose answers differ by more than rounding.
+    That is what has weights of 4 bits with Q/DQ, what came with operators on integers or in FP16, and a network with
+    other weights, whose answers differ by more than rounding; of a bundle's `.tflite` files the float one is not there.
     """
-    written = made.models[variant]
-    if variant.precision.is_full or variant.precision.is_dynamic or variant.network != TRAINED:
+    written, network = made.models[variant], made.network_of(variant)
+    if variant.precision.is_full or variant.network != TRAINED:
         return None
-    if not isinstance(written, OnnxModel) or plan.quantize.weight_bits != FULL_BITS:
+    if isinstance(written, TfliteModel):
+        form = network.forms.get(TfliteModel.FORMAT)
+        if form is None or not isinstance(form.fp32, TfliteModel):
+            return None
+        return TfliteEvidence(form.fp32, written, made.evaluation, form.ranges)
+    if variant.precision.is_dynamic:
+        return Evidence(network.fp32, written, made.evaluation, None) if network.quantized is None else None
+    if plan.quantize.weight_bits != FULL_BITS:
         return None
-    network = made.network_of(variant)
     model = None if is_native(plan, variant) else written
     has_its_scales = network.quantized is not None and variant.precision.has_scales
     if has_its_scales and not is_told_by_tensor(skeleton_from_file(written.path)):
@@ -317,18 +325,22 @@ def evidence_of(plan: Plan, made: Results, variant: Variant) -> Evidence | None:
 def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
     """What engines of this kind round, and how their ranges are read.
 
-    None where no rules say so: what LiteRT rounds below FP32 is known to its file alone, whose tensors are not ONNX's,
-    dynamic scales are known at each run alone, those of a network that came quantized are nobody's here, and other
-    networks than the trained one differ from it by more than rounding.
+    None where no rules say so: scales of a network that came quantized are nobody's here, and other networks than the
+    trained one differ from it by more than rounding.
     """
     if variant.network != TRAINED:
         return None
     placement = backend(variant.backend).PLACEMENT
     if not variant.precision.is_full and backend(variant.backend).TAKES != OnnxModel.FORMAT:
-        return None
-    if variant.precision.is_dynamic:
-        return None
+        return _rounding_of_tflite(plan, made, variant)
     name, network = variant.precision.name, made.network_of(variant)
+    if variant.precision.is_dynamic:
+        stage = stage_for(plan, variant)
+        if network.quantized is not None or not isinstance(stage, Quantize) or placement == "none":
+            return None
+        options = stage.placement_options(network.fp32)
+        bits, block = options.weight_bits, 0 if options.weight_bits == FULL_BITS else block_size(options)
+        return Rounding(name, placement, options.exclude, options.arithmetic, weight_bits=bits, block_size=block)
     if not variant.precision.is_integer:
         # Of the formats only FP32's depends on the library: TensorRT's may be TF32.
         return Rounding(name, "tensorrt" if variant.precision.is_full and placement == "tensorrt" else "none")
@@ -358,6 +370,26 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
     if placement == "onnxruntime":
         return replace(rounding, arithmetic=plan.quantize.chosen_arithmetic()[0])
     return rounding
+
+
+def _rounding_of_tflite(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
+    """Of a file whose tensors are not ONNX's: which of the FP32 model's it rounds, and how its ranges were read."""
+    stage, form = stage_for(plan, variant), made.network_of(variant).form(backend(variant.backend).TAKES)
+    if not isinstance(stage, Ptq) or made.network_of(variant).quantized is not None:
+        return None
+    rounding = Rounding(
+        variant.precision.name, "tflite", weight_bits=stage.weight_bits, one_scale=stage.operators_of_one_scale()
+    )
+    if not stage.reads_ranges(variant.precision):
+        return rounding
+    if form.ranges is None:
+        return None
+    if variant.precision.activation_bits >= MANY_LEVELS:
+        return replace(rounding, method="minmax")
+    ranges = ranges_from_folder(form.ranges.path)
+    methods = {tensor.method for tensor in ranges.tensors.values()}
+    method: RangeMethod | Literal["any"] = next((each for each in METHODS if methods == {each}), "any")
+    return replace(rounding, method=method, percentile=ranges.percentile)
 
 
 def left_in_float(made: Results, variant: Variant) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from calibration.analysis.found_scales import found_scales_in, with_found_scales
 from calibration.analysis.rounding import FP16, FP32, Rounded, rounded_from_onnx
 from calibration.analysis.scale_check import quantization, scale_mismatches
 from calibration.analysis.sqnr import sqnr_db
@@ -158,7 +159,14 @@ class Bisection:
         self.counterparts = {name: other for name, other in all_counterparts.items() if name in floats}
         self._producers = {name: node for node in self.candidate.graph.node for name in node.output if name}
         self._arrays = {tensor.name: tensor for tensor in self.candidate.graph.initializer}
-        self._is_integer = any(node.op_type == "DequantizeLinear" for node in self.candidate.graph.node)
+        self.is_integer = any(node.op_type == "DequantizeLinear" for node in self.candidate.graph.node)
+        self._found_scales = found_scales_in(self.reference, self.candidate)
+        self._makers = {name: node for node in self.reference.graph.node for name in node.output if name}
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether the candidate finds scales at each run, or has INT8 weights that are restored."""
+        return bool(self._found_scales.weights)
 
     def watched(self) -> tuple[list[str], list[str]]:
         """The tensors that the reference and the candidate must hand out."""
@@ -176,7 +184,10 @@ class Bisection:
 
     def rounded(self) -> Rounded:
         """The FP32 model with a sound rounding where the candidate rounds; ``sound`` has what it must hand out."""
-        self._rounded = rounded_from_onnx(self.reference, FP32 if self._is_integer else FP16, self._placed)
+        if self.is_dynamic:
+            self._rounded = with_found_scales(self.reference, self._found_scales)
+            return self._rounded
+        self._rounded = rounded_from_onnx(self.reference, FP32 if self.is_integer else FP16, self._placed)
         return self._rounded
 
     def sound(self) -> list[str]:
@@ -224,7 +235,7 @@ class Bisection:
     def _sound(self, name: str) -> str:
         """The rounded model's tensor for one of the candidate's."""
         other = self.counterparts[name]
-        if not self._is_integer:
+        if not self.is_integer:
             return self._rounded.cut[other]
         node = self._producers.get(name)
         is_placed = node is not None and node.op_type == "DequantizeLinear" and other in self._rounded.placed
@@ -245,9 +256,10 @@ class Bisection:
         drop = 0.0 if math.isinf(old) else gap - old
         if rounds and old < CLEAR_DB:  # Beyond that it is no wonder that values leave their range.
             drop = max(drop, power.own_gap_db())
+        maker = self._makers.get(self.counterparts[name], node) if self.is_dynamic else node
         return Suspect(
-            node=node.name or f"{node.op_type}_{name}",
-            operator="QuantizeLinear and DequantizeLinear" if rounds else node.op_type,
+            node=maker.name or f"{maker.op_type}_{name}",
+            operator="QuantizeLinear and DequantizeLinear" if rounds else maker.op_type,
             tensor=self.counterparts[name],
             sqnr_in_db=min(sqnr_db(source_power.signal, source_power.noise) for source_power in before),
             sqnr_out_db=sqnr_db(power.signal, power.noise),

@@ -69,10 +69,14 @@ class Format:
     """Of every tensor."""
     sum_bits: int
     """Of the sums in convolutions and matrix products."""
+    weight_bits: int = 0
+    """Of weights alone; 0: as sums have it."""
 
 
 FP32, TF32, FP16 = Format(24, 24), Format(11, 24), Format(11, 11)
 """TensorRT's FP32 is TF32 unless that is switched off; its FP16 may add in FP16."""
+FP16_WEIGHTS = Format(24, 24, 11)
+"""Kept in FP16 and computed with in FP32, as LiteRT does."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,14 @@ class Rounded:
     """The same, rounded to INT8, for those that are."""
     switches: Mapping[str, str]
     """Node -> the input that says whether its weight is rounded to INT8; none unless asked for."""
+    shares: tuple[str, ...] = ()
+    """Inputs, (): what part of a tensor's own range a level of it is, where scales are found at each run."""
 
     def draw(self, random: np.random.Generator) -> FloatFeed:
         """Values of these inputs for one run, each ()."""
         phases = {name: np.asarray(np.float32(random.uniform(1, 2))) for name in self.phases}
-        return phases | steps_feed(self.steps, random)
+        shares = {name: np.asarray(np.float32(2 ** random.uniform(-OCTAVES, 1) / 255)) for name in self.shares}
+        return phases | shares | steps_feed(self.steps, random)
 
 
 def steps_feed(steps: Mapping[str, Quantization], random: np.random.Generator | None) -> FloatFeed:
@@ -224,7 +231,7 @@ class _Writer:
         assert array is not None
         axis = weight_axis(node) if index == 1 else None
         num_terms = array.size // (array.shape[axis] if axis is not None else array.shape[-1]) or 1
-        bits = math.floor(form.sum_bits - max(math.log2(num_terms / 2), 0.0) / 2)
+        bits = form.weight_bits or math.floor(form.sum_bits - max(math.log2(num_terms / 2), 0.0) / 2)
         self._replace_weight(node, index, _cut_array(array, max(min(bits, form.bits), 2), self._random.uniform(1, 2)))
 
     def _replace_weight(self, node: ir.Node, index: int, array: npt.NDArray[np.float32]) -> None:

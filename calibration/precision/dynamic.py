@@ -81,6 +81,34 @@ class DynamicallyQuantized:
     """Sentences: what stays FP32, and why."""
 
 
+@dataclass(frozen=True)
+class FoundScales:
+    """What dynamic-range INT8 rounds: the weights of these products, and for some of them their data."""
+
+    weights: tuple[QuantizedWeight, ...]
+    in_integers: frozenset[str]
+    """Names of the products whose data is rounded as well."""
+
+
+def found_scales(
+    model: onnx.ModelProto, exclude: Collection[str], arithmetic: Arithmetic, block: int = 0
+) -> FoundScales:
+    """What ``dynamic_from_onnx`` would write, of the FP32 model."""
+    graph = opened(model).graph
+    writer = _Writer(graph, arithmetic)
+    weights, in_integers = [], []
+    for node in graph:
+        if node.op_type not in PRODUCTS or node.domain not in ("", "ai.onnx"):
+            continue
+        name, is_product = node.name or "", node.op_type in MATRIX_PRODUCTS
+        if node.op_type in exclude or name in exclude or writer.why_not(node):
+            continue
+        in_pairs = is_product and arithmetic == "u8s7"
+        weights.append(in_blocks(node, block) if block and is_product else by_channel(node, in_pairs))
+        in_integers += [name] * is_product
+    return FoundScales(tuple(weights), frozenset(in_integers))
+
+
 def dynamic_from_onnx(
     model: onnx.ModelProto, exclude: Collection[str], arithmetic: Arithmetic, block: int = 0
 ) -> DynamicallyQuantized:
@@ -198,10 +226,8 @@ class _Writer:
         """In ONNX Runtime's own operator for weights of 4 bits, which rounds the data itself."""
         if node.op_type == "Gemm":
             node = split_bias(self._graph, node)
-        weight = node.inputs[1]
+        weight, how = node.inputs[1], in_blocks(node, block)
         assert weight is not None
-        reader = NodeInput(node.name or "", 1)
-        how = QuantizedWeight(weight.name or "", reader, 1, "int8", bits=4, block=block, is_cut=True)
         arrays = zip(("bytes", "scale"), packed_blocks(rounded_weight(node, how), how))
         constants = [self._constant(f"{weight.name}_{part}", array) for part, array in arrays]
         product = product_of_blocks(node, how, constants)
@@ -245,11 +271,7 @@ class _Writer:
         return self._integers[key]
 
     def _rounded(self, node: ir.Node, *, in_pairs: bool) -> RoundedWeight:
-        weight = node.inputs[1]
-        assert weight is not None
-        reader = NodeInput(node.name or "", 1)
-        how = QuantizedWeight(weight.name or "", reader, weight_axis(node), "int8", in_pairs)
-        return replace(rounded_weight(node, how), values=np.zeros(0, np.float32))
+        return replace(rounded_weight(node, by_channel(node, in_pairs)), values=np.zeros(0, np.float32))
 
     def _node(
         self,
@@ -272,3 +294,20 @@ class _Writer:
         unique_name = unique(name, self._taken)
         self._taken.add(unique_name)
         return unique_name
+
+
+def by_channel(node: ir.Node, in_pairs: bool = False) -> QuantizedWeight:
+    """How the weight of a product is kept, with a scale for each channel; ``in_pairs``: see ``QuantizedWeight``."""
+    return QuantizedWeight(_weight_name(node), NodeInput(node.name or "", 1), weight_axis(node), "int8", in_pairs)
+
+
+def in_blocks(node: ir.Node, block: int) -> QuantizedWeight:
+    """How the weight of a matrix product is kept in blocks of 4 bits, once its bias is split off."""
+    reader = NodeInput(node.name or "", 1)
+    return QuantizedWeight(_weight_name(node), reader, 1, "int8", bits=4, block=block, is_cut=True)
+
+
+def _weight_name(node: ir.Node) -> str:
+    weight = node.inputs[1]
+    assert weight is not None
+    return weight.name or ""

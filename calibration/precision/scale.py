@@ -15,7 +15,8 @@ Arithmetic = Literal["u8s8", "u8s7", "u8u8", "s8s8"]
 """Activations, then weights: ``u8`` unsigned with a zero point, ``s8`` signed, ``s7`` signed, with two neighbours of
 one sign that add up to 128 at most, which is seven bits at worst."""
 
-DataType = Literal["int8", "uint8"]
+DataType = Literal["int8", "uint8", "int16"]
+"""``int16``: of data where LiteRT has it, in no Q/DQ model."""
 
 ROWS = 256
 """Channels of a weight that are looked at together."""

@@ -34,7 +34,8 @@ from engines.litert.delegated import operators_left
 from engines.litert.edgetpu import first_on_cpu
 from engines.litert.edgetpu import notes as edgetpu_notes
 from engines.litert.edgetpu_compiler import compiled, compiler
-from engines.litert.facts import FLOATS, TfliteFacts, TfliteTensor, facts_from_file
+from engines.litert.facts import FLOATS, TfliteFacts, facts_from_file
+from engines.litert.io_rounding import quantizer, restorer
 from engines.litert.node_answers import answer_of
 from engines.litert.probe import relu_model
 from engines.litert.profiler import LIBRARY, is_known, kernel_times, layers_of
@@ -146,9 +147,10 @@ def load(engine: Path, *, num_threads: int) -> Runner:
 
 
 def load_values(engine: Path, *, num_threads: int) -> Runner:
-    """As ``load``, by the built-in kernels, with every floating-point tensor that is computed among the outputs.
+    """As ``load``, by the built-in kernels, with every tensor that is computed in floating point among the outputs.
 
-    By the tensors' own names, so they must be unique. May be called by several threads, one after the other.
+    Tensors in integers that stand for such are among them too, restored. By the tensors' own names, so they must be
+    unique. May be called by several threads, one after the other.
     """
     return _ValuesRunner(engine, num_threads)
 
@@ -165,7 +167,7 @@ def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> Layer
     facts = tflite_facts(engine)
     FeedCheck(engine, facts.specs(facts.inputs))(feed)
     arrays = [
-        np.ascontiguousarray(feed[name] if (quantize := _quantizer(tensor)) is None else quantize(feed[name]))
+        np.ascontiguousarray(feed[name] if (quantize := quantizer(tensor)) is None else quantize(feed[name]))
         for name, tensor in facts.inputs
     ]
     with quiet():
@@ -225,8 +227,8 @@ class _LiteRtRunner:
         check_operators(facts, self._engine)
         check_specs(self.inputs, BuildOptions(), self._engine)
         self._open(facts)
-        self._feeds = tuple((name, tensor.index, _quantizer(tensor)) for name, tensor in facts.inputs)
-        self._answers = tuple((name, tensor.index, _restorer(tensor)) for name, tensor in facts.outputs)
+        self._feeds = tuple((name, tensor.index, quantizer(tensor)) for name, tensor in facts.inputs)
+        self._answers = tuple((name, tensor.index, restorer(tensor)) for name, tensor in facts.outputs)
         self._check = FeedCheck(self._engine, self.inputs)
         return self
 
@@ -271,13 +273,21 @@ class _ValuesRunner(_LiteRtRunner):
         self._interpreter = _opened(self._engine, self._num_threads, values=True)
         tensors = [tensor for each in facts.operators[: facts.num_main] for tensor in each.outputs]
         tensors += [tensor for _, tensor in facts.inputs]
-        self._watched = {tensor.name: tensor.index for tensor in tensors if tensor.type in FLOATS}
+        self._watched = {
+            tensor.name: (tensor.index, restorer(tensor))
+            for tensor in tensors
+            if tensor.type in FLOATS or len(tensor.scales) == 1
+        }
         self._lock = threading.Lock()
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         with self._lock:
             super().infer(feed)
-            return {name: self._interpreter.get_tensor(index) for name, index in self._watched.items()}
+            values = self._interpreter.get_tensor
+            return {
+                name: values(index) if restore is None else restore(values(index))
+                for name, (index, restore) in self._watched.items()
+            }
 
 
 def _import() -> Any:
@@ -364,29 +374,6 @@ def _notes(facts: TfliteFacts, interpreter: Any) -> list[str]:
         return [*notes, f"This runtime has no {XNNPACK}: all {facts.num_main} operators run in LiteRT's own kernels."]
     kernels = f"{facts.num_main - len(left)} of {facts.num_main} operators run in kernels of {XNNPACK}"
     return [*notes, f"{kernels}, {', '.join(kinds)} in LiteRT's own." if kinds else f"{kernels}."]
-
-
-def _quantizer(tensor: TfliteTensor) -> Any:
-    """From floating point to a quantized input; None where it is not quantized."""
-    if not tensor.scales:
-        return None
-    scale, zero_point = np.float32(tensor.scales[0]), (tensor.zero_points or (0,))[0]
-    limits = np.iinfo(tensor.type.lower())
-
-    def quantize(values: Array) -> Array:
-        rounded = np.rint(np.asarray(values, np.float32) / scale) + zero_point
-        clipped: Array = np.clip(rounded, limits.min, limits.max).astype(limits.dtype)
-        return clipped
-
-    return quantize
-
-
-def _restorer(tensor: TfliteTensor) -> Any:
-    """From a quantized output to floating point; None where it is not quantized."""
-    if not tensor.scales:
-        return None
-    scale, zero_point = np.float32(tensor.scales[0]), np.float32((tensor.zero_points or (0,))[0])
-    return lambda values: (values.astype(np.float32) - zero_point) * scale
 
 
 def _words(error: BaseException) -> str:

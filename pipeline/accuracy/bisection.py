@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -26,7 +27,7 @@ from calibration.ranges.ranges import RangesRecord, spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.span import Span
 from engines.contract import Runner
-from pipeline.artifact import OnnxModel, Ranges
+from pipeline.artifact import OnnxModel, Ranges, TfliteModel
 from pipeline.engine_runner import (
     SIMULATOR,
     ModelRunner,
@@ -40,6 +41,8 @@ from pipeline.engine_runner import (
 from pipeline.errors import ConfigError
 from pipeline.json_record import finite
 
+TFLITE_BISECTION = "pipeline.accuracy.tflite_bisection"
+"""Loaded by name, since it runs what other models do without."""
 NUM_KEPT = 5
 """Suspects in a verdict."""
 APART_DB = 6.0
@@ -83,6 +86,54 @@ class Evidence:
         sentences = [mismatch.sentence() for mismatch in mismatches[:NUM_KEPT]]
         return sentences + [f"so are {len(mismatches) - NUM_KEPT} further tensors"] * (len(mismatches) > NUM_KEPT)
 
+    def modules(self) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return ()
+
+    def bisect(self, num_samples: int, runner: ModelRunner) -> BisectionResult:
+        """Where the model loses what FP32 computes; as ``run_bisection``."""
+        return run_bisection(self, num_samples, runner)
+
+
+@dataclass(frozen=True)
+class TfliteEvidence:
+    """The same of a `.tflite` file: the float one that it was made of, itself, and samples for both."""
+
+    fp32: TfliteModel
+    model: TfliteModel
+    samples: Samples
+    ranges: Ranges | None
+    """Of the float file; None where they are not known, or the file has no scales of them."""
+    ranges_record: ClassVar[None] = None
+    """They have other names than those that tolerances are derived with."""
+
+    def digest(self) -> str:
+        """SHA-256 (hex) digests of all of it."""
+        parts = (self.fp32, self.model, self.samples, self.ranges)
+        return " ".join("" if part is None else part.digest() for part in parts)
+
+    def modules(self) -> tuple[str, ...]:
+        """What is loaded by name."""
+        return (TFLITE_BISECTION,)
+
+    def scale_mismatches(self) -> list[str]:
+        """What is wrong with the file's scales, a sentence each; the last says how many more there are."""
+        sentences = list(import_module(TFLITE_BISECTION).scale_mismatches(self))
+        return sentences[:NUM_KEPT] + [f"so are {len(sentences) - NUM_KEPT} further tensors"] * (
+            len(sentences) > NUM_KEPT
+        )
+
+    def bisect(self, num_samples: int, _runner: ModelRunner) -> BisectionResult:
+        """Where the file loses what the float one computes, by LiteRT's own kernels.
+
+        Raises:
+            Unavailable: ai-edge-litert or ai-edge-quantizer is not installed.
+            EngineError: LiteRT refuses one of the files.
+            ConfigError: they have no tensor in common.
+        """
+        result: BisectionResult = import_module(TFLITE_BISECTION).run_tflite_bisection(self, num_samples)
+        return result
+
 
 @dataclass(frozen=True)
 class Suggestion:
@@ -118,7 +169,9 @@ class BisectionResult:
     layers: tuple[str, ...] = ()
     """The nodes of FP32 behind the first suspect."""
     is_integer: bool = False
-    """Whether the model has Q/DQ nodes."""
+    """Whether the model has Q/DQ nodes, or finds its scales at each run."""
+    has_overrides: bool = True
+    """Whether a plan can except a layer of such a model."""
 
     def suspicion(self, engine_sqnrs_db: dict[str, float], runner: str = "") -> str:
         """The likely layer in a sentence; or, where the simulated model is right and the engine is not, just that.
@@ -148,7 +201,7 @@ class BisectionResult:
     def override(self) -> Suggestion | None:
         """What would take the loss away where a single layer stands out; None where none does."""
         first = next(iter(self.suspects), None)
-        if first is None or not first.is_clear():
+        if first is None or not first.is_clear() or not self.has_overrides:
             return None
         if first.scale is None:
             stage = "quantize" if self.is_integer else "cast"
@@ -206,7 +259,7 @@ def run_bisection(evidence: Evidence, num_samples: int, runner: ModelRunner) -> 
         for feed in few(evidence.samples, num_samples):
             bisection.add(feed, (*runs, rounded_run), random)
     suspects = tuple(bisection.suspects(evidence.spans()))
-    is_integer = any(node.op_type == "QuantizeLinear" for node in candidate.graph.node)
+    is_integer = bisection.is_integer or bisection.is_dynamic
     return BisectionResult(suspects, bisection.sqnrs_db(), num, _layers(suspects, reference), is_integer)
 
 

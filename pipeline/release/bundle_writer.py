@@ -254,7 +254,7 @@ def _copy_tolerances(folder: Path, plan: Plan, made: Results) -> Iterator[tuple[
     """Derived tolerances by their key, copied."""
     for variant, tolerances in made.tolerances.items():
         native = plan.build.is_native(variant.backend, variant.precision.name)
-        key = tolerance_key(variant.precision.name, backend(variant.backend).PLACEMENT, native)
+        key = tolerance_key(variant.precision.name, backend(variant.backend), native)
         path = folder / "tolerances" / f"{key}.json"
         path.parent.mkdir(exist_ok=True)
         shutil.copyfile(tolerances.path, path)

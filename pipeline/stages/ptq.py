@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from calibration.precision.placement import MATRIX_PRODUCTS, PRODUCTS
 from calibration.precision.scale import limits
 from calibration.precision.weights import channels_in_4_bits
 from calibration.ranges.ranges import RangesRecord, spans_from_ranges
@@ -79,6 +80,12 @@ class Ptq(Stage):
         """
         if self.edgetpu and precision_named(self.precision).has_scales and self.weight_bits != type(self).weight_bits:
             raise ConfigError("weight_bits is 4, but the Edge TPU takes weights of 8 bits; take 8")
+
+    def operators_of_one_scale(self) -> tuple[str, ...]:
+        """Those of ONNX whose weights have one scale, and not one for each channel."""
+        if not self.per_channel:
+            return PRODUCTS
+        return MATRIX_PRODUCTS if self.edgetpu and precision_named(self.precision).has_scales else ()
 
     def reads_ranges(self, precision: Precision) -> bool:
         """Where the scales of activations are fixed; so not for FP16, which is not clipped here."""

@@ -17,7 +17,9 @@ import numpy as np
 import onnx
 
 from calibration.analysis.adjustable import AdjustableNetwork
-from calibration.analysis.rounding import FP16, FP32, TF32, Format, rounded_from_onnx, steps_feed
+from calibration.analysis.found_scales import with_found_scales
+from calibration.analysis.rounding import FP16, FP16_WEIGHTS, FP32, TF32, Format, rounded_from_onnx, steps_feed
+from calibration.analysis.whole_integer import WholeInteger, WholeIntegerNetwork, throughout
 from calibration.data.batches import Samples
 from calibration.data.source import spread
 from calibration.graph.external_data import model_from_file
@@ -25,9 +27,10 @@ from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram
 from calibration.histogram.methods import Method
+from calibration.precision.dynamic import found_scales
 from calibration.precision.placement import FULL_BITS, AttentionChoice, PlacementOptions, PlacementTarget
 from calibration.precision.scale import Arithmetic
-from calibration.precision.watch import watched_tensors
+from calibration.precision.watch import Watch, watched_tensors
 from calibration.precision.weights import mean_axes
 from calibration.ranges.means import ChannelMeans, channel_means
 from calibration.ranges.ranges import (
@@ -51,6 +54,8 @@ from pipeline.stage import Stage
 
 MEAN_SAMPLES = 8
 """Means of channels differ little with more."""
+NUM_OF_WEIGHTS = 4
+"""Models whose weights are rounded otherwise, where nothing else is."""
 LEAST_SAMPLES = 64
 """Of fewer the halves tell too little of how wide ranges are; a plan derives nothing then, and says so."""
 
@@ -60,8 +65,9 @@ class Rounding:
     """What engines of one kind round, and by which ranges: all that is known of an engine before it is judged."""
 
     precision: str
-    target: PlacementTarget | Literal["none"]
-    """Where INT8 is placed; for FP32, ``tensorrt`` means that products may round their inputs to TF32."""
+    target: PlacementTarget | Literal["tflite", "none"]
+    """Where INT8 is placed; for FP32, ``tensorrt`` means that products may round their inputs to TF32. ``tflite``: as a
+    `.tflite` file has it, every tensor in integers, in ``dynamic`` every product, and weights alone in FP16."""
     exclude: tuple[str, ...] = ()
     arithmetic: Arithmetic = "u8s8"
     method: RangeMethod | Literal["any"] = "any"
@@ -74,12 +80,16 @@ class Rounding:
     attention: AttentionChoice = "auto"
     weight_bits: int = FULL_BITS
     block_size: int = 0
+    one_scale: tuple[str, ...] = ()
+    """Of ``tflite``: operators of ONNX whose weights have one scale, and not one for each channel."""
 
     def form(self) -> Format:
         """The floating-point format of what is not INT8."""
         precision = precision_named(self.precision)
         if precision.is_full:
             return TF32 if self.target == "tensorrt" else FP32
+        if self.target == "tflite":
+            return FP16_WEIGHTS
         return FP32 if precision.is_integer and self.target == "onnxruntime" else FP16
 
 
@@ -136,13 +146,18 @@ class Tolerate(Stage):
         with ExitStack() as stack:
             sessions = Sessions(stack, self.runner, self.num_threads)
             amaxes: dict[str, float] = {}
-            if precision_named(rounding.precision).is_integer:
+            precision = precision_named(rounding.precision)
+            clips = precision.is_integer and not precision.is_dynamic
+            if precision.is_dynamic:
+                lots = [self._lot_of_found_scales(proto, rounding, sessions)]
+            elif precision.is_integer and rounding.target == "tflite":
+                lots = self._lots_of_whole_integers(model, proto, samples, rounding, sessions)
+            elif precision.is_integer:
                 lots, amaxes = self._lots_of_int8(model, proto, samples, rounding, sessions)
             else:
                 lots = [self._lot_of_floats(proto, rounding, sessions)]
             most = Round(self.num_draws, len(spread(samples.num_samples, self.num_samples)))
             drawing = Drawing(self._reference(model, samples), sessions, self.seed)
-            clips = precision_named(rounding.precision).is_integer
             draws = draw_lots(drawing, lots, most, self.num_deviations, clips=clips)
         record = asdict(rounding) | {
             "num_samples": len(draws.indices),
@@ -164,9 +179,40 @@ class Tolerate(Stage):
         return _LAST_REFERENCE[key]
 
     def _lot_of_floats(self, proto: onnx.ModelProto, rounding: Rounding, sessions: Sessions) -> Lot:
-        """One model, whose weights are rounded once: what their phases change is small beside what tensors' do."""
-        rounded = rounded_from_onnx(proto, rounding.form(), None, np.random.default_rng(self.seed))
+        """One model, whose weights are rounded once: what their phases change is small beside what tensors' do.
+
+        Several where weights alone are rounded.
+        """
+        form = rounding.form()
+        models = [
+            rounded_from_onnx(proto, form, None, np.random.default_rng([self.seed, number] if number else self.seed))
+            for number in range(NUM_OF_WEIGHTS if form.weight_bits else 1)
+        ]
+        return [Drawn(sessions.opened(rounded.model), rounded.draw) for rounded in models]
+
+    def _lot_of_found_scales(self, proto: onnx.ModelProto, rounding: Rounding, sessions: Sessions) -> Lot:
+        """One model: scales of data are drawn about what each run finds."""
+        if rounding.target == "tflite":
+            what = throughout(proto, rounding.weight_bits, rounding.one_scale)
+        else:
+            what = found_scales(proto, rounding.exclude, rounding.arithmetic, rounding.block_size)
+        rounded = with_found_scales(proto, what)
         return [Drawn(sessions.opened(rounded.model), rounded.draw)]
+
+    def _lots_of_whole_integers(
+        self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples, rounding: Rounding, sessions: Sessions
+    ) -> list[Lot]:
+        """By the method, or by each of them, the ranges of one half of the samples and of the other, in one session."""
+        halves, _ = self._halves(model, proto, samples, "all")
+        origin, bits = Origin("", "", samples.num_samples), precision_named(rounding.precision).activation_bits
+        methods: tuple[RangeMethod, ...] = METHODS if rounding.method == "any" else (rounding.method,)
+        spans = [
+            [spans_from_ranges(ranges_from_histograms(half, method, rounding.percentile, origin)) for half in halves]
+            for method in methods
+        ]
+        network = WholeIntegerNetwork(proto, WholeInteger(bits, rounding.weight_bits, rounding.one_scale), spans[0][0])
+        run = sessions.opened(network.model)
+        return [[Drawn(run, partial(steps_feed, network.steps(half))) for half in lot] for lot in spans]
 
     def _lots_of_int8(
         self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples, rounding: Rounding, sessions: Sessions
@@ -176,7 +222,8 @@ class Tolerate(Stage):
         And, by the one method, each tensor's amax on all of them.
         """
         assert rounding.target != "none"
-        halves, means = self._halves(model, proto, samples)
+        assert rounding.target != "tflite"
+        halves, means = self._halves(model, proto, samples, "placements")
         means = means if rounding.corrects_biases else {}
         both = {name: histogram.merged(halves[1][name]) for name, histogram in halves[0].items()}
         origin = Origin("", "", samples.num_samples)
@@ -202,14 +249,16 @@ class Tolerate(Stage):
             return lots, {}
         return lots, {name: tensor.amax for name, tensor in read(both, methods[0]).tensors.items()}
 
-    def _halves(self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples) -> tuple[Halves, ChannelMeans]:
+    def _halves(
+        self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples, watch: Watch
+    ) -> tuple[Halves, ChannelMeans]:
         """The histograms of one half of the samples and of the other, and means of channels on a few of them.
 
         They are kept for the next kind of engine of the model.
         """
-        key = (model.digest(), samples.digest(), str(self.num_samples), self.runner)
+        key = (model.digest(), samples.digest(), f"{self.num_samples} {watch}", self.runner)
         if key not in _LAST_HALVES:
-            watched = watched_tensors(proto, "placements", watchable(proto))
+            watched = watched_tensors(proto, watch, watchable(proto))
             with waiting("ranges on each half of the samples"), ExitStack() as stack:
                 file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-"))) / "watched.onnx"
                 write_watched(model.path, proto, watched.names, file)

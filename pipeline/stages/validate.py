@@ -17,7 +17,7 @@ from calibration.data.user_function import source_code
 from engines import backend, module_of
 from engines.contract import Array
 from engines.precision import PRECISIONS, Precision
-from pipeline.accuracy.bisection import Evidence, run_bisection
+from pipeline.accuracy.bisection import Evidence, TfliteEvidence
 from pipeline.accuracy.comparison import (
     NO_ATOLS,
     OutputComparison,
@@ -113,7 +113,7 @@ class Judged:
 
     judge: Judge
     precision: str
-    evidence: Evidence | None = None
+    evidence: Evidence | TfliteEvidence | None = None
     """None where nothing is known of the engine but its outputs, and for FP32, behind which there is no other model."""
     tolerances: Tolerances | None = None
     """Derived for engines of this kind; None where they are not."""
@@ -197,9 +197,10 @@ class Validate(Stage):
         """Versions of the tools that the verdict depends on."""
         return distribution_versions("polygraphy", "numpy", "onnx", "onnxruntime")
 
-    def modules(self, *_inputs: object) -> tuple[str, ...]:
+    def modules(self, *inputs: object) -> tuple[str, ...]:
         """What is loaded by name."""
-        return (module_of(self.reference),)
+        known = [each.evidence for each in inputs if isinstance(each, Judged) and each.evidence is not None]
+        return (module_of(self.reference), *(name for evidence in known for name in evidence.modules()))
 
     def tolerance(self, precision: str) -> Tolerance:
         """The tolerances for engines of that precision."""
@@ -284,20 +285,20 @@ class Validate(Stage):
     def _of_ranges(self, judged: Judged, derived: dict[str, Any] | None) -> list[str]:
         """What is wrong with the ranges that the engine was made with, and with the scales in its model."""
         evidence = judged.evidence
-        record = None if evidence is None else evidence.ranges_record
-        if evidence is None or record is None:
+        if evidence is None:
             return []
-        unlike = unlike_ranges(derived, record) if derived else []
+        record = evidence.ranges_record
+        unlike = unlike_ranges(derived, record) if derived and record is not None else []
         return [*unlike, *evidence.scale_mismatches()]
 
     def _suspicion(
-        self, evidence: Evidence, compared: Mapping[str, OutputComparison], runner: str
+        self, evidence: Evidence | TfliteEvidence, compared: Mapping[str, OutputComparison], runner: str
     ) -> tuple[str, list[dict[str, Any]]]:
         """Where failures come from: a sentence, and the likeliest nodes."""
         if reason := backend(self.reference).why_not_run():
             return f"the layer was not searched for: {reason}", []
         with waiting("search for the layer"):
-            bisection = run_bisection(evidence, self.num_bisected, self.reference)
+            bisection = evidence.bisect(self.num_bisected, self.reference)
         is_engine = runner != SIMULATION  # Of what its own simulation answered no engine is to be suspected.
         ratios = {name: output.sqnr_db for name, output in compared.items() if is_engine}
         return bisection.suspicion(ratios, runner if self.reference == SIMULATOR else ""), bisection.rows()

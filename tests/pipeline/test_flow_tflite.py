@@ -91,11 +91,31 @@ def test_ranges_are_of_the_float_file(made: Results) -> None:
     assert "row" in record["tensors"]
 
 
-def test_what_has_no_derived_tolerances_is_said(made: Results) -> None:
-    assert [variant.name for variant in made.tolerances] == ["fp32@litert"]
-    assert [
-        note for note in made.notes if note.startswith("Tolerances are not derived for fp16@litert, int16x8@litert,")
-    ]
+def test_each_precision_is_held_to_what_was_derived_for_it(made: Results) -> None:
+    assert [variant.precision.name for variant in made.tolerances] == ["fp32", "fp16", "int16x8", "dynamic", "int8"]
+    means = {v.precision.name: t.read()["outputs"]["scores"]["mean_db"] for v, t in made.tolerances.items()}
+    assert means["fp32"] > means["fp16"] > means["int16x8"] > means["int8"]
+    assert means["fp16"] > means["dynamic"]
+    assert {tolerances.read()["target"] for tolerances in made.tolerances.values()} == {"none", "tflite"}
+    for variant, verdict in made.verdicts.items():
+        assert verdict.read()["derived"] == made.tolerances[variant].read()["outputs"]
+    assert not [note for note in made.notes if note.startswith("Tolerances are not derived")]
+
+
+def test_a_calibration_on_shrunk_data_is_caught_with_its_operator(made: Results, tmp_path: Path) -> None:
+    """It clips all that its samples were too small for, and the verdict says what was derived."""
+    with np.load(made.evaluation.source.path) as stored:
+        np.savez(tmp_path / "data.npz", calibration=stored["calibration"] * 0.2, evaluation=stored["evaluation"])
+    folder = Path(made.evaluation.source.path).parent
+    text = (folder / "plan.toml").read_text().replace('"saved"', f'"{folder}/saved"')
+    text = text.replace('["fp32", "fp16", "int16x8", "dynamic", "int8"]', '["int8"]').replace(
+        '["range"]', '["range", "overlap"]'
+    )
+    (tmp_path / "plan.toml").write_text(text)
+    wrong = run(read_plan(tmp_path / "plan.toml"), Store(folder / "store"), "validate")
+    (verdict,) = (each.read() for each in wrong.verdicts.values())
+    assert any("below the " in failure and "dB that was derived" in failure for failure in verdict["failures"])
+    assert verdict["suspects"], "LiteRT's own tensors were compared"
 
 
 def test_a_report_shows_the_ranges_that_the_variants_have(made: Results) -> None:

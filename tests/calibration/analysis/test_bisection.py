@@ -16,6 +16,7 @@ from calibration.analysis.bisection import Bisection, Power, Suspect, counterpar
 from calibration.arrays import AnyArray
 from calibration.graph.watched_outputs import watch_tensors
 from calibration.histogram.collect import RunModel
+from calibration.precision.dynamic import dynamic_from_onnx
 from calibration.precision.fp16 import fp16_from_onnx
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
@@ -137,6 +138,19 @@ def test_a_wrong_weight_is_found_at_the_node_that_reads_it(weight: str, node: st
     assert suspect.node == node
     assert suspect.is_clear()
     assert suspect.scale is None
+
+
+def test_dynamic_range() -> None:
+    """Nothing stands out in a sound one; a weight that is wrong is found at FP32's node that reads it."""
+    sound = dynamic_from_onnx(network(), (), "u8s8").model
+    found = bisected(sound)
+    assert found.is_dynamic
+    assert [suspect for suspect in found.suspects({}) if suspect.is_clear()] == []
+    for constant, node, operator in (("w2_scale", "second", "Conv"), ("dense_scale", "last", "MatMul")):
+        suspect = bisected(changed(dynamic_from_onnx(network(), (), "u8s8").model, constant, 1.5)).suspects({})[0]
+        assert (suspect.node, suspect.operator) == (node, operator)
+        assert suspect.is_clear()
+        assert suspect.scale is None
 
 
 def test_fp16() -> None:

@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from calibration.analysis.rounding import FP16, FP32, TF32
+from calibration.analysis.rounding import FP16, FP16_WEIGHTS, FP32, TF32
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
@@ -23,6 +23,7 @@ from pipeline.flow import run
 from pipeline.plan import read_plan
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cast import Cast
+from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding, Tolerate
 from pipeline.stages.validate import Judge, Judged, Validate
 from pipeline.store import Store
@@ -82,6 +83,31 @@ def test_formats_are_ordered_and_one_seed_gives_one_result(fp32: OnnxModel, samp
     first, again = (derived(fp32, samples, INT8["tensorrt"]).path.read_bytes() for _ in range(2))
     assert first == again
     assert derived(fp32, samples, INT8["tensorrt"], seed=1).path.read_bytes() != first
+
+
+def test_of_tflite_files_formats_are_ordered_too(fp32: OnnxModel, samples: Samples) -> None:
+    kinds = [Rounding(name, "tflite", method="minmax") for name in ("fp16", "int16x8", "int8")]
+    found = [bound(derived(fp32, samples, kind))["mean_db"] for kind in kinds]
+    assert found == sorted(found, reverse=True)
+    coarse = Rounding("int8", "tflite", method="minmax", weight_bits=4, one_scale=("Conv", "MatMul", "Gemm"))
+    assert bound(derived(fp32, samples, coarse))["mean_db"] < found[-1] - 3
+    assert kinds[0].form() == FP16_WEIGHTS
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tflite"])
+def test_dynamic_range_is_within_and_a_wrong_weight_is_not(fp32: OnnxModel, samples: Samples, target: Any) -> None:
+    tolerances = derived(fp32, samples, Rounding("dynamic", target, arithmetic="u8u8"))
+    assert (tolerances.read()["target"], tolerances.read()["amaxes"]) == (target, {})
+    folder = fp32.path.with_name("dynamic")
+    folder.mkdir()
+    model = Quantize(precision="dynamic", target="onnxruntime", arithmetic="u8u8")(folder, fp32)
+    reference = answers(fp32, samples, "reference.json")
+    judged = Judged(Judge("", "", Path()), "dynamic", None, tolerances)
+    stage = Validate().with_tolerance("dynamic", Tolerance())
+    passed = stage(fp32.path.parent, reference, answers(model, samples, "ours.json"), None, judged).read()
+    assert passed["failures"] == []
+    wrong = stage(fp32.path.parent, reference, answers(model, samples, "scaled.json", 1.3), None, judged).read()
+    assert any("dB that was derived: correct dynamic engines" in failure for failure in wrong["failures"])
 
 
 def test_what_is_derived_knows_nothing_of_the_calibration(fp32: OnnxModel, samples: Samples) -> None:

@@ -10,13 +10,14 @@ import click
 from rich.text import Text
 
 from calibration.data.batches import input_specs_from_onnx
-from engines.onnx_model import facts
-from pipeline.accuracy.bisection import Evidence, run_bisection
-from pipeline.artifact import OnnxModel, Ranges
+from engines.litert.facts import is_tflite
+from pipeline.accuracy.bisection import Evidence, TfliteEvidence
+from pipeline.artifact import OnnxModel, Ranges, TfliteModel
 from pipeline.command.options import (
     data_options,
     is_plan,
     model_from,
+    model_specs,
     output_option,
     samples_from,
 )
@@ -40,7 +41,9 @@ from pipeline.stages.validate import Validate
 )
 @output_option("also write all nodes to this JSON file")
 def bisect(reference: Path, candidate: Path, **options: Any) -> None:
-    """Find the layer at which CANDIDATE (ONNX in FP16 or with Q/DQ nodes) loses accuracy against REFERENCE (FP32 ONNX).
+    """Find the layer at which CANDIDATE loses accuracy against REFERENCE: two ONNX files, or two `.tflite` files.
+
+    CANDIDATE is in FP16, dynamic-range INT8, with Q/DQ nodes, or a `.tflite` file in a precision; REFERENCE is in FP32.
 
     Prints the SQNR before and after each node, the SQNR that correct rounding at the same places would leave, and the
     lines that except the layer.
@@ -54,23 +57,36 @@ def bisect(reference: Path, candidate: Path, **options: Any) -> None:
     look_into(reference, candidate, options)
 
 
+def evidence_of_files(reference: Path, candidate: Path, options: dict[str, Any]) -> Evidence | TfliteEvidence:
+    """Both models, and the samples.
+
+    Raises:
+        ConfigError: one is a `.tflite` file and the other is not, or one is not there.
+        DataError: samples that do not fit.
+    """
+    ranges = None if options["ranges"] is None else Ranges(options["ranges"])
+    are_tflite = [path.is_file() and is_tflite(path) for path in (reference, candidate)]
+    if not any(are_tflite):
+        models = OnnxModel(model_from(reference).path), OnnxModel(model_from(candidate).path)
+        return Evidence(*models, samples_from(options, input_specs_from_onnx(reference)), ranges)
+    if not all(are_tflite):
+        raise ConfigError(
+            f"{candidate}: {'is' if are_tflite[1] else 'is not'} a .tflite file and {reference} "
+            f"{'is' if are_tflite[0] else 'is not'}; give two files of one format, made of one network"
+        )
+    files = TfliteModel(reference), TfliteModel(candidate)
+    return TfliteEvidence(*files, samples_from(options, model_specs(files[0])), ranges)
+
+
 NUM_SHOWN = 12
 """Nodes in the table of `bisect`."""
 
 
 def look_into(reference: Path, candidate: Path, options: dict[str, Any]) -> None:
     """Print which nodes of a candidate lose what the reference computes, the most suspect first."""
-    ranges: Path | None = options["ranges"]
-    models = OnnxModel(model_from(reference).path), OnnxModel(model_from(candidate).path)
-    if facts(candidate).is_dynamic:
-        raise ConfigError(
-            f"{candidate}: finds its scales at each run, which no simulation follows; keep nodes in FP32 by `trtforge "
-            "quantize --exclude`, and compare"
-        )
-    samples = samples_from(options, input_specs_from_onnx(reference))
-    evidence = Evidence(*models, samples, None if ranges is None else Ranges(ranges))
     stage = Validate(num_bisected=options["num_bisected"])
-    bisection = run_bisection(evidence, stage.num_bisected, stage.reference)
+    evidence = evidence_of_files(reference, candidate, options)
+    bisection = evidence.bisect(stage.num_bisected, stage.reference)
     suggestion = bisection.override()
     sentences = [bisection.suspicion({}), *evidence.scale_mismatches()]
     if output := options["output"]:

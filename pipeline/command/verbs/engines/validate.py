@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from calibration.data.batches import Samples
-from engines.onnx_model import facts
 from pipeline.accuracy.bisection import Evidence
 from pipeline.accuracy.comparison import Tolerance
 from pipeline.artifact import Engine, OnnxModel, Outputs, Ranges, Tolerances
@@ -140,7 +139,7 @@ def evidence_from(
                     f"{flag}: has an effect only if REFERENCE is an ONNX file and --data is given; give both"
                 )
         return None
-    if model_from(model).digest() == OnnxModel(reference.path).digest() or facts(model).is_dynamic:
+    if model_from(model).digest() == OnnxModel(reference.path).digest():
         return None
     return Evidence(OnnxModel(reference.path), OnnxModel(model), samples, None if ranges is None else Ranges(ranges))
 

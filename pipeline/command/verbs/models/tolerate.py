@@ -13,7 +13,7 @@ from calibration.histogram.methods import Method
 from calibration.ranges.ranges import METHODS
 from engines import backend as backend_named
 from engines.precision import precision_named
-from pipeline.artifact import OnnxModel
+from pipeline.artifact import TfliteModel
 from pipeline.command.options import (
     BACKEND,
     PRECISION,
@@ -32,6 +32,7 @@ from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make
+from pipeline.stages.ptq import MANY_LEVELS
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding, Tolerate
 
@@ -74,18 +75,17 @@ def rounding_for(precision: str, name: str, simulate: bool, method: Method | Lit
     """What engines of a backend round; with ``simulate``, of TensorRT.
 
     Raises:
-        ConfigError: the backend takes no INT8.
+        ConfigError: the backend takes no model of that precision.
     """
     asked, runtime = precision_named(precision), backend_named(name)
-    if not asked.is_full and (runtime.TAKES != OnnxModel.FORMAT or (asked.is_integer and not asked.has_scales)):
-        raise ConfigError(
-            f"--precision {precision} --backend {name}: what is rounded there is not known from the ONNX model, so "
-            "that no tolerances follow; choose another"
-        )
+    if not asked.is_full and runtime.TAKES == TfliteModel.FORMAT and not simulate:
+        return Rounding(precision, "tflite", method="minmax" if asked.activation_bits >= MANY_LEVELS else method)
     placement = "tensorrt" if simulate else runtime.PLACEMENT
+    if asked.is_integer and (placement == "none" or not (asked.has_scales or asked.is_dynamic)):
+        raise ConfigError(f"--backend {name}: does not take {asked.title} models; choose another")
+    if asked.is_dynamic and placement != "onnxruntime":
+        raise ConfigError(f"--precision {precision}: is for onnxruntime and litert; choose another")
     if not asked.is_integer:
         return Rounding(precision, "tensorrt" if placement == "tensorrt" else "none")
-    if placement == "none":
-        raise ConfigError(f"--backend {name}: does not take INT8 models; choose another")
     arithmetic = Quantize().chosen_arithmetic()[0] if placement == "onnxruntime" else "s8s8"
     return Rounding(precision, placement, arithmetic=arithmetic, method=method)
