@@ -60,7 +60,8 @@ def test_dynamic_takes_no_data(command: Command, tiny: Path, ranges: Path) -> No
     for beside in (("--ranges", ranges), ("--data", "data.npz"), ("--override", "tensors = '*', range = [0, 1]")):
         one_sentence(command(*quantize, "--target", "onnxruntime", *beside), 2, beside[0])
     looked = command("bisect", "tiny.onnx", "a.onnx", "--data", "data.npz")
-    one_sentence(looked, 2, "a.onnx: finds its scales at each run, which no simulation follows")
+    assert looked.status == 0, looked.err
+    assert "no single layer stands out on" in " ".join(looked.out.split())
 
 
 def test_ranges_of_another_model(command: Command, ranges: Path, tiny: Path) -> None:
