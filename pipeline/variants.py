@@ -12,7 +12,7 @@ from calibration.graph.weightless import skeleton_from_file
 from calibration.precision.place import block_size
 from calibration.precision.placement import FULL_BITS, PlacementOptions
 from calibration.quantized.grids import is_told_by_tensor
-from calibration.ranges.ranges import IMPORTED, METHODS, RangeMethod, methods_of_tensors
+from calibration.ranges.ranges import IMPORTED, RangeMethod, methods_of_tensors
 from calibration.ranges.ranges import TUNED as TUNED_RANGES
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
@@ -46,9 +46,9 @@ from pipeline.results import Form, Network, Results, Variant
 from pipeline.sources.contract import source_kind
 from pipeline.stage import Stage
 from pipeline.stages.build import BuildTarget
-from pipeline.stages.ptq import MANY_LEVELS, Ptq
+from pipeline.stages.ptq import Ptq
 from pipeline.stages.quantize import Quantize
-from pipeline.stages.tolerate import Rounding
+from pipeline.stages.tolerate import Rounding, rounding_with_ranges
 from pipeline.stages.validate import Judge, Judged
 from pipeline.store import Store
 from pipeline.training.options import Training, TrainingAim
@@ -374,22 +374,15 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
 
 def _rounding_of_tflite(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
     """Of a file whose tensors are not ONNX's: which of the FP32 model's it rounds, and how its ranges were read."""
-    stage, form = stage_for(plan, variant), made.network_of(variant).form(backend(variant.backend).TAKES)
-    if not isinstance(stage, Ptq) or made.network_of(variant).quantized is not None:
+    stage, network = stage_for(plan, variant), made.network_of(variant)
+    form = network.form(backend(variant.backend).TAKES)
+    if not isinstance(stage, Ptq) or network.quantized is not None:
         return None
-    rounding = Rounding(
-        variant.precision.name, "tflite", weight_bits=stage.weight_bits, one_scale=stage.operators_of_one_scale()
-    )
+    bits, one_scale = stage.weight_bits, stage.operators_of_one_scale()
+    rounding = Rounding(variant.precision.name, "tflite", weight_bits=bits, one_scale=one_scale)
     if not stage.reads_ranges(variant.precision):
         return rounding
-    if form.ranges is None:
-        return None
-    if variant.precision.activation_bits >= MANY_LEVELS:
-        return replace(rounding, method="minmax")
-    ranges = ranges_from_folder(form.ranges.path)
-    methods = {tensor.method for tensor in ranges.tensors.values()}
-    method: RangeMethod | Literal["any"] = next((each for each in METHODS if methods == {each}), "any")
-    return replace(rounding, method=method, percentile=ranges.percentile)
+    return None if form.ranges is None else rounding_with_ranges(rounding, form.ranges)
 
 
 def left_in_float(made: Results, variant: Variant) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -41,11 +41,12 @@ from calibration.ranges.ranges import (
     ranges_from_histograms,
     spans_from_ranges,
 )
+from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend, module_of
 from engines.backends import onnxruntime
 from engines.precision import precision_named
 from pipeline.accuracy.drawing import Drawing, Drawn, Lot, Reference, Round, draw_lots
-from pipeline.artifact import OnnxModel, Tolerances
+from pipeline.artifact import OnnxModel, Ranges, Tolerances
 from pipeline.engine_runner import ModelRunner, SampleFeeds, SampleRunner, Sessions, few
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import waiting
@@ -91,6 +92,18 @@ class Rounding:
         if self.target == "tflite":
             return FP16_WEIGHTS
         return FP32 if precision.is_integer and self.target == "onnxruntime" else FP16
+
+
+def rounding_with_ranges(rounding: Rounding, ranges: Ranges) -> Rounding:
+    """What a `.tflite` file of integers rounds, its ranges read as those of the float file were.
+
+    By any method, where they were read by several. With many levels nothing that was seen is clipped.
+    """
+    record = ranges_from_folder(ranges.path)
+    methods = {tensor.method for tensor in record.tensors.values()}
+    one: RangeMethod | Literal["any"] = next((each for each in METHODS if methods == {each}), "any")
+    has_many = precision_named(rounding.precision).activation_bits > FULL_BITS
+    return replace(rounding, method="minmax" if has_many else one, percentile=record.percentile)
 
 
 @dataclass(frozen=True)
