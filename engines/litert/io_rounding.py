@@ -9,10 +9,10 @@ import numpy as np
 from engines.contract import Array
 from engines.litert.facts import TfliteTensor
 
-Change = Callable[[Array], Array]
+ArrayChange = Callable[[Array], Array]
 
 
-def quantizer(tensor: TfliteTensor) -> Change | None:
+def quantizer(tensor: TfliteTensor) -> ArrayChange | None:
     """From floating point to a quantized input; None where it is not quantized."""
     if not tensor.scales:
         return None
@@ -27,7 +27,7 @@ def quantizer(tensor: TfliteTensor) -> Change | None:
     return quantize
 
 
-def restorer(tensor: TfliteTensor) -> Change | None:
+def restorer(tensor: TfliteTensor) -> ArrayChange | None:
     """From a quantized output to floating point; None where it is not quantized."""
     if not tensor.scales:
         return None

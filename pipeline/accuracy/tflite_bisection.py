@@ -43,7 +43,7 @@ FIXED_SCALES = {
 """Those of what these make, by the format's specification, whatever was seen."""
 SHARED = frozenset({"CONCATENATION", "PACK", "MAXIMUM", "MINIMUM", "SELECT_V2", "PADV2", "DYNAMIC_UPDATE_SLICE"})
 """What they read and make has one scale, the largest of them."""
-Bounds = Mapping[str, tuple[float, float]]
+TensorBounds = Mapping[str, tuple[float, float]]
 """Tensor of the float file -> least and largest value, 0 among them."""
 
 
@@ -123,7 +123,7 @@ def scale_mismatches(evidence: TfliteEvidence) -> Iterator[str]:
             )
 
 
-def bounds_of(ranges: Ranges | None, facts: TfliteFacts) -> Bounds:
+def bounds_of(ranges: Ranges | None, facts: TfliteFacts) -> TensorBounds:
     """What calibration found, as a file of that precision is written with it; empty where it is not known."""
     precision = precision_named(facts.precision())
     if ranges is None or not precision.is_integer or precision.is_dynamic:
@@ -134,7 +134,7 @@ def bounds_of(ranges: Ranges | None, facts: TfliteFacts) -> Bounds:
     return {name: limits(span) for name, span in spans_from_ranges(record).items()}
 
 
-def _quantized_anew(model: Path, facts: TfliteFacts, seen: Bounds) -> bytes:
+def _quantized_anew(model: Path, facts: TfliteFacts, seen: TensorBounds) -> bytes:
     """The float file in the precision of the judged one, by what was seen."""
     precision = precision_named(facts.precision())
     channels = max((len(each.weights.scales) for each in facts.products if each.weights is not None), default=1)
@@ -155,7 +155,10 @@ def _main(facts: TfliteFacts) -> tuple[TfliteOperator, ...]:
 
 
 def _suspects(
-    facts: TfliteFacts, stands_for: Mapping[str, str], powers: Mapping[str, Power], bounds: tuple[Bounds, Bounds]
+    facts: TfliteFacts,
+    stands_for: Mapping[str, str],
+    powers: Mapping[str, Power],
+    bounds: tuple[TensorBounds, TensorBounds],
 ) -> Iterator[Suspect]:
     """Each operator whose result could be compared; ``bounds``: what was seen, and what calibration found."""
     for operator in _main(facts):
@@ -180,7 +183,11 @@ def _suspects(
 
 
 def _scale(
-    operator: TfliteOperator, tensor: TfliteTensor, facts: TfliteFacts, name: str, bounds: tuple[Bounds, Bounds]
+    operator: TfliteOperator,
+    tensor: TfliteTensor,
+    facts: TfliteFacts,
+    name: str,
+    bounds: tuple[TensorBounds, TensorBounds],
 ) -> Scale | None:
     if tensor.type not in BITS or len(tensor.scales) != 1:
         return None
@@ -204,7 +211,9 @@ def _expected(tensor: TfliteTensor, interval: tuple[float, float] | None) -> flo
     return scale or None
 
 
-def _fits(operator: TfliteOperator, tensor: TfliteTensor, facts: TfliteFacts, bounds: Bounds, expected: float) -> bool:
+def _fits(
+    operator: TfliteOperator, tensor: TfliteTensor, facts: TfliteFacts, bounds: TensorBounds, expected: float
+) -> bool:
     """Whether the scale is that of the range, or has a reason to be another."""
     scale = tensor.scales[0]
     if math.isclose(scale, expected, rel_tol=CLOSE):
