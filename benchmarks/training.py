@@ -1,12 +1,16 @@
-"""What tuning and pruning win on the three networks, beside post-training quantization, with intervals over seeds.
+"""What tuning, pruning and rounding win on the three networks, beside post-training quantization and other tools.
 
-For each network and each placement: top-1 of FP32 and of INT8 by post-training quantization, tuned without labels and
-tuned with the labels of the same calibration samples; and of FP32 and INT8 after pruning, at once and while training,
-with the size of the file, raw and compressed. Every figure is of the whole test set, each seed a run of its own; p is
-of McNemar's exact test against post-training quantization on the same samples, of the seed that is worst. CPU seconds
-are those of `tune`, beside a plain pass of FP32 in ONNX Runtime over the same samples, in the same process. Usage::
+For each network and each placement: top-1 of FP32, and of INT8 by post-training quantization, with equalization, with
+weights rounded by their data, tuned without labels and tuned with the labels of the same calibration samples; for ONNX
+Runtime also with weights of 4 bits; what other tools make of the same samples (``benchmarks/training_others.py``); and
+FP32 and INT8 after pruning, at once and while training, with the size of the file, raw and compressed. Every figure is
+of the whole test set, each seed a run of its own; p is of McNemar's exact test against post-training quantization on
+the same samples, of the seed that is worst. CPU seconds are those of the stage, beside a plain pass of FP32 in ONNX
+Runtime over the same samples, in the same process; those of other tools are of their processes, reading included.
 
-    python -m benchmarks.training FOLDER --output benchmarks/results/training.md
+Usage::
+
+    python -m benchmarks.training FOLDER --environments WORK --output benchmarks/results/training.md
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +29,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.networks import NETWORKS, PLAN, Network
-from calibration.precision.placement import PlacementTarget
-from pipeline.artifact import OnnxModel
+from benchmarks.training_others import SameSamples, by_others
+from calibration.precision.placement import PlacementTarget, RoundingMethod
+from engines.backends import onnxruntime
+from engines.cpu import cpu_name
+from pipeline.accuracy.weight_codes import codes_from_folder
+from pipeline.accuracy.weight_rounding import RoundWeights
+from pipeline.artifact import OnnxModel, WeightCodes
 from pipeline.engine_runner import load_simulation
 from pipeline.flow import models_of
 from pipeline.plan import Plan, read_plan
@@ -42,7 +52,11 @@ from pipeline.training.options import TrainingAim
 Bools = npt.NDArray[np.bool_]
 SHORT = {"kws_dscnn/kws_ref_model": "kws", "resnet8_cifar10/resnet8_savedmodel": "resnet8",
          "fashion_mnist/fashion_mnv2_tiny_savedmodel": "fashion"}  # fmt: skip
-TARGETS: tuple[PlacementTarget, ...] = ("tensorrt", "onnxruntime")
+CASES: tuple[tuple[PlacementTarget, int], ...] = (("tensorrt", 8), ("onnxruntime", 8), ("onnxruntime", 4))
+"""Placements, and the bits of weights."""
+LOSSES = ("teacher", "both")
+KERAS = {"resnet8": "resnet8_cifar10/pretrainedResnet.h5", "fashion": "fashion_mnist/fashion_mnv2_tiny.keras"}
+"""What Keras 2 is given, where it is not the SavedModel."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +78,24 @@ class Made:
         """A new one."""
         return Path(tempfile.mkdtemp(dir=self.work))
 
-    def aim(self, target: PlacementTarget | None) -> TrainingAim:
-        """What is learned."""
-        options = None if target is None else self.quantize(target).placement_options(self.results.fp32)
+    def aim(self, target: PlacementTarget | None, bits: int = 8, codes: WeightCodes | None = None) -> TrainingAim:
+        """What is learned; with codes, it begins at these."""
+        options = None
+        if target is not None:
+            options = self.quantize(target, bits).placement_options(self.results.fp32)
+            options = replace(options, chosen=None if codes is None else codes_from_folder(codes))
         return TrainingAim(self.results.fp32, "top1", "", Path(), options)
 
-    def quantize(self, target: PlacementTarget) -> Quantize:
+    def quantize(self, target: PlacementTarget, bits: int = 8, rounding: RoundingMethod = "squant") -> Quantize:
         """For a placement; u8s8, so that the machine does not matter."""
-        return Quantize(target=target, arithmetic="u8s8")
+        return Quantize(target=target, arithmetic="u8s8", weight_bits=bits, rounding=rounding)
+
+    def codes(self, target: PlacementTarget, bits: int) -> WeightCodes:
+        """Weights rounded by the calibration samples."""
+        assert self.results.ranges is not None
+        assert self.results.calibration is not None
+        options = self.quantize(target, bits, "gptq").placement_options(self.results.fp32)
+        return RoundWeights(options, 1)(self.folder(), self.results.fp32, self.results.ranges, self.results.calibration)
 
 
 @dataclass
@@ -87,6 +111,8 @@ class Row:
 
     def text(self) -> str:
         """As Markdown."""
+        if not self.top1:
+            return f"| {self.network} | {self.what} | failed |  |  |  |"
         mean = float(np.mean(self.top1))
         spread = f" ± {interval(self.top1):.4f}" if len(self.top1) > 1 else ""
         p = "" if self.p_value is None else f"{self.p_value:.2g}"
@@ -100,39 +126,113 @@ def interval(values: Sequence[float]) -> float:
     return float(quantile * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def made_of(folder: Path, network: Network, work: Path) -> Made:
-    """Export and calibrate."""
+def made_of(folder: Path, network: Network, work: Path, more: str = "") -> Made:
+    """Export and calibrate; ``more`` stands at the end of the plan."""
     shapes = {name: [batch, *network.shape] for name, batch in (("smallest", 1), ("usual", 8), ("largest", 32))}
     text = PLAN.format(source=folder / network.source, input=network.input, data=folder / network.data,
                        scale=network.scale, method="auto", seconds=0.1, **shapes)  # fmt: skip
     path = work / "plan.toml"
-    path.write_text(text.replace('"fp16", ', "").replace(', "tensorrt_rtx"', ""))
+    path.write_text(text.replace('"fp16", ', "").replace(', "tensorrt_rtx"', "") + more)
     plan = read_plan(path)
     return Made(plan, models_of(plan, Store(work / "store"), "calibrate"), work)
 
 
 def tuning_rows(made: Made, name: str, seeds: Sequence[int], epochs: int) -> Iterator[Row]:
     """FP32, and for each placement what post-training quantization and tuning make of it."""
-    results = made.results
+    yield Row(name, "FP32", [float(made.right(made.results.fp32).mean())], None, "", [])
+    for target, bits in CASES:
+        ranges = made.results.ranges
+        assert ranges is not None
+        what = f"{'INT8' if bits == 8 else 'INT8, weights of 4 bits,'} {target}"
+        ptq = made.right(made.quantize(target, bits)(made.folder(), made.results.fp32, ranges))
+        yield Row(name, f"{what}, PTQ", [float(ptq.mean())], None, "", [])
+        if bits != 8:
+            nearest = made.quantize(target, bits, "nearest")(made.folder(), made.results.fp32, ranges)
+            yield _row_of(name, f"{what}, PTQ, rounding nearest", made.right(nearest), ptq, [])
+        begin = time.process_time()
+        codes = made.codes(target, bits)
+        seconds = time.process_time() - begin
+        by_data = made.quantize(target, bits, "gptq")(made.folder(), made.results.fp32, ranges, codes)
+        yield _row_of(name, f"{what}, PTQ, rounding gptq", made.right(by_data), ptq, [seconds])
+        yield from (_tuned_row(made, name, Case(target, bits, loss), (seeds, epochs), ptq) for loss in LOSSES)
+        if bits != 8:
+            yield _tuned_row(made, name, Case(target, bits, "teacher", codes), (seeds, epochs), ptq)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is tuned for, and by what."""
+
+    target: PlacementTarget
+    bits: int
+    loss: str
+    codes: WeightCodes | None = None
+    """That it begins at."""
+
+    def words(self) -> str:
+        """For a row."""
+        begins = "" if self.codes is None else " from gptq's codes"
+        return f"{'INT8' if self.bits == 8 else 'INT8, weights of 4 bits,'} {self.target}, tuned by {self.loss}{begins}"
+
+
+def _tuned_row(made: Made, name: str, case: Case, runs: tuple[Sequence[int], int], ptq: Bools) -> Row:
+    """Of each seed, after so many epochs."""
+    results, (seeds, epochs) = made.results, runs
     assert results.ranges is not None
     assert results.calibration is not None
-    yield Row(name, "FP32", [float(made.right(results.fp32).mean())], None, "", [])
-    for target in TARGETS:
-        ptq = made.right(made.quantize(target)(made.folder(), results.fp32, results.ranges))
-        yield Row(name, f"INT8 {target}, PTQ", [float(ptq.mean())], None, "", [])
-        for loss in ("teacher", "both"):
-            top1, p_values, seconds, used = [], [], [], 0
-            for seed in seeds:
-                stage = Tune(seed=seed, epochs=epochs, loss=loss, num_threads=1)
-                begin = time.process_time()
-                tuned = stage(made.folder(), results.fp32, results.ranges, results.calibration, made.aim(target))
-                seconds.append(time.process_time() - begin)
-                used += tuned.read()["is_used"]
-                right = made.right(made.quantize(target)(made.folder(), tuned.model, tuned.ranges))
-                top1.append(float(right.mean()))
-                p_values.append(p_of(right, ptq))
-            what = f"INT8 {target}, tuned by {loss}"
-            yield Row(name, what, top1, max(p_values), f"{used} of {len(seeds)}", seconds)
+    top1, p_values, seconds, used = [], [], [], 0
+    for seed in seeds:
+        stage = Tune(seed=seed, epochs=epochs, loss=case.loss, num_threads=1)
+        aim, begin = made.aim(case.target, case.bits, case.codes), time.process_time()
+        tuned = stage(made.folder(), results.fp32, results.ranges, results.calibration, aim)
+        seconds.append(time.process_time() - begin)
+        used += (is_used := tuned.read()["is_used"])
+        stage_of_int8 = made.quantize(case.target, case.bits, "gptq" if case.codes and not is_used else "squant")
+        decided = (case.codes,) if case.codes is not None and not is_used else ()
+        right = made.right(stage_of_int8(made.folder(), tuned.model, tuned.ranges, *decided))
+        top1.append(float(right.mean()))
+        p_values.append(p_of(right, ptq))
+    return Row(name, case.words(), top1, max(p_values), f"{used} of {len(seeds)}", seconds)
+
+
+def _row_of(name: str, what: str, right: Bools, ptq: Bools, seconds: list[float]) -> Row:
+    return Row(name, what, [float(right.mean())], p_of(right, ptq), "", seconds)
+
+
+def equalized_rows(folder: Path, network: Network, made: Made, name: str) -> Iterator[Row]:
+    """Post-training quantization of the network whose channels were made alike."""
+    work = made.folder()
+    other = made_of(folder, network, work, "\n[export]\nequalize = true\n")
+    for target, bits in CASES:
+        assert made.results.ranges is not None
+        assert other.results.ranges is not None
+        ptq = made.right(made.quantize(target, bits)(made.folder(), made.results.fp32, made.results.ranges))
+        right = other.right(other.quantize(target, bits)(other.folder(), other.results.fp32, other.results.ranges))
+        what = f"{'INT8' if bits == 8 else 'INT8, weights of 4 bits,'} {target}, equalized, PTQ"
+        yield _row_of(name, what, right, ptq, [])
+
+
+def rows_of_others(
+    folder: Path, network: Network, made: Made, name: str, environments: tuple[Path, Sequence[int]]
+) -> Iterator[Row]:
+    """What other tools make of the same samples; p is against ours for ONNX Runtime."""
+    results, work = made.results, made.folder()
+    assert results.calibration is not None
+    assert results.ranges is not None
+    for key, samples in (("x", results.calibration), ("test", results.evaluation)):
+        np.save(work / key, np.concatenate([next(iter(feed.values())) for feed in samples.batches(500)]))
+    np.save(work / "y", results.calibration.labels())
+    labels = np.asarray(results.evaluation.labels(), np.int64)
+    keras = folder / KERAS.get(name, network.source)
+    same = SameSamples(folder / network.source, keras, results.fp32.path, work, labels)
+    ptq = made.right(made.quantize("onnxruntime")(made.folder(), results.fp32, results.ranges))
+    for result in by_others(same, *environments):
+        if result.failure:
+            yield Row(name, f"{result.what}: {result.failure.strip().splitlines()[-1][:120]}", [], None, "", [])
+            continue
+        top1 = [float(right.mean()) for right in result.right]
+        worst = max(p_of(right, ptq) for right in result.right)
+        yield Row(name, result.what, top1, worst, "", list(result.cpu_seconds))
 
 
 def p_of(first: Bools, second: Bools) -> float:
@@ -189,6 +289,7 @@ def main() -> None:
     """Run and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--environments", type=Path, help="where other tools' environments are; without it, only ours")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
@@ -207,10 +308,15 @@ def main() -> None:
             made = made_of(options.folder.resolve(), network, Path(text))
             plain = plain_pass_seconds(made)
             begin = len(rows)
-            for row in tuning_rows(made, name, seeds, options.epochs):
+            folder = options.folder.resolve()
+            made_rows = [tuning_rows(made, name, seeds, options.epochs), equalized_rows(folder, network, made, name)]
+            if options.environments is not None:
+                where = options.environments.resolve(), seeds
+                made_rows.append(rows_of_others(folder, network, made, name, where))
+            for row in chain(*made_rows):
                 rows.append(row.text())
                 print(rows[-1], flush=True)
-                if row.cpu_seconds:
+                if "tuned" in row.what:
                     costs.append(_cost(name, row, plain, options.epochs, made))
             assert len(rows) > begin
             for line in pruning_rows(made, name, seeds, options.pruning_epochs):
@@ -228,15 +334,20 @@ def _cost(name: str, row: Row, plain: float, epochs: int, made: Made) -> str:
 
 def write(path: Path, rows: list[str], pruned: list[str], costs: list[str], options: dict[str, Any]) -> None:
     """The page, as far as it is."""
-    how = f"python -m benchmarks.training FOLDER --seeds {options['seeds']} --epochs {options['epochs']}"
+    how = "python -m benchmarks.training FOLDER --environments WORK"
+    how += f" --seeds {options['seeds']} --epochs {options['epochs']}"
     path.write_text(
         "\n".join([
             "# Tuning and pruning", "",
-            f"`{how} --pruning-epochs {options['pruning_epochs']}`; whole test sets (kws 800, resnet8 2000, fashion "
+            f"`{how} --pruning-epochs {options['pruning_epochs']}` on {cpu_name()}, ONNX Runtime "
+            f"{onnxruntime.versions()['onnxruntime']}; whole test sets (kws 800, resnet8 2000, fashion "
             "10,000); trained on the calibration samples (200, 500, 1000) alone, a quarter of them held out.",
             "", "## INT8", "",
             "± is the 95 % interval over seeds; p of McNemar's exact test against PTQ, of the worst seed; used: how "
-            "many seeds beat PTQ on the held-out samples beyond doubt, the others are PTQ itself.", "",
+            "many seeds beat PTQ on the held-out samples beyond doubt, the others are PTQ itself. What others make of "
+            "the same calibration samples: NNCF 3.4.0 (its placement is OpenVINO's; accuracy control to a drop of 0 on "
+            "these samples), TFMOT 0.8.1 with tf_keras (by labels, 10 epochs of Adam at 1e-4 on three quarters), and "
+            "TensorFlow's converter to LiteRT; p is against ours for ONNX Runtime.", "",
             "| network | variant | top-1 | p | used | CPU s |", "|---|---|---|---|---|---|", *rows,
             "", "## What a tuning costs", "",
             "CPU seconds of one thread, with everything but loading torch the first time; a plain pass is FP32 in ONNX "
