@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("calibration", "engines", "pipeline")
+DELIVERED = ROOT / "pipeline" / "delivery" / "cpp_program"
 BUILD = "from setuptools import build_meta; import sys; build_meta.build_wheel(sys.argv[1])"
 
 
@@ -46,7 +47,11 @@ def test_it_has_every_file(unpacked: Path) -> None:
         file.relative_to(ROOT)
         for name in PACKAGES
         for file in (ROOT / name).rglob("*")
-        if file.suffix in (".py", ".j2", ".css", ".typed", ".pyi") and "__pycache__" not in file.parts
+        if (
+            file.suffix in (".py", ".j2", ".css", ".typed", ".pyi")
+            or (file.is_file() and file.is_relative_to(DELIVERED))
+        )
+        and "__pycache__" not in file.parts
     }
     assert {file for file in expected if not (unpacked / file).is_file()} == set()
     assert (unpacked / "trtforge.py").is_file()

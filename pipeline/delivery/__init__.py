@@ -1,1 +1,1 @@
-"""Engines that passed, written for the programs that serve them: Triton and DeepStream. Nothing is built here."""
+"""Engines that passed, written for what serves them: Triton, DeepStream, a program in C++. Nothing is built here."""

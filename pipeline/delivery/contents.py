@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Delivered:
     """Of the GPU that it was built on, such as ``8.7``; empty where it is for none."""
     max_batch: int
     """The largest batch that any profile takes; 0: no bound."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """That it was built with, as its record has them."""
 
     def files(self) -> list[Path]:
         """The engine's file, and those that hold weights of it."""
@@ -76,6 +78,7 @@ def delivered_from(name: str, path: Path, backend: str) -> Delivered:
             profiles=tuple(map(_profile, record.get("options", {}).get("profiles", ()))),
             compute_capability=str(record.get("versions", {}).get("compute_capability", "")),
             max_batch=int(record.get("max_batch", 0)),
+            options=dict(record.get("options", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: its record is not whole ({error}); build the engine again") from error

@@ -92,6 +92,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/page/svg.py", set()),
         ("pipeline/preflight/operators.py", set()),
         ("pipeline/delivery/contents.py", set()),
+        ("pipeline/delivery/cpp.py", set()),
         ("pipeline/nightly/line.py", set()),
         ("pipeline/release/bundle_writer.py", set()),
         ("pipeline/remote/job.py", set()),

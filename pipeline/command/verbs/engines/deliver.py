@@ -1,4 +1,4 @@
-"""Write a baseline for Triton or DeepStream."""
+"""Write a baseline for Triton, for DeepStream, or as a C++ program."""
 
 from __future__ import annotations
 
@@ -7,19 +7,28 @@ from typing import Any
 
 import click
 
-from engines.signing.trust import check_file
+from calibration.data.source import FUNCTION
+from engines.plugin_library import libraries_named
+from engines.signing.trust import check_file, trusted_keys
 from pipeline.command.options import STORE, given_options, needed
 from pipeline.delivery.contents import Delivered, delivered_from
+from pipeline.delivery.cpp import EXAMPLE, cpp_program, deliver_to_cpp, is_changed
 from pipeline.delivery.deepstream import NETWORK_TYPES, deliver_to_deepstream, picture_from
 from pipeline.delivery.triton import deliver_to_triton, triton_model
 from pipeline.errors import ConfigError
 from pipeline.gate.baseline import stored_baseline
 from pipeline.gate.generations import check_name, check_stored
-from pipeline.plan import read_plan
+from pipeline.plan import Plan, read_plan
 from pipeline.spelling import echo
 from pipeline.trained.pixels import preprocess_of
 
-ONLY_FOR = {"--as": "triton", "--max-batch": "triton", "--plan": "deepstream", "--network-type": "deepstream"}
+TARGETS = ("triton", "deepstream", "cpp")
+ONLY_FOR = {
+    "--as": ("triton",),
+    "--max-batch": ("triton",),
+    "--plan": ("deepstream", "cpp"),
+    "--network-type": ("deepstream",),
+}
 
 
 @click.command()
@@ -27,14 +36,14 @@ ONLY_FOR = {"--as": "triton", "--max-batch": "triton", "--plan": "deepstream", "
 @click.option(
     "--to",
     "target",
-    type=(click.Choice(["triton", "deepstream"]), click.Path(path_type=Path)),
+    type=(click.Choice(TARGETS), click.Path(path_type=Path)),
     required=True,
-    metavar="triton|deepstream FOLDER",
-    help="the server, and its model repository or the folder of its configuration",
+    metavar="triton|deepstream|cpp FOLDER",
+    help="the server and its model repository or the folder of its configuration; cpp: the folder of a program",
 )
 @click.option("--as", "model", default="", help="triton: the model's name in the repository  [default: NAME]")
 @click.option("--max-batch", default=0, help="triton: largest batch  [default: the engine's]")
-@click.option("--plan", type=Path, help="deepstream: the plan, for its [data.preprocess]")
+@click.option("--plan", type=Path, help="deepstream, cpp: the plan, for its [data.preprocess]")
 @click.option(
     "--network-type",
     type=click.Choice(list(NETWORK_TYPES)),
@@ -44,24 +53,41 @@ ONLY_FOR = {"--as": "triton", "--max-batch": "triton", "--plan": "deepstream", "
 )
 @STORE
 def deliver(names: tuple[str, ...], target: tuple[str, Path], store: Path, **options: Any) -> None:
-    """Write the engine of baseline NAME, and a configuration that agrees with it, for a server.
+    """Write the engine of baseline NAME, with a configuration for a server that agrees with it, or a program for it.
 
     Triton: several NAMEs, of one network built on different GPUs, become one version from which each GPU takes its own.
+    cpp: sources with CMake for TensorRT, TensorRT for RTX or ONNX Runtime.
     The engine is written first and the configuration last, each by one rename.
     """
     server, folder = target
     engines = [_engine(name, store) for name in names]
     for flag in given_options():
-        if flag in ONLY_FOR and ONLY_FOR[flag] != server:
+        if server not in ONLY_FOR.get(flag, TARGETS):
             raise ConfigError(f"{flag}: has no effect for {server}; drop it")
     if server == "triton":
         echo(deliver_to_triton(triton_model(options["model"] or names[0], engines, options["max_batch"]), folder))
         return
     if len(engines) > 1:
-        raise ConfigError("deepstream: a configuration has one engine; give one NAME")
-    plan = needed(options["plan"], "--plan", "name the plan, whose [data.preprocess] DeepStream has to do")
-    picture = picture_from(engines[0], preprocess_of(read_plan(plan)))
+        raise ConfigError(f"{server}: a configuration has one engine; give one NAME")
+    who = "DeepStream" if server == "deepstream" else "the program"
+    file = needed(options["plan"], "--plan", f"name the plan, whose [data.preprocess] {who} has to do")
+    plan = read_plan(file)
+    if server == "cpp":
+        _deliver_to_cpp(engines[0], plan, folder)
+        return
+    picture = picture_from(engines[0], preprocess_of(plan))
     echo(deliver_to_deepstream(engines[0], picture, options["network_type"], folder))
+
+
+def _deliver_to_cpp(engine: Delivered, plan: Plan, folder: Path) -> None:
+    libraries = [*(plan.resolved(name) for name in plan.build.plugins), *libraries_named()]
+    program = cpp_program(engine, preprocess_of(plan), libraries, trusted_keys())
+    was_changed = is_changed(folder)
+    echo(deliver_to_cpp(program, folder))
+    if was_changed:
+        echo(f"trtforge: {folder / EXAMPLE}: was changed, and stays as it is", err=True)
+    if FUNCTION.fullmatch(source := plan.data.evaluation.path):
+        echo(f"trtforge: what {source} does to samples is not in the program, but [data.preprocess] is", err=True)
 
 
 def _engine(name: str, store: Path) -> Delivered:

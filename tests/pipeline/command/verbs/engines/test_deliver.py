@@ -41,6 +41,8 @@ def test_what_has_no_effect_or_no_meaning_is_refused(command: Command, baseline:
         (("triton", "r", "--network-type", "other"), "--network-type: has no effect for triton; drop it"),
         (("deepstream", "r", "--as", "x"), "--as: has no effect for deepstream; drop it"),
         (("deepstream", "r"), "--plan is missing: name the plan, whose [data.preprocess] DeepStream has to do"),
+        (("cpp", "r", "--max-batch", 4), "--max-batch: has no effect for cpp; drop it"),
+        (("cpp", "r"), "--plan is missing: name the plan, whose [data.preprocess] the program has to do"),
         (("deepstream", "r", "--plan", baseline), "good: its input has the shape (-1, 4, 8, 8)"),
     ):
         refused = command("deliver", "good", "--to", *arguments)
@@ -49,6 +51,21 @@ def test_what_has_no_effect_or_no_meaning_is_refused(command: Command, baseline:
     assert not Path("r").exists()
     two = command("deliver", "good", "good", "--to", "deepstream", "r", "--plan", baseline)
     assert "a configuration has one engine; give one NAME" in two.err
+
+
+def test_a_program_says_what_is_not_in_it(command: Command, baseline: Path) -> None:
+    text = baseline.read_text().replace('evaluation = { path = "data.npz"', 'evaluation = { path = "load:samples"')
+    Path("other.toml").write_text(text)
+    done = command("deliver", "good", "--to", "cpp", "program", "--plan", "other.toml")
+    assert (done.status, done.out) == (0, "program/engine_config.cpp\n")
+    assert done.err == "trtforge: what load:samples does to samples is not in the program, but [data.preprocess] is\n"
+    Path("program/main.cpp").write_text("int main() {}\n")
+    done = command("deliver", "good", "--to", "cpp", "program", "--plan", baseline)
+    assert done.err == "trtforge: program/main.cpp: was changed, and stays as it is\n"
+    Path("plan.toml").write_text(baseline.read_text() + '[data.preprocess]\nscale = 0.5\ndtype = "float16"\n')
+    refused = command("deliver", "good", "--to", "cpp", "r", "--plan", "plan.toml")
+    assert (refused.status, Path("r").exists()) == (2, False)
+    assert "does not make what input 'image' of good takes, float32 (-1, 4, 8, 8)" in refused.err
 
 
 def test_an_engine_that_nobody_trusted_signed_is_not_delivered(
