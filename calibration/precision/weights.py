@@ -158,8 +158,10 @@ def _with_kernel_sums(exact: Floats, integers: npt.NDArray[np.int16]) -> npt.NDA
     errors = integers - exact
     sums = errors.sum(axis=-1, keepdims=True)
     toward = np.sign(sums)
-    ranks = np.argsort(np.argsort(-errors * toward, axis=-1, kind="stable"), axis=-1)
-    return np.asarray(integers - np.where(ranks < np.rint(np.abs(sums)), toward, 0), np.int16).reshape(shape)
+    order = np.argsort(-errors * toward, axis=-1, kind="stable")
+    is_flipped = np.zeros(errors.shape, bool)
+    np.put_along_axis(is_flipped, order, np.arange(errors.shape[-1]) < np.rint(np.abs(sums)), axis=-1)
+    return np.asarray(integers - np.where(is_flipped, toward, 0), np.int16).reshape(shape)
 
 
 def _mean_shift(node: ir.Node, weight: QuantizedWeight, error: Floats) -> Floats | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import onnx
@@ -34,10 +36,20 @@ from pipeline.machine.progress import counting
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class AnsweredSamples:
+    """Calibration samples, and what FP32 answers to some of them."""
+
+    rows: Sequence[Mapping[str, AnyArray]]
+    """Batches of one."""
+    answers: Mapping[int, Mapping[str, AnyArray]]
+    """Index of a row -> its ``calibration.graph.answers.answer_tensors``; of the others, FP32 is run again."""
+
+
 def chosen_ranges(
     ranges: RangesRecord,
     model: onnx.ModelProto,
-    samples: Sequence[Mapping[str, AnyArray]],
+    samples: AnsweredSamples,
     targets: Sequence[PlacementTarget],
     sessions: Sessions,
 ) -> tuple[RangesRecord, RangeChoice | None]:
@@ -53,8 +65,7 @@ def chosen_ranges(
         return ranges.read_by(AUTO, {}), None
     watched, by_entropy = watch_tensors(model, answers), spans_from_ranges(ranges)
     spans = [spans_from_ranges(ranges.read_by(AUTO, candidate.methods)) for candidate in racing]
-    ordered = [samples[index] for index in spread_order(len(samples), ROUNDS)]
-    judge = _Judge(sessions, watched, ordered, answers)
+    judge = _Judge(sessions, watched, samples, answers)
     methods: dict[str, Mapping[str, Method]] = {}
     placements = []
     for target in targets:
@@ -62,10 +73,10 @@ def chosen_ranges(
         if network.num_tensors:
             feeds = [steps_feed(network.steps(each), None) for each in spans]
             what = f"choice of the reading for {target}, samples"
-            with sessions.apart() as apart, counting(what, len(samples)) as on_sample:
+            with sessions.apart() as apart, counting(what, len(samples.rows)) as on_sample:
                 run = apart.opened(network.model)
                 del network  # Its weights are in the session.
-                end = race(len(racing), len(samples), judge.ratios_of(run, feeds, on_sample))
+                end = race(len(racing), len(samples.rows), judge.ratios_of(run, feeds, on_sample))
             winner = racing[end.winner]
             methods[target] = winner.methods
             placements.append(PlacementChoice(target, winner.name, results_of(racing, end.ratios)))
@@ -90,18 +101,21 @@ def results_of(racing: Sequence[RangeCandidate], ratios: Sequence[Floats]) -> tu
 
 
 class _Judge:
-    """FP32 in a session, and its answers."""
+    """FP32's answers, for which it is opened only where they are not known."""
 
     def __init__(
-        self,
-        sessions: Sessions,
-        model: onnx.ModelProto,
-        samples: Sequence[Mapping[str, AnyArray]],
-        answers: Sequence[str],
+        self, sessions: Sessions, model: onnx.ModelProto, samples: AnsweredSamples, answers: Sequence[str]
     ) -> None:
-        self._exact = sessions.opened(model)
-        self._samples, self._answers = samples, answers
-        self._expected: dict[int, dict[str, AnyArray]] = {}
+        order = spread_order(len(samples.rows), ROUNDS)
+        self._samples, self._answers = [samples.rows[index] for index in order], answers
+        self._expected = {
+            place: samples.answers[index] for place, index in enumerate(order) if index in samples.answers
+        }
+        self._open = partial(sessions.opened, model)
+
+    @cached_property
+    def _exact(self) -> SampleRunner:
+        return self._open()
 
     def ratios_of(
         self, run: SampleRunner, feeds: Sequence[Mapping[str, AnyArray]], on_sample: Callable[[int], object]

@@ -21,6 +21,7 @@ from calibration.data.batches import Samples
 from calibration.data.content_order import first_of, in_content_order
 from calibration.data.source import spread
 from calibration.errors import ModelError
+from calibration.graph.answers import answer_tensors
 from calibration.graph.editing import nodes_of
 from calibration.graph.external_data import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
@@ -44,7 +45,7 @@ from engines.errors import EngineError
 from engines.litert import quantizer
 from engines.model_format import ModelFormat
 from engines.onnx_model import INTEGER_PRODUCTS, PRODUCTS
-from pipeline.accuracy.range_choice import chosen_ranges
+from pipeline.accuracy.range_choice import AnsweredSamples, chosen_ranges
 from pipeline.accuracy.tflite_ranges import TfliteReader
 from pipeline.artifact import ModelFile, OnnxModel, Ranges, TfliteModel
 from pipeline.engine_runner import ModelRunner, SampleFeeds, Sessions, fixed_batch
@@ -251,6 +252,16 @@ def _written(
     return Ranges(folder)
 
 
+@dataclass(frozen=True)
+class _ExactPass:
+    """What a pass of FP32 over a few samples tells."""
+
+    means: ChannelMeans
+    """Of the channels that products sum over."""
+    samples: AnsweredSamples
+    """All that were kept."""
+
+
 @dataclass(eq=False)
 class _Reader:
     """Reads ranges from histograms, and where no reading was named chooses among them."""
@@ -280,7 +291,8 @@ class _Reader:
         sizes = {name: histogram.num_values for name, histogram in histograms.items()}
         if self._last is None or self._last[0] != sizes:
             stage, choice = self.stage, None
-            ranges = ranges_from_histograms(histograms, stage.method, stage.percentile, origin).with_means(self._means)
+            ranges = ranges_from_histograms(histograms, stage.method, stage.percentile, origin)
+            ranges = ranges.with_means(self._exact_pass.means)
             if stage.method == AUTO:
                 ranges, choice = self._by_outputs(ranges)
             self._last = sizes, ranges, choice
@@ -288,16 +300,23 @@ class _Reader:
         return replace(ranges, origin=origin), choice
 
     @cached_property
-    def _means(self) -> ChannelMeans:
-        """The means of the channels that products sum over, on the samples that were kept."""
+    def _exact_pass(self) -> _ExactPass:
+        """One pass of FP32 over a few of the samples that were kept."""
         watched_model, rows = self.work / "means.onnx", self.recorder.rows
-        write_watched(self.path, self.proto, self.axes, watched_model)
+        names = answer_tensors(self.proto) if self.stage.method == AUTO else []
+        write_watched(self.path, self.proto, [*self.axes, *names], watched_model)
+        few, answers = spread(len(rows), LEAST_SAMPLES), []
         with ExitStack() as stack:
             run = Sessions(stack, self.stage.runner, self.stage.num_threads).of_file(watched_model)
-            few = [rows[index] for index in spread(len(rows), LEAST_SAMPLES)]
-            means = channel_means(run, few, self.axes)
+
+            def run_and_keep(feed: Mapping[str, Array]) -> dict[str, Array]:
+                outputs = run(feed)
+                answers.append({name: outputs[name] for name in names})
+                return outputs
+
+            means = channel_means(run_and_keep, [rows[index] for index in few], self.axes)
         watched_model.unlink()
-        return means
+        return _ExactPass(means, AnsweredSamples(rows, dict(zip(few, answers, strict=True))))
 
     def _by_outputs(self, ranges: RangesRecord) -> tuple[RangesRecord, RangeChoice | None]:
         """The ranges by the readings that the outputs ask for, and why."""
@@ -305,7 +324,7 @@ class _Reader:
         targets = TARGETS.get(stage.watch, TARGETS["placements"])
         with ExitStack() as stack:
             sessions = Sessions(stack, stage.runner, stage.num_threads)
-            return chosen_ranges(ranges, self.proto, self.recorder.rows, targets, sessions)
+            return chosen_ranges(ranges, self.proto, self._exact_pass.samples, targets, sessions)
 
 
 class SampleRecorder:

@@ -103,6 +103,15 @@ def test_a_race_that_is_clear_takes_few_samples_and_one_that_is_not_takes_all() 
     assert [len(ratios) for ratios in race(2, ROUNDS[-1], noisy).ratios] == [ROUNDS[-1]] * 2
 
 
+def test_one_that_can_no_longer_win_runs_no_further() -> None:
+    """The second is as good as the first, which is known after four samples; whether the third is better is not."""
+
+    def ratios_of(index: int, samples: range) -> Floats:
+        return np.array([20.0 + (0.01 * index if index < 2 else 3.0 * (-1) ** i) for i in samples])
+
+    assert [len(ratios) for ratios in race(3, ROUNDS[-1], ratios_of).ratios] == [ROUNDS[-1], 4, ROUNDS[-1]]
+
+
 def test_errors_are_student_s_of_as_many_samples() -> None:
     expected = [stats.t.ppf(0.975, num - 1) for num in (*range(2, LEAST_SAMPLES + 1), *ROUNDS[4:])]
     assert [student_t(num) for num in (*range(2, LEAST_SAMPLES + 1), *ROUNDS[4:])] == pytest.approx(expected, abs=0.006)
