@@ -28,6 +28,7 @@ from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import Plan
 from pipeline.preflight.operators import ask_all, check_operators
 from pipeline.preflight.shape_ranges import check_shape_ranges
+from pipeline.refitting.engines import fill_engines
 from pipeline.results import Form, Network, Results
 from pipeline.signing.options import signing_notes, trust
 from pipeline.signing.statement import sign_in_store
@@ -86,6 +87,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     made.notes += signing_notes([variant.name for variant in made.engines if backend(variant.backend).GPU], signing_key)
     if until == "build":
         return made
+    fill_engines(store, plan.build, made, signing_key)
 
     for variant, engine in made.engines.items():
         with store.about(variant.name):

@@ -42,6 +42,7 @@ from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.placement_times import TimePlacement
 from pipeline.plan import Plan
+from pipeline.refitting.engines import built_or_refitted
 from pipeline.results import Form, Network, Results, Variant
 from pipeline.sources.contract import source_kind
 from pipeline.stage import Stage
@@ -249,9 +250,7 @@ def ranges_of(plan: Plan, store: Store, fp32: ModelFile, samples: Samples) -> Ra
 
 def built_engine(plan: Plan, store: Store, made: Results, variant: Variant) -> Engine:
     """The engine of the variant's model, which is made already."""
-    target = target_of(plan, variant)
-    calibration_data = plan.build.calibration(target, made.network_of(variant).ranges, made.calibration)
-    return store.run(plan.build, made.models[variant], target, *calibration_data)
+    return built_or_refitted(store, plan.build, made, variant, target_of(plan, variant))
 
 
 def verdict_of(plan: Plan, store: Store, made: Results, variant: Variant) -> Verdict:

@@ -26,6 +26,8 @@ from engines.nvinfer.loading import EngineLoader
 from engines.nvinfer.parser_answers import answer_by_parser
 from engines.nvinfer.runner import AS_USUAL
 from engines.onnx_model import OnnxModelFacts, facts, refuse_targets
+from engines.refit.refitter import PlanRefitter
+from engines.refitting import ChangedWeights, RefitOutcome
 from engines.support import parser_limits
 from engines.support.answers import InputShapes, SupportAnswer
 
@@ -147,6 +149,15 @@ def _inspect(plan: bytes, model_facts: OnnxModelFacts, options: BuildOptions) ->
 
 
 _LOADING = EngineLoader(NAME, _import, lambda: versions())
+
+
+def refit(engine: Path, model: Path, target: Path, changed: ChangedWeights) -> RefitOutcome:
+    """The weights of a model go into an engine of the same graph, on the GPU of this machine."""
+    if (other := _elsewhere()) is not None:
+        return other.refit(engine, model, target, changed)
+    if reason := why_not_build():  # as for a build
+        raise Unavailable(reason)
+    return PlanRefitter(_LOADING, _inspect)(engine, model, target, changed)
 
 
 def load(engine: Path, *, num_threads: int, use: GpuUse = AS_USUAL) -> StreamingRunner:

@@ -26,6 +26,7 @@ from engines.elsewhere.process import ElsewhereProcess, fetched, process_for
 from engines.elsewhere.worker import PYTHON_FILE, PYTHON_VARIABLE
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
+from engines.refitting import ChangedWeights, RefitOutcome
 from engines.signing.trust import Signed, expected
 from engines.support.answers import InputShapes, SupportAnswer
 from engines.timed_queries import BlockLength, QueryArrivals
@@ -101,6 +102,11 @@ class ElsewhereBackend:
         arguments = model, engine, _without_batches(options), batches
         record: EngineRecord = self.process.call("build", *arguments, on_progress=options.progress, **fetch)
         return record
+
+    def refit(self, engine: Path, model: Path, target: Path, changed: ChangedWeights) -> RefitOutcome:
+        """The signature is held to the keys here, and the bytes to it there."""
+        outcome: RefitOutcome = self.process.call("refit", engine, expected(engine), (model, target), dict(changed))
+        return outcome
 
     def load(self, engine: Path, num_threads: int, use: GpuUse | None = None) -> ElsewhereRunner:
         """Nothing is loaded before ``__enter__``. Signatures are held to the keys here, and the bytes to them there."""

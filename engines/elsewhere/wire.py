@@ -27,6 +27,7 @@ from engines.contract import (
     ShapeRange,
     TensorSpec,
 )  # fmt: skip
+from engines.refitting import RefitOutcome
 from engines.signing.trust import Signed
 from engines.support.answers import NodeAnswer, Partition, SupportAnswer
 from engines.timed_queries import BlockLength, QueryArrivals
@@ -38,7 +39,7 @@ RECORDS = {
     record.__name__: record
     for record in (
         BlockLength, BuildOptions, DeviceTimes, EngineRecord, GivenScales, GpuUse, LayerFacts, LayerTime, LayerTimes,
-        NodeAnswer, Partition, QueryArrivals, RunnerFacts, ShapeRange, Signed, SupportAnswer,
+        NodeAnswer, Partition, QueryArrivals, RefitOutcome, RunnerFacts, ShapeRange, Signed, SupportAnswer,
         TensorSpec,
     )
 }  # fmt: skip

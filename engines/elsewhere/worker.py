@@ -34,6 +34,7 @@ from engines.elsewhere.channel import Channel
 from engines.elsewhere.wire import Arena
 from engines.errors import EngineError, NotTrusted, OutOfMemory, Unavailable
 from engines.plugin_library import NAMED
+from engines.refitting import ChangedWeights, RefitOutcome
 from engines.signing.trust import Signed, promised
 from engines.timed_queries import BatchesInFlight, BlockLength, DeviceTimeRecorder, QueryArrivals, run_for, run_queries
 
@@ -105,6 +106,11 @@ class Worker:
             options = replace(options, native=GivenBatches(self._batches, *batches))
         record: EngineRecord = self._module.build(model, engine, replace(options, progress=self._progress))
         return record
+
+    def do_refit(self, engine: Path, signed: Signed, files: tuple[Path, Path], changed: ChangedWeights) -> RefitOutcome:
+        with promised(engine, signed):
+            outcome: RefitOutcome = self._module.refit(engine, *files, changed)
+        return outcome
 
     def do_layer_times(self, engine: Path, signed: Signed, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
         with promised(engine, signed):

@@ -117,6 +117,7 @@ def _set_portability(trt: Any, config: Any, options: BuildOptions) -> None:
         config.set_flag(trt.BuilderFlag.REFIT)
     elif options.weights == "stripped":
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)  # It is filled with the weights that it was built from.
 
 
 def _leave_libraries_out(trt: Any, capability: Capability, config: Any) -> None:

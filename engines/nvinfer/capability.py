@@ -127,6 +127,21 @@ def keeps_plugins(trt: Any) -> bool:
     return hasattr(trt.IBuilderConfig, "plugins_to_serialize")
 
 
+def has_parser_refitter(trt: Any) -> bool:
+    """Whether it reads the weights of a refit from ONNX files by itself."""
+    return hasattr(trt, "OnnxParserRefitter")
+
+
+def has_serialization_flags(trt: Any) -> bool:
+    """Whether it is told what of an engine is written."""
+    return hasattr(trt, "SerializationFlag")
+
+
+def keeps_refittable(trt: Any) -> bool:
+    """Whether it has to be told that an engine which is written stays refittable."""
+    return hasattr(trt.SerializationFlag, "INCLUDE_REFIT")
+
+
 def platform_of(trt: Any, builder: Any, gpu: str) -> Platform:
     """What ``builder`` says of the GPU; ``gpu`` is how sentences call it."""
     can = hasattr(trt.Builder, "platform_has_fast_int8")

@@ -9,7 +9,7 @@ from typing import Any
 
 from engines.contract import Array, GpuUse, LayerTimes
 from engines.cuda import device
-from engines.nvinfer.plan_header import check_plan_here, record_beside
+from engines.nvinfer.plan_header import check_plan_here, check_weights_inside, record_beside
 from engines.nvinfer.runner import AS_USUAL, TO_PROFILE, NvinferRunner, PlanChecks
 from engines.signing.trust import check_bytes, check_record, expected
 
@@ -30,18 +30,28 @@ class EngineLoader:
         Raises:
             NotTrusted: keys are named that engines have to be signed by, and none of them signed this one.
         """
+        return NvinferRunner(engine, self.import_trt, device.Device, self.checks_of(engine), use)
+
+    def checks_of(self, engine: Path, *, can_be_stripped: bool = False) -> PlanChecks:
+        """What is asked of an engine before it is loaded, ``can_be_stripped``: to be filled with weights.
+
+        Raises:
+            NotTrusted: keys are named that engines have to be signed by, and none of them signed this one.
+        """
         signed = expected(engine)
 
         def check(plan: Path) -> Mapping[str, Any]:
             record = record_beside(plan)  # Once: what is compared with the signature is what is gone by.
             check_record(plan, record, signed)
             check_plan_here(plan, record, self.name, self.versions())
+            if not can_be_stripped:
+                check_weights_inside(plan, record)
             return record
 
         def check_data(data: bytes) -> None:
             check_bytes(engine, data, signed)
 
-        return NvinferRunner(engine, self.import_trt, device.Device, PlanChecks(check, check_data), use)
+        return PlanChecks(check, check_data)
 
     def layer_times(self, engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
         """By TensorRT's profiler, without CUDA graphs; memory by an allocator that counts."""

@@ -80,7 +80,7 @@ def check_plan_here(plan: Path, record: Mapping[str, Any], backend: str, here: M
 
     Raises:
         EngineError: the file is no plan, or not the whole of what was built.
-        Unavailable: it is another library's, generation's or GPU's, or has no weights; the sentence says what to do.
+        Unavailable: it is another library's, generation's or GPU's; the sentence says what to do.
     """
     header = header_of(plan)
     size = plan.stat().st_size
@@ -94,12 +94,24 @@ def check_plan_here(plan: Path, record: Mapping[str, Any], backend: str, here: M
             f"{plan}: is an engine of {WORDS[header.backend]}, {WORDS[backend]} is to run it; give --backend "
             f"{header.backend}, or build it again"
         )
-    options = record.get("options", {})
     built = header.version or _numbers(record.get("versions", {}).get(backend, ""))
     version = _version(built[:3], _numbers(here.get(backend, ""))[:3], backend, record, plan)
-    for reason in (version, _gpu(record, here, backend), _weights(options)):
+    for reason in (version, _gpu(record, here, backend)):
         if reason:
             raise Unavailable(f"{plan}: {reason}")
+
+
+def check_weights_inside(plan: Path, record: Mapping[str, Any]) -> None:
+    """That an engine can run as it is.
+
+    Raises:
+        Unavailable: it was built without weights.
+    """
+    if record.get("options", {}).get("weights") == "stripped":
+        raise Unavailable(
+            f"{plan}: has no weights; fill it with `trtforge refit {plan} MODEL -o FILE`, MODEL being the file that it "
+            'was built from, or build it with weights = "fixed"'
+        )
 
 
 def _version(built: tuple[int, ...], ours: tuple[int, ...], backend: str, record: Mapping[str, Any], plan: Path) -> str:
@@ -138,12 +150,6 @@ def _gpu(record: Mapping[str, Any], here: Mapping[str, str], backend: str) -> st
             return ""
         return f"{words} for 8.0 and later, the GPU here has {ours}; build it again here"
     return f'{words} for its kind, the GPU here has {ours}; build it again here, or with hardware = "ampere_plus"'
-
-
-def _weights(options: Mapping[str, Any]) -> str:
-    if options.get("weights") == "stripped":
-        return 'has no weights, and this project does not refit engines; refit it, or build it with weights = "fixed"'
-    return ""
 
 
 def _numbers(version: str) -> tuple[int, ...]:

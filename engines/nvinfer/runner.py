@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -192,22 +192,10 @@ class NvinferRunner:
 
     def _load(self, trt: Any) -> None:
         self._trt = trt
-        log, self._tail = logger(trt)
+        self._tail = logger(trt)[1]
         self._tail.clear()
-        load_plugins(trt, self._plugins, self._tail.text)
-        register_plugins(trt)
-        try:
-            runtime = self._runtime = trt.Runtime(log)
-        except TypeError as error:  # what pybind makes of a null pointer
-            raise Unavailable(
-                f"{self._path}: {trt.__name__} {trt.__version__} does not start ({self._tail.text()}); its CUDA may be "
-                "newer than the driver: check nvidia-smi, update the driver or take an older version"
-            ) from error
+        runtime = self._runtime = runtime_for(trt, self._path, self._record, self._plugins)
         options = self._record.get("options", {})
-        if options.get("version_compatible"):
-            runtime.engine_host_code_allowed = True  # The lean runtime inside; the record says that we put it there.
-        if (core := options.get("dla_core", -1)) >= 0:
-            _take_dla_core(runtime, core, self._path)
         if self._use.count_memory:
             self._allocator = runtime.gpu_allocator = counting_allocator(trt, self._gpu.allocate)
         try:
@@ -228,7 +216,7 @@ class NvinferRunner:
     def _deserialized(self, data: bytes) -> Any:
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise _refused(self._path, self._tail.text())
+            raise refused_by(self._path, self._tail.text())
         self._engines.append(engine)
         return engine
 
@@ -240,6 +228,31 @@ class NvinferRunner:
         if context is None:
             raise OutOfMemory(f"{self._path}: no execution context ({self._tail.text()}); is the GPU's memory full?")
         return context
+
+
+def runtime_for(trt: Any, path: Path, record: Mapping[str, Any], plugins: Sequence[PluginLibrary]) -> Any:
+    """A runtime that may load an engine as its record says: with its plugins, its lean runtime, its DLA core.
+
+    Raises:
+        Unavailable: it does not start, or there is no such core.
+        EngineError: a plugin does not load.
+    """
+    log, tail = logger(trt)
+    load_plugins(trt, plugins, tail.text)
+    register_plugins(trt)
+    try:
+        runtime = trt.Runtime(log)
+    except TypeError as error:  # what pybind makes of a null pointer
+        raise Unavailable(
+            f"{path}: {trt.__name__} {trt.__version__} does not start ({tail.text()}); its CUDA may be newer than the "
+            "driver: check nvidia-smi, update the driver or take an older version"
+        ) from error
+    options = record.get("options", {})
+    if options.get("version_compatible"):
+        runtime.engine_host_code_allowed = True  # The lean runtime inside; the record says that we put it there.
+    if (core := options.get("dla_core", -1)) >= 0:
+        _take_dla_core(runtime, core, path)
+    return runtime
 
 
 def _take_dla_core(runtime: Any, core: int, path: Path) -> None:
@@ -262,7 +275,7 @@ def _context_of(trt: Any, engine: Any, *, with_graph: bool) -> Any:
     return engine.create_execution_context(runtime_config)
 
 
-def _refused(path: Path, text: str) -> EngineError | Unavailable:
+def refused_by(path: Path, text: str) -> EngineError | Unavailable:
     """What is to be raised of an engine that the library does not load."""
     if is_old_driver(text):
         return Unavailable(f"{path}: the driver is older than the library's CUDA ({text}); update the driver")

@@ -30,8 +30,8 @@ ORDER = (
     "init", "run", "advise", "nightly", "census", "why", "pack", "report", "show", "store",
     "export", "support", "lint", "convert", "prune", "calibrate", "ranges", "cast", "tune", "quantize", "ptq",
     "tolerate",
-    "build", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "sign", "verify", "deliver", "doctor",
-    "completion",
+    "build", "refit", "infer", "validate", "bisect", "benchmark", "gate", "baseline", "sign", "verify", "deliver",
+    "doctor", "completion",
 )  # fmt: skip
 """How `--help` lists the verbs: in the order of a run. One that is not named here comes after those of its folder."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,8 +19,13 @@ from pipeline.json_record import now_text, write_json
 from pipeline.nightly.fleet import Line
 from pipeline.nightly.line import GATE, LINE, LOG, Job, Look, command_of, depends_on, last_good, walked_line
 from pipeline.nightly.record import SCHEMA_VERSION, Figures, LineRecord
+from pipeline.nightly.why import ONLY_WEIGHTS
 from pipeline.output import put, work_folder
+from pipeline.refitting.refit import STRIPPED
 from pipeline.retention.promotion import FIRST, PROMOTED
+
+REFITTED = re.compile(r"^trtforge: refit +[0-9a-f]+ +made in [0-9.]+ s +(\S+)", re.MULTILINE)
+"""As a command tells what it made; with the variant."""
 
 Ended = Callable[[], int]
 """Waits until a line's command has ended and its files lie in its folder; the exit status, or one of our errors."""
@@ -60,7 +66,7 @@ def _tended(job: Job, looked: Look, ended: Ended) -> LineRecord:
         status = ended()
     except tuple(EXIT_STATUS) as error:
         return replace(blank, status=exit_status(error), sentence=str(error), log=_log_of(log, job))
-    blank = replace(blank, status=status, log=_relative(log, job))
+    blank = replace(blank, status=status, log=_relative(log, job), why=(*looked.why, *_refitted(log, looked)))
     if not job.gates:
         return _without_gate(job, looked, blank, log)
     gate = _gate_of(folder) if status in STATUS.values() else None
@@ -77,6 +83,14 @@ def _tended(job: Job, looked: Look, ended: Ended) -> LineRecord:
         baseline=_baseline_there(gate) if line.on else held_against,
     )
     return _kept_record(job, looked, record)
+
+
+def _refitted(log: Path, looked: Look) -> Iterator[str]:
+    """Of each engine that got new weights instead of being built, as the command told it, here or on a device."""
+    if looked.plan is None or looked.plan.build.weights == STRIPPED:
+        return
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    yield from (f"{name}: {ONLY_WEIGHTS}" for name in dict.fromkeys(REFITTED.findall(text)))
 
 
 def _without_gate(job: Job, looked: Look, blank: LineRecord, log: Path) -> LineRecord:

@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.plan import Plan
-from pipeline.store import Missing
+from pipeline.refitting.refit import Refit
+from pipeline.stages.build import Build
+from pipeline.store import Missing, stage_name
 
 log = logging.getLogger(__name__)
+
+REFIT, BUILD = stage_name(Refit()), stage_name(Build())
+ONLY_WEIGHTS = "only weights changed, so that the engine is refitted and not built"
 
 Recipe = Mapping[str, Any]
 
@@ -92,6 +97,8 @@ def why_missing(missing: Missing, history: History, known: Sequence[str] = ()) -
         history: the results of the store.
         known: digests of recipes of the last run, where they are known.
     """
+    if missing.stage == REFIT:
+        return _why_refitted(missing.recipe, missing.inputs, history)
     last = history.last_like(missing, known)
     if last is None:
         return [f"{missing.stage}: nothing like it is in the store"]
@@ -107,11 +114,24 @@ def why_made(folder: Path, history: History) -> list[str]:
     here = _kept(folder)
     assert here is not None
     stage = here.recipe["stage"]
+    if stage == REFIT:
+        return _why_refitted(here.recipe, here.inputs, history)
     older = [result.folder.name for result in history.results(stage) if result.made < here.made]
     last = history.last_like(Missing(stage, folder.name, "", here.recipe, here.inputs), older) if older else None
     if last is None:
         return [f"{stage}: it was the first of its kind in the store"]
     return differences(last, here.recipe, here.inputs, history)
+
+
+def _why_refitted(recipe: Recipe, inputs: Sequence[str], history: History) -> list[str]:
+    """What changed since the engine was built that got new weights, and that it got them."""
+    (engine, model) = recipe["inputs"]
+    built = history.maker(engine["digest"])
+    if built is None or built.recipe["stage"] != BUILD:
+        return [ONLY_WEIGHTS]
+    as_built = {**built.recipe, "inputs": [model, *built.recipe["inputs"][1:]]}
+    changes = differences(built, as_built, (*inputs[1:2], *built.inputs[1:]), history)
+    return [*changes, ONLY_WEIGHTS] if changes else ["it was built without weights, and is filled with them"]
 
 
 def differences(last: Kept, recipe: Recipe, inputs: Sequence[str], history: History) -> list[str]:

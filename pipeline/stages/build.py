@@ -18,6 +18,7 @@ from engines.litert.edgetpu_compiler import COMPILER, compiler_version
 from engines.nvinfer.timing_cache import timing_cache_path
 from engines.plugin_library import FIELD, sha256_of_library
 from engines.precision import precision_named
+from engines.refit.network import GRAPH, network_graph
 from pipeline.artifact import Engine, ModelFile, OnnxModel, Ranges
 from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_calibrator
 from pipeline.builder.plugins import check_names, plugin_files
@@ -211,7 +212,8 @@ class Build(Stage):
         record = build_with_retries(_what(target), attempt, tries)
         record = replace(record, notes=(*record.notes, *notes), versions=self.versions(model, target))
         made_from = {"model": model.digest(), "calibration": calibration.digest() if calibration else ""}
-        whole = asdict(record) | {"made_from": made_from}
+        graph = {} if options.weights == BuildOptions.weights else {GRAPH: network_graph(model.path).record()}
+        whole = asdict(record) | {"made_from": made_from} | graph
         (out / "record.json").write_text(json.dumps(whole, indent=1, sort_keys=True))
         (out / "notes.json").write_text(json.dumps(list(record.notes)))
         smallest, largest = target.batch_bounds()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.engines.python38 import ROOT, python38, with_bindings
 
-ROOMS = ("cuda", "elsewhere", "nvinfer", "ort", "signing", "support")
+ROOMS = ("cuda", "elsewhere", "nvinfer", "ort", "refit", "signing", "support")
 BACKENDS = ("onnxruntime", "onnxruntime_cuda", "onnxruntime_tensorrt", "reference", "tensorrt")
 LATER_NAMES = {
     "removeprefix", "removesuffix", "is_relative_to", "readlink", "with_stem", "bit_count", "pairwise", "cache",

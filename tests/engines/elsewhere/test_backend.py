@@ -81,7 +81,10 @@ def test_signatures_are_held_to_keys_here_and_the_bytes_to_them_there(
     pytest.importorskip("cryptography")
     there.versions()
     monkeypatch.setenv(trust.TRUSTED, str(new_key(tmp_path / "release.key")))
-    for use_it in (lambda: there.load(engine, 0), lambda: there.layer_times(engine, rows(1), 1)):
+    refitted = engine, tmp_path / "new.onnx", tmp_path / "out.plan", {"w": (("a", "MatMul"),)}
+    for use_it in (
+        lambda: there.load(engine, 0), lambda: there.layer_times(engine, rows(1), 1), lambda: there.refit(*refitted),
+    ):  # fmt: skip
         with pytest.raises(NotTrusted, match=r"engine.plan: is not signed"):
             use_it()
     subject = {"name": engine.name, "digest": {"sha256": trust.sha256_of(engine)}}
@@ -89,12 +92,23 @@ def test_signatures_are_held_to_keys_here_and_the_bytes_to_them_there(
     trust.beside_of(engine).write_text(json.dumps(envelope))
     with there.load(engine, 0) as runner:
         assert runner.infer(rows(1))["y"].tolist() == [[2, 2]]
+    assert there.refit(*refitted).size_bytes == 4
     runner = there.load(engine, 0)
     engine.write_bytes(b"evil")
+    with pytest.raises(NotTrusted, match="is not what was signed"):
+        there.refit(*refitted)
     with pytest.raises(NotTrusted, match=r"is not what was signed \(SHA-256 differs\)"):
         runner.__enter__()
     with pytest.raises(NotTrusted, match="is not what was signed"):
         there.layer_times(engine, rows(1), 1)
+
+
+def test_a_refit(there: ElsewhereBackend, engine: Path, tmp_path: Path) -> None:
+    files, changed = (engine, tmp_path / "new.onnx", tmp_path / "out.plan"), {"w": (("a", "MatMul"), ("b", "Add"))}
+    assert there.refit(*files, changed) == pretended_backend.refit(*files, changed)
+    assert (tmp_path / "out.plan").read_bytes() == b"plan"
+    with pytest.raises(EngineError, match=r"engine.plan: weights 'folded' have changed"):
+        there.refit(*files, {"folded": ()})
 
 
 def test_answers_have_memory_of_their_own_and_arrays_may_grow(there: ElsewhereBackend, tmp_path: Path) -> None:

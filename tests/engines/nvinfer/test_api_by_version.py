@@ -24,7 +24,10 @@ SHARED = (
         "timing_cache",
     )),
 )  # fmt: skip
-FILES = {"tensorrt": (*SHARED, "backends/tensorrt.py"), "tensorrt_rtx": (*SHARED, "backends/tensorrt_rtx.py")}
+FILES = {
+    "tensorrt": (*SHARED, "refit/refitter.py", "backends/tensorrt.py"),
+    "tensorrt_rtx": (*SHARED, "backends/tensorrt_rtx.py"),
+}
 
 CLASS_OF = {
     "builder": "Builder",
@@ -36,10 +39,13 @@ CLASS_OF = {
     "layer": "ILayer",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
+    "parser_refitter": "OnnxParserRefitter",
     "profile": "IOptimizationProfile",
+    "refitter": "Refitter",
     "registry": "IPluginRegistry",
     "runtime": "Runtime",
     "runtime_config": "IRuntimeConfig",
+    "serialization": "ISerializationConfig",
     "strategy": "CudaGraphStrategy",
     "_runtime": "Runtime",
 }
@@ -52,6 +58,18 @@ BEHIND = {
     "ILayer.precision": "BuilderFlag.FP16",
     "ILayer.set_output_type": "BuilderFlag.FP16",
     "BuilderFlag.STRIP_PLAN": "BuilderFlag.STRIP_PLAN",
+    "BuilderFlag.REFIT_IDENTICAL": "BuilderFlag.STRIP_PLAN",
+    "ICudaEngine.create_serialization_config": "SerializationFlag",
+    "ICudaEngine.serialize_with_config": "SerializationFlag",
+    "ISerializationConfig.clear_flag": "SerializationFlag",
+    "ISerializationConfig.set_flag": "SerializationFlag",
+    "OnnxParserRefitter": "OnnxParserRefitter",
+    "OnnxParserRefitter.get_error": "OnnxParserRefitter",
+    "OnnxParserRefitter.num_errors": "OnnxParserRefitter",
+    "OnnxParserRefitter.refit_from_file": "OnnxParserRefitter",
+    "SerializationFlag": "SerializationFlag",
+    "SerializationFlag.EXCLUDE_WEIGHTS": "SerializationFlag",
+    "SerializationFlag.INCLUDE_REFIT": "SerializationFlag.INCLUDE_REFIT",
     "BuilderFlag.VERSION_COMPATIBLE": "BuilderFlag.VERSION_COMPATIBLE",
     "Builder.platform_has_fast_fp16": "Builder.platform_has_fast_int8",
     "Builder.platform_has_fast_int8": "Builder.platform_has_fast_int8",
@@ -124,7 +142,10 @@ def has(version: str, name: str) -> bool:
 
 def _uses() -> list[tuple[str, str]]:
     folder = Path(engines.__file__).parent
-    skip = {"ICudaEngine.write_bytes"}  # in ``build``, ``engine`` is the path of the file
+    skip = {
+        "ICudaEngine.write_bytes",
+        "ICudaEngine.read_bytes",
+    }  # in ``build`` and ``refit``, ``engine`` is the path of the file
     return [
         (family, name)
         for family, files in FILES.items()
@@ -155,7 +176,7 @@ def test_no_file_uses_the_module_unseen() -> None:
         nodes = list(ast.walk(ast.parse(file.read_text())))
         if any(isinstance(node, ast.Attribute) and ast.unparse(node.value) == "trt" for node in nodes):
             using.add(file.relative_to(folder).as_posix())
-    assert using <= {*SHARED, "backends/tensorrt.py", "backends/tensorrt_rtx.py"}
+    assert using <= {*SHARED, *FILES["tensorrt"], *FILES["tensorrt_rtx"]}
     assert "nvinfer/builder.py" in using
 
 

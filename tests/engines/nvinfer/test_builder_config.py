@@ -49,7 +49,8 @@ def test_options_reach_the_config(said: dict[str, Any]) -> None:
     assert said["verbosity"] == "DETAILED"
     assert said["monitor"]
     assert said["flags"] == {
-        "refittable": ["REFIT"], "stripped": ["STRIP_PLAN"], "dla": ["GPU_FALLBACK"], "sparse": ["SPARSE_WEIGHTS"],
+        "refittable": ["REFIT"], "stripped": ["REFIT_IDENTICAL", "STRIP_PLAN"], "dla": ["GPU_FALLBACK"],
+        "sparse": ["SPARSE_WEIGHTS"],
     }  # fmt: skip
     assert said["device"] == "DLA"
 

@@ -12,7 +12,7 @@ import pytest
 from engines.backends import tensorrt, tensorrt_rtx
 from engines.contract import BuildOptions, ShapeRange
 from engines.errors import EngineError, Unavailable
-from engines.nvinfer.plan_header import PlanHeader, check_plan_here, header_of, record_beside
+from engines.nvinfer.plan_header import PlanHeader, check_plan_here, check_weights_inside, header_of, record_beside
 
 ORIN = {"tensorrt": "10.3.0.30", "gpu": "Orin", "compute_capability": "8.7"}
 
@@ -155,7 +155,16 @@ def test_targets_of_tensorrt_for_rtx(tmp_path: Path) -> None:
 
 def test_a_plan_without_weights(tmp_path: Path) -> None:
     plan = with_record(plan_file(tmp_path), options={"weights": "stripped"})
-    assert refusal(plan).startswith("has no weights, and this project does not refit engines; refit it, or build it")
+    record = checked(plan, "tensorrt", ORIN)
+    with pytest.raises(Unavailable) as caught:
+        check_weights_inside(plan, record)
+    assert str(caught.value) == (
+        f"{plan}: has no weights; fill it with `trtforge refit {plan} MODEL -o FILE`, MODEL being the file that it was "
+        'built from, or build it with weights = "fixed"'
+    )
+    for weights in ("fixed", "refittable"):
+        check_weights_inside(plan, {"options": {"weights": weights}})
+    check_weights_inside(plan, {})
 
 
 def test_records_lie_beside_or_in_the_stores_folder(tmp_path: Path) -> None:

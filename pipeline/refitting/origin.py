@@ -1,0 +1,89 @@
+"""Which engine of a store lacks new weights alone: of the same recipe, but for the values in the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from engines import backend
+from engines.refit.network import GRAPH, NetworkGraph, graph_from_record, network_graph
+from engines.refitting import RefittingBackend
+from pipeline.artifact import Engine, ModelFile, OnnxModel
+from pipeline.refitting.refit import REFITTABLE, Refit
+from pipeline.stages.build import Build, BuildTarget
+from pipeline.store import Store, canonical, checked_result, stage_name
+
+log = logging.getLogger(__name__)
+
+
+class Origins:
+    """The engines of a store that a build could be spared by."""
+
+    def __init__(self, store: Store, build: Build, model: ModelFile, target: BuildTarget) -> None:
+        """Nothing is read yet."""
+        self._store, self._build, self._model, self._target = store, build, model, target
+
+    def best(self) -> Engine | None:
+        """The one to refit: one of which that is done already, or else the one that the least weights are other than
+        in, the youngest of several; None where none will do.
+
+        None too where the build itself is in the store.
+        """
+        build = self._build
+        if build.weights != REFITTABLE or not isinstance(backend(self._target.backend), RefittingBackend):
+            return None
+        if not isinstance(self._model, OnnxModel) or build.is_native(self._target.backend, self._target.precision):
+            return None
+        if self._is_kept(stage_name(build), self._recipe):
+            return None
+        engines = [engine for _, engine in sorted(self._engines(), key=lambda pair: pair[0])]
+        refit = Refit()
+        done = [each for each in engines if self._is_kept(stage_name(refit), self._recipe_of(refit, each))]
+        return next(iter((*done, *engines)), None)
+
+    @cached_property
+    def _recipe(self) -> dict[str, Any]:
+        return self._store.recipe(self._build, self._model, self._target)
+
+    def _recipe_of(self, refit: Refit, engine: Engine) -> dict[str, Any]:
+        return self._store.recipe(refit, engine, self._model)
+
+    @cached_property
+    def _graph(self) -> NetworkGraph:
+        return network_graph(self._model.path)
+
+    def _is_kept(self, stage: str, recipe: Mapping[str, Any]) -> bool:
+        digest = hashlib.sha256(canonical(recipe).encode()).hexdigest()
+        return (self._store.folder / stage / digest / "result.json").is_file()
+
+    def _engines(self) -> Iterator[tuple[int, Engine]]:
+        """Refittable engines of the same recipe, but for the model, which has the same graph; the youngest first.
+
+        Before each, how many weights are others than in it.
+        """
+        wanted = _without_model(self._recipe)
+        files = (self._store.folder / stage_name(self._build)).glob("*/recipe.json")
+        for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file)):
+            try:
+                recipe = json.loads(file.read_text(encoding="utf-8"))
+                if _without_model(recipe) != wanted:
+                    continue
+                record = json.loads(file.with_name("record.json").read_text(encoding="utf-8"))
+                if record["options"]["weights"] != REFITTABLE or record[GRAPH]["digest"] != self._graph.digest:
+                    continue
+                num_changed = len(self._graph.changed_from(graph_from_record(record[GRAPH])))
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                log.info("%s: cannot be read (%s); it is not refitted", file.parent, error)
+                continue
+            engine, _ = checked_result(file.parent)
+            if isinstance(engine, Engine):
+                yield num_changed, engine
+
+
+def _without_model(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A build's recipe without its first input."""
+    return {**recipe, "inputs": list(recipe["inputs"])[1:]}
