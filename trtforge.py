@@ -73,6 +73,7 @@ __all__ = [
     "ptq",
     "quantize",
     "read_report",
+    "refit",
     "run",
     "support",
     "tolerate",
@@ -251,6 +252,11 @@ def tolerate(model: PathLike[str] | str, **options: Any) -> Made | MadeOfPlan:
 def build(model: PathLike[str] | str, **options: Any) -> Made | MadeOfPlan:
     """Build an engine from an ONNX or .tflite file that carries its precision: `trtforge build`."""
     return _as("Made | MadeOfPlan", _outcome("build", [model], options))
+
+
+def refit(engine: PathLike[str] | str, model: PathLike[str] | str, **options: Any) -> Made:
+    """Make an engine of another one of the same graph with the weights of a model: `trtforge refit`."""
+    return _as("Made", _outcome("refit", [engine, model], options))
 
 
 def infer(engine: PathLike[str] | str, **options: Any) -> Made | MadeOfPlan:

@@ -37,6 +37,7 @@ ON_FILES = {
     "ptq": ["model", "options"],
     "tolerate": ["model", "options"],
     "build": ["model", "options"],
+    "refit": ["engine", "model", "options"],
     "infer": ["engine", "options"],
     "validate": ["reference", "candidate", "options"],
     "benchmark": ["engines", "options"],

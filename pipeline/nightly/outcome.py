@@ -24,8 +24,8 @@ from pipeline.output import put, work_folder
 from pipeline.refitting.refit import STRIPPED
 from pipeline.retention.promotion import FIRST, PROMOTED
 
-REFITTED = re.compile(r"^trtforge: refit +[0-9a-f]+ +made in [0-9.]+ s +(\S+)", re.MULTILINE)
-"""As a command tells what it made; with the variant."""
+REFITTED = re.compile(r"^(?:\[\S+\] )?trtforge: refit +[0-9a-f]+ +made in [0-9.]+ s +(\S+)", re.MULTILINE)
+"""As a command tells what it made, here or on a device, whose lines have its address before them; the variant."""
 
 Ended = Callable[[], int]
 """Waits until a line's command has ended and its files lie in its folder; the exit status, or one of our errors."""
