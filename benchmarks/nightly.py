@@ -1,8 +1,9 @@
 """What a nightly run costs where nothing changed, where one plan of many did, and in memory by the number of plans.
 
-    python benchmarks/nightly.py --plans 100 --work /tmp/nightly --output benchmarks/results/nightly.md
+    python benchmarks/nightly.py --plans 1000 --distinct 100 --work /tmp/nightly --output benchmarks/results/nightly.md
 
-Makes that many plans, each with a small network and data of its own, in three precisions for ONNX Runtime; the first
+Makes that many plans, each with a small network and data of its own, in three precisions for ONNX Runtime; with
+``--distinct`` further ones have copies of the first so many, whose results then are there already. The first
 night makes them all (some ten CPU seconds each; a run that was stopped goes on), and is not counted. Then `trtforge
 nightly` runs in a process of its own, again and again: CPU seconds of it and of all that it started, and its peak
 memory. Beside it the same as many commands, `trtforge gate` on each plan, of which a few are run and the rest reckoned.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -133,6 +135,18 @@ def median(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
+def make_plans(work: Path, num: int, distinct: int) -> None:
+    """So many plans, of which so many have files of their own content."""
+    for index in range(num):
+        folder = work / f"models/m{index:04d}"
+        if folder.exists():
+            continue
+        if index < distinct:
+            make_plan(folder, index)
+        else:
+            shutil.copytree(work / f"models/m{index % distinct:04d}", folder)
+
+
 def one_changed(work: Path, num: int) -> tuple[Cost, Cost]:
     """A night in which one plan changed, and the gate of that plan alone after another such change."""
     plan = work / "models/m0000/plan.toml"
@@ -150,14 +164,14 @@ def main() -> None:
     """Make, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plans", type=int, default=100)
+    parser.add_argument("--distinct", type=int, default=0, help="plans with files of their own; 0: all")
     parser.add_argument("--work", type=Path, required=True, help="folder; what is made there is used again")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
     work: Path = arguments.work
-    for index in range(arguments.plans):
-        if not (folder := work / f"models/m{index:04d}").exists():
-            make_plan(folder, index)
-    sizes = sorted({max(arguments.plans // 10, 1), max(arguments.plans // 2, 1), arguments.plans})
+    distinct = arguments.distinct or arguments.plans
+    make_plans(work, arguments.plans, distinct)
+    sizes = sorted({max(arguments.plans // share, 1) for share in (100, 10, 2, 1)})
     rows = []
     for num in sizes:
         costs = nights(work, num)
@@ -175,10 +189,11 @@ def main() -> None:
         [
             "# A night of many plans",
             "",
-            f"Made by `python benchmarks/nightly.py --plans {arguments.plans} --work FOLDER --output "
-            f"benchmarks/results/nightly.md`, {cpu_name()}. Each plan: a small network of its own, FP32, FP16 and INT8 "
-            f"for ONNX Runtime, gated; the store has {num_results} results. CPU seconds of the process and of all that "
-            f"it started, median of {REPEATS} runs; peak memory of the largest.",
+            f"Made by `python benchmarks/nightly.py --plans {arguments.plans} --distinct {distinct} --work FOLDER "
+            f"--output benchmarks/results/nightly.md`, {cpu_name()}. Each plan: a small network and data in files of "
+            f"its own ({distinct} different ones), FP32, FP16 and INT8 for ONNX Runtime, gated; the store has "
+            f"{num_results} results. CPU seconds of the process and of all that it started, median of {REPEATS} runs; "
+            "peak memory of the largest.",
             "",
             "| plans, nothing changed | CPU s | ms a plan | peak MiB |",
             "|---:|---:|---:|---:|",

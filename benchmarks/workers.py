@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,18 +46,36 @@ def cpu_of(pid: int) -> float:
     return ticks / TICKS + sum(cpu_of(int(child)) for child in children)
 
 
-def main() -> None:
-    """Run both, and print what they cost."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plans", type=int, default=50)
-    parser.add_argument("--work", type=Path, required=True, help="folder that is not there yet")
-    options = parser.parse_args()
-    work: Path = options.work
-    for seed in range(options.plans):
+@dataclass(frozen=True)
+class Overhead:
+    """CPU seconds of both nights."""
+
+    num: int
+    here: float
+    hub: float
+    workers: float
+
+    @property
+    def there(self) -> float:
+        """Of all that worked for the second."""
+        return self.hub + self.workers
+
+    def sentence(self) -> str:
+        """What they cost."""
+        return (
+            f"{self.num} lines from an empty store, CPU s a line: {self.here / self.num:.2f} on this machine, "
+            f"{self.there / self.num:.2f} on two local workers (hub {self.hub / self.num:.2f}, workers "
+            f"{self.workers / self.num:.2f}): {self.there / self.here:.2f} times as much, "
+            f"{(self.there - self.here) / self.num:.2f} s a line more."
+        )
+
+
+def overhead(work: Path, num: int) -> Overhead:
+    """Both nights, of so many plans, in a folder that is not there yet."""
+    for seed in range(num):
         make_plan(work / f"models/m{seed:03d}", seed)
     (work / "here.toml").write_text(FLEET.format(scheduler="", report="here"))
     here = trtforge(work, "nightly", "here.toml", "--store", "store-here")
-
     with cluster_in(work.resolve(), {"a": "board", "b": "board"}, {}) as cluster:
         scheduler = f'scheduler = "{cluster.address}"\ndepot = "file://{cluster.depot}"'
         (work / "there.toml").write_text(FLEET.format(scheduler=scheduler, report="there"))
@@ -64,14 +83,17 @@ def main() -> None:
         before = sum(cpu_of(process.pid) for process in processes)
         there = trtforge(work, "nightly", "there.toml", "--store", "store-there")
         of_workers = sum(cpu_of(process.pid) for process in processes) - before
-
     assert (here.status, there.status) == (0, 0), "a night failed"
-    total, num = there.cpu_seconds + of_workers, options.plans
-    print(f"{num} lines from an empty store, CPU s a line: {here.cpu_seconds / num:.2f} on this machine,")
-    print(
-        f"{total / num:.2f} on two local workers (hub {there.cpu_seconds / num:.2f}, workers {of_workers / num:.2f}):"
-    )
-    print(f"{total / here.cpu_seconds:.2f} times as much, {(total - here.cpu_seconds) / num:.2f} s a line more.")
+    return Overhead(num, here.cpu_seconds, there.cpu_seconds, of_workers)
+
+
+def main() -> None:
+    """Run both, and print what they cost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plans", type=int, default=50)
+    parser.add_argument("--work", type=Path, required=True, help="folder that is not there yet")
+    options = parser.parse_args()
+    print(overhead(options.work, options.plans).sentence())
 
 
 if __name__ == "__main__":

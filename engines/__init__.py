@@ -6,6 +6,7 @@ A leaf: it knows arrays, ONNX files and engine files, and nothing of calibration
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -28,7 +29,8 @@ def backend(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise Unavailable(f"backend '{name}': no such backend; choose one of {', '.join(BACKENDS)}")
-    return cast("Backend", importlib.import_module(module_of(name)))
+    module = module_of(name)
+    return cast("Backend", sys.modules.get(module) or importlib.import_module(module))
 
 
 def module_of(name: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -25,6 +27,11 @@ def digest_of_path(path: Path, leave_out: str = "") -> str:
         if file.name != leave_out:
             sha.update(f"{name}\0".encode() + file_digest(file))
     return sha.hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """``digest_of_path`` of what is known to be a file."""
+    return hashlib.sha256(b"\0" + file_digest(path)).hexdigest()
 
 
 def files_below(folder: Path) -> dict[str, Path]:
@@ -48,6 +55,38 @@ def files_below(folder: Path) -> dict[str, Path]:
 def sha256_of(path: Path) -> str:
     """SHA-256 (hex) of a file, as `sha256sum` prints it; of a folder as ``digest_of_path``."""
     return digest_of_path(path) if path.is_dir() else file_digest(path).hex()
+
+
+def plain(value: Any) -> Any:
+    """What stands for a value in a recipe: an input's content digest, an option's plain data."""
+    if hasattr(value, "digest"):
+        return {"digest": value.digest()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain_fields(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise TypeError(f"{type(value).__name__} cannot stand in a recipe")
+
+
+def _plain_fields(record: Any) -> dict[str, Any]:
+    """As ``plain(asdict(record))``, without its copies: records in a record stand with their fields."""
+    return {field.name: _plain_within(getattr(record, field.name)) for field in fields(record)}
+
+
+def _plain_within(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain_fields(value)
+    if isinstance(value, dict):
+        return {str(key): _plain_within(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_within(item) for item in value]
+    return plain(value)
 
 
 TRAINED = "trained"

@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+MOST_NAMED = 60
+"""Names in a sentence."""
 OBEYED = "\n\t"
 """Control characters that a sentence or a table may have."""
 
@@ -47,4 +49,10 @@ def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known one, and all of them."""
     close = difflib.get_close_matches(name, known, n=1)
     meant = f"; did you mean '{close[0]}'?" if close else ";"
-    return f"{meant} known: {', '.join(known)}"
+    return f"{meant} known: {some_of(known)}"
+
+
+def some_of(names: tuple[str, ...] | list[str]) -> str:
+    """The names, with commas between them; of many the first, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

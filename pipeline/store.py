@@ -22,20 +22,19 @@ import errno
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from calibration.data.batches import Samples
 from calibration.data.source import FUNCTION
-from pipeline.artifact import Artifact, artifact_from_record, digest_of_path, files_below, record_from_artifact
+from pipeline.artifact import Artifact, artifact_from_record, digest_of_file, files_below, plain, record_from_artifact
 from pipeline.errors import FULL_DISK, ConfigError, Unavailable
 from pipeline.output import (
     LOCK,
@@ -93,23 +92,6 @@ class Missing:
 def canonical(data: Any) -> str:
     """JSON with sorted keys and no spaces: equal data, equal bytes."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def plain(value: Any) -> Any:
-    """What stands for a value in a recipe: an input's content digest, an option's plain data."""
-    if hasattr(value, "digest"):
-        return {"digest": value.digest()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    raise TypeError(f"{type(value).__name__} cannot stand in a recipe")
 
 
 def described(inputs: Sequence[object]) -> list[str]:
@@ -395,5 +377,5 @@ def _made_seconds(entry: Path) -> float | None:
 def _digest_of_files(folder: Path) -> str:
     """SHA-256 (hex) of all that a stage left, the records beside its artifact and the recipe included."""
     apart = ("result.json", LOCK)
-    digests = {name: digest_of_path(path) for name, path in files_below(folder).items() if name not in apart}
+    digests = {name: digest_of_file(path) for name, path in files_below(folder).items() if name not in apart}
     return hashlib.sha256(canonical(digests).encode()).hexdigest()

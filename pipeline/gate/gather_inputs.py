@@ -24,7 +24,7 @@ from pipeline.plan import Plan
 from pipeline.record import MetricInfo, PlanInfo
 from pipeline.report.write import variant_record
 from pipeline.results import Results, variant_named
-from pipeline.spelling import nearest
+from pipeline.spelling import nearest, some_of
 from pipeline.stages.benchmark import Benchmark, timings_from
 from pipeline.stages.gate import Gate
 from pipeline.stages.infer import Infer
@@ -147,7 +147,7 @@ def baseline_engine(name: str, store: Path) -> tuple[BaselineEngine | None, str]
     except NotDecided as upgraded:
         return None, str(upgraded).partition(";")[0]
     if baseline is None:
-        stored_names = ", ".join(names_in(store))
+        stored_names = some_of(names_in(store))
         return None, f"no baseline '{name}' is kept in {store}{f', only {stored_names}' if stored_names else ' yet'}"
     record = baseline.record
     p50_ms = {measured.batch_size: measured.percentiles[0].candidate_ms.estimate for measured in record.measured}

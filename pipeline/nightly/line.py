@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.artifact import plain
 from pipeline.errors import EXIT_STATUS, ConfigError, Unavailable
 from pipeline.gate.baseline import RECORD as BASELINE_RECORD
 from pipeline.gate.baseline import is_variant_name
@@ -23,7 +24,7 @@ from pipeline.nightly.why import History, why_missing
 from pipeline.plan import Plan
 from pipeline.release.bundle_writer import narrowed
 from pipeline.source_digest import source_digest
-from pipeline.store import canonical, plain
+from pipeline.store import canonical
 from pipeline.workers.census import DeviceState
 from pipeline.workers.device import RunCommand
 

@@ -6,7 +6,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.spelling import echo, nearest, shown, table_console
+from pipeline.spelling import echo, nearest, shown, some_of, table_console
 
 EVIL = "\x1b]0;owned\x07[red]"
 
@@ -36,3 +36,10 @@ def test_sentences_and_tables_show_them(capsys: pytest.CaptureFixture[str]) -> N
     assert "\x07" not in said.out + said.err
     assert said.out.count("owned") == 5
     assert said.out.splitlines()[-1] == "\\x1b]0;owned[red]", "names are no markup"
+
+
+def test_of_many_names_the_first_are_named_and_the_others_counted() -> None:
+    names = [f"m{number:03d}" for number in range(62)]
+    assert some_of(names[:3]) == "m000, m001, m002"
+    assert some_of(names).endswith("m058, m059 and 2 more")
+    assert nearest("m00", names).endswith("m059 and 2 more")

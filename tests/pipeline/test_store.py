@@ -16,10 +16,10 @@ import pytest
 
 from calibration import file_digest
 from pipeline import store as store_module
-from pipeline.artifact import OnnxModel, Ranges, artifact_from_record, digest_of_path, record_from_artifact
+from pipeline.artifact import OnnxModel, Ranges, artifact_from_record, digest_of_path, plain, record_from_artifact
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.machine.digest_table import DigestTable
-from pipeline.store import Store, canonical, plain
+from pipeline.store import Store, canonical
 
 
 @dataclass(frozen=True)
