@@ -15,10 +15,11 @@ from engines.precision import precision_named
 NVINFER_OPTIONS = frozenset(
     {
         "workspace_mib", "optimization_level", "hardware", "version_compatible", "weights", "dla_core", "cuda_graph",
-        "native", "sparse_weights", "plugins",
+        "native", "sparse_weights", "plugins", "builds",
     }
 )  # fmt: skip
-"""The fields of ``BuildOptions`` that TensorRT and TensorRT for RTX both have an effect for."""
+"""The fields of ``BuildOptions`` that TensorRT and TensorRT for RTX both have an effect for; and ``builds``, which the
+stage that builds obeys: engines that they choose kernels for by time differ from build to build."""
 LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 """Names of ``trt.TacticSource`` whose kernels are another library's."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -19,18 +20,21 @@ from engines.nvinfer.timing_cache import timing_cache_path
 from engines.plugin_library import FIELD, sha256_of_library
 from engines.precision import precision_named
 from engines.refit.network import GRAPH, network_graph
-from pipeline.artifact import Engine, ModelFile, OnnxModel, Ranges
+from pipeline.artifact import Engine, ModelFile, OnnxModel, Ranges, sha256_of
 from pipeline.builder.native_int8 import batches_for_calibrator, scales_for_calibrator
 from pipeline.builder.plugins import check_names, plugin_files
 from pipeline.builder.retries import attempts, build_with_retries
+from pipeline.builder.several import BuildTimes, compared, example_feed, sentence, times_in_turns
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.machine import child_process
 from pipeline.machine.jetson import l4t, power_mode
-from pipeline.machine.progress import Phases
+from pipeline.machine.progress import Phases, waiting
 from pipeline.machine.user_cache import user_cache
 from pipeline.option import check_bounds, option
 from pipeline.stage import Stage
 
+SEVERAL = "builds"
+"""The option of this stage, named in ``OBEYS`` by those whose builds differ, and the folder of the builds."""
 NATIVE = "native"
 """The field of ``BuildOptions`` by which INT8 comes from TensorRT's own calibrator."""
 BEHIND = dict.fromkeys(("int8", "native_scales", "native_batch_size"), NATIVE)
@@ -105,6 +109,9 @@ class Build(Stage):
     plugins: tuple[str, ...] = option(
         (), "for TensorRT: shared libraries of plugins, such as libmy.so, that its engines are built with and may load"
     )
+    builds: int = option(
+        1, "for TensorRT and TensorRT for RTX: engines that are built, of which the quickest, timed in turns, is kept"
+    )
     timing_cache: bool = option(True, "for TensorRT: keep a timing cache for later builds on this machine")
 
     def __post_init__(self) -> None:
@@ -116,6 +123,7 @@ class Build(Stage):
             optimization_level=(0, 5),
             native_batch_size=(1, math.inf),
             dla_core=(-1, 15),
+            builds=(1, 100),
         )
 
     def check_backends(self, names: Collection[str]) -> None:
@@ -166,15 +174,23 @@ class Build(Stage):
 
     def refuse(self, target: BuildTarget) -> None:
         """Raise Unavailable if the backend on this machine cannot do what the options ask."""
-        options = self.options(target)
+        options, runtime = self.options(target), backend(target.backend)
         if self.is_native(target.backend, target.precision):
             options = replace(options, native=GivenScales(b""))
-        backend(target.backend).refuse(options)
+        runtime.refuse(options)
+        if self._num_builds(target) > 1 and (reason := runtime.why_not_run()):
+            raise Unavailable(
+                f"builds = {self.builds}: engines are timed where they are built, to keep the quickest ({reason}); "
+                "build where they run, or take 1"
+            )
+
+    def _num_builds(self, target: BuildTarget) -> int:
+        return self.builds if SEVERAL in backend(target.backend).OBEYS else 1
 
     def options(self, target: BuildTarget) -> BuildOptions:
         """What the backend is told; each is told what the documents say is for it."""
         asked = BuildOptions(target.precision, target.shapes, target.more_shapes)
-        given_later = ("timing_cache", NATIVE)
+        given_later = ("timing_cache", NATIVE, SEVERAL)
         obeyed = backend(target.backend).OBEYS.difference(given_later)
         values = {name: getattr(self, name) for name in obeyed}
         if FIELD in obeyed:
@@ -207,13 +223,16 @@ class Build(Stage):
         self.refuse(target)
         options, notes = self._with_machine(model, target, calibration)
         engine = out / f"model{runtime.SUFFIX}"
-        attempt = partial(_attempt, out, model, engine, target)
-        tries = attempts(options, runtime.refuse) if "workspace_mib" in runtime.OBEYS else iter((options,))
-        record = build_with_retries(_what(target), attempt, tries)
+        builds: list[BuildTimes] = []
+        if (num := self._num_builds(target)) > 1:
+            record, builds = _quickest_of(num, engine, model, target, options)
+        else:
+            record = _built(out, model, engine.name, target, options)
         record = replace(record, notes=(*record.notes, *notes), versions=self.versions(model, target))
         made_from = {"model": model.digest(), "calibration": calibration.digest() if calibration else ""}
         graph = {} if options.weights == BuildOptions.weights else {GRAPH: network_graph(model.path).record()}
-        whole = asdict(record) | {"made_from": made_from} | graph
+        several = {SEVERAL: list(map(asdict, builds))} if builds else {}
+        whole = asdict(record) | {"made_from": made_from} | graph | several
         (out / "record.json").write_text(json.dumps(whole, indent=1, sort_keys=True))
         (out / "notes.json").write_text(json.dumps(list(record.notes)))
         smallest, largest = target.batch_bounds()
@@ -261,6 +280,45 @@ def check_shape_range(name: str, shape: ShapeRange) -> None:
 
 def _what(target: BuildTarget) -> str:
     return f"build {target.precision} for {target.backend}"
+
+
+def _built(folder: Path, model: ModelFile, name: str, target: BuildTarget, options: BuildOptions) -> EngineRecord:
+    """One engine in a folder, with less to work with where that is needed."""
+    runtime = backend(target.backend)
+    attempt = partial(_attempt, folder, model, folder / name, target)
+    tries = attempts(options, runtime.refuse) if "workspace_mib" in runtime.OBEYS else iter((options,))
+    return build_with_retries(_what(target), attempt, tries)
+
+
+def _quickest_of(
+    num: int, engine: Path, model: ModelFile, target: BuildTarget, options: BuildOptions
+) -> tuple[EngineRecord, list[BuildTimes]]:
+    """The record of the quickest of so many builds, which lies where it is to lie, and what is told of all.
+
+    From the second on no timing cache is read, with which they would be the first again.
+    """
+    folders = [engine.parent / SEVERAL / str(number) for number in range(num)]
+    records = []
+    for folder in folders:
+        folder.mkdir(parents=True)
+        records.append(_built(folder, model, engine.name, target, options))
+        options = replace(options, timing_cache=None)
+    engines = [folder / engine.name for folder in folders]
+    feed = example_feed(records[0], target.shapes)
+    log, what = engine.with_name("builds.log"), f"{_what(target)}: time {num} builds"
+    with waiting(what):
+        sessions = child_process.call(log, what, times_in_turns, engines, target.backend, feed)
+    p50s_ms, ratios = compared(sessions)
+    best = ratios.index(min(ratios))
+    builds = [
+        BuildTimes(sha256_of(path), record.size_bytes, record.build_seconds, p50_ms, ratio, number == best)
+        for number, (path, record, p50_ms, ratio) in enumerate(zip(engines, records, p50s_ms, ratios))
+    ]
+    for path in folders[best].iterdir():
+        path.rename(engine.parent / path.name)
+    shutil.rmtree(engine.parent / SEVERAL)
+    record = records[best]
+    return replace(record, notes=(*record.notes, sentence(builds))), builds
 
 
 def _attempt(out: Path, model: ModelFile, engine: Path, target: BuildTarget, options: BuildOptions) -> EngineRecord:

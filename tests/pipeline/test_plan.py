@@ -167,6 +167,7 @@ cuda_graph = false
 sparse_weights = true
 plugins = ["libmy.so"]
 timing_cache = false
+builds = 3
 [infer]
 batch_size = 5
 num_threads = 3
