@@ -57,6 +57,8 @@ budgets = ["size_mib <= 1.05 x baseline"]
 report = "nightly-{num}"
 """
 REPEATS = 5
+OUT_OF_BOUNDS = 5
+"""Of a hundred networks with random weights one is judged to be; what it costs is the same."""
 NUM_COMMANDS = 3
 
 
@@ -126,7 +128,7 @@ def nights(work: Path, num: int) -> list[Cost]:
         FLEET.format(num=num).replace('["models/*/plan.toml"]', str([f"models/m{i:04d}/plan.toml" for i in range(num)]))
     )
     first = trtforge(work, "nightly", f"fleet-{num}.toml", script=IN_ONE_PROCESS)
-    assert first.status == 0, f"the first night of {num} plans ended with {first.status}"
+    assert first.status in (0, OUT_OF_BOUNDS), f"the first night of {num} plans ended with {first.status}"
     return [trtforge(work, "nightly", f"fleet-{num}.toml") for _ in range(REPEATS)]
 
 

@@ -120,7 +120,7 @@ def test_the_quickest_of_three_is_kept_and_all_are_told_of(program: Path, tmp_pa
     record = json.loads((tmp_path / "engine.gears.json").read_text())
     assert [round(build["p50_ms"], 3) for build in record["builds"]] == [4.0, 1.0, 2.5]
     assert [round(build["ratio"], 3) for build in record["builds"]] == [4.0, 1.0, 2.5]
-    assert [build["kept"] for build in record["builds"]] == [False, True, False]
+    assert [build["is_chosen"] for build in record["builds"]] == [False, True, False]
     assert record["builds"][1]["sha256"] == hashlib.sha256(engine.read_bytes()).hexdigest()
     (note,) = record["notes"]
     assert note.startswith("The quickest of 3 builds was kept, p50 1 ms; the slowest takes 300.0 % more.")

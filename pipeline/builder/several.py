@@ -42,7 +42,7 @@ class BuildTimes:
     """Median over the sessions of the medians of its queries."""
     ratio: float
     """Its time over the quickest's: geometric mean over the sessions."""
-    kept: bool = False
+    is_chosen: bool = False
 
 
 def example_feed(record: EngineRecord, shapes: Mapping[str, ShapeRange]) -> dict[str, Array]:
@@ -96,9 +96,9 @@ def compared(sessions: Sequence[Sequence[float]]) -> tuple[list[float], list[flo
 
 def sentence(builds: Sequence[BuildTimes]) -> str:
     """Which was kept, and how far they lie apart."""
-    kept = next(build for build in builds if build.kept)
+    chosen = next(build for build in builds if build.is_chosen)
     spread = max(build.ratio for build in builds) - 1.0
-    words = f"The quickest of {len(builds)} builds was kept, p50 {kept.p50_ms:.3g} ms; the slowest takes "
+    words = f"The quickest of {len(builds)} builds was kept, p50 {chosen.p50_ms:.3g} ms; the slowest takes "
     words += f"{100 * spread:.1f} % more."
     if spread > LARGE_SPREAD:
         words += (

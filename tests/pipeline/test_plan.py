@@ -166,7 +166,6 @@ edgetpu = true
 cuda_graph = false
 sparse_weights = true
 plugins = ["libmy.so"]
-timing_cache = false
 builds = 3
 [infer]
 batch_size = 5
