@@ -151,6 +151,8 @@ def test_a_backend_whose_builds_are_alike_is_refused() -> None:
     Build(builds=2).check_backends(("onnxruntime", "tensorrt"))
     with pytest.raises(ConfigError, match="builds is 0, but must be at least 1"):
         Build(builds=0)
+    with pytest.raises(ConfigError, match="builds = 2: engines without weights cannot be timed; take 1, or weights = "):
+        Build(builds=2, weights="stripped")
 
 
 def test_a_machine_that_grows_slower_treats_all_alike() -> None:

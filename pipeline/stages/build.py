@@ -125,6 +125,10 @@ class Build(Stage):
             dla_core=(-1, 15),
             builds=(1, 100),
         )
+        if self.builds > 1 and self.weights == "stripped":
+            raise ConfigError(
+                f"builds = {self.builds}: engines without weights cannot be timed; take 1, or weights = refittable"
+            )
 
     def check_backends(self, names: Collection[str]) -> None:
         """That what makes an engine another one is taken by one of these backends; ConfigError."""

@@ -22,6 +22,7 @@ from pipeline.stages.validate import Validate
 from tests.pipeline.plans import LEAST, refused, written
 
 EVERYTHING = """
+convert.batch_size = 4
 [model]
 source = "saved"
 signature = "classify"
@@ -117,8 +118,6 @@ num_threads = 2
 num_workers = 4
 watch = "all"
 stop = 0.25
-[convert]
-batch_size = 4
 [ptq]
 precision = "dynamic"
 per_channel = false
@@ -166,6 +165,7 @@ edgetpu = true
 cuda_graph = false
 sparse_weights = true
 plugins = ["libmy.so"]
+timing_cache = false
 builds = 3
 [infer]
 batch_size = 5
