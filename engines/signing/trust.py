@@ -18,6 +18,7 @@ from typing import Any
 
 from engines.errors import NotTrusted
 from engines.signing.envelope import PublicKey, opened, public_key
+from engines.signing.newest import check_newest, signed_on
 
 TRUSTED = "TRTFORGE_TRUSTED"
 ENDING = ".dsse.json"
@@ -46,6 +47,8 @@ class Signed:
     """The file of the key."""
     weights: Mapping[str, str] = field(default_factory=dict)
     """The SHA-256 of each file of weights that was signed with it, by the file's name."""
+    signed_on: str = ""
+    """When (UTC, ISO 8601); empty where the statement does not say."""
 
 
 UNSIGNED = Signed()
@@ -70,7 +73,7 @@ def expected(engine: Path) -> Signed:
     """What the bytes of an engine and of its record must be; ``UNSIGNED`` where no key is named.
 
     Raises:
-        NotTrusted: it has no signature by a key that is trusted.
+        NotTrusted: it has no signature by a key that is trusted, or is older than what was loaded from its place.
         Unavailable: what verifies signatures is not installed.
     """
     if str(engine) in _PROMISED:
@@ -85,7 +88,9 @@ def expected(engine: Path) -> Signed:
             f"{engine}: is not signed, a signature by one of {names} is expected; it was not loaded: sign it with "
             "`trtforge sign`, or build it again where the key is"
         )
-    return signed_by(file, keys)
+    signed = signed_by(file, keys)
+    check_newest(engine, signed.sha256, signed.signed_on)
+    return signed
 
 
 @contextmanager
@@ -116,7 +121,7 @@ def signed_by(file: Path, keys: tuple[PublicKey, ...]) -> Signed:
         raise NotTrusted(f"{file}: is a statement of another kind; name what `trtforge sign` wrote")
     (_, sha256), *others = digests.items()
     weights = {name: digest for name, digest in others if not name.startswith(PLUGIN)}
-    return Signed(sha256, record, str(envelope.key.path), weights)
+    return Signed(sha256, record, str(envelope.key.path), weights, signed_on(statement))
 
 
 def signature_of(engine: Path) -> Path | None:

@@ -22,6 +22,8 @@ from pipeline.gate.baseline import (
     stored_baseline,
 )
 from pipeline.gate.generations import FOLDER, check_stored
+from pipeline.signing.options import Sign
+from pipeline.signing.statement import sign_file
 from pipeline.spelling import echo, table_console
 
 
@@ -57,9 +59,12 @@ def rollback_(name: str, to: int | None, store: Path) -> None:
     """Make an earlier generation of baseline NAME the current one again; nothing is built.
 
     The engine that it replaces counts as withdrawn: a nightly job does not promote it again, `trtforge baseline set`
-    does.
+    does. Where TRTFORGE_SIGNING_KEY names a key, the engine is signed again, as the newest.
     """
-    folder = rollback(name, store, to or 0).folder
+    went_back = rollback(name, store, to or 0)
+    folder = went_back.folder
+    if (key := Sign().key()) is not None:  # So that it is the newest again, where engines are held to that.
+        sign_file(went_back.engine.path, key)
     (current,) = (generation for generation in generations(name, store) if generation.is_current)
     echo(f"trtforge: {name} is generation {current.number} now, {current.record.engine.name}", err=True)
     echo(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.command.options import STORE, given_options, needed
 from pipeline.delivery.contents import Delivered, delivered_from
 from pipeline.delivery.cpp import EXAMPLE, cpp_program, deliver_to_cpp, is_changed
 from pipeline.delivery.deepstream import NETWORK_TYPES, deliver_to_deepstream, picture_from
+from pipeline.delivery.last_delivered import check_not_older, note_delivered
 from pipeline.delivery.triton import deliver_to_triton, triton_model
 from pipeline.errors import ConfigError
 from pipeline.gate.baseline import stored_baseline
@@ -61,11 +63,15 @@ def deliver(names: tuple[str, ...], target: tuple[str, Path], store: Path, **opt
     """
     server, folder = target
     engines = [_engine(name, store) for name in names]
+    place = folder / (options["model"] or names[0]) if server == "triton" else folder
+    for engine in engines:
+        check_not_older(engine.name, engine.path, place, store)
     for flag in given_options():
         if server not in ONLY_FOR.get(flag, TARGETS):
             raise ConfigError(f"{flag}: has no effect for {server}; drop it")
     if server == "triton":
         echo(deliver_to_triton(triton_model(options["model"] or names[0], engines, options["max_batch"]), folder))
+        _note(engines, place)
         return
     if len(engines) > 1:
         raise ConfigError(f"{server}: a configuration has one engine; give one NAME")
@@ -74,9 +80,16 @@ def deliver(names: tuple[str, ...], target: tuple[str, Path], store: Path, **opt
     plan = read_plan(file)
     if server == "cpp":
         _deliver_to_cpp(engines[0], plan, folder)
+        _note(engines, place)
         return
     picture = picture_from(engines[0], preprocess_of(plan))
     echo(deliver_to_deepstream(engines[0], picture, options["network_type"], folder))
+    _note(engines, place)
+
+
+def _note(engines: Sequence[Delivered], place: Path) -> None:
+    for engine in engines:
+        note_delivered(engine.name, engine.path, place)
 
 
 def _deliver_to_cpp(engine: Delivered, plan: Plan, folder: Path) -> None:
