@@ -160,14 +160,8 @@ def unpadded(array: Array, num_samples: int, batch: int) -> Array:
 
 
 def few(samples: Samples, num: int) -> Iterator[dict[str, Array]]:
-    """So many samples, evenly spread, each as a batch of one."""
-    chosen, at = set(spread(samples.num_samples, num)), 0
-    for piece in samples.pieces(32):
-        size = len(next(iter(piece.values())))
-        for row in range(size):
-            if at + row in chosen:
-                yield {name: array[row : row + 1] for name, array in piece.items()}
-        at += size
+    """So many samples, evenly spread, each as a batch of one; 0: all."""
+    return samples.at(spread(samples.num_samples, num))
 
 
 def num_values_of_sample(path: Path, samples: Samples) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -109,6 +109,15 @@ class Samples:
             DataError: as ``batches``.
         """
         yield from (piece for piece, _ in self._pieces(num_max))
+
+    def at(self, indices: Sequence[int]) -> Iterator[dict[str, AnyArray]]:
+        """These samples, each as a batch of one: model input name -> (1, ...). No other picture is decoded for it.
+
+        Raises:
+            DataError: as ``batches``.
+        """
+        for block in self.reader.samples_at(indices):
+            yield {spec.name: self._checked(spec, block) for spec in self.specs}
 
     def _pieces(self, num_max: int) -> Iterator[tuple[dict[str, AnyArray], str]]:
         """Neighbouring samples, preprocessed and checked, with the file that they come from."""

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -34,6 +33,7 @@ from calibration.precision.watch import Watch, watched_tensors
 from calibration.precision.weights import mean_axes
 from calibration.ranges.means import ChannelMeans, channel_means
 from calibration.ranges.ranges import (
+    AUTO,
     METHODS,
     Origin,
     RangeMethod,
@@ -216,12 +216,11 @@ class Tolerate(Stage):
         self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples, rounding: Rounding, sessions: Sessions
     ) -> list[Lot]:
         """By the method, or by each of them, the ranges of one half of the samples and of the other, in one session."""
-        halves, _ = self._halves(model, proto, samples, "all")
-        origin, bits = Origin("", "", samples.num_samples), precision_named(rounding.precision).activation_bits
+        halves = self._halves(model, proto, samples, "all")
+        bits = precision_named(rounding.precision).activation_bits
         methods: tuple[RangeMethod, ...] = METHODS if rounding.method == "any" else (rounding.method,)
         spans = [
-            [spans_from_ranges(ranges_from_histograms(half, method, rounding.percentile, origin)) for half in halves]
-            for method in methods
+            [spans_from_ranges(half) for half in halves.read(method, rounding.percentile, {})[:2]] for method in methods
         ]
         network = WholeIntegerNetwork(proto, WholeInteger(bits, rounding.weight_bits, rounding.one_scale), spans[0][0])
         run = sessions.opened(network.model)
@@ -236,17 +235,14 @@ class Tolerate(Stage):
         """
         assert rounding.target != "none"
         assert rounding.target != "tflite"
-        halves, means = self._halves(model, proto, samples, "placements")
-        means = means if rounding.corrects_biases else {}
-        both = {name: histogram.merged(halves[1][name]) for name, histogram in halves[0].items()}
-        origin = Origin("", "", samples.num_samples)
+        halves = self._halves(model, proto, samples, "placements")
+        means = halves.means if rounding.corrects_biases else {}
 
-        def read(histograms: Mapping[str, Histogram], method: RangeMethod) -> RangesRecord:
-            ranges = ranges_from_histograms(histograms, method, rounding.percentile, origin, rounding.methods)
-            return ranges.with_means(means)
+        def read(method: RangeMethod) -> list[RangesRecord]:
+            return [ranges.with_means(means) for ranges in halves.read(method, rounding.percentile, rounding.methods)]
 
         methods: tuple[RangeMethod, ...] = METHODS if rounding.method == "any" else (rounding.method,)
-        spans = [[spans_from_ranges(read(half, method)) for half in halves] for method in methods]
+        spans = [[spans_from_ranges(half) for half in read(method)[:2]] for method in methods]
         options = PlacementOptions(
             rounding.target,
             rounding.exclude,
@@ -260,15 +256,10 @@ class Tolerate(Stage):
         lots: list[Lot] = [[Drawn(run, partial(steps_feed, network.steps(half))) for half in lot] for lot in spans]
         if len(methods) > 1:
             return lots, {}
-        return lots, {name: tensor.amax for name, tensor in read(both, methods[0]).tensors.items()}
+        return lots, {name: tensor.amax for name, tensor in read(methods[0])[2].tensors.items()}
 
-    def _halves(
-        self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples, watch: Watch
-    ) -> tuple[Halves, ChannelMeans]:
-        """The histograms of one half of the samples and of the other, and means of channels on a few of them.
-
-        They are kept for the next kind of engine of the model.
-        """
+    def _halves(self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples, watch: Watch) -> _Halves:
+        """They are kept for the next kind of engine of the model."""
         key = (model.digest(), samples.digest(), f"{self.num_samples} {watch}", self.runner)
         if key not in _LAST_HALVES:
             watched = watched_tensors(proto, watch, watchable(proto))
@@ -277,17 +268,38 @@ class Tolerate(Stage):
                 write_watched(model.path, proto, watched.names, file)
                 load = onnxruntime.load_values if self.runner == "onnxruntime" else backend(self.runner).load
                 run = SampleRunner(stack.enter_context(SampleFeeds(load(file, num_threads=self.num_threads))))
+                chosen = spread(samples.num_samples, self.num_samples)
                 first, second = (
-                    watched.completed(collect(run, islice(few(samples, self.num_samples), half, None, 2)))
-                    for half in ((0, 1) if samples.num_samples > 1 else (0, 0))
+                    watched.completed(collect(run, samples.at(half))) for half in (chosen[::2], chosen[1::2] or chosen)
                 )
                 axes = mean_axes(watched.graph, set(watched.names))
                 means = channel_means(run, few(samples, min(self.num_samples or MEAN_SAMPLES, MEAN_SAMPLES)), axes)
             _LAST_HALVES.clear()
-            _LAST_HALVES[key] = (first, second), means
+            _LAST_HALVES[key] = _Halves((first, second), means)
         return _LAST_HALVES[key]
 
 
-Halves: TypeAlias = tuple[Mapping[str, Histogram], Mapping[str, Histogram]]
-_LAST_HALVES: dict[tuple[str, str, str, str], tuple[Halves, ChannelMeans]] = {}
+class _Halves:
+    """The values of tensors on one half of the samples and on the other, and means of channels on a few of them."""
+
+    def __init__(self, halves: tuple[Mapping[str, Histogram], Mapping[str, Histogram]], means: ChannelMeans) -> None:
+        both = {name: histogram.merged(halves[1][name]) for name, histogram in halves[0].items()}
+        self._histograms, self.means = (*halves, both), means
+        self._read: dict[float, list[RangesRecord]] = {}
+
+    def read(self, method: RangeMethod, percentile: float, methods: Mapping[str, Method]) -> list[RangesRecord]:
+        """The ranges of either half, and of both; the tensors in ``methods`` by those."""
+        if percentile not in self._read:
+            origin = Origin("", "", 0)
+            self._read[percentile] = [
+                ranges_from_histograms(each, "entropy", percentile, origin) for each in self._histograms
+            ]
+        first: Method = "entropy" if method == AUTO else method
+        return [
+            ranges.read_by(method, {**dict.fromkeys(ranges.tensors, first), **methods})
+            for ranges in self._read[percentile]
+        ]
+
+
+_LAST_HALVES: dict[tuple[str, str, str, str], _Halves] = {}
 _LAST_REFERENCE: dict[tuple[str, str, str], Reference] = {}

@@ -92,6 +92,10 @@ def test_batches_are_full_but_the_last(ten: Samples, batch_size: int) -> None:
     assert values.dtype == np.float32
 
 
+def test_some_samples_in_any_order(ten: Samples) -> None:
+    assert [sample["x"].tolist() for sample in ten.at([7, 0, 7])] == [[[7, -7]], [[0, 0]], [[7, -7]]]
+
+
 def test_labels_and_count(ten: Samples) -> None:
     assert ten.num_samples == 10
     assert ten.labels().tolist() == list(range(10))

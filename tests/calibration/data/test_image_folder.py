@@ -62,6 +62,14 @@ def test_a_limit_is_spread_over_the_classes_with_its_labels(classes: Path) -> No
     assert samples.describe()["selection"] == "3 of 7, evenly spaced"
 
 
+def test_some_samples_are_read_without_the_others(classes: Path) -> None:
+    samples = opened(classes)
+    (classes / "images/cat/2.png").write_bytes(b"no picture any more")
+    assert [float(sample["image"][0, 0, 0, 0]) for sample in samples.at([0, 6, 3])] == [1, 20, 11]
+    with pytest.raises(DataError, match=r"2\.png"):
+        list(samples.at([1]))
+
+
 def test_images_in_folders_need_no_labels(classes: Path) -> None:
     samples = opened(classes)
     assert samples.num_samples == 7
