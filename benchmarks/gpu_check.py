@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_offload, gpu_report
+from benchmarks import gpu_offload, gpu_refit, gpu_report
 from benchmarks.gpu_cases import OPTIONS, Case, cases_from_folder, own_case, own_shapes, plan_text
 from benchmarks.gpu_report import Found
 from benchmarks.gpu_steps import ROOT, Steps
@@ -204,6 +204,15 @@ def with_options(check: Check) -> None:
         check.run("own: offline", "pipeline", "benchmark", plan, *data, *offline)
 
 
+def refitted(check: Check, case: Case) -> None:
+    """The own network's engines with other weights, and one without any, filled."""
+    own_kernels = ("--no-external-kernels",) if re.search(r"external_kernels\s*=\s*false", check.build) else ()
+    data = ("--backend", check.backend, "--data", check.work / "own.npz", "--input", "image=x_test")
+    folder, steps = check.work / "own" / "refit", (check.run, check.steps.failed)
+    refit = gpu_refit.RefitCheck(folder, check.backend, *steps, check.build, own_kernels, (*data, *LOOSE))
+    gpu_refit.refits(refit, case, check.work / "own.onnx")
+
+
 def elsewhere(check: Check) -> None:
     """The own network once more, with TensorRT called in a process of another Python, as on JetPack 5."""
     check.elsewhere, said = check.python, "in a process of its own"
@@ -318,6 +327,7 @@ def checked(given: argparse.Namespace) -> Check:
             whole(check, case, native=native)
             if case.name == "own":
                 with_options(check)
+                refitted(check, case)
                 if given.backend == "tensorrt":
                     elsewhere(check)
         except Exception as error:  # noqa: BLE001  # The other networks shall have their turn: nobody is there to see it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def _tended(job: Job, looked: Look, ended: Ended) -> LineRecord:
         status = ended()
     except tuple(EXIT_STATUS) as error:
         return replace(blank, status=exit_status(error), sentence=str(error), log=_log_of(log, job))
-    blank = replace(blank, status=status, log=_relative(log, job), why=(*looked.why, *_refitted(log, looked)))
+    blank = replace(blank, status=status, log=_relative(log, job), why=_why(log, looked))
     if not job.gates:
         return _without_gate(job, looked, blank, log)
     gate = _gate_of(folder) if status in STATUS.values() else None
@@ -85,12 +85,13 @@ def _tended(job: Job, looked: Look, ended: Ended) -> LineRecord:
     return _kept_record(job, looked, record)
 
 
-def _refitted(log: Path, looked: Look) -> Iterator[str]:
-    """Of each engine that got new weights instead of being built, as the command told it, here or on a device."""
-    if looked.plan is None or looked.plan.build.weights == STRIPPED:
-        return
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    yield from (f"{name}: {ONLY_WEIGHTS}" for name in dict.fromkeys(REFITTED.findall(text)))
+def _why(log: Path, looked: Look) -> tuple[str, ...]:
+    """What had changed; and which engines got new weights instead of being built, as the command told it."""
+    changes = tuple(sentence for sentence in looked.why if sentence != ONLY_WEIGHTS)
+    if looked.plan is None or looked.plan.build.weights == STRIPPED or not log.is_file():
+        return changes
+    names = REFITTED.findall(log.read_text(encoding="utf-8", errors="replace"))
+    return (*changes, *(f"{name}: {ONLY_WEIGHTS}" for name in dict.fromkeys(names)))
 
 
 def _without_gate(job: Job, looked: Look, blank: LineRecord, log: Path) -> LineRecord:

@@ -8,7 +8,7 @@ from pathlib import Path
 from engines import backend
 from engines.refitting import RefittingBackend
 from pipeline.artifact import Engine
-from pipeline.errors import EngineError
+from pipeline.errors import EngineError, StageError
 from pipeline.refitting.origin import Origins
 from pipeline.refitting.refit import STRIPPED, Refit
 from pipeline.results import Results, Variant
@@ -29,7 +29,7 @@ def built_or_refitted(store: Store, build: Build, made: Results, variant: Varian
     if (origin := Origins(store, build, model, target).best()) is not None:
         try:
             return store.run(Refit(), origin, model)
-        except EngineError as error:
+        except (EngineError, StageError) as error:  # It was refused, or the library crashed.
             note = f"{variant.name}: is built anew, though only weights changed: it could not be refitted ({error})"
             log.warning("%s", note)
             made.notes.append(note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -40,48 +40,45 @@ class Origins:
             return None
         if self._is_kept(stage_name(build), self._recipe):
             return None
-        engines = [engine for _, engine in sorted(self._engines(), key=lambda pair: pair[0])]
-        refit = Refit()
-        done = [each for each in engines if self._is_kept(stage_name(refit), self._recipe_of(refit, each))]
-        return next(iter((*done, *engines)), None)
+        refit, alike = Refit(), list(self._alike())
+        for engine, _ in alike:
+            if self._is_kept(stage_name(refit), self._store.recipe(refit, engine, self._model)):
+                return engine
+        return self._closest(alike) if alike else None
+
+    def _closest(self, alike: Sequence[tuple[Engine, NetworkGraph]]) -> Engine | None:
+        """Of those whose model has this one's graph."""
+        graph = network_graph(self._model.path)
+        fitting = [(engine, before) for engine, before in alike if before.digest == graph.digest]
+        nums = [len(graph.changed_from(before)) for _, before in fitting]
+        return fitting[nums.index(min(nums))][0] if fitting else None
 
     @cached_property
     def _recipe(self) -> dict[str, Any]:
         return self._store.recipe(self._build, self._model, self._target)
 
-    def _recipe_of(self, refit: Refit, engine: Engine) -> dict[str, Any]:
-        return self._store.recipe(refit, engine, self._model)
-
-    @cached_property
-    def _graph(self) -> NetworkGraph:
-        return network_graph(self._model.path)
-
     def _is_kept(self, stage: str, recipe: Mapping[str, Any]) -> bool:
         digest = hashlib.sha256(canonical(recipe).encode()).hexdigest()
         return (self._store.folder / stage / digest / "result.json").is_file()
 
-    def _engines(self) -> Iterator[tuple[int, Engine]]:
-        """Refittable engines of the same recipe, but for the model, which has the same graph; the youngest first.
-
-        Before each, how many weights are others than in it.
-        """
+    def _alike(self) -> Iterator[tuple[Engine, NetworkGraph]]:
+        """Refittable engines of the same recipe, but for the model, and their graphs; the youngest first."""
         wanted = _without_model(self._recipe)
         files = (self._store.folder / stage_name(self._build)).glob("*/recipe.json")
         for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file)):
             try:
-                recipe = json.loads(file.read_text(encoding="utf-8"))
-                if _without_model(recipe) != wanted:
+                if _without_model(json.loads(file.read_text(encoding="utf-8"))) != wanted:
                     continue
                 record = json.loads(file.with_name("record.json").read_text(encoding="utf-8"))
-                if record["options"]["weights"] != REFITTABLE or record[GRAPH]["digest"] != self._graph.digest:
+                if record["options"]["weights"] != REFITTABLE:
                     continue
-                num_changed = len(self._graph.changed_from(graph_from_record(record[GRAPH])))
+                graph = graph_from_record(record[GRAPH])
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 log.info("%s: cannot be read (%s); it is not refitted", file.parent, error)
                 continue
             engine, _ = checked_result(file.parent)
             if isinstance(engine, Engine):
-                yield num_changed, engine
+                yield engine, graph
 
 
 def _without_model(recipe: Mapping[str, Any]) -> dict[str, Any]:
