@@ -16,6 +16,7 @@ from pipeline.artifact import Engine, ModelFile, OnnxModel, sha256_of
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.machine import child_process
 from pipeline.output import REPLACED, SHA256, record_to_keep
+from pipeline.stages.build import SEVERAL
 
 REFITTABLE, STRIPPED, FIXED = "refittable", "stripped", "fixed"
 """Of ``BuildOptions.weights``: any weights can come in, those that it was built from alone, none."""
@@ -149,7 +150,7 @@ def changed_weights(
 
 def refitted_record(record: Mapping[str, Any], outcome: RefitOutcome) -> dict[str, Any]:
     """The record of an engine, as it is after a refit."""
-    gone = {SHA256, REPLACED, *(field.name for field in fields(Engine))} - {"backend"}
+    gone = {SHA256, REPLACED, SEVERAL, *(field.name for field in fields(Engine))} - {"backend"}
     whole = {key: value for key, value in record.items() if key not in gone}
     options = {**record["options"], "weights": REFITTABLE if outcome.is_refittable else FIXED}
     sentence = f"Refitted with {outcome.num_weights} weights in {outcome.seconds:.1f} s, and not built for them."

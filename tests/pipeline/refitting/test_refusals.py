@@ -83,11 +83,11 @@ def test_without_a_gpu_it_ends_before_the_library(engine: Path, model: Path, com
 
 def test_what_becomes_of_the_record(engine: Path) -> None:
     options = {"weights": "stripped", "native": "", "cuda_graph": True}
-    record = write_record(engine, options, sha256="ab", min_batch=1, max_batch=8, num_int8=-1, layers=[])
+    record = write_record(engine, options, sha256="ab", builds=[], min_batch=1, max_batch=8, num_int8=-1, layers=[])
     outcome = RefitOutcome(77, 0.26, 3, False, 2, (LayerFacts("a", "product", "INT8", ("a",)),), "EngineInspector")
     new = refitted_record(record, outcome)
     assert new["options"] == options | {"weights": "fixed"}
-    assert not new.keys() & {"sha256", "min_batch", "max_batch"}, "whoever puts it somewhere says these"
+    assert not new.keys() & {"sha256", "builds", "min_batch", "max_batch"}, "whoever puts it somewhere says these"
     assert (new["num_int8"], new["layers_from"], new["layers"][0]["precision"]) == (2, "EngineInspector", "INT8")
     assert new["notes"] == ["Built.", "Refitted with 3 weights in 0.3 s, and not built for them."]
     kept = refitted_record(record, RefitOutcome(77, 0.26, 3, True))
