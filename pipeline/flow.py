@@ -6,6 +6,7 @@ The store does the remembering: each line either makes its result or is served i
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.lint.findings import raise_errors
@@ -25,6 +26,7 @@ from pipeline.builder.plugins import name_plugins
 from pipeline.bundle import open_bundle, tolerance_key
 from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
+from pipeline.latency.together import members_from, those_timed
 from pipeline.plan import Plan
 from pipeline.preflight.operators import ask_all, check_operators
 from pipeline.preflight.shape_ranges import check_shape_ranges
@@ -277,6 +279,7 @@ def check_plan(plan: Plan, until: str) -> None:
             if reason := backend(variant.backend).why_not_build():
                 raise Unavailable(reason)
             plan.build.refuse(target_of(plan, variant))
+    members_from(plan.benchmark.together, [variant.name for variant in variants(plan, "benchmark")])
     if until == "benchmark":
         plan.report.check_folder(plan.output_folder(plan.report))
 
@@ -318,7 +321,9 @@ def time_engines(plan: Plan, store: Store, made: Results) -> None:
         else:
             timed[variant.name] = engine
     if timed:
-        made.timings = store.measure(plan.benchmark, timed, made.evaluation)
+        together, note = those_timed(plan.benchmark.together, list(timed))
+        made.notes += [note] * bool(note)
+        made.timings = store.measure(replace(plan.benchmark, together=together), timed, made.evaluation)
 
 
 def derive(plan: Plan, store: Store, made: Results, until: str) -> None:

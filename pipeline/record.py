@@ -24,12 +24,13 @@ from pipeline.latency.benchmark import Latency
 from pipeline.latency.device_times import LayersRun
 from pipeline.latency.largest_batch import LargestBatch
 from pipeline.latency.protocol import Protocol
+from pipeline.latency.together import Together
 from pipeline.machine.identity import Machine
 from pipeline.machine.monitor import MonitorSummary
 from pipeline.techniques.record import Advice
 from pipeline.training.curve import TrainingRecord
 
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, Q/DQ as written)"]
 ENGINE: MeasuredOn = "engine"
@@ -356,6 +357,8 @@ class Record:
     load_from_others: float | None
     """The share of all cores' time that other programs took while engines were timed; None where nothing was timed, or
     the system does not tell."""
+    together: Together | None
+    """What running engines at once did to each; None where it was not asked for."""
     versions: Mapping[str, str]
     variants: tuple[VariantRecord, ...]
     tensors: tuple[TensorQuality, ...]

@@ -76,6 +76,8 @@ def print_timings(record: Mapping[str, Any], console: Console) -> None:
     print_layers(record, console)
     for largest in record.get("largest_batches", ()):
         _print_largest(largest, console)
+    if together := record.get("together"):
+        print_together(together, console)
     console.print(Text(record["protocol"], style="dim"))
 
 
@@ -94,3 +96,20 @@ def _print_largest(largest: Mapping[str, Any], console: Console) -> None:
         table.add_row("", str(row["batch_size"]), estimate, f"{low} to {high}", per_s, words[row["outcome"]])
     console.print(table)
     console.print(Text(largest["sentence"]))
+
+
+def print_together(together: Mapping[str, Any], console: Console) -> None:
+    """Each engine alone and beside the others."""
+    table = _table(f"at once, in {together['run_in']}")
+    table.add_column("engine", overflow="fold")
+    heads = ("batch", "alone\np50 ms", "beside\np50 ms", "slow-\ndown", "interval", "alone\np99 ms", "beside\np99 ms")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in together["engines"]:
+        alone, beside, ratio = row["alone_ms"], row["beside_ms"], row["slowdown"]
+        cells = [three_digits(alone["p50"]), three_digits(beside["p50"]), f"{ratio['ratio']:.2f}"]
+        cells += [f"{ratio['low']:.2f} to {ratio['high']:.2f}"]
+        cells += [three_digits(alone["p99"]), three_digits(beside["p99"])]
+        table.add_row(Text(row["name"]), str(row["batch_size"]), *cells)
+    console.print(table)
+    console.print(Text(together["sentence"]))

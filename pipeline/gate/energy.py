@@ -41,7 +41,8 @@ def measure_energy(
     stage = replace(benchmark, layers=False, batch_sizes=batch_sizes)
     stage.check_samples(samples)
     what = f"energy of {', '.join(engines)}"
-    return child_process.call(out / "energy.log", what, measure_engines, stage, engines, samples)
+    fed = dict.fromkeys(engines, samples)
+    return child_process.call(out / "energy.log", what, measure_engines, stage, engines, fed)
 
 
 def check_energy(

@@ -161,7 +161,10 @@ def measure(
             candidates[index].rest()
             blocks[index].append(queries_from_raw(raw, round_, began_ns))
             on_block(sum(map(len, blocks)), total)
-    return [_timing(candidate, joined(parts), protocol) for candidate, parts in zip(candidates, blocks)]
+    return [
+        timing_of(candidate.name, candidate.batch_size, joined(parts), protocol)
+        for candidate, parts in zip(candidates, blocks)
+    ]
 
 
 def latency_from_ms(values: Floats) -> Latency:
@@ -254,7 +257,8 @@ def joined(parts: Sequence[Queries]) -> Queries:
     )
 
 
-def _timing(candidate: Candidate, queries: Queries, protocol: Protocol) -> Timing:
+def timing_of(name: str, batch_size: int, queries: Queries, protocol: Protocol) -> Timing:
+    """What the protocol says of the recorded queries of one engine."""
     latency = latency_from_ms(queries.latency_ms)
     num_queries = len(queries.latency_ms)
     num_timed = int(np.count_nonzero(~np.isnan(queries.device_ms)))
@@ -266,10 +270,10 @@ def _timing(candidate: Candidate, queries: Queries, protocol: Protocol) -> Timin
     if 0 < num_timed < num_queries:
         notes.append(f"device time is known for {num_timed} of {num_queries} queries only, so none is given")
     return Timing(
-        name=candidate.name,
-        batch_size=candidate.batch_size,
+        name=name,
+        batch_size=batch_size,
         latency_ms=latency,
-        throughput_per_s=load.throughput_per_s(candidate.batch_size, run),
+        throughput_per_s=load.throughput_per_s(batch_size, run),
         device_ms=latency_from_ms(queries.device_ms) if num_timed == num_queries else None,
         num_queries=num_queries,
         stable=not unstable,

@@ -23,6 +23,7 @@ from pipeline.json_record import finite, now_text, record_from_data, write_json
 from pipeline.latency.benchmark import Speedup, Timing, speedup
 from pipeline.latency.device_times import layers_from_json, split_from_row
 from pipeline.latency.energy import Energy
+from pipeline.latency.together import Together
 from pipeline.machine.identity import installed_versions, this_machine
 from pipeline.output import put, work_folder
 from pipeline.plan import Plan
@@ -53,7 +54,13 @@ from pipeline.report.tensor_quality import (
     worst_histograms,
 )
 from pipeline.results import Results, Variant
-from pipeline.stages.benchmark import energies_from, largest_batches_from, timings_from, watched_from
+from pipeline.stages.benchmark import (
+    energies_from,
+    largest_batches_from,
+    timings_from,
+    together_from_record,
+    watched_from,
+)
 from pipeline.stages.report import Report
 from pipeline.stages.support import answer_from
 from pipeline.stages.validate import Judge
@@ -102,6 +109,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry], reporte
         machine=this_machine(),
         monitor=watched,
         load_from_others=load_of(plan, results.timings).share,
+        together=_together(results.timings),
         versions=installed_versions(),
         variants=reported.variants,
         tensors=tensors_from_ranges(ranges, quantized) if ranges else (),
@@ -128,6 +136,17 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry], reporte
     folder = plan.output_folder(plan.report if reported.advice is None else plan.advise)
     _publish(plan.report, folder, record, results)
     return record
+
+
+def _together(timings: Timings | None) -> Together | None:
+    """What running engines at once did to each, its files as they lie beside report.json."""
+    if timings is None or (together := together_from_record(timings)) is None:
+        return None
+    rows = (
+        replace(row, alone_file=f"samples/{row.alone_file}", beside_file=f"samples/{row.beside_file}")
+        for row in together.engines
+    )
+    return replace(together, engines=tuple(rows))
 
 
 def _of_run(plan: Plan, results: Results) -> Reported:

@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +30,7 @@ from pipeline.latency.largest_batch import MOST_BATCH, LargestBatch, bound_from_
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
 from pipeline.latency.protocol import CONFIDENCE, LEAST_SECONDS, Pairing, Protocol
 from pipeline.latency.soak import trace
+from pipeline.latency.together import RunIn, Together, TogetherTimings, measure_together, members_from, together_from
 from pipeline.machine import child_process
 from pipeline.machine.cpu_load import cpu_times, load_from_others
 from pipeline.machine.identity import this_machine
@@ -68,6 +71,12 @@ class Benchmark(Stage):
         "", "also search the largest batch that keeps a bound such as 'p99_ms <= 20' (p50, p90, p99, mean); empty: none"
     )
     largest_batch_seconds: float = option(30.0, "time limit for each batch size that the search tries, in seconds")
+    together: tuple[str, ...] = option(
+        (), "also run these engines at once, each beside the others' load; one may be named twice; 'all': all of them"
+    )
+    together_in: RunIn = option(
+        "processes", "where engines run at once: in processes of their own, or in threads of one process"
+    )
     protocol: Protocol = Protocol()
 
     def __post_init__(self) -> None:
@@ -76,6 +85,11 @@ class Benchmark(Stage):
         check_bounds(self, trace_seconds=(0, 86_400), largest_batch_seconds=(LEAST_SECONDS, 86_400))
         if self.largest_batch:
             bound_from_text(self.largest_batch)
+        if self.together and self.protocol.scenario == "offline":
+            raise ConfigError(
+                "[benchmark] together: scenario offline has several batches in flight and no latency of a query; take "
+                "single_stream or server, or leave together out"
+            )
         if not self.batch_sizes:
             raise ConfigError("batch_sizes is empty; name at least one, such as 1")
         if len(set(self.batch_sizes)) < len(self.batch_sizes):
@@ -85,10 +99,22 @@ class Benchmark(Stage):
         """What is loaded by name."""
         return tuple(module_of(name) for name in sorted({engine.backend for engine in engines.values()}))
 
-    def __call__(self, out: Path, engines: Mapping[str, Engine], samples: Samples) -> Timings:
+    def __call__(
+        self,
+        out: Path,
+        engines: Mapping[str, Engine],
+        samples: Samples,
+        samples_of: Mapping[str, Samples] = MappingProxyType({}),
+    ) -> Timings:
         """Write ``out/timings.json`` and, for each engine and batch size, the raw samples as ``.npz``.
 
         All engines are loaded at once, in a process of their own.
+
+        Args:
+            out: a folder to write to.
+            engines: by name.
+            samples: what they are fed.
+            samples_of: by engine, other samples for those with other inputs.
 
         Raises:
             Unavailable: an engine cannot run on this machine.
@@ -99,16 +125,24 @@ class Benchmark(Stage):
             if reason := backend(engine.backend).why_not_run():
                 raise Unavailable(reason)
         self.check_samples(samples)
+        members = members_from(self.together, list(engines))
+        fed = {name: samples_of.get(name, samples) for name in engines}
         what = f"benchmark {', '.join(engines)}"
         before = cpu_times(ROOT)
         with waiting(what), Monitor(ROOT, self.monitor_ms) as monitor:
-            measured = child_process.call(out / "benchmark.log", what, measure_engines, self, dict(engines), samples)
+            measured = child_process.call(out / "benchmark.log", what, measure_engines, self, dict(engines), fed)
         others = load_from_others(before, cpu_times(ROOT))
         searched: list[LargestBatch] = []
         if self.largest_batch:
             log, what = out / "benchmark.log", f"largest batch of {', '.join(engines)}"
             with waiting(what):
-                searched = child_process.call(log, what, largest_batches, self, dict(engines), samples)
+                searched = child_process.call(log, what, largest_batches, self, dict(engines), fed)
+        together: Together | None = None
+        if members:
+            log, what = out / "benchmark.log", f"{', '.join(members)} at once"
+            with waiting(what):
+                timings = child_process.call(log, what, engines_together, self, members, dict(engines), fed)
+            together = together_from(timings, self.together_in, self.protocol.seed, out)
         rows = [
             _row(timing, engines[timing.name], out) | {"split_ms": None if split is None else asdict(split)}
             for timing, split in zip(measured.timings, measured.splits)
@@ -127,6 +161,7 @@ class Benchmark(Stage):
             "runners": measured.runners,
             "layers": {name: asdict(run) for name, run in measured.layers.items()},
             "largest_batches": [asdict(largest) for largest in searched],
+            "together": None if together is None else asdict(together),
             "traces": [
                 asdict(trace(timing, monitor.readings(), measured.began_ns, self.trace_seconds))
                 for timing in measured.timings
@@ -217,13 +252,14 @@ class BenchmarkResult:
     layers: dict[str, LayersRun]
 
 
-def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> BenchmarkResult:
-    """Load all engines in this process and time them by the stage's protocol."""
+def measure_engines(stage: Benchmark, engines: dict[str, Engine], fed: dict[str, Samples]) -> BenchmarkResult:
+    """Load all engines in this process and time them by the stage's protocol; ``fed``: what each is fed."""
     began_ns: list[int] = []
     changes: dict[str, float | None] = {}
     runners: dict[str, Runner] = {}
     is_offline = stage.protocol.scenario == "offline"
-    feeds = {size: batches_in_memory(samples, size) for size in stage.batch_sizes} if is_offline else {}
+    kinds = {samples.specs: samples for samples in fed.values()} if is_offline else {}
+    feeds = {(specs, n): batches_in_memory(kinds[specs], n) for specs in kinds for n in stage.batch_sizes}
     with ExitStack() as loaded:
         candidates: list[Candidate] = []
         splits: list[DeviceTimeRecorder] = []
@@ -232,10 +268,10 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
             streaming = streaming_runner(engine, stage.protocol.load, stage.num_threads)
             runner = runners[name] = loaded.enter_context(streaming or runner_of(engine, stage.num_threads))
             sizes = sizes_for(runner, stage.batch_sizes)
-            engine_candidates = [candidate_of(engine, runner, name, next(iter(samples.batches(n)))) for n in sizes]
+            engine_candidates = [candidate_of(engine, runner, name, next(iter(fed[name].batches(n)))) for n in sizes]
             if is_offline:
                 engine_candidates = [
-                    offline(candidate, runner, streaming, feeds[candidate.batch_size])
+                    offline(candidate, runner, streaming, feeds[fed[name].specs, candidate.batch_size])
                     for candidate in engine_candidates
                 ]
             for candidate in engine_candidates:
@@ -253,17 +289,18 @@ def measure_engines(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
         facts = {name: facts_as_json(runner.facts()) for name, runner in runners.items()}
         for name, runner in runners.items():
             facts[name]["notes"] = [*facts[name]["notes"], *notes_of_sizes(runner, stage.batch_sizes)]
-    layers = {name: _layers(stage, engine, samples) for name, engine in engines.items()} if stage.layers else {}
+    layers = {name: _layers(stage, engine, fed[name]) for name, engine in engines.items()} if stage.layers else {}
     return BenchmarkResult(timings, began_ns[0], changes, [split.medians() for split in splits], facts, layers)
 
 
-def largest_batches(stage: Benchmark, engines: dict[str, Engine], samples: Samples) -> list[LargestBatch]:
-    """Search each engine's largest batch that keeps the stage's bound, in this process."""
+def largest_batches(stage: Benchmark, engines: dict[str, Engine], fed: dict[str, Samples]) -> list[LargestBatch]:
+    """Search each engine's largest batch that keeps the stage's bound, in this process; ``fed``: what each is fed."""
     bound = bound_from_text(stage.largest_batch)
     pairing = Pairing(max_seconds=stage.largest_batch_seconds, confidence=CONFIDENCE)
 
     @contextmanager
     def loaded(name: str, size: int) -> Iterator[Candidate]:
+        samples = fed[name]
         first = next(iter(samples.batches(min(size, samples.num_samples))))
         feed = {key: array[np.arange(size) % len(array)] for key, array in first.items()}
         with runner_of(engines[name], stage.num_threads) as runner:
@@ -272,7 +309,7 @@ def largest_batches(stage: Benchmark, engines: dict[str, Engine], samples: Sampl
     searched = []
     for name, engine in engines.items():
         with runner_of(engine, stage.num_threads) as runner:
-            sizes = batch_sizes(engine, runner, next(iter(samples.batches(1)))).up_to(MOST_BATCH)
+            sizes = batch_sizes(engine, runner, next(iter(fed[name].batches(1)))).up_to(MOST_BATCH)
         searched.append(find_largest_batch(name, sizes, partial(loaded, name), bound, pairing))
     return searched
 
@@ -282,6 +319,42 @@ def largest_batches_from(timings: Timings) -> dict[str, LargestBatch]:
     where = f"{timings.path}: largest_batches"
     rows = timings.read()["largest_batches"]
     return {row["name"]: record_from_data(row, LargestBatch, where, "time again") for row in rows}
+
+
+def engines_together(
+    stage: Benchmark, members: Mapping[str, str], engines: dict[str, Engine], fed: dict[str, Samples]
+) -> TogetherTimings:
+    """Run engines at once, in processes that this one starts or in its threads, at the first batch size.
+
+    Args:
+        stage: threads, batch size and protocol are its.
+        members: by its name in the record, the engine that it is.
+        engines: by name.
+        fed: what each is fed.
+    """
+    loaders = {name: partial(loaded_alone, stage, name, engines[of], fed[of]) for name, of in members.items()}
+    with TemporaryDirectory(prefix="trtforge-together-") as folder:
+        return measure_together(Path(folder), loaders, stage.together_in, stage.protocol)
+
+
+@contextmanager
+def loaded_alone(stage: Benchmark, name: str, engine: Engine, samples: Samples) -> Iterator[Candidate]:
+    """An engine with a batch of the first size that it takes of the stage's."""
+    with runner_of(engine, stage.num_threads) as runner:
+        size = sizes_for(runner, stage.batch_sizes)[0]
+        candidate = candidate_of(engine, runner, name, next(iter(samples.batches(size))))
+        if stage.together_in == "threads" and candidate.elsewhere is not None:
+            raise ConfigError(
+                "[benchmark] together_in: another Python holds the engines, and serves one query at a time; write "
+                'together_in = "processes"'
+            )
+        yield candidate
+
+
+def together_from_record(timings: Timings) -> Together | None:
+    """What running engines at once did to each; None if it was not asked for."""
+    where, data = f"{timings.path}: together", timings.read()["together"]
+    return None if data is None else record_from_data(data, Together, where, "time again")
 
 
 def sizes_for(runner: Runner, asked: tuple[int, ...]) -> tuple[int, ...]:

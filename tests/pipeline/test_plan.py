@@ -23,6 +23,12 @@ from tests.pipeline.plans import LEAST, refused, written
 
 EVERYTHING = """
 convert.batch_size = 4
+pack = { backends = ["reference"], caches = ["8.5.2"], limit = 7 }
+advise.bounds = ["size_compressed_mib <= 2"]
+advise.techniques = ["integer"]
+advise.hardware = "edgetpu"
+advise.minutes = 30
+advise.folder = "advised"
 [model]
 source = "saved"
 signature = "classify"
@@ -236,6 +242,8 @@ layers = true
 trace_seconds = 1.5
 largest_batch = "p50_ms <= 7.5"
 largest_batch_seconds = 8.5
+together = ["all"]
+together_in = "threads"
 [benchmark.protocol]
 warmup_queries = 1
 warmup_seconds = 2
@@ -283,16 +291,6 @@ queries_per_s = 30
 arrivals = "fixed"
 num_streams = 2
 min_seconds = 7
-[advise]
-bounds = ["size_compressed_mib <= 2"]
-techniques = ["integer"]
-hardware = "edgetpu"
-minutes = 30
-folder = "advised"
-[pack]
-backends = ["reference"]
-caches = ["8.5.2"]
-limit = 7
 [packed]
 manifest = "manifest.json"
 [sign]

@@ -19,13 +19,14 @@ from engines.elsewhere.backend import ElsewhereBackend, ElsewhereRunner
 from engines.elsewhere.process import ElsewhereProcess
 from pipeline.artifact import Engine
 from pipeline.engine_runner import engine_process, runner_of
+from pipeline.errors import ConfigError
 from pipeline.gate import process_cost
 from pipeline.gate.budget import budget_from_text
 from pipeline.gate.checks import GateEngines
 from pipeline.gate.latency import Comparison, run_comparisons_here
 from pipeline.latency.protocol import Pairing, Protocol
 from pipeline.latency.scenarios import Scenario
-from pipeline.stages.benchmark import Benchmark, measure_engines
+from pipeline.stages.benchmark import Benchmark, loaded_alone, measure_engines
 from tests.engines.elsewhere import pretended_backend
 from tests.engines.python38 import process_of, python38
 
@@ -57,7 +58,9 @@ def rows(folder: Path, num_samples: int) -> Samples:
 @pytest.mark.parametrize("scenario", ["single_stream", "offline", "server"])
 def test_a_benchmark(engine: Engine, tmp_path: Path, scenario: Scenario) -> None:
     protocol = replace(QUICK, scenario=scenario, queries_per_s=2000.0 if scenario == "server" else 0.0)
-    measured = measure_engines(Benchmark(batch_sizes=(1, 4), protocol=protocol), {"a": engine}, rows(tmp_path, 8))
+    measured = measure_engines(
+        Benchmark(batch_sizes=(1, 4), protocol=protocol), {"a": engine}, {"a": rows(tmp_path, 8)}
+    )
     assert [timing.num_queries for timing in measured.timings] == [8, 8]
     for timing, split in zip(measured.timings, measured.splits):
         queries = timing.queries
@@ -93,8 +96,12 @@ def test_a_sample_without_the_batch_axis_is_taken_by_the_model(there: ElsewhereB
         specs = InputSpec("x", "float32", (1, 2)), InputSpec("k", "float32", (1, 2), is_whole=True)
         samples = open_samples(DataSource(str(tmp_path / "x.npz")), specs, Preprocess())
         engine = Engine(tmp_path / "engine.onnx", backend="reference")
-        measured = measure_engines(Benchmark(batch_sizes=(1,), protocol=QUICK), {"a": engine}, samples)
+        measured = measure_engines(Benchmark(batch_sizes=(1,), protocol=QUICK), {"a": engine}, {"a": samples})
         assert measured.timings[0].num_queries == 8
+        threads = Benchmark(batch_sizes=(1,), protocol=QUICK, together_in="threads")
+        refused = pytest.raises(ConfigError, match="another Python holds the engines, and serves one query at a time")
+        with refused, loaded_alone(threads, "a", engine, samples):
+            pass
         assert engine_process(engine) == process.process_id()
         feed = next(iter(samples.batches(1)))
         with runner_of(engine, 0) as runner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 
@@ -24,9 +25,11 @@ from pipeline.latency.benchmark import Candidate, measure
 from pipeline.latency.offline import streaming_runner
 from pipeline.latency.protocol import Pairing, Protocol
 from pipeline.latency.scenarios import Load
-from pipeline.stages.benchmark import Benchmark, measure_engines
+from pipeline.latency.together import measure_together
+from pipeline.stages.benchmark import Benchmark, loaded_alone, measure_engines
 from tests.engines.nvinfer.pretended import PretendedContext, PretendedGpu, pretended_trt, runner_of
 
+ONE_STREAM = GpuUse()
 OFFLINE = Protocol(
     warmup_queries=1, warmup_seconds=0, min_queries=8, min_seconds=0, num_blocks=4, scenario="offline", num_streams=3
 )
@@ -82,7 +85,7 @@ def engine(gpu: PretendedGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     trt = pretended_trt(gpu, lambda: PretendedContext(gpu))
     runner_of(gpu, tmp_path, trt)  # It writes the engine.
 
-    def load(path: Path, *, num_threads: int, use: GpuUse) -> object:
+    def load(path: Path, *, num_threads: int, use: GpuUse = ONE_STREAM) -> object:
         return runner_of(gpu, tmp_path, trt, use)
 
     monkeypatch.setattr(tensorrt, "load", load)
@@ -91,7 +94,7 @@ def engine(gpu: PretendedGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_benchmark_has_several_batches_in_flight(gpu: PretendedGpu, engine: Engine, tmp_path: Path) -> None:
     stage = Benchmark(batch_sizes=(1, 4), protocol=OFFLINE)
-    measured = measure_engines(stage, {"a": engine}, rows(tmp_path, 8))
+    measured = measure_engines(stage, {"a": engine}, {"a": rows(tmp_path, 8)})
     assert [timing.num_queries for timing in measured.timings] == [8, 8]
     assert gpu.num_streams == 3
     order = [call.split()[0] for call in gpu.calls if call.startswith(("execute", "wait", "launch"))]
@@ -119,3 +122,18 @@ def test_who_has_no_streams(tmp_path: Path) -> None:
     assert streaming_runner(plan, Load("single_stream", 0.0, "poisson"), 0) is None
     assert streaming_runner(replace(plan, backend="onnxruntime"), OFFLINE.load, 0) is None
     assert streaming_runner(replace(plan, simulated=True), OFFLINE.load, 0) is None
+
+
+def test_engines_at_once_in_threads_have_a_stream_each_of_one_context(
+    gpu: PretendedGpu, engine: Engine, tmp_path: Path
+) -> None:
+    """TensorRT's runner is loaded, run and left by one thread, whose context it is."""
+    protocol = Protocol(warmup_queries=1, warmup_seconds=0, min_queries=8, min_seconds=0.4, num_blocks=8)
+    stage = Benchmark(protocol=protocol, together_in="threads")
+    samples = rows(tmp_path, 8)
+    loaders = {name: partial(loaded_alone, stage, name, engine, samples) for name in ("a", "b")}
+    (tmp_path / "work").mkdir()
+    timings = measure_together(tmp_path / "work", loaders, "threads", protocol)
+    assert [timing.name for timing in timings.beside] == ["a", "b"]
+    assert gpu.num_streams == 2
+    assert gpu.calls.count("enter") == gpu.calls.count("exit") == 2

@@ -17,10 +17,15 @@ import pytest
 from rich.console import Console
 
 import pipeline
+from pipeline.artifact import Timings
 from pipeline.errors import ConfigError
 from pipeline.json_record import finite, json_from_record, write_json
+from pipeline.latency.benchmark import Latency, Speedup
+from pipeline.latency.together import BesideOthers, Together
 from pipeline.record import ComparedOutput, Record, VariantRecord
+from pipeline.report.page import html_from_record
 from pipeline.report.table import print_table, report_from_json
+from pipeline.report.write import _together
 
 ROOT = Path(pipeline.__file__).parent.parent
 
@@ -95,8 +100,8 @@ def broken(data: Any, path: str, change: Any) -> Any:
         ("machine.colour", "red", "machine: .*colour"),
         ("served.0.from_store", 1, r"served\[0\]\.from_store: "),
         ("variants.0.notes", "abc", r"variants\[0\]\.notes: is 'abc', expected list"),
-        ("schema_version", 4, "schema_version is 4, this program reads 13"),
-        ("schema_version", ..., "schema_version is None, this program reads 13"),
+        ("schema_version", 4, "schema_version is 4, this program reads 14"),
+        ("schema_version", ..., "schema_version is None, this program reads 14"),
     ],
 )
 def test_a_report_that_does_not_fit_names_the_key(
@@ -239,3 +244,35 @@ def test_importing_loads_no_library_that_draws() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+def at_once() -> Together:
+    """Two engines that hinder each other."""
+    alone, beside = Latency(1.1, 1.0, 1.2, 1.3, 1.5), Latency(2.1, 2.0, 2.2, 2.3, 4.5)
+    row = BesideOthers(
+        "int8@tensorrt", 1, alone, beside, Speedup(2.0, 1.9, 2.1), 900.0, 470.0, 400, "",
+        "samples/together-0-alone.npz", "samples/together-0-beside.npz",
+    )  # fmt: skip
+    rows = row, replace(row, name="int8@tensorrt#2", note="beside: p99 is the slowest of only 40 queries")
+    return Together("threads", rows, 1.05, 1.01, 1.09, 0.95, 10, "At once, in threads: both take twice as long.")
+
+
+def test_engines_at_once_stand_below_the_table_and_on_the_page(record: Record, folder: Path, tmp_path: Path) -> None:
+    record = replace(record, together=at_once())
+    write_json(record, tmp_path / "report.json")
+    assert report_from_json(tmp_path / "report.json") == record
+    assert "At once, in threads: both take twice as long." in table_of(record)
+    page = html_from_record(record, folder)
+    assert "<td>2.00 (1.90 to 2.10)</td>" in page
+    assert "int8@tensorrt#2, beside: p99 is the slowest" in page
+
+
+def test_raw_latencies_at_once_lie_beside_the_report(tmp_path: Path) -> None:
+    rows = [replace(row, alone_file="a.npz", beside_file="b.npz") for row in at_once().engines]
+    kept = dataclasses.asdict(replace(at_once(), engines=tuple(rows)))
+    (tmp_path / "timings.json").write_text(json.dumps({"together": kept}))
+    together = _together(Timings(tmp_path / "timings.json"))
+    assert together is not None
+    assert together.engines[1].beside_file == "samples/b.npz"
+    (tmp_path / "timings.json").write_text('{"together": null}')
+    assert _together(Timings(tmp_path / "timings.json")) is None

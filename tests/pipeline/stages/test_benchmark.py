@@ -14,7 +14,8 @@ from engines.backends import reference
 from pipeline.artifact import Engine, OnnxModel, Timings
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.protocol import Protocol
-from pipeline.stages.benchmark import Benchmark, largest_batches_from, timings_from, watched_from
+from pipeline.latency.together import RunIn
+from pipeline.stages.benchmark import Benchmark, largest_batches_from, timings_from, together_from_record, watched_from
 from pipeline.store import Store
 from tests.pipeline.stages.networks import ELEMENTWISE, Out, samples_for, save
 
@@ -146,3 +147,32 @@ def test_the_largest_batch_within_a_bound(net: OnnxModel, out: Out) -> None:
 def test_a_bound_of_the_largest_batch_is_read_before_anything_runs() -> None:
     with pytest.raises(ConfigError, match="largest_batch is 'p99 <= 20', which is no bound of latency"):
         Benchmark(largest_batch="p99 <= 20")
+
+
+AT_ONCE = replace(QUICK, min_seconds=0.4, num_blocks=6)
+"""Of six rounds three have to be whole, however busy the machine is."""
+
+
+@pytest.mark.parametrize("run_in", ["processes", "threads"])
+def test_engines_run_at_once_also_one_twice(net: OnnxModel, out: Out, run_in: RunIn) -> None:
+    stage = Benchmark(num_threads=1, protocol=AT_ONCE, together=("a", "b", "a"), together_in=run_in)
+    engines = {"a": Engine(net.path), "b": Engine(net.path, simulated=True), "c": Engine(net.path, "reference")}
+    timings = stage(out(), engines, samples_for(net))
+    together = together_from_record(timings)
+    assert together is not None
+    assert together.run_in == run_in
+    assert [row.name for row in together.engines] == ["a", "b", "a#2"]
+    for row in together.engines:
+        assert row.slowdown.low <= row.slowdown.ratio <= row.slowdown.high
+        assert row.num_queries > 0
+        assert timings.beside(row.alone_file).is_file()
+        assert timings.beside(row.beside_file).is_file()
+    assert [row["name"] for row in timings.read()["timings"]] == ["a", "b", "c"]
+
+
+def test_what_runs_at_once_is_checked_before_anything_runs(net: OnnxModel, out: Out) -> None:
+    stage = Benchmark(protocol=QUICK, together=("a", "int8"))
+    with pytest.raises(ConfigError, match=r"\[benchmark\] together names 'int8'; engines that are timed: a"):
+        stage(out(), {"a": Engine(net.path)}, samples_for(net))
+    with pytest.raises(ConfigError, match="together: scenario offline has several batches in flight"):
+        Benchmark(protocol=replace(QUICK, scenario="offline"), together=("all",))

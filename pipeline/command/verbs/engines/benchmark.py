@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,26 @@ def time_files(engines: list[Engine], options: dict[str, Any]) -> Timed:
     stage = stage_from_options(Benchmark(), options)
     output: Path | None = options["output"]
     with passing_folder(output) as work:
-        samples: Samples = samples_from(options, specs_of(engines[0]))
-        timings = stage(work, names, samples)
+        fed = samples_of_each(names, options)
+        timings = stage(work, names, next(iter(fed.values())), fed)
         if output:
-            for row in timings.read()["timings"]:
-                put(work / row["samples"], output.with_name(row["samples"]), work)
+            for file in raw_files(timings.read()):
+                put(work / file, output.with_name(file), work)
             put(timings.path, output, work)
             timings = Timings(output)
         return Timed(timings.read())
+
+
+def samples_of_each(engines: Mapping[str, Engine], options: dict[str, Any]) -> dict[str, Samples]:
+    """What each engine is fed: the same where they have the same inputs; takes the data options out of ``options``."""
+    specs = {name: specs_of(engine) for name, engine in engines.items()}
+    opened = {each: samples_from(dict(options), each) for each in dict.fromkeys(specs.values())}
+    samples_from(options, next(iter(opened)))
+    return {name: opened[each] for name, each in specs.items()}
+
+
+def raw_files(record: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the files with raw latencies."""
+    yield from (row["samples"] for row in record["timings"])
+    for row in (record["together"] or {"engines": ()})["engines"]:
+        yield from (row["alone_file"], row["beside_file"])

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnx.compose
 import pytest
 
 from pipeline.artifact import Timings
@@ -132,3 +134,21 @@ def test_benchmark_searches_the_largest_batch(command: Command, tiny: Path) -> N
     assert (largest["name"], largest["low"], largest["high"]) == ("tiny.onnx", 4096, 4096)
     refused = command("benchmark", "tiny.onnx", "--data", "data.npz", "--largest-batch", "20 ms")
     one_sentence(refused, 2, "largest_batch is '20 ms', which is no bound of latency; write p50_ms, p90_ms")
+
+
+def test_benchmark_runs_engines_of_two_networks_at_once(command: Command, tiny: Path) -> None:
+    """Each is fed what it takes, of the same data."""
+    onnx.save(onnx.compose.add_prefix(onnx.load("tiny.onnx"), "other_"), "other.onnx")
+    with np.load("data.npz") as arrays:
+        data = dict(arrays)
+    np.savez("both.npz", **data, **{f"other_{name}": array for name, array in data.items()})
+    long = ("--min-seconds", 0.4, "--num-blocks", 6, "--min-queries", 8, "--together", "all", "-o", "t.json")
+    said = command("benchmark", "tiny.onnx", "other.onnx", "--data", "both.npz", "--num-threads", 1, *long)
+    assert said.status == 0, said.err
+    words = " ".join(said.out.split())
+    assert "At once, in processes: tiny.onnx takes" in words
+    together = json.loads(Path("t.json").read_text())["together"]
+    assert [row["name"] for row in together["engines"]] == ["tiny.onnx", "other.onnx"]
+    assert all(Path(row["beside_file"]).is_file() for row in together["engines"])
+    refused = command("benchmark", "tiny.onnx", "--data", "data.npz", *QUICK, "--together", "all")
+    one_sentence(refused, 2, "[benchmark] together names tiny.onnx alone; name two or more, or one several times")
