@@ -46,6 +46,8 @@ from pipeline.record import DataInfo
 
 FORMAT_VERSION = 2
 PLAN, MANIFEST, SUMS = "plan.toml", "manifest.json", "SHA256SUMS"
+POWER_MODE = "power_mode"
+"""What allows a bundle's plan to change a Jetson's power mode for a while, after ``--allow``."""
 SAMPLES, LABELS, PLUGINS, KEYS = "samples.npz", "labels", "plugins", "trusted"
 CALIBRATION = "packed:ranges"
 """What a bundle's plan names as calibration data: the samples stayed behind, their ranges are in the bundle."""

@@ -23,6 +23,7 @@ from pipeline.accuracy.mixture import MixtureInfo
 from pipeline.latency.benchmark import Latency
 from pipeline.latency.device_times import LayersRun
 from pipeline.latency.largest_batch import LargestBatch
+from pipeline.latency.power_modes import PowerModes
 from pipeline.latency.protocol import Protocol
 from pipeline.latency.together import Together
 from pipeline.machine.identity import Machine
@@ -357,6 +358,8 @@ class Record:
     load_from_others: float | None
     """The share of all cores' time that other programs took while engines were timed; None where nothing was timed, or
     the system does not tell."""
+    power_modes: PowerModes | None
+    """A Jetson's, and what others than its own brought; None elsewhere."""
     together: Together | None
     """What running engines at once did to each; None where it was not asked for."""
     versions: Mapping[str, str]

@@ -216,6 +216,7 @@ def sample_record() -> Record:
         machine=MACHINE,
         monitor=WATCHED,
         load_from_others=0.02,
+        power_modes=None,
         together=None,
         versions={"python": "3.11.7", "onnxruntime": "1.32.0"},
         variants=variants,

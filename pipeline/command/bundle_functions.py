@@ -1,6 +1,6 @@
 """What the plan of a bundle names is somebody else's code: it runs only if the command line names it.
 
-Functions, and shared libraries of plugins.
+Functions, and shared libraries of plugins; and a change of the power mode, which is the device's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from calibration.data.source import FUNCTION
 from calibration.data.user_function import local_file
-from pipeline.bundle import SUMS, check_sums, read_sums
+from pipeline.bundle import POWER_MODE, SUMS, check_sums, read_sums
 from pipeline.errors import ConfigError
 from pipeline.plan import Plan
 from pipeline.spelling import nearest
@@ -68,10 +68,11 @@ def is_of_bundle(plan: Plan) -> bool:
 
 
 def functions_of(plan: Plan) -> dict[str, str]:
-    """Key of the plan -> ``module:function``, or a library; the calibration data of a bundle's plan stayed behind."""
+    """Key of the plan -> ``module:function``, a library, or ``power_mode``; the calibration data stayed behind."""
     named = {"[data] metric": plan.data.metric, "[data.evaluation] path": plan.data.evaluation.path}
     functions = {key: name for key, name in named.items() if FUNCTION.fullmatch(name)}
-    return functions | {_plugin_key(number): name for number, name in enumerate(plan.build.plugins)}
+    modes = {"[benchmark] power_mode": POWER_MODE} if plan.benchmark.power_mode else {}
+    return functions | modes | {_plugin_key(number): name for number, name in enumerate(plan.build.plugins)}
 
 
 def _plugin_key(number: int) -> str:
@@ -81,5 +82,7 @@ def _plugin_key(number: int) -> str:
 def _place(plan: Plan, name: str) -> str:
     if name in plan.build.plugins:
         return "a shared library, which TensorRT would load"
+    if name == POWER_MODE:
+        return f"which sets this device to {', '.join(plan.benchmark.power_mode)} for a while"
     file = local_file(name, plan.folder)
     return "of a module that is no file of the bundle" if file is None else f"from {file}"

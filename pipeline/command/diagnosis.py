@@ -322,7 +322,8 @@ def _power(jetson: Jetson) -> Iterator[Notice]:
         yield Notice("warning", "power", "the power mode is unknown, so the report cannot state it", "nvpmodel -q")
     elif not jetson.power_mode.startswith("MAXN"):
         sentence = f"mode {jetson.power_mode} of {modes}: results hold for it only"
-        yield Notice("note", "power", sentence, "sudo nvpmodel -m NUMBER changes it (some modes restart the device)")
+        do = "sudo nvpmodel -m NUMBER changes it (some ask for a restart); benchmark --power-mode measures another"
+        yield Notice("note", "power", sentence, do)
     free = [clock for clock in jetson.clocks if not clock.is_fixed() and not math.isnan(clock.high_mhz)]
     if free:
         sentence = f"{', '.join(map(_span, free))}: latency depends on the preceding load"

@@ -76,6 +76,8 @@ def print_timings(record: Mapping[str, Any], console: Console) -> None:
     print_layers(record, console)
     for largest in record.get("largest_batches", ()):
         _print_largest(largest, console)
+    for sentence in (record.get("power_modes") or {"sentences": ()})["sentences"]:
+        console.print(Text(sentence))
     if together := record.get("together"):
         print_together(together, console)
     console.print(Text(record["protocol"], style="dim"))

@@ -23,6 +23,7 @@ from pipeline.gate.inputs import BaselineEngine
 from pipeline.gate.record import Check, Estimate, LatencyMeasurement, Percentile
 from pipeline.json_record import finite
 from pipeline.latency.benchmark import NS_PER_MS, Candidate, Queries, latency_from_ms
+from pipeline.latency.candidates import candidate_of
 from pipeline.latency.intervals import LEAST_GROUPS, STATISTICS, THROUGHPUT, Statistic
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
 from pipeline.latency.paired import LatencyLimit, LimitResult, compare_paired
@@ -31,7 +32,6 @@ from pipeline.latency.protocol import Pairing
 from pipeline.latency.scenarios import Load
 from pipeline.machine import child_process
 from pipeline.page.numbers import ms_text
-from pipeline.stages.benchmark import candidate_of
 from pipeline.stats.intervals import Interval, Limit
 
 SHOWN: tuple[Statistic, ...] = ("p50", "p90", "p99", "mean")

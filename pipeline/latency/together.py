@@ -59,8 +59,8 @@ ALL = "all"
 """Stands for every engine that is timed."""
 FEWEST = 2
 LEAST_ROUNDS = 3
-LEAST_BLOCK_NS = 50_000_000
-"""Of shorter ones what is at its edges is too large a share."""
+LEAST_BLOCK_NS = 200_000_000
+"""Of shorter ones what is at the edges is too large a share, the more so where other programs run."""
 ROUGH_QUERIES = 5
 """So many say how long a query takes, before blocks are planned."""
 GAP_NS = 20_000_000
@@ -277,7 +277,7 @@ def timings_from_blocks(
     if len(rounds) < LEAST_ROUNDS:
         raise ConfigError(
             f"[benchmark] together: in only {len(rounds)} of {len(beside)} rounds each engine had queries both alone "
-            "and while all ran; raise min_seconds or min_queries in [benchmark.protocol]"
+            "and while all ran; reduce the load on this machine, or raise min_seconds in [benchmark.protocol]"
         )
     began_ns = blocks[0].start_ns
     sides: tuple[list[Timing], list[Timing]] = ([], [])

@@ -30,6 +30,7 @@ from pipeline.bundle import (
     MANIFEST,
     PLAN,
     PLUGINS,
+    POWER_MODE,
     SAMPLES,
     SUMS,
     Manifest,
@@ -296,7 +297,8 @@ def _key_path(number: int) -> str:
 def code_allowed(plan: Plan) -> tuple[str, ...]:
     """The arguments by which the bundle of a user's own plan may run and load there what that plan does here."""
     metric = (plan.data.metric,) if ":" in plan.data.metric else ()
-    code = (*metric, *map(_plugin_path, plan.build.plugins))
+    modes = (POWER_MODE,) if plan.benchmark.power_mode else ()
+    code = (*metric, *map(_plugin_path, plan.build.plugins), *modes)
     return ("--allow", ",".join(code)) if code else ()
 
 

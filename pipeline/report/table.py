@@ -159,6 +159,7 @@ def _footnotes(record: Record) -> list[str]:
     if energies := [(v.name, t) for v in record.variants for t in v.by_batch if t.energy_mj is not None]:
         texts = [f"{name} {three_digits(t.energy_mj or 0)} (batch {t.batch_size})" for name, t in energies]
         lines.append(f"Energy per inference, mJ: {', '.join(texts)}.")
+    lines += () if record.power_modes is None else record.power_modes.sentences
     if record.together is not None:
         lines.append(record.together.sentence)
     lines += [f"calibration data, {finding.code}: {finding.sentence}" for finding in record.lint]

@@ -57,6 +57,7 @@ from pipeline.results import Results, Variant
 from pipeline.stages.benchmark import (
     energies_from,
     largest_batches_from,
+    power_modes_from,
     timings_from,
     together_from_record,
     watched_from,
@@ -109,6 +110,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry], reporte
         machine=this_machine(),
         monitor=watched,
         load_from_others=load_of(plan, results.timings).share,
+        power_modes=None if results.timings is None else power_modes_from(results.timings),
         together=_together(results.timings),
         versions=installed_versions(),
         variants=reported.variants,

@@ -17,17 +17,19 @@ import numpy as np
 
 from calibration.data.batches import Samples
 from engines import backend, module_of
-from engines.contract import DYNAMIC, Array, DeviceTimes, Runner
+from engines.contract import DYNAMIC, DeviceTimes, Runner
 from engines.timed_queries import DeviceTimeRecorder
 from pipeline.artifact import Engine, Timings
-from pipeline.engine_runner import as_model_takes, batch_sizes, fixed_batch, model_ranks, queries_elsewhere, runner_of
+from pipeline.engine_runner import as_model_takes, batch_sizes, model_ranks, runner_of
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.json_record import record_from_data
 from pipeline.latency.benchmark import Candidate, Latency, Timing, measure, queries_from_npz
+from pipeline.latency.candidates import candidate_of, notes_of_sizes, sizes_for
 from pipeline.latency.device_times import NUM_RUNS, LayersRun, facts_as_json, feed_of, recorder_for
 from pipeline.latency.energy import Energy, energies_of
 from pipeline.latency.largest_batch import MOST_BATCH, LargestBatch, bound_from_text, find_largest_batch
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
+from pipeline.latency.power_modes import MeasuredMode, PowerModes, compare_modes, power_modes_here
 from pipeline.latency.protocol import CONFIDENCE, LEAST_SECONDS, Pairing, Protocol
 from pipeline.latency.soak import trace
 from pipeline.latency.together import RunIn, Together, TogetherTimings, measure_together, members_from, together_from
@@ -35,6 +37,7 @@ from pipeline.machine import child_process
 from pipeline.machine.cpu_load import cpu_times, load_from_others
 from pipeline.machine.identity import this_machine
 from pipeline.machine.monitor import Monitor, MonitorSummary
+from pipeline.machine.power_mode import asked_models
 from pipeline.machine.progress import waiting
 from pipeline.machine.sensors import available_mib
 from pipeline.option import check_bounds, option
@@ -76,6 +79,9 @@ class Benchmark(Stage):
     )
     together_in: RunIn = option(
         "processes", "where engines run at once: in processes of their own, or in threads of one process"
+    )
+    power_mode: tuple[str, ...] = option(
+        (), "Jetson: also measure in these power modes of nvpmodel (name or number), and put back the one from before"
     )
     protocol: Protocol = Protocol()
 
@@ -126,11 +132,10 @@ class Benchmark(Stage):
                 raise Unavailable(reason)
         self.check_samples(samples)
         members = members_from(self.together, list(engines))
+        modes = asked_models(ROOT, self.power_mode)
         fed = {name: samples_of.get(name, samples) for name in engines}
-        what = f"benchmark {', '.join(engines)}"
         before = cpu_times(ROOT)
-        with waiting(what), Monitor(ROOT, self.monitor_ms) as monitor:
-            measured = child_process.call(out / "benchmark.log", what, measure_engines, self, dict(engines), fed)
+        measured, monitor = self._measured(out, engines, fed)
         others = load_from_others(before, cpu_times(ROOT))
         searched: list[LargestBatch] = []
         if self.largest_batch:
@@ -143,6 +148,11 @@ class Benchmark(Stage):
             with waiting(what):
                 timings = child_process.call(log, what, engines_together, self, members, dict(engines), fed)
             together = together_from(timings, self.together_in, self.protocol.seed, out)
+        power = power_modes_here(ROOT)
+        if modes:
+            again = replace(self, layers=False)
+            here = in_mode(measured, monitor)
+            power = compare_modes(ROOT, modes, here, lambda: in_mode(*again._measured(out, engines, fed)))
         rows = [
             _row(timing, engines[timing.name], out) | {"split_ms": None if split is None else asdict(split)}
             for timing, split in zip(measured.timings, measured.splits)
@@ -162,6 +172,7 @@ class Benchmark(Stage):
             "layers": {name: asdict(run) for name, run in measured.layers.items()},
             "largest_batches": [asdict(largest) for largest in searched],
             "together": None if together is None else asdict(together),
+            "power_modes": None if power is None else asdict(power),
             "traces": [
                 asdict(trace(timing, monitor.readings(), measured.began_ns, self.trace_seconds))
                 for timing in measured.timings
@@ -170,6 +181,15 @@ class Benchmark(Stage):
         }
         (out / "timings.json").write_text(json.dumps(record, indent=1))
         return Timings(out / "timings.json")
+
+    def _measured(
+        self, out: Path, engines: Mapping[str, Engine], fed: dict[str, Samples]
+    ) -> tuple[BenchmarkResult, Monitor]:
+        """All engines against each other, in a process of their own, and what was seen of the machine meanwhile."""
+        what = f"benchmark {', '.join(engines)}"
+        with waiting(what), Monitor(ROOT, self.monitor_ms) as monitor:
+            result = child_process.call(out / "benchmark.log", what, measure_engines, self, dict(engines), fed)
+        return result, monitor
 
     def check_samples(self, samples: Samples) -> None:
         """That the samples and the model take these batches.
@@ -250,6 +270,19 @@ class BenchmarkResult:
     runners: dict[str, dict[str, Any]]
     """What each engine's runner tells."""
     layers: dict[str, LayersRun]
+
+
+def in_mode(measured: BenchmarkResult, monitor: Monitor) -> MeasuredMode:
+    """What was measured in the power mode of that time."""
+    energies = energies_of(monitor, measured.timings, measured.began_ns)
+    energy_mj = {(energy.name, energy.batch_size): energy.energy_mj for energy in energies}
+    return MeasuredMode(measured.timings, energy_mj, monitor.watched().num_throttles)
+
+
+def power_modes_from(timings: Timings) -> PowerModes | None:
+    """The device's power modes, and what others brought; None where it has none."""
+    where, data = f"{timings.path}: power_modes", timings.read()["power_modes"]
+    return None if data is None else record_from_data(data, PowerModes, where, "time again")
 
 
 def measure_engines(stage: Benchmark, engines: dict[str, Engine], fed: dict[str, Samples]) -> BenchmarkResult:
@@ -357,33 +390,7 @@ def together_from_record(timings: Timings) -> Together | None:
     return None if data is None else record_from_data(data, Together, where, "time again")
 
 
-def sizes_for(runner: Runner, asked: tuple[int, ...]) -> tuple[int, ...]:
-    """The batches that an engine is timed in: its own where that is fixed and among those asked for, or else all."""
-    return (fixed,) if (fixed := fixed_batch(runner)) in asked else asked
-
-
-def notes_of_sizes(runner: Runner, asked: tuple[int, ...]) -> list[str]:
-    """A sentence on the batches that an engine was not timed in."""
-    if not (left := [str(size) for size in asked if size not in sizes_for(runner, asked)]):
-        return []
-    return [f"It takes batches of {fixed_batch(runner)} alone, and was not timed in batches of {', '.join(left)}."]
-
-
 def _layers(stage: Benchmark, engine: Engine, samples: Samples) -> LayersRun:
     size = stage.batch_sizes[0]
     feed = feed_of(as_model_takes(next(iter(samples.batches(size))), model_ranks(samples)))
     return LayersRun(size, NUM_RUNS, backend(engine.backend).layer_times(engine.path, feed, NUM_RUNS))
-
-
-def candidate_of(engine: Engine, runner: Runner, name: str, feed: Mapping[str, Array]) -> Candidate:
-    """A loaded engine bound to one batch; ConfigError if it does not take a batch of that size."""
-    size = len(next(iter(feed.values())))
-    sizes = batch_sizes(engine, runner, feed)
-    if size not in sizes:
-        raise ConfigError(
-            f"{name}: takes batches {sizes}, but [benchmark] batch_sizes has {size}; "
-            "change it, or the input's shapes in [model.inputs]"
-        )
-    if (timed := queries_elsewhere(runner, [feed])) is not None:
-        return Candidate(name, size, timed.one, runner.device_ms, elsewhere=timed)
-    return Candidate(name, size, partial(runner.infer, feed), runner.device_ms)

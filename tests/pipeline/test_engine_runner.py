@@ -13,7 +13,7 @@ from calibration.data.source import DataSource, InputSpec
 from pipeline.artifact import Engine
 from pipeline.engine_runner import BatchSizes, batch_sizes, unpadded
 from pipeline.errors import ConfigError
-from pipeline.stages.benchmark import candidate_of
+from pipeline.latency.candidates import candidate_of
 from pipeline.stages.infer import answers
 from tests.engines.nvinfer.pretended import PretendedContext, PretendedGpu, feed, pretended_trt, runner_of
 

@@ -244,6 +244,7 @@ largest_batch = "p50_ms <= 7.5"
 largest_batch_seconds = 8.5
 together = ["all"]
 together_in = "threads"
+power_mode = ["MAXN"]
 [benchmark.protocol]
 warmup_queries = 1
 warmup_seconds = 2

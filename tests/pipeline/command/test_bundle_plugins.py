@@ -82,6 +82,19 @@ def test_devices_and_workers_are_told_to_load_it(command: Command, plan: Path, w
     assert code_allowed(metric) == ("--allow", "my:metric,plugins/libmy.so")
 
 
+def test_another_power_mode_is_asked_for_on_the_command_line_too(
+    command: Command, plan: Path, warm_store: Path
+) -> None:
+    """A bundle of somebody else changes no device; on one's own devices one's own plan does."""
+    there = read_plan(unpacked(packed(command, plan, store=warm_store)) / "plan.toml")
+    there = replace(there, benchmark=replace(there.benchmark, power_mode=("MAXN",)))
+    words = r"power_mode is power_mode, which sets this device to MAXN for a while: .* give --allow power_mode"
+    with pytest.raises(ConfigError, match=words):
+        check_functions(there, "benchmark", ())
+    check_functions(there, "benchmark", ("power_mode",))
+    assert code_allowed(there) == ("--allow", "power_mode")
+
+
 def test_it_is_not_loaded_unasked(command: Command, device: Path) -> None:
     for verb in ("run", "build", "benchmark", "gate"):
         refused = command(verb, "plan.toml")

@@ -128,7 +128,7 @@ def test_engines_at_once_in_threads_have_a_stream_each_of_one_context(
     gpu: PretendedGpu, engine: Engine, tmp_path: Path
 ) -> None:
     """TensorRT's runner is loaded, run and left by one thread, whose context it is."""
-    protocol = Protocol(warmup_queries=1, warmup_seconds=0, min_queries=8, min_seconds=0.4, num_blocks=8)
+    protocol = Protocol(warmup_queries=1, warmup_seconds=0, min_queries=8, min_seconds=0.0, num_blocks=6)
     stage = Benchmark(protocol=protocol, together_in="threads")
     samples = rows(tmp_path, 8)
     loaders = {name: partial(loaded_alone, stage, name, engine, samples) for name in ("a", "b")}

@@ -31,7 +31,7 @@ from pipeline.latency.together import (
 )
 
 MS = 1_000_000
-PROTOCOL = Protocol(num_blocks=4, min_queries=20, min_seconds=0.2)
+PROTOCOL = Protocol(num_blocks=4, min_queries=20, min_seconds=1.0)
 
 
 def raw(first_ms: float, each_ms: float, num: int) -> Raw:
@@ -50,8 +50,10 @@ def test_blocks_are_alone_and_at_once_and_never_meet() -> None:
     for before, after in pairwise(blocks):
         assert after.start_ns - before.end_ns >= GAP_NS
     lengths = {block.members: (block.end_ns - block.start_ns) / MS for block in blocks}
-    # A fourth of 0.2 s or of 20 queries, whichever is longer, and two queries that are not counted.
-    assert lengths == {(0,): 50 + 4, (1,): 50 + 10, (0, 1): 50 + 20}
+    # A fourth of a second or of 20 queries, whichever is longer, and two queries that are not counted.
+    assert lengths == {(0,): 250 + 4, (1,): 250 + 10, (0, 1): 250 + 20}
+    short = planned_blocks([2 * MS, 5 * MS], replace(PROTOCOL, min_seconds=0.1), 0)
+    assert min(block.end_ns - block.start_ns for block in short) == 204 * MS
 
 
 def test_slow_engines_and_rare_queries_make_long_blocks() -> None:
@@ -106,7 +108,7 @@ def test_rounds_without_queries_of_one_are_left_out_and_too_few_are_refused() ->
     timings = timings_from_blocks([("a", 1), ("b", 1)], blocks, raws, PROTOCOL)
     assert len(timings.gains) == 4
     raws[1][3] = raws[1][5] = raw(1600, 3, 2)
-    with pytest.raises(ConfigError, match=r"in only 2 of 5 rounds each engine had queries .* raise min_seconds"):
+    with pytest.raises(ConfigError, match=r"in only 2 of 5 rounds each engine had queries .* reduce the load"):
         timings_from_blocks([("a", 1), ("b", 1)], blocks, raws, PROTOCOL)
 
 
@@ -155,7 +157,7 @@ def broken(name: str) -> Iterator[Candidate]:
     yield Candidate(name, 1, lambda: None, lambda: None)
 
 
-QUICK = Protocol(warmup_queries=1, warmup_seconds=0, min_queries=12, min_seconds=0.4, num_blocks=6)
+QUICK = Protocol(warmup_queries=1, warmup_seconds=0, min_queries=12, min_seconds=0.0, num_blocks=6)
 """Of six rounds three have to be whole, however busy the machine is."""
 
 

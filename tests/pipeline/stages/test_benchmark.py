@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,19 @@ from pipeline.artifact import Engine, OnnxModel, Timings
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.protocol import Protocol
 from pipeline.latency.together import RunIn
-from pipeline.stages.benchmark import Benchmark, largest_batches_from, timings_from, together_from_record, watched_from
+from pipeline.machine import jetson, power_mode
+from pipeline.stages import benchmark
+from pipeline.stages.benchmark import (
+    Benchmark,
+    largest_batches_from,
+    power_modes_from,
+    timings_from,
+    together_from_record,
+    watched_from,
+)
 from pipeline.store import Store
+from tests.pipeline.machine.jetsons import tree
+from tests.pipeline.machine.nvpmodels import add_nvpmodel, device_in
 from tests.pipeline.stages.networks import ELEMENTWISE, Out, samples_for, save
 
 QUICK = Protocol(warmup_queries=1, warmup_seconds=0.0, min_queries=8, min_seconds=0.0, num_blocks=4)
@@ -149,7 +161,7 @@ def test_a_bound_of_the_largest_batch_is_read_before_anything_runs() -> None:
         Benchmark(largest_batch="p99 <= 20")
 
 
-AT_ONCE = replace(QUICK, min_seconds=0.4, num_blocks=6)
+AT_ONCE = replace(QUICK, min_seconds=0.0, num_blocks=6)
 """Of six rounds three have to be whole, however busy the machine is."""
 
 
@@ -176,3 +188,24 @@ def test_what_runs_at_once_is_checked_before_anything_runs(net: OnnxModel, out: 
         stage(out(), {"a": Engine(net.path)}, samples_for(net))
     with pytest.raises(ConfigError, match="together: scenario offline has several batches in flight"):
         Benchmark(protocol=replace(QUICK, scenario="offline"), together=("all",))
+
+
+def test_a_benchmark_measures_in_another_mode_and_puts_it_back(
+    net: OnnxModel, out: Out, tmp_path: Path, monkeypatch: Any
+) -> None:
+    root = tmp_path / "device"
+    root.mkdir()
+    add_nvpmodel(tree(root, device_in(root, 2)), monkeypatch)
+    monkeypatch.setattr(power_mode, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(benchmark, "ROOT", root)
+    stage = Benchmark(num_threads=1, protocol=QUICK, monitor_ms=5)
+    engines = {"a": Engine(net.path)}
+    told = power_modes_from(stage(out(), engines, samples_for(net)))
+    assert told is not None
+    assert told.compared == ()
+    modes = power_modes_from(replace(stage, power_mode=("MAXN",))(out(), engines, samples_for(net)))
+    assert modes is not None
+    assert [(mode.mode, mode.engines[0].name) for mode in modes.compared] == [("MAXN", "a")]
+    assert (root / "calls").read_text().splitlines() == ["-m 0", "-m 2"]
+    assert jetson.power_mode(root) == "MODE_30W"
