@@ -18,7 +18,9 @@ from typing import Literal, TypeAlias
 
 from pipeline.errors import ConfigError
 
-QuantityKind: TypeAlias = Literal["latency", "start", "size", "memory", "growth", "energy", "accuracy", "fallback"]
+QuantityKind: TypeAlias = Literal[
+    "latency", "start", "size", "memory", "growth", "energy", "accuracy", "fallback", "beside"
+]  # fmt: skip
 Relation: TypeAlias = Literal["<=", ">="]
 
 
@@ -62,6 +64,17 @@ QUANTITIES = {
         Quantity(
             "device_memory_growth_mib_per_h", "growth", ("<=",), "how fast the GPU's memory that it takes grows",
             by_batch=True, relative=False,
+        ),
+        Quantity(
+            "beside_p50_ms", "beside", ("<=",), "the median latency beside the load of others", relative=False,
+        ),
+        Quantity(
+            "beside_p99_ms", "beside", ("<=",), "the 99th percentile of the latency beside the load of others",
+            relative=False,
+        ),
+        Quantity(
+            "slowdown", "beside", ("<=",), "the median latency beside the load of others over that of it alone",
+            relative=False,
         ),
         Quantity("energy_mj", "energy", ("<=",), "the energy of one inference (one sample)", by_batch=True),
         Quantity(

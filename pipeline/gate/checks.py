@@ -34,10 +34,12 @@ UNITS = {
     "memory_growth_mib_per_h": "MiB per h",
     "device_memory_growth_mib_per_h": "MiB per h",
     "energy_mj": "mJ",
+    "beside_p50_ms": "ms",
+    "beside_p99_ms": "ms",
 }
 """Quantity -> the unit of its numbers; the others have none."""
 
-TIMED = ("latency", "start", "energy")
+TIMED = ("latency", "start", "energy", "beside")
 """Kinds of quantities that a noisy machine spoils."""
 
 UNQUIET = "; but this machine was too noisy to decide by: "

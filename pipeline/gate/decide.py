@@ -26,9 +26,11 @@ from pipeline.gate.energy import check_energy, measure_energy
 from pipeline.gate.inputs import GateInputs
 from pipeline.gate.latency import (
     ComparisonResult,
+    check_beside,
     checks_from,
     comparisons_from,
     measurement_from,
+    members_beside,
     remarks_on,
     run_comparisons,
 )
@@ -48,13 +50,15 @@ from pipeline.gate.steadiness import (
     objections,
 )
 from pipeline.json_record import now_text
+from pipeline.latency.together import TogetherTimings
+from pipeline.machine import child_process
 from pipeline.machine.cpu_load import CpuTimes, cpu_times, load_from_others
 from pipeline.machine.identity import this_machine
 from pipeline.machine.monitor import Monitor
 from pipeline.machine.progress import waiting
 from pipeline.machine.sensors import why_no_power
 from pipeline.record import data_info
-from pipeline.stages.benchmark import MONITOR
+from pipeline.stages.benchmark import MONITOR, engines_together
 from pipeline.stages.gate import Gate
 from pipeline.stats.intervals import Outcome
 
@@ -90,12 +94,14 @@ def decide(gate: Gate, out: Path, inputs: GateInputs, budgets: Sequence[Budget])
     checks |= {each: check_accuracy(inputs.outputs, policy, each) for each in about(measurable, "accuracy")}
     checks |= {each: check_size(each, gate_engines) for each in about(measurable, "size")}
     checks |= {each: check_fallback(each, gate_engines) for each in about(measurable, "fallback")}
+    members = members_beside(measurable, inputs)
     begin, before, cpu = time.monotonic(), machine_state(ROOT), cpu_times(ROOT)
     with waiting(f"gate {inputs.candidate}"), Monitor(ROOT, inputs.benchmark.monitor_ms) as monitor:
         results = _run_comparisons(gate, out, inputs, gate_engines, measurable)
         energy = measure_energy(out, gate_engines, inputs.samples, measurable, inputs.benchmark)
         cold_starts = _starts(gate, out, inputs, gate_engines, measurable)
         how = gate.pairing, inputs.benchmark
+        beside = _beside(out, inputs, members)
         growths = measure_growth(out, gate_engines.engines, inputs.samples, measurable, how)
     conditions = _conditions(gate, monitor if inputs.benchmark.monitor_ms else None, before, cpu)
     for result in results:
@@ -104,6 +110,11 @@ def decide(gate: Gate, out: Path, inputs: GateInputs, budgets: Sequence[Budget])
     for engine_budget in about(measurable, "start", "memory"):
         checks[engine_budget] = check_cold_start(engine_budget, cold_starts, baseline, confidence)
     checks |= {each: check_growth(each, growths) for each in about(measurable, "growth")}
+    if beside is not None:
+        checks |= {each: check_beside(each, beside, confidence) for each in about(measurable, "beside")}
+        for side, timings in (("alone", beside.alone), ("beside", beside.beside)):
+            for timing in timings:
+                timing.queries.write(out / SAMPLES / f"together-{timing.name}-{side}.npz")
     for growth in growths:
         growth.memory.write(out / SAMPLES / growth.file_name)
     if energy is not None:
@@ -139,6 +150,15 @@ def _run_comparisons(
     comparisons = comparisons_from(engine_budgets)
     how = (gate.pairing, inputs.benchmark.num_threads)
     return run_comparisons(out / "gate.log", gate_engines, inputs.samples, comparisons, how) if comparisons else []
+
+
+def _beside(out: Path, inputs: GateInputs, members: Mapping[str, str]) -> TogetherTimings | None:
+    """What running engines at once does to each; None where no budget asks."""
+    if not members:
+        return None
+    engines, what = dict(inputs.engines), f"{', '.join(members)} at once"
+    fed = dict.fromkeys(engines, inputs.samples)
+    return child_process.call(out / "gate.log", what, engines_together, inputs.benchmark, members, engines, fed)
 
 
 def _starts(

@@ -18,22 +18,32 @@ from pipeline.artifact import Engine
 from pipeline.engine_runner import runner_of
 from pipeline.errors import ConfigError
 from pipeline.gate.budget import Budget
-from pipeline.gate.checks import EngineBudget, GateEngines, check_from_outcome, withhold_decision
-from pipeline.gate.inputs import BaselineEngine
+from pipeline.gate.checks import (
+    EngineBudget,
+    GateEngines,
+    about,
+    check_from_interval,
+    check_from_outcome,
+    withhold_decision,
+)
+from pipeline.gate.inputs import BaselineEngine, GateInputs
 from pipeline.gate.record import Check, Estimate, LatencyMeasurement, Percentile
 from pipeline.json_record import finite
 from pipeline.latency.benchmark import NS_PER_MS, Candidate, Queries, latency_from_ms
 from pipeline.latency.candidates import candidate_of
-from pipeline.latency.intervals import LEAST_GROUPS, STATISTICS, THROUGHPUT, Statistic
+from pipeline.latency.intervals import LEAST_GROUPS, STATISTICS, THROUGHPUT, IntervalSpec, Statistic, interval_of
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
 from pipeline.latency.paired import LatencyLimit, LimitResult, compare_paired
 from pipeline.latency.paired import PairedResult as PairedResult
 from pipeline.latency.protocol import Pairing
 from pipeline.latency.scenarios import Load
+from pipeline.latency.together import TogetherTimings, members_from
 from pipeline.machine import child_process
 from pipeline.page.numbers import ms_text
 from pipeline.stats.intervals import Interval, Limit
 
+STATISTIC_BESIDE: dict[str, Statistic] = {"beside_p50_ms": "p50", "beside_p99_ms": "p99"}
+"""Quantities that are milliseconds beside others."""
 SHOWN: tuple[Statistic, ...] = ("p50", "p90", "p99", "mean")
 
 
@@ -61,6 +71,44 @@ def comparisons_from(engine_budgets: Sequence[EngineBudget]) -> tuple[Comparison
         if budget.quantity.kind == "latency":
             budgets_by_engine.setdefault((variant, budget.batch_size), []).append(budget)
     return tuple(Comparison(variant, size, tuple(budgets)) for (variant, size), budgets in budgets_by_engine.items())
+
+
+def members_beside(engine_budgets: Sequence[EngineBudget], inputs: GateInputs) -> dict[str, str]:
+    """What has to run at once for budgets of latency beside others: by its name there, the engine that it is.
+
+    Raises:
+        ConfigError: [benchmark] together names no engines, one that is not there, or not the one that is judged.
+    """
+    asked = about(engine_budgets, "beside")
+    if not asked:
+        return {}
+    members = members_from(inputs.benchmark.together, list(inputs.engines))
+    for name, budget in asked:
+        if name not in members:
+            raise ConfigError(
+                f"'{budget.text}': [benchmark] together does not name {name}, so that it runs beside nothing; name it "
+                "there with those that run at the same time"
+            )
+    return members
+
+
+def check_beside(engine_budget: EngineBudget, timings: TogetherTimings, confidence: float) -> Check:
+    """The check of ``beside_p50_ms``, ``beside_p99_ms`` or ``slowdown``, each round a session."""
+    name, budget = engine_budget
+    place = [timing.name for timing in timings.beside].index(name)
+    sides = [_by_round(side[place].queries) for side in (timings.beside, timings.alone)]
+    relative = budget.quantity.name not in STATISTIC_BESIDE
+    statistic = STATISTIC_BESIDE.get(budget.quantity.name, "p50")
+    spec = IntervalSpec(statistic, relative, Limit(budget.bound, budget.at_most))
+    interval = interval_of(sides, spec, (confidence, (1 - confidence) / 2))
+    more = f"raise num_blocks or min_seconds in [benchmark.protocol]: this is of {len(sides[0])} rounds"
+    return check_from_interval(engine_budget, interval, more)
+
+
+def _by_round(queries: Queries) -> Floats:
+    """Latencies (num_rounds, num_queries), of each round as many as of the shortest."""
+    rounds = np.split(queries.latency_ms, np.flatnonzero(np.diff(queries.block)) + 1)
+    return np.stack([each[: min(map(len, rounds))] for each in rounds])
 
 
 def limit_from_budget(budget: Budget) -> LatencyLimit:

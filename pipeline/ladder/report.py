@@ -38,7 +38,8 @@ def timed(ascent: Ascent, store: Store) -> Timings | None:
     """Time all engines that run here against each other; None if none does."""
     plan = ascent.plan
     engines = {row.name: row.engine for row in ascent.rows if not row.why_not_run()}
-    return store.measure(plan.benchmark, engines, ascent.rows[0].results.evaluation) if engines else None
+    stage = replace(plan.benchmark, together=())  # What is chosen is not known yet.
+    return store.measure(stage, engines, ascent.rows[0].results.evaluation) if engines else None
 
 
 def write_advice(ascent: Ascent, timings: Timings | None, store: Store) -> Record:

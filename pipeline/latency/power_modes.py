@@ -74,10 +74,10 @@ def power_modes_here(root: Path) -> PowerModes | None:
     here = model_named(models, now)
     if here is None:
         return None
-    others = [f"{model.name}: {words}" for model in models if model is not here and (words := model.words(here))]
-    told = f"Power mode {now}. By nvpmodel's table others allow: {'; '.join(others)}. " if others else ""
+    others = [f"{model.name}: {words}" for model in models if (words := model.words(here))]
+    sentence = f"Power mode {now}. By nvpmodel's table others allow: {'; '.join(others)}. " if others else ""
     asks = "[benchmark] power_mode (--power-mode) measures what one brings; nothing was changed."
-    return PowerModes(now, models, (), None, (told + asks,) if others else ())
+    return PowerModes(now, models, (), None, (sentence + asks,) if others else ())
 
 
 def compare_modes(

@@ -84,8 +84,8 @@ def asked_models(root: Path, asked: Sequence[str]) -> tuple[PowerModel, ...]:
     nvpmodel = Nvpmodel(root)
     if not models or not now:
         raise Unavailable("[benchmark] power_mode: this machine has no table of power modes (nvpmodel); leave it out")
-    found = [model_named(models, name) for name in asked]
-    for name, model in zip(asked, found):
+    wanted = [model_named(models, name) for name in asked]
+    for name, model in zip(asked, wanted):
         if model is None or model.name == now:
             why = "is the mode that it is in" if model else "is no mode of this device"
             known = ", ".join(f"{each.number} {each.name}" for each in models)
@@ -96,7 +96,7 @@ def asked_models(root: Path, asked: Sequence[str]) -> tuple[PowerModel, ...]:
             "run sudo jetson_clocks --restore first"
         )
     nvpmodel.check()
-    return tuple(model for model in found if model is not None)
+    return tuple(model for model in wanted if model is not None)
 
 
 class Nvpmodel:
