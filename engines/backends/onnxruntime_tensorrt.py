@@ -15,6 +15,7 @@ from engines.ort import sharing
 from engines.ort.profile_shapes import profile_options
 from engines.ort.providers import CUDA, TENSORRT, tensorrt_version, why_not
 from engines.ort.session import CPU, load_library
+from engines.plugin_library import check_library
 from engines.precision import precision_named
 from engines.provider_share import ProviderShare
 from engines.signing.trust import check_file
@@ -31,7 +32,7 @@ STREAMS = False
 NEEDS_RANGES = True
 REFUSES_NODES = False
 HAS_LISTS = True
-OBEYS = frozenset({"workspace_mib", "optimization_level", "sparse_weights", "timing_cache"})
+OBEYS = frozenset({"workspace_mib", "optimization_level", "sparse_weights", "timing_cache", "plugins"})
 SUFFIX = ".session"
 DESCRIPTION = sharing.DESCRIPTION
 INSTALL = "pip install onnxruntime-gpu (it takes the place of onnxruntime), and the TensorRT that it links"
@@ -60,7 +61,9 @@ def versions() -> dict[str, str]:
 
 def refuse(options: BuildOptions) -> None:
     """Raise Unavailable if something is requested that the provider does not have."""
-    refuse_tensorrt(replace(options, timing_cache=None), NAME)
+    refuse_tensorrt(replace(options, timing_cache=None, plugins=()), NAME)
+    for file in options.plugins:
+        check_library(file)
     if reason := why_not_build():
         raise Unavailable(reason)
 
@@ -81,7 +84,8 @@ def build(model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
     """Let the provider compile what it takes of the model; the rest stays with CUDA's kernels and the CPU's.
 
     Raises:
-        Unavailable: the wheel, a GPU, or what the wheel links is not here.
+        Unavailable: the wheel, a GPU, or what the wheel links is not here; or a library of plugins is for another
+            processor.
         EngineError: it refused the model, takes no node of it, or an option does not fit the model.
     """
     refuse(options)
@@ -93,6 +97,7 @@ def load(engine: Path, *, num_threads: int) -> Runner:
 
     Raises:
         NotTrusted: keys are named that engines have to be signed by, and none of them signed all files of this one.
+        EngineError: a library of plugins that it was built with is not named, or another file.
     """
     check_file(engine)  # What was compiled is code.
     return sharing.SharedRunner(SHARING, engine, num_threads)

@@ -16,14 +16,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from engines.contract import BuildOptions, EngineRecord
 from engines.errors import EngineError, Unavailable
-from engines.onnx_model import OnnxModelFacts, check_options, copy_model, facts_from_model, read_model
+from engines.onnx_model import (
+    OnnxModelFacts,
+    check_options,
+    copy_model,
+    facts_from_model,
+    read_model,
+)
 from engines.ort.compiled_nodes import check_uncompiled
+from engines.ort.plugins import PLUGIN_PATHS, Libraries, name_nodes, name_plugins, plugin_options, records_of
 from engines.ort.providers import LIBRARIES, preload, wheel
 from engines.ort.session import CPU, OrtRunner, Providers, load_library, open_session, session_settings
+from engines.plugin_library import FIELD, libraries_for, library_at
 from engines.provider_share import ProviderShare, num_fallback_nodes
 
 _LOG = logging.getLogger(__name__)
@@ -65,6 +71,9 @@ class Description:
     options: Mapping[str, str]
     """Of the first provider."""
     shares: tuple[ProviderShare, ...]
+    plugins: tuple[Mapping[str, Any], ...] = ()
+    """Libraries of plugins that it was built with, as ``PluginLibrary.record`` has them; never their paths: which files
+    may be loaded says who loads it."""
 
 
 def build(sharing: Sharing, model: Path, engine: Path, options: BuildOptions) -> EngineRecord:
@@ -80,16 +89,19 @@ def build(sharing: Sharing, model: Path, engine: Path, options: BuildOptions) ->
     check_uncompiled(proto, model)
     check_options(model_facts, options, model)
     provider_options = sharing.provider_options(model, options)
+    libraries = tuple(map(library_at, options.plugins))
     if engine.is_dir():  # Of an attempt that was killed.
         shutil.rmtree(engine)
     engine.mkdir(parents=True)
     try:
         copy_model(model, engine / MODEL)
-        _name_nodes(engine / MODEL)
+        name_nodes(engine / MODEL)
+        if libraries:
+            name_plugins(engine / MODEL)
         (engine / CACHE).mkdir()
         shares = _divide(sharing, model, engine, provider_options, options)
-        if not _keep_context(sharing, engine, shares):
-            _keep_compiled(sharing, engine, provider_options, shares)
+        if not _keep_context(sharing, engine, shares, libraries):
+            _keep_compiled(sharing, engine, provider_options, shares, libraries)
     except BaseException:
         shutil.rmtree(engine)
         raise
@@ -104,6 +116,7 @@ def build(sharing: Sharing, model: Path, engine: Path, options: BuildOptions) ->
         num_quantizable=model_facts.num_quantizable,
         num_int8=_num_int8(model_facts),
         num_4_bits=model_facts.num_4_bits,
+        options={FIELD: list(records_of(libraries))} if libraries else {},
         notes=(share_sentence(sharing.title, shares),),
         providers=shares,
     )
@@ -121,7 +134,8 @@ def description_of(engine: Path) -> Description:
             ProviderShare(row["provider"], tuple(row["nodes"]), dict(row["operators"]), tuple(row["segments"]))
             for row in data["shares"]
         )
-        return Description(str(data["model"]), dict(data["options"]), shares)
+        plugins = tuple(dict(entry) for entry in data.get("plugins", ()))
+        return Description(str(data["model"]), dict(data["options"]), shares, plugins)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
             f"{engine}: is no engine that ONNX Runtime's providers share ({DESCRIPTION} cannot be read: "
@@ -132,16 +146,19 @@ def description_of(engine: Path) -> Description:
 class SharedRunner(OrtRunner):
     """A session on several providers, all of which have to be there."""
 
-    def __init__(self, sharing: Sharing, engine: Path, num_threads: int) -> None:
+    def __init__(self, sharing: Sharing, engine: Path, num_threads: int, libraries: Libraries = ()) -> None:
+        """``libraries``: of plugins, where they were named for the build; else those of its record that are named."""
         super().__init__(engine, num_threads)
-        self._sharing = sharing
+        self._sharing, self._libraries = sharing, libraries
 
     def _settings(self, ort: Any) -> Any:
         return _settings(ort, self._sharing, self._num_threads)
 
     def _opened(self, path: Path, settings: Any) -> Any:
         description = description_of(path)
-        options = dict(description.options)
+        libraries = self._libraries or libraries_for(path, {"options": {FIELD: description.plugins}})
+        options = {name: value for name, value in description.options.items() if name != PLUGIN_PATHS}
+        options.update(plugin_options(libraries))
         if self._sharing.compiles and description.model == MODEL:
             options.update(cache_options(path / CACHE))
         before = _compiled(path)
@@ -240,7 +257,7 @@ def _divide(
     load_providers(sharing)
     settings = _settings(load_library(), sharing, 1)
     settings.add_session_config_entry(RECORDS_ASSIGNMENT, "1")
-    session_options = dict(provider_options)
+    session_options = {**provider_options, **plugin_options(tuple(map(library_at, options.plugins)))}
     if sharing.compiles:
         session_options.update({**context_options(engine), **timing_options(options)})
     session = opened(sharing, engine / MODEL, settings, session_options)
@@ -273,7 +290,7 @@ def timing_options(options: BuildOptions) -> dict[str, str]:
     return {"trt_timing_cache_enable": "True", "trt_timing_cache_path": str(folder)}
 
 
-def _keep_context(sharing: Sharing, engine: Path, shares: tuple[ProviderShare, ...]) -> bool:
+def _keep_context(sharing: Sharing, engine: Path, shares: tuple[ProviderShare, ...], libraries: Libraries = ()) -> bool:
     """Let the EP-context file be the engine, where one part is all of it: with several it is of the last alone.
 
     Whether it is. One that does not open is a warning, and is not.
@@ -285,7 +302,7 @@ def _keep_context(sharing: Sharing, engine: Path, shares: tuple[ProviderShare, .
         context.unlink()
         return False
     try:
-        _write(sharing, engine, Description(CONTEXT, {}, shares))
+        _write(sharing, engine, Description(CONTEXT, {}, shares, records_of(libraries)), libraries)
     except EngineError as error:
         _LOG.warning("%s; the model and its compiled part are the engine instead", error)
         context.unlink()
@@ -299,7 +316,11 @@ def _keep_context(sharing: Sharing, engine: Path, shares: tuple[ProviderShare, .
 
 
 def _keep_compiled(
-    sharing: Sharing, engine: Path, provider_options: Mapping[str, str], shares: tuple[ProviderShare, ...]
+    sharing: Sharing,
+    engine: Path,
+    provider_options: Mapping[str, str],
+    shares: tuple[ProviderShare, ...],
+    libraries: Libraries = (),
 ) -> None:
     """Let the model with what was compiled of it be the engine.
 
@@ -311,13 +332,13 @@ def _keep_compiled(
             f"{engine}: {sharing_words(sharing)} kept {len(_compiled(engine))} of the {len(shares[0].segments)} parts "
             "that it compiled, and would compile the others at each start; build for tensorrt, or for onnxruntime"
         )
-    _write(sharing, engine, Description(MODEL, provider_options, shares))
+    _write(sharing, engine, Description(MODEL, provider_options, shares, records_of(libraries)), libraries)
 
 
-def _write(sharing: Sharing, engine: Path, description: Description) -> None:
+def _write(sharing: Sharing, engine: Path, description: Description, libraries: Libraries) -> None:
     """Write how it is opened, and open it so: it has to open as it stands, without anything being compiled again."""
     (engine / DESCRIPTION).write_text(json.dumps(asdict(description), indent=1), encoding="utf-8")
-    with SharedRunner(sharing, engine, 0):
+    with SharedRunner(sharing, engine, 0, libraries):
         pass
 
 
@@ -351,16 +372,6 @@ def _explained(error: EngineError, model: Path) -> EngineError:
         f"{model}: TensorRT would read {', '.join(map(repr, names.split(',')))}, whose sizes depend on values, so that "
         "no shape range can be given; cut the model there, or build for onnxruntime_cuda, which needs none"
     )
-
-
-def _name_nodes(path: Path) -> None:
-    """Give nodes without a name that of what they make, so that the record can name them."""
-    model = read_model(path)
-    unnamed = [node for node in model.graph.node if not node.name]
-    for node in unnamed:
-        node.name = f"node_of_{next(filter(None, node.output), node.op_type)}"
-    if unnamed:
-        onnx.save(model, path)
 
 
 def _num_int8(model_facts: OnnxModelFacts) -> int:
