@@ -50,16 +50,41 @@ def name_libraries(files: Iterable[Path]) -> None:
         os.environ.pop(NAMED, None)
 
 
+def operators_in(files: Iterable[Path], operators: Iterable[str]) -> dict[str, Path]:
+    """Which of these operators have their names in a library: a plugin is registered by its name, a string of its own.
+
+    Nothing is loaded, so that a library for a device can be asked on any machine. It is a sign, not a proof: a name may
+    stand there for something else, or be put together as the library is loaded; TensorRT alone knows, as it loads it.
+
+    Raises:
+        EngineError: a library cannot be read.
+    """
+    texts = {file: _content(file) for file in files}
+    places = ((name, file) for name in dict.fromkeys(operators) for file, text in texts.items() if _holds(text, name))
+    holders: dict[str, Path] = {}
+    for name, file in places:
+        holders.setdefault(name, file)
+    return holders
+
+
+def _holds(content: bytes, name: str) -> bool:
+    return b"\0" + name.encode() + b"\0" in content
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{file}: cannot be read ({error.strerror}); name the shared library of a plugin") from error
+
+
 def sha256_of_library(file: Path) -> str:
     """SHA-256 (hex) of a library's content.
 
     Raises:
         EngineError: it cannot be read.
     """
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise EngineError(f"{file}: cannot be read ({error.strerror}); name the shared library of a plugin") from error
+    return hashlib.sha256(_content(file)).hexdigest()
 
 
 def check_library(file: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
 from engines.onnx_model import ONNX_DOMAINS
+from engines.plugin_library import libraries_named, operators_in
 from engines.support.answers import InputShapes, SupportAnswer
 from engines.support.graph import Asked, asked_about, name_of
 from engines.support.operator_lists import TensorRtRelease
@@ -23,8 +24,8 @@ def answer_by_list(
 ) -> SupportAnswer:
     """What NVIDIA's list of that release says of each node of the model in ``path``.
 
-    ``plugin_operators``: what a library of plugins brings. TensorRT takes a plugin for an operator that it does not
-    read itself, by its name, whatever its domain.
+    ``plugin_operators``: what a library of plugins brings, beside those whose names stand in one that is named.
+    TensorRT takes a plugin for an operator that it does not read itself, by its name, whatever its domain.
 
     Raises:
         EngineError: it is no ONNX model.
@@ -32,14 +33,26 @@ def answer_by_list(
     asked = asked_about(path, shapes)
     around = Surroundings(asked.constants, asked.types, asked.ranks)
     functions = {function.name: function for function in asked.model.functions}
+    holders = operators_in(libraries_named(), (node.op_type for node in asked.nodes))
+    brought = {*plugin_operators, *holders}
+    by_name = set()
     reasons = {}
     for index, node in enumerate(asked.nodes):
         reason = next(_reasons(node, around, release, functions), "")
-        by_plugin = node.op_type in plugin_operators and node.op_type not in release.operators
+        by_plugin = node.op_type in brought and node.op_type not in release.operators
         if reason and not by_plugin:
             reasons[index] = reason
+        elif reason and node.op_type not in plugin_operators:
+            by_name.add(node.op_type)
     answer = asked.answer(f"NVIDIA's list of the operators of TensorRT {release.name}", reasons)
-    return replace(answer, refusals=tuple(_refusals(asked, release)), notes=tuple(_notes(asked, release)))
+    notes = (*_notes(asked, release), *_by_name(by_name, holders))
+    return replace(answer, refusals=tuple(_refusals(asked, release)), notes=notes)
+
+
+def _by_name(operators: Collection[str], holders: Mapping[str, Path]) -> Iterator[str]:
+    for name in sorted(operators):
+        library = holders[name].name
+        yield f"{name} is taken for a plugin of {library}, where its name stands; TensorRT knows as it loads it."
 
 
 def _reasons(

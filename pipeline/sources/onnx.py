@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -16,6 +17,7 @@ from calibration.plugins.efficient_nms import OPERATOR, without_efficient_nms
 from calibration.quantized.grids import is_read
 from engines.litert.facts import is_tflite
 from engines.onnx_model import plugin_words
+from engines.plugin_library import libraries_named, operators_in
 from pipeline.artifact import Engine, OnnxModel, Source
 from pipeline.errors import StageError
 from pipeline.sources.contract import RENAMED, Conversion, Converted, first_line
@@ -64,17 +66,33 @@ def _read_onnx(path: Path) -> tuple[onnx.ModelProto, int]:
         model, num_plugins = without_efficient_nms(model_from_file(path))
     except ModelError as error:
         raise StageError(f"{path}: {error}") from error
-    if words := plugin_words(model):
+    local = {(function.domain, function.name) for function in model.functions}
+    strange = [node for node in nodes_of(model.graph) if node.domain not in OWN_DOMAINS and not is_read(node)]
+    strange = [node for node in strange if (node.domain, node.op_type) not in local]
+    if words := _named_plugin_words(strange) or plugin_words(model):
         raise StageError(f"{path}: {words}")
     check_valid(model, path)
-    local = {(function.domain, function.name) for function in model.functions}
-    for node in nodes_of(model.graph):
-        if node.domain not in OWN_DOMAINS and (node.domain, node.op_type) not in local and not is_read(node):
-            raise StageError(
-                f"{path}: node '{node.name or node.output[0]}' is {node.op_type} of the domain '{node.domain}', "
-                "operators of ONNX itself are expected; export the model without it"
-            )
+    for node in strange:
+        raise StageError(
+            f"{path}: node '{node.name or node.output[0]}' is {node.op_type} of the domain '{node.domain}', "
+            "operators of ONNX itself are expected; export the model without it"
+        )
     return model, num_plugins
+
+
+def _named_plugin_words(nodes: Sequence[onnx.NodeProto]) -> str:
+    """Of an operator whose plugin is in a library that is named; empty where there is none."""
+    holders = operators_in(libraries_named(), (node.op_type for node in nodes))
+    node = next((node for node in nodes if node.op_type in holders), None)
+    if node is None:
+        return ""
+    where, library = node.name or node.output[0], holders[node.op_type].name
+    return (
+        f"node '{where}': {node.op_type} is a plugin of {library}, by its name;"
+        " ONNX Runtime cannot run it on the CPU, so that there is no reference to calibrate on and to compare engines "
+        "with: cut the model in front of it, or build the file as it is (`trtforge build FILE --backend tensorrt "
+        "--plugins LIBRARY`)"
+    )
 
 
 def _in_opset(model: onnx.ModelProto, path: Path, opset: int, notes: list[str]) -> onnx.ModelProto:

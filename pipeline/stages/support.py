@@ -79,12 +79,10 @@ class Support(Stage):
 
     def versions(self, _model: object, whom: Whom) -> dict[str, str]:
         """Those of who is asked."""
-        versions = distribution_versions("onnx")
-        if not whom.backend:
-            return versions
-        loads = FIELD in backend(whom.backend).OBEYS
-        plugins = {f"plugin {file.name}": sha256_of_library(file) for file in libraries_named() if loads}
-        return {**versions, **backend(whom.backend).versions(), **plugins}
+        reads = not whom.backend or FIELD in backend(whom.backend).OBEYS
+        plugins = {f"plugin {file.name}": sha256_of_library(file) for file in libraries_named() if reads}
+        runtime = backend(whom.backend).versions() if whom.backend else {}
+        return {**distribution_versions("onnx"), **runtime, **plugins}
 
     def modules(self, _model: object, whom: Whom) -> tuple[str, ...]:
         """What is loaded by name."""

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from engines.plugin_library import NAMED
 from engines.support.answers import SupportAnswer
 from engines.support.by_list import answer_by_list
 from engines.support.operator_lists import generation_named
+from tests.engines.plugins import GIVES, for_another_processor, plugin_library
 
 SaveModel = Callable[[str], Path]
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
@@ -156,6 +158,21 @@ def test_operators_of_a_library_of_plugins_count_as_taken(save_model: SaveModel)
     release = generation_named("8.5")
     assert len(answer_by_list(model, release, {}).unsupported) == 2
     assert answer_by_list(model, release, {}, ("Sharpen", "Det")).is_whole
+
+
+def test_operators_whose_names_stand_in_a_named_library_count_as_taken_and_it_is_said(
+    save_model: SaveModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in one for another processor: nothing is loaded."""
+    head = '<ir_version: 8, opset_import: ["" : 17, "com.example" : 1]>'
+    model = save_model(f"{head} g (float[2, 2] x) => (float y) {{ h = com.example.Sharpen(x) y = Det(h) }}")
+    library = for_another_processor(plugin_library(tmp_path / "libs", GIVES, plugin="Sharpen"))
+    monkeypatch.setenv(NAMED, str(library))
+    answer = answer_by_list(model, generation_named("8.5"), {})
+    assert [node.operator for node in answer.unsupported] == ["Det"]
+    note = "Sharpen is taken for a plugin of libmy.so, where its name stands; TensorRT knows as it loads it."
+    assert note in answer.notes
+    assert note not in answer_by_list(model, generation_named("8.5"), {}, ("Sharpen",)).notes
 
 
 def test_a_plugin_does_not_stand_in_for_what_tensorrt_reads(save_model: SaveModel) -> None:

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from calibration.data.picture_frame import PictureFrame
 from engines import backend
 from engines.backends import onnxruntime
+from engines.plugin_library import NAMED
 from engines.support.by_list import answer_by_list
 from engines.support.operator_lists import generation_named
 from pipeline.artifact import OnnxModel
@@ -22,6 +23,7 @@ from pipeline.sources.onnx import trained
 from pipeline.stages.export import Export
 from pipeline.tasks.detections import detections_of
 from pipeline.tasks.detector import Detector
+from tests.engines.plugins import GIVES, plugin_library
 
 DETECTOR = """
 <ir_version: 8, opset_import: ["" : 13, "TRT" : 1]>
@@ -115,3 +117,22 @@ def test_what_the_plugin_lacks_is_said_with_the_file(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(StageError, match=r"bad\.onnx: node 'num_dets', EfficientNMS_TRT: has no score_threshold"):
         Export()(tmp_path / "out", OnnxModel(tmp_path / "bad.onnx"))
+
+
+def test_an_operator_of_a_named_library_is_told_from_a_strange_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be done with it is said, for nothing but TensorRT runs it."""
+    text = """<ir_version: 8, opset_import: ["" : 17, "com.example" : 1]>
+    g (float[N, 2] x) => (float[N, 2] y) { y = com.example.Sharpen (x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "own.onnx")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(StageError, match=r"'y' is Sharpen of the domain 'com\.example', operators of ONNX itself"):
+        Export()(tmp_path / "out", OnnxModel(tmp_path / "own.onnx"))
+    monkeypatch.setenv(NAMED, str(plugin_library(tmp_path / "libs", GIVES, plugin="Sharpen")))
+    words = r"node 'y': Sharpen is a plugin of libmy\.so, by its name; ONNX Runtime cannot run it on the CPU"
+    with pytest.raises(StageError, match=words):
+        Export()(tmp_path / "out", OnnxModel(tmp_path / "own.onnx"))
+    monkeypatch.setenv(NAMED, str(plugin_library(tmp_path / "others", GIVES, plugin="Blur")))
+    with pytest.raises(StageError, match="operators of ONNX itself are expected"):
+        Export()(tmp_path / "out", OnnxModel(tmp_path / "own.onnx"))
