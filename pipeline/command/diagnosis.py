@@ -42,6 +42,9 @@ BINDINGS = "sudo apt install python3-libnvinfer"
 NO_NEWER_JETPACK = ("tegra210", "tegra186")
 DLA_GAP = ((10, 8), (11, 4, 1))
 """TensorRT without DLA: from the first version on, up to before the second."""
+ELEVEN, FIRST_ELEVEN = (11,), (11, 4, 1)
+"""Of TensorRT 11 the first that NVIDIA supports on a Jetson: AGX Orin and Thor with JetPack 7.2.2 or later."""
+FIRST_L4T_OF_ELEVEN = (39,)
 
 
 @dataclass(frozen=True)
@@ -266,9 +269,28 @@ def _tensorrt(jetson: Jetson, release: Release | None, interpreter: Interpreter)
         yield Notice("bad", "python", sentence, f"{VENV} makes an environment that does")
     if interpreter.tensorrt and "dist-packages" not in interpreter.tensorrt:
         yield from _foreign(library, jetson, interpreter)
+    if _numbers(library) >= ELEVEN:
+        yield from _eleven(jetson, library)
     gap = _numbers(library)
     if library and jetson.compute_capability in ("7.2", "8.7") and DLA_GAP[0] <= gap < DLA_GAP[1]:
         yield Notice("note", "dla", f"TensorRT {library} builds nothing for DLA (10.7 did, 11.4.1 does again)")
+
+
+def _eleven(jetson: Jetson, library: str) -> Iterator[Notice]:
+    """TensorRT 11, which no JetPack brings: its package for servers (SBSA) is that for a Jetson too."""
+    back = "go back to JetPack's own TensorRT"
+    if _numbers(library) < FIRST_ELEVEN:
+        sentence = f"TensorRT {library} supports no Jetson; of 11 the first that does is 11.4.1, with JetPack 7.2.2"
+        yield Notice("bad", "tensorrt", sentence, f"install 11.4.1, or {back}")
+    elif _numbers(jetson.l4t) < FIRST_L4T_OF_ELEVEN:
+        sentence = f"TensorRT {library} supports JetPack 7.2.2 and later, this is {jetson.jetpack or jetson.l4t}"
+        yield Notice("bad", "tensorrt", sentence, f"upgrade JetPack, or {back}")
+    elif jetson.soc == "tegra234" and "AGX" not in jetson.board:
+        sentence = f"TensorRT {library} supports of Orin the AGX alone, this is {jetson.board or 'another module'}"
+        yield Notice("warning", "tensorrt", sentence, back)
+    else:
+        sentence = f"TensorRT {library} needs JetPack 7.2.2 or later, and has INT8 by Q/DQ alone"
+        yield Notice("note", "tensorrt", sentence, 'write int8 = "qdq" in [build], and build engines of 10 again')
 
 
 def _foreign(library: str, jetson: Jetson, interpreter: Interpreter) -> Iterator[Notice]:

@@ -107,7 +107,7 @@ class Build(Stage):
         False, "for LiteRT in int8: write files that are ready for the Edge TPU by its published rules, and check them"
     )
     plugins: tuple[str, ...] = option(
-        (), "for TensorRT: shared libraries of plugins, such as libmy.so, that its engines are built with and may load"
+        (), "for TensorRT: shared libraries of plugins, such as libmy.so, that engines are built with and may load"
     )
     builds: int = option(
         1, "for TensorRT and TensorRT for RTX: engines that are built, of which the quickest, timed in turns, is kept"

@@ -222,6 +222,43 @@ def test_power_clocks_and_throttling(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("jetpack", "version", "level", "words"),
+    [
+        (
+            "7.2",
+            "11.4.1.7-1+cuda13.2",
+            "note",
+            "TensorRT 11.4.1.7 needs JetPack 7.2.2 or later, and has INT8",
+        ),
+        (
+            "7.2",
+            "11.3.0.1-1+cuda13.2",
+            "bad",
+            "TensorRT 11.3.0.1 supports no Jetson; of 11 the first",
+        ),
+        ("7.1", "11.4.1.7-1+cuda13.2", "bad", "TensorRT 11.4.1.7 supports JetPack 7.2.2 and later, this is 7.1"),
+    ],
+)
+def test_tensorrt_11_is_for_jetpack_7_2_2_alone(
+    tmp_path: Path, jetpack: str, version: str, level: str, words: str
+) -> None:
+    files = jetson_files(jetpack)
+    files["var/lib/dpkg/status"] = files["var/lib/dpkg/status"].replace(JETSONS[jetpack][2]["libnvinfer10"], version)
+    found = [one for one in found_in(tmp_path, files, python_of(jetpack)) if one.sentence.startswith(words)]
+    assert [one.level for one in found] == [level]
+
+
+def test_tensorrt_11_of_orin_is_for_the_agx_alone(tmp_path: Path) -> None:
+    files = jetson_files("7.2")
+    status = files["var/lib/dpkg/status"].replace("10.16.2.10-1+cuda13.2", "11.4.1.7-1+cuda13.2")
+    nano = {"proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0", "var/lib/dpkg/status": status}
+    found = found_in(tmp_path, files | nano, python_of("7.2"))
+    assert "TensorRT 11.4.1.7 supports of Orin the AGX alone, this is NVIDIA Jetson Orin Nano Developer Kit" in [
+        one.sentence for one in found
+    ]
+
+
 def test_rtx_is_for_no_jetson(tmp_path: Path) -> None:
     one = only(found_in(tmp_path, jetson_files("6.2"), python_of("6.2"), "tensorrt_rtx"), "backends")
     assert one.line().startswith("bad: backends: TensorRT for RTX does not support compute capability 8.7")
