@@ -113,6 +113,7 @@ def killed_nights(work: Path, num: int) -> Tally:
         left = any(path.is_dir() for path in (work / ".trtforge/tmp").glob("*"))
         tally.num_in_work += left and not ended
         assert not (found := list(problems_of(work))), f"after kill {number + 1}: {found}"
+        print(f"kill {number + 1}: whole", file=sys.stderr)
         if number % EVERY == EVERY - 1 or number == num - 1:
             whole_night(work, 64 + number % 60)
             tally.num_whole += 1

@@ -30,7 +30,7 @@ from pipeline.workers.census import DeviceState, census
 from pipeline.workers.depot import TASKS, Depot
 from pipeline.workers.dispatch import Shipment, bring, ship
 from pipeline.workers.scheduler import Hub, connected, is_killed
-from pipeline.workers.task import Request, run_request
+from pipeline.workers.task import Request
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,7 +115,7 @@ class Workers:
 
     def submit(self, sent: Sent) -> Future[str]:
         """Ask a worker of the line's device."""
-        return self.hub.executor(sent.line.device).submit(run_request, json.dumps(sent.request))
+        return self.hub.submit(sent.line.device, json.dumps(sent.request))
 
     def ended(self, futures: Mapping[Future[str], Sent]) -> Iterator[tuple[Line, Callable[[], int]]]:
         """Each line as it is done, with what brings its files here and returns its exit status.

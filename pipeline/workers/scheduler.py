@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import Unavailable
 from pipeline.workers.address import SchedulerAddress, check_reachable
-from pipeline.workers.task import Request, asked
+from pipeline.workers.task import Request, asked, run_request, stopped
 
 INSTALL = "a scheduler needs Dask, which is not installed; pip install 'trtforge[fleet]'"
 LOOK_SECONDS = 2.0
@@ -24,6 +24,7 @@ class Hub:
     def __init__(self, client: Any, address: SchedulerAddress) -> None:
         """``client``: of Dask, connected."""
         self._client, self.address = client, address
+        self._asked: dict[Future[str], str] = {}
 
     def workers(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """Every worker: its address -> its name, and the devices that it has a tag of.
@@ -50,13 +51,23 @@ class Hub:
             raise self._gone(error) from error
         return {key: answer if isinstance(answer, Exception) else _read(answer) for key, answer in answers.items()}
 
-    def executor(self, device: str) -> Executor:
-        """Runs functions on the workers that have this tag, each alone on its worker.
+    def submit(self, device: str, request: str) -> Future[str]:
+        """``run_request`` on a worker that has this tag, alone on it.
 
-        A worker that dies is no end of a function: it begins anew there or on another one.
+        A worker that dies is no end of it: it begins anew there or on another one.
         """
         executor: Executor = self._client.get_executor(resources={device: 1}, pure=False)
-        return executor
+        future: Future[str] = executor.submit(run_request, request)
+        self._asked[future] = request
+        return future
+
+    def stop(self) -> None:
+        """End what was asked for and is not done: nothing more begins, and what workers are at work on is killed."""
+        asked_for = {future: request for future, request in self._asked.items() if not future.done()}
+        for future in asked_for:
+            future.cancel()
+        with suppress(Exception):  # The scheduler may be what is gone; a worker of an earlier version knows no stop.
+            self._client.run(stopped, list(asked_for.values()), on_error="ignore")
 
     def as_done(self, futures: Mapping[Future[str], str], patience_s: float) -> Iterator[tuple[Future[str], bool]]:
         """Each future as it is done, and whether no worker has had its device for so long that it was given up.
@@ -127,6 +138,9 @@ def connected(address: SchedulerAddress) -> Iterator[Hub]:
     hub = Hub(client, address)
     try:
         yield hub
+    except BaseException:
+        hub.stop()
+        raise
     finally:
         client.close(timeout=5)
 

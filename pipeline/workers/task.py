@@ -25,6 +25,8 @@ START = (
 )
 """As a command that imports nothing from the current folder; what is here knows nothing of the command's room."""
 LAST_CHARACTERS = 2000
+_RUNNING: dict[str, subprocess.Popen[str]] = {}
+"""By request: what this worker is at work on."""
 
 
 def run_request(request: str) -> str:
@@ -33,27 +35,36 @@ def run_request(request: str) -> str:
     Whatever went wrong is an answer with an exit status and a sentence: an error would be tried again.
     """
     text = json.dumps(json.loads(request) | {"parent": os.getpid()})
+    pipe = subprocess.PIPE
     try:
-        process = subprocess.run(
-            [sys.executable, "-c", START, str(ROOT)],
-            input=text,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, str(ROOT)], stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace"
         )
     except OSError as error:
         return _failed(3, f"{sys.executable}: cannot be started ({error.strerror}); see what is wrong there")
+    with process:
+        _RUNNING[request] = process
+        try:
+            answer, last_words = process.communicate(text)
+        finally:
+            del _RUNNING[request]
     if process.returncode:
         status = process.returncode
         what = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        return _failed(4, f"the task's process {what}: {process.stderr.strip()[-LAST_CHARACTERS:]}")
-    return process.stdout
+        return _failed(4, f"the task's process {what}: {last_words.strip()[-LAST_CHARACTERS:]}")
+    return answer
 
 
 async def asked(request: str) -> str:
     """The same, beside what the worker is at work on."""
     return await asyncio.get_running_loop().run_in_executor(None, run_request, request)
+
+
+async def stopped(requests: list[str]) -> None:
+    """End what this worker is at work on of these: nobody waits for it any more. What they started dies with them."""
+    for request in requests:
+        if (process := _RUNNING.get(request)) is not None:
+            process.kill()
 
 
 def _failed(status: int, sentence: str) -> str:

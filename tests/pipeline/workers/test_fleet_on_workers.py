@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,6 +166,42 @@ def killing(cluster: Cluster, worker: str, times: int = 1) -> Iterator[None]:
     thread.start()
     yield
     thread.join()
+
+
+SLOW = """
+import os, time
+
+def one(outputs, labels):
+    if os.environ["HOME"].endswith("orin-01"):
+        time.sleep(3600)
+    return 1.0
+"""
+"""A metric that does not come to an end on the worker."""
+
+
+@pytest.mark.slow
+def test_an_interrupt_on_the_hub_ends_what_its_workers_do(plan: Path, cluster: Cluster) -> None:
+    import psutil
+
+    fleet = fleet_of(plan, "a", "b", text=text_for(cluster))
+    for name in "ab":
+        (fleet.parent / name / "slow.py").write_text(SLOW)
+        change(fleet.parent / name / "plan.toml", 'metric = "top1"', 'metric = "slow:one"')
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    hub = subprocess.Popen([sys.executable, "-m", "pipeline", "nightly", str(fleet)], env=environment)
+    worker = psutil.Process(cluster.worker_pid("orin-01"))
+
+    def at_work() -> bool:
+        return any("pipeline.workers.device" in " ".join(each.cmdline()) for each in worker.children())
+
+    begun(cluster, "orin")
+    wait_for("it is at work", at_work)
+    hub.send_signal(signal.SIGINT)
+    assert hub.wait() == 130
+    wait_for("the worker is free", lambda: not at_work())
+    lines = [marker.read_text() for marker in cluster.depot.glob("tasks/*/begun-0")]
+    assert len(lines) == 1, f"the other line was not begun when the first one was killed: {lines}"
+    assert not (fleet.parent / "nightly/nightly.json").exists()
 
 
 def test_what_cannot_be_built_is_tried_once(plan: Path, command: Command, cluster: Cluster) -> None:
