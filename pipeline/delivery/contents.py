@@ -51,6 +51,18 @@ class Delivered:
         return min(ranges.max[0] for ranges in profile.values())
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder that is delivered to, where it is not there.
+
+    Raises:
+        ConfigError: it cannot be made, as where a file is in its way.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
+
+
 def delivered_from(name: str, path: Path, backend: str) -> Delivered:
     """An engine's file with its record, which lies beside it; an ONNX file says itself what it takes and gives.
 

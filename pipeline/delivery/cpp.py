@@ -19,7 +19,7 @@ from engines.plugin_library import plugins_in, sha256_of_library
 from engines.signing.envelope import PublicKey
 from engines.signing.trust import ENDING, sha256_of, signature_of
 from pipeline.artifact import external_files
-from pipeline.delivery.contents import Delivered
+from pipeline.delivery.contents import Delivered, make_folder
 from pipeline.delivery.cpp_text import literal, preprocess_lines, shape_literal, type_literal
 from pipeline.errors import ConfigError
 from pipeline.output import put, work_folder
@@ -48,14 +48,11 @@ class CppRuntime:
     sources: tuple[str, ...]
 
 
+NVINFER = ("cuda_memory.hpp", "nvinfer.cmake", "nvinfer_library.cpp", "nvinfer_library.hpp", "runtime_nvinfer.cpp")
 RUNTIMES: Mapping[str, CppRuntime] = {
     "onnxruntime": CppRuntime("model.onnx", "runtime_onnxruntime.cmake", ("runtime_onnxruntime.cpp",)),
-    "tensorrt": CppRuntime(
-        "engine.plan", "runtime_tensorrt.cmake", ("cuda_memory.hpp", "nvinfer.cmake", "runtime_nvinfer.cpp")
-    ),
-    "tensorrt_rtx": CppRuntime(
-        "engine.rtx.plan", "runtime_tensorrt_rtx.cmake", ("cuda_memory.hpp", "nvinfer.cmake", "runtime_nvinfer.cpp")
-    ),
+    "tensorrt": CppRuntime("engine.plan", "runtime_tensorrt.cmake", NVINFER),
+    "tensorrt_rtx": CppRuntime("engine.rtx.plan", "runtime_tensorrt_rtx.cmake", NVINFER),
 }
 """By backend."""
 
@@ -110,7 +107,7 @@ def deliver_to_cpp(program: CppProgram, folder: Path) -> Path:
         ConfigError: the folder cannot be written.
         Unavailable: the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with work_folder(folder / CONFIG) as work:
         for source, name in _files(program):
             if _stays(source, folder / name):

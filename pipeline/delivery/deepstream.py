@@ -19,7 +19,7 @@ from typing import Literal
 
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DYNAMIC
-from pipeline.delivery.contents import Delivered
+from pipeline.delivery.contents import Delivered, make_folder
 from pipeline.errors import ConfigError
 from pipeline.output import put, work_folder
 
@@ -116,7 +116,7 @@ def deliver_to_deepstream(engine: Delivered, picture: CameraPicture, kind: Netwo
     if engine.backend not in RUNS:
         raise ConfigError(f"{engine.name}: is an engine of {engine.backend}, and DeepStream runs TensorRT's")
     name = engine_name(engine)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with work_folder(folder / CONFIG) as work:
         shutil.copyfile(engine.path, work / name)
         put(work / name, folder / name, work)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from engines.contract import TensorSpec
 from pipeline.artifact import digest_of_path
-from pipeline.delivery.contents import Delivered
+from pipeline.delivery.contents import Delivered, make_folder
 from pipeline.errors import ConfigError
 from pipeline.gate.generations import NAME
 from pipeline.output import put, sync, work_folder
@@ -100,7 +100,7 @@ def deliver_to_triton(model: TritonModel, repository: Path) -> Path:
         Unavailable: the disk is full.
     """
     folder = repository / model.name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with work_folder(folder / CONFIG) as work:
         new = work / "version"
         new.mkdir()

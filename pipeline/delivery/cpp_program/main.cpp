@@ -89,8 +89,9 @@ Arguments arguments_from(const std::vector<std::string>& words) {
       add_file(arguments, word);
     }
   }
-  if (arguments.engine.empty())
+  if (arguments.engine.empty()) {
     throw Error(kUsage, "ENGINE is missing: name the file " + engine_config().engine + "; see --help");
+  }
   for (const TensorSpec& spec : engine_config().inputs) {
     if (arguments.files.count(spec.name) == 0) {
       throw Error(kUsage, "input '" + spec.name + "' is missing; give " + spec.name + "=FILE.npy");

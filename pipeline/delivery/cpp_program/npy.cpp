@@ -29,8 +29,9 @@ std::string value_of(const std::string& header, const std::string& key, const st
   const std::size_t at = header.find("'" + key + "'");
   const std::size_t colon = at == std::string::npos ? at : header.find(':', at);
   const std::size_t begin = colon == std::string::npos ? colon : header.find_first_not_of(' ', colon + 1);
-  if (begin == std::string::npos)
+  if (begin == std::string::npos) {
     throw Error(kUsage, path + ": its header has no " + key + "; save it with numpy.save");
+  }
   const std::size_t end = header.find(header[begin] == '(' ? ')' : ',', begin);
   return header.substr(begin, end == std::string::npos ? end : end - begin);
 }

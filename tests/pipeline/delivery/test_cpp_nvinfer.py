@@ -183,8 +183,9 @@ def test_the_real_headers_take_it() -> None:
     if not folders:
         pytest.skip(f"TensorRT's NvInfer.h is not here, name its folder in {HEADERS}: only the stand-in was compiled")
     cuda = next((folder for folder in CUDA if Path(folder, "cuda_runtime_api.h").is_file()), str(STAND_IN))
-    text = (RUNTIME_SOURCES / "runtime_nvinfer.cpp").read_text()
-    for folder in folders:
-        flags = (f"-I{SOURCES}", f"-I{RUNTIME_SOURCES}", "-isystem", folder, "-isystem", cuda)
-        assert compiled(text, *flags) == "", folder
-        assert compiled(text, *flags, "-DHAS_NVINFER_PLUGIN") == "", folder
+    for name in ("nvinfer_library.cpp", "runtime_nvinfer.cpp"):
+        text = (RUNTIME_SOURCES / name).read_text()
+        for folder in folders:
+            flags = (f"-I{SOURCES}", f"-I{RUNTIME_SOURCES}", "-isystem", folder, "-isystem", cuda)
+            assert compiled(text, *flags) == "", folder
+            assert compiled(text, *flags, "-DHAS_NVINFER_PLUGIN") == "", folder

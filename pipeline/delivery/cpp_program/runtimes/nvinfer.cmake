@@ -1,5 +1,5 @@
 # What TensorRT and TensorRT for RTX have in common: one header, one library, CUDA's runtime.
-set(RUNTIME_SOURCE runtime_nvinfer.cpp)
+set(RUNTIME_SOURCE nvinfer_library.cpp runtime_nvinfer.cpp)
 
 function(find_nvinfer NAME)
   find_path(TENSORRT_INCLUDE NvInfer.h HINTS ${TENSORRT_ROOT} PATH_SUFFIXES include DOC "Folder of NvInfer.h")

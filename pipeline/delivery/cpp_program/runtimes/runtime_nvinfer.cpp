@@ -1,79 +1,20 @@
 // The engine in TensorRT 8.5 and later, or in TensorRT for RTX, on GPU 0.
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
-#include <dlfcn.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "cuda_memory.hpp"
 #include "model.hpp"
+#include "nvinfer_library.hpp"
 #include "signature.hpp"
-#ifdef HAS_NVINFER_PLUGIN
-#include <NvInferPlugin.h>
-#endif
-
-// TensorRT for RTX has the functions of TensorRT 10 and later, and a version of its own.
-#if defined(TRT_MAJOR_RTX) || NV_TENSORRT_MAJOR >= 10
-#define HAS_ALL_CREATORS
-#endif
-#if defined(HAS_ALL_CREATORS) || (NV_TENSORRT_MAJOR == 8 && NV_TENSORRT_MINOR >= 6)
-#define LOADS_LIBRARIES  // of plugins, and runtimes of other versions that engines bring
-#endif
 
 namespace trtforge {
 namespace {
 
 using nvinfer1::Dims;
 using nvinfer1::OptProfileSelector;
-
-// Keeps what the library last said of an error, for the sentence that says what it means.
-class Logger : public nvinfer1::ILogger {
- public:
-  void log(Severity severity, const char* words) noexcept override {
-    if (severity > Severity::kERROR) return;
-    try {
-      last_ = words;
-      std::replace(last_.begin(), last_.end(), '\n', ' ');
-    } catch (...) {  // No memory for it.
-    }
-  }
-  std::string why() const { return last_.empty() ? "the library gives no reason" : last_; }
-
- private:
-  std::string last_;
-};
-
-// Two engines of one program share them.
-Logger& logger() {
-  static Logger instance;
-  return instance;
-}
-
-std::int32_t num_plugins() {
-  std::int32_t number = 0;
-#ifdef HAS_ALL_CREATORS
-  getPluginRegistry()->getAllCreators(&number);
-#else
-  getPluginRegistry()->getPluginCreatorList(&number);
-#endif
-  return number;
-}
-
-// A library registers its plugins as it is loaded, or TensorRT asks it for them. It stays: the registry points into it.
-void load_plugins(const std::string& path) {
-  const std::int32_t before = num_plugins();
-  if (dlopen(path.c_str(), RTLD_NOW) == nullptr) {
-    throw Error(kUnavailable, path + ": cannot be loaded (" + std::string(dlerror()) + "); link what it misses");
-  }
-#ifdef LOADS_LIBRARIES
-  if (num_plugins() == before) getPluginRegistry()->loadLibrary(path.c_str());
-#endif
-  if (num_plugins() == before) {
-    throw Error(kUnavailable,
-                path + ": gives this TensorRT no plugins (" + logger().why() + "); compile it for this version");
-  }
-}
 
 Shape shape_from(const Dims& dims) { return Shape(dims.d, dims.d + std::max(dims.nbDims, 0)); }
 
@@ -83,8 +24,9 @@ Dims dims_from(const Shape& shape) {
   if (shape.size() > static_cast<std::size_t>(Dims::MAX_DIMS)) {
     throw Error(kUsage, "a shape of " + std::to_string(shape.size()) + " dimensions is too long; give another");
   }
-  for (std::size_t i = 0; i < shape.size(); ++i)
+  for (std::size_t i = 0; i < shape.size(); ++i) {
     dims.d[i] = static_cast<std::remove_reference_t<decltype(dims.d[0])>>(shape[i]);
+  }
   return dims;
 }
 
@@ -150,13 +92,11 @@ class Model::Runtime {
 
  private:
   void load(const std::vector<std::uint8_t>& plan) {
-#ifdef HAS_NVINFER_PLUGIN
-    initLibNvInferPlugins(&logger(), "");
-#endif
-    for (const NamedDigest& plugin : engine_config().plugins) load_plugins(checked_neighbour(path_, plugin));
+    load_plugins(path_, engine_config().plugins);
     runtime_.reset(nvinfer1::createInferRuntime(logger()));
-    if (!runtime_)
+    if (!runtime_) {
       throw Error(kUnavailable, "TensorRT: has no runtime here (" + logger().why() + "); see its GPU and driver");
+    }
     if (engine_config().version_compatible) {
 #ifdef LOADS_LIBRARIES
       runtime_->setEngineHostCodeAllowed(true);
@@ -172,8 +112,9 @@ class Model::Runtime {
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
     if (!engine_) throw Error(kRefused, path_ + ": is refused (" + logger().why() + "); build it again on this device");
     context_.reset(new_context());
-    if (!context_)
+    if (!context_) {
       throw Error(kUnavailable, path_ + ": has no room to run (" + logger().why() + "); free some of the GPU's memory");
+    }
   }
 
   nvinfer1::IExecutionContext* new_context() {

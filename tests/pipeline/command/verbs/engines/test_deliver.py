@@ -49,6 +49,13 @@ def test_what_has_no_effect_or_no_meaning_is_refused(command: Command, baseline:
         assert refused.status == 2
         assert sentence in refused.err
     assert not Path("r").exists()
+    for arguments, place in (
+        (("cpp", "plan.toml", "--plan", baseline), ""),
+        (("triton", "plan.toml", "--max-batch", 4), "/good"),
+    ):
+        refused = command("deliver", "good", "--to", *arguments)
+        assert refused.status == 2
+        assert f"plan.toml{place}: cannot be made (" in refused.err
     two = command("deliver", "good", "good", "--to", "deepstream", "r", "--plan", baseline)
     assert "a configuration has one engine; give one NAME" in two.err
 
