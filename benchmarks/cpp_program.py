@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.arrays import AnyArray
+from calibration.data.batches import Samples
 from engines.backends import onnxruntime
 from pipeline.delivery.contents import delivered_from
 from pipeline.delivery.cpp import cpp_program, deliver_to_cpp
@@ -34,6 +35,8 @@ from pipeline.results import Results
 from pipeline.store import Store
 from pipeline.trained.pixels import preprocess_of
 
+NUM_SAMPLES = 8
+"""Whose answers are compared."""
 BLOCKS = 21
 BLOCK_SECONDS = 1.0
 WARM_UP = 20
@@ -78,17 +81,23 @@ def compiled(engine: Path, plan: Plan, headers: Path, folder: Path) -> Program:
     return Program(build / "trtforge_model", source / "model.onnx", folder)
 
 
+def stored_samples(samples: Samples) -> dict[str, AnyArray]:
+    """The first ones, before preprocessing; all of one size."""
+    parts = [block.arrays for block, _ in zip(samples.reader.blocks(NUM_SAMPLES), range(NUM_SAMPLES), strict=False)]
+    return {name: np.concatenate([part[name] for part in parts])[:NUM_SAMPLES] for name in parts[0]}
+
+
 def row(name: str, engine: Path, program: Program, results: Results) -> list[str]:
     """What is measured of one engine."""
     samples = results.evaluation
-    stored = next(iter(samples.reader.blocks(8))).arrays
+    stored = stored_samples(samples)
     query = next(iter(samples.batches(1)))
     with onnxruntime.load(engine, num_threads=1) as runner:
-        expected = runner.infer(next(iter(samples.batches(8))))
+        expected = runner.infer(next(iter(samples.batches(NUM_SAMPLES))))
         program.answer(stored, 1)
         made = program.outputs()
         differing = sum(
-            int((a.view(np.uint8) != b.view(np.uint8)).any()) for a, b in zip(expected.values(), made, strict=True)
+            a.shape != b.shape or a.tobytes() != b.tobytes() for a, b in zip(expected.values(), made, strict=True)
         )
         of_one = {key: array[:1] for key, array in stored.items()}
         begin = time.process_time()
