@@ -13,10 +13,11 @@ import pytest
 from onnx import numpy_helper
 
 from pipeline.flow import run
+from pipeline.nightly.outcome import REFITTED
 from pipeline.nightly.walk import walk
-from pipeline.nightly.why import History, why_made, why_missing
+from pipeline.nightly.why import ONLY_WEIGHTS, History, why_made, why_missing
 from pipeline.plan import read_plan
-from pipeline.store import Store
+from pipeline.store import Missing, Store
 from tests.conftest import Command, plan_in, tiny_in
 
 
@@ -125,3 +126,19 @@ def test_the_verb_refuses_what_has_no_meaning(plan: Path, store: Path, command: 
     assert typo.status == 2
     assert "there is no variant 'int8@onnxruntim'; did you mean 'int8@onnxruntime'?" in typo.err
     assert command("why", "abc", "int8@onnxruntime", "--store", store).status == 2
+
+
+def test_refits_are_read_in_what_commands_tell_here_and_on_devices() -> None:
+    text = """trtforge: build     fe636fdd586f  made in 1.4 s  fp32@tensorrt
+trtforge: refit     7232e8391a0d  made in 0.8 s  fp16@tensorrt
+[me@orin] trtforge: refit     8f0c11aa92b4  made in 12.5 s  pruned+int8@tensorrt
+[me@orin] trtforge: refit     0fb3ac0de551  served  fp32@tensorrt
+trtforge: why: trtforge: refit     7232e8391a0d  made in 0.8 s  another@tensorrt
+"""
+    assert REFITTED.findall(text) == ["fp16@tensorrt", "pruned+int8@tensorrt"]
+
+
+def test_a_refit_whose_engine_is_gone_still_says_what_it_was(tmp_path: Path) -> None:
+    recipe = {"stage": "refit", "inputs": [{"digest": "aa"}, {"digest": "bb"}], "versions": {}, "options": {}}
+    missing = Missing("refit", "cc", "fp32@tensorrt", recipe, ("engine.plan", "model.onnx"))
+    assert why_missing(missing, History(tmp_path)) == [ONLY_WEIGHTS]
