@@ -18,29 +18,23 @@ from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
 from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence, TfliteEvidence
-from pipeline.accuracy.layer_noise import MeasureLayers
-from pipeline.accuracy.mixed_precision import HeldBound, MixPrecision
-from pipeline.accuracy.mixture import MixtureBound
 from pipeline.accuracy.weight_codes import codes_from_folder
-from pipeline.accuracy.weight_rounding import RoundWeights
 from pipeline.artifact import (
     PRUNED,
     TRAINED,
     TUNED,
     Artifact,
     Engine,
-    Mixture,
     ModelFile,
     OnnxModel,
     Ranges,
     TfliteModel,
     Tuned,
     Verdict,
-    WeightCodes,
 )
 from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.latency.placement_times import TimePlacement
+from pipeline.placing.decided import Int8Task, codes_of, decided_for
 from pipeline.plan import Plan
 from pipeline.refitting.engines import built_or_refitted
 from pipeline.results import Form, Network, Results, Variant
@@ -142,46 +136,10 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
         return store.run(cast(ModelStage, stage), form.fp32)
     if form.ranges is None:
         raise ConfigError(f"{variant.name}: needs ranges; run `calibrate` first")
-    decided = _decided(plan, store, made, variant, stage)
+    decided: list[Artifact] = []
+    if isinstance(stage, Quantize) and isinstance(form.fp32, OnnxModel):
+        decided = decided_for(plan, store, made, variant, Int8Task(stage, form.fp32, form.ranges))
     return store.run(cast(ModelStage, stage), form.fp32, form.ranges, *decided)
-
-
-def _decided(plan: Plan, store: Store, made: Results, variant: Variant, stage: Stage) -> list[Artifact]:
-    """What is found out of a model before INT8 is written into it, as a stage asks for."""
-    form, decided = made.network_of(variant).form(backend(variant.backend).TAKES), list[Artifact]()
-    if not isinstance(stage, Quantize) or not isinstance(form.fp32, OnnxModel) or form.ranges is None:
-        return decided
-    model, ranges = form.fp32, form.ranges
-    if (measure := timing_for(stage, model)) is not None:
-        decided.append(store.run(measure, model, ranges))
-    if (codes := codes_of(plan, store, made, (stage, model, ranges))) is not None:
-        decided.append(codes)
-    if stage.is_bounded():
-        made.mixtures[variant] = mixture_of(plan, store, made, (stage, model, ranges))
-        decided.append(made.mixtures[variant])
-    return decided
-
-
-def codes_of(plan: Plan, store: Store, made: Results, what: tuple[Quantize, OnnxModel, Ranges]) -> WeightCodes | None:
-    """What the weights of a model are rounded to, where a stage lets calibration samples say so."""
-    stage, model, ranges = what
-    if not stage.rounds_by_data():
-        return None
-    assert made.calibration is not None
-    work = RoundWeights(stage.placement_options(model), plan.tolerate.num_threads)
-    return store.run(work, model, ranges, made.calibration)
-
-
-def mixture_of(plan: Plan, store: Store, made: Results, what: tuple[Quantize, OnnxModel, Ranges]) -> Mixture:
-    """The layers of a model that stay in float so that INT8 holds the bound of a stage."""
-    stage, model, ranges = what
-    assert made.calibration is not None
-    options, num_threads = stage.placement_options(model), plan.tolerate.num_threads
-    noises = store.run(MeasureLayers(options, num_threads=num_threads), model, ranges, made.calibration)
-    judged_by = (plan.data.metric, plan.data.output, plan.folder, plan.data.detector)
-    bound = MixtureBound(stage.min_sqnr_db, stage.max_metric_drop, *judged_by)
-    held = HeldBound(bound, made.calibration, codes_of(plan, store, made, what))
-    return store.run(MixPrecision(options, num_threads), model, ranges, noises, held)
 
 
 def tuned_network(plan: Plan, store: Store, made: Results, variant: Variant) -> Tuned:
@@ -194,7 +152,7 @@ def tuned_network(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     assert isinstance(stage, Quantize), "is_made knows"
     assert begin.ranges is not None
     options = stage.placement_options(begin.fp32)
-    if (codes := codes_of(plan, store, made, (stage, begin.fp32, begin.ranges))) is not None:
+    if (codes := codes_of(plan, store, made, Int8Task(stage, begin.fp32, begin.ranges))) is not None:
         options = replace(options, chosen=codes_from_folder(codes))
     aim = training_aim(plan, made, plan.tune, options)
     tune = plan.tune.placed_for(backend(variant.backend).PLACEMENT)
@@ -213,13 +171,6 @@ def tuning_samples(plan: Plan, made: Results) -> Samples:
     """What networks are trained on."""
     assert made.calibration is not None
     return made.tuning or made.calibration
-
-
-def timing_for(stage: Stage, model: OnnxModel) -> TimePlacement | None:
-    """What measures the placement that a stage wants by time; None if it does not."""
-    if not isinstance(stage, Quantize) or not stage.is_timed():
-        return None
-    return TimePlacement(stage.placement_options(model))
 
 
 def needs_ranges(plan: Plan, form: Network | Form, until: str) -> bool:

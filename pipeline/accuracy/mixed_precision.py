@@ -103,7 +103,7 @@ class MixPrecision:
             ModelError, EngineError: the model cannot be quantized, or not run.
         """
         record = ranges_from_folder(ranges.path).read_for(self.options.target)
-        judge = _Judge(self, model_from_file(model.path), spans_from_ranges(record), held)
+        judge = MixtureJudge(self, model_from_file(model.path), spans_from_ranges(record), held)
         bound = held.bound
         ranking = ranked(noises_from_file(noises.path))
         bar = Bar("mixed precision", 0)
@@ -158,10 +158,16 @@ def fewest(ranking: Sequence[tuple[str, ...]], holds: Callable[[tuple[str, ...]]
     return nodes_of(left)
 
 
-class _Judge:
+class MixtureJudge:
     """Judges sets of nodes that are left in float, each once."""
 
     def __init__(self, stage: MixPrecision, model: onnx.ModelProto, spans: Mapping[str, Any], held: HeldBound) -> None:
+        """Opens nothing for longer than a set is judged.
+
+        Raises:
+            ConfigError: the metric is bounded, and the plan names none.
+            DataError: the metric is bounded, and the samples have no labels.
+        """
         self._stage, self._model, self._spans = stage, model, spans
         chosen = None if held.codes is None else codes_from_folder(held.codes)
         self._options = replace(stage.options, chosen=chosen)
@@ -171,9 +177,11 @@ class _Judge:
         self._outputs = [value.name for value in model.graph.output]
         self._metric, self._labels = self._labelled(samples)
         self._exact = self._run(model)
-        self._known: dict[tuple[str, ...], bool] = {}
+        self._known: dict[tuple[str, ...], MixturePoint] = {}
         self._num_int8: dict[tuple[str, ...], int] = {}
         self.points: list[MixturePoint] = []
+        self.sets: list[tuple[str, ...]] = []
+        """Of each point, the nodes in float."""
         self._mixed: list[MixturePoint] = []
 
     def _labelled(self, samples: Samples) -> tuple[Metric | None, Array | None]:
@@ -194,13 +202,17 @@ class _Judge:
 
     def holds(self, in_float: tuple[str, ...]) -> bool:
         """Whether INT8 holds the bound with these nodes in float."""
+        return self.point(in_float).holds
+
+    def point(self, in_float: tuple[str, ...]) -> MixturePoint:
+        """What INT8 gives with these nodes in float."""
         key = tuple(sorted(in_float))
         if key not in self._known:
-            point = self._point(in_float)
+            point = self._known[key] = self._point(in_float)
             self.points.append(point)
+            self.sets.append(in_float)
             if self._num_int8[key]:
                 self._mixed.append(point)
-            self._known[key] = point.holds
         return self._known[key]
 
     def is_all_in_float(self, in_float: tuple[str, ...]) -> bool:

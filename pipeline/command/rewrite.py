@@ -26,10 +26,10 @@ from pipeline.command.sample_check import check_samples
 from pipeline.command.stage_options import stage_from_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make, work_folder
+from pipeline.placing.decided import timing_for
 from pipeline.stages.calibrate import Calibrate, check_float
 from pipeline.stages.cast import Cast
 from pipeline.stages.quantize import Quantize
-from pipeline.variants import timing_for
 
 
 def ranges_for(model: OnnxModel, options: dict[str, Any], work: Path) -> tuple[Ranges, Samples | None]:

@@ -101,6 +101,10 @@ class Quantize(Stage):
     max_metric_drop: float = option(
         math.inf, "mixed precision: the same for a drop of the metric against FP32, on labelled calibration samples"
     )
+    sensitivity: Literal["sqnr", "metric"] = option(
+        "sqnr",
+        "mixed precision: layers are ranked by the noise that each brings, or by what the metric gains in float",
+    )
     override: tuple[Override, ...] = option(
         (),
         "exception by pattern, as in a plan: tensors = 'features/*', range = [0, 6]; or nodes = 'head/*', and method "
@@ -115,6 +119,10 @@ class Quantize(Stage):
         """Check what belongs together; ConfigError."""
         if self.weight_bits not in (4, FULL_BITS):
             raise ConfigError(f"weight_bits is {self.weight_bits}, but must be 4 or 8; correct it")
+        if self.sensitivity != "sqnr" and not math.isfinite(self.max_metric_drop):
+            raise ConfigError(
+                f"sensitivity is {self.sensitivity}, which is for max_metric_drop; set that, or leave sensitivity out"
+            )
         sizes = {size for of_target in BLOCK_SIZES.values() for size in of_target}
         if self.block_size and (self.weight_bits == FULL_BITS or self.block_size not in sizes):
             self._refuse_block_size(sizes, "")
@@ -227,7 +235,7 @@ class Quantize(Stage):
 
     def as_trained(self) -> Quantize:
         """For a network that was trained for INT8: nothing is placed otherwise than it was trained."""
-        return replace(self, placement="static", min_sqnr_db=-math.inf, max_metric_drop=math.inf, rounding="squant")
+        return replace(self, placement="static", min_sqnr_db=-math.inf, max_metric_drop=math.inf, sensitivity="sqnr")
 
     def __call__(
         self,
@@ -276,7 +284,7 @@ class Quantize(Stage):
         if (codes := _one(decided, WeightCodes)) is not None:
             options = replace(options, chosen=codes_from_folder(codes))
             by_time = [*by_time, rounding_sentence(codes)]
-        elif self.rounds_by_data():
+        elif self.rounds_by_data() and not is_tuned:
             raise ConfigError(f"rounding is {self.rounding}, which needs samples; give --data, or a plan")
         quantized = qdq_from_onnx(proto, spans_from_ranges(record.read_for(self.target)), options)
         if not quantized.placement.nodes:

@@ -29,6 +29,7 @@ advise.techniques = ["integer"]
 advise.hardware = "edgetpu"
 advise.minutes = 30
 advise.folder = "advised"
+support = { generation = "8.6", plugin_operators = ["GroupNormalization"] }
 [model]
 source = "saved"
 signature = "classify"
@@ -77,9 +78,6 @@ equalize = true
 allow = ["PyFunc", "Lambda"]
 fold = false
 fold_preprocess = true
-[support]
-generation = "8.6"
-plugin_operators = ["GroupNormalization"]
 [lint]
 allow = ["range", "layout"]
 min_samples = 100
@@ -147,6 +145,7 @@ block_size = 128
 rounding = "nearest"
 min_sqnr_db = 25
 max_metric_drop = 0.01
+sensitivity = "metric"
 rest = "fp16"
 coarsen_to_symmetric = true
 [[quantize.override]]

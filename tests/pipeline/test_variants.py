@@ -15,6 +15,7 @@ from engines.torch_graph import library
 from pipeline import flow
 from pipeline.artifact import PRUNED, TRAINED, TUNED, OnnxModel
 from pipeline.errors import ConfigError, Unavailable
+from pipeline.placing.decided import timing_for
 from pipeline.plan import read_plan
 from pipeline.release.bundle_writer import narrowed
 from pipeline.results import Variant, variant_named
@@ -22,7 +23,7 @@ from pipeline.stages.cast import Cast
 from pipeline.stages.ptq import Ptq
 from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
-from pipeline.variants import stage_for, timing_for, variants
+from pipeline.variants import stage_for, variants
 from tests.pipeline.plan_folder import change
 
 

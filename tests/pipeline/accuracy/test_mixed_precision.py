@@ -16,11 +16,16 @@ from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from calibration.errors import DataError
 from calibration.precision.placement import PlacementOptions
+from calibration.ranges.ranges import spans_from_ranges
+from calibration.ranges.ranges_file import ranges_from_folder
+from calibration.ranges.span import Span
 from pipeline import flow
-from pipeline.accuracy.layer_noise import InputNoise, MeasureLayers
+from pipeline.accuracy.layer_noise import InputNoise, MeasureLayers, noises_from_file
+from pipeline.accuracy.metric_sensitivity import MeasureSensitivity
 from pipeline.accuracy.mixed_precision import (
     HeldBound,
     MixPrecision,
+    MixtureJudge,
     fewest,
     ranked,
 )
@@ -30,6 +35,7 @@ from pipeline.command.cli import status_of
 from pipeline.errors import ConfigError
 from pipeline.plan import read_plan
 from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
 from tests.calibration.graph.nets import with_arrays
 
@@ -118,6 +124,74 @@ def test_a_bound_that_nothing_holds_is_one_sentence(
         mixed(tmp_path, (model, ranges, samples), replace(NO_BOUND, min_sqnr_db=400.0))
 
 
+CLASSES = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 6] x) => (float[N, 2] y)
+{
+    a = MatMul (x, first)
+    b = MatMul (x, second)
+    c = Add (a, b)
+    y = MatMul (c, last)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> tuple[OnnxModel, Ranges, Samples]:
+    """Two classes, told by what ``second`` makes of small numbers; ``first`` is loud and says nothing of them."""
+    folder, random = tmp_path_factory.mktemp("classes"), np.random.default_rng(4)
+    first, second, last = np.zeros((6, 4)), np.zeros((6, 4)), np.zeros((4, 2))
+    first[:3, :2] = random.normal(size=(3, 2))
+    second[3:, 2] = (100.0, 0.3, 0.2)  # One large weight beside small ones, which INT8 rounds coarsely.
+    last[2], last[:2] = (1.0, -1.0), 20.0  # What is loud is the same for both classes.
+    arrays = {name: array.astype(np.float32) for name, array in zip(("first", "second", "last"), (first, second, last))}
+    onnx.save(with_arrays(onnx.parser.parse_model(CLASSES), arrays), folder / "net.onnx")
+    x = random.normal(size=(200, 6)).astype(np.float32)
+    x[:, 3] = 0.0
+    x[0, 3] = 1.0
+    answer = (x @ (first + second) @ last).argmax(axis=-1)
+    np.savez(folder / "data.npz", x=x, y=answer)
+    model = OnnxModel(folder / "net.onnx")
+    source = DataSource(str(folder / "data.npz"), labels="y")
+    samples = open_samples(source, input_specs_from_onnx(model.path), Preprocess())
+    return model, Calibrate(method="minmax")(folder, model, samples), samples
+
+
+def test_the_metric_ranks_what_it_needs_and_noise_what_is_loud(
+    tmp_path: Path, classes: tuple[OnnxModel, Ranges, Samples]
+) -> None:
+    model, ranges, samples = classes
+    options = PlacementOptions("tensorrt")
+    for name in ("noise", "metric", "loose"):
+        (tmp_path / name).mkdir()
+    noises = MeasureLayers(options)(tmp_path / "noise", model, ranges, samples)
+    held = HeldBound(MixtureBound(-math.inf, 0.0, "top1"), samples)
+    by_metric = MeasureSensitivity(options)(tmp_path / "metric", model, ranges, noises, held)
+    by_noise = noises_from_file(noises.path)
+    gains = noises_from_file(by_metric.path)
+    assert set(ranked(gains)) == set(ranked(by_noise))
+    assert ranked(gains) != ranked(by_noise)
+    shares = [gain.share for gain in gains]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1.0)
+    judge = MixtureJudge(MixPrecision(options), onnx.load(model.path), spans_of(ranges), held)
+    drops = [judge.point(nodes).metric_drop or 0.0 for nodes in ranked(gains)]
+    assert drops == sorted(drops)
+    assert drops[0] < (judge.point(()).metric_drop or 0.0)
+    loose = HeldBound(MixtureBound(-math.inf, 1.0, "top1"), samples)
+    as_it_was = MeasureSensitivity(options)(tmp_path / "loose", model, ranges, noises, loose)
+    assert noises_from_file(as_it_was.path) == by_noise, "all in INT8 holds it: nothing is ranked"
+
+
+def spans_of(ranges: Ranges) -> dict[str, Span]:
+    return spans_from_ranges(ranges_from_folder(ranges.path).read_for("tensorrt"))
+
+
+def test_a_ranking_by_the_metric_is_for_a_bound_of_it() -> None:
+    with pytest.raises(ConfigError, match="sensitivity is metric, which is for max_metric_drop; set that, or leave"):
+        Quantize(sensitivity="metric", min_sqnr_db=20)
+
+
 def test_the_fewest_of_a_ranking() -> None:
     ranking = [(name,) for name in "abcdefgh"]
     for needed in ("", "a", "c", "ac", "abcdefgh", "h"):
@@ -143,7 +217,7 @@ def test_a_plan_holds_its_bound(place: Path, tmp_path: Path, monkeypatch: pytest
         f'[data]\nmetric = "top1"\ncalibration = {data}\nevaluation = {data}\n'
         '[variants]\nprecisions = ["fp32", "int8"]\n'
         '[lint]\nallow = ["overlap"]\n[calibrate]\nmethod = "minmax"\n'
-        "[quantize]\nmin_sqnr_db = 30\nmax_metric_drop = 0.5\n"
+        '[quantize]\nmin_sqnr_db = 30\nmax_metric_drop = 0.5\nsensitivity = "metric"\n'
         "[validate.int8]\nmin_sqnr_db = 28\nmin_cosine = -1\nmax_metric_drop = 1\n"
     )
     made = flow.run(read_plan(tmp_path / "plan.toml"), Store(tmp_path / "store"), "validate")

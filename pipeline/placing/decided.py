@@ -1,0 +1,72 @@
+"""What a plan's stage asks of a model before it writes INT8 into it, made or served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from calibration.ranges.ranges import TUNED
+from calibration.ranges.ranges_file import ranges_from_folder
+from pipeline.accuracy.layer_noise import MeasureLayers
+from pipeline.accuracy.metric_sensitivity import MeasureSensitivity
+from pipeline.accuracy.mixed_precision import HeldBound, MixPrecision
+from pipeline.accuracy.mixture import MixtureBound
+from pipeline.accuracy.weight_rounding import RoundWeights
+from pipeline.artifact import Artifact, Mixture, OnnxModel, Ranges, WeightCodes
+from pipeline.latency.placement_times import TimePlacement
+from pipeline.plan import Plan
+from pipeline.results import Results, Variant
+from pipeline.stage import Stage
+from pipeline.stages.quantize import Quantize
+from pipeline.store import Store
+
+
+@dataclass(frozen=True)
+class Int8Task:
+    """INT8 that is to be written."""
+
+    stage: Quantize
+    model: OnnxModel
+    ranges: Ranges
+
+
+def decided_for(plan: Plan, store: Store, made: Results, variant: Variant, task: Int8Task) -> list[Artifact]:
+    """Times, codes and a mixture, where the stage asks for them; a mixture is noted in ``made``."""
+    decided: list[Artifact] = []
+    if (measure := timing_for(task.stage, task.model)) is not None:
+        decided.append(store.run(measure, task.model, task.ranges))
+    if (codes := codes_of(plan, store, made, task)) is not None:
+        decided.append(codes)
+    if task.stage.is_bounded():
+        made.mixtures[variant] = mixture_of(plan, store, made, task)
+        decided.append(made.mixtures[variant])
+    return decided
+
+
+def timing_for(stage: Stage, model: OnnxModel) -> TimePlacement | None:
+    """What measures the placement that a stage wants by time; None if it does not."""
+    if not isinstance(stage, Quantize) or not stage.is_timed():
+        return None
+    return TimePlacement(stage.placement_options(model))
+
+
+def codes_of(plan: Plan, store: Store, made: Results, task: Int8Task) -> WeightCodes | None:
+    """What the weights of a model are rounded to, where calibration samples say so and they were not trained for it."""
+    if not task.stage.rounds_by_data() or ranges_from_folder(task.ranges.path).method == TUNED:
+        return None
+    assert made.calibration is not None
+    work = RoundWeights(task.stage.placement_options(task.model), plan.tolerate.num_threads)
+    return store.run(work, task.model, task.ranges, made.calibration)
+
+
+def mixture_of(plan: Plan, store: Store, made: Results, task: Int8Task) -> Mixture:
+    """The layers of a model that stay in float so that INT8 holds the bound of a stage."""
+    stage, model, ranges = task.stage, task.model, task.ranges
+    assert made.calibration is not None
+    options, num_threads = stage.placement_options(model), plan.tolerate.num_threads
+    noises = store.run(MeasureLayers(options, num_threads=num_threads), model, ranges, made.calibration)
+    judged_by = (plan.data.metric, plan.data.output, plan.folder, plan.data.detector)
+    bound = MixtureBound(stage.min_sqnr_db, stage.max_metric_drop, *judged_by)
+    held = HeldBound(bound, made.calibration, codes_of(plan, store, made, task))
+    if stage.sensitivity == "metric":
+        noises = store.run(MeasureSensitivity(options, num_threads), model, ranges, noises, held)
+    return store.run(MixPrecision(options, num_threads), model, ranges, noises, held)
