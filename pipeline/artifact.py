@@ -286,6 +286,14 @@ class Mixture(Artifact):
         return dict(json.loads(self.path.read_text(encoding="utf-8")))
 
 
+class FrontierTimes(Artifact):
+    """How fast each set of layers in float is that mixed precision judged (JSON)."""
+
+    def read(self) -> dict[str, Any]:
+        """The record; see ``pipeline.latency.frontier_times``."""
+        return dict(json.loads(self.path.read_text(encoding="utf-8")))
+
+
 class WeightCodes(Artifact):
     """The codes of weights that were rounded by data: a folder with ``codes.npz`` and ``rounding.json``."""
 
@@ -325,6 +333,7 @@ TYPES: dict[str, type[Artifact]] = {
         LayerNoises,
         PlacementTimes,
         Mixture,
+        FrontierTimes,
         WeightCodes,
         Verdict,
         Timings,

@@ -54,6 +54,7 @@ from pipeline.variants import (
     rounding_of,
     stage_for,
     target_of,
+    time_frontiers,
     trained_network,
     training_aim,
     tuned_network,
@@ -324,6 +325,7 @@ def time_engines(plan: Plan, store: Store, made: Results) -> None:
         together, note = those_timed(plan.benchmark.together, list(timed))
         made.notes += [note] * bool(note)
         made.timings = store.measure(replace(plan.benchmark, together=together), timed, made.evaluation)
+    time_frontiers(plan, store, made)
 
 
 def derive(plan: Plan, store: Store, made: Results, until: str) -> None:

@@ -31,7 +31,7 @@ from pipeline.machine.monitor import MonitorSummary
 from pipeline.techniques.record import Advice
 from pipeline.training.curve import TrainingRecord
 
-SCHEMA_VERSION = 14
+SCHEMA_VERSION = 15
 
 MeasuredOn = Literal["engine", "float simulation (ONNX Runtime, Q/DQ as written)"]
 ENGINE: MeasuredOn = "engine"

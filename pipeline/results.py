@@ -13,6 +13,7 @@ from pipeline.artifact import (
     TRAINED,
     Engine,
     Findings,
+    FrontierTimes,
     Mixture,
     ModelFile,
     OnnxModel,
@@ -110,6 +111,8 @@ class Results:
     tuned: dict[Variant, Tuned] = field(default_factory=dict)
     mixtures: dict[Variant, Mixture] = field(default_factory=dict)
     """Of INT8 variants that are to hold a bound: what is left in float for it."""
+    frontiers: dict[Variant, FrontierTimes] = field(default_factory=dict)
+    """Of those, where this machine can tell: how fast each set is that was judged."""
     tolerances: dict[Variant, Tolerances] = field(default_factory=dict)
     """Derived, for the variants that the plan holds to them."""
     engines: dict[Variant, Engine] = field(default_factory=dict)

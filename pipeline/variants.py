@@ -34,6 +34,7 @@ from pipeline.artifact import (
 )
 from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
+from pipeline.latency.frontier_times import TimeFrontier
 from pipeline.placing.decided import Int8Task, codes_of, decided_for
 from pipeline.plan import Plan
 from pipeline.refitting.engines import built_or_refitted
@@ -140,6 +141,16 @@ def written_model(plan: Plan, store: Store, made: Results, variant: Variant) -> 
     if isinstance(stage, Quantize) and isinstance(form.fp32, OnnxModel):
         decided = decided_for(plan, store, made, variant, Int8Task(stage, form.fp32, form.ranges))
     return store.run(cast(ModelStage, stage), form.fp32, form.ranges, *decided)
+
+
+def time_frontiers(plan: Plan, store: Store, made: Results) -> None:
+    """How fast each set is that mixed precision judged, where INT8 is for a CPU."""
+    for variant, mixture in made.mixtures.items():
+        stage, network = stage_for(plan, variant), made.network_of(variant)
+        if isinstance(stage, Quantize) and stage.is_for_cpu() and network.ranges is not None:
+            work = TimeFrontier(stage.placement_options(network.fp32))
+            with store.about(variant.name):
+                made.frontiers[variant] = store.measure(work, network.fp32, network.ranges, made.evaluation, mixture)
 
 
 def tuned_network(plan: Plan, store: Store, made: Results, variant: Variant) -> Tuned:

@@ -95,7 +95,7 @@ class MixPrecision:
         noises: LayerNoises,
         held: HeldBound,
     ) -> Mixture:
-        """Write ``out/mixture.json``: ``in_float``, nodes; ``points``, a ``MixturePoint`` for each set that was judged.
+        """Write ``out/mixture.json``: a ``MixtureInfo``, and ``sets``, the nodes in float of each of its points.
 
         Raises:
             ConfigError: the metric is bounded, and the plan names none.
@@ -117,9 +117,10 @@ class MixPrecision:
                 f"and others in INT8 it is {_result(judge.most_in_float, bound)}; loosen the bound, or stay with a "
                 "higher precision"
             )
-        rows = [asdict(point) for point in sorted(judge.points, key=lambda point: point.num_in_float)]
-        record_ = {"in_float": list(chosen), "num_layers": len(ranking), "points": rows, "bound": bound.words()}
-        (out / FILE).write_text(json.dumps(record_, indent=1, allow_nan=False), encoding="utf-8")
+        order = sorted(range(len(judge.points)), key=lambda index: judge.points[index].num_in_float)
+        rows, sets = [asdict(judge.points[index]) for index in order], [judge.sets[index] for index in order]
+        written = {"in_float": list(chosen), "num_layers": len(ranking), "points": rows, "bound": bound.words()}
+        (out / FILE).write_text(json.dumps(written | {"sets": sets}, indent=1, allow_nan=False), encoding="utf-8")
         return Mixture(out / FILE)
 
 

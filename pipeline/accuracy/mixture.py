@@ -53,6 +53,8 @@ class MixturePoint:
     metric_drop: float | None
     """None where the metric is not bounded."""
     holds: bool
+    cpu_ms: float | None = None
+    """CPU time of one sample in ONNX Runtime, on one thread; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class MixtureInfo:
     points: tuple[MixturePoint, ...]
     bound: str
     """In words."""
+    fp32_ms: float | None = None
+    """FP32's time beside those of the points, in turns with them; None where there are none."""
 
 
 def mixture_sentence(record: Mapping[str, Any]) -> str:

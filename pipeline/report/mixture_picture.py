@@ -18,7 +18,8 @@ def mixture_pictures(record: Record) -> list[Picture]:
 def _frontier(name: str, mixture: MixtureInfo) -> Picture:
     """SQNR, or where there is none the drop of the metric, by the number of nodes in float."""
     figure = empty_figure(190)
-    ax = figure.subplots()
+    timed = [(point.num_in_float, point.cpu_ms) for point in mixture.points if point.cpu_ms is not None]
+    ax, *beside = figure.subplots(1, 2 if timed else 1, squeeze=False)[0]
     by_sqnr = [(p.num_in_float, p.sqnr_db, p.holds) for p in mixture.points if p.sqnr_db is not None]
     by_drop = [(p.num_in_float, p.metric_drop, p.holds) for p in mixture.points if p.metric_drop is not None]
     rows, unit = (by_drop, "drop of the metric") if by_drop else (by_sqnr, "SQNR, dB")
@@ -30,9 +31,21 @@ def _frontier(name: str, mixture: MixtureInfo) -> Picture:
     ax.set_ylabel(unit)
     ax.legend(frameon=False)
     alt = "; ".join(f"{number} in float: {value:.4g}" for number, value, _ in rows)
+    said = ""
+    for times in beside:
+        times.plot(*zip(*timed), color=ACCENT, marker="o", ls="", ms=5, label="mixed")
+        if mixture.fp32_ms is not None:
+            times.axhline(mixture.fp32_ms, color=QUIET, lw=1, label="FP32")
+        times.axvline(len(mixture.in_float), color=QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
+        times.set_ylim(bottom=0)
+        times.set_xlabel("nodes in float")
+        times.set_ylabel("CPU time of a sample, ms")
+        times.legend(frameon=False)
+        alt += "; " + "; ".join(f"{number} in float: {ms:.4g} ms" for number, ms in timed)
+        said = " Beside it the CPU time of one sample in ONNX Runtime, on one thread, all in turns."
     key = "mixture-" + name.replace("+", "-").replace("@", "-")
     caption = (
         f"{len(mixture.in_float)} of the nodes that INT8's noise comes from stay in float for {mixture.bound} "
-        "(vertical line); each point is a set that was judged as a whole, on calibration samples."
+        f"(vertical line); each point is a set that was judged as a whole, on calibration samples.{said}"
     )
     return Picture(key, f"Mixed precision: {name}", caption, alt, svg_from_figure(figure, key))

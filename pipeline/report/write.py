@@ -176,10 +176,18 @@ def trainings_of(results: Results) -> dict[str, TrainingRecord]:
 
 def mixtures_of(results: Results) -> dict[str, MixtureInfo]:
     """What mixed precision left in float, by variant."""
-    return {
-        variant.name: record_from_data(mixture.read(), MixtureInfo, str(mixture.path), "run again")
-        for variant, mixture in results.mixtures.items()
-    }
+    return {variant.name: _mixture_of(results, variant) for variant in results.mixtures}
+
+
+def _mixture_of(results: Results, variant: Variant) -> MixtureInfo:
+    """With the times of its points, where they were measured."""
+    mixture = results.mixtures[variant]
+    record = {key: value for key, value in mixture.read().items() if key != "sets"}
+    if variant in results.frontiers:
+        times = results.frontiers[variant].read()
+        record["points"] = [row | {"cpu_ms": ms} for row, ms in zip(record["points"], times["ms"], strict=True)]
+        record["fp32_ms"] = times["fp32_ms"]
+    return record_from_data(record, MixtureInfo, str(mixture.path), "run again")
 
 
 def _publish(options: Report, folder: Path, record: Record, results: Results) -> None:

@@ -160,9 +160,13 @@ class Quantize(Stage):
         overrides = [override.nodes for override in self._of_nodes()]
         return (*nodes_meant(nodes, self.exclude, "exclude"), *nodes_meant(nodes, overrides, f"{WHERE} nodes"))
 
+    def is_for_cpu(self) -> bool:
+        """Whether INT8 is for ONNX Runtime's CPU kernels, whose times can be measured here."""
+        return self.target == "onnxruntime"
+
     def is_timed(self) -> bool:
         """Whether what is quicker in float is to be measured."""
-        return self.placement == "timed" and self.target == "onnxruntime" and not self.is_dynamic()
+        return self.placement == "timed" and self.is_for_cpu() and not self.is_dynamic()
 
     def placement_options(self, model: OnnxModel) -> PlacementOptions:
         """What placements are decided by, of a model.

@@ -34,6 +34,7 @@ from pipeline.artifact import Mixture, OnnxModel, Ranges
 from pipeline.command.cli import status_of
 from pipeline.errors import ConfigError
 from pipeline.plan import read_plan
+from pipeline.report.write import mixtures_of
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
@@ -218,14 +219,23 @@ def test_a_plan_holds_its_bound(place: Path, tmp_path: Path, monkeypatch: pytest
         '[variants]\nprecisions = ["fp32", "int8"]\n'
         '[lint]\nallow = ["overlap"]\n[calibrate]\nmethod = "minmax"\n'
         '[quantize]\nmin_sqnr_db = 30\nmax_metric_drop = 0.5\nsensitivity = "metric"\n'
+        "[benchmark.protocol]\nmin_seconds = 0.01\n"
         "[validate.int8]\nmin_sqnr_db = 28\nmin_cosine = -1\nmax_metric_drop = 1\n"
     )
-    made = flow.run(read_plan(tmp_path / "plan.toml"), Store(tmp_path / "store"), "validate")
+    made = flow.run(read_plan(tmp_path / "plan.toml"), Store(tmp_path / "store"), "benchmark")
     (variant,) = made.mixtures
     assert variant.name == "int8@onnxruntime"
     assert made.mixtures[variant].read()["in_float"]
     assert any(note.startswith("mixed precision: ") for note in made.models[variant].notes())
     assert made.verdicts[variant].read()["comparison"]["y"]["sqnr_db"] >= 28
+    mixture, times = made.mixtures[variant].read(), made.frontiers[variant].read()
+    assert len(times["ms"]) == len(mixture["points"]) == len(mixture["sets"])
+    assert [len(nodes) for nodes in mixture["sets"]] == [point["num_in_float"] for point in mixture["points"]]
+    numbers = {point["num_in_float"] for point, ms in zip(mixture["points"], times["ms"], strict=True) if ms}
+    assert numbers == {point["num_in_float"] for point in mixture["points"]}, "one of each number of nodes is timed"
+    assert times["fp32_ms"] > 0
+    info = mixtures_of(made)[variant.name]
+    assert (info.fp32_ms, [point.cpu_ms for point in info.points]) == (times["fp32_ms"], times["ms"])
     monkeypatch.chdir(tmp_path)
     words = (
         "quantize",

@@ -100,8 +100,8 @@ def broken(data: Any, path: str, change: Any) -> Any:
         ("machine.colour", "red", "machine: .*colour"),
         ("served.0.from_store", 1, r"served\[0\]\.from_store: "),
         ("variants.0.notes", "abc", r"variants\[0\]\.notes: is 'abc', expected list"),
-        ("schema_version", 4, "schema_version is 4, this program reads 14"),
-        ("schema_version", ..., "schema_version is None, this program reads 14"),
+        ("schema_version", 4, "schema_version is 4, this program reads 15"),
+        ("schema_version", ..., "schema_version is None, this program reads 15"),
     ],
 )
 def test_a_report_that_does_not_fit_names_the_key(

@@ -57,6 +57,19 @@ def test_the_page_shows_the_curve_and_the_frontier(record: Record, folder: Path)
     )
 
 
+def test_the_frontier_has_times_where_they_were_measured(record: Record, folder: Path) -> None:
+    points = tuple(replace(point, cpu_ms=ms) for point, ms in zip(MIXTURE.points, (0.5, None, 0.8), strict=True))
+    timed = replace(trained(record), mixtures={"int8@onnxruntime": replace(MIXTURE, points=points, fp32_ms=1.0)})
+    (frontier,) = mixture_pictures(timed)
+    assert frontier.alt.endswith("2 in float: 0; 0 in float: 0.5 ms; 2 in float: 0.8 ms")
+    assert "CPU time of one sample in ONNX Runtime, on one thread, all in turns" in frontier.caption
+    html = html_from_record(timed, folder)
+    rows = [row for row in html.split("<tr>") if "int8@onnxruntime" in row and "yes" in row and "1.25" in row]
+    assert len(rows) == 1
+    assert "<td>0.8</td>" in rows[0]
+    assert "CPU time" not in mixture_pictures(trained(record))[0].caption
+
+
 def test_without_any_there_is_none(record: Record) -> None:
     assert training_pictures(record) == mixture_pictures(record) == []
     one_point = replace(MIXTURE, points=MIXTURE.points[:1])
