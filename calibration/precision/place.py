@@ -59,12 +59,20 @@ def place(graph: ir.Graph, ranges: Mapping[str, Span], options: PlacementOptions
     placement = decide(context)
     nodes = {node.name or "": node for node in graph}
     weights = [*placement.weights, *(_in_blocks(nodes[name], options) for name in blocked)]
+    weights = _with_data_scales(weights, placement)
     if not options.nearest:
         weights = [_corrected(weight, nodes[weight.reader.node], ranges, options) for weight in weights]
     notes = [note for name, note in context.notes.items() if name not in blocked]
     if options.weight_bits != FULL_BITS:
         notes.append(_note_of_4_bits(weights, nodes, options, why_not))
     return replace(placement, weights=tuple(weights), nodes=(*placement.nodes, *blocked), notes=tuple(notes))
+
+
+def _with_data_scales(weights: Iterable[QuantizedWeight], placement: QdqPlacement) -> list[QuantizedWeight]:
+    """Weights whose scales have to leave room for a bias know by what that is divided."""
+    scales = {tensor.tensor: tensor.quantization.scale for tensor in placement.tensors}
+    by_node = {bias.reader.node: scales[bias.data] for bias in placement.biases}
+    return [replace(weight, data_scale=by_node.get(weight.reader.node, 0.0)) for weight in weights]
 
 
 def block_size(options: PlacementOptions) -> int:

@@ -125,6 +125,8 @@ class QuantizedWeight:
     """The largest values are cut where the rest is so much finer that the whole is nearer (of 4 bits)."""
     chosen: ChosenCodes | None = None
     """What it is rounded to, where that was chosen by data."""
+    data_scale: float = 0.0
+    """Of the data, where the bias is in int32 with a scale of data times weight; 0: there is no such bias."""
 
 
 @dataclass(frozen=True)

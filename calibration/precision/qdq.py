@@ -55,9 +55,6 @@ from calibration.ranges.span import Span
 
 MIN_OPSET = 13
 """The first with one scale for each channel."""
-LARGEST_BIAS = 2**30
-"""Largest magnitude of a bias in int32: half of what fits, the other half is for the sum it is added to."""
-
 OPSET_OF_4_BITS, IR_OF_4_BITS = 21, 10
 """The first with INT4, and with blocks of DequantizeLinear; and the format's version that came with it."""
 
@@ -194,8 +191,7 @@ class _Writer:
         self, weight: QuantizedWeight, bias: QuantizedBias | None, data_scales: Mapping[str, float], stored: bool
     ) -> None:
         node = self._nodes[weight.reader.node]
-        needed = None if bias is None else self._scales_for_bias(weight, bias, data_scales[bias.data])
-        rounded = rounded_weight(node, weight, needed)
+        rounded = rounded_weight(node, weight)
         light = replace(rounded, integers=np.zeros(0, np.int16), values=np.zeros(0, np.float32))
         self._rounded[weight.reader.node] = light  # All weights at once may be more than there is memory for.
         key = (weight.tensor, weight.axis, weight.dtype, weight.bits, weight.block, rounded.scales.tobytes())
@@ -270,15 +266,6 @@ class _Writer:
         self._graph.insert_before(node, [product])
         take_place(node.outputs[0], product.outputs[0])
         self._graph.remove(node, safe=True)
-
-    def _scales_for_bias(
-        self, weight: QuantizedWeight, bias: QuantizedBias, data_scale: float
-    ) -> npt.NDArray[np.float32]:
-        """The least scales of a weight with which the bias fits int32 in steps of data times weight."""
-        array = constant(self._values[bias.tensor])
-        assert array is not None
-        needed = np.abs(array.astype(np.float64)) / (data_scale * LARGEST_BIAS)
-        return np.asarray(needed if weight.axis is not None else needed.max(initial=0.0), np.float32)
 
     def _write_bias(self, bias: QuantizedBias, data_scale: float) -> None:
         array = constant(self._values[bias.tensor])

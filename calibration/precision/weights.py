@@ -42,6 +42,8 @@ CONTRIBUTED, IN_8_BITS = "com.microsoft", 4
 """The domain of ONNX Runtime's own operators, and its ``accuracy_level`` in which data is rounded to 8 bits."""
 UNSIGNED_MIDDLE = 8
 """What stands for 0 in 4 bits without a sign."""
+LARGEST_BIAS = 2**30
+"""Largest magnitude of a bias in int32: half of what fits, the other half is for the sum it is added to."""
 NEARLY_HALF = 0.49
 """Steps from a code within which it is surely the nearest."""
 
@@ -63,18 +65,8 @@ class RoundedWeight:
     """(C,): by how much rounding raises the mean of each channel of the product; None where it cannot be told."""
 
 
-def rounded_weight(
-    node: ir.Node,
-    weight: QuantizedWeight,
-    least_scales: _Floats32 | None = None,
-) -> RoundedWeight:
-    """Round a constant weight of a product.
-
-    Args:
-        node: the product, in the FP32 model.
-        weight: how it is quantized.
-        least_scales: (C,) or (): no scale is smaller.
-    """
+def rounded_weight(node: ir.Node, weight: QuantizedWeight) -> RoundedWeight:
+    """Round a constant weight of a product, in the FP32 model."""
     array = constant(node.inputs[weight.reader.index])
     assert array is not None
     kernels = _kernels(node, weight, array)
@@ -84,8 +76,8 @@ def rounded_weight(
         scales = scales_of_4_bits(exact, weight.axis, weight.block)
     else:
         scales = weight_scales(array, weight.axis, weight.in_pairs, flipped=kernels)
-    if least_scales is not None:
-        scales = np.maximum(scales, least_scales)
+    if weight.data_scale:
+        scales = np.maximum(scales, _scales_for_bias(node, weight))
     by_channel = spread_scales(scales, array.shape, weight.axis, weight.block)
     if chosen is not None:  # With other scales, which is rare, the nearest to what was chosen.
         exact = chosen.codes * spread_scales(chosen.scales, array.shape, weight.axis, weight.block)
@@ -144,6 +136,14 @@ def trainable(array: npt.NDArray[Any], rounded: RoundedWeight, weight: Quantized
     limit = LEVELS_OF_4_BITS * steps
     near = np.clip(array, rounded.values - NEARLY_HALF * steps, rounded.values + NEARLY_HALF * steps)
     return np.asarray(np.clip(near, -limit, limit), np.float32)
+
+
+def _scales_for_bias(node: ir.Node, weight: QuantizedWeight) -> _Floats32:
+    """The least scales of a weight, (C,) or (), with which the bias fits int32 in steps of data times weight."""
+    array = constant(node.inputs[2])
+    assert array is not None
+    needed = np.abs(array.astype(np.float64)) / (weight.data_scale * LARGEST_BIAS)
+    return np.asarray(needed if weight.axis is not None else needed.max(initial=0.0), np.float32)
 
 
 def _kernels(node: ir.Node, weight: QuantizedWeight, array: npt.NDArray[Any]) -> bool:

@@ -32,8 +32,8 @@ MULTIPLIES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 class TensorHook(Protocol):
     """What stands between a tensor and those that read it, such as fake quantization."""
 
-    def read(self, node: str, index: int, value: Any) -> Any:
-        """What input ``index`` of a node gets in the place of ``value``."""
+    def read_inputs(self, node: str, values: Sequence[Any]) -> list[Any]:
+        """What the inputs of a node get in the place of ``values``, which are None where there is none."""
         ...
 
     def given_out(self, name: str, value: Any) -> Any:
@@ -105,7 +105,7 @@ class TorchNetwork:
         for node in self._nodes:
             inputs = [values[name] if name else None for name in node.inputs]
             if rounding is not None:
-                inputs = [None if x is None else rounding.read(node.name, i, x) for i, x in enumerate(inputs)]
+                inputs = rounding.read_inputs(node.name, inputs)
             results = self._computed(node, inputs)
             for name, result in zip(node.outputs, results):
                 values[name] = result

@@ -23,6 +23,7 @@ from engines.torch_graph.library import load_torch
 
 NUM_LEVELS = 127
 LARGEST_PAIR = 128
+LARGEST_BIAS = 2**30
 SMALLEST_SCALE = 2.0**-126
 """As ``calibration.precision.scale`` has them."""
 
@@ -103,10 +104,22 @@ class FakeQuantization:
         """Before each pass: what was rounded in the last one is forgotten."""
         self._rounded.clear()
 
-    def read(self, node: str, index: int, value: Any) -> Any:
-        """What an input of a node gets."""
+    def read_inputs(self, node: str, values: Sequence[Any]) -> list[Any]:
+        """What the inputs of a node get; None where there is none."""
+        read: list[Any] = []
+        for index, value in enumerate(values):
+            bias = values[2] if (node, 2) in self._biases and index == 1 else None
+            read.append(None if value is None else self.read(node, index, value, bias))
+        return read
+
+    def read(self, node: str, index: int, value: Any, bias_of_weight: Any = None) -> Any:
+        """What an input of a node gets; a weight's scales leave room for the bias."""
         if (weight := self._weights.get((node, index))) is not None:
-            rounded, scales = self._remembered((id(value), weight), lambda: rounded_weight(self._torch, value, weight))
+            least = (
+                None if bias_of_weight is None else self._least_scales(bias_of_weight, self._biases[node, 2], weight)
+            )
+            key = (id(value), weight) if least is None else (id(value), weight, node)
+            rounded, scales = self._remembered(key, lambda: rounded_weight(self._torch, value, weight, least))
             self._weight_scales[node] = scales
             return rounded
         if (bias := self._biases.get((node, index))) is not None:
@@ -140,6 +153,13 @@ class FakeQuantization:
             scales = weight_scales.float().reshape(-1) * data_scale
             values = torch.round(value.double() / scales.double()).float() * scales
         return value + (values - value).detach()
+
+    def _least_scales(self, bias: Any, how: BiasRounding, weight: WeightRounding) -> Any:
+        """The least scales of a weight, in a shape (C, ...) or (), with which its bias fits int32."""
+        with self._torch.no_grad():
+            data_scale = self.log_scales[self._tensors[how.data].scale_of].exp()
+            needed = bias.abs().double() / (data_scale * LARGEST_BIAS)
+            return needed if weight.axis is not None else needed.max()
 
     def keep_within(self) -> None:
         """After each step: no scale beyond what the data needs."""
@@ -198,10 +218,13 @@ def _rounding_function() -> Any:
     return Rounded
 
 
-def rounded_weight(torch: Any, weight: Any, how: WeightRounding) -> tuple[Any, Any]:
-    """A weight, rounded to the nearest, whose gradient passes as if it were not; and its scales."""
+def rounded_weight(torch: Any, weight: Any, how: WeightRounding, least: Any = None) -> tuple[Any, Any]:
+    """A weight, rounded to the nearest, whose gradient passes as if it were not; and its scales, at least ``least``."""
     with torch.no_grad():
         scales = weight_scales(torch, weight, how)
+        if least is not None:
+            shape = [-1 if axis == how.axis else 1 for axis in range(weight.ndim)] if least.ndim else []
+            scales = torch.maximum(scales, least.reshape(shape).float().double())
         codes = torch.clamp(torch.round(weight.double() / scales), -how.num_levels, how.num_levels)
         values = (codes * scales).to(weight.dtype)
     return weight + (values - weight).detach(), scales

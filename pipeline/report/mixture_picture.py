@@ -31,7 +31,7 @@ def _frontier(name: str, mixture: MixtureInfo) -> Picture:
     ax.set_ylabel(unit)
     ax.legend(frameon=False)
     alt = "; ".join(f"{number} in float: {value:.4g}" for number, value, _ in rows)
-    said = ""
+    beside_it = ""
     for times in beside:
         times.plot(*zip(*timed), color=ACCENT, marker="o", ls="", ms=5, label="mixed")
         if mixture.fp32_ms is not None:
@@ -42,10 +42,10 @@ def _frontier(name: str, mixture: MixtureInfo) -> Picture:
         times.set_ylabel("CPU time of a sample, ms")
         times.legend(frameon=False)
         alt += "; " + "; ".join(f"{number} in float: {ms:.4g} ms" for number, ms in timed)
-        said = " Beside it the CPU time of one sample in ONNX Runtime, on one thread, all in turns."
+        beside_it = " Beside it the CPU time of one sample in ONNX Runtime, on one thread, all in turns."
     key = "mixture-" + name.replace("+", "-").replace("@", "-")
     caption = (
         f"{len(mixture.in_float)} of the nodes that INT8's noise comes from stay in float for {mixture.bound} "
-        f"(vertical line); each point is a set that was judged as a whole, on calibration samples.{said}"
+        f"(vertical line); each point is a set that was judged as a whole, on calibration samples.{beside_it}"
     )
     return Picture(key, f"Mixed precision: {name}", caption, alt, svg_from_figure(figure, key))

@@ -16,7 +16,10 @@ from onnx.numpy_helper import from_array, to_array
 from onnx.reference import ReferenceEvaluator
 
 from calibration.errors import ModelError
+from calibration.graph.editing import opened
+from calibration.precision.place import place
 from calibration.precision.qdq import Arithmetic, PlacementOptions, Quantized, Span, qdq_from_onnx
+from calibration.precision.weights import rounded_weight
 
 Array = npt.NDArray[np.float32]
 
@@ -242,6 +245,10 @@ def test_a_bias_that_would_overflow_int32_enlarges_the_scale_of_its_channel_only
     np.testing.assert_allclose(y.ravel(), [5.0, 1.5], atol=0.02)
     assert _constants(made)["w_scale"][1] == np.float32(1 / 127)
     assert np.abs(_constants(made)["b_quantized"].astype(np.int64)).max() <= 2**30
+    graph = opened(model).graph
+    (placed,) = place(graph, ranges, PlacementOptions("onnxruntime", arithmetic="u8s8")).weights
+    simulated = rounded_weight(graph[0], placed).scales
+    np.testing.assert_array_equal(simulated, _constants(made)["w_scale"], "who simulates it has the same scales")
 
 
 def test_a_quantized_output_keeps_its_name_and_its_other_readers() -> None:

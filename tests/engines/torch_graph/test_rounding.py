@@ -93,3 +93,18 @@ def test_a_bias_is_rounded_in_steps_of_data_times_weight_and_its_gradient_passes
     torch.testing.assert_close(rounded.detach(), torch.tensor(expected))
     rounded.sum().backward()
     assert bias.grad.tolist() == [1.0, 1.0]
+
+
+def test_the_scales_of_a_weight_leave_room_for_its_bias() -> None:
+    """As ``quantize`` writes it: of the one channel whose bias would not fit int32, and no other."""
+    fake = FakeQuantization(
+        {"x": rounding((("n", 0),))}, {("n", 1): WeightRounding(0, False)}, {("n", 2): BiasRounding("x")}, True
+    )
+    weight, bias = torch.tensor([[1e-9, 0.0], [0.0, 1.0]]), torch.tensor([5.0, 0.5])
+    _, codes, rounded = fake.read_inputs("n", [torch.ones(2), weight, bias])
+    np.testing.assert_allclose(rounded.detach().numpy(), [5.0, 0.5], rtol=1e-6)
+    step = 5.0 / (0.1 * 2**30)
+    np.testing.assert_allclose(codes.detach().numpy(), [[round(1e-9 / step) * step, 0.0], [0.0, 1.0]], atol=1e-12)
+    fake.begin()
+    assert float(fake.read("n", 1, weight)[0, 0]) == pytest.approx(1e-9), "a weight by itself keeps its own"
+    assert fake.read_inputs("n", [None, weight, bias])[0] is None

@@ -189,3 +189,55 @@ def test_without_samples_nothing_is_written(tmp_path: Path, model: OnnxModel, ra
     with pytest.raises(ConfigError, match="rounding is gptq, which needs samples; give --data, or a plan"):
         BY_DATA(tmp_path, model, ranges)
     assert not list(tmp_path.iterdir())
+
+
+def test_training_begins_at_the_codes_and_what_is_not_used_has_them(place: Path, tmp_path: Path) -> None:
+    """Epoch 0 is what is deployed without training; where no epoch is better, it is that very model."""
+    (tmp_path / "plan.toml").write_text(
+        PLAN.format(place=place, more="[tune]\nepochs = 1\nrate = 1e-12\nnum_threads = 1")
+    )
+    made = flow.run(read_plan(tmp_path / "plan.toml"), Store(tmp_path / "store"), "quantize")
+    by_name = {variant.name: model for variant, model in made.models.items()}
+    (tuned,) = made.tuned.values()
+    record = tuned.read()
+    assert not record["is_used"]
+    ptq, still = by_name["int8@onnxruntime"], by_name["tuned+int8@onnxruntime"]
+    assert onnx.load(still.path) == onnx.load(ptq.path)
+    (tmp_path / "other.toml").write_text((tmp_path / "plan.toml").read_text().replace("gptq", "squant"))
+    other = flow.run(read_plan(tmp_path / "other.toml"), Store(tmp_path / "store"), "quantize")
+    (without,) = other.tuned.values()
+    losses = [each["epochs"][0]["held_out_loss"] for each in (record, without.read())]
+    assert losses[0] < 0.7 * losses[1], "it begins nearer to the teacher"
+
+
+def test_tune_on_files_begins_there_too(place: Path, tmp_path: Path) -> None:
+    net, data = str(place / "net.onnx"), ["--data", str(place / "data.npz"), "--input", "x=x"]
+    how = ["--target", "onnxruntime", "--arithmetic", "u8s8", "--weight-bits", "4", "--method", "minmax"]
+    losses = []
+    for rounding in ("squant", "gptq"):
+        out = tmp_path / rounding
+        words = ["tune", net, *data, *how, "--rounding", rounding, "--epochs", "1", "--num-threads", "1"]
+        assert status_of([*words, "-o", str(out)]) == 0
+        losses.append(json.loads((out / "training.json").read_text())["epochs"][0]["held_out_loss"])
+    assert losses[1] < 0.7 * losses[0]
+
+
+def test_a_layer_whose_data_is_not_finite_is_rounded_as_without_samples(
+    tmp_path: Path, place: Path, ranges: Ranges, model: OnnxModel
+) -> None:
+    """The others by their data; the sentence says of how many."""
+    x = np.load(place / "data.npz")["x"].copy()
+    x[0, 0, 0, 0] = np.inf
+    np.savez(tmp_path / "infinite.npz", x=x)
+    samples = open_samples(
+        DataSource(str(tmp_path / "infinite.npz")), input_specs_from_onnx(place / "net.onnx"), Preprocess()
+    )
+    with np.errstate(all="ignore"):
+        codes = RoundWeights(BY_DATA.placement_options(model))(tmp_path, model, ranges, samples)
+    record = codes.read()
+    assert record["num_products"] == 4
+    assert len(record["products"]) < 4
+    assert f"weights of {len(record['products'])} of 4 convolutions and matrix products" in rounding_sentence(codes)
+    (tmp_path / "int8").mkdir()
+    written = BY_DATA(tmp_path / "int8", model, ranges, codes)
+    assert np.isfinite(answers(written.path, place)).all()
