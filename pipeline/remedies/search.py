@@ -104,7 +104,7 @@ def _judged(
     """
     tried_plan = replace(
         plan,
-        quantize=replace(plan.quantize, exclude=trial.exclude),
+        quantize=trial.stage(plan.quantize),
         validate=replace(plan.validate, num_bisected=0),
     )
     network = Network(made.network_of(variant).fp32, trial.ranges)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from calibration.precision.placement import PlacementTarget
+from calibration.precision.placement import FULL_BITS, PlacementTarget
 from calibration.ranges.ranges import AUTO
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
@@ -19,6 +19,8 @@ from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
 from pipeline.variants import ranges_of
 
+BY_DATA = 'rounding = "gptq"'
+"""As it is written into [quantize]."""
 SHARES = (0.5, 0.75, 0.9)
 """Of the noise that the layers which are left in FP32 bring, one trial after the other: some 3, 6 and 10 dB."""
 
@@ -33,23 +35,31 @@ class Trial:
     exclude: tuple[str, ...]
     """All that stays in FP32, what the plan excludes included."""
     num_added: int
+    by_data: bool = False
+    """Whether weights are rounded by samples where the plan rounds them without."""
 
     def words(self) -> str:
         """A phrase."""
         layers = f"{self.num_added} {'layer' if self.num_added == 1 else 'layers'} left in FP32"
-        return " and ".join(
-            [*(['[calibrate] method = "auto"'] if self.by_auto else []), *([layers] if self.num_added else [])]
-        )
+        parts = ['[calibrate] method = "auto"'] * self.by_auto + [f"[quantize] {BY_DATA}"] * self.by_data
+        return " and ".join(parts + [layers] * bool(self.num_added))
 
     def toml(self) -> str:
         """The lines to write into the plan."""
         method = f'[calibrate]\nmethod = "{AUTO}"\n' if self.by_auto else ""
-        excluded = f"[quantize]\nexclude = {json.dumps(self.exclude, ensure_ascii=False)}\n" if self.num_added else ""
-        return method + excluded
+        excluded = f"exclude = {json.dumps(self.exclude, ensure_ascii=False)}\n" * bool(self.num_added)
+        keys = f"{BY_DATA}\n" * self.by_data + excluded
+        return method + (f"[quantize]\n{keys}" if keys else "")
+
+    def stage(self, stage: Quantize) -> Quantize:
+        """The plan's stage with its changes."""
+        return replace(stage, exclude=self.exclude, rounding="gptq" if self.by_data else stage.rounding)
 
 
 def trials(plan: Plan, store: Store, made: Results, variant: Variant) -> Iterator[Trial]:
-    """Ranges read in another way, which cost no speed; then ever more layers in FP32, those with the most noise first.
+    """Ranges read in another way and weights of 4 bits rounded by samples, which cost no speed; then layers in FP32.
+
+    Of these ever more, those with the most noise first.
 
     What a trial needs is made when it is asked for.
     """
@@ -62,10 +72,13 @@ def trials(plan: Plan, store: Store, made: Results, variant: Variant) -> Iterato
         auto = replace(plan, calibrate=replace(plan.calibrate, method=AUTO))
         ranges = ranges_of(auto, store, network.fp32, samples)
         yield Trial(ranges, by_auto, excluded, 0)
+    by_data = plan.quantize.weight_bits != FULL_BITS and not plan.quantize.rounds_by_data()
+    if by_data:
+        yield Trial(ranges, by_auto, excluded, 0, by_data)
     stage = quantize_for(plan, variant)
     measure = MeasureLayers(stage.placement_options(network.fp32), num_threads=plan.tolerate.num_threads)
     noises = noises_from_file(store.run(measure, network.fp32, ranges, samples).path)
-    yield from (Trial(ranges, by_auto, (*excluded, *nodes), len(nodes)) for nodes in noisy_sets(noises))
+    yield from (Trial(ranges, by_auto, (*excluded, *nodes), len(nodes), by_data) for nodes in noisy_sets(noises))
 
 
 def noisy_sets(noises: Sequence[InputNoise]) -> Iterator[tuple[str, ...]]:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import numpy_helper
 
+from pipeline.artifact import Ranges
 from pipeline.flow import run
 from pipeline.plan import read_plan, tomllib
 from pipeline.record import Remedy
 from pipeline.remedies.search import find_remedies
+from pipeline.remedies.trials import Trial
+from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
 from tests.pipeline.plan_folder import change
 
@@ -52,6 +55,25 @@ def test_where_nothing_holds_all_that_was_tried_is_told(warm: Path) -> None:
     again = Store(warm / "store")
     assert remedies(warm, again) == {"int8@onnxruntime": remedy}
     assert all(entry.served for entry in again.account)
+
+
+def test_weights_of_4_bits_are_rounded_by_samples_before_layers_are_left_out(warm: Path) -> None:
+    hold_to(warm, 300.0)
+    change(warm, METHOD, f"{METHOD}\n[quantize]\nweight_bits = 4")
+    (remedy,) = remedies(warm, Store(warm / "store")).values()
+    assert [trial.split(": top1 ")[0] for trial in remedy.tried[:3]] == [
+        '[calibrate] method = "auto"',
+        '[calibrate] method = "auto" and [quantize] rounding = "gptq"',
+        '[calibrate] method = "auto" and [quantize] rounding = "gptq" and 1 layer left in FP32',
+    ]
+
+
+def test_what_is_to_be_written_is_one_table() -> None:
+    trial = Trial(Ranges(Path()), True, ("head",), 1, True)
+    keys = {"rounding": "gptq", "exclude": ["head"]}
+    assert tomllib.loads(trial.toml()) == {"calibrate": {"method": "auto"}, "quantize": keys}
+    assert trial.stage(Quantize()) == Quantize(rounding="gptq", exclude=("head",))
+    assert Trial(Ranges(Path()), False, (), 0).toml() == ""
 
 
 def spoil_the_dense_layer(folder: Path) -> None:

@@ -14,6 +14,7 @@ from pipeline.plan import read_plan
 from pipeline.report.table import report_from_json
 from pipeline.store import Store
 from tests.pipeline.bundles import packed, unpacked
+from tests.tflite_files import save_linear
 
 if TYPE_CHECKING:
     from tests.conftest import Command
@@ -118,6 +119,26 @@ def test_a_key_has_another_value_for_one_call(plan: Path, command: Command) -> N
     assert record["loss"] == "labels"
     told = command("tune", plan, "--set", "tune.rates=0.1")
     assert (told.status, "did you mean 'rate'" in told.err) == (2, True), told.err
+
+
+def test_a_tflite_file_is_tuned_for_who_takes_onnx_and_refused_for_litert(
+    plan: Path, command: Command, tmp_path: Path
+) -> None:
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+    net = save_linear(tmp_path / "net.tflite", batch=-1)
+    random = np.random.default_rng(2)
+    np.savez(tmp_path / "data.npz", x=random.normal(size=(64, 3)).astype(np.float32), y=np.arange(64) % 2)
+    other = tmp_path / "plan.toml"
+    text = PLAN.format(place=tmp_path).replace(f"{tmp_path}/net.onnx", str(net)).replace("[prune]\nshare = 0.25\n", "")
+    other.write_text(text.replace("[lint]", "") + '[lint]\nallow = ["labels", "overlap", "few"]\n')
+    tuned = command("tune", other)
+    assert tuned.status == 0, tuned.err
+    (line,) = tuned.out.splitlines()
+    assert line.startswith("tuned+int8@onnxruntime\t")
+    other.write_text(other.read_text().replace('backends = ["onnxruntime"]', 'backends = ["litert"]'))
+    refused = command("tune", other)
+    sentence = "of 'tuned' nothing is made; it needs int8 among the precisions and a backend that takes an ONNX model"
+    assert (refused.status, sentence in refused.err) == (2, True), refused.err
 
 
 @pytest.mark.parametrize("verb", ["tune", "prune", "quantize", "calibrate", "cast", "lint", "export", "tolerate"])
