@@ -21,14 +21,14 @@ from benchmarks.calibration import cpu_name
 from calibration.data.batches import input_specs_from_onnx
 from engines import backend
 from engines.backends import onnxruntime
-from pipeline.stages.infer import MOST_BYTES, MOST_SAMPLES
+from pipeline.stages.infer import usual_batch_size
 
 SIZES = (1, 2, 4, 8, 16, 32)
 SIMULATION = ":simulation"
 
 
-def cpu_ms(model: str, num: int, rounds: int) -> tuple[int, dict[int, float]]:
-    """Bytes of one sample, and CPU milliseconds for each by batch size."""
+def cpu_ms(model: str, num: int, rounds: int) -> tuple[int, int, dict[int, float]]:
+    """Bytes of one sample, how many `infer` runs at once, and CPU milliseconds for each by batch size."""
     path = Path(model.removesuffix(SIMULATION))
     (spec,) = input_specs_from_onnx(path)
     shape = (num, *(int(size) for size in spec.shape[1:]))
@@ -41,7 +41,8 @@ def cpu_ms(model: str, num: int, rounds: int) -> tuple[int, dict[int, float]]:
             for row in range(0, num, size):
                 runner.infer({spec.name: inputs[row : row + size]})
             times[size].append((time.process_time() - start) / num * 1e3)
-    return inputs[0].nbytes, {size: statistics.median(taken[1:]) for size, taken in times.items()}
+    choice = usual_batch_size({spec.name: inputs[:1]}, 1)
+    return inputs[0].nbytes, choice, {size: statistics.median(taken[1:]) for size, taken in times.items()}
 
 
 def main() -> None:
@@ -56,8 +57,7 @@ def main() -> None:
     lines += [f"{cpu_name()}. CPU milliseconds per sample when so many are run at once; the choice is in bold.", ""]
     lines += ["| model | KiB of a sample |" + "".join(f" {size} |" for size in SIZES), "|---|" + "---:|" * 7]
     for model in options.models:
-        num_bytes, taken = cpu_ms(model, options.num, options.rounds)
-        choice = min(max(MOST_BYTES // num_bytes, 1), MOST_SAMPLES)
+        num_bytes, choice, taken = cpu_ms(model, options.num, options.rounds)
         nearest = max(size for size in SIZES if size <= choice)
         cells = (f" **{ms:.2f}** |" if size == nearest else f" {ms:.2f} |" for size, ms in taken.items())
         lines.append(f"| {Path(model).name} | {num_bytes / 1024:.0f} |" + "".join(cells))

@@ -8,9 +8,10 @@ other, so that ratios hold on a machine that others use too; seconds do less so.
   tensorrt_rtx, 128 calibration and 256 evaluation images. Neither the imports nor the report are in it.
 - *Lower bound*: what no such run can do without: the converter, one pass of the trained network over the evaluation
   images, one of each model that answers, one pass over the calibration images, each a process of its own with nothing
-  else in it; and the builder's and the benchmark's own time, taken from our run.
+  else in it, as many images at once as ours; and the builder's and the benchmark's own time, taken from our run.
 - *By hand*: tf2onnx, quant_pre_process, quantize_static with Entropy, ONNX Runtime's converter to float16,
-  ``polygraphy run`` of the three models, and a loop that times each at batch 1. It builds nothing for TensorRT.
+  ``polygraphy run`` of the three models on batches of the same size, and a loop that times each at batch 1. It builds
+  nothing for TensorRT.
 
 Networks: keras.applications with random weights, as in `benchmarks/calibration.py`; and any plan. Usage::
 
@@ -44,9 +45,10 @@ from calibration.data.batches import input_specs_from_onnx
 from pipeline.flow import run as run_plan
 from pipeline.plan import Plan, read_plan
 from pipeline.results import Results
+from pipeline.stages.infer import usual_batch_size
 from pipeline.store import Stopwatch, Store
 
-NUM_CALIBRATION, NUM_EVALUATION, BATCH = 128, 256, 32
+NUM_CALIBRATION, NUM_EVALUATION, AT_ONCE = 128, 256, 32
 LOOK_SECONDS, PAGE = 0.05, os.sysconf("SC_PAGESIZE")
 MOST_GIB = 20.0
 TIMED_SECONDS = 3.0
@@ -215,8 +217,11 @@ def keep(plan: Plan, made: Results, folder: Path) -> None:
         raise SystemExit(f"{plan.path}: has {len(specs)} inputs; the other two ways are for one")
     for kind, samples in (("calibration", made.calibration), ("evaluation", made.evaluation)):
         assert samples is not None
-        np.save(folder / f"{kind}.npy", np.concatenate([feed[specs[0].name] for feed in samples.batches(BATCH)]))
-    (folder / "network.json").write_text(json.dumps({"input": specs[0].name, "source": str(made.source.path)}))
+        np.save(folder / f"{kind}.npy", np.concatenate([feed[specs[0].name] for feed in samples.batches(AT_ONCE)]))
+    assert made.evaluation is not None
+    facts = {"input": specs[0].name, "source": str(made.source.path)}
+    facts["batch"] = str(usual_batch_size(next(iter(made.evaluation.batches(1))), 1))
+    (folder / "network.json").write_text(json.dumps(facts))
 
 
 def measured(name: str, path: Path) -> Measured:
@@ -239,7 +244,7 @@ class Commands:
         """What `keep` left there."""
         self._folder = folder
         facts = json.loads((folder / "network.json").read_text())
-        self._input, self._source = facts["input"], Path(facts["source"])
+        self._input, self._source, self._batch = facts["input"], Path(facts["source"]), facts["batch"]
         self._evaluation, self._calibration = str(folder / "evaluation.npy"), str(folder / "calibration.npy")
         self._from_tensorflow = self._source.is_dir()
 
@@ -260,9 +265,9 @@ class Commands:
         """By name."""
         parts = self._converter()
         if self._from_tensorflow:
-            parts["a pass of the trained network"] = ("-c", TRAINED, str(self._source), self._evaluation, str(BATCH))
+            parts["a pass of the trained network"] = ("-c", TRAINED, str(self._source), self._evaluation, self._batch)
         for model in sorted(self._folder.glob("model*.onnx")):
-            parts[f"a pass of {model.name}"] = ("-c", PASS, str(model), self._evaluation, str(BATCH))
+            parts[f"a pass of {model.name}"] = ("-c", PASS, str(model), self._evaluation, self._batch)
         first = str(self._folder / "model0.onnx")
         return parts | {"a pass over the calibration images": ("-c", PASS, first, self._calibration, "1")}
 
@@ -271,7 +276,7 @@ class Commands:
         fp32 = str(self._folder / "model0.onnx")
         fp16, int8, prepared = (str(self._folder / f"{name}.onnx") for name in ("fp16", "int8", "prepared"))
         loader, polygraphy = self._folder / "loader.py", str(Path(sys.executable).with_name("polygraphy"))
-        loader.write_text(LOADER.format(data=self._evaluation, batch=BATCH, name=self._input))
+        loader.write_text(LOADER.format(data=self._evaluation, batch=self._batch, name=self._input))
         parts = self._converter() | {
             "convert_float_to_float16": ("-c", TO_FLOAT16, fp32, fp16),
             "quant_pre_process, quantize_static": ("-c", TO_INT8, fp32, self._calibration, prepared, int8, self._input),

@@ -89,12 +89,12 @@ def answers(
     sizes = BatchSizes(((1, 1),))
     if fixed != 1:
         feed = next(iter(samples.batches(fixed or 1)))
-        sizes, batch_size = batch_sizes(engine, runner, feed), batch_size or _batch_size(feed, fixed or 1)
+        sizes, batch_size = batch_sizes(engine, runner, feed), batch_size or usual_batch_size(feed, fixed or 1)
     batches = _by_batch(runner, engine, samples, (batch_size, sizes), on_sample)
     return _by_sample(runner, samples, on_sample) if batches is None else batches
 
 
-def _batch_size(feed: Mapping[str, Array], num_samples: int) -> int:
+def usual_batch_size(feed: Mapping[str, Array], num_samples: int) -> int:
     """How many samples such as the ``num_samples`` in ``feed`` are run at once where nobody says how many.
 
     A CPU takes 1.4 to 1.8 times as long for each of 32 pictures of 240 x 240 as for each of 4, whose activations stay
