@@ -13,6 +13,7 @@ from engines.onnx_model import shape_text
 from pipeline.engine_runner import as_model_takes, model_ranks
 from pipeline.errors import ConfigError
 from pipeline.plan import Plan
+from pipeline.stages.infer import MOST_SAMPLES
 
 BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 """A TOML key that needs no quotes."""
@@ -47,7 +48,11 @@ def _ranges_to_write(plan: Plan, samples: Samples, lacking: Sequence[InputSpec])
     tables = []
     for spec in lacking:
         is_open = spec.shape[0] == DYNAMIC and not samples.fixed_batch
-        batches = (1, sizes[0], max(plan.infer.batch_size, *sizes)) if is_open else first[spec.name].shape[:1] * 3
+        batches = (
+            (1, sizes[0], max(plan.infer.batch_size or MOST_SAMPLES, *sizes))
+            if is_open
+            else first[spec.name].shape[:1] * 3
+        )
         key = spec.name if BARE_KEY.fullmatch(spec.name) else json.dumps(spec.name, ensure_ascii=False)
         rows = [f"{word} = {[size, *first[spec.name].shape[1:]]}" for word, size in zip(("min", "opt", "max"), batches)]
         tables.append("\n".join((f"[model.inputs.{key}]", *rows)))

@@ -337,13 +337,17 @@ def test_times_of_layers(any_backend: Backend, linear: Path, tmp_path: Path) -> 
         pytest.skip(any_backend.why_not_run() or f"{any_backend.NAME} builds nowhere")
     engine = tmp_path / f"engine{any_backend.SUFFIX}"
     any_backend.build(made_for(any_backend, linear), engine, OPTIONS)
-    found = any_backend.layer_times(engine, {"x": np.ones((8, 3), np.float32)}, 5)
+    batch = batch_of(any_backend)
+    feed = {"x": np.ones((8 if batch == DYNAMIC else batch, 3), np.float32)}
+    found = any_backend.layer_times(engine, feed, 5)
     assert found.allocated_mib is None or found.allocated_mib > 0
     if any_backend.NAME == "reference" or isinstance(any_backend, SharingBackend):
         assert found.layers == ()
         return
-    assert sum(layer.share for layer in found.layers) == pytest.approx(1)
+    assert found.layers
     assert all(layer.median_ms >= 0 for layer in found.layers)
+    lasts = any(layer.median_ms for layer in found.layers)  # LiteRT counts whole microseconds, which this is below.
+    assert sum(layer.share for layer in found.layers) == pytest.approx(1 if lasts else 0)
     if any_backend.TAKES == "onnx":
         assert {node for layer in found.layers for node in layer.layer.nodes} <= {"fc", "bias"}
         assert "fc" in found.layers[0].layer.nodes, "it is fused with the bias, or comes first"
