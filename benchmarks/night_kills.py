@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +107,8 @@ def killed_nights(work: Path, num: int) -> Tally:
         process = started(work)
         time.sleep(draw.uniform(0.0, seconds))
         ended = process.poll() is not None
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # It was done before.
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         time.sleep(0.05)  # The processes that it started die with it.
         tally.num_kills += 1
