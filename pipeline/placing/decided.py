@@ -37,7 +37,7 @@ def decided_for(plan: Plan, store: Store, made: Results, variant: Variant, task:
     if (codes := codes_of(plan, store, made, task)) is not None:
         decided.append(codes)
     if task.stage.is_bounded():
-        made.mixtures[variant] = mixture_of(plan, store, made, task)
+        made.mixtures[variant] = mixture_of(plan, store, made, task, codes)
         decided.append(made.mixtures[variant])
     return decided
 
@@ -58,15 +58,15 @@ def codes_of(plan: Plan, store: Store, made: Results, task: Int8Task) -> WeightC
     return store.run(work, task.model, task.ranges, made.calibration)
 
 
-def mixture_of(plan: Plan, store: Store, made: Results, task: Int8Task) -> Mixture:
-    """The layers of a model that stay in float so that INT8 holds the bound of a stage."""
+def mixture_of(plan: Plan, store: Store, made: Results, task: Int8Task, codes: WeightCodes | None) -> Mixture:
+    """The layers of a model that stay in float so that INT8, its weights rounded to ``codes``, holds the bound."""
     stage, model, ranges = task.stage, task.model, task.ranges
     assert made.calibration is not None
     options, num_threads = stage.placement_options(model), plan.tolerate.num_threads
     noises = store.run(MeasureLayers(options, num_threads=num_threads), model, ranges, made.calibration)
     judged_by = (plan.data.metric, plan.data.output, plan.folder, plan.data.detector)
     bound = MixtureBound(stage.min_sqnr_db, stage.max_metric_drop, *judged_by)
-    held = HeldBound(bound, made.calibration, codes_of(plan, store, made, task))
+    held = HeldBound(bound, made.calibration, codes)
     if stage.sensitivity == "metric":
         noises = store.run(MeasureSensitivity(options, num_threads), model, ranges, noises, held)
     return store.run(MixPrecision(options, num_threads), model, ranges, noises, held)
