@@ -18,13 +18,7 @@ from typing import Any
 
 from engines.contract import BuildOptions, EngineRecord
 from engines.errors import EngineError, Unavailable
-from engines.onnx_model import (
-    OnnxModelFacts,
-    check_options,
-    copy_model,
-    facts_from_model,
-    read_model,
-)
+from engines.onnx_model import OnnxModelFacts, check_options, copy_model, facts_from_model, read_model
 from engines.ort.compiled_nodes import check_uncompiled
 from engines.ort.plugins import PLUGIN_PATHS, Libraries, name_nodes, name_plugins, plugin_options, records_of
 from engines.ort.providers import LIBRARIES, preload, wheel
@@ -99,7 +93,7 @@ def build(sharing: Sharing, model: Path, engine: Path, options: BuildOptions) ->
         if libraries:
             name_plugins(engine / MODEL)
         (engine / CACHE).mkdir()
-        shares = _divide(sharing, model, engine, provider_options, options)
+        shares = _divide(sharing, model, engine, {**provider_options, **plugin_options(libraries)}, options)
         if not _keep_context(sharing, engine, shares, libraries):
             _keep_compiled(sharing, engine, provider_options, shares, libraries)
     except BaseException:
@@ -251,15 +245,14 @@ def cache_options(folder: Path) -> dict[str, str]:
 
 
 def _divide(
-    sharing: Sharing, model: Path, engine: Path, provider_options: Mapping[str, str], options: BuildOptions
+    sharing: Sharing, model: Path, engine: Path, session_options: Mapping[str, str], options: BuildOptions
 ) -> tuple[ProviderShare, ...]:
     """Open the model as it is built, and tell who took what."""
     load_providers(sharing)
     settings = _settings(load_library(), sharing, 1)
     settings.add_session_config_entry(RECORDS_ASSIGNMENT, "1")
-    session_options = {**provider_options, **plugin_options(tuple(map(library_at, options.plugins)))}
     if sharing.compiles:
-        session_options.update({**context_options(engine), **timing_options(options)})
+        session_options = {**session_options, **context_options(engine), **timing_options(options)}
     session = opened(sharing, engine / MODEL, settings, session_options)
     shares = shares_of(session, sharing)
     if not shares[0].nodes:
