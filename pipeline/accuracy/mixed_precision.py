@@ -87,14 +87,7 @@ class MixPrecision:
         """What is loaded by name."""
         return (module_of(SIMULATOR),)
 
-    def __call__(
-        self,
-        out: Path,
-        model: OnnxModel,
-        ranges: Ranges,
-        noises: LayerNoises,
-        held: HeldBound,
-    ) -> Mixture:
+    def __call__(self, out: Path, model: OnnxModel, ranges: Ranges, noises: LayerNoises, held: HeldBound) -> Mixture:
         """Write ``out/mixture.json``: a ``MixtureInfo``, and ``sets``, the nodes in float of each of its points.
 
         Raises:
@@ -117,8 +110,8 @@ class MixPrecision:
                 f"and others in INT8 it is {_result(judge.most_in_float, bound)}; loosen the bound, or stay with a "
                 "higher precision"
             )
-        order = sorted(range(len(judge.points)), key=lambda index: judge.points[index].num_in_float)
-        rows, sets = [asdict(judge.points[index]) for index in order], [judge.sets[index] for index in order]
+        judged = sorted(judge.judged.values(), key=lambda each: each.point.num_in_float)
+        rows, sets = [asdict(each.point) for each in judged], [each.in_float for each in judged]
         written = {"in_float": list(chosen), "num_layers": len(ranking), "points": rows, "bound": bound.words()}
         (out / FILE).write_text(json.dumps(written | {"sets": sets}, indent=1, allow_nan=False), encoding="utf-8")
         return Mixture(out / FILE)
@@ -159,6 +152,17 @@ def fewest(ranking: Sequence[tuple[str, ...]], holds: Callable[[tuple[str, ...]]
     return nodes_of(left)
 
 
+@dataclass(frozen=True)
+class JudgedSet:
+    """A set of nodes that were left in float."""
+
+    in_float: tuple[str, ...]
+    point: MixturePoint
+    """What INT8 gives without them."""
+    num_int8: int
+    """Nodes that are INT8 then."""
+
+
 class MixtureJudge:
     """Judges sets of nodes that are left in float, each once."""
 
@@ -178,12 +182,8 @@ class MixtureJudge:
         self._outputs = [value.name for value in model.graph.output]
         self._metric, self._labels = self._labelled(samples)
         self._exact = self._run(model)
-        self._known: dict[tuple[str, ...], MixturePoint] = {}
-        self._num_int8: dict[tuple[str, ...], int] = {}
-        self.points: list[MixturePoint] = []
-        self.sets: list[tuple[str, ...]] = []
-        """Of each point, the nodes in float."""
-        self._mixed: list[MixturePoint] = []
+        self.judged: dict[tuple[str, ...], JudgedSet] = {}
+        """By their nodes in order."""
 
     def _labelled(self, samples: Samples) -> tuple[Metric | None, Array | None]:
         bound = self._bound
@@ -208,29 +208,27 @@ class MixtureJudge:
     def point(self, in_float: tuple[str, ...]) -> MixturePoint:
         """What INT8 gives with these nodes in float."""
         key = tuple(sorted(in_float))
-        if key not in self._known:
-            point = self._known[key] = self._point(in_float)
-            self.points.append(point)
-            self.sets.append(in_float)
-            if self._num_int8[key]:
-                self._mixed.append(point)
-        return self._known[key]
+        if key not in self.judged:
+            self.judged[key] = self._judged(in_float)
+        return self.judged[key].point
 
     def is_all_in_float(self, in_float: tuple[str, ...]) -> bool:
         """Whether nothing would be INT8 with these nodes in float, which were judged."""
-        return self._num_int8[tuple(sorted(in_float))] == 0
+        return self.judged[tuple(sorted(in_float))].num_int8 == 0
 
     @property
     def most_in_float(self) -> MixturePoint:
         """Of the sets that were judged, that with the most nodes in float, but not all."""
-        return max(self._mixed, key=lambda point: point.num_in_float)
+        mixed = (each.point for each in self.judged.values() if each.num_int8)
+        return max(mixed, key=lambda point: point.num_in_float)
 
-    def _point(self, in_float: tuple[str, ...]) -> MixturePoint:
+    def _judged(self, in_float: tuple[str, ...]) -> JudgedSet:
         options = self._options
         quantized = qdq_from_onnx(self._model, self._spans, replace(options, exclude=(*options.exclude, *in_float)))
-        self._num_int8[tuple(sorted(in_float))] = len(quantized.placement.nodes)
-        if not quantized.placement.nodes:
-            return MixturePoint(len(in_float), None, 0.0 if self._metric else None, holds=True)
+        num_int8 = len(quantized.placement.nodes)
+        if not num_int8:
+            equal = MixturePoint(len(in_float), None, 0.0 if self._metric else None, holds=True)
+            return JudgedSet(in_float, equal, num_int8)
         answers = self._run(quantized.model)
         bound = self._bound
         worst = min(sqnr_db_of(self._exact[name], answers[name]) for name in self._answers)
@@ -241,7 +239,7 @@ class MixtureJudge:
             )
             drop = before - after if self._metric.higher_is_better else after - before
         holds = worst >= bound.min_sqnr_db and (drop is None or drop <= bound.max_metric_drop)
-        return MixturePoint(len(in_float), finite(worst), finite(drop), holds)
+        return JudgedSet(in_float, MixturePoint(len(in_float), finite(worst), finite(drop), holds), num_int8)
 
     def _run(self, model: onnx.ModelProto) -> dict[str, Array]:
         names = list(dict.fromkeys((*self._answers, *(self._outputs if self._metric is not None else ()))))
