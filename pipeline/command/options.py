@@ -253,6 +253,12 @@ def needed(value: Any, flag: str, why: str) -> Any:
 
 def samples_from(options: dict[str, Any], specs: tuple[InputSpec, ...]) -> Samples:
     """The samples that the data options name; takes these out of ``options``."""
+    source, preprocess = data_from(options)
+    return open_samples(source, specs, preprocess)
+
+
+def data_from(options: dict[str, Any]) -> tuple[DataSource, Preprocess]:
+    """Where the data options say that samples lie, and what is done to them; takes these out of ``options``."""
     pairs = {}
     for pair in options.pop("inputs"):
         name, _, key = pair.rpartition("=")
@@ -261,8 +267,7 @@ def samples_from(options: dict[str, Any], specs: tuple[InputSpec, ...]) -> Sampl
         pairs[name] = key
     path = needed(options.pop("data"), "--data", "name samples; this tool never makes up data")
     source = DataSource(path=path, inputs=pairs, labels=options.pop("labels"), limit=options.pop("limit"))
-    preprocess = preprocess_from(options.pop("preprocess"))
-    return open_samples(source, specs, preprocess, Path())
+    return source, preprocess_from(options.pop("preprocess"))
 
 
 def preprocess_from(text: str) -> Preprocess:

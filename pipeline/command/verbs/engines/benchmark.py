@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from calibration.data.batches import Samples
+from calibration.data.batches import Samples, open_samples
 from pipeline.artifact import Engine, Timings
 from pipeline.command.options import (
     BACKEND,
     STORE,
+    data_from,
     data_options,
     engine_from,
     is_plan,
@@ -20,7 +21,6 @@ from pipeline.command.options import (
     plan_options,
     plugin_option,
     refuse_plan_options,
-    samples_from,
     specs_of,
 )
 from pipeline.command.outcomes import Timed, VerbOutcome
@@ -72,8 +72,8 @@ def time_files(engines: list[Engine], options: dict[str, Any]) -> Timed:
 def samples_of_each(engines: Mapping[str, Engine], options: dict[str, Any]) -> dict[str, Samples]:
     """What each engine is fed: the same where they have the same inputs; takes the data options out of ``options``."""
     specs = {name: specs_of(engine) for name, engine in engines.items()}
-    opened = {each: samples_from(dict(options), each) for each in dict.fromkeys(specs.values())}
-    samples_from(options, next(iter(opened)))
+    source, preprocess = data_from(options)
+    opened = {each: open_samples(source, each, preprocess) for each in dict.fromkeys(specs.values())}
     return {name: opened[each] for name, each in specs.items()}
 
 
