@@ -52,6 +52,8 @@ from pipeline.source_digest import check_unchanged, source_digest
 
 log = logging.getLogger(__name__)
 
+RESULT, RECIPE = "result.json", "recipe.json"
+"""In the folder of a result."""
 NOTED_SECONDS = 3600
 """Its use is not noted again for so long; `trtforge store gc` leaves what was used within a day."""
 
@@ -92,6 +94,11 @@ class Missing:
 def canonical(data: Any) -> str:
     """JSON with sorted keys and no spaces: equal data, equal bytes."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_of_data(data: Any) -> str:
+    """SHA-256 (hex) of plain data as ``canonical`` writes it; a recipe's names its result."""
+    return hashlib.sha256(canonical(data).encode()).hexdigest()
 
 
 def described(inputs: Sequence[object]) -> list[str]:
@@ -160,7 +167,7 @@ class Store:
         """
         stopwatch, name = Stopwatch(), stage_name(stage)
         recipe = self.recipe(stage, *args, **kwargs)
-        digest = hashlib.sha256(canonical(recipe).encode()).hexdigest()
+        digest = digest_of_data(recipe)
         final = self.folder / name / digest
         served = self._read(final)
         if not (is_served := served is not None):
@@ -261,7 +268,7 @@ class Store:
 
     def _noted_as_used(self, final: Path) -> bool:
         """Whether the result is there; if so, its record's time says that it is used now, and it is not removed."""
-        record = final / "result.json"
+        record = final / RESULT
         try:
             if time.time() - record.stat().st_mtime > NOTED_SECONDS:
                 with alone(self.folder, self.folder, shared=True), contextlib.suppress(PermissionError):
@@ -271,14 +278,14 @@ class Store:
         return record.is_file()
 
     def _seal(self, work: Path, recipe: dict[str, Any], artifact: Artifact, beside: Mapping[str, Any]) -> None:
-        (work / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True), encoding="utf-8")
+        (work / RECIPE).write_text(json.dumps(recipe, indent=2, sort_keys=True), encoding="utf-8")
         result = {
             "artifact": record_from_artifact(artifact, work),
             "content": artifact.digest(),
             "files": _digest_of_files(work),
             **beside,
         }
-        (work / "result.json").write_text(json.dumps(result, indent=2, sort_keys=True), encoding="utf-8")
+        (work / RESULT).write_text(json.dumps(result, indent=2, sort_keys=True), encoding="utf-8")
 
     def _publish(self, work: Path, final: Path) -> None:
         share(work, self.folder)
@@ -318,8 +325,8 @@ class Store:
         for work in (self.folder / "tmp").iterdir():
             if not re.fullmatch(RANDOM, work.name):
                 continue
-            if (work / "result.json").exists() and not (work / LOCK).exists():  # Of one who removed a result.
-                remove_ending_with(work, "result.json")
+            if (work / RESULT).exists() and not (work / LOCK).exists():  # Of one who removed a result.
+                remove_ending_with(work, RESULT)
             elif remove_unlocked(work):
                 log.info("%s: left by a process that died; removed", work)
 
@@ -363,7 +370,7 @@ def checked_result(folder: Path) -> tuple[Artifact | None, str]:
 
 
 def _sealed(entry: Path) -> dict[str, Any]:
-    return dict(json.loads((entry / "result.json").read_text(encoding="utf-8")))
+    return dict(json.loads((entry / RESULT).read_text(encoding="utf-8")))
 
 
 def _made_seconds(entry: Path) -> float | None:
@@ -376,6 +383,6 @@ def _made_seconds(entry: Path) -> float | None:
 
 def _digest_of_files(folder: Path) -> str:
     """SHA-256 (hex) of all that a stage left, the records beside its artifact and the recipe included."""
-    apart = ("result.json", LOCK)
+    apart = (RESULT, LOCK)
     digests = {name: digest_of_file(path) for name, path in files_below(folder).items() if name not in apart}
-    return hashlib.sha256(canonical(digests).encode()).hexdigest()
+    return digest_of_data(digests)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from pipeline.nightly.why import History, why_missing
 from pipeline.plan import Plan
 from pipeline.release.bundle_writer import narrowed
 from pipeline.source_digest import source_digest
-from pipeline.store import canonical
+from pipeline.store import digest_of_data
 from pipeline.workers.census import DeviceState
 from pipeline.workers.device import RunCommand
 
@@ -238,11 +237,11 @@ def depends_on(job: Job, line: Line, plan: Plan, walked: Walk) -> dict[str, str]
     results = sorted({entry.digest for entry in walked.served})
     if not job.gates:
         machine = {"machine": job.devices[line.device].digest} if _is_asked(job, line) else {}
-        return {"results": _sha(results), **machine}
+        return {"results": digest_of_data(results), **machine}
     gated = gated_line(job, line, plan)
     return {
-        "results": _sha(results),
-        "gate": _sha([plain(gated.gate), plain(gated.benchmark), gated.data.metric, gated.data.output]),
+        "results": digest_of_data(results),
+        "gate": digest_of_data([plain(gated.gate), plain(gated.benchmark), gated.data.metric, gated.data.output]),
         "program": source_digest(*JUDGES),
         "machine": _machine_digest(job, line),
     }
@@ -252,7 +251,7 @@ def _machine_digest(job: Job, line: Line) -> str:
     """Of where it is built; by ssh the name of that machine is all that is known here."""
     if _is_asked(job, line):
         return job.devices[line.device].digest
-    return _sha([line.on]) if line.on else job.machine.digest()
+    return digest_of_data([line.on]) if line.on else job.machine.digest()
 
 
 def _is_asked(job: Job, line: Line) -> bool:
@@ -266,7 +265,3 @@ def _upgraded(job: Job, line: Line, last: LineRecord) -> Iterator[str]:
         before, after = last.versions.get(name, "absent"), now.get(name, "absent")
         if before != after:
             yield f"{line.device}: {name} {before} -> {after}"
-
-
-def _sha(data: object) -> str:
-    return hashlib.sha256(canonical(data).encode()).hexdigest()

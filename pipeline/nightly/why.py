@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.plan import Plan
 from pipeline.refitting.refit import Refit
 from pipeline.stages.build import Build
-from pipeline.store import Missing, stage_name
+from pipeline.store import RECIPE, RESULT, Missing, stage_name
 
 log = logging.getLogger(__name__)
 
@@ -229,9 +229,9 @@ def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, str]]:
 def _kept(folder: Path) -> Kept | None:
     """A result, or None where it is damaged, which `run` mends."""
     try:
-        file = folder / "recipe.json"
+        file = folder / RECIPE
         recipe = json.loads(file.read_text(encoding="utf-8"))
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         inputs = tuple(result.get("inputs", ()))  # Earlier versions did not keep them.
         return Kept(folder, recipe, result["content"], inputs, file.stat().st_mtime)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from engines.refitting import RefittingBackend
 from pipeline.artifact import Engine, ModelFile, OnnxModel
 from pipeline.refitting.refit import REFITTABLE, Refit
 from pipeline.stages.build import Build, BuildTarget
-from pipeline.store import Store, canonical, checked_result, stage_name
+from pipeline.store import RECIPE, RESULT, Store, checked_result, digest_of_data, stage_name
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +37,11 @@ class Origins:
             return None
         if not isinstance(self._model, OnnxModel) or build.is_native(self._target.backend, self._target.precision):
             return None
-        if self._is_kept(stage_name(build), self._recipe):
+        if self._is_kept(self._recipe):
             return None
         refit, alike = Refit(), list(self._alike())
         for engine, _ in alike:
-            if self._is_kept(stage_name(refit), self._store.recipe(refit, engine, self._model)):
+            if self._is_kept(self._store.recipe(refit, engine, self._model)):
                 return engine
         return self._closest(alike) if alike else None
 
@@ -57,14 +56,13 @@ class Origins:
     def _recipe(self) -> dict[str, Any]:
         return self._store.recipe(self._build, self._model, self._target)
 
-    def _is_kept(self, stage: str, recipe: Mapping[str, Any]) -> bool:
-        digest = hashlib.sha256(canonical(recipe).encode()).hexdigest()
-        return (self._store.folder / stage / digest / "result.json").is_file()
+    def _is_kept(self, recipe: Mapping[str, Any]) -> bool:
+        return (self._store.folder / str(recipe["stage"]) / digest_of_data(recipe) / RESULT).is_file()
 
     def _alike(self) -> Iterator[tuple[Engine, NetworkGraph]]:
         """Refittable engines of the same recipe, but for the model, and their graphs; the youngest first."""
         wanted = _without_model(self._recipe)
-        files = (self._store.folder / stage_name(self._build)).glob("*/recipe.json")
+        files = (self._store.folder / stage_name(self._build)).glob(f"*/{RECIPE}")
         for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file)):
             try:
                 if _without_model(json.loads(file.read_text(encoding="utf-8"))) != wanted:

@@ -24,10 +24,10 @@ from pipeline.errors import ConfigError
 from pipeline.gate.baseline import Baseline, generations
 from pipeline.gate.generations import names_in
 from pipeline.output import TRAINING, alone, remove_ending_with, remove_unlocked
-from pipeline.retention.inventory import RECIPE, RESULT, TMP, Inventory, StoredResult, inventory_of
+from pipeline.retention.inventory import TMP, Inventory, StoredResult, inventory_of
 from pipeline.retention.pins import pinned
 from pipeline.retention.signatures import needless_signatures
-from pipeline.store import Store
+from pipeline.store import RECIPE, RESULT, Store
 
 DAY_SECONDS = 86_400
 LEAST_DAYS = 1

@@ -16,8 +16,9 @@ from typing import TypeAlias
 from engines.signing.trust import IN_STORE
 from pipeline.gate.generations import FOLDER as BASELINES
 from pipeline.retention.pins import FOLDER as PINS
+from pipeline.store import RESULT
 
-TMP, DAMAGED, RESULT, RECIPE = "tmp", "damaged", "result.json", "recipe.json"
+TMP, DAMAGED = "tmp", "damaged"
 APART = (BASELINES, PINS, TMP, DAMAGED, IN_STORE)
 """Folders of a store that are no stage's."""
 

@@ -11,7 +11,8 @@ from engines.errors import NotTrusted
 from engines.signing.trust import ENDING, IN_STORE, sha256_of
 from pipeline.gate.baseline import Baseline, generations
 from pipeline.gate.generations import names_in
-from pipeline.retention.inventory import RESULT, StoredResult
+from pipeline.retention.inventory import StoredResult
+from pipeline.store import RESULT
 
 
 def needless_signatures(store: Path, staying: Iterable[StoredResult], used_after: float) -> Iterator[Path]:

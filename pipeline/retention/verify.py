@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import json
 import re
@@ -16,10 +15,10 @@ from pipeline.errors import DataError
 from pipeline.gate.baseline import read_baseline
 from pipeline.gate.generations import WITHDRAWN, folder_of, generations_folder, names_in, numbers_of, withdrawn
 from pipeline.output import alone, share_one
-from pipeline.retention.inventory import APART, DAMAGED, RECIPE, RESULT
+from pipeline.retention.inventory import APART, DAMAGED
 from pipeline.retention.pins import FOLDER as PINS
 from pipeline.retention.pins import read_pins
-from pipeline.store import canonical, checked_result
+from pipeline.store import RECIPE, RESULT, checked_result, digest_of_data
 
 NAME = re.compile(r"[0-9a-f]{64}|\d{8}T\d{6}Z-\w{6}")
 """How a result's folder is called: by the digest of its recipe, or a measurement's by its time."""
@@ -106,7 +105,7 @@ def _problem_of(folder: Path) -> str:
     artifact, problem = checked_result(folder)
     if artifact is not None and DIGEST.fullmatch(folder.name):
         recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-        if hashlib.sha256(canonical(recipe).encode()).hexdigest() != folder.name:
+        if digest_of_data(recipe) != folder.name:
             return "its recipe is that of another"
     return problem
 

@@ -15,11 +15,9 @@ from pipeline.command.plan_run import open_store
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, checked_record, make
 from pipeline.refitting.refit import NO_RECORD, Refit
-from pipeline.store import Store, checked_result
+from pipeline.store import RESULT, Store, checked_result
 
 DIGEST = re.compile("[0-9a-f]{6,64}")
-RESULT = "result.json"
-"""In the folder of a result of a store."""
 
 
 @click.command()
