@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -364,3 +365,10 @@ def digest_of_engine(engine: Path) -> str:
         return sha256_of(engine)
     digests = [file_digest(file).hex() for file in files_of_engine(engine)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """The files of a folder into a new one; ``shutil.copytree`` makes a list of its errors, a full disk among them."""
+    target.mkdir()
+    for file in source.iterdir():
+        shutil.copyfile(file, target / file.name)

@@ -166,6 +166,12 @@ def check_file_target(target: Path) -> None:
         raise ConfigError(f"{target}: is {what}; give the path of a file with -o")
 
 
+def check_no_folder(target: Path) -> None:
+    """Refuse (ConfigError) a folder that has the name of a file to be written: what is in it is somebody's."""
+    if target.is_dir():
+        raise ConfigError(f"{target}: is a folder, and a file of this name is written there; move it away")
+
+
 def check_folder_target(target: Path, file: str = "ranges.json") -> None:
     """Refuse a file, or a folder that holds other things than an older one of its kind, which has ``file`` in it.
 
@@ -276,8 +282,10 @@ def _put_record(record: dict[str, Any], beside: Path, work: Path) -> None:
 def put(made: Path, target: Path, aside: Path) -> None:
     """Rename to the target, all on disk; a folder there changes places with the new one at once, if the system can.
 
-    Elsewhere it goes aside first, also one that another process puts there meanwhile.
+    Elsewhere it goes aside first, also one that another process puts there meanwhile. A file takes no folder's place.
     """
+    if not made.is_dir():
+        check_no_folder(target)
     sync(made)
     for number in itertools.count():
         if target.is_dir():
@@ -293,13 +301,6 @@ def put(made: Path, target: Path, aside: Path) -> None:
         else:
             break
     sync_one(target.parent)
-
-
-def copy_files(source: Path, target: Path) -> None:
-    """The files of a folder into a new one; ``shutil.copytree`` makes a list of its errors, a full disk among them."""
-    target.mkdir()
-    for file in source.iterdir():
-        shutil.copyfile(file, target / file.name)
 
 
 def sync(path: Path) -> None:

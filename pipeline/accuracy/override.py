@@ -10,9 +10,8 @@ from calibration.graph.weightless import skeleton_from_file
 from calibration.ranges.override import Override, overridden
 from calibration.ranges.ranges import IMPORTED
 from calibration.ranges.ranges_file import histograms_from_folder, ranges_from_folder, rewrite_ranges
-from pipeline.artifact import OnnxModel, Ranges
+from pipeline.artifact import OnnxModel, Ranges, copy_files
 from pipeline.machine.packages import distribution_versions
-from pipeline.output import copy_files
 
 
 @dataclass(frozen=True)

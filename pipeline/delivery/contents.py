@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from engines.contract import ShapeRange, TensorSpec
 from engines.onnx_model import facts
 from pipeline.artifact import Artifact
 from pipeline.errors import ConfigError
-from pipeline.output import checked_record
+from pipeline.output import check_no_folder, checked_record
 
 Profile = Mapping[str, ShapeRange]
 
@@ -51,16 +51,22 @@ class Delivered:
         return min(ranges.max[0] for ranges in profile.values())
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, files: Iterable[str]) -> None:
     """Make the folder that is delivered to, where it is not there.
 
+    Args:
+        folder: the folder.
+        files: names of what is going to be written there.
+
     Raises:
-        ConfigError: it cannot be made, as where a file is in its way.
+        ConfigError: it cannot be made, as where a file is in its way, or a folder in it has the name of such a file.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
+    for name in files:
+        check_no_folder(folder / name)
 
 
 def delivered_from(name: str, path: Path, backend: str) -> Delivered:

@@ -25,6 +25,8 @@ from pipeline.errors import ConfigError
 from pipeline.output import put, work_folder
 
 CONFIG = "engine_config.cpp"
+WRITTEN = "// Written by `trtforge deliver`"
+"""How that begins."""
 EXAMPLE = "main.cpp"
 """What users change: it is written once."""
 SOURCES = Path(__file__).with_name("cpp_program")
@@ -104,12 +106,14 @@ def deliver_to_cpp(program: CppProgram, folder: Path) -> Path:
     ``main.cpp`` is written where there is none: it is an example, which users change.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the folder cannot be written, or files of somebody else in it would be replaced.
         Unavailable: the disk is full.
     """
-    make_folder(folder)
+    files = list(_files(program))
+    make_folder(folder, [*(name for _, name in files), CONFIG])
+    _check_replaceable(files, folder)
     with work_folder(folder / CONFIG) as work:
-        for source, name in _files(program):
+        for source, name in files:
             if _stays(source, folder / name):
                 continue
             (work / name).parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +123,24 @@ def deliver_to_cpp(program: CppProgram, folder: Path) -> Path:
         (work / CONFIG).write_text(config_text(program), encoding="utf-8")
         put(work / CONFIG, folder / CONFIG, work)
     return folder / CONFIG
+
+
+def _check_replaceable(files: Sequence[tuple[Path, str]], folder: Path) -> None:
+    """That what would be replaced is of a program that was delivered there before, also of one that was not finished.
+
+    Raises:
+        ConfigError: it is not: a model or sources of somebody's have the names of ours.
+    """
+    config = folder / CONFIG
+    was_killed = any(folder.glob(f".{CONFIG}.????????"))  # As `work_folder` names where it works.
+    if was_killed or (config.is_file() and config.read_bytes().startswith(WRITTEN.encode())):
+        return
+    targets = [config, *(folder / name for source, name in files if not _stays(source, folder / name))]
+    if in_the_way := [target for target in targets if target.exists()]:
+        raise ConfigError(
+            f"{in_the_way[0]}: is not of a program that was delivered there, and would be replaced; name a folder of "
+            "its own"
+        )
 
 
 def _stays(source: Path, target: Path) -> bool:
@@ -228,7 +250,7 @@ def _weights(engine: Delivered) -> list[Path]:
 
 def _config(program: CppProgram) -> Iterator[str]:
     engine, options = program.engine, program.engine.options
-    yield f"// Written by `trtforge deliver` of baseline '{_line(engine.name)}': what the program knows of its engine."
+    yield f"{WRITTEN} of baseline '{_line(engine.name)}': what the program knows of its engine."
     yield '#include "engine_config.hpp"'
     yield ""
     yield "namespace trtforge {"

@@ -116,7 +116,7 @@ def deliver_to_deepstream(engine: Delivered, picture: CameraPicture, kind: Netwo
     if engine.backend not in RUNS:
         raise ConfigError(f"{engine.name}: is an engine of {engine.backend}, and DeepStream runs TensorRT's")
     name = engine_name(engine)
-    make_folder(folder)
+    make_folder(folder, [name, PREPROCESS_CONFIG, CONFIG])
     with work_folder(folder / CONFIG) as work:
         shutil.copyfile(engine.path, work / name)
         put(work / name, folder / name, work)

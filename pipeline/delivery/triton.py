@@ -100,7 +100,7 @@ def deliver_to_triton(model: TritonModel, repository: Path) -> Path:
         Unavailable: the disk is full.
     """
     folder = repository / model.name
-    make_folder(folder)
+    make_folder(folder, [CONFIG])
     with work_folder(folder / CONFIG) as work:
         new = work / "version"
         new.mkdir()

@@ -21,7 +21,7 @@ from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.trt_cache import Cache, bytes_from_cache, header_for
 from engines import backend
 from engines.precision import FP32
-from pipeline.artifact import TRAINED, Artifact, ModelFile, external_files
+from pipeline.artifact import TRAINED, Artifact, ModelFile, copy_files, external_files
 from pipeline.bundle import (
     CALIBRATION,
     FORMAT_VERSION,
@@ -42,7 +42,6 @@ from pipeline.bundle import (
 from pipeline.errors import ConfigError
 from pipeline.json_record import write_json
 from pipeline.machine.identity import installed_versions
-from pipeline.output import copy_files
 from pipeline.plan import STAGES, Plan, merged, setting_from_text, tomllib
 from pipeline.record import DataInfo, data_info
 from pipeline.results import Results

@@ -27,11 +27,10 @@ from engines.contract import Array
 from engines.errors import EngineError, Unavailable
 from engines.torch_graph import library
 from engines.torch_graph.network import TorchNetwork
-from pipeline.artifact import OnnxModel, Ranges, Tuned
+from pipeline.artifact import OnnxModel, Ranges, Tuned, copy_files
 from pipeline.errors import ConfigError
 from pipeline.json_record import finite
 from pipeline.option import check_bounds, option
-from pipeline.output import copy_files
 from pipeline.training.acceptance import accepted
 from pipeline.training.curve import TrainingRecord
 from pipeline.training.distillation import (

@@ -264,3 +264,12 @@ def test_a_work_folder_that_others_took_for_a_dead_ones_is_made_again(
         assert work.is_dir()
         assert work != made[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_does_not_change_places_with_a_file(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine").write_text("mine")
+    (tmp_path / "made").write_text("new")
+    with pytest.raises(ConfigError, match="there: is a folder, and a file of this name is written there; move it away"):
+        output.put(tmp_path / "made", tmp_path / "there", tmp_path)
+    assert (tmp_path / "there" / "mine").read_text() == "mine"

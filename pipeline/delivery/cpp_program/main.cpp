@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <functional>
 #include <iostream>
+#include <limits>
 #include <map>
 
 #include "model.hpp"
@@ -43,8 +44,8 @@ int number_from(const std::string& flag, const std::string& text, int least) {
     used = 0;
   }
   if (used != text.size() || text.empty() || number < least) {
-    throw Error(kUsage,
-                flag + " " + text + ": a number of at least " + std::to_string(least) + " is expected; correct it");
+    throw Error(kUsage, flag + " " + text + ": a number from " + std::to_string(least) + " to " +
+                            std::to_string(std::numeric_limits<int>::max()) + " is expected; correct it");
   }
   return number;
 }
@@ -207,13 +208,18 @@ void run(const Arguments& arguments) {
   std::printf("latency_ms p50 %.4f p99 %.4f, cpu_ms p50 %.4f, %d queries; preprocess_ms %.4f\n",
               percentile(wall_ms, 0.5), percentile(wall_ms, 0.99), percentile(cpu_ms, 0.5), arguments.runs,
               preprocess_ms);
+  if (!std::cout.flush() || std::fflush(stdout) != 0) {
+    throw Error(kUnavailable, "standard output cannot be written, as where the disk is full; free some space");
+  }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);
-  if (words.empty() || std::find(words.begin(), words.end(), "--help") != words.end()) {
+  const bool asks = std::find(words.begin(), words.end(), "--help") != words.end() ||
+                    std::find(words.begin(), words.end(), "-h") != words.end();
+  if (words.empty() || asks) {
     (words.empty() ? std::cerr : std::cout) << kUsageText;
     return words.empty() ? kUsage : 0;
   }

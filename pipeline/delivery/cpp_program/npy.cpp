@@ -3,8 +3,10 @@
 #include <cctype>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <limits>
+#include <system_error>
 #include <utility>
 
 namespace trtforge {
@@ -58,6 +60,8 @@ Shape shape_from(const std::string& text, const std::string& path) {
 }  // namespace
 
 std::vector<std::uint8_t> read_file(const std::string& path) {
+  std::error_code none;  // Of a folder the stream only says that it cannot be read, and errno is that of before.
+  if (std::filesystem::is_directory(path, none)) throw Error(kUsage, path + ": is a folder; name a file");
   std::ifstream stream(path, std::ios::binary | std::ios::ate);
   const std::streamoff size = stream ? static_cast<std::streamoff>(stream.tellg()) : -1;
   if (size < 0 || size == std::numeric_limits<std::streamoff>::max()) {

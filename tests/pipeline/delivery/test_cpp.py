@@ -92,6 +92,34 @@ def test_an_example_that_was_changed_stays(tmp_path: Path) -> None:
     assert (folder / "model.cpp").read_bytes() == (SOURCES / "model.cpp").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["engine.plan", "CMakeLists.txt", "tensor.cpp", "engine_config.cpp"])
+def test_files_of_somebody_else_are_not_replaced(tmp_path: Path, name: str) -> None:
+    folder, program = tmp_path / "work", cpp_program(engine(tmp_path), STEPS, (), ())
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"{name}: is not of a program that was delivered there"):
+        deliver_to_cpp(program, folder)
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {name: "mine"}
+    (folder / ".engine_config.cpp.abcd1234").mkdir()
+    deliver_to_cpp(program, folder)
+    assert not (folder / ".engine_config.cpp.abcd1234").exists(), "a delivery that was killed there is finished"
+
+
+@pytest.mark.parametrize("name", ["engine.plan", "tensor.cpp", EXAMPLE, "engine_config.cpp"])
+@pytest.mark.parametrize("is_delivered", [False, True])
+def test_a_folder_with_the_name_of_a_file_is_refused(tmp_path: Path, name: str, is_delivered: bool) -> None:
+    folder, program = tmp_path / "work", cpp_program(engine(tmp_path), STEPS, (), ())
+    if is_delivered:
+        deliver_to_cpp(program, folder)
+        (folder / name).unlink()
+    (folder / name).mkdir(parents=True)
+    (folder / name / "mine").write_text("mine")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ConfigError, match=f"{name}: is a folder, and a file of this name is written there; move it"):
+        deliver_to_cpp(program, folder)
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_every_source_is_written_by_some_program() -> None:
     runtimes = {name for each in RUNTIMES.values() for name in (each.cmake, *each.sources)}
     files = {file.name for file in SOURCES.rglob("*") if file.is_file()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.delivery.contents import delivered_from
 from pipeline.delivery.cpp import cpp_program, deliver_to_cpp
 from pipeline.signing.statement import sign_file
 from tests.conftest import Command
-from tests.pipeline.delivery.cpp_building import built, called, needs_compiler, onnxruntime_definitions
+from tests.pipeline.delivery.cpp_building import SECONDS, built, called, needs_compiler, onnxruntime_definitions
 
 TYPES = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -166,9 +167,11 @@ def test_what_cannot_be_run_is_one_sentence(workshop: Workshop, tmp_path: Path) 
         ((engine, f"frame={tmp_path / 'flat.npy'}"), "is uint8 (4, 3), the engine takes uint8 (?, ?, ?, 3)"),
         ((engine, f"frame={tmp_path / 'odd.bin'}:uint8:1,2,2,3"), "has 5 bytes, 12 are expected"),
         ((engine, f"frame={tmp_path / 'odd.bin'}:int:5"), "'int' is no type"),
-        ((engine, f"frame={tmp_path / 'odd.bin'}:uint8:5,x"), "SHAPE x: a number of at least 0 is expected"),
+        ((engine, f"frame={tmp_path / 'odd.bin'}:uint8:5,x"), "SHAPE x: a number from 0 to 2147483647 is expected"),
         ((engine, f"frame={tmp_path / 'odd.bin'}"), "more than one size of (?, ?, ?, 3) is open"),
-        ((engine, ok, "--runs", "0"), "--runs 0: a number of at least 1 is expected"),
+        ((engine, ok, "--runs", "0"), "--runs 0: a number from 1 to 2147483647 is expected"),
+        ((engine, f"frame={tmp_path}"), "is a folder; name a file"),
+        ((tmp_path, ok), "is a folder; name a file"),
         ((engine, ok, "--run"), "--run: is no option"),
         ((engine, ok, "--threads"), "--threads: its value is missing"),
         ((engine, ok, "--output", tmp_path / "odd.bin"), "odd.bin: cannot be made"),
@@ -179,6 +182,12 @@ def test_what_cannot_be_run_is_one_sentence(workshop: Workshop, tmp_path: Path) 
         assert (done.returncode, done.stdout) == (2, ""), arguments
         assert words in done.stderr
         assert not arguments or done.stderr.count("\n") == 1
+    assert called(program, "-h").stdout.startswith("usage: trtforge_model ENGINE")
+    with Path("/dev/full").open("w") as full:
+        command = [str(program), str(engine), ok, "--runs", "1"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=SECONDS)
+    assert done.returncode == 3
+    assert "standard output cannot be written, as where the disk is full; free some space" in done.stderr
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     config = workshop.folder / "program" / "engine_config.cpp"
     engine.write_bytes(b"no model")  # As if it had been delivered so, which `trtforge deliver` does not.

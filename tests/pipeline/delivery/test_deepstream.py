@@ -124,3 +124,13 @@ def test_floats_need_no_second_configuration(tmp_path: Path) -> None:
     config = deliver_to_deepstream(made, picture_from(made, Preprocess()), "other", tmp_path / "out")
     assert "input-tensor-from-meta" not in properties(config.read_text())
     assert not config.with_name(PREPROCESS_CONFIG).exists()
+
+
+@pytest.mark.parametrize("name", ["model.onnx_b8_gpu0_int8.engine", "config_infer.txt"])
+def test_a_folder_with_the_name_of_a_file_stays(tmp_path: Path, name: str) -> None:
+    made, mine = engine(tmp_path / "e"), tmp_path / "out" / name / "mine"
+    mine.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="is a folder, and a file of this name is written there; move it away"):
+        deliver_to_deepstream(made, picture_from(made, Preprocess()), "other", tmp_path / "out")
+    assert mine.is_dir()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]

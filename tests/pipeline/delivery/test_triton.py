@@ -124,3 +124,12 @@ def test_odd_names_of_tensors_are_read_back(tmp_path: Path) -> None:
     odd = replace(IMAGE, name='a "b"\\c/ü:0')
     config = parsed(config_text(triton_model("m", [engine(tmp_path, inputs=(odd,))], 0), 1))
     assert config.input[0].name == odd.name
+
+
+def test_a_folder_in_the_way_of_the_configuration_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "models/resnet/config.pbtxt/mine"
+    mine.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="pbtxt: is a folder, and a file of this name is written there; move it away"):
+        deliver_to_triton(triton_model("resnet", [engine(tmp_path / "e")], 0), tmp_path / "models")
+    assert mine.is_dir()
+    assert [path.name for path in (tmp_path / "models/resnet").iterdir()] == ["config.pbtxt"]
