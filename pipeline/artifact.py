@@ -58,36 +58,25 @@ def sha256_of(path: Path) -> str:
     return digest_of_path(path) if path.is_dir() else file_digest(path).hex()
 
 
-def plain(value: Any) -> Any:
-    """What stands for a value in a recipe: an input's content digest, an option's plain data."""
-    if hasattr(value, "digest"):
+def plain(value: Any, *, in_record: bool = False) -> Any:
+    """What stands for a value in a recipe: an input's content digest, an option's plain data.
+
+    Records in a record stand with their fields, as by ``asdict``, also those that have a digest.
+    """
+    is_record = is_dataclass(value) and not isinstance(value, type)
+    if hasattr(value, "digest") and not (in_record and is_record):
         return {"digest": value.digest()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain_fields(value)
+    if is_record:
+        return {each.name: plain(getattr(value, each.name), in_record=True) for each in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, in_record=in_record) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [plain(item, in_record=in_record) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     raise TypeError(f"{type(value).__name__} cannot stand in a recipe")
-
-
-def _plain_fields(record: Any) -> dict[str, Any]:
-    """As ``plain(asdict(record))``, without its copies: records in a record stand with their fields."""
-    return {field.name: _plain_within(getattr(record, field.name)) for field in fields(record)}
-
-
-def _plain_within(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain_fields(value)
-    if isinstance(value, dict):
-        return {str(key): _plain_within(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain_within(item) for item in value]
-    return plain(value)
 
 
 TRAINED = "trained"
