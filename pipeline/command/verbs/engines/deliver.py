@@ -14,7 +14,7 @@ from engines.signing.trust import check_file, trusted_keys
 from pipeline.command.options import STORE, given_options, needed
 from pipeline.delivery.contents import Delivered, delivered_from
 from pipeline.delivery.cpp import EXAMPLE, cpp_program, deliver_to_cpp, is_changed
-from pipeline.delivery.deepstream import NETWORK_TYPES, deliver_to_deepstream, picture_from
+from pipeline.delivery.deepstream import NETWORK_TYPES, NetworkType, deliver_to_deepstream, picture_from
 from pipeline.delivery.last_delivered import check_not_older, note_delivered
 from pipeline.delivery.triton import deliver_to_triton, triton_model
 from pipeline.errors import ConfigError
@@ -70,37 +70,36 @@ def deliver(names: tuple[str, ...], target: tuple[str, Path], store: Path, **opt
         if server not in ONLY_FOR.get(flag, TARGETS):
             raise ConfigError(f"{flag}: has no effect for {server}; drop it")
     if server == "triton":
-        echo(deliver_to_triton(triton_model(options["model"] or names[0], engines, options["max_batch"]), folder))
-        _note(engines, place)
-        return
-    if len(engines) > 1:
-        raise ConfigError(f"{server}: a configuration has one engine; give one NAME")
-    who = "DeepStream" if server == "deepstream" else "the program"
-    file = needed(options["plan"], "--plan", f"name the plan, whose [data.preprocess] {who} has to do")
-    plan = read_plan(file)
-    if server == "cpp":
-        _deliver_to_cpp(engines[0], plan, folder)
-        _note(engines, place)
-        return
-    picture = picture_from(engines[0], preprocess_of(plan))
-    echo(deliver_to_deepstream(engines[0], picture, options["network_type"], folder))
-    _note(engines, place)
-
-
-def _note(engines: Sequence[Delivered], place: Path) -> None:
+        written = deliver_to_triton(triton_model(options["model"] or names[0], engines, options["max_batch"]), folder)
+    else:
+        written = _deliver_one(engines, target, options["plan"], options["network_type"])
+    echo(written)
     for engine in engines:
         note_delivered(engine.name, engine.path, place)
 
 
-def _deliver_to_cpp(engine: Delivered, plan: Plan, folder: Path) -> None:
+def _deliver_one(engines: Sequence[Delivered], target: tuple[str, Path], file: Path | None, kind: NetworkType) -> Path:
+    """For what has one engine, and does what the plan's [data.preprocess] says."""
+    server, folder = target
+    if len(engines) > 1:
+        raise ConfigError(f"{server}: a configuration has one engine; give one NAME")
+    who = "DeepStream" if server == "deepstream" else "the program"
+    plan = read_plan(needed(file, "--plan", f"name the plan, whose [data.preprocess] {who} has to do"))
+    if server == "cpp":
+        return _deliver_program(engines[0], plan, folder)
+    return deliver_to_deepstream(engines[0], picture_from(engines[0], preprocess_of(plan)), kind, folder)
+
+
+def _deliver_program(engine: Delivered, plan: Plan, folder: Path) -> Path:
     libraries = [*(plan.resolved(name) for name in plan.build.plugins), *libraries_named()]
     program = cpp_program(engine, preprocess_of(plan), libraries, trusted_keys())
     was_changed = is_changed(folder)
-    echo(deliver_to_cpp(program, folder))
+    written = deliver_to_cpp(program, folder)
     if was_changed:
         echo(f"trtforge: {folder / EXAMPLE}: was changed, and stays as it is", err=True)
     if FUNCTION.fullmatch(source := plan.data.evaluation.path):
         echo(f"trtforge: what {source} does to samples is not in the program, but [data.preprocess] is", err=True)
+    return written
 
 
 def _engine(name: str, store: Path) -> Delivered:
