@@ -18,11 +18,11 @@ from engines.contract import TensorSpec
 from engines.plugin_library import plugins_in, sha256_of_library
 from engines.signing.envelope import PublicKey
 from engines.signing.trust import ENDING, sha256_of, signature_of
-from pipeline.artifact import external_files
 from pipeline.delivery.contents import Delivered, make_folder
 from pipeline.delivery.cpp_text import literal, preprocess_lines, shape_literal, type_literal
 from pipeline.errors import ConfigError
 from pipeline.output import put, work_folder
+from pipeline.refitting.refit import STRIPPED
 
 CONFIG = "engine_config.cpp"
 WRITTEN = "// Written by `trtforge deliver`"
@@ -91,7 +91,7 @@ def cpp_program(
             f"{engine.name}: is an engine of {engine.backend}, and C++ programs are written for those of "
             f"{', '.join(RUNTIMES)}; gate one of these"
         )
-    if engine.options.get("weights") == "stripped":
+    if engine.options.get("weights") == STRIPPED:
         raise ConfigError(f"{engine.name}: has no weights, and the program does not fill them in; refit it first")
     check_preprocess(engine, preprocess)
     for spec in (*engine.inputs, *engine.outputs):
@@ -171,8 +171,9 @@ def check_preprocess(engine: Delivered, preprocess: Preprocess) -> None:
             f"[data.preprocess] inputs: '{unknown[0]}' is none of {engine.name}, which takes {', '.join(sorted(names))}"
             "; give the plan that it was built by"
         )
+    done_to = _preprocessed(engine, preprocess)
     for spec in engine.inputs:
-        if spec.name in _preprocessed(engine, preprocess) and not _makes(preprocess, spec):
+        if spec.name in done_to and not _makes(preprocess, spec):
             raise ConfigError(
                 f"[data.preprocess]: {preprocess.describe()} does not make what input '{spec.name}' of {engine.name} "
                 f"takes, {spec.dtype} {spec.shape}; give the plan that it was built by"
@@ -233,8 +234,7 @@ def _files(program: CppProgram) -> Iterator[tuple[Path, str]]:
     """What is copied, and under which names, in this order."""
     engine, name = program.engine, program.runtime.engine
     yield engine.path, name
-    for weights in _weights(engine):
-        yield weights, weights.relative_to(engine.path.parent).as_posix()
+    yield from ((weights, place) for place, weights in _weights(engine).items())
     yield from ((file, file.name) for file in program.plugins)
     signature = signature_of(engine.path) if program.trusted else None
     if signature is not None:
@@ -244,8 +244,10 @@ def _files(program: CppProgram) -> Iterator[tuple[Path, str]]:
     yield from ((SOURCES / source, source) for source in (*COMMON, EXAMPLE))
 
 
-def _weights(engine: Delivered) -> list[Path]:
-    return [file for file in external_files(engine.path) if engine.path.suffix == ".onnx"]
+def _weights(engine: Delivered) -> dict[str, Path]:
+    """The files of weights, by their place beside the engine's."""
+    _, *files = engine.files()
+    return {file.relative_to(engine.path.parent).as_posix(): file for file in files}
 
 
 def _config(program: CppProgram) -> Iterator[str]:
@@ -261,8 +263,7 @@ def _config(program: CppProgram) -> Iterator[str]:
     yield f"  config.name = {literal(engine.name)};"
     yield f"  config.engine = {literal(program.runtime.engine)};"
     yield f"  config.sha256 = {literal(sha256_of(engine.path))};"
-    for file in _weights(engine):
-        place = file.relative_to(engine.path.parent).as_posix()
+    for place, file in _weights(engine).items():
         yield f"  config.weights.push_back({{{literal(place)}, {literal(sha256_of(file))}}});"
     for file in program.plugins:
         yield f"  config.plugins.push_back({{{literal(file.name)}, {literal(sha256_of(file))}}});"
