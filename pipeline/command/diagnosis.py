@@ -269,10 +269,10 @@ def _tensorrt(jetson: Jetson, release: Release | None, interpreter: Interpreter)
         yield Notice("bad", "python", sentence, f"{VENV} makes an environment that does")
     if interpreter.tensorrt and "dist-packages" not in interpreter.tensorrt:
         yield from _foreign(library, jetson, interpreter)
-    if _numbers(library) >= ELEVEN:
+    numbers = _numbers(library)
+    if numbers >= ELEVEN:
         yield from _eleven(jetson, library)
-    gap = _numbers(library)
-    if library and jetson.compute_capability in ("7.2", "8.7") and DLA_GAP[0] <= gap < DLA_GAP[1]:
+    if library and jetson.compute_capability in ("7.2", "8.7") and DLA_GAP[0] <= numbers < DLA_GAP[1]:
         yield Notice("note", "dla", f"TensorRT {library} builds nothing for DLA (10.7 did, 11.4.1 does again)")
 
 

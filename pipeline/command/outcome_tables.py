@@ -79,7 +79,7 @@ def print_timings(record: Mapping[str, Any], console: Console) -> None:
     for sentence in (record.get("power_modes") or {"sentences": ()})["sentences"]:
         console.print(Text(sentence))
     if together := record.get("together"):
-        print_together(together, console)
+        _print_together(together, console)
     console.print(Text(record["protocol"], style="dim"))
 
 
@@ -100,7 +100,7 @@ def _print_largest(largest: Mapping[str, Any], console: Console) -> None:
     console.print(Text(largest["sentence"]))
 
 
-def print_together(together: Mapping[str, Any], console: Console) -> None:
+def _print_together(together: Mapping[str, Any], console: Console) -> None:
     """Each engine alone and beside the others."""
     table = _table(f"at once, in {together['run_in']}")
     table.add_column("engine", overflow="fold")
