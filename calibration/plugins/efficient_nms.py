@@ -112,13 +112,13 @@ def without_efficient_nms(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     del changed.graph.node[:]
-    num = 0
+    num, taken = 0, _names(model)
     for node in model.graph.node:
         if node.op_type != OPERATOR:
             changed.graph.node.append(node)
             continue
         nms = NmsNode(tuple(node.input), tuple(node.output), _attributes(node), _shapes(node, types), opset)
-        writer = NodeWriter(node.name or f"{OPERATOR}_{num}", _names(model))
+        writer = NodeWriter(node.name or f"{OPERATOR}_{num}", taken)
         _write(writer, nms)
         changed.graph.node.extend(writer.nodes)
         changed.graph.initializer.extend(writer.constants)

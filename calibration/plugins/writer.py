@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from calibration.graph.editing import unique
 class NodeWriter:
     """Nodes and constants that stand for one node, in the order in which they are computed."""
 
-    def __init__(self, prefix: str, taken: Collection[str]) -> None:
-        """``prefix``: of all names; ``taken``: names that there are already."""
-        self._prefix, self._taken = prefix, set(taken)
+    def __init__(self, prefix: str, taken: set[str]) -> None:
+        """``prefix``: of all names; ``taken``: names that there are already, to which what is written is added."""
+        self._prefix, self._taken = prefix, taken
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 

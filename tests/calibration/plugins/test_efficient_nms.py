@@ -257,6 +257,25 @@ def test_a_number_of_boxes_that_is_not_fixed_is_refused() -> None:
         without_efficient_nms(model_of(Nms(), BOXES, opset=11))
 
 
+def test_two_of_one_name_are_told_apart() -> None:
+    """ONNX lets nodes have one name; no tensor may be made twice."""
+    rng, model = np.random.default_rng(10), model_of(Nms(), BOXES)
+    inputs: Mapping[str, Box] = {
+        "boxes": boxes_on_a_grid(rng, (2, 9)), "scores": scores_all_different(rng, (2, 9, 2)),
+    }  # fmt: skip
+    second = onnx.NodeProto()
+    second.CopyFrom(model.graph.node[0])
+    for place, value in enumerate([*model.graph.output]):
+        second.output[place] += "_again"
+        model.graph.output.append(value)
+        model.graph.output[-1].name += "_again"
+    model.graph.node.append(second)
+    written, num = without_efficient_nms(model)
+    assert num == 2
+    for got, expected in zip(answers(written, inputs), 2 * by_the_rules(Nms(), inputs), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
 def test_a_model_without_one_is_the_same_model() -> None:
     model, num = without_efficient_nms(model_of(Nms(), BOXES))
     assert num == 1
