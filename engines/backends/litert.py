@@ -95,7 +95,7 @@ def why_not_ask() -> str:
 def ask(model: Path, _shapes: InputShapes) -> SupportAnswer:
     """Whose kernels each operator runs in; of the shapes that the file has."""
     facts = tflite_facts(model)
-    operators = facts.operators[: facts.num_main]
+    operators = facts.main_operators
     is_whole = not any(operator.is_custom for operator in facts.operators)
     details = _opened(model, 1)._get_ops_details() if is_whole else ()
     left = operators_left(details, len(operators)) if is_whole else range(len(operators))
@@ -271,7 +271,7 @@ class _ValuesRunner(_LiteRtRunner):
                 "`trtforge convert`"
             )
         self._interpreter = _opened(self._engine, self._num_threads, values=True)
-        tensors = [tensor for each in facts.operators[: facts.num_main] for tensor in each.outputs]
+        tensors = [tensor for each in facts.main_operators for tensor in each.outputs]
         tensors += [tensor for _, tensor in facts.inputs]
         self._watched = {
             tensor.name: (tensor.index, restorer(tensor))
@@ -368,7 +368,7 @@ def _notes(facts: TfliteFacts, interpreter: Any) -> list[str]:
         )
     if halves := facts.halves():
         notes.append(f"{len(halves)} weights are kept in FP16 and computed with in FP32, so that the file is smaller.")
-    left = operators_left(interpreter._get_ops_details(), len(facts.operators[: facts.num_main]))
+    left = operators_left(interpreter._get_ops_details(), facts.num_main)
     kinds = sorted({facts.operators[index].kind for index in left})
     if _kernels() == BUILT_IN:
         return [*notes, f"This runtime has no {XNNPACK}: all {facts.num_main} operators run in LiteRT's own kernels."]

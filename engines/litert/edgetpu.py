@@ -56,7 +56,7 @@ class OnCpu:
 
 def first_on_cpu(facts: TfliteFacts) -> OnCpu | None:
     """The first operator that the compiler does not take by its rules; None if it takes all of them."""
-    operators = facts.operators[: facts.num_main]
+    operators = facts.main_operators
     for index, operator in enumerate(operators):
         if reason := why_on_cpu(operator):
             work = [num_products(each) for each in operators]

@@ -117,6 +117,11 @@ class TfliteFacts:
     num_main: int
     """The first of them, which are of the graph itself."""
 
+    @property
+    def main_operators(self) -> tuple[TfliteOperator, ...]:
+        """Those of the graph itself."""
+        return self.operators[: self.num_main]
+
     def specs(self, side: tuple[tuple[str, TfliteTensor], ...]) -> tuple[TensorSpec, ...]:
         """Of the inputs, or of the outputs."""
         return tuple(tensor.spec(name) for name, tensor in side)
@@ -165,7 +170,7 @@ class TfliteFacts:
         """Whether a tensor's name says which tensor it is."""
         tensors = {
             tensor.index: tensor.name
-            for operator in self.operators[: self.num_main]
+            for operator in self.main_operators
             for tensor in (*operator.inputs, *operator.outputs)
             if tensor is not None
         }

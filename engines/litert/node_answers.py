@@ -26,7 +26,7 @@ def answer_of(facts: TfliteFacts, source: str, left: Collection[int], kernels: t
         left: the numbers of those that the delegate leaves to the runtime.
         kernels: the names of the delegate's kernels and of the runtime's.
     """
-    operators = facts.operators[: facts.num_main]
+    operators = facts.main_operators
     nodes = tuple(
         NodeAnswer(
             operator.name,

@@ -101,7 +101,7 @@ def layers_of(times: Sequence[KernelTime], facts: TfliteFacts) -> tuple[dict[str
     A kernel of the runtime's own is the file's operator. XNNPACK's convolutions and matrix products are those of the
     file in their order, if there are as many as it has beside the runtime's own; its other kernels stand by its words.
     """
-    operators = facts.operators[: facts.num_main]
+    operators = facts.main_operators
     left = {time.operator for time in times}
     products = [each for n, each in enumerate(operators) if each.kind in PRODUCTS and n not in left]
     kernels = [time for time in times if time.operator is None and time.name.startswith(PRODUCT_WORDS)]

@@ -93,10 +93,10 @@ def run_tflite_bisection(evidence: TfliteEvidence, num_samples: int) -> Bisectio
 def counterparts(float_facts: TfliteFacts, facts: TfliteFacts) -> dict[str, str]:
     """Tensor of a file -> the float file's that it stands for: of its name, or that which it was rounded from."""
     known = {tensor.name for _, tensor in float_facts.inputs}
-    known |= {tensor.name for operator in _main(float_facts) for tensor in operator.outputs}
-    tensors = [*(t for _, t in facts.inputs), *(t for operator in _main(facts) for t in operator.outputs)]
+    known |= {tensor.name for operator in float_facts.main_operators for tensor in operator.outputs}
+    tensors = [*(t for _, t in facts.inputs), *(t for operator in facts.main_operators for t in operator.outputs)]
     stands_for = {tensor.name: tensor.name for tensor in tensors if tensor.name in known}
-    bridges = [operator for operator in _main(facts) if operator.kind in BRIDGES and operator.data is not None]
+    bridges = [operator for operator in facts.main_operators if operator.kind in BRIDGES and operator.data is not None]
     for bridge in bridges:
         assert bridge.data is not None
         if bridge.data.name in stands_for:
@@ -150,10 +150,6 @@ def _floats(feed: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
     return {name: array for name, array in feed.items() if array.dtype.kind == "f"}
 
 
-def _main(facts: TfliteFacts) -> tuple[TfliteOperator, ...]:
-    return facts.operators[: facts.num_main]
-
-
 def _suspects(
     facts: TfliteFacts,
     stands_for: Mapping[str, str],
@@ -161,7 +157,7 @@ def _suspects(
     bounds: tuple[TensorBounds, TensorBounds],
 ) -> Iterator[Suspect]:
     """Each operator whose result could be compared; ``bounds``: what was seen, and what calibration found."""
-    for operator in _main(facts):
+    for operator in facts.main_operators:
         sources = [
             powers[t.name] for t in operator.inputs if t is not None and t.name in powers and powers[t.name].signal
         ]
@@ -218,7 +214,9 @@ def _fits(
     scale = tensor.scales[0]
     if math.isclose(scale, expected, rel_tol=CLOSE):
         return True
-    readers = [each for each in _main(facts) if any(t is not None and t.name == tensor.name for t in each.inputs)]
+    readers = [
+        each for each in facts.main_operators if any(t is not None and t.name == tensor.name for t in each.inputs)
+    ]
     if any(each.kind in SHARED for each in (operator, *readers)):
         return scale >= expected * (1 - CLOSE)
     others = [_expected(tensor, interval) for interval in bounds.values()]
@@ -230,7 +228,7 @@ def _quantized_tensors(facts: TfliteFacts) -> dict[str, tuple[TfliteOperator, Tf
     """Those that operators make in integers, with who makes them."""
     return {
         tensor.name: (operator, tensor)
-        for operator in _main(facts)
+        for operator in facts.main_operators
         for tensor in operator.outputs
         if tensor.type in BITS and len(tensor.scales) == 1
     }
