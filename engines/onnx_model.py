@@ -163,7 +163,7 @@ def check_options(model_facts: OnnxModelFacts, options: BuildOptions, path: Path
         EngineError: they do not; an engine of another precision than asked would be the result.
     """
     precision = precision_named(options.precision)
-    if precision.is_integer and not precision.has_scales and not precision.is_dynamic:
+    if precision.is_static and not precision.has_scales:
         raise EngineError(
             f"{path}: precision {precision.name} is requested, which no ONNX file is written in here; ask for int8, or "
             "take litert, which has it"

@@ -31,9 +31,14 @@ class Precision:
     """Whether the model is written with the ranges that calibration found."""
 
     @property
+    def is_static(self) -> bool:
+        """Whether it is integers, those of activations with scales that calibration found."""
+        return self.is_integer and not self.is_dynamic
+
+    @property
     def has_scales(self) -> bool:
-        """Whether it is integers of one width throughout, with scales that calibration found, as Q/DQ nodes write."""
-        return self.is_integer and not self.is_dynamic and self.weight_bits == self.activation_bits
+        """Whether it is static with integers of one width throughout, as Q/DQ nodes write."""
+        return self.is_static and self.weight_bits == self.activation_bits
 
     @property
     def title(self) -> str:

@@ -126,7 +126,7 @@ def scale_mismatches(evidence: TfliteEvidence) -> Iterator[str]:
 def bounds_of(ranges: Ranges | None, facts: TfliteFacts) -> TensorBounds:
     """What calibration found, as a file of that precision is written with it; empty where it is not known."""
     precision = precision_named(facts.precision())
-    if ranges is None or not precision.is_integer or precision.is_dynamic:
+    if ranges is None or not precision.is_static:
         return {}
     record = ranges_from_folder(ranges.path)
     if not precision.has_scales:  # 65,536 levels: nothing that was seen is clipped.
@@ -139,7 +139,7 @@ def _quantized_anew(model: Path, facts: TfliteFacts, seen: TensorBounds) -> byte
     precision = precision_named(facts.precision())
     channels = max((len(each.weights.scales) for each in facts.products if each.weights is not None), default=1)
     form = TfliteFormat(precision, per_channel=channels > 1, weight_bits=4 if facts.num_4_bits() else 8)
-    return quantized(model, form, seen if precision.is_integer and not precision.is_dynamic else {})
+    return quantized(model, form, seen if precision.is_static else {})
 
 
 def _runner(stack: ExitStack, path: Path) -> SampleRunner:

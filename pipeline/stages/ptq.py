@@ -89,7 +89,7 @@ class Ptq(Stage):
 
     def reads_ranges(self, precision: Precision) -> bool:
         """Where the scales of activations are fixed; so not for FP16, which is not clipped here."""
-        return precision.is_integer and not precision.is_dynamic
+        return precision.is_static
 
     def versions(self, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""

@@ -160,18 +160,17 @@ class Tolerate(Stage):
             sessions = Sessions(stack, self.runner, self.num_threads)
             amaxes: dict[str, float] = {}
             precision = precision_named(rounding.precision)
-            clips = precision.is_integer and not precision.is_dynamic
             if precision.is_dynamic:
                 lots = [self._lot_of_found_scales(proto, rounding, sessions)]
-            elif precision.is_integer and rounding.target == "tflite":
+            elif precision.is_static and rounding.target == "tflite":
                 lots = self._lots_of_whole_integers(model, proto, samples, rounding, sessions)
-            elif precision.is_integer:
+            elif precision.is_static:
                 lots, amaxes = self._lots_of_int8(model, proto, samples, rounding, sessions)
             else:
                 lots = [self._lot_of_floats(proto, rounding, sessions)]
             most = Round(self.num_draws, len(spread(samples.num_samples, self.num_samples)))
             drawing = Drawing(self._reference(model, samples), sessions, self.seed)
-            draws = draw_lots(drawing, lots, most, self.num_deviations, clips=clips)
+            draws = draw_lots(drawing, lots, most, self.num_deviations, clips=precision.is_static)
         record = asdict(rounding) | {
             "num_samples": len(draws.indices),
             "num_given": samples.num_samples,
