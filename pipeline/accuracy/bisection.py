@@ -82,9 +82,8 @@ class Evidence:
         """What is wrong with the model's scales, a sentence each; the last says how many more there are."""
         if self.model is None or self.ranges is None:
             return []
-        mismatches = list(scale_mismatches(model_from_file(self.model.path), self.spans()))
-        sentences = [mismatch.sentence() for mismatch in mismatches[:NUM_KEPT]]
-        return sentences + [f"so are {len(mismatches) - NUM_KEPT} further tensors"] * (len(mismatches) > NUM_KEPT)
+        mismatches = scale_mismatches(model_from_file(self.model.path), self.spans())
+        return _first([mismatch.sentence() for mismatch in mismatches])
 
     def modules(self) -> tuple[str, ...]:
         """What is loaded by name."""
@@ -118,10 +117,7 @@ class TfliteEvidence:
 
     def scale_mismatches(self) -> list[str]:
         """What is wrong with the file's scales, a sentence each; the last says how many more there are."""
-        sentences = list(import_module(TFLITE_BISECTION).scale_mismatches(self))
-        return sentences[:NUM_KEPT] + [f"so are {len(sentences) - NUM_KEPT} further tensors"] * (
-            len(sentences) > NUM_KEPT
-        )
+        return _first(list(import_module(TFLITE_BISECTION).scale_mismatches(self)))
 
     def bisect(self, num_samples: int, _runner: ModelRunner) -> BisectionResult:
         """Where the file loses what the float one computes, by LiteRT's own kernels.
@@ -133,6 +129,11 @@ class TfliteEvidence:
         """
         result: BisectionResult = import_module(TFLITE_BISECTION).run_tflite_bisection(self, num_samples)
         return result
+
+
+def _first(sentences: list[str]) -> list[str]:
+    """The first of them; and how many tensors more they are about."""
+    return sentences[:NUM_KEPT] + [f"so are {len(sentences) - NUM_KEPT} further tensors"] * (len(sentences) > NUM_KEPT)
 
 
 @dataclass(frozen=True)
