@@ -26,7 +26,7 @@ from engines import module_of
 from pipeline.artifact import LayerNoises, OnnxModel, Ranges
 from pipeline.engine_runner import SIMULATOR, SampleRunner, Sessions, few, num_values_of_sample
 from pipeline.machine.packages import distribution_versions
-from pipeline.machine.progress import Bar
+from pipeline.machine.progress import counting
 
 FILE = "noise.json"
 ROUNDED, EXACT = np.zeros((), np.float32), np.ones((), np.float32)
@@ -127,13 +127,10 @@ def _noises(network: AdjustableNetwork, spans: Mapping[str, Span], run: SampleRu
 
     exact = answered(unrounded)
     powers: list[tuple[float, str, tuple[str, ...]]] = []
-    bar = Bar("noise of layers", len(changes))
-    try:
+    with counting("noise of layers", len(changes)) as on_change:
         for name, (nodes, change) in changes.items():
             powers.append((sum(map(_relative_noise, exact, answered(unrounded | change))), name, nodes))
-            bar.to(len(powers))
-    finally:
-        bar.close()
+            on_change(len(powers))
     total = sum(power for power, _, _ in powers)
     ordered = sorted(powers, key=lambda item: -item[0]) if total > 0 else []
     return [InputNoise(name, nodes, power / total) for power, name, nodes in ordered]

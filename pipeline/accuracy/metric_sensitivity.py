@@ -20,7 +20,7 @@ from pipeline.accuracy.mixed_precision import HeldBound, MixPrecision, MixtureJu
 from pipeline.artifact import LayerNoises, OnnxModel, Ranges
 from pipeline.engine_runner import SIMULATOR
 from pipeline.machine.packages import distribution_versions
-from pipeline.machine.progress import Bar
+from pipeline.machine.progress import counting
 
 MOST_RANKED = 64
 """The noisiest layers are tried, so many at most; others follow in the order of their noise."""
@@ -67,13 +67,10 @@ def _by_metric(judge: MixtureJudge, noises: list[InputNoise]) -> list[InputNoise
     names = {node: noise.name for noise in reversed(noises) for node in noise.nodes}
     groups, drop = ranked(noises), judge.point(()).metric_drop or 0.0
     gains: list[float] = []
-    bar = Bar("sensitivity of layers", min(len(groups), MOST_RANKED))
-    try:
+    with counting("sensitivity of layers", min(len(groups), MOST_RANKED)) as on_group:
         for group in groups[:MOST_RANKED]:
             gains.append(drop - (judge.point(group).metric_drop or 0.0))
-            bar.to(len(gains))
-    finally:
-        bar.close()
+            on_group(len(gains))
     order = sorted(range(len(gains)), key=lambda index: -gains[index])
     total = sum(max(gain, 0.0) for gain in gains) or 1.0
     tried = [InputNoise(names[groups[i][0]], groups[i], max(gains[i], 0.0) / total) for i in order]

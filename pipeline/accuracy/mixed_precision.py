@@ -42,7 +42,7 @@ from pipeline.engine_runner import SIMULATOR, Sessions, few
 from pipeline.errors import ConfigError
 from pipeline.json_record import finite
 from pipeline.machine.packages import distribution_versions
-from pipeline.machine.progress import Bar
+from pipeline.machine.progress import waiting
 from pipeline.tasks.coco import version_behind
 
 FILE = "mixture.json"
@@ -99,11 +99,8 @@ class MixPrecision:
         judge = MixtureJudge(self, model_from_file(model.path), spans_from_ranges(record), held)
         bound = held.bound
         ranking = ranked(noises_from_file(noises.path))
-        bar = Bar("mixed precision", 0)
-        try:
+        with waiting("mixed precision"):
             chosen = fewest(ranking, judge.holds)
-        finally:
-            bar.close()
         if chosen is None or judge.is_all_in_float(chosen):
             raise DataError(
                 f"[quantize]: no mixture holds {bound.words()}: with {judge.most_in_float.num_in_float} nodes in float "

@@ -24,7 +24,7 @@ from engines import module_of
 from pipeline.artifact import OnnxModel, Ranges, WeightCodes
 from pipeline.engine_runner import SIMULATOR, Sessions, few
 from pipeline.machine.packages import distribution_versions
-from pipeline.machine.progress import Bar
+from pipeline.machine.progress import counting
 
 MOST_SAMPLES = 128
 """Evenly spread."""
@@ -58,13 +58,12 @@ class RoundWeights:
         spans = spans_from_ranges(ranges_from_folder(ranges.path).read_for(self.options.target))
         graph = opened(model_from_file(model.path))
         products = products_of(graph.graph, place(graph.graph, spans, self.options))
+        inputs = {value.name for value in graph.graph.inputs}
         num_samples = min(samples.num_samples, MOST_SAMPLES)
         rounded: dict[str, RoundedProduct] = {}
-        bar = Bar("rounding", len(products))
-        try:
+        with counting("rounding", len(products)) as on_product:
             for part in parts_of(products, MOST_MOMENTS):
                 windows = dict.fromkeys(product.window for product in part)
-                inputs = {value.name for value in graph.graph.inputs}
                 names = dict.fromkeys(window.tensor for window in windows if window.tensor not in inputs)
                 watched = watch_tensors(closed(graph), names)
                 with ExitStack() as stack:
@@ -73,9 +72,7 @@ class RoundWeights:
                 for product in part:
                     if product.window in moments:
                         rounded[product.weight.reader.node] = rounded_product(product, moments[product.window])
-                    bar.to(len(rounded))
-        finally:
-            bar.close()
+                    on_product(len(rounded))
         return _written(out / "codes", rounded, num_samples, len(products))
 
 
