@@ -101,13 +101,18 @@ def check_plan_here(plan: Path, record: Mapping[str, Any], backend: str, here: M
             raise Unavailable(f"{plan}: {reason}")
 
 
+def is_stripped(record: Mapping[str, Any]) -> bool:
+    """Whether a plan was built without weights, by its record."""
+    return bool(record.get("options", {}).get("weights") == "stripped")
+
+
 def check_weights_inside(plan: Path, record: Mapping[str, Any]) -> None:
     """That an engine can run as it is.
 
     Raises:
         Unavailable: it was built without weights.
     """
-    if record.get("options", {}).get("weights") == "stripped":
+    if is_stripped(record):
         raise Unavailable(
             f"{plan}: has no weights; fill it with `trtforge refit {plan} MODEL -o FILE`, MODEL being the file that it "
             'was built from, or build it with weights = "fixed"'

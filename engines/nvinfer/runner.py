@@ -57,6 +57,19 @@ class PlanChecks:
     of_data: Callable[[bytes], None] = _any_bytes
     """Of the very bytes that are deserialized."""
 
+    def bytes_of(self, engine: Path) -> bytes:
+        """Those of an engine, once they were asked about.
+
+        Raises:
+            EngineError: it cannot be read; or as ``of_data``.
+        """
+        try:
+            data = engine.read_bytes()
+        except OSError as error:
+            raise EngineError(f"{engine}: cannot be read ({error}); build it again") from error
+        self.of_data(data)
+        return data
+
 
 UNCHECKED = PlanChecks()
 
@@ -193,16 +206,11 @@ class NvinferRunner:
     def _load(self, trt: Any) -> None:
         self._trt = trt
         self._tail = logger(trt)[1]
-        self._tail.clear()
         runtime = self._runtime = runtime_for(trt, self._path, self._record, self._plugins)
         options = self._record.get("options", {})
         if self._use.count_memory:
             self._allocator = runtime.gpu_allocator = counting_allocator(trt, self._gpu.allocate)
-        try:
-            data = self._path.read_bytes()
-        except OSError as error:
-            raise EngineError(f"{self._path}: cannot be read ({error}); build it again") from error
-        self._checks.of_data(data)
+        data = self._checks.bytes_of(self._path)
         engine = self._deserialized(data)
         io = self._io = io_of(trt, engine, self._path)
         self.inputs, self.outputs = io.inputs, io.outputs
@@ -238,6 +246,7 @@ def runtime_for(trt: Any, path: Path, record: Mapping[str, Any], plugins: Sequen
         EngineError: a plugin does not load.
     """
     log, tail = logger(trt)
+    tail.clear()
     load_plugins(trt, plugins, tail.text)
     register_plugins(trt)
     try:

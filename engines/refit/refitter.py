@@ -33,6 +33,7 @@ from engines.nvinfer.capability import (
 from engines.nvinfer.error_hints import is_out_of_memory, with_hint
 from engines.nvinfer.inspection import Inspection
 from engines.nvinfer.loading import EngineLoader
+from engines.nvinfer.plan_header import is_stripped
 from engines.nvinfer.runner import refused_by, runtime_for
 from engines.onnx_model import OnnxModelFacts, facts
 from engines.plugin_library import libraries_for
@@ -41,7 +42,6 @@ from engines.refitting import ChangedWeights, RefitOutcome
 
 BATCH_NORM = "BatchNormalization"
 """The parser makes one layer of its four tensors, whose weights have names of their own."""
-STRIPPED = "stripped"
 AGAIN = "build it again from that model"
 ASK_FOR = 'build it with weights = "refittable" in [build], or `trtforge build --weights refittable`'
 
@@ -61,27 +61,24 @@ class PlanRefitter:
         record = checks.preflight(engine)
         trt, plugins = self.loader.import_trt(), libraries_for(engine, record)
         tail = logger(trt)[1]
-        tail.clear()
         runtime = runtime_for(trt, engine, record, plugins)
-        data = _bytes_of(engine)
-        checks.of_data(data)
-        loaded = runtime.deserialize_cuda_engine(data)
+        loaded = runtime.deserialize_cuda_engine(checks.bytes_of(engine))
         if loaded is None:
             raise refused_by(engine, tail.text())
-        options, is_stripped = _options_of(record), record.get("options", {}).get("weights") == STRIPPED
+        options, lacks_weights = _options_of(record), is_stripped(record)
         num_weights = _refitted(trt, loaded, _Files(engine, model), changed, options)
-        plan = _serialized(trt, loaded, stays_refittable=not is_stripped)
+        plan = _serialized(trt, loaded, stays_refittable=not lacks_weights)
         del loaded  # Its memory is free for the new one.
         again = runtime.deserialize_cuda_engine(plan)
         if again is None:
             raise EngineError(with_hint(f"{engine}: does not load any more once it is refitted", tail.text()))
         target.write_bytes(plan)
-        seen = self.inspect(plan, facts(model), options) if is_stripped else Inspection(-1)
+        seen = self.inspect(plan, facts(model), options) if lacks_weights else Inspection(-1)
         return RefitOutcome(
             size_bytes=len(plan),
             seconds=time.perf_counter() - start,
             num_weights=num_weights,
-            is_refittable=bool(again.refittable) and not is_stripped,
+            is_refittable=bool(again.refittable) and not lacks_weights,
             num_int8=seen.num_int8,
             layers=seen.layers,
             layers_from=seen.source,
@@ -118,13 +115,6 @@ def _refitted(trt: Any, engine: Any, files: _Files, changed: ChangedWeights, opt
         raise kind(with_hint(f"{files.engine}: cannot be refitted with {files.model}", tail.text()))
     del source
     return len(refitter.get_all_weights())
-
-
-def _bytes_of(engine: Path) -> bytes:
-    try:
-        return engine.read_bytes()
-    except OSError as error:
-        raise EngineError(f"{engine}: cannot be read ({error}); build it again") from error
 
 
 def _check_replaceable(refitter: Any, changed: ChangedWeights, engine: Path) -> None:
