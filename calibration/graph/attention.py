@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from calibration.graph.editing import (
     add_initializer,
+    attribute_ints,
     constant,
     dimensions,
     is_constant,
@@ -225,8 +226,7 @@ def permutation_of(node: ir.Node | None) -> tuple[int, ...]:
     """Of a Transpose; nothing for any other node."""
     if node is None or node.op_type != "Transpose" or node.domain not in ("", "ai.onnx"):
         return ()
-    attribute = node.attributes.get("perm")
-    return tuple(attribute.as_ints()) if attribute is not None else ()
+    return attribute_ints(node, "perm")
 
 
 def _transpose_keys(graph: ir.Graph) -> int:

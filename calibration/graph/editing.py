@@ -266,6 +266,12 @@ def attribute_int(node: ir.Node, name: str, default: int) -> int:
     return default if attribute is None else attribute.as_int()
 
 
+def attribute_ints(node: ir.Node, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """An attribute of several integers, or what stands for it where there is none."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else tuple(attribute.as_ints())
+
+
 def attribute_float(node: ir.Node, name: str, default: float) -> float:
     """A float attribute, or ONNX's default for it."""
     attribute = node.attributes.get(name)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from calibration.graph.editing import (
     add_initializer,
     attribute_int,
+    attribute_ints,
     constant,
     dimensions,
     rewritten,
@@ -85,7 +86,7 @@ class _TransposeMover:
         first = node.inputs[0].producer() if node.inputs[0] is not None else None
         if first is None or first.op_type != "Transpose" or first.inputs[0] is None or first.graph is not self._graph:
             return
-        inner, outer = _perm(first), _perm(node)
+        inner, outer = attribute_ints(first, "perm"), attribute_ints(node, "perm")
         is_back = bool(inner) and [inner[axis] for axis in outer] == list(range(len(inner)))
         if is_back and not node.outputs[0].is_graph_output():
             ir.convenience.replace_all_uses_with(node.outputs[0], first.inputs[0])
@@ -109,9 +110,9 @@ class _TransposeMover:
         source = node.inputs[0].producer()
         if source is None or (source.op_type not in SPATIAL and source not in self._moved):
             return ()
-        permutation = _perm(node)
+        permutation = attribute_ints(node, "perm")
         rank = len(permutation)
-        return permutation if rank > 3 and permutation == [0, *range(2, rank), 1] else ()
+        return permutation if rank > 3 and permutation == (0, *range(2, rank), 1) else ()
 
     def _move_behind(self, node: ir.Node, permutation: list[int]) -> None:
         """Compute of what the Transposes read, and transpose the result."""
@@ -166,11 +167,6 @@ class _TransposeMover:
         name = unique(name, self._taken)
         self._taken.add(name)
         return name
-
-
-def _perm(node: ir.Node) -> list[int]:
-    attribute = node.attributes.get("perm")
-    return list(attribute.as_ints()) if attribute is not None else []
 
 
 def _data(node: ir.Node) -> list[ir.Value] | None:

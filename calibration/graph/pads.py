@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from calibration.graph.editing import (
     attribute_int,
+    attribute_ints,
     attribute_string,
     constant,
     dimensions,
@@ -77,8 +78,7 @@ def _fold_into(reader: ir.Node, edges: tuple[list[int], list[int]], data: ir.Val
     ):
         return False
     begin, end = edges
-    padding = reader.attributes.get("pads")
-    padded = list(padding.as_ints()) if padding is not None else [0] * (2 * len(begin))
+    padded = attribute_ints(reader, "pads", (0,) * (2 * len(begin)))
     summed = [old + new for old, new in zip(padded, (*begin, *end), strict=True)]
     if reader.op_type == "MaxPool":
         if not _is_pool_of_positive(reader, data, summed) or any(padded):

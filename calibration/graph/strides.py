@@ -6,6 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from calibration.graph.editing import (
+    attribute_ints,
     attribute_string,
     constant,
     dimensions,
@@ -130,17 +131,15 @@ def _stride(node: ir.Node) -> tuple[int, ...] | None:
     shape = dimensions(node.inputs[1])
     if shape is None or len(shape) < 3 or any(size != 1 for size in shape[2:]):
         return None
-    pads = node.attributes.get("pads")
     is_bare = attribute_string(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
-    if not is_bare or (pads is not None and any(pads.as_ints())):
+    if not is_bare or any(attribute_ints(node, "pads")):
         return None
     stride = _strides(node, len(shape) - 2)
     return stride if max(stride) > 1 else None
 
 
 def _strides(node: ir.Node, rank: int) -> tuple[int, ...]:
-    strides = node.attributes.get("strides")
-    return tuple(strides.as_ints()) if strides is not None else (1,) * rank
+    return attribute_ints(node, "strides", (1,) * rank)
 
 
 def _adds_alike(node: ir.Node) -> bool:

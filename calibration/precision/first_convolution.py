@@ -18,6 +18,7 @@ from calibration.arrays import AnyArray
 from calibration.graph.editing import (
     add_initializer,
     attribute_int,
+    attribute_ints,
     attribute_string,
     constant,
     dimensions,
@@ -30,7 +31,7 @@ MULTIPLE = 4
 """Of the number of channels, from where on the kernel is quick."""
 MOST_MULTIPLICATIONS = 3.0
 """Times those of the convolution as it is, most of them by zero; beyond, nothing is won."""
-TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 """Permutations that bring channels last, and first."""
 
 
@@ -71,11 +72,11 @@ def column_view(node: ir.Node) -> ColumnView | None:
     num_in, width, kernel = weight[1], data[3], weight[3]
     if not num_in or not width or not kernel or num_in >= MULTIPLE or data[1] != num_in:
         return None
-    pads, strides, dilations = (_ints(node, name, default) for name, default in _ATTRIBUTES)
+    pads, strides, dilations = (attribute_ints(node, name, default) for name, default in _ATTRIBUTES)
     is_plain = attribute_string(node, "auto_pad", "NOTSET") == "NOTSET" and attribute_int(node, "group", 1) == 1
     stride, num_columns = strides[1], MULTIPLE // gcd(MULTIPLE, num_in)
     fits = num_columns % stride == 0 or stride % num_columns == 0
-    if not is_plain or not fits or dilations != [1, 1] or width % max(stride, num_columns):
+    if not is_plain or not fits or dilations != (1, 1) or width % max(stride, num_columns):
         return None
     if (width + pads[1] + pads[3] - kernel) // stride + 1 != width // stride:
         return None
@@ -87,12 +88,7 @@ def column_view(node: ir.Node) -> ColumnView | None:
     return ColumnView(num_columns, num_outputs, max(stride // num_columns, 1), left, wide, pads[1], stride)
 
 
-_ATTRIBUTES = (("pads", [0, 0, 0, 0]), ("strides", [1, 1]), ("dilations", [1, 1]))
-
-
-def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else list(attribute.as_ints())
+_ATTRIBUTES = (("pads", (0, 0, 0, 0)), ("strides", (1, 1)), ("dilations", (1, 1)))
 
 
 def widen_convolutions(graph: ir.Graph) -> int:
@@ -114,7 +110,7 @@ def _widen(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     writer = _Writer(graph)
     (quantize, dequantize), weight = pair, constants[0][0]
-    pads, strides = _ints(node, "pads", [0] * 4), _ints(node, "strides", [1, 1])
+    pads, strides = attribute_ints(node, "pads", (0,) * 4), attribute_ints(node, "strides", (1, 1))
     right = max(view.width - view.stride - view.left, 0)
     arrays = [view.weight(weight), *(np.tile(each[0], view.num_outputs) for each in constants[1:])]
     for index, (values, each) in enumerate(zip(arrays, constants, strict=True), start=1):
@@ -234,7 +230,7 @@ class _Writer:
         reshape.outputs[0].type = value.type
         return [reshape, self._turned(reshape.outputs[0], TO_FIRST, name)]
 
-    def _turned(self, value: ir.Value, permutation: list[int], name: str) -> ir.Node:
+    def _turned(self, value: ir.Value, permutation: tuple[int, ...], name: str) -> ir.Node:
         node = self._node("Transpose", [value], name, [ir.AttrInt64s("perm", permutation)])
         node.outputs[0].type = value.type
         return node
@@ -253,7 +249,7 @@ class _Writer:
         return name
 
 
-def _turns(node: ir.Node) -> list[int] | None:
+def _turns(node: ir.Node) -> tuple[int, ...] | None:
     """The permutation of a Transpose."""
     is_transpose = node.op_type == "Transpose" and node.domain in ("", "ai.onnx")
-    return _ints(node, "perm", []) if is_transpose else None
+    return attribute_ints(node, "perm") if is_transpose else None

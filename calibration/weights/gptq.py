@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from calibration.arrays import Floats
-from calibration.graph.editing import attribute_int, attribute_string, constant
+from calibration.graph.editing import attribute_int, attribute_ints, attribute_string, constant
 from calibration.precision.placement import ChosenCodes, QdqPlacement, QuantizedWeight
 from calibration.precision.scale import LEVELS_OF_4_BITS, NUM_LEVELS, spread_scales
 from calibration.precision.weights import bias_of, is_plain, rounded_weight
@@ -85,15 +85,10 @@ def _window_of(node: ir.Node) -> SumWindow | None:
     if node.op_type != "Conv" or weight.shape[0] % num_groups:
         return None
     kernel = weight.shape[2:]
-    strides, dilations, pads = (_integers(node, each) for each in ("strides", "dilations", "pads"))
     ones, auto_pad = (1,) * len(kernel), attribute_string(node, "auto_pad", "NOTSET")
+    strides, dilations = (attribute_ints(node, each, ones) for each in ("strides", "dilations"))
     same = auto_pad if auto_pad.startswith("SAME") else ""
-    return SumWindow(name, kernel, strides or ones, dilations or ones, pads, same, num_groups)
-
-
-def _integers(node: ir.Node, name: str) -> tuple[int, ...]:
-    attribute = node.attributes.get(name)
-    return () if attribute is None else tuple(attribute.as_ints())
+    return SumWindow(name, kernel, strides, dilations, attribute_ints(node, "pads"), same, num_groups)
 
 
 def rounded_product(product: Product, moments: Moments) -> RoundedProduct:

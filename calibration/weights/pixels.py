@@ -19,6 +19,7 @@ from calibration.errors import ModelError
 from calibration.graph.editing import (
     add_initializer,
     attribute_int,
+    attribute_ints,
     attribute_string,
     change_constant,
     closed,
@@ -253,7 +254,7 @@ def _pads(conv: ir.Node, weight: AnyArray) -> bool:
     """Whether a convolution sees zeros around its data."""
     how = attribute_string(conv, "auto_pad", "NOTSET")
     if how == "NOTSET":
-        return "pads" in conv.attributes and any(conv.attributes["pads"].as_ints())
+        return any(attribute_ints(conv, "pads"))
     return how != "VALID" and any(size != 1 for size in weight.shape[2:])
 
 
