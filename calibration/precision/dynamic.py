@@ -25,7 +25,6 @@ import onnx_ir as ir
 from calibration.errors import ModelError
 from calibration.graph.editing import (
     add_initializer,
-    attribute_float,
     attribute_int,
     closed,
     constant,
@@ -47,6 +46,7 @@ from calibration.precision.placement import (
     NodeInput,
     QuantizedWeight,
     is_float_weight,
+    is_plain,
     weight_axis,
 )
 from calibration.precision.scale import Arithmetic
@@ -179,10 +179,7 @@ class _Writer:
             return "" if 3 * array.size > BYTES_OF_NODES else "its weight is so small that the file would grow"
         if array.ndim != 2:
             return "its weight is not a matrix"
-        if node.op_type == "Gemm":
-            scaled = attribute_float(node, "alpha", 1.0) != 1.0 or attribute_float(node, "beta", 1.0) != 1.0
-            return "it has alpha, beta or transA" if scaled or attribute_int(node, "transA", 0) else ""
-        return ""
+        return "" if is_plain(node) else "it has alpha, beta or transA"
 
     def store(self, node: ir.Node) -> None:
         """Keep the weight in INT8, and compute as before: the runtime restores it as it loads the file."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from calibration.errors import ModelError
-from calibration.graph.editing import attribute_float, attribute_int, constant, from_constants
+from calibration.graph.editing import attribute_int, constant, from_constants
 from calibration.graph.fold import join_bias, split_bias
 from calibration.precision import placement_onnxruntime, placement_tensorrt
 from calibration.precision.placement import (
@@ -23,6 +23,7 @@ from calibration.precision.placement import (
     QuantizedWeight,
     fixed_span,
     is_float_weight,
+    is_plain,
     span_in_model,
 )
 from calibration.ranges.span import Span
@@ -115,10 +116,9 @@ def _blocked_products(graph: ir.Graph, options: PlacementOptions) -> tuple[dict[
         if data is None or weight is None or data.name in fixed or data.dtype not in (None, ir.DataType.FLOAT):
             continue
         num_terms = weight.shape[-1 if attribute_int(node, "transB", 0) else 0] if weight.ndim == 2 else 0
-        scaled = attribute_float(node, "alpha", 1.0) != 1.0 or attribute_float(node, "beta", 1.0) != 1.0
         if weight.ndim != 2:
             why_not[node.name or ""] = "its weight is no matrix"
-        elif node.op_type == "Gemm" and (scaled or attribute_int(node, "transA", 0)):
+        elif not is_plain(node):
             why_not[node.name or ""] = "it has alpha, beta or transA"
         elif options.target == "tensorrt" and num_terms % size:
             why_not[node.name or ""] = f"its sums of {num_terms} are no whole number of blocks of {size}"

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from calibration.errors import DataError
-from calibration.graph.editing import attribute_int, constant, is_constant
+from calibration.graph.editing import attribute_float, attribute_int, constant, is_constant
 from calibration.precision.scale import Arithmetic, DataType, Quantization
 from calibration.ranges.span import Span
 
@@ -223,6 +223,12 @@ def span_in_model(node: ir.Node | onnx.NodeProto | None, span: Span) -> Span:
     """The range that a placement takes for what a node makes: the user's, or that by definition, or ``span`` itself."""
     fixed = fixed_span(node)
     return span if fixed is None or span.is_set else replace(fixed, channel_means=span.channel_means)
+
+
+def is_plain(node: ir.Node) -> bool:
+    """Whether a product is data times weight plus bias, and nothing is scaled or turned."""
+    scaled = attribute_float(node, "alpha", 1.0) != 1.0 or attribute_float(node, "beta", 1.0) != 1.0
+    return not scaled and not attribute_int(node, "transA", 0)
 
 
 def weight_axis(node: ir.Node) -> int | None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from calibration.graph.editing import attribute_float, attribute_int, constant
+from calibration.graph.editing import attribute_int, constant
 from calibration.precision.hard_sigmoid_levels import hard_sigmoid_levels
 from calibration.precision.input_arithmetic import input_arithmetic
 from calibration.precision.placement import (
@@ -32,6 +32,7 @@ from calibration.precision.placement import (
     QuantizedTensor,
     QuantizedWeight,
     is_float_weight,
+    is_plain,
     readers_of,
     weight_axis,
 )
@@ -101,10 +102,8 @@ def _why_not(context: PlacementContext, node: ir.Node) -> str | None:
         return "its weight is not a float32 constant"
     if not context.is_activation(data):
         return "its input is not float32 data"
-    if node.op_type == "Gemm":
-        scaled = attribute_float(node, "alpha", 1.0) != 1.0 or attribute_float(node, "beta", 1.0) != 1.0
-        if scaled or attribute_int(node, "transA", 0):
-            return "it has alpha, beta or transA"
+    if not is_plain(node):
+        return "it has alpha, beta or transA"
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = constant(node.inputs[2])
         if bias is None or bias.ndim != 1:

@@ -25,8 +25,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from calibration.arrays import AnyArray, Floats
-from calibration.graph.editing import attribute_float, attribute_int, constant, dimensions
-from calibration.precision.placement import QuantizedWeight
+from calibration.graph.editing import attribute_int, constant, dimensions
+from calibration.precision.placement import QuantizedWeight, is_plain
 from calibration.precision.scale import (
     LEVELS_OF_4_BITS,
     NUM_LEVELS,
@@ -180,12 +180,6 @@ def _mean_shift(node: ir.Node, weight: QuantizedWeight, error: Floats) -> Floats
         return None
     rows = error if weight.axis == 0 else error.T
     return np.asarray(rows @ means) if rows.shape[1] == means.size else None
-
-
-def is_plain(node: ir.Node) -> bool:
-    """Whether a product is data times weight plus bias, and nothing is scaled or turned."""
-    scaled = attribute_float(node, "alpha", 1.0) != 1.0 or attribute_float(node, "beta", 1.0) != 1.0
-    return not scaled and not attribute_int(node, "transA", 0)
 
 
 @dataclass(frozen=True)

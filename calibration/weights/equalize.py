@@ -26,6 +26,7 @@ from calibration.graph.editing import (
     unique,
     value_names,
 )
+from calibration.precision.placement import is_plain
 
 PASSED = ("Relu", "LeakyRelu")
 """What may stand between: f(s x) = s f(x) for s > 0."""
@@ -131,10 +132,7 @@ def _read(node: ir.Node) -> _Product | None:
 def _axes(node: ir.Node, weight: npt.NDArray[Any]) -> tuple[int, int] | None:
     """The axes of output and input channels; None of what has none that are channels of one tensor alone."""
     if node.op_type == "Gemm":
-        plain = not attribute_int(node, "transA", 0) and all(
-            node.attributes[name].as_float() == 1.0 for name in ("alpha", "beta") if name in node.attributes
-        )
-        if not plain:
+        if not is_plain(node):
             return None
         return (0, 1) if attribute_int(node, "transB", 0) else (1, 0)
     groups = attribute_int(node, "group", 1)

@@ -21,9 +21,9 @@ import onnx_ir as ir
 
 from calibration.arrays import Floats
 from calibration.graph.editing import attribute_int, attribute_ints, attribute_string, constant
-from calibration.precision.placement import ChosenCodes, QdqPlacement, QuantizedWeight
+from calibration.precision.placement import ChosenCodes, QdqPlacement, QuantizedWeight, is_plain
 from calibration.precision.scale import LEVELS_OF_4_BITS, NUM_LEVELS, spread_scales
-from calibration.precision.weights import bias_of, is_plain, rounded_weight
+from calibration.precision.weights import bias_of, rounded_weight
 from calibration.ranges.moments import Moments, SumWindow
 
 DAMPING = 0.01
