@@ -73,8 +73,7 @@ class WholeIntegerNetwork:
         """
         self._graph, self._options = opened(model).graph, options
         rounded = rounded_from_onnx(model, None, lambda graph: place_throughout(graph, options, spans))
-        self.model, self._prefixes = rounded.model, tuple(rounded.steps)
-        self._tensors = tuple(each.tensor for each in place_throughout(self._graph, options, spans).tensors)
+        self.model, self._prefixes = rounded.model, dict(zip(rounded.placed, rounded.steps, strict=True))
 
     def steps(self, spans: Mapping[str, Span]) -> dict[str, Quantization]:
         """How each tensor is quantized with these ranges, by the prefix of its inputs; see ``steps_feed``.
@@ -85,7 +84,7 @@ class WholeIntegerNetwork:
         placed = {
             each.tensor: each.quantization for each in place_throughout(self._graph, self._options, spans).tensors
         }
-        return {prefix: placed.get(tensor, zero) for prefix, tensor in zip(self._prefixes, self._tensors)}
+        return {prefix: placed.get(tensor, zero) for tensor, prefix in self._prefixes.items()}
 
 
 def place_throughout(graph: ir.Graph, options: WholeInteger, spans: Mapping[str, Span]) -> QdqPlacement:
@@ -102,8 +101,8 @@ def place_throughout(graph: ir.Graph, options: WholeInteger, spans: Mapping[str,
         if how is not None:
             is_output = value.is_graph_output() and not value.is_graph_input()
             tensors.append(QuantizedTensor(value.name or "", how, readers_of(value), is_output))
-    weights = [_weight(node, options) for node in graph if node.op_type in PRODUCTS and is_float_weight(node.inputs[1])]
-    return QdqPlacement("onnxruntime", tuple(tensors), tuple(weights), (), (), ())
+    weights = tuple(_weight(node, options) for node in _products(graph))
+    return QdqPlacement("onnxruntime", tuple(tensors), weights, (), (), ())
 
 
 def _span(value: ir.Value, spans: Mapping[str, Span]) -> Span:
@@ -117,9 +116,13 @@ def _span(value: ir.Value, spans: Mapping[str, Span]) -> Span:
 def throughout(model: onnx.ModelProto, weight_bits: int, one_scale: tuple[str, ...]) -> FoundScales:
     """Dynamic-range INT8 as such files have it: all products with a constant weight, and their data."""
     options = WholeInteger(weight_bits=weight_bits, one_scale=one_scale)
-    products = [node for node in opened(model).graph if node.op_type in PRODUCTS and is_float_weight(node.inputs[1])]
+    products = _products(opened(model).graph)
     weights = tuple(_weight(node, options) for node in products)
     return FoundScales(weights, frozenset(node.name or "" for node in products))
+
+
+def _products(graph: ir.Graph) -> list[ir.Node]:
+    return [node for node in graph if node.op_type in PRODUCTS and is_float_weight(node.inputs[1])]
 
 
 def _quantization(span: Span, options: WholeInteger) -> Quantization | None:
