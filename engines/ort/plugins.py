@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -12,7 +12,10 @@ from engines.errors import EngineError
 from engines.onnx_model import ONNX_DOMAINS, nodes_in, read_model
 from engines.plugin_library import PluginLibrary
 
-Libraries: TypeAlias = tuple[PluginLibrary, ...]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Libraries: TypeAlias = "tuple[PluginLibrary, ...]"
 PLUGIN_PATHS = "trt_extra_plugin_lib_paths"
 """The option by which the provider loads libraries of plugins, with semicolons between their paths."""
 PLUGIN_DOMAIN = "trt.plugins"
