@@ -21,7 +21,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -188,6 +188,15 @@ def trtforge(*arguments: object) -> None:
     command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
     if failure := called(command):
         raise SystemExit(f"{' '.join(command)} ended with:\n{failure}")
+
+
+def environment(folder: Path, packages: Sequence[str]) -> Path:
+    """A virtual environment with these packages, made where it is not there: its Python."""
+    interpreter = folder / "bin" / "python"
+    if not interpreter.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([interpreter, "-m", "pip", "install", "--quiet", *packages], check=True)
+    return interpreter
 
 
 def python(interpreter: Path | str, code: str, *arguments: object) -> str:

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 
 from benchmarks.calibration import EXPORT, cpu_name, smooth_images
-from benchmarks.candidates import READER, python, trtforge
+from benchmarks.candidates import READER, environment, python, trtforge
 from benchmarks.trained import LITE_NAME, trained_networks
 from calibration.precision.scale import arithmetic_for
 from engines.cpu import cpu_flags
@@ -215,12 +215,7 @@ def main() -> None:
 
 def make_environment(folder: Path) -> Path:
     """The other engines, with our version of ONNX Runtime, in a virtual environment of their own: its Python."""
-    interpreter = folder / "bin" / "python"
-    if not interpreter.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        wanted = [f"onnxruntime=={version('onnxruntime')}", *PACKAGES[1:]]
-        subprocess.run([interpreter, "-m", "pip", "install", "--quiet", *wanted], check=True)
-    return interpreter
+    return environment(folder, [f"onnxruntime=={version('onnxruntime')}", *PACKAGES[1:]])
 
 
 def installed(interpreter: Path) -> str:

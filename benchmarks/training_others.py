@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.candidates import TFLITE, python
+from benchmarks.candidates import TFLITE, environment, python
 from benchmarks.int8_answers import tflite_answers
 
 Bools = npt.NDArray[np.bool_]
@@ -101,15 +100,6 @@ class OtherResult:
     right: tuple[Bools, ...]
     cpu_seconds: tuple[float, ...]
     failure: str = ""
-
-
-def environment(folder: Path, packages: Sequence[str]) -> Path:
-    """A virtual environment with these packages, made where it is not there: its Python."""
-    interpreter = folder / "bin" / "python"
-    if not interpreter.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([interpreter, "-m", "pip", "install", "--quiet", *packages], check=True)
-    return interpreter
 
 
 def by_others(given: SameSamples, environments: Path, seeds: Sequence[int]) -> Iterator[OtherResult]:
