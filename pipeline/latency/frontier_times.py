@@ -6,23 +6,21 @@ import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from calibration.data.batches import Samples
 from calibration.data.source import spread
-from calibration.graph.external_data import model_from_file, save_model
+from calibration.graph.external_data import model_from_file
 from calibration.precision.placement import PlacementOptions
-from calibration.precision.qdq import qdq_from_onnx
 from calibration.ranges.ranges import spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import module_of
 from pipeline.artifact import FrontierTimes, Mixture, OnnxModel, Ranges
-from pipeline.engine_runner import SIMULATOR, few, fixed_batch, load_model, padded
-from pipeline.latency.placement_times import race
+from pipeline.engine_runner import SIMULATOR, few, fixed_batch, padded
+from pipeline.latency.placement_times import TimedModels, race
 from pipeline.machine.packages import cpu_versions, distribution_versions
 
 FILE = "frontier.json"
@@ -66,17 +64,12 @@ class TimeFrontier:
             ModelError, EngineError: the model cannot be quantized, or not run.
         """
         spans = spans_from_ranges(ranges_from_folder(ranges.path).read_for(self.options.target))
-        proto, sets = model_from_file(model.path), mixture.read()["sets"]
+        sets = mixture.read()["sets"]
         chosen = _timed(sets)
-        models: list[onnx.ModelProto] = [proto]
-        for index in chosen:
-            options = replace(self.options, exclude=(*self.options.exclude, *sets[index]))
-            models.append(qdq_from_onnx(proto, spans, options).model)
         with tempfile.TemporaryDirectory(prefix="trtforge-") as folder, ExitStack() as stack:
-            runners = []
-            for each in models:
-                save_model(each, file := Path(folder) / "model.onnx")
-                runners.append(stack.enter_context(load_model(file, SIMULATOR, 1)))
+            models = TimedModels(Path(folder), model_from_file(model.path), spans, self.options)
+            placed = (models.placed(frozenset(sets[index]), stack) for index in chosen)
+            runners = [models.fp32(stack), *placed]
             times = race(runners, padded(next(few(samples, 1)), fixed_batch(runners[0])))
         fp32, *others = (round(float(np.median(row)) * 1e3, 5) for row in times)
         by_index = dict(zip(chosen, others, strict=True))

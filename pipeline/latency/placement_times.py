@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import onnx
 
 from calibration.graph.external_data import model_from_file, save_model
-from calibration.precision.float_groups import FloatGroup, first_choices, float_groups, integer_nodes
+from calibration.precision.float_groups import FloatGroup, IntegerNode, first_choices, float_groups, integer_nodes
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.ranges.ranges import spans_from_ranges
@@ -107,9 +108,9 @@ def measured_placement(
     model: onnx.ModelProto, spans: Mapping[str, Span], options: PlacementOptions
 ) -> MeasuredPlacement:
     """Measure what is quicker in float; see ``TimePlacement``."""
-    nodes = integer_nodes(model, spans, options)
     with tempfile.TemporaryDirectory(prefix="trtforge-") as folder, ExitStack() as stack:
-        models = _Models(Path(folder), model, spans, options)
+        models = TimedModels(Path(folder), model, spans, options)
+        nodes = models.nodes
         fp32 = models.fp32(stack)
         feed = feed_for(fp32.inputs, spans)
         if feed is None or not any(node.is_product for node in nodes):
@@ -136,7 +137,7 @@ def measured_placement(
 
 
 def _first_choice(
-    models: _Models, fp32: Runner, feed: Mapping[str, Array], choices: Sequence[FloatGroup]
+    models: TimedModels, fp32: Runner, feed: Mapping[str, Array], choices: Sequence[FloatGroup]
 ) -> tuple[frozenset[str], list[GroupTime]]:
     """The quickest of some placements; the first of them unless another is clearly quicker."""
     with ExitStack() as stack:
@@ -151,7 +152,7 @@ def _first_choice(
 
 
 def _with_groups(
-    models: _Models, feed: Mapping[str, Array], in_float: frozenset[str], groups: Sequence[FloatGroup]
+    models: TimedModels, feed: Mapping[str, Array], in_float: frozenset[str], groups: Sequence[FloatGroup]
 ) -> tuple[frozenset[str], list[GroupTime]]:
     """What is in float once each group was tried."""
     tried: list[GroupTime] = []
@@ -178,7 +179,7 @@ def _with_groups(
 
 
 def _from_float(
-    models: _Models, start: tuple[Runner, frozenset[str]], feed: Mapping[str, Array], groups: Sequence[FloatGroup]
+    models: TimedModels, start: tuple[Runner, frozenset[str]], feed: Mapping[str, Array], groups: Sequence[FloatGroup]
 ) -> tuple[frozenset[str] | None, list[GroupTime]]:
     """What is in float where only groups are in INT8 that make FP32 quicker; None if none does.
 
@@ -208,14 +209,19 @@ def is_quicker(old: Times, new: Times) -> bool:
     return bool(np.median(ratios) <= CLEAR_RATIO and (ratios < 1).mean() >= CLEAR_SHARE)
 
 
-class _Models:
+class TimedModels:
     """Opens the models that are compared, on one thread."""
 
     def __init__(
         self, folder: Path, model: onnx.ModelProto, spans: Mapping[str, Span], options: PlacementOptions
     ) -> None:
+        """``folder``: for their files, one after the other."""
         self._folder, self._model, self._spans, self._options = folder, model, spans, options
-        self._products = {node.name for node in integer_nodes(model, spans, options) if node.is_product}
+
+    @cached_property
+    def nodes(self) -> list[IntegerNode]:
+        """Those that the placement makes integers; DataError where a tensor has no range."""
+        return integer_nodes(self._model, self._spans, self._options)
 
     def fp32(self, stack: ExitStack) -> Runner:
         """The model as it is."""
@@ -228,7 +234,7 @@ class _Models:
 
     def has_products(self, in_float: frozenset[str]) -> bool:
         """Whether anything would be left in INT8."""
-        return not self._products <= in_float
+        return any(node.is_product and node.name not in in_float for node in self.nodes)
 
     def _opened(self, model: onnx.ModelProto, stack: ExitStack) -> Runner:
         file = self._folder / "model.onnx"
