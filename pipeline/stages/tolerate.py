@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -42,6 +42,7 @@ from calibration.ranges.ranges import (
     spans_from_ranges,
 )
 from calibration.ranges.ranges_file import ranges_from_folder
+from calibration.ranges.span import Span
 from engines import backend, module_of
 from engines.backends import onnxruntime
 from engines.precision import precision_named
@@ -83,6 +84,10 @@ class Rounding:
     block_size: int = 0
     one_scale: tuple[str, ...] = ()
     """Of ``tflite``: operators of ONNX whose weights have one scale, and not one for each channel."""
+
+    def range_methods(self) -> tuple[RangeMethod, ...]:
+        """The method, or each of them where it may be any."""
+        return METHODS if self.method == "any" else (self.method,)
 
     def form(self) -> Format:
         """The floating-point format of what is not INT8."""
@@ -217,13 +222,12 @@ class Tolerate(Stage):
         """By the method, or by each of them, the ranges of one half of the samples and of the other, in one session."""
         halves = self._halves(model, proto, samples, "all")
         bits = precision_named(rounding.precision).activation_bits
-        methods: tuple[RangeMethod, ...] = METHODS if rounding.method == "any" else (rounding.method,)
         spans = [
-            [spans_from_ranges(half) for half in halves.read(method, rounding.percentile, {})[:2]] for method in methods
+            [spans_from_ranges(half) for half in halves.read(method, rounding.percentile, {})[:2]]
+            for method in rounding.range_methods()
         ]
         network = WholeIntegerNetwork(proto, WholeInteger(bits, rounding.weight_bits, rounding.one_scale), spans[0][0])
-        run = sessions.opened(network.model)
-        return [[Drawn(run, partial(steps_feed, network.steps(half))) for half in lot] for lot in spans]
+        return _lots(network, spans, sessions)
 
     def _lots_of_int8(
         self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples, rounding: Rounding, sessions: Sessions
@@ -240,7 +244,7 @@ class Tolerate(Stage):
         def read(method: RangeMethod) -> list[RangesRecord]:
             return [ranges.with_means(means) for ranges in halves.read(method, rounding.percentile, rounding.methods)]
 
-        methods: tuple[RangeMethod, ...] = METHODS if rounding.method == "any" else (rounding.method,)
+        methods = rounding.range_methods()
         spans = [[spans_from_ranges(half) for half in read(method)[:2]] for method in methods]
         options = PlacementOptions(
             rounding.target,
@@ -250,9 +254,7 @@ class Tolerate(Stage):
             weight_bits=rounding.weight_bits,
             block_size=rounding.block_size,
         )
-        network = AdjustableNetwork(proto, options, spans[0][0])
-        run = sessions.opened(network.model)
-        lots: list[Lot] = [[Drawn(run, partial(steps_feed, network.steps(half))) for half in lot] for lot in spans]
+        lots = _lots(AdjustableNetwork(proto, options, spans[0][0]), spans, sessions)
         if len(methods) > 1:
             return lots, {}
         return lots, {name: tensor.amax for name, tensor in read(methods[0])[2].tensors.items()}
@@ -276,6 +278,14 @@ class Tolerate(Stage):
             _LAST_HALVES.clear()
             _LAST_HALVES[key] = _Halves((first, second), means)
         return _LAST_HALVES[key]
+
+
+def _lots(
+    network: AdjustableNetwork | WholeIntegerNetwork, spans: Sequence[Sequence[Mapping[str, Span]]], sessions: Sessions
+) -> list[Lot]:
+    """In one session, by method: the network with the ranges of one half of the samples and of the other."""
+    run = sessions.opened(network.model)
+    return [[Drawn(run, partial(steps_feed, network.steps(half))) for half in lot] for lot in spans]
 
 
 class _Halves:
