@@ -95,17 +95,14 @@ def found_scales(
 ) -> FoundScales:
     """What ``dynamic_from_onnx`` would write, of the FP32 model."""
     graph = opened(model).graph
-    writer = _Writer(graph, arithmetic)
     weights, in_integers = [], []
-    for node in graph:
-        if node.op_type not in PRODUCTS or node.domain not in ("", "ai.onnx"):
+    for node, reason in _products(graph, exclude):
+        if reason:
             continue
-        name, is_product = node.name or "", node.op_type in MATRIX_PRODUCTS
-        if node.op_type in exclude or name in exclude or writer.why_not(node):
-            continue
+        is_product = node.op_type in MATRIX_PRODUCTS
         in_pairs = is_product and arithmetic == "u8s7"
         weights.append(in_blocks(node, block) if block and is_product else by_channel(node, in_pairs))
-        in_integers += [name] * is_product
+        in_integers += [node.name or ""] * is_product
     return FoundScales(tuple(weights), frozenset(in_integers))
 
 
@@ -134,12 +131,9 @@ def dynamic_from_onnx(
     check_known(exclude, known_names(graph), "exclude")
     writer = _Writer(graph, arithmetic)
     notes, in_integers, stored = [], [], []
-    for node in list(graph):
-        if node.op_type not in PRODUCTS or node.domain not in ("", "ai.onnx"):
-            continue
+    for node, reason in _products(graph, exclude):
         name = node.name or ""
-        excluded = node.op_type in exclude or name in exclude
-        if reason := "the user excluded it" if excluded else writer.why_not(node):
+        if reason:
             notes.append(f"node '{name}' ({node.op_type}) stays FP32: {reason}")
         elif node.op_type in MATRIX_PRODUCTS:
             if block:
@@ -155,31 +149,40 @@ def dynamic_from_onnx(
     return DynamicallyQuantized(closed(opened_model), tuple(in_integers), tuple(stored), tuple(notes))
 
 
+def _products(graph: ir.Graph, exclude: Collection[str]) -> list[tuple[ir.Node, str]]:
+    """Convolutions and matrix products, each with why it keeps its weight; empty if it does not."""
+    fixed = from_constants(graph)
+    products = [node for node in graph if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx")]
+    return [
+        (node, "the user excluded it" if node.op_type in exclude or node.name in exclude else _why_not(node, fixed))
+        for node in products
+    ]
+
+
+def _why_not(node: ir.Node, fixed: Collection[str]) -> str:
+    data, weight = node.inputs[0], node.inputs[1]
+    if not is_float_weight(weight) or data is None:
+        return "its weight is not a float32 constant"
+    if data.dtype not in (None, ir.DataType.FLOAT) or (data.name or "") in fixed:
+        return "its input is not float32 data"
+    array = constant(weight)
+    assert array is not None
+    if node.op_type in CONVOLUTIONS:
+        return "" if 3 * array.size > BYTES_OF_NODES else "its weight is so small that the file would grow"
+    if array.ndim != 2:
+        return "its weight is not a matrix"
+    return "" if is_plain(node) else "it has alpha, beta or transA"
+
+
 class _Writer:
     """Rewrites products one by one."""
 
     def __init__(self, graph: ir.Graph, arithmetic: Arithmetic) -> None:
         self._graph, self._arithmetic = graph, arithmetic
-        self._fixed = from_constants(graph)
         self._taken = taken_names(graph)
         self._data: dict[str, list[ir.Value]] = {}
         self._restored: dict[tuple[str, int | None], ir.Value] = {}
         self._integers: dict[tuple[str, bool], tuple[list[ir.Value], ir.Value]] = {}
-
-    def why_not(self, node: ir.Node) -> str:
-        """Why a product keeps its weight; empty if it does not."""
-        data, weight = node.inputs[0], node.inputs[1]
-        if not is_float_weight(weight) or data is None:
-            return "its weight is not a float32 constant"
-        if data.dtype not in (None, ir.DataType.FLOAT) or (data.name or "") in self._fixed:
-            return "its input is not float32 data"
-        array = constant(weight)
-        assert array is not None
-        if node.op_type in CONVOLUTIONS:
-            return "" if 3 * array.size > BYTES_OF_NODES else "its weight is so small that the file would grow"
-        if array.ndim != 2:
-            return "its weight is not a matrix"
-        return "" if is_plain(node) else "it has alpha, beta or transA"
 
     def store(self, node: ir.Node) -> None:
         """Keep the weight in INT8, and compute as before: the runtime restores it as it loads the file."""
