@@ -185,22 +185,22 @@ def _scale(
     name: str,
     bounds: tuple[TensorBounds, TensorBounds],
 ) -> Scale | None:
-    if tensor.type not in BITS or len(tensor.scales) != 1:
+    if not _is_quantized(tensor):
         return None
     seen, calibrated = bounds
     low, high = seen.get(name, (0.0, 0.0))
-    smallest, largest = np.iinfo(tensor.type.lower()).min, np.iinfo(tensor.type.lower()).max
+    levels = np.iinfo(tensor.type.lower())
     zero = (tensor.zero_points or (0,))[0]
     expected = _expected(tensor, calibrated.get(name))
     amax = None if expected is None else max(map(abs, calibrated[name]))
     fits = expected is None or _fits(operator, tensor, facts, calibrated, expected)
-    held = [(int(limit) - zero) * tensor.scales[0] for limit in (smallest, largest)]
-    return Scale(tensor.scales[0], held[0], held[1], low, high, amax, fits)
+    least, most = ((int(limit) - zero) * tensor.scales[0] for limit in (levels.min, levels.max))
+    return Scale(tensor.scales[0], least, most, low, high, amax, fits)
 
 
 def _expected(tensor: TfliteTensor, interval: tuple[float, float] | None) -> float | None:
-    """The scale of a range: of 8 bits over all of it, of 16 about 0."""
-    if interval is None or tensor.type not in BITS or len(tensor.scales) != 1:
+    """The scale of a range for a tensor in integers: of 8 bits over all of it, of 16 about 0."""
+    if interval is None:
         return None
     low, high = interval
     scale = (high - low) / 255 if BITS[tensor.type] == 8 else max(-low, high) / 32767
@@ -230,5 +230,10 @@ def _quantized_tensors(facts: TfliteFacts) -> dict[str, tuple[TfliteOperator, Tf
         tensor.name: (operator, tensor)
         for operator in facts.main_operators
         for tensor in operator.outputs
-        if tensor.type in BITS and len(tensor.scales) == 1
+        if _is_quantized(tensor)
     }
+
+
+def _is_quantized(tensor: TfliteTensor) -> bool:
+    """Whether it is data in integers with a scale."""
+    return tensor.type in BITS and len(tensor.scales) == 1
