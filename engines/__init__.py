@@ -6,7 +6,6 @@ A leaf: it knows arrays, ONNX files and engine files, and nothing of calibration
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -29,8 +28,7 @@ def backend(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise Unavailable(f"backend '{name}': no such backend; choose one of {', '.join(BACKENDS)}")
-    module = module_of(name)
-    return cast("Backend", sys.modules.get(module) or importlib.import_module(module))
+    return cast("Backend", importlib.import_module(module_of(name)))
 
 
 def module_of(name: str) -> str:
