@@ -28,12 +28,12 @@ from calibration.graph.editing import (
 from calibration.graph.fold import split_bias
 from calibration.precision.dynamic import FoundScales, by_channel, in_blocks
 from calibration.precision.placement import PRODUCTS, is_float_weight
+from calibration.precision.scale import SMALLEST_SCALE
 from calibration.precision.weights import rounded_weight
 
 INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 OF_BLOCKS = "MatMulNBits"
 """ONNX Runtime's operator for weights of 4 bits."""
-SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def with_found_scales(model: onnx.ModelProto, what: FoundScales) -> Rounded:
@@ -80,7 +80,7 @@ def _rounded(graph: ir.Graph, data: ir.Value, taken: set[str]) -> tuple[ir.Value
     graph.inputs.append(share)
     zero, smallest = (
         add_initializer(graph, named(word), np.array(number, np.float32), ())
-        for word, number in (("zero", 0.0), ("smallest", SMALLEST))
+        for word, number in (("zero", 0.0), ("smallest", SMALLEST_SCALE))
     )
     nodes: list[ir.Node] = []
 

@@ -34,7 +34,7 @@ from calibration.precision.placement import (
     span_in_model,
     weight_axis,
 )
-from calibration.precision.scale import DataType, Quantization, asymmetric
+from calibration.precision.scale import SMALLEST_SCALE, DataType, Quantization, asymmetric
 from calibration.ranges.span import Span
 
 MOVERS = (*MOVING, "MaxPool", "GlobalMaxPool", "Slice", "Gather", "Split", "Expand", "Tile", "Pad")
@@ -80,7 +80,7 @@ class WholeIntegerNetwork:
 
         One that these ranges know to be 0 throughout has a step as small as there is.
         """
-        zero = Quantization(float(np.finfo(np.float32).tiny), 0, _dtype(self._options))
+        zero = Quantization(SMALLEST_SCALE, 0, _dtype(self._options))
         placed = {
             each.tensor: each.quantization for each in place_throughout(self._graph, self._options, spans).tensors
         }

@@ -24,6 +24,8 @@ NUM_LEVELS = 127
 """Largest magnitude of a symmetric int8 value; -128 is not used."""
 LARGEST_PAIR = 128
 """Of the sum of two neighbouring weights of one sign: 255 * 128 = 32,640 fits 16 bits, up to 32,767."""
+LARGEST_BIAS = 2**30
+"""Largest magnitude of a bias in int32: half of what fits, the other half is for the sum it is added to."""
 LEVELS_OF_4_BITS = 7
 """Largest magnitude of a symmetric int4 value; -8 is not used."""
 LEAST_CLIP, NUM_CLIPS = 0.8, 11

@@ -28,6 +28,7 @@ from calibration.arrays import AnyArray, Floats
 from calibration.graph.editing import attribute_int, constant, dimensions
 from calibration.precision.placement import QuantizedWeight, is_plain
 from calibration.precision.scale import (
+    LARGEST_BIAS,
     LEVELS_OF_4_BITS,
     NUM_LEVELS,
     clipped_to_4_bits,
@@ -42,8 +43,6 @@ CONTRIBUTED, IN_8_BITS = "com.microsoft", 4
 """The domain of ONNX Runtime's own operators, and its ``accuracy_level`` in which data is rounded to 8 bits."""
 UNSIGNED_MIDDLE = 8
 """What stands for 0 in 4 bits without a sign."""
-LARGEST_BIAS = 2**30
-"""Largest magnitude of a bias in int32: half of what fits, the other half is for the sum it is added to."""
 NEARLY_HALF = 0.49
 """Steps from a code within which it is surely the nearest."""
 
