@@ -279,23 +279,23 @@ class Quantize(Stage):
         exceptions = self._of_nodes() if is_tuned else self.override
         record, overrides = overridden(record, exceptions, skeleton_from_file(model.path), {})
         why = self.chosen_arithmetic()[1]
-        in_float, by_time = quicker_in_float(_one(decided, PlacementTimes))
+        in_float, decisions = quicker_in_float(_one(decided, PlacementTimes))
         if (mixture := _one(decided, Mixture)) is not None:
             mixed = mixture.read()
             in_float = tuple(dict.fromkeys((*in_float, *mixed["in_float"])))
-            by_time = [*by_time, mixture_sentence(mixed)]
+            decisions = [*decisions, mixture_sentence(mixed)]
         options = replace(options, exclude=(*options.exclude, *in_float), nearest=is_tuned)
         if (codes := _one(decided, WeightCodes)) is not None:
             options = replace(options, chosen=codes_from_folder(codes))
-            by_time = [*by_time, rounding_sentence(codes)]
+            decisions = [*decisions, rounding_sentence(codes)]
         elif self.rounds_by_data() and not is_tuned:
             raise ConfigError(f"rounding is {self.rounding}, which needs samples; give --data, or a plan")
         quantized = qdq_from_onnx(proto, spans_from_ranges(record.read_for(self.target)), options)
         if not quantized.placement.nodes:
             raise NothingQuantized(nothing_quantized(proto, quantized.placement.notes))
-        timed = {f"node '{name}' " for name in in_float}
-        placed_notes = [note for note in quantized.placement.notes if not note.startswith(tuple(timed))]
-        notes = [*overrides, *placed_notes, *([why] if self.target == "onnxruntime" else []), *by_time]
+        heads = {f"node '{name}' " for name in in_float}
+        placed_notes = [note for note in quantized.placement.notes if not note.startswith(tuple(heads))]
+        notes = [*overrides, *placed_notes, *([why] if self.target == "onnxruntime" else []), *decisions]
         placed = {tensor.tensor for tensor in quantized.placement.tensors}
         user_set = {name for name, tensor in record.tensors.items() if tensor.bounds and tensor.method != TUNED}
         if idle := [name for name in record.tensors if name in user_set and name not in placed]:
