@@ -161,7 +161,7 @@ def test_a_bound_of_the_largest_batch_is_read_before_anything_runs() -> None:
         Benchmark(largest_batch="p99 <= 20")
 
 
-AT_ONCE = replace(QUICK, min_seconds=0.0, num_blocks=6)
+AT_ONCE = replace(QUICK, num_blocks=6)
 """Of six rounds three have to be whole, however busy the machine is."""
 
 
