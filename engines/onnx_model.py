@@ -135,10 +135,10 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         has_quantize=any(node.op_type in ("QuantizeLinear", *INTEGER_PRODUCTS) for node in nodes_in(graph)),
         has_float16=_has_float16(graph),
         has_half_scales=_has_half_scales(graph),
-        product_names=tuple(map(_name, products)),
+        product_names=tuple(map(node_name, products)),
         node_names=frozenset(node.name for node in nodes_in(graph) if node.name),
         full_names=_full_names(model) if _has_float16(graph) else frozenset(),
-        quantized_names=tuple(map(_name, quantized)),
+        quantized_names=tuple(map(node_name, quantized)),
         opset=opset_of(model),
         is_dynamic=_is_dynamic(graph, producers),
         num_4_bits=_num_4_bits(graph, products, producers),
@@ -287,8 +287,9 @@ def nodes_in(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeP
                 yield from nodes_in(inner)
 
 
-def _name(node: onnx.NodeProto) -> str:
-    return node.name or f"node_of_{node.output[0]}"
+def node_name(node: onnx.NodeProto) -> str:
+    """Its own name, or one of what it makes."""
+    return node.name or f"node_of_{next(filter(None, node.output), node.op_type)}"
 
 
 def reduction_by_input(graph: onnx.GraphProto) -> str:
@@ -297,7 +298,7 @@ def reduction_by_input(graph: onnx.GraphProto) -> str:
     def is_one(node: onnx.NodeProto) -> bool:
         return node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and any(node.input[1:])
 
-    return next((_name(node) for node in nodes_in(graph) if is_one(node)), "")
+    return next((node_name(node) for node in nodes_in(graph) if is_one(node)), "")
 
 
 def plugin_words(model: onnx.ModelProto) -> str:

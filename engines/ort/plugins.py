@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from engines.errors import EngineError
-from engines.onnx_model import ONNX_DOMAINS, nodes_in, read_model
+from engines.onnx_model import ONNX_DOMAINS, node_name, nodes_in, read_model
 from engines.plugin_library import PluginLibrary
 
 if TYPE_CHECKING:
@@ -69,6 +69,6 @@ def name_nodes(path: Path) -> None:
     model = read_model(path)
     unnamed = [node for node in model.graph.node if not node.name]
     for node in unnamed:
-        node.name = f"node_of_{next(filter(None, node.output), node.op_type)}"
+        node.name = node_name(node)
     if unnamed:
         onnx.save(model, path)

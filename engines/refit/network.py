@@ -16,7 +16,7 @@ import onnx
 from onnx import external_data_helper, helper, numpy_helper
 
 from engines.errors import EngineError
-from engines.onnx_model import read_model
+from engines.onnx_model import node_name, read_model
 
 GRAPH = "graph"
 """Where an engine's record has the network that it was built from, if it can be refitted."""
@@ -111,7 +111,8 @@ def network_graph(path: Path) -> NetworkGraph:
     taken = _Taken(path)
     try:
         names = taken.scope(model.graph, {}, "")
-        nodes = [(_name(node), node.op_type, taken.digest_of(node, names, _name(node))) for node in model.graph.node]
+        called = [(node_name(node), node) for node in model.graph.node]
+        nodes = [(name, node.op_type, taken.digest_of(node, names, name)) for name, node in called]
     except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
         words = " ".join(str(error).split())
         raise EngineError(f"{path}: its weights cannot be read ({words}); export it again") from error
@@ -265,10 +266,6 @@ def _type_text(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     sizes = [str(d.dim_value) if d.HasField("dim_value") else "?" for d in tensor.shape.dim]
     return f"{value.type.WhichOneof('value')} {tensor.elem_type} {','.join(sizes)}"
-
-
-def _name(node: onnx.NodeProto) -> str:
-    return node.name or f"node_of_{node.output[0]}"
 
 
 def _node_text(node: tuple[str, str, str]) -> str:
