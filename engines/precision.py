@@ -41,6 +41,11 @@ class Precision:
         return self.is_static and self.weight_bits == self.activation_bits
 
     @property
+    def has_many_levels(self) -> bool:
+        """Whether rounding activations loses less than clipping does, so that all values that were seen are kept."""
+        return self.activation_bits >= 16
+
+    @property
     def title(self) -> str:
         """In sentences: ``INT8``."""
         return self.name.upper()

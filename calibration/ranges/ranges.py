@@ -170,6 +170,14 @@ class RangesRecord:
             tensors[name] = replace(read_by_method(tensor, first), method_for=differing)
         return replace(self, method=method, tensors=tensors)
 
+    def unclipped(self) -> RangesRecord:
+        """The same tensors with all values that were seen inside.
+
+        Raises:
+            DataError: they were imported.
+        """
+        return self.read_by("minmax", dict.fromkeys(self.tensors, "minmax"))
+
     def read_for(self, target: str) -> RangesRecord:
         """The same with each tensor's reading for that placement; bounds that the user set clip."""
         tensors = {}

@@ -129,8 +129,8 @@ def bounds_of(ranges: Ranges | None, facts: TfliteFacts) -> TensorBounds:
     if ranges is None or not precision.is_static:
         return {}
     record = ranges_from_folder(ranges.path)
-    if not precision.has_scales:  # 65,536 levels: nothing that was seen is clipped.
-        record = record.read_by("minmax", dict.fromkeys(record.tensors, "minmax"))
+    if precision.has_many_levels:
+        record = record.unclipped()
     return {name: limits(span) for name, span in spans_from_ranges(record).items()}
 
 

@@ -29,8 +29,6 @@ from pipeline.option import option
 from pipeline.stage import Stage
 
 WrittenPrecision = Literal["fp16", "dynamic", "int8", "int16x8"]
-MANY_LEVELS = 16
-"""Bits of activations from which on rounding loses less than clipping does: all values that were seen are kept."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +167,6 @@ def _with_versions(data: bytes) -> bytes:
 def bounds_for(record: RangesRecord, precision: Precision) -> dict[str, tuple[float, float]]:
     """Tensor -> least and largest value, 0 among them: clipped by the range, or with many levels as they were seen."""
     record.check_measured("asymmetric quantization for LiteRT")
-    if precision.activation_bits >= MANY_LEVELS:
-        record = record.read_by("minmax", dict.fromkeys(record.tensors, "minmax"))
+    if precision.has_many_levels:
+        record = record.unclipped()
     return {name: limits(span) for name, span in spans_from_ranges(record).items()}

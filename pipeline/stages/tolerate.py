@@ -107,8 +107,8 @@ def rounding_with_ranges(rounding: Rounding, ranges: Ranges) -> Rounding:
     record = ranges_from_folder(ranges.path)
     methods = {tensor.method for tensor in record.tensors.values()}
     single: RangeMethod | Literal["any"] = next((each for each in METHODS if methods == {each}), "any")
-    has_many = precision_named(rounding.precision).activation_bits > FULL_BITS
-    return replace(rounding, method="minmax" if has_many else single, percentile=record.percentile)
+    method = "minmax" if precision_named(rounding.precision).has_many_levels else single
+    return replace(rounding, method=method, percentile=record.percentile)
 
 
 @dataclass(frozen=True)

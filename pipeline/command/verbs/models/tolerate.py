@@ -32,7 +32,6 @@ from pipeline.command.plan_run import by_plan
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, make
-from pipeline.stages.ptq import MANY_LEVELS
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.tolerate import Rounding, Tolerate
 
@@ -79,7 +78,7 @@ def rounding_for(precision: str, name: str, simulate: bool, method: Method | Lit
     """
     asked, runtime = precision_named(precision), backend_named(name)
     if not asked.is_full and runtime.TAKES == TfliteModel.FORMAT and not simulate:
-        return Rounding(precision, "tflite", method="minmax" if asked.activation_bits >= MANY_LEVELS else method)
+        return Rounding(precision, "tflite", method="minmax" if asked.has_many_levels else method)
     placement = "tensorrt" if simulate else runtime.PLACEMENT
     if asked.is_integer and (placement == "none" or not (asked.has_scales or asked.is_dynamic)):
         raise ConfigError(f"--backend {name}: does not take {asked.title} models; choose another")
