@@ -29,7 +29,7 @@ from pipeline.gate.checks import (
 from pipeline.gate.inputs import BaselineEngine, GateInputs
 from pipeline.gate.record import Check, Estimate, LatencyMeasurement, Percentile
 from pipeline.json_record import finite
-from pipeline.latency.benchmark import NS_PER_MS, Candidate, Queries, latency_from_ms
+from pipeline.latency.benchmark import NS_PER_MS, Candidate, Queries, block_medians, latency_blocks, latency_from_ms
 from pipeline.latency.candidates import candidate_of
 from pipeline.latency.intervals import LEAST_GROUPS, STATISTICS, THROUGHPUT, IntervalSpec, Statistic, interval_of
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
@@ -107,8 +107,9 @@ def check_beside(engine_budget: EngineBudget, timings: TogetherTimings, confiden
 
 def _by_round(queries: Queries) -> Floats:
     """Latencies (num_rounds, num_queries), of each round as many as of the shortest."""
-    rounds = np.split(queries.latency_ms, np.flatnonzero(np.diff(queries.block)) + 1)
-    return np.stack([each[: min(map(len, rounds))] for each in rounds])
+    rounds = latency_blocks(queries)
+    num = min(map(len, rounds))
+    return np.stack([each[:num] for each in rounds])
 
 
 def limit_from_budget(budget: Budget) -> LatencyLimit:
@@ -148,9 +149,9 @@ def drift_of(paired: PairedResult, *, relative: bool) -> float:
         relative: of the candidate over the baseline, round by round, instead of the candidate alone; what slowed down
             both is then no drift.
     """
-    medians = _round_medians(paired.candidate)
+    medians = block_medians(paired.candidate)
     if relative and paired.baseline is not None:
-        medians = medians / _round_medians(paired.baseline)
+        medians = medians / block_medians(paired.baseline)
     half = len(medians) // 2
     return float(np.median(medians[-half:]) / np.median(medians[:half]) - 1) if half else 0.0
 
@@ -165,11 +166,6 @@ def why_unsteady(engine_budget: EngineBudget, drift: float, max_drift: float) ->
         f"{engine_budget.engine} against itself{over} was {abs(drift):.0%} {way} in the later half of its rounds "
         f"than in the earlier, above max_drift {max_drift:.0%}"
     ]
-
-
-def _round_medians(queries: Queries) -> Floats:
-    edges = np.flatnonzero(np.diff(queries.block)) + 1
-    return np.array([np.median(part) for part in np.split(queries.latency_ms, edges)])
 
 
 def advice_from(limit_result: LimitResult, paired: PairedResult) -> str:

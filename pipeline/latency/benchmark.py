@@ -282,19 +282,20 @@ def timing_of(name: str, batch_size: int, queries: Queries, protocol: Protocol) 
     )
 
 
-def _block_medians(queries: Queries) -> Floats:
+def block_medians(queries: Queries) -> Floats:
     """The median latency of each block, (num_blocks,) milliseconds."""
-    return np.array([np.median(block) for block in _blocks(queries)])
+    return np.array([np.median(block) for block in latency_blocks(queries)])
 
 
-def _blocks(queries: Queries) -> list[Floats]:
+def latency_blocks(queries: Queries) -> list[Floats]:
+    """The latencies of each block, milliseconds."""
     edges = np.flatnonzero(np.diff(queries.block)) + 1
     return np.split(queries.latency_ms, edges)
 
 
 def _why_unstable(queries: Queries, protocol: Protocol) -> str:
     """Empty if stable, else ``unstable: …`` with the numbers against their bounds."""
-    medians = _block_medians(queries)
+    medians = block_medians(queries)
     half = len(medians) // 2
     spread = float(medians.std(ddof=1) / medians.mean())
     drift = float(np.median(medians[-half:]) / np.median(medians[:half]) - 1)
@@ -310,5 +311,5 @@ def _why_unstable(queries: Queries, protocol: Protocol) -> str:
 def _resampled_medians(queries: Queries, picks: Ints) -> Floats:
     """The median over the picked blocks: ``picks`` (num_resamples, num_blocks) -> (num_resamples,)."""
     grid = np.linspace(0, 1, NUM_QUANTILES)
-    quantiles = np.stack([np.quantile(block, grid) for block in _blocks(queries)])
+    quantiles = np.stack([np.quantile(block, grid) for block in latency_blocks(queries)])
     return np.asarray(np.median(quantiles[picks].reshape(len(picks), -1), axis=1))
