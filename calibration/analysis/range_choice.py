@@ -5,12 +5,13 @@ answers best where entropy clips what the others keep, and one answers nothing a
 sets of ranges, and the judge is the SQNR of the network's outputs against FP32's, sample by sample. Each placement that
 the ranges are for has a race of its own.
 
-Candidates are entropy, TensorRT's own; entropy but for the tensors that another method holds better by 6 or 1 dB;
-and mse, percentile and minmax for all. Each round of the race runs more samples, and leaves out the candidates that
-are worse than the leader, or cannot be better by a quarter of a decibel than the one that would win now: by Student's
-interval of 95 percent about the mean of their paired differences. It ends once none is left but the one that would win.
-Entropy wins unless another is better by as much, beyond the error. Where the samples run out before that is settled, it
-wins unless as much is to be expected of another, by what was seen and what readings differ by anyway.
+Candidates are entropy, TensorRT's own; entropy but for the tensors that another method holds better by 6 or 1 dB; and
+mse, percentile and minmax for all. Each round of the race runs more samples, and leaves out the candidates that are
+worse than the leader, or, but for entropy, cannot be better by a quarter of a decibel than the one that would win now:
+by Student's interval of 95 percent about the mean of their paired differences. It ends once none is left but the one
+that would win. Entropy wins unless another is better by as much, beyond the error. Where the samples run out before
+that is settled, it wins unless as much is to be expected of another, by what was seen and what readings differ by
+anyway.
 
 Tried beside it on networks of 66 and 74 quantized tensors: every tensor by itself, the others in FP32, and of each the
 reading with the least noise at the outputs. It took 30 times the runs and was no better.
@@ -169,7 +170,7 @@ def race(num_candidates: int, num_samples: int, ratios_of: SampleRatios) -> Race
         rivals = [index for index, each in ahead.items() if each.mean + each.error > LEAST_GAIN_DB]
         if not rivals:
             break
-        left = sorted([winner, *rivals])
+        left = [index for index in left if index in (0, winner, *rivals)]
     return RaceEnd(winner, tuple(ratios))
 
 
