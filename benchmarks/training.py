@@ -90,6 +90,11 @@ class Made:
         """For a placement; u8s8, so that the machine does not matter."""
         return Quantize(target=target, arithmetic="u8s8", weight_bits=bits, rounding=rounding)
 
+    def int8_is_right(self, target: PlacementTarget, bits: int = 8) -> Bools:
+        """(N,): as ``right``, of post-training quantization."""
+        assert self.results.ranges is not None
+        return self.right(self.quantize(target, bits)(self.folder(), self.results.fp32, self.results.ranges))
+
     def codes(self, target: PlacementTarget, bits: int) -> WeightCodes:
         """Weights rounded by the calibration samples."""
         assert self.results.ranges is not None
@@ -143,8 +148,7 @@ def tuning_rows(made: Made, name: str, seeds: Sequence[int], epochs: int) -> Ite
     for target, bits in CASES:
         ranges = made.results.ranges
         assert ranges is not None
-        what = f"{'INT8' if bits == 8 else 'INT8, weights of 4 bits,'} {target}"
-        ptq = made.right(made.quantize(target, bits)(made.folder(), made.results.fp32, ranges))
+        what, ptq = _called(target, bits), made.int8_is_right(target, bits)
         yield Row(name, f"{what}, PTQ", [float(ptq.mean())], None, "", [])
         if bits != 8:
             nearest = made.quantize(target, bits, "nearest")(made.folder(), made.results.fp32, ranges)
@@ -172,7 +176,11 @@ class Case:
     def words(self) -> str:
         """For a row."""
         begins = "" if self.codes is None else " from gptq's codes"
-        return f"{'INT8' if self.bits == 8 else 'INT8, weights of 4 bits,'} {self.target}, tuned by {self.loss}{begins}"
+        return f"{_called(self.target, self.bits)}, tuned by {self.loss}{begins}"
+
+
+def _called(target: PlacementTarget, bits: int) -> str:
+    return f"{'INT8' if bits == 8 else 'INT8, weights of 4 bits,'} {target}"
 
 
 def _tuned_row(made: Made, name: str, case: Case, runs: tuple[Sequence[int], int], ptq: Bools) -> Row:
@@ -204,12 +212,8 @@ def equalized_rows(folder: Path, network: Network, made: Made, name: str) -> Ite
     work = made.folder()
     other = made_of(folder, network, work, "\n[export]\nequalize = true\n")
     for target, bits in CASES:
-        assert made.results.ranges is not None
-        assert other.results.ranges is not None
-        ptq = made.right(made.quantize(target, bits)(made.folder(), made.results.fp32, made.results.ranges))
-        right = other.right(other.quantize(target, bits)(other.folder(), other.results.fp32, other.results.ranges))
-        what = f"{'INT8' if bits == 8 else 'INT8, weights of 4 bits,'} {target}, equalized, PTQ"
-        yield _row_of(name, what, right, ptq, [])
+        right, ptq = other.int8_is_right(target, bits), made.int8_is_right(target, bits)
+        yield _row_of(name, f"{_called(target, bits)}, equalized, PTQ", right, ptq, [])
 
 
 def rows_of_others(
@@ -218,14 +222,13 @@ def rows_of_others(
     """What other tools make of the same samples; p is against ours for ONNX Runtime."""
     results, work = made.results, made.folder()
     assert results.calibration is not None
-    assert results.ranges is not None
     for key, samples in (("x", results.calibration), ("test", results.evaluation)):
         np.save(work / key, np.concatenate([next(iter(feed.values())) for feed in samples.batches(500)]))
     np.save(work / "y", results.calibration.labels())
     labels = np.asarray(results.evaluation.labels(), np.int64)
     keras = folder / KERAS.get(name, network.source)
     same = SameSamples(folder / network.source, keras, results.fp32.path, work, labels)
-    ptq = made.right(made.quantize("onnxruntime")(made.folder(), results.fp32, results.ranges))
+    ptq = made.int8_is_right("onnxruntime")
     for result in by_others(same, *environments):
         if result.failure:
             yield Row(name, f"{result.what}: {result.failure.strip().splitlines()[-1][:120]}", [], None, "", [])
