@@ -197,6 +197,13 @@ def given_options() -> list[str]:
     ]
 
 
+def what_is(path: Path) -> str:
+    """What is said of a path that is no file."""
+    if path.is_dir():
+        return "is a folder"
+    return "is a device or a pipe, not a file" if path.exists() else "does not exist"
+
+
 def model_from(path: Path) -> OnnxModel:
     """A user's ONNX file, a valid model but for its large weights, which are not read.
 
@@ -205,7 +212,7 @@ def model_from(path: Path) -> OnnxModel:
         ModelError: it is not a whole ONNX file, or no valid model.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: {'is a folder' if path.is_dir() else 'does not exist'}; give an ONNX file")
+        raise ConfigError(f"{path}: {what_is(path)}; give an ONNX file")
     if is_tflite(path):
         raise ConfigError(
             f"{path}: is a .tflite file, an ONNX file is expected; `trtforge export {path} -o model.onnx` makes one"
@@ -224,7 +231,7 @@ def tflite_from(path: Path) -> TfliteModel:
         EngineError: it is no `.tflite` file, or damaged.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: {'is a folder' if path.is_dir() else 'does not exist'}; give a .tflite file")
+        raise ConfigError(f"{path}: {what_is(path)}; give a .tflite file")
     litert.tflite_facts(path)
     return TfliteModel(path)
 
@@ -331,8 +338,7 @@ def engine_from(path: Path, backend: str, simulate: bool) -> Engine:
     """
     is_shared = isinstance(runtime := backend_named(backend), SharingBackend) and (path / runtime.DESCRIPTION).is_file()
     if not path.is_file() and not is_shared:
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ConfigError(f"{path}: {what}; give an engine that `trtforge build` wrote, or an ONNX file")
+        raise ConfigError(f"{path}: {what_is(path)}; give an engine that `trtforge build` wrote, or an ONNX file")
     if not path.stat().st_size:
         raise ConfigError(f"{path}: is empty; copy or build it again")
     record = checked_record(path)

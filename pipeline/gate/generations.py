@@ -48,7 +48,7 @@ def check_name(name: str) -> None:
 def check_stored(name: str, store: Path) -> None:
     """Raise ConfigError unless there is a baseline of that name."""
     if name not in (names := names_in(store)):
-        close = nearest(name, names) if names else "; set one with `trtforge baseline set`"
+        close = nearest(name, names) if names else "; set one with `trtforge baseline set`, or name its --store"
         raise ConfigError(f"baseline '{name}': is not stored in {store}{close}")
 
 

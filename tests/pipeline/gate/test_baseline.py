@@ -278,7 +278,10 @@ def test_none_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: 
         (("set", "last good", "x"), "baseline 'last good': is not a valid name; use letters, digits"),
         (("set", "../up", "x"), "baseline '../up': is not a valid name"),
         (("set", "good", "x"), "x: has no gate.json; give the folder that `trtforge gate` wrote"),
-        (("show", "good"), "baseline 'good': is not stored in .trtforge; set one with `trtforge baseline set`"),
+        (
+            ("show", "good"),
+            "baseline 'good': is not stored in .trtforge; set one with `trtforge baseline set`, or name its --store",
+        ),
     ],
 )
 def test_a_wrong_command(

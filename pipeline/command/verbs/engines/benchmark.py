@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,10 @@ def benchmark(engines: tuple[Path, ...], backend: str, **options: Any) -> VerbOu
 
 def time_files(engines: list[Engine], options: dict[str, Any]) -> Timed:
     """Time engines against each other."""
-    names = {engine.path.name: engine for engine in engines}
-    if len(names) < len(engines):
-        raise ConfigError("benchmark: two engines have the same file name; rename one")
+    names = _by_name(engines)
     stage = stage_from_options(Benchmark(), options)
+    by_path = {engine.path.resolve(): name for name, engine in names.items()}
+    stage = replace(stage, together=tuple(by_path.get(Path(each).resolve(), each) for each in stage.together))
     output: Path | None = options["output"]
     with passing_folder(output) as work:
         fed = samples_of_each(names, options)
@@ -67,6 +68,18 @@ def time_files(engines: list[Engine], options: dict[str, Any]) -> Timed:
             put(timings.path, output, work)
             timings = Timings(output)
         return Timed(timings.read())
+
+
+def _by_name(engines: list[Engine]) -> dict[str, Engine]:
+    names: dict[str, Engine] = {}
+    for engine in engines:
+        other = names.setdefault(engine.path.name, engine)
+        if other is engine:
+            continue
+        if other.path.resolve() == engine.path.resolve():
+            raise ConfigError(f"{engine.path}: is named twice; to run it twice at once name it twice in --together")
+        raise ConfigError(f"{engine.path}: has the file name of another engine, {other.path}; rename one")
+    return names
 
 
 def samples_of_each(engines: Mapping[str, Engine], options: dict[str, Any]) -> dict[str, Samples]:

@@ -22,6 +22,7 @@ from pipeline.command.options import (
     plan_settings,
     plugin_option,
     tflite_from,
+    what_is,
 )
 from pipeline.command.outcomes import VerbOutcome
 from pipeline.command.plan_run import by_plan
@@ -84,9 +85,7 @@ def _opened(path: Path) -> ModelFile:
         ModelError, EngineError: it is no valid model.
     """
     if not path.is_file():
-        raise ConfigError(
-            f"{path}: {'is a folder' if path.is_dir() else 'does not exist'}; give an ONNX or .tflite file"
-        )
+        raise ConfigError(f"{path}: {what_is(path)}; give an ONNX or .tflite file")
     if path.suffix == ".tflite" or is_tflite(path):
         return tflite_from(path)
     check_file(path)

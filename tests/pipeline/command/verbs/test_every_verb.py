@@ -69,6 +69,11 @@ def test_options_beside_a_plan_are_refused_not_ignored(
         (("cast", ".", "--data", "data.npz", "-o", "r"), 2, ".: is a folder; give an ONNX file"),
         (("infer", "no.onnx", "--data", "data.npz", "-o", "o"), 2, "no.onnx: does not exist; give an engine that "),
         (("infer", ".", "--data", "data.npz", "-o", "o"), 2, ".: is a folder; give an engine that "),
+        (
+            ("infer", "/dev/null", "--data", "data.npz", "-o", "o"),
+            2,
+            "null: is a device or a pipe, not a file; give an",
+        ),
         (("infer", "data.npz", "--data", "data.npz", "-o", "o"), 4, "data.npz: "),
         (("validate", "no.json", "no.json"), 2, "no.json: does not exist; give a file that `trtforge infer` or"),
         (

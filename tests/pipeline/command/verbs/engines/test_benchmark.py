@@ -77,7 +77,9 @@ def test_two_engines_of_one_name(command: Command, tiny: Path) -> None:
     Path("other").mkdir()
     Path("other/tiny.onnx").write_bytes(Path("tiny.onnx").read_bytes())
     said = command("benchmark", "tiny.onnx", "other/tiny.onnx", "--data", "data.npz", *QUICK)
-    one_sentence(said, 2, "benchmark: two engines have the same file name; rename one")
+    one_sentence(said, 2, "other/tiny.onnx: has the file name of another engine, tiny.onnx; rename one")
+    said = command("benchmark", "tiny.onnx", "./other/../tiny.onnx", "--data", "data.npz", *QUICK)
+    one_sentence(said, 2, "other/../tiny.onnx: is named twice; to run it twice at once name it twice in --together")
 
 
 def timings(folder: Path, device: dict[str, float] | None, energy_mj: float | None = None) -> Timings:
@@ -150,5 +152,7 @@ def test_benchmark_runs_engines_of_two_networks_at_once(command: Command, tiny: 
     together = json.loads(Path("t.json").read_text())["together"]
     assert [row["name"] for row in together["engines"]] == ["tiny.onnx", "other.onnx"]
     assert all(Path(row["beside_file"]).is_file() for row in together["engines"])
+    refused = command("benchmark", "tiny.onnx", "--data", "data.npz", *QUICK, "--together", Path("tiny.onnx").resolve())
+    one_sentence(refused, 2, "[benchmark] together names tiny.onnx alone; name two or more, or one several times")
     refused = command("benchmark", "tiny.onnx", "--data", "data.npz", *QUICK, "--together", "all")
     one_sentence(refused, 2, "[benchmark] together names tiny.onnx alone; name two or more, or one several times")
