@@ -73,7 +73,10 @@ class NmsShapes:
     num_boxes: int
     num_classes: int
     each_class: bool
-    """A box for each class: (N, boxes, classes, 4)."""
+    """A box for each class: (N, boxes, classes, 4); else one for all, (N, boxes, 4) or (N, boxes, 1, 4)."""
+    box_rank: int
+    score_rank: int
+    """4: (N, boxes, classes, 1)."""
     anchors_of_picture: bool
     """Each picture has anchors of its own."""
     element_type: int
@@ -118,6 +121,7 @@ def without_efficient_nms(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]
             changed.graph.node.append(node)
             continue
         nms = NmsNode(tuple(node.input), tuple(node.output), _attributes(node), _shapes(node, types), opset)
+        _check_outputs(node, types, nms.attributes.max_output_boxes)
         writer = NodeWriter(node.name or f"{OPERATOR}_{num}", taken)
         _write(writer, nms)
         changed.graph.node.extend(writer.nodes)
@@ -149,6 +153,9 @@ def _attributes(node: onnx.NodeProto) -> NmsAttributes:
     values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if lacks := [name for name in NEEDED if name not in values]:
         raise ModelError(f"{_where(node)}: has no {lacks[0]}, which the plugin asks for; export the model again")
+    for name in (*NEEDED, "class_agnostic"):
+        if not isinstance(value := values.get(name, 0), (int, float)):
+            raise ModelError(f"{_where(node)}: {name} is {value!r}, a number is expected; export the model again")
     attributes = NmsAttributes(
         score_threshold=float(values["score_threshold"]),
         iou_threshold=float(values["iou_threshold"]),
@@ -173,20 +180,43 @@ def _shapes(node: onnx.NodeProto, types: dict[str, onnx.TypeProto.Tensor]) -> Nm
     if len(node.input) not in (2, 3) or len(node.output) != 4:
         raise ModelError(f"{_where(node)}: two or three inputs and four outputs are expected; export the model again")
     boxes, scores, *anchors = (_dimensions(types.get(name)) for name in node.input)
-    if len(boxes) not in (3, 4) or len(scores) != 3 or boxes[-1] != 4 or any(len(each) != 3 for each in anchors):
+    if not _are_taken(boxes, scores, anchors):
         shapes = ", ".join(f"'{name}' {_dimensions(types.get(name))}" for name in node.input)
         raise ModelError(
-            f"{_where(node)}: its inputs have the shapes {shapes}; boxes (N, B, 4) or (N, B, C, 4), scores (N, B, C) "
-            "and anchors (N, B, 4) are expected; export the model again"
+            f"{_where(node)}: its inputs have the shapes {shapes}; boxes (N, B, 4), (N, B, 1, 4) or (N, B, C, 4), "
+            "scores (N, B, C) or (N, B, C, 1) and anchors (N, B, 4) are expected; export the model again"
         )
     num_boxes, num_classes = scores[1] or boxes[1], scores[2]
-    if not num_boxes or not num_classes:
+    if not num_boxes or not num_classes or (len(boxes) == 4 and not boxes[2]):
         raise ModelError(
             f"{_where(node)}: the number of boxes or of classes of '{node.input[1]}' is not fixed; export the model "
             "for pictures of one size"
         )
     of_picture = bool(anchors) and anchors[0][0] != 1
-    return NmsShapes(num_boxes, num_classes, len(boxes) == 4, of_picture, types[node.input[0]].elem_type)
+    each_class = len(boxes) == 4 and boxes[2] != 1
+    ranks = len(boxes), len(scores)
+    return NmsShapes(num_boxes, num_classes, each_class, *ranks, of_picture, types[node.input[0]].elem_type)
+
+
+def _are_taken(boxes: tuple[int, ...], scores: tuple[int, ...], anchors: list[tuple[int, ...]]) -> bool:
+    """Whether the plugin takes them, as far as their sizes are known."""
+    if len(boxes) not in (3, 4) or boxes[-1] != 4 or any(len(each) != 3 for each in anchors):
+        return False
+    if len(scores) != 3 and not (len(scores) == 4 and scores[3] == 1):
+        return False
+    numbers = {each[1] for each in (boxes, scores, *anchors)} - {0}
+    return len(numbers) < 2 and (len(boxes) == 3 or boxes[2] in (0, 1, scores[2]))
+
+
+def _check_outputs(node: onnx.NodeProto, types: dict[str, onnx.TypeProto.Tensor], most: int) -> None:
+    """That the model says no other number of boxes than the plugin puts out."""
+    for name in node.output[1:]:
+        sizes = _dimensions(types.get(name))
+        if len(sizes) > 1 and sizes[1] not in (0, most):
+            raise ModelError(
+                f"{_where(node)}: max_output_boxes is {most}, and the model says of '{name}' that it has {sizes[1]}; "
+                "export the model again"
+            )
 
 
 def _dimensions(value: onnx.TypeProto.Tensor | None) -> tuple[int, ...]:
@@ -216,6 +246,8 @@ def _considered(write: NodeWriter, nms: NmsNode) -> tuple[str, str]:
     """Scores that take part, falling, ``LEFT_OUT`` behind them, and where each is in (boxes, classes); (N, K) both."""
     attributes, shapes = nms.attributes, nms.shapes
     scores = _in_fp32(write, nms, nms.inputs[1])
+    if shapes.score_rank == 4:
+        scores = write.reshaped(scores, (0, -1, shapes.num_classes))
     if 0 <= attributes.background_class < shapes.num_classes:
         is_background = np.arange(shapes.num_classes) == attributes.background_class
         mask = write.cast(write.ints(is_background.astype(np.int64)), TensorProto.BOOL)
@@ -235,7 +267,7 @@ def _considered(write: NodeWriter, nms: NmsNode) -> tuple[str, str]:
 def _corners(write: NodeWriter, nms: NmsNode, box_places: str, anchor_places: str) -> str:
     """The boxes that take part as two corners each, (N, K, 4); where they are, and where their anchors, (N, K)."""
     boxes = _in_fp32(write, nms, nms.inputs[0])
-    boxes = _rows(write, write.reshaped(boxes, (0, -1, 4)) if nms.shapes.each_class else boxes, box_places)
+    boxes = _rows(write, write.reshaped(boxes, (0, -1, 4)) if nms.shapes.box_rank == 4 else boxes, box_places)
     anchors = ""
     if len(nms.inputs) > 2:
         anchors = _in_fp32(write, nms, nms.inputs[2])

@@ -186,6 +186,18 @@ def test_each_class_may_have_a_box_of_its_own() -> None:
         np.testing.assert_array_equal(got, expected)
 
 
+def test_a_box_for_all_classes_and_scores_may_have_one_more_dimension() -> None:
+    """(N, boxes, 1, 4) and (N, boxes, classes, 1), which the plugin takes as (N, boxes, 4) and (N, boxes, classes)."""
+    rng, nms = np.random.default_rng(6), Nms(background_class=1)
+    boxes, scores = boxes_on_a_grid(rng, (2, 30)), scores_all_different(rng, (2, 30, 3))
+    expected = by_the_rules(nms, {"boxes": boxes, "scores": scores})
+    for box, score in ((boxes[:, :, None], scores), (boxes, scores[..., None]), (boxes[:, :, None], scores[..., None])):
+        inputs = {"boxes": box, "scores": score}
+        written, _ = without_efficient_nms(model_of(nms, inputs))
+        for got, wanted in zip(answers(written, inputs), expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.6])
 def test_raw_scores_go_through_the_sigmoid_as_they_are_put_out(threshold: float) -> None:
     rng, nms = np.random.default_rng(7), Nms(score_activation=1, score_threshold=threshold)
@@ -243,6 +255,19 @@ def test_what_the_plugin_would_refuse_is_refused() -> None:
     del lacking.graph.node[0].attribute[0]
     with pytest.raises(ModelError, match=r"has no .*, which the plugin asks for"):
         without_efficient_nms(lacking)
+    odd = model_of(Nms(), BOXES)
+    (attribute,) = (each for each in odd.graph.node[0].attribute if each.name == "iou_threshold")
+    attribute.CopyFrom(helper.make_attribute("iou_threshold", "half"))
+    with pytest.raises(ModelError, match="EfficientNMS_TRT: iou_threshold is b'half', a number is expected; export"):
+        without_efficient_nms(odd)
+    (attribute,) = (each for each in odd.graph.node[0].attribute if each.name == "iou_threshold")
+    attribute.CopyFrom(helper.make_attribute("iou_threshold", 0.5))
+    odd.graph.output[1].type.tensor_type.shape.dim[1].dim_value = 12
+    with pytest.raises(ModelError, match="max_output_boxes is 10, and the model says of 'det_boxes' that it has 12;"):
+        without_efficient_nms(odd)
+    for shape in ((2, 8, 4), (2, 9, 3, 4)):
+        with pytest.raises(ModelError, match=r"its inputs have the shapes 'boxes' .*, 'scores' .*; boxes \(N, B, 4\)"):
+            without_efficient_nms(model_of(Nms(), BOXES | {"boxes": np.zeros(shape, np.float32)}))
 
 
 def test_a_number_of_boxes_that_is_not_fixed_is_refused() -> None:
