@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -194,6 +195,8 @@ class BisectionResult:
                 f"its model, simulated {on}, keeps {self.sqnrs_db[worse[0]]:.1f} dB of SQNR at output '{worse[0]}' and "
                 f"the engine {engine_sqnrs_db[worse[0]]:.1f} dB: {why}"
             )
+        if self.sqnrs_db and all(math.isinf(ratio) and ratio > 0 for ratio in self.sqnrs_db.values()):
+            return f"nothing is lost {on}: all outputs are those of FP32 to the bit"
         first = next(iter(self.suspects), None)
         if first is None or not first.is_clear():
             return f"no single layer stands out {on}: the loss is spread over many"

@@ -296,19 +296,32 @@ def test_what_the_verb_refuses(
 def test_the_same_model_twice(tiny: Path, command: Command) -> None:
     said = command("bisect", "tiny.onnx", "tiny.onnx", "--data", "data.npz")
     assert said.status == 0, said.err
-    assert "no single layer stands out on 24 samples" in said.out
+    assert "nothing is lost on 24 samples: all outputs are those of FP32 to the bit" in " ".join(said.out.split())
+
+
+def test_the_two_files_swapped(evidence: Evidence, command: Command) -> None:
+    said = command("bisect", model_of(evidence).path, "tiny.onnx", "--data", "data.npz")
+    assert (said.status, said.out) == (2, "")
+    assert "is in a reduced precision itself, the network in FP32 is expected; name that first, and then" in said.err
 
 
 def test_two_networks_have_nothing_in_common(tiny: Path, command: Command) -> None:
     other = onnx.load(tiny / "tiny.onnx")
     for node in other.graph.node:
-        node.input[:] = [name if name in ("kernel", "bias", "weight", "offset") else f"{name}_x" for name in node.input]
+        stay = ("kernel", "bias", "weight", "offset", "image")
+        node.input[:] = [name if name in stay else f"{name}_x" for name in node.input]
         node.output[:] = [f"{name}_x" for name in node.output]
-    other.graph.input[0].name, other.graph.output[0].name = "image_x", "scores_x"
+    other.graph.output[0].name = "scores_x"
     onnx.save(other, tiny / "other.onnx")
     said = command("bisect", "tiny.onnx", "other.onnx", "--data", "data.npz")
     assert said.status == 2, said
     assert said.err.startswith("trtforge: other.onnx: has no tensor of tiny.onnx")
+    onnx.save(onnx.compose.add_prefix(other, "x_"), tiny / "other.onnx")
+    said = command("bisect", "tiny.onnx", "other.onnx", "--data", "data.npz")
+    assert said.status == 2, said
+    assert said.err.startswith(
+        "trtforge: other.onnx: has not the inputs of tiny.onnx ('image' is of one of them alone)"
+    )
 
 
 def test_validate_on_files_says_the_layer(evidence: Evidence, tiny: Path, command: Command) -> None:

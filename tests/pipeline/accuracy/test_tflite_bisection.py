@@ -119,6 +119,9 @@ def test_the_verb(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPa
     assert said.status == 0, said.err
     assert "RELU" in said.out
     assert "the likely layer, on 16 samples: node 'active' (RELU)" in " ".join(said.out.split())
+    said = command("bisect", evidence.model.path, evidence.fp32.path, "--data", "s.npz")
+    assert said.status == 2
+    assert "is in a reduced precision itself, the network in FP32 is expected; name that first, and then" in said.err
     (tmp_path / "m.onnx").write_bytes(b"")
     said = command("bisect", "m.onnx", evidence.model.path, "--data", "s.npz")
     assert said.status == 2

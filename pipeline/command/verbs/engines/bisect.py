@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.text import Text
 
-from calibration.data.batches import input_specs_from_onnx
+from calibration.data.batches import Samples
+from engines.backends import litert
 from engines.litert.facts import is_tflite
 from pipeline.accuracy.bisection import Evidence, TfliteEvidence
-from pipeline.artifact import OnnxModel, Ranges, TfliteModel
+from pipeline.artifact import ModelFile, OnnxModel, Ranges, TfliteModel
 from pipeline.command.options import (
     data_options,
     is_plan,
@@ -61,21 +63,47 @@ def evidence_of_files(reference: Path, candidate: Path, options: dict[str, Any])
     """Both models, and the samples.
 
     Raises:
-        ConfigError: one is a `.tflite` file and the other is not, or one is not there.
+        ConfigError: one is a `.tflite` file and the other is not, or one is not there; the
+            reference is not in FP32, or they do not take the same inputs.
         DataError: samples that do not fit.
     """
+    from calibration.graph.weightless import skeleton_from_file
+    from calibration.quantized.grids import is_quantized
+
     ranges = None if options["ranges"] is None else Ranges(options["ranges"])
     are_tflite = [path.is_file() and is_tflite(path) for path in (reference, candidate)]
     if not any(are_tflite):
         models = OnnxModel(model_from(reference).path), OnnxModel(model_from(candidate).path)
-        return Evidence(*models, samples_from(options, input_specs_from_onnx(reference)), ranges)
+        _check_float(reference, is_quantized(skeleton_from_file(reference)))
+        return Evidence(*models, _samples(models, options), ranges)
     if not all(are_tflite):
         raise ConfigError(
             f"{candidate}: {'is' if are_tflite[1] else 'is not'} a .tflite file and {reference} "
             f"{'is' if are_tflite[0] else 'is not'}; give two files of one format, made of one network"
         )
     files = TfliteModel(reference), TfliteModel(candidate)
-    return TfliteEvidence(*files, samples_from(options, model_specs(files[0])), ranges)
+    facts = litert.tflite_facts(reference)
+    _check_float(reference, any((facts.in_integers(), facts.with_integer_weights(), facts.halves())))
+    return TfliteEvidence(*files, _samples(files, options), ranges)
+
+
+def _check_float(reference: Path, is_reduced: bool) -> None:
+    if is_reduced:
+        raise ConfigError(
+            f"{reference}: is in a reduced precision itself, the network in FP32 is expected; name that first, and "
+            "then what is judged"
+        )
+
+
+def _samples(models: Sequence[ModelFile], options: dict[str, Any]) -> Samples:
+    """What both take."""
+    specs, others = (model_specs(model) for model in models)
+    if names := sorted({spec.name for spec in specs} ^ {spec.name for spec in others}):
+        raise ConfigError(
+            f"{models[1].path}: has not the inputs of {models[0].path} ('{names[0]}' is of one of them alone); give "
+            "two files of one network"
+        )
+    return samples_from(options, specs)
 
 
 NUM_SHOWN = 12

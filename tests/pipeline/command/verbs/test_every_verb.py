@@ -72,7 +72,7 @@ def test_options_beside_a_plan_are_refused_not_ignored(
         (
             ("infer", "/dev/null", "--data", "data.npz", "-o", "o"),
             2,
-            "null: is a device or a pipe, not a file; give an",
+            "/dev/null: is a device or a pipe, not a file; give an",
         ),
         (("infer", "data.npz", "--data", "data.npz", "-o", "o"), 4, "data.npz: "),
         (("validate", "no.json", "no.json"), 2, "no.json: does not exist; give a file that `trtforge infer` or"),
