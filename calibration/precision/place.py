@@ -88,14 +88,18 @@ def placement_words(options: PlacementOptions) -> str:
     return f"{options.target} with weights of {options.weight_bits} bits in blocks of {block_size(options)}"
 
 
+class NothingIn4Bits(ModelError):
+    """No weight has 4 bits, where that is asked for."""
+
+
 def check_4_bits(placement: QdqPlacement, options: PlacementOptions) -> None:
     """That some weight has 4 bits, where that is asked for.
 
     Raises:
-        ModelError: none has.
+        NothingIn4Bits: none has.
     """
     if options.weight_bits != FULL_BITS and all(weight.bits == FULL_BITS for weight in placement.weights):
-        raise ModelError(
+        raise NothingIn4Bits(
             f"weight_bits is {options.weight_bits}, for which {options.target} has nothing to multiply by in this "
             f"network ({placement.notes[-1] if placement.notes else 'it has no weights'}); take 8"
         )

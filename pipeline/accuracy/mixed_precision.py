@@ -26,6 +26,7 @@ from calibration.errors import DataError
 from calibration.graph.answers import answer_tensors
 from calibration.graph.external_data import model_from_file
 from calibration.graph.watched_outputs import watch_tensors
+from calibration.precision.place import NothingIn4Bits
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.ranges.ranges import spans_from_ranges
@@ -221,10 +222,15 @@ class MixtureJudge:
 
     def _judged(self, in_float: tuple[str, ...]) -> JudgedSet:
         options = self._options
-        quantized = qdq_from_onnx(self._model, self._spans, replace(options, exclude=(*options.exclude, *in_float)))
+        equal = MixturePoint(len(in_float), None, 0.0 if self._metric else None, holds=True)
+        try:
+            quantized = qdq_from_onnx(self._model, self._spans, replace(options, exclude=(*options.exclude, *in_float)))
+        except NothingIn4Bits:
+            if not in_float:
+                raise
+            return JudgedSet(in_float, equal, 0)  # All that weights of 4 bits were asked for is in float.
         num_int8 = len(quantized.placement.nodes)
         if not num_int8:
-            equal = MixturePoint(len(in_float), None, 0.0 if self._metric else None, holds=True)
             return JudgedSet(in_float, equal, num_int8)
         answers = self._run(quantized.model)
         bound = self._bound

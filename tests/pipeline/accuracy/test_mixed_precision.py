@@ -15,6 +15,7 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from calibration.errors import DataError
+from calibration.precision.place import NothingIn4Bits
 from calibration.precision.placement import PlacementOptions
 from calibration.ranges.ranges import spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
@@ -123,6 +124,21 @@ def test_a_bound_that_nothing_holds_is_one_sentence(
     sentence = r"no mixture holds SQNR of at least 400 dB: with \d nodes in float and others in INT8 it is an SQNR of "
     with pytest.raises(DataError, match=sentence):
         mixed(tmp_path, (model, ranges, samples), replace(NO_BOUND, min_sqnr_db=400.0))
+
+
+def test_with_weights_of_4_bits_all_of_them_in_float_is_no_mixture(
+    tmp_path: Path, model: OnnxModel, ranges: Ranges, samples: Samples
+) -> None:
+    options = PlacementOptions("onnxruntime", arithmetic="u8s8", weight_bits=4)
+    held = HeldBound(NO_BOUND, samples)
+    spans = spans_from_ranges(ranges_from_folder(ranges.path).read_for("onnxruntime"))
+    judge = MixtureJudge(MixPrecision(options), onnx.load(model.path), spans, held)
+    products = ("Conv_a", "Conv_c", "Conv_e", "MatMul_y")
+    assert judge.point(products[:1]).sqnr_db is not None
+    assert judge.point(products).holds
+    assert judge.is_all_in_float(products), "pooling alone would be in INT8, without a weight of 4 bits"
+    with pytest.raises(NothingIn4Bits, match="weight_bits is 4, for which onnxruntime has nothing to multiply by"):
+        MixtureJudge(MixPrecision(replace(options, exclude=products)), onnx.load(model.path), spans, held).point(())
 
 
 CLASSES = """
