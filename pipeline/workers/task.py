@@ -25,8 +25,8 @@ START = (
 )
 """As a command that imports nothing from the current folder; what is here knows nothing of the command's room."""
 LAST_CHARACTERS = 2000
-_RUNNING: dict[str, subprocess.Popen[str]] = {}
-"""By request: what this worker is at work on."""
+_RUNNING: dict[subprocess.Popen[str], str] = {}
+"""What this worker is at work on, and the request; several hubs may ask the same."""
 
 
 def run_request(request: str) -> str:
@@ -43,11 +43,11 @@ def run_request(request: str) -> str:
     except OSError as error:
         return _failed(3, f"{sys.executable}: cannot be started ({error.strerror}); see what is wrong there")
     with process:
-        _RUNNING[request] = process
+        _RUNNING[process] = request
         try:
             answer, last_words = process.communicate(text)
         finally:
-            del _RUNNING[request]
+            del _RUNNING[process]
     if process.returncode:
         status = process.returncode
         what = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
@@ -62,8 +62,8 @@ async def asked(request: str) -> str:
 
 async def stopped(requests: list[str]) -> None:
     """End what this worker is at work on of these: nobody waits for it any more. What they started dies with them."""
-    for request in requests:
-        if (process := _RUNNING.get(request)) is not None:
+    for process, request in tuple(_RUNNING.items()):
+        if request in requests:
             process.kill()
 
 

@@ -38,6 +38,13 @@ def test_who_it_is(home: Path) -> None:
     assert home.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.usefixtures("home")
+def test_two_hubs_may_ask_the_same_at_once() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (pool.submit(run_request, '{"ask": "census"}') for _ in range(2))
+        assert [json.loads(each.result())["status"] for each in (first, second)] == [0, 0]
+
+
 def test_another_source_is_refused_before_anything_is_fetched(home: Path) -> None:
     said = answer(ask="work", source="0" * 64, depot="file:///none", task="task")
     assert said == {
