@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engines.errors import NotTrusted
-from engines.signing.envelope import opened
-from engines.signing.newest import UNKNOWN, signed_on
+from engines.signing.newest import UNKNOWN
 from engines.signing.trust import expected, signature_of, signed_by, trusted_keys
 from engines.whole_file import write_whole
 from pipeline.errors import ConfigError
@@ -27,13 +26,13 @@ def check_not_older(name: str, engine: Path, folder: Path, store: Path) -> None:
     keys, last = trusted_keys(), folder / f"{name}{ENDING}"
     if not keys or not last.exists():
         return
-    before, when = signed_by(last, keys), signed_on(opened(last, keys).statement)
-    now = expected(engine)
-    if now.sha256 == before.sha256 or now.signed_on >= when or before.sha256 in withdrawn(name, store):
+    before, now = signed_by(last, keys), expected(engine)
+    if now.sha256 == before.sha256 or now.signed_on >= before.signed_on or before.sha256 in withdrawn(name, store):
         return
     raise NotTrusted(
-        f"baseline '{name}': its engine was signed {now.signed_on or UNKNOWN}, and one that was signed {when} lies in "
-        f"{folder}; it was not delivered: go back by `trtforge baseline rollback {name}`, or sign it again"
+        f"baseline '{name}': its engine was signed {now.signed_on or UNKNOWN}, and one that was signed "
+        f"{before.signed_on} lies in {folder}; it was not delivered: go back by `trtforge baseline rollback {name}`, "
+        "or sign it again"
     )
 
 
