@@ -72,6 +72,8 @@ class BaselineRecord:
     checks: tuple[Check, ...]
     """Of the gate that it passed."""
     measured: tuple[LatencyMeasurement, ...]
+    preprocess: str = ""
+    """What was done to the evaluation samples, a sentence; empty where an older version kept the baseline."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,7 @@ class Baseline:
     def engine(self) -> Engine:
         """The engine, ready to be measured."""
         info = self.record.engine
-        path = self.folder / info.path
-        return Engine(path, info.backend, min_batch=info.min_batch, max_batch=info.max_batch)
+        return Engine(self.folder / info.path, info.backend, min_batch=info.min_batch, max_batch=info.max_batch)
 
 
 @dataclass(frozen=True)
@@ -360,8 +361,7 @@ def _check_passed(gate: GateRecord, folder: Path, *, first: bool) -> None:
     if excused and not first:
         raise ConfigError(
             f"{folder}: the gate of {gate.candidate} was not decided because there was no baseline to "
-            f"compare with ({excused[0].budget}); "
-            "add --first to take it as the first one"
+            f"compare with ({excused[0].budget}); add --first to take it as the first one"
         )
 
 
@@ -380,6 +380,7 @@ def _baseline_record(gate: GateRecord, info: EngineInfo, measured: tuple[Latency
         metric="" if gate.metric is None else gate.metric.name,
         checks=gate.checks,
         measured=measured,
+        preprocess=gate.evaluation.preprocess,
     )
 
 

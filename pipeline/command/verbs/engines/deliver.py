@@ -72,19 +72,34 @@ def deliver(names: tuple[str, ...], target: tuple[str, Path], store: Path, **opt
     if server == "triton":
         written = deliver_to_triton(triton_model(options["model"] or names[0], engines, options["max_batch"]), folder)
     else:
-        written = _deliver_one(engines, target, options["plan"], options["network_type"])
+        written = _deliver_one(engines, target, (options["plan"], store), options["network_type"])
     echo(written)
     for engine in engines:
         note_delivered(engine.name, engine.path, place)
 
 
-def _deliver_one(engines: Sequence[Delivered], target: tuple[str, Path], file: Path | None, kind: NetworkType) -> Path:
-    """For what has one engine, and does what the plan's [data.preprocess] says."""
-    server, folder = target
+def _compare_preprocess(name: str, store: Path, plan: Plan) -> None:
+    """Say where the plan does something else to samples than was done to those that the engine was judged on."""
+    baseline = stored_baseline(name, store)
+    judged, asked = baseline.record.preprocess if baseline else "", preprocess_of(plan).describe()
+    if judged and judged != asked:
+        echo(
+            f"trtforge: {plan.path}: its [data.preprocess] ({asked}) is not what the samples had that {name} was gated "
+            f"on ({judged}); see that it is {name}'s plan",
+            err=True,
+        )
+
+
+def _deliver_one(
+    engines: Sequence[Delivered], target: tuple[str, Path], sources: tuple[Path | None, Path], kind: NetworkType
+) -> Path:
+    """For what has one engine, and does what the plan's [data.preprocess] says; ``sources``: the plan and the store."""
+    (server, folder), (file, store) = target, sources
     if len(engines) > 1:
         raise ConfigError(f"{server}: a configuration has one engine; give one NAME")
     who = "DeepStream" if server == "deepstream" else "the program"
     plan = read_plan(needed(file, "--plan", f"name the plan, whose [data.preprocess] {who} has to do"))
+    _compare_preprocess(engines[0].name, store, plan)
     if server == "cpp":
         return _deliver_program(engines[0], plan, folder)
     return deliver_to_deepstream(engines[0], picture_from(engines[0], preprocess_of(plan)), kind, folder)

@@ -75,6 +75,16 @@ def test_a_program_says_what_is_not_in_it(command: Command, baseline: Path) -> N
     assert "does not make what input 'image' of good takes, float32 (-1, 4, 8, 8)" in refused.err
 
 
+def test_another_preprocessing_than_the_gates_is_told(command: Command, baseline: Path) -> None:
+    Path("other.toml").write_text(baseline.read_text() + "[data.preprocess]\nscale = 0.5\n")
+    done = command("deliver", "good", "--to", "cpp", "program", "--plan", "other.toml")
+    assert (done.status, done.out) == (0, "program/engine_config.cpp\n")
+    assert done.err == (
+        "trtforge: other.toml: its [data.preprocess] (× 0.5) is not what the samples had that good was gated on "
+        "(none, samples are used as stored); see that it is good's plan\n"
+    )
+
+
 def test_an_engine_that_nobody_trusted_signed_is_not_delivered(
     command: Command, baseline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
