@@ -12,7 +12,9 @@ from rich.text import Text
 
 from calibration.data.batches import Samples
 from engines.backends import litert
+from engines.contract import DYNAMIC
 from engines.litert.facts import is_tflite
+from engines.onnx_model import shape_text
 from pipeline.accuracy.bisection import Evidence, TfliteEvidence
 from pipeline.artifact import ModelFile, OnnxModel, Ranges, TfliteModel
 from pipeline.command.options import (
@@ -103,7 +105,20 @@ def _samples(models: Sequence[ModelFile], options: dict[str, Any]) -> Samples:
             f"{models[1].path}: has not the inputs of {models[0].path} ('{names[0]}' is of one of them alone); give "
             "two files of one network"
         )
+    shapes = {spec.name: spec.shape for spec in others}
+    for spec in specs:
+        if not _may_be_one(spec.shape, shapes[spec.name]):
+            raise ConfigError(
+                f"{models[1].path}: takes input '{spec.name}' as {shape_text(shapes[spec.name])}, {models[0].path} as "
+                f"{shape_text(spec.shape)}; give two files of one network"
+            )
     return samples_from(options, specs)
+
+
+def _may_be_one(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether what has the one shape may have the other; the batch does not count."""
+    sizes = zip(shape[1:], other[1:])
+    return len(shape) == len(other) and all(size == theirs or DYNAMIC in (size, theirs) for size, theirs in sizes)
 
 
 NUM_SHOWN = 12

@@ -61,7 +61,11 @@ def test_samples_of_another_shape(folder: Path, command: Command) -> None:
         ("quantize m.tflite --ranges r -o o.onnx", 2, "is a .tflite file, an ONNX file is expected; `trtforge export"),
         ("cast m.tflite --data s.npz -o o.onnx", 2, "m.tflite: is a .tflite file, an ONNX file is expected; `trtforge"),
         ("lint m.tflite --data s.npz", 2, "m.tflite: is a .tflite file, an ONNX file is expected; `trtforge export m."),
-        ("bisect m.tflite int8.tflite --data s.npz", 2, "m.tflite: is a .tflite file, an ONNX file is expected; `tr"),
+        (
+            "bisect m.tflite int8.tflite --data s.npz",
+            2,
+            "int8.tflite: takes input 'x' as (1, 3), m.tflite as (1, 8); give two files of one network",
+        ),
         (
             "validate m.tflite int8.tflite --data s.npz",
             2,
