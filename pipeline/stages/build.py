@@ -31,6 +31,7 @@ from pipeline.machine.jetson import l4t, power_mode
 from pipeline.machine.progress import Phases, waiting
 from pipeline.machine.user_cache import user_cache
 from pipeline.option import check_bounds, option
+from pipeline.spelling import with_and
 from pipeline.stage import Stage
 
 SEVERAL = "builds"
@@ -141,7 +142,7 @@ class Build(Stage):
             ):
                 raise ConfigError(
                     f"[build] {build_field.name}: has no effect on an engine for {' or '.join(sorted(names))}, it is "
-                    f"for {' and '.join(takers)}; drop it, or add such a backend"
+                    f"for {with_and(takers)}; drop it, or add such a backend"
                 )
 
     def is_native(self, name: str, precision: str) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.spelling import echo, nearest, shown, some_of, table_console
+from pipeline.spelling import echo, nearest, shown, some_of, table_console, with_and
 
 EVIL = "\x1b]0;owned\x07[red]"
 
@@ -43,3 +43,8 @@ def test_of_many_names_the_first_are_named_and_the_others_counted() -> None:
     assert some_of(names[:3]) == "m000, m001, m002"
     assert some_of(names).endswith("m058, m059 and 2 more")
     assert nearest("m00", names).endswith("m059 and 2 more")
+
+
+@pytest.mark.parametrize(("names", "words"), [("a", "a"), ("ab", "a and b"), ("abc", "a, b and c"), ("", "")])
+def test_names_as_a_sentence_has_them(names: str, words: str) -> None:
+    assert with_and(tuple(names)) == words

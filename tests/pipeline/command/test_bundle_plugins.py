@@ -139,7 +139,9 @@ def test_bad_input_is_one_sentence(command: Command, plan: Path, tiny: Path) -> 
     other = for_another_processor(plugin_library(plan.parent, NOTHING))
     model, output = tiny / "tiny.onnx", ("-o", tiny / "engine.plan")
     rtx = ("--backend", "tensorrt_rtx")
-    effect = "has no effect on an engine for onnxruntime, it is for tensorrt and tensorrt_rtx; drop it"
+    effect = (
+        "has no effect on an engine for onnxruntime, it is for onnxruntime_tensorrt, tensorrt and tensorrt_rtx; drop it"
+    )
     for arguments, status, words in (
         ((model, *rtx, "--plugins", "none.so", *output), 2, "plugins: none.so does not exist, or is no file; name the"),
         ((model, "--backend", "onnxruntime", "--plugins", other, *output), 2, f"--plugins: {effect}"),

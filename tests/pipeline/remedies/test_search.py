@@ -49,7 +49,8 @@ def test_where_nothing_holds_all_that_was_tried_is_told(warm: Path) -> None:
     assert remedy.toml == ""
     assert remedy.tried[0].startswith('[calibrate] method = "auto": top1 ')
     assert remedy.tried[1].startswith('[calibrate] method = "auto" and 1 layer left in FP32: top1 ')
-    assert len(remedy.tried) == 2  # The next would leave nothing in INT8.
+    assert remedy.tried[2].startswith('[calibrate] method = "auto" and 3 layers left in FP32: top1 ')
+    assert len(remedy.tried) == 3  # The next would leave nothing in INT8.
     assert all(trial in remedy.sentence for trial in remedy.tried)
     assert "bisect" in remedy.sentence
     again = Store(warm / "store")

@@ -42,6 +42,7 @@ from pipeline.command.sample_check import check_samples
 from pipeline.command.stage_options import stage_from_options, stage_options
 from pipeline.errors import ConfigError
 from pipeline.output import check_file_target, check_folder_target, make
+from pipeline.spelling import with_and
 from pipeline.stages.build import Build, BuildTarget, takers_of
 
 
@@ -115,7 +116,7 @@ def check_options_for(backend: str) -> None:
         name = flag.removeprefix("--").replace("-", "_")
         if name in options and backend not in (takers := takers_of(name)):
             raise ConfigError(
-                f"{flag}: has no effect on an engine for {backend}, it is for {' and '.join(takers)}; drop it"
+                f"{flag}: has no effect on an engine for {backend}, it is for {with_and(takers)}; drop it"
             )
 
 
