@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ class Hub:
         """``client``: of Dask, connected."""
         self._client, self.address = client, address
         self._asked: dict[Future[str], str] = {}
+        self._mark = uuid.uuid4().hex
 
     def workers(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """Every worker: its address -> its name, and the devices that it has a tag of.
@@ -57,8 +59,9 @@ class Hub:
         A worker that dies is no end of it: it begins anew there or on another one.
         """
         executor: Executor = self._client.get_executor(resources={device: 1}, pure=False)
-        future: Future[str] = executor.submit(run_request, request)
-        self._asked[future] = request
+        marked = json.dumps(json.loads(request) | {"hub": self._mark})
+        future: Future[str] = executor.submit(run_request, marked)
+        self._asked[future] = marked
         return future
 
     def stop(self) -> None:

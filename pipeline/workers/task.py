@@ -27,6 +27,10 @@ START = (
 LAST_CHARACTERS = 2000
 _RUNNING: dict[subprocess.Popen[str], str] = {}
 """What this worker is at work on, and the request; several hubs may ask the same."""
+_STOPPED: set[str] = set()
+"""Requests that nobody waits for any more: one that comes here after its end was asked for is not begun. A hub marks
+its requests, so that none of another night is among them."""
+STOPPED = "was stopped before it began"
 
 
 def run_request(request: str) -> str:
@@ -34,6 +38,8 @@ def run_request(request: str) -> str:
 
     Whatever went wrong is an answer with an exit status and a sentence: an error would be tried again.
     """
+    if request in _STOPPED:
+        return _failed(4, STOPPED)
     text = json.dumps(json.loads(request) | {"parent": os.getpid()})
     pipe = subprocess.PIPE
     try:
@@ -44,6 +50,8 @@ def run_request(request: str) -> str:
         return _failed(3, f"{sys.executable}: cannot be started ({error.strerror}); see what is wrong there")
     with process:
         _RUNNING[process] = request
+        if request in _STOPPED:  # In the meantime.
+            process.kill()
         try:
             answer, last_words = process.communicate(text)
         finally:
@@ -62,6 +70,7 @@ async def asked(request: str) -> str:
 
 async def stopped(requests: list[str]) -> None:
     """End what this worker is at work on of these: nobody waits for it any more. What they started dies with them."""
+    _STOPPED.update(requests)
     for process, request in tuple(_RUNNING.items()):
         if request in requests:
             process.kill()

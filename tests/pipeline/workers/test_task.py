@@ -16,7 +16,7 @@ from pipeline.remote.device_files import DEVICE_LOCK, is_taken
 from pipeline.source_files import ROOT
 from pipeline.workers import task
 from pipeline.workers.device import HOME, program_digest
-from pipeline.workers.task import asked, run_request
+from pipeline.workers.task import asked, run_request, stopped
 from tests.pipeline.workers.cluster import wait_for
 
 
@@ -43,6 +43,15 @@ def test_two_hubs_may_ask_the_same_at_once() -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = (pool.submit(run_request, '{"ask": "census"}') for _ in range(2))
         assert [json.loads(each.result())["status"] for each in (first, second)] == [0, 0]
+
+
+def test_a_request_whose_end_was_asked_for_before_it_came_is_not_begun(home: Path) -> None:
+    """A cancelled line may reach a worker after the word that it is to end what it does."""
+    request = json.dumps({"ask": "census", "hub": "interrupted"})
+    asyncio.run(stopped([request]))
+    assert json.loads(run_request(request)) == {"status": 4, "sentence": "was stopped before it began"}
+    assert not home.exists()
+    assert answer(ask="census", hub="the next")["status"] == 0
 
 
 def test_another_source_is_refused_before_anything_is_fetched(home: Path) -> None:
