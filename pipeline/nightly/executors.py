@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -115,7 +114,7 @@ class Workers:
 
     def submit(self, sent: Sent) -> Future[str]:
         """Ask a worker of the line's device."""
-        return self.hub.submit(sent.line.device, json.dumps(sent.request))
+        return self.hub.submit(sent.line.device, sent.request)
 
     def ended(self, futures: Mapping[Future[str], Sent]) -> Iterator[tuple[Line, Callable[[], int]]]:
         """Each line as it is done, with what brings its files here and returns its exit status.

@@ -53,15 +53,15 @@ class Hub:
             raise self._gone(error) from error
         return {key: answer if isinstance(answer, Exception) else _read(answer) for key, answer in answers.items()}
 
-    def submit(self, device: str, request: str) -> Future[str]:
+    def submit(self, device: str, request: Request) -> Future[str]:
         """``run_request`` on a worker that has this tag, alone on it.
 
         A worker that dies is no end of it: it begins anew there or on another one.
         """
         executor: Executor = self._client.get_executor(resources={device: 1}, pure=False)
-        marked = json.dumps(json.loads(request) | {"hub": self._mark})
-        future: Future[str] = executor.submit(run_request, marked)
-        self._asked[future] = marked
+        text = json.dumps(request | {"hub": self._mark})
+        future: Future[str] = executor.submit(run_request, text)
+        self._asked[future] = text
         return future
 
     def stop(self) -> None:
