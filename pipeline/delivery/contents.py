@@ -36,6 +36,8 @@ class Delivered:
     """The largest batch that any profile takes; 0: no bound."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """That it was built with, as its record has them."""
+    preprocess: str = ""
+    """What was done to the samples that it was gated on, a sentence; empty where that is not known."""
 
     def files(self) -> list[Path]:
         """The engine's file, and those that hold weights of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,34 +73,31 @@ def deliver(names: tuple[str, ...], target: tuple[str, Path], store: Path, **opt
     if server == "triton":
         written = deliver_to_triton(triton_model(options["model"] or names[0], engines, options["max_batch"]), folder)
     else:
-        written = _deliver_one(engines, target, (options["plan"], store), options["network_type"])
+        written = _deliver_one(engines, target, options["plan"], options["network_type"])
     echo(written)
     for engine in engines:
         note_delivered(engine.name, engine.path, place)
 
 
-def _compare_preprocess(name: str, store: Path, plan: Plan) -> None:
+def _compare_preprocess(engine: Delivered, plan: Plan) -> None:
     """Say where the plan does something else to samples than was done to those that the engine was judged on."""
-    baseline = stored_baseline(name, store)
-    judged, asked = baseline.record.preprocess if baseline else "", preprocess_of(plan).describe()
-    if judged and judged != asked:
+    asked = preprocess_of(plan).describe()
+    if engine.preprocess and engine.preprocess != asked:
         echo(
-            f"trtforge: {plan.path}: its [data.preprocess] ({asked}) is not what the samples had that {name} was gated "
-            f"on ({judged}); see that it is {name}'s plan",
+            f"trtforge: {plan.path}: its [data.preprocess] ({asked}) is not what the samples had that {engine.name} "
+            f"was gated on ({engine.preprocess}); see that it is {engine.name}'s plan",
             err=True,
         )
 
 
-def _deliver_one(
-    engines: Sequence[Delivered], target: tuple[str, Path], sources: tuple[Path | None, Path], kind: NetworkType
-) -> Path:
-    """For what has one engine, and does what the plan's [data.preprocess] says; ``sources``: the plan and the store."""
-    (server, folder), (file, store) = target, sources
+def _deliver_one(engines: Sequence[Delivered], target: tuple[str, Path], file: Path | None, kind: NetworkType) -> Path:
+    """For what has one engine, and does what the plan's [data.preprocess] says."""
+    server, folder = target
     if len(engines) > 1:
         raise ConfigError(f"{server}: a configuration has one engine; give one NAME")
     who = "DeepStream" if server == "deepstream" else "the program"
     plan = read_plan(needed(file, "--plan", f"name the plan, whose [data.preprocess] {who} has to do"))
-    _compare_preprocess(engines[0].name, store, plan)
+    _compare_preprocess(engines[0], plan)
     if server == "cpp":
         return _deliver_program(engines[0], plan, folder)
     return deliver_to_deepstream(engines[0], picture_from(engines[0], preprocess_of(plan)), kind, folder)
@@ -123,4 +121,5 @@ def _engine(name: str, store: Path) -> Delivered:
     baseline = stored_baseline(name, store)
     assert baseline is not None
     check_file(baseline.engine.path)
-    return delivered_from(name, baseline.engine.path, baseline.engine.backend)
+    delivered = delivered_from(name, baseline.engine.path, baseline.engine.backend)
+    return replace(delivered, preprocess=baseline.record.preprocess)
