@@ -223,7 +223,7 @@ class Tolerate(Stage):
         halves = self._halves(model, proto, samples, "all")
         bits = precision_named(rounding.precision).activation_bits
         spans = [
-            [spans_from_ranges(half) for half in halves.read(method, rounding.percentile, {})[:2]]
+            [spans_from_ranges(half) for half in halves.read(method, rounding.percentile, {})]
             for method in rounding.range_methods()
         ]
         network = WholeIntegerNetwork(proto, WholeInteger(bits, rounding.weight_bits, rounding.one_scale), spans[0][0])
@@ -241,11 +241,14 @@ class Tolerate(Stage):
         halves = self._halves(model, proto, samples, "placements")
         means = halves.means if rounding.corrects_biases else {}
 
-        def read(method: RangeMethod) -> list[RangesRecord]:
-            return [ranges.with_means(means) for ranges in halves.read(method, rounding.percentile, rounding.methods)]
-
         methods = rounding.range_methods()
-        spans = [[spans_from_ranges(half) for half in read(method)[:2]] for method in methods]
+        spans = [
+            [
+                spans_from_ranges(half.with_means(means))
+                for half in halves.read(method, rounding.percentile, rounding.methods)
+            ]
+            for method in methods
+        ]
         options = PlacementOptions(
             rounding.target,
             rounding.exclude,
@@ -257,7 +260,8 @@ class Tolerate(Stage):
         lots = _lots(AdjustableNetwork(proto, options, spans[0][0]), spans, sessions)
         if len(methods) > 1:
             return lots, {}
-        return lots, {name: tensor.amax for name, tensor in read(methods[0])[2].tensors.items()}
+        both = halves.read_both(methods[0], rounding.percentile, rounding.methods)
+        return lots, {name: tensor.amax for name, tensor in both.tensors.items()}
 
     def _halves(self, model: OnnxModel, proto: onnx.ModelProto, samples: Samples, watch: Watch) -> _Halves:
         """They are kept for the next kind of engine of the model."""
@@ -292,22 +296,31 @@ class _Halves:
     """The values of tensors on one half of the samples and on the other, and means of channels on a few of them."""
 
     def __init__(self, halves: tuple[Mapping[str, Histogram], Mapping[str, Histogram]], means: ChannelMeans) -> None:
-        both = {name: histogram.merged(halves[1][name]) for name, histogram in halves[0].items()}
-        self._histograms, self.means = (*halves, both), means
-        self._read: dict[float, list[RangesRecord]] = {}
+        self._halves, self.means = halves, means
+        self._by_entropy: dict[tuple[int, float], RangesRecord] = {}
 
     def read(self, method: RangeMethod, percentile: float, methods: Mapping[str, Method]) -> list[RangesRecord]:
-        """The ranges of either half, and of both; the tensors in ``methods`` by those."""
-        if percentile not in self._read:
-            origin = Origin("", "", 0)
-            self._read[percentile] = [
-                ranges_from_histograms(each, "entropy", percentile, origin) for each in self._histograms
-            ]
+        """The ranges of either half; the tensors in ``methods`` by those."""
+        return [self._ranges(number, percentile, (method, methods)) for number in range(2)]
+
+    def read_both(self, method: RangeMethod, percentile: float, methods: Mapping[str, Method]) -> RangesRecord:
+        """The same of both halves together."""
+        return self._ranges(2, percentile, (method, methods))
+
+    def _ranges(
+        self, number: int, percentile: float, reading: tuple[RangeMethod, Mapping[str, Method]]
+    ) -> RangesRecord:
+        if (number, percentile) not in self._by_entropy:
+            histograms = self._halves[number] if number < len(self._halves) else self._merged()
+            ranges = ranges_from_histograms(histograms, "entropy", percentile, Origin("", "", 0))
+            self._by_entropy[number, percentile] = ranges
+        ranges, (method, methods) = self._by_entropy[number, percentile], reading
         first: Method = "entropy" if method == AUTO else method
-        return [
-            ranges.read_by(method, {**dict.fromkeys(ranges.tensors, first), **methods})
-            for ranges in self._read[percentile]
-        ]
+        return ranges.read_by(method, {**dict.fromkeys(ranges.tensors, first), **methods})
+
+    def _merged(self) -> dict[str, Histogram]:
+        first, second = self._halves
+        return {name: histogram.merged(second[name]) for name, histogram in first.items()}
 
 
 _LAST_HALVES: dict[tuple[str, str, str, str], _Halves] = {}
