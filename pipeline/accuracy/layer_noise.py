@@ -50,12 +50,8 @@ class InputNoise:
 
 
 @dataclass(frozen=True)
-class MeasureLayers:
-    """Tensors and weights by their share of the noise; the store can keep it.
-
-    Each is rounded to INT8 while the others are not, and the noise that the outputs have then is counted relative to
-    their signal. Outputs are read before a last Softmax or Sigmoid.
-    """
+class PlacedWork:
+    """What is found by running a network with INT8 where it is placed; the store can keep it."""
 
     options: PlacementOptions
     """Where INT8 is placed."""
@@ -69,6 +65,15 @@ class MeasureLayers:
     def modules(self, *_inputs: object) -> tuple[str, ...]:
         """What is loaded by name."""
         return (module_of(SIMULATOR),)
+
+
+@dataclass(frozen=True)
+class MeasureLayers(PlacedWork):
+    """Tensors and weights by their share of the noise.
+
+    Each is rounded to INT8 while the others are not, and the noise that the outputs have then is counted relative to
+    their signal. Outputs are read before a last Softmax or Sigmoid.
+    """
 
     def __call__(self, out: Path, model: OnnxModel, ranges: Ranges, samples: Samples) -> LayerNoises:
         """Write ``out/noise.json``: an ``InputNoise`` each, the noisiest first; none where no output tells.

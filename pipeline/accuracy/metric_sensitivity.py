@@ -11,15 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from calibration.graph.external_data import model_from_file
-from calibration.precision.placement import PlacementOptions
 from calibration.ranges.ranges import spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
-from engines import module_of
-from pipeline.accuracy.layer_noise import FILE, InputNoise, noises_from_file
+from pipeline.accuracy.layer_noise import FILE, InputNoise, PlacedWork, noises_from_file
 from pipeline.accuracy.mixed_precision import HeldBound, MixPrecision, MixtureJudge, ranked
 from pipeline.artifact import LayerNoises, OnnxModel, Ranges
-from pipeline.engine_runner import SIMULATOR
-from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import counting
 
 MOST_RANKED = 64
@@ -27,21 +23,8 @@ MOST_RANKED = 64
 
 
 @dataclass(frozen=True)
-class MeasureSensitivity:
-    """Layers by what the metric gains without them in INT8; the store can keep it."""
-
-    options: PlacementOptions
-    """Where INT8 is placed."""
-    num_threads: int = 0
-    """Of ONNX Runtime; 0: its default."""
-
-    def versions(self, *_inputs: object) -> dict[str, str]:
-        """Versions of the tools that the result depends on."""
-        return distribution_versions("numpy", "onnx", "onnx-ir", "onnxruntime")
-
-    def modules(self, *_inputs: object) -> tuple[str, ...]:
-        """What is loaded by name."""
-        return (module_of(SIMULATOR),)
+class MeasureSensitivity(PlacedWork):
+    """Layers by what the metric gains without them in INT8."""
 
     def __call__(
         self, out: Path, model: OnnxModel, ranges: Ranges, noises: LayerNoises, held: HeldBound

@@ -27,14 +27,12 @@ from calibration.graph.answers import answer_tensors
 from calibration.graph.external_data import model_from_file
 from calibration.graph.watched_outputs import watch_tensors
 from calibration.precision.place import NothingIn4Bits
-from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.ranges.ranges import spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
-from engines import module_of
 from engines.contract import Array
 from pipeline.accuracy.comparison import joined_samples
-from pipeline.accuracy.layer_noise import InputNoise, noises_from_file
+from pipeline.accuracy.layer_noise import InputNoise, PlacedWork, noises_from_file
 from pipeline.accuracy.metrics import Metric, metric
 from pipeline.accuracy.mixture import MixtureBound, MixturePoint
 from pipeline.accuracy.weight_codes import codes_from_folder
@@ -42,7 +40,6 @@ from pipeline.artifact import LayerNoises, Mixture, OnnxModel, Ranges, WeightCod
 from pipeline.engine_runner import SIMULATOR, Sessions, few
 from pipeline.errors import ConfigError
 from pipeline.json_record import finite
-from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import waiting
 from pipeline.tasks.coco import version_behind
 
@@ -73,20 +70,8 @@ class HeldBound:
 
 
 @dataclass(frozen=True)
-class MixPrecision:
-    """Find those layers; the store can keep it."""
-
-    options: PlacementOptions
-    num_threads: int = 0
-    """Of ONNX Runtime; 0: its default."""
-
-    def versions(self, *_inputs: object) -> dict[str, str]:
-        """Versions of the tools that the result depends on."""
-        return distribution_versions("numpy", "onnx", "onnx-ir", "onnxruntime")
-
-    def modules(self, *_inputs: object) -> tuple[str, ...]:
-        """What is loaded by name."""
-        return (module_of(SIMULATOR),)
+class MixPrecision(PlacedWork):
+    """Find those layers."""
 
     def __call__(self, out: Path, model: OnnxModel, ranges: Ranges, noises: LayerNoises, held: HeldBound) -> Mixture:
         """Write ``out/mixture.json``: a ``MixtureInfo``, and ``sets``, the nodes in float of each of its points.

@@ -15,15 +15,13 @@ from calibration.graph.editing import closed, opened
 from calibration.graph.external_data import model_from_file
 from calibration.graph.watched_outputs import watch_tensors
 from calibration.precision.place import place
-from calibration.precision.placement import PlacementOptions
 from calibration.ranges.moments import moments_of
 from calibration.ranges.ranges import spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.weights.gptq import RoundedProduct, parts_of, products_of, rounded_product
-from engines import module_of
+from pipeline.accuracy.layer_noise import PlacedWork
 from pipeline.artifact import OnnxModel, Ranges, WeightCodes
 from pipeline.engine_runner import SIMULATOR, Sessions, few
-from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import counting
 
 MOST_SAMPLES = 128
@@ -33,20 +31,8 @@ MOST_MOMENTS = 2**26
 
 
 @dataclass(frozen=True)
-class RoundWeights:
-    """Find the codes of weights; the store can keep them."""
-
-    options: PlacementOptions
-    num_threads: int = 0
-    """Of ONNX Runtime; 0: its default."""
-
-    def versions(self, *_inputs: object) -> dict[str, str]:
-        """Versions of the tools that the result depends on."""
-        return distribution_versions("numpy", "onnx", "onnx-ir", "onnxruntime")
-
-    def modules(self, *_inputs: object) -> tuple[str, ...]:
-        """What is loaded by name."""
-        return (module_of(SIMULATOR),)
+class RoundWeights(PlacedWork):
+    """Find the codes of weights."""
 
     def __call__(self, out: Path, model: OnnxModel, ranges: Ranges, samples: Samples) -> WeightCodes:
         """Write ``out/codes``: ``codes.npz``, and ``rounding.json`` with what it gives.
