@@ -86,22 +86,38 @@ def answers(
 ) -> list[dict[str, Array]]:
     """What an engine, loaded in ``runner``, answers to all samples, up to ``batch_size`` of them at once."""
     fixed = samples.fixed_batch or fixed_batch(runner)
-    sizes = BatchSizes(((1, 1),))
+    sizes, at_once = BatchSizes(((1, 1),)), batch_size
     if fixed != 1:
         feed = next(iter(samples.batches(fixed or 1)))
-        sizes, batch_size = batch_sizes(engine, runner, feed), batch_size or usual_batch_size(feed, fixed or 1)
-    batches = _by_batch(runner, engine, samples, (batch_size, sizes), on_sample)
-    return _by_sample(runner, samples, on_sample) if batches is None else batches
+        sizes, at_once = batch_sizes(engine, runner, feed), batch_size or usual_batch_size(feed, fixed or 1)
+    batches = _by_batch(runner, engine, samples, (at_once, sizes), on_sample)
+    if batches is None:
+        return _by_sample(runner, samples, on_sample)
+    return batches if batch_size else _joined(batches, sizes.at_most(MOST_SAMPLES))
 
 
 def usual_batch_size(feed: Mapping[str, Array], num_samples: int) -> int:
-    """How many samples such as the ``num_samples`` in ``feed`` are run at once where nobody says how many.
+    """How many samples such as the ``num_samples`` in ``feed`` are run at once where nobody says it: 1, 2, 4 … 32.
 
-    A CPU takes 1.4 to 1.8 times as long for each of 32 pictures of 240 x 240 as for each of 4, whose activations stay
-    in its caches; of small samples, 32 spread what a run costs by itself (`benchmarks/batch_size.py`).
+    A CPU takes up to 1.7 times as long for each of 32 pictures of 240 x 240 as for each of 4, whose activations stay in
+    its caches; of small samples, 32 spread what a run costs by itself (benchmarks/results/batch_size.md).
     """
     num_bytes = sum(array.nbytes for array in feed.values())
-    return min(max(MOST_BYTES * num_samples // max(num_bytes, 1), 1), MOST_SAMPLES)
+    fitting = min(max(MOST_BYTES * num_samples // max(num_bytes, 1), 1), MOST_SAMPLES)
+    return int(2 ** (fitting.bit_length() - 1))
+
+
+def _joined(batches: list[dict[str, Array]], num_samples: int) -> list[dict[str, Array]]:
+    """Neighbours together, up to so many samples: how many were run at once is no part of what is compared."""
+    num_together = max(num_samples // max(map(_num_in, batches), default=1), 1)
+    groups = [batches[start : start + num_together] for start in range(0, len(batches), num_together)]
+    if any(len({batch[name].shape[1:] for batch in group}) > 1 for group in groups for name in group[0]):
+        return batches
+    return [{name: np.concatenate([batch[name] for batch in group]) for name in group[0]} for group in groups]
+
+
+def _num_in(batch: Mapping[str, Array]) -> int:
+    return len(next(iter(batch.values())))
 
 
 def _by_batch(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from calibration.data.batches import DataSource, Samples, input_specs_from_onnx,
 from calibration.data.preprocess import Preprocess
 from engines import backend
 from engines.backends import reference
+from engines.contract import Runner
 from pipeline import record
 from pipeline.accuracy.comparison import SavedOutputs, Tolerance, compare, read_outputs, write_outputs
 from pipeline.artifact import Engine, OnnxModel, Ranges
@@ -56,24 +57,53 @@ def test_an_engines_batch_bounds_are_kept(net: OnnxModel, out: Out, bounds: tupl
     assert len(outputs["scores"]) == 10
 
 
-@pytest.mark.parametrize(("kib", "sizes"), [(1, [10]), (1024, [3, 3, 3, 1]), (4096, [1] * 10)])
+class Counting:
+    """A runner that notes how many samples it is given at once."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner, self.sizes = runner, list[int]()
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        self.sizes.append(len(next(iter(feed.values()))))
+        return self._runner.infer(feed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+
+def counted(net: OnnxModel, num: int, engine: Engine | None = None) -> tuple[list[int], list[dict[str, Array]]]:
+    """How many samples were run at once, and the answers."""
+    with backend("onnxruntime").load(net.path, num_threads=1) as runner:
+        counting = Counting(runner)
+        runs = cast("Runner", counting)
+        batches = infer.answers(runs, engine or Engine(net.path), samples_for(net, num), 0, lambda _: None)
+    return counting.sizes, batches
+
+
+@pytest.mark.parametrize(
+    ("kib", "sizes"),
+    [(1, [1, 32, 8]), (96, [1, 32, 8]), (97, [1, 16, 16, 8]), (700, [1, *[4] * 10]), (4096, [1] * 40)],
+)
 def test_large_samples_are_run_few_at_once(
     net: OnnxModel, monkeypatch: pytest.MonkeyPatch, kib: int, sizes: list[int]
 ) -> None:
-    """By their bytes: of a network's inputs 3 MiB are run at once, and never more than 32 samples."""
-    samples = samples_for(net)
-    num_bytes = sum(array.nbytes for array in fed(samples).values()) // samples.num_samples
-    monkeypatch.setattr(infer, "MOST_BYTES", infer.MOST_BYTES * num_bytes // (kib << 10))
-    with backend("onnxruntime").load(net.path, num_threads=1) as runner:
-        batches = infer.answers(runner, Engine(net.path), samples, 0, lambda _: None)
-    assert [len(batch["scores"]) for batch in batches] == sizes
+    """By their bytes: of a network's inputs 3 MiB are run at once; what is compared later stays batches of 32.
 
-
-def test_small_samples_are_run_thirty_two_at_once(net: OnnxModel) -> None:
-    samples = samples_for(net, 40)
-    with backend("onnxruntime").load(net.path, num_threads=1) as runner:
-        batches = infer.answers(runner, Engine(net.path), samples, 0, lambda _: None)
+    A first sample is run by itself, to see whose its rows are.
+    """
+    _, expected = counted(net, 40)
+    size = sum(array.nbytes for array in fed(samples_for(net, 1)).values())
+    monkeypatch.setattr(infer, "MOST_BYTES", infer.MOST_BYTES * size // (kib << 10))
+    run, batches = counted(net, 40)
+    assert run == sizes
     assert [len(batch["scores"]) for batch in batches] == [32, 8]
+    for batch, same in zip(batches, expected, strict=True):
+        np.testing.assert_allclose(batch["scores"], same["scores"], rtol=1e-5)
+
+
+def test_what_an_engine_takes_at_most_bounds_what_is_compared(net: OnnxModel) -> None:
+    run, batches = counted(net, 40, Engine(net.path, max_batch=16))
+    assert run[1:] == [len(batch["scores"]) for batch in batches] == [16, 16, 8]
 
 
 WITHOUT_BATCH = """
