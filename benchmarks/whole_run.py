@@ -9,6 +9,7 @@ other, so that ratios hold on a machine that others use too; seconds do less so.
 - *Lower bound*: what no such run can do without: the converter, one pass of the trained network over the evaluation
   images, one of each model that answers, one pass over the calibration images, each a process of its own with nothing
   else in it, as many images at once as ours; and the builder's and the benchmark's own time, taken from our run.
+- *For ONNX Runtime alone*: the same plan with that backend alone, in another empty store: the job that is done by hand.
 - *By hand*: tf2onnx, quant_pre_process, quantize_static with Entropy, ONNX Runtime's converter to float16,
   ``polygraphy run`` of the three models on batches of the same size, and a loop that times each at batch 1. It builds
   nothing for TensorRT.
@@ -32,7 +33,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ from pipeline.store import Stopwatch, Store
 NUM_CALIBRATION, NUM_EVALUATION, AT_ONCE = 128, 256, 32
 LOOK_SECONDS, PAGE = 0.05, os.sysconf("SC_PAGESIZE")
 MOST_GIB = 20.0
+BY_HAND_BACKEND = "onnxruntime"
 TIMED_SECONDS = 3.0
 """Of each model by hand; our own benchmark chooses by itself, and interleaves."""
 PLAN = """\
@@ -137,12 +139,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Measured:
-    """A network: ours by stage, the lower bound by part, and by hand by process."""
+    """A network: ours by stage, the lower bound by part, ours for ONNX Runtime alone, and by hand by process."""
 
     name: str
     ours: tuple[Part, ...]
     total: Part
     bound: tuple[Part, ...]
+    alone: tuple[Part, ...]
+    total_alone: Part
     by_hand: tuple[Part, ...]
 
 
@@ -191,18 +195,24 @@ def watched_memory() -> Iterator[list[int]]:
         thread.join()
 
 
-def run_stages(path: Path, folder: Path) -> None:
-    """Ours, in this process: the models, the samples as arrays, and ``parts.json``, go to the folder."""
+def run_stages(path: Path, folder: Path, backend: str) -> None:
+    """Ours, in this process, ``parts.json`` to the folder: what a plan asks for, or that for one backend alone.
+
+    With all that it asks for, the models, and the samples as arrays, go to the folder too.
+    """
     peaks, stopwatch = Peaks(), Stopwatch()
-    store = Store(folder / "store", working=peaks.working)
+    store = Store(folder / f"store{backend}", working=peaks.working)
     plan = read_plan(path)
+    if backend:
+        plan = replace(plan, variants=replace(plan.variants, backends=(backend,)))
     made = run_plan(plan, store, "benchmark")
     parts = []
     for stage in dict.fromkeys(entry.stage for entry in store.account):
         own = [entry for entry in store.account if entry.stage == stage]
         parts.append(Part(stage, sum(entry.cpu_seconds for entry in own), peaks.mib[stage], len(own)))
     parts.append(Part("all", stopwatch.spent().cpu_seconds, max(peaks.mib.values())))
-    keep(plan, made, folder)
+    if not backend:
+        keep(plan, made, folder)
     (folder / "parts.json").write_text(json.dumps([vars(part) for part in parts]))
 
 
@@ -228,13 +238,19 @@ def measured(name: str, path: Path) -> Measured:
     """Ours, the lower bound, and by hand."""
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        aside(run_stages, path, folder)
-        *ours, total = [Part(**part) for part in json.loads((folder / "parts.json").read_text())]
+        *ours, total = parts_of_run(path, folder, "")
+        *alone, total_alone = parts_of_run(path, folder, BY_HAND_BACKEND)
         commands = Commands(folder)
         bound = [commands.part(part, *command) for part, command in commands.of_bound().items()]
         bound += [part for part in ours if part.name in ("build", "benchmark")]
         by_hand = [commands.part(part, *command) for part, command in commands.by_hand().items()]
-        return Measured(name, tuple(ours), total, tuple(bound), tuple(by_hand))
+        return Measured(name, tuple(ours), total, tuple(bound), tuple(alone), total_alone, tuple(by_hand))
+
+
+def parts_of_run(path: Path, folder: Path, backend: str) -> list[Part]:
+    """Of `run_stages`, in a process of its own; the last is the sum."""
+    aside(run_stages, path, folder, backend)
+    return [Part(**part) for part in json.loads((folder / "parts.json").read_text())]
 
 
 class Commands:
@@ -324,15 +340,26 @@ def page(networks: list[Measured], folder: Path) -> str:
         f"{cpu_name()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end. CPU seconds of all "
         "threads; peak memory of all processes together, by stage. What each column is: see the head of the script."
     )
-    lines += ["", "| | ours, CPU s | lower bound | ours / bound | by hand | ours / by hand |", "|---" * 6 + "|"]
+    titles = [
+        "ours, CPU s",
+        "lower bound",
+        "ours / bound",
+        "ours for ONNX Runtime alone",
+        "by hand",
+        "ratio of the two",
+    ]
+    lines += ["", f"| | {' | '.join(titles)} |", "|---" * 7 + "|"]
     for each in networks:
-        ours, bound, by_hand = each.total.cpu_s, sum_of(each.bound, "").cpu_s, sum_of(each.by_hand, "").cpu_s
+        ours, bound = each.total.cpu_s, sum_of(each.bound, "").cpu_s
+        alone, by_hand = each.total_alone.cpu_s, sum_of(each.by_hand, "").cpu_s
         lines.append(
-            f"| {each.name} | {ours:.0f} | {bound:.0f} | {ours / bound:.2f} | {by_hand:.0f} | {ours / by_hand:.2f} |"
+            f"| {each.name} | {ours:.0f} | {bound:.0f} | {ours / bound:.2f} | {alone:.0f} | {by_hand:.0f} "
+            f"| {alone / by_hand:.2f} |"
         )
     for each in networks:
         lines += ["", f"## {each.name}", *table("ours", each.ours, each.total)]
         lines += table("lower bound", each.bound, sum_of(each.bound, "sum"))
+        lines += table("ours for ONNX Runtime alone", each.alone, each.total_alone)
         lines += table("by hand", each.by_hand, sum_of(each.by_hand, "sum"))
     return "\n".join([*lines, ""])
 

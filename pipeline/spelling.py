@@ -52,10 +52,10 @@ def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
     return f"{meant} known: {some_of(known)}"
 
 
-def some_of(names: tuple[str, ...] | list[str]) -> str:
-    """The names, with commas between them; of many the first, and how many more there are."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+def some_of(names: tuple[str, ...] | list[str], most: int = MOST_NAMED) -> str:
+    """The names, with commas between them; of more than ``most`` the first, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def with_and(names: Sequence[str]) -> str:

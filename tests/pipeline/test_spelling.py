@@ -42,6 +42,7 @@ def test_of_many_names_the_first_are_named_and_the_others_counted() -> None:
     names = [f"m{number:03d}" for number in range(62)]
     assert some_of(names[:3]) == "m000, m001, m002"
     assert some_of(names).endswith("m058, m059 and 2 more")
+    assert some_of(names, 2) == "m000, m001 and 60 more"
     assert nearest("m00", names).endswith("m059 and 2 more")
 
 
