@@ -26,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.compiled import compile_program
 from benchmarks.nightly import make_plan
 from pipeline.gate.baseline import baselines_in
 from pipeline.retention.verify import verify
@@ -125,6 +126,7 @@ def killed_nights(work: Path, num: int) -> Tally:
 
 def main() -> None:
     """Run, and print what was seen."""
+    compile_program()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--work", type=Path, required=True, help="folder that is not there yet")

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.calibration import cpu_name
+from benchmarks.compiled import compile_program
 
 PLAN = """
 [model]
@@ -164,6 +165,7 @@ def one_changed(work: Path, num: int) -> tuple[Cost, Cost]:
 
 def main() -> None:
     """Make, measure, print."""
+    compile_program()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plans", type=int, default=100)
     parser.add_argument("--distinct", type=int, default=0, help="plans with files of their own; 0: all")

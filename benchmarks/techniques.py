@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.compiled import compile_program
 from benchmarks.networks import NETWORKS
 from pipeline.machine.identity import this_machine
 from pipeline.record import Record
@@ -187,6 +188,7 @@ def cost(plan: Path, work: Path) -> Iterator[str]:
 
 def main() -> None:
     """Advise for each network, and write the tables."""
+    compile_program()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, required=True)

@@ -29,6 +29,7 @@ from onnx import numpy_helper
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 
+from benchmarks.compiled import compile_program
 from benchmarks.networks import NETWORKS, Network
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.data.preprocess import Preprocess
@@ -96,6 +97,7 @@ class Kind:
 
 def main() -> None:
     """Run all networks and write the tables."""
+    compile_program()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--methods", default=",".join(METHODS), help="calibration methods")

@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 
 from benchmarks.calibration import EXPORT, MODELS, Cost, aside, cpu_name, make_images, run
+from benchmarks.compiled import compile_program
 from calibration.data.batches import input_specs_from_onnx
 from pipeline.flow import run as run_plan
 from pipeline.plan import Plan, read_plan
@@ -366,6 +367,7 @@ def page(networks: list[Measured], folder: Path) -> str:
 
 def main() -> None:
     """Measure each network and write the page."""
+    compile_program()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))

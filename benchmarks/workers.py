@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.compiled import compile_program
 from benchmarks.nightly import make_plan, trtforge
 from tests.pipeline.workers.cluster import cluster_in
 
@@ -89,6 +90,7 @@ def overhead(work: Path, num: int) -> Overhead:
 
 def main() -> None:
     """Run both, and print what they cost."""
+    compile_program()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plans", type=int, default=50)
     parser.add_argument("--work", type=Path, required=True, help="folder that is not there yet")
