@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,23 @@ class Delivered:
     def batch_of(self, profile: Profile) -> int:
         """The largest batch of a profile: the smallest of its inputs' largest, as Triton has it."""
         return min(ranges.max[0] for ranges in profile.values())
+
+
+@contextmanager
+def delivering_to(folder: Path) -> Iterator[None]:
+    """While it is entered nobody else delivers to the folder: who comes second waits. It is made where it is not there.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    make_folder(folder, ())
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # Of a file system that has no locks.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(folder: Path, files: Iterable[str]) -> None:

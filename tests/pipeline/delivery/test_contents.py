@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipeline.delivery.contents import delivered_from
+from pipeline.delivery.contents import delivered_from, delivering_to
+from pipeline.delivery.triton import deliver_to_triton, triton_model
 from pipeline.errors import ConfigError
-from tests.pipeline.delivery.engines import IMAGE, SCORES, write_record
+from tests.pipeline.delivery.engines import IMAGE, SCORES, engine, write_record
+from tests.pipeline.delivery.model_config import parsed
 
 
 def test_the_record_says_what_the_engine_is(tmp_path: Path) -> None:
@@ -34,3 +37,20 @@ def test_without_a_record_or_with_half_of_one_it_is_refused(tmp_path: Path) -> N
     write_record(path, sha256="00" * 32)
     with pytest.raises(ConfigError, match="is the record of another file"):
         delivered_from("resnet.orin", path, "tensorrt")
+
+
+def test_of_many_who_deliver_at_once_each_finds_what_the_one_before_wrote_whole(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+
+    def deliver(number: int) -> Path:
+        model = triton_model("m", [engine(tmp_path / str(number), f"e{number}")], 0)
+        with delivering_to(repository / "m"):
+            version = deliver_to_triton(model, repository)
+            config = parsed((repository / "m/config.pbtxt").read_text())
+            assert list(config.version_policy.specific.versions) == [int(version.name)], "nobody came between"
+            assert (version / "model.plan").read_bytes() == f"engine e{number}".encode()
+        return version
+
+    with ThreadPoolExecutor(8) as threads:
+        versions = list(threads.map(deliver, range(24)))
+    assert sorted(int(version.name) for version in versions) == list(range(1, 25))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from calibration.data.source import FUNCTION
 from engines.plugin_library import libraries_named
 from engines.signing.trust import check_file, trusted_keys
 from pipeline.command.options import STORE, given_options, needed
-from pipeline.delivery.contents import Delivered, delivered_from
+from pipeline.delivery.contents import Delivered, delivered_from, delivering_to
 from pipeline.delivery.cpp import EXAMPLE, cpp_program, deliver_to_cpp, is_changed
 from pipeline.delivery.deepstream import NETWORK_TYPES, NetworkType, deliver_to_deepstream, picture_from
 from pipeline.delivery.last_delivered import check_not_older, note_delivered
@@ -34,12 +35,21 @@ ONLY_FOR = {
 }
 
 
+class _Folder(click.Path):
+    """Of a name; the empty text, as of a variable that is not set, would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the folder has no name", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option(
     "--to",
     "target",
-    type=(click.Choice(TARGETS), click.Path(path_type=Path)),
+    type=(click.Choice(TARGETS), _Folder(path_type=Path)),
     required=True,
     metavar="triton|deepstream|cpp FOLDER",
     help="the server and its model repository or the folder of its configuration; cpp: the folder of a program",
@@ -64,19 +74,23 @@ def deliver(names: tuple[str, ...], target: tuple[str, Path], store: Path, **opt
     """
     server, folder = target
     engines = [_engine(name, store) for name in names]
-    place = folder / (options["model"] or names[0]) if server == "triton" else folder
-    for engine in engines:
-        check_not_older(engine.name, engine.path, place, store)
     for flag in given_options():
         if server not in ONLY_FOR.get(flag, TARGETS):
             raise ConfigError(f"{flag}: has no effect for {server}; drop it")
     if server == "triton":
-        written = deliver_to_triton(triton_model(options["model"] or names[0], engines, options["max_batch"]), folder)
+        model = triton_model(options["model"] or names[0], engines, options["max_batch"])
+        place = folder / model.name
+        write: Callable[[], Path] = partial(deliver_to_triton, model, folder)
     else:
-        written = _deliver_one(engines, target, options["plan"], options["network_type"])
+        place = folder
+        write = _of_one(engines, target, options["plan"], options["network_type"])
+    with delivering_to(place):
+        for engine in engines:
+            check_not_older(engine.name, engine.path, place, store)
+        written = write()
+        for engine in engines:
+            note_delivered(engine.name, engine.path, place)
     echo(written)
-    for engine in engines:
-        note_delivered(engine.name, engine.path, place)
 
 
 def _compare_preprocess(engine: Delivered, plan: Plan) -> None:
@@ -90,8 +104,10 @@ def _compare_preprocess(engine: Delivered, plan: Plan) -> None:
         )
 
 
-def _deliver_one(engines: Sequence[Delivered], target: tuple[str, Path], file: Path | None, kind: NetworkType) -> Path:
-    """For what has one engine, and does what the plan's [data.preprocess] says."""
+def _of_one(
+    engines: Sequence[Delivered], target: tuple[str, Path], file: Path | None, kind: NetworkType
+) -> Callable[[], Path]:
+    """What writes for that which has one engine, and does what the plan's [data.preprocess] says."""
     server, folder = target
     if len(engines) > 1:
         raise ConfigError(f"{server}: a configuration has one engine; give one NAME")
@@ -99,20 +115,24 @@ def _deliver_one(engines: Sequence[Delivered], target: tuple[str, Path], file: P
     plan = read_plan(needed(file, "--plan", f"name the plan, whose [data.preprocess] {who} has to do"))
     _compare_preprocess(engines[0], plan)
     if server == "cpp":
-        return _deliver_program(engines[0], plan, folder)
-    return deliver_to_deepstream(engines[0], picture_from(engines[0], preprocess_of(plan)), kind, folder)
+        return _of_program(engines[0], plan, folder)
+    return partial(deliver_to_deepstream, engines[0], picture_from(engines[0], preprocess_of(plan)), kind, folder)
 
 
-def _deliver_program(engine: Delivered, plan: Plan, folder: Path) -> Path:
+def _of_program(engine: Delivered, plan: Plan, folder: Path) -> Callable[[], Path]:
     libraries = [*(plan.resolved(name) for name in plan.build.plugins), *libraries_named()]
     program = cpp_program(engine, preprocess_of(plan), libraries, trusted_keys())
-    was_changed = is_changed(folder)
-    written = deliver_to_cpp(program, folder)
-    if was_changed:
-        echo(f"trtforge: {folder / EXAMPLE}: was changed, and stays as it is", err=True)
-    if FUNCTION.fullmatch(source := plan.data.evaluation.path):
-        echo(f"trtforge: what {source} does to samples is not in the program, but [data.preprocess] is", err=True)
-    return written
+
+    def write() -> Path:
+        was_changed = is_changed(folder)
+        written = deliver_to_cpp(program, folder)
+        if was_changed:
+            echo(f"trtforge: {folder / EXAMPLE}: was changed, and stays as it is", err=True)
+        if FUNCTION.fullmatch(source := plan.data.evaluation.path):
+            echo(f"trtforge: what {source} does to samples is not in the program, but [data.preprocess] is", err=True)
+        return written
+
+    return write
 
 
 def _engine(name: str, store: Path) -> Delivered:

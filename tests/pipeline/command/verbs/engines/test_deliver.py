@@ -56,6 +56,8 @@ def test_what_has_no_effect_or_no_meaning_is_refused(command: Command, baseline:
         refused = command("deliver", "good", "--to", *arguments)
         assert refused.status == 2
         assert f"plan.toml{place}: cannot be made (" in refused.err
+    unset = command("deliver", "good", "--to", "cpp", "", "--plan", baseline)
+    assert (unset.status, "Invalid value for '--to': the folder has no name" in unset.err) == (2, True), unset.err
     two = command("deliver", "good", "good", "--to", "deepstream", "r", "--plan", baseline)
     assert "a configuration has one engine; give one NAME" in two.err
 
