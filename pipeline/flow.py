@@ -11,8 +11,6 @@ from dataclasses import replace
 from calibration.data.batches import Samples, input_specs_from_onnx, open_samples
 from calibration.lint.findings import raise_errors
 from engines import backend
-from engines.model_format import ModelFormat
-from engines.torch_graph import library
 from pipeline.artifact import (
     PRUNED,
     TRAINED,
@@ -26,16 +24,15 @@ from pipeline.builder.plugins import name_plugins
 from pipeline.bundle import open_bundle, tolerance_key
 from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
-from pipeline.latency.together import members_from, those_timed
+from pipeline.latency.together import those_timed
 from pipeline.plan import Plan
 from pipeline.preflight.operators import ask_all, check_operators
-from pipeline.preflight.shape_ranges import check_shape_ranges
+from pipeline.preflight.plan import check_labels, check_plan, check_shapes
 from pipeline.refitting.engines import fill_engines
 from pipeline.results import Form, Network, Results
 from pipeline.signing.options import signing_notes, trust
 from pipeline.signing.statement import sign_in_store
 from pipeline.sources.contract import check_convertible, source_from_path
-from pipeline.spelling import nearest
 from pipeline.stages.calibrate import check_float
 from pipeline.stages.lint import Evaluated
 from pipeline.stages.tolerate import LEAST_SAMPLES
@@ -45,15 +42,12 @@ from pipeline.trained.networks import network_from, notes_on
 from pipeline.trained.pixels import pixels_of, resolved_source, samples_from, samples_of_trained
 from pipeline.variants import (
     built_engine,
-    check_networks,
+    formats_of,
     is_reference,
-    judge_of,
     judged_engine,
     needs_ranges,
     ranges_of,
     rounding_of,
-    stage_for,
-    target_of,
     time_frontiers,
     trained_network,
     training_aim,
@@ -188,11 +182,6 @@ def convert_networks(plan: Plan, store: Store, made: Results) -> None:
         made.networks[TRAINED].forms[TfliteModel.FORMAT] = Form(converted)
 
 
-def formats_of(plan: Plan) -> set[ModelFormat]:
-    """Of the files that the plan's backends take."""
-    return {backend(name).TAKES for name in plan.variants.backends}
-
-
 def models_of_bundle(plan: Plan, store: Store) -> Results:
     """The first half of a run, done by another machine and packed: checked, and used as it is.
 
@@ -238,79 +227,6 @@ def models_of_bundle(plan: Plan, store: Store) -> Results:
         if reason and backend(SIMULATOR).why_not_run():
             raise Unavailable(f"{reason}; and without onnxruntime its accuracy cannot be simulated either")
     return made
-
-
-def check_plan(plan: Plan, until: str) -> None:
-    """What is bound to fail fails now, not after an hour of work.
-
-    Raises:
-        Unavailable: a backend cannot build on this machine, or not what [build] asks for.
-        ConfigError: the models of a bundle are requested, there is no such metric, a backend takes no model of a
-            precision, [build] has what no backend takes, or the report's folder holds something else.
-    """
-    if plan.packed.manifest and not plan.stage(until).NEEDS_ENGINES:
-        raise ConfigError(
-            f"{plan.path}: is the plan of a bundle, its models are already made: there is nothing to {until}"
-        )
-    if plan.data.metric:
-        judge_of(plan).metric()
-    plan.build.check_backends(plan.variants.backends)
-    check_networks(plan)
-    if plan.trains() and (reason := library.why_not()):
-        raise Unavailable(f"{plan.path}: networks are to be trained, and {reason}; or drop [tune] and [prune] epochs")
-    for verb, network in (("prune", PRUNED), ("tune", TUNED)):
-        if until == verb and network not in plan.variants.networks:
-            raise ConfigError(f"{plan.path}: has no table [{verb}]; add it, empty if its defaults will do")
-    if plan.build.edgetpu and plan.convert.batch_size != 1:
-        raise ConfigError(
-            f"{plan.path}: [build] edgetpu is true, but [convert] batch_size is {plan.convert.batch_size}: the Edge "
-            "TPU takes one sample at a time; set it to 1"
-        )
-    if until == "convert" and TfliteModel.FORMAT not in formats_of(plan):
-        raise ConfigError(f"{plan.path}: no backend of [variants] takes a .tflite file; add one, such as litert")
-    if plan.quantize.override and OnnxModel.FORMAT not in formats_of(plan):
-        raise ConfigError(
-            f"{plan.path}: [[quantize.override]] goes by the names of an ONNX model, and no backend of [variants] "
-            "takes one; leave it out"
-        )
-    for variant in variants(plan, until):
-        stage_for(plan, variant)
-    if plan.stage(until).NEEDS_ENGINES:
-        for variant in variants(plan, until):
-            if reason := backend(variant.backend).why_not_build():
-                raise Unavailable(reason)
-            plan.build.refuse(target_of(plan, variant))
-    members_from(plan.benchmark.together, [variant.name for variant in variants(plan, "benchmark")])
-    if until == "benchmark":
-        plan.report.check_folder(plan.output_folder(plan.report))
-
-
-def check_labels(plan: Plan, samples: Samples) -> None:
-    """That the metric can read the labels.
-
-    Raises:
-        ConfigError, DataError: there are none, or of another kind.
-    """
-    judge = judge_of(plan)
-    if judge.name:
-        judge.metric().check_labels(None if samples.reader.labels() is None else samples.labels())
-
-
-def check_shapes(plan: Plan, samples: Samples, until: str) -> None:
-    """That [model.inputs] and [[model.profiles]] fit the model.
-
-    Raises:
-        ConfigError: they name an input that the model does not have, or lack one that an engine cannot be built
-            without.
-    """
-    known = [spec.name for spec in samples.specs]
-    tables = [("model.inputs", plan.model.inputs), *(("model.profiles", shapes) for shapes in plan.model.profiles)]
-    for table, shapes in tables:
-        for name in shapes:
-            if name not in known:
-                raise ConfigError(f"{plan.path}: [{table}] the model has no input '{name}'{nearest(name, known)}")
-    if plan.stage(until).NEEDS_ENGINES:
-        check_shape_ranges(plan, samples)
 
 
 def time_engines(plan: Plan, store: Store, made: Results) -> None:

@@ -16,6 +16,7 @@ from calibration.ranges.ranges import IMPORTED, RangeMethod, methods_of_tensors
 from calibration.ranges.ranges import TUNED as TUNED_RANGES
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
+from engines.model_format import ModelFormat
 from engines.precision import precision_named
 from pipeline.accuracy.bisection import Evidence, TfliteEvidence
 from pipeline.accuracy.weight_codes import codes_from_folder
@@ -77,6 +78,11 @@ def is_made(variant: Variant) -> bool:
     if backend(variant.backend).TAKES != OnnxModel.FORMAT:
         return False
     return variant.network != TUNED or variant.precision.has_scales
+
+
+def formats_of(plan: Plan) -> set[ModelFormat]:
+    """Of the files that the plan's backends take."""
+    return {backend(name).TAKES for name in plan.variants.backends}
 
 
 def check_networks(plan: Plan) -> None:

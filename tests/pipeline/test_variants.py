@@ -147,10 +147,3 @@ def test_what_is_written_for_the_edge_tpu_follows_from_build(folder: Path) -> No
     plan = read_plan(folder / "plan.toml", ["build.edgetpu=true"])
     assert stage_for(plan, Variant(INT8, "litert")) == Ptq(edgetpu=True)
     assert stage_for(read_plan(folder / "plan.toml"), Variant(INT8, "litert")) == Ptq()
-    with pytest.raises(ConfigError, match=r"edgetpu is true, but \[convert\] batch_size is 4: the Edge TPU takes one"):
-        flow.check_plan(read_plan(folder / "plan.toml", ["build.edgetpu=true", "convert.batch_size=4"]), "quantize")
-    change(folder, 'backends = ["litert"]', 'backends = ["onnxruntime"]')
-    with pytest.raises(
-        ConfigError, match=r"\[build\] edgetpu: has no effect on an engine for onnxruntime, it is for li"
-    ):
-        flow.check_plan(read_plan(folder / "plan.toml", ["build.edgetpu=true"]), "build")

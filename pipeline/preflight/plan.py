@@ -1,0 +1,98 @@
+"""What is bound to fail fails before anything is made: a plan beside this machine, its model and its samples."""
+
+from __future__ import annotations
+
+from calibration.data.batches import Samples
+from engines import backend
+from engines.torch_graph import library
+from pipeline.artifact import PRUNED, TUNED, OnnxModel, TfliteModel
+from pipeline.errors import ConfigError, Unavailable
+from pipeline.latency.together import members_from
+from pipeline.machine.power_mode import asked_models
+from pipeline.plan import Plan
+from pipeline.preflight.shape_ranges import check_shape_ranges
+from pipeline.spelling import nearest
+from pipeline.stages import benchmark
+from pipeline.variants import check_networks, formats_of, judge_of, stage_for, target_of, variants
+
+
+def check_plan(plan: Plan, until: str) -> None:
+    """What is bound to fail fails now, not after an hour of work.
+
+    Raises:
+        Unavailable: a backend cannot build on this machine, or not what [build] asks for; or nobody here may change
+            the power mode that [benchmark] asks for.
+        ConfigError: the models of a bundle are requested, there is no such metric, a backend takes no model of a
+            precision, [build] has what no backend takes, the device has no such power mode, or the report's folder
+            holds something else.
+    """
+    if plan.packed.manifest and not plan.stage(until).NEEDS_ENGINES:
+        raise ConfigError(
+            f"{plan.path}: is the plan of a bundle, its models are already made: there is nothing to {until}"
+        )
+    if plan.data.metric:
+        judge_of(plan).metric()
+    plan.build.check_backends(plan.variants.backends)
+    check_networks(plan)
+    if plan.trains() and (reason := library.why_not()):
+        raise Unavailable(f"{plan.path}: networks are to be trained, and {reason}; or drop [tune] and [prune] epochs")
+    for verb, network in (("prune", PRUNED), ("tune", TUNED)):
+        if until == verb and network not in plan.variants.networks:
+            raise ConfigError(f"{plan.path}: has no table [{verb}]; add it, empty if its defaults will do")
+    if plan.build.edgetpu and plan.convert.batch_size != 1:
+        raise ConfigError(
+            f"{plan.path}: [build] edgetpu is true, but [convert] batch_size is {plan.convert.batch_size}: the Edge "
+            "TPU takes one sample at a time; set it to 1"
+        )
+    if until == "convert" and TfliteModel.FORMAT not in formats_of(plan):
+        raise ConfigError(f"{plan.path}: no backend of [variants] takes a .tflite file; add one, such as litert")
+    if plan.quantize.override and OnnxModel.FORMAT not in formats_of(plan):
+        raise ConfigError(
+            f"{plan.path}: [[quantize.override]] goes by the names of an ONNX model, and no backend of [variants] "
+            "takes one; leave it out"
+        )
+    for variant in variants(plan, until):
+        stage_for(plan, variant)
+    if plan.stage(until).NEEDS_ENGINES:
+        _check_engines(plan, until)
+    members_from(plan.benchmark.together, [variant.name for variant in variants(plan, "benchmark")])
+    if until == "benchmark":
+        plan.report.check_folder(plan.output_folder(plan.report))
+
+
+def _check_engines(plan: Plan, until: str) -> None:
+    """That they can be built here, and timed as the plan asks for it."""
+    for variant in variants(plan, until):
+        if reason := backend(variant.backend).why_not_build():
+            raise Unavailable(reason)
+        plan.build.refuse(target_of(plan, variant))
+    if until == "benchmark" or (until == "gate" and plan.gate.pays):
+        asked_models(benchmark.ROOT, plan.benchmark.power_mode)
+
+
+def check_labels(plan: Plan, samples: Samples) -> None:
+    """That the metric can read the labels.
+
+    Raises:
+        ConfigError, DataError: there are none, or of another kind.
+    """
+    judge = judge_of(plan)
+    if judge.name:
+        judge.metric().check_labels(None if samples.reader.labels() is None else samples.labels())
+
+
+def check_shapes(plan: Plan, samples: Samples, until: str) -> None:
+    """That [model.inputs] and [[model.profiles]] fit the model.
+
+    Raises:
+        ConfigError: they name an input that the model does not have, or lack one that an engine cannot be built
+            without.
+    """
+    known = [spec.name for spec in samples.specs]
+    tables = [("model.inputs", plan.model.inputs), *(("model.profiles", shapes) for shapes in plan.model.profiles)]
+    for table, shapes in tables:
+        for name in shapes:
+            if name not in known:
+                raise ConfigError(f"{plan.path}: [{table}] the model has no input '{name}'{nearest(name, known)}")
+    if plan.stage(until).NEEDS_ENGINES:
+        check_shape_ranges(plan, samples)

@@ -1,0 +1,48 @@
+"""A plan is checked against this machine before anything is made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ConfigError, Unavailable
+from pipeline.plan import read_plan
+from pipeline.preflight.plan import check_plan
+from pipeline.stages import benchmark
+from tests.pipeline.machine.jetsons import tree
+from tests.pipeline.machine.nvpmodels import add_nvpmodel, device_in
+from tests.pipeline.plan_folder import change
+
+
+def test_the_edge_tpu_takes_one_sample_and_is_litert_s(folder: Path) -> None:
+    change(folder, 'backends = ["onnxruntime"]', 'backends = ["litert"]')
+    with pytest.raises(ConfigError, match=r"edgetpu is true, but \[convert\] batch_size is 4: the Edge TPU takes one"):
+        check_plan(read_plan(folder / "plan.toml", ["build.edgetpu=true", "convert.batch_size=4"]), "quantize")
+    change(folder, 'backends = ["litert"]', 'backends = ["onnxruntime"]')
+    with pytest.raises(
+        ConfigError, match=r"\[build\] edgetpu: has no effect on an engine for onnxruntime, it is for li"
+    ):
+        check_plan(read_plan(folder / "plan.toml", ["build.edgetpu=true"]), "build")
+
+
+def test_a_power_mode_that_nobody_can_set_here_is_refused_before_an_engine_is_timed(
+    folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    plan = read_plan(folder / "plan.toml", ['benchmark.power_mode=["MAXN"]'])
+    monkeypatch.setattr(benchmark, "ROOT", tmp_path / "no_jetson")
+    for until in ("benchmark", "gate"):
+        with pytest.raises(Unavailable, match=r"\[benchmark\] power_mode: this machine has no table of power modes"):
+            check_plan(plan, until)
+    check_plan(plan, "validate")
+    root = tmp_path / "jetson"
+    root.mkdir()
+    add_nvpmodel(tree(root, device_in(root, 2)), monkeypatch)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(benchmark, "ROOT", root)
+    check_plan(plan, "benchmark")
+    with pytest.raises(ConfigError, match="power_mode: 'FAST' is no mode of this device, there are 0 MAXN, "):
+        check_plan(read_plan(folder / "plan.toml", ['benchmark.power_mode=["FAST"]']), "benchmark")
+    assert (root / "calls").read_text() == "", "nothing was changed"
