@@ -18,9 +18,10 @@ NUM_NAMED = 5
 def check_operators(facts: TfliteFacts, path: Path) -> None:
     """That all operators are of TensorFlow Lite's own; EngineError."""
     if customs := [operator for operator in facts.operators if operator.is_custom]:
+        are, them = ("is no operator", "that") if len(customs) == 1 else ("are no operators", "them")
         raise EngineError(
-            f"{path}: {listed(customs)} are no operators of TensorFlow Lite's own, which alone LiteRT runs here; "
-            "replace them in the network"
+            f"{path}: {listed(customs)} {are} of TensorFlow Lite's own, which alone LiteRT runs here; replace "
+            f"{them} in the network"
         )
 
 

@@ -155,13 +155,22 @@ def _child(sender_fd: int, parent_pid: int, work: Callable[[SendProgress], objec
         trace = traceback.format_exc()
         with contextlib.suppress(OSError):  # The disk may be full.
             print(trace, file=sys.stderr, flush=True)  # noqa: T201  # Into the log.
-        answer = (None, error, trace)
+        answer = (None, _alone(error), trace)
     try:
         pickle.loads(pickle.dumps(answer[1]))  # Some errors can be pickled, but not read again.
         send(ANSWER, answer)
     except Exception as error:  # noqa: BLE001  # What cannot be pickled is told in words.
         send(ANSWER, (None, RuntimeError(f"{type(error).__name__}: {error}"), answer[2] or str(error)))
     sender.close()
+
+
+def _alone(error: BaseException) -> BaseException:
+    """The error without those that led to it, which stand in the log.
+
+    TensorFlow makes pickle carry them, and whoever reads them again then loads TensorFlow for their types.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def die_with_parent(parent_pid: int) -> None:

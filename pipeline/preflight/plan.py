@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from calibration.data.batches import Samples
 from engines import backend
+from engines.model_format import ModelFormat
 from engines.torch_graph import library
 from pipeline.artifact import PRUNED, TUNED, OnnxModel, TfliteModel
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.together import members_from
 from pipeline.machine.power_mode import asked_models
-from pipeline.plan import Plan
+from pipeline.plan import STAGES, Plan
 from pipeline.preflight.shape_ranges import check_shape_ranges
+from pipeline.results import Variant
 from pipeline.spelling import nearest
 from pipeline.stages import benchmark
 from pipeline.variants import check_networks, formats_of, judge_of, stage_for, target_of, variants
@@ -51,13 +53,35 @@ def check_plan(plan: Plan, until: str) -> None:
             f"{plan.path}: [[quantize.override]] goes by the names of an ONNX model, and no backend of [variants] "
             "takes one; leave it out"
         )
-    for variant in variants(plan, until):
-        stage_for(plan, variant)
+    _check_precisions(plan, until)
     if plan.stage(until).NEEDS_ENGINES:
         _check_engines(plan, until)
     members_from(plan.benchmark.together, [variant.name for variant in variants(plan, "benchmark")])
     if until == "benchmark":
         plan.report.check_folder(plan.output_folder(plan.report))
+
+
+def _check_precisions(plan: Plan, until: str) -> None:
+    """That each backend has each precision, and that a verb which writes models writes one."""
+    stage, these = plan.stage(until), list(variants(plan, until))
+    if stage.WRITES:
+        these += [each for each in variants(plan, "benchmark") if _is_of_nobody(plan, each, stage.FORMAT)]
+    for variant in these:
+        stage_for(plan, variant)
+    if stage.WRITES and not these:
+        raise ConfigError(
+            f"{plan.path}: [variants] has nothing that `{until}` writes, which is {', '.join(stage.WRITES)} in "
+            f"{stage.FORMAT} files; add such a precision and backend, or take another verb"
+        )
+
+
+def _is_of_nobody(plan: Plan, variant: Variant, wanted: ModelFormat) -> bool:
+    """Whether no stage writes the precision into files of that format, which its backend takes."""
+    if variant.precision.is_full or wanted != backend(variant.backend).TAKES:
+        return False
+    return not any(
+        variant.precision.name in stage.WRITES and wanted == stage.FORMAT for stage in map(plan.stage, STAGES)
+    )
 
 
 def _check_engines(plan: Plan, until: str) -> None:

@@ -59,9 +59,10 @@ def to_onnx(source: Source, out: Path, how: Conversion) -> Converted:
         raise Unavailable(reason)
     facts = litert.tflite_facts(source.path, unsigned=True)
     if customs := sorted({operator.kind for operator in facts.operators if operator.is_custom}):
+        are, them = ("is no operator", "that") if len(customs) == 1 else ("are no operators", "them")
         raise StageError(
-            f"{source.path}: {', '.join(customs)} are no operators of TensorFlow Lite's own, which alone are read; "
-            "replace them in the network"
+            f"{source.path}: {', '.join(customs)} {are} of TensorFlow Lite's own, which alone are read; replace "
+            f"{them} in the network"
         )
     ready = out / READY
     ready.write_bytes(_ready(source.path))

@@ -69,8 +69,7 @@ def test_custom_and_flex_operators(tmp_path: Path, kind: str) -> None:
     x, y = writer.tensor("x", (1, 3)), writer.tensor("y", (1, 3))
     writer.operator(kind, [x], [y])
     assert refused(writer.save(tmp_path / "m.tflite", [x], [y])) == (
-        f"{kind} 'y' are no operators of TensorFlow Lite's own, which alone LiteRT runs here; replace them in the "
-        "network"
+        f"{kind} 'y' is no operator of TensorFlow Lite's own, which alone LiteRT runs here; replace that in the network"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import ctypes
 import errno
 import os
@@ -30,6 +31,22 @@ def double(value: int) -> int:
 
 def refuse() -> None:
     raise ConfigError("plan.toml: wrong; fix it")
+
+
+def restored(args: tuple[str, ...], cause: BaseException | None) -> ConfigError:
+    error = ConfigError(*args)
+    error.__cause__ = cause
+    return error
+
+
+def reduced(error: ConfigError) -> tuple[object, ...]:
+    return restored, (error.args, error.__cause__)
+
+
+def refuse_as_beside_tensorflow() -> None:
+    """TensorFlow installs tblib, by which errors are pickled with those that led to them."""
+    copyreg.pickle(ConfigError, reduced)  # type: ignore[arg-type]
+    raise ConfigError("plan.toml: wrong; fix it") from ValueError("of a giant")
 
 
 def bug() -> None:
@@ -61,6 +78,13 @@ def test_the_result_comes_back_and_the_output_goes_to_the_log(log: Path) -> None
 def test_one_of_our_errors_is_raised_as_it_was(log: Path) -> None:
     with pytest.raises(ConfigError, match=r"plan\.toml: wrong; fix it"):
         child_process.call(log, "refuse", refuse)
+
+
+def test_what_led_to_one_of_our_errors_is_left_in_the_log(log: Path) -> None:
+    with pytest.raises(ConfigError, match=r"plan\.toml: wrong; fix it") as caught:
+        child_process.call(log, "refuse", refuse_as_beside_tensorflow)
+    assert caught.value.__cause__ is None
+    assert "ValueError: of a giant" in log.read_text()
 
 
 def test_another_error_is_a_stage_error_with_its_cause(log: Path) -> None:

@@ -46,3 +46,21 @@ def test_a_power_mode_that_nobody_can_set_here_is_refused_before_an_engine_is_ti
     with pytest.raises(ConfigError, match="power_mode: 'FAST' is no mode of this device, there are 0 MAXN, "):
         check_plan(read_plan(folder / "plan.toml", ['benchmark.power_mode=["FAST"]']), "benchmark")
     assert (root / "calls").read_text() == "", "nothing was changed"
+
+
+@pytest.mark.parametrize(
+    ("precision", "verb", "words"),
+    [
+        ("int16x8", "quantize", "int16x8@onnxruntime: the backend takes no int16x8 model"),
+        (
+            "fp32",
+            "cast",
+            r"plan.toml: \[variants\] has nothing that `cast` writes, which is fp16 in onnx files; add such",
+        ),
+        ("int8", "ptq", "has nothing that `ptq` writes, which is fp16, dynamic, int8, int16x8 in tflite files"),
+    ],
+)
+def test_a_verb_that_would_write_nothing_is_refused(precision: str, verb: str, words: str, folder: Path) -> None:
+    change(folder, 'precisions = ["fp32", "fp16", "int8"]', f'precisions = ["{precision}"]')
+    with pytest.raises(ConfigError, match=words):
+        check_plan(read_plan(folder / "plan.toml"), verb)

@@ -51,7 +51,7 @@ def test_what_cannot_be_read_or_converted(tmp_path: Path) -> None:
     writer = TfliteWriter()
     x, y = writer.tensor("x", (1, 3)), writer.tensor("y", (1, 3))
     writer.operator("FlexErf", [x], [y])
-    with pytest.raises(StageError, match=r"custom\.tflite: FlexErf are no operators of TensorFlow Lite's own, which"):
+    with pytest.raises(StageError, match=r"custom\.tflite: FlexErf is no operator of TensorFlow Lite's own, which"):
         Export()(tmp_path, TfliteFile(writer.save(tmp_path / "custom.tflite", [x], [y])))
 
 
