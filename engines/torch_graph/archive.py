@@ -28,11 +28,13 @@ IGNORED = ("extra/",)
 
 OPERATORS = re.compile(
     r"torch\.ops\.(aten|prims|quantized_decomposed)\.(?!__)\w+\.(?!_)\w+"
+    r"|torch\.ops\.torchvision\.(nms|roi_align|roi_pool|ps_roi_align|ps_roi_pool|deform_conv2d)\.default"
     r"|torch\.ops\.aten\.__(and|or|xor|lshift|rshift)__\.(Tensor|Scalar)"
     r"|torch\.ops\.higher_order\.(cond|while_loop|scan|map_impl|wrap_with_set_grad_enabled|wrap_with_autocast)"
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|abs|pos)"
     r"|math\.\w+|torch\.(_sym|sym)_\w+"
 )
+TORCHVISION = "torch.ops.torchvision."
 TOUCH_FILES = ("torch.ops.aten.from_file.",)
 FUNCTIONS = frozenset({
     "Abs", "Add", "And", "BooleanFalse", "BooleanTrue", "CeilDiv", "CeilToInt", "CleanDiv", "Eq", "Equality", "Float",
@@ -76,8 +78,10 @@ def check_archive(path: Path) -> str:
         return str(_checked_model(archive, path).get("torch_version", ""))
 
 
-def write_plain_copy(path: Path, copy: Path) -> None:
+def write_plain_copy(path: Path, copy: Path) -> bool:
     """Write a copy of the file that ``torch.export.load`` reads without running anything of it.
+
+    Returns whether the program calls operators of torchvision, without which torch cannot read it.
 
     Raises:
         UnsafeArchive: as ``check_archive``.
@@ -92,6 +96,7 @@ def write_plain_copy(path: Path, copy: Path) -> None:
                         target.write(block)
         written.writestr(f"program/{MODEL}", json.dumps(model))
         written.writestr(f"program/{SAMPLES}", b"")
+    return any(key == "target" and str(value).startswith(TORCHVISION) for key, value in _pairs(model))
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
@@ -173,8 +178,8 @@ def _check_pair(key: str, value: Any, path: Path) -> None:
     if key == "target" and isinstance(value, str):
         if not OPERATORS.fullmatch(value) or value.startswith(TOUCH_FILES):
             raise UnsafeArchive(
-                f"{path}: calls '{value:.80}', operators of torch.ops.aten are expected; write the network without it, "
-                "and save it again"
+                f"{path}: calls '{value:.80}', operators of torch.ops.aten or torchvision's are expected; "
+                "write the network without it, and save it again"
             )
     elif key == "expr_str" and not _is_expression(value):
         raise UnsafeArchive(f"{path}: a shape is {value!r:.80}, which is no expression of sizes; {_again()}")

@@ -1,4 +1,4 @@
-"""torch itself: this is the only file that imports it."""
+"""torch itself, and torchvision: this is the only file that imports them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,22 @@ def load_torch() -> Any:
     import torch
 
     return torch
+
+
+def load_torchvision() -> None:
+    """Let torch know torchvision's operators.
+
+    Raises:
+        Unavailable: it is not installed, or is of another release than torch.
+    """
+    release = load_torch().__version__.partition("+")[0]
+    do = f"the network calls its operators; install the torchvision that belongs to torch {release}"
+    try:
+        import torchvision  # noqa: F401
+    except ImportError as error:
+        raise Unavailable(f"torchvision is not installed; {do}") from error
+    except Exception as error:  # RuntimeError where its library cannot be loaded.
+        raise Unavailable(f"torchvision cannot be imported ({error!s:.200}); {do}") from error
 
 
 def set_threads(num_threads: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from engines.contract import DYNAMIC, Array, TensorSpec
 from engines.errors import EngineError, Unavailable
 from engines.torch_graph.archive import check_archive, write_plain_copy
-from engines.torch_graph.library import load_torch
+from engines.torch_graph.library import load_torch, load_torchvision
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def load_program(path: Path) -> Any:
     """The program in a ``.pt2`` file. Nothing of the file is run: see ``archive``.
 
     Raises:
-        Unavailable: torch is not installed, or older than the one that wrote the file.
+        Unavailable: torch is not installed, or older than the one that wrote the file; or torchvision is not installed,
+            and the program calls its operators.
         UnsafeArchive: the file holds what would be run, or is none.
         EngineError: torch cannot read it.
     """
@@ -59,7 +60,8 @@ def load_program(path: Path) -> Any:
     version = check_archive(path)
     with tempfile.TemporaryDirectory(prefix="trtforge-") as folder:
         copy = Path(folder) / "program.pt2"
-        write_plain_copy(path, copy)
+        if write_plain_copy(path, copy):
+            load_torchvision()
         try:
             return torch.export.load(str(copy))
         except Exception as error:  # Of many types.

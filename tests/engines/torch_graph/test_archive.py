@@ -17,7 +17,7 @@ import pytest
 from engines.errors import Unavailable
 from engines.torch_graph.archive import UnsafeArchive, check_archive, is_program
 from engines.torch_graph.exporter import program_from_module, traceable
-from engines.torch_graph.library import load_torch
+from engines.torch_graph.library import load_torch, load_torchvision
 from engines.torch_graph.program import ProgramCall, load_program, save_program
 
 Parts = dict[str, bytes]
@@ -155,6 +155,10 @@ RUN = "__import__('os').system('true')"
         (lambda p: with_model(p, _target("torch.os.system")), r"calls 'torch.os.system', operators of torch.ops.aten"),
         (lambda p: with_model(p, _target("torch.ops.aten.from_file.default")), r"calls 'torch.ops.aten.from_file"),
         (lambda p: with_model(p, _target("torch.ops.aten.__class__.__base__")), r"calls 'torch.ops.aten.__class__"),
+        (
+            lambda p: with_model(p, _target("torch.ops.torchvision._cuda_version.default")),
+            r"calls 'torch.ops.torchvision",
+        ),
         (lambda p: with_model(p, _target("_operator.methodcaller")), r"calls '_operator.methodcaller'"),
         (
             lambda p: with_model(
@@ -195,3 +199,13 @@ def test_a_file_of_a_newer_torch_is_told(parts: Parts, tmp_path: Path) -> None:
         Unavailable, match=r"was saved by torch 99\.1\.0\+cpu, newer than 2\.\S+ here .*torch>=99\.1\.0'"
     ):
         load_program(path)
+
+
+def test_operators_of_torchvision_are_no_danger(parts: Parts, tmp_path: Path) -> None:
+    path = written(with_model(parts, _target("torch.ops.torchvision.nms.default")), tmp_path / "net.pt2")
+    assert check_archive(path) == load_torch().__version__
+    try:
+        load_torchvision()
+    except Unavailable:
+        with pytest.raises(Unavailable, match=r"torchvision .*the network calls its operators; install the torchvisi"):
+            load_program(path)

@@ -23,9 +23,10 @@ from calibration.precision.placement import PlacementOptions, PlacementTarget
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.ranges.span import Span
 from engines import backend
-from engines.errors import EngineError
+from engines.errors import EngineError, Unavailable
 from engines.torch_graph.exporter import WrongModule, onnx_from_program, program_from_module, traceable
-from engines.torch_graph.program import ProgramCall
+from engines.torch_graph.library import load_torchvision
+from engines.torch_graph.program import ProgramCall, load_program, save_program
 from pipeline.stages.export import REWRITES
 
 
@@ -220,3 +221,32 @@ def test_an_operator_that_onnx_has_not_is_named() -> None:
     program = program_from_module(traceable((Calls(torch.special.i0e).eval(), ONES))[0])
     with pytest.raises(EngineError, match=r"ONNX has no operator for torch's \S*i0e\S*; write the network without it"):
         onnx_from_program(program, {}, 17)
+
+
+def test_nms_of_torchvision_becomes_onnx_s(tmp_path: Path) -> None:
+    try:
+        load_torchvision()
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+    class Head(nn.Module):  # type: ignore[misc]
+        """Boxes and scores of a picture, of which those stay that overlap no better one."""
+
+        def forward(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            """(k, 4), (k) -> (n, 5)."""
+            kept = torch.ops.torchvision.nms(boxes, scores, 0.5)
+            return torch.cat([boxes[kept], scores[kept, None]], 1)
+
+    network, _ = traceable((Head().eval(), (torch.rand(20, 4), torch.rand(20)), {}))
+    program = program_from_module(network)
+    model = brought_to(onnx_from_program(program, network.axes, 17), 17)
+    assert "NonMaxSuppression" in [node.op_type for node in model.graph.node]
+    save_program(program, tmp_path / "head.pt2")
+    onnx.save(model, tmp_path / "model.onnx")
+    corners = np.random.default_rng(0).random((20, 2)).astype(np.float32)
+    feed = {"boxes": np.hstack([corners, corners + 0.3]), "scores": np.linspace(1, 0, 20, dtype=np.float32)}
+    (expected,) = ProgramCall(load_program(tmp_path / "head.pt2"))(feed).values()
+    assert 1 < len(expected) < 20
+    with backend("onnxruntime").load(tmp_path / "model.onnx", num_threads=1) as runner:
+        (answer,) = runner.infer(feed).values()
+    np.testing.assert_array_equal(answer, expected)
