@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -47,8 +48,13 @@ class _Rest:
     """Nodes that are left out since the shapes of what they read are not known."""
 
 
-def answer_by_parser(trt: Any, path: Path, shapes: InputShapes) -> SupportAnswer:
+def answer_by_parser(
+    trt: Any, path: Path, shapes: InputShapes, not_built: Mapping[str, str] = MappingProxyType({})
+) -> SupportAnswer:
     """What the parser of the module ``trt`` says of each node of the model in ``path``.
+
+    ``not_built``: operators that the parser reads although the builder has nothing that runs them, and half a sentence
+    on that.
 
     Raises:
         Unavailable: its builder does not start, as without a driver.
@@ -67,6 +73,9 @@ def answer_by_parser(trt: Any, path: Path, shapes: InputShapes) -> SupportAnswer
         reasons.update(more)
     notes = [_unasked_note(asked, sorted(unasked - reasons.keys()))] if unasked - reasons.keys() else []
     explained = {number: _explained(asked.nodes[number], words) for number, words in reasons.items()}
+    for number, node in enumerate(asked.nodes):
+        if node.op_type in not_built and not node.domain:
+            explained.setdefault(number, not_built[node.op_type])
     answer = asked.answer(f"the parser of {release_of(trt)}", explained, notes)
     return replace(answer, refusals=limits(trt, asked.opset, reduction_by_input(asked.model.graph)))
 

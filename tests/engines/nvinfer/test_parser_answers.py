@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engines.backends import tensorrt, tensorrt_rtx
+from engines.contract import BuildOptions
 from engines.errors import EngineError, Unavailable
 from engines.nvinfer.parser_answers import answer_by_parser
 from engines.support.answers import SupportAnswer
@@ -67,6 +68,21 @@ def test_of_what_it_cannot_import_it_tells_one_at_a_time_and_is_asked_again(save
     assert [node.name for node in answer.unsupported] == ["first", "back", "second", "too"]
     assert answer.unsupported[0].reason.startswith("it is quantized with a zero point other than 0")
     assert answer.partition.segments == ((4,),)
+
+
+def test_what_is_read_and_has_nothing_that_runs_it_is_refused_before_a_build(save_model: SaveModel) -> None:
+    model = save_model(
+        f"""{HEAD} g (float[1, 20, 4] boxes, float[1, 3, 20] scores) => (int64[n, 3] chosen)
+        <int64[1] most = {{5}}>
+        {{ [relu] r = Relu(scores)  [nms] chosen = NonMaxSuppression(boxes, r, most) }}"""
+    )
+    answer = asked(model)
+    assert [(node.name, node.reason) for node in answer.unsupported] == [
+        ("nms", tensorrt_rtx.NOT_BUILT["NonMaxSuppression"])
+    ]
+    assert answer.partition.segments == ((0,),)
+    with pytest.raises(EngineError, match="has no runners that implement it"):
+        tensorrt_rtx.build(model, model.with_suffix(".plan"), BuildOptions())
 
 
 def test_bodies_are_named(save_model: SaveModel) -> None:
