@@ -48,6 +48,7 @@ from calibration.precision.placement import (
     is_float_weight,
     is_plain,
     weight_axis,
+    why_no_weight_scale,
 )
 from calibration.precision.scale import Arithmetic
 from calibration.precision.weights import (
@@ -163,6 +164,8 @@ def _why_not(node: ir.Node, fixed: Collection[str]) -> str:
     data, weight = node.inputs[0], node.inputs[1]
     if not is_float_weight(weight) or data is None:
         return "its weight is not a float32 constant"
+    if (reason := why_no_weight_scale(weight)) is not None:
+        return reason
     if data.dtype not in (None, ir.DataType.FLOAT) or (data.name or "") in fixed:
         return "its input is not float32 data"
     array = constant(weight)

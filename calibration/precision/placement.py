@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -13,7 +14,7 @@ import onnx_ir as ir
 
 from calibration.errors import DataError
 from calibration.graph.editing import attribute_float, attribute_int, constant, is_constant
-from calibration.precision.scale import Arithmetic, DataType, Quantization
+from calibration.precision.scale import NUM_LEVELS, SMALLEST_SCALE, Arithmetic, DataType, Quantization
 from calibration.ranges.span import Span
 
 PlacementTarget = Literal["tensorrt", "onnxruntime"]
@@ -206,7 +207,7 @@ class PlacementContext:
         """
         span = self.span(value, node)
         if not span.is_finite:
-            return f"'{value.name}' has infinite values on the calibration data, which no scale holds"
+            return f"'{value.name}' has values on the calibration data that are infinite or NaN, which no scale holds"
         return None if span.amax > 0.0 else f"'{value.name}' was 0 throughout calibration, which gives no scale"
 
     def leave(self, node: ir.Node, why: str) -> None:
@@ -248,6 +249,19 @@ def weight_axis(node: ir.Node) -> int | None:
 def is_float_weight(value: ir.Value | None) -> bool:
     """Whether this is a constant of type float32."""
     return value is not None and value.dtype == ir.DataType.FLOAT and is_constant(value)
+
+
+def why_no_weight_scale(value: ir.Value | None) -> str | None:
+    """Why a constant weight has no scale of INT8; None if it has one, or is no constant."""
+    array = constant(value)
+    if value is None or array is None:
+        return None
+    low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"its weight '{value.name}' has values that are infinite or NaN, which no scale holds"
+    if 0.0 < max(-low, high) < SMALLEST_SCALE * NUM_LEVELS:
+        return f"its weight '{value.name}' reaches {max(-low, high):.3g}, below what scales in float32 can hold"
+    return None
 
 
 def readers_of(value: ir.Value) -> tuple[NodeInput, ...]:

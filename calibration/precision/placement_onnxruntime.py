@@ -18,6 +18,7 @@ TensorRT; a Relu or Clip before that Q vanishes in it. Chains of such operators 
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from calibration.graph.editing import attribute_int, constant
@@ -35,6 +36,7 @@ from calibration.precision.placement import (
     is_plain,
     readers_of,
     weight_axis,
+    why_no_weight_scale,
 )
 from calibration.precision.scale import DataType, Quantization, asymmetric
 
@@ -100,6 +102,8 @@ def _why_not(context: PlacementContext, node: ir.Node) -> str | None:
         return "ONNX Runtime has no integer kernel for it on the CPU"
     if not is_float_weight(weight):
         return "its weight is not a float32 constant"
+    if (reason := why_no_weight_scale(weight)) is not None:
+        return reason
     if not context.is_activation(data):
         return "its input is not float32 data"
     if not is_plain(node):
@@ -108,6 +112,8 @@ def _why_not(context: PlacementContext, node: ir.Node) -> str | None:
         bias = constant(node.inputs[2])
         if bias is None or bias.ndim != 1:
             return "its bias is not one constant for each channel"
+        if not np.isfinite(bias).all():
+            return "its bias has values that are infinite or NaN, which no scale holds"
     for value in _touched(node):
         if (reason := context.why_no_scale(value, node)) is not None:
             return reason

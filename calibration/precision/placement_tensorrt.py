@@ -33,6 +33,7 @@ from calibration.precision.placement import (
     QuantizedWeight,
     is_float_weight,
     weight_axis,
+    why_no_weight_scale,
 )
 from calibration.precision.scale import Quantization, symmetric
 from calibration.ranges.span import Span
@@ -116,7 +117,9 @@ def _why_not(context: PlacementContext, node: ir.Node) -> str | None:
     if reason is not None:
         return reason
     for value in (data, weight):
-        reason = None if value is None or is_float_weight(value) else context.why_no_scale(value, node)
+        if value is None:
+            continue
+        reason = why_no_weight_scale(value) if is_float_weight(value) else context.why_no_scale(value, node)
         if reason is not None:
             return reason
     return None

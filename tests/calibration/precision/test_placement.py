@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -317,3 +318,35 @@ def test_onnxruntime_says_what_it_has_no_kernel_for(
 def test_nodes_without_names_are_called_as_named_calls_them() -> None:
     names = [node.name for node in named(CHAIN).graph.node]
     assert [node.name for node in opened(CHAIN).graph] == names
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+@pytest.mark.parametrize(
+    ("value", "factor", "why"),
+    [
+        (np.inf, 1.0, "its weight 'v' has values that are infinite or NaN, which no scale holds"),
+        (np.nan, 1.0, "its weight 'v' has values that are infinite or NaN, which no scale holds"),
+        (0.0, 1e-42, r"its weight 'v' reaches [\d.]*e-42, below what scales in float32 can hold"),
+    ],
+)
+def test_weights_that_no_scale_holds_stay_float(target: PlacementTarget, value: float, factor: float, why: str) -> None:
+    """They became INT8 of scale infinity, and a whole network's answers 0, in silence."""
+    model = _model(
+        "(float[N,64] x) => (float[N,64] y)",
+        "a = MatMul (x, v)  b = Clip (a, low, high)  y = MatMul (b, w)",
+        {"v": (64, 64), "w": (64, 64), "low": (), "high": ()},
+    )
+    array = onnx.numpy_helper.to_array(model.graph.initializer[0]) * np.float32(factor)
+    array[1, 2] = value
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(array, "v"))
+    placement = _place(model, target)
+    assert placement.nodes == ("MatMul_y",)
+    assert re.search(rf"node 'MatMul_a' \(MatMul\) stays FP32: {why}", " ".join(placement.notes))
+
+
+def test_a_bias_that_no_scale_holds_keeps_its_product_in_float() -> None:
+    model = _model("(float[N,8] x) => (float[N,8] y)", "y = Gemm (x, w, b)", {"w": (8, 8), "b": (8,)})
+    model.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.full(8, -np.inf, np.float32), "b"))
+    placement = _place(model, "onnxruntime")
+    assert placement.nodes == ()
+    assert "its bias has values that are infinite or NaN, which no scale holds" in placement.notes[0]
