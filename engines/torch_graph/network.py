@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,7 +64,7 @@ class TorchNetwork:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        """``model``: opset 13 or later, each node with a name of its own, all weights within.
+        """``model``: opset 13 or later, each node with a name of its own; weights in files by absolute paths.
 
         Raises:
             Unavailable: torch is not installed.
@@ -71,7 +72,7 @@ class TorchNetwork:
         """
         self._torch = load_torch()
         graph = model.graph
-        arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        arrays = {tensor.name: _weight(tensor) for tensor in graph.initializer}
         trained = trained_weights(graph, arrays)
         self.parameters: dict[str, Any] = {}
         self._constants: dict[str, Any] = {}
@@ -228,6 +229,18 @@ def trained_through(graph: onnx.GraphProto, parameters: Collection[str]) -> set[
             if node.op_type not in UNTRAINED:
                 reached.update(name for name in node.output if name)
     return nodes
+
+
+def _weight(tensor: onnx.TensorProto) -> Array:
+    """The values, also of one that lies in a file, which it has the absolute path of."""
+    places = [entry for entry in tensor.external_data if entry.key == "location"]
+    if not places:
+        return np.asarray(numpy_helper.to_array(tensor))
+    path, near = Path(places[0].value), onnx.TensorProto()
+    near.CopyFrom(tensor)
+    for entry in near.external_data:
+        entry.value = path.name if entry.key == "location" else entry.value
+    return np.asarray(numpy_helper.to_array(near, str(path.parent)))
 
 
 def _plain(value: Any) -> Any:

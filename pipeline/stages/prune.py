@@ -13,13 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from calibration.arrays import AnyArray, Floats
 from calibration.data.batches import Samples
 from calibration.errors import ModelError
 from calibration.graph.editing import named
-from calibration.graph.external_data import model_from_file, save_model
+from calibration.graph.external_data import array_of, model_from_file, save_model
 from calibration.graph.patterns import nodes_by_name, nodes_meant
 from calibration.graph.watched_outputs import watchable, write_watched
 from calibration.ranges.means import channel_rms
@@ -175,9 +174,7 @@ class _Pruner:
     def pruned(self, model: onnx.ModelProto, share: float) -> onnx.ModelProto:
         """The model with those weights at zero."""
         arrays = {
-            tensor.name: numpy_helper.to_array(tensor)
-            for tensor in model.graph.initializer
-            if tensor.name in self._weights.weights
+            tensor.name: array_of(tensor) for tensor in model.graph.initializer if tensor.name in self._weights.weights
         }
         masks = {name: self.mask(array, self._weights.weights[name], share) for name, array in arrays.items()}
         return with_weights(model, {name: array * masks[name] for name, array in arrays.items()})
@@ -215,7 +212,7 @@ class _Pruner:
             (np.count_nonzero(array == 0), array.size)
             for tensor in model.graph.initializer
             if tensor.name in self._weights.weights
-            for array in [numpy_helper.to_array(tensor)]
+            for array in [array_of(tensor)]
         ]
         floats = sum(
             math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT

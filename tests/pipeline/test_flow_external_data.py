@@ -69,6 +69,14 @@ def test_the_verbs(folder: Path, command: Command, monkeypatch: pytest.MonkeyPat
         ("tolerate", "new/fp32.onnx", *data, "--precision", "int8", "-o", "tolerances.json"),
         ("build", "new/fp32.onnx", "--backend", "onnxruntime", "-o", "new/engine.onnx"),
         ("infer", "new/engine.onnx", *data, "-o", "answers.json"),
+        ("prune", "new/fp32.onnx", *data, "--epochs", "0", "-o", "pruned.onnx"),
+        ("prune", "new/fp32.onnx", *data, "--epochs", "1", "-o", "pruned.onnx"),
+        ("tune", "new/fp32.onnx", *data, "--ranges", "ranges", "--epochs", "1", "-o", "tuned"),
+        ("quantize", "new/fp32.onnx", *data, "--weight-bits", "4", "--target", "onnxruntime", "-o", "w4.onnx"),
+        ("quantize", "new/fp32.onnx", *data, "--rounding", "gptq", "--target", "onnxruntime", "-o", "gptq.onnx"),
+        ("quantize", "new/fp32.onnx", "--precision", "dynamic", "--target", "onnxruntime", "-o", "dynamic.onnx"),
+        ("export", "new/fp32.onnx", "--equalize", "-o", "equal.onnx"),
+        ("support", "new/fp32.onnx"),
         ("bisect", "new/fp32.onnx", "new/trt.onnx", *data, "--ranges", "ranges"),
     ):
         done = command(*words)
