@@ -29,6 +29,8 @@ MOST_GROWTH = 2
 """Times the bytes of a node's inputs that its output may have: what only repeats values stays a node."""
 SMALL_BYTES = 1 << 16
 """Up to here any output may grow."""
+MOST_WORK, LEAST_WORK_BYTES = 16, 1 << 26
+"""Times the bytes of all constants, and bytes, that are computed in all: each of a chain of nodes may double them."""
 KEPT = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 """Written precisions are not computed away."""
 
@@ -52,12 +54,15 @@ def fold_constants(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     opsets = dict(opened_model.opset_imports)
     taken = value_names(graph)
     num_folded = 0
+    left = max(MOST_WORK * sum(map(_num_bytes, graph.initializers.values())), LEAST_WORK_BYTES)
     for node in list(graph):
         if not all(value.name in fixed for value in node.outputs) or not _can_be_computed(node):
             continue
-        arrays = _computed(node, opsets)
+        num_bytes = sum(map(_num_bytes, node.outputs))
+        arrays = _computed(node, opsets) if num_bytes <= left else None
         if arrays is None:
             continue
+        left -= num_bytes
         for output, array in zip(node.outputs, arrays):
             _replace(graph, output, array, taken)
         graph.remove(node, safe=True)
