@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -113,6 +113,35 @@ class SampleFeeds:
     def taken(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """The sample as the model takes it."""
         return as_model_takes(feed, self._ranks)
+
+
+class ReplacedNan:
+    """Gives NaN of these outputs as infinity, which ranges leave out: the model replaces it behind them."""
+
+    def __init__(self, runner: Runner, names: Collection[str]) -> None:
+        """``runner`` is entered and left with this."""
+        self._runner, self._names = runner, names
+
+    def __enter__(self) -> Runner:
+        """The runner itself, where it has no such output: nothing stands between."""
+        self._runner = self._runner.__enter__()
+        return cast(Runner, self) if any(spec.name in self._names for spec in self._runner.outputs) else self._runner
+
+    def __exit__(self, *error: Any) -> None:
+        """Give everything back."""
+        self._runner.__exit__(*error)
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the runner's."""
+        return getattr(self._runner, name)
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once."""
+        values = self._runner.infer(feed)
+        return {
+            name: np.where(np.isnan(array), np.asarray(np.inf, array.dtype), array) if name in self._names else array
+            for name, array in values.items()
+        }
 
 
 def engine_process(engine: Engine) -> int:

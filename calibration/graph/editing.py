@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from onnx import numpy_helper
 from onnx_ir.passes import common as passes
 
 from calibration.errors import ModelError
-from calibration.graph.external_data import check_model, is_heavy, with_weights_of, without_weights
+from calibration.graph.external_data import LARGEST_BYTES, check_model, is_heavy, with_weights_of, without_weights
 
 FIRST_IR_WITHOUT = 4
 """The first version of ONNX's format whose initializers need not be inputs."""
+RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+)
+"""Operators that draw numbers."""
 
 
 def named(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -42,8 +47,8 @@ def named(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes of a graph and, each right after the node that holds it, of its subgraphs."""
+def nodes_of(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of a graph or a function and, each right after the node that holds it, of its subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -99,14 +104,15 @@ def opened(model: onnx.ModelProto) -> ir.Model:
     Initializers are constants, also where they are listed as inputs.
 
     Raises:
-        ModelError: it has sparse initializers, or nodes that train.
+        ModelError: it has sparse constants, or nodes that train.
     """
-    for sparse in model.graph.sparse_initializer:
+    sparse = [tensor.values.name for tensor in model.graph.sparse_initializer]
+    for name in (*sparse, *(node.output[0] for node in nodes_of(model.graph) if _sparse_value(node))):
         raise ModelError(
-            f"{model.graph.name}: initializer '{sparse.values.name}' is sparse, dense ones are expected; export it so"
+            f"{model.graph.name}: constant '{name}' is sparse, dense ones are expected; `trtforge export` makes them so"
         )
     light = shapes_inferred(named(without_weight_inputs(without_functions(without_weights(model)))[0]))
-    _check_inference(light)
+    check_inference(light, model.graph.name)
     graph = ir.from_proto(light)
     for tensor in model.graph.initializer:
         if is_heavy(tensor):
@@ -122,18 +128,71 @@ def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     return with_weights_of(model, onnx.inliner.inline_local_functions(without_weights(model)))
 
 
-def _check_inference(model: onnx.ModelProto) -> None:
-    """That no node trains: what it answers depends on the batch or on chance, and rewriting would change it."""
+def check_inference(model: onnx.ModelProto, where: str) -> None:
+    """That no node trains: what it answers depends on the batch or on chance, and rewriting would change it.
+
+    Raises:
+        ModelError: one does; ``where`` says which model this is.
+    """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in nodes_of(model.graph):
-        trains = node.op_type == "BatchNormalization" and any(a.name == "training_mode" and a.i for a in node.attribute)
-        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in constants:
-            trains = bool(numpy_helper.to_array(constants[node.input[2]]).any())
-        if trains and node.domain in ("", "ai.onnx"):
+        if node.domain in ("", "ai.onnx") and _trains(node, constants):
             raise ModelError(
-                f"{model.graph.name}: node '{node.name}' ({node.op_type}) is in training mode, so that its answers "
-                "depend on the batch or on chance; export the network in evaluation mode"
+                f"{where}: node '{node.name or node.output[0]}' ({node.op_type}) is in training mode, so that its "
+                "answers depend on the batch or on chance; export the network in evaluation mode"
             )
+
+
+def _trains(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """By ``training_mode``; before opset 14 by the outputs, and before opset 7 by ``is_test``."""
+    flags = {attribute.name: attribute.i for attribute in node.attribute}
+    if node.op_type == "BatchNormalization":
+        return bool(flags.get("training_mode")) or flags.get("is_test") == 0 or any(node.output[3:])
+    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in constants:
+        return bool(numpy_helper.to_array(constants[node.input[2]]).any())
+    return node.op_type == "Dropout" and flags.get("is_test") == 0
+
+
+def without_sparse(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its sparse constants written out, see ``onnx.SparseTensorProto``; itself if it has none.
+
+    Raises:
+        ModelError: one of them is larger than a file may be.
+    """
+    graphs = (model.graph, *model.functions)
+    if not model.graph.sparse_initializer and not any(_sparse_value(n) for graph in graphs for n in nodes_of(graph)):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for sparse in result.graph.sparse_initializer:
+        result.graph.initializer.append(_dense(sparse, sparse.values.name))
+    del result.graph.sparse_initializer[:]
+    for node in (node for graph in (result.graph, *result.functions) for node in nodes_of(graph)):
+        if (value := _sparse_value(node)) is not None:
+            node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", _dense(value, node.output[0])))
+    return result
+
+
+def _sparse_value(node: onnx.NodeProto) -> onnx.SparseTensorProto | None:
+    """That of a Constant, which has one attribute."""
+    has_it = node.op_type == "Constant" and any(attribute.HasField("sparse_tensor") for attribute in node.attribute)
+    return node.attribute[0].sparse_tensor if has_it else None
+
+
+def _dense(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
+    values, dims = numpy_helper.to_array(sparse.values), tuple(sparse.dims)
+    if math.prod(dims) * values.itemsize > LARGEST_BYTES:
+        raise ModelError(
+            f"the sparse constant '{name}' has {math.prod(dims) * values.itemsize >> 20} MiB where it is written out, "
+            f"at most {LARGEST_BYTES >> 20} MiB fit one ONNX file; export the model without it"
+        )
+    places = numpy_helper.to_array(sparse.indices)  # (num,) of the flat tensor, or (num, rank).
+    dense = np.zeros(dims, values.dtype)
+    if places.ndim == 1:
+        dense.reshape(-1)[places] = values
+    else:
+        dense[tuple(places.T)] = values
+    return numpy_helper.from_array(dense, name)
 
 
 def shapes_inferred(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -182,15 +241,37 @@ def from_constants(graph: ir.Graph) -> frozenset[str]:
     """Names of the values that do not depend on the model's inputs: constants, and what is computed from them alone."""
     names = {value.name or "" for value in graph.initializers.values() if not value.is_graph_input()}
     for node in graph:
-        random = node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
-        if not random and not holds_graph(node) and all(v is None or (v.name or "") in names for v in node.inputs):
+        if _is_fixed(node, names):
             names.update(value.name or "" for value in node.outputs)
     return frozenset(names)
 
 
+def _is_fixed(node: ir.Node, names: Collection[str]) -> bool:
+    """Whether a node, with all graphs inside it, reads values of these names alone and draws none."""
+    if node.op_type in RANDOM or not all(value is None or (value.name or "") in names for value in node.inputs):
+        return False
+    for graph in _graphs_in(node):
+        inner = {*names, *(value.name or "" for value in (*graph.inputs, *graph.initializers.values()))}
+        for each in graph:
+            if not _is_fixed(each, inner):
+                return False
+            inner.update(value.name or "" for value in each.outputs)
+        if not inner.issuperset(value.name or "" for value in graph.outputs):
+            return False
+    return True
+
+
+def _graphs_in(node: ir.Node) -> Iterator[ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
 def holds_graph(node: ir.Node) -> bool:
     """Whether a node such as If or Loop has graphs of its own."""
-    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+    return next(_graphs_in(node), None) is not None
 
 
 def dimensions(value: ir.Value | None) -> tuple[int | None, ...] | None:

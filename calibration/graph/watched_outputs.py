@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from calibration.errors import ModelError
-from calibration.graph.editing import nodes_of, shapes_inferred, unique
+from calibration.graph.editing import RANDOM, nodes_of, shapes_inferred, unique
 from calibration.graph.external_data import save_model, without_weights
 from calibration.graph.weightless import skeleton_from_file
 
@@ -34,6 +34,36 @@ def watchable(model: onnx.ModelProto, types: Collection[int] = (onnx.TensorProto
             moving += names
             depends.update(names)
     return [name for name in moving if name in floats]
+
+
+def replaced_where_nan(model: onnx.ModelProto) -> frozenset[str]:
+    """Tensors of the main graph whose NaN the model itself replaces: each way from them leads through a Where or IsNaN.
+
+    So a Softmax whose row is all masked, as PyTorch's exporter writes it: ``Where(IsNaN(p), 0, p)``.
+    """
+    readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    inner: set[str] = set()
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            readers.setdefault(name, []).append((node, index))
+        inner.update(set(_read_by(node)) - set(node.input))
+    outputs, replaced = {value.name for value in model.graph.output}, set[str]()
+    for node in reversed(model.graph.node):
+        for name in node.output:
+            if name in readers and name not in outputs | inner:
+                ends = [_replaces(reader, index, replaced) for reader, index in readers[name]]
+                if None not in ends and any(ends):
+                    replaced.add(name)
+    return frozenset(replaced)
+
+
+def _replaces(node: onnx.NodeProto, index: int, replaced: Collection[str]) -> bool | None:
+    """Whether a NaN that it reads there is replaced at once or later; False if it reads no values, None if not."""
+    if node.op_type in ("Shape", "Size", "IsInf"):
+        return False
+    if node.op_type == "IsNaN" or (node.op_type == "Where" and index):
+        return True
+    return True if node.output and all(name in replaced for name in node.output if name) else None
 
 
 def watch_tensors(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -121,7 +151,8 @@ def _flatten(graph: onnx.GraphProto, name: str) -> None:
 
 
 def _is_random(node: onnx.NodeProto) -> bool:
-    return node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
+    """Whether the node, or a node of a graph inside it, draws numbers."""
+    return any(each.op_type in RANDOM for each in nodes_of(onnx.GraphProto(node=[node])))
 
 
 def _read_by(node: onnx.NodeProto) -> set[str]:

@@ -88,8 +88,8 @@ def collect(
     infinite = {name: histogram for name, histogram in histograms.items() if histogram.num_infinite}
     for name, histogram in list(infinite.items())[:1]:
         logger.warning(
-            "infinite values, such as masks have, are left out of ranges: in %d of %d tensors; of the first of them, "
-            "'%s', %d of %d values",
+            "infinite values, as masks have, and NaN that the model replaces are left out of ranges: in %d of %d "
+            "tensors; of the first of them, '%s', %d of %d values",
             *(len(infinite), len(histograms), name, histogram.num_infinite),
             histogram.num_infinite + histogram.num_values,
         )

@@ -297,7 +297,9 @@ def _of_float32_scale(amax: float) -> float:
 
 
 def _notes(tensor: TensorRange, method: str) -> tuple[str, ...]:
-    notes = [f"{tensor.num_infinite} infinite values, left out of the range"] * bool(tensor.num_infinite)
+    notes = [f"{tensor.num_infinite} infinite values, or NaN that the model replaces, left out of the range"] * bool(
+        tensor.num_infinite
+    )
     if not tensor.num_values:
         return (*notes, "no values on the calibration data")
     if tensor.min == tensor.max == 0:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import onnx
@@ -25,7 +25,7 @@ from calibration.graph.answers import answer_tensors
 from calibration.graph.editing import nodes_of
 from calibration.graph.external_data import model_from_file
 from calibration.graph.tensor_digests import tensor_digests
-from calibration.graph.watched_outputs import watchable, write_watched
+from calibration.graph.watched_outputs import replaced_where_nan, watchable, write_watched
 from calibration.graph.weightless import skeleton_from_file
 from calibration.histogram.collect import collect, num_in
 from calibration.histogram.histogram import Histogram
@@ -48,7 +48,7 @@ from engines.onnx_model import INTEGER_PRODUCTS, PRODUCTS
 from pipeline.accuracy.range_choice import AnsweredSamples, chosen_ranges
 from pipeline.accuracy.tflite_ranges import TfliteReader
 from pipeline.artifact import ModelFile, OnnxModel, Ranges, TfliteModel
-from pipeline.engine_runner import ModelRunner, SampleFeeds, Sessions, fixed_batch
+from pipeline.engine_runner import ModelRunner, ReplacedNan, SampleFeeds, Sessions, fixed_batch
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import counting
 from pipeline.option import check_bounds, option
@@ -139,7 +139,7 @@ class Calibrate(Stage):
 
     def _of_onnx(self, out: Path, model: OnnxModel, samples: Samples, recorder: SampleRecorder) -> Ranges:
         proto = model_from_file(model.path)
-        possible = watchable(proto)
+        possible, replaced = watchable(proto), replaced_where_nan(proto)
         notes = _told_of_half_precision(model, proto, possible)
         watched = watched_tensors(proto, self.watch, possible)
         watched_model = out / "watched.onnx"
@@ -150,7 +150,7 @@ class Calibrate(Stage):
         reader = _Reader(self, model.path, proto, watched, axes, recorder, out)
         observer = self._observer(out, model, origin, self._rule(samples, reader))
         with _named(watched_model, model.path):
-            histograms = self._observed(self._load(watched_model), samples, observer, recorder)
+            histograms = self._observed(self._load(watched_model, replaced), samples, observer, recorder)
         samples, origin = _used(samples, origin, observer)
         convergence = observer.tracker.convergence(samples.num_samples, histograms)
         histograms = watched.completed(histograms)
@@ -159,7 +159,7 @@ class Calibrate(Stage):
             log.info("second pass, for %d tensors whose fit into FP16 does not follow from the others", len(unclear))
             write_watched(model.path, proto, unclear, watched_model)
             with _named(watched_model, model.path):
-                histograms |= self._pass(self._load(watched_model), samples)
+                histograms |= self._pass(self._load(watched_model, replaced), samples)
         watched_model.unlink()
         return _written(out, (*reader.read(histograms, origin), histograms), convergence, observer, notes)
 
@@ -176,9 +176,9 @@ class Calibrate(Stage):
             observer.close(is_done=False)
             raise
 
-    def _load(self, watched_model: Path) -> Runner:
+    def _load(self, watched_model: Path, replaced: Collection[str]) -> Runner:
         load = onnxruntime.load_values if self.runner == "onnxruntime" else backend(self.runner).load
-        return load(watched_model, num_threads=self.num_threads)
+        return cast(Runner, ReplacedNan(load(watched_model, num_threads=self.num_threads), replaced))
 
     def _rule(self, samples: Samples, reader: _Reader | TfliteReader) -> StopRule | None:
         """When it may stop, if it may."""

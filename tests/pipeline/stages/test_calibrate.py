@@ -84,6 +84,44 @@ HALF = """<ir_version: 8, opset_import: ["" : 17]>
 net (TYPE[N, 5] x) => (TYPE[N, 3] y) { a = Cast <to = 10> (x) b = MatMul (a, w) y = Cast <to = CODE> (b) }"""
 
 
+MASKED = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 4, 8] x, bool[N, 4, 4] mask) => (float[N, 4, 8] y)
+<float ninf = {-inf}, float zero = {0}>
+{
+  turned = Transpose <perm = [0, 2, 1]> (x)
+  scores = MatMul (x, turned)
+  masked = Where (mask, scores, ninf)
+  p = Softmax (masked)
+  none = IsNaN (p)
+  q = Where (none, zero, p)
+  y = MatMul (q, x)
+}
+"""
+
+
+@pytest.mark.parametrize("watch", ["placements", "all"])
+def test_nan_that_the_model_replaces_is_left_out(tmp_path: Path, out: Out, watch: Literal["placements", "all"]) -> None:
+    """As PyTorch's exporter writes attention: a row that is all masked is NaN behind the Softmax, and then 0."""
+    random = np.random.default_rng(0)
+    mask = random.random((6, 4, 4)) < 0.5
+    mask[:, 1], mask[:, 2] = False, True
+    np.savez(tmp_path / "d.npz", x=random.normal(size=(6, 4, 8)).astype(np.float32), mask=mask)
+    path = tmp_path / "masked.onnx"
+    onnx.save(onnx.parser.parse_model(MASKED), path)
+    samples = open_samples(DataSource(str(tmp_path / "d.npz")), input_specs_from_onnx(path), Preprocess())
+    stage = Calibrate(method="minmax", watch=watch)
+    tensors = ranges_from_folder(stage(out(), OnnxModel(path), samples).path).tensors
+    assert tensors["q"].num_infinite == 0
+    if watch == "all":
+        num_empty = int((~mask.any(axis=2)).sum())
+        assert tensors["p"].num_infinite == 4 * num_empty
+    left = onnx.parser.parse_model(MASKED.replace("q = Where (none, zero, p)", "q = Where (none, p, p)"))
+    onnx.save(left, path)
+    with pytest.raises(DataError, match=r"tensor '[qy]' on samples 0 to 0: .* values are NaN"):
+        stage(out(), OnnxModel(path), samples)
+
+
 @pytest.mark.parametrize(("dtype", "code"), [("float", "1"), ("float16", "10")])
 def test_a_model_in_fp16_is_told(tmp_path: Path, out: Out, dtype: str, code: str) -> None:
     model = onnx.parser.parse_model(HALF.replace("TYPE", dtype).replace("CODE", code))
