@@ -8,7 +8,13 @@ from pathlib import Path
 import onnx
 
 from calibration.errors import ModelError
-from calibration.graph.editing import nodes_of, without_functions, without_weight_inputs
+from calibration.graph.editing import (
+    check_inference,
+    nodes_of,
+    without_functions,
+    without_sparse,
+    without_weight_inputs,
+)
 from calibration.graph.external_data import model_from_file
 from calibration.graph.opset import brought_to, opset_of
 from calibration.graph.validity import check_valid
@@ -71,7 +77,22 @@ def _read_onnx(path: Path) -> tuple[onnx.ModelProto, int]:
     strange = [node for node in strange if (node.domain, node.op_type) not in local]
     if words := _named_plugin_words(strange) or plugin_words(model):
         raise StageError(f"{path}: {words}")
+    for node in nodes_of(model.graph):
+        if (
+            node.domain in OWN_DOMAINS[:2]
+            and (node.domain, node.op_type) not in local
+            and not onnx.defs.has(node.op_type)
+        ):
+            raise StageError(
+                f"{path}: node '{node.name or next(iter(node.output), '')}' is {node.op_type}, which is no operator of "
+                "ONNX itself (ONNX Runtime's optimizer writes some that are not); export the model without it"
+            )
     check_valid(model, path)
+    try:
+        check_inference(model, str(path))
+        model = without_sparse(model)
+    except ModelError as error:
+        raise StageError(str(error)) from error
     for node in strange:
         raise StageError(
             f"{path}: node '{node.name or node.output[0]}' is {node.op_type} of the domain '{node.domain}', "

@@ -165,6 +165,32 @@ def test_an_operator_of_another_domain_is_refused_by_name(tmp_path: Path) -> Non
         export_onnx(onnx.parser.parse_model(CUSTOM), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        ("SimplifiedLayerNormalization (x, x)", "is SimplifiedLayerNormalization, which is no operator of ONNX itself"),
+        ("Dropout (x, x, yes)", r"\(Dropout\) is in training mode, .*; export the network in evaluation mode"),
+    ],
+)
+def test_what_is_refused_before_anything_is_done_is_one_sentence(tmp_path: Path, new: str, words: str) -> None:
+    text = CUSTOM.replace("com.example.Sharpen (x)", new).replace("{ y", "<bool yes = {1}> { y")
+    with pytest.raises(StageError, match=rf"source\.onnx: node 'y' {words}"):
+        export_onnx(onnx.parser.parse_model(text), tmp_path)
+
+
+def test_sparse_constants_become_dense(tmp_path: Path) -> None:
+    indices = onnx.helper.make_tensor("i", onnx.TensorProto.INT64, [1], [2])
+    sparse = onnx.helper.make_sparse_tensor(onnx.helper.make_tensor("s", 1, [1], [3.0]), indices, [4])
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[N, 4] x) => (float[N, 4] y)'
+        " { a = Add (x, s)  y = Mul (a, c) }"
+    )
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["c"], sparse_value=sparse))
+    model.graph.sparse_initializer.append(sparse)
+    made = export_onnx(model, tmp_path)
+    assert answer(made.path, {"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[0.0, 0.0, 12.0, 0.0]]
+
+
 def test_a_plugin_of_tensorrt_is_named(tmp_path: Path) -> None:
     words = r"node 'y': BatchedNMS_TRT is a TensorRT plugin: nothing but TensorRT runs it; cut the model in front of it"
     with pytest.raises(StageError, match=words):
