@@ -20,6 +20,10 @@ class StageError(Exception):
     """The tool below a stage failed on this model; its own error is ``__cause__``, or the message quotes it."""
 
 
+class NothingQuantized(ModelError):
+    """No convolution or matrix product of the model can be INT8, or all were excluded."""
+
+
 class ProcessDied(StageError):
     """A process of its own ended without an answer."""
 
@@ -88,6 +92,7 @@ __all__ = [
     "ModelError",
     "NotDecided",
     "NotTrusted",
+    "NothingQuantized",
     "OutOfMemory",
     "ProcessDied",
     "StageError",

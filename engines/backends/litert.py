@@ -29,7 +29,7 @@ from engines.contract import (
 from engines.errors import EngineError, Unavailable
 from engines.feed import FeedCheck
 from engines.layers import layer_times_from, num_layers_by_precision
-from engines.litert.checks import check_operators, check_precision, check_specs
+from engines.litert.checks import check_operators, check_precision, check_specs, listed
 from engines.litert.delegated import operators_left
 from engines.litert.edgetpu import first_on_cpu
 from engines.litert.edgetpu import notes as edgetpu_notes
@@ -365,6 +365,10 @@ def _notes(facts: TfliteFacts, interpreter: Any) -> list[str]:
         notes.append(
             f"{len(hybrid)} of {len(facts.products)} convolutions and matrix products round their data to INT8 at "
             "each run, and answer in FP32; everything else computes in FP32."
+        )
+    if facts.in_integers() and (floats := facts.in_floats()):
+        notes.append(
+            f"{len(floats)} of {facts.num_main} operators compute in FP32, as [ptq] exclude has it: {listed(floats)}."
         )
     if halves := facts.halves():
         notes.append(f"{len(halves)} weights are kept in FP16 and computed with in FP32, so that the file is smaller.")

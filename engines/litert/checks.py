@@ -55,10 +55,11 @@ def check_precision(facts: TfliteFacts, precision: str, path: Path) -> None:
             f"{precision} with `trtforge ptq`"
         )
     asked = precision_named(precision)
-    if asked.is_integer and not asked.is_dynamic and (floats := facts.in_floats()):
+    if asked.is_integer and not asked.is_dynamic and (floats := facts.left_in_floats()):
         raise EngineError(
             f"{path}: {len(floats)} of {len(facts.operators)} operators compute in floating point, {listed(floats)}; "
-            f"in {precision} all are expected to compute in integers: replace them in the network, or take dynamic"
+            f"in {precision} all are expected to compute in integers: replace them in the network, name them "
+            "in [ptq] exclude, or take dynamic"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from engines.contract import DYNAMIC, LayerFacts, TensorSpec
 from engines.errors import EngineError
+from engines.litert.in_float import operators_in_float
 
 MAGIC = b"TFL3"
 """At byte 4 of every `.tflite` file."""
@@ -116,6 +117,8 @@ class TfliteFacts:
     """In the order in which they run; those of the bodies of loops and branches come after."""
     num_main: int
     """The first of them, which are of the graph itself."""
+    meant_in_float: frozenset[str] = frozenset()
+    """Names of operators that a file in integers keeps in floating point because that was asked for."""
 
     @property
     def main_operators(self) -> tuple[TfliteOperator, ...]:
@@ -142,6 +145,10 @@ class TfliteFacts:
             for each in self.operators
             if each.kind not in (*BRIDGES, *READ_NO_VALUES) and not FLOATS.isdisjoint(each.types())
         )
+
+    def left_in_floats(self) -> tuple[TfliteOperator, ...]:
+        """Those of them that nobody asked for."""
+        return tuple(each for each in self.in_floats() if each.name not in self.meant_in_float)
 
     def with_integer_weights(self) -> tuple[TfliteOperator, ...]:
         """The products of floating-point data and integer weights, whose data is rounded as it comes."""
@@ -211,6 +218,7 @@ def facts_from_file(schema: Any, path: Path, *, unsigned: bool = False) -> Tflit
         else:
             sides = _signature_sides(signatures, path) if graphs else ((), ())
         inputs, outputs = (tuple((name, tensors[0][index]) for name, index in side) for side in sides)
+        meant_in_float = operators_in_float(model) if graphs else frozenset[str]()
     except UNREADABLE as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise EngineError(f"{path}: is not a whole .tflite file ({words}); copy or convert it again") from error
@@ -218,7 +226,8 @@ def facts_from_file(schema: Any, path: Path, *, unsigned: bool = False) -> Tflit
         raise EngineError(
             f"{path}: is of version {version} of the format, {SCHEMA_VERSION} is expected; convert it again"
         )
-    return TfliteFacts(inputs, outputs, tuple(each for graph in operators for each in graph), len(operators[0]))
+    every_operator = tuple(each for graph in operators for each in graph)
+    return TfliteFacts(inputs, outputs, every_operator, len(operators[0]), meant_in_float)
 
 
 Sides: TypeAlias = tuple[Iterable[tuple[str, int]], Iterable[tuple[str, int]]]

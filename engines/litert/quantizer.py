@@ -8,6 +8,7 @@ the range of the sum as well (the sum is written in its place, and then it is lo
 from __future__ import annotations
 
 import importlib.util
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class TfliteFormat:
     """Of integer weights: 8, or 4 for the operators in ``IN_4_BITS``, with 8 for the others."""
     per_dense_tensor: bool = False
     """Whether weights of dense layers have one scale all the same."""
+    in_float: tuple[str, ...] = ()
+    """Operators that stay as they are, each by the first tensor that it makes."""
 
 
 def why_not_quantize() -> str:
@@ -131,4 +134,10 @@ def _recipe(wanted: TfliteFormat) -> Any:
         if not wanted.integer_io:
             for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
                 recipe.add_quantization_config(".*", end, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
+    for name in wanted.in_float:
+        recipe.add_quantization_config(
+            f"^{re.escape(name)};",
+            everything["operation_name"],
+            algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
+        )
     return recipe.get_quantization_recipe()

@@ -6,13 +6,13 @@ import json
 import math
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,6 +28,7 @@ from calibration.ranges.ranges import RangesRecord, spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.ranges.span import Span
 from engines.contract import Runner
+from pipeline.accuracy.tolerances import unlike_ranges
 from pipeline.artifact import OnnxModel, Ranges, TfliteModel
 from pipeline.engine_runner import (
     SIMULATOR,
@@ -86,6 +87,10 @@ class Evidence:
         mismatches = scale_mismatches(model_from_file(self.model.path), self.spans())
         return _first([mismatch.sentence() for mismatch in mismatches])
 
+    def unlike_ranges(self, derived: Mapping[str, Any]) -> list[str]:
+        """A sentence if the ranges are far from those of the evaluation samples, which were read with tolerances."""
+        return [] if self.ranges_record is None else unlike_ranges(derived, self.ranges_record)
+
     def modules(self) -> tuple[str, ...]:
         """What is loaded by name."""
         return ()
@@ -104,13 +109,22 @@ class TfliteEvidence:
     samples: Samples
     ranges: Ranges | None
     """Of the float file; None where they are not known, or the file has no scales of them."""
-    ranges_record: ClassVar[None] = None
-    """They have other names than those that tolerances are derived with."""
 
     def digest(self) -> str:
         """SHA-256 (hex) digests of all of it."""
         parts = (self.fp32, self.model, self.samples, self.ranges)
         return " ".join("" if part is None else part.digest() for part in parts)
+
+    def unlike_ranges(self, derived: Mapping[str, Any]) -> list[str]:
+        """A sentence if the ranges are far from those of the samples that tolerances were derived on.
+
+        They have other names than the ONNX model's, so the float file is run on these samples.
+        """
+        if self.ranges is None:
+            return []
+        record = ranges_from_folder(self.ranges.path)
+        amaxes = import_module(TFLITE_BISECTION).amaxes_on(self, record, derived["indices"])
+        return unlike_ranges({"method": record.method, "amaxes": amaxes}, record)
 
     def modules(self) -> tuple[str, ...]:
         """What is loaded by name."""

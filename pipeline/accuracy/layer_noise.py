@@ -134,14 +134,14 @@ def _noises(network: AdjustableNetwork, spans: Mapping[str, Span], run: SampleRu
     powers: list[tuple[float, str, tuple[str, ...]]] = []
     with counting("noise of layers", len(changes)) as on_change:
         for name, (nodes, change) in changes.items():
-            powers.append((sum(map(_relative_noise, exact, answered(unrounded | change))), name, nodes))
+            powers.append((sum(map(relative_noise, exact, answered(unrounded | change))), name, nodes))
             on_change(len(powers))
     total = sum(power for power, _, _ in powers)
     ordered = sorted(powers, key=lambda item: -item[0]) if total > 0 else []
     return [InputNoise(name, nodes, power / total) for power, name, nodes in ordered]
 
 
-def _relative_noise(expected: Sequence[Floats], actual: Sequence[Floats]) -> float:
+def relative_noise(expected: Sequence[Floats], actual: Sequence[Floats]) -> float:
     """Of a sample: relative to the signal of each output, summed; what is not finite is as loud as can be."""
     total = 0.0
     for exact, rounded in zip(expected, actual):

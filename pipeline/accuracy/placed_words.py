@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import onnx
 
-from calibration.errors import ModelError
 from calibration.graph.editing import nodes_of
 from calibration.precision.dynamic import DynamicallyQuantized
 from calibration.precision.placement import PRODUCTS
@@ -23,10 +22,6 @@ def dynamic_notes(written: DynamicallyQuantized) -> list[str]:
             "Runtime's integer convolutions of data that is rounded at each run are slower than those in FP32"
         )
     return notes
-
-
-class NothingQuantized(ModelError):
-    """No convolution or matrix product of the model can be INT8, or all were excluded."""
 
 
 NUM_NAMED = 5

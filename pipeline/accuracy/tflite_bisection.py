@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,8 +18,17 @@ import numpy as np
 from calibration.analysis.bisection import Power, Scale, Suspect
 from calibration.analysis.sqnr import sqnr_db
 from calibration.arrays import AnyArray
+from calibration.histogram.collect import collect
 from calibration.precision.scale import limits
-from calibration.ranges.ranges import spans_from_ranges
+from calibration.ranges.ranges import (
+    AUTO,
+    METHODS,
+    Origin,
+    RangesRecord,
+    methods_of_tensors,
+    ranges_from_histograms,
+    spans_from_ranges,
+)
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines.backends import litert
 from engines.litert.facts import BRIDGES, TfliteFacts, TfliteOperator, TfliteTensor
@@ -123,6 +132,19 @@ def scale_mismatches(evidence: TfliteEvidence) -> Iterator[str]:
             )
 
 
+def amaxes_on(evidence: TfliteEvidence, record: RangesRecord, indices: Sequence[int]) -> dict[str, float]:
+    """Tensor of the float file -> its range on these of the samples, each read as in ``record``.
+
+    None of ranges that came from elsewhere, which are not read from histograms.
+    """
+    if record.method not in (AUTO, *METHODS):
+        return {}
+    with SampleFeeds(litert.load_values(evidence.fp32.path, num_threads=0)) as runner:
+        histograms = collect(SampleRunner(runner), evidence.samples.at(indices))
+    seen = ranges_from_histograms(histograms, "entropy", record.percentile, Origin("", "", 0))
+    return {name: tensor.amax for name, tensor in seen.read_by(AUTO, methods_of_tensors(record)).tensors.items()}
+
+
 def bounds_of(ranges: Ranges | None, facts: TfliteFacts) -> TensorBounds:
     """What calibration found, as a file of that precision is written with it; empty where it is not known."""
     precision = precision_named(facts.precision())
@@ -138,7 +160,8 @@ def _quantized_anew(model: Path, facts: TfliteFacts, seen: TensorBounds) -> byte
     """The float file in the precision of the judged one, by what was seen."""
     precision = precision_named(facts.precision())
     channels = max((len(each.weights.scales) for each in facts.products if each.weights is not None), default=1)
-    form = TfliteFormat(precision, per_channel=channels > 1, weight_bits=4 if facts.num_4_bits() else 8)
+    bits, in_float = 4 if facts.num_4_bits() else 8, tuple(sorted(facts.meant_in_float))
+    form = TfliteFormat(precision, per_channel=channels > 1, weight_bits=bits, in_float=in_float)
     return quantized(model, form, seen if precision.is_static else {})
 
 

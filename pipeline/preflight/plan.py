@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from calibration.data.batches import Samples
+from calibration.precision.placement import FULL_BITS
 from engines import backend
 from engines.model_format import ModelFormat
 from engines.torch_graph import library
@@ -48,17 +49,31 @@ def check_plan(plan: Plan, until: str) -> None:
         )
     if until == "convert" and TfliteModel.FORMAT not in formats_of(plan):
         raise ConfigError(f"{plan.path}: no backend of [variants] takes a .tflite file; add one, such as litert")
-    if plan.quantize.override and OnnxModel.FORMAT not in formats_of(plan):
-        raise ConfigError(
-            f"{plan.path}: [[quantize.override]] goes by the names of an ONNX model, and no backend of [variants] "
-            "takes one; leave it out"
-        )
+    if OnnxModel.FORMAT not in formats_of(plan):
+        _check_nothing_of_onnx(plan)
     _check_precisions(plan, until)
     if plan.stage(until).NEEDS_ENGINES:
         _check_engines(plan, until)
     members_from(plan.benchmark.together, [variant.name for variant in variants(plan, "benchmark")])
     if until == "benchmark":
         plan.report.check_folder(plan.output_folder(plan.report))
+
+
+def _check_nothing_of_onnx(plan: Plan) -> None:
+    """That nothing of [quantize] is asked for that has no effect on other files."""
+    excludes = "list operators of the .tflite file in [ptq] exclude"
+    asked = (
+        ("[[quantize.override]]", plan.quantize.override, "leave it out"),
+        ("[quantize] exclude", plan.quantize.exclude, excludes),
+        ("[quantize] weight_bits", plan.quantize.weight_bits != FULL_BITS, "write it in [ptq]"),
+        ("[quantize] min_sqnr_db and max_metric_drop", plan.quantize.is_bounded(), excludes),
+    )
+    for key, is_asked, what_to_do in asked:
+        if is_asked:
+            raise ConfigError(
+                f"{plan.path}: {key} goes by the nodes of an ONNX model, and no backend of [variants] takes one; "
+                f"{what_to_do}"
+            )
 
 
 def _check_precisions(plan: Plan, until: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -10,15 +10,17 @@ from typing import Any
 from calibration.ranges.ranges import IMPORTED
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines import backend
+from engines.backends import litert
 from engines.onnx_model import facts
-from pipeline.accuracy.placed_words import NothingQuantized
 from pipeline.advice.recommendation import is_within
-from pipeline.artifact import TRAINED, OnnxModel
+from pipeline.artifact import TRAINED, ModelFile, TfliteModel
+from pipeline.errors import NothingQuantized
 from pipeline.json_record import finite
 from pipeline.plan import Plan
 from pipeline.record import Remedy
+from pipeline.remedies.tflite_trials import TfliteTrial, tflite_trials
 from pipeline.remedies.trials import Trial, trials
-from pipeline.results import Network, Results, Variant
+from pipeline.results import Results, Variant
 from pipeline.store import Store
 from pipeline.variants import (
     built_engine,
@@ -45,9 +47,9 @@ def _can_be_tried(plan: Plan, made: Results, variant: Variant) -> bool:
     """Whether INT8 is written into a model here, from ranges that were measured here."""
     if not variant.precision.has_scales or is_native(plan, variant) or made.calibration is None:
         return False
-    if not isinstance(made.models[variant], OnnxModel) or variant.network != TRAINED:
+    if variant.network != TRAINED:
         return False
-    ranges = made.network_of(variant).ranges
+    ranges = made.network_of(variant).form(backend(variant.backend).TAKES).ranges
     return ranges is not None and ranges_from_folder(ranges.path).method != IMPORTED
 
 
@@ -58,14 +60,14 @@ def _holds(plan: Plan, verdict: Mapping[str, Any]) -> bool:
 
 def _remedy(plan: Plan, store: Store, made: Results, variant: Variant) -> Remedy:
     tried: list[str] = []
-    for trial in islice(trials(plan, store, made, variant), plan.report.num_remedies):
+    for trial in islice(_ways(plan, store, made, variant), plan.report.num_remedies):
         try:
             model, verdict = _judged(plan, store, made, variant, trial)
         except NothingQuantized:
             break
         result = f"{trial.words()}: {_result(plan, verdict)}"
         if _holds(plan, verdict):
-            num_left, num_now = (facts(path).num_quantized for path in (model.path, made.models[variant].path))
+            num_left, num_now = (_num_in_integers(each) for each in (model, made.models[variant]))
             sentence = (
                 f"{variant.name} would hold with {result}; INT8 then computes {num_left} of the convolutions and "
                 f"matrix products, {num_now} now. Write into the plan:"
@@ -81,6 +83,13 @@ def _remedy(plan: Plan, store: Store, made: Results, variant: Variant) -> Remedy
     return Remedy(False, sentence, "", tuple(tried), None)
 
 
+def _ways(plan: Plan, store: Store, made: Results, variant: Variant) -> Iterator[Trial | TfliteTrial]:
+    """By the format of its file."""
+    if isinstance(made.models[variant], TfliteModel):
+        return tflite_trials(plan, store, made, variant)
+    return trials(plan, store, made, variant)
+
+
 def _result(plan: Plan, verdict: Mapping[str, Any]) -> str:
     """The numbers of a trial."""
     parts = []
@@ -94,23 +103,25 @@ def _result(plan: Plan, verdict: Mapping[str, Any]) -> str:
     return ", ".join(parts) or ("passed" if verdict["passed"] else "failed")
 
 
+def _num_in_integers(model: ModelFile) -> int:
+    """Convolutions and matrix products."""
+    if isinstance(model, TfliteModel):
+        return len(litert.tflite_facts(model.path).in_integers())
+    return facts(model.path).num_quantized
+
+
 def _judged(
-    plan: Plan, store: Store, made: Results, variant: Variant, trial: Trial
-) -> tuple[OnnxModel, Mapping[str, Any]]:
+    plan: Plan, store: Store, made: Results, variant: Variant, trial: Trial | TfliteTrial
+) -> tuple[ModelFile, Mapping[str, Any]]:
     """The trial's model and verdict, by the plan with its changes; tolerances are derived for it as well.
 
     Raises:
         NothingQuantized: it leaves nothing in INT8.
     """
-    tried_plan = replace(
-        plan,
-        quantize=trial.stage(plan.quantize),
-        validate=replace(plan.validate, num_bisected=0),
-    )
-    network = Network(made.network_of(variant).fp32, trial.ranges)
+    tried_plan = replace(trial.plan(plan), validate=replace(plan.validate, num_bisected=0))
+    network = trial.network(made.network_of(variant))
     tried = replace(made, networks={**made.networks, variant.network: network}, models={}, outputs={}, tolerances={})
     model = written_model(tried_plan, store, tried, variant)
-    assert isinstance(model, OnnxModel), "no other is tried"
     tried.models[variant] = model
     engine = made.engines[variant]
     if not backend(variant.backend).why_not_run():  # Else it is judged by a simulation of its model.

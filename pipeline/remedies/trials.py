@@ -14,11 +14,12 @@ from engines import backend
 from pipeline.accuracy.layer_noise import InputNoise, MeasureLayers, noises_from_file, noisiest_nodes
 from pipeline.artifact import Ranges
 from pipeline.plan import Plan
-from pipeline.results import Results, Variant
+from pipeline.results import Network, Results, Variant
 from pipeline.stages.quantize import Quantize
 from pipeline.store import Store
 from pipeline.variants import ranges_of
 
+BY_AUTO = f'[calibrate] method = "{AUTO}"'
 BY_DATA = 'rounding = "gptq"'
 """As it is written into [quantize]."""
 SHARES = (0.5, 0.75, 0.9)
@@ -41,7 +42,7 @@ class Trial:
     def words(self) -> str:
         """A phrase."""
         layers = f"{self.num_added} {'layer' if self.num_added == 1 else 'layers'} left in FP32"
-        parts = ['[calibrate] method = "auto"'] * self.by_auto + [f"[quantize] {BY_DATA}"] * self.by_data
+        parts = [BY_AUTO] * self.by_auto + [f"[quantize] {BY_DATA}"] * self.by_data
         return " and ".join(parts + [layers] * bool(self.num_added))
 
     def toml(self) -> str:
@@ -51,9 +52,14 @@ class Trial:
         keys = f"{BY_DATA}\n" * self.by_data + excluded
         return method + (f"[quantize]\n{keys}" if keys else "")
 
-    def stage(self, stage: Quantize) -> Quantize:
-        """The plan's stage with its changes."""
-        return replace(stage, exclude=self.exclude, rounding="gptq" if self.by_data else stage.rounding)
+    def plan(self, plan: Plan) -> Plan:
+        """The plan with its changes."""
+        rounding = "gptq" if self.by_data else plan.quantize.rounding
+        return replace(plan, quantize=replace(plan.quantize, exclude=self.exclude, rounding=rounding))
+
+    def network(self, network: Network) -> Network:
+        """The network with its ranges."""
+        return Network(network.fp32, self.ranges)
 
 
 def trials(plan: Plan, store: Store, made: Results, variant: Variant) -> Iterator[Trial]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, cast, get_args
@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from calibration.graph.patterns import matching
 from calibration.precision.placement import MATRIX_PRODUCTS, PRODUCTS
 from calibration.precision.scale import limits
 from calibration.precision.weights import channels_in_4_bits
@@ -19,11 +20,12 @@ from calibration.ranges.ranges_file import ranges_from_folder
 from engines.backends import litert
 from engines.litert import quantizer
 from engines.litert.four_bits import WeightArray, with_rounded_weights
+from engines.litert.in_float import with_operators_in_float
 from engines.litert.op_versions import with_int8_versions
 from engines.litert.quantizer import TfliteFormat
 from engines.precision import DYNAMIC, FP16, INT8, INT16X8, Precision, precision_named
 from pipeline.artifact import Ranges, TfliteModel
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NothingQuantized
 from pipeline.machine.packages import distribution_versions
 from pipeline.option import option
 from pipeline.stage import Stage
@@ -52,6 +54,9 @@ class Ptq(Stage):
     io: Literal["float", "integer"] = option(
         "float", "types of inputs and outputs, for int8 and int16x8; integer: those of the precision"
     )
+    exclude: tuple[str, ...] = option(
+        (), "names, types or patterns (head/*) of operators of the .tflite file to keep in FP32, for integer precisions"
+    )
     edgetpu: bool = option(
         False,
         "int8 for the Edge TPU: integer inputs and outputs, one scale for the weights of a dense layer, versions of "
@@ -74,10 +79,14 @@ class Ptq(Stage):
         """That it takes what is written.
 
         Raises:
-            ConfigError: it does not take weights of 4 bits.
+            ConfigError: it takes neither weights of 4 bits nor operators in FP32.
         """
-        if self.edgetpu and precision_named(self.precision).has_scales and self.weight_bits != type(self).weight_bits:
+        if not (self.edgetpu and precision_named(self.precision).has_scales):
+            return
+        if self.weight_bits != type(self).weight_bits:
             raise ConfigError("weight_bits is 4, but the Edge TPU takes weights of 8 bits; take 8")
+        if self.exclude:
+            raise ConfigError("exclude keeps operators in FP32, which the Edge TPU does not take; leave it out")
 
     def operators_of_one_scale(self) -> tuple[str, ...]:
         """Those of ONNX whose weights have one scale, and not one for each channel."""
@@ -98,7 +107,8 @@ class Ptq(Stage):
 
         Raises:
             ConfigError: the precision needs ranges and there are none.
-            DataError: the ranges are of another model.
+            DataError: the ranges are of another model, or an excluded operator is not in this one.
+            NothingQuantized: all convolutions and matrix products are excluded.
             Unavailable: ai-edge-quantizer is not installed.
             EngineError: it refuses the model, which is no float one, has custom operators or an open batch.
         """
@@ -121,14 +131,32 @@ class Ptq(Stage):
             integer_io=self.io == "integer" or for_edgetpu,
             weight_bits=self.weight_bits,
             per_dense_tensor=for_edgetpu,
+            in_float=self._excluded(model, precision),
         )
         data = quantizer.quantized(model.path, wanted, bounds)
         if self.weight_bits != type(self).weight_bits and precision.is_integer and self.per_channel:
             data = _with_rounded_weights(model.path, data, means)
+        if wanted.in_float:
+            data = _with_operators_in_float(data, wanted.in_float)
         (out / "model.tflite").write_bytes(_with_versions(data) if for_edgetpu else data)
         notes = self._notes_of_4_bits(out / "model.tflite", model) if precision.is_integer else []
+        if wanted.in_float:
+            _check_something_is_quantized(out / "model.tflite", model)
         (out / "notes.json").write_text(json.dumps(notes))
         return TfliteModel(out / "model.tflite")
+
+    def _excluded(self, model: TfliteModel, precision: Precision) -> tuple[str, ...]:
+        """The names of the operators that stay in FP32, in the order of the file.
+
+        Raises:
+            DataError: a pattern matches nothing; the message offers the nearest.
+        """
+        if not (self.exclude and precision.is_integer):
+            return ()
+        operators = litert.tflite_facts(model.path).main_operators
+        known = dict.fromkeys([*(each.name for each in operators), *(each.kind for each in operators)])
+        meant = matching(self.exclude, known, "exclude", "operator or type of operator")
+        return tuple(each.name for each in operators if each.name in meant or each.kind in meant)
 
     def _notes_of_4_bits(self, written: Path, model: TfliteModel) -> list[str]:
         """How many have weights of 4 bits, where they are to have such.
@@ -156,6 +184,21 @@ def _with_rounded_weights(model: Path, data: bytes, means: Mapping[str, tuple[fl
         return channels_in_4_bits(weight, means.get(name, ()))
 
     return with_rounded_weights(litert.schema(), flatbuffers, (model.read_bytes(), data), rounded)
+
+
+def _with_operators_in_float(data: bytes, names: Sequence[str]) -> bytes:
+    import flatbuffers
+
+    return with_operators_in_float(litert.schema(), flatbuffers, data, names)
+
+
+def _check_something_is_quantized(written: Path, model: TfliteModel) -> None:
+    facts = litert.tflite_facts(written)
+    if not facts.in_integers() and not facts.with_integer_weights():
+        raise NothingQuantized(
+            f"{model.path}: exclude leaves none of its {len(facts.products)} convolutions and matrix products in "
+            "integers; exclude fewer"
+        )
 
 
 def _with_versions(data: bytes) -> bytes:

@@ -40,10 +40,10 @@ from engines.cpu import cpu_flags
 from engines.precision import DYNAMIC, FP32, INT8, Precision, precision_named
 from pipeline.accuracy.mixture import MixtureBound, mixture_sentence
 from pipeline.accuracy.override import OverrideRanges
-from pipeline.accuracy.placed_words import NothingQuantized, dynamic_notes, nothing_quantized
+from pipeline.accuracy.placed_words import dynamic_notes, nothing_quantized
 from pipeline.accuracy.weight_codes import codes_from_folder, rounding_sentence
 from pipeline.artifact import Mixture, OnnxModel, PlacementTimes, Ranges, WeightCodes
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NothingQuantized
 from pipeline.latency.timed_placement import quicker_in_float
 from pipeline.machine.packages import cpu_versions, distribution_versions
 from pipeline.option import option

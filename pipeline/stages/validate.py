@@ -26,7 +26,7 @@ from pipeline.accuracy.comparison import (
     compare,
 )
 from pipeline.accuracy.metrics import Metric, metric
-from pipeline.accuracy.tolerances import derived_atols, too_noisy, unlike_ranges
+from pipeline.accuracy.tolerances import derived_atols, too_noisy
 from pipeline.artifact import Outputs, Tolerances, Verdict
 from pipeline.engine_runner import SIMULATION, SIMULATOR, ModelRunner
 from pipeline.errors import ConfigError
@@ -287,8 +287,7 @@ class Validate(Stage):
         evidence = judged.evidence
         if evidence is None:
             return []
-        record = evidence.ranges_record
-        unlike = unlike_ranges(derived, record) if derived and record is not None else []
+        unlike = evidence.unlike_ranges(derived) if derived else []
         return [*unlike, *evidence.scale_mismatches()]
 
     def _suspicion(

@@ -264,7 +264,7 @@ def test_overrides_by_the_names_of_onnx_are_refused_where_no_backend_takes_onnx(
     change(folder, "[variants]", override)
     change(folder, 'backends = ["onnxruntime"]', 'backends = ["litert"]')
     with pytest.raises(
-        ConfigError, match=r"\[\[quantize\.override\]\] goes by the names of an ONNX model, and no backend"
+        ConfigError, match=r"\[\[quantize\.override\]\] goes by the nodes of an ONNX model, and no backend"
     ):
         made_by(folder, "build")
 

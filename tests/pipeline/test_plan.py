@@ -126,6 +126,7 @@ stop = 0.25
 precision = "dynamic"
 per_channel = false
 weight_bits = 4
+exclude = ["SOFTMAX"]
 edgetpu = true
 io = "integer"
 [cast]

@@ -38,7 +38,7 @@ def test_a_float_operator_in_full_integer_is_named(tmp_path: Path) -> None:
     """The converter leaves it there without a word."""
     assert refused(save_cosine_in_int8(tmp_path / "m.tflite"), "int8") == (
         "1 of 4 operators compute in floating point, COS 'turned'; in int8 all are expected to compute in integers: "
-        "replace them in the network, or take dynamic"
+        "replace them in the network, name them in [ptq] exclude, or take dynamic"
     )
 
 

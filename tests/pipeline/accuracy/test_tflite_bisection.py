@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from calibration.ranges.ranges import RangeMethod
 from engines.backends import litert
 from pipeline.accuracy.bisection import TfliteEvidence
 from pipeline.accuracy.comparison import Tolerance
@@ -50,6 +52,19 @@ def changed(evidence: TfliteEvidence, tensor: str, factor: float) -> TfliteEvide
     return TfliteEvidence(evidence.fp32, TfliteModel(path), evidence.samples, evidence.ranges)
 
 
+@pytest.mark.parametrize("method", ["minmax", "entropy", "auto"])
+def test_ranges_are_held_to_those_of_the_evaluation_samples(method: RangeMethod, tmp_path: Path) -> None:
+    evidence = made(tmp_path)
+    ranges = tmp_path / f"ranges-{method}"
+    ranges.mkdir()
+    same = replace(evidence, ranges=Calibrate(method=method)(ranges, evidence.fp32, samples_of(tmp_path, 48)))
+    assert same.unlike_ranges({"indices": range(0, 64, 2)}) == []
+    assert replace(same, ranges=None).unlike_ranges({"indices": [0]}) == []
+    (sentence,) = replace(same, samples=samples_of(tmp_path, 8, 30.0)).unlike_ranges({"indices": [0]})
+    assert sentence.startswith("ranges are 0.0")
+    assert f"times those of the evaluation samples by the same method, {method} (median of 6 tensors; '" in sentence
+
+
 @pytest.mark.parametrize("precision", ["fp16", "dynamic", "int8", "int16x8"])
 def test_in_a_sound_file_nothing_stands_out(tmp_path: Path, precision: str) -> None:
     evidence = made(tmp_path, precision)
@@ -83,6 +98,17 @@ def test_a_wrong_weight_is_found_at_the_operator_that_reads_it(tmp_path: Path, w
     assert (found.suspects[0].node, found.suspects[0].operator) == (operator, "FULLY_CONNECTED")
     assert found.suspects[0].is_clear()
     assert found.suspicion({}).startswith(f"the likely layer, on 16 samples: node '{operator}' (FULLY_CONNECTED), ")
+
+
+def test_what_was_left_in_float_is_left_so_in_what_it_is_compared_with(tmp_path: Path) -> None:
+    evidence = made(tmp_path)
+    (tmp_path / "excluded").mkdir()
+    written = Ptq(exclude=("second",))(tmp_path / "excluded", evidence.fp32, evidence.ranges)
+    evidence = replace(evidence, model=written)
+    assert evidence.scale_mismatches() == []
+    suspects = {suspect.node: suspect for suspect in evidence.bisect(16, "onnxruntime").suspects}
+    assert suspects["second"].sqnr_out_db == pytest.approx(suspects["second"].sound_db, abs=1.0)
+    assert [suspect for suspect in suspects.values() if suspect.is_clear()] == []
 
 
 def test_two_networks_have_nothing_in_common(tmp_path: Path) -> None:

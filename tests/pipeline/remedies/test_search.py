@@ -69,11 +69,11 @@ def test_weights_of_4_bits_are_rounded_by_samples_before_layers_are_left_out(war
     ]
 
 
-def test_what_is_to_be_written_is_one_table() -> None:
+def test_what_is_to_be_written_is_one_table(folder: Path) -> None:
     trial = Trial(Ranges(Path()), True, ("head",), 1, True)
     keys = {"rounding": "gptq", "exclude": ["head"]}
     assert tomllib.loads(trial.toml()) == {"calibrate": {"method": "auto"}, "quantize": keys}
-    assert trial.stage(Quantize()) == Quantize(rounding="gptq", exclude=("head",))
+    assert trial.plan(read_plan(folder / "plan.toml")).quantize == Quantize(rounding="gptq", exclude=("head",))
     assert Trial(Ranges(Path()), False, (), 0).toml() == ""
 
 

@@ -10,7 +10,7 @@ from calibration.ranges.ranges_file import ranges_from_folder
 from engines.backends import litert
 from engines.precision import DYNAMIC, FP16, INT8, INT16X8
 from pipeline.artifact import Ranges, TfliteModel
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, NothingQuantized
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.ptq import Ptq, bounds_for
 from tests.pipeline.stages.networks import Out
@@ -69,6 +69,46 @@ def test_without_ranges(model: TfliteModel, out: Out) -> None:
 def test_ranges_of_another_file(model_ranges: Ranges, tmp_path: Path, out: Out) -> None:
     with pytest.raises(DataError, match=r"ranges: were found on model .*, not on this one"):
         Ptq()(out(), residual(tmp_path, 2), model_ranges)
+
+
+@pytest.mark.parametrize(
+    ("exclude", "in_float"),
+    [(("RELU",), {"active"}), (("s*", "first"), {"first", "second"})],
+)
+@pytest.mark.parametrize("precision", ["int8", "int16x8"])
+def test_operators_that_are_left_in_float(
+    precision: str,
+    exclude: tuple[str, ...],
+    in_float: set[str],
+    model: TfliteModel,
+    model_ranges: Ranges,
+    out: Out,
+) -> None:
+    stage = Ptq(exclude=exclude).writing(precision)
+    facts = litert.tflite_facts(stage(out(), model, model_ranges).path)
+    assert {each.name for each in facts.in_floats()} == facts.meant_in_float == in_float
+    assert facts.left_in_floats() == ()
+    assert facts.precision() == precision
+
+
+def test_dynamic_range_leaves_them_too_and_fp16_has_none(model: TfliteModel, out: Out) -> None:
+    facts = litert.tflite_facts(Ptq(precision="dynamic", exclude=("second",))(out(), model).path)
+    assert [each.name for each in facts.with_integer_weights()] == ["first", "y"]
+    facts = litert.tflite_facts(Ptq(precision="fp16", exclude=("second",))(out(), model).path)
+    assert (len(facts.halves()), facts.meant_in_float) == (3, frozenset())
+
+
+def test_what_is_excluded_must_be_there_and_not_for_the_edge_tpu(
+    model: TfliteModel, model_ranges: Ranges, out: Out
+) -> None:
+    with pytest.raises(
+        DataError, match=r"exclude: 'secnod' is in the list, but the model has no such operator .*'second'"
+    ):
+        Ptq(exclude=("secnod",))(out(), model, model_ranges)
+    with pytest.raises(NothingQuantized, match="exclude leaves none of its 3 convolutions and matrix products in"):
+        Ptq(exclude=("FULLY_CONNECTED",))(out(), model, model_ranges)
+    with pytest.raises(ConfigError, match="exclude keeps operators in FP32, which the Edge TPU does not take"):
+        Ptq(exclude=("second",), edgetpu=True)(out(), model, model_ranges)
 
 
 @pytest.mark.parametrize("precision", ["dynamic", "int8", "int16x8"])
