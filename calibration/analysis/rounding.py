@@ -15,6 +15,9 @@ holds exactly, such as the zeros behind a ReLU, gets none.
 - INT8: round(x / step) in the levels of the range, times step; the step is drawn up to a fourth of an octave around
   that of the range, whose ends stay. Noise of step^2 / 12 (Widrow and Kollar, "Quantization Noise", 2008) where values
   are spread, and what is cut off at the ends. Weights are rounded as they are going to be.
+
+No format cuts what follows from shapes alone, as in a model cast to FP16: a Range up to a size that its last bit moves
+has one value more.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from calibration.graph.editing import (
     constant,
     from_constants,
     opened,
+    shape_born_values,
     taken_names,
     unique,
 )
@@ -192,7 +196,7 @@ class _Writer:
         self.found: dict[str, dict[str, ir.Value]] = {"exact": {}, "cut": {}, "placed": {}}
 
     def write(self) -> None:
-        fixed = from_constants(self._graph)
+        fixed, of_shapes = from_constants(self._graph), shape_born_values(self._graph)
         nodes = {node.name or "": node for node in self._graph}
         values = [*self._graph.inputs, *(value for node in nodes.values() for value in node.outputs)]
         moving = {value.name or "": value for value in values if value.name not in fixed and _is_float(value)}
@@ -200,7 +204,8 @@ class _Writer:
         self._write_weights(nodes)
         cut = self.found["cut"]
         form = self._form
-        cut |= {name: self._cut_tensor(value, form.bits) if form else value for name, value in moving.items()}
+        for name, value in moving.items():
+            cut[name] = value if form is None or name in of_shapes else self._cut_tensor(value, form.bits)
         for tensor in self._placement.tensors:
             outputs = self.found["placed"][tensor.tensor] = self._quantize(cut[tensor.tensor], tensor.quantization)
             for reader in tensor.readers:

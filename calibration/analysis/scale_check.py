@@ -13,6 +13,7 @@ from calibration.graph.external_data import array_of
 from calibration.precision.hard_sigmoid_levels import hard_sigmoid_result
 from calibration.precision.input_arithmetic import MOVERS, aligned
 from calibration.precision.placement import PlacementTarget, span_in_model
+from calibration.precision.placement_onnxruntime import MOVERS as GIVE_BACK
 from calibration.precision.scale import DataType, Quantization, asymmetric, symmetric
 from calibration.ranges.span import Span
 
@@ -41,8 +42,9 @@ class ScaleMismatch:
 def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Iterator[ScaleMismatch]:
     """Quantized tensors of a Q/DQ model whose scale is not that of their range, in the model's order.
 
-    A larger scale is right if it is another tensor's: those that are joined, such as by Concat, share the largest.
-    Tensors without a range, and weights, are passed over.
+    A larger scale is right if it is another tensor's: those that are joined, such as by Concat, share the largest. What
+    only gives values of its data back, such as a MaxPool, has the scale of its data, whatever its own range is. Tensors
+    without a range, and weights, are passed over.
     """
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
     producers = {name: node for node in model.graph.node for name in node.output if name}
@@ -57,6 +59,9 @@ def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Itera
         source = quantize.input[0]
         tensor = node.output[0] if node.output[0] in spans else source
         if actual is None or source in arrays or tensor not in spans:
+            continue
+        if _given_back(quantize, producers, arrays) == actual:
+            fitting.append(actual.scale)
             continue
         span = span_in_model(producers.get(source), spans[tensor])
         expected = [how.scale for how in _possible(span, actual, quantization(quantize, arrays))]
@@ -73,6 +78,16 @@ def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Itera
             math.isclose(mismatch.scale, scale, rel_tol=CLOSE) for scale in fitting
         ):
             yield mismatch
+
+
+def _given_back(
+    quantize: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto], arrays: Mapping[str, onnx.TensorProto]
+) -> Quantization | None:
+    """The levels of the data whose values are quantized again; None where that was computed with, or has none."""
+    node = producers.get(quantize.input[0])
+    while node is not None and node.op_type in GIVE_BACK:
+        node = producers.get(node.input[0])
+    return quantization(node, arrays) if node is not None and node.op_type == "DequantizeLinear" else None
 
 
 def _keeps_bytes(model: onnx.ModelProto, last: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> bool:

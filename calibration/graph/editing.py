@@ -269,6 +269,17 @@ def _graphs_in(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
+def shape_born_values(graph: ir.Graph) -> frozenset[str]:
+    """Names of the values that follow from shapes alone, such as the grid that a detector's boxes are counted from."""
+    fixed = from_constants(graph)
+    born: set[str] = set()
+    for node in graph:
+        inputs = [value.name or "" for value in node.inputs if value is not None and value.name not in fixed]
+        if node.op_type in ("Shape", "Size") or (inputs and not holds_graph(node) and born.issuperset(inputs)):
+            born.update(value.name or "" for value in node.outputs)
+    return frozenset(born)
+
+
 def holds_graph(node: ir.Node) -> bool:
     """Whether a node such as If or Loop has graphs of its own."""
     return next(_graphs_in(node), None) is not None

@@ -18,9 +18,9 @@ from calibration.graph.editing import (
     constant,
     dimensions,
     from_constants,
-    holds_graph,
     named,
     opened,
+    shape_born_values,
     taken_names,
     unique,
 )
@@ -108,7 +108,7 @@ def nodes_beyond_fp16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict
         DataError: an activation has no range.
     """
     graph = opened(model).graph
-    fixed = from_constants(graph) | _shape_born_values(graph)
+    fixed = from_constants(graph) | shape_born_values(graph)
     reason_of = _weights_beyond(graph)
     small = underflow(graph, spans, fixed, FP16_TINY * MARGIN)
     for name, reader in small.unknown.items():
@@ -133,7 +133,7 @@ def undecided_for_fp16(graph: ir.Graph, spans: Mapping[str, Span]) -> list[str]:
     In topological order. All that goes in or comes out of operators that sum or square inside counts, if not seen; so
     does what goes into a logarithm, a root, or below a fraction.
     """
-    fixed = from_constants(graph) | _shape_born_values(graph)
+    fixed = from_constants(graph) | shape_born_values(graph)
     decided = {*spans, *_implied(graph, spans)}
     undecided: dict[str, None] = {}
     for node in graph:
@@ -235,20 +235,9 @@ def _weights_beyond(graph: ir.Graph) -> dict[str, str]:
     return reason_of
 
 
-def _shape_born_values(graph: ir.Graph) -> frozenset[str]:
-    """Values that follow from shapes alone."""
-    fixed = from_constants(graph)
-    born: set[str] = set()
-    for node in graph:
-        inputs = [value.name or "" for value in node.inputs if value is not None and value.name not in fixed]
-        if node.op_type in ("Shape", "Size") or (inputs and not holds_graph(node) and born.issuperset(inputs)):
-            born.update(value.name or "" for value in node.outputs)
-    return frozenset(born)
-
-
 def _shape_born(graph: ir.Graph) -> frozenset[str]:
     """Names of the nodes whose values follow from shapes alone."""
-    born = _shape_born_values(graph)
+    born = shape_born_values(graph)
     return frozenset(node.name or "" for node in graph if any(value.name in born for value in node.outputs))
 
 

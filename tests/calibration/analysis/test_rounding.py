@@ -197,3 +197,26 @@ def test_the_rounding_of_a_weight_can_be_switched_off() -> None:
     by_switch, for_good = answers(switched.model, {"x": x, **off, **rounded}), answers(fixed.model, {"x": x, **off})
     assert all(np.array_equal(by_switch[name], for_good[name]) for name in expected)
     assert not np.allclose(by_switch["scores"], expected["scores"], rtol=1e-5, atol=1e-6)
+
+
+def test_what_follows_from_shapes_is_not_cut() -> None:
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 1, H, W] x) => (float[N, 1, H, W] y)
+    <int64 axis = {3}, float from = {0}, float by = {1}, float half = {0.5}> {
+        sizes = Shape (x)
+        size = Gather (sizes, axis)
+        wide = Cast <to = 1> (size)
+        grid = Range (from, wide, by)
+        anchors = Add (grid, half)
+        y = Add (x, anchors)
+    }""")
+    rounded = rounded_from_onnx(model, FP16, None)
+    assert set(rounded.exact) == {"x", "wide", "grid", "anchors", "y"}
+    assert {name for name, cut in rounded.cut.items() if cut == name} >= {"wide", "grid", "anchors"}
+    assert len(rounded.phases) == 2
+    x = np.zeros((1, 1, 20, 20), np.float32)
+    runner = ReferenceEvaluator(rounded.model)
+    for seed in range(20):
+        outputs: Any = runner.run(["y"], {"x": x, **rounded.draw(np.random.default_rng(seed))})
+        y = outputs[0]
+        np.testing.assert_allclose(y[0, 0, 0], np.arange(20.0) + 0.5, rtol=2.0**-10)

@@ -89,6 +89,26 @@ def test_joined_tensors_share_the_largest_scale_and_no_other() -> None:
     assert names(scale_mismatches(with_scale(shared, "both_scale", 0.5), spans)) == ["both"]
 
 
+def test_what_gives_values_back_has_the_scale_of_its_data() -> None:
+    pools = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 16, 4, 4] x) => (float[N, 16, 4, 4] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w)
+        b = Relu (a)
+        c = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (b)
+        d = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (c)
+        y = Conv <pads = [1, 1, 1, 1]> (d, w)
+    }"""
+    network = onnx.parser.parse_model(pools)
+    network.graph.initializer.extend(tensor for tensor in model().graph.initializer if tensor.name == "w")
+    spans = SPANS | {"c": Span(2.2, 0.0, 2.2), "d": Span(2.4, 0.0, 2.4)}
+    placed = qdq_from_onnx(network, spans, PlacementOptions(target="onnxruntime")).model
+    quantizes = [node.input[0] for node in placed.graph.node if node.op_type == "QuantizeLinear"]
+    assert {"c", "d"} <= set(quantizes), "they are rounded again, to the levels of b"
+    assert names(scale_mismatches(placed, spans)) == []
+    (of_b,) = (node.input[1] for node in placed.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "b")
+    assert names(scale_mismatches(with_scale(placed, of_b, 0.8), spans)) == ["b", "c"]
+
+
 def test_the_sentence() -> None:
     (found,) = scale_mismatches(with_scale(quantized("tensorrt"), "x_scale", 2), SPANS)
     assert found.sentence() == (
