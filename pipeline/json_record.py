@@ -58,7 +58,7 @@ def record_from_json(path: Path, kind: type[T], version: int, again: str) -> T:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a {path.name}") from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); correct the path") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not JSON ({error}); {again}") from error
     key = next(iter(kind.__annotations__))

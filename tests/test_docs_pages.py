@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 
 import click
 import pytest
@@ -17,7 +18,8 @@ from pipeline.plan import plan_from_text, tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+"""Also within an item of a list."""
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -25,21 +27,27 @@ def short(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+def blocks_of(text: str, *languages: str) -> list[str]:
+    return [dedent(block) for language, block in BLOCK.findall(text) if language in languages]
+
+
 def blocks(page: Path, *languages: str) -> list[str]:
-    text = page.read_text(encoding="utf-8")
-    return [block for language, block in BLOCK.findall(text) if language in languages]
+    return blocks_of(page.read_text(encoding="utf-8"), *languages)
 
 
-def commands(page: Path) -> Iterator[str]:
-    """The lines of a page's blocks that are typed: after `$ ` in console blocks, all of sh blocks."""
-    for block in blocks(page, "console", "sh"):
-        joined = block.replace("\\\n", " ")
-        lines = joined.splitlines()
-        is_session = any(line.startswith("$ ") for line in lines)
-        yield from (line.removeprefix("$ ") for line in lines if line.startswith("$ ") or (line and not is_session))
+def commands(text: str) -> Iterator[str]:
+    """What is typed, of a page's text: lines after `$ ` in console blocks, each of sh blocks, a bash block as one."""
+    for language, block in BLOCK.findall(text):
+        lines = dedent(block).replace("\\\n", " ").splitlines()
+        if language == "console":
+            yield from (line.removeprefix("$ ") for line in lines if line.startswith("$ "))
+        elif language == "sh":
+            yield from filter(None, lines)
+        elif language == "bash":
+            yield "\n".join(lines)
 
 
-WITH_COMMANDS = [(short(page), line) for page in PAGES for line in commands(page)]
+WITH_COMMANDS = [(short(page), line) for page in PAGES for line in commands(page.read_text(encoding="utf-8"))]
 
 
 def parse(words: list[str]) -> None:
@@ -77,7 +85,9 @@ def test_plans_are_read_by_the_plan_reader(page: Path, tmp_path: Path) -> None:
         tables = tomllib.loads(block)
         if "fleet" in tables:
             (tmp_path / "plan.toml").write_text('[model]\nsource = "m.onnx"\n[data]\nevaluation = { path = "d.npz" }\n')
-            (tmp_path / "fleet.toml").write_text(block)
+            for name in ("ca.pem", "hub.pem", "hub.key"):  # Of a fleet under TLS.
+                (tmp_path / name).touch(mode=0o600)
+            (tmp_path / "fleet.toml").write_text(block.replace("/etc/trtforge/", f"{tmp_path}/"))
             read_fleet(tmp_path / "fleet.toml")
             continue
         head = "" if "model" in tables else '[model]\nsource = "model.onnx"\n'

@@ -18,6 +18,7 @@ import click
 
 from pipeline import __version__
 from pipeline.machine.signals import stopped_at_once
+from pipeline.page.until_closed import until_closed
 from pipeline.spelling import echo
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def _tell(outcome: VerbOutcome | None, **_options: object) -> None:
 def main() -> NoReturn:
     """Run the command, and end the process with its exit status."""
     signal.signal(signal.SIGTERM, _terminated)
+    sys.stdout, sys.stderr = until_closed(sys.stdout), until_closed(sys.stderr)
     sys.exit(status_of(sys.argv[1:]))
 
 

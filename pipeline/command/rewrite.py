@@ -92,11 +92,6 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, A
     if isinstance(stage, Quantize) and stage.is_dynamic():
         refuse_data(stage, f"with --precision {stage.precision}, which is written without ranges")
         return Made(make(output, lambda out: stage(out, opened)))
-    if isinstance(stage, Quantize) and stage.is_bounded():
-        raise ConfigError(
-            "--min-sqnr-db, --max-metric-drop: layers are chosen on a plan's calibration samples; write them into "
-            "[quantize] of a plan"
-        )
     if isinstance(stage, Quantize) and stage.rounds_by_data() and options["ranges"]:
         raise ConfigError(
             f"--rounding {stage.rounding}: weights are rounded by samples; give --data instead of --ranges"

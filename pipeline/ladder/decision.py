@@ -44,9 +44,10 @@ class LadderNumbers:
 
     def fastest(self, rows: Sequence[Row]) -> Row:
         """The one with the lowest p50; where none was timed, the smallest."""
-        return min(rows, key=lambda row: (self._p50_ms(row), self.variants[row.name].size_bytes))
+        return min(rows, key=lambda row: (self.p50_ms(row), self.variants[row.name].size_bytes))
 
-    def _p50_ms(self, row: Row) -> float:
+    def p50_ms(self, row: Row) -> float:
+        """The median latency; infinite where it was not timed."""
         latency = self.variants[row.name].latency_ms
         return float("inf") if latency is None else latency.p50
 
@@ -111,10 +112,10 @@ def choose(numbers: LadderNumbers) -> Choice:
 
 def _by_speed(numbers: LadderNumbers, holding: Sequence[Row]) -> Choice:
     plan, metric = numbers.ascent.plan, numbers.metric
-    goal = "No bound names a latency or a size, so the fastest is chosen."
+    goal = "No bound names a latency or a size, so the fastest of what holds is chosen."
     if metric is None:
         chosen = numbers.fastest(holding)
-        return Choice("pass", chosen, f"{_praise(numbers, chosen)} {goal}", _too_late(numbers.ascent))
+        return _with_open(numbers, chosen, f"{_praise(numbers, chosen)} {goal}")
     names = {row.name: row for row in holding}
     variants = [variant for name, variant in numbers.variants.items() if name in names]
     advised = recommend(variants, metric, plan.report.max_metric_drop, numbers.load)
@@ -124,7 +125,23 @@ def _by_speed(numbers: LadderNumbers, holding: Sequence[Row]) -> Choice:
     chosen = names[advised.variant]
     smallest = min(holding, key=lambda row: numbers.variants[row.name].size_bytes)
     smaller = "" if smallest is chosen else f" Where size counts: {_praise(numbers, smallest)}"
-    return Choice("pass", chosen, f"{_praise(numbers, chosen)} {goal}{smaller}", _too_late(numbers.ascent))
+    return _with_open(numbers, chosen, f"{_praise(numbers, chosen)} {goal}{smaller}")
+
+
+def _with_open(numbers: LadderNumbers, chosen: Row, sentence: str) -> Choice:
+    """What was chosen for its speed, and what would be faster, if it holds, which is not decided."""
+    p50_ms = numbers.p50_ms
+    faster = [
+        row for row in numbers.ascent.candidates() if row.outcome == "not decided" and p50_ms(row) < p50_ms(chosen)
+    ]
+    steps = _unique(check.advice for row in faster for check in _open(row))
+    if faster:
+        best = numbers.fastest(faster)
+        sentence += (
+            f" Not decided of what is faster: {', '.join(row.name for row in faster)}; of {best.name}, p50 "
+            f"{ms_text(p50_ms(best))}: {_reasons(_open(best))}."
+        )
+    return Choice("pass", chosen, sentence, (*steps, *_too_late(numbers.ascent)))
 
 
 def _praise(numbers: LadderNumbers, row: Row) -> str:

@@ -158,7 +158,7 @@ def _technique_row(ascent: Ascent, row: Row, measured: Sequence[Timing], machine
     gzipped, full_gzipped = (compressed_bytes(each.engine.path) for each in (row, full))
     timing = next((timing for timing in measured if timing.name == row.name), None)
     metric, drop, p_value = _intervals(ascent, row)
-    where = machine.cpu if not row.why_not_run() else SIMULATION
+    where = SIMULATION if row.why_not_run() else machine.processor(gpu=row.on_gpu())
     return TechniqueRow(
         technique=row.technique.name,
         variant=row.name,

@@ -38,6 +38,10 @@ class Row:
         """What would be deployed."""
         return self.results.engines[self.variant]
 
+    def on_gpu(self) -> bool:
+        """Whether its engine is for a GPU."""
+        return backend(self.variant.backend).GPU
+
     def why_not_run(self) -> str:
         """Empty if its engine runs here; else one sentence."""
         return backend(self.variant.backend).why_not_run()

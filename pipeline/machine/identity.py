@@ -92,6 +92,11 @@ class Machine:
         pairs = ((field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
         return tuple(f"{name}: {mine!r} against {theirs!r}" for name, mine, theirs in pairs if mine != theirs)
 
+    def processor(self, *, gpu: bool) -> str:
+        """What computes: the GPUs, or where none is listed the board that has one; else the CPU."""
+        names = ", ".join(dict.fromkeys(each.name for each in self.gpus)) or self.board
+        return names if gpu and names else self.cpu
+
     def describe(self) -> str:
         """One line for people: board or CPU, cores, memory, GPUs and power mode."""
         parts = [self.board or self.cpu, f"{self.num_cores} core{'s' if self.num_cores != 1 else ''}"]

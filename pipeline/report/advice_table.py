@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.page.numbers import MIB, NONE, metric_text, signed, three_digits
 from pipeline.record import SIMULATION, MetricInfo, Record, VariantRecord
+from pipeline.spelling import with_and
 from pipeline.techniques.record import Advice, Rung, TechniqueRow
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ WIDTH = 24
 SIMULATED = "*"
 """Behind a simulated accuracy."""
 MARKS = {"pass": "holds", "fail": "misses", "not decided": "open"}
+ANSWERS = {True: "yes", False: "no", None: "open"}
+"""Whether a claim holds."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,34 @@ def print_advice(record: Record, advice: Advice, console: Console) -> None:
         columns = (first, *numbers, (cells.made, MARKS[cells.row.outcome]))
         table.add_row(*(Text("\n".join(lines)) for lines in columns), style=chosen)
     console.print(table)
+    if places := dict.fromkeys(row.measured_on for row in advice.rows if row.measured_on != SIMULATION):
+        console.print(Text(f"Measured on {with_and(list(places))}.", style="dim"))
     if any(cells.variant.is_simulated() for cells in advice_cells(record, advice)):
         console.print(Text(f"{SIMULATED} accuracy by {SIMULATION}, not by the engine itself.", style="dim"))
     for line in left_out(advice):
         console.print(Text(line, style="dim"))
+    _print_claims(advice, console)
+
+
+def _print_claims(advice: Advice, console: Console) -> None:
+    """What is said of the techniques in general, beside what was measured here."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    title = Text("\nWhat is said of techniques in general, and what was measured here")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("said")
+    table.add_column("variant", overflow="fold")
+    table.add_column("measured")
+    table.add_column("holds", justify="right")
+    for row in advice.rows:
+        for claim in row.claims:
+            style = "bold" if claim.holds is False else ""
+            cells = (claim.claim, row.variant, claim.measured, ANSWERS[claim.holds])
+            table.add_row(*(Text(cell) for cell in cells), style=style)
+    if table.row_count:
+        console.print(table)
 
 
 def _folded(text: str) -> list[str]:
@@ -170,10 +197,6 @@ def print_decision(advice: Advice, console: Console) -> None:
     if advice.toml:
         console.print(Text("Write into the plan:", style="bold"))
         console.print(Text(advice.toml.rstrip()))
-    if advice.contradicted:
-        console.print(Text("Rules of thumb that do not hold here:"))
-        for line in advice.contradicted:
-            console.print(Text(f"- {line}"))
     if advice.next_steps:
         console.print(Text("What to try next:", style="bold"))
         for step in advice.next_steps:

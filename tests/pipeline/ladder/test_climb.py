@@ -236,6 +236,10 @@ def test_all_techniques_stand_in_one_table_with_what_decides(advised: Path, comm
     assert "Techniques" in page
     assert 'id="picture-advice-latency"' in page
     assert "Use float16" in out
+    assert f"Measured on {half.measured_on}." in out
+    shown = [" ".join(line.split()) for line in out.splitlines()]
+    small = next(claim for claim in half.claims if claim.claim == "more than 50 % smaller")
+    assert f"more than 50 % smaller fp16@onnxruntime {small.measured} {'yes' if small.holds else 'no'}" in shown
 
     again, _, _ = advice_of(advised, command, "--all")
     assert {run.stage for run in again.served if not run.from_store} == {"benchmark"}

@@ -92,7 +92,12 @@ def test_gpus_as_the_driver_lists_them(no_real_gpu: Path) -> None:
         Gpu("NVIDIA Example 1", "550.1", 8192, 75.0),
         Gpu("Orin (nvgpu)", "540.4", 0, 0.0),
     )
-    assert "NVIDIA Example 1 (driver 550.1)" in this_machine(no_real_gpu).describe()
+    machine = this_machine(no_real_gpu)
+    assert "NVIDIA Example 1 (driver 550.1)" in machine.describe()
+    assert machine.processor(gpu=True) == "NVIDIA Example 1, Orin (nvgpu)"
+    assert machine.processor(gpu=False) == machine.cpu
+    assert replace(machine, gpus=(), board="a Jetson").processor(gpu=True) == "a Jetson"
+    assert replace(machine, gpus=(), board="").processor(gpu=True) == machine.cpu
 
 
 def test_a_failing_nvidia_smi_is_a_warning(no_real_gpu: Path, caplog: pytest.LogCaptureFixture) -> None:

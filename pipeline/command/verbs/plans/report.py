@@ -20,7 +20,7 @@ from pipeline.spelling import echo, table_console
 @click.option("-o", "--output", type=Path, help="HTML file to write; without it only the table is printed")
 @STORE
 def report(source: Path, output: Path | None, store: Path) -> None:
-    """Print SOURCE (a report.json) as a table, and with -o write its HTML page; with PLAN.toml, run the plan."""
+    """Print SOURCE (a report.json, or its folder) as a table, and with -o write its HTML page; run PLAN.toml."""
     from pipeline.report.page import html_from_record
     from pipeline.report.table import print_table, report_from_json
 
@@ -29,6 +29,7 @@ def report(source: Path, output: Path | None, store: Path) -> None:
             raise ConfigError(f"-o: has no effect together with a plan; write [report] folder into {source}")
         click.get_current_context().invoke(run, plan=source, backends=(), on=OnOptions(), store=store)
         return
+    source = source / "report.json" if source.is_dir() else source
     record = report_from_json(source)
     print_table(record, table_console())
     if output is not None:
