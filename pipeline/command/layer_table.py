@@ -54,7 +54,7 @@ def _table(name: str, run: Mapping[str, Any]) -> Table:
     table.add_column("type", no_wrap=True)
     table.add_column("ms", justify="right", no_wrap=True)
     table.add_column("share\n%", justify="right", no_wrap=True)
-    table.add_column("ONNX nodes", overflow="fold")
+    table.add_column("nodes of the model", overflow="fold")
     for row in layers[:MOST_LAYERS]:
         layer = row["layer"]
         cells = (layer["precision"], three_digits(row["median_ms"]), f"{100 * row['share']:.1f}")

@@ -82,7 +82,11 @@ def _check_precisions(plan: Plan, until: str) -> None:
     if stage.WRITES:
         these += [each for each in variants(plan, "benchmark") if _is_of_nobody(plan, each, stage.FORMAT)]
     for variant in these:
-        stage_for(plan, variant)
+        try:
+            stage_for(plan, variant)
+        except ConfigError as error:
+            of_bundle = f"; a bundle is for [pack] backends, {', '.join(plan.variants.backends)}" * (until == "pack")
+            raise ConfigError(f"{error}{of_bundle}") from error
     if stage.WRITES and not these:
         raise ConfigError(
             f"{plan.path}: [variants] has nothing that `{until}` writes, which is {', '.join(stage.WRITES)} in "

@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.plan import read_plan
 from pipeline.preflight.plan import check_plan
+from pipeline.release.bundle_writer import narrowed
 from pipeline.stages import benchmark
 from tests.pipeline.machine.jetsons import tree
 from tests.pipeline.machine.nvpmodels import add_nvpmodel, device_in
@@ -64,3 +65,10 @@ def test_a_verb_that_would_write_nothing_is_refused(precision: str, verb: str, w
     change(folder, 'precisions = ["fp32", "fp16", "int8"]', f'precisions = ["{precision}"]')
     with pytest.raises(ConfigError, match=words):
         check_plan(read_plan(folder / "plan.toml"), verb)
+
+
+def test_whom_a_bundle_is_for_is_said(folder: Path) -> None:
+    change(folder, 'precisions = ["fp32", "fp16", "int8"]', 'precisions = ["dynamic"]')
+    plan = narrowed(read_plan(folder / "plan.toml"))
+    with pytest.raises(ConfigError, match=r"dynamic@tensorrt: .*; a bundle is for \[pack\] backends, tensorrt$"):
+        check_plan(plan, "pack")

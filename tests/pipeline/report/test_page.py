@@ -64,7 +64,8 @@ def test_the_slowest_layers_are_on_it(record: Record, folder: Path) -> None:
     assert "Layers: where the time goes" in text
     assert (
         "int8@onnxruntime, batch 1, median of 50 runs; the 20 slowest of 23 layers; the library held at most 18 MiB of "
-        "device memory. Layer Type ms Share, % ONNX nodes conv_23 + <relu> INT8 0.230 8.3 Conv_23 conv_22 + <relu>"
+        "device memory. Layer Type ms Share, % Nodes of the model conv_23 + <relu> INT8 0.230 8.3 Conv_23 conv_22 "
+        "+ <relu>"
     ) in text
     assert "Conv_4 " in text
     assert "Conv_3 " not in text
