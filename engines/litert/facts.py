@@ -282,10 +282,14 @@ def _tensor(types: dict[int, str], model: Any, tensor: Any, index: int) -> Tflit
 
 
 def _small(type_name: str, buffer: Any) -> tuple[int, ...]:
-    length = buffer.DataLength()
+    length = buffer.Size() or buffer.DataLength()
     if type_name != "INT32" or not 0 < length <= 4 * MOST_VALUES:
         return ()
-    return struct.unpack(f"<{length // 4}i", bytes(buffer.DataAsNumpy())[: length // 4 * 4])
+    if buffer.Size():  # Behind the flatbuffer, as in large files.
+        data = bytes(buffer._tab.Bytes[buffer.Offset() : buffer.Offset() + length])
+    else:
+        data = bytes(buffer.DataAsNumpy())
+    return struct.unpack(f"<{length // 4}i", data[: length // 4 * 4])
 
 
 def _operators(schema: Any, model: Any, graph: Any, tensors: list[TfliteTensor]) -> Iterator[TfliteOperator]:

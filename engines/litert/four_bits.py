@@ -12,12 +12,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from engines.litert.file_bytes import packed, unpacked
+
 WeightArray: TypeAlias = npt.NDArray[np.float32]
 RoundWeight: TypeAlias = Callable[[str, WeightArray], tuple[npt.NDArray[np.int8], WeightArray, WeightArray]]
 """(name of the data, (C, D, positions) weight of C channels out and D in) -> its codes, (C,) scales, and (C,) by how
 much the means of the product rise."""
 KINDS = ("CONV_2D", "FULLY_CONNECTED")
 DATA, WEIGHT, BIAS = range(3)
+LARGEST_BIAS = 2**24
+"""In steps, what biases are held to: far below INT32, near whose end kernels answered 0, and exact in FP32."""
 
 
 def with_rounded_weights(schema: Any, flatbuffers: Any, files: tuple[bytes, bytes], rounded: RoundWeight) -> bytes:
@@ -29,7 +33,7 @@ def with_rounded_weights(schema: Any, flatbuffers: Any, files: tuple[bytes, byte
         files: the float file's bytes, and those of the file that was made of it, with the same names.
         rounded: rounds one weight.
     """
-    full, model = (schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0)) for data in files)
+    full, model = (unpacked(schema, data) for data in files)
     codes = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     floats = {tensor.name: (full, tensor) for graph in full.subgraphs for tensor in graph.tensors}
     for graph in model.subgraphs:
@@ -39,9 +43,7 @@ def with_rounded_weights(schema: Any, flatbuffers: Any, files: tuple[bytes, byte
                 tensors: list[Any] = [graph.tensors[index] if index >= 0 else None for index in operator.inputs]
                 if tensors[WEIGHT].type == schema.TensorType.INT4:
                     _round(schema, model, tensors, floats, rounded)
-    builder = flatbuffers.Builder(len(files[1]))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return packed(flatbuffers, model, len(files[1]))
 
 
 def _round(
@@ -53,12 +55,14 @@ def _round(
         exact.reshape(len(exact), -1, exact.shape[-1]), -1, 1
     )  # (C, positions, D) -> (C, D, positions)
     codes, scales, shift = rounded(data.name.decode(), groups)
-    in_order = np.moveaxis(codes, 1, -1).reshape(-1)
-    model.buffers[weight.buffer].data = _packed(in_order)
+    if bias is not None:
+        values = _values(*floats[bias.name]).astype(np.float64) - shift
+        if bias.type == schema.TensorType.INT32:
+            codes, scales = _with_room(codes, scales, np.abs(values) / data.quantization.scale[0])
+    model.buffers[weight.buffer].data = _packed(np.moveaxis(codes, 1, -1).reshape(-1))
     weight.quantization.scale = scales
     if bias is None:
         return
-    values = _values(*floats[bias.name]).astype(np.float64) - shift
     if bias.type == schema.TensorType.FLOAT32:
         stored: npt.NDArray[Any] = values.astype(np.float32)
     else:
@@ -67,6 +71,15 @@ def _round(
         stored = np.rint(values / steps.astype(np.float64)).astype(kind)
         bias.quantization.scale = steps
     model.buffers[bias.buffer].data = np.frombuffer(stored.tobytes(), np.uint8)
+
+
+def _with_room(
+    codes: npt.NDArray[np.int8], scales: WeightArray, sizes: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int8], WeightArray]:
+    """Wider scales where weights are so small that the bias would leave INT32; ``sizes``: biases in data's steps."""
+    wide = np.maximum(scales, (sizes / LARGEST_BIAS).astype(np.float32))
+    shrunk = np.rint(codes * (scales / wide)[:, None, None]).astype(np.int8)
+    return np.where((wide > scales)[:, None, None], shrunk, codes), wide
 
 
 def _values(model: Any, tensor: Any) -> WeightArray:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from engines.litert.file_bytes import packed, unpacked
+
 ENTRY = "trtforge.in_float"
 """The entry's name; its buffer is a JSON list of operators, each by the first tensor that it makes."""
 
@@ -24,15 +26,13 @@ def with_operators_in_float(schema: Any, flatbuffers: Any, data: bytes, names: S
         data: the file's bytes.
         names: the operators.
     """
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    model = unpacked(schema, data)
     entry, buffer = schema.MetadataT(), schema.BufferT()
     entry.name, entry.buffer = ENTRY.encode(), len(model.buffers)
     buffer.data = np.frombuffer(json.dumps(list(names)).encode(), np.uint8)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or ()), entry]
-    builder = flatbuffers.Builder(len(data))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return packed(flatbuffers, model, len(data))
 
 
 def operators_in_float(model: Any) -> frozenset[str]:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from engines.litert.file_bytes import packed, unpacked
+
 CALLS = re.compile(r"^(StatefulPartitionedCall(_\d+)?/)+")
 
 
@@ -21,16 +23,14 @@ def with_short_names(schema: Any, flatbuffers: Any, data: bytes) -> bytes:
         flatbuffers: what writes it.
         data: a `.tflite` file's bytes.
     """
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    model = unpacked(schema, data)
     for number, graph in enumerate(model.subgraphs):
         signatures = [each for each in model.signatureDefs or () if each.subgraphIndex == number]
         ordered = dict(_in_order_of_importance(graph, signatures))
         taken: set[str] = set()
         for index, name in ordered.items():
             graph.tensors[index].name = _unique(name, taken).encode()
-    builder = flatbuffers.Builder(len(data))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return packed(flatbuffers, model, len(data))
 
 
 def _in_order_of_importance(graph: Any, signatures: list[Any]) -> Iterator[tuple[int, str]]:

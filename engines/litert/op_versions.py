@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from engines.litert.file_bytes import packed, unpacked
+
 VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4} | dict.fromkeys(
     (
         "ADD", "AVERAGE_POOL_2D", "CONCATENATION", "L2_NORMALIZATION", "LOGISTIC", "MAXIMUM", "MAX_POOL_2D", "MEAN",
@@ -36,11 +38,9 @@ def with_int8_versions(schema: Any, flatbuffers: Any, data: bytes) -> bytes:
         flatbuffers: what writes it.
         data: the file's bytes.
     """
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    model = unpacked(schema, data)
     set_old_codes(model)
     kinds = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
     for code in model.operatorCodes:
         code.version = max(code.version, VERSIONS.get(kinds[code.builtinCode], 1))
-    builder = flatbuffers.Builder(len(data))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return packed(flatbuffers, model, len(data))

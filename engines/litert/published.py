@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engines.litert.facts import DEFAULT_SIGNATURE
+from engines.litert.file_bytes import packed, unpacked
 from engines.litert.names import with_short_names
 from engines.litert.op_versions import set_old_codes
 
@@ -29,7 +30,7 @@ def with_signature(schema: Any, flatbuffers: Any, data: bytes) -> bytes:
         flatbuffers: what writes it.
         data: the bytes of a whole `.tflite` file.
     """
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    model = unpacked(schema, data)
     graph = model.subgraphs[0]
     if not model.signatureDefs:
         model.signatureDefs = [_signature(schema, graph)]
@@ -37,9 +38,7 @@ def with_signature(schema: Any, flatbuffers: Any, data: bytes) -> bytes:
     for each in model.subgraphs:
         for tensor in each.tensors:
             tensor.shapeSignature = None
-    builder = flatbuffers.Builder(len(data))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return with_short_names(schema, flatbuffers, bytes(builder.Output()))
+    return with_short_names(schema, flatbuffers, packed(flatbuffers, model, len(data)))
 
 
 def _signature(schema: Any, graph: Any) -> Any:

@@ -16,7 +16,7 @@ from engines.litert.four_bits import WeightArray, with_rounded_weights
 from engines.litert.quantizer import TfliteFormat, quantized
 from engines.precision import PRECISIONS
 from tests.engines.litert.test_quantizer import RANGES, WITH_RANGES
-from tests.tflite_files import save_residual
+from tests.tflite_files import TfliteWriter, save_residual
 
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
 
@@ -66,3 +66,23 @@ def test_channels_are_rounded_so_that_kernels_keep_their_sums() -> None:
     assert channels_in_4_bits(weight, ())[2].tolist() == [0.0] * 5
     nearest = np.clip(np.rint(weight / scales[:, None, None]), -7, 7) * scales[:, None, None]
     assert np.abs((values - weight).sum(axis=2)).mean() < np.abs((nearest - weight).sum(axis=2)).mean()
+
+
+def test_a_channel_whose_weights_are_next_to_nothing_keeps_its_bias(tmp_path: Path) -> None:
+    """As batch norms leave them: in steps of such weights the bias would be beyond INT32."""
+    writer = TfliteWriter()
+    x, y = writer.tensor("x", (1, 8)), writer.tensor("y", (1, 4))
+    weights = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    weights[1] *= 1e-12
+    w = writer.constant("w", weights)
+    b = writer.constant("b", np.array([0.5, -2.0, 0.0, 1.0], np.float32))
+    writer.operator("FULLY_CONNECTED", [x, w, b], [y], "FullyConnectedOptions")
+    model = writer.save(tmp_path / "float.tflite", [x], [y])
+    by_library = quantized(model, TfliteFormat(PRECISIONS["int8"], weight_bits=4), {"x": (-1, 1), "y": (-12, 12)})
+    data = with_rounded_weights(
+        litert.schema(), flatbuffers, (model.read_bytes(), by_library), lambda _, weight: channels_in_4_bits(weight, ())
+    )
+    (tmp_path / "int8.tflite").write_bytes(data)
+    with litert.load(tmp_path / "int8.tflite", num_threads=1) as runner:
+        values = runner.infer({"x": np.full((1, 8), 0.5, np.float32)})["y"]
+    assert values[0, 1] == pytest.approx(-2.0, abs=0.1)
