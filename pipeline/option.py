@@ -15,6 +15,10 @@ FINITE = sys.float_info.max
 """As an upper bound: every number but infinity."""
 
 
+MOST_THREADS = 1024
+"""Of a runtime, and workers: a million of them end in an error of the system, or never begin."""
+
+
 def check_bounds(record: object, **bounds: tuple[float, float]) -> None:
     """Raise ConfigError if a field, or an item of a field that is a tuple, is not within its (low, high)."""
     for name, (low, high) in bounds.items():
@@ -22,7 +26,8 @@ def check_bounds(record: object, **bounds: tuple[float, float]) -> None:
         for item in value if isinstance(value, tuple) else (value,):
             if not low <= item <= high:
                 upper = {math.inf: "", FINITE: " and finite"}.get(high, f" and at most {high:g}")
-                raise ConfigError(f"{name} is {item:g}, but must be at least {low:g}{upper}; correct it")
+                words = f"{item:g}" if isinstance(item, float) else f"{item!s:.40}"
+                raise ConfigError(f"{name} is {words}, but must be at least {low:g}{upper}; correct it")
 
 
 def option(default: T, help: str) -> T:

@@ -40,7 +40,7 @@ from pipeline.machine.monitor import Monitor, MonitorSummary
 from pipeline.machine.power_mode import asked_models
 from pipeline.machine.progress import waiting
 from pipeline.machine.sensors import available_mib
-from pipeline.option import check_bounds, option
+from pipeline.option import MOST_THREADS, check_bounds, option
 from pipeline.stage import Stage
 
 ROOT = Path("/")
@@ -87,7 +87,7 @@ class Benchmark(Stage):
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
-        check_bounds(self, batch_sizes=(1, math.inf), num_threads=(0, math.inf), monitor_ms=(0, math.inf))
+        check_bounds(self, batch_sizes=(1, math.inf), num_threads=(0, MOST_THREADS), monitor_ms=(0, math.inf))
         check_bounds(self, trace_seconds=(0, 86_400), largest_batch_seconds=(LEAST_SECONDS, 86_400))
         if self.largest_batch:
             bound_from_text(self.largest_batch)

@@ -51,7 +51,7 @@ from pipeline.artifact import ModelFile, OnnxModel, Ranges, TfliteModel
 from pipeline.engine_runner import ModelRunner, ReplacedNan, SampleFeeds, Sessions, fixed_batch
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import counting
-from pipeline.option import check_bounds, option
+from pipeline.option import MOST_THREADS, check_bounds, option
 from pipeline.source_digest import source_digest
 from pipeline.stage import Stage
 
@@ -95,10 +95,8 @@ class Calibrate(Stage):
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
-        check_bounds(
-            self, percentile=(1e-9, 100), batch_size=(1, math.inf), num_threads=(0, math.inf), num_workers=(1, math.inf)
-        )
-        check_bounds(self, stop=(0, 1))
+        check_bounds(self, num_threads=(0, MOST_THREADS), num_workers=(1, MOST_THREADS))
+        check_bounds(self, percentile=(1e-9, 100), batch_size=(1, math.inf), stop=(0, 1))
 
     def versions(self, model: ModelFile, *_inputs: object) -> dict[str, str]:
         """Versions of the tools that the result depends on."""

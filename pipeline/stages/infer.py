@@ -21,7 +21,7 @@ from pipeline.machine import child_process
 from pipeline.machine.child_process import SendProgress
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import counting
-from pipeline.option import check_bounds, option
+from pipeline.option import MOST_THREADS, check_bounds, option
 from pipeline.stage import Stage
 
 MOST_BYTES, MOST_SAMPLES = 3 << 20, 32
@@ -47,7 +47,7 @@ class Infer(Stage):
 
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
-        check_bounds(self, batch_size=(0, math.inf), num_threads=(0, math.inf))
+        check_bounds(self, batch_size=(0, math.inf), num_threads=(0, MOST_THREADS))
 
     def versions(self, engine: Engine, _samples: object) -> dict[str, str]:
         """Everything below that the answers depend on."""

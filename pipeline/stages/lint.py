@@ -36,7 +36,7 @@ from pipeline.engine_runner import ModelRunner, fixed_batch, load_model, padded
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import counting, waiting
-from pipeline.option import check_bounds, option
+from pipeline.option import MOST_THREADS, check_bounds, option
 from pipeline.stage import Stage
 
 TOLD_BY_LABELS = {"range", "layout", "channels"}
@@ -103,7 +103,7 @@ class Lint(Stage):
             max_imbalance=(1, math.inf),
             num_labelled=(0, math.inf),
             significance=(1e-12, 0.05),
-            num_threads=(0, math.inf),
+            num_threads=(0, MOST_THREADS),
         )
         for code in self.allow:
             if code not in CODES:

@@ -51,7 +51,7 @@ from pipeline.artifact import OnnxModel, Ranges, Tolerances
 from pipeline.engine_runner import ModelRunner, SampleFeeds, SampleRunner, Sessions, few
 from pipeline.machine.packages import distribution_versions
 from pipeline.machine.progress import waiting
-from pipeline.option import check_bounds, option
+from pipeline.option import MOST_THREADS, check_bounds, option
 from pipeline.stage import Stage
 
 MEAN_SAMPLES = 8
@@ -139,7 +139,7 @@ class Tolerate(Stage):
             num_draws=(3, math.inf),
             num_deviations=(1, math.inf),
             seed=(0, math.inf),
-            num_threads=(0, math.inf),
+            num_threads=(0, MOST_THREADS),
         )
 
     def versions(self, *_inputs: object) -> dict[str, str]:

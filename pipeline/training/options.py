@@ -16,7 +16,7 @@ from pipeline.artifact import OnnxModel
 from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError
 from pipeline.machine.packages import distribution_versions
-from pipeline.option import check_bounds, option
+from pipeline.option import MOST_THREADS, check_bounds, option
 from pipeline.stage import Stage
 
 LOSSES = ("teacher", "labels", "both")
@@ -55,7 +55,7 @@ class Training(Stage):
     def __post_init__(self) -> None:
         """Check the bounds; ConfigError."""
         check_bounds(self, epochs=(0, math.inf), rate=(0, 1.0), batch_size=(1, math.inf), held_out=(0.01, 0.9))
-        check_bounds(self, seed=(0, math.inf), num_threads=(0, math.inf))
+        check_bounds(self, seed=(0, math.inf), num_threads=(0, MOST_THREADS))
         if self.loss not in LOSSES and ":" not in self.loss:
             raise ConfigError(f"loss is '{self.loss}', but must be one of {', '.join(LOSSES)} or module:function")
 
