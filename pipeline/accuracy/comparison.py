@@ -18,6 +18,9 @@ from pipeline.errors import ConfigError
 from pipeline.option import option
 
 NO_ATOLS: Mapping[str, float] = {}
+WEAK = 0.01
+"""Of the mean power of an output: a batch with less, as of pictures in which nothing is detected, is all but zero, and
+rounding alone would decide its direction."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class OutputComparison:
     """Mean absolute difference."""
     cosine_min: float
     cosine_mean: float
-    """Cosine similarity of a batch's outputs: the smallest of all batches, and the mean."""
+    """Cosine similarity of a batch's outputs: the smallest of all batches, and the mean; see ``WEAK``."""
     psnr_db: float
     """Smallest peak signal-to-noise ratio of all batches, dB; inf where the outputs are equal."""
     sqnr_db: float
@@ -156,23 +159,34 @@ class _Difference:
     """What Polygraphy does not tell of an output: its samples by batch, the sums of squares, the worst element."""
 
     num_samples: list[int]
-    signal: float
-    noise: float
+    signals: list[float]
+    noises: list[float]
     worst: Element
 
     def sqnr_db(self) -> float:
-        return sqnr_db(self.signal, self.noise)
+        return sqnr_db(sum(self.signals), sum(self.noises))
+
+    def cosines(self, of_batches: Sequence[float]) -> list[float]:
+        """Those of the batches; of weak ones at least what their noise would be beside a signal of ``WEAK``.
+
+        Noise that is orthogonal to it and of so many times its power leaves a cosine of 1 / sqrt(1 + times).
+        """
+        least = [num * WEAK * sum(self.signals) / sum(self.num_samples) for num in self.num_samples]
+        return [
+            cosine if signal >= weak else max(cosine, 1 / math.sqrt(1 + noise / weak))
+            for cosine, signal, noise, weak in zip(of_batches, self.signals, self.noises, least, strict=True)
+        ]
 
 
 def _difference(batches: Sequence[tuple[Array, Array]]) -> _Difference:
-    difference, most, begin = _Difference([], 0.0, 0.0, Element((), math.nan, math.nan)), -1.0, 0
+    difference, most, begin = _Difference([], [], [], Element((), math.nan, math.nan)), -1.0, 0
     for expected, actual in batches:
         want, have = expected.astype(np.float64), actual.astype(np.float64)
         distance = np.abs(have - want)
         distance[~np.isfinite(distance)] = math.inf
         difference.num_samples.append(len(want))
-        difference.signal += float(np.square(want).sum())
-        difference.noise += float(np.square(distance).sum())
+        difference.signals.append(float(np.square(want).sum()))
+        difference.noises.append(float(np.square(distance).sum()))
         if distance.size and distance.max() > most:
             at = np.unravel_index(int(distance.argmax()), distance.shape)
             row, *others = map(int, at)
@@ -187,7 +201,7 @@ def _summary(
 ) -> OutputComparison:
     """One output's comparison out of Polygraphy's results, batch by batch."""
     elementwise = [batch[name] for batch in checks["elementwise"]]
-    cosine = [float(batch[name].cosine_similarity) for batch in checks["cosine"]]
+    cosine = difference.cosines([float(batch[name].cosine_similarity) for batch in checks["cosine"]])
     psnr = [float(batch[name].psnr) for batch in checks["psnr"]]
     max_abs = float(np.max([result.max_absdiff for result in elementwise]))
     cosine_min, psnr_min = float(np.min(cosine)), float(np.min(psnr))

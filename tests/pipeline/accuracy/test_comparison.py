@@ -167,6 +167,22 @@ def test_zeros_against_zeros_are_equal(tmp_path: Path) -> None:
     assert compared_files(zeros, zeros, STRICT)["scores"].passed
 
 
+def test_a_batch_in_which_nothing_is_detected_is_held_to_what_it_would_be_beside_a_signal(tmp_path: Path) -> None:
+    found, nothing = np.array([[1.0, 0.0, 0.5]], np.float32), np.full((1, 3), 1e-7, np.float32)
+    theirs = saved(tmp_path / "a.json", found, nothing)
+    rounded = saved(tmp_path / "b.json", found, np.array([[2e-7, 0, 0]], np.float32))
+    close = compared_files(theirs, rounded, Tolerance(min_cosine=0.9999))["scores"]
+    assert close.passed
+    assert close.cosine_min == pytest.approx(1.0, abs=1e-9)
+    wrong = saved(tmp_path / "c.json", found, np.array([[0.05, 0, 0]], np.float32))
+    seen = compared_files(theirs, wrong, Tolerance(min_cosine=0.999))["scores"]
+    power = 0.01 * (1.25 / 2)
+    assert not seen.passed
+    assert seen.cosine_min == pytest.approx(1 / math.sqrt(1 + 0.0025 / power), rel=1e-4)
+    alone = saved(tmp_path / "d.json", nothing)
+    assert not compared_files(alone, saved(tmp_path / "e.json", nothing * [1, 0, 0]), STRICT)["scores"].passed
+
+
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, np.float16, np.float64])
 def test_other_number_types(tmp_path: Path, kind: type[np.generic]) -> None:
     theirs = saved(tmp_path / "a.json", REFERENCE.astype(kind))
