@@ -98,7 +98,7 @@ def rewrite(verb: str, stage: Cast | Quantize, model: Path, options: dict[str, A
         )
     with work_folder(output) as work:
         ranges, samples = ranges_for(opened, options, work)
-        measure = timing_for(stage, opened)
+        measure = timing_for(stage, opened, samples)
         decided: list[PlacementTimes | WeightCodes] = [] if measure is None else [measure(work, opened, ranges)]
         if isinstance(stage, Quantize) and stage.rounds_by_data() and samples is not None:
             decided.append(RoundWeights(stage.placement_options(opened))(work, opened, ranges, samples))

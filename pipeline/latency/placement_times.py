@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -81,6 +82,8 @@ class TimePlacement:
 
     options: PlacementOptions
     """Where INT8 is placed if it pays."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of one sample of each input, the batch counted: the sizes that the model leaves open."""
 
     def versions(self, *_inputs: object) -> dict[str, str]:
         """What the result depends on: also the CPU."""
@@ -99,22 +102,29 @@ class TimePlacement:
             Unavailable: ONNX Runtime is not installed.
         """
         record = ranges_from_folder(ranges.path).read_for(self.options.target)
-        measured = measured_placement(model_from_file(model.path), spans_from_ranges(record), self.options)
+        measured = measured_placement(model_from_file(model.path), spans_from_ranges(record), self.options, self.shapes)
         (out / FILE).write_text(json.dumps(asdict(measured), indent=1))
         return PlacementTimes(out / FILE)
 
 
 def measured_placement(
-    model: onnx.ModelProto, spans: Mapping[str, Span], options: PlacementOptions
+    model: onnx.ModelProto,
+    spans: Mapping[str, Span],
+    options: PlacementOptions,
+    shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> MeasuredPlacement:
     """Measure what is quicker in float; see ``TimePlacement``."""
     with tempfile.TemporaryDirectory(prefix="trtforge-") as folder, ExitStack() as stack:
         models = TimedModels(Path(folder), model, spans, options)
         nodes = models.nodes
         fp32 = models.fp32(stack)
-        feed = feed_for(fp32.inputs, spans)
+        feed = feed_for(fp32.inputs, spans, shapes)
         if feed is None or not any(node.is_product for node in nodes):
-            why = "no product is in INT8" if feed is not None else "an input has a size that is not known"
+            why = (
+                "no product is in INT8"
+                if feed is not None
+                else "an input has a size that neither the model nor samples tell"
+            )
             return MeasuredPlacement(cpu_versions(), why_not=why)
         first, tried = _first_choice(models, fp32, feed, first_choices(nodes))
         groups = float_groups(nodes)
@@ -242,12 +252,18 @@ class TimedModels:
         return stack.enter_context(load_model(file, SIMULATOR, 1))
 
 
-def feed_for(inputs: Sequence[TensorSpec], spans: Mapping[str, Span]) -> dict[str, Array] | None:
-    """A sample of numbers in the range of each input; None where a size other than the batch is not known."""
+def feed_for(
+    inputs: Sequence[TensorSpec], spans: Mapping[str, Span], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Array] | None:
+    """A sample of numbers in the range of each input; None where a size other than the batch is not known.
+
+    ``shapes``: of those inputs whose sizes the model leaves open.
+    """
     random = np.random.default_rng(0)
     feed: dict[str, Array] = {}
     for spec in inputs:
-        shape = [1 if index == 0 and size == DYNAMIC else size for index, size in enumerate(spec.shape)]
+        sizes = shapes.get(spec.name, spec.shape)
+        shape = [1 if index == 0 and size == DYNAMIC else size for index, size in enumerate(sizes)]
         if DYNAMIC in shape:
             return None
         span = spans.get(spec.name, Span(1.0, 0.0, 1.0))

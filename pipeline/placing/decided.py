@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from calibration.data.batches import Samples
+from calibration.data.source import DYNAMIC
 from calibration.ranges.ranges import TUNED
 from calibration.ranges.ranges_file import ranges_from_folder
+from engines.onnx_model import facts
 from pipeline.accuracy.layer_noise import MeasureLayers
 from pipeline.accuracy.metric_sensitivity import MeasureSensitivity
 from pipeline.accuracy.mixed_precision import HeldBound, MixPrecision
@@ -32,7 +35,7 @@ class Int8Task:
 def decided_for(plan: Plan, store: Store, made: Results, variant: Variant, task: Int8Task) -> list[Artifact]:
     """Times, codes and a mixture, where the stage asks for them; a mixture is noted in ``made``."""
     decided: list[Artifact] = []
-    if (measure := timing_for(task.stage, task.model)) is not None:
+    if (measure := timing_for(task.stage, task.model, made.calibration)) is not None:
         decided.append(store.run(measure, task.model, task.ranges))
     if (codes := codes_of(plan, store, made, task)) is not None:
         decided.append(codes)
@@ -42,11 +45,16 @@ def decided_for(plan: Plan, store: Store, made: Results, variant: Variant, task:
     return decided
 
 
-def timing_for(stage: Stage, model: OnnxModel) -> TimePlacement | None:
-    """What measures the placement that a stage wants by time; None if it does not."""
+def timing_for(stage: Stage, model: OnnxModel, samples: Samples | None = None) -> TimePlacement | None:
+    """What measures the placement that a stage wants by time; None if it does not.
+
+    ``samples``: the first tells the sizes that the model leaves open beside the batch.
+    """
     if not isinstance(stage, Quantize) or not stage.is_timed():
         return None
-    return TimePlacement(stage.placement_options(model))
+    is_open = samples is not None and any(DYNAMIC in spec.shape[1:] for spec in facts(model.path).inputs)
+    first = next(iter(samples.batches(1))) if samples is not None and is_open else {}
+    return TimePlacement(stage.placement_options(model), {name: array.shape for name, array in first.items()})
 
 
 def codes_of(plan: Plan, store: Store, made: Results, task: Int8Task) -> WeightCodes | None:

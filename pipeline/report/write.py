@@ -18,6 +18,7 @@ from engines.precision import FP32
 from engines.provider_share import ProviderShare, num_fallback_nodes
 from pipeline.accuracy.mixture import MixtureInfo
 from pipeline.advice.recommendation import OtherLoad, recommend
+from pipeline.advice.slow_integers import slower_than_fp32
 from pipeline.artifact import PRUNED, Timings
 from pipeline.json_record import finite, now_text, record_from_data, write_json
 from pipeline.latency.benchmark import Speedup, Timing, speedup
@@ -131,6 +132,7 @@ def write_report(plan: Plan, results: Results, account: Sequence[Entry], reporte
             *results.training_notes(),
             *results.notes,
             *(() if watched is None else watched.notes),
+            *(() if plan.quantize.is_timed() else slower_than_fp32(reported.variants)),
         ),
         recommendation=reported.recommendation,
         advice=reported.advice,

@@ -24,7 +24,9 @@ from pipeline.latency.placement_times import (
     race,
 )
 from pipeline.machine.packages import cpu_versions
+from pipeline.placing.decided import timing_for
 from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.quantize import Quantize
 from tests.pipeline.stages.networks import samples_for, save
 
 NET = """<ir_version: 8, opset_import: ["" : 17]>
@@ -69,7 +71,7 @@ def test_the_cpu_is_part_of_the_recipe() -> None:
 
 @pytest.mark.parametrize(
     ("change", "why"),
-    [("size", "an input has a size that is not known"), ("exclude", "no product is in INT8")],
+    [("size", "an input has a size that neither the model nor samples tell"), ("exclude", "no product is in INT8")],
 )
 def test_what_cannot_be_measured_has_a_reason(tmp_path: Path, change: str, why: str) -> None:
     net, _ = made(tmp_path)
@@ -83,6 +85,9 @@ def test_what_cannot_be_measured_has_a_reason(tmp_path: Path, change: str, why: 
     measured = measured_placement(model, dict.fromkeys(names, Span(1.0, -1.0, 1.0)), options)
     assert measured.why_not == why
     assert measured.in_float == ()
+    if change == "size":
+        spans = dict.fromkeys(names, Span(1.0, -1.0, 1.0))
+        assert not measured_placement(model, spans, options, {"image": (1, 16, 6, 6)}).why_not, "samples tell it"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +129,7 @@ def test_models_run_in_turns_and_each_begins_as_often() -> None:
 
 def test_a_sample_has_the_type_and_the_range_of_each_input() -> None:
     specs = [TensorSpec("x", "float32", (-1, 3, 8)), TensorSpec("ids", "int64", (-1, 5)), TensorSpec("n", "bool", (2,))]
-    feed = feed_for(specs, {"x": Span(7.0, 5.0, 7.0)})
+    feed = feed_for(specs, {"x": Span(7.0, 5.0, 7.0)}, {})
     assert feed is not None
     assert {name: (array.shape, array.dtype.name) for name, array in feed.items()} == {
         "x": ((1, 3, 8), "float32"),
@@ -133,3 +138,14 @@ def test_a_sample_has_the_type_and_the_range_of_each_input() -> None:
     }
     assert 5.0 <= feed["x"].min() < feed["x"].max() <= 7.0
     assert not feed["ids"].any()
+
+
+def test_sizes_that_the_model_leaves_open_are_those_of_the_first_sample(tmp_path: Path) -> None:
+    timed = Quantize(target="onnxruntime", placement="timed")
+    fixed = save(NET, tmp_path / "net.onnx", **WEIGHTS)
+    wide = save(NET.replace("float[N, 16, 6, 6]", "float[N, 16, H, W]"), tmp_path / "open.onnx", **WEIGHTS)
+    samples = samples_for(fixed)
+    for model, shapes in ((fixed, {}), (wide, {"image": (1, 16, 6, 6)})):
+        measure = timing_for(timed, model, samples)
+        assert measure is not None
+        assert measure.shapes == shapes

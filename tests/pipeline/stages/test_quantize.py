@@ -210,7 +210,7 @@ def test_what_is_quicker_in_float_stays_in_float_and_the_notes_say_so(net: OnnxM
     ("changes", "words"),
     [
         ({"made_on": {**cpu_versions(), "cpu": "80386"}}, "was measured with cpu 80386 (here "),
-        ({"why_not": "an input has a size that is not known"}, "an input has a size that is not known, so that the"),
+        ({"why_not": "no product is in INT8"}, "no product is in INT8, so that the"),
     ],
 )
 def test_another_cpu_takes_the_static_placement(
