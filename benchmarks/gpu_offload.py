@@ -101,7 +101,7 @@ def built(check: Offload, name: str, title: str, model: Path) -> Path:
     data = ("--backend", name, "--data", check.folder / "x.npz")
     loose = ("--atol", "0.05", "--rtol", "0.02", "--min-cosine", "0.999")
     check.run(f"{name}: {title}, judged", "pipeline", "validate", model, engine, *data, *loose)
-    check.run(f"{name}: {title}, timed", "pipeline", "benchmark", engine, *data, "--min-seconds", "1")
+    check.run(f"{name}: {title}, timed", "pipeline", "benchmark", engine, *data, "--min-seconds", "1", "--layers")
     return engine
 
 

@@ -11,7 +11,7 @@ from engines.cuda import device, libraries
 from engines.errors import Unavailable
 from engines.model_format import ModelFormat
 from engines.onnx_model import refuse_tensorrt
-from engines.ort import sharing
+from engines.ort import shared_times, sharing
 from engines.ort.profile_shapes import profile_options
 from engines.ort.providers import CUDA, TENSORRT, tensorrt_version, why_not
 from engines.ort.session import CPU, load_library
@@ -109,8 +109,15 @@ def providers_of(engine: Path) -> tuple[ProviderShare, ...]:
 
 
 def layer_times(engine: Path, feed: Mapping[str, Array], num_runs: int) -> LayerTimes:
-    """None: a part that TensorRT compiled is one kernel for ONNX Runtime's profile."""
-    return LayerTimes()
+    """By ONNX Runtime's own profile, in a process in which each kernel of the GPU is waited for.
+
+    A part that TensorRT compiled is one of its kernels.
+
+    Raises:
+        NotTrusted, EngineError: as ``load``.
+    """
+    check_file(engine)
+    return shared_times.layer_times(SHARING, engine, feed, num_runs)
 
 
 def provider_options(model: Path, options: BuildOptions, version: str = "") -> dict[str, str]:

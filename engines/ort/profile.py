@@ -36,6 +36,19 @@ def kernels_from_profile(
     return tuple(layers.values()), {name: times[num_untold:] for name, times in times_ms.items()}
 
 
+def providers_from_profile(text: str) -> dict[str, str]:
+    """Of each kernel's name, as ``kernels_from_profile`` has it, which provider ran it; empty: not told."""
+    return {
+        _name(event["name"][: -len(KERNEL)], event["args"]): str(event["args"].get("provider", ""))
+        for event in json.loads(text)
+        if event["cat"] == "Node" and event["name"].endswith(KERNEL)
+    }
+
+
+def _name(name: str, facts: Mapping[str, Any]) -> str:
+    return name or f"{facts['op_name']} {facts['node_index']}"
+
+
 def _kernel(name: str, facts: Mapping[str, Any], makers: Mapping[str, str]) -> LayerFacts:
     kind, nodes = str(facts["op_name"]), set(makers.values())
     node_name = name[len(FUSED) :] if name.startswith(FUSED) else name
@@ -45,4 +58,4 @@ def _kernel(name: str, facts: Mapping[str, Any], makers: Mapping[str, str]) -> L
         source = makers.get(node_name[: -len(BLOCKED)] if node_name.endswith(BLOCKED) else node_name, "")
     types = [kind for tensor in facts.get("input_type_shape", ()) for kind in tensor]
     precision = _TYPES.get(types[0], "") if types else ""
-    return LayerFacts(name or f"{kind} {facts['node_index']}", kind, precision, (source,) if source else ())
+    return LayerFacts(_name(name, facts), kind, precision, (source,) if source else ())

@@ -140,13 +140,18 @@ def description_of(engine: Path) -> Description:
 class SharedRunner(OrtRunner):
     """A session on several providers, all of which have to be there."""
 
-    def __init__(self, sharing: Sharing, engine: Path, num_threads: int, libraries: Libraries = ()) -> None:
-        """``libraries``: of plugins, where they were named for the build; else those of its record that are named."""
-        super().__init__(engine, num_threads)
+    def __init__(
+        self, sharing: Sharing, engine: Path, num_threads: int, libraries: Libraries = (), *, profile: str = ""
+    ) -> None:
+        """``libraries``: of plugins, where they were named for the build; else those of its record that are named.
+
+        ``profile``: a folder for the library's own profile; empty for none.
+        """
+        super().__init__(engine, num_threads, profile=profile)
         self._sharing, self._libraries = sharing, libraries
 
     def _settings(self, ort: Any) -> Any:
-        return _settings(ort, self._sharing, self._num_threads)
+        return as_divided(super()._settings(ort), ort, self._sharing)
 
     def _opened(self, path: Path, settings: Any) -> Any:
         description = description_of(path)
@@ -229,7 +234,7 @@ def share_sentence(title: str, shares: Sequence[ProviderShare]) -> str:
     first, *others = shares
     number = len(first.segments)
     segments = f", in {number} segment{'s' if number > 1 else ''}" if number else ""
-    rest = "; ".join(f"{_operators(share)} on {_place(share.provider)}" for share in others if share.nodes)
+    rest = "; ".join(f"{_operators(share)} on {place(share.provider)}" for share in others if share.nodes)
     fallback = f"; {num_fallback_nodes(shares)} do not: {rest}" if rest else ""
     return f"{len(first.nodes)} of {total} nodes run on {title}{segments}{fallback}."
 
@@ -249,7 +254,8 @@ def _divide(
 ) -> tuple[ProviderShare, ...]:
     """Open the model as it is built, and tell who took what."""
     load_providers(sharing)
-    settings = _settings(load_library(), sharing, 1)
+    ort = load_library()
+    settings = as_divided(session_settings(ort, 1), ort, sharing)
     settings.add_session_config_entry(RECORDS_ASSIGNMENT, "1")
     if sharing.compiles:
         session_options = {**session_options, **context_options(engine), **timing_options(options)}
@@ -335,8 +341,8 @@ def _write(sharing: Sharing, engine: Path, description: Description, libraries: 
         pass
 
 
-def _settings(ort: Any, sharing: Sharing, num_threads: int) -> Any:
-    settings = session_settings(ort, num_threads)
+def as_divided(settings: Any, ort: Any, sharing: Sharing) -> Any:
+    """Settings of a session, with whether the graph is rewritten before it is divided."""
     if not sharing.optimizes:  # So that the nodes are those of the file, and the types that it was written in.
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return settings
@@ -384,5 +390,6 @@ def _operators(*shares: ProviderShare) -> str:
     return ", ".join(texts) + (", …" if len(operators) > NUM_NAMED else "")
 
 
-def _place(provider: str) -> str:
+def place(provider: str) -> str:
+    """Where a provider's nodes run, for a sentence."""
     return "the CPU" if provider == CPU else provider.replace("ExecutionProvider", "")
