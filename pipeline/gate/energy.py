@@ -9,21 +9,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from calibration.arrays import Floats, Ints
 from calibration.data.batches import Samples
 from pipeline.gate.checks import EngineBudget, GateEngines, about, check_from_interval, check_not_measured
 from pipeline.gate.record import Check
-from pipeline.latency.benchmark import Queries
-from pipeline.latency.energy import MIN_READINGS, block_windows_ns, total_energy
+from pipeline.latency.benchmark import picks_of_blocks
+from pipeline.latency.energy import MIN_READINGS, block_energies, block_windows_ns, total_energy
 from pipeline.machine import child_process
 from pipeline.machine.monitor import Readings
 from pipeline.stages.benchmark import Benchmark, BenchmarkResult, measure_engines
 from pipeline.stats.bootstrap import expanded_percentiles
 from pipeline.stats.intervals import Interval
-
-NUM_RESAMPLES = 2000
 
 
 def measure_energy(
@@ -73,21 +68,13 @@ def check_energy(
         if num_readings < MIN_READINGS:
             missing = f"only {num_readings} readings of the power fell into its blocks"
             return check_not_measured(engine_budget, missing, "raise min_seconds in [benchmark.protocol]")
-        parts.append(_by_block(queries[name], windows, (times_ns, taken_mj), budget.batch_size))
-    num_blocks = len(parts[0][0])
-    picks = np.random.default_rng(0).integers(num_blocks, size=(NUM_RESAMPLES, num_blocks))
-    resampled = [mj[picks].sum(axis=1) / inferences[picks].sum(axis=1) for mj, inferences in parts]
-    estimates = [float(mj.sum() / inferences.sum()) for mj, inferences in parts]
+        parts.append(block_energies(queries[name], windows, (times_ns, taken_mj), budget.batch_size))
+    num_blocks = len(parts[0].energy_mj)
+    picks = picks_of_blocks(num_blocks, 0)
+    resampled = [part.resampled_mj(picks) for part in parts]
+    estimates = [part.per_inference_mj() for part in parts]
     values = resampled[0] / resampled[1] if budget.relative else resampled[0]
     estimate = estimates[0] / estimates[1] if budget.relative else estimates[0]
     bounds = expanded_percentiles(values, estimate, num_blocks, (1 - confidence) / 2)
     interval = Interval(estimate, *bounds, confidence)
     return check_from_interval(engine_budget, interval, "raise min_seconds in [benchmark.protocol]")
-
-
-def _by_block(queries: Queries, windows: Floats, taken: tuple[Ints, Floats], batch_size: int) -> tuple[Floats, Floats]:
-    """The energy of each block, millijoules, and the inferences in it; (num_blocks,) each."""
-    times_ns, taken_mj = taken
-    energy_mj = np.interp(windows, times_ns.astype(np.float64), taken_mj)
-    _, counts = np.unique(queries.block, return_counts=True)
-    return energy_mj[:, 1] - energy_mj[:, 0], (counts * batch_size).astype(np.float64)

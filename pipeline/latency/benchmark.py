@@ -186,7 +186,7 @@ def speedup(baseline: Timing, timing: Timing, *, seed: int) -> Speedup:
     num_blocks = int(baseline.queries.block[-1]) + 1
     if baseline.batch_size != timing.batch_size or num_blocks != int(timing.queries.block[-1]) + 1:
         raise ValueError(f"speedup: {baseline.name} and {timing.name} differ in batch size or in number of blocks")
-    picks = np.random.default_rng(seed).integers(num_blocks, size=(NUM_RESAMPLES, num_blocks))
+    picks = picks_of_blocks(num_blocks, seed)
     ratios = _resampled_medians(baseline.queries, picks) / _resampled_medians(timing.queries, picks)
     ratio = baseline.latency_ms.p50 / timing.latency_ms.p50
     return Speedup(ratio, *expanded_percentiles(ratios, ratio, num_blocks, (1 - CONFIDENCE) / 2))
@@ -195,10 +195,29 @@ def speedup(baseline: Timing, timing: Timing, *, seed: int) -> Speedup:
 def p50_interval_ms(timing: Timing, *, seed: int) -> tuple[float, float]:
     """The 95 % interval of the p50, milliseconds, by the same bootstrap as ``speedup``."""
     num_blocks = int(timing.queries.block[-1]) + 1
-    picks = np.random.default_rng(seed).integers(num_blocks, size=(NUM_RESAMPLES, num_blocks))
+    picks = picks_of_blocks(num_blocks, seed)
     medians = _resampled_medians(timing.queries, picks)
     low, high = expanded_percentiles(medians, timing.latency_ms.p50, num_blocks, (1 - CONFIDENCE) / 2)
     return low, high
+
+
+def p50_ratio_apart(timing: Timing, before: Timing, *, seed: int) -> tuple[float, float, float]:
+    """p50 / p50 of two measurements, one after the other, and the bounds of its 95 % interval.
+
+    The same bootstrap as ``speedup``, but each draws its own blocks: none ran beside one of the other. By
+    how much the machine differed from the one measurement to the other is not in it.
+    """
+    medians, num_blocks = [], []
+    for side, queries in enumerate((timing.queries, before.queries)):
+        num_blocks.append(int(queries.block[-1]) + 1)
+        medians.append(_resampled_medians(queries, picks_of_blocks(num_blocks[-1], (seed, side))))
+    ratio = timing.latency_ms.p50 / before.latency_ms.p50
+    return ratio, *expanded_percentiles(medians[0] / medians[1], ratio, min(num_blocks), (1 - CONFIDENCE) / 2)
+
+
+def picks_of_blocks(num_blocks: int, seed: int | tuple[int, int]) -> Ints:
+    """Which blocks each resample of a bootstrap has, (NUM_RESAMPLES, num_blocks)."""
+    return np.random.default_rng(seed).integers(num_blocks, size=(NUM_RESAMPLES, num_blocks))
 
 
 def queries_from_npz(path: Path) -> Queries:

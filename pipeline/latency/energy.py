@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibration.arrays import Floats, Ints
-from pipeline.latency.benchmark import Queries, Timing
+from pipeline.latency.benchmark import Queries, Timing, picks_of_blocks
+from pipeline.latency.protocol import CONFIDENCE
 from pipeline.machine.monitor import NS_PER_MS, Monitor, Readings
 from pipeline.machine.sensors import total_rails
+from pipeline.stats.bootstrap import expanded_percentiles
 
 NS_PER_S = 1e9
 MIN_READINGS = 5
@@ -78,6 +80,68 @@ def block_windows_ns(queries: Queries, began_ns: int) -> Floats:
     return began_ns + np.stack([queries.started_ms[first], ends_ms], axis=1) * NS_PER_MS
 
 
+@dataclass(frozen=True, eq=False)
+class BlockEnergies:
+    """The energy of each recorded block of one engine, millijoules, and the inferences in it; (num_blocks,) each."""
+
+    energy_mj: Floats
+    num_inferences: Floats
+
+    def per_inference_mj(self) -> float:
+        """Of one sample, over all blocks."""
+        return float(self.energy_mj.sum() / self.num_inferences.sum())
+
+    def resampled_mj(self, picks: Ints) -> Floats:
+        """Of one sample, over the picked blocks: ``picks`` (num_resamples, num_blocks) -> (num_resamples,)."""
+        total_mj, num_inferences = (each[picks].sum(axis=1) for each in (self.energy_mj, self.num_inferences))
+        return np.asarray(total_mj / num_inferences)
+
+
+def energy_ratio_apart(there: BlockEnergies, before: BlockEnergies, *, seed: int) -> tuple[float, float, float]:
+    """Energy / energy of two measurements, one after the other, and the bounds of its 95 % interval.
+
+    As ``p50_ratio_apart``, by bootstrap over the blocks of each.
+    """
+    resampled, num_blocks = [], []
+    for side, energies in enumerate((there, before)):
+        num_blocks.append(len(energies.energy_mj))
+        resampled.append(energies.resampled_mj(picks_of_blocks(num_blocks[-1], (seed, side))))
+    ratio = there.per_inference_mj() / before.per_inference_mj()
+    return ratio, *expanded_percentiles(resampled[0] / resampled[1], ratio, min(num_blocks), (1 - CONFIDENCE) / 2)
+
+
+def block_energies(queries: Queries, windows_ns: Floats, taken: tuple[Ints, Floats], batch_size: int) -> BlockEnergies:
+    """The energy of each block.
+
+    Args:
+        queries: of one engine.
+        windows_ns: of its blocks, as ``block_windows_ns``.
+        taken: times in nanoseconds and the energy taken until then in millijoules, as ``total_energy``.
+        batch_size: samples of a query.
+    """
+    times_ns, taken_mj = taken
+    energy_mj = np.interp(windows_ns, times_ns.astype(np.float64), taken_mj)
+    _, counts = np.unique(queries.block, return_counts=True)
+    return BlockEnergies(energy_mj[:, 1] - energy_mj[:, 0], (counts * batch_size).astype(np.float64))
+
+
+def block_energies_of(
+    monitor: Monitor, timings: Sequence[Timing], began_ns: int
+) -> dict[tuple[str, int], BlockEnergies]:
+    """The energy of the blocks of each timing whose energy is known, by name and batch size; see ``energies_of``."""
+    known = [energy.energy_mj is not None for energy in energies_of(monitor, timings, began_ns)]
+    if not any(known):
+        return {}
+    times_ns, taken_mj, _ = total_energy(monitor.readings())
+    return {
+        (timing.name, timing.batch_size): block_energies(
+            timing.queries, block_windows_ns(timing.queries, began_ns), (times_ns, taken_mj), timing.batch_size
+        )
+        for timing, is_known in zip(timings, known)
+        if is_known
+    }
+
+
 def energies_of(monitor: Monitor, timings: Sequence[Timing], began_ns: int) -> tuple[Energy, ...]:
     """The energy of each timing; ``began_ns``: when the first block began, on the monotonic clock."""
     if not monitor.is_watching:
@@ -95,11 +159,10 @@ def _energy(timing: Timing, began_ns: int, times_ns: Ints, energy_mj: Floats) ->
     within = sum(int(((times_ns >= begin) & (times_ns <= end)).sum()) for begin, end in windows)
     if within < MIN_READINGS:
         return _no_energy(timing, f"only {within} readings of the power fell into its blocks; raise min_seconds")
-    taken = np.interp(windows, times_ns.astype(np.float64), energy_mj)
-    total_mj = float((taken[:, 1] - taken[:, 0]).sum())
+    blocks = block_energies(timing.queries, windows, (times_ns, energy_mj), timing.batch_size)
     seconds = float((windows[:, 1] - windows[:, 0]).sum()) / NS_PER_S
-    num_inferences = timing.num_queries * timing.batch_size
-    return Energy(timing.name, timing.batch_size, total_mj / seconds, total_mj / num_inferences, "")
+    power_mw = float(blocks.energy_mj.sum()) / seconds
+    return Energy(timing.name, timing.batch_size, power_mw, blocks.per_inference_mj(), "")
 
 
 def _no_energy(timing: Timing, why: str) -> Energy:

@@ -2,7 +2,8 @@
 
 The engines are timed in the mode that the device is in, in each mode that is asked for, and once more in the first: by
 how much that differs is the drift, beside which the differences between modes have to be read. Modes are not changed
-within a round, so that a ratio has no interval of its own; each p50 has one.
+within a round, so the interval of a ratio draws the blocks of each mode by themselves: it says how far the blocks carry
+the ratio, and the drift what changed from one measurement to the next.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.latency.benchmark import Latency, Timing, p50_interval_ms
+from pipeline.latency.benchmark import Latency, Timing, p50_interval_ms, p50_ratio_apart
+from pipeline.latency.energy import BlockEnergies, energy_ratio_apart
 from pipeline.machine.jetson import power_mode
 from pipeline.machine.power_mode import ModesPutBack, PowerModel, model_named, power_models
 
@@ -21,8 +23,8 @@ class MeasuredMode:
     """What was measured in one mode."""
 
     timings: Sequence[Timing]
-    energy_mj: Mapping[tuple[str, int], float | None]
-    """By engine and batch size, of one sample."""
+    energies: Mapping[tuple[str, int], BlockEnergies]
+    """By engine and batch size, of those whose energy is known."""
     num_throttles: int | None
 
 
@@ -41,7 +43,11 @@ class ModeTiming:
     """Of one sample; None where it is not known."""
     latency_ratio: float
     """p50 / p50 in the mode that the device is in."""
+    latency_ratio_interval: tuple[float, float]
+    """95 %, by bootstrap over the blocks of both."""
     energy_ratio: float | None
+    energy_ratio_interval: tuple[float, float] | None
+    """As that of the latency."""
 
 
 @dataclass(frozen=True)
@@ -94,22 +100,22 @@ def compare_modes(
     Raises:
         StageError: the mode could not be put back, or an engine crashed.
     """
-    compared = []
+    modes_compared = []
     with ModesPutBack(root) as modes:
         now = modes.before
         for model in asked:
             why = modes.change_to(model)
             there = None if why else measure()
-            compared.append(_unknown(model, why) if there is None else _compared(model, now, here, there))
+            modes_compared.append(_unknown(model, why) if there is None else compared(model, now, here, there))
         drift = None
-        if any(mode.engines for mode in compared) and not modes.change_to(now):
+        if any(mode.engines for mode in modes_compared) and not modes.change_to(now):
             again = measure()
             drift = again.timings[0].latency_ms.p50 / here.timings[0].latency_ms.p50 - 1
-    sentences = [mode.sentence for mode in compared]
+    sentences = [mode.sentence for mode in modes_compared]
     if drift is not None:
         first = here.timings[0].name
         sentences.append(f"Put back to {now.name}, {first} differed from before by {abs(drift):.1%}.")
-    return PowerModes(now.name, power_models(root), tuple(compared), drift, tuple(sentences))
+    return PowerModes(now.name, power_models(root), tuple(modes_compared), drift, tuple(sentences))
 
 
 def _unknown(model: PowerModel, why: str) -> ComparedMode:
@@ -117,31 +123,44 @@ def _unknown(model: PowerModel, why: str) -> ComparedMode:
     return ComparedMode(model.name, (), None, f"Power mode {model.name} was not measured: {why}; {advice}.")
 
 
-def _compared(model: PowerModel, now: PowerModel, here: MeasuredMode, there: MeasuredMode) -> ComparedMode:
+def compared(model: PowerModel, now: PowerModel, here: MeasuredMode, there: MeasuredMode) -> ComparedMode:
+    """What was measured in the mode ``model``, beside what was measured in ``now``."""
     before = {(timing.name, timing.batch_size): timing for timing in here.timings}
     rows = []
     for timing in there.timings:
         key = timing.name, timing.batch_size
-        energy, energy_before = there.energy_mj.get(key), here.energy_mj.get(key)
+        energy, energy_before = there.energies.get(key), here.energies.get(key)
+        energy_mj = None if energy is None else energy.per_inference_mj()
+        slower, *slower_interval = p50_ratio_apart(timing, before[key], seed=0)
+        more, more_interval = None, None
+        if energy is not None and energy_before is not None and energy_before.energy_mj.min() > 0:
+            more, low, high = energy_ratio_apart(energy, energy_before, seed=0)
+            more_interval = low, high
         rows.append(
             ModeTiming(
-                *key, timing.latency_ms, *p50_interval_ms(timing, seed=0), timing.throughput_per_s, energy,
-                timing.latency_ms.p50 / before[key].latency_ms.p50,
-                energy / energy_before if energy and energy_before else None,
+                *key, timing.latency_ms, *p50_interval_ms(timing, seed=0), timing.throughput_per_s, energy_mj,
+                slower, (slower_interval[0], slower_interval[1]), more, more_interval,
             )
         )  # fmt: skip
     mode = ComparedMode(model.name, tuple(rows), there.num_throttles, "")
     return replace(mode, sentence=_sentence(mode, now, before))
 
 
+def times_with(ratio: float, interval: tuple[float, float] | None) -> str:
+    """A ratio: ``0.50 (0.49 to 0.51) times``."""
+    within = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
+    return f"{ratio:.2f}{within} times"
+
+
 def _sentence(mode: ComparedMode, now: PowerModel, before: Mapping[tuple[str, int], Timing]) -> str:
     parts = []
     for row in mode.engines:
         was = before[row.name, row.batch_size].latency_ms.p50
-        energy = "" if row.energy_ratio is None else f" and {row.energy_ratio:.2f} times the energy"
+        more, interval = row.energy_ratio, row.energy_ratio_interval
+        energy = "" if more is None else f" and {times_with(more, interval)} the energy"
         parts.append(
-            f"{row.name} (batch {row.batch_size}) takes {row.latency_ratio:.2f} times as long "
-            f"({row.latency_ms.p50:.3g} ms instead of {was:.3g} ms){energy}"
+            f"{row.name} (batch {row.batch_size}) takes {times_with(row.latency_ratio, row.latency_ratio_interval)} as "
+            f"long ({row.latency_ms.p50:.3g} ms instead of {was:.3g} ms){energy}"
         )
     throttled = f"; the hardware throttled {mode.num_throttles} times" if mode.num_throttles else ""
     return f"In power mode {mode.mode} instead of {now.name}: {'; '.join(parts)}{throttled}."

@@ -26,7 +26,7 @@ from pipeline.json_record import record_from_data
 from pipeline.latency.benchmark import Candidate, Latency, Timing, measure, queries_from_npz
 from pipeline.latency.candidates import candidate_of, notes_of_sizes, sizes_for
 from pipeline.latency.device_times import NUM_RUNS, LayersRun, facts_as_json, feed_of, recorder_for
-from pipeline.latency.energy import Energy, energies_of
+from pipeline.latency.energy import Energy, block_energies_of, energies_of
 from pipeline.latency.largest_batch import MOST_BATCH, LargestBatch, bound_from_text, find_largest_batch
 from pipeline.latency.offline import batches_in_memory, offline, streaming_runner
 from pipeline.latency.power_modes import MeasuredMode, PowerModes, compare_modes, power_modes_here
@@ -274,9 +274,8 @@ class BenchmarkResult:
 
 def in_mode(measured: BenchmarkResult, monitor: Monitor) -> MeasuredMode:
     """What was measured in the power mode of that time."""
-    energies = energies_of(monitor, measured.timings, measured.began_ns)
-    energy_mj = {(energy.name, energy.batch_size): energy.energy_mj for energy in energies}
-    return MeasuredMode(measured.timings, energy_mj, monitor.watched().num_throttles)
+    energies = block_energies_of(monitor, measured.timings, measured.began_ns)
+    return MeasuredMode(measured.timings, energies, monitor.watched().num_throttles)
 
 
 def power_modes_from(timings: Timings) -> PowerModes | None:

@@ -9,7 +9,9 @@ import pytest
 
 from engines.contract import LayerTimes
 from pipeline.errors import ConfigError, Unavailable
+from pipeline.latency.benchmark import Latency
 from pipeline.latency.device_times import LayersRun
+from pipeline.latency.power_modes import ComparedMode, ModeTiming, PowerModes
 from pipeline.page import template
 from pipeline.page.svg import SERIES
 from pipeline.record import Recommendation, Record
@@ -74,6 +76,21 @@ def test_the_slowest_layers_are_on_it(record: Record, folder: Path) -> None:
     assert "fp32@onnxruntime: its backend does not report layer times." in text
     none = tuple(replace(variant, layers=None) for variant in record.variants)
     assert "Layers:" not in html_from_record(replace(record, variants=none), folder)
+
+
+def test_another_power_mode_has_its_ratios_with_intervals(record: Record, folder: Path) -> None:
+    row = ModeTiming(
+        "int8@onnxruntime", 1, Latency(2.0, 2.0, 2.1, 2.2, 2.5), 1.9, 2.1, 500.0, 12.0,
+        0.5, (0.4751, 0.5251), None, None,
+    )  # fmt: skip
+    modes = PowerModes("MODE_30W", (), (ComparedMode("MAXN", (row,), 0, ""),), 0.012, ("In power mode MAXN.",))
+    _, text = read(html_from_record(replace(record, power_modes=modes), folder))
+    assert "ratios are to MODE_30W, where the first engine drifted by 1.2 % meanwhile" in text
+    assert "2.00 (1.90 to 2.10) 2.50 0.50 (0.48 to 0.53) 12 –" in text
+    row = replace(row, energy_ratio=1.2, energy_ratio_interval=(1.1, 1.3))
+    modes = replace(modes, compared=(replace(modes.compared[0], engines=(row,)),))
+    _, text = read(html_from_record(replace(record, power_modes=modes), folder))
+    assert "0.50 (0.48 to 0.53) 12 1.20 (1.10 to 1.30)" in text
 
 
 def test_the_decision_comes_first(record: Record, folder: Path) -> None:
