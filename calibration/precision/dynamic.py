@@ -47,6 +47,7 @@ from calibration.precision.placement import (
     QuantizedWeight,
     is_float_weight,
     is_plain,
+    recurrent_weights,
     weight_axis,
     why_no_weight_scale,
 )
@@ -145,6 +146,7 @@ def dynamic_from_onnx(
         else:
             writer.store(node)
             stored.append(name)
+    notes += [f"node '{node.name}' ({node.op_type}) stays FP32: {why}" for node, why in recurrent_weights(graph)]
     if block and in_integers:
         opened_model.opset_imports[CONTRIBUTED] = 1
     return DynamicallyQuantized(closed(opened_model), tuple(in_integers), tuple(stored), tuple(notes))

@@ -24,6 +24,7 @@ from calibration.precision.placement import (
     fixed_span,
     is_float_weight,
     is_plain,
+    recurrent_weights,
     span_in_model,
 )
 from calibration.ranges.span import Span
@@ -58,6 +59,9 @@ def place(graph: ir.Graph, ranges: Mapping[str, Span], options: PlacementOptions
     others = replace(options, exclude=in_float)
     context = PlacementContext(graph, ranges, others, from_constants(graph), ranges.by_definition)
     placement = decide(context)
+    for node, why in recurrent_weights(graph):
+        if not context.excluded(node):
+            context.leave(node, why)
     nodes = {node.name or "": node for node in graph}
     weights = [*placement.weights, *(_in_blocks(nodes[name], options) for name in blocked)]
     weights = _with_data_scales(weights, placement)

@@ -29,6 +29,7 @@ FIXED_SPANS = {"Softmax": Span(1.0, 0.0, 1.0)}
 """Operators whose outputs have a range by definition. Calibration would do harm: of attention, where most values are
 next to 0, entropy keeps a half."""
 
+RECURRENT = ("GRU", "LSTM", "RNN")
 CONVOLUTIONS, MATRIX_PRODUCTS = ("Conv", "ConvTranspose"), ("MatMul", "Gemm")
 PRODUCTS = (*CONVOLUTIONS, *MATRIX_PRODUCTS)
 """The operators that INT8 is about: their first input is data, the second a weight (or data, in a MatMul)."""
@@ -213,6 +214,15 @@ class PlacementContext:
     def leave(self, node: ir.Node, why: str) -> None:
         """Note that a node stays FP32; the first reason counts."""
         self.notes.setdefault(node.name or "", f"node '{node.name}' ({node.op_type}) stays FP32: {why}")
+
+
+def recurrent_weights(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:
+    """Recurrent layers, and half a sentence on why their weights stay as they are."""
+    for node in graph:
+        if node.op_type in RECURRENT and node.domain in ("", "ai.onnx"):
+            arrays = [constant(value) for value in node.inputs[1:3]]
+            kib = sum(array.nbytes for array in arrays if array is not None) / 1024
+            yield node, f"no recurrent layer is placed in INT8, so that its weights of {kib:,.0f} KiB stay"
 
 
 def fixed_span(node: ir.Node | onnx.NodeProto | None) -> Span | None:

@@ -11,6 +11,7 @@ import pytest
 
 from calibration.errors import DataError
 from calibration.graph.editing import named, opened
+from calibration.precision.dynamic import dynamic_from_onnx
 from calibration.precision.placement import NodeInput, PlacementOptions, PlacementTarget, QdqPlacement
 from calibration.precision.qdq import Span, qdq_from_onnx
 
@@ -350,3 +351,18 @@ def test_a_bias_that_no_scale_holds_keeps_its_product_in_float() -> None:
     placement = _place(model, "onnxruntime")
     assert placement.nodes == ()
     assert "its bias has values that are infinite or NaN, which no scale holds" in placement.notes[0]
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_the_weights_of_recurrent_layers_stay_and_that_is_said(target: PlacementTarget) -> None:
+    body = """
+        [layer] states = GRU <hidden_size = 8> (x, w, r)
+        [drop] sequence = Squeeze (states, axis)
+        [dense] y = MatMul (sequence, v)"""
+    header = "(float[S, N, 8] x) => (float[S, N, 4] y) <int64[1] axis = {1}>"
+    model = _model(header, body, {"w": (1, 24, 8), "r": (1, 24, 8), "v": (8, 4)})
+    kept = "node 'layer' (GRU) stays FP32: no recurrent layer is placed in INT8, so that its weights of 2 KiB stay"
+    placement = _place(model, target)
+    assert (placement.nodes, placement.notes) == (("dense",), (kept,))
+    assert dynamic_from_onnx(model, (), "u8s8").notes == (kept,)
+    assert _place(model, target, exclude=("GRU",)).notes == (), "who excludes it knows"
