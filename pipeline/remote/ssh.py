@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError, Unavailable
@@ -22,7 +23,7 @@ TELLING = (
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
         "its host key is not the one that known_hosts has: it was installed anew, or somebody stands in between; "
-        "compare the keys, and then remove the old one: ssh-keygen -R HOST",
+        "compare the keys, and then remove the old one: {remove}",
     ),
     (r"host key is known for .*strict|Host key verification failed", "its host key is not known here; {once}"),
     (
@@ -44,6 +45,8 @@ TELLING = (
     ),
 )
 """What stands on ssh's stderr -> what to say; the first that fits."""
+OLD_KEY = re.compile(r"Offending \S+ key in (.+):[0-9]+\s*$"), re.compile(r"Host key for (\S+) has changed")
+"""In which file the other key is, and under which name: that of the machine itself, with its port, for an alias."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,9 @@ def broken(destination: Destination, stderr: str, phase: str) -> Unavailable:
         if re.search(pattern, stderr):
             line = next((line for line in reversed(lines) if re.search(pattern, line)), "")[:MOST_SENTENCE]
             once = f"connect once by hand and compare it: ssh {address}"
-            host = address.rpartition("@")[2]
-            words = sentence.replace("HOST", host).format(line=line.replace("\t", " "), address=address, once=once)
+            words = sentence.format(
+                line=line.replace("\t", " "), address=address, once=once, remove=_removal_of_old_key(address, lines)
+            )
             return Unavailable(f"{address}: {words}")
     last = f" ({lines[-1][:MOST_SENTENCE]})" if lines else ""
     if not phase:
@@ -152,3 +156,11 @@ def broken(destination: Destination, stderr: str, phase: str) -> Unavailable:
     return Unavailable(
         f"{address}: the connection broke while {phase}{last}; the same command goes on where this ended"
     )
+
+
+def _removal_of_old_key(address: str, lines: Sequence[str]) -> str:
+    """The command, from what ssh says of the key that it had."""
+    places = [match[1] for line in lines if (match := OLD_KEY[0].search(line))]
+    names = [match[1] for line in lines if (match := OLD_KEY[1].search(line))]
+    file = ["-f", places[-1]] if places else []
+    return shlex.join(["ssh-keygen", *file, "-R", names[-1] if names else address.rpartition("@")[2]])

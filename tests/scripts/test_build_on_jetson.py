@@ -170,6 +170,20 @@ def test_the_script_for_a_board_is_the_same_with_litert(tmp_path: Path) -> None:
     assert on_jetson(script=BOARD).returncode == 2
 
 
+def test_pycuda_that_cannot_be_compiled_is_one_sentence(tmp_path: Path) -> None:
+    """The environment is a made-up one whose pip compiles nothing; nothing is noted as installed then."""
+    bin_folder = tmp_path / "venv/bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "python").write_text("#!/bin/sh\ncase \"$*\" in *pycuda*) echo 'ERROR: no nvcc' >&2; exit 1;; esac\n")
+    (bin_folder / "python").chmod(0o755)
+    done = on_jetson(bundle_of(tmp_path / "b.tar"), VENV=str(tmp_path / "venv"))
+    assert done.returncode == 3, done.stderr
+    sentence = done.stderr.splitlines()[-1]
+    assert sentence.startswith(f"build_on_jetson: pycuda: cannot be installed into {tmp_path / 'venv'}, see what pip ")
+    assert "g++, python3-dev and CUDA's nvcc, which is looked for in /usr/local/cuda/bin and on PATH" in sentence
+    assert not (tmp_path / "venv/made-for-tensorrt").exists()
+
+
 def test_the_script_with_too_old_a_python_or_none(tmp_path: Path) -> None:
     (tmp_path / "bundle.tar").write_bytes(b"")
     done = on_jetson(tmp_path / "bundle.tar", PYTHON=other_python("3.6"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -50,14 +52,24 @@ def test_it_connects_with_the_users_configuration(config: Path) -> None:
 
 @needs_sshd
 def test_a_host_key_that_changed(config: Path, tmp_path: Path, orin: Device) -> None:
+    """It stands under the machine's own name and port, not under the alias, and what is said removes it."""
     key(tmp_path / "other")
     public = (tmp_path / "other.pub").read_text()
     (tmp_path / "known_hosts").write_text(f"[127.0.0.1]:{orin.port} {public}")
     change(config, f"{orin.folder}/known_hosts", str(tmp_path / "known_hosts"))
-    assert why_not() == (
+    sentence, _, removal = why_not().rpartition(": ")
+    assert sentence == (
         "orin: its host key is not the one that known_hosts has: it was installed anew, or somebody stands in between; "
-        "compare the keys, and then remove the old one: ssh-keygen -R orin"
+        "compare the keys, and then remove the old one"
     )
+    assert removal == f"ssh-keygen -f {tmp_path / 'known_hosts'} -R '[127.0.0.1]:{orin.port}'"
+    subprocess.run(shlex.split(removal), check=True, capture_output=True)
+    assert why_not() == "orin: its host key is not known here; connect once by hand and compare it: ssh orin"
+
+
+def test_a_key_that_changed_by_an_ssh_that_does_not_say_where() -> None:
+    said = "REMOTE HOST IDENTIFICATION HAS CHANGED!"
+    assert str(broken(Destination("me@orin"), said, "")).endswith("remove the old one: ssh-keygen -R orin")
 
 
 @needs_sshd
