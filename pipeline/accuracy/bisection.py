@@ -37,6 +37,7 @@ from pipeline.engine_runner import (
     fixed_batch,
     load_model,
     load_simulation,
+    num_values_of_sample,
     padded,
     unpadded,
 )
@@ -47,6 +48,8 @@ TFLITE_BISECTION = "pipeline.accuracy.tflite_bisection"
 """Loaded by name, since it runs what other models do without."""
 NUM_KEPT = 5
 """Suspects in a verdict."""
+LEAST_SAMPLES, MOST_VALUES = 4, 2e9
+"""That FP32 computes in a search that nobody asked for: nine pictures of a detector at 800 x 608."""
 APART_DB = 6.0
 """An engine that is so much worse than its model's simulation does not compute what the model says."""
 
@@ -231,6 +234,14 @@ class BisectionResult:
     def rows(self, num: int = NUM_KEPT) -> list[dict[str, Any]]:
         """The first suspects as plain data; what is not finite is None."""
         return [_plain(asdict(suspect)) for suspect in self.suspects[:num]]
+
+
+def affordable(evidence: Evidence | TfliteEvidence, num_samples: int) -> int:
+    """So many samples, or fewer where they would compute more than ``MOST_VALUES``: a large picture takes its time."""
+    if isinstance(evidence, TfliteEvidence):
+        return num_samples
+    num_values = num_values_of_sample(evidence.fp32.path, evidence.samples)
+    return min(num_samples, max(int(MOST_VALUES / num_values), LEAST_SAMPLES))
 
 
 def run_bisection(evidence: Evidence, num_samples: int, runner: ModelRunner) -> BisectionResult:

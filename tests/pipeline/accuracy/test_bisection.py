@@ -17,10 +17,11 @@ from calibration.data.batches import Samples, input_specs_from_onnx, open_sample
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from engines.backends import onnxruntime
-from pipeline.accuracy.bisection import NUM_KEPT, Evidence, run_bisection
+from pipeline.accuracy import bisection
+from pipeline.accuracy.bisection import NUM_KEPT, Evidence, affordable, run_bisection
 from pipeline.accuracy.comparison import Tolerance, read_outputs
 from pipeline.artifact import Engine, OnnxModel, Ranges
-from pipeline.engine_runner import few
+from pipeline.engine_runner import few, num_values_of_sample
 from pipeline.flow import run
 from pipeline.plan import read_plan, tomllib
 from pipeline.stages.calibrate import Calibrate
@@ -152,6 +153,14 @@ def test_a_wrong_scale_fails_though_the_outputs_pass(evidence: Evidence, tiny: P
     assert found["failures"][0].startswith("tensor 'active' is quantized")
 
 
+def test_of_large_samples_fewer_are_searched(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert affordable(evidence, 32) == 32
+    monkeypatch.setattr(bisection, "MOST_VALUES", 6 * num_values_of_sample(evidence.fp32.path, evidence.samples))
+    assert (affordable(evidence, 32), affordable(evidence, 5)) == (6, 5)
+    monkeypatch.setattr(bisection, "MOST_VALUES", 1)
+    assert (affordable(evidence, 32), affordable(evidence, 2)) == (4, 2), "four tell more than one"
+
+
 def test_nothing_is_searched_where_all_passes_or_nothing_is_asked(
     evidence: Evidence, tiny: Path, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +185,9 @@ def test_many_wrong_scales_are_counted(evidence: Evidence, tiny: Path) -> None:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(2), tensor.name))
     onnx.save(proto, tiny / "bad.onnx")
     said = with_model(evidence, OnnxModel(tiny / "bad.onnx")).scale_mismatches()
-    num = sum(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+    makers = {name: node.op_type for node in proto.graph.node for name in node.output}
+    quantized = [node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"]
+    num = sum(makers.get(name) != "Flatten" for name in quantized)  # That gives back what its data has.
     assert len(said) == min(num, NUM_KEPT + 1)
     assert num <= NUM_KEPT or said[-1] == f"so are {num - NUM_KEPT} further tensors"
 
