@@ -54,11 +54,11 @@ def test_a_night_and_the_next_one(recipe: dict[str, Any], plan: Path) -> None:
     fleet = fleet_of(plan, "a", text=UNGATED)
     environment = runner_in(fleet.parent)
     assert run_steps(recipe, fleet.parent, environment) == [0, 0, 0]
-    assert "Night 1: 1 lines, 1 made" in (fleet.parent / "summary.md").read_text()
+    assert "Night 1: 1 line, 1 made" in (fleet.parent / "summary.md").read_text()
     assert {path.name for path in (fleet.parent / "nightly").iterdir()} <= OWN, "what is uploaded is the report"
     change(fleet.parent / "a/plan.toml", "tiny.onnx", "none.onnx")
     assert run_steps(recipe, fleet.parent, environment) == [0, 2, 0]
-    assert "Night 2: 1 lines, 0 made, 0 unchanged; 1 to look at" in (fleet.parent / "summary.md").read_text()
+    assert "Night 2: 1 line, 0 made, 0 unchanged; 1 to look at" in (fleet.parent / "summary.md").read_text()
     night = json.loads((fleet.parent / "nightly/nightly.json").read_text())
     assert night["exit_status"] == 2
 

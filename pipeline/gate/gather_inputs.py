@@ -44,6 +44,23 @@ def check_gate(plan: Plan, store: Path) -> None:
         DataError: the baseline is damaged.
         Unavailable: the candidate cannot run on this machine.
     """
+    used = check_gate_elsewhere(plan)
+    if plan.gate.baseline and not is_variant_name(plan.gate.baseline):
+        baseline_engine(plan.gate.baseline, store)
+    for name in sorted(used):
+        if reason := backend(variant_named(name).backend).why_not_run():
+            raise Unavailable(f"{name}: cannot be gated where it cannot run: {reason}")
+
+
+def check_gate_elsewhere(plan: Plan) -> set[str]:
+    """What of a gate is bound to fail on whatever machine it is held.
+
+    Returns:
+        The names of the variants that have to run for it.
+
+    Raises:
+        ConfigError: there is no budget, one is wrong, or the candidate or the baseline is not one of the plan's.
+    """
     budgets = budgets_from_texts(plan.gate.budgets, f"{plan.path}: [gate] budgets")
     names = [variant.name for variant in variants(plan, "gate")]
     candidate = candidate_of(plan, names)
@@ -56,15 +73,11 @@ def check_gate(plan: Plan, store: Path) -> None:
                 f"{nearest(plan.gate.baseline, names)}"
             )
         used.add(plan.gate.baseline)
-    elif plan.gate.baseline:
-        baseline_engine(plan.gate.baseline, store)
     check_budgets(budgets, names, has_baseline=bool(plan.gate.baseline))
     judge = Judge(plan.data.metric, plan.data.output, plan.folder, plan.data.detector)
     for budget in budgets:
         check_meaning(budget, judge, has_reference=True)
-    for name in sorted(used):
-        if reason := backend(variant_named(name).backend).why_not_run():
-            raise Unavailable(f"{name}: cannot be gated where it cannot run: {reason}")
+    return used
 
 
 def can_run(name: str) -> bool:

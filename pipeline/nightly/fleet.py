@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pipeline.errors import ConfigError
 from pipeline.gate.generations import NAME
+from pipeline.nightly.delivery_place import Deliver, check_places
 from pipeline.option import check_bounds, option
 from pipeline.page.toml_text import key_text, value_text
 from pipeline.plan import Plan, read_plan, table_from_file
@@ -55,6 +56,8 @@ class DeviceTable:
     on_python: str = option("", "interpreter there that has all that is needed; empty: an environment is made there")
     expects: Expects = Expects()
     """What its workers must be."""
+    deliver: Deliver = Deliver()
+    """Where its last good engines go."""
     set: Mapping[str, Any] = field(default_factory=dict)
     """Tables of the plan with other values, as [device.NAME.set.build] workspace_mib."""
 
@@ -167,7 +170,23 @@ def read_fleet(path: Path) -> FleetFile:
     if not fleet_file.device:
         raise ConfigError(f"{path}: [device] is empty; leave it out, or name a device: [device.orin]")
     _check_scheduler(fleet_file)
+    _check_deliver(fleet_file)
     return fleet_file
+
+
+def _check_deliver(fleet_file: FleetFile) -> None:
+    """Raise ConfigError if engines are to be delivered that are not here, or two devices deliver to one place."""
+    path = fleet_file.path
+    for name, device in fleet_file.device.items():
+        where = f"{path}: [device.{name}.deliver]"
+        if device.deliver.to and device.on:
+            raise ConfigError(f"{where} has no effect with on, as the last good engines are kept there; drop it")
+        if device.deliver.to and fleet_file.fleet.until != "gate":
+            raise ConfigError(f'{where} has an effect only with [fleet] until = "gate", which finds what is good')
+    try:
+        check_places({name: device.deliver for name, device in fleet_file.device.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _check_scheduler(fleet_file: FleetFile) -> None:
@@ -221,9 +240,13 @@ def models_of(fleet_file: FleetFile) -> dict[str, Path]:
     models: dict[str, Path] = {}
     folder = fleet_file.path.parent
     for pattern in fleet_file.fleet.plans:
-        paths = sorted(folder.glob(pattern)) if not Path(pattern).is_absolute() else [Path(pattern)]
+        try:
+            paths = [path for path in _paths_of(folder, Path(pattern)) if not path.samefile(fleet_file.path)]
+        except ValueError as error:  # A NUL in it, or `**` beside something else.
+            raise ConfigError(f"{fleet_file.path}: [fleet] plans: {pattern!r} is no pattern ({error})") from error
         if not paths:
-            raise ConfigError(f"{fleet_file.path}: [fleet] plans: '{pattern}' matches no file in {folder}")
+            inside = "" if Path(pattern).is_absolute() else f" in {folder}"
+            raise ConfigError(f"{fleet_file.path}: [fleet] plans: '{pattern}' matches no file{inside}")
         for path in paths:
             name = path.resolve().parent.name if path.stem == "plan" else path.stem
             if not NAME.fullmatch(name):
@@ -234,6 +257,15 @@ def models_of(fleet_file: FleetFile) -> dict[str, Path]:
                 )
             models[name] = path
     return models
+
+
+def _paths_of(folder: Path, pattern: Path) -> list[Path]:
+    """The files that a pattern matches, which may be absolute; ValueError if it is none."""
+    start = Path(pattern.anchor) if pattern.is_absolute() else folder
+    inside = pattern.relative_to(pattern.anchor) if pattern.is_absolute() else pattern
+    if not inside.parts:
+        raise ValueError("it names no file")
+    return sorted(path for path in start.glob(str(inside)) if path.is_file())
 
 
 def _lines(table: Mapping[str, Any], prefix: str) -> Iterator[str]:

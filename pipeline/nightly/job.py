@@ -17,6 +17,7 @@ from pipeline.gate.generations import FOLDER as BASELINES
 from pipeline.json_record import now_text, record_from_json
 from pipeline.machine import child_process
 from pipeline.machine.identity import installed_versions
+from pipeline.nightly.deliveries import deliver_all
 from pipeline.nightly.executors import Sent, SerialExecutor, Workers, hub_of, start_here
 from pipeline.nightly.fleet import FleetFile, Line, lines_of
 from pipeline.nightly.line import Job, Look, Wanted, glance, look, unchanged
@@ -70,6 +71,7 @@ def night_of(
                 if record.recipes:
                     pin(store, f"nightly {record.name}", record.recipes, fleet_file.nightly.pins)
                 on_line(record)
+            delivered = deliver_all(job, lines, set(chosen), by_name)
     records = [by_name[line.name] for line in lines if line.name in by_name]
     return NightRecord(
         schema_version=SCHEMA_VERSION,
@@ -81,7 +83,7 @@ def night_of(
         machine=job.machine,
         versions=installed_versions(),
         lines=tuple(records),
-        notes=tuple(_notes(job.last, began)),
+        notes=(*_notes(job.last, began), *delivered),
     )
 
 

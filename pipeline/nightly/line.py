@@ -12,7 +12,7 @@ from pipeline.artifact import plain
 from pipeline.errors import EXIT_STATUS, ConfigError, Unavailable
 from pipeline.gate.baseline import RECORD as BASELINE_RECORD
 from pipeline.gate.baseline import is_variant_name
-from pipeline.gate.gather_inputs import check_gate
+from pipeline.gate.gather_inputs import check_gate, check_gate_elsewhere
 from pipeline.gate.generations import current_folder
 from pipeline.json_record import record_from_json
 from pipeline.machine.identity import Machine, installed_versions, this_machine
@@ -126,7 +126,7 @@ class Look:
 
 def glance(job: Job, line: Line) -> Look:
     """A line that is not asked for: what became of it last."""
-    return Look(line, _last(job, line))
+    return Look(line, last_record(job, line))
 
 
 def look(job: Job, line: Line) -> Look:
@@ -138,11 +138,19 @@ def look(job: Job, line: Line) -> Look:
         why = _why(job, looked, looked.plan, walked_line(job, line, looked.plan))
         if line.is_scheduled and (refusal := job.devices[line.device].refusal):
             return replace(looked, error=Unavailable(refusal), is_away=True)
-        if why and job.gates and line.is_here:
-            check_gate(gated_line(job, line, looked.plan), job.store)
+        if why and job.gates:
+            _check_gate(job, line, gated_line(job, line, looked.plan))
     except tuple(EXIT_STATUS) as error:
         return replace(looked, error=error)
     return replace(looked, why=tuple(why))
+
+
+def _check_gate(job: Job, line: Line, gated: Plan) -> None:
+    """What is bound to fail is said before anything is made; see ``check_gate`` for errors."""
+    if line.is_here:
+        check_gate(gated, job.store)
+    else:
+        check_gate_elsewhere(narrowed(gated))
 
 
 def unchanged(job: Job, looked: Look, is_chosen: bool) -> LineRecord | None:
@@ -194,7 +202,8 @@ def last_good(store: Path, name: str) -> str:
         return ""
 
 
-def _last(job: Job, line: Line) -> LineRecord | None:
+def last_record(job: Job, line: Line) -> LineRecord | None:
+    """What became of a line last; None where that is not known."""
     file = job.folder(line) / LINE
     try:
         return record_from_json(file, LineRecord, SCHEMA_VERSION, "it is made again")

@@ -45,12 +45,17 @@ def tend(job: Job, looked: Look, ended: Ended, begun: Begun) -> LineRecord:
     record = replace(record, began=begun.at, seconds=time.monotonic() - begun.clock)
     if looked.is_away:
         return record
-    folder = job.folder(looked.line)
+    write_line(job, looked.line, record)
+    return record
+
+
+def write_line(job: Job, line: Line, record: LineRecord) -> None:
+    """Keep what became of a line."""
+    folder = job.folder(line)
     folder.mkdir(parents=True, exist_ok=True)
     with work_folder(folder / LINE) as work:
         write_json(record, work / LINE)
         put(work / LINE, folder / LINE, work)
-    return record
 
 
 def _tended(job: Job, looked: Look, ended: Ended) -> LineRecord:
@@ -72,7 +77,7 @@ def _tended(job: Job, looked: Look, ended: Ended) -> LineRecord:
     gate = _gate_of(folder) if status in STATUS.values() else None
     is_first = bool(line.on) and gate is not None and not status and gate.outcome == "not decided"
     if gate is None or (gate.exit_status != status and not is_first):
-        return replace(blank, sentence=_last_words(log))
+        return replace(blank, sentence=last_words(log))
     record = replace(
         blank,
         state="made",
@@ -96,7 +101,7 @@ def _why(log: Path, looked: Look) -> tuple[str, ...]:
 
 def _without_gate(job: Job, looked: Look, blank: LineRecord, log: Path) -> LineRecord:
     if blank.status:
-        return replace(blank, sentence=_last_words(log))
+        return replace(blank, sentence=last_words(log))
     record = replace(blank, state="made", sentence=f"{job.fleet_file.fleet.until}: done")
     return _kept_record(job, looked, record)
 
@@ -170,6 +175,7 @@ def _blank(job: Job, looked: Look, arguments: Sequence[str]) -> LineRecord:
         recipes=(),
         depends_on={},
         versions=job.versions(line),
+        delivered="" if looked.last is None else looked.last.delivered,
     )
 
 
@@ -197,7 +203,7 @@ def _figures(gate: GateRecord) -> Figures | None:
     return Figures(gate.candidate, info.digest, info.size_bytes, p50_ms, metric)
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
     """The command's own sentence, its last."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     sentences = [line.removeprefix("trtforge: ") for line in lines if line.startswith("trtforge: ")]

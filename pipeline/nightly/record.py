@@ -75,6 +75,8 @@ class LineRecord:
     """SHA-256 (hex) of all that the judgement depends on, by what it is; empty after an error."""
     versions: dict[str, str]
     """Of what may have changed since the line was made before."""
+    delivered: str = ""
+    """SHA-256 (hex) of the engines that lie where they are delivered to, and of how; empty where none does."""
 
     @property
     def name(self) -> str:

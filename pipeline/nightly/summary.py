@@ -27,7 +27,7 @@ def headline(night: NightRecord) -> str:
     lines = [line for line in night.lines if line.state != "left out"]
     bad = sum(line.status != 0 for line in lines)
     made, served = (sum(line.state == state for line in lines) for state in ("made", "served"))
-    parts = [f"{len(lines)} lines", f"{made} made", f"{served} unchanged"]
+    parts = [f"{len(lines)} {'line' if len(lines) == 1 else 'lines'}", f"{made} made", f"{served} unchanged"]
     return f"Night {night.night}: {', '.join(parts)}; {f'{bad} to look at' if bad else 'all good'}"
 
 

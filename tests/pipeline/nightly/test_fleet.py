@@ -54,6 +54,10 @@ def test_a_plan_that_is_called_otherwise_gives_its_own_name(plan: Path) -> None:
         ("plans =", "plan =", "[fleet] unknown key 'plan'; did you mean 'plans'?"),
         ('["*/plan.toml"]', "[]", "[fleet] plans is empty"),
         ("*/plan.toml", "*/plam.toml", "[fleet] plans: '*/plam.toml' matches no file in "),
+        ('"*/plan.toml"', '""', "[fleet] plans: '' is no pattern"),
+        ('"*/plan.toml"', '"/"', "[fleet] plans: '/' is no pattern"),
+        ('"*/plan.toml"', '"*"', "[fleet] plans: '*' matches no file in "),
+        ("*/plan.toml", "/no/*/plan.toml", "[fleet] plans: '/no/*/plan.toml' matches no file"),
         ("[nightly]", "jobs = 0\n[nightly]", "jobs is 0"),
         ("[nightly]", '[device.a]\nplans = ["z*"]\n[nightly]', "[device.a] plans: 'z*' matches no model"),
         ("[device.here.", "[device.'a b'.", "[device.a b] is no name for a device"),
@@ -66,6 +70,12 @@ def test_what_is_wrong_is_said_with_the_key(plan: Path, old: str, new: str, sent
     with pytest.raises(ConfigError, match=re.escape(sentence)) as caught:
         lines_of(read_fleet(file))
     assert str(file) in str(caught.value)
+
+
+def test_a_pattern_may_be_an_absolute_path(plan: Path) -> None:
+    file = fleet_of(plan, "a", "b")
+    file.write_text(FLEET.replace("*/plan.toml", f"{file.parent.resolve()}/*/plan.toml"))
+    assert [line.name for line in lines_of(read_fleet(file))] == ["a.here", "b.here"]
 
 
 def test_two_plans_of_one_name_are_an_error_with_both(plan: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_line_is_gated_and_promoted_there(
     # Nothing changed: nobody is asked.
     second = command("nightly", fleet)
     assert second.status == 0
-    assert second.out.startswith("Night 2: 1 lines, 0 made, 1 unchanged")
+    assert second.out.startswith("Night 2: 1 line, 0 made, 1 unchanged")
     # Another budget: it is held against what is kept there.
     change(fleet, "1.0 x", "0.5 x")
     third = command("nightly", fleet)
@@ -113,3 +113,12 @@ def test_wrong_tables(plan: Path, old: str, new: str, words: str) -> None:
 def test_a_line_knows_where_it_is_built(plan: Path) -> None:
     (only,) = lines_of(read_fleet(fleet_of(plan, "a", text=FLEET)))
     assert (only.name, only.on, only.on_python) == ("a.orin", "orin", sys.executable)
+
+
+def test_a_gate_of_what_is_not_built_there_is_refused_before_anything_is_sent(plan: Path, command: Command) -> None:
+    fleet = fleet_of(plan, "a", text=FLEET.replace("gate = {", 'gate = { candidate = "int8@onnxruntime",'))
+    asked = command("nightly", fleet)
+    assert (asked.status, line(fleet)["state"]) == (2, "failed")
+    assert line(fleet)["sentence"].startswith(str(fleet.parent / "a/plan.toml"))
+    assert "[gate] candidate: there is no variant 'int8@onnxruntime'" in line(fleet)["sentence"]
+    assert not (fleet.parent / "nightly/lines/a.orin/log.txt").exists()

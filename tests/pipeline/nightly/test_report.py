@@ -42,7 +42,7 @@ class Checker(HTMLParser):
 
 def test_the_headline_counts_what_was_asked_for() -> None:
     assert headline(NIGHT) == "Night 14: 5 lines, 3 made, 1 unchanged; 3 to look at"
-    assert headline(made_night(SERVED)) == "Night 14: 1 lines, 0 made, 1 unchanged; all good"
+    assert headline(made_night(SERVED)) == "Night 14: 1 line, 0 made, 1 unchanged; all good"
 
 
 def test_whose_turn_it_is_is_told_the_most_urgent_first() -> None:

@@ -31,16 +31,19 @@ from pipeline.spelling import echo, table_console
 def nightly(fleet: Path, dry_run: bool, store: Path, **options: Any) -> None:
     """Tend all plans of FLEET.toml: make what is stale, validate it, gate it beside the last good engine, promote it.
 
-    What passes its gate becomes the last good engine of its model and device. A plan that fails stops no other. Killed
-    at any moment, the next call goes on. The report is written to index.html, nightly.json, nightly.xml (JUnit),
-    nightly.md and history.csv. The exit status is that of the worst plan.
+    What passes its gate becomes the last good engine of its model and device, and is delivered where the fleet file
+    says. A plan that fails stops no other. Killed at any moment, the next call goes on. The report is written to
+    index.html, nightly.json, nightly.xml (JUnit), nightly.md and history.csv. The exit status is that of the worst.
     """
     remember_digests()
     fleet_file = read_fleet(fleet)
     wanted = Wanted(**options)
     if dry_run:
-        for looked in to_do(fleet_file, store, wanted):
+        looks = to_do(fleet_file, store, wanted)
+        for looked in looks:
             echo(f"{looked.line.name}: {looked.error or '; '.join(looked.why)}")
+        if not looks:
+            echo("trtforge: nothing would be made", err=True)
         return
     check_report(fleet_file)
     night = night_of(fleet_file, store, wanted, status_of, _say)
