@@ -73,7 +73,9 @@ class History:
         return {result.content: result for stage in stages for result in self.results(stage)}
 
     def last_like(self, missing: Missing, known: Sequence[str] = ()) -> Kept | None:
-        """The result of the same stage whose recipe shares most with the missing one's, the youngest of several.
+        """The result of the same stage whose recipe shares most with the missing one's.
+
+        Of several one that begins with the same model or engine, and of those the youngest.
 
         Without an input of the same content or from the same place it would be one of another model.
 
@@ -86,7 +88,12 @@ class History:
         leaves, places = leaves_of(missing.recipe), set(filter(None, map(_place, missing.inputs)))
         digests = {leaf for leaf in leaves if leaf[0].endswith("digest")}
         related = [result for result in results if digests & result.leaves or places & result.places]
-        return max(related, key=lambda result: len(leaves & result.leaves), default=None)
+        first = missing.recipe.get("inputs", [])[:1]
+        return max(
+            related,
+            key=lambda result: (len(leaves & result.leaves), result.recipe.get("inputs", [])[:1] == first),
+            default=None,
+        )
 
 
 def why_missing(missing: Missing, history: History, known: Sequence[str] = ()) -> list[str]:

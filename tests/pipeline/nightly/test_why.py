@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -142,3 +144,22 @@ def test_a_refit_whose_engine_is_gone_still_says_what_it_was(tmp_path: Path) -> 
     recipe = {"stage": "refit", "inputs": [{"digest": "aa"}, {"digest": "bb"}], "versions": {}, "options": {}}
     missing = Missing("refit", "cc", "fp32@tensorrt", recipe, ("engine.plan", "model.onnx"))
     assert why_missing(missing, History(tmp_path)) == [ONLY_WEIGHTS]
+
+
+def test_of_two_that_are_as_like_it_the_one_of_the_same_engine_counts(tmp_path: Path) -> None:
+    def recipe(engine: str, samples: str) -> dict[str, Any]:
+        inputs = [{"digest": engine}, {"digest": samples}]
+        return {"stage": "infer", "inputs": inputs, "versions": {}, "options": {}, "source": "ab"}
+
+    words = {"e1": "model.onnx", "e2": "build/model.onnx", "s1": "data.npz (64 samples)", "s2": "data.npz (76 samples)"}
+    for made, (engine, samples) in enumerate((("e1", "s1"), ("e2", "s2"))):
+        folder = tmp_path / "infer" / f"{engine}{samples}"
+        folder.mkdir(parents=True)
+        (folder / "recipe.json").write_text(json.dumps(recipe(engine, samples)))
+        os.utime(folder / "recipe.json", (made, made))
+        inputs = [words[engine], words[samples]]
+        (folder / "result.json").write_text(json.dumps({"content": f"{made}", "inputs": inputs}))
+    missing = Missing("infer", "cc", "fp32@tensorrt", recipe("e1", "s2"), (words["e1"], words["s2"]))
+    assert why_missing(missing, History(tmp_path)) == [
+        "infer: its samples changed: data.npz (64 samples) -> data.npz (76 samples)"
+    ]
