@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -145,6 +146,13 @@ def connected(address: SchedulerAddress) -> Iterator[Hub]:
         hub.stop()
         raise
     finally:
+        close(client)
+
+
+def close(client: Any) -> None:
+    """Leave the scheduler; a night whose lines are done is not lost where that takes too long on a busy machine."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # It tells of answers that nobody waits for any more.
+    with suppress(Exception):
         client.close(timeout=5)
 
 
