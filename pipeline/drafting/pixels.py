@@ -117,13 +117,15 @@ def with_scale(known: Preprocessing, model: OnnxModel, data: LabelledData) -> Pr
         DataError: the samples or their labels cannot be read.
     """
     spec = data.specs[0]
-    if known.questions or np.dtype(spec.dtype).kind != "f":
+    if np.dtype(spec.dtype).kind != "f":
         return known
     remembered = rescalings(skeleton_from_file(model.path)).get(spec.name)
     if remembered is not None and np.median(remembered.std) >= LEAST_STEP_OF_BYTES:
         return known.with_scale(1.0, (), (), f"pixels from 0 to 255: the network {remembered.describe()}")
     if remembered is not None and np.median(remembered.std) < MOST_STEP_OF_UNITS:
         return known.with_scale(1 / BYTES, (), (), f"pixels from 0 to 1: the network {remembered.describe()}")
+    if known.questions:
+        return known.asking("scale", f"which scale do pixels have? {_choices()} It is tried once the rest is known")
     if not data.source.labels or not data.output:
         return known.asking(
             "scale", f"which scale do pixels have? {_choices()} With class labels the network itself would tell"

@@ -152,7 +152,9 @@ def test_pictures_of_any_size_are_asked_for_theirs(here: Path, command: Command)
     told = command("init", "net.onnx", "--data", "photos", "-o", "drafted.toml")
     assert "[data.preprocess] resize is to be answered" in told.err
     table = tomllib.loads((here / "drafted.toml").read_text())
-    assert table["data"]["preprocess"] == {"channels": "rgb", "layout": "nchw", "dtype": "float32", "resize": "?"}
+    assert "[data.preprocess] scale is to be answered" in told.err, "a size does not tell it"
+    asked = {"resize": "?", "scale": "?"}
+    assert table["data"]["preprocess"] == {"channels": "rgb", "layout": "nchw", "dtype": "float32"} | asked
 
 
 def test_a_network_and_data_are_run_and_the_plan_is_told(here: Path, command: Command) -> None:
