@@ -21,6 +21,10 @@ from engines.torch_graph.program import dtype_name, first_sentence, ports_of
 LEAST_OPSET = 18
 """The lowest that torch's exporter writes."""
 BATCH = "batch"
+BOUNDS = re.compile(r"^\s*(\w+) = Dim\('\w+'[^)]*\)\s*$", re.MULTILINE)
+"""How torch proposes the bounds of a size."""
+DERIVED = re.compile(r"^\s*(\w+) = ([\d*+ -]*_\w+[\d*+ -]*)$", re.MULTILINE)
+"""How it proposes that a size follows from another: ``height = 2*_height``."""
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
 """How far the exported program may be from the module: of a value, and of the largest value of that output."""
 
@@ -155,6 +159,23 @@ def program_from_module(network: Traceable) -> Any:
     torch = load_torch()
     _called(network, "on the example inputs")
     dims = {name: torch.export.Dim(name, min=1) for each in network.axes.values() for name in each.values()}
+    try:
+        program = _program(network, dims)
+    except Exception as error:  # Of many types.
+        bounded = _without_bounds(str(error), dims)
+        if not bounded:
+            raise EngineError(_not_exported(error)) from error
+        try:
+            program = _program(network, bounded)
+        except Exception as again:
+            raise EngineError(_not_exported(again)) from again
+    ports_of(program)
+    _check_same(network, program)
+    return program
+
+
+def _program(network: Traceable, dims: Mapping[str, Any]) -> Any:
+    """torch's program, with these sizes that vary."""
     shapes = {
         name: {axis: dims[size] for axis, size in network.axes.get(name, {}).items()} or None
         for name in network.inputs()
@@ -163,18 +184,21 @@ def program_from_module(network: Traceable) -> Any:
     shapes_in_order = (*positional, *(shapes[name] for name in network.keywords))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            program = torch.export.export(
-                network.module,
-                network.arguments,
-                dict(network.keywords),
-                dynamic_shapes=shapes_in_order,
-            )
-        except Exception as error:  # Of many types.
-            raise EngineError(_not_exported(error)) from error
-    ports_of(program)
-    _check_same(network, program)
-    return program
+        return load_torch().export.export(
+            network.module, network.arguments, dict(network.keywords), dynamic_shapes=shapes_in_order
+        )
+
+
+def _without_bounds(text: str, dims: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes with bounds that torch finds, where bounds are all that it misses, as of a convolution without padding.
+
+    Empty where it asks for more. The bounds that it proposes itself may be too low.
+    """
+    violated = re.search(r"Constraints violated \((.*?)\)", text)
+    names = set(violated[1].split(", ")) if violated else set()
+    if not names or not names <= set(BOUNDS.findall(text)) & set(dims):
+        return {}
+    return {**dims, **dict.fromkeys(names, load_torch().export.Dim.DYNAMIC)}
 
 
 def _called(network: Traceable, where: str) -> Any:
@@ -236,6 +260,12 @@ def _not_exported(error: BaseException) -> str:
         return (
             f"a size that varies is written into the network ({what}){line}; take it from the input's shape, or return "
             "as a third item the sizes that do vary, {} for none"
+        )
+    if derived := DERIVED.findall(text):
+        return (
+            f"not every size of {' and of '.join(name for name, _ in derived)} can be exported (torch would have "
+            f"{', '.join(f'{name} = {how}' for name, how in derived)}){line}; leave it out of the third item, so that "
+            "it is the example's, or let the network take every size"
         )
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
         return (

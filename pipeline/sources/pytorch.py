@@ -5,8 +5,11 @@ Files that are pickles (``.pt``, ``.pth``) are never read: reading one runs what
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import io
+import pickle
 import pickletools
 import re
 import tempfile
@@ -44,8 +47,8 @@ from pipeline.sources.contract import Conversion, Converted, first_line
 WHAT = ".pt2, module:function (PyTorch)"
 PROGRAM_SUFFIX = ".pt2"
 PICKLES = (".pt", ".pth")
-TENSOR_TYPES = re.compile(r"torch\._utils _rebuild_\w+|collections OrderedDict|torch \w+(Storage|Size)|torch \w+")
-"""What a pickle of weights alone names."""
+LEGACY_MARK, NUM_BEFORE_OBJECT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2), 3
+"""How a file begins that torch.save wrote before torch 1.6, and the pickles in front of what was saved."""
 PROGRAM = "trained.pt2"
 """Beside the exported model: the program that torch made of a function's module."""
 
@@ -220,7 +223,7 @@ def _not_taken(path: Path) -> str:
             names = archive.namelist()
             pickled = [archive.read(name) for name in names if name.endswith("/data.pkl")]
     except (OSError, zipfile.BadZipFile):
-        names, pickled = [], [path.read_bytes()[: 1 << 20]]
+        names, pickled = [], [_legacy_object(path)]
     if any(name.endswith("/constants.pkl") for name in names):
         return (
             "is TorchScript, which torch's exporter does not take; write the module that it was made of as a .pt2 "
@@ -238,6 +241,23 @@ def _not_taken(path: Path) -> str:
         "is a pickle, which runs code when it is read, so that it is not; if you trust it, model = "
         f"torch.load('{path.name}', weights_only=False); {SAVE.replace('model.pt2', f'{stem}.pt2')}"
     )
+
+
+def _legacy_object(path: Path) -> bytes:
+    """The pickle of what ``torch.save`` wrote before torch 1.6 had zip files, as far as it begins like such a file.
+
+    Three short ones come before it: a number that marks the file, the version of the form, sizes of types.
+    """
+    with path.open("rb") as file:
+        stream = io.BytesIO(file.read(1 << 20))
+    ends = [0]
+    with contextlib.suppress(ValueError, IndexError):
+        for _ in range(NUM_BEFORE_OBJECT):
+            for _opcode in pickletools.genops(stream):
+                pass  # It is looked at, not run.
+            ends.append(stream.tell())
+    content = stream.getvalue()
+    return content[ends[-1] :] if len(ends) > NUM_BEFORE_OBJECT and content.startswith(LEGACY_MARK) else content
 
 
 def _has_tensors_alone(pickled: bytes) -> bool:

@@ -250,3 +250,36 @@ def test_nms_of_torchvision_becomes_onnx_s(tmp_path: Path) -> None:
     with backend("onnxruntime").load(tmp_path / "model.onnx", num_threads=1) as runner:
         (answer,) = runner.infer(feed).values()
     np.testing.assert_array_equal(answer, expected)
+
+
+SIZES = {"x": {0: "batch", 2: "height", 3: "width"}}
+
+
+def test_sizes_with_a_least_value_vary_and_keep_their_names(tmp_path: Path) -> None:
+    """Of convolutions without padding torch asks for bounds, and proposes ones that are too low."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 4, 5, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3))
+    network = Calls(layers).eval()
+    _, model = exported((network, torch.zeros(2, 3, 40, 40), SIZES))
+    (value,) = model.graph.input
+    assert [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] == [
+        "batch",
+        3,
+        "height",
+        "width",
+    ]
+    onnx.save(model, tmp_path / "model.onnx")
+    x = np.random.default_rng(0).standard_normal((1, 3, 33, 50)).astype(np.float32)
+    with backend("onnxruntime").load(tmp_path / "model.onnx", num_threads=1) as runner, torch.no_grad():
+        answers: list[Any] = [*runner.infer({"x": x}).values()]
+        expected: Any = network(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(answers[0], expected, atol=1e-5)
+
+
+def test_sizes_that_are_multiples_are_said() -> None:
+    """A pooling that rounds up is traced for even sizes alone."""
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2, 2, ceil_mode=True))
+    with pytest.raises(
+        EngineError, match=r"^not every size of height and of width .*\(torch would have height = 2\*_h"
+    ):
+        program_from_module(traceable((Calls(layers).eval(), torch.zeros(2, 3, 40, 40), SIZES))[0])

@@ -161,6 +161,8 @@ def test_pickles_are_told_apart_and_not_read(tmp_path: Path) -> None:
     torch.save(net, tmp_path / "whole.pth")
     torch.save({"net": net, "epoch": 3}, tmp_path / "checkpoint.pt")
     torch.save(net.state_dict(), tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    torch.save(net, tmp_path / "legacy_whole.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "legacy.pth").read_bytes()[:40])
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(print))
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:  # As torch.jit.save writes it.
         for name in ("data.pkl", "code/__torch__.py", "constants.pkl"):
@@ -177,7 +179,9 @@ def test_pickles_are_told_apart_and_not_read(tmp_path: Path) -> None:
         "whole.pth": pickled,
         "checkpoint.pt": pickled,
         "plain.pt": pickled,
-        "legacy.pth": r"is a pickle|holds weights",
+        "legacy.pth": weights.replace("weights.pt'", "legacy.pth'"),
+        "legacy_whole.pt": pickled,
+        "cut.pt": pickled,
         "script.pt": r"is TorchScript, which torch's exporter does not take; .*my_model:network",
         "broken.pt2": r"is no program that torch.export.save wrote with torch 2.9 or later; save it again: torch",
     }.items():
