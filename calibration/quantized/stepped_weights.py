@@ -13,8 +13,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from calibration.errors import ModelError
 from calibration.graph.editing import add_initializer, attribute_int, closed, constant, opened, taken_names, unique
-from calibration.quantized.grids import DEQUANTIZE, QUANTIZE
+from calibration.quantized.grids import DEQUANTIZE, QUANTIZE, grid_of
 from calibration.quantized.qdq_form import MOVERS
 
 LARGEST = 127
@@ -75,11 +76,16 @@ def _are_multiples(values: npt.NDArray[np.float64], step: float) -> bool:
 
 
 def _is_quantized(value: ir.Value | None) -> bool:
-    """Whether data comes out of a DequantizeLinear, moved or not."""
+    """Whether data comes out of a DequantizeLinear of INT8 or UINT8, moved or not."""
     node = None if value is None else value.producer()
     if node is None:
         return False
-    return node.op_type == DEQUANTIZE or (node.op_type in MOVERS and _is_quantized(node.inputs[0]))
+    if node.op_type == DEQUANTIZE:
+        try:
+            return grid_of(node).dtype in ("int8", "uint8")
+        except ModelError:  # As of FP8, with which an INT8 weight has nothing to do.
+            return False
+    return node.op_type in MOVERS and _is_quantized(node.inputs[0])
 
 
 def _write(graph: ir.Graph, node: ir.Node, steps: npt.NDArray[np.float32], axis: int, taken: set[str]) -> None:

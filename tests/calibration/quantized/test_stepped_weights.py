@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto
 from onnx.numpy_helper import from_array, to_array
 
 from calibration.quantized.stepped_weights import channel_steps, quantize_stepped_weights
@@ -101,3 +102,15 @@ def test_products_of_float_data_stay() -> None:
     made, num = quantize_stepped_weights(model)
     assert (made, num) == (model, 0)
     assert to_array(made.graph.initializer[0]).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT8E4M3FN, TensorProto.INT16, TensorProto.INT8])
+def test_weights_beside_data_of_other_types_stay(kind: int) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]> net (float[N, 2] x) => (float[N, 2] y)
+    <float s = {0.5}, float[2, 2] w = {1.0, 2.0, 3.0, 4.0}>
+    { q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  y = MatMul (d, w) }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.helper.make_tensor("z", kind, [], [0]))
+    made, num = quantize_stepped_weights(model)
+    assert num == (kind == TensorProto.INT8)
+    assert num or made is model
