@@ -93,7 +93,7 @@ def answers(
     batches = _by_batch(runner, engine, samples, (at_once, sizes), on_sample)
     if batches is None:
         return _by_sample(runner, samples, on_sample)
-    return batches if batch_size else _joined(batches, sizes.at_most(MOST_SAMPLES))
+    return batches if batch_size else _joined(batches, MOST_SAMPLES)
 
 
 def usual_batch_size(feed: Mapping[str, Array], num_samples: int) -> int:

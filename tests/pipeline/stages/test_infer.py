@@ -101,9 +101,18 @@ def test_large_samples_are_run_few_at_once(
         np.testing.assert_allclose(batch["scores"], same["scores"], rtol=1e-5)
 
 
-def test_what_an_engine_takes_at_most_bounds_what_is_compared(net: OnnxModel) -> None:
+def test_what_an_engine_takes_at_most_is_no_part_of_what_is_compared(net: OnnxModel) -> None:
     run, batches = counted(net, 40, Engine(net.path, max_batch=16))
-    assert run[1:] == [len(batch["scores"]) for batch in batches] == [16, 16, 8]
+    assert run[1:] == [16, 16, 8]
+    assert [len(batch["scores"]) for batch in batches] == [32, 8]
+
+
+def test_a_model_of_one_sample_is_compared_in_batches_too(tmp_path: Path) -> None:
+    """A cosine of one number, such as whether there is a face, would be its sign."""
+    model = save(ELEMENTWISE.replace("BATCH", "1"), tmp_path / "one.onnx")
+    run, batches = counted(model, 40)
+    assert set(run) == {1}
+    assert [len(batch["y"]) for batch in batches] == [32, 8]
 
 
 WITHOUT_BATCH = """
