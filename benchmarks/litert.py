@@ -60,7 +60,7 @@ SLOW = "int16x8"
 """Has no XNNPACK kernels, and so is timed in fewer rounds."""
 NUM_SLOW_ROUNDS = 20
 DEPTHWISE = "DEPTHWISE_CONV_2D"
-"""With data that is rounded at each run XNNPACK has no kernel for it."""
+"""XNNPACK has no kernel of it for data that is rounded at each run, so that of these `dynamic` rounds weights alone."""
 PARTLY = ", depthwise in FP32"
 
 PLAN = """

@@ -149,3 +149,22 @@ def save_residual(path: Path, batch: int = 1) -> Path:
     added = writer.tensor("added", (batch, 16))
     writer.operator("ADD", [active, second], [added], "AddOptions")
     return writer.save(path, [x], [dense(added, "y", 3, 16)])
+
+
+def save_separable(path: Path) -> Path:
+    """x (1, 6, 6, 4) -> a depthwise convolution, 3 x 3 -> a plain one, 1 x 1 -> y (1, 4, 4, 8): float, random."""
+    random = np.random.default_rng(0)
+    writer = TfliteWriter()
+    x, depth, y = (writer.tensor(name, (1, n, n, c)) for name, n, c in (("x", 6, 4), ("depth", 4, 4), ("y", 4, 8)))
+    sizes = {"depth": (1, 3, 3, 4), "point": (8, 1, 1, 4)}
+    kernels = {
+        name: writer.constant(f"{name}_w", random.normal(size=size).astype(np.float32)) for name, size in sizes.items()
+    }
+    depth_b, point_b = (writer.constant(name, np.zeros(size, np.float32)) for name, size in (("db", 4), ("pb", 8)))
+    writer.operator("DEPTHWISE_CONV_2D", [x, kernels["depth"], depth_b], [depth], "DepthwiseConv2DOptions")
+    writer.operator("CONV_2D", [depth, kernels["point"], point_b], [y], "Conv2DOptions")
+    for operator in writer.graph.operators:
+        operator.builtinOptions.padding = writer.schema.Padding.VALID
+        operator.builtinOptions.strideH = operator.builtinOptions.strideW = 1
+    writer.graph.operators[0].builtinOptions.depthMultiplier = 1
+    return writer.save(path, [x], [y])

@@ -114,11 +114,23 @@ def _span(value: ir.Value, spans: Mapping[str, Span]) -> Span:
 
 
 def throughout(model: onnx.ModelProto, weight_bits: int, one_scale: tuple[str, ...]) -> FoundScales:
-    """Dynamic-range INT8 as such files have it: all products with a constant weight, and their data."""
+    """Dynamic-range INT8 as such files have it: all products with a constant weight, and their data.
+
+    Of depthwise convolutions weights alone, which are restored for a kernel in FP32. One of a single channel cannot be
+    told from a plain one, as which it counts: the bound is the looser for it.
+    """
     options = WholeInteger(weight_bits=weight_bits, one_scale=one_scale)
     products = _products(opened(model).graph)
     weights = tuple(_weight(node, options) for node in products)
-    return FoundScales(weights, frozenset(node.name or "" for node in products))
+    return FoundScales(weights, frozenset(node.name or "" for node in products if not _is_depthwise(node)))
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    """Whether each group has one channel of the data."""
+    weight = constant(node.inputs[1])
+    return (
+        node.op_type == "Conv" and attribute_int(node, "group", 1) > 1 and weight is not None and weight.shape[1] == 1
+    )
 
 
 def _products(graph: ir.Graph) -> list[ir.Node]:

@@ -366,6 +366,12 @@ def _notes(facts: TfliteFacts, interpreter: Any) -> list[str]:
             f"{len(hybrid)} of {len(facts.products)} convolutions and matrix products round their data to INT8 at "
             "each run, and answer in FP32; everything else computes in FP32."
         )
+    if stored := facts.with_stored_weights():
+        which = " and ".join(sorted({each.kind for each in stored}))
+        notes.append(
+            f"{len(stored)} of {len(facts.products)} convolutions and matrix products ({which}) have INT8 weights "
+            "in the file alone and compute in FP32: where data is rounded at each run they run in slow kernels."
+        )
     if facts.in_integers() and (floats := facts.in_floats()):
         notes.append(
             f"{len(floats)} of {facts.num_main} operators compute in FP32, as [ptq] exclude has it: {listed(floats)}."

@@ -158,9 +158,29 @@ class TfliteFacts:
             if each.weights is not None and each.weights.type in INTEGER_WEIGHTS and each not in self.in_integers()
         )
 
+    def with_stored_weights(self) -> tuple[TfliteOperator, ...]:
+        """The products that compute in floating point with weights that are integers in the file alone."""
+        return tuple(each for each in self.products if each.weights in self._restored)
+
+    def file_weights(self, product: TfliteOperator) -> TfliteTensor | None:
+        """The weights of a product as the file holds them, before they are restored."""
+        weights = product.weights
+        return None if weights is None else self._restored.get(weights, weights)
+
+    @cached_property
+    def _restored(self) -> dict[TfliteTensor | None, TfliteTensor]:
+        """What the file holds in integers, by the tensor in floating point that it is restored to at each run."""
+        return {
+            each.outputs[0]: each.data
+            for each in self.operators
+            if each.kind == "DEQUANTIZE" and each.data is not None
+            if each.data.constant and each.data.type in INTEGER_WEIGHTS
+        }
+
     def num_4_bits(self) -> int:
-        """The products whose weights have 4 bits."""
-        return sum(each.weights is not None and each.weights.type == "INT4" for each in self.products)
+        """The products whose weights have 4 bits in the file."""
+        weights = map(self.file_weights, self.products)
+        return sum(each is not None and each.type == "INT4" for each in weights)
 
     def halves(self) -> tuple[TfliteOperator, ...]:
         """What leads from weights in FP16 to the FP32 that is computed in."""
@@ -171,7 +191,9 @@ class TfliteFacts:
         integers = {each.data.type for each in self.in_integers() if each.data is not None}
         if integers:
             return "int16x8" if "INT16" in integers else "int8"
-        return "dynamic" if self.with_integer_weights() else "fp16" if self.halves() else "fp32"
+        if self.with_integer_weights() or self.with_stored_weights():
+            return "dynamic"
+        return "fp16" if self.halves() else "fp32"
 
     def names_are_unique(self) -> bool:
         """Whether a tensor's name says which tensor it is."""

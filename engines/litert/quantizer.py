@@ -30,6 +30,9 @@ CLIPPING = "OCTAV"
 90.3, 57.6 and 90.4 % right, with the largest as they are 88.9, 47.7 and 89.2 %, and MSE 90.8, 33.7 and 90.3 %."""
 IN_4_BITS = ("CONV_2D", "FULLY_CONNECTED")
 """The operators of which the library writes weights of 4 bits for every kind of data."""
+STORED = "DEPTHWISE_CONV_2D"
+"""The operator of which ``dynamic`` keeps weights alone in INT8: XNNPACK has no kernel of it for data that is rounded
+at each run, and LiteRT's own takes far longer than XNNPACK's in FP32. It has one of each other product."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class TfliteFormat:
     """Whether weights of dense layers have one scale all the same."""
     in_float: tuple[str, ...] = ()
     """Operators that stay as they are, each by the first tensor that it makes."""
+    rounds_all_data: bool = False
+    """Whether ``dynamic`` rounds the data of ``STORED`` too, as files of others do."""
 
 
 def why_not_quantize() -> str:
@@ -107,6 +112,9 @@ def _recipe(wanted: TfliteFormat) -> Any:
             recipe.add_dynamic_config(
                 ".*", name, num_bits=wanted.weight_bits, granularity=granularity, algorithm_key=CLIPPING
             )
+        if not wanted.rounds_all_data:
+            stored = qtyping.TFLOperationName[STORED]
+            recipe.add_weight_only_config(".*", stored, num_bits=precision.weight_bits, granularity=granularity)
     else:
         recipe.add_static_config(
             **everything,

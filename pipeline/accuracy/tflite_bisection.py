@@ -32,7 +32,7 @@ from calibration.ranges.ranges import (
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines.backends import litert
 from engines.litert.facts import BRIDGES, TfliteFacts, TfliteOperator, TfliteTensor
-from engines.litert.quantizer import TfliteFormat, quantized
+from engines.litert.quantizer import STORED, TfliteFormat, quantized
 from engines.precision import precision_named
 from pipeline.accuracy.bisection import BisectionResult, TfliteEvidence
 from pipeline.artifact import Ranges
@@ -159,9 +159,16 @@ def bounds_of(ranges: Ranges | None, facts: TfliteFacts) -> TensorBounds:
 def _quantized_anew(model: Path, facts: TfliteFacts, seen: TensorBounds) -> bytes:
     """The float file in the precision of the judged one, by what was seen."""
     precision = precision_named(facts.precision())
-    channels = max((len(each.weights.scales) for each in facts.products if each.weights is not None), default=1)
+    weights = [each for each in map(facts.file_weights, facts.products) if each is not None]
+    channels = max((len(each.scales) for each in weights), default=1)
     bits, in_float = 4 if facts.num_4_bits() else 8, tuple(sorted(facts.meant_in_float))
-    form = TfliteFormat(precision, per_channel=channels > 1, weight_bits=bits, in_float=in_float)
+    form = TfliteFormat(
+        precision,
+        per_channel=channels > 1,
+        weight_bits=bits,
+        in_float=in_float,
+        rounds_all_data=any(each.kind == STORED for each in facts.with_integer_weights()),
+    )
     return quantized(model, form, seen if precision.is_static else {})
 
 

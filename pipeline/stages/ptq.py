@@ -23,7 +23,7 @@ from engines.litert.four_bits import WeightArray, with_rounded_weights
 from engines.litert.in_float import with_operators_in_float
 from engines.litert.op_versions import with_int8_versions
 from engines.litert.quantizer import TfliteFormat
-from engines.precision import DYNAMIC, FP16, INT8, INT16X8, Precision, precision_named
+from engines.precision import DYNAMIC, FP16, FP32, INT8, INT16X8, Precision, precision_named
 from pipeline.artifact import Ranges, TfliteModel
 from pipeline.errors import ConfigError, NothingQuantized
 from pipeline.machine.packages import distribution_versions
@@ -37,9 +37,9 @@ WrittenPrecision = Literal["fp16", "dynamic", "int8", "int16x8"]
 class Ptq(Stage):
     """Write a precision into a float `.tflite` file, by ai-edge-quantizer, with the ranges of `trtforge calibrate`.
 
-    ``fp16`` keeps weights in FP16 and computes in FP32. ``dynamic`` keeps them in INT8 and rounds data as it comes; it
-    needs no data. ``int8`` computes in INT8 throughout, ``int16x8`` with data in INT16, for processors that have
-    kernels for it.
+    ``fp16`` keeps weights in FP16 and computes in FP32. ``dynamic`` keeps them in INT8 and rounds data as it comes, but
+    for that of depthwise convolutions, which compute in FP32; it needs no data. ``int8`` computes in INT8 throughout,
+    ``int16x8`` with data in INT16, for processors that have kernels for it.
     """
 
     WRITES: ClassVar[tuple[str, ...]] = (FP16.name, DYNAMIC.name, INT8.name, INT16X8.name)
@@ -194,7 +194,7 @@ def _with_operators_in_float(data: bytes, names: Sequence[str]) -> bytes:
 
 def _check_something_is_quantized(written: Path, model: TfliteModel) -> None:
     facts = litert.tflite_facts(written)
-    if not facts.in_integers() and not facts.with_integer_weights():
+    if facts.precision() == FP32.name:
         raise NothingQuantized(
             f"{model.path}: exclude leaves none of its {len(facts.products)} convolutions and matrix products in "
             "integers; exclude fewer"

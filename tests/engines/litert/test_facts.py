@@ -73,6 +73,25 @@ def test_the_precision_that_a_file_is_in(tmp_path: Path, weights: str, precision
     assert facts.in_integers() == ()
 
 
+@pytest.mark.parametrize(("kept", "precision"), [("int8", "dynamic"), ("float16", "fp16")])
+def test_weights_that_are_restored_are_in_the_file_alone(tmp_path: Path, kept: str, precision: str) -> None:
+    """No product multiplies integers there, but the file holds them."""
+    writer = TfliteWriter()
+    x, y, full = writer.tensor("x", (1, 2)), writer.tensor("y", (1, 1)), writer.tensor("full", (1, 2))
+    w = writer.constant("w", np.ones((1, 2), kept), 0.5 if kept == "int8" else 0.0)
+    writer.operator("DEQUANTIZE", [w], [full])
+    writer.operator("FULLY_CONNECTED", [x, full], [y], "FullyConnectedOptions")
+    facts = facts_from_file(schema, writer.save(tmp_path / "m.tflite", [x], [y]))
+    (product,) = facts.products
+    assert facts.precision() == precision
+    assert facts.with_stored_weights() == ((product,) if kept == "int8" else ())
+    assert (facts.with_integer_weights(), facts.in_integers(), facts.num_4_bits()) == ((), (), 0)
+    weights = facts.file_weights(product)
+    assert weights is not None
+    assert weights.name == ("w" if kept == "int8" else "full")
+    assert [each.name for each in facts.in_floats()] == ["y"]
+
+
 def test_magic(tmp_path: Path) -> None:
     assert is_tflite(save_linear(tmp_path / "m.tflite"))
     (tmp_path / "short").write_bytes(b"TFL3")

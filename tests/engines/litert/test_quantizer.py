@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.arrays import Floats
 from engines.backends import litert
 from engines.contract import BuildOptions
 from engines.errors import Unavailable
 from engines.litert.facts import TfliteFacts
 from engines.litert.quantizer import TfliteFormat, quantized
 from engines.precision import PRECISIONS
-from tests.tflite_files import save_residual
+from tests.tflite_files import save_residual, save_separable
 
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
 
@@ -51,6 +52,42 @@ def test_every_precision_is_built_as_itself_and_near_fp32(name: str, tmp_path: P
     expected, answered = (np.concatenate(side).astype(np.float64) for side in zip(*pairs))
     assert np.abs(expected - answered).max() < 0.05 * np.abs(expected).max()
     assert (answered != expected).any()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_dynamic_keeps_weights_alone_of_depthwise_convolutions(bits: int, per_channel: bool, tmp_path: Path) -> None:
+    """For a kernel in FP32: one of XNNPACK that rounds their data at each run there is not."""
+    model, path = save_separable(tmp_path / "float.tflite"), tmp_path / "written.tflite"
+    path.write_bytes(quantized(model, TfliteFormat(PRECISIONS["dynamic"], per_channel, weight_bits=bits), {}))
+    facts = litert.tflite_facts(path)
+    assert [each.kind for each in facts.operators] == ["DEQUANTIZE", "DEPTHWISE_CONV_2D", "CONV_2D"]
+    assert [each.name for each in facts.with_stored_weights()] == ["depth"]
+    assert [each.name for each in facts.with_integer_weights()] == ["y"]
+    weights = [weight for weight in map(facts.file_weights, facts.products) if weight is not None]
+    assert [weight.type for weight in weights] == ["INT8", f"INT{bits}"]
+    assert [len(weight.scales) for weight in weights] == ([4, 8] if per_channel else [1, 1])
+    record = litert.build(path, tmp_path / "engine.tflite", BuildOptions("dynamic"))
+    assert (record.num_quantizable, record.num_int8, record.num_4_bits) == (2, 1, int(bits == 4))
+    assert record.notes[1] == (
+        "1 of 2 convolutions and matrix products (DEPTHWISE_CONV_2D) have INT8 weights in the file alone and compute "
+        "in FP32: where data is rounded at each run they run in slow kernels."
+    )
+
+
+def test_their_data_is_rounded_nowhere(tmp_path: Path) -> None:
+    """What a depthwise convolution makes is what its rounded weights make of the very data."""
+    model = save_separable(tmp_path / "float.tflite")
+    x = np.random.default_rng(1).uniform(-1, 1, (1, 6, 6, 4)).astype(np.float32)
+    made: dict[bool, list[Floats]] = {}
+    for rounds in (True, False):
+        path = tmp_path / f"{rounds}.tflite"
+        path.write_bytes(quantized(model, TfliteFormat(PRECISIONS["dynamic"], rounds_all_data=rounds), {}))
+        with litert.load_values(path, num_threads=1) as runner:
+            made[rounds] = [runner.infer({"x": x / share})["depth"].astype(np.float64) * share for share in (1, 3)]
+    whole, third = made[False]
+    np.testing.assert_allclose(whole, third, atol=1e-5)
+    assert np.abs(made[True][0] - whole).max() > 1e-3
 
 
 def test_every_scale_of_int8_is_that_of_the_range(tmp_path: Path) -> None:

@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calibration.data.batches import open_samples
+from calibration.data.preprocess import Preprocess
+from calibration.data.source import DataSource, InputSpec
 from calibration.ranges.ranges import RangeMethod
 from engines.backends import litert
+from engines.litert.quantizer import TfliteFormat, quantized
+from engines.precision import DYNAMIC
 from pipeline.accuracy.bisection import TfliteEvidence
 from pipeline.accuracy.comparison import Tolerance
 from pipeline.artifact import Engine, TfliteModel
@@ -21,7 +26,7 @@ from pipeline.stages.infer import Infer
 from pipeline.stages.ptq import Ptq
 from pipeline.stages.validate import Judge, Judged, Validate
 from tests.pipeline.stages.tflite_samples import residual, samples_of
-from tests.tflite_files import TfliteWriter
+from tests.tflite_files import TfliteWriter, save_separable
 
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
 Command = Callable[..., Any]
@@ -109,6 +114,26 @@ def test_what_was_left_in_float_is_left_so_in_what_it_is_compared_with(tmp_path:
     suspects = {suspect.node: suspect for suspect in evidence.bisect(16, "onnxruntime").suspects}
     assert suspects["second"].sqnr_out_db == pytest.approx(suspects["second"].sound_db, abs=1.0)
     assert [suspect for suspect in suspects.values() if suspect.is_clear()] == []
+
+
+@pytest.mark.parametrize("rounds_all_data", [False, True])
+def test_what_is_rounded_in_front_of_depthwise_convolutions_is_rounded_in_both(
+    rounds_all_data: bool, tmp_path: Path
+) -> None:
+    """In a file of others as in ours: what is judged is compared with a file of its own kind."""
+    model = TfliteModel(save_separable(tmp_path / "float.tflite"))
+    rows = np.random.default_rng(2).uniform(-1, 1, (8, 6, 6, 4)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=rows)
+    samples = open_samples(
+        DataSource(str(tmp_path / "x.npz")), (InputSpec("x", "float32", (-1, 6, 6, 4)),), Preprocess(), tmp_path
+    )
+    written = tmp_path / "written.tflite"
+    written.write_bytes(quantized(model.path, TfliteFormat(DYNAMIC, rounds_all_data=rounds_all_data), {}))
+    evidence = TfliteEvidence(model, TfliteModel(written), samples, None)
+    found = {suspect.node: suspect for suspect in evidence.bisect(8, "onnxruntime").suspects}
+    assert set(found) == {"depth", "y"}
+    assert all(each.sqnr_out_db == pytest.approx(each.sound_db, abs=1e-6) for each in found.values())
+    assert [suspect for suspect in found.values() if suspect.is_clear()] == []
 
 
 def test_two_networks_have_nothing_in_common(tmp_path: Path) -> None:

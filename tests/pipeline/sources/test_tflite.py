@@ -12,6 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from engines.backends import litert, onnxruntime
+from engines.litert.quantizer import TfliteFormat, quantized
+from engines.precision import DYNAMIC
 from pipeline.errors import ConfigError, EngineError, ModelError, StageError
 from pipeline.flow import run
 from pipeline.plan import read_plan
@@ -22,7 +24,7 @@ from pipeline.stages.export import Export
 from pipeline.store import Store
 from tests.made import QUICK_PROTOCOL
 from tests.pipeline.bundles import packed, unpacked
-from tests.tflite_files import TfliteWriter, save_dense_in_int8, save_linear
+from tests.tflite_files import TfliteWriter, save_dense_in_int8, save_linear, save_separable
 
 if TYPE_CHECKING:
     from tests.conftest import Command
@@ -152,6 +154,24 @@ def test_a_quantized_file_keeps_its_scales_and_answers_alike(tmp_path: Path) -> 
     x = np.array([[1.0, -3.0, 20.0]], np.float32)
     with litert.load(path, num_threads=1) as lite, onnxruntime.load(exported.path, num_threads=1) as ort:
         np.testing.assert_array_equal(lite.infer({"x": x})["y"], ort.infer({"x": x})["y"])
+
+
+@pytest.mark.slow
+def test_weights_that_are_restored_for_floats_stay_integers_in_the_file(tmp_path: Path) -> None:
+    """Those of a depthwise convolution in dynamic-range INT8: what it multiplies is the same, without any rounding."""
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+    pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
+    path = tmp_path / "dynamic.tflite"
+    path.write_bytes(quantized(save_separable(tmp_path / "float.tflite"), TfliteFormat(DYNAMIC), {}))
+    exported = Export()(tmp_path, source_from_path(path, ""))
+    assert exported.notes()[0].startswith("export: the network came quantized; its scales, weights and arithmetic stay")
+    graph = onnx.load(exported.path).graph
+    assert [node.op_type for node in graph.node].count("DequantizeLinear") == 2
+    assert [tensor.data_type for tensor in graph.initializer].count(onnx.TensorProto.INT8) >= 2
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 6, 6, 4)).astype(np.float32)
+    with litert.load(path, num_threads=1) as lite, onnxruntime.load(exported.path, num_threads=1) as ort:
+        answered, expected = (runner.infer({"x": x})["y"].astype(np.float64) for runner in (lite, ort))
+    np.testing.assert_allclose(answered, expected, atol=0.02 * float(np.abs(expected).max()))
 
 
 def test_a_plan_makes_precisions_of_float_networks_alone(tmp_path: Path) -> None:

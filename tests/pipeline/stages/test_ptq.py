@@ -15,6 +15,7 @@ from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.ptq import Ptq, bounds_for
 from tests.pipeline.stages.networks import Out
 from tests.pipeline.stages.tflite_samples import residual, samples_of
+from tests.tflite_files import save_separable
 
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
 
@@ -96,6 +97,21 @@ def test_dynamic_range_leaves_them_too_and_fp16_has_none(model: TfliteModel, out
     assert [each.name for each in facts.with_integer_weights()] == ["first", "y"]
     facts = litert.tflite_facts(Ptq(precision="fp16", exclude=("second",))(out(), model).path)
     assert (len(facts.halves()), facts.meant_in_float) == (3, frozenset())
+
+
+def test_depthwise_convolutions_are_left_too_or_count_as_quantized(tmp_path: Path, out: Out) -> None:
+    """Where one is excluded that wins over keeping its weights alone in INT8."""
+    separable = TfliteModel(save_separable(tmp_path / "separable.tflite"))
+    facts = litert.tflite_facts(Ptq(precision="dynamic", exclude=("DEPTHWISE_CONV_2D",))(out(), separable).path)
+    assert [each.kind for each in facts.operators] == ["DEPTHWISE_CONV_2D", "CONV_2D"]
+    assert facts.with_stored_weights() == ()
+    assert facts.meant_in_float == {"depth"}
+    facts = litert.tflite_facts(Ptq(precision="dynamic", exclude=("CONV_2D",))(out(), separable).path)
+    assert ([each.name for each in facts.with_stored_weights()], facts.precision()) == (["depth"], "dynamic")
+    with pytest.raises(NothingQuantized, match="exclude leaves none of its 2 convolutions and matrix products"):
+        Ptq(precision="dynamic", exclude=("CONV_2D", "DEPTHWISE_CONV_2D"))(out(), separable)
+    small = Ptq(precision="dynamic", weight_bits=4)(out(), separable)
+    assert small.notes() == ["weights of 4 bits: 1 of 2 convolutions and matrix products; others keep 8 bits"]
 
 
 def test_what_is_excluded_must_be_there_and_not_for_the_edge_tpu(

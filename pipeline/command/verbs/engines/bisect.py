@@ -15,6 +15,7 @@ from engines.backends import litert
 from engines.contract import DYNAMIC
 from engines.litert.facts import is_tflite
 from engines.onnx_model import shape_text
+from engines.precision import FP32
 from pipeline.accuracy.bisection import Evidence, TfliteEvidence
 from pipeline.artifact import ModelFile, OnnxModel, Ranges, TfliteModel
 from pipeline.command.options import (
@@ -85,7 +86,7 @@ def evidence_of_files(reference: Path, candidate: Path, options: dict[str, Any])
         )
     files = TfliteModel(reference), TfliteModel(candidate)
     facts = litert.tflite_facts(reference)
-    _check_float(reference, any((facts.in_integers(), facts.with_integer_weights(), facts.halves())))
+    _check_float(reference, facts.precision() != FP32.name)
     return TfliteEvidence(*files, _samples(files, options), ranges)
 
 
