@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         ("export", r"\S+/export/[0-9a-f]{64}/model\.onnx\n"),
         ("calibrate", r"\S+/calibrate/[0-9a-f]{64}/ranges\n"),
         ("quantize", r"int8@onnxruntime\t\S+/quantize/[0-9a-f]{64}/model\.onnx\n"),
-        ("cast", ""),
         ("build", r"fp32@onnxruntime\t\S+/build/\S+\nint8@onnxruntime\t\S+/build/\S+\n"),
     ],
 )
@@ -29,6 +28,12 @@ def test_a_verb_on_a_plan_prints_what_it_made(command: Command, ran: Path, verb:
     assert said.status == 0, said.err
     assert re.fullmatch(printed, said.out)
     assert all(Path(line.split("\t")[-1]).exists() for line in said.out.splitlines())
+
+
+def test_a_verb_that_has_nothing_to_make_of_a_plan_is_refused(command: Command, ran: Path) -> None:
+    one_sentence(
+        command("cast", ran), 2, f"{ran}: [variants] has nothing that `cast` writes, which is fp16 in onnx files"
+    )
 
 
 @pytest.mark.parametrize(
