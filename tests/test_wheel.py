@@ -12,6 +12,7 @@ from configparser import ConfigParser
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -129,7 +130,8 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
     (archive,) = work.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         paths = frozenset(name.partition("/")[2] for name in file.getnames())
-        file.extractall(work / "unpacked", filter="data")
+        safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Debian's 3.11.2 has none.
+        file.extractall(work / "unpacked", **safely)
     (source,) = (work / "unpacked").iterdir()
     done = subprocess.run(
         [sys.executable, "-c", BUILD, str(work)], cwd=source, capture_output=True, text=True, check=False

@@ -23,7 +23,7 @@ HEAD = '[model]\nsource = "x"\n[data]\ncalibration = "c.npz"\nevaluation = "e.np
         ("[calibrate]\npercentile = 200", "[calibrate] percentile is 200, but must be at least 1e-09 and at most 100"),
         ("[calibrate]\nbatch_size = 0", "[calibrate] batch_size is 0, but must be at least 1; correct it"),
         ("[build]\noptimization_level = 9", "[build] optimization_level is 9, but must be at least 0 and at most 5"),
-        ("[infer]\nnum_threads = -1", "[infer] num_threads is -1, but must be at least 0; correct it"),
+        ("[infer]\nnum_threads = -1", "[infer] num_threads is -1, but must be at least 0 and at most 1024; correct it"),
         ("[benchmark]\nbatch_sizes = [1, 0]", "[benchmark] batch_sizes is 0, but must be at least 1; correct it"),
         ("[benchmark]\nbatch_sizes = [1, 8, 1]", "[benchmark] batch_sizes names a size twice: 1, 8, 1; leave one out"),
         (
