@@ -196,7 +196,8 @@ class _Writer:
         self.found: dict[str, dict[str, ir.Value]] = {"exact": {}, "cut": {}, "placed": {}}
 
     def write(self) -> None:
-        fixed, of_shapes = from_constants(self._graph), shape_born_values(self._graph)
+        fixed = from_constants(self._graph)
+        of_shapes = shape_born_values(self._graph, fixed)
         nodes = {node.name or "": node for node in self._graph}
         values = [*self._graph.inputs, *(value for node in nodes.values() for value in node.outputs)]
         moving = {value.name or "": value for value in values if value.name not in fixed and _is_float(value)}

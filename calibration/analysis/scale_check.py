@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +54,7 @@ def scale_mismatches(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Itera
         if node.op_type != "DequantizeLinear" or node.input[0] not in producers:
             continue
         quantize, actual = producers[node.input[0]], quantization(node, arrays)
-        if _keeps_bytes(model, quantize, arrays):
+        if _keeps_bytes(model, quantize, (producers, arrays)):
             continue
         source = quantize.input[0]
         tensor = node.output[0] if node.output[0] in spans else source
@@ -84,22 +84,31 @@ def _given_back(
     quantize: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto], arrays: Mapping[str, onnx.TensorProto]
 ) -> Quantization | None:
     """The levels of the data whose values are quantized again; None where that was computed with, or has none."""
-    node = producers.get(quantize.input[0])
-    while node is not None and node.op_type in GIVE_BACK:
-        node = producers.get(node.input[0])
+    node = producers.get(_moved_from(quantize.input[0], producers, GIVE_BACK))
     return quantization(node, arrays) if node is not None and node.op_type == "DequantizeLinear" else None
 
 
-def _keeps_bytes(model: onnx.ModelProto, last: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> bool:
-    """Whether what a DequantizeLinear reads are the bytes of an input, each a level of its own whatever the range."""
+def _moved_from(name: str, producers: Mapping[str, onnx.NodeProto], movers: Collection[str]) -> str:
+    """The tensor that these operators made a tensor of; itself where none did."""
+    while (node := producers.get(name)) is not None and node.op_type in movers:
+        name = node.input[0]
+    return name
+
+
+def _keeps_bytes(
+    model: onnx.ModelProto,
+    last: onnx.NodeProto,
+    by_name: tuple[Mapping[str, onnx.NodeProto], Mapping[str, onnx.TensorProto]],
+) -> bool:
+    """Whether what a DequantizeLinear reads are the bytes of an input, each a level of its own whatever the range.
+
+    ``by_name``: the nodes that make tensors, and the constants.
+    """
+    producers, arrays = by_name
     if last.op_type == "QuantizeLinear" and ((how := quantization(last, arrays)) is None or how.scale != 1.0):
         return False
-    producers = {name: node for node in model.graph.node for name in node.output if name}
-    name = last.input[0]
-    while (node := producers.get(name)) is not None and node.op_type in (*MOVERS, "Cast"):
-        name = node.input[0]
     inputs = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
-    return inputs.get(name) == onnx.TensorProto.UINT8
+    return inputs.get(_moved_from(last.input[0], producers, (*MOVERS, "Cast"))) == onnx.TensorProto.UINT8
 
 
 def target_of(model: onnx.ModelProto) -> PlacementTarget:

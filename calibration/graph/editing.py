@@ -269,9 +269,11 @@ def _graphs_in(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
-def shape_born_values(graph: ir.Graph) -> frozenset[str]:
-    """Names of the values that follow from shapes alone, such as the grid that a detector's boxes are counted from."""
-    fixed = from_constants(graph)
+def shape_born_values(graph: ir.Graph, fixed: Collection[str]) -> frozenset[str]:
+    """Names of the values that follow from shapes alone, such as the grid that a detector's boxes are counted from.
+
+    ``fixed``: the names ``from_constants`` has.
+    """
     born: set[str] = set()
     for node in graph:
         inputs = [value.name or "" for value in node.inputs if value is not None and value.name not in fixed]

@@ -48,6 +48,7 @@ from calibration.precision.placement import (
     is_float_weight,
     is_plain,
     recurrent_weights,
+    stays_fp32,
     weight_axis,
     why_no_weight_scale,
 )
@@ -136,7 +137,7 @@ def dynamic_from_onnx(
     for node, reason in _products(graph, exclude):
         name = node.name or ""
         if reason:
-            notes.append(f"node '{name}' ({node.op_type}) stays FP32: {reason}")
+            notes.append(stays_fp32(node, reason))
         elif node.op_type in MATRIX_PRODUCTS:
             if block:
                 writer.multiply_blocks(node, block)
@@ -146,7 +147,7 @@ def dynamic_from_onnx(
         else:
             writer.store(node)
             stored.append(name)
-    notes += [f"node '{node.name}' ({node.op_type}) stays FP32: {why}" for node, why in recurrent_weights(graph)]
+    notes += [stays_fp32(node, why) for node, why in recurrent_weights(graph)]
     if block and in_integers:
         opened_model.opset_imports[CONTRIBUTED] = 1
     return DynamicallyQuantized(closed(opened_model), tuple(in_integers), tuple(stored), tuple(notes))

@@ -108,7 +108,8 @@ def nodes_beyond_fp16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict
         DataError: an activation has no range.
     """
     graph = opened(model).graph
-    fixed = from_constants(graph) | shape_born_values(graph)
+    fixed = from_constants(graph)
+    fixed |= shape_born_values(graph, fixed)
     reason_of = _weights_beyond(graph)
     small = underflow(graph, spans, fixed, FP16_TINY * MARGIN)
     for name, reader in small.unknown.items():
@@ -133,7 +134,8 @@ def undecided_for_fp16(graph: ir.Graph, spans: Mapping[str, Span]) -> list[str]:
     In topological order. All that goes in or comes out of operators that sum or square inside counts, if not seen; so
     does what goes into a logarithm, a root, or below a fraction.
     """
-    fixed = from_constants(graph) | shape_born_values(graph)
+    fixed = from_constants(graph)
+    fixed |= shape_born_values(graph, fixed)
     decided = {*spans, *_implied(graph, spans)}
     undecided: dict[str, None] = {}
     for node in graph:
@@ -237,7 +239,7 @@ def _weights_beyond(graph: ir.Graph) -> dict[str, str]:
 
 def _shape_born(graph: ir.Graph) -> frozenset[str]:
     """Names of the nodes whose values follow from shapes alone."""
-    born = shape_born_values(graph)
+    born = shape_born_values(graph, from_constants(graph))
     return frozenset(node.name or "" for node in graph if any(value.name in born for value in node.outputs))
 
 

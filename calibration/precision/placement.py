@@ -213,7 +213,12 @@ class PlacementContext:
 
     def leave(self, node: ir.Node, why: str) -> None:
         """Note that a node stays FP32; the first reason counts."""
-        self.notes.setdefault(node.name or "", f"node '{node.name}' ({node.op_type}) stays FP32: {why}")
+        self.notes.setdefault(node.name or "", stays_fp32(node, why))
+
+
+def stays_fp32(node: ir.Node, why: str) -> str:
+    """The sentence on a node that is not written in INT8."""
+    return f"node '{node.name}' ({node.op_type}) stays FP32: {why}"
 
 
 def recurrent_weights(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:
