@@ -95,7 +95,7 @@ def run(plan: Plan, store: Store, until: str) -> Results:
     for variant in made.outputs:
         with store.about(variant.name):
             made.verdicts[variant] = verdict_of(plan, store, made, variant)
-    if until == "benchmark" or (until == "gate" and plan.gate.pays):
+    if plan.times_engines(until):
         time_engines(plan, store, made)
     return made
 

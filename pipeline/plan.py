@@ -177,6 +177,10 @@ class Plan:
         trained_meanwhile = PRUNED in self.variants.networks and self.prune.epochs > 0
         return not self.packed.manifest and (TUNED in self.variants.networks or trained_meanwhile)
 
+    def times_engines(self, until: str) -> bool:
+        """Whether a run up to that stage times engines."""
+        return until == "benchmark" or (until == "gate" and self.gate.pays)
+
     def stage(self, name: str) -> Stage:
         """The stage of that name, with the plan's options."""
         stage = getattr(self, name)

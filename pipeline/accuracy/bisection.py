@@ -98,6 +98,11 @@ class Evidence:
         """What is loaded by name."""
         return ()
 
+    def affordable(self, num_samples: int) -> int:
+        """So many samples, or fewer where they would compute more than ``MOST_VALUES``: large ones take their time."""
+        num_values = num_values_of_sample(self.fp32.path, self.samples)
+        return min(num_samples, max(int(MOST_VALUES / num_values), LEAST_SAMPLES))
+
     def bisect(self, num_samples: int, runner: ModelRunner) -> BisectionResult:
         """Where the model loses what FP32 computes; as ``run_bisection``."""
         return run_bisection(self, num_samples, runner)
@@ -136,6 +141,10 @@ class TfliteEvidence:
     def scale_mismatches(self) -> list[str]:
         """What is wrong with the file's scales, a sentence each; the last says how many more there are."""
         return _first(list(import_module(TFLITE_BISECTION).scale_mismatches(self)))
+
+    def affordable(self, num_samples: int) -> int:
+        """So many samples: a file is run by LiteRT's own kernels, and FP32 beside it alone."""
+        return num_samples
 
     def bisect(self, num_samples: int, _runner: ModelRunner) -> BisectionResult:
         """Where the file loses what the float one computes, by LiteRT's own kernels.
@@ -234,14 +243,6 @@ class BisectionResult:
     def rows(self, num: int = NUM_KEPT) -> list[dict[str, Any]]:
         """The first suspects as plain data; what is not finite is None."""
         return [_plain(asdict(suspect)) for suspect in self.suspects[:num]]
-
-
-def affordable(evidence: Evidence | TfliteEvidence, num_samples: int) -> int:
-    """So many samples, or fewer where they would compute more than ``MOST_VALUES``: a large picture takes its time."""
-    if isinstance(evidence, TfliteEvidence):
-        return num_samples
-    num_values = num_values_of_sample(evidence.fp32.path, evidence.samples)
-    return min(num_samples, max(int(MOST_VALUES / num_values), LEAST_SAMPLES))
 
 
 def run_bisection(evidence: Evidence, num_samples: int, runner: ModelRunner) -> BisectionResult:

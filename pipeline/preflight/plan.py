@@ -109,7 +109,7 @@ def _check_engines(plan: Plan, until: str) -> None:
         if reason := backend(variant.backend).why_not_build():
             raise Unavailable(reason)
         plan.build.refuse(target_of(plan, variant))
-    if until == "benchmark" or (until == "gate" and plan.gate.pays):
+    if plan.times_engines(until):
         asked_models(benchmark.ROOT, plan.benchmark.power_mode)
 
 

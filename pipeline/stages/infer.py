@@ -93,7 +93,7 @@ def answers(
     batches = _by_batch(runner, engine, samples, (at_once, sizes), on_sample)
     if batches is None:
         return _by_sample(runner, samples, on_sample)
-    return batches if batch_size else _joined(batches, MOST_SAMPLES)
+    return batches if batch_size else _joined(batches)
 
 
 def usual_batch_size(feed: Mapping[str, Array], num_samples: int) -> int:
@@ -107,9 +107,9 @@ def usual_batch_size(feed: Mapping[str, Array], num_samples: int) -> int:
     return int(2 ** (fitting.bit_length() - 1))
 
 
-def _joined(batches: list[dict[str, Array]], num_samples: int) -> list[dict[str, Array]]:
-    """Neighbours together, up to so many samples: how many were run at once is no part of what is compared."""
-    num_together = max(num_samples // max(map(_num_in, batches), default=1), 1)
+def _joined(batches: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    """Neighbours together, up to ``MOST_SAMPLES``: how many were run at once is no part of what is compared."""
+    num_together = max(MOST_SAMPLES // max(map(_num_in, batches), default=1), 1)
     groups = [batches[start : start + num_together] for start in range(0, len(batches), num_together)]
     if any(len({batch[name].shape[1:] for batch in group}) > 1 for group in groups for name in group[0]):
         return batches

@@ -17,7 +17,7 @@ from calibration.data.user_function import source_code
 from engines import backend, module_of
 from engines.contract import Array
 from engines.precision import PRECISIONS, Precision
-from pipeline.accuracy.bisection import Evidence, TfliteEvidence, affordable
+from pipeline.accuracy.bisection import Evidence, TfliteEvidence
 from pipeline.accuracy.comparison import (
     NO_ATOLS,
     OutputComparison,
@@ -297,7 +297,7 @@ class Validate(Stage):
         if reason := backend(self.reference).why_not_run():
             return f"the layer was not searched for: {reason}", []
         with waiting("search for the layer"):
-            bisection = evidence.bisect(affordable(evidence, self.num_bisected), self.reference)
+            bisection = evidence.bisect(evidence.affordable(self.num_bisected), self.reference)
         is_engine = runner != SIMULATION  # Of what its own simulation answered no engine is to be suspected.
         ratios = {name: output.sqnr_db for name, output in compared.items() if is_engine}
         return bisection.suspicion(ratios, runner if self.reference == SIMULATOR else ""), bisection.rows()

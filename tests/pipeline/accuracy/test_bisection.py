@@ -18,7 +18,7 @@ from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from engines.backends import onnxruntime
 from pipeline.accuracy import bisection
-from pipeline.accuracy.bisection import NUM_KEPT, Evidence, affordable, run_bisection
+from pipeline.accuracy.bisection import NUM_KEPT, Evidence, run_bisection
 from pipeline.accuracy.comparison import Tolerance, read_outputs
 from pipeline.artifact import Engine, OnnxModel, Ranges
 from pipeline.engine_runner import few, num_values_of_sample
@@ -154,11 +154,11 @@ def test_a_wrong_scale_fails_though_the_outputs_pass(evidence: Evidence, tiny: P
 
 
 def test_of_large_samples_fewer_are_searched(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert affordable(evidence, 32) == 32
+    assert evidence.affordable(32) == 32
     monkeypatch.setattr(bisection, "MOST_VALUES", 6 * num_values_of_sample(evidence.fp32.path, evidence.samples))
-    assert (affordable(evidence, 32), affordable(evidence, 5)) == (6, 5)
+    assert (evidence.affordable(32), evidence.affordable(5)) == (6, 5)
     monkeypatch.setattr(bisection, "MOST_VALUES", 1)
-    assert (affordable(evidence, 32), affordable(evidence, 2)) == (4, 2), "four tell more than one"
+    assert (evidence.affordable(32), evidence.affordable(2)) == (4, 2), "four tell more than one"
 
 
 def test_nothing_is_searched_where_all_passes_or_nothing_is_asked(
