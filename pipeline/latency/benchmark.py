@@ -22,6 +22,7 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -207,12 +208,23 @@ def p50_ratio_apart(timing: Timing, before: Timing, *, seed: int) -> tuple[float
     The same bootstrap as ``speedup``, but each draws its own blocks: none ran beside one of the other. By
     how much the machine differed from the one measurement to the other is not in it.
     """
-    medians, num_blocks = [], []
-    for side, queries in enumerate((timing.queries, before.queries)):
-        num_blocks.append(int(queries.block[-1]) + 1)
-        medians.append(_resampled_medians(queries, picks_of_blocks(num_blocks[-1], (seed, side))))
-    ratio = timing.latency_ms.p50 / before.latency_ms.p50
-    return ratio, *expanded_percentiles(medians[0] / medians[1], ratio, min(num_blocks), (1 - CONFIDENCE) / 2)
+    both = (timing.queries, before.queries)
+    sides = [(int(queries.block[-1]) + 1, partial(_resampled_medians, queries)) for queries in both]
+    return ratio_apart(timing.latency_ms.p50 / before.latency_ms.p50, sides, seed=seed)
+
+
+def ratio_apart(
+    ratio: float, sides: Sequence[tuple[int, Callable[[Ints], Floats]]], *, seed: int
+) -> tuple[float, float, float]:
+    """A ratio of two measurements, one after the other, and the bounds of its 95 % interval, by bootstrap.
+
+    ``sides``: of either its number of blocks, and what gives its value of resamples of them, see ``picks_of_blocks``.
+    """
+    over, under = (
+        resampled(picks_of_blocks(num_blocks, (seed, side))) for side, (num_blocks, resampled) in enumerate(sides)
+    )
+    num_blocks = min(num_blocks for num_blocks, _ in sides)
+    return ratio, *expanded_percentiles(over / under, ratio, num_blocks, (1 - CONFIDENCE) / 2)
 
 
 def picks_of_blocks(num_blocks: int, seed: int | tuple[int, int]) -> Ints:

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibration.arrays import Floats, Ints
-from pipeline.latency.benchmark import Queries, Timing, picks_of_blocks
-from pipeline.latency.protocol import CONFIDENCE
+from pipeline.latency.benchmark import Queries, Timing, ratio_apart
 from pipeline.machine.monitor import NS_PER_MS, Monitor, Readings
 from pipeline.machine.sensors import total_rails
-from pipeline.stats.bootstrap import expanded_percentiles
 
 NS_PER_S = 1e9
 MIN_READINGS = 5
@@ -102,12 +100,8 @@ def energy_ratio_apart(there: BlockEnergies, before: BlockEnergies, *, seed: int
 
     As ``p50_ratio_apart``, by bootstrap over the blocks of each.
     """
-    resampled, num_blocks = [], []
-    for side, energies in enumerate((there, before)):
-        num_blocks.append(len(energies.energy_mj))
-        resampled.append(energies.resampled_mj(picks_of_blocks(num_blocks[-1], (seed, side))))
-    ratio = there.per_inference_mj() / before.per_inference_mj()
-    return ratio, *expanded_percentiles(resampled[0] / resampled[1], ratio, min(num_blocks), (1 - CONFIDENCE) / 2)
+    sides = [(len(energies.energy_mj), energies.resampled_mj) for energies in (there, before)]
+    return ratio_apart(there.per_inference_mj() / before.per_inference_mj(), sides, seed=seed)
 
 
 def block_energies(queries: Queries, windows_ns: Floats, taken: tuple[Ints, Floats], batch_size: int) -> BlockEnergies:
