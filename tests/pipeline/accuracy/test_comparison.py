@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from calibration.analysis.difference import Element
 from engines.contract import Array
 from pipeline.accuracy.comparison import (
-    Element,
     OutputComparison,
     SavedOutputs,
     Tolerance,

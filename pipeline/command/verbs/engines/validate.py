@@ -45,7 +45,7 @@ from pipeline.stages.validate import Judge, Judged, LabelFile, Labelled, Validat
 @click.option("--metric", default="", help="accuracy metric, such as top1, f1, rmse, miou, map or module:function")
 @click.option("--metric-output", default="", help="output that the metric is computed from, if there are several")
 @click.option("--atol", type=NUMBER, help="largest absolute difference of an element")
-@click.option("--rtol", type=NUMBER, help="largest relative difference of an element, added to --atol")
+@click.option("--rtol", type=NUMBER, help="largest relative difference of an element, where --atol does not hold")
 @click.option("--min-cosine", type=NUMBER, help="smallest cosine similarity of the outputs")
 @click.option("--min-psnr-db", type=NUMBER, help="smallest peak signal-to-noise ratio (PSNR), in dB")
 @click.option("--min-sqnr-db", type=NUMBER, help="smallest signal-to-quantization-noise ratio (SQNR), in dB")
