@@ -1,7 +1,7 @@
 """Progress on stderr for whatever takes more than two seconds: one line on a terminal, elsewhere a line for each stage.
 
 What is at work is nested: a stage, in it its steps. A terminal shows one line for all of it, which is drawn by a thread
-of its own, a few times a second. Where stderr is no terminal a stage says that it works, and again from time to time.
+of its own, a few times a second; so does a notebook. Elsewhere a stage says that it works, and again from time to time.
 With `-v` everything is told when it begins.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+from pipeline.machine.notebook_line import NotebookLine, ProgressState, is_notebook
 from pipeline.spelling import shown, table_console
 
 T = TypeVar("T")
@@ -24,6 +25,8 @@ PATIENCE_SECONDS = 2.0
 PLAIN_SECONDS = 30.0
 """Between two lines of a stage where stderr is no terminal."""
 REFRESH_PER_SECOND = 4
+NOTEBOOK_SECONDS = 0.5
+"""Between two drawings in a notebook, each of which is a message to the browser."""
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,7 @@ class _AtWork:
         self._stop: Callable[[], None] = _nothing
         self._draw: Callable[[], None] = _nothing
         self._advance: Callable[[], None] = _nothing
+        self._below_cell = NotebookLine()
 
     def add(self, bar: Bar) -> None:
         with self._lock:
@@ -91,7 +95,7 @@ class _AtWork:
             if len(self._bars) == 1 and _is_terminal():
                 self._start(PATIENCE_SECONDS, self._show)
             elif len(self._bars) == 1 and bar.is_stage:
-                self._start(PATIENCE_SECONDS, self._say)
+                self._start(PATIENCE_SECONDS, self._show_below_cell if is_notebook() else self._say)
             self._draw()
 
     def update(self, bar: Bar) -> None:
@@ -139,6 +143,17 @@ class _AtWork:
             with suppress(OSError, AttributeError):  # Nobody reads it any more, or it was closed from the beginning.
                 _write_line(f"trtforge: {shown(self._sentence())}{after} ...\n")
             self._start(PLAIN_SECONDS, self._say)
+
+    def _show_below_cell(self, outermost: Bar) -> None:
+        """Draw it in a notebook, and again soon."""
+        with self._lock:
+            if outermost not in self._bars:
+                return
+            inner = self._bars[-1]
+            seconds = time.monotonic() - (inner if inner.total else outermost).begin
+            self._below_cell.draw(ProgressState(self._words(), inner.done, inner.total, seconds))
+            self._stop = self._below_cell.clear
+            self._start(NOTEBOOK_SECONDS, self._show_below_cell)
 
     def _show(self, outermost: Bar) -> None:
         from rich.progress import (
