@@ -10,4 +10,12 @@ NUM_RESULTS: int
 def add(
     values: npt.NDArray[np.float32], table: npt.NDArray[np.uint32], exponent: int, /
 ) -> tuple[int, float, float, int, int]: ...
+def channel_sums(
+    values: npt.NDArray[np.float32],
+    sums: npt.NDArray[np.float64],
+    num_groups: int,
+    num_positions: int,
+    num_lanes: int,
+    /,
+) -> None: ...
 def use(instructions: str, /) -> str: ...

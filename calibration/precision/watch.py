@@ -8,7 +8,7 @@ around them, one of the two is watched and the other's histogram follows, exactl
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -16,12 +16,13 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 
-from calibration.graph.editing import attribute_string, constant, dimensions, opened
+from calibration.graph.editing import attribute_ints, attribute_string, constant, dimensions, opened
 from calibration.histogram.histogram import Histogram
 from calibration.precision.bounds import MOVING, distinct_spans
 from calibration.precision.fp16 import undecided_for_fp16
 from calibration.precision.place import place
 from calibration.precision.placement import PlacementOptions, PlacementTarget, fixed_span
+from calibration.ranges.means import ChannelSource
 from calibration.ranges.span import Span
 
 Watch = Literal["placements", "tensorrt", "onnxruntime", "all"]
@@ -62,6 +63,20 @@ class WatchedTensors:
             if name not in all_histograms and how.source in all_histograms:
                 all_histograms[name] = _with_zeros(all_histograms[how.source], how.num_per_value)
         return all_histograms
+
+    def channel_sources(self, axes: Mapping[str, int]) -> dict[str, ChannelSource]:
+        """Where the channels along these axes are found in what is watched, for the tensors of which that is told."""
+        watched = {*self.names, *(value.name or "" for value in self.graph.inputs)}
+        makers = {value.name or "": node for node in self.graph for value in node.outputs}
+        sources = {}
+        for name, axis in axes.items():
+            source: ChannelSource | None = ChannelSource(name, axis)
+            while source is not None and source.tensor not in watched:
+                how = self.following.get(source.tensor)
+                source = None if how is None else _before(makers[source.tensor], source, how)
+            if source is not None:
+                sources[name] = source
+        return sources
 
     def unclear(self, histograms: Mapping[str, Histogram]) -> list[str]:
         """Tensors of which these leave open whether FP16 holds them; with sensible values there are none."""
@@ -142,6 +157,34 @@ def _following(graph: ir.Graph, names: set[str]) -> Iterator[tuple[str, Followin
             yield name, Following(source)
         elif node.op_type == "Pad" and (zeros := _padded_zeros(node)) is not None:
             yield name, Following(source, zeros)
+
+
+def _before(node: ir.Node, channels: ChannelSource, how: Following) -> ChannelSource | None:
+    """The channels of a node's result, in what it moves."""
+    before, after = dimensions(node.inputs[0]), dimensions(node.outputs[0])
+    if before is None or after is None:
+        return None
+    axis = channels.axis % len(after)
+    if node.op_type == "Transpose":
+        axis = attribute_ints(node, "perm", tuple(reversed(range(len(before)))))[axis]
+    elif node.op_type != "Identity":
+        # In order of memory the channels are told by their number and by what lies within each.
+        if node.op_type.endswith("Depth") or node.op_type.startswith("Depth") or None in after[axis:]:
+            return None
+        if node.op_type == "Pad":
+            axis = axis if before[axis] == after[axis] else -1
+        else:
+            alike = (
+                a for a in range(len(before)) if None not in before[a:] and _within(before, a) == _within(after, axis)
+            )
+            axis = next(alike, -1)
+    if axis < 0:
+        return None
+    return ChannelSource(how.source, axis, channels.times_larger * (1 + how.num_per_value))
+
+
+def _within(shape: Sequence[int | None], axis: int) -> tuple[int | None, int]:
+    return shape[axis], math.prod(size or 0 for size in shape[axis + 1 :])
 
 
 def _padded_zeros(node: ir.Node) -> Fraction | None:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,7 +37,7 @@ from engines.onnx_model import (
     refuse_tensorrt,
 )
 from engines.ort import session as ort_session
-from engines.ort.blocked_layout import unordered
+from engines.ort.blocked_layout import block_size, probe, unordered
 from engines.ort.node_answers import answer_by_loading
 from engines.ort.profile import kernels_from_profile
 from engines.ort.session import (
@@ -194,8 +195,8 @@ def load_values(engine: Path, *, num_threads: int) -> Runner:
     """As ``load``, but an output may have its values in another order, the first dimension excepted: for histograms.
 
     Each value is that of ``load``, to the bit: the same graph runs, without the copies that bring tensors into order
-    (see ``engines.ort.blocked_layout``). Needs disk space for the weights, beside the engine, until it is left;
-    entering raises OSError where there is none.
+    (see ``engines.ort.blocked_layout``); which outputs these are the runner's ``blocks`` tell. Needs disk space for the
+    weights, beside the engine, until it is left; entering raises OSError where there is none.
     """
     return _ValuesRunner(engine, num_threads, simulate=False)
 
@@ -263,6 +264,23 @@ class _ValuesRunner(_OrtRunner):
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         outputs = super().infer(feed)
         return {name: outputs[source] for name, source in self._source.items()}
+
+    @property
+    def blocks(self) -> Mapping[str, int] | None:
+        """Output -> how many channels lie side by side, of those that are not in order; None where nobody knows."""
+        reordered = [name for name, source in self._source.items() if name != source]
+        block = _block_size() if reordered else 1
+        return None if block is None else dict.fromkeys(reordered, block)
+
+
+@cache
+def _block_size() -> int | None:
+    """Of this CPU's kernels: it is in no file, so a convolution is run that shows it."""
+    model, x = probe()
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(model, f"{folder}/probe.onnx")
+        with load_values(Path(folder, "probe.onnx"), num_threads=1) as runner:
+            return block_size(runner.infer({"x": x})["y"], x)
 
 
 def _save_optimized(settings: Any, folder: Path) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 
 DOMAIN = "com.microsoft.nchwc"
@@ -67,3 +70,30 @@ def unordered(model: onnx.ModelProto) -> Unordered:
 def _is_needless(node: onnx.NodeProto, only_outputs: set[str]) -> bool:
     channels = next((attribute.i for attribute in node.attribute if attribute.name == "channels"), 1)
     return node.output[0] in only_outputs and channels % LARGEST_BLOCK == 0
+
+
+def probe() -> tuple[onnx.ModelProto, npt.NDArray[np.float32]]:
+    """A convolution that gives its input ``x`` out as ``y``, and values for it that tell where each of them went."""
+    channels = 2 * LARGEST_BLOCK
+    weight = np.eye(channels, dtype=np.float32).reshape(channels, channels, 1, 1)
+    shape = [1, channels, 3, 3]
+    value = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "xy")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["x", "w"], ["y"])],
+        "probe",
+        [next(value)],
+        [next(value)],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return model, np.arange(channels * 9, dtype=np.float32).reshape(shape)
+
+
+def block_size(values: npt.NDArray[Any], ordered: npt.NDArray[Any]) -> int | None:
+    """How many channels lie side by side in (N, C, H, W) values, 1 if they are in order; None of another layout."""
+    num, channels, *others = ordered.shape
+    for block in (1, *(size for size in range(2, LARGEST_BLOCK + 1) if channels % size == 0)):
+        blocked = np.moveaxis(ordered.reshape(num, channels // block, block, *others), 2, -1)
+        if np.array_equal(values.reshape(-1), blocked.reshape(-1)):
+            return block
+    return None

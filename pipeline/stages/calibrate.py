@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +19,7 @@ import onnx
 from calibration.analysis.range_choice import LEAST_SAMPLES, RangeChoice, most_samples, write_choice
 from calibration.data.batches import Samples
 from calibration.data.content_order import first_of, in_content_order
+from calibration.data.recorded import RecordedSample, SampleRecorder, runnable
 from calibration.data.source import spread
 from calibration.errors import ModelError
 from calibration.graph.answers import answer_tensors
@@ -34,7 +35,7 @@ from calibration.precision.watch import TARGETS, Watch, WatchedTensors, watched_
 from calibration.precision.weights import mean_axes
 from calibration.ranges.checkpoint import CalibrationObserver, Checkpoint
 from calibration.ranges.convergence import Convergence, ConvergenceTracker, write_convergence
-from calibration.ranges.means import ChannelMeans, channel_means
+from calibration.ranges.means import ChannelMeans, SampleMeans, channel_means
 from calibration.ranges.ranges import AUTO, Origin, RangeMethod, RangesRecord, methods_in, ranges_from_histograms
 from calibration.ranges.ranges_file import write_ranges
 from calibration.ranges.stop import StopRule, write_stop
@@ -145,10 +146,13 @@ class Calibrate(Stage):
         versions, digests = self.versions(model), tensor_digests(proto)
         origin = Origin(model.digest(), samples.digest(), samples.num_samples, versions, digests)
         axes = mean_axes(watched.graph, set(possible))
-        reader = _Reader(self, model.path, proto, watched, axes, recorder, out)
+        sources = watched.channel_sources(axes)
+        can_be_met = sources.keys() == axes.keys() and not any(spec.is_whole for spec in samples.specs)
+        met = SampleMeans(sources) if can_be_met and self.method != AUTO else None
+        reader = _Reader(self, model.path, proto, watched, axes, recorder, out, met)
         observer = self._observer(out, model, origin, self._rule(samples, reader))
         with _named(watched_model, model.path):
-            histograms = self._observed(self._load(watched_model, replaced), samples, observer, recorder)
+            histograms = self._observed(self._load(watched_model, replaced), samples, observer, recorder, met)
         samples, origin = _used(samples, origin, observer)
         convergence = observer.tracker.convergence(samples.num_samples, histograms)
         histograms = watched.completed(histograms)
@@ -166,10 +170,15 @@ class Calibrate(Stage):
         return CalibrationObserver(ConvergenceTracker(self.method, self.percentile), rule, checkpoint)
 
     def _observed(
-        self, loaded: Runner, samples: Samples, observer: CalibrationObserver, recorder: SampleRecorder
+        self,
+        loaded: Runner,
+        samples: Samples,
+        observer: CalibrationObserver,
+        recorder: SampleRecorder,
+        met: SampleMeans | None = None,
     ) -> dict[str, Histogram]:
         try:
-            return self._pass(loaded, samples, observer, recorder)
+            return self._pass(loaded, samples, observer, recorder, met)
         except BaseException:
             observer.close(is_done=False)
             raise
@@ -194,16 +203,27 @@ class Calibrate(Stage):
         samples: Samples,
         observer: CalibrationObserver | None = None,
         recorder: SampleRecorder | None = None,
+        met: SampleMeans | None = None,
     ) -> dict[str, Histogram]:
-        """Run all samples, each by itself: the last bits of what a runner computes may depend on the batch."""
+        """Run all samples, each by itself: the last bits of what a runner computes may depend on the batch.
+
+        ``met``: gets the samples that are kept, if each is run by itself.
+        """
         with counting("calibrate", samples.num_samples) as on_batch, SampleFeeds(loaded) as runner:
             fixed = samples.fixed_batch or fixed_batch(runner)
+            blocks = getattr(runner, "blocks", {}) if met is not None and fixed in (0, 1) else None
+            wanted = spread(recorder.num_kept, LEAST_SAMPLES) if recorder and met and blocks is not None else ()
 
             def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
-                return runner.infer(feed) if num_in(feed) == (fixed or 1) else alone(runner, feed, fixed)
+                if num_in(feed) != (fixed or 1):
+                    return alone(runner, feed, fixed)
+                values = runner.infer(feed)
+                if met is not None and isinstance(feed, RecordedSample) and feed.number in wanted:
+                    met.add(feed.number, {**feed, **values}, blocks)
+                return values
 
-            batches = samples.batches(fixed or self.batch_size)
-            ready = runnable(recorder.seen(batches) if recorder else batches, fixed or 1)
+            ready = runnable(samples.batches(fixed or self.batch_size), fixed or 1)
+            ready = recorder.seen(ready) if recorder else ready
             return collect(run, ready, on_batch=on_batch, observer=observer, num_workers=self.num_workers)
 
 
@@ -274,6 +294,8 @@ class _Reader:
     recorder: SampleRecorder
     work: Path
     """A folder to work in."""
+    met: SampleMeans | None = None
+    """Means of samples that were met on the way."""
     _last: tuple[dict[str, int], RangesRecord, RangeChoice | None] | None = None
 
     def methods_of(self, histograms: Mapping[str, Histogram]) -> dict[str, list[Method]]:
@@ -290,12 +312,17 @@ class _Reader:
         if self._last is None or self._last[0] != sizes:
             stage, choice = self.stage, None
             ranges = ranges_from_histograms(histograms, stage.method, stage.percentile, origin)
-            ranges = ranges.with_means(self._exact_pass.means)
+            ranges = ranges.with_means(self._means())
             if stage.method == AUTO:
                 ranges, choice = self._by_outputs(ranges)
             self._last = sizes, ranges, choice
         _, ranges, choice = self._last
         return replace(ranges, origin=origin), choice
+
+    def _means(self) -> ChannelMeans:
+        few = spread(len(self.recorder.rows), LEAST_SAMPLES)
+        met = self.met
+        return met.means(few) if met is not None and all(index in met for index in few) else self._exact_pass.means
 
     @cached_property
     def _exact_pass(self) -> _ExactPass:
@@ -323,26 +350,6 @@ class _Reader:
         with ExitStack() as stack:
             sessions = Sessions(stack, stage.runner, stage.num_threads)
             return chosen_ranges(ranges, self.proto, self._exact_pass.samples, targets, sessions)
-
-
-class SampleRecorder:
-    """Samples of a pass that are kept, as a batch of one each."""
-
-    def __init__(self, indices: Collection[int]) -> None:
-        """``indices``: which, counted from the first sample of the pass."""
-        self._indices = frozenset(indices)
-        self.rows: list[dict[str, Array]] = []
-
-    def seen(self, batches: Iterable[Mapping[str, Array]]) -> Iterator[Mapping[str, Array]]:
-        """The batches, while they are read."""
-        begin = 0
-        for batch in batches:
-            size = num_in(batch)
-            for row in range(size):
-                if begin + row in self._indices:
-                    self.rows.append({name: array[row : row + 1].copy() for name, array in batch.items()})
-            begin += size
-            yield batch
 
 
 def check_float(model: OnnxModel, source: Path | None = None) -> None:
@@ -373,16 +380,6 @@ def _told_of_half_precision(model: OnnxModel, proto: onnx.ModelProto, watchable_
     half = [tensor.name for tensor in proto.graph.initializer if tensor.data_type in HALF]
     why = "are in half precision; INT8 is made of FP32: give the FP32 model"
     return [f"{len(half)} weights, the first '{half[0]}', {why}"] if half else []
-
-
-def runnable(batches: Iterable[Mapping[str, Array]], batch_size: int) -> Iterator[Mapping[str, Array]]:
-    """Each batch of that size as it is, and each sample of the others as a batch of one."""
-    for batch in batches:
-        if num_in(batch) == batch_size:
-            yield batch
-            continue
-        for row in range(num_in(batch)):
-            yield {name: array[row : row + 1] for name, array in batch.items()}
 
 
 def alone(runner: Runner, feed: Mapping[str, Array], batch_size: int) -> dict[str, Array]:

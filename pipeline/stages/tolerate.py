@@ -272,13 +272,15 @@ class Tolerate(Stage):
                 file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtforge-"))) / "watched.onnx"
                 write_watched(model.path, proto, watched.names, file)
                 load = onnxruntime.load_values if self.runner == "onnxruntime" else backend(self.runner).load
-                run = SampleRunner(stack.enter_context(SampleFeeds(load(file, num_threads=self.num_threads))))
+                runner = stack.enter_context(SampleFeeds(load(file, num_threads=self.num_threads)))
+                run, blocks = SampleRunner(runner), getattr(runner, "blocks", {})
                 chosen = spread(samples.num_samples, self.num_samples)
                 first, second = (
                     watched.completed(collect(run, samples.at(half))) for half in (chosen[::2], chosen[1::2] or chosen)
                 )
                 axes = mean_axes(watched.graph, set(watched.names))
-                means = channel_means(run, few(samples, min(self.num_samples or MEAN_SAMPLES, MEAN_SAMPLES)), axes)
+                some = few(samples, min(self.num_samples or MEAN_SAMPLES, MEAN_SAMPLES))
+                means = {} if blocks is None else channel_means(run, some, axes, blocks)
             _LAST_HALVES.clear()
             _LAST_HALVES[key] = _Halves((first, second), means)
         return _LAST_HALVES[key]

@@ -22,6 +22,8 @@ from calibration.precision.fp16 import nodes_beyond_fp16
 from calibration.precision.placement import PlacementOptions
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.watch import TARGETS, Watch, watched_tensors
+from calibration.precision.weights import mean_axes
+from calibration.ranges.means import SampleMeans, channel_means
 from calibration.ranges.span import Span
 
 NETWORK = """<ir_version: 8, opset_import: ["" : 17]>
@@ -161,3 +163,57 @@ def test_only_zeros_around_a_tensor_follow_from_it(pad: str, follows: bool) -> N
     watched = watched_tensors(model, "tensorrt", watchable(model))
     assert ("p" in watched.following) == follows
     assert ("p" in watched.names) != follows
+
+
+MOVED = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 6, 5, 4] x) => (float[N, 7, 3, 2] y, float[N, 3] z, float[N, 2, 3, 10] o)
+<int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 0}, int64[8] channel_pads = {0, 1, 0, 0, 0, 1, 0, 0},
+ int64[4] shape = {-1, 4, 1, 1}, int64[2] one = {2, 3}, int64[4] halves = {-1, 2, 6, 10}>
+{
+    t = Transpose<perm = [0, 3, 1, 2]>(x)
+    a = Relu(t)
+    p = Pad(a, pads)
+    c = Conv<strides = [2, 2]>(p, w)
+    y = Relu(c)
+    g = GlobalAveragePool(a)
+    s = Squeeze(g, one)
+    r = Reshape(s, shape)
+    e = Conv(r, v)
+    f = Flatten(e)
+    z = MatMul(f, u)
+    b = Pad(a, channel_pads)
+    d = Conv(b, q)
+    h = Reshape(a, halves)
+    o = Conv(h, k)
+}"""
+WEIGHTS = {"w": (7, 4, 3, 3), "v": (5, 4, 1, 1), "u": (5, 3), "q": (2, 6, 1, 1), "k": (3, 2, 1, 1)}
+
+
+def test_means_of_what_follows_are_found_in_what_is_watched() -> None:
+    model = onnx.parser.parse_model(MOVED)
+    random = np.random.default_rng(0)
+    for name, shape in WEIGHTS.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(random.standard_normal(shape, np.float32), name))
+    model = onnx.shape_inference.infer_shapes(model)
+    names = watchable(model)
+    watched = watched_tensors(model, "tensorrt", names)
+    axes = mean_axes(watched.graph, set(names))
+    sources = watched.channel_sources(axes)
+    assert {name: source.tensor for name, source in sources.items()} == {"p": "a", "r": "g", "f": "e"}, (
+        "not of what adds channels, nor of what halves them"
+    )
+    evaluator = ReferenceEvaluator(watch_tensors(model, names))
+    outputs = [value.name for value in watch_tensors(model, names).graph.output]
+    feeds = [{"x": random.standard_normal((1, 6, 5, 4)).astype(np.float32)} for _ in range(3)]
+
+    def run(feed: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        return dict(zip(outputs, evaluator.run(None, dict(feed)), strict=True))
+
+    met = SampleMeans(sources)
+    for number, feed in enumerate(feeds):
+        met.add(number, {**feed, **run(feed)})
+    expected = channel_means(run, feeds, {name: axes[name] for name in sources})
+    means = met.means(range(3))
+    assert means.keys() == expected.keys()
+    for name, values in expected.items():
+        assert np.allclose(means[name], values, rtol=1e-6, atol=1e-7), name

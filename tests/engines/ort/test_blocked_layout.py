@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from engines.errors import EngineError
-from engines.ort.blocked_layout import unordered
+from engines.ort.blocked_layout import block_size, probe, unordered
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 from engines.backends import onnxruntime as ort
@@ -59,6 +59,24 @@ def test_the_values_are_those_of_the_ordered_run_to_the_bit(network: Path) -> No
             assert np.array_equal(np.sort(ours, axis=None), np.sort(theirs, axis=None)), name
     for name in ("y", "p"):  # 20 channels do not fill blocks, and the mean reads the order.
         assert np.array_equal(found[name], wanted[name])
+
+
+def test_it_tells_how_the_values_lie(network: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((2, 3, 12, 12)).astype(np.float32)
+    with ort.load(network, num_threads=1) as ordered:
+        wanted = ordered.infer({"x": x})
+    with ort.load_values(network, num_threads=1) as runner:
+        values, blocks = runner.infer({"x": x}), runner.blocks  # type: ignore[attr-defined]
+    assert set(blocks) <= {"a", "b"}
+    for name, array in wanted.items():
+        assert block_size(values[name], array) == blocks.get(name, 1)
+
+
+def test_a_layout_that_is_another_is_not_taken_for_one_that_is_known() -> None:
+    model, x = probe()
+    onnx.checker.check_model(model)
+    assert block_size(x, x) == 1
+    assert block_size(x[..., ::-1], x) is None
 
 
 def test_nothing_is_left_beside_the_model(network: Path) -> None:
