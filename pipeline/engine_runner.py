@@ -252,6 +252,13 @@ class Sessions:
         """A model in a file."""
         return SampleRunner(self._stack.enter_context(load_model(path, self._runner, self._num_threads)))
 
+    def plain(self, proto: onnx.ModelProto) -> Runner:
+        """A model in memory that is fed its inputs just as they are."""
+        self._num += 1
+        file = self._folder / f"{self._num}.onnx"
+        save_model(proto, file)
+        return self._stack.enter_context(backend(self._runner).load(file, num_threads=self._num_threads))
+
     def of_file_twice(self, path: Path) -> tuple[SampleRunner, SampleRunner]:
         """The model, and the same computed in another order where the runner can do so; opened when first asked for."""
         if path not in self._twice:

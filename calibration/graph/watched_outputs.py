@@ -23,13 +23,13 @@ def watchable(model: onnx.ModelProto, types: Collection[int] = (onnx.TensorProto
     Constants, initializers, and what is computed from them alone are left out; random numbers are not. ``types`` asks
     for tensors of other element types.
     """
-    floats = {name for name, value in _typed_values(model).items() if value.type.tensor_type.elem_type in types}
+    floats = {name for name, value in typed_values(model).items() if value.type.tensor_type.elem_type in types}
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     moving = [value.name for value in model.graph.input if value.name not in constants]
     depends = set(moving)
     for node in model.graph.node:
-        if _is_random(node) or not depends.isdisjoint(_read_by(node)):
+        if _is_random(node) or not depends.isdisjoint(read_by(node)):
             names = [name for name in node.output if name]
             moving += names
             depends.update(names)
@@ -46,7 +46,7 @@ def replaced_where_nan(model: onnx.ModelProto) -> frozenset[str]:
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             readers.setdefault(name, []).append((node, index))
-        inner.update(set(_read_by(node)) - set(node.input))
+        inner.update(set(read_by(node)) - set(node.input))
     outputs, replaced = {value.name for value in model.graph.output}, set[str]()
     for node in reversed(model.graph.node):
         for name in node.output:
@@ -74,7 +74,7 @@ def watch_tensors(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelPro
     Raises:
         ModelError: a name is no tensor of the main graph, or its type cannot be inferred.
     """
-    known = _typed_values(model)
+    known = typed_values(model)
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     have = {value.name for value in [*model.graph.input, *model.graph.output]}
@@ -124,11 +124,11 @@ def num_computed_values(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> in
         for dimension, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ())):
             dimension.dim_value = size
     model.graph.ClearField("value_info")
-    dimensions = (value.type.tensor_type.shape.dim for value in _typed_values(model).values())
+    dimensions = (value.type.tensor_type.shape.dim for value in typed_values(model).values())
     return sum(math.prod(max(dimension.dim_value, 1) for dimension in shape) for shape in dimensions)
 
 
-def _typed_values(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+def typed_values(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     """Inputs, node outputs and outputs of the main graph whose type is given or can be inferred."""
     graph = shapes_inferred(without_weights(model)).graph
     made = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}
@@ -155,7 +155,7 @@ def _is_random(node: onnx.NodeProto) -> bool:
     return any(each.op_type in RANDOM for each in nodes_of(onnx.GraphProto(node=[node])))
 
 
-def _read_by(node: onnx.NodeProto) -> set[str]:
+def read_by(node: onnx.NodeProto) -> set[str]:
     """Names that the node, or a node of a graph inside it (If, Loop, Scan), reads."""
     inner = onnx.GraphProto(node=[node])
     return {name for each in nodes_of(inner) for name in each.input if name}

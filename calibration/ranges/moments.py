@@ -110,3 +110,56 @@ def moments_of(
         for window, (num, first, second) in sums.items()
         if window in left and num and np.isfinite(second).all()
     }
+
+
+class PairedMoments:
+    """Of a product's rows in a changed network, and their products with the same rows in the network as it was."""
+
+    def __init__(self, window: SumWindow) -> None:
+        """``window``: what of a tensor the product reads."""
+        self._window, self._num = window, 0
+        self._first: Floats | float = 0.0
+        self._first_before: Floats | float = 0.0
+        self._second: Floats | float = 0.0
+        self._cross: Floats | float = 0.0
+        self._is_whole = True
+
+    def add(self, before: AnyArray, now: AnyArray) -> None:
+        """One sample: the tensor as it was, and as it is."""
+        self._is_whole = self._is_whole and self._window.fits(before) and self._window.fits(now)
+        if not self._is_whole:
+            return
+        rows, rows_before = self._window.rows(now), self._window.rows(before)
+        with np.errstate(all="ignore"):
+            self._second = self._second + (np.swapaxes(rows, 1, 2) @ rows).astype(np.float64)
+            self._cross = self._cross + (np.swapaxes(rows_before, 1, 2) @ rows).astype(np.float64)
+        self._first = self._first + rows.sum(axis=1, dtype=np.float64)
+        self._first_before = self._first_before + rows_before.sum(axis=1, dtype=np.float64)
+        self._num += rows.shape[1]
+
+    def made(self, *, centred: bool) -> RowPairs | None:
+        """What was added up, with the means taken out where ``centred``; None where rows were not finite, or none."""
+        if not self._is_whole or not self._num:
+            return None
+        first, before = (np.asarray(each) / self._num for each in (self._first, self._first_before))
+        second, cross = (np.asarray(each) / self._num for each in (self._second, self._cross))
+        if not (np.isfinite(second).all() and np.isfinite(cross).all()):
+            return None
+        if centred:
+            second = second - first[:, :, None] * first[:, None, :]
+            cross = cross - before[:, :, None] * first[:, None, :]
+        return RowPairs(first, before, second, cross)
+
+
+@dataclass(frozen=True, eq=False)
+class RowPairs:
+    """Rows x of a changed network beside the same rows y of the network as it was, by group."""
+
+    mean: Floats
+    """(G, K): of x."""
+    mean_before: Floats
+    """(G, K): of y."""
+    second: Floats
+    """(G, K, K): of x x', or their covariance."""
+    cross: Floats
+    """(G, K, K): of y x', or their covariance."""

@@ -16,22 +16,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from calibration.arrays import Floats
-from calibration.graph.editing import attribute_int, attribute_ints, attribute_string, constant
-from calibration.precision.placement import ChosenCodes, QdqPlacement, QuantizedWeight, is_plain
+from calibration.graph.editing import constant
+from calibration.precision.placement import ChosenCodes, QdqPlacement, QuantizedWeight
 from calibration.precision.scale import LEVELS_OF_4_BITS, NUM_LEVELS, spread_scales
 from calibration.precision.weights import bias_of, rounded_weight
 from calibration.ranges.moments import Moments, SumWindow
+from calibration.weights.sums import BLOCK, as_weight, by_group, changed_in_turn, damped, sum_window, upper_factor
 
-DAMPING = 0.01
-"""Of the mean of H's diagonal, added to it: what a few samples say of the data is not believed to the last."""
 NEAR = 1e-3
 """Steps from a code within which a weight that is added in pairs keeps it."""
-BLOCK = 128
-"""Weights of a sum after which the others learn of it: many small steps of memory become one matrix product."""
 MOST_AT_ONCE = 2**22
 """Weights that are rounded together."""
 MOST_SWEEPS = 20
@@ -69,26 +65,9 @@ def products_of(graph: ir.Graph, placement: QdqPlacement) -> list[Product]:
     products = []
     for weight in placement.weights:
         node = nodes[weight.reader.node]
-        if weight.reader.index == 1 and weight.axis is not None and (window := _window_of(node)) is not None:
+        if weight.reader.index == 1 and weight.axis is not None and (window := sum_window(node)) is not None:
             products.append(Product(node, weight, window))
     return products
-
-
-def _window_of(node: ir.Node) -> SumWindow | None:
-    data, weight = node.inputs[0], constant(node.inputs[1])
-    if data is None or weight is None:
-        return None
-    name = data.name or ""
-    if node.op_type in ("MatMul", "Gemm"):
-        return SumWindow(name) if weight.ndim == 2 and is_plain(node) else None
-    num_groups = attribute_int(node, "group", 1)
-    if node.op_type != "Conv" or weight.shape[0] % num_groups:
-        return None
-    kernel = weight.shape[2:]
-    ones, auto_pad = (1,) * len(kernel), attribute_string(node, "auto_pad", "NOTSET")
-    strides, dilations = (attribute_ints(node, each, ones) for each in ("strides", "dilations"))
-    same = auto_pad if auto_pad.startswith("SAME") else ""
-    return SumWindow(name, kernel, strides, dilations, attribute_ints(node, "pads"), same, num_groups)
 
 
 def rounded_product(product: Product, moments: Moments) -> RoundedProduct:
@@ -98,27 +77,16 @@ def rounded_product(product: Product, moments: Moments) -> RoundedProduct:
     assert array is not None
     plain = rounded_weight(node, weight)
     has_bias = plain.mean_shift is not None and bias_of(node, len(plain.mean_shift)) is not None
-    form = _damped(moments.covariance() if has_bias else moments.second)
+    form = damped(moments.covariance() if has_bias else moments.second)
     steps = np.broadcast_to(spread_scales(plain.scales, array.shape, weight.axis, weight.block), array.shape)
     axis = 0 if product.window.kernel else weight.axis or 0
-
-    def by_group(values: npt.NDArray[np.float32]) -> Floats:
-        return np.moveaxis(values, axis, 0).reshape(len(form), -1, form.shape[-1]).astype(np.float64)
-
     limit = LEVELS_OF_4_BITS if weight.bits == 4 else NUM_LEVELS
-    pieces = [_rounded(piece) for piece in _pieces(_Forms.of(by_group(array), by_group(steps), form, limit, weight))]
+    forms = _Forms.of(by_group(array, axis, form), by_group(steps, axis, form), form, limit, weight)
+    pieces = [_rounded(piece) for piece in _pieces(forms)]
     codes = np.concatenate([codes for codes, _, _ in pieces], axis=1)
-    moved = np.moveaxis(array, axis, 0).shape
-    integers = np.moveaxis(codes.reshape(moved), 0, axis).astype(np.int16)
+    integers = as_weight(codes, array.shape, axis).astype(np.int16)
     errors, nearest = (float(sum(piece[which].sum() for piece in pieces)) for which in (1, 2))
     return RoundedProduct(ChosenCodes(integers, plain.scales), errors, nearest)
-
-
-def _damped(form: Floats) -> Floats:
-    """The form with something on its diagonal, so that it has an inverse."""
-    mean = np.einsum("gkk->gk", form).mean(axis=-1)
-    least = np.maximum(DAMPING * mean, np.finfo(np.float32).tiny)
-    return np.asarray(form + least[:, None, None] * np.eye(form.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -182,18 +150,13 @@ def _fed_back(forms: _Forms) -> Floats:
     weights, steps, least, most = (
         np.take_along_axis(each, order[:, None, :], 2) for each in (forms.weights, forms.steps, forms.least, forms.most)
     )
-    factor = np.swapaxes(np.linalg.cholesky(np.linalg.inv(form)), 1, 2)  # U with U' U the inverse.
     codes = np.empty_like(weights)
-    num = weights.shape[-1]
-    for begin in range(0, num, BLOCK):
-        end = min(begin + BLOCK, num)
-        errors = np.zeros((*weights.shape[:2], end - begin))
-        for at in range(begin, end):
-            codes[:, :, at] = np.clip(np.rint(weights[:, :, at] / steps[:, :, at]), least[:, :, at], most[:, :, at])
-            error = (weights[:, :, at] - codes[:, :, at] * steps[:, :, at]) / factor[:, at, at][:, None]
-            weights[:, :, at:end] -= error[:, :, None] * factor[:, at, None, at:end]
-            errors[:, :, at - begin] = error
-        weights[:, :, end:] -= errors @ factor[:, begin:end, end:]
+
+    def settle(rest: Floats, at: int) -> Floats:
+        codes[:, :, at] = np.clip(np.rint(rest[:, :, at] / steps[:, :, at]), least[:, :, at], most[:, :, at])
+        return np.asarray(codes[:, :, at] * steps[:, :, at])
+
+    changed_in_turn(weights, upper_factor(form), settle)
     restored = np.empty_like(codes)
     np.put_along_axis(restored, np.broadcast_to(order[:, None, :], codes.shape), codes, 2)
     return restored

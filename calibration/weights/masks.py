@@ -83,8 +83,8 @@ def _prunable(node: ir.Node) -> Prunable | None:
     if weight is None or data is None or value is None or axis is None or weight.ndim < 2:
         return None
     if node.op_type in ("Conv", "ConvTranspose"):
-        if attribute_int(node, "group", 1) > 1:
-            return None  # Depthwise, or as good as: a few weights for each channel.
+        if attribute_int(node, "group", 1) > 1 and (node.op_type != "Conv" or weight.shape[1] == 1):
+            return None  # Depthwise: a few weights for each channel.
         return Prunable(node.name or "", value.name or "", axis, 1 - axis, data.name or "", 1)
     if node.op_type == "Gemm" and attribute_int(node, "transA", 0):
         return None
@@ -102,8 +102,9 @@ def mask_of(weight: AnyArray, how: Prunable, data_rms: Floats | None, share: flo
         pattern: ``any`` or ``2:4``.
     """
     rows = np.moveaxis(np.abs(weight.astype(np.float64)), (how.output_axis, how.input_axis), (0, 1))
-    if data_rms is not None and len(data_rms) == rows.shape[1]:
-        rows = rows * np.asarray(data_rms).reshape(1, -1, *[1] * (rows.ndim - 2))
+    if data_rms is not None and len(data_rms) % rows.shape[1] == 0:
+        by_group = np.asarray(data_rms).reshape(-1, 1, rows.shape[1], *[1] * (rows.ndim - 2))
+        rows = (rows.reshape(len(by_group), -1, *rows.shape[1:]) * by_group).reshape(rows.shape)
     keeps = _two_of_four(rows) if pattern == "2:4" else _largest(rows, share)
     return np.asarray(np.moveaxis(keeps, (0, 1), (how.output_axis, how.input_axis)))
 

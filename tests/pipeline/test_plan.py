@@ -90,6 +90,7 @@ num_threads = 3
 [prune]
 share = 0.75
 pattern = "any"
+method = "wanda"
 exclude = ["stem"]
 loss = "both"
 distance = "kl"
