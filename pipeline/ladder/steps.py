@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from calibration.precision.placement import FULL_BITS, RoundingMethod
 from calibration.ranges.ranges import AUTO
 from engines import backend
 from engines.model_format import ModelFormat
@@ -30,7 +31,8 @@ from pipeline.variants import is_made, is_native, stage_for
 MORE_SQNR_DB = 6.0
 """What mixed precision asks for beyond what INT8 has, where no metric can be asked for: half the noise's amplitude."""
 EPOCHS = 30
-"""In which zeros come, where the plan does not say: as in benchmarks/results/training.md."""
+"""In which a pruned network is trained, where the plan does not say: as in benchmarks/results/training.md."""
+BY_DATA: RoundingMethod = "gptq"
 COMPRESSED = "size_compressed_mib"
 """The quantity that pruning is for."""
 
@@ -170,6 +172,18 @@ def _is_equalized(ascent: Ascent) -> str:
     return "the plan's [export] equalize is true already" if ascent.plan.export.equalize else ""
 
 
+def _rounds_by_data(ascent: Ascent) -> str:
+    return "the plan's [quantize] rounding is gptq already" if ascent.plan.quantize.rounding == BY_DATA else ""
+
+
+def _rounding_loses_nothing(ascent: Ascent) -> str:
+    """It is weights of 4 bits that rounding by data mends (docs/training.md, "Rounding by data")."""
+    reason = _only_on_onnx(ascent)
+    if not reason and ascent.plan.quantize.weight_bits == FULL_BITS:
+        return "weights have 8 bits, which lose too little by rounding for data to win it back"
+    return reason
+
+
 def _is_mixed(ascent: Ascent) -> str:
     return "the plan's [quantize] has a bound for mixed precision already" if ascent.plan.quantize.is_bounded() else ""
 
@@ -188,7 +202,7 @@ def _mixed_keys(ascent: Ascent) -> tuple[str, ...]:
 
 
 def _training_meanwhile(ascent: Ascent) -> tuple[str, ...]:
-    """Zeros that come by and by, while the network is trained, cost less than those that come at once."""
+    """The network is trained with its zeros too, not for INT8 alone."""
     return () if ascent.plan.prune.epochs else (f"prune.epochs={EPOCHS}",)
 
 
@@ -214,6 +228,15 @@ STEPS = (
         keys=lambda _ascent: ("export.equalize=true",),
         why_not=_is_equalized,
         why_idle=_only_on_onnx,
+    ),
+    TechniqueStep(
+        catalogue.ROUNDING,
+        (INT8.name,),
+        prefix="rounded",
+        only_onnx=True,
+        keys=lambda _ascent: (f"quantize.rounding={json.dumps(BY_DATA)}",),
+        why_not=_rounds_by_data,
+        why_idle=_rounding_loses_nothing,
     ),
     TechniqueStep(
         catalogue.MIXED_PRECISION,

@@ -151,7 +151,7 @@ class Prune(Training):
             if learned.best:
                 wanted, held_out = learner.wanted(), task.samples.held_out
                 after = answers_of(TorchNetwork(trained), task.samples, wanted, held_out)
-                acceptance = accepted(learner, untrained, after, self.seed)
+                acceptance = accepted(learner, untrained, after, learned, self.seed)
                 record = record.decided(acceptance.is_better, acceptance.words())
         record.write(out)
         return trained if record.is_used else at_once, [record.sentence("prune"), *few_note(task.samples)]

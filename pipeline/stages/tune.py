@@ -186,7 +186,7 @@ class _Tuning:
         record = tuned_ranges(self._record, histograms, self._placed.placement, learned.scales, origin)
         deployed = self._deployed_answers(tuned, record, replace(self._options, nearest=True))
         agreement = self._agreement_db(learned, deployed)
-        acceptance = accepted(self.learner, ptq, deployed, self._task.options.seed)
+        acceptance = accepted(self.learner, ptq, deployed, learned, self._task.options.seed)
         log.info("deployed: %s, %.1f dB from what was trained", acceptance.words(), agreement)
         if agreement < LEAST_AGREEMENT_DB:
             raise EngineError(

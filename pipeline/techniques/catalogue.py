@@ -50,6 +50,7 @@ OTHER_RANGES = Technique("other_ranges", "integer, other ranges", "mend", "unlab
 EQUALIZATION = Technique(
     "equalization", "integer, equalized layers", "mend", "unlabelled samples", "", INTEGER.hardware
 )
+ROUNDING = Technique("rounding", "integer, weights rounded by data", "mend", "unlabelled samples", "", INTEGER.hardware)
 MIXED_PRECISION = Technique(
     "mixed_precision", "integer, some layers in float", "mend", "unlabelled samples", "", INTEGER.hardware
 )
@@ -71,7 +72,7 @@ PRUNING = Technique(
 )
 PRUNING_AND_TRAINING = Technique(
     "pruning_and_training",
-    "pruning while training, then integer",
+    "pruning and training, then integer",
     "pruning",
     "samples; labels if there are some",
     "",
@@ -88,6 +89,7 @@ TECHNIQUES = {
         INTEGER_16X8,
         OTHER_RANGES,
         EQUALIZATION,
+        ROUNDING,
         MIXED_PRECISION,
         QUANTIZATION_AWARE_TRAINING,
         PRUNING,

@@ -2,7 +2,9 @@
 
 The loss of each held-out sample before and after is a pair. If training did nothing, the sign of each difference would
 be a coin's: the p-value is the share of random signs with which the mean improves by as much (a randomization test,
-Fisher, "The Design of Experiments", 1935). Where the teacher alone is learned from, answers that win by the loss and
+Fisher, "The Design of Experiments", 1935). What is judged is the best of several epochs by the same samples, so that
+it is the best of all epochs with these signs that must improve by as much (Westfall and Young, "Resampling-Based
+Multiple Testing", 1993). Where the teacher alone is learned from, answers that win by the loss and
 yet name other classes than it more often, beyond chance as well, are no gain.
 """
 
@@ -16,11 +18,11 @@ import numpy as np
 
 from calibration.arrays import Floats
 from engines.contract import Array
-from engines.torch_graph.library import load_torch
-from pipeline.training.loop import Learner, judged
-from pipeline.training.samples import label_tensor, tensors
+from pipeline.training.loop import Learned, Learner, judged, losses_of
 
 NUM_FLIPS = 10_000
+MOST_AT_ONCE = 2**22
+"""Signs that are held at once."""
 SIGNIFICANT = 0.05
 
 
@@ -57,19 +59,23 @@ class Acceptance:
         return ", ".join(parts)
 
 
-def accepted(learner: Learner, before: Mapping[str, Array], after: Mapping[str, Array], seed: int) -> Acceptance:
-    """Compare answers on the held-out samples, in their order, before training and after."""
+def accepted(
+    learner: Learner, before: Mapping[str, Array], after: Mapping[str, Array], learned: Learned, seed: int
+) -> Acceptance:
+    """Compare answers on the held-out samples, in their order, before and after; ``learned`` has all epochs'."""
     (loss_before, metric_before), (loss_after, metric_after) = judged(learner, before), judged(learner, after)
     worse = False
     if learner.metric is not None and metric_before is not None and metric_after is not None:
         worse = metric_after < metric_before if learner.metric.higher_is_better else metric_after > metric_before
     num = min(len(next(iter(before.values()))), len(next(iter(after.values()))))
-    gains = losses_of(learner, before, num) - losses_of(learner, after, num)
+    losses = losses_of(learner, before, num)
+    gains = losses - losses_of(learner, after, num)
+    others = np.array([losses - each[:num] for each in learned.losses]).reshape(-1, num)
     same_before, same_after = (agreements(learner, answers, num) for answers in (before, after))
     return Acceptance(
         loss_before,
         loss_after,
-        p_value(gains, seed),
+        p_value(gains, seed, others),
         float(same_before.mean()),
         float(same_after.mean()),
         metric_before,
@@ -80,26 +86,23 @@ def accepted(learner: Learner, before: Mapping[str, Array], after: Mapping[str, 
     )
 
 
-def losses_of(learner: Learner, answers: Mapping[str, Array], num: int) -> Floats:
-    """(num,): the loss of each of the first held-out samples alone."""
-    torch, samples = load_torch(), learner.samples
-    losses = np.zeros(num)
-    with torch.no_grad():
-        for row, sample in enumerate(samples.held_out[:num]):
-            labels = label_tensor(torch, samples, samples.held_out[row : row + 1])
-            ours = tensors(torch, {name: array[row : row + 1] for name, array in answers.items()})
-            expected = tensors(torch, {name: array[sample : sample + 1] for name, array in learner.teacher.items()})
-            losses[row] = float(learner.loss(ours, expected, labels))
-    return losses
+def p_value(gains: Floats, seed: int, others: Floats | None = None) -> float:
+    """One-sided: how often random signs of these differences have a mean as large as theirs.
 
-
-def p_value(gains: Floats, seed: int) -> float:
-    """One-sided: how often random signs of these differences have a mean as large as theirs."""
+    Args:
+        gains: (N,) of what was chosen.
+        seed: of the signs.
+        others: (E, N) of what it was chosen from; the largest mean of all is compared.
+    """
     if not np.isfinite(gains).all() or not gains.any():
         return 1.0
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(NUM_FLIPS, len(gains)))
-    as_large = (signs @ gains >= gains.sum() * (1 - 1e-12)).sum()
-    return float((as_large + 1) / (NUM_FLIPS + 1))
+    tried = gains[None] if others is None else np.concatenate([gains[None], others[np.isfinite(others).all(axis=1)]])
+    random, as_large, least = np.random.default_rng(seed), 0, gains.sum() * (1 - 1e-12)
+    size = max(MOST_AT_ONCE // len(gains), 1)
+    for begin in range(0, NUM_FLIPS, size):
+        signs = random.choice([-1.0, 1.0], size=(min(size, NUM_FLIPS - begin), len(gains)))
+        as_large += int(((signs @ tried.T).max(axis=1) >= least).sum())
+    return (as_large + 1) / (NUM_FLIPS + 1)
 
 
 def agreements(learner: Learner, answers: Mapping[str, Array], num: int) -> Floats:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from calibration.arrays import Floats
 from engines.contract import Array
 from engines.torch_graph.library import load_torch, set_threads
 from engines.torch_graph.network import TorchNetwork
@@ -76,6 +77,8 @@ class Learned:
     scales: dict[str, float] = field(default_factory=dict)
     best: int = 0
     curve: list[Epoch] = field(default_factory=list)
+    losses: list[Floats] = field(default_factory=list)
+    """(N,) of each held-out sample, of each epoch that could have been kept."""
     stopped: str = ""
 
     def is_better(self, epoch: Epoch, metric: Metric | None) -> bool:
@@ -140,6 +143,19 @@ def judged(learner: Learner, answers: Mapping[str, Array]) -> tuple[float, float
         return loss, None
     outputs = {name: answers[name] for name in learner.network.outputs}
     return loss, learner.metric(outputs, samples.labels_of(judging))
+
+
+def losses_of(learner: Learner, answers: Mapping[str, Array], num: int) -> Floats:
+    """(num,): the loss of each of the first held-out samples alone."""
+    torch, samples = load_torch(), learner.samples
+    losses = np.zeros(num)
+    with torch.no_grad():
+        for row, sample in enumerate(samples.held_out[:num]):
+            labels = label_tensor(torch, samples, samples.held_out[row : row + 1])
+            ours = tensors(torch, {name: array[row : row + 1] for name, array in answers.items()})
+            expected = tensors(torch, {name: array[sample : sample + 1] for name, array in learner.teacher.items()})
+            losses[row] = float(learner.loss(ours, expected, labels))
+    return losses
 
 
 def trained(
@@ -256,6 +272,8 @@ class _State:
                 learner.network, learner.samples, learner.wanted(), learner.samples.held_out, learner.rounding
             )
             loss, value = judged(learner, answers)
+            if epoch >= self._first_kept:
+                learned.losses.append(losses_of(learner, answers, len(next(iter(answers.values())))))
         else:
             loss, value = math.nan, None
         entry = Epoch(epoch, finite(train_loss), finite(loss), finite(value))
@@ -283,6 +301,7 @@ class _State:
             "best": {name: torch.tensor(array) for name, array in learned.weights.items()},
             "best_scales": learned.scales,
             "best_epoch": learned.best,
+            "losses": [torch.tensor(array) for array in learned.losses],
             "curve": [[e.epoch, e.train_loss, e.held_out_loss, e.metric] for e in learned.curve],
         }
 
@@ -298,4 +317,5 @@ class _State:
         learned.weights = {name: tensor.numpy().copy() for name, tensor in state["best"].items()}
         learned.scales = dict(state["best_scales"])
         learned.best = int(state["best_epoch"])
+        learned.losses[:] = [tensor.numpy().copy() for tensor in state["losses"]]
         learned.curve[:] = [Epoch(*entry) for entry in state["curve"]]

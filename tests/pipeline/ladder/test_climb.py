@@ -89,6 +89,25 @@ def test_a_loss_of_integers_is_mended_and_trained_for(warm: Path) -> None:
     reasons = {rung.technique: rung.why for rung in ascent.rungs}
     assert reasons["pruning"].startswith("no bound on the compressed size is missed")
     assert reasons["other_ranges"] == ""
+    assert reasons["rounding"] == "weights have 8 bits, which lose too little by rounding for data to win it back"
+
+
+def test_weights_of_4_bits_that_lose_are_rounded_by_data(warm: Path) -> None:
+    advise_by(
+        warm,
+        'bounds = ["metric_drop <= -0.5"]',
+        'techniques = ["integer", "rounding"]',
+        "[quantize]",
+        "weight_bits = 4",
+    )
+    ascent = climbed(warm)
+    rungs = {rung.technique: rung for rung in ascent.rungs}
+    assert rungs["rounding"].outcome == "does not hold", rungs["rounding"].why
+    assert rungs["rounding"].settings[-1] == 'quantize.rounding="gptq"'
+    assert "rounded+int8@onnxruntime" in [row.name for row in ascent.rows]
+    change(warm, "weight_bits = 4", 'weight_bits = 4\nrounding = "gptq"')
+    why = {rung.technique: rung.why for rung in climbed(warm).rungs}
+    assert why["rounding"] == "the plan's [quantize] rounding is gptq already"
 
 
 def test_only_a_compressed_size_is_what_pruning_is_for(warm: Path) -> None:
@@ -218,8 +237,8 @@ def test_all_techniques_stand_in_one_table_with_what_decides(advised: Path, comm
     assert names == [variant.name for variant in record.variants]
     assert set(names) >= {
         "fp32@onnxruntime", "fp16@onnxruntime", "dynamic@onnxruntime", "int8@onnxruntime", "auto+int8@onnxruntime",
-        "equalized+int8@onnxruntime", "mixed+int8@onnxruntime", "tuned+int8@onnxruntime", "pruned+int8@onnxruntime",
-        "pruned+tuned+int8@onnxruntime",
+        "equalized+int8@onnxruntime", "rounded+int8@onnxruntime", "mixed+int8@onnxruntime", "tuned+int8@onnxruntime",
+        "pruned+int8@onnxruntime", "pruned+tuned+int8@onnxruntime",
     }  # fmt: skip
     rows = {row.variant: row for row in advice.rows}
     half = rows["fp16@onnxruntime"]

@@ -29,8 +29,8 @@ def advise(plan: Path, everything: bool, beside_plan: PlanOptions, store: Path, 
     Instead of a plan, a network and --data may be given, as to `trtforge init`.
 
     First post-training quantization: float16, dynamic range, integer, on every backend of the plan. Then what mends
-    a loss at no cost: other ranges, equalization, mixed precision. Then quantization-aware training, where accuracy
-    is still missed; and pruning before quantizing, where only the compressed size is.
+    a loss at no cost: other ranges, equalization, rounding by data, mixed precision. Then quantization-aware
+    training, where accuracy is still missed; and pruning before quantizing, where only the compressed size is.
 
     A table, report.json and report.html say of each what data it needs, its size, accuracy and latency with
     intervals, what it took to make, and where it does better or worse than is said of it in general. Exit status 0 if
