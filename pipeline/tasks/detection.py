@@ -14,13 +14,16 @@ from engines.contract import Array
 from pipeline.errors import ConfigError
 from pipeline.tasks.answers import SampleCounts
 from pipeline.tasks.coco import MatchedBoxes, matched
-from pipeline.tasks.detections import Detections, detections_of
+from pipeline.tasks.detections import Detections, class_numbers, detections_of
 from pipeline.tasks.detector import Detector
+from pipeline.tasks.other_readings import other_reading
 from pipeline.tasks.output_reading import OutputReading
 
 NamedOutputs = Mapping[str, Array]
 COUNTED_FROM = 0.5
 """The score from which on an object counts."""
+MOST_ROUNDING = 0.25
+"""Of class numbers: INT8 of 90 classes has steps of 0.36."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,16 @@ def mean_average_precision(name: str, detector: Detector, outputs: NamedOutputs,
     Raises:
         ConfigError: the outputs are no detector's, or labels no boxes.
     """
-    table, reading, detections = _compared(name, detector, outputs, labels)
-    is_nan = any(row.is_nan for row in detections)
-    known = _numbered(detections, table, reading)
-    remarks = _remarks(name, detections, known, table)
-    return MatchedBoxes(name, () if is_nan else matched(name, known, table), is_nan, tuple(remarks))
+    table = _box_labels(name, labels)
+    try:
+        reading, detections = _read(outputs, detector, table)
+        known = _numbered(detections, table, reading)
+        if any(row.is_nan for row in detections):
+            return MatchedBoxes(name, (), is_nan=True)
+        remarks = [*_remarks(detections, known, table), *_doubts(outputs, detector, table, reading)]
+    except ConfigError as error:
+        raise ConfigError(f"metric '{name}': {error}") from error
+    return MatchedBoxes(name, matched(name, known, table), False, tuple(f"{name}: {remark}" for remark in remarks))
 
 
 def count_mae(name: str, least: float | None, detector: Detector, outputs: NamedOutputs, labels: Array) -> CountErrors:
@@ -60,26 +68,32 @@ def count_mae(name: str, least: float | None, detector: Detector, outputs: Named
         ConfigError: as for ``mean_average_precision``.
     """
     level = COUNTED_FROM if least is None else least
-    table, _, detections = _compared(name, detector, outputs, labels)
+    table = _box_labels(name, labels)
+    try:
+        _, detections = _read(outputs, detector, table)
+    except ConfigError as error:
+        raise ConfigError(f"metric '{name}': {error}") from error
     named = np.array([np.count_nonzero(row.scores >= level) for row in detections])
     there = np.array([np.count_nonzero(boxes_in(row)[:, CROWD] == 0) for row in table])
     return CountErrors(np.abs(named - there).astype(np.float64), any(row.is_nan for row in detections))
 
 
-def _compared(
-    name: str, detector: Detector, outputs: NamedOutputs, labels: Array
-) -> tuple[Floats, OutputReading, list[Detections]]:
+def _box_labels(name: str, labels: Array) -> Floats:
     if not is_box_table(labels):
         raise ConfigError(
             f"metric '{name}': labels are {labels.dtype} {labels.shape}, boxes are expected; set labels to a COCO "
             ".json file or a folder of YOLO's .txt files"
         )
-    table = labels.astype(np.float64)
-    try:
-        reading, detections = detections_of(outputs, detector, [frame_in(row) for row in table])
-    except ConfigError as error:
-        raise ConfigError(f"metric '{name}': {error}") from error
-    return table, reading, detections
+    return labels.astype(np.float64)
+
+
+def _read(outputs: NamedOutputs, detector: Detector, table: Floats) -> tuple[OutputReading, list[Detections]]:
+    return detections_of(outputs, detector, [frame_in(row) for row in table])
+
+
+def _numbered_boxes(outputs: NamedOutputs, detector: Detector, table: Floats) -> tuple[OutputReading, list[Detections]]:
+    reading, detections = _read(outputs, detector, table)
+    return reading, _numbered(detections, table, reading)
 
 
 def _numbered(detections: Sequence[Detections], table: Floats, reading: OutputReading) -> list[Detections]:
@@ -103,23 +117,44 @@ def _numbered(detections: Sequence[Detections], table: Floats, reading: OutputRe
     ]
 
 
-def _remarks(name: str, detections: Sequence[Detections], known: Sequence[Detections], table: Floats) -> list[str]:
+def _remarks(detections: Sequence[Detections], known: Sequence[Detections], table: Floats) -> list[str]:
     """What makes a value of 0 though the network may be right."""
     labelled = {int(number) for row in table for number in boxes_in(row)[:, CLASS]}
     named = {int(number) for row in known for number in row.classes}
     scores = np.concatenate([row.scores for row in detections])
     remarks = []
+    if not scores.size:
+        remarks.append("the network finds no object in any picture")
     if named and not named & labelled:
         numbers = sorted({int(number) for row in detections for number in row.classes})
         ids = sorted({int(number) for row in table for number in boxes_in(row)[:, ID]})
         remarks.append(
-            f"{name}: the network names classes {_span(numbers)}, the labels have {_span(ids)}, and none is the same; "
+            f"the network names classes {_span(numbers)}, the labels have {_span(ids)}, and none is the same; "
             "set numbers or first_class in [data.detector]"
         )
     if scores.size and scores.max() > 1:
         remarks.append(
-            f"{name}: scores go up to {scores.max():.3g}, probabilities are expected; what is taken as scores of "
+            f"scores go up to {scores.max():.3g}, probabilities are expected; what is taken as scores of "
             "classes may be masks or keypoints, or logits"
+        )
+    return remarks
+
+
+def _doubts(outputs: NamedOutputs, detector: Detector, table: Floats, reading: OutputReading) -> list[str]:
+    """What speaks for another reading of the outputs."""
+    remarks = []
+    numbers = class_numbers(reading, outputs)
+    off = np.abs(numbers - np.rint(numbers))
+    if off.max(initial=0) > MOST_ROUNDING:
+        example = numbers[np.argmax(off)]
+        remarks.append(
+            f"class numbers of the network such as {example:.3g} are not whole, and so may be none; set convention, or "
+            "classes, in [data.detector]"
+        )
+    if other := other_reading(outputs, detector, table, _numbered_boxes):
+        remarks.append(
+            f"a box of the right class lies on {other.num_now} of {other.num_objects} objects; with {other.changes} in "
+            f"[data.detector] on {other.num_then}"
         )
     return remarks
 

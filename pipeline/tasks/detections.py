@@ -15,7 +15,7 @@ from pipeline.tasks.detector import Detector
 from pipeline.tasks.output_reading import OutputReading, reading_of, shape_of
 
 ANCHORS = 3
-"""YOLOv5's boxes at each place."""
+"""YOLOv5's boxes at each place; YOLOv8 has one."""
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (16, 32))
 """Of its places, for an input of each size."""
 PictureShape = tuple[int, ...]
@@ -61,7 +61,7 @@ def detections_of(
     _check_shapes(reading, outputs)
     if reading.convention == "yolov5" and detector.convention == "auto":
         _check_anchors(reading, outputs, frames[0])
-    rows = [_numbers(reading, outputs, row, detector) for row in range(len(frames))]
+    rows = [_of_objects(_numbers(reading, outputs, row, detector, frames[row])) for row in range(len(frames))]
     is_normalized = reading.units == "normalized"
     if reading.units == "auto":
         largest = max(
@@ -79,6 +79,26 @@ def detections_of(
             row = _suppressed(row, detector.max_overlap)
         detections.append(Detections(_in_picture(row.boxes, frame), row.scores, row.classes))
     return reading, detections
+
+
+def _of_objects(row: Detections) -> Detections:
+    """Without boxes of classes below 0, which are the background or fill lists: the rest alone suppress each other."""
+    is_object = row.classes >= 0
+    return Detections(row.boxes[is_object], row.scores[is_object], row.classes[is_object])
+
+
+def class_numbers(reading: OutputReading, outputs: Mapping[str, Array]) -> Floats:
+    """Class numbers of the boxes that count, of all pictures, as lists have them; none where they are places."""
+    if reading.convention == "end_to_end":
+        rows = np.concatenate([np.asarray(row, np.float64) for row in outputs[reading.boxes]])
+        return np.asarray(rows[rows[:, 4] > 0, 5])
+    if not reading.classes:
+        return np.zeros(0)
+    classes, scores = (
+        np.concatenate([np.asarray(row, np.float64).reshape(-1) for row in outputs[name]])
+        for name in (reading.classes, reading.scores)
+    )
+    return np.asarray(classes[(scores > 0) & np.isfinite(classes)])
 
 
 def suppression(detections: Detections, max_overlap: float, most: int) -> Ints:
@@ -107,18 +127,20 @@ def _suppressed(row: Detections, max_overlap: float) -> Detections:
     return Detections(few.boxes[picks], few.scores[picks], few.classes[picks])
 
 
-def _numbers(reading: OutputReading, outputs: Mapping[str, Array], row: int, detector: Detector) -> Detections:
+def _numbers(
+    reading: OutputReading, outputs: Mapping[str, Array], row: int, detector: Detector, frame: PictureFrame
+) -> Detections:
     """Of one picture, as the network has them: boxes (k, 4) of whatever form."""
     boxes = np.asarray(outputs[reading.boxes][row], np.float64)
     if reading.convention == "yolov5":
         return _named_scores(boxes[:, :4], boxes[:, 4:5] * boxes[:, 5:], detector)
     if reading.convention == "ultralytics":
-        boxes = boxes if len(boxes) < boxes.shape[1] else boxes.T
+        boxes = boxes if _is_by_place(boxes.shape, frame) else boxes.T
         return _named_scores(boxes[:4].T, boxes[4:].T, detector)
     if reading.convention == "end_to_end":
         # Rows without a box have a score of 0.
         rows = boxes[~(boxes[:, 4] <= 0)]
-        return Detections(rows[:, :4], rows[:, 4], _whole(rows[:, 5], detector))
+        return _with_classes(rows[:, :4], rows[:, 4], rows[:, 5], detector)
     scores = np.asarray(outputs[reading.scores][row], np.float64)
     if reading.convention == "dense":
         return _named_scores(boxes, scores, detector)
@@ -126,8 +148,8 @@ def _numbers(reading: OutputReading, outputs: Mapping[str, Array], row: int, det
         picks = np.asarray(outputs[reading.indices][row]).astype(np.int64)
         picks = picks[(picks >= 0).all(axis=1)]
         _check_picks(picks, boxes, scores, reading)
-        classes, places = picks[:, 1], picks[:, 2]
-        return Detections(boxes[places], scores[classes, places], classes + detector.first_class)
+        numbers, places = picks[:, 1], picks[:, 2]
+        return Detections(boxes[places], scores[numbers, places], numbers + detector.first_class)
     classes = np.asarray(outputs[reading.classes][row], np.float64)
     num = len(scores)
     if reading.count:
@@ -135,7 +157,7 @@ def _numbers(reading: OutputReading, outputs: Mapping[str, Array], row: int, det
         num = min(max(int(count), 0), num) if np.isfinite(count) else num
     counted = np.arange(len(scores)) < num
     counted &= ~(scores <= 0)
-    return Detections(boxes[counted], scores[counted], _whole(classes[counted], detector))
+    return _with_classes(boxes[counted], scores[counted], classes[counted], detector)
 
 
 def _as_lists(reading: OutputReading, outputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -156,10 +178,11 @@ def _named_scores(boxes: Floats, scores: Floats, detector: Detector) -> Detectio
     return Detections(boxes[places], scores[places, classes], classes + detector.first_class)
 
 
-def _whole(classes: Array, detector: Detector) -> Ints:
-    """Class numbers, which many networks give as floats."""
-    numbers = np.nan_to_num(classes.astype(np.float64), nan=-1.0, posinf=-1.0, neginf=-1.0)
-    return np.rint(numbers).astype(np.int64) + detector.first_class
+def _with_classes(boxes: Floats, scores: Floats, classes: Floats, detector: Detector) -> Detections:
+    """With class numbers, which many networks give as floats; where one is none, neither is the score."""
+    is_number = np.isfinite(classes)
+    numbers = np.rint(np.where(is_number, classes, 0)).astype(np.int64) + detector.first_class
+    return Detections(boxes, np.where(is_number, scores, np.nan), np.where(is_number, numbers, 0))
 
 
 def _corners(boxes: Floats, corners: str) -> Floats:
@@ -167,6 +190,8 @@ def _corners(boxes: Floats, corners: str) -> Floats:
     if corners == "center":
         half = boxes[:, 2:] / 2
         return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
+    if corners == "ltwh":
+        return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     if corners == "yxyx":
         boxes = boxes[:, (1, 0, 3, 2)]
     return np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1)
@@ -225,6 +250,18 @@ def _fits(
     return scores == boxes[:1] and classes == scores
 
 
+def _num_places(frame: PictureFrame) -> list[int]:
+    """In how many places a head of each of ``STRIDES`` looks for objects."""
+    width, height = int(frame.input_width), int(frame.input_height)
+    return [sum((width // s) * (height // s) for s in strides) for strides in STRIDES]
+
+
+def _is_by_place(shape: PictureShape, frame: PictureFrame) -> bool:
+    """Whether an Ultralytics head is (4 + classes, k), told by the k of its input's size, else by k as the larger."""
+    rows, columns = (size in _num_places(frame) for size in shape)
+    return columns if rows != columns else shape[0] <= shape[1]
+
+
 def _check_anchors(reading: OutputReading, outputs: Mapping[str, Array], frame: PictureFrame) -> None:
     """That a head has as many rows as YOLOv5's of the input's size, where nothing else says that it is one: there is a
     score of objects in it, where others have the first class.
@@ -234,7 +271,7 @@ def _check_anchors(reading: OutputReading, outputs: Mapping[str, Array], frame: 
     """  # fmt: skip
     shape = shape_of(outputs[reading.boxes])
     width, height = int(frame.input_width), int(frame.input_height)
-    usual = [ANCHORS * sum((width // s) * (height // s) for s in strides) for strides in STRIDES]
+    usual = [ANCHORS * places for places in _num_places(frame)]
     if shape[0] not in usual:
         raise ConfigError(
             f"the detector's output '{reading.boxes}' {shape} is of YOLOv5, or without its score of objects: of an "

@@ -10,7 +10,7 @@ from pipeline.option import check_bounds, option
 Convention = Literal[
     "auto", "tensorflow", "ultralytics", "yolov5", "end_to_end", "efficient_nms", "onnx_nms", "lists", "dense"
 ]
-Corners = Literal["auto", "xyxy", "yxyx", "center"]
+Corners = Literal["auto", "xyxy", "yxyx", "center", "ltwh"]
 Units = Literal["auto", "pixels", "normalized"]
 ClassNumbering = Literal["auto", "index", "id"]
 
@@ -25,7 +25,7 @@ class Detector:
     classes: str = option("", "output with the numbers of the classes")
     count: str = option("", "output with the number of boxes that count")
     indices: str = option("", "output of ONNX's NonMaxSuppression")
-    corners: Corners = option("auto", "what the four numbers of a box are")
+    corners: Corners = option("auto", "what the four numbers of a box are; ltwh: left, top, width, height")
     units: Units = option("auto", "what they are in")
     numbers: ClassNumbering = option("auto", "what the numbers of the classes are")
     first_class: int = option(0, "added to the network's class numbers; -1 where its first class is the background")

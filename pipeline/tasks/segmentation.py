@@ -66,6 +66,11 @@ def miou(scores: Array, labels: Array) -> Overlaps:
             f"metric 'miou': labels go from {low} to {high}, the output has the classes 0 to {num_classes - 1} "
             f"({IGNORED} is not judged); correct the labels, or name another output"
         )
+    if numbers.size and high == 0 and not judged.all():
+        raise ConfigError(
+            f"metric 'miou': labels are 0 and {IGNORED} alone, and {IGNORED} is not judged; where it is to be a class, "
+            "write it as 1"
+        )
     num_classes = num_classes or max(high, int(classes.max(initial=0))) + 1
     rows = [_pixels(*picture, num_classes) for picture in zip(classes, labels, strict=True)]
     both, named, labelled = (np.array(parts, np.float64) for parts in zip(*rows, strict=True))

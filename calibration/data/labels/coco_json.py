@@ -53,15 +53,30 @@ def read_coco(path: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]]
         where = f"{path}: annotation {annotation.get('id', number)}"
         image = _needed(annotation, "image_id", where)
         if not isinstance(image, (int, str)) or image not in known:
-            raise DataError(f"{where}: is of image {image}, which 'images' does not have; correct it")
+            raise DataError(f"{where}: is of image {image!r:.60}, which 'images' does not have; correct it")
         if image in boxes:
             box = _box(annotation, ids, where)
             box.check(*size_of[image], where)
             boxes[image].append(box)
     if not any(boxes.values()):
         raise DataError(f"{path}: has no box in any of the {len(names)} pictures; give the file that belongs to them")
+    _check_are_pixels(path, [box for of_picture in boxes.values() for box in of_picture])
     class_names = tuple(str(category.get("name", category["id"])) for category in _in_order(lists["categories"]))
     return ClassBoxes(class_names, tuple(tuple(boxes[entry["id"]]) for entry in entries))
+
+
+def _check_are_pixels(path: Path, boxes: Sequence[LabelledBox]) -> None:
+    """That not every box lies within the first pixel, as shares of the picture do.
+
+    Raises:
+        DataError: every one does.
+    """
+    far = max(max(box.left + box.width, box.top + box.height) for box in boxes)
+    if far <= 1:
+        raise DataError(
+            f"{path}: no box goes beyond {far:.3g}, as if they were shares of the picture; write [left, top, width, "
+            "height] in its pixels"
+        )
 
 
 def _lists(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -140,8 +155,8 @@ def _box(annotation: Mapping[str, Any], ids: Mapping[int, int], where: str) -> L
     class_id = _needed(annotation, "category_id", where)
     if not isinstance(class_id, int) or class_id not in ids:
         raise DataError(
-            f"{where}: is of category {class_id}, which 'categories' does not have; add it to the file, or drop the "
-            "annotation"
+            f"{where}: is of category {class_id!r:.60}, which 'categories' does not have; add it to the file, or drop "
+            "the annotation"
         )
     corners = _needed(annotation, "bbox", where)
     numbers = [_number(value) for value in corners] if isinstance(corners, list) else []
@@ -153,7 +168,7 @@ def _box(annotation: Mapping[str, Any], ids: Mapping[int, int], where: str) -> L
         raise DataError(f"{where}: its 'area' is {annotation['area']!s:.60}, a number is expected; correct it")
     is_crowd = annotation.get("iscrowd", 0)
     if is_crowd not in (0, 1):
-        raise DataError(f"{where}: its 'iscrowd' is {is_crowd!s:.60}, 0 or 1 is expected; correct it")
+        raise DataError(f"{where}: its 'iscrowd' is {is_crowd!r:.60}, 0 or 1 is expected; correct it")
     return LabelledBox(ids[class_id], class_id, left, top, width, height, area, bool(is_crowd))
 
 

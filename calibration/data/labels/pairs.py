@@ -97,6 +97,10 @@ def read_pairs(path: Path, names: Sequence[str]) -> list[tuple[int, int, bool]]:
             pairs.append((first, second, SAME[words[2].lower()]))
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a list of pairs ({error}); correct the path or the file") from error
+    is_same = {frozenset(pair[:2]): pair[2] for pair in pairs}
+    if clash := next((pair for pair in pairs if is_same[frozenset(pair[:2])] != pair[2]), None):
+        words = [names[number] if names else str(number) for number in clash[:2]]
+        raise DataError(f"{path}: has the pair of '{words[0]}' and '{words[1]}' as the same and as others; drop a line")
     if not pairs:
         raise DataError(f"{path}: holds no pair; write lines such as 'anna/1.png anna/2.png 1'")
     return pairs

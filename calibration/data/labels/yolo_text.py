@@ -27,11 +27,28 @@ def read_yolo(folder: Path, names: Sequence[str], sizes: Sequence[tuple[int, int
             f"{folder}: has a file for none of the {len(names)} pictures; a text file of the same name, such as "
             f"{files[0].name}, is expected"
         )
+    _check_names(folder, names, files)
     boxes = tuple(_boxes(file, size) if file.is_file() else () for file, size in zip(files, sizes, strict=True))
     if not any(boxes):
         raise DataError(f"{folder}: has no box for any of the {len(names)} pictures; give those that belong to them")
     num_classes = 1 + max(box.class_number for of_picture in boxes for box in of_picture)
     return ClassBoxes(tuple(map(str, range(num_classes))), boxes)
+
+
+def _check_names(folder: Path, names: Sequence[str], files: Sequence[Path]) -> None:
+    """That no picture without a file has one that is named a little otherwise: it would have no objects.
+
+    Raises:
+        DataError: a name differs in its case, or has the picture's ending before its own.
+    """
+    without = {name: file for name, file in zip(names, files, strict=True) if not file.is_file()}
+    if not without:
+        return
+    by_name = {p.relative_to(folder).as_posix().lower(): p for p in folder.rglob("*") if p.suffix.lower() == ".txt"}
+    for name, file in without.items():
+        like = by_name.get(file.relative_to(folder).as_posix().lower()) or by_name.get(f"{name}.txt".lower())
+        if like is not None and like not in files:
+            raise DataError(f"{like}: is named otherwise than the picture '{name}'; rename it to {file.name}")
 
 
 def _boxes(file: Path, size: tuple[int, int]) -> tuple[LabelledBox, ...]:

@@ -155,6 +155,7 @@ def annotation(**keys: Any) -> Callable[[dict[str, Any]], object]:
     ("change", "sentence"),
     [
         (annotation(category_id=4), "annotation 1: is of category 4, which 'categories' does not have; add it"),
+        (annotation(category_id="1"), "annotation 1: is of category '1', which 'categories' does not have"),
         (annotation(category_id=[4]), "annotation 1: is of category [4], which 'categories' does not have"),
         (annotation(bbox=[30, 3, 20, 12]), "from (30, 3) to (50, 15), the picture is 40 x 30 pixels; correct the box"),
         (annotation(bbox=[-3, 3, 20, 12]), "has a box from (-3, 3) to (17, 15), the picture is 40 x 30"),
@@ -166,7 +167,7 @@ def annotation(**keys: Any) -> Callable[[dict[str, Any]], object]:
         (annotation(area=-5), "of negative size or area"),
         (annotation(area=None), "its 'area' is None, a number is expected"),
         (annotation(bbox=[True, 3, 20, 12]), "its 'bbox' is [True, 3, 20, 12]"),
-        (annotation(iscrowd="0"), "annotation 1: its 'iscrowd' is 0, 0 or 1 is expected"),
+        (annotation(iscrowd="0"), "annotation 1: its 'iscrowd' is '0', 0 or 1 is expected"),
         (lambda t: t["images"].append({"id": 50, "file_name": "./day/1.png"}), "lists two images of path day/1.png"),
         (lambda t: t["images"][3].update(id=5), "lists two images of id 5; drop one, or correct it"),
         (lambda t: t["images"].append({"id": 99, "file_name": "a.png"}), "lists two images of id 99"),
@@ -181,6 +182,7 @@ def annotation(**keys: Any) -> Callable[[dict[str, Any]], object]:
         (lambda t: t.update(annotations=[]), "has no box in any of the 3 pictures"),
         (lambda t: t["categories"].append({"id": 2, "name": "again"}), "has two categories of id 2"),
         (lambda t: t["categories"][0].pop("id"), "category 0 has no 'id' from 0 to 2147483647"),
+        (lambda t: [a.update(bbox=[0.1, 0.2, 0.3, 0.6]) for a in t["annotations"]], "no box goes beyond 0.8, as if"),
         (lambda t: t["images"].pop(0), "has no image 'day/1.png'"),
         (lambda t: t["images"][0].update(width=30, height=40), "'day/1.png' is 30 x 40 pixels, it is 40 x 30"),
         (lambda t: t["images"][0].pop("file_name"), "image 5: has no 'file_name'; add it"),
@@ -227,6 +229,16 @@ def test_what_is_no_yolo_file_is_a_sentence(tmp_path: Path, line: str, sentence:
         opened(tmp_path, "labels")
     (tmp_path / "labels/day/1.txt").rename(tmp_path / "labels/day/7.txt")
     with pytest.raises(DataError, match="has a file for none of the 3 pictures; a text file of the same name, such as"):
+        opened(tmp_path, "labels")
+
+
+@pytest.mark.parametrize("name", ["1.TXT", "1.png.txt"])
+def test_a_file_that_is_named_a_little_otherwise_is_no_picture_without_objects(tmp_path: Path, name: str) -> None:
+    pictures(tmp_path)
+    (tmp_path / "labels/day").mkdir(parents=True)
+    (tmp_path / "labels/day" / name).write_text("1 0.5 0.5 0.2 0.2")
+    (tmp_path / "labels/day/2.txt").write_text("1 0.5 0.5 0.2 0.2")
+    with pytest.raises(DataError, match=f"{re.escape(name)}: is named otherwise than the picture 'day/1.png'; rename"):
         opened(tmp_path, "labels")
 
 

@@ -67,6 +67,7 @@ def test_what_is_no_table_of_pairs() -> None:
         ("p.txt", "0 1 1\n0 4 1\n", "p.txt:2: names '4', which is no sample; write a file, or a number from 0 to 3"),
         ("p.txt", "0 d.png 1\n", "names 'd.png', which is no sample"),
         ("p.txt", "2 2 1\n", "is a pair of '2' with itself; drop the line"),
+        ("p.txt", "0 1 1\n1 0 0\n", "has the pair of '.*' and '.*' as the same and as others; drop a line"),
         ("p.txt", "\n", "holds no pair; write lines such as"),
         ("p.csv", "first,second\n0,1\n", "has no column 'same', first, second, same are expected"),
         ("absent.txt", "", "cannot be read as a list of pairs"),
