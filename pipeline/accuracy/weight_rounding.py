@@ -19,6 +19,7 @@ from calibration.ranges.moments import moments_of
 from calibration.ranges.ranges import spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from calibration.weights.gptq import RoundedProduct, parts_of, products_of, rounded_product
+from calibration.weights.one_thread import one_blas_thread
 from pipeline.accuracy.layer_noise import PlacedWork
 from pipeline.artifact import OnnxModel, Ranges, WeightCodes
 from pipeline.engine_runner import SIMULATOR, Sessions, few
@@ -34,6 +35,7 @@ MOST_MOMENTS = 2**26
 class RoundWeights(PlacedWork):
     """Find the codes of weights."""
 
+    @one_blas_thread()
     def __call__(self, out: Path, model: OnnxModel, ranges: Ranges, samples: Samples) -> WeightCodes:
         """Write ``out/codes``: ``codes.npz``, and ``rounding.json`` with what it gives.
 

@@ -20,6 +20,7 @@ from calibration.data.source import spread
 from calibration.graph.external_data import array_of
 from calibration.ranges.moments import PairedMoments
 from calibration.weights.masks import Pattern
+from calibration.weights.one_thread import one_blas_thread
 from calibration.weights.pruned_product import ChangedArrays, PrunedProduct
 from calibration.weights.segments import Segments
 from engines.contract import Array
@@ -54,6 +55,7 @@ class Reconstruction:
         self._held: list[_Pair] = []
         self._alive: tuple[str, ...] = ()
 
+    @one_blas_thread()
     def run(self, products: Sequence[PrunedProduct], feeds: Iterable[SampleTensors]) -> int:
         """Prune the weights of products, which are in the order of the graph, on samples as ``feeds_of`` gives them.
 
