@@ -8,12 +8,14 @@ import onnx
 
 from calibration.graph.editing import nodes_of
 from calibration.precision.dynamic import DynamicallyQuantized
-from calibration.precision.placement import PRODUCTS
+from calibration.precision.placement import PRODUCTS, RoundingMethod
 
 
-def dynamic_notes(written: DynamicallyQuantized) -> list[str]:
-    """Sentences on what computes in what."""
+def dynamic_notes(written: DynamicallyQuantized, rounding: RoundingMethod) -> list[str]:
+    """Sentences on what computes in what; ``rounding``: as the user has it for INT8."""
     notes = []
+    if rounding == "gptq":
+        notes.append("rounding gptq is for INT8 with fixed ranges: here weights are rounded as by squant")
     if written.in_integers:
         notes.append(f"{len(written.in_integers)} matrix products round their data to UINT8 at each run")
     if written.stored:

@@ -9,6 +9,9 @@ import numpy as np
 from calibration.precision.placement import ChosenCodes, CodesByNode
 from pipeline.artifact import WeightCodes
 
+NUM_NAMED = 5
+"""Products in a sentence."""
+
 
 def codes_from_folder(codes: WeightCodes) -> CodesByNode:
     """What ``RoundWeights`` wrote."""
@@ -22,12 +25,15 @@ def codes_from_folder(codes: WeightCodes) -> CodesByNode:
 
 
 def rounding_sentence(codes: WeightCodes) -> str:
-    """How many weights are rounded so, and what of the error of their products is left."""
+    """How many weights are rounded so, what of the error of their products is left, and which are not."""
     record = codes.read()
-    rows, num = record["products"], record["num_products"]
+    rows, others = record["products"], record["others"]
     shares = [row["error"] / row["error_of_nearest"] for row in rows if row["error_of_nearest"]]
     left = f"; a product's squared error is {median(shares):.2f} of that by nearest codes (median)" if shares else ""
+    names = ", ".join(f"'{other['node']}' ({other['operator']})" for other in others[:NUM_NAMED])
+    more = f" and {len(others) - NUM_NAMED} more" if len(others) > NUM_NAMED else ""
     return (
-        f"rounding gptq: weights of {len(rows)} of {num} convolutions and matrix products, by the second moments of "
-        f"their data on {record['num_samples']} calibration samples{left}"
+        f"rounding gptq: weights of {len(rows)} of {record['num_products']} convolutions and matrix products, by the "
+        f"second moments of their data on {record['num_samples']} calibration samples{left}"
+        + (f"; as by squant: {names}{more}" if others else "")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ class RoundWeights(PlacedWork):
         """
         spans = spans_from_ranges(ranges_from_folder(ranges.path).read_for(self.options.target))
         graph = opened(model_from_file(model.path))
-        products = products_of(graph.graph, place(graph.graph, spans, self.options))
+        placement = place(graph.graph, spans, self.options)
+        products = products_of(graph.graph, placement)
         inputs = {value.name for value in graph.graph.inputs}
         num_samples = min(samples.num_samples, MOST_SAMPLES)
         rounded: dict[str, RoundedProduct] = {}
@@ -61,10 +63,16 @@ class RoundWeights(PlacedWork):
                     if product.window in moments:
                         rounded[product.weight.reader.node] = rounded_product(product, moments[product.window])
                     on_product(len(rounded))
-        return _written(out / "codes", rounded, num_samples, len(products))
+        operators = {node.name or "": node.op_type for node in graph.graph}
+        weights = dict.fromkeys(weight.reader.node for weight in placement.weights)
+        others = {name: operators[name] for name in weights if name not in rounded}
+        return _written(out / "codes", rounded, num_samples, others)
 
 
-def _written(folder: Path, rounded: dict[str, RoundedProduct], num_samples: int, num_products: int) -> WeightCodes:
+def _written(
+    folder: Path, rounded: dict[str, RoundedProduct], num_samples: int, others: Mapping[str, str]
+) -> WeightCodes:
+    """``others``: operators of the products that are not rounded so, by name."""
     folder.mkdir()
     arrays: dict[str, Any] = {}
     for number, product in enumerate(rounded.values()):
@@ -75,6 +83,8 @@ def _written(folder: Path, rounded: dict[str, RoundedProduct], num_samples: int,
         {"node": name, "error": product.error, "error_of_nearest": product.error_of_nearest}
         for name, product in rounded.items()
     ]
-    record = {"num_samples": num_samples, "num_products": num_products, "products": rows}
+    left = [{"node": name, "operator": operator} for name, operator in others.items()]
+    num_products = len(rows) + len(left)
+    record = {"num_samples": num_samples, "num_products": num_products, "products": rows, "others": left}
     (folder / "rounding.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
     return WeightCodes(folder)

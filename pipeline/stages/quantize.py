@@ -363,7 +363,7 @@ class Quantize(Stage):
                 f"in {self.precision} no other has weights of 4 bits; take 8"
             )
         last = f"weights of matrix products have 4 bits, in blocks of {block}" if block else why
-        notes = [*dynamic_notes(written), *written.notes, *([last] if written.in_integers else [])]
+        notes = [*dynamic_notes(written, self.rounding), *written.notes, *([last] if written.in_integers else [])]
         (out / "notes.json").write_text(json.dumps(notes))
         return OnnxModel(out / "model.onnx")
 

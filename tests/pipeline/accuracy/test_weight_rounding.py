@@ -105,6 +105,39 @@ def test_answers_are_nearer_and_the_record_says_what_each_product_gained(
     assert "of their data on 96 calibration samples; a product's squared error is 0." in sentence
 
 
+UP = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 16, 8, 8] x) => (float[N, 8, 16, 16] y)
+{
+    a = Conv <pads = [1, 1, 1, 1]> (x, first, first_bias)
+    b = Relu (a)
+    y = ConvTranspose <strides = [2, 2]> (b, up)
+}
+"""
+
+
+def test_what_is_rounded_without_data_is_said(tmp_path: Path, samples: Samples) -> None:
+    """A transposed convolution; and everything with dynamic ranges."""
+    random = np.random.default_rng(3)
+    shapes = {"first": (32, 16, 3, 3), "first_bias": (32,), "up": (32, 8, 2, 2)}
+    arrays = {name: (random.normal(size=shape) / 4).astype(np.float32) for name, shape in shapes.items()}
+    net = with_arrays(onnx.parser.parse_model(UP), arrays)
+    for node in net.graph.node:
+        node.name = f"{node.op_type}_{node.output[0]}"
+    onnx.save(net, tmp_path / "net.onnx")
+    model = OnnxModel(tmp_path / "net.onnx")
+    ranges = Calibrate(method="minmax")(tmp_path, model, samples)
+    stage = replace(BY_DATA, target="tensorrt", weight_bits=8)
+    codes = RoundWeights(stage.placement_options(model), 1)(tmp_path, model, ranges, samples)
+    sentence = rounding_sentence(codes)
+    assert sentence.startswith("rounding gptq: weights of 1 of 2 convolutions and matrix products, by the second ")
+    assert sentence.endswith("; as by squant: 'ConvTranspose_y' (ConvTranspose)")
+    (tmp_path / "dynamic").mkdir()
+    Quantize("dynamic", target="onnxruntime", rounding="gptq")(tmp_path / "dynamic", model)
+    notes = json.loads((tmp_path / "dynamic" / "notes.json").read_text())
+    assert notes[0] == "rounding gptq is for INT8 with fixed ranges: here weights are rounded as by squant"
+
+
 def test_equal_inputs_give_equal_bytes(tmp_path: Path, model: OnnxModel, ranges: Ranges, samples: Samples) -> None:
     digests = set()
     for name in "ab":
