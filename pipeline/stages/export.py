@@ -12,12 +12,12 @@ import onnx
 
 from calibration.data.preprocess import Preprocess
 from calibration.errors import ModelError
+from calibration.graph.activations import write_gelus, write_hard_sigmoids
 from calibration.graph.attention import scale_queries, transpose_keys
 from calibration.graph.constants import fold_constants
 from calibration.graph.einsum import products_from_einsums
 from calibration.graph.external_data import save_model
 from calibration.graph.fold import fold_batch_norm, portable_names
-from calibration.graph.hard_sigmoid import write_hard_sigmoids
 from calibration.graph.layout import join_transposes
 from calibration.graph.pads import fold_pads
 from calibration.graph.pools import pool_means
@@ -48,6 +48,7 @@ REWRITES: tuple[tuple[Rewrite, str], ...] = (
     (fold_constants, "what depends on constants alone is computed, number of nodes: {num}"),
     (join_transposes, "what stands between convolutions has its channels first as they do, Transposes fewer: {num}"),
     (write_hard_sigmoids, "hard sigmoids in pieces are written as HardSigmoid: {num}"),
+    (write_gelus, "GELUs are written in the pieces that runtimes know: {num}"),
     (pool_means, "means over all positions are written as GlobalAveragePool: {num}"),
     (transpose_keys, "keys of attention are transposed by their last two axes: {num}"),
     (drop_views, "Reshapes back to a shape that the values had before are left out: {num}"),

@@ -11,7 +11,7 @@ import onnx.parser
 import pytest
 from onnx.numpy_helper import from_array
 
-from calibration.graph.hard_sigmoid import write_hard_sigmoids
+from calibration.graph.activations import write_hard_sigmoids
 from tests.calibration.graph.nets import answer_to
 
 NUMBERS = {"zero": 0.0, "one": 1.0, "three": 3.0, "minus": -3.0, "six": 6.0, "sixth": 1 / 6, "fifth": 0.2, "none": -1.0}
