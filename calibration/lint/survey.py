@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from calibration.arrays import AnyArray
 from calibration.data.batches import Samples
+from calibration.data.content_order import meet_digests
 from calibration.data.source import hash_array, spread
 
 Labels: TypeAlias = npt.NDArray[np.int64]
@@ -155,6 +156,7 @@ def survey(samples: Samples, num_labelled: int = 0, on_sample: Callable[[int], o
             if pictures and all(same[name] for name in pictures):
                 constant.append(index)
         on_sample(len(hashes))
+    meet_digests(samples, hashes)
     return Survey(
         where=samples.source.path,
         preprocess=samples.preprocess.describe(),

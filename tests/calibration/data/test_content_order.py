@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from calibration.data import source as source_module
+from calibration.data.array_files import ArrayFiles
 from calibration.data.batches import DataSource, InputSpec, Samples, open_samples
 from calibration.data.content_order import first_of, in_content_order
 from calibration.data.preprocess import Preprocess
 from calibration.errors import DataError
+from calibration.lint.survey import survey
 
 SPEC = InputSpec("x", "float32", (-1, 3))
 ROWS = np.random.default_rng(0).normal(size=(23, 3)).astype(np.float32)
@@ -142,3 +144,33 @@ def test_it_can_be_read_twice(tmp_path: Path) -> None:
 
     first, second = both()
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("kind", "preprocess", "dtype", "is_met"),
+    [
+        ("one.npy", Preprocess(), "<f4", True),
+        ("one.npz", Preprocess(), "<f4", False),
+        ("one.npy", Preprocess(scale=2.0), "<f4", False),
+        ("one.npy", Preprocess(), ">f4", False),
+        ("some.npy", Preprocess(), "<f4", False),
+    ],
+)
+def test_samples_that_were_surveyed_are_not_hashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, preprocess: Preprocess, dtype: str, is_met: bool
+) -> None:
+    hashed, digests = [], ArrayFiles.digests
+
+    def counted(self: ArrayFiles) -> list[bytes]:
+        hashed.append(1)
+        return digests(self)
+
+    monkeypatch.setattr(ArrayFiles, "digests", counted)
+    path = write(kind, ROWS.astype(dtype), tmp_path / "a")
+    samples = open_samples(DataSource(str(path)), (SPEC,), preprocess, tmp_path)
+    survey(samples)
+    order = in_content_order(samples)
+    assert hashed == [1] * (not is_met)
+    again = in_content_order(open_samples(DataSource(str(path)), (SPEC,), preprocess, tmp_path))
+    assert order.digest() == again.digest()
+    assert hashed == [1] * (2 - is_met), "another reader of the file is not taken for the one that was surveyed"
