@@ -147,6 +147,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3, help="of the smallest number of images")
     parser.add_argument("--most-gib", type=float, default=16.0, help="memory that a process may take")
     parser.add_argument("--without", nargs="+", default=[], help="candidates to leave out: ort, modelopt, …")
+    parser.add_argument(
+        "--others", type=int, default=0, help="images that the other tools get at most; 0: as many as ours"
+    )
     parser.add_argument("--torch", default="torch>=2.8", help="the requirement that brings torch, which ModelOpt needs")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
@@ -249,6 +252,8 @@ def measure(folder: Path, name: str, num: int, given: argparse.Namespace) -> dic
         for repetition in range(given.repetitions if few else 1):
             for candidate, command in commands(folder, model, data, work).items():
                 variant = candidate not in ("plain", OURS, PASS, "ort", "modelopt")
+                if candidate.split(",")[0] in ("ort", "modelopt") and given.others and num > given.others:
+                    continue
                 if candidate.split(",")[0] in given.without or candidate in given.without:
                     continue
                 if variant and (not few or (candidate.endswith("as it comes") and repetition)):
