@@ -4,8 +4,8 @@ The loss of each held-out sample before and after is a pair. If training did not
 be a coin's: the p-value is the share of random signs with which the mean improves by as much (a randomization test,
 Fisher, "The Design of Experiments", 1935). What is judged is the best of several epochs by the same samples, so that
 it is the best of all epochs with these signs that must improve by as much (Westfall and Young, "Resampling-Based
-Multiple Testing", 1993). Where the teacher alone is learned from, answers that win by the loss and
-yet name other classes than it more often, beyond chance as well, are no gain.
+Multiple Testing", 1993); not where a metric chose it. Where the teacher alone is learned from, answers that win by the
+loss and yet name other classes than it more often, beyond chance as well, are no gain.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def accepted(
     num = min(len(next(iter(before.values()))), len(next(iter(after.values()))))
     losses = losses_of(learner, before, num)
     gains = losses - losses_of(learner, after, num)
-    others = np.array([losses - each[:num] for each in learned.losses]).reshape(-1, num)
+    chosen_from = [] if metric_after is not None else learned.losses  # A metric chooses the epoch where it is there.
+    others = np.array([losses - each[:num] for each in chosen_from]).reshape(-1, num)
     same_before, same_after = (agreements(learner, answers, num) for answers in (before, after))
     return Acceptance(
         loss_before,
