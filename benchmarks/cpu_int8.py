@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
@@ -35,6 +36,7 @@ sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 from benchmarks.calibration import EXPORT, cpu_name, smooth_images
 from benchmarks.candidates import READER, environment, python, trtforge
 from benchmarks.trained import LITE_NAME, trained_networks
+from calibration.graph.watched_outputs import watch_tensors
 from calibration.precision.scale import arithmetic_for
 from engines.cpu import cpu_flags
 
@@ -278,7 +280,7 @@ def raced(work: Path, name: str, interpreter: Path, *, is_timed: bool) -> Raced:
     files = {label: [kind, str(path)] for label, (kind, path) in candidates.items()}
     checked(python(interpreter, RACE, json.dumps(files), work / "samples.npy", work / "times.json"))
     times: dict[str, Any] = json.loads((work / "times.json").read_text())
-    multiply_adds = count_multiply_adds(onnx.load(work / "plain.onnx"))
+    multiply_adds = count_multiply_adds(onnx.load(work / "plain.onnx"), np.load(work / "samples.npy")[:1])
     return Raced(name, multiply_adds, times["blocks_ms"], failures | times["failures"], notes)
 
 
@@ -344,22 +346,23 @@ def checked(failure: str) -> None:
         raise SystemExit(failure)
 
 
-def count_multiply_adds(model: onnx.ModelProto) -> int:
-    """Of convolutions and products with constant weights, those on padding included, for one sample."""
+def count_multiply_adds(model: onnx.ModelProto, sample: np.ndarray[Any, Any]) -> int:
+    """Of convolutions and products with constant weights, those on padding included, for one sample, which is run."""
     weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    first = model.graph.input[0].type.tensor_type.shape.dim[0]
-    first.ClearField("dim_param")
-    first.dim_value = 1
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    values = (*inferred.value_info, *inferred.output)
-    shapes = {value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim] for value in values}
+    products = [
+        node for node in model.graph.node if node.op_type in ("Conv", "MatMul", "Gemm") and node.input[1] in weights
+    ]
+    names = [node.output[0] for node in products]
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    watched = watch_tensors(model, names).SerializeToString()
+    session = ort.InferenceSession(watched, settings, providers=["CPUExecutionProvider"])
+    made = [array.shape for array in session.run(names, {session.get_inputs()[0].name: sample})]
     total = 0
-    for node in model.graph.node:
-        weight, made = weights.get(node.input[1], []) if len(node.input) > 1 else [], shapes.get(node.output[0], [])
-        if node.op_type == "Conv" and weight:
-            total += int(np.prod(made[1:])) * int(np.prod(weight[1:]))
-        elif node.op_type in ("MatMul", "Gemm") and weight:
-            total += int(np.prod(made[1:])) * int(np.prod(weight)) // made[-1]
+    for node, shape in zip(products, made, strict=True):
+        weight = weights[node.input[1]]
+        per_value = np.prod(weight[1:]) if node.op_type == "Conv" else np.prod(weight) // shape[-1]
+        total += int(np.prod(shape)) * int(per_value)
     return total
 
 
