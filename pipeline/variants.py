@@ -332,7 +332,9 @@ def rounding_of(plan: Plan, made: Results, variant: Variant) -> Rounding | None:
         return replace(rounding, method="entropy", methods={}) if by_tensorrt else rounding
     corrects = any(tensor.channel_means for tensor in ranges.tensors.values())
     asked = plan.quantize
-    rounding = replace(rounding, corrects_biases=corrects, attention=asked.attention)
+    rounding = replace(
+        rounding, corrects_biases=corrects, attention=asked.attention, small_products=asked.small_products
+    )
     rounding = replace(rounding, weight_bits=asked.weight_bits, block_size=asked.block_size)
     if placement == "onnxruntime":
         return replace(rounding, arithmetic=plan.quantize.chosen_arithmetic()[0])

@@ -25,6 +25,9 @@ RoundingMethod = Literal["squant", "nearest", "gptq"]
 AttentionChoice = Literal["auto", "int8", "rest"]
 """``auto``: INT8 where TensorRT has a fused kernel for it."""
 
+SmallProductChoice = Literal["rest", "int8"]
+"""``rest``: as what is not INT8, but where a model has no other products."""
+
 FIXED_SPANS = {"Softmax": Span(1.0, 0.0, 1.0)}
 """Operators whose outputs have a range by definition. Calibration would do harm: of attention, where most values are
 next to 0, entropy keeps a half."""
@@ -70,6 +73,8 @@ class PlacementOptions:
     """For ``onnxruntime``: the default is right on any CPU; ``arithmetic_for`` finds the best one for a given CPU."""
     attention: AttentionChoice = "auto"
     """For ``tensorrt``: the products of query and key, and of attention and values."""
+    small_products: SmallProductChoice = "rest"
+    """For ``tensorrt``: matrix products with fewer terms or outputs than its INT8 kernels multiply at a time."""
     nearest: bool = False
     """Weights are rounded to the nearest and biases left alone, as where they were trained so."""
     weight_bits: int = FULL_BITS

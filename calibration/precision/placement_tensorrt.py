@@ -8,7 +8,10 @@ Rules from NVIDIA's TensorFlow quantization toolkit (tools/tensorflow-quantizati
 - The input of AveragePool and GlobalAveragePool; both inputs of the Mul of a squeeze-and-excite block.
 - Tensors that are joined by Concat, or that differ only in shape or order, have one scale, so that TensorRT can move
   its Q/DQ through without another rounding.
-- Convolutions and products that TensorRT's INT8 kernels do not serve well stay FP32.
+- Convolutions and products that TensorRT's INT8 kernels do not serve well stay FP32. Of matrix products those are the
+  ones of a single row or column, and those of fewer than 16 terms or outputs: tensor cores multiply 16 at a time, and
+  Q/DQ around less make an engine slower (NVIDIA/Model-Optimizer, pull request 1256), while the head of few classes is
+  what the answers are rounded by last. Where a network has no other product they are in INT8, which was asked for.
 - The two products of attention, where TensorRT has one INT8 kernel for the whole of it (docs.nvidia.com, TensorRT,
   Fused Attention): heads of 16, 32 or 64, at most 512 steps. Elsewhere it runs them as single products in INT8 with
   a Softmax in between, slower than its fused kernel in FP16.
@@ -16,7 +19,7 @@ Rules from NVIDIA's TensorFlow quantization toolkit (tools/tensorflow-quantizati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import onnx_ir as ir
 
@@ -24,6 +27,7 @@ from calibration.graph.attention import Attention, attentions
 from calibration.graph.editing import attribute_int, constant, dimensions
 from calibration.precision.input_arithmetic import ARITHMETIC
 from calibration.precision.placement import (
+    MATRIX_PRODUCTS,
     PRODUCTS,
     AttentionChoice,
     NodeInput,
@@ -45,7 +49,7 @@ POOLS = ("AveragePool", "GlobalAveragePool")
 BRANCH = ("BatchNormalization", "Relu", "Clip", "LeakyRelu")
 """What may lie between a convolution and the Add it is fused with, besides Add and Mul with a constant."""
 MIN_CHANNELS = 16
-"""Fewer channels than that leave tensor cores idle, but for the cases in ``_is_served``."""
+"""Fewer channels, terms or outputs than that leave tensor cores idle, but for the cases in ``_is_served``."""
 
 FUSED_HEADS, FUSED_LENGTH = (16, 32, 64), 512
 """Head sizes, and the most steps of query and key, of TensorRT's fused attention in INT8."""
@@ -65,6 +69,7 @@ def place(context: PlacementContext) -> QdqPlacement:
     nodes: list[str] = []
     depths = _depths(context.graph)
     in_float = _attention_in_float(context)
+    in_float = {**_small_in_float(context, in_float), **in_float}
     for node in context.nodes():
         if node.op_type in PRODUCTS:
             if (reason := in_float.get(node.name or "") or _why_not(context, node)) is not None:
@@ -133,6 +138,44 @@ def _attention_in_float(context: PlacementContext) -> dict[str, str]:
         if (reason := why_in_float(attention)) is not None:
             reasons |= {node.name or "": reason for node in (attention.scores, attention.mixed)}
     return reasons
+
+
+def _small_in_float(context: PlacementContext, in_float: Mapping[str, str]) -> dict[str, str]:
+    """Names of the small matrix products that stay in float, and why; none where the network has no others for INT8.
+
+    Others count that the user excludes, so that excluding one never brings another into INT8.
+    """
+    if context.options.small_products == "int8":
+        return {}
+    of_attention = {node.name for each in attentions(context.graph) for node in (each.scores, each.mixed)}
+    small: dict[str, str] = {}
+    has_others = False
+    for node in context.graph:
+        if node.op_type not in PRODUCTS or node.domain not in ("", "ai.onnx") or node.name in in_float:
+            continue
+        if (reason := None if node.name in of_attention else _why_small(node)) is not None:
+            small[node.name or ""] = reason
+        elif context.excluded(node) or _why_not(context, node) is None:
+            has_others = True
+    return small if has_others else {}
+
+
+def _why_small(node: ir.Node) -> str | None:
+    """Why a matrix product is too small for tensor cores; None if it is not, or its sizes are not known."""
+    if node.op_type not in MATRIX_PRODUCTS:
+        return None
+    terms, outputs = dimensions(node.inputs[0]), dimensions(node.outputs[0])
+    turned = attribute_int(node, "transB", 0)
+    weight = constant(node.inputs[1])
+    if weight is not None and weight.ndim >= 2:
+        num_terms, num_outputs = weight.shape[-1 if turned else -2], weight.shape[-2 if turned else -1]
+    else:
+        num_terms = terms[-2 if attribute_int(node, "transA", 0) else -1] if terms and len(terms) > 1 else None
+        num_outputs = outputs[-1] if outputs else None
+    if min(num_terms or MIN_CHANNELS, num_outputs or MIN_CHANNELS) >= MIN_CHANNELS:
+        return None
+    shown = ["?" if each is None else str(each) for each in (num_terms, num_outputs)]
+    return f"{shown[0]} terms and {shown[1]} outputs are too few for INT8 kernels; small_products = int8 takes it too"
 
 
 def _unfused(attention: Attention) -> str | None:

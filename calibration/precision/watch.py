@@ -112,7 +112,7 @@ def watched_tensors(model: onnx.ModelProto, watch: Watch, watchable: Iterable[st
 def _placed(graph: ir.Graph, target: PlacementTarget) -> set[str]:
     """Names of the tensors whose ranges a placement asks for."""
     asked = _Asked()
-    place(graph, asked, PlacementOptions(target=target, attention="int8"))
+    place(graph, asked, PlacementOptions(target=target, attention="int8", small_products="int8"))
     return asked.names
 
 

@@ -7,7 +7,7 @@ import re
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,11 @@ import onnx
 from engines.errors import EngineError
 from engines.torch_graph.library import load_torch
 from engines.torch_graph.program import dtype_name, first_sentence, ports_of
+from engines.torch_graph.varying_sizes import DERIVED, VaryingSizes, every_size, in_steps, narrower
 
 LEAST_OPSET = 18
 """The lowest that torch's exporter writes."""
 BATCH = "batch"
-BOUNDS = re.compile(r"^\s*(\w+) = Dim\('\w+'[^)]*\)\s*$", re.MULTILINE)
-"""How torch proposes the bounds of a size."""
-DERIVED = re.compile(r"^\s*(\w+) = ([\d*+ -]*_\w+[\d*+ -]*)$", re.MULTILINE)
-"""How it proposes that a size follows from another: ``height = 2*_height``."""
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
 """How far the exported program may be from the module: of a value, and of the largest value of that output."""
 
@@ -156,22 +153,25 @@ def program_from_module(network: Traceable) -> Any:
         WrongModule: the module fails on its example inputs.
         EngineError: torch cannot export it, or what it exported answers something else.
     """
-    torch = load_torch()
     _called(network, "on the example inputs")
-    dims = {name: torch.export.Dim(name, min=1) for each in network.axes.values() for name in each.values()}
-    try:
-        program = _program(network, dims)
-    except Exception as error:  # Of many types.
-        bounded = _without_bounds(str(error), dims)
-        if not bounded:
-            raise EngineError(_not_exported(error)) from error
-        try:
-            program = _program(network, bounded)
-        except Exception as again:
-            raise EngineError(_not_exported(again)) from again
+    every = every_size({name for each in network.axes.values() for name in each.values()})
+    program, sizes = _traced(network, every, lambda text: list(narrower(text, every)))
     ports_of(program)
-    _check_same(network, program)
+    _check_same(network, program, sizes.steps)
     return program
+
+
+def _traced(
+    network: Traceable, sizes: VaryingSizes, others: Callable[[str], list[VaryingSizes]]
+) -> tuple[Any, VaryingSizes]:
+    """torch's program, and the sizes it is for: ``sizes``, or the first of the ``others``, by torch's refusal."""
+    try:
+        return _program(network, sizes.dims), sizes
+    except Exception as error:  # Of many types.
+        proposed = others(str(error))
+        if not proposed:
+            raise EngineError(_not_exported(error)) from error
+        return _traced(network, proposed[0], lambda _text: proposed[1:])
 
 
 def _program(network: Traceable, dims: Mapping[str, Any]) -> Any:
@@ -189,18 +189,6 @@ def _program(network: Traceable, dims: Mapping[str, Any]) -> Any:
         )
 
 
-def _without_bounds(text: str, dims: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes with bounds that torch finds, where bounds are all that it misses, as of a convolution without padding.
-
-    Empty where it asks for more. The bounds that it proposes itself may be too low.
-    """
-    violated = re.search(r"Constraints violated \((.*?)\)", text)
-    names = set(violated[1].split(", ")) if violated else set()
-    if not names or not names <= set(BOUNDS.findall(text)) & set(dims):
-        return {}
-    return {**dims, **dict.fromkeys(names, load_torch().export.Dim.DYNAMIC)}
-
-
 def _called(network: Traceable, where: str) -> Any:
     try:
         return network.call()
@@ -210,14 +198,14 @@ def _called(network: Traceable, where: str) -> Any:
         ) from error
 
 
-def _check_same(network: Traceable, program: Any) -> None:
-    """That the program answers as the module, on the example and where each size that varies is one more."""
+def _check_same(network: Traceable, program: Any, steps: Mapping[str, int]) -> None:
+    """That the program answers as the module, on the example and where each size that varies is a step more."""
     torch = load_torch()
     exported = program.module(check_guards=False)
     longer = dict(network.inputs())
     for name, each in network.axes.items():
-        for axis in each:
-            longer[name] = torch.cat([longer[name], longer[name].narrow(axis, 0, 1)], dim=axis)
+        for axis, size in each.items():
+            longer[name] = torch.cat([longer[name], longer[name].narrow(axis, 0, steps[size])], dim=axis)
     examples = [network, network.with_inputs(longer)] if network.axes else [network]
     for example in examples:
         sizes = ", ".join(f"'{name}' {tuple(tensor.shape)}" for name, tensor in example.inputs().items())
@@ -321,14 +309,29 @@ def onnx_from_program(program: Any, axes: Mapping[str, Mapping[int, str]], opset
         raise EngineError(
             f"torch's exporter lost '{min(wanted ^ written)}' of the inputs and outputs; take it out of forward"
         )
-    symbols: dict[str, str] = {}
-    for port in ports.inputs:
-        for axis, symbol in port.symbols().items():
-            default = BATCH if axis == 0 else f"{port.name}_{axis}"
-            symbols.setdefault(symbol, axes.get(port.name, {}).get(axis, default))
-    _rename_sizes(model, symbols)
+    _rename_sizes(model, _names_of_sizes(program, axes))
     _forget_where_from(model)
     return model
+
+
+def _names_of_sizes(program: Any, axes: Mapping[str, Mapping[int, str]]) -> dict[str, str]:
+    """torch's symbol or expression for a size of the inputs -> its name."""
+    names: dict[str, str] = {}
+    for port in ports_of(program).inputs:
+        for axis, symbol in port.symbols().items():
+            default = BATCH if axis == 0 else f"{port.name}_{axis}"
+            names.setdefault(symbol, axes.get(port.name, {}).get(axis, default))
+    return names
+
+
+def sizes_in_steps(program: Any, axes: Mapping[str, Mapping[int, str]]) -> list[str]:
+    """Sentences on the sizes that may not be every number."""
+    names = _names_of_sizes(program, axes)
+    return [
+        f"export: the size '{name}' has to be {words}, as torch traced the network for no others"
+        for symbol, name in names.items()
+        if (words := in_steps(symbol, names)) is not None
+    ]
 
 
 def _not_converted(error: BaseException) -> str:
@@ -342,11 +345,18 @@ def _not_converted(error: BaseException) -> str:
 
 
 def _rename_sizes(model: onnx.ModelProto, symbols: Mapping[str, str]) -> None:
-    """Symbols of sizes by the names of their meaning, also within expressions."""
+    """Symbols of sizes by the names of their meaning, also within expressions: ``2*s56`` as a whole first."""
+    whole = {_plain(symbol): name for symbol, name in symbols.items()}
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.HasField("dim_param"):
-                dimension.dim_param = re.sub(r"\w+", lambda word: symbols.get(word[0], word[0]), dimension.dim_param)
+                written = dimension.dim_param
+                in_words = re.sub(r"\w+", lambda word: symbols.get(word[0], word[0]), written)
+                dimension.dim_param = whole.get(_plain(written), in_words)
+
+
+def _plain(expression: str) -> str:
+    return expression.replace(" ", "").strip("()")
 
 
 def _forget_where_from(model: onnx.ModelProto) -> None:

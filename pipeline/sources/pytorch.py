@@ -35,6 +35,7 @@ from engines.torch_graph.exporter import (
     describe_tensor,
     onnx_from_program,
     program_from_module,
+    sizes_in_steps,
     traceable,
 )
 from engines.torch_graph.library import DISTRIBUTION, EXPORTER, why_not_export
@@ -183,7 +184,7 @@ def _convert(source: Source, made: Path, how: Conversion) -> list[str]:
         raise StageError(f"{source.path.name}: {error}") from error
     save_program(program, made.with_name(PROGRAM))
     save_model(model, made)
-    return notes
+    return [*notes, *sizes_in_steps(program, network.axes)]
 
 
 def _convert_program(path: Path, made: Path, how: Conversion) -> list[str]:
@@ -193,7 +194,7 @@ def _convert_program(path: Path, made: Path, how: Conversion) -> list[str]:
     except EngineError as error:
         raise StageError(f"{path}: {error}") from error
     save_model(model, made)
-    return []
+    return sizes_in_steps(program, {})
 
 
 def _in_opset(model: onnx.ModelProto, where: str, opset: int) -> onnx.ModelProto:

@@ -28,6 +28,7 @@ from calibration.precision.placement import (
     PlacementOptions,
     PlacementTarget,
     RoundingMethod,
+    SmallProductChoice,
 )
 from calibration.precision.qdq import qdq_from_onnx
 from calibration.precision.scale import Arithmetic, arithmetic_for
@@ -73,6 +74,9 @@ class Quantize(Stage):
     exclude: tuple[str, ...] = option((), "names, operator types or patterns (head/*) of nodes to keep in FP32")
     attention: AttentionChoice = option(
         "auto", "for tensorrt: products of attention; auto: INT8 where TensorRT has a fused kernel for them"
+    )
+    small_products: SmallProductChoice = option(
+        "rest", "for tensorrt: matrix products of fewer than 16 terms or outputs, as the head of few classes, or int8"
     )
     arithmetic: Literal["cpu", "u8s8", "u8s7", "u8u8", "s8s8"] = option(
         "cpu", "for onnxruntime: types of activations and weights (u8s8: UINT8 and INT8); cpu: best on this CPU"
@@ -181,6 +185,7 @@ class Quantize(Stage):
             self.excluded(model),
             self.chosen_arithmetic()[0],
             self.attention,
+            self.small_products,
             weight_bits=self.weight_bits,
             block_size=self.block_size,
             rounding=self.rounding,

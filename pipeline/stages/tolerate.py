@@ -27,7 +27,13 @@ from calibration.histogram.collect import collect
 from calibration.histogram.histogram import Histogram
 from calibration.histogram.methods import Method
 from calibration.precision.dynamic import found_scales
-from calibration.precision.placement import FULL_BITS, AttentionChoice, PlacementOptions, PlacementTarget
+from calibration.precision.placement import (
+    FULL_BITS,
+    AttentionChoice,
+    PlacementOptions,
+    PlacementTarget,
+    SmallProductChoice,
+)
 from calibration.precision.scale import Arithmetic
 from calibration.precision.watch import Watch, watched_tensors
 from calibration.precision.weights import mean_axes
@@ -80,6 +86,7 @@ class Rounding:
     corrects_biases: bool = False
     """Whether biases take back what rounded weights shift (``calibration.precision.weights``)."""
     attention: AttentionChoice = "auto"
+    small_products: SmallProductChoice = "rest"
     weight_bits: int = FULL_BITS
     block_size: int = 0
     one_scale: tuple[str, ...] = ()
@@ -254,6 +261,7 @@ class Tolerate(Stage):
             rounding.exclude,
             rounding.arithmetic,
             rounding.attention,
+            rounding.small_products,
             weight_bits=rounding.weight_bits,
             block_size=rounding.block_size,
         )

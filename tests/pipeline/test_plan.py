@@ -140,6 +140,7 @@ precision = "dynamic"
 target = "onnxruntime"
 exclude = ["Gemm"]
 attention = "rest"
+small_products = "int8"
 arithmetic = "s8s8"
 placement = "timed"
 weight_bits = 4

@@ -24,7 +24,13 @@ from calibration.precision.qdq import qdq_from_onnx
 from calibration.ranges.span import Span
 from engines import backend
 from engines.errors import EngineError, Unavailable
-from engines.torch_graph.exporter import WrongModule, onnx_from_program, program_from_module, traceable
+from engines.torch_graph.exporter import (
+    WrongModule,
+    onnx_from_program,
+    program_from_module,
+    sizes_in_steps,
+    traceable,
+)
 from engines.torch_graph.library import load_torchvision
 from engines.torch_graph.program import ProgramCall, load_program, save_program
 from pipeline.stages.export import REWRITES
@@ -252,6 +258,11 @@ def test_nms_of_torchvision_becomes_onnx_s(tmp_path: Path) -> None:
     np.testing.assert_array_equal(answer, expected)
 
 
+def sizes_of(model: onnx.ModelProto) -> list[str | int]:
+    """Of its input."""
+    return [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+
+
 SIZES = {"x": {0: "batch", 2: "height", 3: "width"}}
 
 
@@ -261,13 +272,7 @@ def test_sizes_with_a_least_value_vary_and_keep_their_names(tmp_path: Path) -> N
     layers = nn.Sequential(nn.Conv2d(3, 4, 5, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3))
     network = Calls(layers).eval()
     _, model = exported((network, torch.zeros(2, 3, 40, 40), SIZES))
-    (value,) = model.graph.input
-    assert [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] == [
-        "batch",
-        3,
-        "height",
-        "width",
-    ]
+    assert sizes_of(model) == ["batch", 3, "height", "width"]
     onnx.save(model, tmp_path / "model.onnx")
     x = np.random.default_rng(0).standard_normal((1, 3, 33, 50)).astype(np.float32)
     with backend("onnxruntime").load(tmp_path / "model.onnx", num_threads=1) as runner, torch.no_grad():
@@ -276,10 +281,55 @@ def test_sizes_with_a_least_value_vary_and_keep_their_names(tmp_path: Path) -> N
     np.testing.assert_allclose(answers[0], expected, atol=1e-5)
 
 
-def test_sizes_that_are_multiples_are_said() -> None:
-    """A pooling that rounds up is traced for even sizes alone."""
-    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2, 2, ceil_mode=True))
-    with pytest.raises(
-        EngineError, match=r"^not every size of height and of width .*\(torch would have height = 2\*_h"
-    ):
-        program_from_module(traceable((Calls(layers).eval(), torch.zeros(2, 3, 40, 40), SIZES))[0])
+def test_a_pooling_that_rounds_up_is_traced_for_multiples_which_is_said(tmp_path: Path) -> None:
+    """As of MTCNN's first network: even and odd sizes pass it in two ways, and torch proposes one of them."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.MaxPool2d(2, 2, ceil_mode=True), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 3)
+    )
+    network = Calls(layers).eval()
+    traced, _ = traceable((network, torch.zeros(2, 3, 40, 40), SIZES))
+    program = program_from_module(traced)
+    model = brought_to(onnx_from_program(program, traced.axes, 17), 17)
+    assert sizes_of(model) == ["batch", 3, "height", "width"]
+    assert sizes_in_steps(program, traced.axes) == [
+        f"export: the size '{name}' has to be a multiple of 2, as torch traced the network for no others"
+        for name in ("height", "width")
+    ]
+    onnx.save(model, tmp_path / "model.onnx")
+    x = np.random.default_rng(0).standard_normal((1, 3, 34, 50)).astype(np.float32)
+    with backend("onnxruntime").load(tmp_path / "model.onnx", num_threads=1) as runner, torch.no_grad():
+        answers: list[Any] = [*runner.infer({"x": x}).values()]
+        expected: Any = network(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(answers[0], expected, atol=1e-5)
+    save_program(program, tmp_path / "net.pt2")
+    assert sizes_in_steps(load_program(tmp_path / "net.pt2"), {}) == [
+        f"export: the size '{name}' has to be a multiple of 2, as torch traced the network for no others"
+        for name in ("x_2", "x_3")
+    ]
+
+
+class Both(nn.Module):  # type: ignore[misc]
+    """Two inputs of sizes that have to fit."""
+
+    def __init__(self, num: int) -> None:
+        super().__init__()
+        self.num = num
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """(N, num * k), (N, k) -> (N, num * k)."""
+        return x + torch.cat([y] * self.num, 1)
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_sizes_that_follow_from_one_another_vary_together(num: int, tmp_path: Path) -> None:
+    network, axes = Both(num).eval(), {"x": {1: "long"}, "y": {1: "short"}}
+    traced, _ = traceable((network, (torch.zeros(2, 4 * num), torch.zeros(2, 4)), axes))
+    program = program_from_module(traced)
+    notes = ["export: the size 'long' has to be 2*short, as torch traced the network for no others"]
+    assert sizes_in_steps(program, axes) == (notes if num > 1 else [])
+    onnx.save(brought_to(onnx_from_program(program, axes, 17), 17), tmp_path / "model.onnx")
+    x, y = (np.ones((2, each), np.float32) for each in (7 * num, 7))
+    with backend("onnxruntime").load(tmp_path / "model.onnx", num_threads=1) as runner:
+        (answer,) = runner.infer({"x": x, "y": y}).values()
+    np.testing.assert_array_equal(answer, x + 1)
