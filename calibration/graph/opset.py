@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx
 from onnx import version_converter
 
@@ -18,6 +20,15 @@ FIRST_HARDMAX = 13
 """Hardmax, Softmax and LogSoftmax of opset 12 and before flatten all axes from theirs on."""
 USUAL_AXES = (0, 2, 3)
 """Of MeanVarianceNormalization; onnx's own checks fail where they are left to the operator's default."""
+
+ASSERTION = re.compile(r"^\S+:\d+: \w+: Assertion `.*?` failed: ")
+"""How onnx's converter begins: a file of its source, and a condition there."""
+IN_WORDS = (
+    (r"^No Adapter (?:From|To) Version \$(\d+) for (\w+)$", r"it does not convert \2 of opset \1"),
+    (r"^No Previous Version of (\w+) exists$", r"no earlier opset has \1"),
+    (r"^Op '%s' has no registered schema; .*\.(\w+?)\d*$", r"ONNX has no operator \1"),
+)
+"""Its commonest sentences, one of which it forgets to fill in."""
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -51,8 +62,16 @@ def brought_to(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         check_model(brought, full_check=True)
         return with_weights_of(model, brought)
     except Exception as error:  # It raises RuntimeError and its own kind, which has no name in Python.
-        words = " ".join(str(error).split())
+        words = converter_words(error)
         raise ModelError(f"onnx cannot convert it from opset {opset_of(model)} to {opset} ({words:.300})") from error
+
+
+def converter_words(error: BaseException) -> str:
+    """What onnx's converter says of its error, without where in its own source that stands."""
+    words = ASSERTION.sub("", " ".join(str(error).split()))
+    for pattern, instead in IN_WORDS:
+        words = re.sub(pattern, instead, words)
+    return words
 
 
 def _keep_coordinates(model: onnx.ModelProto) -> None:

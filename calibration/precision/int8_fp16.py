@@ -18,7 +18,7 @@ from onnx import version_converter
 from calibration.errors import ModelError
 from calibration.graph.editing import constant, named, opened
 from calibration.graph.external_data import with_weights_of, without_weights
-from calibration.graph.opset import opset_of
+from calibration.graph.opset import converter_words, opset_of
 from calibration.precision.fp16 import FP16_MAX, FP16_TINY, fp16_from_onnx, weights_beyond_fp16
 
 FIRST_OPSET = 19
@@ -67,9 +67,9 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         raised = with_weights_of(model, version_converter.convert_version(without_weights(model), FIRST_OPSET))
     except Exception as error:  # It raises RuntimeError and its own kind, which has no name in Python.
-        words = " ".join(str(error).split())
         raise ModelError(
-            f"the model cannot be brought from opset {opset} to {FIRST_OPSET}, which FP16 scales need ({words}); "
+            f"the model cannot be brought from opset {opset} to {FIRST_OPSET}, which FP16 scales need "
+            f"({converter_words(error)}); "
             'export it with opset 17 or 18, or take rest = "fp32"'
         ) from error
     raised.ir_version = max(raised.ir_version, IR_VERSION)

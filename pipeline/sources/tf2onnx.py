@@ -231,7 +231,7 @@ def _refused_by_tf2onnx(where: str, log_text: str, trouble: str) -> Exception | 
         hint = "replace these operations in the model"
         if any(kind.startswith("FakeQuant") for kind, _ in unsupported):
             hint = "train with narrow_range = false for data, or save the model without its quantization-aware wrappers"
-        why = f" ({trouble})" if trouble else ""
+        why = f" ({_reason(trouble)})" if trouble else ""
         return StageError(f"{where}: tf2onnx cannot convert {listed}{more}{why}; {hint}")
     if not trouble:
         return None
@@ -245,7 +245,12 @@ def _refused_by_tf2onnx(where: str, log_text: str, trouble: str) -> Exception | 
             f"{where}: tf2onnx writes at most 2047 MiB, and the model has more; take a smaller model, or give it as an "
             "ONNX file with its weights in a file beside it"
         )
-    return StageError(f"{where}: tf2onnx failed ({' '.join(trouble.split())[:400]}); fix the model, and save it again")
+    return StageError(f"{where}: tf2onnx failed ({_reason(trouble)[:400]}); fix the model, and save it again")
+
+
+def _reason(trouble: str) -> str:
+    """What tf2onnx says that it met, without the name of the function of its own that noticed."""
+    return re.sub(r"^ValueError: (make_sure failure: )?", "", " ".join(trouble.split()))
 
 
 def _check_signature_names(model: onnx.ModelProto, inputs: list[str], outputs: list[str], where: str) -> None:

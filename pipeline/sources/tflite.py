@@ -64,6 +64,8 @@ def to_onnx(source: Source, out: Path, how: Conversion) -> Converted:
             f"{source.path}: {', '.join(customs)} {are} of TensorFlow Lite's own, which alone are read; replace "
             f"{them} in the network"
         )
+    if words := _lost_by_tf2onnx(facts):
+        raise StageError(f"{source.path}: {words}")
     ready = out / READY
     ready.write_bytes(_ready(source.path))
     facts = litert.tflite_facts(ready)
@@ -71,6 +73,26 @@ def to_onnx(source: Source, out: Path, how: Conversion) -> Converted:
     _check_names(model, facts, source.path)
     notes = _with_float_ends(model, facts)
     return Converted(model, notes=notes)
+
+
+def _lost_by_tf2onnx(facts: TfliteFacts) -> str:
+    """What tf2onnx 1.17 would end at with words of its own, and what to do; empty where there is nothing of it."""
+    sparse = [operator.name for operator in facts.operators if operator.kind == "DENSIFY"]
+    if sparse:
+        more = f" and {len(sparse) - 1} more" if len(sparse) > 1 else ""
+        return (
+            f"DENSIFY (tensor '{sparse[0]}'{more}): its weights are stored sparsely, which tf2onnx does not read; "
+            "convert the network again without tf.lite.Optimize.EXPERIMENTAL_SPARSITY, or give the network behind it"
+        )
+    for operator in facts.operators:
+        readers = [each.kind for each in facts.operators if {*operator.outputs} & {*each.inputs}]
+        if operator.kind == "RFFT2D" and set(readers) != {"COMPLEX_ABS"}:
+            return (
+                f"RFFT2D (tensor '{operator.name}') is read by {', '.join(sorted(set(readers))) or 'nobody'}, and ONNX "
+                "has no complex numbers: tf2onnx takes it with COMPLEX_ABS right behind it alone; compute the spectrum "
+                "in front of the network, which then begins with it"
+            )
+    return ""
 
 
 def trained(source: Source, exported: OnnxModel, runner: str) -> Engine:

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 from engines.precision import FP32, INT8, Precision
 from pipeline.artifact import Engine, Outputs, Source, Verdict
+from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import CheckFailed
 from pipeline.plan import Plan
 from pipeline.results import Results
 from pipeline.sources.contract import source_kind
 from pipeline.stages.validate import Judged
 from pipeline.store import Store
-from pipeline.variants import SIMULATOR, judge_of, trained_network
+from pipeline.variants import judge_of, trained_network
 
 
 def check_export(plan: Plan, store: Store, made: Results) -> None:

@@ -48,6 +48,19 @@ def test_an_attribute_that_17_has_not_is_a_reason() -> None:
         brought_to(model, 17)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("{ y = Gelu (x) }", "no earlier opset has Gelu"),
+        ('{ y = GridSample <mode = "cubic"> (x, x) }', "it does not convert GridSample of opset 20"),
+        ("{ y = Nonsense (x) }", "ONNX has no operator Nonsense"),
+    ],
+)
+def test_the_converters_words_are_said_without_where_they_stand_in_its_source(body: str, words: str) -> None:
+    with pytest.raises(ModelError, match=rf"^onnx cannot convert it from opset 20 to 17 \((?:{words})\)$"):
+        brought_to(parsed(20, body, "float[1,2,2,2] x) => (float[N,M] y"), 17)
+
+
 def test_a_scan_with_a_batch_is_refused() -> None:
     inside = "b (float[3,4,4] a, float[4,4] c) => (float[3,4,4] d, float[4,4] e) { d = Identity (a) e = Identity (c) }"
     body = f'{{ y, z = Scan ("", x, x) <num_scan_inputs: int = 1, body: graph = {inside}> }}'

@@ -57,6 +57,38 @@ def test_what_cannot_be_read_or_converted(tmp_path: Path) -> None:
         Export()(tmp_path, TfliteFile(writer.save(tmp_path / "custom.tflite", [x], [y])))
 
 
+def test_weights_that_are_stored_sparsely_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    writer = TfliteWriter()
+    x, y = writer.tensor("x", (1, 2)), writer.tensor("y", (1, 2))
+    dense = []
+    for name in ("first", "second"):
+        sparse = writer.constant(f"{name}_sparse", np.eye(2, dtype=np.float32))
+        dense.append(writer.tensor(name, (2, 2)))
+        writer.operator("DENSIFY", [sparse], [dense[-1]], "DensifyOptions")
+    hidden = writer.tensor("hidden", (1, 2))
+    writer.operator("FULLY_CONNECTED", [x, dense[0]], [hidden], "FullyConnectedOptions")
+    writer.operator("FULLY_CONNECTED", [hidden, dense[1]], [y], "FullyConnectedOptions")
+    words = (
+        r"sparse\.tflite: DENSIFY \(tensor 'first' and 1 more\): its weights are stored sparsely, which tf2onnx does"
+    )
+    with pytest.raises(StageError, match=words):
+        Export()(tmp_path, TfliteFile(writer.save(tmp_path / "sparse.tflite", [x], [y])))
+
+
+def test_a_spectrum_of_complex_numbers_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """As in networks that hear birds: magnitudes are taken, but not right behind the transform."""
+    writer = TfliteWriter()
+    x, length = writer.tensor("x", (1, 1, 8)), writer.constant("length", np.array([1, 8], np.int32))
+    spectrum = writer.tensor("spectrum", (1, 1, 5), "COMPLEX64")
+    turned, y = writer.tensor("turned", (1, 5), "COMPLEX64"), writer.tensor("y", (1, 5))
+    writer.operator("RFFT2D", [x, length], [spectrum], "Rfft2dOptions")
+    writer.operator("SQUEEZE", [spectrum], [turned], "SqueezeOptions")
+    writer.operator("COMPLEX_ABS", [turned], [y])
+    words = r"birds\.tflite: RFFT2D \(tensor 'spectrum'\) is read by SQUEEZE, and ONNX has no complex numbers.* begins"
+    with pytest.raises(StageError, match=words):
+        Export()(tmp_path, TfliteFile(writer.save(tmp_path / "birds.tflite", [x], [y])))
+
+
 PLAN = """
 [model]
 source = "net.bin"
