@@ -134,7 +134,7 @@ def test_onnxruntime_has_them_in_all_but_depthwise_convolutions(
 def test_tensorrt_has_them_in_matrices_of_whole_blocks(
     net: onnx.ModelProto, spans: dict[str, Span], data: AnyArray, tmp_path: Path
 ) -> None:
-    written = qdq_from_onnx(net, spans, PlacementOptions("tensorrt", weight_bits=4))
+    written = qdq_from_onnx(net, spans, PlacementOptions("tensorrt", small_products="int8", weight_bits=4))
     nodes = {node.name: node for node in written.model.graph.node}
     dequantize = next(
         node for node in nodes.values() if node.op_type == "DequantizeLinear" and node.input[0] == "odd_quantized"

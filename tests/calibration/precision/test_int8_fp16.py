@@ -40,7 +40,7 @@ def quantized(*, kernel_scale: float = 1.0, image_amax: float = 4.0) -> onnx.Mod
     dense = random.normal(size=(16, 3)).astype(np.float32)
     model.graph.initializer.extend([numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(dense, "dense")])
     spans = {name: Span(amax=a, min=-a, max=a) for name, a in {**SPANS, "image": image_amax}.items()}
-    return qdq_from_onnx(model, spans, PlacementOptions(target="tensorrt", exclude=(), arithmetic="u8s8")).model
+    return qdq_from_onnx(model, spans, PlacementOptions(target="tensorrt", small_products="int8")).model
 
 
 def answers(model: onnx.ModelProto) -> npt.NDArray[np.float32]:

@@ -92,7 +92,13 @@ def spans(values: Mapping[str, AnyArray]) -> dict[str, Span]:
 
 
 def options_of(target: str, bits: int, arithmetic: str = "u8s8") -> PlacementOptions:
-    return PlacementOptions(target, arithmetic=arithmetic, weight_bits=bits, rounding="gptq")  # type: ignore[arg-type]
+    return PlacementOptions(
+        target,  # type: ignore[arg-type]
+        arithmetic=arithmetic,  # type: ignore[arg-type]
+        small_products="int8",
+        weight_bits=bits,
+        rounding="gptq",
+    )
 
 
 def moments(products: list[Product], values: Mapping[str, AnyArray]) -> dict[SumWindow, Moments]:

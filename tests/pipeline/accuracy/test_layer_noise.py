@@ -25,7 +25,8 @@ def measured(target: Any, path: Path, samples: Samples, out: Path) -> list[Input
     ranges.mkdir()
     noise.mkdir()
     found: Ranges = Calibrate(method="minmax")(ranges, OnnxModel(path), samples)
-    return noises_from_file(MeasureLayers(PlacementOptions(target=target))(noise, OnnxModel(path), found, samples).path)
+    stage = MeasureLayers(PlacementOptions(target=target, small_products="int8"))
+    return noises_from_file(stage(noise, OnnxModel(path), found, samples).path)
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])

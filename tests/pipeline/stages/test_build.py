@@ -137,7 +137,7 @@ class TestTensorRTRTX:
             Build(compute_capabilities=("9.0",))(out(), net, BuildTarget("tensorrt_rtx", "fp32", PROFILE))
 
     def test_it_builds_int8_with_fp16_for_the_rest(self, net: OnnxModel, ranges: Ranges, out: Out) -> None:
-        quantized = Quantize(target="tensorrt", rest="fp16")(out(), net, ranges)
+        quantized = Quantize(target="tensorrt", rest="fp16", small_products="int8")(out(), net, ranges)
         assert onnx.load(quantized.path).opset_import[0].version == 19
         halves = {name for name, kind in types(onnx.load(quantized.path)).items() if kind == onnx.TensorProto.FLOAT16}
         assert "active" in halves

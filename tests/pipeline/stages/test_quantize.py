@@ -111,7 +111,7 @@ def test_the_arithmetic_is_part_of_the_recipe(
 def test_what_is_excluded_by_name_or_type_stays_float(
     net: OnnxModel, ranges: Ranges, out: Out, name: str, target: Any
 ) -> None:
-    made = Quantize(target=target, exclude=(name,))(out(), net, ranges)
+    made = Quantize(target=target, exclude=(name,), small_products="int8")(out(), net, ranges)
     graph = onnx.load(made.path).graph
     conv = next(node for node in graph.node if node.op_type == "Conv")
     assert list(conv.input[:2]) == ["image", "kernel"]
@@ -160,8 +160,10 @@ def test_a_range_by_pattern(net: OnnxModel, ranges: Ranges, out: Out, target: An
 
 @pytest.mark.parametrize("pattern", ["conv", "Conv", "c?nv", "[c]*"])
 def test_precision_and_exclude_by_pattern(net: OnnxModel, ranges: Ranges, out: Out, pattern: str) -> None:
-    left_out = Quantize(exclude=("conv",))(out(), net, ranges)
-    for stage in (Quantize(exclude=(pattern,)), Quantize(override=(Override(nodes=pattern, precision="fp32"),))):
+    all_sizes = Quantize(small_products="int8")
+    left_out = replace(all_sizes, exclude=("conv",))(out(), net, ranges)
+    exception = Override(nodes=pattern, precision="fp32")
+    for stage in (replace(all_sizes, exclude=(pattern,)), replace(all_sizes, override=(exception,))):
         assert onnx.load(stage(out(), net, ranges).path) == onnx.load(left_out.path)
     with pytest.raises(DataError, match=r"\[\[quantize.override\]\] nodes: 'convv' .*the nearest is 'conv'"):
         Quantize(override=(Override(nodes="convv", precision="fp32"),))(out(), net, ranges)
@@ -171,7 +173,7 @@ def test_with_the_rest_in_fp16_a_node_can_be_either(net: OnnxModel, ranges: Rang
     types = {}
     for precision in ("fp32", "fp16"):
         exceptions = (Override(nodes="conv", precision=precision),)
-        made = Quantize(rest="fp16", override=exceptions)(out(), net, ranges)
+        made = Quantize(rest="fp16", override=exceptions, small_products="int8")(out(), net, ranges)
         graph = onnx.shape_inference.infer_shapes(onnx.load(made.path)).graph
         types[precision] = next(v.type.tensor_type.elem_type for v in graph.value_info if v.name == "features")
     assert types == {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}
