@@ -206,15 +206,17 @@ def speed_up(fp32: Path, int8: Path, feed: Array) -> float:
 
 
 def verdict(rows: list[Row]) -> str:
-    """How far the default is from the best of the others."""
+    """How far the default is from the best of the others, like against like: ModelOpt's models are for TensorRT."""
     lines = []
-    for how in ("kernels", "simulated"):
-        mine = max((row.sqnr_db for row in rows if row.name.startswith(DEFAULT) and how in row.name), default=np.nan)
+    for target, how in (("onnxruntime", "kernels"), ("onnxruntime", "simulated"), ("tensorrt", "simulated")):
+        (mine,) = (row for row in rows if row.name == f"{DEFAULT} {target} ({how})")
         others = [row for row in rows if not row.name.startswith("ours") and how in row.name and not row.failure]
         others = [row for row in others if not row.int8.startswith("0/")]  # Which are FP32.
+        others = [row for row in others if target == "tensorrt" or not row.name.startswith("ModelOpt")]
         if others:
             best = max(others, key=lambda row: row.sqnr_db)
-            lines.append(f"{how}: {mine - best.sqnr_db:+.1f} dB against {best.name.rsplit(' (', 1)[0]} ({best.int8})")
+            other = f"{best.name.rsplit(' (', 1)[0]} ({best.int8})"
+            lines.append(f"for {target}, {how} ({mine.int8}): {mine.sqnr_db - best.sqnr_db:+.1f} dB against {other}")
     return f"The default, {'; '.join(lines)}."
 
 
