@@ -35,6 +35,7 @@ from calibration.precision.placement import (
     QdqPlacement,
     QuantizedTensor,
     QuantizedWeight,
+    SmallProductChoice,
     is_float_weight,
     weight_axis,
     why_no_weight_scale,
@@ -145,15 +146,14 @@ def _small_in_float(context: PlacementContext, in_float: Mapping[str, str]) -> d
 
     Others count that the user excludes, so that excluding one never brings another into INT8.
     """
-    if context.options.small_products == "int8":
-        return {}
+    why_small = WHY_SMALL[context.options.small_products]
     of_attention = {node.name for each in attentions(context.graph) for node in (each.scores, each.mixed)}
     small: dict[str, str] = {}
     has_others = False
     for node in context.graph:
         if node.op_type not in PRODUCTS or node.domain not in ("", "ai.onnx") or node.name in in_float:
             continue
-        if (reason := None if node.name in of_attention else _why_small(node)) is not None:
+        if (reason := None if node.name in of_attention else why_small(node)) is not None:
             small[node.name or ""] = reason
         elif context.excluded(node) or _why_not(context, node) is None:
             has_others = True
@@ -176,6 +176,12 @@ def _why_small(node: ir.Node) -> str | None:
         return None
     shown = ["?" if each is None else str(each) for each in (num_terms, num_outputs)]
     return f"{shown[0]} terms and {shown[1]} outputs are too few for INT8 kernels; small_products = int8 takes it too"
+
+
+WHY_SMALL: dict[SmallProductChoice, Callable[[ir.Node], str | None]] = {
+    "rest": _why_small,
+    "int8": lambda _node: None,
+}
 
 
 def _unfused(attention: Attention) -> str | None:

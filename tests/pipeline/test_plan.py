@@ -24,11 +24,8 @@ from tests.pipeline.plans import LEAST, refused, written
 EVERYTHING = """
 convert.batch_size = 4
 pack = { backends = ["reference"], caches = ["8.5.2"], limit = 7 }
-advise.bounds = ["size_compressed_mib <= 2"]
-advise.techniques = ["integer"]
-advise.hardware = "edgetpu"
-advise.minutes = 30
-advise.folder = "advised"
+advise = { bounds = ["size_compressed_mib <= 2"], techniques = ["integer"], hardware = "edgetpu", minutes = 30, \
+folder = "advised" }
 support = { generation = "8.6", plugin_operators = ["GroupNormalization"] }
 [model]
 source = "saved"
