@@ -26,7 +26,7 @@ from pipeline.artifact import OnnxModel, Source, TfliteModel
 from pipeline.drafting.class_labels import is_one_hot, why_no_classes
 from pipeline.drafting.data_sets import data_sets, path_in_plan
 from pipeline.drafting.facts import DataSet, DataSets, Preprocessing
-from pipeline.drafting.pixels import LabelledData, shape_of_pictures, with_scale
+from pipeline.drafting.pixels import LabelledData, shape_of_pictures, with_fit, with_scale
 from pipeline.errors import ConfigError
 from pipeline.page.toml_text import key_text, value_text
 from pipeline.spelling import shown
@@ -37,6 +37,9 @@ TYPICAL_BATCHES = (1, 1, 8)
 ENOUGH_TO_CALIBRATE = 512
 WIDTH = 110
 """Of a comment's lines."""
+IN_UNITS = ("mae", "rmse")
+"""Metrics that are in the unit of the labels."""
+SHARE_OF_SPREAD = 0.01
 NOT_FOR_DEPLOYMENT = ("reference",)
 """Backends that answer exactly, and slowly."""
 
@@ -83,6 +86,8 @@ def draft_plan(source: Source, model: OnnxModel, data: str, choice: UsersChoice,
     is_open = bool(sets.questions) or not set(known.questions) <= {"scale"}
     labels = _labels(_source_of(sets.evaluation, folder), specs, known.options, is_open=is_open)
     metric, output, asked = _metric(choice.metric, labels, outputs)
+    if labels is not None and choice.preprocess is None and sets.are_pictures:
+        known = with_fit(known, labels)
     needed = {f"[data.preprocess] {key}": text for key, text in known.questions.items()}
     needed |= {f"[data.calibration] and [data.evaluation] {key}": text for key, text in sets.questions.items()}
     lines = [
@@ -98,7 +103,7 @@ def draft_plan(source: Source, model: OnnxModel, data: str, choice: UsersChoice,
         "num_threads = 1  # of a CPU runtime; 0: its own default",
         "",
         "[advise]  # which technique? `trtforge advise` tries them against these bounds",
-        f"bounds = {value_text(_bounds(metric))}",
+        *_bounds(metric, labels),
         '# bounds = ["metric_drop <= 0.01", "p50_ms <= 0.5 x baseline", "size_compressed_mib <= 2"]',
     ]
     text = "\n".join(lines) + "\n"
@@ -116,8 +121,15 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _bounds(metric: str) -> list[str]:
-    return ["metric_drop <= 0.01"] if metric else ["agreement >= 0.98"]
+def _bounds(metric: str, labels: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None) -> list[str]:
+    """The lines of [advise] on accuracy, and of what else holds it; of errors in the labels' unit, by their spread."""
+    if metric not in IN_UNITS or labels is None or labels.dtype.kind not in "iuf" or not np.std(labels.astype(float)):
+        return [f"bounds = {value_text(['metric_drop <= 0.01'] if metric else ['agreement >= 0.98'])}"]
+    most = f"{float(np.std(labels.astype(float))) * SHARE_OF_SPREAD:.2g}"
+    return [
+        *_comments([f"{most}: a hundredth of the labels' standard deviation; {metric} is in their unit"]),
+        f"bounds = {value_text([f'metric_drop <= {most}'])}",
+    ]
 
 
 def _preprocessing(
@@ -213,11 +225,16 @@ def _metric(
         return "top1", several[0].name if len(outputs) > 1 else "", ()
     if is_one_hot(labels):
         return "", "", ("labels are one-hot: store each class's index instead, for top1; else which metric is it?",)
-    if labels.dtype.kind == "f" and len(outputs) == 1 and outputs[0].shape[1:] == labels.shape[1:]:
+    if labels.dtype.kind == "f" and len(outputs) == 1 and _squeezed(outputs[0].shape) == _squeezed(labels.shape):
         return "mae", "", ()
     shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in outputs)
     because = f" For top1 {reason}." if reason else ""
     return "", "", (f"which metric fits labels {labels.dtype} {labels.shape} and outputs {shapes}?{because}",)
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """Of one sample, without axes of length 1, as metrics of values take it."""
+    return tuple(size for size in shape[1:] if size != 1)
 
 
 def _model(source: Source, specs: Sequence[InputSpec], folder: Path) -> Iterator[str]:
@@ -243,7 +260,7 @@ def _data(sets: DataSets, metric: str, output: str) -> Iterator[str]:
     yield (
         f"metric = {value_text(metric)}"
         if metric
-        else '# metric = "top1"  # or top5, mae, cosine, auc, module:function'
+        else '# metric = "top1"  # or f1, auc, rmse, miou, map, module:function …: docs/metrics.md'
     )
     if output:
         yield f"output = {value_text(output)}"

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.arrays import Bools
+from calibration.arrays import AnyArray, Bools
 from calibration.data.batches import open_samples
+from calibration.data.labels.boxes import frame_in, is_box_table
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DYNAMIC, DataSource, InputSpec
 from calibration.graph.weightless import skeleton_from_file
@@ -39,6 +40,8 @@ LEAST_STEP_OF_BYTES = 16.0
 MOST_STEP_OF_UNITS = 1.0
 COLOURS = (1, 3)
 BATCH_SIZE = 16
+SQUARE = 0.98
+"""A ratio of two scales: pixels of rounded sizes are about so square."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,26 @@ def shape_of_pictures(spec: InputSpec) -> Preprocessing:
         "training, write resize = [SHORTER_SIDE] and crop = [HEIGHT, WIDTH]"
     )
     return Preprocessing(replace(options, resize=(height, width)), (note,))
+
+
+def with_fit(known: Preprocessing, labels: AnyArray) -> Preprocessing:
+    """The same, asking how pictures are brought to the input's shape where a detector's would be stretched: labels that
+    are boxes say in what scale each picture lies in the input.
+    """  # fmt: skip
+    if not is_box_table(labels) or not known.options.resize:
+        return known
+    frames = [frame_in(row) for row in labels.astype(np.float64)]
+    stretched = [frame for frame in frames if not SQUARE <= frame.scale_x / frame.scale_y <= 1 / SQUARE]
+    if not stretched:
+        return known
+    first = stretched[0]
+    return known.asking(
+        "fit",
+        f"{len(stretched)} of {len(frames)} pictures, such as one of {first.width:g} x {first.height:g}, have another "
+        f"aspect than the input of {first.input_width:g} x {first.input_height:g}: was the detector trained on "
+        'pictures in a frame (fit = "letterbox", as YOLO; its gray is fill = 114.0) or on stretched ones (fit = '
+        '"stretch")?',
+    )
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def mean_average_precision(name: str, detector: Detector, outputs: NamedOutputs,
         known = _numbered(detections, table, reading)
         if any(row.is_nan for row in detections):
             return MatchedBoxes(name, (), is_nan=True)
-        remarks = [*_remarks(detections, known, table), *_doubts(outputs, detector, table, reading)]
+        remarks = [*_remarks(detections, known, table, reading), *_doubts(outputs, detector, table, reading)]
     except ConfigError as error:
         raise ConfigError(f"metric '{name}': {error}") from error
     return MatchedBoxes(name, matched(name, known, table), False, tuple(f"{name}: {remark}" for remark in remarks))
@@ -117,7 +117,9 @@ def _numbered(detections: Sequence[Detections], table: Floats, reading: OutputRe
     ]
 
 
-def _remarks(detections: Sequence[Detections], known: Sequence[Detections], table: Floats) -> list[str]:
+def _remarks(
+    detections: Sequence[Detections], known: Sequence[Detections], table: Floats, reading: OutputReading
+) -> list[str]:
     """What makes a value of 0 though the network may be right."""
     labelled = {int(number) for row in table for number in boxes_in(row)[:, CLASS]}
     named = {int(number) for row in known for number in row.classes}
@@ -128,8 +130,9 @@ def _remarks(detections: Sequence[Detections], known: Sequence[Detections], tabl
     if named and not named & labelled:
         numbers = sorted({int(number) for row in detections for number in row.classes})
         ids = sorted({int(number) for row in table for number in boxes_in(row)[:, ID]})
+        have = f"{_span(ids)}" if reading.numbers == "id" else f"{_span(sorted(labelled))} (ids {_span(ids)})"
         remarks.append(
-            f"the network names classes {_span(numbers)}, the labels have {_span(ids)}, and none is the same; "
+            f"the network names classes {_span(numbers)}, the labels have {have}, and none is the same; "
             "set numbers or first_class in [data.detector]"
         )
     if scores.size and scores.max() > 1:

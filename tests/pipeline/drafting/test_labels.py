@@ -62,6 +62,27 @@ def test_the_metric_fits_the_labels(here: Path, command: Command, labels: np.nda
     assert ("which metric" in comments) is bool(asked)
 
 
+def test_values_of_one_number_are_held_to_their_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """A network that answers (N, 1) with labels (N,), in hours: 0.01 of them is no bound."""
+    monkeypatch.chdir(tmp_path)
+    text = "net (float[N, 4] x) => (float[N, 1] y) { y = ReduceMean <axes = [1]> (x) }"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}'), tmp_path / "net.onnx")
+    labels = np.linspace(0, 1000, 40)
+    np.savez("data.npz", x=np.ones((40, 4), np.float32), hours=labels)
+    assert command("init", "net.onnx", "--data", "data.npz", "--labels", "hours").status == 0
+    plan = read_plan(tmp_path / "plan.toml")
+    assert plan.data.metric == "mae"
+    (bound,) = plan.advise.bounds
+    assert float(bound.removeprefix("metric_drop <= ")) == pytest.approx(0.01 * labels.std(), rel=0.1)
+    assert (
+        command("init", "net.onnx", "--data", "data.npz", "--labels", "hours", "--metric", "r2", "-o", "r2.toml").status
+        == 0
+    )
+    assert read_plan(tmp_path / "r2.toml").advise.bounds == ("metric_drop <= 0.01",)
+
+
 @pytest.mark.parametrize("labels", ["0.5", "7", "cat"])
 def test_labels_that_are_no_classes_do_not_tell_the_scale_of_pixels(here: Path, command: Command, labels: str) -> None:
     (here / "photos").mkdir()

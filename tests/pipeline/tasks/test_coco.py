@@ -96,8 +96,8 @@ def test_classes_that_do_not_meet_are_named() -> None:
     value, notes = metric("map").with_notes({"y": padded(rows)}, table_of(pictures))
     assert value == 0
     assert notes == [
-        "map: the network names classes 30, the labels have 11 to 13, and none is the same; set numbers or "
-        "first_class in [data.detector]"
+        "map: the network names classes 30, the labels have 0 to 2 (ids 11 to 13), and none is the same; set numbers "
+        "or first_class in [data.detector]"
     ]
     logits = [np.array([[5, 5, 40, 40, 7.5, 0.0]])] * 6
     _, notes = metric("map").with_notes({"y": padded(logits)}, table_of(pictures))

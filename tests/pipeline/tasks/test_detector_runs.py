@@ -149,7 +149,13 @@ def test_a_first_plan_has_the_metric_of_the_labels(labels: str, metric: str, com
         tmp_path / "plan.toml",
     )  # fmt: skip
     assert made.status == 0, made.err
-    assert f'metric = "{metric}"' in (tmp_path / "plan.toml").read_text()
+    text = (tmp_path / "plan.toml").read_text()
+    assert f'metric = "{metric}"' in text
+    assert ('fit = "?"' in text) is (metric == "map"), "of 64 x 48 in 32 x 40"
+    assert ("pictures, such as one of 64 x 48, have another aspect" in made.err.replace("\n", " ")) is (metric == "map")
+    refused = command("run", tmp_path / "plan.toml")
+    assert refused.status == 2
+    assert "?" in refused.err
 
 
 def test_a_gate_says_why_the_labels_do_not_meet_the_answers(command: Command, tmp_path: Path) -> None:
