@@ -257,7 +257,9 @@ class Validate(Stage):
             drop = expected - value if judge.metric().higher_is_better else value - expected
             if not drop <= tolerance.max_metric_drop:
                 failures.append(
-                    f"{judge.name} is {value:.4f} against {expected:.4f} of FP32, a drop of {drop:.4f}, "
+                    f"{judge.name} cannot be counted, as the network's own answers in FP32 have NaN"
+                    if math.isnan(expected)
+                    else f"{judge.name} is {value:.4f} against {expected:.4f} of FP32, a drop of {drop:.4f}, "
                     f"above max_metric_drop {tolerance.max_metric_drop:g}"
                 )
         failures += self._of_ranges(judged, derived)

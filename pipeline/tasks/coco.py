@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,8 @@ class MatchedBoxes:
     name: str
     classes: tuple[ClassMatches, ...]
     is_nan: bool
-    remarks: tuple[str, ...] = ()
+    remarks: Callable[[], list[str]] = list
+    """What should be known of labels and answers, found when it is asked for."""
 
     def value(self, counts: SampleCounts) -> float:
         """The mean over the classes that have objects among those pictures."""
@@ -111,7 +112,7 @@ class MatchedBoxes:
 
     def notes(self) -> list[str]:
         """What should be known of labels and answers."""
-        return list(self.remarks)
+        return [f"{self.name}: {remark}" for remark in self.remarks()]
 
 
 def check_available(name: str) -> None:

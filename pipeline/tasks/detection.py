@@ -55,10 +55,13 @@ def mean_average_precision(name: str, detector: Detector, outputs: NamedOutputs,
         known = _numbered(detections, table, reading)
         if any(row.is_nan for row in detections):
             return MatchedBoxes(name, (), is_nan=True)
-        remarks = [*_remarks(detections, known, table, reading), *_doubts(outputs, detector, table, reading)]
     except ConfigError as error:
         raise ConfigError(f"metric '{name}': {error}") from error
-    return MatchedBoxes(name, matched(name, known, table), False, tuple(f"{name}: {remark}" for remark in remarks))
+
+    def remarks() -> list[str]:
+        return [*_remarks(detections, known, table, reading), *_doubts(outputs, detector, table, reading)]
+
+    return MatchedBoxes(name, matched(name, known, table), False, remarks)
 
 
 def count_mae(name: str, least: float | None, detector: Detector, outputs: NamedOutputs, labels: Array) -> CountErrors:

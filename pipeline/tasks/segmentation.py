@@ -102,11 +102,17 @@ def _class_pictures(scores: Array, labels: Array) -> tuple[Areas, int]:
     axes = [] if scores.ndim != 4 else [axis for axis in (1, 3) if _is_like(_size_without(scores, axis), size)]
     for tells in (_is_exactly_like, _is_equal):
         axes = [axis for axis in axes if tells(_size_without(scores, axis), size)] or axes
-    if len(axes) != 1 or scores.shape[axes[0]] < 2:
+    if (len(axes) == 1 and scores.shape[axes[0]] == 1) or scores.shape[1:] == size:
+        raise ConfigError(
+            f"metric 'miou': the output is {scores.shape}, one score for each pixel; a score for each class, or the "
+            "classes as whole numbers, are expected: let the network end in them, or use a function of your own as "
+            "module:function"
+        )
+    if len(axes) != 1:
         why = "could be either" if len(axes) == 2 else "is neither"
         raise ConfigError(
             f"metric 'miou': the output is {scores.shape} with labels of {size[0]} x {size[1]} pixels; (N, classes, H, "
-            f"W) or (N, H, W, classes) of 2 classes or more in the same aspect is expected, it {why}; name another "
+            f"W) or (N, H, W, classes) in the same aspect is expected, it {why}; name another "
             "output, or a function of your own as module:function"
         )
     return _scaled(np.argmax(scores, axis=axes[0]), size), scores.shape[axes[0]]

@@ -82,6 +82,12 @@ def test_nan_is_no_class() -> None:
         (np.zeros((2, 3)), np.zeros((2, 4, 5), np.int64), r"the output is \(2, 3\) with labels of 4 x 5 pixels"),
         (np.zeros((2, 3, 4, 5)), np.full((2, 4, 5), 255), "no pixel is labelled with a class"),
         (np.zeros((2, 2, 4, 5)), np.full((2, 4, 5), 255) * (np.arange(5) > 2), "labels are 0 and 255 alone, and 255"),
+        (
+            np.zeros((2, 1, 4, 5)),
+            np.zeros((2, 4, 5), np.int64),
+            r"\(2, 1, 4, 5\), one score for each pixel",
+        ),
+        (np.zeros((2, 4, 5)), np.zeros((2, 4, 5), np.int64), r"the output is \(2, 4, 5\), one score for each pixel"),
         (np.full((2, 4, 5), -1), np.zeros((2, 4, 5), np.int64), "the output has the class -1"),
     ],
 )
