@@ -212,7 +212,7 @@ class Calibrate(Stage):
         with counting("calibrate", samples.num_samples) as on_batch, SampleFeeds(loaded) as runner:
             fixed = samples.fixed_batch or fixed_batch(runner)
             blocks = getattr(runner, "blocks", {}) if met is not None and fixed in (0, 1) else None
-            wanted = spread(recorder.num_kept, LEAST_SAMPLES) if recorder and met and blocks is not None else ()
+            wanted = spread(recorder.num_kept, LEAST_SAMPLES) if recorder and blocks is not None else ()
 
             def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
                 if num_in(feed) != (fixed or 1):
@@ -224,7 +224,13 @@ class Calibrate(Stage):
 
             ready = runnable(samples.batches(fixed or self.batch_size), fixed or 1)
             ready = recorder.seen(ready) if recorder else ready
-            return collect(run, ready, on_batch=on_batch, observer=observer, num_workers=self.num_workers)
+            histograms = collect(run, ready, on_batch=on_batch, observer=observer, num_workers=self.num_workers)
+            if recorder and met is not None and blocks is not None:
+                for number in spread(len(recorder.rows), LEAST_SAMPLES):
+                    if number not in met:  # It was counted before an interruption, or calibration stopped early.
+                        row = recorder.rows[number]
+                        met.add(number, {**row, **runner.infer(row)}, blocks)
+            return histograms
 
 
 @contextmanager

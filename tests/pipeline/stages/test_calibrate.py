@@ -351,3 +351,39 @@ def test_another_calibration_does_not_go_on_from_it(
         before = len(ran)
         other(work, net, data)
         assert len(ran) - before == data.num_samples
+
+
+RESIDUAL = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 16, 9, 9] x) => (float[N, 16, 9, 9] y)
+<float[16, 16, 3, 3] v, float[16, 16, 3, 3] w, float[16, 16, 1, 1] u>
+{
+    c = Conv<pads = [1, 1, 1, 1]>(x, v) a = Relu(c) d = Conv<pads = [1, 1, 1, 1]>(a, w) e = Add(d, a) b = Relu(e)
+    y = Conv(b, u)
+}"""
+
+
+@pytest.mark.parametrize("stop", [0.0, 0.5])
+def test_means_of_channels_that_were_met_on_the_way_are_met_after_an_interruption_too(
+    tmp_path: Path, out: Out, monkeypatch: pytest.MonkeyPatch, stop: float
+) -> None:
+    model = save(RESIDUAL, tmp_path / "residual.onnx", v=(16, 16, 3, 3), w=(16, 16, 3, 3), u=(16, 16, 1, 1))
+    samples, stage = samples_for(model, 128), Calibrate(method="entropy", stop=stop, num_threads=1)
+    expected = content(stage(out(), model, samples).path)
+    means = {name: each["channel_means"] for name, each in json.loads(expected["ranges.json"])["tensors"].items()}
+    assert {name for name, values in means.items() if len(values) == 16} == {"x", "a", "b"}
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "TIMES_ITS_OWN", 0)
+    ran, infer = [], onnxruntime._ValuesRunner.infer
+
+    def counted(self: Any, feed: Any) -> Any:
+        ran.append(1)
+        if len(ran) == 60:
+            raise Killed
+        return infer(self, feed)
+
+    monkeypatch.setattr(onnxruntime._ValuesRunner, "infer", counted)
+    with pytest.raises(Killed):
+        stage(out(), model, samples)
+    assert content(stage(out(), model, samples).path) == expected
+    num_used = json.loads(expected["ranges.json"])["num_samples"]
+    assert num_used < len(ran) - 1 <= num_used + 2 + 16, "those of them that were counted before are run once more"
