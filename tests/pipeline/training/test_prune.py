@@ -90,7 +90,7 @@ def test_training_begins_with_zeros_made_good_on_what_is_not_held_out(
     for name in ("once", "work"):
         (tmp_path / name).mkdir()
     at_once = Prune(share=0.9)(tmp_path / "once", model, samples, aim_of(model))
-    stage = Prune(share=0.9, epochs=10, batch_size=8, rate=0.01, num_threads=1)
+    stage = Prune(share=0.9, epochs=40, batch_size=8, rate=0.03, num_threads=1)
     trained = stage(tmp_path / "work", model, samples, aim_of(model))
     record = json.loads((tmp_path / "work" / "training.json").read_text())
     zeros = [float((weights(each)["second"] == 0).mean()) for each in (at_once, trained)]
