@@ -73,9 +73,9 @@ net (float[N,3,224,224] image) => (float[N,4] scores) {
 WEIGHTS = {
     "kernel": (8, 3, 7, 7),
     "bias": (8,),
-    "middle": (8, 8, 3, 3),
-    "shift": (8,),
-    "weight": (8, 4),
+    "middle": (16, 8, 3, 3),
+    "shift": (16,),
+    "weight": (16, 4),
     "offset": (4,),
 }
 DET = '<ir_version: 8, opset_import: ["" : 17]> net (float[N,4,4] x) => (float[N] y) { r = Relu (x) y = Det (r) }'
@@ -274,6 +274,7 @@ def answered(_: Command) -> None:
     """What `init` asks is answered, and measuring is quick."""
     text = Path("plan.toml").read_text()
     asked = re.sub(r'^scale = "\?"$', "scale = 0.0078431372549\nmean = [1.0]", text, flags=re.MULTILINE)
+    asked = asked.replace('fit = "?"', 'fit = "letterbox"')
     asked = asked.replace("[variants]", '[variants]\nnetworks = ["trained"]')
     Path("plan.toml").write_text(asked + SETTINGS)
 

@@ -22,8 +22,8 @@ from pipeline.store import Store
 
 NETWORK = """
 <ir_version: 8, opset_import: ["" : 17]>
-tour (float[batch, 1, 8, 8] image) => (float[batch, 4] scores)
-<float[16, 1, 3, 3] kernel, float[4, 16] dense, float[4] bias>
+tour (float[batch, 1, 8, 8] image) => (float[batch, 16] scores)
+<float[16, 1, 3, 3] kernel, float[16, 16] dense, float[16] bias>
 {
     features = Conv <pads = [1, 1, 1, 1]> (image, kernel)
     active = Relu (features)
@@ -66,7 +66,7 @@ def users_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user")
     random = np.random.default_rng(0)
     network = onnx.parser.parse_model(NETWORK)
-    weights = {"kernel": (16, 1, 3, 3), "dense": (4, 16), "bias": (4,)}
+    weights = {"kernel": (16, 1, 3, 3), "dense": (16, 16), "bias": (16,)}
     for name, shape in weights.items():
         values = random.normal(size=shape).astype(np.float32)
         network.graph.initializer.append(onnx.numpy_helper.from_array(values, name))

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -273,7 +273,7 @@ class _ValuesRunner(_OrtRunner):
         return None if block is None else dict.fromkeys(reordered, block)
 
 
-@cache
+@lru_cache(maxsize=None)
 def _block_size() -> int | None:
     """Of this CPU's kernels: it is in no file, so a convolution is run that shows it."""
     model, x = probe()
