@@ -56,11 +56,8 @@ def _write_one(graph: ir.Graph, clip: ir.Node) -> bool:
         return False
     settings = [ir.AttrFloat32("alpha", multiplied), ir.AttrFloat32("beta", multiplied * added)]
     node = ir.Node("", "HardSigmoid", [data], settings, name=behind.name)
-    output, value = behind.outputs[0], node.outputs[0]
-    value.type, value.shape = output.type, output.shape
     graph.insert_after(behind, node)
-    ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
-    value.name, output.name = output.name, None
+    take_place(behind.outputs[0], node.outputs[0])
     for each in (behind, clip, before):
         graph.remove(each, safe=True)
     return True

@@ -44,14 +44,13 @@ class PrunedProduct:
             rule: share of zeros, and their pattern.
         """
         array = arrays[self.weight].astype(np.float32)
-        form = damped(pairs.second)
+        form, held = damped(pairs.second), damping(pairs.second)
         before = by_group(array, self.axis, form)
         made = np.empty_like(before)
         positions = int(np.prod(self.window.kernel, dtype=np.int64))
         for group, weights in enumerate(before):
             # Least of |weights y - made x|^2 and of the damping times |weights - made|^2.
-            held = damping(pairs.second[group : group + 1])[0]
-            right = weights @ pairs.cross[group] + held * weights
+            right = weights @ pairs.cross[group] + held[group] * weights
             best = np.linalg.solve(form[group], right.T).T
             made[group] = with_zeros(best, form[group], ZeroRule(*rule, positions))
         changed: ChangedArrays = {self.weight: as_weight(made, array.shape, self.axis).astype(np.float32)}

@@ -120,7 +120,6 @@ def compare(
     """
     aligned = _aligned(reference, candidate)
     names = aligned.names
-    allowed = {name: atols.get(name, tolerance.atol) for name in names}
     with _quiet():
         from polygraphy.comparator import compare as polygraphy
 
@@ -130,11 +129,11 @@ def compare(
         }
         pairs = list(zip(aligned.references, aligned.candidates, strict=True))
         checks = {check: [function(have, want) for want, have in pairs] for check, function in results.items()}
-        differences = {name: Difference(allowed[name], tolerance.rtol) for name in names}
+        differences = {name: Difference(atols.get(name, tolerance.atol), tolerance.rtol) for name in names}
         for want, have in pairs:
             for name, difference in differences.items():
                 difference.add(want[name], have[name])
-    summaries = {n: _summary(n, checks, differences[n], replace(tolerance, atol=allowed[n])) for n in names}
+    summaries = {name: _summary(name, checks, differences[name], tolerance) for name in names}
     return {name: _with_unlike(summary, aligned.unlike.get(name, "")) for name, summary in summaries.items()}
 
 
@@ -155,8 +154,8 @@ def _summary(
     else:
         if not difference.is_within:
             failures.append(
-                f"output '{name}' differs by up to {difference.max_abs:.4g}, but atol {tolerance.atol:g} and rtol "
-                f"{tolerance.rtol:g} are allowed"
+                f"output '{name}' differs by up to {difference.max_abs:.4g}, but atol {difference.atol:g} and rtol "
+                f"{difference.rtol:g} are allowed"
             )
         if cosine_min < tolerance.min_cosine:
             failures.append(f"output '{name}' has cosine {cosine_min:.6f}, below min_cosine {tolerance.min_cosine:g}")

@@ -8,6 +8,7 @@ import numpy as np
 
 from calibration.precision.placement import ChosenCodes, CodesByNode
 from pipeline.artifact import WeightCodes
+from pipeline.spelling import some_of
 
 NUM_NAMED = 5
 """Products in a sentence."""
@@ -30,10 +31,9 @@ def rounding_sentence(codes: WeightCodes) -> str:
     rows, others = record["products"], record["others"]
     shares = [row["error"] / row["error_of_nearest"] for row in rows if row["error_of_nearest"]]
     left = f"; a product's squared error is {median(shares):.2f} of that by nearest codes (median)" if shares else ""
-    names = ", ".join(f"'{other['node']}' ({other['operator']})" for other in others[:NUM_NAMED])
-    more = f" and {len(others) - NUM_NAMED} more" if len(others) > NUM_NAMED else ""
+    names = some_of([f"'{other['node']}' ({other['operator']})" for other in others], NUM_NAMED)
     return (
         f"rounding gptq: weights of {len(rows)} of {record['num_products']} convolutions and matrix products, by the "
         f"second moments of their data on {record['num_samples']} calibration samples{left}"
-        + (f"; as by squant: {names}{more}" if others else "")
+        + (f"; as by squant: {names}" if others else "")
     )

@@ -123,13 +123,19 @@ def _is_utf8(text: str) -> bool:
 
 def _bounds(metric: str, labels: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None) -> list[str]:
     """The lines of [advise] on accuracy, and of what else holds it; of errors in the labels' unit, by their spread."""
-    if metric not in IN_UNITS or labels is None or labels.dtype.kind not in "iuf" or not np.std(labels.astype(float)):
+    spread = _spread(labels) if metric in IN_UNITS and labels is not None else 0.0
+    if not spread:
         return [f"bounds = {value_text(['metric_drop <= 0.01'] if metric else ['agreement >= 0.98'])}"]
-    most = f"{float(np.std(labels.astype(float))) * SHARE_OF_SPREAD:.2g}"
+    most = f"{spread * SHARE_OF_SPREAD:.2g}"
     return [
         *_comments([f"{most}: a hundredth of the labels' standard deviation; {metric} is in their unit"]),
         f"bounds = {value_text([f'metric_drop <= {most}'])}",
     ]
+
+
+def _spread(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> float:
+    """The standard deviation of numbers; 0 of what are none."""
+    return float(np.std(values.astype(float))) if values.dtype.kind in "iuf" else 0.0
 
 
 def _preprocessing(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,13 +51,11 @@ def mean_average_precision(name: str, detector: Detector, outputs: NamedOutputs,
         ConfigError: the outputs are no detector's, or labels no boxes.
     """
     table = _box_labels(name, labels)
-    try:
+    with _named(name):
         reading, detections = _read(outputs, detector, table)
         known = _numbered(detections, table, reading)
-        if any(row.is_nan for row in detections):
-            return MatchedBoxes(name, (), is_nan=True)
-    except ConfigError as error:
-        raise ConfigError(f"metric '{name}': {error}") from error
+    if any(row.is_nan for row in detections):
+        return MatchedBoxes(name, (), is_nan=True)
 
     def remarks() -> list[str]:
         return [*_remarks(detections, known, table, reading), *_doubts(outputs, detector, table, reading)]
@@ -72,13 +71,20 @@ def count_mae(name: str, least: float | None, detector: Detector, outputs: Named
     """
     level = COUNTED_FROM if least is None else least
     table = _box_labels(name, labels)
-    try:
+    with _named(name):
         _, detections = _read(outputs, detector, table)
-    except ConfigError as error:
-        raise ConfigError(f"metric '{name}': {error}") from error
     named = np.array([np.count_nonzero(row.scores >= level) for row in detections])
     there = np.array([np.count_nonzero(boxes_in(row)[:, CROWD] == 0) for row in table])
     return CountErrors(np.abs(named - there).astype(np.float64), any(row.is_nan for row in detections))
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """What is wrong is said with the metric's name in front."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"metric '{name}': {error}") from error
 
 
 def _box_labels(name: str, labels: Array) -> Floats:

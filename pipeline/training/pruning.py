@@ -21,6 +21,7 @@ from engines.torch_graph import library
 from engines.torch_graph.network import TorchNetwork
 from pipeline.engine_runner import SIMULATOR, Sessions
 from pipeline.machine.progress import waiting
+from pipeline.spelling import some_of
 from pipeline.training.distillation import with_weights
 from pipeline.training.loop import Masks
 from pipeline.training.reconstruction import Reconstruction, SampleTensors
@@ -78,10 +79,9 @@ class Surgeon:
             f"convolutions and matrix products make good for zeros, on {num_samples} samples"
         ]
         if others:
-            names = ", ".join(f"'{how.node}'" for how in list(others.values())[:NUM_NAMED])
-            more = f" and {len(others) - NUM_NAMED} more" if len(others) > NUM_NAMED else ""
+            names = some_of([f"'{how.node}'" for how in others.values()], NUM_NAMED)
             self.notes.append(
-                f"{names}{more}: zeros are those with the least |weight|, and nothing makes good for them: the weight "
+                f"{names}: zeros are those with the least |weight|, and nothing makes good for them: the weight "
                 "has other readers, the product is scaled or transposed, or its data is not finite"
             )
         return with_weights(self._model, changed | _by_size(self._model, others, {}, zeros))
