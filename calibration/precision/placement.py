@@ -22,8 +22,9 @@ PlacementTarget = Literal["tensorrt", "onnxruntime"]
 RoundingMethod = Literal["squant", "nearest", "gptq"]
 """How weights are rounded: kernels keep their sums, each weight to the nearest, or by what the data says of sums."""
 
-AttentionChoice = Literal["auto", "int8", "rest"]
-"""``auto``: INT8 where TensorRT has a fused kernel for it."""
+AttentionChoice = Literal["rest", "fused", "int8"]
+"""``rest``: as what is not INT8, but where a model has no other products. ``fused``: INT8 where TensorRT has one kernel
+for the whole of it."""
 
 SmallProductChoice = Literal["rest", "int8"]
 """``rest``: as what is not INT8, but where a model has no other products."""
@@ -71,7 +72,7 @@ class PlacementOptions:
     """Names or operator types of nodes that stay FP32."""
     arithmetic: Arithmetic = "u8s7"
     """For ``onnxruntime``: the default is right on any CPU; ``arithmetic_for`` finds the best one for a given CPU."""
-    attention: AttentionChoice = "auto"
+    attention: AttentionChoice = "rest"
     """For ``tensorrt``: the products of query and key, and of attention and values."""
     small_products: SmallProductChoice = "rest"
     """For ``tensorrt``: matrix products with fewer terms or outputs than its INT8 kernels multiply at a time."""

@@ -12,14 +12,17 @@ Rules from NVIDIA's TensorFlow quantization toolkit (tools/tensorflow-quantizati
   ones of a single row or column, and those of fewer than 16 terms or outputs: tensor cores multiply 16 at a time, and
   Q/DQ around less make an engine slower (NVIDIA/Model-Optimizer, pull request 1256), while the head of few classes is
   what the answers are rounded by last. Where a network has no other product they are in INT8, which was asked for.
-- The two products of attention, where TensorRT has one INT8 kernel for the whole of it (docs.nvidia.com, TensorRT,
-  Fused Attention): heads of 16, 32 or 64, at most 512 steps. Elsewhere it runs them as single products in INT8 with
-  a Softmax in between, slower than its fused kernel in FP16.
+- The two products of attention stay in float, as ModelOpt has them where a mask is added and beyond 512 steps. INT8
+  knows 127 levels of a Softmax's output, of which attention that is spread over its steps uses the lowest few: every
+  transformer that was tried is 1 to 7 dB nearer without, while they are S / (6 D + S) of a layer's arithmetic, with S
+  steps of D values. TensorRT has one kernel for the whole of it in FP16; in INT8 for heads of 16, 32 or 64, at most 512
+  steps, and Q/DQ before, between and behind the two products (docs.nvidia.com, TensorRT, Fused Attention; TensorRT for
+  RTX 1.7 fuses nothing without those behind them), which the user may choose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -132,13 +135,29 @@ def _why_not(context: PlacementContext, node: ir.Node) -> str | None:
 
 
 def _attention_in_float(context: PlacementContext) -> dict[str, str]:
-    """Names of the products of attention that stay in float, and why."""
-    why_in_float = WHY_IN_FLOAT[context.options.attention]
+    """Names of the products of attention that stay in float, and why; where there are no others, INT8 was asked for.
+
+    Others count that the user excludes, so that excluding one never brings another into INT8.
+    """
+    all_attentions = list(attentions(context.graph))
+    of_attention = {node.name for each in all_attentions for node in (each.scores, each.mixed)}
+    others = (node for node in _products(context) if node.name not in of_attention)
+    choice = context.options.attention
+    if all_attentions and not any(context.excluded(node) or _why_not(context, node) is None for node in others):
+        choice = WHERE_ALONE.get(choice, choice)
+    why_in_float = WHY_IN_FLOAT[choice]
     reasons: dict[str, str] = {}
-    for attention in attentions(context.graph):
-        if (reason := why_in_float(attention)) is not None:
+    for attention in all_attentions:
+        if (reason := why_in_float(context, attention)) is not None:
             reasons |= {node.name or "": reason for node in (attention.scores, attention.mixed)}
     return reasons
+
+
+def _products(context: PlacementContext) -> Iterator[ir.Node]:
+    """All convolutions and matrix products, also those that the user excludes."""
+    for node in context.graph:
+        if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx"):
+            yield node
 
 
 def _small_in_float(context: PlacementContext, in_float: Mapping[str, str]) -> dict[str, str]:
@@ -150,8 +169,8 @@ def _small_in_float(context: PlacementContext, in_float: Mapping[str, str]) -> d
     of_attention = {node.name for each in attentions(context.graph) for node in (each.scores, each.mixed)}
     small: dict[str, str] = {}
     has_others = False
-    for node in context.graph:
-        if node.op_type not in PRODUCTS or node.domain not in ("", "ai.onnx") or node.name in in_float:
+    for node in _products(context):
+        if node.name in in_float:
             continue
         if (reason := None if node.name in of_attention else why_small(node)) is not None:
             small[node.name or ""] = reason
@@ -184,25 +203,48 @@ WHY_SMALL: dict[SmallProductChoice, Callable[[ir.Node], str | None]] = {
 }
 
 
-def _unfused(attention: Attention) -> str | None:
+def _unfused(context: PlacementContext, attention: Attention) -> str | None:
     """Why TensorRT has no fused INT8 kernel for an attention; None if it has, or if its sizes are not known."""
     head, (query, key) = attention.head_size, attention.lengths
     if head is not None and head not in FUSED_HEADS:
         return f"attention with heads of {head}; TensorRT's fused INT8 kernels are for {FUSED_HEADS}"
     if max(query or 0, key or 0) > FUSED_LENGTH:
         return f"attention over {max(query or 0, key or 0)} steps; TensorRT's fused INT8 kernels take {FUSED_LENGTH}"
+    if not _goes_on_in_int8(context, attention.mixed.outputs[0]):
+        return "attention that goes on in float; TensorRT's fused INT8 kernels want a product in INT8 behind it"
     return None
 
 
-def _as_asked(_attention: Attention) -> str:
-    return "a product of attention, which the user keeps in float"
+def _goes_on_in_int8(context: PlacementContext, value: ir.Value) -> bool:
+    """Whether every reader of a value, but for what only moves it, is a product that is in INT8."""
+    why_small = WHY_SMALL[context.options.small_products]
+    waiting = [value]
+    while waiting:
+        last = waiting.pop()
+        if last.is_graph_output():
+            return False
+        for node, index in last.uses():
+            if node.op_type in SHAPE_ONLY and index == 0:
+                waiting.append(node.outputs[0])
+            if node.op_type in (*SHAPE_ONLY, "Shape", "Size"):
+                continue
+            is_open = node.op_type in PRODUCTS and not context.excluded(node)
+            if not is_open or why_small(node) is not None or _why_not(context, node) is not None:
+                return False
+    return True
 
 
-WHY_IN_FLOAT: dict[AttentionChoice, Callable[[Attention], str | None]] = {
-    "auto": _unfused,
-    "int8": lambda _attention: None,
-    "rest": _as_asked,
+def _is_worse(_context: PlacementContext, _attention: Attention) -> str:
+    return "a product of attention, by which INT8 loses more than it saves; attention = int8 takes it too"
+
+
+WHY_IN_FLOAT: dict[AttentionChoice, Callable[[PlacementContext, Attention], str | None]] = {
+    "rest": _is_worse,
+    "fused": _unfused,
+    "int8": lambda _context, _attention: None,
 }
+WHERE_ALONE: dict[AttentionChoice, AttentionChoice] = {"rest": "int8"}
+"""What is done where a network has no other products."""
 
 
 def _is_served(node: ir.Node) -> str | None:

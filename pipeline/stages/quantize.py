@@ -73,7 +73,7 @@ class Quantize(Stage):
     target: PlacementTarget = option("tensorrt", "backend whose kernels the Q/DQ nodes are placed for")
     exclude: tuple[str, ...] = option((), "names, operator types or patterns (head/*) of nodes to keep in FP32")
     attention: AttentionChoice = option(
-        "auto", "for tensorrt: products of attention; auto: INT8 where TensorRT has a fused kernel for them"
+        "rest", "for tensorrt: products of attention, as the rest; fused: INT8 where TensorRT has one kernel for both"
     )
     small_products: SmallProductChoice = option(
         "rest", "for tensorrt: matrix products of fewer than 16 terms or outputs, as the head of few classes, or int8"

@@ -85,7 +85,7 @@ class Rounding:
     """For ``auto``: how the range of each tensor is read."""
     corrects_biases: bool = False
     """Whether biases take back what rounded weights shift (``calibration.precision.weights``)."""
-    attention: AttentionChoice = "auto"
+    attention: AttentionChoice = "rest"
     small_products: SmallProductChoice = "rest"
     weight_bits: int = FULL_BITS
     block_size: int = 0

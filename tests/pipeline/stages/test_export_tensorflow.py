@@ -293,7 +293,7 @@ class TestTensorFlow:
         (attention,) = attentions(opened(model).graph)
         assert (attention.head_size, attention.lengths) == (16, (5, 5))
         ranges = {name: Span(1.0, -1.0, 1.0) for name in watchable(model)}
-        made = qdq_from_onnx(model, ranges, PlacementOptions("tensorrt", small_products="int8"))
+        made = qdq_from_onnx(model, ranges, PlacementOptions("tensorrt", attention="int8", small_products="int8"))
         assert {attention.scores.name, attention.mixed.name} < set(made.placement.nodes)
 
     def test_no_tensor_name_has_a_colon(self, exported: dict[str, Exported]) -> None:
