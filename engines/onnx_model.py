@@ -133,11 +133,11 @@ def facts_from_model(model: onnx.ModelProto, path: Path) -> OnnxModelFacts:
         num_quantized=len(quantized),
         depthwise_quantized=tuple(node.name or node.output[0] for node in quantized if _num_groups(node) > 1),
         has_quantize=any(node.op_type in ("QuantizeLinear", *INTEGER_PRODUCTS) for node in nodes_in(graph)),
-        has_float16=_has_float16(graph),
+        has_float16=has_float16(graph),
         has_half_scales=_has_half_scales(graph),
         product_names=tuple(map(node_name, products)),
         node_names=frozenset(node.name for node in nodes_in(graph) if node.name),
-        full_names=_full_names(model) if _has_float16(graph) else frozenset(),
+        full_names=_full_names(model) if has_float16(graph) else frozenset(),
         quantized_names=tuple(map(node_name, quantized)),
         opset=opset_of(model),
         is_dynamic=_is_dynamic(graph, producers),
@@ -346,7 +346,8 @@ def _num_groups(node: onnx.NodeProto) -> int:
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
 
 
-def _has_float16(graph: onnx.GraphProto) -> bool:
+def has_float16(graph: onnx.GraphProto) -> bool:
+    """Whether a weight, an input or an output, or what a node makes is FP16."""
     half = onnx.TensorProto.FLOAT16
     if any(tensor.data_type == half for tensor in graph.initializer):
         return True
@@ -395,4 +396,4 @@ def _one_line(error: BaseException) -> str:
 def is_qdq_in_fp32(model: onnx.ModelProto) -> bool:
     """Whether the model has Q/DQ nodes, and nothing in FP16."""
     has_qdq = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in nodes_in(model.graph))
-    return has_qdq and not _has_float16(model.graph)
+    return has_qdq and not has_float16(model.graph)

@@ -287,7 +287,8 @@ def why_no_weight_scale(value: ir.Value | None) -> str | None:
 
 def readers_of(value: ir.Value) -> tuple[NodeInput, ...]:
     """All readers of a value in its own graph, in topological order."""
-    order = {id(node): index for index, node in enumerate(value.graph)} if value.graph is not None else {}
-    uses = [use for use in value.uses() if id(use.node) in order]
-    uses.sort(key=lambda use: (order[id(use.node)], use.idx))
+    uses = [use for use in value.uses() if use.node.graph is value.graph and value.graph is not None]
+    if len(uses) > 1:
+        order = {id(node): index for index, node in enumerate(value.graph or ())}
+        uses.sort(key=lambda use: (order[id(use.node)], use.idx))
     return tuple(NodeInput(use.node.name or "", use.idx) for use in uses)

@@ -32,12 +32,14 @@ from engines.onnx_model import (
     check_options,
     copy_model,
     facts,
+    has_float16,
     is_qdq_in_fp32,
     read_model,
     refuse_tensorrt,
 )
 from engines.ort import session as ort_session
 from engines.ort.blocked_layout import block_size, probe, unordered
+from engines.ort.half_rounding import with_rounding_written
 from engines.ort.node_answers import answer_by_loading
 from engines.ort.profile import kernels_from_profile
 from engines.ort.session import (
@@ -66,6 +68,9 @@ INSTALL = ort_session.INSTALL
 
 NUM_UNTOLD = 3
 """Runs before a profile counts."""
+
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Where weights in files are, of a model that is given in memory."""
 
 LEAST_EXTERNAL_BYTES = 1024
 """Weights of so many bytes are written beside the optimized graph, from where they are mapped and not copied."""
@@ -170,9 +175,10 @@ def load(engine: Path, *, num_threads: int) -> Runner:
 def load_simulation(engine: Path, *, num_threads: int) -> Runner:
     """Q/DQ nodes are computed as written, every product in floating point.
 
-    Where the rest is FP32, the graph is optimized around them, which is two to four times as fast: what is fused sums
-    in another order, as engines do. Where there is FP16, or no Q/DQ, graph optimizations are off: they would leave out
-    rounding to FP16, and without Q/DQ this is the other FP32 run that a noise floor is measured by.
+    The graph is optimized around them, which is two to four times as fast: what is fused sums in another order, as
+    engines do. FP16 is rounded to where the file has it (``engines.ort.half_rounding``), which ONNX Runtime's own way
+    of running it on a CPU leaves out. Where there is neither, graph optimizations are off: this is the other FP32 run
+    that a noise floor is measured by; and where types cannot be told, in models with branches and loops.
 
     This is the judge of a model whose Q/DQ nodes stand where TensorRT wants them: the CPU's integer kernels would fuse
     them otherwise than TensorRT does, and may saturate.
@@ -206,15 +212,26 @@ class _OrtRunner(OrtRunner):
 
     def __init__(self, engine: Path, num_threads: int, *, simulate: bool, profile: str = "") -> None:
         super().__init__(engine, num_threads, profile=profile)
-        self._simulate = simulate
+        self._simulate, self._written = simulate, b""
 
     def _settings(self, ort: Any) -> Any:
         settings = super()._settings(ort)
-        if self._simulate and is_qdq_in_fp32(read_model(self._engine)):
+        if not self._simulate:
+            return settings
+        model = read_model(self._engine)
+        rounded = with_rounding_written(model) if has_float16(model.graph) else None
+        if rounded is not None:
+            self._written = rounded.SerializeToString()
+            settings.add_session_config_entry(WEIGHTS_FOLDER, str(self._engine.resolve().parent))
+        if rounded is not None or is_qdq_in_fp32(model):
             settings.add_session_config_entry("session.disable_quant_qdq", "1")
-        elif self._simulate:
+        else:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         return settings
+
+    def _opened(self, path: Path, settings: Any) -> Any:
+        written, self._written = self._written, b""
+        return open_session(path, settings, written=written)
 
 
 class _ValuesRunner(_OrtRunner):

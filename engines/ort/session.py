@@ -64,8 +64,10 @@ def session_settings(ort: Any, num_threads: int) -> Any:
     return settings
 
 
-def open_session(path: Path, settings: Any, providers: Providers = CPU_ALONE) -> Any:
+def open_session(path: Path, settings: Any, providers: Providers = CPU_ALONE, *, written: bytes = b"") -> Any:
     """A session of the model in ``path`` on these providers and no others.
+
+    ``written``: the model to open in its place, which was made of it.
 
     Raises:
         EngineError: ONNX Runtime, or a provider, refuses it.
@@ -73,7 +75,7 @@ def open_session(path: Path, settings: Any, providers: Providers = CPU_ALONE) ->
     names, options = [name for name, _ in providers], [dict(each) for _, each in providers]
     try:
         # Without its fallback: it would print, and try again without the first provider.
-        return load_library().InferenceSession(str(path), settings, names, options, enable_fallback=0)
+        return load_library().InferenceSession(written or str(path), settings, names, options, enable_fallback=0)
     except library_errors() as error:
         if words := _plugin_sentence(path):
             raise EngineError(f"{path}: {words}") from error
