@@ -243,10 +243,20 @@ class Sessions:
 
     def opened(self, proto: onnx.ModelProto) -> SampleRunner:
         """A model in memory."""
+        return self.of_file(self._saved(proto))
+
+    def simulated(self, proto: onnx.ModelProto) -> SampleRunner:
+        """A model in memory, whose Q/DQ nodes are computed as they stand."""
+        file = self._saved(proto)
+        if self._runner != SIMULATOR:
+            return self.of_file(file)
+        return SampleRunner(self._stack.enter_context(load_simulation(file, self._num_threads)))
+
+    def _saved(self, proto: onnx.ModelProto) -> Path:
         self._num += 1
         file = self._folder / f"{self._num}.onnx"
         save_model(proto, file)
-        return self.of_file(file)
+        return file
 
     def of_file(self, path: Path) -> SampleRunner:
         """A model in a file."""
@@ -254,10 +264,7 @@ class Sessions:
 
     def plain(self, proto: onnx.ModelProto) -> Runner:
         """A model in memory that is fed its inputs just as they are."""
-        self._num += 1
-        file = self._folder / f"{self._num}.onnx"
-        save_model(proto, file)
-        return self._stack.enter_context(backend(self._runner).load(file, num_threads=self._num_threads))
+        return self._stack.enter_context(backend(self._runner).load(self._saved(proto), num_threads=self._num_threads))
 
     def of_file_twice(self, path: Path) -> tuple[SampleRunner, SampleRunner]:
         """The model, and the same computed in another order where the runner can do so; opened when first asked for."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import onnx
 
-from calibration.analysis.rounding import placing_for, rounded_from_onnx
+from calibration.analysis.rounding import Int8Inputs, integer_feed, placing_for, rounded_from_onnx, steps_feed
+from calibration.arrays import AnyArray
 from calibration.graph.editing import opened
 from calibration.precision.place import place
 from calibration.precision.placement import PlacementOptions, QuantizedTensor
@@ -23,11 +25,17 @@ class AdjustableNetwork:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, options: PlacementOptions, spans: Mapping[str, Span], *, switched: bool = False
+        self,
+        model: onnx.ModelProto,
+        options: PlacementOptions,
+        spans: Mapping[str, Span],
+        *,
+        inputs: Int8Inputs = "drawn",
     ) -> None:
         """``spans`` are any ranges of the model: where INT8 is placed does not depend on them.
 
-        ``switched``: the rounding of weights can be switched off, see ``switches``.
+        ``inputs`` beside the network's own; where the ranges are all that changes, ``integers`` are the quickest: a run
+        takes 0.6 to 0.7 of the time.
 
         Raises:
             DataError: a tensor that must be quantized has no range.
@@ -35,7 +43,8 @@ class AdjustableNetwork:
         """
         self._options = options
         self._graph = opened(model).graph
-        rounded = rounded_from_onnx(model, None, placing_for(spans, options), switched=switched)
+        rounded = rounded_from_onnx(model, None, placing_for(spans, options), inputs=inputs)
+        self._feed = integer_feed if inputs == "integers" else partial(steps_feed, random=None)
         self.model, self._prefixes = rounded.model, tuple(rounded.steps)
         self.switches = rounded.switches
         """Node -> the input, (), with which its weight is rounded, 0, or exact, 1."""
@@ -58,6 +67,10 @@ class AdjustableNetwork:
     def steps(self, spans: Mapping[str, Span]) -> dict[str, Quantization]:
         """How each tensor is quantized with these ranges, by the prefix of its inputs; see ``steps_feed``."""
         return {prefix: tensor.quantization for prefix, tensor in self.placed(spans).items()}
+
+    def feed(self, spans: Mapping[str, Span]) -> dict[str, AnyArray]:
+        """The network's inputs, beside its own, with these ranges."""
+        return dict(self._feed(self.steps(spans)))
 
     def nodes_rounding(self, tensor: QuantizedTensor, spans: Mapping[str, Span]) -> tuple[str, ...]:
         """The nodes without which a tensor is not placed in INT8; none if it is placed whatever is excluded.

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -121,6 +121,15 @@ def steps_feed(steps: Mapping[str, Quantization], random: np.random.Generator | 
     return {name: np.asarray(value) for name, value in feed.items()}
 
 
+def integer_feed(steps: Mapping[str, Quantization]) -> dict[str, npt.NDArray[Any]]:
+    """The inputs of tensors in INT8 that pass through integers: the steps and zero points as they are, each ()."""
+    feed: dict[str, npt.NDArray[Any]] = {}
+    for prefix, how in steps.items():
+        feed[f"{prefix}_step"] = np.asarray(how.scale, np.float32)
+        feed[f"{prefix}_zero"] = np.asarray(how.zero_point, how.dtype)
+    return feed
+
+
 SMALLEST_STEP, LARGEST_LEVEL = 2.0**-40, 1e38
 
 
@@ -133,6 +142,15 @@ def unrounded_feed(prefixes: Iterable[str]) -> FloatFeed:
     }
 
 
+Int8Inputs = Literal["drawn", "switched", "integers"]
+"""What can be said of INT8 at each run.
+
+- ``drawn``: the steps of tensors and their ends (``steps_feed``).
+- ``switched``: besides, for each weight, (), 0 where it is rounded and 1 where it is exact.
+- ``integers``: steps and zero points (``integer_feed``). Tensors pass through QuantizeLinear and DequantizeLinear,
+  which give the same to the bit in a fourth of the time, and have no more than 256 levels.
+"""
+
 Placing = Callable[[ir.Graph], QdqPlacement]
 """From the opened FP32 model, which it may prepare, to where INT8 is placed."""
 
@@ -143,7 +161,7 @@ def rounded_from_onnx(
     placing: Placing | None,
     random: np.random.Generator | None = None,
     *,
-    switched: bool = False,
+    inputs: Int8Inputs = "drawn",
 ) -> Rounded:
     """The model with the format's rounding of every tensor and weight, and with INT8 where it is placed.
 
@@ -152,7 +170,7 @@ def rounded_from_onnx(
         form: the floating-point format; None where only what INT8 rounds counts.
         placing: for INT8, where; None for none.
         random: draws the phases of the weights' rounding, which are the model's own; by default of seed 0.
-        switched: each weight in INT8 has an input of its own, (), 0 where it is rounded and 1 where it is exact.
+        inputs: what can be said of INT8 at each run, see ``Int8Inputs``.
 
     Raises:
         DataError: a tensor that must be quantized has no range.
@@ -161,7 +179,8 @@ def rounded_from_onnx(
     opened_model = opened(model)
     placement = placing(opened_model.graph) if placing else None
     writer = _Writer(opened_model.graph, form, placement, random or np.random.default_rng(0))
-    writer.switches = {} if switched else None
+    writer.switches = {} if inputs == "switched" else None
+    writer.in_integers = inputs == "integers"
     writer.write()
     exact, cut, placed = (
         {name: value.name or "" for name, value in writer.found[kind].items()} for kind in ("exact", "cut", "placed")
@@ -193,6 +212,7 @@ class _Writer:
         self.steps: dict[str, Quantization] = {}
         self.switches: dict[str, str] | None = None
         """By node; None where weights are rounded for good."""
+        self.in_integers = False
         self.found: dict[str, dict[str, ir.Value]] = {"exact": {}, "cut": {}, "placed": {}}
 
     def write(self) -> None:
@@ -300,6 +320,14 @@ class _Writer:
         """round(x / step) within the levels, times step."""
         prefix = self._name(f"{value.name}_int8")
         self.steps[prefix] = how
+        if self.in_integers:
+            kind = ir.DataType.UINT8 if how.dtype == "uint8" else ir.DataType.INT8
+            grid = [self._input(f"{prefix}_step"), self._input(f"{prefix}_zero", kind)]
+            quantize = self._node("QuantizeLinear", [value, *grid])
+            quantize.outputs[0].type = ir.TensorType(kind)
+            nodes = [quantize, self._node("DequantizeLinear", [quantize.outputs[0], *grid])]
+            self._insert(value, nodes)
+            return nodes[-1].outputs[0]
         step, low, high = (self._input(f"{prefix}_{name}") for name in ("step", "low", "high"))
         divide = self._node("Div", [value, step])
         nodes = [divide, self._node("Round", [divide.outputs[0]])]
@@ -330,8 +358,8 @@ class _Writer:
         node.outputs[0].shape = values[0].shape
         return node
 
-    def _input(self, name: str) -> ir.Value:
-        value = ir.Value(name=self._name(name), type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
+    def _input(self, name: str, kind: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+        value = ir.Value(name=self._name(name), type=ir.TensorType(kind), shape=ir.Shape([]))
         self._graph.inputs.append(value)
         return value
 

@@ -85,7 +85,7 @@ class MeasureLayers(PlacedWork):
         record = ranges_from_folder(ranges.path).read_for(self.options.target)
         proto, spans = model_from_file(model.path), spans_from_ranges(record)
         answers = answer_tensors(proto)
-        network = AdjustableNetwork(watch_tensors(proto, answers), self.options, spans, switched=True)
+        network = AdjustableNetwork(watch_tensors(proto, answers), self.options, spans, inputs="switched")
         noises: list[InputNoise] = []
         if answers and network.num_tensors:
             with ExitStack() as stack:

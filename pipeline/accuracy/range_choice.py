@@ -22,7 +22,6 @@ from calibration.analysis.range_choice import (
     race,
     sample_sqnr_db,
 )
-from calibration.analysis.rounding import steps_feed
 from calibration.arrays import AnyArray, Floats
 from calibration.data.source import spread_order
 from calibration.graph.answers import answer_tensors
@@ -69,12 +68,13 @@ def chosen_ranges(
     methods: dict[str, Mapping[str, Method]] = {}
     placements = []
     for target in targets:
-        network = AdjustableNetwork(watched, PlacementOptions(target, arithmetic="u8s8"), by_entropy)
+        options = PlacementOptions(target, arithmetic="u8s8")
+        network = AdjustableNetwork(watched, options, by_entropy, inputs="integers")
         if network.num_tensors:
-            feeds = [steps_feed(network.steps(each), None) for each in spans]
+            feeds = [network.feed(each) for each in spans]
             what = f"choice of the reading for {target}, samples"
             with sessions.apart() as apart, counting(what, len(samples.rows)) as on_sample:
-                run = apart.opened(network.model)
+                run = apart.simulated(network.model)
                 del network  # Its weights are in the session.
                 end = race(len(racing), len(samples.rows), judge.ratios_of(run, feeds, on_sample))
             winner = racing[end.winner]

@@ -28,7 +28,7 @@ from calibration.analysis.range_choice import (
     student_t,
     write_choice,
 )
-from calibration.analysis.rounding import steps_feed
+from calibration.analysis.rounding import Int8Inputs
 from calibration.arrays import Floats
 from calibration.data.source import spread_order
 from calibration.errors import DataError
@@ -204,8 +204,9 @@ def test_what_suppression_chose_is_compared_before_it() -> None:
     assert answer_tensors(proto) == ["all_boxes", "x"]
 
 
+@pytest.mark.parametrize("inputs", ["drawn", "integers"])
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
-def test_one_network_serves_all_ranges(target: PlacementTarget, tmp_path: Path) -> None:
+def test_one_network_serves_all_ranges(target: PlacementTarget, inputs: Int8Inputs, tmp_path: Path) -> None:
     proto = model()
     random = np.random.default_rng(1)
     x = random.normal(size=(64, 4)).astype(np.float32)
@@ -214,7 +215,7 @@ def test_one_network_serves_all_ranges(target: PlacementTarget, tmp_path: Path) 
     logits = np.maximum(hidden, 0) @ onnx.numpy_helper.to_array(proto.graph.initializer[1])
     values = dict(zip(names, (x, hidden, np.maximum(hidden, 0), logits, logits, np.ones(3) / 3)))
     ranges = ranges_of(values)
-    network = AdjustableNetwork(proto, PlacementOptions(target), spans_from_ranges(ranges))
+    network = AdjustableNetwork(proto, PlacementOptions(target), spans_from_ranges(ranges), inputs=inputs)
     assert network.num_tensors
     path = tmp_path / "model.onnx"
     onnx.save(network.model, path)
@@ -223,10 +224,7 @@ def test_one_network_serves_all_ranges(target: PlacementTarget, tmp_path: Path) 
         name: type(span)(span.amax / 8, span.min / 8, span.max / 8) for name, span in spans_from_ranges(narrow).items()
     }
     with reference.load(path, num_threads=1) as runner:
-        wide, clipped = (
-            runner.infer({"x": x, **steps_feed(network.steps(each), None)})
-            for each in (spans_from_ranges(ranges), spans)
-        )
+        wide, clipped = (runner.infer({"x": x, **network.feed(each)}) for each in (spans_from_ranges(ranges), spans))
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert np.abs(wide["scores"] - expected).max() < 0.05
     assert np.abs(clipped["scores"] - expected).max() > 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,15 @@ from calibration.analysis.rounding import (
     TF32,
     Format,
     Rounded,
+    integer_feed,
     placing_for,
     rounded_from_onnx,
+    steps_feed,
     unrounded_feed,
 )
 from calibration.precision.placement import PlacementOptions
 from calibration.ranges.span import Span
+from engines.backends import reference
 
 Floats = npt.NDArray[np.float32]
 
@@ -115,6 +119,20 @@ def test_int8_is_rounded_and_clipped_in_the_steps_of_its_range() -> None:
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_integers_give_what_the_arithmetic_gives_to_the_bit(target: Any, tmp_path: Path) -> None:
+    placing = placing_for(SPANS, PlacementOptions(target=target))
+    arithmetic = rounded_from_onnx(network(), None, placing)
+    integers = rounded_from_onnx(network(), None, placing, inputs="integers")
+    assert {node.op_type for node in integers.model.graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
+    x = 4 * images()
+    expected = answers(arithmetic.model, {"x": x, **steps_feed(arithmetic.steps, None)})
+    onnx.save(integers.model, tmp_path / "model.onnx")
+    with reference.load(tmp_path / "model.onnx", num_threads=1) as runner:
+        for name, array in runner.infer({"x": x, **integer_feed(integers.steps)}).items():
+            np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 def test_each_draw_is_another_sound_engine(target: Any) -> None:
     rounded = rounded_from_onnx(network(), FP32, placing_for(SPANS, PlacementOptions(target=target)))
     first, again, other = (rounded.draw(np.random.default_rng(seed)) for seed in (0, 0, 1))
@@ -186,7 +204,7 @@ def test_noise_of_rounding_is_a_twelfth_of_the_step_squared() -> None:
 
 def test_the_rounding_of_a_weight_can_be_switched_off() -> None:
     placing = placing_for(SPANS, PlacementOptions(target="tensorrt"))
-    switched, fixed = (rounded_from_onnx(network(), None, placing, switched=each) for each in (True, False))
+    switched, fixed = (rounded_from_onnx(network(), None, placing, inputs=each) for each in ("switched", "drawn"))
     assert not fixed.switches
     off = unrounded_feed(switched.steps)
     exact = {name: np.float32(1) for name in switched.switches.values()}

@@ -165,7 +165,7 @@ def test_the_adjustable_network_has_the_same_weights_and_biases(kind: str, targe
     options = PlacementOptions(target, arithmetic="u8s8")
     made = qdq_from_onnx(model, given_spans, options).model
     weights = {name: array for name, array in rounded(made).items() if array.shape == weight_shape(kind)}
-    network = AdjustableNetwork(model, options, given_spans, switched=True)
+    network = AdjustableNetwork(model, options, given_spans, inputs="switched")
     unrounded = unrounded_feed(network.placed(given_spans))
     off, on = (dict.fromkeys(network.switches.values(), np.array(v, np.float32)) for v in (0.0, 1.0))
     written = answer(without_rounded_data(made, weights), feed)
