@@ -25,6 +25,7 @@ from pipeline.bundle import open_bundle, tolerance_key
 from pipeline.engine_runner import SIMULATOR
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.latency.together import those_timed
+from pipeline.placing.channels import ScaleChannels
 from pipeline.plan import Plan
 from pipeline.preflight.operators import ask_all, check_operators
 from pipeline.preflight.plan import check_labels, check_plan, check_shapes
@@ -123,6 +124,9 @@ def models_of(plan: Plan, store: Store, until: str) -> Results:
     check_labels(plan, evaluation)
     if until in ("benchmark", "gate"):
         plan.benchmark.check_samples(evaluation)
+    if plan.export.equalize and calibration is not None and until != "support":
+        network.as_exported = fp32
+        network.fp32 = fp32 = store.run(ScaleChannels(plan.tolerate.num_threads), fp32, calibration)
     made = Results(source, {TRAINED: network}, calibration, evaluation, _tuning_samples(plan, fp32))
     made.float_source, made.support = float_source, support
     made.trained_evaluation = samples_of_trained(plan, exported)

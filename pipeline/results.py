@@ -75,6 +75,8 @@ class Network:
     """The same network in the other formats that backends take: its tensors have other names there, so other ranges."""
     quantized: OnnxModel | None = None
     """The network as it came, where it came quantized: INT8 is made of it, and nothing is calibrated for that."""
+    as_exported: OnnxModel | None = None
+    """FP32 as `export` wrote it, where its channels were scaled after that."""
     placed: dict[str, Network] = field(default_factory=dict)
     """Of the tuned network, by the placement of INT8 that it was trained for: other weights and ranges for each."""
 
@@ -140,14 +142,20 @@ class Results:
 
     @property
     def exported(self) -> OnnxModel:
-        """The trained network as ONNX, in the precision that it came in."""
-        return self.networks[TRAINED].quantized or self.fp32
+        """The trained network as ONNX, in the precision that it came in, as `export` wrote it."""
+        network = self.networks[TRAINED]
+        return network.quantized or network.as_exported or network.fp32
+
+    @property
+    def came_quantized(self) -> bool:
+        """Whether the trained network came in INT8."""
+        return self.networks[TRAINED].quantized is not None
 
     def export_notes(self) -> list[str]:
         """What the export says of what it made."""
-        came_quantized = self.exported is not self.fp32
-        of_fp32 = [f"float_source: {note}" for note in self.fp32.notes()] if came_quantized else []
-        return [*self.exported.notes(), *of_fp32]
+        if not self.came_quantized:
+            return self.fp32.notes()
+        return [*self.exported.notes(), *(f"float_source: {note}" for note in self.fp32.notes())]
 
     @property
     def ranges(self) -> Ranges | None:

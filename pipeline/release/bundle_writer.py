@@ -87,7 +87,7 @@ def write_bundle(out: Path, plan: Plan, made: Results) -> Artifact:
 
 
 def _fill(folder: Path, plan: Plan, made: Results) -> Manifest:
-    came_quantized = made.exported is not made.fp32
+    came_quantized = made.came_quantized
     assert made.ranges is not None or came_quantized
     assert made.reference is not None
     assert made.findings is not None

@@ -28,7 +28,7 @@ def check_export(plan: Plan, store: Store, made: Results) -> None:
     """
     assert made.reference is not None
     trained, exported, precision = trained_network(plan, made), made.reference, FP32
-    if made.exported is not made.fp32:
+    if made.came_quantized:
         is_other = trained.backend != plan.validate.reference
         precision = INT8 if is_other else FP32
         as_written = is_other or trained.backend == SIMULATOR

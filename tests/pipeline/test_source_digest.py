@@ -90,6 +90,7 @@ def stages_changed_by(addition: str, file: str, root: Path) -> set[str]:
         ("pipeline/machine/child_process.py", set()),
         ("pipeline/machine/progress.py", set()),
         ("pipeline/page/svg.py", set()),
+        ("pipeline/placing/channels.py", set()),
         ("pipeline/placing/decided.py", set()),
         ("pipeline/preflight/operators.py", set()),
         ("pipeline/delivery/contents.py", set()),
