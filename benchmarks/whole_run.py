@@ -7,8 +7,9 @@ other, so that ratios hold on a machine that others use too; seconds do less so.
 - *Ours*: the stages of a plan in an empty store, as `trtforge run` does: fp32, fp16 and int8, for onnxruntime and
   tensorrt_rtx, 128 calibration and 256 evaluation images. Neither the imports nor the report are in it.
 - *Lower bound*: what no such run can do without: the converter, one pass of the trained network over the evaluation
-  images, one of each model that answers, one pass over the calibration images, each a process of its own with nothing
-  else in it, as many images at once as ours; and the builder's and the benchmark's own time, taken from our run.
+  images, one of each engine that answers, one pass over the calibration images, each a process of its own with nothing
+  else in it, as many images at once as ours; and the builder's and the benchmark's own time, taken from our run. An
+  engine that cannot run here is simulated by ours; its pass is what ONNX Runtime takes for its file, as it is.
 - *For ONNX Runtime alone*: the same plan with that backend alone, in another empty store: the job that is done by hand.
 - *By hand*: tf2onnx, quant_pre_process, quantize_static with Entropy, ONNX Runtime's converter to float16,
   ``polygraphy run`` of the three models on batches of the same size, and a loop that times each at batch 1. It builds
@@ -44,6 +45,7 @@ sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 from benchmarks.calibration import EXPORT, MODELS, Cost, aside, cpu_name, make_images, run
 from benchmarks.compiled import compile_program
 from calibration.data.batches import input_specs_from_onnx
+from engines import backend as engine_backend
 from pipeline.flow import run as run_plan
 from pipeline.plan import Plan, read_plan
 from pipeline.results import Results
@@ -218,11 +220,14 @@ def run_stages(path: Path, folder: Path, backend: str) -> None:
 
 
 def keep(plan: Plan, made: Results, folder: Path) -> None:
-    """The models that answered, each once, and the samples as the network gets them: what the other two start from."""
+    """The engines' models, and the samples as the network gets them: what the other two start from."""
     network = next(iter(made.networks.values()))
-    models = dict.fromkeys([network.fp32.path, *(model.path for model in made.models.values())])
-    for number, model in enumerate(models):
-        shutil.copyfile(model, folder / f"model{number}.onnx")
+    answering = {(network.fp32.path, False): None}
+    for variant, model in made.models.items():
+        is_simulated = model.path != network.fp32.path and bool(engine_backend(variant.backend).why_not_run())
+        answering[model.path, is_simulated] = None
+    for number, (path, _) in enumerate(answering):
+        shutil.copyfile(path, folder / f"model{number}.onnx")
     specs = input_specs_from_onnx(network.fp32.path)
     if len(specs) != 1:
         raise SystemExit(f"{plan.path}: has {len(specs)} inputs; the other two ways are for one")

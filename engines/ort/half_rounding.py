@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 FULL, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 COMMUTE = ("Relu", "Clip")
 """Give the same whether they or the rounding come first: it is monotone, and their bounds are in FP16."""
+GATES = ("Sigmoid", "HardSigmoid")
+"""Times what they read they are swish and its kin, one operation to every engine."""
 
 
 def with_rounding_written(model: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -27,9 +29,9 @@ def with_rounding_written(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
     The model is changed, so that its weights are not in memory twice, unless None is returned.
 
-    A convolution or product and the activation behind it are rounded once, as every engine fuses them. Weights stay in
-    FP16 in the model, with a Cast behind them that sessions fold. None where types cannot be told: branches, loops,
-    functions, and operators that onnx does not know.
+    A convolution or product and the activation behind it are rounded once, as every engine fuses them, and so is swish.
+    Weights stay in FP16 in the model, with a Cast behind them that sessions fold. None where types cannot be told:
+    branches, loops, functions, and operators that onnx does not know.
     """
     if model.functions or any(_is_nested(node) for node in model.graph.node):
         return None
@@ -101,6 +103,9 @@ def _rounded_by_reader(graph: onnx.GraphProto) -> frozenset[str]:
     num_readers = Counter(name for node in graph.node for name in node.input)
     num_readers.update(value.name for value in graph.output)
     read = [node.input[0] for node in graph.node if node.op_type in COMMUTE]
+    gates = {node.output[0]: node.input[0] for node in graph.node if node.op_type in GATES}
+    factors = [tuple(node.input) for node in graph.node if node.op_type == "Mul"]
+    read += [gate for pair in factors for gate, other in (pair, pair[::-1]) if gates.get(gate, "") == other]
     made = {name for node in graph.node if not _gives_half(node) for name in node.output}
     return frozenset(name for name in read if num_readers[name] == 1 and name in made)
 

@@ -71,6 +71,23 @@ def test_each_node_gives_what_numpy_gives_in_fp16(save_model: SaveModel, chain: 
     assert (plain != simulated(path, x)).any() or chain == CHAINS["an activation behind"]
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_swish_is_one_operation(save_model: SaveModel, swapped: bool, x: Array) -> None:
+    factors = "h, gate" if swapped else "gate, h"
+    path = save_model(f"{HEAD} {{ h = Cast<to = 10>(x)  gate = Sigmoid(h)  z = Mul({factors})  y = Cast<to = 1>(z) }}")
+    h = x.astype(np.float16).astype(np.float64)
+    np.testing.assert_array_equal(simulated(path, x), (h / (1 + np.exp(-h))).astype(np.float16).astype(np.float32))
+
+
+def test_a_gate_of_another_tensor_is_rounded(save_model: SaveModel, x: Array) -> None:
+    path = save_model(
+        f"{HEAD} {{ h = Cast<to = 10>(x)  gate = Sigmoid(h)  b = Relu(h)  z = Mul(gate, b)  y = Cast<to = 1>(z) }}"
+    )
+    h = x.astype(np.float16).astype(np.float64)
+    gate = (1 / (1 + np.exp(-h))).astype(np.float16)
+    np.testing.assert_array_equal(simulated(path, x), (gate * np.maximum(h, 0).astype(np.float16)).astype(np.float32))
+
+
 def test_inputs_and_outputs_keep_their_names_and_types(save_model: SaveModel) -> None:
     path = save_model(
         f"""<ir_version: 8, opset_import: ["" : 17]> g (float16[N, 4] x) => (float16[N, 4] y, float16[N, 4] a)
