@@ -1,9 +1,10 @@
-"""The fewest layers out of INT8 with which it holds a bound, on calibration samples.
+"""The least work out of INT8 with which it holds a bound, on calibration samples.
 
-Layers are ranked by the noise that each brings alone (``pipeline.accuracy.layer_noise``), and left out of INT8 in that
-order: the shortest beginning of the ranking that holds the bound is found by bisection, and then each layer of it goes
-back that the bound does not need, the least noisy first. Every set is judged as a whole, by the model that would be
-deployed: noises of single layers do not add up exactly.
+Layers are ranked by the noise that each brings alone (``pipeline.accuracy.layer_noise``) for the work that it is: a
+convolution with a sixth of the network's multiply-adds is worth leaving out of INT8 if it brings as much noise as many
+small layers. They are left out in that order: the shortest beginning of the ranking that holds the bound is found by
+bisection, and then each layer of it goes back that the bound does not need, the last ones first. Every set is judged as
+a whole, by the model that would be deployed: noises of single layers do not add up exactly.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from calibration.data.source import spread
 from calibration.data.user_function import source_code
 from calibration.errors import DataError
 from calibration.graph.answers import answer_tensors
+from calibration.graph.editing import named
 from calibration.graph.external_data import model_from_file
 from calibration.graph.watched_outputs import watch_tensors
 from calibration.precision.place import NothingIn4Bits
@@ -31,6 +33,7 @@ from calibration.precision.qdq import qdq_from_onnx
 from calibration.ranges.ranges import spans_from_ranges
 from calibration.ranges.ranges_file import ranges_from_folder
 from engines.contract import Array
+from engines.support.work import dims_of, flops_of, with_shapes
 from pipeline.accuracy.comparison import joined_samples
 from pipeline.accuracy.layer_noise import InputNoise, PlacedWork, noises_from_file
 from pipeline.accuracy.metrics import Metric, metric
@@ -46,6 +49,8 @@ from pipeline.tasks.coco import version_behind
 FILE = "mixture.json"
 MOST_SAMPLES = 256
 """Evenly spread, on which sets of layers are judged."""
+LEAST_WORK = 0.01
+"""Of the network's, that each group counts for at least: between INT8 and float there is work too, whatever it does."""
 MOST_RETURNS = 32
 """Layers that are tried to be put back into INT8, at most."""
 
@@ -84,7 +89,8 @@ class MixPrecision(PlacedWork):
         record = ranges_from_folder(ranges.path).read_for(self.options.target)
         judge = MixtureJudge(self, model_from_file(model.path), spans_from_ranges(record), held)
         bound = held.bound
-        ranking = ranked(noises_from_file(noises.path))
+        by_layer = noises_from_file(noises.path)
+        ranking = by_work(ranked(by_layer), by_layer, judge.work_of)
         with waiting("mixed precision"):
             chosen = fewest(ranking, judge.holds)
         if chosen is None or judge.is_all_in_float(chosen):
@@ -109,6 +115,23 @@ def ranked(noises: Sequence[InputNoise]) -> list[tuple[str, ...]]:
             groups.append(nodes)
             seen.update(nodes)
     return groups
+
+
+def by_work(
+    ranking: Sequence[tuple[str, ...]], noises: Sequence[InputNoise], work_of: Callable[[str], float]
+) -> list[tuple[str, ...]]:
+    """The groups with the most noise for their share of the work first.
+
+    Args:
+        ranking: as of ``ranked``.
+        noises: those that it was made of.
+        work_of: of a node, as a share of the network's: 0 to 1.
+    """
+    shares = dict.fromkeys(ranking, 0.0)
+    for noise in noises:
+        if (group := next((each for each in ranking if set(each) <= set(noise.nodes)), None)) is not None:
+            shares[group] += noise.share
+    return sorted(ranking, key=lambda group: -shares[group] / (LEAST_WORK + sum(map(work_of, group))))
 
 
 def fewest(ranking: Sequence[tuple[str, ...]], holds: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...] | None:
@@ -165,6 +188,7 @@ class MixtureJudge:
         self._outputs = [value.name for value in model.graph.output]
         self._metric, self._labels = self._labelled(samples)
         self._exact = self._run(model)
+        self._work: dict[str, float] | None = None
         self.judged: dict[tuple[str, ...], JudgedSet] = {}
         """By their nodes in order."""
 
@@ -183,6 +207,17 @@ class MixtureJudge:
         labels = None if samples.reader.labels() is None else samples.labels()
         rows = spread(samples.num_samples, min(samples.num_samples, MOST_SAMPLES))
         return chosen, None if labels is None else labels[list(rows)]
+
+    def work_of(self, node: str) -> float:
+        """A node's share of the network's multiply-adds, as of the first sample; 0 of one that is not known."""
+        if self._work is None:
+            shapes = {name: array.shape for name, array in self._feeds[0].items()}
+            shaped = with_shapes(named(self._model), shapes)
+            dims = dims_of(shaped.graph)
+            flops = {each.name: float(flops_of(each, dims)) for each in shaped.graph.node}
+            total = sum(flops.values()) or 1.0
+            self._work = {name: each / total for name, each in flops.items()}
+        return self._work.get(node, 0.0)
 
     def holds(self, in_float: tuple[str, ...]) -> bool:
         """Whether INT8 holds the bound with these nodes in float."""

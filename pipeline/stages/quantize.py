@@ -100,7 +100,7 @@ class Quantize(Stage):
         "fp32", "for tensorrt: precision of everything that is not INT8; fp16 needs opset 19 and TensorRT 10 or later"
     )
     min_sqnr_db: float = option(
-        -math.inf, "mixed precision: fewest layers out of INT8 so that outputs have this SQNR on calibration samples"
+        -math.inf, "mixed precision: least work out of INT8 so that outputs have this SQNR on calibration samples"
     )
     max_metric_drop: float = option(
         math.inf, "mixed precision: the same for a drop of the metric against FP32, on labelled calibration samples"

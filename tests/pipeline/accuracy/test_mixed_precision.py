@@ -27,6 +27,7 @@ from pipeline.accuracy.mixed_precision import (
     HeldBound,
     MixPrecision,
     MixtureJudge,
+    by_work,
     fewest,
     ranked,
 )
@@ -220,6 +221,16 @@ def test_the_fewest_of_a_ranking() -> None:
 
         assert fewest(ranking, holds) == tuple(needed)
     assert fewest(ranking, lambda _: False) is None
+
+
+def test_noise_counts_for_the_work_that_it_takes() -> None:
+    noises = [InputNoise("a", ("large",), 0.5), InputNoise("b", ("small", "tiny"), 0.25)]
+    noises += [InputNoise("weight of small", ("small",), 0.2), InputNoise("c", ("quiet",), 0.05)]
+    ranking = ranked(noises)
+    assert ranking == [("large",), ("small", "tiny"), ("quiet",)]
+    work = {"large": 0.9, "small": 0.05, "tiny": 0.0, "quiet": 0.05}
+    assert by_work(ranking, noises, lambda node: work[node]) == [("small", "tiny"), ("quiet",), ("large",)]
+    assert by_work(ranking, noises, lambda _: 0.0) == ranking, "equal work: by noise"
 
 
 def test_a_node_is_ranked_by_its_noisiest_input() -> None:
