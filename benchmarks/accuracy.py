@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))  # So that it runs as a script, from anywhere.
 
 from benchmarks import ctc
 from benchmarks.calibration import MODELOPT, cpu_name, make_environment
-from benchmarks.candidates import AS_LITTLE, Candidate, Given, Run, candidates, trtforge
+from benchmarks.candidates import AS_THEY, Candidate, Given, Run, candidates, trtforge
 from benchmarks.int8_answers import Answers, answers, num_int8, sqnrs_db
 from benchmarks.trained import Trained, evenly, trained_networks
 from calibration.analysis.range_choice import choice_from_folder
@@ -61,8 +61,9 @@ answered the same evaluation samples. *ours, auto* is the default. Another tool 
   For ONNX Runtime ours has full int8 weights in **sim**; in **kernels** those that are right on this CPU: without VNNI
   they leave room for sums of two in 16 bits, for which ONNX Runtime's own quantizer has *reduce_range* (7-bit weights).
 - *int8*: convolutions and matrix products with 8-bit data and weights, of all; for **kernels**, those that ONNX Runtime
-  really computes in integers. ModelOpt leaves some in float; such a candidate is nearer to FP32 because it quantizes
-  less: *as little in INT8 as ModelOpt* is our default without the same ones, to tell the ranges' part from that.
+  really computes in integers. For TensorRT ModelOpt leaves some in float, and our default small ones and those of
+  attention; who quantizes less is nearer to FP32. *ModelOpt's products in INT8* has the same ones as ModelOpt's model,
+  by our default's ranges, to tell the ranges' part from that.
 - *right*: the share of samples answered rightly (top-1; of text, whole lines but for spaces), with Wilson's interval;
   *to FP32* in points with Tango's interval for paired samples, and p of McNemar's exact test. Intervals are of 95 %.
 - *agrees*: with FP32's arg max, mean over the samples (of text: of its positions). *SQNR*: of what goes into the last
@@ -73,8 +74,8 @@ answered the same evaluation samples. *ours, auto* is the default. Another tool 
 ModelOpt and our other methods for TensorRT against our placement for TensorRT in simulation; ONNX Runtime's and our
 other methods against our placement for it in simulation; ONNX Runtime's and TFLite against that on ONNX Runtime's
 kernels. A difference is ours less the best other's, with twice the standard error of the paired samples. The best of
-several is a little too good by chance. Where ModelOpt's model is the nearest, *ours, as little* is our default with the
-same products left in float: what is then left of the difference comes from the ranges.
+several is a little too good by chance. Where ModelOpt's model is the nearest, *ours, the same in INT8* has its products
+in INT8: what is then left of the difference comes from the ranges.
 
 *Ours less theirs* does so with each other tool, by right answers: points, Tango's interval, p of McNemar's exact test,
 and p corrected for all {num} comparisons of the page (Holm); then the same *without the mean shift*: from each
@@ -280,13 +281,13 @@ def best_table(sections: list[Section]) -> list[str]:
             if ours.candidate.method != DEFAULT:
                 continue
             alike_ours = [row for row in each.rows if alike(row.candidate) == alike(ours.candidate)]
-            others = [row for row in alike_ours if row.candidate.method not in (DEFAULT, AS_LITTLE)]
+            others = [row for row in alike_ours if row.candidate.method not in (DEFAULT, AS_THEY)]
             best = max(others, key=lambda row: float(row.sqnrs_db.mean()))
             most = max(others, key=lambda row: float(row.agreements.mean()))
             lines.append(
                 f"| {each.name} | {ours.candidate.target}, {RUNS[ours.candidate.run]} "
                 f"| {ours.int8} | {ours.sqnrs_db.mean():.1f} "
-                f"| {best.candidate.name}, {best.int8}: {best.sqnrs_db.mean():.1f}{with_as_little(alike_ours, best)} "
+                f"| {best.candidate.name}, {best.int8}: {best.sqnrs_db.mean():.1f}{with_theirs(alike_ours, best)} "
                 f"| {paired(ours.sqnrs_db - best.sqnrs_db)} | {ours.agreements.mean():.4f} "
                 f"| {most.candidate.name}: {most.agreements.mean():.4f} "
                 f"| {paired(100 * (ours.agreements - most.agreements))} |"
@@ -294,10 +295,11 @@ def best_table(sections: list[Section]) -> list[str]:
     return lines
 
 
-def with_as_little(rows: list[Row], best: Row) -> str:
+def with_theirs(rows: list[Row], best: Row) -> str:
     """Beside a model of ModelOpt's: ours with the same products in float."""
-    ratios = [row.sqnrs_db.mean() for row in rows if row.candidate.method == AS_LITTLE]
-    return f" (ours, as little: {ratios[0]:.1f})" if ratios and best.candidate.name.startswith("ModelOpt") else ""
+    ratios = [row.sqnrs_db.mean() for row in rows if row.candidate.method == AS_THEY]
+    is_theirs = best.candidate.name.startswith("ModelOpt")
+    return f" (ours, the same in INT8: {ratios[0]:.1f})" if ratios and is_theirs else ""
 
 
 def paired(differences: Values) -> str:

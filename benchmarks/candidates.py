@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MOST_BYTES = 10 * 2**30
 """Of addresses, for a process of another tool."""
 METHODS = ("auto", "entropy", "minmax", "percentile", "mse")
-AS_LITTLE = "as little"
-"""In place of a method: the default's, with fewer products in INT8."""
+AS_THEY = "as they"
+"""In place of a method: the default's, with another tool's products in INT8."""
 Run = Literal["simulation", "kernels", "tflite"]
 RUNS: tuple[tuple[str, Run], ...] = (
     ("tensorrt", "simulation"),
@@ -149,7 +149,7 @@ def candidates(given: Given, work: Path) -> Iterator[Candidate]:
             why = python(given.modelopt, READER + MODELOPT, given.fp32, given.calibration, path, method)
             yield Candidate(f"ModelOpt {method}", path, "simulation", failure=why)
         if not why:
-            yield from as_little(given, path, work)
+            yield from as_they(given, path, work)
     if given.saved_model.is_dir():
         path = work / "converted.tflite"
         why = python(sys.executable, TFLITE, given.saved_model, given.calibration, path, "")
@@ -158,16 +158,17 @@ def candidates(given: Given, work: Path) -> Iterator[Candidate]:
         yield Candidate("TFLite, upstream's", given.tflite, "tflite")
 
 
-def as_little(given: Given, other: Path, work: Path) -> Iterator[Candidate]:
-    """The default for TensorRT without the products that another tool's model leaves in float."""
+def as_they(given: Given, other: Path, work: Path) -> Iterator[Candidate]:
+    """The default's ranges for TensorRT with those products in INT8 that another tool's model has in it."""
     nodes = onnx.load(other).graph.node
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     kept = [node.name for node in nodes if node.op_type in PRODUCTS and not dequantized.issuperset(node.input[:2])]
-    if not kept or len(kept) == facts(given.fp32).num_quantizable:
+    if len(kept) == facts(given.fp32).num_quantizable:
         return
-    path, exclude = work / "ours_as_little.onnx", ("--exclude", ",".join(kept))
+    path = work / "ours_as_they.onnx"
+    exclude = ("--attention", "int8", "--small-products", "int8", *(("--exclude", ",".join(kept)) if kept else ()))
     trtforge("quantize", given.fp32, "--ranges", work / "ranges", "--target", "tensorrt", *exclude, "-o", path)
-    yield Candidate(f"ours, {METHODS[0]}, as little in INT8 as ModelOpt", path, "simulation", AS_LITTLE, "tensorrt")
+    yield Candidate(f"ours, {METHODS[0]}, ModelOpt's products in INT8", path, "simulation", AS_THEY, "tensorrt")
 
 
 def ours(given: Given, work: Path) -> Iterator[Candidate]:
