@@ -23,7 +23,7 @@ has one value more.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,6 +63,8 @@ FP32_BITS = 24
 LARGEST = 1e30
 """Values are cut there before they are multiplied, such as the -3.4e38 of a mask."""
 OCTAVES = 0.25
+GIVES_BACK = ("Relu", "Clip", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Concat")
+"""What they give is in the format where what they read is: an engine rounds it once, and most fuse them besides."""
 
 
 @dataclass(frozen=True)
@@ -223,10 +225,12 @@ class _Writer:
         moving = {value.name or "": value for value in values if value.name not in fixed and _is_float(value)}
         self.found["exact"] |= moving
         self._write_weights(nodes)
-        cut = self.found["cut"]
-        form = self._form
+        cut, form = self.found["cut"], self._form
+        in_format: set[int] = set()
         for name, value in moving.items():
-            cut[name] = value if form is None or name in of_shapes else self._cut_tensor(value, form.bits)
+            is_exact = name in of_shapes or _gives_back(value, in_format)
+            cut[name] = value if form is None or is_exact else self._cut_tensor(value, form.bits)
+            in_format.add(id(cut[name]))
         for tensor in self._placement.tensors:
             outputs = self.found["placed"][tensor.tensor] = self._quantize(cut[tensor.tensor], tensor.quantization)
             for reader in tensor.readers:
@@ -382,6 +386,14 @@ def _cut_array(array: npt.NDArray[Any], bits: int, phase: float) -> npt.NDArray[
         large = whole * np.float32(2.0 ** (FP32_BITS - bits) + 1)
         whole = large - (large - whole)
     return np.asarray(whole / np.float32(phase), np.float32)
+
+
+def _gives_back(value: ir.Value, in_format: Collection[int]) -> bool:
+    """Whether its node gives back what it reads of tensors in the format, or bounds: it holds them exactly."""
+    node = value.producer()
+    if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in GIVES_BACK:
+        return False
+    return all(id(each) in in_format for each in (node.inputs if node.op_type == "Concat" else node.inputs[:1]))
 
 
 def _is_float(value: ir.Value) -> bool:

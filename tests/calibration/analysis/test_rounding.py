@@ -91,6 +91,23 @@ def test_what_a_format_holds_exactly_gets_no_noise_whatever_the_phase() -> None:
     assert not answers(rounded.model, {"x": zeros, **rounded.draw(np.random.default_rng(0))})["y"].any()
 
 
+def test_what_gives_back_values_does_not_round_them_again() -> None:
+    rounded = rounded_from_onnx(
+        onnx.parser.parse_model(
+            """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z)
+            { a = Mul(x, x)  b = Relu(a)  c = Identity(b)  y = Clip(b)  d = Concat<axis = 0>(b, x)  z = Mul(b, x) }"""
+        ),
+        FP16,
+        None,
+    )
+    assert rounded.phases == ("x_phase", "a_phase", "c_phase", "z_phase")
+    x = np.random.default_rng(2).standard_normal((64, 4)).astype(np.float32)
+    values = answers(rounded.model, {"x": x, **rounded.draw(np.random.default_rng(0))})
+    squares = [node.input[0] for node in rounded.model.graph.node if node.op_type == "Relu"]
+    assert squares == [rounded.cut["a"]]
+    assert np.array_equal(values["y"], values["y"].clip(0))
+
+
 def test_the_largest_numbers_stay_numbers() -> None:
     rounded = rounded_from_onnx(onnx.parser.parse_model(RELU), FP16, None)
     x = np.full((1, 4), np.finfo(np.float32).max, np.float32)
