@@ -39,8 +39,6 @@ class Bound:
     """SQNR of one FP32 run against another."""
     error_db: float
     """Standard error of the bound, from the number of draws."""
-    clipped_share: float = 0.0
-    """``atol`` is at least so much of the span of FP32's own values on all samples that are judged."""
 
     def record(self) -> dict[str, float | None]:
         """For JSON: a floor that does not exist is null."""
@@ -95,15 +93,13 @@ class DrawnNoise:
         mean, deviation = float(ratios.mean()), math.sqrt(squares / freedom)
         noise = 10 ** (-(mean - num_deviations * deviation) / 10) + floor / signal
         error = deviation * math.sqrt(1 / len(ratios) + num_deviations**2 / (2 * freedom))
-        share = CLIPPED_SHARE if clips else 0.0
         return Bound(
-            self._atol(share),
+            self._atol(CLIPPED_SHARE if clips else 0.0),
             -10 * math.log10(noise),
             mean,
             deviation,
             sqnr_db(signal, floor),
             error,
-            share,
         )
 
     def _noise_by_draw(self) -> list[float]:

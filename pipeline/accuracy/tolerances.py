@@ -20,26 +20,6 @@ LEAST_RANGES = 3
 """Of fewer there is no median to speak of."""
 
 
-def by_all_samples(record: Mapping[str, Any], reference: Mapping[str, Array]) -> dict[str, Any]:
-    """The derived tolerances with each ``atol`` at least its share of the span of FP32's values on all samples.
-
-    They were derived on a few: of 256 samples one has larger values than any of 8, and may lose as large a part.
-    """
-    outputs = {
-        name: bound
-        if bound is None or name not in reference
-        else {**bound, "atol": max(bound["atol"], bound.get("clipped_share", 0.0) * _span(reference[name]))}
-        for name, bound in record["outputs"].items()
-    }
-    return {**record, "outputs": outputs}
-
-
-def _span(array: Array) -> float:
-    values = _flat(array)
-    finite = values[np.isfinite(values)]
-    return float(finite.max() - finite.min()) if finite.size else 0.0
-
-
 def derived_atols(record: Mapping[str, Any], tolerance: Tolerance) -> dict[str, float]:
     """Output -> the derived atol; none if the tolerance names one of its own."""
     if math.isfinite(tolerance.atol):

@@ -26,7 +26,7 @@ from pipeline.accuracy.comparison import (
     compare,
 )
 from pipeline.accuracy.metrics import Metric, metric
-from pipeline.accuracy.tolerances import by_all_samples, derived_atols, too_noisy
+from pipeline.accuracy.tolerances import derived_atols, too_noisy
 from pipeline.artifact import Outputs, Tolerances, Verdict
 from pipeline.engine_runner import SIMULATION, SIMULATOR, ModelRunner
 from pipeline.errors import ConfigError
@@ -237,10 +237,9 @@ class Validate(Stage):
         judge, precision = judged.judge, judged.precision
         tolerance = self.tolerance(RETRAINED if judged.is_retrained else precision)
         derived = judged.derived(tolerance)
+        atols = derived_atols(derived, tolerance) if derived else NO_ATOLS
         with waiting("comparison of the outputs"):
             expected_answers, answers = SavedOutputs(reference.path), SavedOutputs(candidate.path)
-            derived = by_all_samples(derived, expected_answers.arrays) if derived else derived
-            atols = derived_atols(derived, tolerance) if derived else NO_ATOLS
             compared = compare(expected_answers, answers, tolerance, atols)
         lists = judge.metric().lists(expected_answers.arrays) if judge.name else ()
         compared = {n: replace(c, passed=True, failures=()) if n in lists else c for n, c in compared.items()}

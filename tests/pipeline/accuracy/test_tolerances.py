@@ -9,8 +9,7 @@ from calibration.data.batches import Samples, open_samples
 from calibration.data.preprocess import Preprocess
 from calibration.data.source import DataSource
 from calibration.ranges.ranges_file import ranges_from_folder
-from pipeline.accuracy.comparison import Tolerance
-from pipeline.accuracy.tolerances import by_all_samples, derived_atols, unlike_ranges
+from pipeline.accuracy.tolerances import unlike_ranges
 from pipeline.artifact import OnnxModel, Ranges
 from pipeline.stages.calibrate import Calibrate
 from tests.pipeline.tolerances import INT8, derived
@@ -36,18 +35,3 @@ def test_ranges_of_other_data_are_told(fp32: OnnxModel, samples: Samples, factor
         assert float(said[0].split()[2]) == pytest.approx(factor, rel=0.3)
         assert "calibrate again on samples like the evaluation samples" in said[0]
     assert unlike_ranges(record | {"method": "entropy"}, ranges) == [], "another method's are no measure"
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.25, 1.0), (0.0, 0.1), (0.01, 0.1), (None, 0.1)])
-def test_int8_may_lose_a_share_of_the_largest_values_of_all_samples(share: float | None, expected: float) -> None:
-    bound = {"atol": 0.1} if share is None else {"atol": 0.1, "clipped_share": share}
-    values = np.array([[-1.0, 0.5], [3.0, np.inf], [np.nan, 0.0]], np.float32)
-    record = by_all_samples({"outputs": {"scores": bound, "empty": None}}, {"scores": values, "empty": values})
-    assert derived_atols(record, Tolerance()) == {"scores": expected}
-    assert derived_atols(record, Tolerance(atol=0.2)) == {}
-    assert bound["atol"] == 0.1
-
-
-def test_the_share_is_in_what_is_derived(fp32: OnnxModel, samples: Samples) -> None:
-    (bound,) = derived(fp32, samples, INT8["onnxruntime"]).read()["outputs"].values()
-    assert bound["clipped_share"] == 0.25

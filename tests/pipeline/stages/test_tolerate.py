@@ -45,9 +45,7 @@ def test_a_sound_engine_is_within_and_a_shrunk_one_is_not(
     stage = Validate().with_tolerance("int8", Tolerance())
     found = stage(fp32.path.parent, reference, answers(model, samples, "ours.json"), None, judged).read()
     assert found["failures"] == []
-    at_all_samples = found["derived"]["scores"]
-    assert at_all_samples == bound(tolerances) | {"atol": at_all_samples["atol"]}
-    assert at_all_samples["atol"] > bound(tolerances)["atol"], "256 samples lie further apart than 64"
+    assert found["derived"]["scores"] == bound(tolerances)
     proto = onnx.load(model.path)
     for tensor in proto.graph.initializer:
         if tensor.name.endswith("_scale") and len(tensor.dims) == 0:
