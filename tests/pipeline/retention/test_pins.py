@@ -28,7 +28,8 @@ def test_nothing_changed_writes_nothing(tmp_path: Path) -> None:
     pin(tmp_path, "net", ["b", "a"])
     before = (tmp_path / "pins/net.json").stat()
     pin(tmp_path, "net", ["a", "b", "a"])
-    assert (tmp_path / "pins/net.json").stat() == before
+    after = (tmp_path / "pins/net.json").stat()  # Reading it may set the time of the last access.
+    assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, before.st_size)
     pin(tmp_path, "net", ["c"])
     pin(tmp_path, "net", ["c"], keep=1)
     assert pinned(tmp_path) == {"c"}, "fewer generations than before are written all the same"
