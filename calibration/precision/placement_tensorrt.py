@@ -140,7 +140,7 @@ def _attention_in_float(context: PlacementContext) -> dict[str, str]:
     Others count that the user excludes, so that excluding one never brings another into INT8.
     """
     all_attentions = list(attentions(context.graph))
-    of_attention = {node.name for each in all_attentions for node in (each.scores, each.mixed)}
+    of_attention = _names_of(all_attentions)
     others = (node for node in _products(context) if node.name not in of_attention)
     choice = context.options.attention
     if all_attentions and not any(context.excluded(node) or _why_not(context, node) is None for node in others):
@@ -151,6 +151,11 @@ def _attention_in_float(context: PlacementContext) -> dict[str, str]:
         if (reason := why_in_float(context, attention)) is not None:
             reasons |= {node.name or "": reason for node in (attention.scores, attention.mixed)}
     return reasons
+
+
+def _names_of(all_attentions: Iterable[Attention]) -> set[str | None]:
+    """Names of their products."""
+    return {node.name for each in all_attentions for node in (each.scores, each.mixed)}
 
 
 def _products(context: PlacementContext) -> Iterator[ir.Node]:
@@ -166,7 +171,7 @@ def _small_in_float(context: PlacementContext, in_float: Mapping[str, str]) -> d
     Others count that the user excludes, so that excluding one never brings another into INT8.
     """
     why_small = WHY_SMALL[context.options.small_products]
-    of_attention = {node.name for each in attentions(context.graph) for node in (each.scores, each.mixed)}
+    of_attention = _names_of(attentions(context.graph))
     small: dict[str, str] = {}
     has_others = False
     for node in _products(context):

@@ -30,9 +30,8 @@ from calibration.graph.editing import (
     unique,
     value_names,
 )
+from calibration.weights.equalize import PASSED
 
-PASSED = ("Relu", "LeakyRelu")
-"""f(s x) = s f(x) for s > 0: such nodes stay as they are."""
 LARGEST_FACTOR = 256.0
 """What is rarer is lost in eight bits; and FP16 keeps the weights on both sides."""
 

@@ -56,7 +56,8 @@ class _Writer:
     """Appends to a graph; of a tensor in FP16, its values in FP32 have a name of their own."""
 
     def __init__(self, graph: onnx.GraphProto, types: Mapping[str, int]) -> None:
-        self._graph, self._types, self._names = graph, types, {}  # type: ignore[var-annotated]
+        self._graph, self._types = graph, types
+        self._names: dict[tuple[str, str], str] = {}
 
     def full(self, name: str) -> str:
         """What the tensor is called in FP32: itself, if it is in no 16 bits."""
@@ -88,7 +89,7 @@ class _Writer:
             while other in self._types:
                 other += "_"
             self._names[name, kind] = other
-        return str(self._names[name, kind])
+        return self._names[name, kind]
 
 
 def _types(graph: onnx.GraphProto) -> dict[str, int]:

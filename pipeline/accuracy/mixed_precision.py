@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,6 @@ class MixtureJudge:
         self._outputs = [value.name for value in model.graph.output]
         self._metric, self._labels = self._labelled(samples)
         self._exact = self._run(model)
-        self._work: dict[str, float] | None = None
         self.judged: dict[tuple[str, ...], JudgedSet] = {}
         """By their nodes in order."""
 
@@ -210,14 +210,16 @@ class MixtureJudge:
 
     def work_of(self, node: str) -> float:
         """A node's share of the network's multiply-adds, as of the first sample; 0 of one that is not known."""
-        if self._work is None:
-            shapes = {name: array.shape for name, array in self._feeds[0].items()}
-            shaped = with_shapes(named(self._model), shapes)
-            dims = dims_of(shaped.graph)
-            flops = {each.name: float(flops_of(each, dims)) for each in shaped.graph.node}
-            total = sum(flops.values()) or 1.0
-            self._work = {name: each / total for name, each in flops.items()}
         return self._work.get(node, 0.0)
+
+    @cached_property
+    def _work(self) -> dict[str, float]:
+        shapes = {name: array.shape for name, array in self._feeds[0].items()}
+        shaped = with_shapes(named(self._model), shapes)
+        dims = dims_of(shaped.graph)
+        flops = {each.name: float(flops_of(each, dims)) for each in shaped.graph.node}
+        total = sum(flops.values()) or 1.0
+        return {name: each / total for name, each in flops.items()}
 
     def holds(self, in_float: tuple[str, ...]) -> bool:
         """Whether INT8 holds the bound with these nodes in float."""
